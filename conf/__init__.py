@@ -1,0 +1,1 @@
+"""lrflow's configuration: one folder a group, one short file an option."""

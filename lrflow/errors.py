@@ -1,0 +1,68 @@
+"""What lrflow says when something is wrong: every problem at once, each with its key, value and remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Args:
+        key: where it stands, as it is typed on the command line (`optimizer.lr`).
+        message: what is wrong and what was expected, in one sentence without a full stop.
+        value: what stood there, as the user wrote it; `...` for nothing to show.
+        hint: the nearest valid spelling or the remedy, if there is one.
+        where: file and line, if the value came from a file.
+    """
+
+    key: str
+    message: str
+    value: object = ...
+    hint: str | None = None
+    where: str | None = None
+
+    def __str__(self) -> str:
+        shown = "" if self.value is ... else f" = {self.value!r}"
+        text = f"{self.key}{shown}: {self.message}"
+        if self.where:
+            text += f" ({self.where})"
+        return f"{text}\n    {self.hint}" if self.hint else text
+
+
+class LrflowError(Exception):
+    """A failure that is told in one clear message, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(LrflowError):
+    """The configuration cannot be run; holds every problem that was found.
+
+    Args:
+        problems: at least one.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names closest in spelling to `word`, best first; empty when none is close."""
+    return difflib.get_close_matches(word, list(known), n=count, cutoff=0.6)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """A hint that names the nearest known spelling, or lists them all when none is near and they are few."""
+    known = list(known)
+    if close := nearest(word, known, count=1):
+        return f"did you mean {close[0]}?"
+    if known and len(known) <= 20:
+        return f"known: {', '.join(known)}"
+    return None
