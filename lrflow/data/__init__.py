@@ -1,0 +1,8 @@
+"""Data modules, and an order of the data that a resumed run can take up anywhere."""
+
+from lrflow.data.digits import Digits
+from lrflow.data.fashion_mnist import FashionMNIST
+from lrflow.data.module import DataModule
+from lrflow.data.order import ShardedBatches, is_ordered, ordered
+
+__all__ = ["DataModule", "Digits", "FashionMNIST", "ShardedBatches", "is_ordered", "ordered"]
