@@ -1,0 +1,8 @@
+"""The plan: every learning rate of a run, compiled before it starts; and the scheduler that executes it."""
+
+from lrflow.plan.checks import Check
+from lrflow.plan.diff import PlanDiff
+from lrflow.plan.plan import Curve, Plan, PlanGroup
+from lrflow.plan.scheduler import PlanScheduler
+
+__all__ = ["Check", "Curve", "Plan", "PlanDiff", "PlanGroup", "PlanScheduler"]

@@ -1,0 +1,209 @@
+"""What can be known of a plan's learning rates before the first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lrflow.plan.stretches import Stretches, stretches
+from lrflow.plan.view import joined, number
+
+if TYPE_CHECKING:
+    from lrflow.plan.plan import Curve, Plan, Rates
+    from lrflow.schedules import Horizon
+
+CHUNK = 1 << 18  # steps evaluated at once: long runs are checked in constant memory
+PEAK_TOLERANCE = 0.01  # a peak that falls between two steps is reached within a hundredth
+ROUNDING = 1e-9  # of the peak: what floating point may add to a bound
+JUMP = 0.01  # a change of less than a hundredth of the LR is no jump
+SUSPECTS = 512  # the steepest steps a chunk that are looked at closely for a jump
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked.
+
+    Args:
+        name: what should hold.
+        ok: whether it does.
+        detail: the numbers behind it, in a sentence.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass
+class _Facts:
+    """What one walk over a curve found; multipliers of the peak."""
+
+    parts: Stretches
+    highest: float = -math.inf
+    highest_at: int = 0
+    lowest: float = math.inf  # after the warmup
+    lowest_at: int = 0
+    finite: bool = True
+    end: float = math.nan  # at the step after the last, where a landing curve meets its floor
+    jump: tuple[int, float, float] | None = None  # first undeclared jump: step, from, to
+
+
+def check(plan: Plan) -> list[Check]:
+    """Check the LR of every trainable group at every step of the run.
+
+    Returns:
+        one Check each for: peak reached, peak never exceeded, floor met, no undeclared jump, warmup shorter
+        than the run, schedule fits the run, every group moves.
+    """
+    walked = [(_walk(schedule, plan.horizon), _names(plan, columns)) for schedule, columns in plan.curves]
+    return [
+        _each(walked, "peak reached", _peak_reached),
+        _each(walked, "peak never exceeded", _peak_kept),
+        _each(walked, "floor met", _floor_met),
+        _each(walked, "no undeclared jump", _no_jump),
+        _each(walked, "warmup shorter than the run", lambda facts: _warmup(facts, plan.horizon)),
+        _fits(plan),
+        _moves(plan, walked),
+    ]
+
+
+def _names(plan: Plan, columns: tuple[int, ...]) -> str:
+    return joined([plan.names[column] for column in columns])
+
+
+def _each(walked: list[tuple[_Facts, str]], name: str, holds: Callable[[_Facts], tuple[bool, str]]) -> Check:
+    """The check over every distinct curve; the groups are named where it fails or curves differ."""
+    results = [(*holds(facts), names) for facts, names in walked]
+    failed = [f"{names}: {detail}" for ok, detail, names in results if not ok]
+    if failed:
+        return Check(name, False, "; ".join(failed))
+    details = dict.fromkeys(detail for _, detail, _ in results)
+    return Check(name, bool(results), "; ".join(details) if results else "no group is trained")
+
+
+def _peak_reached(facts: _Facts) -> tuple[bool, str]:
+    at = f"step {facts.highest_at:,}"
+    if facts.highest >= 1 - PEAK_TOLERANCE:
+        return True, f"at {at}"
+    return False, f"highest is {facts.highest:.3g} of the peak, at {at}"
+
+
+def _peak_kept(facts: _Facts) -> tuple[bool, str]:
+    ok = facts.finite and facts.highest <= 1 + ROUNDING
+    if not facts.finite:
+        return False, "the LR is not a finite number everywhere"
+    return ok, f"highest is {facts.highest:.4g} of the peak" + ("" if ok else f", at step {facts.highest_at:,}")
+
+
+def _floor_met(facts: _Facts) -> tuple[bool, str]:
+    floor = facts.parts.floor
+    if not facts.lowest >= floor - ROUNDING:
+        return False, f"falls to {facts.lowest:.4g} of the peak at step {facts.lowest_at:,}, floor {floor:g}"
+    if facts.parts.lands and not abs(facts.end - floor) <= ROUNDING:
+        return False, f"ends at {facts.end:.4g} of the peak, floor {floor:g}"
+    return True, f"ends at {facts.end:.3g} of the peak, floor {floor:g}"
+
+
+def _no_jump(facts: _Facts) -> tuple[bool, str]:
+    if facts.jump is None:
+        return True, "the LR moves smoothly but where the schedule says so"
+    step, before, after = facts.jump
+    return False, f"from {before:.3g} to {after:.3g} of the peak at step {step:,}"
+
+
+def _warmup(facts: _Facts, horizon: Horizon) -> tuple[bool, str]:
+    warmup = facts.parts.warmup
+    return warmup < horizon.steps, f"{warmup:,} of {horizon.steps:,} steps" if warmup else "no warmup"
+
+
+def _fits(plan: Plan) -> Check:
+    problems = dict.fromkeys(
+        f"{problem.key}: {problem.message}" for schedule, _ in plan.curves for problem in schedule.check(plan.horizon)
+    )
+    return Check("schedule fits the run", not problems, "; ".join(problems) or "every duration lies inside it")
+
+
+def _moves(plan: Plan, walked: list[tuple[_Facts, str]]) -> Check:
+    """Every trainable group holds parameters and has a LR above zero somewhere."""
+    highest = {
+        column: facts.highest
+        for (facts, _), (_, columns) in zip(walked, plan.curves, strict=True)
+        for column in columns
+    }
+    still = [
+        group.name
+        for column, group in enumerate(plan.trainable)
+        if not (group.parameters > 0 and group.lr * highest[column] > 0)
+    ]
+    if still:
+        return Check("every group moves", False, f"never moved: {joined(still)}")
+    if not plan.trainable:
+        return Check("every group moves", False, "every group is frozen")
+    peaks = sorted(group.lr for group in plan.trainable)
+    spread = number(peaks[0]) if peaks[0] == peaks[-1] else f"{number(peaks[0])} to {number(peaks[-1])}"
+    return Check("every group moves", True, f"peak LR {spread}")
+
+
+def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
+    """Go over every step of the run once, in chunks."""
+    facts = _Facts(parts=stretches(schedule, horizon))
+    declared = np.unique(np.ceil(np.asarray(list(schedule.jumps(horizon)), dtype=np.float64)))
+    for steps in _chunks(horizon.steps):
+        values = schedule(steps, horizon)
+        _bounds(facts, steps, values)
+        if facts.jump is None and facts.finite:
+            facts.jump = _jump(schedule, horizon, steps, values, declared)
+    facts.end = float(schedule(np.array([horizon.steps]), horizon)[0])
+    return facts
+
+
+def _chunks(steps: int) -> Iterator[np.ndarray]:
+    """The steps of the run, each chunk beginning with the last step of the one before, so that no pair is lost."""
+    for start in range(0, steps, CHUNK):
+        yield np.arange(max(start - 1, 0), min(start + CHUNK, steps))
+
+
+def _bounds(facts: _Facts, steps: np.ndarray, values: Rates) -> None:
+    facts.finite = facts.finite and bool(np.isfinite(values).all())
+    top = int(np.argmax(values))
+    if values[top] > facts.highest:
+        facts.highest, facts.highest_at = float(values[top]), int(steps[top])
+    after = max(facts.parts.warmup - int(steps[0]), 0)
+    if after < len(values):
+        low = after + int(np.argmin(values[after:]))
+        if not values[low] >= facts.lowest:
+            facts.lowest, facts.lowest_at = float(values[low]), int(steps[low])
+
+
+def _jump(
+    schedule: Curve, horizon: Horizon, steps: np.ndarray, values: Rates, declared: np.ndarray
+) -> tuple[int, float, float] | None:
+    """The first step before which the curve jumps and does not say so.
+
+    A steep curve and a jump look alike at whole steps, so the steepest intervals are halved, over and over, towards
+    the larger change: along a curve the change shrinks with the interval, at a jump it stays.
+    """
+    size = np.maximum(np.abs(values[:-1]), np.abs(values[1:]))
+    change = np.abs(np.diff(values))
+    suspects = np.flatnonzero((change > JUMP * size) & ~np.isin(steps[1:], declared))
+    if not len(suspects):
+        return None
+    if len(suspects) > SUSPECTS:
+        suspects = np.sort(suspects[np.argsort(change[suspects])[-SUSPECTS:]])
+    low, high = steps[suspects].astype(np.float64), steps[suspects + 1].astype(np.float64)
+    at_low, at_high = values[suspects], values[suspects + 1]
+    for _ in range(40):
+        middle = (low + high) / 2
+        at_middle = schedule(middle, horizon)
+        left = np.abs(at_middle - at_low) > np.abs(at_high - at_middle)
+        low, at_low = np.where(left, low, middle), np.where(left, at_low, at_middle)
+        high, at_high = np.where(left, middle, high), np.where(left, at_middle, at_high)
+    jumps = np.flatnonzero(np.abs(at_high - at_low) > JUMP * size[suspects])
+    if not len(jumps):
+        return None
+    first = suspects[jumps[0]]
+    return int(steps[first + 1]), float(values[first]), float(values[first + 1])

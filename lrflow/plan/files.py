@@ -1,0 +1,61 @@
+"""plan.png, plan.csv and plan.json: the plan as files of a run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lrflow.plan.plan import Plan
+
+ROWS = 10_000  # of the csv; a longer run is sampled evenly
+
+
+def write(plan: Plan, folder: Path) -> list[Path]:
+    """Write plan.png, plan.csv and plan.json into `folder` and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        plan.plot(folder / "plan.png"),
+        write_csv(plan, folder / "plan.csv"),
+        write_json(plan, folder / "plan.json"),
+    ]
+
+
+def write_csv(plan: Plan, path: Path) -> Path:
+    """The LR of every trainable group, a row a step: `step`, then a column a group, floats that read back exactly."""
+    rates = plan.lr(steps := sampled(plan))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["step", *plan.names])
+        table.writerows([step, *row] for step, row in zip(steps.tolist(), rates.tolist(), strict=True))
+    return path
+
+
+def write_json(plan: Plan, path: Path) -> Path:
+    """The plan itself (`Plan.from_dict` reads it), its fingerprint, the LRs at its landmarks and its checks."""
+    marks = plan.landmarks()
+    content = {
+        "fingerprint": plan.fingerprint,
+        **plan.to_dict(),
+        "landmarks": [
+            {"step": step, "why": why, "lr": dict(zip(plan.names, plan.lr(step).tolist(), strict=True))}
+            for step, why in marks.items()
+        ],
+        "checks": [asdict(check) for check in plan.check()],
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def sampled(plan: Plan, rows: int = ROWS) -> np.ndarray:
+    """All steps of the run, or about `rows` of them, evenly spaced, with every landmark."""
+    steps = plan.horizon.steps
+    if steps <= rows:
+        return np.arange(steps)
+    even = np.linspace(0, steps - 1, rows - len(plan.landmarks())).round().astype(np.int64)
+    return np.union1d(even, list(plan.landmarks()))

@@ -1,0 +1,198 @@
+"""Schedule × groups × horizon, compiled: the learning rate of every group at every step of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lrflow.errors import Problem
+from lrflow.plan import spec
+from lrflow.schedules import Horizon
+
+if TYPE_CHECKING:  # drawn and printed only when asked for
+    from rich.console import RenderableType
+
+    from lrflow.layers import Group
+    from lrflow.plan.checks import Check
+    from lrflow.plan.diff import PlanDiff
+
+Rates = npt.NDArray[np.float64]
+
+
+class Curve(Protocol):
+    """What a plan asks of a schedule: `Schedule` and `Continued` of `lrflow.schedules` have it, or a user's own."""
+
+    def __call__(self, step: Any, horizon: Horizon) -> Any:
+        """The multiplier of the peak LR at each step, float64, in [0, 1]; pure, and defined between steps too."""
+
+    def jumps(self, horizon: Horizon) -> Sequence[float]:
+        """The steps at which the curve is meant to jump."""
+
+    def check(self, horizon: Horizon) -> list[Problem]:
+        """What does not fit a run of this length."""
+
+    def spec(self) -> dict[str, Any]:
+        """The curve as plain data: `_target_` and the constructor's arguments."""
+
+
+@dataclass(frozen=True)
+class PlanGroup:
+    """One named group of parameters and the LR it is to be trained with.
+
+    Args:
+        name: as in the layer rules.
+        lr: peak LR, absolute.
+        scale: peak LR over the optimizer's peak LR.
+        weight_decay: the group's own; None: the optimizer's.
+        schedule: multiplier of the peak over the run.
+        tensors: how many parameter tensors the group holds.
+        parameters: how many numbers they hold.
+        frozen: whether the group is left out of training.
+    """
+
+    name: str
+    lr: float
+    scale: float
+    weight_decay: float | None
+    schedule: Curve
+    tensors: int
+    parameters: int
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The learning rate of every group at every step: a pure function, known before the run starts.
+
+    Args:
+        groups: all groups of the model, frozen ones too.
+        horizon: how long the run is, in optimizer steps.
+    """
+
+    groups: tuple[PlanGroup, ...]
+    horizon: Horizon
+
+    @classmethod
+    def compile(cls, groups: Sequence[Group], schedule: Curve, horizon: Horizon) -> Plan:
+        """The plan of a run over `groups` that follow `schedule`, or their own where they bring one.
+
+        Args:
+            groups: what `lrflow.layers.resolve` returned.
+            schedule: multiplier of every group's peak LR.
+            horizon: how long the run is.
+        """
+        planned = [
+            PlanGroup(
+                name=group.name,
+                lr=float(group.lr),
+                scale=float(group.scale),
+                weight_decay=group.weight_decay,
+                schedule=group.schedule or schedule,
+                tensors=group.tensors,
+                parameters=group.numel,
+                frozen=group.frozen,
+            )
+            for group in groups
+        ]
+        return cls(tuple(planned), horizon)
+
+    @cached_property
+    def trainable(self) -> tuple[PlanGroup, ...]:
+        """The groups that are trained, in order: the columns of `lr`."""
+        return tuple(group for group in self.groups if not group.frozen)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the trainable groups, in order: the columns of `lr`."""
+        return tuple(group.name for group in self.trainable)
+
+    @cached_property
+    def curves(self) -> tuple[tuple[Curve, tuple[int, ...]], ...]:
+        """Each distinct schedule once, with the columns that follow it."""
+        curves: dict[str, tuple[Curve, list[int]]] = {}
+        for column, group in enumerate(self.trainable):
+            curves.setdefault(spec.canonical(group.schedule.spec()), (group.schedule, []))[1].append(column)
+        return tuple((schedule, tuple(columns)) for schedule, columns in curves.values())
+
+    def lr(self, step: npt.ArrayLike) -> Rates:
+        """The planned LR at `step`, the same bits however it is reached.
+
+        Args:
+            step: optimizer steps done before this one (0 is the first step); a scalar or an array [n].
+
+        Returns:
+            float64 [groups] for a scalar, [n, groups] for an array, columns as in `names`.
+        """
+        steps = np.asarray(step)
+        # Column by column: laid out so that each is contiguous.
+        rates = np.empty((steps.size, len(self.trainable)), order="F")
+        for schedule, columns in self.curves:
+            multiplier = schedule(steps.reshape(-1), self.horizon)
+            for column in columns:
+                np.multiply(multiplier, self.trainable[column].lr, out=rates[:, column])
+        return rates if steps.ndim else rates[0]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the plan's canonical JSON, in hex: equal for equal plans, on every machine."""
+        return spec.fingerprint(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data: numbers, strings, lists and dicts; `from_dict` reads it back."""
+        return spec.to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], resolve: Callable[[str], Any] | None = None) -> Plan:
+        """The plan that `to_dict` or a plan.json describes.
+
+        Args:
+            data: content of plan.json; keys that are not the plan's are passed over.
+            resolve: turns the dotted path of a `_target_` into the object it names; None knows
+                what `lrflow.schedules` exports and nothing else.
+
+        Raises:
+            ConfigError: the data is not a plan's; lists every problem.
+        """
+        return spec.from_dict(data, resolve)
+
+    def check(self) -> list[Check]:
+        """What can be known of the LRs before the run: peak, floor, jumps, warmup, movement."""
+        from lrflow.plan.checks import check
+
+        return check(self)
+
+    def landmarks(self) -> dict[int, str]:
+        """The steps worth looking at, in order, each with why: start, warmup's end, quarters, jumps, last."""
+        from lrflow.plan.view import landmarks
+
+        return landmarks(self)
+
+    def table(self) -> RenderableType:
+        """The plan for a terminal: groups, LRs at the landmarks, checks; print it with rich."""
+        from lrflow.plan.table import PlanTable
+
+        return PlanTable(self)
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw the LR of every group over the run into a PNG (or what the suffix says) and return its path."""
+        from lrflow.plan.picture import plot
+
+        return plot(self, Path(path))
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write plan.png, plan.csv and plan.json into `folder` (made if missing) and return their paths."""
+        from lrflow.plan.files import write
+
+        return write(self, Path(folder))
+
+    def diff(self, against: Plan) -> PlanDiff:
+        """What changed from the plan `against` to this one: horizon, groups, settings and LRs."""
+        from lrflow.plan.diff import diff
+
+        return diff(against, self)

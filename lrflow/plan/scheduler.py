@@ -1,0 +1,142 @@
+"""The scheduler that executes a plan: it writes the planned LR into the optimizer and does nothing else."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.plan.plan import Plan
+
+BLOCK = 1024  # steps whose LRs are computed at once, so that a step itself costs next to nothing
+
+
+class PlanScheduler(LRScheduler):
+    """Writes `plan.lr(step) * feedback` into every parameter group; to be stepped after each optimizer step.
+
+    It is one of torch's schedulers, so whatever takes those takes it (Lightning: with interval "step"). Other than
+    those it leaves `optimizer.step` unwrapped, adds no `initial_lr`, and keeps no state but its counter. The LR of
+    step 0 is written at construction. Parameter groups may be replaced under it (`Optimizer.load_state_dict` does).
+
+    Args:
+        optimizer: its parameter groups carry `members`, the names of the plan's groups merged in them
+            (`lrflow.optimizers.build_optimizer` writes them), or `name` alone.
+        plan: what to execute.
+
+    Raises:
+        ConfigError: a parameter group that the plan does not know, or whose members the plan gives different LRs.
+    """
+
+    def __init__(self, optimizer: Optimizer, plan: Plan) -> None:
+        # Not torch's own constructor: it wraps optimizer.step and writes initial_lr into the groups.
+        self.optimizer = optimizer
+        self.plan = plan
+        self._columns = _columns(optimizer, plan)
+        self._feedback = 1.0
+        self._move_to(0)
+
+    @property
+    def base_lrs(self) -> list[float | Tensor]:  # type: ignore[override]
+        """The peak LR of each parameter group."""
+        return [self.plan.trainable[column].lr for column in self._columns]
+
+    @property
+    def feedback(self) -> float:
+        """The factor on top of the plan, 1.0 unless something that reacts to the run sets it; applies at once."""
+        return self._feedback
+
+    @feedback.setter
+    def feedback(self, factor: float) -> None:
+        self._feedback = float(factor)
+        self._write()
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go on to the next optimizer step's LR.
+
+        Args:
+            epoch: torch's old way to jump; the step to go to. None: the next one.
+        """
+        if epoch is not None:
+            return self._move_to(epoch)
+        self.last_epoch += 1
+        if self.last_epoch >= self._block_end:
+            self._fill_block()
+        # As in `_write`, which is not called here because this runs at every step of a training.
+        feedback = self._feedback
+        for group, lr in zip(self.optimizer.param_groups, self._block[self.last_epoch - self._block_end], strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr * feedback)
+            else:
+                group["lr"] = lr * feedback
+        return None
+
+    def planned(self) -> list[float]:
+        """The plan's LR of each parameter group at the current step, without feedback."""
+        return list(self._block[self.last_epoch - self._block_end])
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The LR that the current step calls for in each parameter group: plan times feedback."""
+        return [lr * self._feedback for lr in self.planned()]
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        """The LR that stands in each parameter group (copies, where they are tensors)."""
+        rates = (group["lr"] for group in self.optimizer.param_groups)
+        return [lr.clone() if isinstance(lr, Tensor) else lr for lr in rates]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step counter and the plan's fingerprint: the curve itself is compiled anew from the config."""
+        return {"step": self.last_epoch, "fingerprint": self.plan.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to the saved step and write this plan's LRs; warns when the state was saved under another plan."""
+        if state_dict["fingerprint"] != self.plan.fingerprint:
+            warnings.warn(
+                f"the scheduler's state was saved under another plan ({state_dict['fingerprint'][:12]}, "
+                f"this one is {self.plan.fingerprint[:12]}); step {state_dict['step']} goes on under this one",
+                stacklevel=2,
+            )
+        self._move_to(state_dict["step"])
+
+    def _move_to(self, step: int) -> None:
+        self.last_epoch = step
+        self._fill_block()
+        self._write()
+
+    def _fill_block(self) -> None:
+        """Compute the rows of the coming steps; the current step's is the first."""
+        steps = np.arange(self.last_epoch, self.last_epoch + BLOCK)
+        self._block: list[list[float]] = self.plan.lr(steps)[:, self._columns].tolist()
+        self._block_end = self.last_epoch + BLOCK  # rows are found from the end: block[step - end]
+
+    def _write(self) -> None:
+        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+
+def _columns(optimizer: Optimizer, plan: Plan) -> list[int]:
+    """The plan's column that each parameter group follows."""
+    columns, problems = [], []
+    known = {name: column for column, name in enumerate(plan.names)}
+    for index, group in enumerate(optimizer.param_groups):
+        members = group.get("members") or [group.get("name")]
+        key = f"optimizer.param_groups[{index}]"
+        if unknown := [member for member in members if member not in known]:
+            hint = did_you_mean(str(unknown[0]), known)
+            problems.append(Problem(key, "is not a trainable group of the plan", unknown[0], hint))
+            continue
+        lead, *others = (plan.trainable[known[member]] for member in members)
+        for other in others:
+            if other.lr != lead.lr or other.schedule.spec() != lead.schedule.spec():
+                problems.append(Problem(key, f"{lead.name} and {other.name} share it, and the plan sets them apart"))
+        columns.append(known[lead.name])
+    if problems:
+        raise ConfigError(problems)
+    return columns

@@ -1,0 +1,86 @@
+"""What the eye needs of a plan: the steps worth looking at, the distinct lines, numbers in few characters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lrflow.plan.stretches import stretches
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lrflow.plan.plan import Plan
+
+JUMPS_SHOWN = 6  # of a schedule that drops every epoch, some
+
+
+def landmarks(plan: Plan) -> dict[int, str]:
+    """The steps worth looking at, in order, each with why: start, warmup's end, quarters, jumps, last."""
+    steps, last = plan.horizon.steps, plan.horizon.steps - 1
+    marks: dict[int, str] = {0: "start", last: "last step"}
+
+    def add(step: int, why: str) -> None:
+        if 0 < step < last:
+            marks.setdefault(step, why)
+
+    for schedule, _ in plan.curves:
+        parts = stretches(schedule, plan.horizon)
+        add(parts.warmup, "warmup ends")
+        if parts.cooldown:
+            add(steps - parts.cooldown, "cooldown starts")
+    for schedule, _ in plan.curves:
+        jumps = sorted({math.ceil(jump) for jump in schedule.jumps(plan.horizon) if 0 < jump < steps})
+        shown = np.linspace(0, len(jumps) - 1, min(len(jumps), JUMPS_SHOWN)).round().astype(int)
+        for index in shown:
+            add(jumps[index], "drop")
+    for quarter in (25, 50, 75):
+        add(steps * quarter // 100, f"{quarter}%")
+    return dict(sorted(marks.items()))
+
+
+@dataclass(frozen=True)
+class Line:
+    """Groups whose LR is the same at every step.
+
+    Args:
+        names: of the groups.
+        column: where their LR stands in `plan.lr`.
+    """
+
+    names: tuple[str, ...]
+    column: int
+
+    def label(self, count: int = 3) -> str:
+        """The names, or the first of them and how many more there are."""
+        if len(self.names) <= count:
+            return ", ".join(self.names)
+        return f"{', '.join(self.names[: count - 1])} and {len(self.names) - count + 1} more"
+
+
+def lines(plan: Plan) -> list[Line]:
+    """The distinct LR curves of a plan, in the order of their first group."""
+    found: dict[tuple[int, float], list[int]] = {}
+    for index, (_, columns) in enumerate(plan.curves):
+        for column in columns:
+            found.setdefault((index, plan.trainable[column].lr), []).append(column)
+    merged = sorted(found.values(), key=lambda columns: columns[0])
+    return [Line(tuple(plan.names[column] for column in columns), columns[0]) for columns in merged]
+
+
+def number(value: float) -> str:
+    """A learning rate in at most eight characters: 0.003, 2.85e-05, 0."""
+    return f"{value:.3g}"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 group`, `1,200 steps`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def joined(names: Sequence[str], count: int = 4) -> str:
+    """The names, or the first of them and how many more there are."""
+    return Line(tuple(names), 0).label(count)
