@@ -1,0 +1,123 @@
+"""A schedule that goes on over another horizon, after a run was resumed with more or fewer steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+
+from lrflow.errors import Problem, did_you_mean
+from lrflow.schedules.curve import Curve
+from lrflow.schedules.fields import Fields
+from lrflow.schedules.horizons import Floats, Horizon, Phase
+
+How = Literal["keep", "rescale", "extend", "decay_now"]
+
+
+@dataclass(frozen=True)
+class Continued(Curve):
+    """A run resumed at step `at`: the old schedule up to there, and then on over another horizon.
+
+    Args:
+        schedule: what the run followed before it was resumed; may itself be continued.
+        at: the step at which the run is resumed: steps already made.
+        before: how long the run was meant to be until then.
+        how: `keep` the old curve on the old horizon, and its last value beyond it; `rescale`: the schedule as if the
+            run had always had the new horizon; `extend`: what was left of the old curve, stretched over what is left
+            of the run; `decay_now`: from the LR at `at` straight down to the floor at the end.
+
+    Raises:
+        ConfigError: with every argument that cannot be.
+    """
+
+    key: ClassVar[str] = "resume"
+
+    schedule: Curve
+    at: int
+    before: Horizon
+    how: How
+    floor: float = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        fields = Fields(self.key)
+        if not isinstance(self.schedule, Curve):
+            fields.wrong("schedule", self.schedule, "expected a schedule")
+        if not isinstance(self.at, int | np.integer) or self.at < 0:
+            fields.wrong("at", self.at, "expected a step, a whole number >= 0")
+        if not isinstance(self.before, Horizon):
+            fields.wrong("before", self.before, "expected a horizon")
+        if self.how not in get_args(How):
+            known = get_args(How)
+            fields.wrong("horizon", self.how, f"expected {', '.join(known)}", did_you_mean(str(self.how), known))
+        fields.finish()
+        object.__setattr__(self, "floor", self.schedule.floor)
+
+    def values(self, steps: Floats, horizon: Horizon) -> Floats:
+        """The multipliers at a row of steps that all lie in [0, horizon.steps]."""
+        old = self.schedule(steps, self.before)
+        if self.how == "keep":
+            return old
+        if self.how == "rescale":
+            new = self.schedule(steps, horizon)
+        elif self.how == "extend":
+            new = self.schedule(self._stretched(steps, horizon), self.before)
+        else:
+            top = self.schedule(self.at, self.before)
+            target = min(self.floor, top)
+            left = (horizon.steps - np.maximum(steps, self.at)) / max(horizon.steps - self.at, 1)
+            new = target + (top - target) * left
+        return np.where(steps < self.at, old, new)
+
+    def _stretched(self, steps: Floats, horizon: Horizon) -> Floats:
+        """The old run's step that each step from `at` on stands for."""
+        left_before, left_now = max(self.before.steps - self.at, 0), max(horizon.steps - self.at, 1)
+        # Multiplied before it is divided: a whole step of the old run is then met exactly.
+        return self.at + np.maximum(steps - self.at, 0.0) * left_before / left_now
+
+    def phase(self, horizon: Horizon) -> Phase:
+        """Where the warmup ends and the cooldown starts, on this run's clock."""
+        if self.how == "rescale":
+            return self.schedule.phase(horizon)
+        old = self.schedule.phase(self.before)
+        if self.how == "decay_now":
+            return Phase(min(old.start, self.at), min(old.stop, self.at), horizon)
+        start, stop = old.start, old.stop
+        if self.how == "extend":
+            start, stop = self._met(start, horizon), self._met(stop, horizon)
+        start = min(start, horizon.steps)
+        return Phase(start, max(start, min(stop, horizon.steps)), horizon)
+
+    def _met(self, step: int, horizon: Horizon) -> int:
+        """The first step of this run that stands for `step` of the old one or a later one."""
+        left_before = self.before.steps - self.at
+        if step <= self.at or left_before <= 0:
+            return step
+        return self.at - (-(step - self.at) * (horizon.steps - self.at) // left_before)
+
+    def jumps(self, horizon: Horizon) -> tuple[int, ...]:
+        """The steps, rising, at which the LR is declared to change at once."""
+        old = self.schedule.jumps(self.before)
+        if self.how == "rescale":
+            new = [step for step in self.schedule.jumps(horizon) if step > self.at]
+            both = [step for step in old if step < self.at] + [self.at] + new
+        elif self.how == "extend":
+            both = [self._met(step, horizon) for step in old]
+        elif self.how == "decay_now":
+            both = [step for step in old if step <= self.at]
+        else:
+            both = list(old)
+        return tuple(sorted({step for step in both if step < horizon.steps}))
+
+    def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:
+        """Everything that cannot be meant with this horizon.
+
+        Args:
+            horizon: how long the run is now, the steps before `at` among them.
+            key: where the choice stands in the config; `resume` by default.
+        """
+        problems = self.schedule.check(horizon if self.how == "rescale" else self.before)
+        if self.at >= horizon.steps:
+            message = f"the run is resumed at step {self.at}, but now has only {horizon.steps}: nothing is left of it"
+            problems.append(Problem(f"{key or self.key}.horizon", message, self.how))
+        return problems

@@ -1,0 +1,137 @@
+"""Horizons: how long a run is, counted in optimizer steps, and the stretch of it that a shape fills."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """How long a run is.
+
+    Args:
+        steps: optimizer steps of the whole run, after gradient accumulation and over all devices together; >= 1.
+        steps_per_epoch: optimizer steps of an epoch, >= 1; None where nobody knows, then nothing can be said in epochs.
+
+    Raises:
+        ValueError: one of them is not a whole number >= 1.
+    """
+
+    steps: int
+    steps_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        _whole("steps", self.steps)
+        if self.steps_per_epoch is not None:
+            _whole("steps_per_epoch", self.steps_per_epoch)
+
+    @property
+    def epochs(self) -> float:
+        """The length of the run in epochs, fractional where `max_steps` cuts one short.
+
+        Raises:
+            ValueError: the steps of an epoch are unknown.
+        """
+        if self.steps_per_epoch is None:
+            raise ValueError("the horizon has no steps_per_epoch, so the run has no length in epochs")
+        return self.steps / self.steps_per_epoch
+
+    @classmethod
+    def count(
+        cls,
+        examples: int | None = None,
+        *,
+        batches: int | None = None,
+        batch_size: int = 1,
+        drop_last: bool = False,
+        devices: int = 1,
+        accumulate: int = 1,
+        max_epochs: int | None = None,
+        max_steps: int | None = None,
+        limit_batches: int | float = 1.0,
+    ) -> Horizon:
+        """Counts the optimizer steps that a Lightning Trainer will make.
+
+        Args:
+            examples: examples in the training set, shared out among the devices in equal, padded shards; or
+            batches: batches of an epoch as one device sees them, when the loader has already been made.
+            batch_size: examples in one device's batch.
+            drop_last: an incomplete last batch of an epoch is left out.
+            devices: processes that share an epoch's examples.
+            accumulate: batches an optimizer step gathers gradients over; the last step of an epoch may have fewer.
+            max_epochs: epochs of the run; None or -1 for no limit.
+            max_steps: optimizer steps after which the run ends; None or -1 for no limit.
+            limit_batches: batches of an epoch that are used at most: a whole number of them, or a float share.
+
+        Raises:
+            ValueError: the run would make no step, or would never end, or a number cannot be.
+        """
+        if (examples is None) == (batches is None):
+            raise ValueError("count a horizon from examples or from batches, one of the two")
+        for name, value in {"batch_size": batch_size, "devices": devices, "accumulate": accumulate}.items():
+            _whole(name, value)
+        if batches is None:
+            assert examples is not None
+            shard = math.ceil(examples / devices)
+            batches = shard // batch_size if drop_last else math.ceil(shard / batch_size)
+            if batches == 0:
+                raise ValueError(
+                    f"no batch in an epoch: {examples} examples on {devices} devices in batches of {batch_size}"
+                    + (", the incomplete last one dropped" if drop_last else "")
+                )
+        used = int(batches * limit_batches) if isinstance(limit_batches, float) else min(batches, limit_batches)
+        if used <= 0:
+            raise ValueError(
+                f"no batch in an epoch: {batches} batches, of which limit_batches={limit_batches} leaves none"
+            )
+        steps_per_epoch = math.ceil(used / accumulate)
+
+        limits = []
+        if max_epochs is not None and max_epochs != -1:
+            limits.append(_whole("max_epochs", max_epochs) * steps_per_epoch)
+        if max_steps is not None and max_steps != -1:
+            limits.append(_whole("max_steps", max_steps))
+        if not limits:
+            raise ValueError("a run without end has no horizon: give max_epochs or max_steps")
+        return cls(min(limits), steps_per_epoch)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The stretch [start, stop) of a run that a shape fills.
+
+    Args:
+        start: the step at which the shape begins, at its peak: the end of the warmup.
+        stop: the step at which it has arrived: the start of the cooldown, or the end of the run.
+        horizon: the whole run, for what is counted on its clock.
+    """
+
+    start: int
+    stop: int
+    horizon: Horizon
+
+    @property
+    def steps(self) -> int:
+        """How long the phase is; 0 when the cooldown follows the warmup at once."""
+        return self.stop - self.start
+
+    def elapsed(self, step: Floats) -> Floats:
+        """Steps since the start of the phase, 0 before it and the whole phase after it."""
+        return np.clip(step, self.start, self.stop) - self.start
+
+    def progress(self, step: Floats) -> Floats:
+        """The share of the phase that is over at each step, in [0, 1]."""
+        return self.elapsed(step) / max(self.steps, 1)
+
+
+def _whole(name: str, value: int) -> int:
+    """`value` again if it is a whole number >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} is a whole number >= 1, not {value!r}")
+    return int(value)

@@ -1,0 +1,122 @@
+"""The schedule: a warmup, a shape and a cooldown over a floor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrflow.errors import Problem
+from lrflow.schedules.curve import Curve
+from lrflow.schedules.durations import Duration, DurationLike
+from lrflow.schedules.fields import Fields, length, under
+from lrflow.schedules.horizons import Floats, Horizon, Phase
+from lrflow.schedules.shapes import Constant, Shape
+
+
+@dataclass(frozen=True, init=False)
+class Schedule(Curve):
+    """Warmup, shape and cooldown: what the LR does over a run, as a fraction of its peak.
+
+    The peak stands exactly at the step where the warmup ends; a run of T steps reaches the floor, if its shape or a
+    cooldown leads there, at step T, one after the last executed, as torch's schedulers do.
+
+    Args:
+        shape: the curve between warmup and cooldown.
+        warmup: a duration; the LR rises in a straight line.
+        warmup_start: fraction of the peak at step 0, from 0 to 1; None: 1 / (warmup steps + 1), so that no step is
+            wasted at 0 and all rises are equal.
+        cooldown: a duration; at the end the LR goes down to the floor in a straight line.
+        floor: fraction of the peak, from 0 to 1, below which the LR never falls outside the warmup. A shape that
+            lands on 0 lands on the floor instead; any other is cut off there.
+
+    Raises:
+        ConfigError: with every argument that cannot be.
+    """
+
+    shape: Shape
+    warmup: Duration
+    warmup_start: float | None
+    cooldown: Duration
+    floor: float
+
+    def __init__(
+        self,
+        shape: Shape,
+        warmup: DurationLike = 0,
+        warmup_start: float | None = None,
+        cooldown: DurationLike = 0,
+        floor: float = 0.0,
+    ) -> None:
+        fields = Fields(self.key)
+        if not isinstance(shape, Shape):
+            fields.wrong("shape", shape, "expected a shape", "like lrflow.schedules.Cosine")
+        start = None if warmup_start is None else fields.number("warmup_start", warmup_start, 0.0, 1.0)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "warmup", fields.duration("warmup", warmup))
+        object.__setattr__(self, "warmup_start", start)
+        object.__setattr__(self, "cooldown", fields.duration("cooldown", cooldown))
+        object.__setattr__(self, "floor", fields.number("floor", floor, 0.0, 1.0))
+        fields.finish()
+
+    def phase(self, horizon: Horizon) -> Phase:
+        """The stretch that the shape fills: from the end of the warmup to the start of the cooldown."""
+        start = min(self.warmup.steps(horizon), horizon.steps)
+        return Phase(start, max(start, horizon.steps - self.cooldown.steps(horizon)), horizon)
+
+    def values(self, steps: Floats, horizon: Horizon) -> Floats:
+        """The multipliers at a row of steps that all lie in [0, horizon.steps]."""
+        phase = self.phase(horizon)
+        values = self._above_floor(np.clip(steps, phase.start, phase.stop), phase)
+        if phase.stop < horizon.steps:
+            top = self._above_floor(np.array([phase.stop], dtype=np.float64), phase)
+            left = (horizon.steps - steps) / (horizon.steps - phase.stop)
+            values = np.where(steps > phase.stop, self.floor + (top - self.floor) * left, values)
+        warmup = self.warmup.steps(horizon)
+        if warmup > 0:
+            low = 1.0 / (warmup + 1) if self.warmup_start is None else self.warmup_start
+            values = np.where(steps < warmup, low + (1.0 - low) * steps / warmup, values)
+        return values
+
+    def _above_floor(self, steps: Floats, phase: Phase) -> Floats:
+        """The shape, lifted or cut so that it stays above the floor."""
+        values = self.shape(steps, phase)
+        if self.floor == 0.0:
+            return values
+        return self.floor + (1.0 - self.floor) * values if self.shape.lands else np.maximum(values, self.floor)
+
+    def jumps(self, horizon: Horizon) -> tuple[int, ...]:
+        """The steps, rising, at which the shape falls at once."""
+        return self.shape.jumps(self.phase(horizon))
+
+    def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:
+        """Everything that cannot be meant with this horizon: warmup and cooldown that do not fit, the shape's own.
+
+        Args:
+            horizon: how long the run is.
+            key: where the schedule stands in the config.
+        """
+        problems: list[Problem] = []
+        run = horizon.steps
+        warmup = length(self.warmup, horizon, "warmup", problems)
+        cooldown = length(self.cooldown, horizon, "cooldown", problems)
+        if warmup is not None and warmup >= run:
+            message = f"is {warmup} steps, but the run has only {run}"
+            problems.append(Problem("warmup", message, str(self.warmup), "the peak would never be reached"))
+        elif cooldown is not None and cooldown >= run:
+            problems.append(Problem("cooldown", f"is {cooldown} steps, but the run has only {run}", str(self.cooldown)))
+        elif warmup is not None and cooldown is not None:
+            room = run - warmup - cooldown
+            if room < 0:
+                message = f"starts at step {run - cooldown}, before the warmup ends at step {warmup}"
+                problems.append(Problem("cooldown", message, str(self.cooldown)))
+            elif room == 0 and not isinstance(self.shape, Constant):
+                message = f"warmup ({warmup} steps) and cooldown ({cooldown}) leave none of {run} steps for it"
+                problems.append(Problem("shape", message))
+            elif cooldown > 0 and self.shape.lands and self.floor == 0.0:
+                message = f"would spend its {cooldown} steps at an LR of 0, since the shape has already come down to it"
+                hint = "take a shape that stays up (schedule=constant), or no cooldown"
+                problems.append(Problem("cooldown", message, str(self.cooldown), hint))
+            else:
+                problems += under("shape", self.shape.check(self.phase(horizon)))
+        return under(key or self.key, problems)

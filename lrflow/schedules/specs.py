@@ -1,0 +1,106 @@
+"""Specs: schedules as plain data and back, so that a plan can be written down, compared and rebuilt."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.schedules.curve import Curve
+from lrflow.schedules.durations import Duration
+
+_PACKAGE = "lrflow.schedules"
+
+
+def to_spec(part: Any) -> Any:
+    """A schedule, shape or horizon as dicts, lists, strings and numbers, the way a config would say it."""
+    if isinstance(part, Duration):
+        return str(part)
+    if isinstance(part, tuple):
+        return [to_spec(item) for item in part]
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        fields = {field.name: to_spec(getattr(part, field.name)) for field in dataclasses.fields(part) if field.init}
+        return {"_target_": _target(type(part)), **fields}
+    return part
+
+
+def _target(cls: type) -> str:
+    """The name under which a class is found; the public one for lrflow's own."""
+    own = cls.__module__.startswith(f"{_PACKAGE}.")
+    return f"{_PACKAGE if own else cls.__module__}.{cls.__qualname__}"
+
+
+def own_class(target: str) -> type:
+    """The class of lrflow's schedules that a `_target_` names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    import lrflow.schedules as package
+
+    classes: dict[str, type] = {}
+    for name in package.__all__:
+        found = getattr(package, name)
+        if isinstance(found, type) and dataclasses.is_dataclass(found):
+            classes[f"{_PACKAGE}.{name}"] = found
+    if target not in classes:
+        hint = did_you_mean(str(target), classes)
+        raise ValueError("names none of lrflow's schedules" + (f", {hint}" if hint else ""))
+    return classes[target]
+
+
+def from_spec(spec: Mapping[str, Any], key: str = "schedule", resolve: Callable[[str], type] | None = None) -> Curve:
+    """Builds the curve that a spec describes; see `Curve.from_spec`."""
+    problems: list[Problem] = []
+    curve = _build(spec, key, resolve or own_class, problems)
+    if not problems and not isinstance(curve, Curve):
+        problems.append(Problem(key, "expected a schedule", spec))
+    if problems:
+        raise ConfigError(problems)
+    return curve
+
+
+def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[Problem]) -> Any:
+    """The object that a spec describes; None and problems noted where it describes none."""
+    if not isinstance(spec, Mapping) or "_target_" not in spec:
+        problems.append(Problem(key, "expected a mapping with a _target_", spec))
+        return None
+    try:
+        cls = resolve(spec["_target_"])
+    except ValueError as error:
+        problems.append(Problem(f"{key}._target_", str(error), spec["_target_"]))
+        return None
+
+    parameters = inspect.signature(cls).parameters
+    arguments: dict[str, Any] = {}
+    failed: set[str] = set()
+    for name, value in spec.items():
+        path = f"{key}.{name}"
+        if name == "_target_":
+            continue
+        if name not in parameters:
+            problems.append(
+                Problem(path, f"{cls.__name__} takes no such argument", value, did_you_mean(name, parameters))
+            )
+            continue
+        if isinstance(value, Mapping):
+            value = _build(value, path, resolve, problems)
+            if value is None:
+                failed.add(path)
+        arguments[name] = value
+    for name, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and name not in arguments:
+            problems.append(Problem(f"{key}.{name}", f"{cls.__name__} needs it"))
+            failed.add(f"{key}.{name}")
+            arguments[name] = None
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        own = getattr(cls, "key", "")
+        found = [dataclasses.replace(p, key=key + p.key.removeprefix(own)) for p in error.problems]
+        problems += [problem for problem in found if problem.key not in failed]  # said already
+    except ValueError as error:
+        problems.append(Problem(key, str(error), dict(spec)))
+    return None
