@@ -1,0 +1,7 @@
+"""Which parameters train how: rules, the groups they make of a model, and layer-wise LR decay."""
+
+from lrflow.layers.decay import LayerDecay
+from lrflow.layers.groups import Group, merge, resolve
+from lrflow.layers.rules import Rule
+
+__all__ = ["Group", "LayerDecay", "Rule", "merge", "resolve"]

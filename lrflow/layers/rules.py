@@ -1,0 +1,217 @@
+"""Rules: what the user writes under `layers.rules`, checked before any model exists. Needs no torch."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.schedules import Schedule
+
+SELECTS = ("bias", "norm", "embedding", "matrix")
+SELECTORS = ("match", "type", "ndim", "select")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which parameters make a group, and how that group trains.
+
+    A parameter belongs to the first rule that selects it. Every selector that is given must hold; a list
+    of values means any of them.
+
+    Args:
+        name: what the group is called in tables, logs and plots.
+        match: globs over dotted parameter names (`head.*`; case-sensitive, `*` also spans dots), or
+            regular expressions marked `re:` that match the whole name.
+        type: class of the module that holds the parameter, or one of its base classes; plain (`Conv2d`) or
+            dotted (`torch.nn.Conv2d`).
+        ndim: number of dimensions of the parameter.
+        select: one of
+
+            - `bias`: named `bias`, `*_bias` or `bias_*`;
+            - `norm`: held by a normalisation layer of torch, or by a class whose name ends in `Norm`
+              or `Norm1d`, `Norm2d`, `Norm3d`;
+            - `embedding`: held by `nn.Embedding` or `nn.EmbeddingBag`;
+            - `matrix`: two or more dimensions and none of the above. Convolution kernels count, and so does
+              a positional table held as a bare `nn.Parameter`, which torch cannot tell from a weight.
+
+            A tied parameter is what any of its names makes it: an embedding tied to an output layer is
+            an `embedding`, not a `matrix`.
+        lr: the group's peak LR, absolute (`1e-4`) or as a multiple of the peak (`10x`, `0.1x`); None: the peak.
+        weight_decay: the group's weight decay; None: the optimizer's.
+        schedule: the group's own schedule, or a mapping that describes one; None: the run's.
+        freeze: True: the group does not train.
+
+    Raises:
+        ConfigError: every field that is wrong, its key relative to the rule (`lr`).
+    """
+
+    name: str
+    match: str | Sequence[str] | None = None
+    type: str | Sequence[str] | None = None
+    ndim: int | Sequence[int] | None = None
+    select: str | Sequence[str] | None = None
+    lr: float | str | None = None
+    weight_decay: float | None = None
+    schedule: Schedule | None = None
+    freeze: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [*self._check_name(), *self._check_selectors(), *self._check_settings()]
+        if problems:
+            raise ConfigError(problems)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, object], key: str = "layers.rules[0]") -> Rule:
+        """Reads one rule of a config.
+
+        Args:
+            config: the rule's fields, in plain containers.
+            key: where the rule stands; starts the key of every problem.
+
+        Raises:
+            ConfigError: everything that is wrong with the rule.
+        """
+        if not isinstance(config, Mapping):
+            message = "a rule is a mapping such as {name: head, match: 'head.*', lr: 10x}"
+            raise ConfigError([Problem(key, message, config)])
+        known = [field.name for field in fields(cls)]
+        problems = [
+            Problem(f"{key}.{name}", "a rule has no such field", value, did_you_mean(str(name), known))
+            for name, value in config.items()
+            if name not in known
+        ]
+        given = {name: value for name, value in config.items() if name in known}
+        rule = None
+        try:
+            rule = cls(**{"name": "", **given})  # type: ignore[arg-type]  # checked by the constructor
+        except ConfigError as error:
+            problems += [replace(problem, key=_under(key, problem.key)) for problem in error.problems]
+        if rule is None or problems:
+            raise ConfigError(problems)
+        return rule
+
+    @cached_property
+    def patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
+        """Each entry of `match` as it was written, and compiled; both globs and `re:` match the whole name."""
+        return tuple((text, compile_pattern(text)) for text in as_tuple(self.match))
+
+    def matches_name(self, name: str) -> bool:
+        """Whether `match` is absent or holds for this dotted parameter name."""
+        return self.match is None or any(pattern.fullmatch(name) for _, pattern in self.patterns)
+
+    def peak(self, base: float) -> float:
+        """The group's peak LR where the run's is `base`."""
+        return base if self.lr is None else base * _factor(self.lr) if isinstance(self.lr, str) else self.lr
+
+    def scale(self, base: float) -> float:
+        """The group's peak LR as a multiple of the run's peak `base`."""
+        return 1.0 if self.lr is None else _factor(self.lr) if isinstance(self.lr, str) else self.lr / base
+
+    def _check_name(self) -> Iterable[Problem]:
+        if not isinstance(self.name, str) or not self.name.strip():
+            yield Problem("name", "a rule needs a name; it names its group in tables and logs", self.name or ...)
+        elif self.name == "frozen" and not self.freeze:
+            yield Problem("name", "kept for parameters that do not train", self.name, "choose another name")
+
+    def _check_selectors(self) -> Iterable[Problem]:
+        if all(getattr(self, selector) is None for selector in SELECTORS):
+            hint = "match: '*' selects every parameter that no earlier rule claimed"
+            yield Problem("match", "a rule selects by match, type, ndim or select, and this one by none", ..., hint)
+        for selector, kind in (("match", str), ("type", str), ("ndim", int), ("select", str)):
+            value = getattr(self, selector)
+            if value is None:
+                continue
+            entries = as_tuple(value)
+            object.__setattr__(self, selector, entries)
+            if not entries:
+                yield Problem(selector, "an empty list selects nothing", value)
+            for entry in entries:
+                if not isinstance(entry, kind) or isinstance(entry, bool) or entry == "":
+                    expected = "a whole number" if kind is int else "text"
+                    yield Problem(selector, f"expected {expected} or a list of it", value)
+                else:
+                    yield from _check_entry(selector, entry)
+
+    def _check_settings(self) -> Iterable[Problem]:
+        if not isinstance(self.freeze, bool):
+            yield Problem("freeze", "expected true or false", self.freeze)
+        elif self.freeze:
+            for setting in ("lr", "weight_decay", "schedule"):
+                if getattr(self, setting) is not None:
+                    hint = "remove it, or remove freeze"
+                    yield Problem(setting, "a frozen group does not train", getattr(self, setting), hint)
+            return
+        if self.lr is not None:
+            yield from self._check_lr()
+        if self.weight_decay is not None:
+            decay = _number(self.weight_decay)
+            if decay is None or decay < 0:
+                yield Problem("weight_decay", "expected a number that is zero or more", self.weight_decay)
+            else:
+                object.__setattr__(self, "weight_decay", decay)
+        if isinstance(self.schedule, Mapping):
+            try:
+                object.__setattr__(self, "schedule", Schedule.from_spec(dict(self.schedule)))
+            except ConfigError as error:
+                yield from error.problems
+        elif self.schedule is not None and not callable(self.schedule):
+            yield Problem("schedule", "expected a mapping such as those in conf/schedule", self.schedule)
+
+    def _check_lr(self) -> Iterable[Problem]:
+        expected = "expected a positive number (1e-4) or a multiple of the peak (10x)"
+        relative = isinstance(self.lr, str) and self.lr.strip().endswith(("x", "X"))
+        value = _number(self.lr.strip()[:-1]) if relative and isinstance(self.lr, str) else _number(self.lr)
+        if value is None or value < 0:
+            yield Problem("lr", expected, self.lr)
+        elif value == 0:
+            yield Problem("lr", expected, self.lr, "freeze: true keeps parameters from training")
+        else:
+            object.__setattr__(self, "lr", f"{value!r}x" if relative else value)
+
+
+def as_tuple(value: object) -> tuple:
+    """A value or a list of them, as a tuple; nothing as an empty one."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+
+
+def compile_pattern(text: str) -> re.Pattern[str]:
+    """A glob, or a regular expression marked `re:`, for `fullmatch`."""
+    return re.compile(text[3:] if text.startswith("re:") else fnmatch.translate(text))
+
+
+def _check_entry(selector: str, entry: object) -> Iterable[Problem]:
+    if selector == "match":
+        try:
+            compile_pattern(str(entry))
+        except re.error as error:
+            yield Problem("match", f"not a regular expression: {error}", entry)
+    elif selector == "select" and entry not in SELECTS:
+        yield Problem("select", "no such kind of parameter", entry, did_you_mean(str(entry), SELECTS))
+    elif selector == "ndim" and isinstance(entry, int) and entry < 0:
+        yield Problem("ndim", "expected zero or more", entry)
+
+
+def _number(value: object) -> float | None:
+    """A finite number, also as text (YAML 1.1 reads 1e-3 as text); None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _factor(lr: str) -> float:
+    return float(lr[:-1])
+
+
+def _under(key: str, inner: str) -> str:
+    return f"{key}.{inner}"

@@ -1,0 +1,97 @@
+"""From groups and a config to a torch optimizer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.layers import Group, merge
+
+_FUSED_DEVICES = ("cpu", "cuda", "mps")
+
+
+def build_optimizer(
+    groups: Sequence[Group],
+    config: Mapping[str, Any],
+    factory: Callable[..., torch.optim.Optimizer],
+    device: torch.device | str = "cpu",
+    tensor_lr: bool = False,
+) -> torch.optim.Optimizer:
+    """Builds the optimizer of a run, with one of its parameter groups for all groups whose settings are equal.
+
+    Each parameter group carries `name` (the groups' names joined by " + ") and `members` (those names).
+    Frozen groups are left out.
+
+    Args:
+        groups: as `lrflow.layers.resolve` returns them.
+        config: the content of `conf/optimizer/*.yaml`; keys that start with an underscore are not passed on.
+        factory: the class or function that `_target_` names.
+        device: where the parameters are.
+        tensor_lr: hold each LR in a tensor of no dimensions, so that a compiled step does not recompile for
+            a new one: float64 on the CPU, float32 elsewhere, which is what the fused kernels take.
+
+    Raises:
+        ConfigError: nothing to train, arguments that the factory does not take, values that it refuses.
+    """
+    merged = merge(groups)
+    arguments = {name: _plain(value) for name, value in config.items() if not name.startswith("_")}
+    accepted = inspect.signature(factory).parameters
+    problems = _check_arguments(arguments, accepted)
+    if not merged:
+        problems.append(Problem("layers.rules", "every group is frozen, so there is nothing to train"))
+    if problems:
+        raise ConfigError(problems)
+
+    if arguments.get("fused") == "auto":
+        del arguments["fused"]
+        if "fused" in accepted and _can_fuse(merged, arguments, torch.device(device)):
+            arguments["fused"] = True
+    params = [_param_group(members, torch.device(device), tensor_lr) for members in merged]
+    try:
+        return factory(params, **arguments)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError([Problem("optimizer", str(error).rstrip("."), config.get("_target_", ...))]) from error
+
+
+def _param_group(members: Sequence[Group], device: torch.device, tensor_lr: bool) -> dict[str, Any]:
+    first, names = members[0], [group.name for group in members]
+    group: dict[str, Any] = {
+        "params": [parameter for member in members for _, parameter in member.parameters],
+        "lr": _tensor(first.lr, device) if tensor_lr else first.lr,
+        "name": " + ".join(names),
+        "members": names,
+    }
+    if first.weight_decay is not None:
+        group["weight_decay"] = first.weight_decay
+    return group
+
+
+def _tensor(lr: float, device: torch.device) -> torch.Tensor:
+    return torch.tensor(lr, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+
+
+def _can_fuse(merged: Sequence[Sequence[Group]], arguments: Mapping[str, Any], device: torch.device) -> bool:
+    if any(arguments.get(other) for other in ("foreach", "differentiable")):  # torch refuses them together
+        return False
+    parameters = [parameter for members in merged for group in members for _, parameter in group.parameters]
+    devices = {device.type, *(parameter.device.type for parameter in parameters)}
+    return devices <= set(_FUSED_DEVICES) and all(parameter.is_floating_point() for parameter in parameters)
+
+
+def _check_arguments(arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]) -> list[Problem]:
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        return []
+    known = list(accepted)[1:]  # the first takes the parameters
+    return [
+        Problem(f"optimizer.{name}", "the optimizer takes no such argument", value, did_you_mean(name, known))
+        for name, value in arguments.items()
+        if name not in known and not (name == "fused" and value == "auto")
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
