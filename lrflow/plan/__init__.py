@@ -2,7 +2,7 @@
 
 from lrflow.plan.checks import Check
 from lrflow.plan.diff import PlanDiff
-from lrflow.plan.plan import Curve, Plan, PlanGroup
+from lrflow.plan.plan import Plan, PlanGroup
 from lrflow.plan.scheduler import PlanScheduler
 
-__all__ = ["Check", "Curve", "Plan", "PlanDiff", "PlanGroup", "PlanScheduler"]
+__all__ = ["Check", "Plan", "PlanDiff", "PlanGroup", "PlanScheduler"]

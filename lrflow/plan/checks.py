@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrflow.plan.stretches import Stretches, stretches
 from lrflow.plan.view import joined, number
+from lrflow.schedules import Schedule
 
 if TYPE_CHECKING:
-    from lrflow.plan.plan import Curve, Plan, Rates
-    from lrflow.schedules import Horizon
+    from lrflow.plan.plan import Plan, Rates
+    from lrflow.schedules import Curve, Horizon
 
 CHUNK = 1 << 18  # steps evaluated at once: long runs are checked in constant memory
 PEAK_TOLERANCE = 0.01  # a peak that falls between two steps is reached within a hundredth
@@ -42,7 +42,9 @@ class Check:
 class _Facts:
     """What one walk over a curve found; multipliers of the peak."""
 
-    parts: Stretches
+    warmup: int  # steps before the peak
+    floor: float
+    lands: bool  # whether the curve has to meet its floor at the end
     highest: float = -math.inf
     highest_at: int = 0
     lowest: float = math.inf  # after the warmup
@@ -100,10 +102,10 @@ def _peak_kept(facts: _Facts) -> tuple[bool, str]:
 
 
 def _floor_met(facts: _Facts) -> tuple[bool, str]:
-    floor = facts.parts.floor
+    floor = facts.floor
     if not facts.lowest >= floor - ROUNDING:
         return False, f"falls to {facts.lowest:.4g} of the peak at step {facts.lowest_at:,}, floor {floor:g}"
-    if facts.parts.lands and not abs(facts.end - floor) <= ROUNDING:
+    if facts.lands and not abs(facts.end - floor) <= ROUNDING:
         return False, f"ends at {facts.end:.4g} of the peak, floor {floor:g}"
     return True, f"ends at {facts.end:.3g} of the peak, floor {floor:g}"
 
@@ -116,7 +118,7 @@ def _no_jump(facts: _Facts) -> tuple[bool, str]:
 
 
 def _warmup(facts: _Facts, horizon: Horizon) -> tuple[bool, str]:
-    warmup = facts.parts.warmup
+    warmup = facts.warmup
     return warmup < horizon.steps, f"{warmup:,} of {horizon.steps:,} steps" if warmup else "no warmup"
 
 
@@ -150,14 +152,16 @@ def _moves(plan: Plan, walked: list[tuple[_Facts, str]]) -> Check:
 
 def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
     """Go over every step of the run once, in chunks."""
-    facts = _Facts(parts=stretches(schedule, horizon))
+    phase = schedule.phase(horizon)
+    lands = isinstance(schedule, Schedule) and (phase.stop < horizon.steps or schedule.shape.lands)
+    facts = _Facts(phase.start, getattr(schedule, "floor", 0.0), lands)
     declared = np.unique(np.ceil(np.asarray(list(schedule.jumps(horizon)), dtype=np.float64)))
     for steps in _chunks(horizon.steps):
         values = schedule(steps, horizon)
         _bounds(facts, steps, values)
         if facts.jump is None and facts.finite:
             facts.jump = _jump(schedule, horizon, steps, values, declared)
-    facts.end = float(schedule(np.array([horizon.steps]), horizon)[0])
+    facts.end = float(schedule(horizon.steps, horizon))
     return facts
 
 
@@ -172,7 +176,7 @@ def _bounds(facts: _Facts, steps: np.ndarray, values: Rates) -> None:
     top = int(np.argmax(values))
     if values[top] > facts.highest:
         facts.highest, facts.highest_at = float(values[top]), int(steps[top])
-    after = max(facts.parts.warmup - int(steps[0]), 0)
+    after = max(facts.warmup - int(steps[0]), 0)
     if after < len(values):
         low = after + int(np.argmin(values[after:]))
         if not values[low] >= facts.lowest:

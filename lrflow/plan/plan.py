@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lrflow.errors import Problem
+from lrflow.errors import ConfigError, Problem
 from lrflow.plan import spec
-from lrflow.schedules import Horizon
+from lrflow.schedules import Curve, Horizon
 
 if TYPE_CHECKING:  # drawn and printed only when asked for
     from rich.console import RenderableType
@@ -23,22 +23,6 @@ if TYPE_CHECKING:  # drawn and printed only when asked for
     from lrflow.plan.diff import PlanDiff
 
 Rates = npt.NDArray[np.float64]
-
-
-class Curve(Protocol):
-    """What a plan asks of a schedule: `Schedule` and `Continued` of `lrflow.schedules` have it, or a user's own."""
-
-    def __call__(self, step: Any, horizon: Horizon) -> Any:
-        """The multiplier of the peak LR at each step, float64, in [0, 1]; pure, and defined between steps too."""
-
-    def jumps(self, horizon: Horizon) -> Sequence[float]:
-        """The steps at which the curve is meant to jump."""
-
-    def check(self, horizon: Horizon) -> list[Problem]:
-        """What does not fit a run of this length."""
-
-    def spec(self) -> dict[str, Any]:
-        """The curve as plain data: `_target_` and the constructor's arguments."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +70,9 @@ class Plan:
             groups: what `lrflow.layers.resolve` returned.
             schedule: multiplier of every group's peak LR.
             horizon: how long the run is.
+
+        Raises:
+            ConfigError: a schedule that cannot be counted in steps of this horizon.
         """
         planned = [
             PlanGroup(
@@ -100,7 +87,10 @@ class Plan:
             )
             for group in groups
         ]
-        return cls(tuple(planned), horizon)
+        plan = cls(tuple(planned), horizon)
+        if problems := [problem for curve, _ in plan.curves for problem in _uncountable(curve, horizon)]:
+            raise ConfigError(problems)
+        return plan
 
     @cached_property
     def trainable(self) -> tuple[PlanGroup, ...]:
@@ -148,13 +138,13 @@ class Plan:
         return spec.to_dict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], resolve: Callable[[str], Any] | None = None) -> Plan:
+    def from_dict(cls, data: Mapping[str, Any], resolve: Callable[[str], type] | None = None) -> Plan:
         """The plan that `to_dict` or a plan.json describes.
 
         Args:
             data: content of plan.json; keys that are not the plan's are passed over.
-            resolve: turns the dotted path of a `_target_` into the object it names; None knows
-                what `lrflow.schedules` exports and nothing else.
+            resolve: from the dotted path of a `_target_` to its class, for schedules and shapes of one's own;
+                by default lrflow's schedules only. It raises ValueError for what it does not know.
 
         Raises:
             ConfigError: the data is not a plan's; lists every problem.
@@ -196,3 +186,12 @@ class Plan:
         from lrflow.plan.diff import diff
 
         return diff(against, self)
+
+
+def _uncountable(curve: Curve, horizon: Horizon) -> list[Problem]:
+    """Why the curve has no value on this horizon, if it has none: an epoch of unknown length."""
+    try:
+        curve(0, horizon)
+    except ValueError as error:
+        return curve.check(horizon) or [Problem(curve.key, str(error))]
+    return []

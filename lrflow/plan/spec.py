@@ -8,19 +8,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-import lrflow.schedules
-from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
+from lrflow.schedules import Curve, Horizon
 
 if TYPE_CHECKING:
     from lrflow.plan.plan import Plan, PlanGroup
 
 VERSION = 1  # of the layout below
-Resolve = Callable[[str], Any]
+Resolve = Callable[[str], type]
 
 
 def canonical(data: object) -> str:
     """JSON with one spelling: equal data gives equal text on every machine (floats by their shortest exact repr)."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    try:
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise LrflowError(f"a plan holds finite numbers, strings, lists and mappings only: {error} ({data})") from error
 
 
 def fingerprint(data: object) -> str:
@@ -44,51 +47,41 @@ def from_dict(data: Mapping[str, Any], resolve: Resolve | None = None) -> Plan:
     """The plan that `to_dict` described; ConfigError lists what is wrong with the data."""
     from lrflow.plan.plan import Plan
 
-    if data.get("version") != VERSION:
-        problem = Problem("plan.version", f"expected {VERSION}: not a plan of this lrflow", data.get("version"))
-        raise ConfigError([problem])
+    if not isinstance(data, Mapping) or data.get("version") != VERSION:
+        found = data.get("version") if isinstance(data, Mapping) else data
+        raise ConfigError([Problem("plan.version", f"expected {VERSION}: not a plan of this lrflow", found)])
     problems: list[Problem] = []
-    groups = []
-    for index, group in enumerate(data["groups"]):
-        try:
-            groups.append(_group(group, resolve or own))
-        except (TypeError, ValueError, KeyError, ConfigError) as error:
-            problems += _problems(f"plan.groups[{index}]", error)
-    try:
-        horizon = lrflow.schedules.Horizon(**data["horizon"])
-    except (TypeError, ValueError, KeyError) as error:
-        problems += _problems("plan.horizon", error)
+    groups = [_group(group, f"plan.groups[{i}]", resolve, problems) for i, group in enumerate(data.get("groups", []))]
+    horizon = _make(Horizon, data.get("horizon"), "plan.horizon", problems)
     if problems:
         raise ConfigError(problems)
     return Plan(tuple(groups), horizon)
 
 
-def own(path: str) -> Any:
-    """What `lrflow.schedules` exports under this dotted path; nothing else is resolved."""
-    prefix, _, name = path.rpartition(".")
-    known = [f"lrflow.schedules.{export}" for export in lrflow.schedules.__all__]
-    if prefix != "lrflow.schedules" or path not in known:
-        raise ConfigError([Problem("_target_", "is not one of lrflow's schedules", path, did_you_mean(path, known))])
-    return getattr(lrflow.schedules, name)
-
-
-def build(data: Any, resolve: Resolve) -> Any:
-    """Plain data with every mapping that has a `_target_` made into the object it describes, inmost first."""
-    if isinstance(data, Mapping):
-        made = {key: build(value, resolve) for key, value in data.items() if key != "_target_"}
-        return resolve(data["_target_"])(**made) if "_target_" in data else made
-    if isinstance(data, list | tuple):
-        return [build(value, resolve) for value in data]
-    return data
-
-
-def _group(data: Mapping[str, Any], resolve: Resolve) -> PlanGroup:
+def _group(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]) -> PlanGroup:
     from lrflow.plan.plan import PlanGroup
 
-    return PlanGroup(**{**data, "schedule": build(data["schedule"], resolve)})
+    if isinstance(data, Mapping) and "schedule" in data:
+        try:
+            data = {**data, "schedule": Curve.from_spec(data["schedule"], f"{key}.schedule", resolve)}
+        except ConfigError as error:
+            problems += error.problems
+    return _make(PlanGroup, data, key, problems)
 
 
-def _problems(key: str, error: Exception) -> list[Problem]:
-    if isinstance(error, ConfigError):
-        return [Problem(f"{key}.{p.key}", p.message, p.value, p.hint, p.where) for p in error.problems]
-    return [Problem(key, f"is missing {error}" if isinstance(error, KeyError) else str(error))]
+def _make(kind: type, data: Any, key: str, problems: list[Problem]) -> Any:
+    """An instance of a dataclass from plain data; what does not fit is added to `problems`."""
+    if not isinstance(data, Mapping):
+        problems.append(Problem(key, "expected a mapping", data))
+        return None
+    known = [field.name for field in fields(kind)]
+    if unknown := [name for name in data if name not in known]:
+        problems += [
+            Problem(f"{key}.{name}", "is not known", data[name], did_you_mean(name, known)) for name in unknown
+        ]
+        return None
+    try:
+        return kind(**data)
+    except (TypeError, ValueError) as error:
+        problems.append(Problem(key, str(error)))
+        return None

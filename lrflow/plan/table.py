@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from lrflow.plan.view import counted, lines, number
+from lrflow.plan.view import counted, grid, lines, number
 
 if TYPE_CHECKING:
     from lrflow.plan.plan import Plan
@@ -33,14 +33,6 @@ class PlanTable:
         yield _landmarks(self.plan)
         yield Text()
         yield _checks(self.plan, ascii_only=options.ascii_only)
-
-
-def grid(*columns: str, right: bool = True) -> Table:
-    """A table without a frame: a left-aligned first column, the others aligned right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if right and index else "left", overflow="fold")
-    return table
 
 
 def _headline(plan: Plan) -> Text:

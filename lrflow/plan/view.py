@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.table import Table
 
-from lrflow.plan.stretches import stretches
+from lrflow.schedules import Continued, Curve, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,10 +29,9 @@ def landmarks(plan: Plan) -> dict[int, str]:
             marks.setdefault(step, why)
 
     for schedule, _ in plan.curves:
-        parts = stretches(schedule, plan.horizon)
-        add(parts.warmup, "warmup ends")
-        if parts.cooldown:
-            add(steps - parts.cooldown, "cooldown starts")
+        phase = schedule.phase(plan.horizon)
+        add(phase.start, "warmup ends")
+        add(phase.stop, "cooldown starts")
     for schedule, _ in plan.curves:
         jumps = sorted({math.ceil(jump) for jump in schedule.jumps(plan.horizon) if 0 < jump < steps})
         shown = np.linspace(0, len(jumps) - 1, min(len(jumps), JUMPS_SHOWN)).round().astype(int)
@@ -84,3 +84,31 @@ def counted(count: int, noun: str) -> str:
 def joined(names: Sequence[str], count: int = 4) -> str:
     """The names, or the first of them and how many more there are."""
     return Line(tuple(names), 0).label(count)
+
+
+def describe(schedule: Curve) -> str:
+    """The schedule in a few words, as it was declared: `cosine, warmup 5%, floor 0.1`."""
+    if isinstance(schedule, Continued):
+        return f"{describe(schedule.schedule)}; from step {schedule.at:,}: {schedule.how}"
+    if isinstance(schedule, Schedule):
+        spec = schedule.spec()
+        return ", ".join(_words(spec.pop("shape")) + _words(spec)[1:])
+    return ", ".join(_words(schedule.spec()))
+
+
+def _words(spec: dict[str, Any]) -> list[str]:
+    """The class's own name, then its arguments, without those that say nothing."""
+    said = {
+        key: value
+        for key, value in spec.items()
+        if key != "_target_" and value not in (None, False, 0, "0%", "0 steps")
+    }
+    return [spec["_target_"].rpartition(".")[2].lower(), *(f"{key} {value}" for key, value in said.items())]
+
+
+def grid(*columns: str) -> Table:
+    """A table without a frame: the first column aligned left, the others right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", overflow="fold")
+    return table
