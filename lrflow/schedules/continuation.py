@@ -43,7 +43,7 @@ class Continued(Curve):
         fields = Fields(self.key)
         if not isinstance(self.schedule, Curve):
             fields.wrong("schedule", self.schedule, "expected a schedule")
-        if not isinstance(self.at, int | np.integer) or self.at < 0:
+        if isinstance(self.at, bool) or not isinstance(self.at, int | np.integer) or self.at < 0:
             fields.wrong("at", self.at, "expected a step, a whole number >= 0")
         if not isinstance(self.before, Horizon):
             fields.wrong("before", self.before, "expected a horizon")
@@ -51,6 +51,7 @@ class Continued(Curve):
             known = get_args(How)
             fields.wrong("horizon", self.how, f"expected {', '.join(known)}", did_you_mean(str(self.how), known))
         fields.finish()
+        object.__setattr__(self, "at", int(self.at))
         object.__setattr__(self, "floor", self.schedule.floor)
 
     def values(self, steps: Floats, horizon: Horizon) -> Floats:
@@ -90,17 +91,17 @@ class Continued(Curve):
 
     def _met(self, step: int, horizon: Horizon) -> int:
         """The first step of this run that stands for `step` of the old one or a later one."""
-        left_before = self.before.steps - self.at
+        left_before, left_now = self.before.steps - self.at, max(horizon.steps - self.at, 0)
         if step <= self.at or left_before <= 0:
             return step
-        return self.at - (-(step - self.at) * (horizon.steps - self.at) // left_before)
+        return self.at - (self.at - step) * left_now // left_before  # rounded up, in whole numbers
 
     def jumps(self, horizon: Horizon) -> tuple[int, ...]:
         """The steps, rising, at which the LR is declared to change at once."""
         old = self.schedule.jumps(self.before)
         if self.how == "rescale":
             new = [step for step in self.schedule.jumps(horizon) if step > self.at]
-            both = [step for step in old if step < self.at] + [self.at] + new
+            both = [step for step in old if step < self.at] + ([self.at] if self.at > 0 else []) + new
         elif self.how == "extend":
             both = [self._met(step, horizon) for step in old]
         elif self.how == "decay_now":
@@ -114,10 +115,15 @@ class Continued(Curve):
 
         Args:
             horizon: how long the run is now, the steps before `at` among them.
-            key: where the choice stands in the config; `resume` by default.
+            key: where the schedule stands in the config, `schedule` by default.
         """
-        problems = self.schedule.check(horizon if self.how == "rescale" else self.before)
+        problems = self.schedule.check(horizon if self.how == "rescale" else self.before, key)
+        choice = f"{self.key}.horizon"
         if self.at >= horizon.steps:
             message = f"the run is resumed at step {self.at}, but now has only {horizon.steps}: nothing is left of it"
-            problems.append(Problem(f"{key or self.key}.horizon", message, self.how))
+            problems.append(Problem(choice, message, self.how))
+        elif not problems and self(horizon.steps - 1, horizon) == 0.0:
+            end = max(self.at, self.before.steps)
+            message = f"the old schedule ends at an LR of 0, where steps {end} to {horizon.steps - 1} would stay"
+            problems.append(Problem(choice, message, self.how, "try rescale"))
         return problems

@@ -61,7 +61,7 @@ class Curve(ABC):
 
         Args:
             horizon: how long the run is.
-            key: where the curve stands in the config; by default `schedule`, or `resume` for a continued run.
+            key: where the schedule stands in the config, `schedule` by default.
         """
 
     def spec(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ Unit = Literal["steps", "epochs", "fraction"]
 
 FORMS = "write a number of steps (500), of epochs (3 epochs) or a share of the run (10%)"
 
-_TEXT = re.compile(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)\s*(steps?|epochs?|%|)\s*", re.IGNORECASE)
+_TEXT = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,3})?)\s*(steps?|epochs?|%|)\s*", re.IGNORECASE)
 _UNITS: dict[str, Unit] = {"": "steps", "step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs"}
 
 
@@ -38,7 +38,8 @@ class Duration:
     def __post_init__(self) -> None:
         if self.unit not in ("steps", "epochs", "fraction"):
             raise ValueError(f"the unit of a duration is steps, epochs or fraction, not {self.unit!r}")
-        if isinstance(self.value, bool) or not isinstance(self.value, Real) or not math.isfinite(self.value):
+        number = isinstance(self.value, Real) and not isinstance(self.value, bool)
+        if not number or (isinstance(self.value, float) and not math.isfinite(self.value)):
             raise ValueError(f"a duration is a finite number, not {self.value!r}: {FORMS}")
         if self.value < 0:
             raise ValueError(f"a duration cannot be negative: {FORMS}")
@@ -63,9 +64,10 @@ class Duration:
         match = _TEXT.fullmatch(given) if isinstance(given, str) else None
         if match is None:
             raise ValueError(f"{given!r} is not a duration: {FORMS}")
-        number, unit = match.group(1), match.group(2).lower()
-        # Percents are shifted in decimal, so that 29% is 0.29 and not 29 * 0.01.
-        return cls(float(Decimal(number) / 100), "fraction") if unit == "%" else cls(float(number), _UNITS[unit])
+        number, unit = Decimal(match.group(1)), match.group(2).lower()
+        if unit == "%":
+            return cls(float(number / 100), "fraction")  # shifted in decimal: 29% is 0.29, and not 29 * 0.01
+        return cls(int(number) if number == int(number) else float(number), _UNITS[unit])
 
     def steps(self, horizon: Horizon) -> int:
         """This duration in optimizer steps of a run, rounded half up.

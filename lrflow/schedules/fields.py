@@ -34,7 +34,7 @@ class Fields:
             self.wrong(name, value, str(error))
             return Duration(0, "steps")
 
-    def number(self, name: str, value: float, low: float, high: float, *, open_low: bool = False) -> float:
+    def number(self, name: str, value: float | str, low: float, high: float, *, open_low: bool = False) -> float:
         """The argument as a float in [low, high], or in (low, high] where `low` itself is excluded."""
         if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
             number = float(value)
@@ -43,6 +43,15 @@ class Fields:
         bounds = f"{'above' if open_low else 'from'} {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
         self.wrong(name, value, f"expected a number {bounds}")
         return math.nan
+
+    def share(self, name: str, value: float | str) -> float:
+        """The argument as a fraction from 0 to 1, given as a number or in percent (`10%`)."""
+        try:
+            duration = Duration.parse(value) if isinstance(value, str) else None
+        except ValueError:
+            duration = None
+        number = duration.value if duration is not None and duration.unit == "fraction" else value
+        return self.number(name, number, 0.0, 1.0)
 
     def finish(self) -> None:
         """Raises one ConfigError with every problem noted, if there is any."""
@@ -55,7 +64,14 @@ def length(duration: Duration, horizon: Horizon, name: str, problems: list[Probl
     try:
         return duration.steps(horizon)
     except ValueError as error:
-        problems.append(Problem(name, str(error), str(duration), "say it in steps or as a share of the run"))
+        problems.append(
+            Problem(
+                name,
+                str(error),
+                str(duration),
+                "say it in steps or as a share of the run, or say how many steps an epoch has",
+            )
+        )
         return None
 
 

@@ -27,9 +27,9 @@ class Horizon:
     steps_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
-        _whole("steps", self.steps)
+        object.__setattr__(self, "steps", _whole("steps", self.steps))
         if self.steps_per_epoch is not None:
-            _whole("steps_per_epoch", self.steps_per_epoch)
+            object.__setattr__(self, "steps_per_epoch", _whole("steps_per_epoch", self.steps_per_epoch))
 
     @property
     def epochs(self) -> float:

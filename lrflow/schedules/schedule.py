@@ -24,11 +24,11 @@ class Schedule(Curve):
     Args:
         shape: the curve between warmup and cooldown.
         warmup: a duration; the LR rises in a straight line.
-        warmup_start: fraction of the peak at step 0, from 0 to 1; None: 1 / (warmup steps + 1), so that no step is
-            wasted at 0 and all rises are equal.
+        warmup_start: fraction of the peak at step 0, from 0 to 1 or in percent; None: 1 / (warmup steps + 1), so that
+            no step is wasted at 0 and all rises are equal.
         cooldown: a duration; at the end the LR goes down to the floor in a straight line.
-        floor: fraction of the peak, from 0 to 1, below which the LR never falls outside the warmup. A shape that
-            lands on 0 lands on the floor instead; any other is cut off there.
+        floor: fraction of the peak, from 0 to 1 or in percent, below which the LR never falls outside the warmup. A
+            shape that lands on 0 lands on the floor instead; any other is cut off there.
 
     Raises:
         ConfigError: with every argument that cannot be.
@@ -44,19 +44,19 @@ class Schedule(Curve):
         self,
         shape: Shape,
         warmup: DurationLike = 0,
-        warmup_start: float | None = None,
+        warmup_start: float | str | None = None,
         cooldown: DurationLike = 0,
-        floor: float = 0.0,
+        floor: float | str = 0.0,
     ) -> None:
         fields = Fields(self.key)
         if not isinstance(shape, Shape):
             fields.wrong("shape", shape, "expected a shape", "like lrflow.schedules.Cosine")
-        start = None if warmup_start is None else fields.number("warmup_start", warmup_start, 0.0, 1.0)
+        start = None if warmup_start is None else fields.share("warmup_start", warmup_start)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "warmup", fields.duration("warmup", warmup))
         object.__setattr__(self, "warmup_start", start)
         object.__setattr__(self, "cooldown", fields.duration("cooldown", cooldown))
-        object.__setattr__(self, "floor", fields.number("floor", floor, 0.0, 1.0))
+        object.__setattr__(self, "floor", fields.share("floor", floor))
         fields.finish()
 
     def phase(self, horizon: Horizon) -> Phase:
@@ -100,23 +100,24 @@ class Schedule(Curve):
         run = horizon.steps
         warmup = length(self.warmup, horizon, "warmup", problems)
         cooldown = length(self.cooldown, horizon, "cooldown", problems)
+        phase = Phase(0, run, horizon)  # what the shape is checked against, as long as its own cannot be told
         if warmup is not None and warmup >= run:
             message = f"is {warmup} steps, but the run has only {run}"
             problems.append(Problem("warmup", message, str(self.warmup), "the peak would never be reached"))
         elif cooldown is not None and cooldown >= run:
             problems.append(Problem("cooldown", f"is {cooldown} steps, but the run has only {run}", str(self.cooldown)))
         elif warmup is not None and cooldown is not None:
-            room = run - warmup - cooldown
-            if room < 0:
+            if warmup + cooldown > run:
                 message = f"starts at step {run - cooldown}, before the warmup ends at step {warmup}"
                 problems.append(Problem("cooldown", message, str(self.cooldown)))
-            elif room == 0 and not isinstance(self.shape, Constant):
-                message = f"warmup ({warmup} steps) and cooldown ({cooldown}) leave none of {run} steps for it"
+            elif warmup + cooldown == run and not isinstance(self.shape, Constant):
+                message = f"has no room: warmup ({warmup} steps) and cooldown ({cooldown}) fill the run of {run}"
                 problems.append(Problem("shape", message))
-            elif cooldown > 0 and self.shape.lands and self.floor == 0.0:
-                message = f"would spend its {cooldown} steps at an LR of 0, since the shape has already come down to it"
-                hint = "take a shape that stays up (schedule=constant), or no cooldown"
-                problems.append(Problem("cooldown", message, str(self.cooldown), hint))
             else:
-                problems += under("shape", self.shape.check(self.phase(horizon)))
+                phase = self.phase(horizon)
+        if cooldown and self.shape.lands and self.floor == 0.0:
+            message = f"would spend its {cooldown} steps at an LR of 0, to which the shape has already come down"
+            hint = "take a shape that stays up (schedule=constant), or no cooldown"
+            problems.append(Problem("cooldown", message, str(self.cooldown), hint))
+        problems += under("shape", self.shape.check(phase))
         return under(key or self.key, problems)
