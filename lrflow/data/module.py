@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader, TensorDataset
 
 from lrflow.errors import ConfigError, Problem
@@ -23,6 +24,10 @@ class Examples(NamedTuple):
 
     inputs: torch.Tensor
     targets: torch.Tensor
+
+    def at(self, rows: torch.Tensor) -> Examples:
+        """The examples at these indices, in their order."""
+        return Examples(self.inputs[rows], self.targets[rows])
 
 
 class DataModule(pl.LightningDataModule):
@@ -69,59 +74,135 @@ class DataModule(pl.LightningDataModule):
         self.train_set: TensorDataset | None = None
         self.val_set: TensorDataset | None = None
         self.test_set: TensorDataset | None = None
+        if problems := self._option_problems():
+            raise ConfigError(problems)
 
     def load(self) -> tuple[Examples, Examples | None]:
         """The examples to train on and hold out from, and the data's own test part if it has one."""
         raise NotImplementedError(f"{type(self).__name__} has no load()")
 
     def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs as the model takes them, float32."""
+        """Inputs as the model takes them: float32 unless overridden."""
         return inputs.float()
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the data and splits it, once."""
+        """Reads the data, checks it against `facts` and splits it; once, whatever the stage.
+
+        Args:
+            stage: as Lightning calls it; all parts are made in any stage.
+
+        Raises:
+            ConfigError: the data is not what `facts` says, or too small for the options.
+        """
         if self.train_set is not None:
             return
         pool, test = self.load()
-        order = stratified_order(pool.targets.numpy(), self.split_seed)
-        held = self.test_size if test is None else 0
-        self.test_set = self._part(pool, order[:held]) if test is None else self._part(test, None)
-        self.val_set = self._part(pool, order[held : held + self.val_size])
-        self.train_set = self._part(pool, np.sort(order[held + self.val_size :]))
+        problems = [*self._fact_problems(pool), *self._size_problems(len(pool.inputs))]
+        if test is not None and self.test_size:
+            problems.append(
+                Problem("data.test_size", "the data has a test part of its own; expected 0", self.test_size)
+            )
+        if problems:
+            raise ConfigError(problems)
+        order = torch.from_numpy(stratified_order(pool.targets.numpy(), self.split_seed))
+        # The test part is cut first, so that another val_size leaves it as it is.
+        test_rows, val_rows, train_rows = order.tensor_split([self.test_size, self.test_size + self.val_size])
+        self.test_set = self._part(pool.at(test_rows) if test is None else test)
+        self.val_set = self._part(pool.at(val_rows))
+        self.train_set = self._part(pool.at(train_rows.sort().values))
 
-    def _part(self, examples: Examples, rows: np.ndarray | None) -> TensorDataset:
-        if rows is not None:
-            index = torch.from_numpy(rows)
-            examples = Examples(examples.inputs[index], examples.targets[index])
+    def _part(self, examples: Examples) -> TensorDataset:
         return TensorDataset(self.normalise(examples.inputs), examples.targets)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled batches of the training part: pairs [batch, *shape] float32, [batch] targets."""
+        """Shuffled batches of the training part: [inputs [batch, *shape], targets [batch]]."""
         return self._loader(self.train_set, self.batch_size, shuffle=True, drop_last=self.drop_last)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """The validation part in order."""
-        return self._loader(self.val_set, self.eval_batch_size)
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """The validation part in order; an empty list where nothing is held out."""
+        return self._loader(self.val_set, self.eval_batch_size) if self.val_size else []
 
-    def test_dataloader(self) -> DataLoader[Any]:
-        """The test part in order."""
-        return self._loader(self.test_set, self.eval_batch_size)
+    def test_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """The test part in order; an empty list where there is none."""
+        return self._loader(self.test_set, self.eval_batch_size) if self.test_set else []
 
-    def _loader(self, dataset: TensorDataset | None, batch_size: int, **options: Any) -> DataLoader[Any]:
+    def _loader(
+        self, dataset: TensorDataset | None, batch_size: int, shuffle: bool = False, drop_last: bool = False
+    ) -> DataLoader[Any]:
         if dataset is None:
             raise RuntimeError("setup() comes before the loaders")
-        workers = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
-        return DataLoader(dataset, batch_size, **workers, **options)  # type: ignore[arg-type]
+        return DataLoader(
+            dataset,
+            batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
+        )
+
+    def _option_problems(self) -> list[Problem]:
+        """What is wrong with the options by themselves and, where `facts` counts the examples, with their sizes."""
+        least = {"batch_size": 1, "eval_batch_size": 1, "val_size": 0, "test_size": 0, "num_workers": 0}
+        problems = []
+        for name, minimum in {**least, "split_seed": 0}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+                problems.append(Problem(f"data.{name}", f"expected a whole number, at least {minimum}", value))
+        if not problems and self.split_seed >= 2**32:
+            problems.append(Problem("data.split_seed", "expected less than 2**32", self.split_seed))
+        if not problems and isinstance(examples := self.facts.get("examples"), int):
+            problems += self._size_problems(examples)
+        return problems
+
+    def _size_problems(self, examples: int) -> list[Problem]:
+        """What `examples` examples are too few for."""
+        if not examples:
+            return [Problem("data", "has no examples")]
+        left = examples - self.val_size - self.test_size
+        if left < 1:
+            key = "data.val_size" if self.val_size >= self.test_size else "data.test_size"
+            what = f"val_size {self.val_size:,} and test_size {self.test_size:,} of {examples:,} examples"
+            return [Problem(key, f"nothing is left to train on: {what} are held out", getattr(self, key[5:]))]
+        if self.batch_size > left:
+            message = f"larger than the {left:,} examples there are to train on"
+            return [Problem("data.batch_size", message, self.batch_size)]
+        return []
+
+    def _fact_problems(self, pool: Examples) -> list[Problem]:
+        """Where the data is not what `facts` says."""
+        found: dict[str, Any] = {"examples": len(pool.inputs), "shape": list(pool.inputs.shape[1:])}
+        if len(pool.targets) and _are_classes(pool.targets):
+            found["outputs"] = int(pool.targets.max()) + 1
+        problems = []
+        for name, value in found.items():
+            stated = self.facts.get(name)
+            stated = list(stated) if name == "shape" and stated is not None else stated
+            if stated is not None and stated != value:
+                problems.append(Problem(f"data.facts.{name}", f"the data has {value}", stated))
+        return problems
 
 
 def stratified_order(targets: np.ndarray, seed: int) -> np.ndarray:
-    """An order of the examples of which every stretch holds the classes in proportion."""
-    rng = np.random.RandomState(seed)
-    order = rng.permutation(len(targets))
-    if targets.ndim != 1 or targets.dtype.kind not in "iu" or not len(targets):
+    """A shuffled order of the examples of which every stretch holds the classes in proportion.
+
+    Each class is shuffled and spread evenly over the order, as Webster's method apportions seats.
+
+    Args:
+        targets: [examples] of class numbers; anything else is only shuffled.
+        seed: decides the order together with `targets`; 0 to 2**32 - 1.
+
+    Returns:
+        A permutation of the examples' indices, int64.
+    """
+    order = np.random.RandomState(seed).permutation(len(targets))
+    if not len(targets) or not _are_classes(targets):
         return order
     _, classes, counts = np.unique(targets[order], return_inverse=True, return_counts=True)
-    by_class = np.argsort(classes, kind="stable")
-    place = np.empty(len(targets))
-    place[by_class] = np.arange(len(targets)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = np.empty(len(targets))  # of each example among its class, from 0
+    place[np.argsort(classes, kind="stable")] = np.arange(len(targets)) - np.repeat(np.cumsum(counts) - counts, counts)
     return order[np.argsort((place + 0.5) / counts[classes], kind="stable")]
+
+
+def _are_classes(targets: np.ndarray | torch.Tensor) -> bool:
+    return targets.ndim == 1 and str(targets.dtype).removeprefix("torch.") in ("int64", "int32", "uint8")

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
-from torch.utils.data.sampler import BatchSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler, default_collate
 
-from lrflow.data.batches import collate_whole, fetch_whole
+from lrflow.data.batches import SeededBatch, collate_whole, fetch_whole
 
 
 class ShardedBatches(Sampler[Any]):
     """Batches of indices for one of several devices: a batch sampler without hidden state.
 
     Every epoch has one order of all examples; device `rank` takes every `world`-th of them. All devices get the same
-    number of batches, since a device with one batch more would wait for the others for ever.
+    number of batches: one with a batch more would wait for ever for the others, in validation too, where DDP
+    broadcasts buffers in every forward pass.
 
     Args:
         examples: how many examples the data set has.
@@ -35,7 +35,8 @@ class ShardedBatches(Sampler[Any]):
         world: how many devices share an epoch.
         drop_last: leave out the last batch where it is smaller than `batch_size`.
         pad: repeat an epoch's first examples at its end until the devices' shares are equal, as
-            `DistributedSampler` does; otherwise no example is seen twice and a share may be one example shorter.
+            `DistributedSampler` does. Otherwise a share may be one example shorter, and no example is seen twice but
+            where a device would be left without a batch (batches of one, or fewer examples than devices).
         epoch: the epoch that the first pass is in, from 0.
         start: batches that passes through that epoch leave out, for a run that is resumed in its middle.
             Other epochs are whole, and `len()` always counts a whole one.
@@ -88,49 +89,48 @@ class ShardedBatches(Sampler[Any]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        longest = -(-self.examples // self.world)
-        if self.batch_size is None:
-            return longest
-        return longest // self.batch_size if self.drop_last else -(-longest // self.batch_size)
+        size = self.batch_size or 1
+        return self._longest // size if self.drop_last else -(-self._longest // size)
 
     def __iter__(self) -> Iterator[Any]:
-        # Not a generator function: a loader draws its base seed right after it calls this.
+        # Not itself a generator function: a loader draws its base seed right after it has called this.
         if self.generator is not None:
-            self.generator.manual_seed(_entropy(self.seed, self.epoch, self.rank)[0])
-        return self._batches()
+            self.generator.manual_seed(_words(self.seed, self.epoch, self.rank)[0])
+        return self._batches() if self.batch_size else iter(self.shard()[self.start :].tolist())
 
-    def _batches(self) -> Iterator[Any]:
-        start, shard = self.start, self.shard()
-        if self.batch_size is None:
-            yield from shard[start:].tolist()
-            return
-        stops = self._stops(len(shard))
+    def _batches(self) -> Iterator[SeededBatch]:
+        epoch, start, shard = self.epoch, self.start, self.shard()
+        stops = np.minimum(np.arange(len(self) + 1) * (self.batch_size or 1), len(shard))
+        if len(stops) > 2 and stops[-2] == len(shard):
+            stops[-2] -= 1  # a share too short to reach the last batch spares it one example
         for number in range(start, len(self)):
-            yield shard[stops[number] : stops[number + 1]].tolist()
-
-    def _stops(self, size: int) -> list[int]:
-        """Where this share's batches begin and end: a share too short for the last batch gives it one example."""
-        count = len(self)
-        stops = [min(number * self.batch_size, size) for number in range(count + 1)]  # type: ignore[operator]
-        if count > 1 and stops[-2] == size:
-            stops[-2] -= 1
-        return stops
+            seed = _words(self.seed, epoch, self.rank, number)[0]
+            yield SeededBatch(shard[stops[number] : stops[number + 1]].tolist(), seed)
 
     def shard(self) -> np.ndarray:
         """The indices that this device sees in the present epoch, in order; int64, [examples of this device]."""
         order = epoch_order(self.examples, self.seed, self.epoch) if self.shuffle else np.arange(self.examples)
-        if self.pad and self.examples:
-            order = np.resize(order, -(-self.examples // self.world) * self.world)
-        return order[self.rank :: self.world]
+        share = order[self.rank :: self.world]
+        # A short share lacks just its last example. Where batches hold one example there is none to spare.
+        must_pad = self.pad or not len(share) or (self.batch_size or 1) == 1
+        if len(share) < self._longest and must_pad:
+            missing = self.rank + (self._longest - 1) * self.world
+            share = np.append(share, order[missing % self.examples])
+        return share
+
+    @property
+    def _longest(self) -> int:
+        """Examples of the device that has most."""
+        return -(-self.examples // self.world)
 
 
 def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
     """The shuffled order of an epoch: a permutation of `examples` indices that depends on nothing else."""
     # NumPy promises that RandomState's streams never change, so a run can be resumed under a newer NumPy.
-    return np.random.RandomState(_entropy(seed, epoch)).permutation(examples)
+    return np.random.RandomState(_words(seed, epoch)).permutation(examples)
 
 
-def _entropy(*numbers: int) -> list[int]:
+def _words(*numbers: int) -> list[int]:
     """Well-mixed 32-bit words from a few integers, of which only the low 64 bits count."""
     return np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(8).tolist()
 
@@ -164,31 +164,31 @@ def ordered(
     Returns:
         A new loader over the same data; the given one is left alone.
     """
-    shuffled = _is_shuffled(loader)
-    if shuffled is None:
+    own = _own_order(loader)
+    if own is None:
         return loader
-    shuffle = shuffled if shuffle is None else shuffle
+    shuffle = own.shuffle if shuffle is None else shuffle
     generator = torch.Generator()
     batches = ShardedBatches(
         len(loader.dataset),  # type: ignore[arg-type]
-        _batch_size(loader),
+        own.batch_size,
         shuffle=shuffle,
         seed=seed,
         rank=rank,
         world=world,
-        drop_last=_drops_last(loader),
+        drop_last=own.drop_last,
         pad=shuffle if pad is None else pad,
         epoch=epoch,
         start=start,
         generator=generator,
     )
-    # A copy keeps what a constructor call would have to list; DataLoader only forbids the assignments, since its
-    # iterators look at these attributes when they are made, which is later.
+    # A copy keeps all that a constructor call would have to list. DataLoader forbids these assignments only because
+    # they would come too late for an iterator that exists; the copy has none yet.
     result = copy.copy(loader)
     vars(result).update(sampler=batches, generator=generator, _iterator=None)
-    if batches.batch_size is not None:
+    if own.batch_size is not None:
         vars(result).update(batch_sampler=batches, batch_size=None, drop_last=False)
-        if loader.collate_fn is torch.utils.data.default_collate and (whole := fetch_whole(loader.dataset)) is not None:
+        if loader.collate_fn is default_collate and (whole := fetch_whole(loader.dataset)) is not None:
             vars(result).update(dataset=whole, collate_fn=collate_whole)
     return result
 
@@ -200,24 +200,28 @@ def is_ordered(loader: object) -> bool:
     )
 
 
-def _is_shuffled(loader: object) -> bool | None:
-    """Whether a loader shuffles; None where its order is its own and is not to be replaced."""
-    if not isinstance(loader, DataLoader) or hasattr(loader, "state_dict"):
+class _Order(NamedTuple):
+    shuffle: bool
+    batch_size: int | None
+    drop_last: bool
+
+
+def _own_order(loader: object) -> _Order | None:
+    """How a loader goes through its data; None where that is not for lrflow to say over again."""
+    if not isinstance(loader, DataLoader) or hasattr(loader, "state_dict"):  # the latter resumes by itself
         return None
-    if is_ordered(loader):
-        return (loader.batch_sampler or loader.sampler).shuffle  # type: ignore[union-attr]
-    if loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler:
+    batches, sampler = loader.batch_sampler, loader.sampler
+    for present in (batches, sampler):
+        if isinstance(present, ShardedBatches):
+            return _Order(present.shuffle, present.batch_size, present.drop_last)
+    if type(sampler) is RandomSampler:
+        # Drawn with replacement, or another number than there are: no permutation of the data.
+        shuffle = True
+        known = not sampler.replacement and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
+    else:
+        shuffle, known = False, type(sampler) is SequentialSampler
+    if not known:
         return None
-    if type(loader.sampler) is SequentialSampler:
-        return False
-    if type(loader.sampler) is RandomSampler and not loader.sampler.replacement and loader.sampler._num_samples is None:
-        return True
-    return None
-
-
-def _batch_size(loader: DataLoader[Any]) -> int | None:
-    return None if loader.batch_sampler is None else loader.batch_sampler.batch_size  # type: ignore[union-attr]
-
-
-def _drops_last(loader: DataLoader[Any]) -> bool:
-    return False if loader.batch_sampler is None else loader.batch_sampler.drop_last  # type: ignore[union-attr]
+    if batches is None:
+        return _Order(shuffle, None, False)
+    return _Order(shuffle, batches.batch_size, batches.drop_last) if type(batches) is BatchSampler else None
