@@ -61,6 +61,8 @@ class ShardedBatches(Sampler[Any]):
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} of {world} devices")
+        if (batch_size is not None and batch_size < 1) or start < 0:
+            raise ValueError(f"batch_size {batch_size}, start {start}")
         self.examples = examples
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -93,14 +95,17 @@ class ShardedBatches(Sampler[Any]):
         return self._longest // size if self.drop_last else -(-self._longest // size)
 
     def __iter__(self) -> Iterator[Any]:
-        # Not itself a generator function: a loader draws its base seed right after it has called this.
+        # Not itself a generator function: what a pass yields is settled here, however soon or late it is gone through,
+        # and a loader draws the base seed of its workers right after it has called this.
         if self.generator is not None:
             self.generator.manual_seed(_words(self.seed, self.epoch, self.rank)[0])
-        return self._batches() if self.batch_size else iter(self.shard()[self.start :].tolist())
+        shard = self.shard()
+        if self.batch_size is None:
+            return iter(shard[self.start :].tolist())
+        return self._batches(shard, self.batch_size, self.epoch, self.start)
 
-    def _batches(self) -> Iterator[SeededBatch]:
-        epoch, start, shard = self.epoch, self.start, self.shard()
-        stops = np.minimum(np.arange(len(self) + 1) * (self.batch_size or 1), len(shard))
+    def _batches(self, shard: np.ndarray, batch_size: int, epoch: int, start: int) -> Iterator[SeededBatch]:
+        stops = np.minimum(np.arange(len(self) + 1) * batch_size, len(shard))
         if len(stops) > 2 and stops[-2] == len(shard):
             stops[-2] -= 1  # a share too short to reach the last batch spares it one example
         for number in range(start, len(self)):
@@ -131,8 +136,10 @@ def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def _words(*numbers: int) -> list[int]:
-    """Well-mixed 32-bit words from a few integers, of which only the low 64 bits count."""
-    return np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(8).tolist()
+    """Eight well-mixed 32-bit words from a few integers, of which the low 64 bits count."""
+    # SeedSequence pads with zeros and runs the words of large numbers together; so their count, and two words for each.
+    entropy = [len(numbers), *(word for number in numbers for word in (number % 2**32, (number >> 32) % 2**32))]
+    return np.random.SeedSequence(entropy).generate_state(8).tolist()
 
 
 def ordered(
