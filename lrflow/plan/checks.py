@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrflow.plan.view import joined, number
+from lrflow.plan.view import counted, joined, number
 from lrflow.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class _Facts:
     lowest_at: int = 0
     finite: bool = True
     end: float = math.nan  # at the step after the last, where a landing curve meets its floor
+    declared: int = 0  # jumps inside the run
     jump: tuple[int, float, float] | None = None  # first undeclared jump: step, from, to
 
 
@@ -83,38 +84,53 @@ def _each(walked: list[tuple[_Facts, str]], name: str, holds: Callable[[_Facts],
     failed = [f"{names}: {detail}" for ok, detail, names in results if not ok]
     if failed:
         return Check(name, False, "; ".join(failed))
-    details = dict.fromkeys(detail for _, detail, _ in results)
-    return Check(name, bool(results), "; ".join(details) if results else "no group is trained")
+    if not results:
+        return Check(name, False, "no group is trained")
+    if len({detail for _, detail, _ in results}) == 1:
+        return Check(name, True, results[0][1])
+    return Check(name, True, "; ".join(f"{names}: {detail}" for _, detail, names in results))
 
 
 def _peak_reached(facts: _Facts) -> tuple[bool, str]:
     at = f"step {facts.highest_at:,}"
     if facts.highest >= 1 - PEAK_TOLERANCE:
         return True, f"at {at}"
-    return False, f"highest is {facts.highest:.3g} of the peak, at {at}"
+    return False, f"the highest is {_percent(facts.highest)} of the peak, at {at}"
 
 
 def _peak_kept(facts: _Facts) -> tuple[bool, str]:
     ok = facts.finite and facts.highest <= 1 + ROUNDING
     if not facts.finite:
         return False, "the LR is not a finite number everywhere"
-    return ok, f"highest is {facts.highest:.4g} of the peak" + ("" if ok else f", at step {facts.highest_at:,}")
+    return ok, f"the highest is {_percent(facts.highest)} of the peak" + (
+        "" if ok else f", at step {facts.highest_at:,}"
+    )
 
 
 def _floor_met(facts: _Facts) -> tuple[bool, str]:
     floor = facts.floor
     if not facts.lowest >= floor - ROUNDING:
-        return False, f"falls to {facts.lowest:.4g} of the peak at step {facts.lowest_at:,}, floor {floor:g}"
+        return (
+            False,
+            f"falls to {_percent(facts.lowest)} at step {facts.lowest_at:,}, under the floor of {_percent(floor)}",
+        )
     if facts.lands and not abs(facts.end - floor) <= ROUNDING:
-        return False, f"ends at {facts.end:.4g} of the peak, floor {floor:g}"
-    return True, f"ends at {facts.end:.3g} of the peak, floor {floor:g}"
+        return False, f"ends at {_percent(facts.end)} of the peak, not at the floor of {_percent(floor)}"
+    return True, f"ends at {_percent(facts.end)} of the peak, floor {_percent(floor)}"
 
 
 def _no_jump(facts: _Facts) -> tuple[bool, str]:
     if facts.jump is None:
-        return True, "the LR moves smoothly but where the schedule says so"
+        return (
+            True,
+            f"jumps only where declared: {counted(facts.declared, 'time')}" if facts.declared else "none at all",
+        )
     step, before, after = facts.jump
-    return False, f"from {before:.3g} to {after:.3g} of the peak at step {step:,}"
+    return False, f"from {_percent(before)} to {_percent(after)} of the peak at step {step:,}, which is not declared"
+
+
+def _percent(multiplier: float) -> str:
+    return f"{100 * multiplier:.4g}%"
 
 
 def _warmup(facts: _Facts, horizon: Horizon) -> tuple[bool, str]:
@@ -156,6 +172,7 @@ def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
     lands = isinstance(schedule, Schedule) and (phase.stop < horizon.steps or schedule.shape.lands)
     facts = _Facts(phase.start, getattr(schedule, "floor", 0.0), lands)
     declared = np.unique(np.ceil(np.asarray(list(schedule.jumps(horizon)), dtype=np.float64)))
+    facts.declared = int(((declared > 0) & (declared < horizon.steps)).sum())
     for steps in _chunks(horizon.steps):
         values = schedule(steps, horizon)
         _bounds(facts, steps, values)

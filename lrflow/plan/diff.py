@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
+from rich.console import Console, ConsoleOptions, RenderResult
 
 from lrflow.plan.plan import Plan, PlanGroup
 from lrflow.plan.view import describe
+from lrflow.schedules import Continued
 
 SAMPLES = 10_000  # places at which the LRs of two long runs are compared
+ROUNDING = 1e-9  # relative: LRs closer than this are the same to a person
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,15 @@ class RateChange:
 
     Args:
         groups: names, in the later plan, of the groups it is true of.
-        steps: the step in the earlier and in the later plan; equal where the horizons are.
+        steps: the step in the earlier and in the later plan: the same, or, where their lengths differ, the same
+            fraction of the run, which need not be a whole step.
         why: what the landmark is.
         before: LR in the earlier plan.
         after: LR in the later plan.
     """
 
     groups: tuple[str, ...]
-    steps: tuple[int, int]
+    steps: tuple[float, float]
     why: str
     before: float
     after: float
@@ -58,25 +61,11 @@ class RateChange:
 
 
 @dataclass(frozen=True)
-class Extreme:
-    """The place where two plans are furthest apart.
-
-    Args:
-        group: its name in the later plan.
-        steps: the step in the earlier and in the later plan.
-        ratio: LR after over LR before there.
-    """
-
-    group: str
-    steps: tuple[int, int]
-    ratio: float
-
-
-@dataclass(frozen=True)
 class PlanDiff:
     """What changed from one plan to another; print it with rich.
 
-    Runs of equal length are compared step by step, others at the same fraction of the run.
+    Runs of equal length are compared step by step, others at the same fraction of the run; but a run with the one that
+    continues it step by step, as far as both go.
 
     Args:
         before: the earlier plan.
@@ -140,35 +129,46 @@ class PlanDiff:
     @cached_property
     def rates(self) -> tuple[RateChange, ...]:
         """The landmarks of both plans at which the LR changed; groups that changed alike are told together."""
-        found: dict[tuple[tuple[int, int], str, float, float], list[str]] = {}
+        found: dict[tuple[tuple[float, float], str, float, float], list[str]] = {}
         for steps, why in self._landmarks():
             was, now = self.before.lr(steps[0]), self.after.lr(steps[1])
             for (left, right), name in self._columns.items():
-                if was[left] != now[right]:
+                if not math.isclose(was[left], now[right], rel_tol=ROUNDING):
                     found.setdefault((steps, why, float(was[left]), float(now[right])), []).append(name)
         return tuple(RateChange(tuple(names), *key) for key, names in found.items())
 
     @cached_property
-    def furthest(self) -> Extreme | None:
-        """Where, of all steps and groups, the LRs are furthest apart; None where they are the same."""
+    def furthest(self) -> RateChange | None:
+        """Where the LRs are furthest apart, measured by the group's peak; None where they are the same everywhere.
+
+        Not where their ratio is largest: that is at the end of any two curves of which one comes down to zero.
+        """
         old_steps, new_steps = self._places()
         old, new = self.before.lr(old_steps), self.after.lr(new_steps)
-        found: Extreme | None = None
+        widest, found = ROUNDING, None
         for (left, right), name in self._columns.items():
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratios = np.where(old[:, left] == new[:, right], 1.0, new[:, right] / old[:, left])
-                at = int(np.argmax(np.abs(np.log(ratios))))
-            if ratios[at] != 1 and (found is None or _distance(ratios[at]) > _distance(found.ratio)):
-                found = Extreme(name, (int(old_steps[at]), int(new_steps[at])), float(ratios[at]))
+            gaps = np.abs(new[:, right] - old[:, left]) / max(
+                self.before.trainable[left].lr, self.after.trainable[right].lr
+            )
+            at = int(np.argmax(gaps))
+            if gaps[at] > widest:
+                steps = float(old_steps[at]), float(new_steps[at])
+                widest, found = (
+                    gaps[at],
+                    RateChange((name,), steps, "furthest apart", float(old[at, left]), float(new[at, right])),
+                )
         return found
 
     @cached_property
     def budget(self) -> dict[str, float]:
         """Of each group in both plans, its LR summed over the run, after over before: how far the run can move it."""
-        old_steps, new_steps = self._places()
-        old = self.before.lr(old_steps).mean(axis=0) * self.before.horizon.steps
-        new = self.after.lr(new_steps).mean(axis=0) * self.after.horizon.steps
+        old, new = _sums(self.before), _sums(self.after)
         return {name: _ratio(float(old[left]), float(new[right])) for (left, right), name in self._columns.items()}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from lrflow.plan.diff_table import render
+
+        yield from render(self, "->" if options.ascii_only else "→")
 
     @staticmethod
     def _only(plan: Plan, other: Plan) -> list[PlanGroup]:
@@ -182,6 +182,11 @@ class PlanDiff:
         named = ((group, self.renamed.get(group.name, group.name)) for group in self.before.groups)
         return [(group, new[name]) for group, name in named if name in new]
 
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The groups that both plans train, by their later names."""
+        return tuple(self._columns.values())
+
     @cached_property
     def _columns(self) -> dict[tuple[int, int], str]:
         """Columns of the groups that both plans train, with their later names."""
@@ -191,23 +196,36 @@ class PlanDiff:
             if not (old.frozen or new.frozen)
         }
 
+    @cached_property
+    def stepwise(self) -> bool:
+        """Whether the plans are compared step by step, not at the same fraction of the run."""
+        continued = any(isinstance(curve, Continued) for plan in (self.before, self.after) for curve, _ in plan.curves)
+        return continued or self.before.horizon.steps == self.after.horizon.steps
+
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         """Steps of both runs that are compared with each other."""
         old, new = self.before.horizon.steps, self.after.horizon.steps
-        if old == new and old <= SAMPLES:
-            return np.arange(old), np.arange(old)
-        progress = np.linspace(0, 1, min(max(old, new), SAMPLES))
-        return tuple((progress * (steps - 1)).round().astype(np.int64) for steps in (old, new))  # type: ignore[return-value]
+        if self.stepwise:
+            shorter = min(old, new)
+            steps = np.unique(np.linspace(0, shorter - 1, min(shorter, SAMPLES)).round())
+            return steps, steps
+        progress = np.linspace(0, 1, SAMPLES, endpoint=False)
+        return progress * old, progress * new
 
-    def _landmarks(self) -> Iterator[tuple[tuple[int, int], str]]:
-        """The landmarks of both plans, in the order of the run."""
+    def _landmarks(self) -> list[tuple[tuple[float, float], str]]:
+        """The landmarks of both plans in the order of the run."""
         old, new = self.before.horizon.steps, self.after.horizon.steps
-        marks: dict[tuple[int, int], str] = {}
-        for step, why in self.before.landmarks().items():
-            marks[step, _across(step, old, new)] = why
-        for step, why in self.after.landmarks().items():
-            marks.setdefault((_across(step, new, old), step), why)
-        yield from sorted(marks.items())
+        ours, theirs = self.after.landmarks(), self.before.landmarks()
+        if self.stepwise:
+            return [((step, step), why) for step, why in sorted({**theirs, **ours}.items()) if step < min(old, new)]
+        marks: dict[tuple[float, float], str] = {(old - 1, new - 1): "last step"}
+        for run, landmarks in ((old, theirs), (new, ours)):
+            for step, why in landmarks.items():
+                if why != "last step":
+                    # A quarter of a run need not be a whole step.
+                    share = int(why[:-1]) / 100 if why.endswith("%") else step / run
+                    marks.setdefault((share * old, share * new), why)
+        return sorted(marks.items())
 
 
 def diff(before: Plan, after: Plan) -> PlanDiff:
@@ -215,16 +233,13 @@ def diff(before: Plan, after: Plan) -> PlanDiff:
     return PlanDiff(before, after)
 
 
-def _across(step: int, run: int, other: int) -> int:
-    """The step of the other run at the same fraction of it; first meets first and last meets last."""
-    return step if run == other else round(step * (other - 1) / max(run - 1, 1))
+def _sums(plan: Plan) -> np.ndarray:
+    """The LR of every trainable group, summed over the run."""
+    steps = plan.horizon.steps
+    return plan.lr(np.linspace(0, steps - 1, min(steps, SAMPLES))).mean(axis=0) * steps
 
 
 def _ratio(before: float, after: float) -> float:
     if before == after:
         return 1.0
     return after / before if before else math.inf
-
-
-def _distance(ratio: float) -> float:
-    return abs(math.log(ratio)) if ratio > 0 else math.inf

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
+from lrflow.plan.view import sampled
 
 if TYPE_CHECKING:
     from lrflow.plan.plan import Plan
@@ -28,7 +28,7 @@ def write(plan: Plan, folder: Path) -> list[Path]:
 
 def write_csv(plan: Plan, path: Path) -> Path:
     """The LR of every trainable group, a row a step: `step`, then a column a group, floats that read back exactly."""
-    rates = plan.lr(steps := sampled(plan))
+    rates = plan.lr(steps := sampled(plan, ROWS))
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["step", *plan.names])
@@ -50,12 +50,3 @@ def write_json(plan: Plan, path: Path) -> Path:
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
-
-
-def sampled(plan: Plan, rows: int = ROWS) -> np.ndarray:
-    """All steps of the run, or about `rows` of them, evenly spaced, with every landmark."""
-    steps = plan.horizon.steps
-    if steps <= rows:
-        return np.arange(steps)
-    even = np.linspace(0, steps - 1, rows - len(plan.landmarks())).round().astype(np.int64)
-    return np.union1d(even, list(plan.landmarks()))

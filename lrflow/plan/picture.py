@@ -2,27 +2,127 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lrflow.plan.files import sampled
-from lrflow.plan.view import lines
+import numpy as np
+
+from lrflow.plan.view import describe, joined, length, lines, number, sampled
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from lrflow.plan.plan import Plan
+    from lrflow.plan.view import Line
+
+# Told apart by the colour-blind too (Okabe and Ito, 2008); more lines than these run through a scale of colours.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+INK, GREY, FAINT = "#222222", "#707070", "#e6e6e6"
+POINTS = 2000  # of a line: more than the picture has pixels
+NAMED = 12  # lines the legend names; of more, it names some
+DECADES = 3  # on a log axis, how far under the lowest peak is shown
 
 
 def plot(plan: Plan, path: Path) -> Path:
-    """Draw the LR of every group over the run into `path` and return it."""
-    from matplotlib.figure import Figure
+    """Draw the LR of every group over the run into `path` and return it; groups with one curve share a line.
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    The LR axis is logarithmic where peaks are more than 10x apart.
+    """
+    from matplotlib.figure import Figure  # the object, not pyplot: no state, no display
+
+    figure = Figure(figsize=(9, 4.8), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
-    steps = sampled(plan, 2000)
-    rates = plan.lr(steps)
-    for line in lines(plan):
-        axes.plot(steps, rates[:, line.column], label=line.label())
-    axes.set(xlabel="step", ylabel="learning rate")
-    axes.legend()
-    figure.savefig(path, dpi=120)
+    shown = sorted(lines(plan), key=lambda line: -plan.trainable[line.column].lr)
+    for line, colour in zip(shown, _colours(len(shown)), strict=True):
+        steps = sampled(plan, POINTS)
+        axes.plot(steps, plan.lr(steps)[:, line.column], color=colour, linewidth=1.8, solid_capstyle="round")
+    _frame(axes, plan, shown)
+    _phases(axes, plan)
+    _legend(axes, shown)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
     return path
+
+
+def _colours(count: int) -> list[Any]:
+    if count <= len(COLOURS):
+        return list(COLOURS[:count])
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](share) for share in np.linspace(0.9, 0.0, count)]
+
+
+def _frame(axes: Axes, plan: Plan, shown: list[Line]) -> None:
+    """Axes, scales, title."""
+    from matplotlib.ticker import MaxNLocator
+
+    peaks = [plan.trainable[line.column].lr for line in shown]
+    if peaks and min(peaks) > 0 and max(peaks) > 10 * min(peaks):
+        axes.set_yscale("log")
+        lowest = plan.lr(sampled(plan, POINTS))
+        low = lowest[lowest > 0].min()
+        axes.set_ylim(max(low, min(peaks) * 10.0**-DECADES) / 1.3, max(peaks) * 1.5)
+        axes.set_ylabel("learning rate (log scale)", color=INK)
+    else:
+        axes.set_ylim(0, max(peaks, default=1.0) * 1.08)
+        axes.yaxis.set_major_formatter(lambda rate, _: number(rate))
+        axes.set_ylabel("learning rate", color=INK)
+    axes.set_xlim(0, plan.horizon.steps)
+    axes.set_xlabel("optimizer step", color=INK)
+    axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    if per_epoch := plan.horizon.steps_per_epoch:
+        to_epoch, to_step = partial(np.multiply, 1 / per_epoch), partial(np.multiply, per_epoch)
+        epochs = axes.secondary_xaxis("top", functions=(to_epoch, to_step))
+        epochs.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
+        epochs.xaxis.set_major_formatter(lambda epoch, _: f"{epoch:g}")
+        epochs.set_xlabel("epoch", color=GREY)
+        epochs.tick_params(colors=GREY, length=3)
+        epochs.spines["top"].set_visible(False)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#b0b0b0")
+    axes.tick_params(colors=INK, length=3)
+    schedules = "; ".join(dict.fromkeys(describe(curve) for curve, _ in plan.curves)) or "nothing is trained"
+    title = schedules if len(schedules) < 90 else f"{len(plan.curves)} schedules"
+    axes.set_title(f"{title}  ·  {length(plan.horizon)}", loc="left", fontsize=11, color=INK, pad=10)
+
+
+def _phases(axes: Axes, plan: Plan) -> None:
+    """Warmup and cooldown shaded, where every group has the same."""
+    phases = {(phase.start, phase.stop) for phase in (curve.phase(plan.horizon) for curve, _ in plan.curves)}
+    if len(phases) != 1:
+        return
+    ((start, stop),) = phases
+    steps = plan.horizon.steps
+    for low, high, name in ((0, start, "warmup"), (stop, steps, "cooldown")):
+        axes.axvspan(low, high, color="black", alpha=0.04, linewidth=0)
+        if high - low > 0.09 * steps:  # else the word is wider than its stretch
+            middle, top = (low + high) / 2, axes.get_ylim()[1]
+            axes.annotate(name, (middle, top), (0, -4), textcoords="offset points", ha="center", va="top", color=GREY)
+
+
+def _legend(axes: Axes, shown: list[Line]) -> None:
+    """Names beside the lines' colours, the highest LR first; of very many lines, some."""
+    if not shown:
+        return
+    handles = list(axes.get_lines())
+    kept = np.unique(np.linspace(0, len(shown) - 1, min(len(shown), NAMED)).round().astype(int))
+    labels = [joined(shown[index].names, 3) for index in kept]
+    title = f"{len(kept)} of {len(shown)} lines" if len(kept) < len(shown) else None
+    axes.legend(
+        [handles[index] for index in kept],
+        labels,
+        title=title,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        borderaxespad=0,
+        frameon=False,
+        fontsize=9,
+        title_fontsize=9,
+        labelcolor=INK,
+    )

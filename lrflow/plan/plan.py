@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lrflow.errors import ConfigError, Problem
 from lrflow.plan import spec
-from lrflow.schedules import Curve, Horizon
+from lrflow.schedules import Continued, Curve, Horizon
 
 if TYPE_CHECKING:  # drawn and printed only when asked for
     from rich.console import RenderableType
@@ -22,7 +22,9 @@ if TYPE_CHECKING:  # drawn and printed only when asked for
     from lrflow.plan.checks import Check
     from lrflow.plan.diff import PlanDiff
 
+How = Literal["keep", "rescale", "extend", "decay_now"]
 Rates = npt.NDArray[np.float64]
+CHUNK = 1 << 14  # steps evaluated at once: what a schedule computes in between then stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,17 @@ class Plan:
             raise ConfigError(problems)
         return plan
 
+    def continued(self, at: int, horizon: Horizon, how: How) -> Plan:
+        """The plan of a run that followed this one until step `at` and goes on over another horizon.
+
+        Args:
+            at: optimizer steps done.
+            horizon: how long the run is now, the steps before `at` among them.
+            how: keep, rescale, extend or decay_now, as in `lrflow.schedules.Continued`.
+        """
+        groups = (replace(group, schedule=Continued(group.schedule, at, self.horizon, how)) for group in self.groups)
+        return Plan(tuple(groups), horizon)
+
     @cached_property
     def trainable(self) -> tuple[PlanGroup, ...]:
         """The groups that are trained, in order: the columns of `lr`."""
@@ -119,14 +132,16 @@ class Plan:
         Returns:
             float64 [groups] for a scalar, [n, groups] for an array, columns as in `names`.
         """
-        steps = np.asarray(step)
-        # Column by column: laid out so that each is contiguous.
+        steps = np.atleast_1d(step)
+        # Filled column by column, so laid out with each column contiguous.
         rates = np.empty((steps.size, len(self.trainable)), order="F")
-        for schedule, columns in self.curves:
-            multiplier = schedule(steps.reshape(-1), self.horizon)
-            for column in columns:
-                np.multiply(multiplier, self.trainable[column].lr, out=rates[:, column])
-        return rates if steps.ndim else rates[0]
+        for start in range(0, steps.size, CHUNK):
+            rows = slice(start, start + CHUNK)
+            for schedule, columns in self.curves:
+                multiplier = schedule(steps[rows], self.horizon)
+                for column in columns:
+                    np.multiply(multiplier, self.trainable[column].lr, out=rates[rows, column])
+        return rates if np.ndim(step) else rates[0]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from lrflow.plan.view import counted, grid, lines, number
+from lrflow.plan.view import describe, grid, joined, length, lines, number
 
 if TYPE_CHECKING:
     from lrflow.plan.plan import Plan
+
+NUMBER = 10  # characters of a column of LRs, with the space behind it
 
 
 @dataclass(frozen=True)
@@ -26,24 +29,30 @@ class PlanTable:
     plan: Plan
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield _headline(self.plan)
+        yield _head(self.plan)
         yield Text()
         yield _groups(self.plan)
+        if self.plan.trainable:
+            yield Text()
+            yield _rates(self.plan, options.max_width)
         yield Text()
-        yield _landmarks(self.plan)
-        yield Text()
-        yield _checks(self.plan, ascii_only=options.ascii_only)
+        yield _checks(self.plan, ("ok", "FAIL") if options.ascii_only else ("✓", "✗"))
 
 
-def _headline(plan: Plan) -> Text:
-    length = counted(plan.horizon.steps, "step")
-    if plan.horizon.steps_per_epoch:
-        length += f", {plan.horizon.epochs:.4g} epochs of {plan.horizon.steps_per_epoch:,}"
-    return Text.assemble(("Plan ", "bold"), (f"{plan.fingerprint[:12]}  ", "dim"), length)
+def _head(plan: Plan) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    table.add_row("Plan", Text(plan.fingerprint[:12], "dim"))
+    table.add_row("run", length(plan.horizon))
+    for curve, columns in plan.curves:
+        whose = f" ({joined([plan.names[column] for column in columns])})" if len(plan.curves) > 1 else ""
+        table.add_row("schedule", describe(curve) + whose)
+    return table
 
 
 def _groups(plan: Plan) -> Table:
-    table = grid("group", "tensors", "parameters", "LR scale", "peak LR", "weight decay")
+    table = grid("<group", "tensors", "parameters", "LR scale", "peak LR", "weight decay")
     for group in plan.groups:
         counts = (group.name, f"{group.tensors:,}", f"{group.parameters:,}")
         if group.frozen:
@@ -54,18 +63,33 @@ def _groups(plan: Plan) -> Table:
     return table
 
 
-def _landmarks(plan: Plan) -> Table:
-    marks, shown = plan.landmarks(), lines(plan)
-    rates = plan.lr(list(marks))
-    table = grid("step", *(["all groups"] if len(shown) == 1 else [line.label() for line in shown]), "")
-    for row, (step, why) in enumerate(marks.items()):
-        table.add_row(f"{step:,}", *(number(rates[row, line.column]) for line in shown), why)
+def _rates(plan: Plan, width: int) -> Table:
+    """LRs at the landmarks: a row a landmark while the groups fit beside each other, else a row a group."""
+    shown, marks = lines(plan), plan.landmarks()
+    labels = ["LR of all groups"] if len(shown) == 1 else [line.label() for line in shown]
+    rates = plan.lr(list(marks))[:, [line.column for line in shown]]
+    epochs = plan.horizon.steps_per_epoch
+    needed = sum(max(NUMBER, *(len(word) + 2 for word in label.split())) for label in labels)
+    if needed <= width - 40:
+        table = grid("step", *(["epoch"] if epochs else []), "<", *labels)
+        for (step, why), row in zip(marks.items(), rates, strict=True):
+            when = [f"{step:,}", *([f"{step / epochs:.3g}"] if epochs else []), why]
+            table.add_row(*when, *(number(rate) for rate in row))
+        return table
+    names = max(len(label) for label in labels)
+    room = max((width - min(names, width // 3)) // NUMBER, 2)
+    kept = np.unique(np.linspace(0, len(marks) - 1, min(room, len(marks))).round().astype(int))
+    steps = list(marks)
+    table = grid("<LR at step", *(f"{steps[index]:,}" for index in kept))
+    for label, column in zip(labels, rates.T, strict=True):
+        table.add_row(label, *(number(column[index]) for index in kept))
     return table
 
 
-def _checks(plan: Plan, ascii_only: bool) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
+def _checks(plan: Plan, marks: tuple[str, str]) -> Table:
+    good, bad = marks
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for check in plan.check():
-        mark = ("ok" if check.ok else "FAIL") if ascii_only else ("✓" if check.ok else "✗")
-        table.add_row(Text(mark, "green" if check.ok else "bold red"), check.name, Text(check.detail, "dim"))
+        mark = Text(good, "green") if check.ok else Text(bad, "bold red")
+        table.add_row(mark, check.name, Text(check.detail, "dim" if check.ok else ""))
     return table

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from lrflow.schedules import Continued, Curve, Schedule
+from lrflow.schedules import Continued, Curve, Horizon, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,8 @@ def landmarks(plan: Plan) -> dict[int, str]:
         phase = schedule.phase(plan.horizon)
         add(phase.start, "warmup ends")
         add(phase.stop, "cooldown starts")
+        if isinstance(schedule, Continued):
+            add(schedule.at, "resumed")
     for schedule, _ in plan.curves:
         jumps = sorted({math.ceil(jump) for jump in schedule.jumps(plan.horizon) if 0 < jump < steps})
         shown = np.linspace(0, len(jumps) - 1, min(len(jumps), JUMPS_SHOWN)).round().astype(int)
@@ -40,6 +42,20 @@ def landmarks(plan: Plan) -> dict[int, str]:
     for quarter in (25, 50, 75):
         add(steps * quarter // 100, f"{quarter}%")
     return dict(sorted(marks.items()))
+
+
+def sampled(plan: Plan, rows: int) -> np.ndarray:
+    """All steps of the run, or, of a longer one, `rows` of them at most: evenly spaced, with every landmark.
+
+    Around a jump both its sides are taken, so that it is drawn upright.
+    """
+    steps = plan.horizon.steps
+    if steps <= rows:
+        return np.arange(steps)
+    marks = np.array(list(plan.landmarks()))
+    marks = np.unique(np.concatenate([marks, np.maximum(marks - 1, 0)]))
+    even = np.linspace(0, steps - 1, max(rows - len(marks), 2)).round().astype(np.int64)
+    return np.union1d(even, marks)
 
 
 @dataclass(frozen=True)
@@ -103,12 +119,25 @@ def _words(spec: dict[str, Any]) -> list[str]:
         for key, value in spec.items()
         if key != "_target_" and value not in (None, False, 0, "0%", "0 steps")
     }
-    return [spec["_target_"].rpartition(".")[2].lower(), *(f"{key} {value}" for key, value in said.items())]
+    return [spec["_target_"].rpartition(".")[2].lower(), *(f"{key} {_said(value)}" for key, value in said.items())]
+
+
+def _said(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def length(horizon: Horizon) -> str:
+    """The length of a run in words: `938 steps, 2 epochs of 469`."""
+    words = counted(horizon.steps, "step")
+    if horizon.steps_per_epoch:
+        words += f", {horizon.epochs:.4g} epochs of {horizon.steps_per_epoch:,}"
+    return words
 
 
 def grid(*columns: str) -> Table:
-    """A table without a frame: the first column aligned left, the others right."""
+    """A table without a frame for a terminal; columns are aligned right, those that begin with `<` left."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", overflow="fold")
+    for column in columns:
+        left = column.startswith("<")
+        table.add_column(column.removeprefix("<"), justify="left" if left else "right", overflow="fold")
     return table

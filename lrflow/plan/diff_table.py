@@ -1,0 +1,116 @@
+"""The difference of two plans on a terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from lrflow.plan.view import grid, joined, length, number
+
+if TYPE_CHECKING:
+    from lrflow.plan.diff import PlanDiff
+
+WORDS = {
+    "lr": "peak LR",
+    "scale": "LR scale",
+    "weight_decay": "weight decay",
+}  # settings as the plan's table calls them
+
+
+def render(diff: PlanDiff, arrow: str) -> RenderResult:
+    """What changed, most telling first: the run, the groups, their settings, the LRs."""
+    yield Text.assemble(
+        ("Plan ", "bold"), (f"{diff.before.fingerprint[:12]} {arrow} {diff.after.fingerprint[:12]}", "dim")
+    )
+    if diff.same:
+        yield Text("nothing changed: every LR is the same at every step")
+        return
+    yield Text()
+    yield _summary(diff, arrow)
+    if diff.rates:
+        yield Text()
+        yield _rates(diff, arrow)
+    if diff.before.horizon.steps != diff.after.horizon.steps:
+        how = "step by step, as far as both go" if diff.stepwise else "at the same fraction of each"
+        yield Text(f"runs of different lengths, compared {how}", "dim")
+
+
+def _summary(diff: PlanDiff, arrow: str) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    if diff.before.horizon != diff.after.horizon:
+        table.add_row("run", f"{length(diff.before.horizon)} {arrow} {length(diff.after.horizon)}")
+    for name in diff.removed:
+        table.add_row("group", f"- {name}", style="red")
+    for name in diff.added:
+        table.add_row("group", f"+ {name}", style="green")
+    for old, new in diff.renamed.items():
+        table.add_row("group", f"{old} {arrow} {new}, renamed")
+    for (setting, before, after), names in _alike(diff).items():
+        told = f"{_shown(before)} {arrow} {_shown(after)}"
+        if setting in ("lr", "scale") and isinstance(before, float) and isinstance(after, float):
+            told += f" ({_times(after / before if before else math.inf)})"
+        table.add_row(WORDS.get(setting, setting), f"{_whose(diff, names)}: {told}")
+    if diff.furthest is None:
+        table.add_row("LR", "the same at every step" if diff.compared else "no group is trained in both")
+    else:
+        far = diff.furthest
+        told = f"{number(far.before)} {arrow} {number(far.after)} ({_times(far.ratio)})"
+        table.add_row("furthest apart", f"{_whose(diff, far.groups)} at step {_steps(far.steps, arrow)}: {told}")
+        shares: dict[str, list[str]] = {}
+        for name, ratio in diff.budget.items():
+            shares.setdefault(_times(ratio), []).append(name)
+        told = "; ".join(f"{times} ({_whose(diff, names)})" for times, names in shares.items())
+        table.add_row("LR, summed", told)
+    return table
+
+
+def _rates(diff: PlanDiff, arrow: str) -> Table:
+    table = grid("step", "<when", "<groups", "before", "after", "change")
+    for change in diff.rates:
+        table.add_row(
+            _steps(change.steps, arrow),
+            change.why,
+            _whose(diff, change.groups),
+            number(change.before),
+            number(change.after),
+            _times(change.ratio),
+        )
+    return table
+
+
+def _alike(diff: PlanDiff) -> dict[tuple[str, object, object], list[str]]:
+    """The changed settings, groups that changed alike together."""
+    found: dict[tuple[str, object, object], list[str]] = {}
+    for change in diff.changes:
+        found.setdefault((change.setting, change.before, change.after), []).append(change.group)
+    return found
+
+
+def _whose(diff: PlanDiff, names: list[str] | tuple[str, ...]) -> str:
+    everyone = len(names) > 1 and set(diff.compared) <= set(names)
+    return "all groups" if everyone else joined(names)
+
+
+def _steps(steps: tuple[float, float], arrow: str) -> str:
+    before, after = (round(step) for step in steps)
+    return f"{after:,}" if before == after else f"{before:,} {arrow} {after:,}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "the optimizer's"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _times(ratio: float) -> str:
+    return "from 0" if math.isinf(ratio) else "to 0" if ratio == 0 else f"{ratio:.3g}x"
