@@ -38,8 +38,7 @@ class Duration:
     def __post_init__(self) -> None:
         if self.unit not in ("steps", "epochs", "fraction"):
             raise ValueError(f"the unit of a duration is steps, epochs or fraction, not {self.unit!r}")
-        number = isinstance(self.value, Real) and not isinstance(self.value, bool)
-        if not number or (isinstance(self.value, float) and not math.isfinite(self.value)):
+        if isinstance(self.value, bool) or not isinstance(self.value, Real) or not _finite(self.value):
             raise ValueError(f"a duration is a finite number, not {self.value!r}: {FORMS}")
         if self.value < 0:
             raise ValueError(f"a duration cannot be negative: {FORMS}")
@@ -100,3 +99,11 @@ def _plain(number: Decimal) -> str:
     """The shortest way to write a number without an exponent: 10, 0.5."""
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _finite(number: float) -> bool:
+    """Whether a float can hold the number; a whole number of hundreds of digits is more than that."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False

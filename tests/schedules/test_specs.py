@@ -1,0 +1,129 @@
+"""Specs: schedules as plain data and back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from lrflow.errors import ConfigError
+from lrflow.schedules import (
+    Constant,
+    Continued,
+    Cosine,
+    Curve,
+    Exponential,
+    Horizon,
+    Linear,
+    MultiStep,
+    Phase,
+    Polynomial,
+    Schedule,
+    Shape,
+    Step,
+)
+
+SHAPES = [Constant(), Linear(), Cosine(), Polynomial(3), Exponential(0.9, "2 epochs", True), Step(), MultiStep()]
+CONF = Path(__file__).parents[2] / "conf" / "schedule"
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=repr)
+def test_a_spec_survives_json_and_builds_the_same_schedule(shape: Shape) -> None:
+    schedule = Schedule(shape, warmup="5%", warmup_start=0.1, cooldown="1 epoch", floor=0.01)
+    spec = json.loads(json.dumps(schedule.spec()))
+    assert spec == schedule.spec()
+    assert Schedule.from_spec(spec) == schedule
+
+
+def test_a_spec_reads_like_the_config() -> None:
+    assert Schedule(MultiStep(0.1, ["50%", 300]), warmup="5%", floor=0.1).spec() == {
+        "_target_": "lrflow.schedules.Schedule",
+        "shape": {"_target_": "lrflow.schedules.MultiStep", "gamma": 0.1, "milestones": ["50%", "300 steps"]},
+        "warmup": "5%",
+        "warmup_start": None,
+        "cooldown": "0 steps",
+        "floor": 0.1,
+    }
+
+
+@pytest.mark.parametrize("option", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_option_of_the_config_is_a_spec(option: Path) -> None:
+    schedule = Curve.from_spec(OmegaConf.to_container(OmegaConf.load(option)))
+    assert schedule.check(Horizon(1000, 100)) == []
+
+
+def test_a_run_resumed_twice_survives_too() -> None:
+    curve = Continued(Schedule(Step(), warmup=3), np.int64(40), Horizon(100, 10), "extend")
+    twice = Continued(curve, 150, Horizon(200, 10), "decay_now")
+    assert Curve.from_spec(json.loads(json.dumps(twice.spec()))) == twice
+
+
+@dataclass(frozen=True)
+class Halved(Shape):
+    """A user's own shape."""
+
+    by: float = 2.0
+
+    def __call__(self, step: np.ndarray, phase: Phase) -> np.ndarray:
+        return 1.0 - phase.progress(step) / self.by
+
+
+def test_a_shape_of_ones_own_needs_a_resolver() -> None:
+    schedule = Schedule(Halved(4.0))
+    spec = schedule.spec()
+    assert spec["shape"] == {"_target_": f"{__name__}.Halved", "by": 4.0}
+    with pytest.raises(ConfigError, match=r"schedule.shape._target_ = .*none of lrflow's schedules"):
+        Curve.from_spec(spec)
+    classes = {spec["_target_"]: Schedule, spec["shape"]["_target_"]: Halved}
+    assert Curve.from_spec(spec, resolve=classes.__getitem__) == schedule
+
+
+def test_everything_wrong_with_a_spec_is_said_at_once_where_it_stands() -> None:
+    spec = {
+        "_target_": "lrflow.schedules.Schedule",
+        "shape": {"_target_": "lrflow.schedules.Step", "gamma": 2, "evry": 10},
+        "warmup": "soon",
+        "flor": 0.1,
+    }
+    with pytest.raises(ConfigError) as caught:
+        Curve.from_spec(spec, key="layers.rules[1].schedule")
+    problems = {problem.key.removeprefix("layers.rules[1].schedule."): problem for problem in caught.value.problems}
+    assert set(problems) == {"shape.gamma", "shape.evry", "warmup", "flor"}
+    assert problems["shape.evry"].hint == "did you mean every?"
+    assert problems["flor"].hint == "did you mean floor?"
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({}, r"schedule = {}: expected a mapping with a _target_"),
+        ("cosine", r"schedule = 'cosine': expected a mapping with a _target_"),
+        ({"_target_": "lrflow.schedules.Cosine"}, "schedule = .*: expected a schedule"),
+        ({"_target_": "lrflow.schedules.Schedul"}, "did you mean lrflow.schedules.Schedule?"),
+        ({"_target_": "lrflow.schedules.Shape"}, "schedule._target_ = .*none of lrflow's schedules"),
+        ({"_target_": "os.system", "command": "true"}, "schedule._target_ = .*none of lrflow's schedules"),
+        ({"_target_": 3}, "schedule._target_ = 3: .*none of lrflow's schedules"),
+        ({"_target_": "lrflow.schedules.Schedule"}, "schedule.shape: Schedule needs it"),
+        ({"_target_": "lrflow.schedules.Schedule", "shape": {"_target_": "lrflow.schedules.Cosin"}}, "mean .*Cosine"),
+        ({"_target_": "lrflow.schedules.Horizon", "steps": 0}, "whole number >= 1"),
+    ],
+    ids=str,
+)
+def test_a_spec_that_describes_nothing(spec: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        Curve.from_spec(spec)
+    assert len(caught.value.problems) == 1
+
+
+def test_schedules_need_neither_torch_nor_lightning() -> None:
+    code = "import sys, lrflow.schedules; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "numpy" in loaded
+    heavy = {"torch", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "matplotlib", "scipy", "rich"}
+    assert not heavy.intersection(loaded)
