@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from lrflow.plan.view import describe, joined, length, lines, number, sampled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import StepPatch
 
     from lrflow.plan.plan import Plan
     from lrflow.plan.view import Line
@@ -25,24 +28,30 @@ DECADES = 3  # on a log axis, how far under the lowest peak is shown
 
 
 def plot(plan: Plan, path: Path) -> Path:
-    """Draw the LR of every group over the run into `path` and return it; groups with one curve share a line.
+    """Draw the LR of every group over the run into `path` (its folder is made if missing) and return it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(plan).savefig(path, dpi=100)
+    return path
 
-    The LR axis is logarithmic where peaks are more than 10x apart.
-    """
-    from matplotlib.figure import Figure  # the object, not pyplot: no state, no display
+
+def draw(plan: Plan) -> Figure:
+    """The LR of every group over the run; groups with one curve share a line, peaks more than 10x apart a log axis."""
+    from matplotlib.figure import Figure  # itself and not pyplot: no state, no display
 
     figure = Figure(figsize=(9, 4.8), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     shown = sorted(lines(plan), key=lambda line: -plan.trainable[line.column].lr)
-    for line, colour in zip(shown, _colours(len(shown)), strict=True):
-        steps = sampled(plan, POINTS)
-        axes.plot(steps, plan.lr(steps)[:, line.column], color=colour, linewidth=1.8, solid_capstyle="round")
-    _frame(axes, plan, shown)
+    steps = sampled(plan, POINTS)
+    rates, edges = plan.lr(steps), [*steps, plan.horizon.steps]
+    # As stairs: an LR holds for the whole of its step.
+    drawn = [
+        axes.stairs(rates[:, line.column], edges, baseline=None, color=colour, linewidth=1.8)
+        for line, colour in zip(shown, _colours(len(shown)), strict=True)
+    ]
+    _frame(axes, plan, [plan.trainable[line.column].lr for line in shown])
     _phases(axes, plan)
-    _legend(axes, shown)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    return path
+    _legend(axes, shown, drawn)
+    return figure
 
 
 def _colours(count: int) -> list[Any]:
@@ -53,15 +62,14 @@ def _colours(count: int) -> list[Any]:
     return [colormaps["viridis"](share) for share in np.linspace(0.9, 0.0, count)]
 
 
-def _frame(axes: Axes, plan: Plan, shown: list[Line]) -> None:
+def _frame(axes: Axes, plan: Plan, peaks: list[float]) -> None:
     """Axes, scales, title."""
     from matplotlib.ticker import MaxNLocator
 
-    peaks = [plan.trainable[line.column].lr for line in shown]
     if peaks and min(peaks) > 0 and max(peaks) > 10 * min(peaks):
         axes.set_yscale("log")
-        lowest = plan.lr(sampled(plan, POINTS))
-        low = lowest[lowest > 0].min()
+        rates = plan.lr(sampled(plan, POINTS))
+        low = rates[rates > 0].min()
         axes.set_ylim(max(low, min(peaks) * 10.0**-DECADES) / 1.3, max(peaks) * 1.5)
         axes.set_ylabel("learning rate (log scale)", color=INK)
     else:
@@ -88,8 +96,8 @@ def _frame(axes: Axes, plan: Plan, shown: list[Line]) -> None:
         axes.spines[side].set_color("#b0b0b0")
     axes.tick_params(colors=INK, length=3)
     schedules = "; ".join(dict.fromkeys(describe(curve) for curve, _ in plan.curves)) or "nothing is trained"
-    title = schedules if len(schedules) < 90 else f"{len(plan.curves)} schedules"
-    axes.set_title(f"{title}  ·  {length(plan.horizon)}", loc="left", fontsize=11, color=INK, pad=10)
+    title = f"{shorten(schedules, 100, placeholder=' ...')}\n{length(plan.horizon)}"
+    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10, linespacing=1.4)
 
 
 def _phases(axes: Axes, plan: Plan) -> None:
@@ -106,16 +114,15 @@ def _phases(axes: Axes, plan: Plan) -> None:
             axes.annotate(name, (middle, top), (0, -4), textcoords="offset points", ha="center", va="top", color=GREY)
 
 
-def _legend(axes: Axes, shown: list[Line]) -> None:
+def _legend(axes: Axes, shown: list[Line], drawn: list[StepPatch]) -> None:
     """Names beside the lines' colours, the highest LR first; of very many lines, some."""
     if not shown:
         return
-    handles = list(axes.get_lines())
     kept = np.unique(np.linspace(0, len(shown) - 1, min(len(shown), NAMED)).round().astype(int))
     labels = [joined(shown[index].names, 3) for index in kept]
     title = f"{len(kept)} of {len(shown)} lines" if len(kept) < len(shown) else None
     axes.legend(
-        [handles[index] for index in kept],
+        [drawn[index] for index in kept],
         labels,
         title=title,
         loc="upper left",
