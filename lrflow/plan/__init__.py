@@ -2,7 +2,8 @@
 
 from lrflow.plan.checks import Check
 from lrflow.plan.diff import PlanDiff
-from lrflow.plan.plan import Plan, PlanGroup
-from lrflow.plan.scheduler import PlanScheduler
+from lrflow.plan.group import PlanGroup
+from lrflow.plan.plan import Plan
+from lrflow.plan.scheduler import PlanChangedWarning, PlanScheduler
 
-__all__ = ["Check", "Plan", "PlanDiff", "PlanGroup", "PlanScheduler"]
+__all__ = ["Check", "Plan", "PlanChangedWarning", "PlanDiff", "PlanGroup", "PlanScheduler"]

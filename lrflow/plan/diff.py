@@ -6,13 +6,18 @@ import math
 from collections import Counter
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 
-from lrflow.plan.plan import Plan, PlanGroup
+from lrflow.plan import diff_table
 from lrflow.plan.view import describe
 from lrflow.schedules import Continued
+
+if TYPE_CHECKING:
+    from lrflow.plan.group import PlanGroup
+    from lrflow.plan.plan import Plan
 
 SAMPLES = 10_000  # places at which the LRs of two long runs are compared
 ROUNDING = 1e-9  # relative: LRs closer than this are the same to a person
@@ -117,7 +122,7 @@ class PlanDiff:
         """The settings that changed, group by group."""
         found = []
         for old, new in self._pairs:
-            for field in fields(PlanGroup):
+            for field in fields(old):
                 was, now = getattr(old, field.name), getattr(new, field.name)
                 if field.name == "schedule":
                     if was.spec() != now.spec():
@@ -166,9 +171,7 @@ class PlanDiff:
         return {name: _ratio(float(old[left]), float(new[right])) for (left, right), name in self._columns.items()}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from lrflow.plan.diff_table import render
-
-        yield from render(self, "->" if options.ascii_only else "→")
+        yield from diff_table.render(self, "->" if options.ascii_only else "→")
 
     @staticmethod
     def _only(plan: Plan, other: Plan) -> list[PlanGroup]:
@@ -226,11 +229,6 @@ class PlanDiff:
                     share = int(why[:-1]) / 100 if why.endswith("%") else step / run
                     marks.setdefault((share * old, share * new), why)
         return sorted(marks.items())
-
-
-def diff(before: Plan, after: Plan) -> PlanDiff:
-    """What changed from `before` to `after`."""
-    return PlanDiff(before, after)
 
 
 def _sums(plan: Plan) -> np.ndarray:

@@ -6,10 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 from rich.console import RenderResult
-from rich.table import Table
 from rich.text import Text
 
-from lrflow.plan.view import grid, joined, length, number
+from lrflow.plan.view import Grid, joined, length, number
 
 if TYPE_CHECKING:
     from lrflow.plan.diff import PlanDiff
@@ -39,41 +38,41 @@ def render(diff: PlanDiff, arrow: str) -> RenderResult:
         yield Text(f"runs of different lengths, compared {how}", "dim")
 
 
-def _summary(diff: PlanDiff, arrow: str) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
+def _summary(diff: PlanDiff, arrow: str) -> Grid:
+    table = Grid("<", "<")
     if diff.before.horizon != diff.after.horizon:
-        table.add_row("run", f"{length(diff.before.horizon)} {arrow} {length(diff.after.horizon)}")
+        table.row(Text("run", "bold"), f"{length(diff.before.horizon)} {arrow} {length(diff.after.horizon)}")
     for name in diff.removed:
-        table.add_row("group", f"- {name}", style="red")
+        table.row(Text("group", "bold"), f"- {name}", style="red")
     for name in diff.added:
-        table.add_row("group", f"+ {name}", style="green")
+        table.row(Text("group", "bold"), f"+ {name}", style="green")
     for old, new in diff.renamed.items():
-        table.add_row("group", f"{old} {arrow} {new}, renamed")
+        table.row(Text("group", "bold"), f"{old} {arrow} {new}, renamed")
     for (setting, before, after), names in _alike(diff).items():
         told = f"{_shown(before)} {arrow} {_shown(after)}"
         if setting in ("lr", "scale") and isinstance(before, float) and isinstance(after, float):
             told += f" ({_times(after / before if before else math.inf)})"
-        table.add_row(WORDS.get(setting, setting), f"{_whose(diff, names)}: {told}")
+        table.row(Text(WORDS.get(setting, setting), "bold"), f"{_whose(diff, names)}: {told}")
     if diff.furthest is None:
-        table.add_row("LR", "the same at every step" if diff.compared else "no group is trained in both")
+        table.row(Text("LR", "bold"), "the same at every step" if diff.compared else "no group is trained in both")
     else:
         far = diff.furthest
         told = f"{number(far.before)} {arrow} {number(far.after)} ({_times(far.ratio)})"
-        table.add_row("furthest apart", f"{_whose(diff, far.groups)} at step {_steps(far.steps, arrow)}: {told}")
+        table.row(
+            Text("furthest apart", "bold"), f"{_whose(diff, far.groups)} at step {_steps(far.steps, arrow)}: {told}"
+        )
         shares: dict[str, list[str]] = {}
         for name, ratio in diff.budget.items():
             shares.setdefault(_times(ratio), []).append(name)
         told = "; ".join(f"{times} ({_whose(diff, names)})" for times, names in shares.items())
-        table.add_row("LR, summed", told)
+        table.row(Text("LR, summed", "bold"), told)
     return table
 
 
-def _rates(diff: PlanDiff, arrow: str) -> Table:
-    table = grid("step", "<when", "<groups", "before", "after", "change")
+def _rates(diff: PlanDiff, arrow: str) -> Grid:
+    table = Grid("step", "<when", "<groups", "before", "after", "change")
     for change in diff.rates:
-        table.add_row(
+        table.row(
             _steps(change.steps, arrow),
             change.why,
             _whose(diff, change.groups),

@@ -3,53 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lrflow.errors import ConfigError, Problem
-from lrflow.plan import spec
-from lrflow.schedules import Continued, Curve, Horizon
+from lrflow.plan import checks, diff, files, picture, spec, table, view
+from lrflow.plan.group import PlanGroup
+from lrflow.schedules import Curve, Horizon
 
-if TYPE_CHECKING:  # drawn and printed only when asked for
-    from rich.console import RenderableType
-
+if TYPE_CHECKING:
     from lrflow.layers import Group
-    from lrflow.plan.checks import Check
-    from lrflow.plan.diff import PlanDiff
 
-How = Literal["keep", "rescale", "extend", "decay_now"]
 Rates = npt.NDArray[np.float64]
 CHUNK = 1 << 14  # steps evaluated at once: what a schedule computes in between then stays in the processor's cache
-
-
-@dataclass(frozen=True)
-class PlanGroup:
-    """One named group of parameters and the LR it is to be trained with.
-
-    Args:
-        name: as in the layer rules.
-        lr: peak LR, absolute.
-        scale: peak LR over the optimizer's peak LR.
-        weight_decay: the group's own; None: the optimizer's.
-        schedule: multiplier of the peak over the run.
-        tensors: how many parameter tensors the group holds.
-        parameters: how many numbers they hold.
-        frozen: whether the group is left out of training.
-    """
-
-    name: str
-    lr: float
-    scale: float
-    weight_decay: float | None
-    schedule: Curve
-    tensors: int
-    parameters: int
-    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,17 +64,6 @@ class Plan:
         if problems := [problem for curve, _ in plan.curves for problem in _uncountable(curve, horizon)]:
             raise ConfigError(problems)
         return plan
-
-    def continued(self, at: int, horizon: Horizon, how: How) -> Plan:
-        """The plan of a run that followed this one until step `at` and goes on over another horizon.
-
-        Args:
-            at: optimizer steps done.
-            horizon: how long the run is now, the steps before `at` among them.
-            how: keep, rescale, extend or decay_now, as in `lrflow.schedules.Continued`.
-        """
-        groups = (replace(group, schedule=Continued(group.schedule, at, self.horizon, how)) for group in self.groups)
-        return Plan(tuple(groups), horizon)
 
     @cached_property
     def trainable(self) -> tuple[PlanGroup, ...]:
@@ -164,43 +124,32 @@ class Plan:
         Raises:
             ConfigError: the data is not a plan's; lists every problem.
         """
-        return spec.from_dict(data, resolve)
+        groups, horizon = spec.read(data, resolve)
+        return cls(tuple(groups), horizon)
 
-    def check(self) -> list[Check]:
+    def check(self) -> list[checks.Check]:
         """What can be known of the LRs before the run: peak, floor, jumps, warmup, movement."""
-        from lrflow.plan.checks import check
-
-        return check(self)
+        return checks.check(self)
 
     def landmarks(self) -> dict[int, str]:
         """The steps worth looking at, in order, each with why: start, warmup's end, quarters, jumps, last."""
-        from lrflow.plan.view import landmarks
+        return view.landmarks(self)
 
-        return landmarks(self)
-
-    def table(self) -> RenderableType:
+    def table(self) -> table.PlanTable:
         """The plan for a terminal: groups, LRs at the landmarks, checks; print it with rich."""
-        from lrflow.plan.table import PlanTable
-
-        return PlanTable(self)
+        return table.PlanTable(self)
 
     def plot(self, path: str | Path) -> Path:
         """Draw the LR of every group over the run into a PNG (or what the suffix says) and return its path."""
-        from lrflow.plan.picture import plot
-
-        return plot(self, Path(path))
+        return picture.plot(self, Path(path))
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write plan.png, plan.csv and plan.json into `folder` (made if missing) and return their paths."""
-        from lrflow.plan.files import write
+        return files.write(self, Path(folder))
 
-        return write(self, Path(folder))
-
-    def diff(self, against: Plan) -> PlanDiff:
+    def diff(self, against: Plan) -> diff.PlanDiff:
         """What changed from the plan `against` to this one: horizon, groups, settings and LRs."""
-        from lrflow.plan.diff import diff
-
-        return diff(against, self)
+        return diff.PlanDiff(against, self)
 
 
 def _uncountable(curve: Curve, horizon: Horizon) -> list[Problem]:

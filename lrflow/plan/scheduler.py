@@ -16,6 +16,10 @@ from lrflow.plan.plan import Plan
 BLOCK = 1024  # steps whose LRs are computed at once, so that a step itself costs next to nothing
 
 
+class PlanChangedWarning(UserWarning):
+    """A scheduler's state was saved under another plan than the one that goes on."""
+
+
 class PlanScheduler(LRScheduler):
     """Writes `plan.lr(step) * feedback` into every parameter group; to be stepped after each optimizer step.
 
@@ -93,11 +97,12 @@ class PlanScheduler(LRScheduler):
         return {"step": self.last_epoch, "fingerprint": self.plan.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to the saved step and write this plan's LRs; warns when the state was saved under another plan."""
+        """Go to the saved step and write this plan's LRs; a PlanChangedWarning where the state is another plan's."""
         if state_dict["fingerprint"] != self.plan.fingerprint:
             warnings.warn(
                 f"the scheduler's state was saved under another plan ({state_dict['fingerprint'][:12]}, "
                 f"this one is {self.plan.fingerprint[:12]}); step {state_dict['step']} goes on under this one",
+                PlanChangedWarning,
                 stacklevel=2,
             )
         self._move_to(state_dict["step"])

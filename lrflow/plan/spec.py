@@ -9,10 +9,11 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
+from lrflow.plan.group import PlanGroup
 from lrflow.schedules import Curve, Horizon
 
 if TYPE_CHECKING:
-    from lrflow.plan.plan import Plan, PlanGroup
+    from lrflow.plan.plan import Plan
 
 VERSION = 1  # of the layout below
 Resolve = Callable[[str], type]
@@ -43,10 +44,16 @@ def to_dict(plan: Plan) -> dict[str, Any]:
     }
 
 
-def from_dict(data: Mapping[str, Any], resolve: Resolve | None = None) -> Plan:
-    """The plan that `to_dict` described; ConfigError lists what is wrong with the data."""
-    from lrflow.plan.plan import Plan
+def read(data: Mapping[str, Any], resolve: Resolve | None = None) -> tuple[list[PlanGroup], Horizon]:
+    """The groups and the horizon that `to_dict` described.
 
+    Args:
+        data: content of plan.json; keys that are not the plan's are passed over.
+        resolve: from a schedule's `_target_` to its class; by default lrflow's schedules only.
+
+    Raises:
+        ConfigError: lists everything that is wrong with the data.
+    """
     if not isinstance(data, Mapping) or data.get("version") != VERSION:
         found = data.get("version") if isinstance(data, Mapping) else data
         raise ConfigError([Problem("plan.version", f"expected {VERSION}: not a plan of this lrflow", found)])
@@ -55,12 +62,10 @@ def from_dict(data: Mapping[str, Any], resolve: Resolve | None = None) -> Plan:
     horizon = _make(Horizon, data.get("horizon"), "plan.horizon", problems)
     if problems:
         raise ConfigError(problems)
-    return Plan(tuple(groups), horizon)
+    return groups, horizon
 
 
-def _group(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]) -> PlanGroup:
-    from lrflow.plan.plan import PlanGroup
-
+def _group(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]) -> Any:
     if isinstance(data, Mapping) and "schedule" in data:
         try:
             data = {**data, "schedule": Curve.from_spec(data["schedule"], f"{key}.schedule", resolve)}

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 
-from lrflow.plan.view import describe, grid, joined, length, lines, number
+from lrflow.plan.view import Grid, describe, joined, length, lines, number
 
 if TYPE_CHECKING:
     from lrflow.plan.plan import Plan
@@ -39,31 +38,29 @@ class PlanTable:
         yield _checks(self.plan, ("ok", "FAIL") if options.ascii_only else ("✓", "✗"))
 
 
-def _head(plan: Plan) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
-    table.add_row("Plan", Text(plan.fingerprint[:12], "dim"))
-    table.add_row("run", length(plan.horizon))
+def _head(plan: Plan) -> Grid:
+    table = Grid("<", "<")
+    table.row(Text("Plan", "bold"), Text(plan.fingerprint[:12], "dim"))
+    table.row(Text("run", "bold"), length(plan.horizon))
     for curve, columns in plan.curves:
         whose = f" ({joined([plan.names[column] for column in columns])})" if len(plan.curves) > 1 else ""
-        table.add_row("schedule", describe(curve) + whose)
+        table.row(Text("schedule", "bold"), describe(curve) + whose)
     return table
 
 
-def _groups(plan: Plan) -> Table:
-    table = grid("<group", "tensors", "parameters", "LR scale", "peak LR", "weight decay")
+def _groups(plan: Plan) -> Grid:
+    table = Grid("<group", "tensors", "parameters", "LR scale", "peak LR", "weight decay")
     for group in plan.groups:
         counts = (group.name, f"{group.tensors:,}", f"{group.parameters:,}")
         if group.frozen:
-            table.add_row(*counts, "frozen", "", "", style="dim")
+            table.row(*counts, "frozen", style="dim")
         else:
             decay = "optimizer's" if group.weight_decay is None else number(group.weight_decay)
-            table.add_row(*counts, f"{number(group.scale)}x", number(group.lr), decay)
+            table.row(*counts, f"{number(group.scale)}x", number(group.lr), decay)
     return table
 
 
-def _rates(plan: Plan, width: int) -> Table:
+def _rates(plan: Plan, width: int) -> Grid:
     """LRs at the landmarks: a row a landmark while the groups fit beside each other, else a row a group."""
     shown, marks = lines(plan), plan.landmarks()
     labels = ["LR of all groups"] if len(shown) == 1 else [line.label() for line in shown]
@@ -71,25 +68,25 @@ def _rates(plan: Plan, width: int) -> Table:
     epochs = plan.horizon.steps_per_epoch
     needed = sum(max(NUMBER, *(len(word) + 2 for word in label.split())) for label in labels)
     if needed <= width - 40:
-        table = grid("step", *(["epoch"] if epochs else []), "<", *labels)
+        table = Grid("step", *(["epoch"] if epochs else []), "<", *labels)
         for (step, why), row in zip(marks.items(), rates, strict=True):
             when = [f"{step:,}", *([f"{step / epochs:.3g}"] if epochs else []), why]
-            table.add_row(*when, *(number(rate) for rate in row))
+            table.row(*when, *(number(rate) for rate in row))
         return table
     names = max(len(label) for label in labels)
     room = max((width - min(names, width // 3)) // NUMBER, 2)
     kept = np.unique(np.linspace(0, len(marks) - 1, min(room, len(marks))).round().astype(int))
     steps = list(marks)
-    table = grid("<LR at step", *(f"{steps[index]:,}" for index in kept))
+    table = Grid("<LR at step", *(f"{steps[index]:,}" for index in kept))
     for label, column in zip(labels, rates.T, strict=True):
-        table.add_row(label, *(number(column[index]) for index in kept))
+        table.row(label, *(number(column[index]) for index in kept))
     return table
 
 
-def _checks(plan: Plan, marks: tuple[str, str]) -> Table:
+def _checks(plan: Plan, marks: tuple[str, str]) -> Grid:
     good, bad = marks
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Grid("<", "<", "<")
     for check in plan.check():
         mark = Text(good, "green") if check.ok else Text(bad, "bold red")
-        table.add_row(mark, check.name, Text(check.detail, "dim" if check.ok else ""))
+        table.row(mark, check.name, Text(check.detail, "dim" if check.ok else ""))
     return table

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from lrflow.schedules import Continued, Curve, Horizon, Schedule
 
@@ -38,7 +39,8 @@ def landmarks(plan: Plan) -> dict[int, str]:
         jumps = sorted({math.ceil(jump) for jump in schedule.jumps(plan.horizon) if 0 < jump < steps})
         shown = np.linspace(0, len(jumps) - 1, min(len(jumps), JUMPS_SHOWN)).round().astype(int)
         for index in shown:
-            add(jumps[index], "drop")
+            before, after = schedule([jumps[index] - 1, jumps[index]], plan.horizon)
+            add(jumps[index], "drop" if after < before else "jump")
     for quarter in (25, 50, 75):
         add(steps * quarter // 100, f"{quarter}%")
     return dict(sorted(marks.items()))
@@ -134,10 +136,19 @@ def length(horizon: Horizon) -> str:
     return words
 
 
-def grid(*columns: str) -> Table:
-    """A table without a frame for a terminal; columns are aligned right, those that begin with `<` left."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        left = column.startswith("<")
-        table.add_column(column.removeprefix("<"), justify="left" if left else "right", overflow="fold")
-    return table
+class Grid(Table):
+    """A table without a frame, of plain text: names may hold brackets, which rich would read as markup.
+
+    Args:
+        columns: headings; a column is aligned right, one whose heading begins with `<` left. All empty: no heading.
+    """
+
+    def __init__(self, *columns: str) -> None:
+        headings = [column.removeprefix("<") for column in columns]
+        super().__init__(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(headings), header_style="bold")
+        for column, heading in zip(columns, headings, strict=True):
+            self.add_column(Text(heading), justify="left" if column.startswith("<") else "right", overflow="fold")
+
+    def row(self, *cells: str | Text, style: str | None = None) -> None:
+        """Add a row; cells that are left out at its end are empty."""
+        self.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)

@@ -1,0 +1,32 @@
+"""What a plan knows of one group of parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lrflow.schedules import Curve
+
+
+@dataclass(frozen=True)
+class PlanGroup:
+    """One named group of parameters and the LR it is to be trained with.
+
+    Args:
+        name: as in the layer rules.
+        lr: peak LR, absolute.
+        scale: peak LR over the optimizer's peak LR.
+        weight_decay: the group's own; None: the optimizer's.
+        schedule: multiplier of the peak over the run.
+        tensors: how many parameter tensors the group holds.
+        parameters: how many numbers they hold.
+        frozen: whether the group is left out of training.
+    """
+
+    name: str
+    lr: float
+    scale: float
+    weight_decay: float | None
+    schedule: Curve
+    tensors: int
+    parameters: int
+    frozen: bool = False
