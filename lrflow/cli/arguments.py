@@ -1,0 +1,121 @@
+"""The arguments of the command line: a few flags, and overrides."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from lrflow.errors import ConfigError, Problem, did_you_mean
+
+FLAGS = {
+    "-h, --help": "this page",
+    "--version": "the version of lrflow",
+    "-m, --multirun": "run one job for every combination of the values given: optimizer.lr=0.1,0.01",
+    "-c, --cfg job": "print the composed config and check it; --resolve fills in ${...}",
+    "-cd, --config-dir DIR": "a folder of yours with more options and recipes, laid out like conf/",
+    "-i, --info": "how Hydra composed the config: defaults, search path, plugins",
+    "--hydra-help": "what Hydra itself takes",
+    "--shell-completion install=bash": "complete groups, options and keys with <Tab>; also zsh, fish: "
+    'eval "$(lrflow --shell-completion install=bash)"',
+}
+"""What `--help` says of them."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A command line.
+
+    Args:
+        overrides: as typed, without `trust=`.
+        trust: the packages named by `trust=`.
+        help, version, multirun, hydra_help, shell_completion, resolve: whether these flags are given.
+        cfg: `job`, `hydra` or `all`, to show that part of the config.
+        info: what Hydra is to tell about itself.
+        package: the key of the config that `--cfg` shows.
+        config_dir: a folder with more options.
+    """
+
+    overrides: tuple[str, ...]
+    trust: tuple[str, ...] = ()
+    help: bool = False
+    version: bool = False
+    multirun: bool = False
+    hydra_help: bool = False
+    shell_completion: bool = False
+    resolve: bool = False
+    cfg: str | None = None
+    info: str | None = None
+    package: str | None = None
+    config_dir: Path | None = None
+
+    def for_hydra(self, overrides: Sequence[str]) -> list[str]:
+        """The command line that Hydra is handed, with these overrides."""
+        words = []
+        for flag, given in (
+            ("--multirun", self.multirun),
+            ("--hydra-help", self.hydra_help),
+            ("--shell-completion", self.shell_completion),
+            ("--resolve", self.resolve),
+        ):
+            words += [flag] if given else []
+        for flag, value in (("--cfg", self.cfg), ("--info", self.info), ("--package", self.package)):
+            words += [flag, value] if value else []
+        if self.config_dir is not None:
+            words += ["--config-dir", str(self.config_dir.resolve())]
+        return [*words, *overrides]
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are problems like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError([Problem("command line", message, hint="see --help")])
+
+
+def parse(words: Sequence[str]) -> Arguments:
+    """Reads a command line.
+
+    Raises:
+        ConfigError: a flag that there is not, or a value that a flag does not take.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--version", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-r", "--run", action="store_true")
+    parser.add_argument("--hydra-help", action="store_true")
+    parser.add_argument("-sc", "--shell-completion", action="store_true")
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
+    parser.add_argument("-p", "--package")
+    parser.add_argument("-cd", "--config-dir", type=Path)
+    infos = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+    parser.add_argument("-i", "--info", nargs="?", const="all", choices=infos)
+    found, unknown = parser.parse_known_intermixed_args(list(words))
+    problems = [_unknown(word, parser) for word in unknown]
+    if found.resolve and not found.cfg:
+        problems.append(Problem("--resolve", "goes with --cfg job"))
+    if sum(map(bool, (found.multirun, found.cfg, found.info))) > 1:
+        problems.append(Problem("command line", "--multirun, --cfg and --info exclude each other"))
+    if problems:
+        raise ConfigError(problems)
+
+    from lrflow.config.trust import read_names
+
+    trust = [word for word in found.overrides if word.startswith("trust=")]
+    names = [name for word in trust for name in read_names(word.partition("=")[2], "trust")]
+    rest = [word for word in found.overrides if word not in trust]
+    options = {key: value for key, value in vars(found).items() if key not in ("overrides", "run")}
+    return Arguments(overrides=tuple(rest), trust=tuple(names), **options)
+
+
+def _unknown(word: str, parser: argparse.ArgumentParser) -> Problem:
+    flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+    hint = did_you_mean(word.partition("=")[0], flags)
+    if not hint or not hint.startswith("did you mean"):
+        hint = "values are given as key=value, without dashes: optimizer.lr=0.01"
+    return Problem(word, "there is no such flag", hint=hint)

@@ -1,0 +1,110 @@
+"""What there is to choose from: the groups, their options and the recipes, read from their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import lrflow
+
+GROUPS = ("task", "optimizer", "schedule", "layers", "model", "data", "trainer", "logger", "health", "recipe")
+"""In the order in which a person meets them."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a group.
+
+    Args:
+        group: `optimizer`.
+        name: `adamw`.
+        path: its file.
+    """
+
+    group: str
+    name: str
+    path: Path
+
+    @property
+    def summary(self) -> str:
+        """The first line of its file, a comment that says what it is."""
+        try:
+            first = self.path.read_text(encoding="utf-8").lstrip("\ufeff").partition("\n")[0]
+        except (OSError, UnicodeDecodeError):
+            return ""
+        return first.lstrip("# ").strip() if first.startswith("#") and "@package" not in first else ""
+
+
+class Catalogue:
+    """Every option of every group.
+
+    Args:
+        folders: of further options, as `--config-dir` gives them; lrflow's own come first.
+    """
+
+    def __init__(self, folders: Iterable[Path] = ()) -> None:
+        self._options: dict[str, dict[str, Option]] = {group: {} for group in GROUPS}
+        for folder in (home("conf"), *folders):
+            for path in sorted(folder.rglob("*.yaml")):
+                group = path.parent.relative_to(folder).as_posix()
+                if group != ".":
+                    self._add(Option(group, path.stem, path))
+        for path in recipes():
+            self._add(Option("recipe", path.parent.name, path))
+
+    def _add(self, option: Option) -> None:
+        self._options.setdefault(option.group, {}).setdefault(option.name, option)
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups' names."""
+        return list(self._options)
+
+    def options(self, group: str) -> dict[str, Option]:
+        """The options of a group by name; empty where there is no such group."""
+        return self._options.get(group, {})
+
+    def find(self, word: str) -> Option | None:
+        """The option of this name, whatever its group."""
+        return next((options[word] for options in self._options.values() if word in options), None)
+
+
+def home(name: str) -> Path:
+    """The folder `conf` or `recipes`: inside the package where it was installed, beside it in a source tree."""
+    for root in lrflow.__path__:
+        if (folder := Path(root) / name).is_dir():
+            return folder
+    return Path(lrflow.__path__[0]) / name
+
+
+def recipes() -> list[Path]:
+    """The files of the recipes that come with lrflow, `recipes/NAME/recipe.yaml`."""
+    return sorted(home("recipes").glob("*/recipe.yaml"))
+
+
+@cache
+def shipped_keys(group: str) -> dict[str, frozenset[str]]:
+    """The keys that lrflow's own options of a group give to each `_target_`.
+
+    A node of nothing but these fits its target's signature (a test sees to it), so nothing needs to be imported.
+    """
+    found: dict[str, frozenset[str]] = {}
+    for path in sorted((home("conf") / group).glob("*.yaml")):
+        _collect(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader), found)
+    return found
+
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _collect(node: Any, found: dict[str, frozenset[str]]) -> None:
+    if isinstance(node, dict):
+        if target := node.get("_target_"):
+            found[target] = found.get(target, frozenset()) | set(node)
+        for value in node.values():
+            _collect(value, found)

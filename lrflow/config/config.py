@@ -1,0 +1,92 @@
+"""The whole config of a run, typed and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from omegaconf import DictConfig
+from pydantic import PrivateAttr
+
+from lrflow.config import fields as f
+from lrflow.config import schema
+
+
+class Config(schema.Section):
+    """A run as it was asked for. `validate` makes one; nothing in it changes afterwards."""
+
+    groups: ClassVar[tuple[str, ...]] = (
+        "optimizer", "schedule", "layers", "model", "data", "trainer", "logger", "health", "task",
+    )  # fmt: skip
+
+    optimizer: schema.Optimizer
+    schedule: schema.Schedule
+    layers: schema.Layers
+    model: schema.Model
+    data: schema.Data
+    trainer: schema.Trainer
+    logger: schema.Logger
+    health: schema.Health
+    task: schema.Task
+
+    name: f.FolderName | None = None
+    """What the run is called in its folder and on dashboards."""
+    seed: f.Seed = 0
+    """Seeds Python, NumPy and torch, and the order of the data."""
+    output: f.FolderPath = "outputs"
+    """Run folders are made here."""
+    horizon: schema.HorizonOverride = schema.HorizonOverride()
+    against: f.Text | None = None
+    """task=plan: a run folder, plan.json or config file to compare with."""
+    resume: schema.Resume = schema.Resume()
+
+    _source: DictConfig = PrivateAttr()
+    _choices: dict[str, str | None] = PrivateAttr(default_factory=dict)
+    _overrides: list[str] = PrivateAttr(default_factory=list)
+    _run_folder: Path | None = PrivateAttr(default=None)
+
+    def attach(
+        self,
+        source: DictConfig,
+        choices: Mapping[str, str | None],
+        overrides: list[str],
+        run_folder: Path | None,
+    ) -> Config:
+        """Notes where the config came from; `validate` calls it once."""
+        self._source, self._choices = source, dict(choices)
+        self._overrides, self._run_folder = list(overrides), run_folder
+        return self
+
+    @property
+    def source(self) -> DictConfig:
+        """The config before interpolations were resolved: what is saved, since it names secrets and does not hold them."""
+        return self._source
+
+    @property
+    def choices(self) -> dict[str, str | None]:
+        """The option that was taken of each group, `{"optimizer": "adamw"}`."""
+        return dict(self._choices)
+
+    @property
+    def overrides(self) -> list[str]:
+        """The command line's overrides."""
+        return list(self._overrides)
+
+    @property
+    def run_folder(self) -> Path | None:
+        """The folder that a sweep gave to this job; None in a single run."""
+        return self._run_folder
+
+    @property
+    def title(self) -> str:
+        """The run's name, or one made of the options it takes: `mlp-digits-adamw-cosine`."""
+        if self.name is not None:
+            return self.name
+        parts = (self._choices.get(group) or _short(getattr(self, group)) for group in ("model", "data", "optimizer", "schedule"))
+        return "-".join(parts)
+
+
+def _short(section: Any) -> str:
+    """What to call an object whose option is not known: its class."""
+    return str(getattr(section, "target", "custom")).rpartition(".")[2].lower()

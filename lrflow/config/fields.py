@@ -1,0 +1,146 @@
+"""The words that the schemas speak: one type a kind of value, each with one sentence of what is expected."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+
+def expects(sentence: str, holds: Callable[[Any], bool]) -> BeforeValidator:
+    """A check of a value as it stands in the config; `sentence` is what the user reads when it fails."""
+
+    def check(value: Any) -> Any:
+        if holds(value):
+            return value
+        # The sentence is passed as data, since pydantic would read braces in it as placeholders.
+        raise PydanticCustomError("expected", "expected {sentence}", {"sentence": sentence})
+
+    return BeforeValidator(check)
+
+
+def one_of(*words: str | int) -> BeforeValidator:
+    """A check that a value is one of a few words; the nearest one is suggested."""
+
+    def check(value: Any) -> Any:
+        if any(value == word and type(value) is type(word) for word in words):
+            return value
+        options = [str(word) for word in words]
+        raise PydanticCustomError("option", "expected one of {shown}", {"shown": ", ".join(options), "options": options})
+
+    return BeforeValidator(check)
+
+
+def number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> BeforeValidator:
+    """A check for a finite number from `low` (with `above`: above it) to `high` (with `below`: below it)."""
+    text = f"a number {'above' if above else 'from'} {low:g}"
+    if math.isfinite(high):
+        text += f", {'below' if below else 'at most'} {high:g}" if above or below else f" to {high:g}"
+    elif not above:
+        text = f"a number, {low:g} or more"
+    return expects(text, lambda value: _within(value, low, high, above, below))
+
+
+def whole(low: int) -> BeforeValidator:
+    """A check for a whole number that is `low` or more."""
+    text = "a whole number above 0" if low == 1 else f"a whole number, {low} or more"
+    return expects(text, lambda value: is_whole(value) and value >= low)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _within(value: Any, low: float, high: float, above: bool, below: bool) -> bool:
+    if not is_number(value):
+        return False
+    return (low < value if above else low <= value) and (value < high if below else value <= high)
+
+
+def _duration(value: Any) -> Any:
+    from lrflow.schedules import Duration
+
+    try:
+        Duration.parse(value)
+    except ValueError as error:
+        # The value stands beside the message already.
+        message = str(error).removeprefix(f"{value!r} is ")
+        raise PydanticCustomError("expected", "{sentence}", {"sentence": message}) from None
+    return value
+
+
+def _is_betas(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(_within(b, 0, 1, False, True) for b in value)
+
+
+def _is_folder_name(value: Any) -> bool:
+    return isinstance(value, str) and value not in (".", "..") and bool(re.fullmatch(r"[\w.+=,@ -]+", value))
+
+
+def _stays_inside(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value and ".." not in PurePath(value).parts
+
+
+def is_relative_lr(value: Any) -> bool:
+    """Whether a value is a multiple of the peak LR, such as `10x`."""
+    match = re.fullmatch(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)\s*x\s*", str(value), re.IGNORECASE)
+    return isinstance(value, str) and match is not None and 0 < float(match.group(1)) < math.inf
+
+
+def _is_entries(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value is an entry or a list of entries, of which there is at least one."""
+    return lambda value: kind(value) or (isinstance(value, list) and bool(value) and all(kind(entry) for entry in value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_devices(value: Any) -> bool:
+    return value == "auto" or _is_entries(is_whole)(value) and (isinstance(value, list) or value > 0)
+
+
+Text = Annotated[str, expects("text", _is_text)]
+Switch = Annotated[bool, expects("true or false", lambda value: isinstance(value, bool))]
+AutoSwitch = Annotated[Any, expects("auto, true or false", lambda value: value == "auto" or isinstance(value, bool))]
+Count = Annotated[int, whole(1)]
+CountOrNone = Annotated[int, whole(0)]
+Fraction = Annotated[float, number(0, 1)]
+BelowOne = Annotated[float, number(0, 1, below=True)]
+Positive = Annotated[float, number(0, above=True)]
+NotNegative = Annotated[float, number(0)]
+PeakLR = Annotated[float, number(0, 1000, above=True)]
+Betas = Annotated[tuple[float, float], Field(strict=False), expects("two numbers from 0, below 1", _is_betas)]
+DurationText = Annotated[Any, BeforeValidator(_duration)]
+Seed = Annotated[int, expects("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32)]
+Shape = Annotated[
+    list[int],
+    expects("a list of whole numbers above 0", lambda v: isinstance(v, list) and all(is_whole(n) and n > 0 for n in v)),
+]
+Devices = Annotated[Any, expects("a whole number above 0, a list of device numbers, or auto", _is_devices)]
+FolderName = Annotated[
+    str, expects("a plain name (letters, digits and . _ - + = , @), since it names a folder", _is_folder_name)
+]
+FolderPath = Annotated[str, expects("a folder without `..` in its path", _stays_inside)]
+GroupLR = Annotated[
+    Any,
+    expects(
+        "a number above 0 (1e-4) or a multiple of the peak (10x)",
+        lambda value: is_relative_lr(value) or _within(value, 0, 1000, True, False),
+    ),
+]
+Texts = Annotated[Any, expects("text or a list of it", _is_entries(_is_text))]
+Numbers = Annotated[
+    Any, expects("a whole number or a list of them", _is_entries(lambda value: is_whole(value) and value >= 0))
+]

@@ -1,0 +1,113 @@
+"""What an unknown key was meant to be."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
+
+from lrflow.config import schema
+from lrflow.config.config import Config
+from lrflow.config.interpolation import leaves
+from lrflow.errors import Problem
+
+SYNONYMS = {
+    "learning_rate": "lr",
+    "max_lr": "lr",
+    "wd": "weight_decay",
+    "epochs": "max_epochs",
+    "num_epochs": "max_epochs",
+    "steps": "max_steps",
+    "bs": "batch_size",
+    "optim": "optimizer",
+    "scheduler": "schedule",
+    "lr_scheduler": "schedule",
+    "warmup_steps": "warmup",
+    "num_warmup_steps": "warmup",
+    "grad_clip": "gradient_clip_val",
+    "accumulate": "accumulate_grad_batches",
+    "gpus": "devices",
+    "workers": "num_workers",
+    "dataset": "data",
+    "callbacks": "health",
+}
+"""Names of other frameworks, and what lrflow calls it."""
+
+SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
+    "": (Config,),
+    "optimizer": (schema.Optimizer,),
+    "schedule": (schema.Schedule,),
+    "trainer": (schema.Trainer,),
+    "trainer.checkpoint": (schema.Checkpoint,),
+    "data": (schema.Data,),
+    "model": (schema.Model,),
+    "logger": (schema.Logger,),
+    "logger.wandb": (schema.Wandb,),
+    "health": (schema.Health,),
+    "resume": (schema.Resume,),
+    "horizon": (schema.HorizonOverride,),
+}
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelt one was surely meant to be; None when none is near enough."""
+    known, meant = list(known), SYNONYMS.get(word, word)
+    if meant in known:
+        return meant
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
+    return close[0] if close else None
+
+
+def unknown_key(key: str, value: Any, content: dict[str, Any]) -> Problem:
+    """The problem of a key that no schema knows, with the one that was probably meant.
+
+    Args:
+        key: dotted, as it was given.
+        value: what was given to it.
+        content: the whole config, whose other keys may have been meant.
+    """
+    parent, _, name = key.rpartition(".")
+    if key == "trust":
+        hint = "trust=my_pkg on the command line, or [tool.lrflow] trust in ./pyproject.toml"
+        return Problem(key, "cannot stand in a config, which must not vouch for itself", value, hint)
+    if key == "recipe":
+        return Problem(key, "a recipe is no group of keys", ..., "its file starts with the line `# @package _global_`")
+    if "rules[" in parent:
+        known = [field for field in schema.Rule.model_fields]
+        message = "a rule has no such key"
+    else:
+        known = siblings(parent, content)
+        message = f"{parent} has no key {name}" if parent else "no such group or key"
+    if close := closest(name, known):
+        return Problem(key, message, value, f"did you mean {_under(parent, close)}?")
+    if elsewhere := _elsewhere(name, content):
+        return Problem(key, message, value, f"did you mean {elsewhere}?")
+    if parent and known and len(known) <= 20:
+        return Problem(key, message, value, f"known: {', '.join(known)}")
+    return Problem(key, message, value, None if parent else f"the groups are {', '.join(Config.groups)}")
+
+
+def siblings(parent: str, content: dict[str, Any]) -> list[str]:
+    """The keys that may stand under `parent`: those of the schema, and without one those of the config."""
+    names = [
+        field.alias or name for section in SECTIONS.get(parent, ()) for name, field in section.model_fields.items()
+    ]
+    if parent == "task":
+        by_name = {"train": schema.Train, "plan": schema.PlanTask, "evaluate": schema.Evaluate}
+        task = by_name.get(str(content.get("task", {}).get("name")))
+        return [field.alias or name for name, field in task.model_fields.items()] if task else []
+    return names
+
+
+def _elsewhere(name: str, content: dict[str, Any]) -> str | None:
+    """A key of this name, or nearly, in another place of the config."""
+    keys = [key for key, _ in leaves(content) if "[" not in key and "." in key and not key.startswith("data.facts")]
+    by_name = {key.rpartition(".")[2]: key for key in reversed(keys)}
+    close = closest(name, by_name)
+    return by_name[close] if close else None
+
+
+def _under(parent: str, name: str) -> str:
+    return f"{parent}.{name}" if parent else name

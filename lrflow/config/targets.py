@@ -1,0 +1,247 @@
+"""What a config may build: `_target_`s are looked up in a list of modules that no config can extend."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Collection, Mapping
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from lrflow.config.trust import trusted
+from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
+
+ROOMS = (
+    "lrflow.schedules",
+    "lrflow.layers",
+    "lrflow.models",
+    "lrflow.data",
+    "torch.utils.data",
+    "pytorch_lightning.loggers",
+    "pytorch_lightning.callbacks",
+    "pytorch_lightning.strategies",
+    "pytorch_lightning.profilers",
+    "pytorch_lightning.plugins",
+    "torchmetrics",
+)
+"""Modules of which a config may name what they export (`__all__`), and nothing below them."""
+
+TREES = ("torch.nn", "torch.optim", "lrflow.recipes")
+"""Packages of which a config may name every public class and function, at any depth."""
+
+CONTROLS = ("_target_", "_partial_", "_args_")
+"""Keys of a node that say how it is built; the others are arguments."""
+
+_NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
+
+
+def check_name(target: Any, key: str = "_target_") -> Problem | None:
+    """What is wrong with a `_target_` as it is written; nothing is imported.
+
+    Args:
+        target: the dotted name.
+        key: where it stands.
+    """
+    if not isinstance(target, str) or not _NAME.fullmatch(target):
+        return Problem(key, "expected the dotted name of a class or function, without private parts", target)
+    room = target.rpartition(".")[0]
+    if room in ROOMS or any(_below(target, tree) for tree in (*TREES, *trusted())):
+        return None
+    if target.startswith("torch.optim.lr_scheduler."):
+        return _scheduler_problem(target, key)
+    if above := next((room for room in ROOMS if _below(target, room)), None):
+        name = target.rpartition(".")[2]
+        return Problem(key, f"a config may name only what {above} exports", target, f"is {above}.{name} meant?")
+    package = target.partition(".")[0]
+    return Problem(
+        key,
+        f"a config may not build this: {package} is not a package it may use",
+        target,
+        f"if you trust that code, say so yourself: trust={package} on the command line, "
+        f'or [tool.lrflow] trust = ["{package}"] in ./pyproject.toml',
+    )
+
+
+def locate(target: str, key: str = "_target_") -> Any:
+    """The class or function that a `_target_` names.
+
+    The name must lie in lrflow's list of modules or in a package that the user trusts, and so must the module that the
+    object was defined in: an alias that reaches elsewhere (`lrflow.x.os.system`) is refused.
+
+    Args:
+        target: the dotted name.
+        key: where it stands, for the message.
+
+    Raises:
+        ConfigError: it may not be built, or there is no such thing.
+    """
+    if problem := check_name(target, key):
+        raise ConfigError([problem])
+    found: Any = None
+    parts = target.split(".")
+    for depth, part in enumerate(parts, start=1):
+        path = ".".join(parts[:depth])
+        if depth == 1:
+            found = _import(path, target, key)
+        elif isinstance(found, ModuleType) and not hasattr(found, part):
+            found = _import(path, target, key)
+        else:
+            found = getattr(found, part, None)
+        if isinstance(found, ModuleType) and found.__name__ != path:
+            raise ConfigError([Problem(key, f"leads to another module, {found.__name__}", target)])
+        if found is None:
+            parent = path.rpartition(".")[0]
+            raise ConfigError([Problem(key, f"there is no {part} in {parent}", target)])
+    room = target.rpartition(".")[0]
+    if room in ROOMS and parts[-1] not in getattr(importlib.import_module(room), "__all__", ()):
+        raise ConfigError([Problem(key, f"{room} does not export {parts[-1]}", target)])
+    home = _home(found)
+    if home is None or not any(_below(f"{home}.", place) for place in (*ROOMS, *TREES, *trusted())):
+        raise ConfigError([Problem(key, f"is defined in {home or 'no module'}, which a config may not use", target)])
+    return found
+
+
+def instantiate(node: Any, /, **extra: Any) -> Any:
+    """Builds what a config describes.
+
+    Args:
+        node: a mapping with `_target_` and the arguments of what it names; arguments that are such mappings are built
+            first. `_args_`: positional arguments. `_partial_: true`: gives the function with its arguments filled in.
+            Mappings without `_target_` and lists are gone through; anything else is returned as it is.
+        extra: further keyword arguments of the outermost object; they win over the node's.
+
+    Raises:
+        ConfigError: a target that may not be built, or arguments that it does not take, all at once.
+    """
+    if isinstance(node, DictConfig | ListConfig):
+        node = OmegaConf.to_container(node, resolve=True)
+    problems = _check_tree(node, "", extra)
+    if problems:
+        raise ConfigError(problems)
+    return _build(node, extra)
+
+
+def check_arguments(
+    target: str, arguments: Mapping[str, Any], key: str, extra: Collection[str] = (), ignore: Collection[str] = ()
+) -> list[Problem]:
+    """Which arguments a target does not take, and which it needs.
+
+    Args:
+        target: the dotted name; it is imported.
+        arguments: by name, as they stand in the config.
+        key: where the node stands.
+        extra: arguments that lrflow passes itself.
+        ignore: keys that are not passed on.
+    """
+    try:
+        found = locate(target, f"{key}._target_" if key else "_target_")
+    except ConfigError as error:
+        return error.problems
+    accepted, anything = _parameters(found)
+    given = {name: value for name, value in arguments.items() if name not in CONTROLS and name not in ignore}
+    prefix = f"{key}." if key else ""
+    known = [name for name in accepted if name not in extra]
+    problems = []
+    for name, value in given.items():
+        if name.startswith("_") and name.endswith("_"):
+            problems.append(Problem(f"{prefix}{name}", "no such key", value, f"known: {', '.join(CONTROLS)}"))
+        elif not anything and name not in accepted:
+            close = nearest(name, known, count=1)
+            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known)}" if known else None
+            problems.append(Problem(f"{prefix}{name}", f"{target} takes no {name}", value, hint))
+    if arguments.get("_partial_") or arguments.get("_args_"):
+        return problems
+    for name, parameter in accepted.items():
+        if parameter.default is parameter.empty and name not in given and name not in extra:
+            problems.append(Problem(f"{prefix}{name}", f"{target} needs it"))
+    return problems
+
+
+def takes(target: str, name: str) -> bool:
+    """Whether a target's signature names an argument."""
+    return name in _parameters(locate(target))[0]
+
+
+def _parameters(found: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The arguments that can be passed by name, and whether it takes any others.
+
+    A class of lrflow's that hands its `**options` on to its parent takes what the parent takes.
+    """
+    try:
+        parameters = list(inspect.signature(found).parameters.values())
+    except (ValueError, TypeError):
+        return {}, True
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    rest = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if rest and inspect.isclass(found):
+        # inspect.signature answers for the class itself; its own __init__ is the first one along the MRO.
+        owners = [cls for cls in found.__mro__ if "__init__" in vars(cls)]
+        parent = owners[1] if len(owners) > 1 else object
+        if parent.__module__.startswith("lrflow."):
+            inherited, rest = _parameters(parent)
+            named = {**inherited, **named}
+    return named, rest
+
+
+def _check_tree(node: Any, key: str, extra: Collection[str] = ()) -> list[Problem]:
+    problems: list[Problem] = []
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            problems += check_arguments(node["_target_"], node, key, extra)
+        for name, value in node.items():
+            problems += _check_tree(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            problems += _check_tree(value, f"{key}[{index}]")
+    return problems
+
+
+def _build(node: Any, extra: Mapping[str, Any]) -> Any:
+    if isinstance(node, list | tuple):
+        return type(node)(_build(value, {}) for value in node)
+    if not isinstance(node, Mapping):
+        return node
+    built = {name: _build(value, {}) for name, value in node.items() if name not in CONTROLS}
+    if "_target_" not in node:
+        return built
+    make = locate(node["_target_"])
+    positional = [_build(value, {}) for value in node.get("_args_", ())]
+    arguments = {**built, **extra}
+    return partial(make, *positional, **arguments) if node.get("_partial_") else make(*positional, **arguments)
+
+
+def _below(name: str, package: str) -> bool:
+    return name.startswith(f"{package}.")
+
+
+def _home(found: Any) -> str | None:
+    """The module that a class, a function or a class's method was defined in; None for any other object."""
+    if inspect.ismethod(found):
+        found = found.__self__ if inspect.isclass(found.__self__) else found.__func__
+    if inspect.isclass(found) or inspect.isfunction(found):
+        return str(found.__module__)
+    return None
+
+
+def _import(path: str, target: str, key: str) -> ModuleType:
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (path == error.name or _below(path, error.name)):
+            raise ConfigError([Problem(key, f"importing {path} needs {error.name}, which is missing", target)]) from error
+        parent, _, name = path.rpartition(".")
+        if not parent:
+            message, hint = f"there is no package {path} to import", "run from the folder that holds it, or install it"
+            raise ConfigError([Problem(key, message, target, hint)]) from None
+        module = importlib.import_module(parent)
+        public = [entry for entry in dir(module) if not entry.startswith("_")]
+        hint = did_you_mean(name, public)
+        raise ConfigError([Problem(key, f"there is no {name} in {parent}", target, hint)]) from None
+
+
+def _scheduler_problem(target: str, key: str) -> Problem:
+    return Problem(key, "a torch scheduler keeps state", target)
