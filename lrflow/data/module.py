@@ -64,7 +64,7 @@ class DataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
-        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.eval_batch_size = eval_batch_size
         self.val_size = val_size
         self.test_size = test_size
         self.drop_last = drop_last
@@ -120,11 +120,11 @@ class DataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """The validation part in order; an empty list where nothing is held out."""
-        return self._loader(self.val_set, self.eval_batch_size) if self.val_size else []
+        return self._loader(self.val_set, self.eval_batch_size or self.batch_size) if self.val_size else []
 
     def test_dataloader(self) -> DataLoader[Any] | list[Any]:
         """The test part in order; an empty list where there is none."""
-        return self._loader(self.test_set, self.eval_batch_size) if self.test_set else []
+        return self._loader(self.test_set, self.eval_batch_size or self.batch_size) if self.test_set else []
 
     def _loader(
         self, dataset: TensorDataset | None, batch_size: int, shuffle: bool = False, drop_last: bool = False
@@ -143,9 +143,11 @@ class DataModule(pl.LightningDataModule):
 
     def _option_problems(self) -> list[Problem]:
         """What is wrong with the options by themselves and, where `facts` counts the examples, with their sizes."""
-        least = {"batch_size": 1, "eval_batch_size": 1, "val_size": 0, "test_size": 0, "num_workers": 0}
+        least = {"batch_size": 1, "val_size": 0, "test_size": 0, "num_workers": 0, "split_seed": 0}
+        if self.eval_batch_size is not None:
+            least["eval_batch_size"] = 1
         problems = []
-        for name, minimum in {**least, "split_seed": 0}.items():
+        for name, minimum in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
                 problems.append(Problem(f"data.{name}", f"expected a whole number, at least {minimum}", value))

@@ -130,11 +130,11 @@ def unpack_debian(folder: Path) -> dict[str, Path]:
     with tempfile.TemporaryDirectory() as temporary:
         try:
             _run("apt-get", "download", PACKAGE, cwd=temporary)
-            archive = next(Path(temporary).glob("*.deb"))
-            _run("dpkg-deb", "-x", str(archive), ".", cwd=temporary)
+            for archive in Path(temporary).glob("*.deb"):
+                _run("dpkg-deb", "-x", archive.name, ".", cwd=temporary)
             for name in FILES:
                 _keep((Path(temporary) / SYSTEM.relative_to("/") / f"{name}.gz").read_bytes(), name, folder)
-        except (OSError, ValueError, StopIteration) as error:
+        except (OSError, ValueError) as error:
             raise LrflowError(f"apt-get download {PACKAGE}: {error}") from error
     return find(folder) or {}
 

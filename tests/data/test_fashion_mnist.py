@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lrflow.data import FashionMNIST, sources
+from lrflow.errors import ConfigError, LrflowError
+
+SMALL = {"examples": 200, "shape": [1, 4, 4], "outputs": 10, "loss": "cross_entropy"}
+Put = Callable[..., Path]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_pictures_are_read_normalised_and_split(nowhere: Path, put: Put, packed: bool) -> None:
+    module = FashionMNIST(root=put(nowhere / "mine", packed), batch_size=16, val_size=50, facts=SMALL)
+    module.prepare_data()
+    module.setup()
+    assert [len(part) for part in (module.train_set, module.val_set, module.test_set)] == [150, 50, 40]
+    for part in (module.train_set, module.val_set, module.test_set):
+        images, labels = part.tensors
+        assert images.shape[1:] == (1, 4, 4)
+        assert images.dtype == torch.float32
+        # The pictures were made so that a pixel is 20 times the label.
+        expected = (labels * 20 / 255 - 0.2860) / 0.3530
+        assert torch.allclose(images, expected[:, None, None, None].expand_as(images), atol=1e-6)
+    assert torch.bincount(module.val_set.tensors[1]).tolist() == [5] * 10
+    assert len(module.train_dataloader()) == 9
+
+
+def test_the_constants_are_those_of_the_published_pictures() -> None:
+    if sources.locate() is None:
+        pytest.skip("FashionMNIST is not on this machine: python -m lrflow.data.fetch fashion_mnist")
+    module = FashionMNIST(val_size=0)
+    module.setup()
+    images = module.train_set.tensors[0].double()
+    assert abs(images.mean()) < 2e-4
+    assert abs(images.std() - 1) < 2e-4
+
+
+def test_the_usual_places_are_searched_in_turn(
+    nowhere: Path, put: Put, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def found() -> Path:
+        return FashionMNIST(download=False).paths()["train-images-idx3-ubyte"].parent
+
+    monkeypatch.setenv("LRFLOW_DATA", str(tmp_path / "chosen"))
+    # From the last place to the first: each hides those before.
+    for place in [
+        tmp_path / "cache/lrflow/fashion-mnist",
+        sources.SYSTEM,
+        Path(".data/debian/usr/share/datasets/fashion-mnist"),
+        Path(".data/fashion-mnist"),
+        tmp_path / "chosen/fashion-mnist",
+    ]:
+        put(place)
+        assert found() == place
+
+
+def test_a_folder_that_lacks_a_file_does_not_count(nowhere: Path, put: Put) -> None:
+    put(sources.SYSTEM)
+    broken = put(Path(".data/fashion-mnist"))
+    (broken / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert FashionMNIST(download=False).paths()["train-images-idx3-ubyte"].parent == sources.SYSTEM
+
+
+def test_nothing_found_is_told_with_the_ways_to_get_it(nowhere: Path) -> None:
+    with pytest.raises(LrflowError) as told:
+        FashionMNIST(download=False).setup()
+    for said in (
+        ".data/fashion-mnist",
+        str(sources.SYSTEM),
+        "data.download=false",
+        "apt install dataset-fashion-mnist",
+        "dpkg-deb -x",
+        "python -m lrflow.data.fetch fashion_mnist",
+        "train-images-idx3-ubyte.gz",
+    ):
+        assert said in str(told.value)
+
+
+def test_a_failed_download_is_told_with_what_each_source_answered(nowhere: Path) -> None:
+    with pytest.raises(LrflowError, match=r"127\.0\.0\.1:9/train-images-idx3-ubyte.gz: .*refused"):
+        FashionMNIST().setup()
+
+
+def test_a_root_without_the_files_is_not_quietly_replaced_by_another_place(nowhere: Path, put: Put) -> None:
+    put(Path(".data/fashion-mnist"))
+    with pytest.raises(ConfigError, match=r"data\.root = 'mine'"):
+        FashionMNIST(root="mine", download=False).setup()
+
+
+def test_files_that_do_not_belong_together_are_told(nowhere: Path, put: Put, idx: Callable[..., bytes]) -> None:
+    folder = put(Path("mine"))
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(199, np.uint8))))
+    with pytest.raises(LrflowError, match=r"do not belong together: shapes \(200, 4, 4\) and \(199,\)"):
+        FashionMNIST(root=folder, facts=SMALL, val_size=0).setup()
+
+
+def test_other_pictures_than_the_config_says_are_told(nowhere: Path, put: Put) -> None:
+    facts = {"examples": 60000, "shape": [1, 28, 28], "outputs": 10}
+    with pytest.raises(ConfigError) as told:
+        FashionMNIST(root=put(Path("mine")), facts=facts).setup()
+    assert [problem.key for problem in told.value.problems] == [
+        "data.facts.examples",
+        "data.facts.shape",
+        "data.val_size",
+    ]
