@@ -1,0 +1,165 @@
+"""From a checked configuration to the objects of a run: data, module, groups, plan."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from lrflow.config import Config, instantiate, locate, redact
+from lrflow.errors import ConfigError, Problem
+from lrflow.layers import Group, Rule, resolve
+from lrflow.optimizers import build_optimizer
+from lrflow.schedules import Curve, Horizon
+from lrflow.training import Supervised, planned_module
+
+
+def build_data(config: Config) -> pl.LightningDataModule:
+    """The data module, not yet set up.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    data = instantiate(config.data.node())
+    if not isinstance(data, pl.LightningDataModule):
+        message = f"expected a LightningDataModule, got {type(data).__name__}"
+        raise ConfigError([Problem("data._target_", message, config.data.target)])
+    return data
+
+
+def build_module(config: Config) -> pl.LightningModule:
+    """The Lightning module: the user's own, or a plain network in lrflow's.
+
+    Raises:
+        ConfigError: the model is no module, or is a plain one without a loss.
+    """
+    model = instantiate(config.model.node())
+    if isinstance(model, pl.LightningModule):
+        return model
+    if not isinstance(model, nn.Module):
+        message = f"expected a torch.nn.Module or a LightningModule, got {type(model).__name__}"
+        raise ConfigError([Problem("model._target_", message, config.model.target)])
+    if config.model.loss is None:
+        raise ConfigError([Problem("model.loss", "expected cross_entropy or mse: a plain module brings no loss", None)])
+    if config.trainer.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.trainer.compile:
+        model.compile()
+    return Supervised(model, config.model.loss, config.data.facts.outputs if config.data.facts else None)
+
+
+def build_groups(config: Config, module: pl.LightningModule) -> list[Group]:
+    """The parameter groups that the layer rules make of the model.
+
+    Raises:
+        ConfigError: rules that do not account for every parameter exactly once.
+    """
+    network = planned_module(module)
+    layers = config.layers
+    if hasattr(layers, "specs"):
+        rules: Sequence[Rule] = _rules(layers.specs())
+    else:
+        rules = instantiate(layers.node()).rules(network)
+    return resolve(network, rules, config.optimizer.lr, config.optimizer.node().get("weight_decay"))
+
+
+def build_schedule(config: Config) -> Curve:
+    """The schedule that every group follows which brings none of its own.
+
+    Raises:
+        ConfigError: it is no schedule.
+    """
+    schedule = instantiate(config.schedule.node())
+    if not isinstance(schedule, Curve):
+        message = f"expected a schedule of lrflow.schedules, got {type(schedule).__name__}"
+        raise ConfigError([Problem("schedule._target_", message, config.schedule.target)])
+    return schedule
+
+
+def make_optimizer(config: Config, groups: Sequence[Group], device: torch.device) -> torch.optim.Optimizer:
+    """The optimizer of the groups, for a device."""
+    node = config.optimizer.node()
+    return build_optimizer(groups, node, locate(node["_target_"]), device, tensor_lr=config.trainer.compile)
+
+
+def count_horizon(config: Config, data: pl.LightningDataModule, devices: int) -> Horizon:
+    """How many optimizer steps the run has, from the batches of the data that was set up.
+
+    Args:
+        config: `max_epochs`, `max_steps`, `accumulate_grad_batches`, `limit_train_batches`.
+        data: its loaders are already sharded over the devices.
+        devices: only told in the message.
+
+    Raises:
+        ConfigError: an epoch has no batch, or no length is known.
+    """
+    trainer = config.trainer
+    loader = data.train_dataloader()
+    try:
+        batches = len(loader)
+    except TypeError:
+        batches = None
+    if batches is None:
+        if trainer.max_steps is None:
+            message = "expected a number of steps: the training data has no length"
+            raise ConfigError([Problem("trainer.max_steps", message, None)])
+        return Horizon(trainer.max_steps)
+    if batches == 0:
+        size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", ...)
+        message = f"the training data on {devices} device(s) does not fill a single batch"
+        raise ConfigError([Problem("data.batch_size", message, size, "give more examples, or a smaller batch")])
+    return Horizon.count(
+        batches=batches,
+        accumulate=trainer.accumulate_grad_batches,
+        max_epochs=trainer.max_epochs,
+        max_steps=trainer.max_steps,
+        limit_batches=trainer.limit_train_batches or 1.0,
+    )
+
+
+def check_horizon(schedule: Curve, groups: Sequence[Group], horizon: Horizon) -> None:
+    """See that every schedule fits the run's length.
+
+    Raises:
+        ConfigError: lists every one that does not.
+    """
+    problems = list(schedule.check(horizon))
+    for group in groups:
+        if group.schedule is not None:
+            problems += group.schedule.check(horizon)
+    if problems:
+        raise ConfigError(problems)
+
+
+def record(config: Config) -> dict[str, Any]:
+    """The configuration as plain data: interpolations as they were written, so that no secret is in it."""
+    content: Any = redact(OmegaConf.to_container(config.source, resolve=False))
+    return content
+
+
+@contextmanager
+def one_at_a_time(what: str) -> Iterator[None]:
+    """Let the processes of this machine do something after one another, such as preparing the same data."""
+    with (Path(gettempdir()) / f"lrflow-{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _rules(specs: Sequence[dict[str, Any]]) -> list[Rule]:
+    rules, problems = [], []
+    for index, spec in enumerate(specs):
+        try:
+            rules.append(Rule.from_config(spec, key=f"layers.rules[{index}]"))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return rules

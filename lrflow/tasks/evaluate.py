@@ -1,0 +1,57 @@
+"""task=evaluate: the metrics of a trained run on its test or validation set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.table import Table
+
+from lrflow.config import Config
+from lrflow.config.schema import Evaluate
+from lrflow.errors import LrflowError
+from lrflow.tasks import build
+from lrflow.tasks.train import lightning_options, own_environment
+from lrflow.training import RunFolder, find_checkpoint
+from lrflow.training.loaders import put_in_order
+from lrflow.training.position import Position
+from lrflow.training.resume import Resumed
+from lrflow.training.trainer import build_trainer
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Evaluate a checkpoint with the model and data of the configuration.
+
+    The command line takes both from the run itself, with what is typed on top.
+
+    Returns:
+        The metrics by name, and the run folder under `folder`.
+
+    Raises:
+        LrflowError: the checkpoint is broken or belongs to another model.
+    """
+    task = config.task
+    assert isinstance(task, Evaluate)
+    checkpoint = find_checkpoint(task.source, Path(config.output), "task.from")
+    saved = Resumed.read(checkpoint)
+    folder = RunFolder(checkpoint.parent.parent)
+    pl.seed_everything(config.seed, verbose=False)
+    with own_environment(folder):
+        trainer = build_trainer(lightning_options(config), folder.path, [], config.trainer.log_every)
+        data = build.build_data(config)
+        put_in_order(data, trainer, config.seed, Position())
+        module = build.build_module(config)
+        saved.check(module)
+        evaluate = trainer.test if task.split == "test" else trainer.validate
+        found = evaluate(module, datamodule=data, ckpt_path=str(checkpoint), verbose=False)
+    if not found:
+        raise LrflowError(f"task.split = {task.split!r}: there is no such data, or the module has no step for it")
+    metrics = {name: float(value) for values in found for name, value in values.items()}
+    table = Table("metric", "value", title=f"{task.split} of {checkpoint}", title_justify="left")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.6g}")
+    if trainer.is_global_zero:
+        Console().print(table)
+    return {**metrics, "folder": str(folder.path)}

@@ -1,0 +1,232 @@
+"""When a run is saved, and how it is put back: interrupted equals uninterrupted."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+
+from lrflow.errors import LrflowError
+from lrflow.schedules import Duration, Horizon
+from lrflow.training.interrupt import StopRequest
+from lrflow.training.loggers import drop_rows_from
+from lrflow.training.position import Position
+from lrflow.training.random_state import random_state, set_random_state
+
+log = logging.getLogger("lrflow")
+
+
+class StoppedError(LrflowError):
+    """The run was asked to stop, and stopped at a step boundary with a checkpoint."""
+
+    def __init__(self, step: int, saved: Path | None, exit_code: int) -> None:
+        self.exit_code = exit_code
+        where = f"saved as {saved}; go on with resume={saved.parent.parent}" if saved else "nothing could be saved"
+        super().__init__(f"stopped as asked after {step} steps; {where}")
+
+
+class Checkpoints(Checkpoint):
+    """Saves whole runs at optimizer-step boundaries, after the validation that belongs there, and resumes them.
+
+    A checkpoint holds, besides what Lightning puts there, the state of every random number generator, the
+    position in the data, and `extra`. Lightning alone saves none of these, and saves a step's checkpoint before
+    the step's validation (2.6.6).
+
+    Args:
+        folder: where checkpoints go: `step-0000100.ckpt`, and `best.ckpt` for the best by `monitor`.
+        horizon: turns `every` into steps.
+        every: how often to save; None saves only when the run ends or is asked to stop.
+        keep: how many of the latest to keep; None keeps all.
+        monitor: the metric that decides which is best; None keeps no best one.
+        mode: `min` or `max` of it.
+        stop: tells when the run was asked to stop.
+        agree_every: on several devices, steps between two questions whether one was asked to stop.
+        extra: plain data to save under `lrflow` in each checkpoint.
+        vet: called before each save; raises when the state must not be saved.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        horizon: Horizon,
+        every: Duration | None,
+        keep: int | None = 2,
+        monitor: str | None = None,
+        mode: str = "min",
+        stop: StopRequest | None = None,
+        agree_every: int = 50,
+        extra: dict[str, Any] | None = None,
+        vet: Callable[[pl.Trainer], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self.best: float | None = None
+        self._every = max(1, every.steps(horizon)) if every else None
+        self._keep = keep
+        self._monitor = monitor
+        self._sign = 1.0 if mode == "min" else -1.0
+        self._stop = stop or StopRequest()
+        self._agree_every = agree_every
+        self._extra = extra or {}
+        self._vet = vet
+        self._step = 0
+        self._saved_step = -1
+        self._saved: Path | None = None
+        self._failure: OSError | None = None
+        self._at_boundary = True  # not within an accumulation window, whose gradients no checkpoint holds
+        self._due = self._due_best = False
+        self._restored: dict[str, Any] | None = None
+        self._relabel = False
+        self._before_validation: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put a resumed run's generators back: after its iterator was made, before its first batch is fetched."""
+        self._step = trainer.global_step
+        self._stop.listen(trainer)
+        if self._restored is not None:
+            set_random_state(self._restored)
+            drop_rows_from(trainer, trainer.global_step)
+            self._saved_step = trainer.global_step
+            self._relabel = True
+            self._restored = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Right after resuming, put back the counter that Lightning labels its rows with."""
+        if self._relabel:
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            self._relabel = False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """At a step boundary, see whether to save; a validation or an epoch's end here has to come first."""
+        step = trainer.global_step
+        self._at_boundary = step != self._step
+        if not self._at_boundary:
+            return
+        self._step = step
+        if self._every and step % self._every == 0:
+            self._due = True
+        if trainer.world_size == 1 or step % self._agree_every == 0:
+            self._due |= self._stop.agreed(trainer)
+        if self._due or self._due_best:
+            loop = trainer.fit_loop.epoch_loop
+            last = loop.batch_progress.is_last_batch or step == trainer.max_steps
+            fetcher = trainer.fit_loop._data_fetcher
+            assert fetcher is not None
+            if not last and not loop._should_check_val_fx(fetcher):
+                self._save(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember the generators, so that validating more or less often does not change the training."""
+        self._before_validation = random_state()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the generators back, and save what waited for this validation."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        set_random_state(self._before_validation)
+        self._due_best |= self._improves(trainer)
+        self._due |= self._stop.agreed(trainer)
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or trainer.global_step == trainer.max_steps
+        if (self._due or self._due_best) and self._at_boundary and not last:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what waited for the end of the epoch."""
+        self._due |= self._stop.agreed(trainer)
+        if self._due or self._due_best:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the end of the run, if that was not just done.
+
+        Raises:
+            LrflowError: the last state could not be written.
+        """
+        if self._saved_step != trainer.global_step:
+            self._save(trainer)
+        if self._failure:
+            raise LrflowError(f"{self.folder}: the last checkpoint could not be written: {self._failure.strerror}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What of this callback belongs to the run."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best value of the run so far."""
+        self.best = state_dict["best"]
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what Lightning leaves out."""
+        position = Position.of(trainer)
+        position.write_into(checkpoint["loops"]["fit_loop"])
+        checkpoint["lrflow"] = {**self._extra, "position": position.as_dict(), "random": _random_states(trainer)}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the generators until training starts."""
+        if trainer.state.fn == "fit":
+            states = checkpoint["lrflow"]["random"]
+            self._restored = states[trainer.global_rank % len(states)]
+
+    def _improves(self, trainer: pl.Trainer) -> bool:
+        value = trainer.callback_metrics.get(self._monitor or "")
+        if value is None or not math.isfinite(value):
+            return False
+        if self.best is not None and self._sign * float(value) >= self._sign * self.best:
+            return False
+        self.best = float(value)
+        return True
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        """Write a checkpoint; one that fails leaves the earlier ones and lets the run go on."""
+        best, self._due, self._due_best = self._due_best, False, False
+        if self._vet:
+            self._vet(trainer)
+        path = self.folder / f"step-{trainer.global_step:07d}.ckpt"
+        self._failure = None
+        try:
+            trainer.save_checkpoint(path)
+        except OSError as error:
+            self._failure = error
+            log.warning("%s: could not be written: %s; the run goes on, earlier ones are kept", path, error.strerror)
+            trainer.strategy.barrier("after a failed save")
+        else:
+            self._saved, self._saved_step = path, trainer.global_step
+            if trainer.is_global_zero:
+                self._tidy(path, best)
+        if self._stop.signal is not None:
+            raise StoppedError(trainer.global_step, self._saved, self._stop.exit_code)
+
+    def _tidy(self, path: Path, best: bool) -> None:
+        """Give the best one its second name, and let go of the oldest."""
+        if best:
+            part = self.folder / ".best.part"
+            part.unlink(missing_ok=True)
+            os.link(path, part)
+            part.replace(self.folder / "best.ckpt")
+        if self._keep is not None:
+            for old in sorted(self.folder.glob("step-*.ckpt"))[: -self._keep]:
+                old.unlink(missing_ok=True)
+
+
+def _random_states(trainer: pl.Trainer) -> list[dict[str, Any]]:
+    """The generators of every rank, in order; on all of them."""
+    states: list[Any] = [random_state()]
+    if trainer.world_size > 1:
+        states = [None] * trainer.world_size
+        torch.distributed.all_gather_object(states, random_state())
+    return states

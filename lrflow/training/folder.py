@@ -1,0 +1,161 @@
+"""The run folder: the whole truth of a run, and how one is found again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lrflow.errors import ConfigError, LrflowError, Problem
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything about one run lies.
+
+    Holds `config.yaml`, `overrides.yaml`, `plan.json` with its table and picture, `metrics.csv`,
+    `environment.json`, `summary.json` and `checkpoints/`.
+
+    Args:
+        path: the folder itself.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, output: Path, name: str) -> RunFolder:
+        """Make a new folder under `output`, named by the time and `name`, that no other run has.
+
+        Raises:
+            LrflowError: the folder cannot be made or written to.
+        """
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        for count in range(1, 1000):
+            path = output / (f"{stamp}_{name}" if count == 1 else f"{stamp}_{name}-{count}")
+            try:
+                path.mkdir(parents=True, exist_ok=False)
+            except FileExistsError:
+                if not path.parent.is_dir():
+                    raise LrflowError(f"output = {str(output)!r}: not a folder") from None
+                continue
+            except OSError as error:
+                raise LrflowError(f"output = {str(output)!r}: cannot make a run folder: {error.strerror}") from error
+            return cls(path)
+        raise LrflowError(f"output = {str(output)!r}: a thousand runs of the same second stand there already")
+
+    @classmethod
+    def claim(cls, path: Path) -> RunFolder:
+        """Take the folder that a sweep assigned to its job.
+
+        Raises:
+            LrflowError: the folder cannot be made or written to.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LrflowError(f"{path}: cannot make the run folder: {error.strerror}") from error
+        return cls(path)
+
+    @property
+    def config(self) -> Path:
+        """The composed configuration, without secrets."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One row an optimizer step, and one a validation."""
+        return self.path / "metrics.csv"
+
+    @property
+    def plan(self) -> Path:
+        """The plan that the run executes, as data."""
+        return self.path / "plan.json"
+
+    @property
+    def summary(self) -> Path:
+        """How the run ended: its status and its last metrics."""
+        return self.path / "summary.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def write_environment(self) -> None:
+        """Record the command, the machine and the versions that this run was made with."""
+        packages = ("lrflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "hydra-core", "omegaconf")
+        record = {
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "versions": {name: _version(name) for name in packages},
+        }
+        self._write(self.path / "environment.json", record)
+
+    def write_summary(self, record: Mapping[str, Any]) -> None:
+        """Record how the run ended; replaces an earlier summary as a whole."""
+        self._write(self.summary, record)
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary as it was written, or an empty one while the run has none."""
+        try:
+            return json.loads(self.summary.read_text())
+        except (OSError, json.JSONDecodeError):
+            return {}
+
+    @staticmethod
+    def _write(path: Path, record: Mapping[str, Any]) -> None:
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(record, indent=2) + "\n")
+        part.replace(path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the latest step in a run folder, or None; `best.ckpt` is not one of them."""
+    return max((folder / "checkpoints").glob("step-*.ckpt"), default=None, key=lambda path: path.name)
+
+
+def find_checkpoint(wanted: str, output: Path, key: str) -> Path:
+    """The checkpoint that `last`, a run folder or a checkpoint file stands for.
+
+    Args:
+        wanted: `last` (the newest run under `output` that has a checkpoint), a run folder, or a file.
+        output: where run folders are made.
+        key: the configuration key that asks, for the message.
+
+    Raises:
+        ConfigError: there is no such checkpoint.
+    """
+    if wanted == "last":
+        found = [*output.glob("*/checkpoints/step-*.ckpt"), *output.glob("sweeps/*/*/checkpoints/step-*.ckpt")]
+        if not found:
+            problem = f"expected a run with a checkpoint under {output}/, and there is none"
+            raise ConfigError([Problem(key, problem, wanted, "train first, or give a run folder or a checkpoint")])
+        newest = max(found, key=lambda path: (path.stat().st_mtime, path.name))
+        return newest_checkpoint(newest.parent.parent) or newest
+    path = Path(wanted)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if checkpoint := newest_checkpoint(path):
+            return checkpoint
+        raise ConfigError([Problem(key, "expected a run folder with a checkpoint, and it has none", wanted)])
+    raise ConfigError([Problem(key, "expected `last`, a run folder or a checkpoint file that exists", wanted)])

@@ -1,0 +1,54 @@
+"""Being asked to stop: SIGTERM and Ctrl-C end a run at a step boundary, with a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+
+
+class StopRequest:
+    """Remembers that the process was asked to stop, and by which signal.
+
+    A second signal of the kind ends the process at once, as without lrflow.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the signal: 143 for SIGTERM, 130 for Ctrl-C."""
+        return 128 + (self.signal or 0)
+
+    def listen(self, trainer: pl.Trainer) -> None:
+        """Take SIGTERM and SIGINT from here on, and pass them on to the processes of this node.
+
+        To be called once training has started: Lightning's own handler, which is replaced here and put back by
+        Lightning at the end, raises inside an accumulation window, where gradients would be lost (2.6.6).
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.signal = number
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+            launcher = trainer.strategy.launcher
+            if isinstance(launcher, _SubprocessScriptLauncher):
+                launcher.kill(number)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, note)
+
+    def agreed(self, trainer: pl.Trainer) -> bool:
+        """Whether any process was asked to stop; every rank gets the same answer."""
+        if trainer.world_size == 1:
+            return self.signal is not None
+        asked = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+        self.signal = int(asked) or None
+        return self.signal is not None

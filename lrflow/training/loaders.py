@@ -1,0 +1,64 @@
+"""The loaders of any data module, in an order that is a pure function of the seed, the epoch and the device."""
+
+from __future__ import annotations
+
+import logging
+from functools import wraps
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils._pytree import tree_map_only
+from torch.utils.data import DataLoader
+
+from lrflow.data import is_ordered, ordered
+from lrflow.training.position import Position
+
+log = logging.getLogger("lrflow")
+
+
+def put_in_order(data: pl.LightningDataModule, trainer: pl.Trainer, seed: int, position: Position) -> None:
+    """Make a data module's loaders resumable and sharded; they stay the user's in everything else.
+
+    `setup` runs once a stage, since lrflow counts the run's steps before Lightning sets the data up again.
+
+    Args:
+        data: changed in place.
+        trainer: tells which of how many devices this is.
+        seed: of the order.
+        position: where the training loader begins.
+    """
+
+    def in_order(loader: DataLoader[Any], training: bool) -> DataLoader[Any]:
+        at = position if training else Position()
+        rank, world = trainer.global_rank, trainer.world_size
+        result = ordered(loader, seed, rank, world, epoch=at.epoch, start=at.batch, pad=training)
+        if training and not is_ordered(result):
+            log.warning(
+                "the training loader brings its own order (%s): a run interrupted within an epoch cannot be resumed "
+                "exactly, and lrflow does not shard it over devices",
+                type(getattr(loader, "batch_sampler", None) or getattr(loader, "sampler", loader)).__name__,
+            )
+        return result
+
+    def wrap(name: str, training: bool) -> None:
+        make = getattr(data, name)
+
+        @wraps(make)
+        def loaders() -> Any:
+            return tree_map_only(DataLoader, lambda loader: in_order(loader, training), make())
+
+        setattr(data, name, loaders)
+
+    wrap("train_dataloader", training=True)
+    for name in ("val_dataloader", "test_dataloader"):
+        wrap(name, training=False)
+
+    setup, done = data.setup, set()
+
+    @wraps(setup)
+    def setup_once(stage: str) -> None:
+        if stage not in done:
+            setup(stage)
+            done.add(stage)
+
+    data.setup = setup_once  # type: ignore[method-assign]

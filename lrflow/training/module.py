@@ -1,0 +1,102 @@
+"""The Lightning module around a plain network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import Accuracy, MeanAbsoluteError, MeanMetric, Metric, R2Score
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": functional.cross_entropy,
+    "mse": lambda output, target: functional.mse_loss(output, target.view_as(output)),
+}
+
+
+class Supervised(pl.LightningModule):
+    """Trains any network on (input, target) batches, by classification or regression.
+
+    Logs `val/loss` with `val/accuracy` (classification) or `val/mae` and `val/r2` (regression), and the same
+    under `test/`. The training loss is returned, not logged: `Signals` collects it without a synchronisation.
+
+    Args:
+        model: maps a batch of inputs to logits of shape [batch, outputs], or to predictions.
+        loss: `cross_entropy` (integer targets of shape [batch]) or `mse` (targets shaped as the predictions).
+        outputs: the number of classes; needed for the accuracy.
+    """
+
+    def __init__(self, model: nn.Module, loss: str, outputs: int | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = _LOSSES[loss]
+        self._scores = nn.ModuleDict({stage: _metrics(loss, outputs) for stage in ("val", "test")})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning sets this plain string some forty times a step; torch's own __setattr__ looks for
+        # parameters, buffers and submodules each time, a tenth of the cost of a small step.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The network's output for a batch."""
+        return self.model(inputs)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The mean loss of a batch."""
+        inputs, target = batch
+        return self._loss(self.model(inputs), target)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count a batch into the validation metrics."""
+        self._count("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count a batch into the test metrics."""
+        self._count("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics over the whole set, reduced over devices."""
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics over the whole set, reduced over devices."""
+        self._report("test")
+
+    def _count(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+        inputs, target = batch
+        output = self.model(inputs)
+        for name, metric in self._metrics(stage):
+            if name == "loss":
+                metric.update(self._loss(output, target), weight=len(target))
+            else:
+                metric.update(output, target if name == "accuracy" else target.view_as(output))
+
+    def _report(self, stage: str) -> None:
+        for name, metric in self._metrics(stage):
+            self.log(f"{stage}/{name}", metric.compute())
+            metric.reset()
+
+    def _metrics(self, stage: str) -> list[tuple[str, Metric]]:
+        scores = self._scores[stage]
+        assert isinstance(scores, nn.ModuleDict)
+        return [(name, metric) for name, metric in scores.items() if isinstance(metric, Metric)]
+
+
+def _metrics(loss: str, outputs: int | None) -> nn.ModuleDict:
+    metrics: dict[str, Metric] = {"loss": MeanMetric()}
+    if loss == "cross_entropy":
+        metrics["accuracy"] = Accuracy(task="multiclass", num_classes=outputs or 2)
+    else:
+        metrics["mae"] = MeanAbsoluteError()
+        metrics["r2"] = R2Score()
+    return nn.ModuleDict(metrics)
+
+
+def planned_module(module: pl.LightningModule) -> nn.Module:
+    """The network whose parameters the plan names: the user's own, without lrflow's wrapper around it."""
+    return module.model if isinstance(module, Supervised) else module

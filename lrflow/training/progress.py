@@ -1,0 +1,84 @@
+"""Telling a person how the run is going: a bar on a terminal, a line a validation elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lrflow.training.signals import Block
+
+
+class ProgressBar(Callback):
+    """Shows step, loss, LR and the latest validation metrics.
+
+    It is fed by `Signals`, so it costs nothing on the steps between two readings.
+
+    Args:
+        steps: the run's length in optimizer steps.
+        console: where to write.
+        bar: True draws a moving bar; False writes one line a validation, as logs want it.
+    """
+
+    def __init__(self, steps: int, console: Console, bar: bool) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._loss = math.nan
+        self._rates: list[float] = []
+        self._metrics = ""
+        if bar:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[state]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._bar.add_task("training", total=steps, state="")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the bar, at the step where a resumed run goes on."""
+        if self._bar and trainer.is_global_zero:
+            self._bar.update(self._task, completed=trainer.global_step)
+            self._bar.start()
+
+    def __call__(self, trainer: pl.Trainer, block: Block) -> None:
+        """Take the latest signals."""
+        self._loss = float(block.loss[-1])
+        self._rates = sorted({float(rate) for rate in block.actual[-1]})
+        if self._bar:
+            self._bar.update(self._task, completed=block.first + len(block), state=self._state())
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the validation metrics."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        values = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+        self._metrics = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+        if self._bar:
+            self._bar.update(self._task, state=self._state())
+        elif trainer.training or trainer.validating:
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  " if (trainer.max_epochs or 0) > 0 else ""
+            self._console.print(f"{epoch}step {trainer.global_step}  {self._state()}", soft_wrap=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the finished bar where it is."""
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def _state(self) -> str:
+        rates = f"{self._rates[0]:.3g}" if len(self._rates) == 1 else ""
+        if len(self._rates) > 1:
+            rates = f"{self._rates[0]:.3g}..{self._rates[-1]:.3g}"
+        return f"loss {self._loss:.4g}  lr {rates}  {self._metrics}".rstrip()

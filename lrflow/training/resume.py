@@ -1,0 +1,209 @@
+"""Going on with a run: what its checkpoint says, what has changed since, which LR it goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.layers import Group
+from lrflow.plan import Plan
+from lrflow.schedules import Continued, Curve, Horizon
+from lrflow.schedules.continuation import How
+from lrflow.training.checkpoint_io import BrokenCheckpointError, what_is_broken
+from lrflow.training.folder import newest_checkpoint
+from lrflow.training.position import Position
+
+#: Keys whose change is no change of the run: where it is written, what it is called, how it is asked for.
+_BESIDE_THE_RUN = ("resume", "task", "against", "output", "name", "horizon", "logger", "trainer.progress")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One time that a run was resumed with another length; its plan is the schedule with these on top.
+
+    Args:
+        at: the step where it was resumed.
+        before: the horizon until then.
+        how: what became of the schedule.
+    """
+
+    at: int
+    before: Horizon
+    how: How
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        before = {"steps": self.before.steps, "steps_per_epoch": self.before.steps_per_epoch}
+        return {"at": self.at, "before": before, "how": self.how}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Branch:
+        """What `as_dict` gave."""
+        return cls(data["at"], Horizon(**data["before"]), data["how"])
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A checkpoint to go on from.
+
+    Args:
+        path: the checkpoint.
+        step: optimizer steps behind it.
+        position: the next batch.
+        plan: the plan it was following.
+        branches: earlier resumptions with another length.
+        config: the configuration it was run with, resolved and without secrets.
+        groups: the names of the parameters of each optimizer group.
+        shapes: the shape of every tensor of the model.
+        devices: how many shared each step's data.
+    """
+
+    path: Path
+    step: int
+    position: Position
+    plan: Plan
+    branches: tuple[Branch, ...]
+    config: dict[str, Any]
+    groups: list[list[str]]
+    shapes: dict[str, list[int]]
+    devices: int
+
+    @classmethod
+    def read(cls, path: Path) -> Resumed:
+        """Read what a checkpoint says about its run; its tensors stay on disk.
+
+        Raises:
+            BrokenCheckpointError: the file is not whole.
+            LrflowError: it is not lrflow's.
+        """
+        if reason := what_is_broken(path):
+            raise BrokenCheckpointError(path, reason)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        ours = content.get("lrflow")
+        if not ours:
+            raise LrflowError(f"{path}: not a checkpoint of lrflow, which are the ones it can resume")
+        return cls(
+            path=path,
+            step=content["global_step"],
+            position=Position(**ours["position"]),
+            plan=Plan.from_dict(ours["plan"]),
+            branches=tuple(Branch.from_dict(branch) for branch in ours["branches"]),
+            config=ours["config"],
+            groups=ours["groups"],
+            shapes={name: list(tensor.shape) for name, tensor in content["state_dict"].items()},
+            devices=ours["devices"],
+        )
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether no later checkpoint stands beside it in a run folder."""
+        folder = self.path.parent.parent
+        return self.path.parent.name == "checkpoints" and newest_checkpoint(folder) == self.path
+
+    def check(self, module: nn.Module, groups: list[list[str]] | None = None) -> None:
+        """See whether the checkpoint fits the model, and the groups of its optimizer where one is to go on.
+
+        Raises:
+            LrflowError: says what differs.
+        """
+        now = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+        differ = [
+            f"{name}: {_shape(self.shapes.get(name))} in the checkpoint, {_shape(now.get(name))} in the model"
+            for name in {**now, **self.shapes}
+            if self.shapes.get(name) != now.get(name)
+        ]
+        if differ:
+            shown = "\n    ".join([*differ[:5], *(["..."] if len(differ) > 5 else [])])
+            raise LrflowError(f"{self.path}: another model than the one to be trained\n    {shown}")
+        if groups is not None and self.groups != groups:
+            raise LrflowError(
+                f"{self.path}: its optimizer has other groups of parameters than the `layers` rules make now, so its "
+                "momentum cannot be carried over\n    resume under the same rules, or start a new run"
+            )
+
+    def changes(self, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+        """What the configuration says otherwise now: (key, before, now), sorted by key."""
+        before, now = flat(self.config), flat(config)
+        keys = sorted({*before, *now})
+        return [
+            (key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key) and not _beside(key)
+        ]
+
+    def branch(self, horizon: Horizon, how: How | None, groups: Sequence[Group], schedule: Curve) -> Branch | None:
+        """What becomes of the schedule when the run has another length now; None when it has the same.
+
+        Raises:
+            ConfigError: the length changed and nothing was chosen; names the LR that each choice goes on with.
+        """
+        if horizon == self.plan.horizon:
+            return None
+        if self.step >= horizon.steps:
+            message = f"the checkpoint is at step {self.step}, and the run now ends at {horizon.steps}"
+            raise ConfigError([Problem("trainer.max_epochs", message, ..., "make the run longer")])
+        if how is None:
+            offers = []
+            for choice in get_args(How):
+                branch = Branch(self.step, self.plan.horizon, choice)
+                plan = self.compile(groups, schedule, horizon, branch)
+                now, end = _rates(plan, self.step), _rates(plan, horizon.steps - 1)
+                offers.append(f"resume.horizon={choice}: LR {now} now, {end} at the end")
+            was = self.plan.horizon.steps
+            message = f"the run was {was} steps long and is {horizon.steps} now: choose its LR from here on"
+            hint = "\n    ".join([f"the LR of step {self.step - 1} was {_rates(self.plan, self.step - 1)}", *offers])
+            raise ConfigError([Problem("resume.horizon", message, None, hint)])
+        return Branch(self.step, self.plan.horizon, how)
+
+    def describe(self, plan: Plan, config: Mapping[str, Any]) -> str:
+        """What a person wants to know before the run goes on: from where, under which LR, and what changed."""
+        lines = [f"resumed from {self.path} at step {self.step} of {plan.horizon.steps}"]
+        if plan.fingerprint != self.plan.fingerprint:
+            before, now = _rates(self.plan, self.step), _rates(plan, self.step)
+            lines.append(f"  the plan changed: LR at step {self.step} was to be {before}, is {now}")
+        for key, was, now_is in self.changes(config):
+            lines.append(f"  {key}: {was} -> {now_is}")
+        return "\n".join(lines)
+
+    def compile(self, groups: Sequence[Group], schedule: Curve, horizon: Horizon, branch: Branch | None) -> Plan:
+        """The plan of the resumed run: the configured schedules, with every change of length on top."""
+        branches = self.branches + ((branch,) if branch else ())
+        own = [
+            replace(group, schedule=continued(group.schedule, branches)) if group.schedule else group
+            for group in groups
+        ]
+        return Plan.compile(own, continued(schedule, branches), horizon)
+
+
+def continued(schedule: Curve, branches: Sequence[Branch]) -> Curve:
+    """The schedule of a run that was resumed with other lengths."""
+    for branch in branches:
+        schedule = Continued(schedule, branch.at, branch.before, branch.how)
+    return schedule
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as dotted keys; lists are values."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _beside(key: str) -> bool:
+    return any(key == beside or key.startswith(f"{beside}.") for beside in _BESIDE_THE_RUN)
+
+
+def _rates(plan: Plan, step: int) -> str:
+    return ", ".join(f"{rate:.3g}" for rate in dict.fromkeys(plan.lr(step).tolist()))
+
+
+def _shape(shape: list[int] | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape)) or "scalar"

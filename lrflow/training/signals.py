@@ -1,0 +1,156 @@
+"""Signals: the numbers every step emits, collected on the device and read a few at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+
+from lrflow.plan import Plan
+from lrflow.training.loggers import log_rows
+
+
+@dataclass(frozen=True)
+class Block:
+    """The signals of consecutive optimizer steps.
+
+    Args:
+        first: the first step.
+        loss: the training loss of each step, over its accumulation window; [n], float64.
+        grad_norm: the norm of all gradients before clipping; [n], float64.
+        seconds: wall time from the step before; [n], float64.
+        planned: the plan's LR; [n, groups], float64.
+        actual: the LR the optimizer used; [n, groups], float64.
+    """
+
+    first: int
+    loss: np.ndarray
+    grad_norm: np.ndarray
+    seconds: np.ndarray
+    planned: np.ndarray
+    actual: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+
+class Signals(Callback):
+    """Collects loss, gradient norm, LR and time of every step without making the device wait.
+
+    Loss and gradient norm go into a buffer on the device; every `every` steps, and at least once a second,
+    the buffer is read at once and handed to the loggers and the listeners as a `Block`. One row a step reaches
+    the loggers: `train/loss`, `train/grad_norm`, `train/step_time`, `lr/NAME` (what the optimizer used) and
+    `lr_planned/NAME` for each group by its name.
+
+    Args:
+        plan: the plan being executed.
+        every: steps between two readings.
+        listeners: called with each block after the loggers, on every rank.
+    """
+
+    def __init__(self, plan: Plan, every: int, listeners: Sequence[Callable[[pl.Trainer, Block], None]] = ()) -> None:
+        self._plan = plan
+        self._listeners = listeners
+        self._columns = ["train/loss", "train/grad_norm", "train/step_time"]
+        self._columns += [f"lr/{name}" for name in plan.names] + [f"lr_planned/{name}" for name in plan.names]
+        self._every = every
+        self._count = 0
+        self._last_step = 0
+        self._parameters: list[torch.nn.Parameter] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the buffer where the model is, and start the clock."""
+        groups = trainer.optimizers[0].param_groups
+        self._parameters = [parameter for group in groups for parameter in group["params"]]
+        # Which optimizer group carries the LR of each named group, in the order of the plan's columns.
+        carrier = {name: index for index, group in enumerate(groups) for name in group["members"]}
+        self._carrier = [carrier[name] for name in self._plan.names]
+        self._groups = groups
+        self._buffer = torch.zeros(self._every, 2, device=pl_module.device)
+        self._loss = torch.zeros((), device=pl_module.device)
+        self._batches = 0
+        self._rates: list[list[Any]] = []
+        self._seconds: list[float] = []
+        self._last_step = trainer.global_step
+        self._clock = self._read_at = time.perf_counter()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Note the LR that this step uses and the norm of the gradients it is given."""
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norms = torch._foreach_norm(gradients)
+        self._buffer[self._count, 1] = torch.linalg.vector_norm(torch.stack(norms))
+        self._rates.append([group["lr"] for group in self._groups])
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the loss; at the end of an accumulation window the step is complete."""
+        self._loss += outputs["loss"]
+        self._batches += 1
+        if len(self._rates) == self._count:
+            return
+        self._buffer[self._count, 0] = self._loss / self._batches
+        self._loss.zero_()
+        self._batches = 0
+        self._count += 1
+        now = time.perf_counter()
+        self._seconds.append(now - self._clock)
+        self._clock = now
+        if self._count == self._every or now - self._read_at > 1.0:
+            self.flush(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand over what was collected, so that rows stay in the order of the run."""
+        self.flush(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave validation out of the step times."""
+        self._clock = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand over the rest of an epoch."""
+        self.flush(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Hand over what was collected before the run ended early."""
+        self.flush(trainer)
+
+    def flush(self, trainer: pl.Trainer) -> None:
+        """Read the buffer and hand it to the loggers and the listeners."""
+        if not self._count:
+            return
+        values = self._buffer[: self._count].double().cpu().numpy()
+        first = self._last_step
+        steps = np.arange(first, first + self._count)
+        used = np.array([[float(rate) for rate in rates] for rates in self._rates[: self._count]])
+        block = Block(
+            first=first,
+            loss=values[:, 0],
+            grad_norm=values[:, 1],
+            seconds=np.array(self._seconds),
+            planned=self._plan.lr(steps),
+            actual=used[:, self._carrier],
+        )
+        self._last_step += self._count
+        self._count = 0
+        self._rates.clear()
+        self._seconds.clear()
+        self._read_at = time.perf_counter()
+        rows = _rows(block)
+        for logger in trainer.loggers:
+            log_rows(logger, self._columns, rows)
+        for listener in self._listeners:
+            listener(trainer, block)
+
+
+def _rows(block: Block) -> list[list[Any]]:
+    table = np.column_stack([block.loss, block.grad_norm, block.seconds.round(6), block.actual, block.planned])
+    return [[block.first + index, *row] for index, row in enumerate(table.tolist())]

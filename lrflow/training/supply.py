@@ -1,0 +1,78 @@
+"""Giving a Lightning module the optimizer and the plan that lrflow declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from lrflow.errors import LrflowError
+from lrflow.plan import Plan, PlanScheduler
+
+MakeOptimizer = Callable[[torch.device], torch.optim.Optimizer]
+
+
+def supply_optimizer(
+    module: pl.LightningModule, plan: Plan, make: MakeOptimizer, settings: Mapping[str, Any], compiled: bool = False
+) -> None:
+    """Make Lightning train `module` with this optimizer under this plan; the module's own optimizers are not asked.
+
+    Args:
+        module: changed in place.
+        plan: what the LR follows.
+        make: builds the optimizer for the device that the parameters have been moved to.
+        settings: the optimizer's configured settings; they hold over those of a checkpoint, so that a run resumed
+            under a changed configuration does what it says.
+        compiled: `torch.compile` the step; the LR has to be a tensor then, or each new one would recompile.
+
+    Raises:
+        LrflowError: the module optimizes by hand.
+    """
+    if not module.automatic_optimization:
+        raise LrflowError(
+            f"{type(module).__name__} sets automatic_optimization = False, and lrflow supplies its optimizer: "
+            "let Lightning make the steps"
+        )
+
+    def configure_optimizers() -> dict[str, Any]:
+        optimizer = make(module.device)
+        configured = [
+            {name: value for name, value in group.items() if name in {*settings, "weight_decay"} and name != "lr"}
+            for group in optimizer.param_groups
+        ]
+
+        def hold(loaded: torch.optim.Optimizer) -> None:
+            for group, values in zip(loaded.param_groups, configured, strict=True):
+                group.update(values)
+
+        optimizer.register_load_state_dict_post_hook(hold)
+        if compiled:
+            compile_step(optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": PlanScheduler(optimizer, plan), "interval": "step", "name": "plan"},
+        }
+
+    module.configure_optimizers = configure_optimizers  # type: ignore[method-assign, assignment]
+
+
+def compile_step(optimizer: torch.optim.Optimizer, **options: Any) -> None:
+    """Compile the update of an optimizer, with the closure outside: it holds the whole forward and backward.
+
+    Args:
+        optimizer: changed in place.
+        options: for `torch.compile`.
+    """
+    update = torch.compile(optimizer.step, **options)
+
+    def step(closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        update()
+        return loss
+
+    optimizer.step = step  # type: ignore[method-assign]
