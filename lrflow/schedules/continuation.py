@@ -57,7 +57,7 @@ class Continued(Curve):
     def values(self, steps: Floats, horizon: Horizon) -> Floats:
         """The multipliers at a row of steps that all lie in [0, horizon.steps]."""
         old = self.schedule(steps, self.before)
-        if self.how == "keep":
+        if self.how == "keep" or self.at >= horizon.steps:  # the latter has no step left to choose
             return old
         if self.how == "rescale":
             new = self.schedule(steps, horizon)
@@ -66,13 +66,13 @@ class Continued(Curve):
         else:
             top = self.schedule(self.at, self.before)
             target = min(self.floor, top)
-            left = (horizon.steps - np.maximum(steps, self.at)) / max(horizon.steps - self.at, 1)
+            left = (horizon.steps - np.maximum(steps, self.at)) / (horizon.steps - self.at)
             new = target + (top - target) * left
         return np.where(steps < self.at, old, new)
 
     def _stretched(self, steps: Floats, horizon: Horizon) -> Floats:
         """The old run's step that each step from `at` on stands for."""
-        left_before, left_now = max(self.before.steps - self.at, 0), max(horizon.steps - self.at, 1)
+        left_before, left_now = max(self.before.steps - self.at, 0), horizon.steps - self.at
         # Multiplied before it is divided: a whole step of the old run is then met exactly.
         return self.at + np.maximum(steps - self.at, 0.0) * left_before / left_now
 
@@ -117,7 +117,9 @@ class Continued(Curve):
             horizon: how long the run is now, the steps before `at` among them.
             key: where the schedule stands in the config, `schedule` by default.
         """
-        problems = self.schedule.check(horizon if self.how == "rescale" else self.before, key)
+        problems = self.schedule.check(self.before, key)
+        if self.how == "rescale":
+            problems += [problem for problem in self.schedule.check(horizon, key) if problem not in problems]
         choice = f"{self.key}.horizon"
         if self.at >= horizon.steps:
             message = f"the run is resumed at step {self.at}, but now has only {horizon.steps}: nothing is left of it"

@@ -1,0 +1,216 @@
+"""What holds for every schedule, whatever it is made of: properties, searched by Hypothesis."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from lrflow.schedules import (
+    Constant,
+    Continued,
+    Cosine,
+    Duration,
+    Exponential,
+    Horizon,
+    Linear,
+    MultiStep,
+    Polynomial,
+    Schedule,
+    Shape,
+    Step,
+)
+
+relaxed = settings(deadline=None)  # the machine may be busy
+
+horizons = st.builds(Horizon, st.integers(1, 150), st.integers(1, 30))
+durations = st.one_of(
+    st.integers(0, 80).map(lambda steps: Duration(steps, "steps")),
+    st.floats(0, 3).map(lambda epochs: Duration(epochs, "epochs")),
+    st.floats(0, 0.9).map(lambda share: Duration(share, "fraction")),
+)
+gammas = st.floats(0.01, 1.0)
+shapes: st.SearchStrategy[Shape] = st.one_of(
+    st.sampled_from([Constant(), Linear(), Cosine()]),
+    st.builds(Polynomial, st.floats(0.5, 5.0)),
+    st.builds(Exponential, gammas, durations, st.booleans()),
+    st.builds(Step, gammas, durations),
+    st.builds(MultiStep, gammas, st.lists(durations, min_size=1, max_size=4)),
+)
+schedules = st.builds(
+    Schedule,
+    shapes,
+    warmup=durations,
+    warmup_start=st.none() | st.floats(0, 1),
+    cooldown=durations,
+    floor=st.just(0.0) | st.floats(0, 1),
+)
+ways = st.sampled_from(["keep", "rescale", "extend", "decay_now"])
+continued = st.builds(Continued, schedules, st.integers(0, 150), horizons, ways)
+curves = schedules | continued | st.builds(Continued, continued, st.integers(0, 150), horizons, ways)
+
+
+def every_step(horizon: Horizon) -> np.ndarray:
+    return np.arange(horizon.steps + 1)
+
+
+@relaxed
+@given(curves, horizons)
+def test_never_above_the_peak_nor_below_zero(curve: Schedule | Continued, horizon: Horizon) -> None:
+    rates = curve(every_step(horizon), horizon)
+    assert np.all((rates >= 0.0) & (rates <= 1.0))
+
+
+@relaxed
+@given(schedules, horizons)
+def test_never_under_the_floor_outside_the_warmup(schedule: Schedule, horizon: Horizon) -> None:
+    warmup = schedule.warmup.steps(horizon)
+    assume(warmup <= horizon.steps)
+    steps = np.arange(warmup, horizon.steps + 50)
+    assert np.all(schedule(steps, horizon) >= schedule.floor)
+
+
+@relaxed
+@given(schedules, horizons)
+def test_the_peak_stands_where_the_warmup_ends(schedule: Schedule, horizon: Horizon) -> None:
+    warmup = schedule.warmup.steps(horizon)
+    assume(warmup < horizon.steps)
+    assert schedule(warmup, horizon) == 1.0
+
+
+@relaxed
+@given(schedules, horizons)
+def test_it_rises_to_the_peak_and_never_again(schedule: Schedule, horizon: Horizon) -> None:
+    warmup = schedule.warmup.steps(horizon)
+    rates = schedule(np.arange(horizon.steps + 50), horizon)
+    assert np.all(np.diff(rates[: warmup + 1]) >= 0)
+    assert np.all(np.diff(rates[warmup:]) <= 0)
+
+
+@relaxed
+@given(schedules, horizons)
+def test_a_cooldown_ends_on_the_floor(schedule: Schedule, horizon: Horizon) -> None:
+    warmup, cooldown = (part.steps(horizon) for part in (schedule.warmup, schedule.cooldown))
+    assume(cooldown > 0 and warmup + cooldown <= horizon.steps)
+    assert schedule(horizon.steps, horizon) == schedule.floor
+
+
+@relaxed
+@given(curves, horizons, st.integers(1, 150))
+def test_one_step_many_steps_and_blocks_of_steps_agree_bit_for_bit(
+    curve: Schedule | Continued, horizon: Horizon, block: int
+) -> None:
+    steps = every_step(horizon)
+    at_once = curve(steps, horizon)
+    singly = np.array([curve(int(step), horizon) for step in steps])
+    in_blocks = np.concatenate([curve(steps[i : i + block], horizon) for i in range(0, len(steps), block)])
+    backwards = curve(steps[::-1], horizon)[::-1]
+    assert at_once.tobytes() == singly.tobytes() == in_blocks.tobytes() == backwards.tobytes()
+
+
+@relaxed
+@given(curves, horizons, horizons, st.randoms(use_true_random=False))
+def test_what_was_asked_before_changes_nothing(
+    curve: Schedule | Continued, horizon: Horizon, other: Horizon, random: object
+) -> None:
+    steps = every_step(horizon)
+    given_steps = steps.copy()
+    spec = curve.spec()
+    first = curve(steps, horizon)
+    shuffled = list(steps)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    for step in shuffled[:10]:
+        curve(step, horizon)
+    curve(steps, other)
+    curve.check(other)
+    curve.jumps(other)
+    assert curve(steps, horizon).tobytes() == first.tobytes()
+    assert steps.tolist() == given_steps.tolist()
+    assert curve.spec() == spec
+
+
+@relaxed
+@given(curves, horizons)
+def test_nothing_jumps_except_where_it_is_declared(curve: Schedule | Continued, horizon: Horizon) -> None:
+    steps = np.setdiff1d(np.arange(1, horizon.steps + 1), curve.jumps(horizon))
+    before, at = curve(steps - 1e-9, horizon), curve(steps, horizon)
+    # The steepest that is not a jump falls all the way within one step, as a square root, in a stretch pressed twice.
+    assert np.all(np.abs(before - at) < 0.01)
+
+
+@relaxed
+@given(curves, horizons)
+def test_jumps_are_rising_steps_of_the_run(curve: Schedule | Continued, horizon: Horizon) -> None:
+    jumps = curve.jumps(horizon)
+    assert all(isinstance(jump, int) and 0 < jump < horizon.steps for jump in jumps)
+    assert list(jumps) == sorted(jumps)
+
+
+@relaxed
+@given(curves, horizons)
+def test_a_schedule_without_problems_moves(curve: Schedule | Continued, horizon: Horizon) -> None:
+    assume(not curve.check(horizon))
+    rates = curve(np.arange(horizon.steps), horizon)
+    assert rates[-1] > 0.0
+    assert rates.max() == 1.0 or isinstance(curve, Continued)
+
+
+@relaxed
+@given(curves)
+def test_specs_round_trip(curve: Schedule | Continued) -> None:
+    assert Schedule.from_spec(curve.spec()) == curve
+
+
+@relaxed
+@given(schedules | continued, horizons, horizons, ways, st.data())
+def test_a_resumed_run_follows_the_old_schedule_up_to_there(
+    schedule: Schedule | Continued, before: Horizon, horizon: Horizon, how: str, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(0, min(before.steps, horizon.steps)))
+    steps = np.arange(at)
+    assert Continued(schedule, at, before, how)(steps, horizon).tobytes() == schedule(steps, before).tobytes()
+
+
+@relaxed
+@given(schedules | continued, horizons, horizons, st.data())
+def test_only_rescaling_moves_the_lr_where_a_run_is_resumed(
+    schedule: Schedule | Continued, before: Horizon, horizon: Horizon, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(0, min(before.steps, horizon.steps) - 1))
+    old = schedule(at, before)
+    assert Continued(schedule, at, before, "keep")(at, horizon) == old
+    assert Continued(schedule, at, before, "extend")(at, horizon) == old
+    np.testing.assert_allclose(Continued(schedule, at, before, "decay_now")(at, horizon), old, rtol=1e-15)
+    assert Continued(schedule, at, before, "rescale")(at, horizon) == schedule(at, horizon)
+
+
+@relaxed
+@given(schedules, horizons, horizons, st.data())
+def test_extending_ends_where_the_old_schedule_did(
+    schedule: Schedule, before: Horizon, horizon: Horizon, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(0, min(before.steps, horizon.steps) - 1))
+    assert Continued(schedule, at, before, "extend")(horizon.steps, horizon) == schedule(before.steps, before)
+
+
+@relaxed
+@given(schedules | continued, horizons, ways, st.data())
+def test_no_step_left_is_no_change(
+    schedule: Schedule | Continued, horizon: Horizon, how: str, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(horizon.steps, horizon.steps + 50))
+    before = Horizon(at, horizon.steps_per_epoch)
+    steps = every_step(horizon)
+    assert Continued(schedule, at, before, how)(steps, horizon).tobytes() == schedule(steps, before).tobytes()
+
+
+@relaxed
+@given(schedules | continued, horizons, ways, st.data())
+def test_going_on_as_before_changes_nothing(
+    schedule: Schedule | Continued, horizon: Horizon, how: str, data: st.DataObject
+) -> None:
+    assume(how != "decay_now")
+    at = data.draw(st.integers(0, horizon.steps))
+    steps = every_step(horizon)
+    same = Continued(schedule, at, horizon, how)(steps, horizon)
+    np.testing.assert_allclose(same, schedule(steps, horizon), rtol=1e-12, atol=1e-15)
