@@ -91,7 +91,7 @@ def _walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module, b
     yield path, module, True
     children = [(name, child) for name, child in module.named_children() if _has_parameters(child)]
     for name, child in children:
-        below = f"{path}.{name}" if path else name
+        below = ".".join(part for part in (path, name) if part and part != "_orig_mod")  # torch.compile's wrapper
         only = len(children) == 1 and type(module) not in _CONTAINERS and any(True for _ in child.children())
         if only or type(child) in _CONTAINERS or _holds_stack(child):
             yield from _walk(child, below)

@@ -28,7 +28,7 @@ def explain_unmatched(entries: Sequence[Entry], key: str) -> Problem:
 def explain_empty(
     model: nn.Module, entries: Sequence[Entry], rules: Sequence[Rule], claims: Sequence[Sequence[Entry]], key: str
 ) -> Iterable[Problem]:
-    """The problems of rules that claimed nothing, and of patterns that match nothing beside others that do."""
+    """The problems of rules that claimed nothing, and of misspelt patterns and classes in rules that did."""
     if not entries:
         return
     for index, rule in enumerate(rules):
@@ -44,7 +44,8 @@ def _dead_selectors(model: nn.Module, entries: Sequence[Entry], rule: Rule, key:
         if not any(pattern.fullmatch(name) for name in names):
             yield Problem(f"{key}.match", f"matches none of the {len(names)} parameter names", text, _near(text, names))
     for name in as_tuple(rule.type):
-        if whole and not any(is_type(place.holder, name) for entry in entries for place in entry.places):
+        absent = not any(is_type(place.holder, name) for entry in entries for place in entry.places)
+        if absent and (whole or not _known_type(model, name)):
             yield _dead_type(model, entries, name, key)
     if whole and rule.ndim is not None and not any(has_ndim(rule, entry) for entry in entries):
         known = sorted({entry.parameter.ndim for entry in entries})
@@ -65,6 +66,11 @@ def _near(text: str, names: Sequence[str]) -> str:
     if close:
         return f"nearest: {', '.join(close)}"
     return f"the names are {abbreviated(list(names))}"
+
+
+def _known_type(model: nn.Module, name: str) -> bool:
+    """Whether the class exists as far as one can tell, so that it is no misspelling of another in its list."""
+    return hasattr(nn, name.rpartition(".")[2]) or any(is_type(module, name) for module in model.modules())
 
 
 def _dead_type(model: nn.Module, entries: Sequence[Entry], name: str, key: str) -> Problem:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from lrflow.errors import ConfigError, Problem
-from lrflow.layers.explain import explain_empty, explain_unmatched
+from lrflow.layers.explain import abbreviated, explain_empty, explain_unmatched
 from lrflow.layers.inventory import Entry, inventory
 from lrflow.layers.rules import Rule
 from lrflow.layers.selection import selects
-from lrflow.schedules import Schedule
+from lrflow.schedules import Curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Group:
     lr: float
     scale: float
     weight_decay: float | None = None
-    schedule: Schedule | None = None
+    schedule: Curve | None = None
     frozen: bool = False
 
     @property
@@ -78,6 +78,7 @@ def resolve(
             given twice, nothing left to train.
     """
     entries = inventory(model)
+    _refuse_shapeless(entries)
     problems = [*_check_inputs(entries, rules, lr, key)]
     claims: list[list[Entry]] = [[] for _ in rules]
     frozen: list[Entry] = []
@@ -118,7 +119,7 @@ def merge(groups: Iterable[Group]) -> list[list[Group]]:
     Returns:
         Lists of groups, in the order in which each first appears; frozen groups are left out.
     """
-    merged: dict[tuple[float, float | None, Schedule | None], list[Group]] = {}
+    merged: dict[tuple[float, float | None, Curve | None], list[Group]] = {}
     for group in groups:
         if not group.frozen:
             merged.setdefault((group.lr, group.weight_decay, group.schedule), []).append(group)
@@ -142,17 +143,21 @@ def _named(entries: Iterable[Entry]) -> tuple[tuple[str, nn.Parameter], ...]:
     return tuple((entry.name, entry.parameter) for entry in entries)
 
 
+def _refuse_shapeless(entries: Sequence[Entry]) -> None:
+    lazy = [entry.name for entry in entries if nn.parameter.is_lazy(entry.parameter)]
+    if lazy:
+        hint = "run one batch through the model before it is handed over"
+        message = f"lazy modules whose parameters have no shape yet: {abbreviated(lazy)}"
+        raise ConfigError([Problem("model", message, ..., hint)])
+
+
 def _check_inputs(entries: list[Entry], rules: Sequence[Rule], lr: float, key: str) -> Iterable[Problem]:
     if not (math.isfinite(lr) and lr > 0):
         yield Problem("optimizer.lr", "expected a positive number", lr)
     if not entries:
         yield Problem("model", "the model has no parameters")
-    lazy = [entry.name for entry in entries if nn.parameter.is_lazy(entry.parameter)]
-    if lazy:
-        hint = "run one batch through the model before it is handed over"
-        yield Problem("model", f"parameters without a shape yet (lazy modules): {', '.join(lazy)}", ..., hint)
     first: dict[str, int] = {}
     for index, rule in enumerate(rules):
         if rule.name in first:
-            yield Problem(f"{key}[{index}].name", f"already the name of rule {first[rule.name]}", rule.name)
+            yield Problem(f"{key}[{index}].name", f"already the name of {key}[{first[rule.name]}]", rule.name)
         first.setdefault(rule.name, index)

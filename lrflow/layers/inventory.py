@@ -8,6 +8,7 @@ from functools import cached_property
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrize import ParametrizationList
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch and instance norms of torch
 _NORM_NAME = re.compile(r"Norm([123]d)?$")
@@ -69,7 +70,7 @@ class Entry:
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a module normalises: torch's norms, and any class named as one (`LlamaRMSNorm`, `LayerNorm2d`)."""
-    return isinstance(module, _NORMS) or bool(_NORM_NAME.search(type(module).__name__))
+    return isinstance(module, _NORMS) or any(_NORM_NAME.search(cls.__name__) for cls in type(module).__mro__)
 
 
 def inventory(model: nn.Module) -> list[Entry]:
@@ -83,8 +84,7 @@ def inventory(model: nn.Module) -> list[Entry]:
 
 def _place(model: nn.Module, path: str, module: nn.Module, attribute: str) -> Place:
     name = f"{path}.{attribute}" if path else attribute
-    # A parametrised weight (weight_norm and the like) is held by a list inside the layer that uses it.
-    outer, marker, inner = path.rpartition("parametrizations.")
-    if marker:
-        module, attribute = model.get_submodule(outer.rstrip(".")), inner
+    if isinstance(module, ParametrizationList):  # of `layer.parametrizations.weight`: the layer is what holds it
+        *layer, _, attribute = path.split(".")
+        module = model.get_submodule(".".join(layer))
     return Place(name.replace("_orig_mod.", ""), module, attribute)  # torch.compile wraps under that name

@@ -1,17 +1,19 @@
-"""Rules: what the user writes under `layers.rules`, checked before any model exists. Needs no torch."""
+"""Rules: what the user writes under `layers.rules`, checked before any model exists."""
 
 from __future__ import annotations
 
 import fnmatch
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.schedules import Schedule
+from lrflow.schedules import Curve
 
+Resolve = Callable[[str], type]  # from a `_target_` to its class
 SELECTS = ("bias", "norm", "embedding", "matrix")
 SELECTORS = ("match", "type", "ndim", "select")
 
@@ -43,7 +45,7 @@ class Rule:
             an `embedding`, not a `matrix`.
         lr: the group's peak LR, absolute (`1e-4`) or as a multiple of the peak (`10x`, `0.1x`); None: the peak.
         weight_decay: the group's weight decay; None: the optimizer's.
-        schedule: the group's own schedule, or a mapping that describes one; None: the run's.
+        schedule: the group's own; None: the run's.
         freeze: True: the group does not train.
 
     Raises:
@@ -57,7 +59,7 @@ class Rule:
     select: str | Sequence[str] | None = None
     lr: float | str | None = None
     weight_decay: float | None = None
-    schedule: Schedule | None = None
+    schedule: Curve | None = None
     freeze: bool = False
 
     def __post_init__(self) -> None:
@@ -66,12 +68,18 @@ class Rule:
             raise ConfigError(problems)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, object], key: str = "layers.rules[0]") -> Rule:
+    def from_config(
+        cls,
+        config: Mapping[str, object],
+        key: str = "layers.rules[0]",
+        resolve: Resolve | None = None,
+    ) -> Rule:
         """Reads one rule of a config.
 
         Args:
-            config: the rule's fields, in plain containers.
+            config: the rule's fields in plain containers; `schedule` as a mapping such as those in conf/schedule.
             key: where the rule stands; starts the key of every problem.
+            resolve: from the `_target_`s of a schedule to their classes; by default lrflow's schedules only.
 
         Raises:
             ConfigError: everything that is wrong with the rule.
@@ -80,18 +88,23 @@ class Rule:
             message = "a rule is a mapping such as {name: head, match: 'head.*', lr: 10x}"
             raise ConfigError([Problem(key, message, config)])
         known = [field.name for field in fields(cls)]
+        given: dict[str, Any] = {"name": "", **config}
         problems = [
-            Problem(f"{key}.{name}", "a rule has no such field", value, did_you_mean(str(name), known))
-            for name, value in config.items()
+            Problem(f"{key}.{name}", "a rule has no such field", given.pop(name), did_you_mean(str(name), known))
+            for name in config
             if name not in known
         ]
-        given = {name: value for name, value in config.items() if name in known}
-        rule = None
+        if isinstance(spec := given.get("schedule"), Mapping):
+            del given["schedule"]
+            try:
+                given["schedule"] = Curve.from_spec(spec, f"{key}.schedule", resolve)
+            except ConfigError as error:
+                problems += error.problems
         try:
-            rule = cls(**{"name": "", **given})  # type: ignore[arg-type]  # checked by the constructor
+            rule = cls(**given)
         except ConfigError as error:
-            problems += [replace(problem, key=_under(key, problem.key)) for problem in error.problems]
-        if rule is None or problems:
+            problems += [replace(problem, key=f"{key}.{problem.key}") for problem in error.problems]
+        if problems:
             raise ConfigError(problems)
         return rule
 
@@ -106,11 +119,15 @@ class Rule:
 
     def peak(self, base: float) -> float:
         """The group's peak LR where the run's is `base`."""
-        return base if self.lr is None else base * _factor(self.lr) if isinstance(self.lr, str) else self.lr
+        if self.lr is None:
+            return base
+        return float(self.lr[:-1]) * base if isinstance(self.lr, str) else self.lr
 
     def scale(self, base: float) -> float:
         """The group's peak LR as a multiple of the run's peak `base`."""
-        return 1.0 if self.lr is None else _factor(self.lr) if isinstance(self.lr, str) else self.lr / base
+        if self.lr is None:
+            return 1.0
+        return float(self.lr[:-1]) if isinstance(self.lr, str) else self.lr / base
 
     def _check_name(self) -> Iterable[Problem]:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -154,22 +171,15 @@ class Rule:
                 yield Problem("weight_decay", "expected a number that is zero or more", self.weight_decay)
             else:
                 object.__setattr__(self, "weight_decay", decay)
-        if isinstance(self.schedule, Mapping):
-            try:
-                object.__setattr__(self, "schedule", Schedule.from_spec(dict(self.schedule)))
-            except ConfigError as error:
-                yield from error.problems
-        elif self.schedule is not None and not callable(self.schedule):
-            yield Problem("schedule", "expected a mapping such as those in conf/schedule", self.schedule)
+        if self.schedule is not None and not isinstance(self.schedule, Curve):
+            yield Problem("schedule", "expected a schedule such as those in conf/schedule", self.schedule)
 
     def _check_lr(self) -> Iterable[Problem]:
-        expected = "expected a positive number (1e-4) or a multiple of the peak (10x)"
-        relative = isinstance(self.lr, str) and self.lr.strip().endswith(("x", "X"))
-        value = _number(self.lr.strip()[:-1]) if relative and isinstance(self.lr, str) else _number(self.lr)
-        if value is None or value < 0:
-            yield Problem("lr", expected, self.lr)
-        elif value == 0:
-            yield Problem("lr", expected, self.lr, "freeze: true keeps parameters from training")
+        relative = isinstance(self.lr, str) and self.lr.strip().lower().endswith("x")
+        value = _number(self.lr.strip()[:-1] if relative else self.lr)  # type: ignore[union-attr]  # text if relative
+        if value is None or value <= 0:
+            hint = "freeze: true keeps parameters from training" if value == 0 else None
+            yield Problem("lr", "expected a positive number (1e-4) or a multiple of the peak (10x)", self.lr, hint)
         else:
             object.__setattr__(self, "lr", f"{value!r}x" if relative else value)
 
@@ -207,11 +217,3 @@ def _number(value: object) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _factor(lr: str) -> float:
-    return float(lr[:-1])
-
-
-def _under(key: str, inner: str) -> str:
-    return f"{key}.{inner}"

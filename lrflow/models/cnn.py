@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from lrflow.models.common import check, initialise
 
 
-class CNN(nn.Module):
-    """Convolutional network: `stage1`, `stage2`, ... of 3x3 convolution, BatchNorm, ReLU and pooling, and a `head`.
+class CNN(nn.Sequential):
+    """Convolutional network: `stage1`, `stage2`, ... of 3x3 convolution, BatchNorm, ReLU, pooling; a linear `head`.
 
-    Each stage halves the picture (rounding up); the head is linear over the mean of what is left of it, so
-    that pictures of any size do.
+    Each stage halves the picture (rounding up), and the head sees the mean over what is left of it, so that
+    pictures of any size will do.
 
     Args:
         shape: [channels, height, width].
         outputs: classes, or values to predict.
-        widths: channels of the stages, at least one.
+        widths: channels of the stages.
         dropout: probability, before the head.
 
     Raises:
@@ -29,31 +29,22 @@ class CNN(nn.Module):
     def __init__(
         self, shape: Sequence[int], outputs: int, widths: Sequence[int] = (16, 32, 64), dropout: float = 0.0
     ) -> None:
-        super().__init__()
-        check(shape, outputs, widths, dropout, image=True)
-        self.stages = []
-        channels = shape[0]
-        for index, width in enumerate(widths, start=1):
-            self.add_module(f"stage{index}", _stage(channels, width))
-            self.stages.append(f"stage{index}")
-            channels = width
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels, outputs)
-        initialise(self, self.head)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scores [batch, outputs] of pictures [batch, channels, height, width]."""
-        for stage in self.stages:
-            x = self.get_submodule(stage)(x)
-        scores: Tensor = self.head(self.dropout(x.mean((2, 3))))
-        return scores
+        check(shape, outputs, image=True, dropout=dropout, widths=widths)
+        inputs = [shape[0], *widths]
+        modules = OrderedDict[str, nn.Module]()
+        for index, width in enumerate(widths):
+            modules[f"stage{index + 1}"] = _stage(inputs[index], width)
+        modules |= {"mean": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "dropout": nn.Dropout(dropout)}
+        head = modules["head"] = nn.Linear(inputs[-1], outputs)
+        super().__init__(modules)
+        initialise(self, head)
 
 
-def _stage(inputs: int, outputs: int) -> nn.Sequential:
+def _stage(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
-            conv=nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),  # the norm's bias takes its place
-            norm=nn.BatchNorm2d(outputs),
+            conv=nn.Conv2d(inputs, width, 3, padding=1, bias=False),  # the norm has a bias
+            norm=nn.BatchNorm2d(width),
             relu=nn.ReLU(),
             pool=nn.MaxPool2d(2, ceil_mode=True),
         )

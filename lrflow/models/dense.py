@@ -6,13 +6,15 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from lrflow.models.common import check, initialise
 
 
-class Logistic(nn.Module):
-    """Logistic (with another loss: linear) regression: one linear layer, `head`, that starts at zero.
+class Logistic(nn.Sequential):
+    """Logistic regression (with a squared loss: linear regression): `flatten` and one linear layer, `head`.
+
+    It starts at zero, which suits a convex problem.
 
     Args:
         shape: of one input, without the batch; it is flattened.
@@ -23,25 +25,19 @@ class Logistic(nn.Module):
     """
 
     def __init__(self, shape: Sequence[int], outputs: int) -> None:
-        super().__init__()
-        check(shape, outputs, widths=())
-        self.head = nn.Linear(math.prod(shape), outputs)
-        nn.init.zeros_(self.head.weight)  # the problem is convex: no symmetry to break
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scores [batch, outputs] of inputs [batch, *shape]."""
-        scores: Tensor = self.head(x.flatten(1))
-        return scores
+        check(shape, outputs)
+        super().__init__(OrderedDict(flatten=nn.Flatten(), head=nn.Linear(math.prod(shape), outputs)))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
 
-class MLP(nn.Module):
+class MLP(nn.Sequential):
     """Multilayer perceptron: `stage1`, `stage2`, ... of linear, norm, ReLU and dropout, and a linear `head`.
 
     Args:
         shape: of one input, without the batch; it is flattened.
         outputs: classes, or values to predict.
-        widths: of the hidden stages, at least one.
+        widths: of the hidden stages.
         norm: LayerNorm before each ReLU.
         dropout: probability, after each ReLU.
 
@@ -55,33 +51,24 @@ class MLP(nn.Module):
         outputs: int,
         widths: Sequence[int] = (256, 256),
         norm: bool = True,
-        dropout: float = 0.0,
+        dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        check(shape, outputs, widths, dropout)
-        self.stages = []
-        width = math.prod(shape)
-        for index, wider in enumerate(widths, start=1):
-            self.add_module(f"stage{index}", _dense(width, wider, norm, dropout))
-            self.stages.append(f"stage{index}")
-            width = wider
-        self.head = nn.Linear(width, outputs)
-        initialise(self, self.head)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scores [batch, outputs] of inputs [batch, *shape]."""
-        x = x.flatten(1)
-        for stage in self.stages:
-            x = self.get_submodule(stage)(x)
-        scores: Tensor = self.head(x)
-        return scores
+        check(shape, outputs, dropout=dropout, widths=widths)
+        modules = OrderedDict[str, nn.Module](flatten=nn.Flatten())
+        inputs = [math.prod(shape), *widths]
+        for index, width in enumerate(widths):
+            modules[f"stage{index + 1}"] = _stage(inputs[index], width, norm, dropout)
+        head = modules["head"] = nn.Linear(inputs[-1], outputs)
+        super().__init__(modules)
+        initialise(self, head)
 
 
-def _dense(inputs: int, outputs: int, norm: bool, dropout: float) -> nn.Sequential:
-    stage: OrderedDict[str, nn.Module] = OrderedDict(linear=nn.Linear(inputs, outputs))
-    if norm:
-        stage["norm"] = nn.LayerNorm(outputs)
-    stage["relu"] = nn.ReLU()
-    if dropout:
-        stage["dropout"] = nn.Dropout(dropout)
-    return nn.Sequential(stage)
+def _stage(inputs: int, width: int, norm: bool, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            linear=nn.Linear(inputs, width),
+            norm=nn.LayerNorm(width) if norm else nn.Identity(),
+            relu=nn.ReLU(),
+            dropout=nn.Dropout(dropout),
+        )
+    )

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  # torch's own name for it
+from torch.nn.functional import relu
 
 from lrflow.models.common import check, initialise
 
 
-class ResNet(nn.Module):
+class ResNet(nn.Sequential):
     """Pre-activation ResNet (He et al., 2016): `stem`, `stage1`, `stage2`, ... of residual blocks, `norm`, `head`.
 
-    Each stage after the first halves the picture and doubles the channels.
+    Each stage after the first halves the picture (rounding up) and doubles the channels. Each block starts
+    as the identity (or its shortcut), which lets deep stacks train at high rates from the first step.
 
     Args:
-        shape: [channels, height, width], from 8 x 8.
+        shape: [channels, height, width].
         outputs: classes, or values to predict.
         width: channels of the first stage.
         blocks: residual blocks of each stage.
@@ -26,29 +28,23 @@ class ResNet(nn.Module):
     """
 
     def __init__(self, shape: Sequence[int], outputs: int, width: int = 16, blocks: Sequence[int] = (2, 2, 2)) -> None:
-        super().__init__()
-        check(shape, outputs, [width], image=True)
-        self.stem = nn.Conv2d(shape[0], width, 3, padding=1, bias=False)
-        self.stages = []
+        check(shape, outputs, image=True, width=[width], blocks=blocks)
+        modules = OrderedDict[str, nn.Module](stem=nn.Conv2d(shape[0], width, 3, padding=1, bias=False))
         channels = width
-        for index, count in enumerate(blocks, start=1):
-            wider = width * 2 ** (index - 1)
-            stride = 1 if index == 1 else 2
-            stage = [Block(channels, wider, stride), *(Block(wider, wider) for _ in range(count - 1))]
-            self.add_module(f"stage{index}", nn.Sequential(*stage))
-            self.stages.append(f"stage{index}")
+        for index, count in enumerate(blocks):
+            wider, stride = width * 2**index, 1 if index == 0 else 2
+            modules[f"stage{index + 1}"] = nn.Sequential(
+                Block(channels, wider, stride), *(Block(wider, wider) for _ in range(count - 1))
+            )
             channels = wider
-        self.norm = nn.BatchNorm2d(channels)
-        self.head = nn.Linear(channels, outputs)
-        initialise(self, self.head)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scores [batch, outputs] of pictures [batch, channels, height, width]."""
-        x = self.stem(x)
-        for stage in self.stages:
-            x = self.get_submodule(stage)(x)
-        scores: Tensor = self.head(F.relu(self.norm(x)).mean((2, 3)))
-        return scores
+        modules |= {"norm": nn.BatchNorm2d(channels), "relu": nn.ReLU()}
+        modules |= {"mean": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+        head = modules["head"] = nn.Linear(channels, outputs)
+        super().__init__(modules)
+        initialise(self, head)
+        for module in self.modules():
+            if isinstance(module, Block):
+                nn.init.zeros_(module.conv2.weight)
 
 
 class Block(nn.Module):
@@ -70,7 +66,8 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, inputs, height, width] to [batch, outputs, height / stride, width / stride]."""
-        active = F.relu(self.norm1(x))
-        residual: Tensor = self.conv2(F.relu(self.norm2(self.conv1(active))))
+        """[batch, inputs, height, width] to [batch, outputs, height / stride, width / stride], rounded up."""
+        active = relu(self.norm1(x))
+        residual: Tensor = self.conv2(relu(self.norm2(self.conv1(active))))
+        # The shortcut that changes the shape sees the activated input, as in the paper.
         return residual + (x if self.shortcut is None else self.shortcut(active))

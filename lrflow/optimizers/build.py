@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,11 @@ def build_optimizer(
     Each parameter group carries `name` (the groups' names joined by " + ") and `members` (those names).
     Frozen groups are left out.
 
+    `fused: auto` takes the fused kernel where the class offers one, every parameter is a floating-point tensor on a
+    device that has it, and no other implementation was asked for. Two things that cannot be told from here want
+    `fused: false`: sparse gradients (`nn.Embedding(sparse=True)`), and clipping under mixed precision in Lightning,
+    which refuses a fused optimizer.
+
     Args:
         groups: as `lrflow.layers.resolve` returns them.
         config: the content of `conf/optimizer/*.yaml`; keys that start with an underscore are not passed on.
@@ -40,7 +45,7 @@ def build_optimizer(
     merged = merge(groups)
     arguments = {name: _plain(value) for name, value in config.items() if not name.startswith("_")}
     accepted = inspect.signature(factory).parameters
-    problems = _check_arguments(arguments, accepted)
+    problems = [*_check_arguments(arguments, accepted), *_check_decay(merged, accepted)]
     if not merged:
         problems.append(Problem("layers.rules", "every group is frozen, so there is nothing to train"))
     if problems:
@@ -53,8 +58,9 @@ def build_optimizer(
     params = [_param_group(members, torch.device(device), tensor_lr) for members in merged]
     try:
         return factory(params, **arguments)
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError([Problem("optimizer", str(error).rstrip("."), config.get("_target_", ...))]) from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        message = f"it refuses its arguments: {str(error).rstrip('.')}"
+        raise ConfigError([Problem("optimizer", message, config.get("_target_", ...))]) from error
 
 
 def _param_group(members: Sequence[Group], device: torch.device, tensor_lr: bool) -> dict[str, Any]:
@@ -82,15 +88,26 @@ def _can_fuse(merged: Sequence[Sequence[Group]], arguments: Mapping[str, Any], d
     return devices <= set(_FUSED_DEVICES) and all(parameter.is_floating_point() for parameter in parameters)
 
 
-def _check_arguments(arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]) -> list[Problem]:
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
-        return []
-    known = list(accepted)[1:]  # the first takes the parameters
-    return [
-        Problem(f"optimizer.{name}", "the optimizer takes no such argument", value, did_you_mean(name, known))
-        for name, value in arguments.items()
-        if name not in known and not (name == "fused" and value == "auto")
-    ]
+def _check_arguments(arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]) -> Iterable[Problem]:
+    if _takes_anything(accepted):
+        return
+    known = list(accepted)[1:]  # the first one takes the parameters
+    for name, value in arguments.items():
+        if name not in known and (name, value) != ("fused", "auto"):
+            yield Problem(f"optimizer.{name}", "the optimizer takes no such argument", value, did_you_mean(name, known))
+
+
+def _check_decay(merged: Sequence[Sequence[Group]], accepted: Mapping[str, inspect.Parameter]) -> Iterable[Problem]:
+    if "weight_decay" in accepted or _takes_anything(accepted):
+        return
+    names = [group.name for members in merged for group in members if group.weight_decay]
+    if names:
+        message = f"the optimizer has no weight decay, and these groups set one: {', '.join(names)}"
+        yield Problem("layers.rules", message)
+
+
+def _takes_anything(accepted: Mapping[str, inspect.Parameter]) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
 
 
 def _plain(value: Any) -> Any:
