@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lrflow.schedules import Curve, Horizon
 
 CHUNK = 1 << 18  # steps evaluated at once: long runs are checked in constant memory
-PEAK_TOLERANCE = 0.01  # a peak that falls between two steps is reached within a hundredth
+PEAK_TOLERANCE = 1e-3  # of the peak: what may be missing from it
 ROUNDING = 1e-9  # of the peak: what floating point may add to a bound
 JUMP = 0.01  # a change of less than a hundredth of the LR is no jump
 SUSPECTS = 512  # the steepest steps a chunk that are looked at closely for a jump
@@ -47,6 +47,7 @@ class _Facts:
     lands: bool  # whether the curve has to meet its floor at the end
     highest: float = -math.inf
     highest_at: int = 0
+    summit: float = -math.inf  # the highest between the steps beside the highest one: a peak may fall between two
     lowest: float = math.inf  # after the warmup
     lowest_at: int = 0
     finite: bool = True
@@ -93,7 +94,7 @@ def _each(walked: list[tuple[_Facts, str]], name: str, holds: Callable[[_Facts],
 
 def _peak_reached(facts: _Facts) -> tuple[bool, str]:
     at = f"step {facts.highest_at:,}"
-    if facts.highest >= 1 - PEAK_TOLERANCE:
+    if facts.summit >= 1 - PEAK_TOLERANCE:
         return True, f"at {at}"
     return False, f"the highest is {_percent(facts.highest)} of the peak, at {at}"
 
@@ -178,6 +179,8 @@ def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
         _bounds(facts, steps, values)
         if facts.jump is None and facts.finite:
             facts.jump = _jump(schedule, horizon, steps, values, declared)
+    around = np.linspace(max(facts.highest_at - 1, 0), min(facts.highest_at + 1, horizon.steps - 1), 1025)
+    facts.summit = float(schedule(around, horizon).max())
     facts.end = float(schedule(horizon.steps, horizon))
     return facts
 
