@@ -79,7 +79,8 @@ class Curve(ABC):
         Args:
             spec: what `spec()` gave, or the content of a schedule's config.
             key: where it stands in the config, for messages.
-            resolve: from a `_target_` to its class, for shapes of one's own; by default lrflow's schedules only.
+            resolve: from a `_target_` to its class, for shapes of one's own; by default lrflow's schedules only. What
+                it refuses it tells with a ConfigError or a ValueError.
 
         Raises:
             ConfigError: with every problem of the spec.

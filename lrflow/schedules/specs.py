@@ -69,21 +69,24 @@ def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[P
         return None
     try:
         cls = resolve(spec["_target_"])
-    except ValueError as error:
+        parameters = inspect.signature(cls).parameters
+    except ConfigError as error:
+        problems += [dataclasses.replace(p, key=f"{key}._target_") for p in error.problems]
+        return None
+    except (TypeError, ValueError) as error:
         problems.append(Problem(f"{key}._target_", str(error), spec["_target_"]))
         return None
 
-    parameters = inspect.signature(cls).parameters
     arguments: dict[str, Any] = {}
-    failed: set[str] = set()
+    failed: set[str] = set()  # arguments whose problem has been said
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in spec.items():
         path = f"{key}.{name}"
         if name == "_target_":
             continue
-        if name not in parameters:
-            problems.append(
-                Problem(path, f"{cls.__name__} takes no such argument", value, did_you_mean(name, parameters))
-            )
+        if name not in parameters and not takes_any:
+            hint = did_you_mean(name, parameters)
+            problems.append(Problem(path, f"{cls.__name__} takes no such argument", value, hint))
             continue
         if isinstance(value, Mapping):
             value = _build(value, path, resolve, problems)
@@ -91,16 +94,18 @@ def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[P
                 failed.add(path)
         arguments[name] = value
     for name, parameter in parameters.items():
-        if parameter.default is inspect.Parameter.empty and name not in arguments:
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if named and parameter.default is parameter.empty and name not in arguments:
             problems.append(Problem(f"{key}.{name}", f"{cls.__name__} needs it"))
             failed.add(f"{key}.{name}")
-            arguments[name] = None
+            arguments[name] = None  # so that the others are checked too
     try:
         return cls(**arguments)
     except ConfigError as error:
         own = getattr(cls, "key", "")
         found = [dataclasses.replace(p, key=key + p.key.removeprefix(own)) for p in error.problems]
-        problems += [problem for problem in found if problem.key not in failed]  # said already
-    except ValueError as error:
-        problems.append(Problem(key, str(error), dict(spec)))
+        problems += [problem for problem in found if problem.key not in failed]
+    except (TypeError, ValueError) as error:
+        if not failed:
+            problems.append(Problem(key, str(error), dict(spec)))
     return None

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from lrflow.errors import ConfigError
+from lrflow.errors import ConfigError, Problem
 from lrflow.schedules import (
     Constant,
     Continued,
@@ -82,6 +82,38 @@ def test_a_shape_of_ones_own_needs_a_resolver() -> None:
         Curve.from_spec(spec)
     classes = {spec["_target_"]: Schedule, spec["shape"]["_target_"]: Halved}
     assert Curve.from_spec(spec, resolve=classes.__getitem__) == schedule
+
+
+@dataclass(frozen=True)
+class Picky(Halved):
+    """A user's own shape that checks its arguments in the plain way."""
+
+    def __post_init__(self) -> None:
+        if self.by < 1:
+            raise ValueError("by is at least 1")
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ({"_target_": "Picky", "by": 0.5}, "schedule.shape = .*: by is at least 1"),
+        ({"_target_": "Picky", "by": None}, "schedule.shape = .*: '<' not supported"),
+        ({"_target_": "Pikcy"}, "schedule.shape._target_ = 'Pikcy': is not trusted"),
+        ({"_target_": "_"}, "schedule.shape._target_ = '_'.*not a callable object"),
+    ],
+    ids=str,
+)
+def test_a_shape_of_ones_own_fails_in_words(shape: dict[str, object], says: str) -> None:
+    classes: dict[str, type] = {"Picky": Picky, "Schedule": Schedule, "_": 5}  # type: ignore[dict-item]
+
+    def resolve(target: str) -> type:
+        if target not in classes:
+            raise ConfigError([Problem("_target_", "is not trusted", target)])
+        return classes[target]
+
+    with pytest.raises(ConfigError, match=says) as caught:
+        Curve.from_spec({"_target_": "Schedule", "shape": shape}, resolve=resolve)
+    assert len(caught.value.problems) == 1
 
 
 def test_everything_wrong_with_a_spec_is_said_at_once_where_it_stands() -> None:
