@@ -93,41 +93,36 @@ def _each(walked: list[tuple[_Facts, str]], name: str, holds: Callable[[_Facts],
 
 
 def _peak_reached(facts: _Facts) -> tuple[bool, str]:
-    at = f"step {facts.highest_at:,}"
+    at = f"at step {facts.highest_at:,}"
     if facts.summit >= 1 - PEAK_TOLERANCE:
-        return True, f"at {at}"
-    return False, f"the highest is {_percent(facts.highest)} of the peak, at {at}"
+        return True, at
+    return False, f"the highest is {_percent(facts.highest)} of the peak, {at}"
 
 
 def _peak_kept(facts: _Facts) -> tuple[bool, str]:
-    ok = facts.finite and facts.highest <= 1 + ROUNDING
     if not facts.finite:
         return False, "the LR is not a finite number everywhere"
-    return ok, f"the highest is {_percent(facts.highest)} of the peak" + (
-        "" if ok else f", at step {facts.highest_at:,}"
-    )
+    highest = f"the highest is {_percent(facts.highest)} of the peak"
+    if facts.highest > 1 + ROUNDING:
+        return False, f"{highest}, at step {facts.highest_at:,}"
+    return True, highest
 
 
 def _floor_met(facts: _Facts) -> tuple[bool, str]:
-    floor = facts.floor
-    if not facts.lowest >= floor - ROUNDING:
-        return (
-            False,
-            f"falls to {_percent(facts.lowest)} at step {facts.lowest_at:,}, under the floor of {_percent(floor)}",
-        )
-    if facts.lands and not abs(facts.end - floor) <= ROUNDING:
-        return False, f"ends at {_percent(facts.end)} of the peak, not at the floor of {_percent(floor)}"
-    return True, f"ends at {_percent(facts.end)} of the peak, floor {_percent(floor)}"
+    floor = f"the floor of {_percent(facts.floor)}"
+    if not facts.lowest >= facts.floor - ROUNDING:  # said so that NaN fails
+        return False, f"falls to {_percent(facts.lowest)} at step {facts.lowest_at:,}, under {floor}"
+    ends = f"ends at {_percent(facts.end)} of the peak"
+    if facts.lands and not abs(facts.end - facts.floor) <= ROUNDING:
+        return False, f"{ends}, not at {floor}"
+    return True, f"{ends}, floor {_percent(facts.floor)}"
 
 
 def _no_jump(facts: _Facts) -> tuple[bool, str]:
-    if facts.jump is None:
-        return (
-            True,
-            f"jumps only where declared: {counted(facts.declared, 'time')}" if facts.declared else "none at all",
-        )
-    step, before, after = facts.jump
-    return False, f"from {_percent(before)} to {_percent(after)} of the peak at step {step:,}, which is not declared"
+    if facts.jump is not None:
+        step, before, after = facts.jump
+        return False, f"from {_percent(before)} to {_percent(after)} of the peak at step {step:,}, not declared"
+    return True, counted(facts.declared, "declared jump") if facts.declared else "none at all"
 
 
 def _percent(multiplier: float) -> str:
@@ -147,17 +142,11 @@ def _fits(plan: Plan) -> Check:
 
 
 def _moves(plan: Plan, walked: list[tuple[_Facts, str]]) -> Check:
-    """Every trainable group holds parameters and has a LR above zero somewhere."""
-    highest = {
-        column: facts.highest
-        for (facts, _), (_, columns) in zip(walked, plan.curves, strict=True)
-        for column in columns
-    }
-    still = [
-        group.name
-        for column, group in enumerate(plan.trainable)
-        if not (group.parameters > 0 and group.lr * highest[column] > 0)
-    ]
+    """Every trainable group holds parameters and has an LR above zero somewhere."""
+    still = []
+    for (facts, _), (_, columns) in zip(walked, plan.curves, strict=True):
+        groups = [plan.trainable[column] for column in columns]
+        still += [group.name for group in groups if not (group.parameters > 0 and group.lr * facts.highest > 0)]
     if still:
         return Check("every group moves", False, f"never moved: {joined(still)}")
     if not plan.trainable:

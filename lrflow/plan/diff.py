@@ -93,19 +93,8 @@ class PlanDiff:
     @cached_property
     def renamed(self) -> dict[str, str]:
         """Groups that are gone, each with the new one that holds as many tensors and parameters and is alone in it."""
-        sizes = Counter((group.tensors, group.parameters) for group in self._only(self.before, self.after))
-        gone = {
-            (group.tensors, group.parameters): group.name
-            for group in self._only(self.before, self.after)
-            if sizes[group.tensors, group.parameters] == 1
-        }
-        new = self._only(self.after, self.before)
-        sizes = Counter((group.tensors, group.parameters) for group in new)
-        return {
-            gone[size]: group.name
-            for group in new
-            if (size := (group.tensors, group.parameters)) in gone and sizes[size] == 1
-        }
+        gone, new = _alone(self._only(self.before, self.after)), _alone(self._only(self.after, self.before))
+        return {gone[size]: new[size] for size in gone if size in new}
 
     @cached_property
     def removed(self) -> tuple[str, ...]:
@@ -150,19 +139,20 @@ class PlanDiff:
         """
         old_steps, new_steps = self._places()
         old, new = self.before.lr(old_steps), self.after.lr(new_steps)
-        widest, found = ROUNDING, None
-        for (left, right), name in self._columns.items():
-            gaps = np.abs(new[:, right] - old[:, left]) / max(
-                self.before.trainable[left].lr, self.after.trainable[right].lr
-            )
+        widest, place = ROUNDING, None
+        for left, right in self._columns:
+            peak = max(self.before.trainable[left].lr, self.after.trainable[right].lr)
+            gaps = np.abs(new[:, right] - old[:, left])
             at = int(np.argmax(gaps))
-            if gaps[at] > widest:
-                steps = float(old_steps[at]), float(new_steps[at])
-                widest, found = (
-                    gaps[at],
-                    RateChange((name,), steps, "furthest apart", float(old[at, left]), float(new[at, right])),
-                )
-        return found
+            if gaps[at] > widest * peak:
+                widest, place = gaps[at] / peak, (at, left, right)
+        if place is None:
+            return None
+        at, left, right = place
+        was, now = old[at, left], new[at, right]
+        alike = [name for (a, b), name in self._columns.items() if (old[at, a], new[at, b]) == (was, now)]
+        steps = (float(old_steps[at]), float(new_steps[at]))
+        return RateChange(tuple(alike), steps, "furthest apart", float(was), float(now))
 
     @cached_property
     def budget(self) -> dict[str, float]:
@@ -229,6 +219,13 @@ class PlanDiff:
                     share = int(why[:-1]) / 100 if why.endswith("%") else step / run
                     marks.setdefault((share * old, share * new), why)
         return sorted(marks.items())
+
+
+def _alone(groups: list[PlanGroup]) -> dict[tuple[int, int], str]:
+    """The groups that no other one equals in size, by their size."""
+    sizes = Counter((group.tensors, group.parameters) for group in groups)
+    named = {(group.tensors, group.parameters): group.name for group in groups}
+    return {size: name for size, name in named.items() if sizes[size] == 1}
 
 
 def _sums(plan: Plan) -> np.ndarray:

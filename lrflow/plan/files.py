@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lrflow.plan.spec import plain
 from lrflow.plan.view import sampled
 
 if TYPE_CHECKING:
@@ -48,5 +49,5 @@ def write_json(plan: Plan, path: Path) -> Path:
         ],
         "checks": [asdict(check) for check in plan.check()],
     }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2, default=plain) + "\n", encoding="utf-8")
     return path

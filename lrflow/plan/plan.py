@@ -52,7 +52,7 @@ class Plan:
                 name=group.name,
                 lr=float(group.lr),
                 scale=float(group.scale),
-                weight_decay=group.weight_decay,
+                weight_decay=None if group.weight_decay is None else float(group.weight_decay),
                 schedule=group.schedule or schedule,
                 tensors=group.tensors,
                 parameters=group.numel,

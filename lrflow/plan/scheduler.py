@@ -23,9 +23,9 @@ class PlanChangedWarning(UserWarning):
 class PlanScheduler(LRScheduler):
     """Writes `plan.lr(step) * feedback` into every parameter group; to be stepped after each optimizer step.
 
-    It is one of torch's schedulers, so whatever takes those takes it (Lightning: with interval "step"). Other than
-    those it leaves `optimizer.step` unwrapped, adds no `initial_lr`, and keeps no state but its counter. The LR of
-    step 0 is written at construction. Parameter groups may be replaced under it (`Optimizer.load_state_dict` does).
+    It is one of torch's schedulers, so whatever takes those takes it (Lightning: with interval "step"). Unlike them it
+    leaves `optimizer.step` unwrapped, adds no `initial_lr`, and keeps no state but its counter. The LR of step 0 is
+    written at construction. Parameter groups may be replaced under it, as `Optimizer.load_state_dict` does.
 
     Args:
         optimizer: its parameter groups carry `members`, the names of the plan's groups merged in them

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.plan.group import PlanGroup
 from lrflow.schedules import Curve, Horizon
@@ -22,9 +24,16 @@ Resolve = Callable[[str], type]
 def canonical(data: object) -> str:
     """JSON with one spelling: equal data gives equal text on every machine (floats by their shortest exact repr)."""
     try:
-        return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False, default=plain)
     except (TypeError, ValueError) as error:
         raise LrflowError(f"a plan holds finite numbers, strings, lists and mappings only: {error} ({data})") from error
+
+
+def plain(value: object) -> object:
+    """What JSON writes for a number of numpy's; its `default`."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} is no plain data")
 
 
 def fingerprint(data: object) -> str:

@@ -94,6 +94,7 @@ class TestRates:
     def test_groups_that_changed_alike_are_told_together(self, plan_of, horizon):
         diff = plan_of(LINEAR, horizon, 0.3, 0.3).diff(plan_of(LINEAR, horizon, 0.1, 0.1))
         assert all(change.groups == ("a", "b") for change in diff.rates)
+        assert diff.furthest.groups == ("a", "b")
         assert "all groups: 0.1 → 0.3 (3x)" in printed(diff)
 
     def test_the_furthest_is_by_the_peak_and_not_where_one_comes_down_to_zero(self, plan_of, horizon):

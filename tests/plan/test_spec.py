@@ -85,3 +85,9 @@ def test_a_schedule_that_json_cannot_say_is_refused_by_name(plan_of, horizon):
 def test_keys_beside_the_plans_own_are_passed_over(plan_of):
     plan = plan_of(Schedule(Linear()), Horizon(10))
     assert Plan.from_dict({**plan.to_dict(), "checks": []}).fingerprint == plan.fingerprint
+
+
+def test_numbers_of_numpys_are_numbers(plan_of, horizon):
+    plain, numpys = Schedule(Linear(), floor=0.5), Schedule(Linear(), floor=np.float32(0.5))  # type: ignore[arg-type]
+    of_numpy = plan_of(numpys, Horizon(np.int64(200), np.int64(50)))  # type: ignore[arg-type]
+    assert of_numpy.fingerprint == plan_of(plain, Horizon(200, 50)).fingerprint
