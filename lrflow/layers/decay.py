@@ -10,7 +10,7 @@ from torch import nn
 
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers.inventory import Entry, inventory, is_norm
-from lrflow.layers.rules import Rule
+from lrflow.layers.rules import Rule, number
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 
@@ -43,9 +43,10 @@ class LayerDecay:
 
     def __post_init__(self) -> None:
         problems = []
-        if not 0 < self.decay <= 1:
+        decay, min_scale = number(self.decay), number(self.min_scale)
+        if decay is None or not 0 < decay <= 1:
             problems.append(Problem("layers.decay", "expected a factor above 0 and at most 1", self.decay))
-        if not 0 <= self.min_scale <= 1:
+        if min_scale is None or not 0 <= min_scale <= 1:
             problems.append(Problem("layers.min_scale", "expected a factor from 0 to 1", self.min_scale))
         if problems:
             raise ConfigError(problems)

@@ -166,7 +166,7 @@ class Rule:
         if self.lr is not None:
             yield from self._check_lr()
         if self.weight_decay is not None:
-            decay = _number(self.weight_decay)
+            decay = number(self.weight_decay)
             if decay is None or decay < 0:
                 yield Problem("weight_decay", "expected a number that is zero or more", self.weight_decay)
             else:
@@ -176,7 +176,7 @@ class Rule:
 
     def _check_lr(self) -> Iterable[Problem]:
         relative = isinstance(self.lr, str) and self.lr.strip().lower().endswith("x")
-        value = _number(self.lr.strip()[:-1] if relative else self.lr)  # type: ignore[union-attr]  # text if relative
+        value = number(self.lr.strip()[:-1] if relative else self.lr)  # type: ignore[union-attr]  # text if relative
         if value is None or value <= 0:
             hint = "freeze: true keeps parameters from training" if value == 0 else None
             yield Problem("lr", "expected a positive number (1e-4) or a multiple of the peak (10x)", self.lr, hint)
@@ -208,7 +208,7 @@ def _check_entry(selector: str, entry: object) -> Iterable[Problem]:
         yield Problem("ndim", "expected zero or more", entry)
 
 
-def _number(value: object) -> float | None:
+def number(value: object) -> float | None:
     """A finite number, also as text (YAML 1.1 reads 1e-3 as text); None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -13,8 +14,8 @@ from lrflow.models.common import check, initialise
 class CNN(nn.Sequential):
     """Convolutional network: `stage1`, `stage2`, ... of 3x3 convolution, BatchNorm, ReLU, pooling; a linear `head`.
 
-    Each stage halves the picture (rounding up), and the head sees the mean over what is left of it, so that
-    pictures of any size will do.
+    Each stage halves the picture (rounding up). The head sees the strongest response of each channel in each quarter
+    of what is left: where a feature lies matters, its exact place does not.
 
     Args:
         shape: [channels, height, width].
@@ -34,8 +35,13 @@ class CNN(nn.Sequential):
         modules = OrderedDict[str, nn.Module]()
         for index, width in enumerate(widths):
             modules[f"stage{index + 1}"] = _stage(inputs[index], width)
-        modules |= {"mean": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "dropout": nn.Dropout(dropout)}
-        head = modules["head"] = nn.Linear(inputs[-1], outputs)
+        # Plain pooling, as the gradient of torch's adaptive pooling is not deterministic on GPUs.
+        left = [math.ceil(size / 2 ** len(widths)) for size in shape[1:]]
+        quarter = [math.ceil(size / 2) for size in left]
+        quarters = math.prod(math.ceil(size / part) for size, part in zip(left, quarter, strict=True))
+        modules["quarters"] = nn.MaxPool2d(tuple(quarter), ceil_mode=True)
+        modules |= {"flatten": nn.Flatten(), "dropout": nn.Dropout(dropout)}
+        head = modules["head"] = nn.Linear(inputs[-1] * quarters, outputs)
         super().__init__(modules)
         initialise(self, head)
 

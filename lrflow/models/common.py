@@ -35,7 +35,7 @@ def check(
     for name, values in counts.items():
         if not _positive(values):
             problems.append(Problem(f"model.{name}", "expected a list of whole numbers from 1", values))
-    if not 0 <= dropout < 1:
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         problems.append(Problem("model.dropout", "expected a probability from 0 to below 1", dropout))
     if problems:
         raise ConfigError(problems)

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from lrflow.layers import LayerDecay, Rule, resolve
+from lrflow.models import CNN, MLP, Logistic, ResNet
+
+
+class Attend(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(4)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.norm2 = nn.LayerNorm(4)
+        self.mlp = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
+
+
+class Transformer(nn.Module):
+    """A vision transformer's parameters, by timm's names."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 5, 4))
+        self.patch_embed = nn.Conv2d(3, 4, 2, 2)
+        self.blocks = nn.ModuleList(Attend() for _ in range(depth))
+        self.head = nn.Linear(4, 10)
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.zeros(5, 4))
+        self.layer = nn.ModuleList(Attend() for _ in range(2))
+        self.norm = nn.LayerNorm(4)
+
+
+class Language(nn.Module):
+    """Blocks at some depth, a norm after them, an output tied to the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(9, 4)
+        self.norm = nn.LayerNorm(4)
+        self.encoder = Encoder()
+        self.pooler = nn.Linear(4, 4)
+        self.output = nn.Linear(4, 9)
+        self.output.weight = self.embeddings.weight
+
+
+def layers(model: nn.Module) -> dict[str, float]:
+    """Layer -> factor, from the rules without no_decay."""
+    return {rule.name: rule.scale(1.0) for rule in LayerDecay(0.5, no_decay=False).rules(model)}
+
+
+def beit(name: str, depth: int) -> int:
+    """The layer of a parameter in BEiT's published code (optim_factory.py); the input is 0, the head depth + 1."""
+    if name in ("cls_token", "pos_embed") or name.startswith("patch_embed"):
+        return 0
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks") else depth + 1
+
+
+@given(st.integers(1, 6), st.floats(0.3, 1.0))
+def test_a_transformer_has_the_published_factors(depth: int, decay: float) -> None:
+    model = Transformer(depth)
+    groups = resolve(model, LayerDecay(decay).rules(model), lr=0.01)
+    scales = {name: group.scale for group in groups for name, _ in group.parameters}
+    assert scales == {name: decay ** (depth + 1 - beit(name, depth)) for name, _ in model.named_parameters()}
+    lrs = {name: group.lr for group in groups for name, _ in group.parameters}
+    assert lrs == {name: pytest.approx(0.01 * scale) for name, scale in scales.items()}
+
+
+def test_biases_and_norms_go_without_weight_decay_in_groups_of_their_own() -> None:
+    model = Transformer(1)
+    groups = {group.name: group for group in resolve(model, LayerDecay().rules(model), lr=1.0)}
+    assert list(groups) == [
+        "patch_embed/no_decay",
+        "patch_embed",
+        "blocks.0/no_decay",
+        "blocks.0",
+        "head/no_decay",
+        "head",
+    ]
+    for name, group in groups.items():
+        assert group.weight_decay == (0.0 if name.endswith("/no_decay") else None)
+    assert [name for name, _ in groups["patch_embed"].parameters] == ["cls_token", "pos_embed", "patch_embed.weight"]
+    assert all("norm" in name or "bias" in name for name, _ in groups["blocks.0/no_decay"].parameters)
+
+
+def test_the_factor_stops_at_min_scale() -> None:
+    model = Transformer(3)
+    scales = [rule.scale(1.0) for rule in LayerDecay(0.5, min_scale=0.2, no_decay=False).rules(model)]
+    assert scales == [0.2, 0.2, 0.25, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (Logistic([1, 8, 8], 10), {"head": 1.0}),
+        (MLP([1, 8, 8], 10, widths=[8, 8]), {"stage1.linear": 0.25, "stage2.linear": 0.5, "head": 1.0}),
+        (CNN([1, 8, 8], 10, widths=[4, 4]), {"stage1.conv": 0.25, "stage2.conv": 0.5, "head": 1.0}),
+        (
+            ResNet([1, 8, 8], 10, width=2, blocks=[1, 2]),
+            {"stem": 2**-4, "stage1.0": 2**-3, "stage2.0": 0.25, "stage2.1": 0.5, "head": 1.0},
+        ),
+        (
+            Language(),
+            {"embeddings": 2**-4, "encoder.layer.0": 2**-3, "encoder.layer.1": 0.25, "pooler": 0.5, "output": 1.0},
+        ),
+        (
+            nn.Sequential(Encoder(), nn.Linear(4, 2)),
+            {"0.layer.0": 0.25, "0.layer.1": 0.5, "1": 1.0},
+        ),
+        (nn.ModuleDict({"_orig_mod": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))}), {"0": 0.5, "1": 1.0}),
+        (nn.Sequential(nn.LayerNorm(2), nn.Linear(2, 2), nn.ReLU(), nn.BatchNorm1d(2)), {"1": 1.0}),
+        (nn.LayerNorm(2), {"model": 1.0}),
+        (nn.Linear(2, 2), {"model": 1.0}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_layers_of_common_models(model: nn.Module, expected: dict[str, float]) -> None:
+    assert layers(model) == expected
+    groups = resolve(model, LayerDecay().rules(model), lr=1.0)
+    assert sum(group.tensors for group in groups) == len(list(model.parameters()))
+
+
+def test_parts_belong_to_the_layer_before_them() -> None:
+    rules = {rule.name: rule.match for rule in LayerDecay(no_decay=False).rules(Language())}
+    assert rules["embeddings"] == ("embeddings.weight", "norm.weight", "norm.bias", "encoder.positions")
+    assert rules["output"] == ("output.bias",)  # its weight is the embedding
+    assert rules["encoder.layer.1"] is not None
+    assert {"encoder.norm.weight", "encoder.norm.bias"} <= {*map(str, rules["encoder.layer.1"])}
+
+
+def test_a_wrapped_model_has_the_layers_of_the_model() -> None:
+    inner = nn.ModuleDict(
+        {"features": nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), "head": nn.Linear(2, 2)}
+    )
+    assert layers(nn.ModuleDict({"model": inner})) == {
+        "model.features.0": 0.25,
+        "model.features.2": 0.5,
+        "model.head": 1.0,
+    }
+
+
+def test_frozen_layers_keep_their_place() -> None:
+    model = Transformer(2)
+    model.patch_embed.requires_grad_(False)
+    model.blocks[0].requires_grad_(False)
+    groups = resolve(model, LayerDecay(0.5, no_decay=False).rules(model), lr=1.0)
+    assert [(group.name, group.scale) for group in groups] == [
+        ("patch_embed", 2**-3),  # its tokens train
+        ("blocks.1", 0.5),
+        ("head", 1.0),
+        ("frozen", 0.0),
+    ]
+
+
+def test_names_that_look_like_globs() -> None:
+    model = nn.ModuleDict({"a[1]*": nn.Linear(2, 2), "a1": nn.Linear(2, 2)})
+    groups = resolve(model, LayerDecay(no_decay=False).rules(model), lr=1.0)
+    assert [group.tensors for group in groups] == [2, 2]
+
+
+def test_rules_of_ones_own_may_come_first(net: nn.Module) -> None:
+    rules = [Rule("slow", match="embed.*", lr="0.01x"), *LayerDecay(no_decay=False).rules(net)[1:]]
+    assert [group.name for group in resolve(net, rules, lr=1.0)] == ["slow", "backbone", "head"]
+
+
+def test_values_out_of_range(refused: Callable) -> None:
+    assert list(refused(LayerDecay, decay=1.5, min_scale=-0.1)) == ["layers.decay", "layers.min_scale"]
+    assert list(refused(LayerDecay, decay=0)) == ["layers.decay"]
+    assert list(refused(LayerDecay, decay=float("nan"))) == ["layers.decay"]
+    assert list(refused(LayerDecay, decay="a", min_scale=None)) == ["layers.decay", "layers.min_scale"]

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lrflow.errors import ConfigError
+from lrflow.layers import Group, Rule, resolve
+from lrflow.optimizers import build_optimizer
+
+SGD = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-2, "fused": "auto"}
+ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-2, "betas": [0.8, 0.99], "weight_decay": 1e-2, "fused": "auto"}
+ADAMW = {**ADAM, "_target_": "torch.optim.AdamW", "weight_decay": 0.1}
+ALL = [(SGD, torch.optim.SGD), (ADAM, torch.optim.Adam), (ADAMW, torch.optim.AdamW)]
+RULES = [
+    Rule("frozen", match="0.bias", freeze=True),
+    Rule("no_decay", select=["bias", "norm"], weight_decay=0.0),
+    Rule("head", match="3.*", lr="3x"),
+    Rule("first", match="0.*"),
+    Rule("more", match="4.*"),
+]
+
+each = pytest.mark.parametrize(("config", "factory"), ALL, ids=["sgd", "adam", "adamw"])
+
+
+def make() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 2))
+
+
+def groups_of(model: nn.Module, lr: float = 0.1) -> list[Group]:
+    return resolve(model, RULES, lr)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 20) -> list[torch.Tensor]:
+    """Trains with an LR that changes at every step; returns the parameters."""
+    generator = torch.Generator().manual_seed(2)
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    for step in range(steps):
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            lr = peak * (1 - step / steps)
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        optimizer.zero_grad()
+        model(torch.randn(8, 3, generator=generator)).square().mean().backward()
+        optimizer.step()
+    return [parameter.detach() for parameter in model.parameters()]
+
+
+def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@each
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_trajectory_is_that_of_groups_written_by_hand(config: dict, factory: Any, fused: bool) -> None:
+    model, other = make(), make()
+    ours = train(model, build_optimizer(groups_of(model, config["lr"]), {**config, "fused": fused}, factory))
+
+    other[0].bias.requires_grad_(False)
+    norm_and_bias = [*other[1].parameters(), other[3].bias, other[4].bias]
+    arguments = {name: value for name, value in config.items() if not name.startswith("_") and name != "fused"}
+    by_hand = factory(
+        [
+            {"params": norm_and_bias, "weight_decay": 0.0},
+            {"params": [other[3].weight], "lr": 3 * config["lr"]},
+            {"params": [other[0].weight]},
+            {"params": [other[4].weight]},
+        ],
+        fused=fused,
+        **arguments,
+    )
+    assert same(ours, train(other, by_hand))
+    assert not same(ours, list(make().parameters()))
+
+
+def test_groups_with_equal_settings_share_a_parameter_group() -> None:
+    model = make()
+    optimizer = build_optimizer(groups_of(model), SGD, torch.optim.SGD)
+    described = [(g["name"], g["members"], g["lr"], g["weight_decay"]) for g in optimizer.param_groups]
+    assert described == [
+        ("no_decay", ["no_decay"], 0.1, 0.0),
+        ("head", ["head"], pytest.approx(0.3), 1e-2),
+        ("first + more", ["first", "more"], 0.1, 1e-2),
+    ]
+    assert [len(group["params"]) for group in optimizer.param_groups] == [4, 1, 2]
+
+
+@each
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_tensor_lr_changes_nothing(config: dict, factory: Any, fused: bool) -> None:
+    plain, tensor = make(), make()
+    config = {**config, "fused": fused}
+    expected = train(plain, build_optimizer(groups_of(plain), config, factory))
+    optimizer = build_optimizer(groups_of(tensor), config, factory, tensor_lr=True)
+    lrs = [group["lr"] for group in optimizer.param_groups]
+    assert all(lr.shape == () and lr.dtype == torch.float64 for lr in lrs)
+    assert len({lr.data_ptr() for lr in lrs}) == len(lrs)  # filled in place, so none may be shared
+    assert same(expected, train(tensor, optimizer))
+
+
+def test_a_tensor_lr_elsewhere_is_what_fused_kernels_take() -> None:
+    optimizer = build_optimizer(groups_of(make().to("meta")), SGD, torch.optim.SGD, device="meta", tensor_lr=True)
+    assert {(group["lr"].device.type, group["lr"].dtype) for group in optimizer.param_groups} == {
+        ("meta", torch.float32)
+    }
+
+
+def one(parameter: torch.Tensor) -> list[Group]:
+    return [Group("all", (("p", nn.Parameter(parameter)),), lr=0.1, scale=1.0)]
+
+
+@each
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_auto_takes_the_fused_kernel_where_it_works(config: dict, factory: Any, dtype: torch.dtype) -> None:
+    groups = one(torch.ones(3, dtype=dtype))
+    optimizer = build_optimizer(groups, config, factory)
+    assert optimizer.param_groups[0]["fused"] is True
+    parameter = groups[0].parameters[0][1]
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert not torch.equal(parameter, torch.ones_like(parameter))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "arguments", "factory"),
+    [
+        (torch.ones(3, dtype=torch.complex64), {}, torch.optim.AdamW),
+        (torch.ones(3, device="meta"), {}, torch.optim.AdamW),
+        (torch.ones(3), {"foreach": True}, torch.optim.AdamW),
+        (torch.ones(3), {"differentiable": True}, torch.optim.AdamW),
+        (torch.ones(3), {}, torch.optim.RMSprop),
+    ],
+    ids=["complex", "device", "foreach", "differentiable", "class"],
+)
+def test_auto_leaves_fused_where_it_does_not_work(parameter: torch.Tensor, arguments: dict, factory: Any) -> None:
+    optimizer = build_optimizer(one(parameter), {"lr": 0.1, "fused": "auto", **arguments}, factory)
+    assert not optimizer.param_groups[0].get("fused")
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_fused_as_asked(fused: bool) -> None:
+    optimizer = build_optimizer(one(torch.ones(3)), {**SGD, "fused": fused}, torch.optim.SGD)
+    assert optimizer.param_groups[0]["fused"] is fused
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_the_options_of_lrflow(name: str, conf: Callable[[str], dict]) -> None:
+    config = conf(name)
+    factory = getattr(torch.optim, config["_target_"].rsplit(".", 1)[1])
+    model = make()
+    optimizer = build_optimizer(groups_of(model), config, factory)
+    assert optimizer.param_groups[1]["fused"] is True
+    train(model, optimizer, steps=2)
+
+
+def test_a_function_may_make_the_optimizer() -> None:
+    seen: dict[str, Any] = {}
+
+    def factory(params: Any, **options: Any) -> torch.optim.Optimizer:
+        seen.update(options)
+        return torch.optim.SGD(params, lr=options["lr"])
+
+    build_optimizer(one(torch.ones(2)), {"_target_": "x", "lr": 0.1, "own": [1, 2], "fused": "auto"}, factory)
+    assert seen == {"lr": 0.1, "own": (1, 2)}
+
+
+def test_the_state_is_plain_and_survives_a_safe_load() -> None:
+    model = make()
+    optimizer = build_optimizer(groups_of(model), ADAMW, torch.optim.AdamW)
+    train(model, optimizer, steps=2)
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    again = build_optimizer(groups_of(copy.deepcopy(model)), ADAMW, torch.optim.AdamW)
+    again.load_state_dict(torch.load(file, weights_only=True))
+    assert [group["members"] for group in again.param_groups] == [["no_decay"], ["head"], ["first", "more"]]
+
+
+def refused(groups: list[Group], config: dict, factory: Any) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        build_optimizer(groups, config, factory)
+    return {problem.key: str(problem) for problem in caught.value.problems}
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    frozen = [Group("a", (("p", nn.Parameter(torch.ones(1))),), 0.0, 0.0, frozen=True)]
+    problems = refused(frozen, {"lr": 0.1, "momentun": 0.9, "beta": 1}, torch.optim.SGD)
+    assert list(problems) == ["optimizer.momentun", "optimizer.beta", "layers.rules"]
+    assert "did you mean momentum?" in problems["optimizer.momentun"]
+    assert "nothing to train" in problems["layers.rules"]
+
+
+@pytest.mark.parametrize(
+    ("config", "factory", "words"),
+    [
+        ({**SGD, "momentum": 0.0, "nesterov": True}, torch.optim.SGD, "Nesterov momentum requires"),
+        ({**ADAM, "betas": [1.5, 0.9]}, torch.optim.Adam, "beta"),
+        ({**ADAM, "eps": "a"}, torch.optim.Adam, "refuses its arguments"),
+        ({**ADAM, "fused": True, "foreach": True}, torch.optim.Adam, "cannot be `True` together"),
+    ],
+)
+def test_what_torch_refuses_is_a_problem_of_the_config(config: dict, factory: Any, words: str) -> None:
+    problems = refused(one(torch.ones(1)), config, factory)
+    assert list(problems) == ["optimizer"]
+    assert words in problems["optimizer"]
+    assert config["_target_"] in problems["optimizer"]
+
+
+def test_a_weight_decay_that_the_optimizer_does_not_have() -> None:
+    parameter = nn.Parameter(torch.ones(1))
+    groups = [Group("a", (("p", parameter),), 0.1, 1.0, weight_decay=0.1), Group("b", (), 0.1, 1.0, weight_decay=0.0)]
+    assert "set one: a" in refused(groups, {"lr": 0.1}, torch.optim.Rprop)["layers.rules"]
+    assert build_optimizer(groups[1:] + one(torch.ones(1)), {"lr": 0.1}, torch.optim.Rprop)
