@@ -9,12 +9,12 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.table import Table
 
-from lrflow.config import Config
+from lrflow.config import Config, locate
 from lrflow.config.schema import Evaluate
 from lrflow.errors import LrflowError
+from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.tasks import build
 from lrflow.tasks.train import lightning_options, own_environment
-from lrflow.training import RunFolder, find_checkpoint
 from lrflow.training.loaders import put_in_order
 from lrflow.training.position import Position
 from lrflow.training.resume import Resumed
@@ -35,7 +35,7 @@ def run(config: Config) -> dict[str, Any]:
     task = config.task
     assert isinstance(task, Evaluate)
     checkpoint = find_checkpoint(task.source, Path(config.output), "task.from")
-    saved = Resumed.read(checkpoint)
+    saved = Resumed.read(checkpoint, locate)
     folder = RunFolder(checkpoint.parent.parent)
     pl.seed_everything(config.seed, verbose=False)
     with own_environment(folder):

@@ -12,9 +12,9 @@ from rich.console import Console
 from lrflow.config import Config, declared_horizon, load_config, locate, validate
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.plan import Plan
+from lrflow.runs import RunFolder
 from lrflow.schedules import Horizon
 from lrflow.tasks import build
-from lrflow.training import RunFolder
 
 
 class FailedCheckError(LrflowError):

@@ -14,14 +14,15 @@ import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 
-from lrflow.config import Config, save_config
+from lrflow.config import Config, locate, save_config
 from lrflow.config.schema import Train
 from lrflow.health import NonFinite
 from lrflow.layers import merge
 from lrflow.plan import Plan
+from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.schedules import Duration
 from lrflow.tasks import build
-from lrflow.training import Block, Checkpoints, RunFolder, Signals, find_checkpoint
+from lrflow.training import Block, Checkpoints, Signals
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import put_in_order
 from lrflow.training.loggers import build_loggers
@@ -44,7 +45,7 @@ def run(config: Config) -> dict[str, Any]:
     """
     resumed = None
     if config.resume.source:
-        resumed = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"))
+        resumed = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
     folder = open_folder(config, resumed)
     console = Console(quiet=rank() > 0)
     with own_environment(folder):

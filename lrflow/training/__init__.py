@@ -1,17 +1,7 @@
 """Training: the Lightning module, its trainer, its signals, and runs that resume as if never interrupted."""
 
 from lrflow.training.checkpoints import Checkpoints, StoppedError
-from lrflow.training.folder import RunFolder, find_checkpoint
 from lrflow.training.module import Supervised, planned_module
 from lrflow.training.signals import Block, Signals
 
-__all__ = [
-    "Block",
-    "Checkpoints",
-    "RunFolder",
-    "Signals",
-    "StoppedError",
-    "Supervised",
-    "find_checkpoint",
-    "planned_module",
-]
+__all__ = ["Block", "Checkpoints", "Signals", "StoppedError", "Supervised", "planned_module"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -13,10 +13,10 @@ from torch import nn
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
 from lrflow.plan import Plan
+from lrflow.runs import newest_checkpoint
 from lrflow.schedules import Continued, Curve, Horizon
 from lrflow.schedules.continuation import How
 from lrflow.training.checkpoint_io import BrokenCheckpointError, what_is_broken
-from lrflow.training.folder import newest_checkpoint
 from lrflow.training.position import Position
 
 #: Keys whose change is no change of the run: where it is written, what it is called, how it is asked for.
@@ -75,8 +75,12 @@ class Resumed:
     devices: int
 
     @classmethod
-    def read(cls, path: Path) -> Resumed:
+    def read(cls, path: Path, resolve: Callable[[str], Any] | None = None) -> Resumed:
         """Read what a checkpoint says about its run; its tensors stay on disk.
+
+        Args:
+            path: the checkpoint.
+            resolve: finds the class of a user's own schedule by its dotted name; None knows lrflow's.
 
         Raises:
             BrokenCheckpointError: the file is not whole.
@@ -92,7 +96,7 @@ class Resumed:
             path=path,
             step=content["global_step"],
             position=Position(**ours["position"]),
-            plan=Plan.from_dict(ours["plan"]),
+            plan=Plan.from_dict(ours["plan"], resolve),
             branches=tuple(Branch.from_dict(branch) for branch in ours["branches"]),
             config=ours["config"],
             groups=ours["groups"],

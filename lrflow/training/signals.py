@@ -87,7 +87,9 @@ class Signals(Callback):
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norms = torch._foreach_norm(gradients)
         self._buffer[self._count, 1] = torch.linalg.vector_norm(torch.stack(norms))
-        self._rates.append([group["lr"] for group in self._groups])
+        # A tensor is filled anew at each step, so what it holds now has to be copied.
+        rates = (group["lr"] for group in self._groups)
+        self._rates.append([lr.clone() if isinstance(lr, torch.Tensor) else lr for lr in rates])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -130,7 +132,7 @@ class Signals(Callback):
         values = self._buffer[: self._count].double().cpu().numpy()
         first = self._last_step
         steps = np.arange(first, first + self._count)
-        used = np.array([[float(rate) for rate in rates] for rates in self._rates[: self._count]])
+        used = _numbers(self._rates[: self._count])
         block = Block(
             first=first,
             loss=values[:, 0],
@@ -149,6 +151,13 @@ class Signals(Callback):
             log_rows(logger, self._columns, rows)
         for listener in self._listeners:
             listener(trainer, block)
+
+
+def _numbers(rates: list[list[Any]]) -> np.ndarray:
+    """[steps, groups], float64; tensors are brought over from their device at once."""
+    if isinstance(rates[0][0], torch.Tensor):
+        return torch.stack([torch.stack(row) for row in rates]).double().cpu().numpy()
+    return np.array(rates)
 
 
 def _rows(block: Block) -> list[list[Any]]:

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import Profiler
 
+from lrflow.plan import PlanChangedWarning
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.checkpoint_io import AtomicCheckpointIO
 
@@ -79,6 +80,7 @@ def validate_every(trainer: pl.Trainer, every: Duration, horizon: Horizon) -> No
 
 def quieten_lightning() -> None:
     """Keep what Lightning says about itself to warnings that a user can do something about."""
+    warnings.filterwarnings("ignore", category=PlanChangedWarning)  # a resumed run says what changed by itself
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

@@ -1,4 +1,4 @@
-"""The run folder: the whole truth of a run, and how one is found again."""
+"""Runs on disk: the run folder, the whole truth of a run, and how one is found again."""
 
 from __future__ import annotations
 

@@ -1,0 +1,52 @@
+"""Commands about an earlier run: they take its configuration, with what is typed on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrflow.config import load_config
+from lrflow.config.validate import META
+from lrflow.runs import find_checkpoint
+
+_OUTPUT = "outputs"  # where runs are looked for when the command line does not say
+
+
+def with_earlier_run(overrides: Sequence[str]) -> list[str]:
+    """The overrides of the run that `resume=` or `task=evaluate` speaks of, and then those that are typed.
+
+    A key or group that is typed takes the place of the run's own. A checkpoint that lies in no run folder brings
+    no overrides: then the command line says everything.
+
+    Args:
+        overrides: as typed, short forms written out.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    typed = dict(_split(text) for text in overrides)
+    source, key = typed.get("resume.from"), "resume"
+    if source is None and typed.get("task") == "evaluate":
+        source, key = typed.get("task.from", "last"), "task.from"
+    if source is None or source == "null":
+        return list(overrides)
+    checkpoint = find_checkpoint(source, Path(typed.get("output", _OUTPUT)), key)
+    config = checkpoint.parent.parent / "config.yaml"
+    if not config.is_file():
+        return list(overrides)
+    earlier = load_config(config)[META].overrides
+    about_itself = ("task", "resume", "against")
+    kept = [text for text in earlier if not _split(text)[0].startswith(about_itself) and _split(text)[0] not in typed]
+    # The very checkpoint: a run that is resumed under `last` would find its own new folder.
+    named = [f"{key if key != 'resume' else 'resume.from'}={_quoted(checkpoint)}"]
+    return [*kept, *(text for text in overrides if _split(text)[0] not in ("resume.from", "task.from")), *named]
+
+
+def _split(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key.lstrip("+~"), value
+
+
+def _quoted(path: Path) -> str:
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
