@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lrflow.errors import ConfigError
-from lrflow.layers import Group, Rule, merge, resolve
+from lrflow.layers import Group, LayerDecay, Rule, merge, resolve
 from lrflow.schedules import Cosine, Linear, Schedule
 
 REST = Rule("rest", match="*")
@@ -277,3 +277,16 @@ def test_the_accounting_is_exact(model: nn.Module, rules: list[Rule]) -> None:
     assert frozen == {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     merged = [group.name for members in merge(groups) for group in members]
     assert sorted(merged) == sorted(group.name for group in groups if not group.frozen)
+
+
+@settings(deadline=None, max_examples=100)
+@given(models(), st.booleans())
+def test_layer_decay_accounts_for_any_model(model: nn.Module, no_decay: bool) -> None:
+    for parameter in list(model.parameters())[:1]:
+        parameter.requires_grad_(True)
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = resolve(model, LayerDecay(0.5, no_decay=no_decay).rules(model), lr=1.0)
+    assert sorted(name for group in groups if not group.frozen for name in names(group)) == sorted(trainable)
+    assert sum(group.tensors for group in groups) == len(list(model.parameters()))
+    scales = [group.scale for group in groups if not group.frozen]
+    assert scales == sorted(scales)

@@ -140,3 +140,11 @@ def test_no_config_of_a_rule_fails_in_another_way(config: dict[str, object]) -> 
     assert keys
     assert all(key.startswith("k") for key in keys)
     assert rule is None or (rule.name == config["name"] and rule.peak(1.0) > 0)
+
+
+def test_a_shape_of_ones_own_needs_a_resolver(refused) -> None:
+    shape = {"_target_": "mine.Shape"}
+    config = {"name": "a", "match": "*", "schedule": {"_target_": "lrflow.schedules.Schedule", "shape": shape}}
+    assert "layers.rules[0].schedule.shape._target_" in refused(Rule.from_config, config)
+    found = {"lrflow.schedules.Schedule": Schedule, "mine.Shape": Cosine}
+    assert Rule.from_config(config, resolve=found.__getitem__).schedule == Schedule(Cosine())
