@@ -8,20 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.errors import ConfigError, Problem
 
-FLAGS = {
-    "-h, --help": "this page",
-    "--version": "the version of lrflow",
-    "-m, --multirun": "run one job for every combination of the values given: optimizer.lr=0.1,0.01",
-    "-c, --cfg job": "print the composed config and check it; --resolve fills in ${...}",
-    "-cd, --config-dir DIR": "a folder of yours with more options and recipes, laid out like conf/",
-    "-i, --info": "how Hydra composed the config: defaults, search path, plugins",
-    "--hydra-help": "what Hydra itself takes",
-    "--shell-completion install=bash": "complete groups, options and keys with <Tab>; also zsh, fish: "
-    'eval "$(lrflow --shell-completion install=bash)"',
+PARTS = {
+    "cfg": ("job", "hydra", "all"),
+    "info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
-"""What `--help` says of them."""
+"""What these flags can show."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +83,15 @@ def parse(words: Sequence[str]) -> Arguments:
     parser.add_argument("--hydra-help", action="store_true")
     parser.add_argument("-sc", "--shell-completion", action="store_true")
     parser.add_argument("--resolve", action="store_true")
-    parser.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
+    parser.add_argument("-c", "--cfg")
     parser.add_argument("-p", "--package")
     parser.add_argument("-cd", "--config-dir", type=Path)
-    infos = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
-    parser.add_argument("-i", "--info", nargs="?", const="all", choices=infos)
+    parser.add_argument("-i", "--info", nargs="?", const="all")
     found, unknown = parser.parse_known_intermixed_args(list(words))
     problems = [_unknown(word, parser) for word in unknown]
+    for flag, given in (("cfg", found.cfg), ("info", found.info)):
+        if given is not None and given not in PARTS[flag]:
+            problems.append(Problem(f"--{flag}", f"expected one of {', '.join(PARTS[flag])}", given))
     if found.resolve and not found.cfg:
         problems.append(Problem("--resolve", "goes with --cfg job"))
     if sum(map(bool, (found.multirun, found.cfg, found.info))) > 1:
@@ -114,8 +109,9 @@ def parse(words: Sequence[str]) -> Arguments:
 
 
 def _unknown(word: str, parser: argparse.ArgumentParser) -> Problem:
+    from lrflow.config.spelling import closest
+
     flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
-    hint = did_you_mean(word.partition("=")[0], flags)
-    if not hint or not hint.startswith("did you mean"):
-        hint = "values are given as key=value, without dashes: optimizer.lr=0.01"
+    close = closest(word.partition("=")[0], flags)
+    hint = f"did you mean {close}?" if close else "values are given as key=value, without dashes: optimizer.lr=0.01"
     return Problem(word, "there is no such flag", hint=hint)

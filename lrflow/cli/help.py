@@ -2,76 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from textwrap import wrap
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from lrflow.cli.arguments import FLAGS
+from lrflow.cli.report import console
 from lrflow.config.catalogue import GROUPS, Catalogue
+
+_LONGEST = 26
 
 TOPICS = {
     "task": "what to do",
     "optimizer": "how parameters move",
-    "schedule": "the LR over the run",
-    "layers": "parameter groups, with an LR each",
+    "schedule": "the LR over the run: a warmup, a shape, a cooldown",
+    "layers": "parameter groups, each with its own LR",
     "model": "what is trained",
     "data": "what it is trained on",
-    "trainer": "devices, precision, length",
+    "trainer": "on which devices, how long, how exactly",
     "logger": "where metrics go",
     "health": "what is watched",
-    "recipe": "whole jobs, ready to run",
+    "recipe": "whole jobs, options and values together",
 }
 
 COMMON = {
-    "optimizer.lr=0.01": "the peak LR",
-    "schedule.warmup=5%": "a duration: 500 (steps), 3 epochs, 10% of the run",
-    "trainer.max_epochs=20": "how long; trainer.max_steps=1000 counts optimizer steps",
+    "optimizer.lr=0.01": "the peak LR; the schedule multiplies it",
+    "schedule.warmup=5%": "every duration can be 5%, 3 epochs or 500 (steps)",
+    "trainer.max_epochs=20": "how long; or trainer.max_steps=1000",
     "data.batch_size=64": "examples a batch and device",
     "seed=0": "of everything random",
     "name=first": "what the run is called",
-    "resume=last": "go on where the newest run stopped; resume=PATH: any run",
-    "model._target_=my_pkg.Net trust=my_pkg": "a model of your own; keys beside it are its arguments",
+    "resume=last": "go on with the newest run; resume=PATH: with any",
+    "model._target_=my_pkg.Net": "a model of your own; trust=my_pkg allows it",
 }
 
 EXAMPLES = {
-    "lrflow": "train on the digits in scikit-learn, under a minute",
-    "lrflow task=plan layers=backbone_head schedule.warmup=10%": "every LR of the run, before it starts",
-    "lrflow -m optimizer=sgd,adamw optimizer.lr=0.01,0.001": "four runs and a table",
+    "lrflow": "train on digits, in less than a minute",
+    "lrflow task=plan layers=backbone_head schedule.warmup=10%": "every LR of a run before it starts",
+    "lrflow -m optimizer=sgd,adamw optimizer.lr=0.01,0.001": "four runs and a table of them",
+}
+
+FLAGS = {
+    "--cfg job": "the whole config, checked; --resolve fills in its ${...}",
+    "-m, --multirun": "a job for each combination: optimizer.lr=0.1,0.01",
+    "--config-dir DIR": "your own options and recipes, in folders like conf/",
+    "--info": "how the config was composed; --hydra-help says more",
+    "--shell-completion install=bash": 'for <Tab>: eval "$(lrflow -sc install=bash)"; zsh, fish too',
+    "--version, --help": "LRFLOW_DEBUG=1 shows tracebacks",
 }
 
 
-def show_help(console: Console, config_dir: Path | None = None) -> None:
+def show_help(config_dir: Path | None = None) -> None:
     """Prints the help page: groups with their options, common overrides, examples, flags.
 
     Args:
-        console: where to.
         config_dir: a folder with more options.
     """
+    out = console()
     catalogue = Catalogue([config_dir] if config_dir else [])
-    console.print(Text.assemble(("lrflow", "bold"), " [group=option ...] [key=value ...]", ("   declare, plan, train", "dim")))
-    console.print(Text("`python -m lrflow` is the same command.", "dim"))
-
+    usage = Text.assemble(("lrflow", "bold"), " [group=option ...] [key=value ...] [flags]")
+    out.print(usage.append("   or python -m lrflow ...", "dim"))
     for group in dict.fromkeys([*GROUPS, *catalogue.groups]):
         options = catalogue.options(group)
-        if not options or group.startswith("hydra"):
-            continue
-        console.print()
-        console.print(Text.assemble((group, "bold cyan"), (f"  {TOPICS.get(group, '')}", "dim")))
-        console.print(_columns({name: option.summary for name, option in options.items()}, "green", indent=2))
+        if options and not group.startswith("hydra"):
+            head = Text.assemble("\n", (group, "bold cyan"), (f"  {TOPICS.get(group, '')}", "dim"))
+            out.print(head + _rows({name: option.summary for name, option in options.items()}, out.width))
     for title, rows in (("common overrides", COMMON), ("examples", EXAMPLES), ("flags", FLAGS)):
-        console.print()
-        console.print(Text(title, "bold"))
-        console.print(_columns(rows, "green" if title != "examples" else "bold", indent=2))
-    console.print()
-    console.print(Text("LRFLOW_DEBUG=1 shows tracebacks.", "dim"))
+        out.print(Text(f"\n{title}", "bold cyan") + _rows(rows, out.width))
 
 
-def _columns(rows: dict[str, str], style: str, indent: int) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style=style, no_wrap=True)
-    table.add_column(overflow="fold")
+def _rows(rows: Mapping[str, str], width: int) -> Text:
+    """Names and what they are, in two columns; a long name stands above what it is."""
+    column = max((len(name) for name in rows if len(name) <= _LONGEST), default=0) + 4
+    told = Text()
     for name, summary in rows.items():
-        table.add_row(" " * indent + name, Text(summary))
-    return table
+        told.append(f"\n  {name}", "green")
+        parts = wrap(summary, max(24, width - column), break_on_hyphens=False)
+        for index, part in enumerate(parts):
+            beside = index == 0 and len(name) + 4 <= column
+            told.append(" " * (column - len(name) - 2) if beside else "\n" + " " * column).append(part)
+    return told

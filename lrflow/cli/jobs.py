@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
-from lrflow.cli.report import console, show_failure
+from lrflow.cli.report import show_failure
 from lrflow.config import Config
 from lrflow.errors import LrflowError
 
@@ -26,6 +23,7 @@ class Outcome:
         result: what its task returned: metrics, and `folder`.
         error: what it raised instead.
         seconds: how long it took.
+        folder: where it wrote.
     """
 
     overrides: list[str]
@@ -61,30 +59,3 @@ def run_job(config: Config) -> Outcome:
         show_failure(error)
     folder = result.get("folder") or config.run_folder
     return Outcome(config.overrides, result, failure, time.monotonic() - started, Path(folder) if folder else None)
-
-
-def show_summary(outcomes: list[Outcome]) -> None:
-    """Prints how the jobs of a sweep ended."""
-    metrics = list(dict.fromkeys(name for o in outcomes for name, value in o.result.items() if isinstance(value, float)))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("job", justify="right")
-    table.add_column("overrides", overflow="fold")
-    for name in metrics:
-        table.add_column(name, justify="right")
-    table.add_column("status")
-    table.add_column("folder", overflow="fold")
-    for number, outcome in enumerate(outcomes):
-        values = [outcome.result.get(name) for name in metrics]
-        table.add_row(
-            str(number),
-            " ".join(outcome.overrides),
-            *("" if value is None else f"{value:.4g}" for value in values),
-            Text("failed", "red") if outcome.error else Text("done", "green"),
-            str(outcome.folder or ""),
-        )
-    out = console()
-    out.print()
-    out.print(table)
-    failed = sum(outcome.error is not None for outcome in outcomes)
-    if failed:
-        out.print(Text(f"{failed} of {len(outcomes)} jobs failed.", "red"))

@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import lrflow
+from lrflow.config.files import read
 
 GROUPS = ("task", "optimizer", "schedule", "layers", "model", "data", "trainer", "logger", "health", "recipe")
 """In the order in which a person meets them."""
@@ -95,11 +94,8 @@ def shipped_keys(group: str) -> dict[str, frozenset[str]]:
     """
     found: dict[str, frozenset[str]] = {}
     for path in sorted((home("conf") / group).glob("*.yaml")):
-        _collect(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader), found)
+        _collect(read(path), found)
     return found
-
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _collect(node: Any, found: dict[str, frozenset[str]]) -> None:

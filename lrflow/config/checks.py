@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -11,42 +12,55 @@ from lrflow.config.schema import Data, Model, Rules
 from lrflow.config.spelling import closest
 from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
 from lrflow.errors import ConfigError, Problem
-from lrflow.schedules import Horizon, Schedule
+from lrflow.schedules import Curve, Horizon, Shape
 
 
 def check_targets(content: Mapping[str, Any]) -> list[Problem]:
     """Every `_target_` of the config: may it be built, and does it take what it is given?"""
     problems: list[Problem] = []
-    for group, (extra, ignore) in PASSED.items():
+    for group in GROUPS:
+        extra, ignore = PASSED.get(group, ((), ()))
         for key, node in _nodes(content.get(group), group):
-            top = key == group
-            problems += check_node(node, key, group, extra if top else (), ignore if top else ())
+            if group == "schedule" or ".schedule" in key:
+                problems += check_curve(node, key)
+            else:
+                problems += check_node(node, key, group, extra, ignore)
     return problems
 
+
+GROUPS = ("optimizer", "schedule", "layers", "model", "data", "logger")
+"""The groups that build objects."""
 
 PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
     "optimizer": (("params",), ("fused",)),
     "model": ((), Model.offered),
     "data": ((), Data.offered),
-    "layers": ((), ()),
-    "logger": (("save_dir", "name", "version"), ()),
 }
-"""By group: the arguments that lrflow passes itself, and the keys that it reads and does not pass on.
-
-`schedule` is not among them: building it (it needs no torch) checks more than its signature would.
-"""
+"""By group: the arguments that lrflow passes itself, and the keys that it does not pass to a target that has none."""
 
 
 def _nodes(content: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every mapping with a `_target_`, with its key."""
     if isinstance(content, Mapping):
         if "_target_" in content:
             yield key, content
         for name, value in content.items():
-            if name != "schedule":
-                yield from _nodes(value, f"{key}.{name}")
+            yield from _nodes(value, f"{key}.{name}")
     elif isinstance(content, list):
         for index, value in enumerate(content):
             yield from _nodes(value, f"{key}[{index}]")
+
+
+def check_curve(node: Mapping[str, Any], key: str) -> list[Problem]:
+    """A schedule or a shape: is it one? Its arguments are checked when the whole schedule is built."""
+    try:
+        found = locate(node["_target_"], f"{key}._target_")
+    except ConfigError as error:
+        return error.problems
+    if isinstance(found, type) and issubclass(found, Shape if key.endswith(".shape") else Curve):
+        return []
+    kind = "a shape, such as lrflow.schedules.Cosine" if key.endswith(".shape") else "a schedule"
+    return [Problem(f"{key}._target_", f"expected {kind}", node["_target_"])]
 
 
 def check_node(
@@ -78,25 +92,33 @@ def declared_horizon(config: Config) -> Horizon | None:
     """How long the run is as far as the config tells, before data is read; None where it does not tell.
 
     Raises:
-        ConfigError: what it tells cannot be.
+        ConfigError: the run never ends, or there is not one batch to train on.
     """
     own, trainer, data = config.horizon, config.trainer, config.data
     if own.steps is not None:
         return Horizon(own.steps, own.steps_per_epoch)
+    if trainer.max_epochs is None and trainer.max_steps is None:
+        problem = Problem("trainer.max_epochs", "the run would never end", None, "give max_epochs or max_steps")
+        raise ConfigError([problem])
     examples = data.facts.examples if data.facts else None
-    if examples is None or data.batch_size is None or not isinstance(trainer.devices, int | list):
+    if examples is None or data.batch_size is None or trainer.devices == "auto":
         return None
-    devices = len(trainer.devices) if isinstance(trainer.devices, list) else trainer.devices
+    devices = (len(trainer.devices) if isinstance(trainer.devices, list) else trainer.devices) * trainer.num_nodes
     left = examples - data.val_size - data.test_size
     if left <= 0:
-        message = f"with test_size={data.test_size} nothing is left to train on of {examples} examples"
+        held = f" and test_size={data.test_size}" if data.test_size else ""
+        message = f"of {examples} examples, val_size={data.val_size}{held} leave none to train on"
         raise ConfigError([Problem("data.val_size", message, data.val_size)])
+    share = math.ceil(left / devices)
+    if data.batch_size > share:
+        message = f"is larger than the {share} examples there are to train on" + (" on each device" * (devices > 1))
+        raise ConfigError([Problem("data.batch_size", message, data.batch_size)])
     try:
         return Horizon.count(
             left,
             batch_size=data.batch_size,
             drop_last=data.drop_last,
-            devices=devices * trainer.num_nodes,
+            devices=devices,
             accumulate=trainer.accumulate_grad_batches,
             max_epochs=trainer.max_epochs,
             max_steps=trainer.max_steps,
@@ -107,21 +129,11 @@ def declared_horizon(config: Config) -> Horizon | None:
 
 
 def check_length(config: Config) -> list[Problem]:
-    """Does the run end, and is there a whole batch to train on?"""
-    trainer, data = config.trainer, config.data
-    if config.horizon.steps is not None:
-        return []
-    if trainer.max_epochs is None and trainer.max_steps is None:
-        return [Problem("trainer.max_epochs", "the run would never end", None, "give max_epochs or max_steps")]
+    """Does the run end, and is there a batch to train on?"""
     try:
         declared_horizon(config)
     except ConfigError as error:
         return error.problems
-    if data.facts and data.facts.examples and data.batch_size:
-        left = data.facts.examples - data.val_size - data.test_size
-        if data.batch_size > left:
-            message = f"is larger than the {left} examples there are to train on"
-            return [Problem("data.batch_size", message, data.batch_size)]
     return []
 
 
@@ -129,7 +141,7 @@ def check_schedules(config: Config) -> list[Problem]:
     """The run's schedule and those of rules: can they be built, and do they fit into the run?"""
     try:
         horizon = declared_horizon(config)
-    except (ConfigError, TypeError):
+    except ConfigError:  # check_length tells it
         horizon = None
     specs = [("schedule", config.schedule.node())]
     if isinstance(config.layers, Rules):
@@ -141,28 +153,12 @@ def check_schedules(config: Config) -> list[Problem]:
     problems: list[Problem] = []
     for key, spec in specs:
         try:
-            schedule = Schedule.from_spec(spec, key, _shape_class(key, problems))
+            schedule = Curve.from_spec(spec, key, locate)
         except ConfigError as error:
-            problems += [p for p in error.problems if p.key not in {known.key for known in problems}]
+            problems += error.problems
         else:
-            if horizon is not None:
-                problems += schedule.check(horizon, key)
+            problems += schedule.check(horizon, key) if horizon else []
     return problems
-
-
-def _shape_class(key: str, problems: list[Problem]) -> Callable[[str], type]:
-    """Looks up the class of a schedule or a shape; what is wrong with it is noted under its own key."""
-
-    def resolve(target: str) -> type:
-        try:
-            found = locate(target, f"{key}._target_")
-        except ConfigError as error:
-            raise ValueError(error.problems[0].message) from None
-        if not isinstance(found, type):
-            raise ValueError("is not a class")
-        return found
-
-    return resolve
 
 
 def check_uses(config: Config) -> list[Problem]:

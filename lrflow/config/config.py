@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from omegaconf import DictConfig
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from lrflow.config import fields as f
 from lrflow.config import schema
@@ -39,7 +39,7 @@ class Config(schema.Section):
     horizon: schema.HorizonOverride = schema.HorizonOverride()
     against: f.Text | None = None
     """task=plan: a run folder, plan.json or config file to compare with."""
-    resume: schema.Resume = schema.Resume()
+    resume: schema.Resume = Field(default_factory=schema.Resume.model_construct)
 
     _source: DictConfig = PrivateAttr()
     _choices: dict[str, str | None] = PrivateAttr(default_factory=dict)
@@ -50,7 +50,7 @@ class Config(schema.Section):
         self,
         source: DictConfig,
         choices: Mapping[str, str | None],
-        overrides: list[str],
+        overrides: Iterable[str],
         run_folder: Path | None,
     ) -> Config:
         """Notes where the config came from; `validate` calls it once."""
@@ -60,7 +60,7 @@ class Config(schema.Section):
 
     @property
     def source(self) -> DictConfig:
-        """The config before interpolations were resolved: what is saved, since it names secrets and does not hold them."""
+        """The config with its interpolations: what is saved, since it only names the variables that hold secrets."""
         return self._source
 
     @property
@@ -83,7 +83,10 @@ class Config(schema.Section):
         """The run's name, or one made of the options it takes: `mlp-digits-adamw-cosine`."""
         if self.name is not None:
             return self.name
-        parts = (self._choices.get(group) or _short(getattr(self, group)) for group in ("model", "data", "optimizer", "schedule"))
+        parts = (
+            self._choices.get(group) or _short(getattr(self, group))
+            for group in ("model", "data", "optimizer", "schedule")
+        )
         return "-".join(parts)
 
 

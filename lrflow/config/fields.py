@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 
@@ -24,31 +24,32 @@ def expects(sentence: str, holds: Callable[[Any], bool]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def one_of(*words: str | int) -> BeforeValidator:
-    """A check that a value is one of a few words; the nearest one is suggested."""
+def one_of(*words: str, also: tuple[str | int, ...] = ()) -> BeforeValidator:
+    """A check that a value is one of a few words; the nearest one is suggested. Those in `also` are not listed."""
 
     def check(value: Any) -> Any:
-        if any(value == word and type(value) is type(word) for word in words):
+        if any(value == word and type(value) is type(word) for word in (*words, *also)):
             return value
-        options = [str(word) for word in words]
-        raise PydanticCustomError("option", "expected one of {shown}", {"shown": ", ".join(options), "options": options})
+        context = {"shown": ", ".join(words), "options": words}
+        raise PydanticCustomError("option", "expected one of {shown}", context)
 
     return BeforeValidator(check)
 
 
 def number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> BeforeValidator:
     """A check for a finite number from `low` (with `above`: above it) to `high` (with `below`: below it)."""
-    text = f"a number {'above' if above else 'from'} {low:g}"
-    if math.isfinite(high):
-        text += f", {'below' if below else 'at most'} {high:g}" if above or below else f" to {high:g}"
-    elif not above:
-        text = f"a number, {low:g} or more"
+    if math.isinf(high):
+        text = f"a number above {low:g}" if above else f"a number of at least {low:g}"
+    elif above:
+        text = f"a number above {low:g} and at most {high:g}"
+    else:
+        text = f"a number of at least {low:g} and below {high:g}" if below else f"a number from {low:g} to {high:g}"
     return expects(text, lambda value: _within(value, low, high, above, below))
 
 
 def whole(low: int) -> BeforeValidator:
     """A check for a whole number that is `low` or more."""
-    text = "a whole number above 0" if low == 1 else f"a whole number, {low} or more"
+    text = "a whole number above 0" if low == 1 else f"a whole number of at least {low}"
     return expects(text, lambda value: is_whole(value) and value >= low)
 
 
@@ -98,9 +99,11 @@ def is_relative_lr(value: Any) -> bool:
     return isinstance(value, str) and match is not None and 0 < float(match.group(1)) < math.inf
 
 
-def _is_entries(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+def _one_or_more(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Whether a value is an entry or a list of entries, of which there is at least one."""
-    return lambda value: kind(value) or (isinstance(value, list) and bool(value) and all(kind(entry) for entry in value))
+    return lambda value: (
+        kind(value) or (isinstance(value, list) and bool(value) and all(kind(entry) for entry in value))
+    )
 
 
 def _is_text(value: Any) -> bool:
@@ -108,7 +111,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_devices(value: Any) -> bool:
-    return value == "auto" or _is_entries(is_whole)(value) and (isinstance(value, list) or value > 0)
+    return value == "auto" or (_one_or_more(is_whole)(value) and (isinstance(value, list) or value > 0))
 
 
 Text = Annotated[str, expects("text", _is_text)]
@@ -121,7 +124,7 @@ BelowOne = Annotated[float, number(0, 1, below=True)]
 Positive = Annotated[float, number(0, above=True)]
 NotNegative = Annotated[float, number(0)]
 PeakLR = Annotated[float, number(0, 1000, above=True)]
-Betas = Annotated[tuple[float, float], Field(strict=False), expects("two numbers from 0, below 1", _is_betas)]
+Betas = Annotated[tuple[float, float], expects("two numbers, each at least 0 and below 1", _is_betas)]
 DurationText = Annotated[Any, BeforeValidator(_duration)]
 Seed = Annotated[int, expects("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32)]
 Shape = Annotated[
@@ -129,9 +132,7 @@ Shape = Annotated[
     expects("a list of whole numbers above 0", lambda v: isinstance(v, list) and all(is_whole(n) and n > 0 for n in v)),
 ]
 Devices = Annotated[Any, expects("a whole number above 0, a list of device numbers, or auto", _is_devices)]
-FolderName = Annotated[
-    str, expects("a plain name (letters, digits and . _ - + = , @), since it names a folder", _is_folder_name)
-]
+FolderName = Annotated[str, expects("a name for a folder: letters, digits, spaces and . , _ - + = @", _is_folder_name)]
 FolderPath = Annotated[str, expects("a folder without `..` in its path", _stays_inside)]
 GroupLR = Annotated[
     Any,
@@ -140,7 +141,7 @@ GroupLR = Annotated[
         lambda value: is_relative_lr(value) or _within(value, 0, 1000, True, False),
     ),
 ]
-Texts = Annotated[Any, expects("text or a list of it", _is_entries(_is_text))]
+Texts = Annotated[Any, expects("text or a list of it", _one_or_more(_is_text))]
 Numbers = Annotated[
-    Any, expects("a whole number or a list of them", _is_entries(lambda value: is_whole(value) and value >= 0))
+    Any, expects("a whole number or a list of them", _one_or_more(lambda value: is_whole(value) and value >= 0))
 ]

@@ -20,6 +20,8 @@ def check_hydra(node: DictConfig) -> list[Problem]:
     problems: list[Problem] = []
     content: Any = OmegaConf.to_container(node, resolve=False)
     _walk(content, "hydra", problems)
+    if content.get("mode") is not None:
+        problems.append(Problem("hydra.mode", "a sweep is asked for with -m", content["mode"]))
     for name in content.get("job", {}).get("env_set", {}):
         if _ENVIRONMENT.fullmatch(str(name)):
             problems.append(Problem(f"hydra.job.env_set.{name}", "a config may not set this variable"))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from lrflow.errors import Problem, nearest
 
-_DEPTH = 40
+_DEEPEST = 40
+_CIRCLE = "the interpolations here lead round in a circle"
 
 
 def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
@@ -24,9 +26,16 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
         the values, and a problem for every `???` and every interpolation to nothing.
     """
     problems: list[Problem] = []
-    content = _walk(config, "", problems, 0)
+    content = _walk(config, "", problems)
     keys = [key for key, _ in leaves(content)]
-    return content, [_with_hint(problem, keys) for problem in problems]
+    return content, [_suggest(problem, keys) for problem in problems]
+
+
+def settle(config: DictConfig) -> None:
+    """Fills in, in place, what only Hydra and the clock can tell, so that the config means the same when read again."""
+    for key, value in leaves(OmegaConf.to_container(config, resolve=False)):
+        if isinstance(value, str) and re.search(r"\$\{\s*(hydra|now)\s*:", value):
+            OmegaConf.update(config, key, OmegaConf.select(config, key), force_add=True)
 
 
 def leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -41,14 +50,10 @@ def leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, content
 
 
-def _walk(node: DictConfig | ListConfig, key: str, problems: list[Problem], depth: int) -> Any:
-    if depth > _DEPTH:
-        problems.append(Problem(key, "the interpolations here lead round in a circle"))
-        return {}
+def _walk(node: DictConfig | ListConfig, key: str, problems: list[Problem], depth: int = 0) -> Any:
     mapping = isinstance(node, DictConfig)
-    names = list(node.keys()) if mapping else list(range(len(node)))
     values: dict[Any, Any] = {}
-    for name in names:
+    for name in list(node.keys()) if mapping else range(len(node)):
         path = f"{key}[{name}]" if not mapping else f"{key}.{name}" if key else str(name)
         if OmegaConf.is_missing(node, name):
             problems.append(Problem(path, "must be given a value", "???"))
@@ -56,49 +61,45 @@ def _walk(node: DictConfig | ListConfig, key: str, problems: list[Problem], dept
         try:
             value = node[name]
         except (OmegaConfBaseException, RecursionError) as error:
-            problems.append(_problem(path, _raw(node, name), error))
+            problems.append(_problem(path, _unresolved(node, name), str(error).partition("\n")[0]))
             continue
         if isinstance(value, DictConfig | ListConfig):
-            before = len(problems)
+            if depth == _DEEPEST:  # of a mapping that holds an interpolation to itself
+                problems.append(Problem(path.partition(".")[0], _CIRCLE))
+                continue
             value = _walk(value, path, problems, depth + 1)
-            if depth + 1 > _DEPTH or (depth == 0 and _circles(problems[before:])):
-                del problems[before + 1 :]  # one way round tells it all
         values[name] = value
     return values if mapping else list(values.values())
 
 
-def _circles(problems: list[Problem]) -> bool:
-    return any("circle" in problem.message for problem in problems)
+def _unresolved(node: DictConfig | ListConfig, name: Any) -> Any:
+    container: Any = OmegaConf.to_container(node, resolve=False)
+    return container[name]
 
 
-def _raw(node: DictConfig | ListConfig, name: Any) -> Any:
-    """The text of an interpolation, unresolved."""
-    container = OmegaConf.to_container(node, resolve=False)
-    return container[name] if isinstance(container, dict | list) else None  # type: ignore[index, call-overload]
-
-
-def _problem(key: str, raw: Any, error: Exception) -> Problem:
-    text = str(error).splitlines()[0] if str(error) else ""
-    if found := re.search(r"Environment variable '([^']*)' not found", text):
+def _problem(key: str, given: Any, complaint: str) -> Problem:
+    """What OmegaConf's complaint about an interpolation means."""
+    if found := re.search(r"Environment variable '([^']*)' not found", complaint):
         name = found.group(1)
-        return Problem(key, f"the environment variable {name} is not set", raw, f"export {name}=..., or give a default: ${{oc.env:{name},null}}")
-    if found := re.search(r"Interpolation key '([^']*)' not found", text):
-        return Problem(key, f"the config has no {found.group(1)}", raw)
-    if "Recursive" in text or isinstance(error, RecursionError):
-        return Problem(key, "the interpolations here lead round in a circle", raw)
-    if found := re.search(r"Unsupported interpolation type (\S+)", text):
-        return Problem(key, f"there is no resolver {found.group(1)}", raw, "known: oc.env, oc.decode, oc.select, now, hydra")
-    if "MissingMandatoryValue" in type(error).__name__ or "missing" in text.lower():
-        return Problem(key, "leads to a value that must still be given (???)", raw)
-    kind = "this interpolation cannot be resolved" if not isinstance(error, InterpolationKeyError) else "leads nowhere"
-    return Problem(key, f"{kind}: {text}", raw)
+        hint = f"export {name}=..., or give a default: ${{oc.env:{name},null}}"
+        return Problem(key, f"the environment variable {name} is not set", given, hint)
+    if found := re.search(r"Interpolation key '([^']*)' not found", complaint):
+        return Problem(key, f"the config has no {found.group(1)}", given)
+    if found := re.search(r"Unsupported interpolation type (\S+)", complaint):
+        return Problem(key, f"there is no resolver {found.group(1)}", given, "the resolver for variables is oc.env")
+    if "recursi" in complaint.lower():
+        return Problem(key, _CIRCLE, given)
+    if "MissingMandatoryValue" in complaint or "missing node" in complaint:
+        return Problem(key, "leads to a value that is yet to be given (???)", given)
+    return Problem(key, f"this interpolation cannot be resolved: {complaint}", given)
 
 
-def _with_hint(problem: Problem, keys: list[str]) -> Problem:
-    """Names the nearest key to one that an interpolation looked for."""
+def _suggest(problem: Problem, keys: list[str]) -> Problem:
+    """Names the key nearest to one that an interpolation looked for."""
     found = re.fullmatch(r"the config has no (\S+)", problem.message)
-    if not found or problem.hint:
+    if not found:
         return problem
-    parents = {key.rpartition(".")[0] for key in keys if "." in key}
-    close = nearest(found.group(1), [*keys, *parents], count=1)
-    return Problem(problem.key, problem.message, problem.value, f"is {close[0]} meant?" if close else None)
+    whole = [key.partition("[")[0] for key in keys]
+    above = [key.rpartition(".")[0] for key in whole]
+    close = nearest(found.group(1), {*whole, *above}, count=1)
+    return replace(problem, hint=f"did you mean ${{{close[0]}}}?") if close else problem

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 
 from lrflow.config.catalogue import Catalogue
@@ -42,12 +42,17 @@ class Overrides:
         return [override.key_or_group for override in self.ready]
 
     def jobs(self) -> list[list[str]]:
-        """The overrides of every job of a sweep, in Hydra's order: the last key varies fastest."""
+        """The overrides of every job of a sweep, in Hydra's order: the last key varies fastest.
+
+        Of an interval, from which some sweepers draw, both ends are taken.
+        """
         axes: dict[str, list[str]] = {}
         for override in self.ready:
             key = override.get_key_element()
             if override.is_discrete_sweep():
                 axes[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            elif isinstance(ends := override.value(), IntervalSweep):
+                axes[key] = [f"{key}={ends.start}", f"{key}={ends.end}"]
             else:
                 axes[key] = [str(override.input_line)]
         return [list(job) for job in itertools.product(*axes.values())]
@@ -126,7 +131,7 @@ def _twice(override: Override, given: dict[str, str]) -> Problem | None:
     key = override.key_or_group
     value = str(override.input_line).partition("=")[2]
     if key in given and given[key] != value:
-        return Problem(key, f"is given twice, and before as {given[key]}", value)
+        return Problem(key, f"is given twice; before, it was {given[key]}", value)
     return None
 
 
@@ -134,8 +139,10 @@ def _several(override: Override, sweep: bool) -> Problem | None:
     if not override.is_sweep_override() or sweep:
         return None
     key, value = override.key_or_group, str(override.input_line).partition("=")[2]
-    hint = f"for one run each add -m; a list is written {key}=[{value}]" if override.is_choice_sweep() else "add -m"
-    return Problem(key, "several values are a sweep", value, hint)
+    hint = (
+        f"add -m to run one job for each; a list is written {key}=[{value}]" if override.is_choice_sweep() else "add -m"
+    )
+    return Problem(key, "several values make a sweep", value, hint)
 
 
 def _choice(override: Override, catalogue: Catalogue) -> Problem | None:
@@ -145,7 +152,11 @@ def _choice(override: Override, catalogue: Catalogue) -> Problem | None:
         return None
     chosen: list[Any]
     if override.is_choice_sweep():
-        chosen = [] if override.value_type and override.value_type.name == "GLOB_CHOICE_SWEEP" else list(override.sweep_string_iterator())
+        chosen = (
+            []
+            if override.value_type and override.value_type.name == "GLOB_CHOICE_SWEEP"
+            else list(override.sweep_string_iterator())
+        )
     else:
         value = override.value()
         chosen = value if isinstance(value, list) else [value]
@@ -155,7 +166,7 @@ def _choice(override: Override, catalogue: Catalogue) -> Problem | None:
         meant = SYNONYMS.get(str(name), str(name))
         close = closest(meant, options)
         hint = f"did you mean {override.key_or_group}={close}?" if close else did_you_mean(str(name), options)
-        return Problem(override.key_or_group, "no such option", name, hint)
+        return Problem(override.key_or_group, "there is no such option", name, hint)
     return None
 
 

@@ -5,30 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 import lrflow
 from lrflow.config.config import Config
+from lrflow.config.files import problem_of
 from lrflow.config.secrets import redact
 from lrflow.config.validate import META
 from lrflow.errors import ConfigError, Problem
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes a config, interpolations unresolved and without secrets.
+    """Writes a config, its interpolations unresolved, without secrets.
 
     Args:
         config: as `validate` gave it.
         path: the file; replaced as a whole.
     """
     content: Any = OmegaConf.to_container(config.source, resolve=False)
-    meta = {"version": lrflow.__version__, "choices": config.choices, "overrides": config.overrides}
-    if config.run_folder is not None:
-        meta["run_folder"] = str(config.run_folder)
+    meta = {
+        "version": lrflow.__version__,
+        "choices": config.choices,
+        "overrides": config.overrides,
+        "run_folder": None if config.run_folder is None else str(config.run_folder),
+    }
     text = OmegaConf.to_yaml(OmegaConf.create(redact({**content, META: meta})))
-    part = path.with_name(path.name + ".part")
-    part.write_text(f"# The configuration of this run, as it was composed; `{META}` says of what.\n{text}", encoding="utf-8")
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(f"# The config of this run; `{META}` says what it was composed of.\n{text}", encoding="utf-8")
     part.replace(path)
 
 
@@ -40,12 +43,9 @@ def load_config(path: Path) -> DictConfig:
     """
     try:
         found = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem("config", f"cannot be read: {error}", str(path))]) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError([Problem("config", "is no YAML", where=where)]) from None
+    except Exception as error:
+        problem = problem_of(error) or Problem("config", f"cannot be read: {error}", str(path))
+        raise ConfigError([problem]) from None
     if not isinstance(found, DictConfig) or "optimizer" not in found:
-        raise ConfigError([Problem("config", "is not the config of a run", str(path))])
+        raise ConfigError([Problem("config", "expected the whole config of a run, such as its config.yaml", str(path))])
     return found

@@ -182,7 +182,7 @@ class Checkpoint(Section):
 
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "16", "bf16", "64", 32, 16, 64)
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 
 
 class Trainer(Section):
@@ -192,7 +192,7 @@ class Trainer(Section):
     devices: f.Devices = 1
     num_nodes: f.Count = 1
     strategy: f.Text = "auto"
-    precision: Annotated[Any, f.one_of(*PRECISIONS)] = "32-true"
+    precision: Annotated[Any, f.one_of(*PRECISIONS, also=("64", "32", "bf16", "16", 64, 32, 16))] = "32-true"
     max_epochs: f.Count | None = None
     max_steps: f.Count | None = None
     """Optimizer steps; ends the run earlier than max_epochs does."""
@@ -288,9 +288,7 @@ class Resume(Section):
     source: f.Text | None = Field(None, alias="from")
     """`last`, a run folder or a checkpoint."""
     horizon: (
-        Annotated[
-            Literal["keep", "rescale", "extend", "decay_now"], f.one_of("keep", "rescale", "extend", "decay_now")
-        ]
+        Annotated[Literal["keep", "rescale", "extend", "decay_now"], f.one_of("keep", "rescale", "extend", "decay_now")]
         | None
     ) = None
     """What becomes of the plan when the run's length changed."""

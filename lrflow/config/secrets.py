@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lrflow.config.interpolation import leaves
@@ -12,9 +12,12 @@ from lrflow.errors import Problem
 
 MASK = "***"
 
-_KEY = re.compile(r"(^|[_.-])(api_?key|access_?key|private_?key|token|secret|passw(or)?d|credentials?)$", re.IGNORECASE)
+_WORDS = "api_?key|access_?key|private_?key|token|secret|passw(or)?d|credentials?"
+_KEY = re.compile(rf"(^|[_.-])({_WORDS})$", re.IGNORECASE)
 _VOCABULARY = re.compile(r"(^|_)(pad|eos|bos|unk|sep|cls|mask|special)_token$", re.IGNORECASE)
-_VARIABLE = re.compile(r"(^|_)(API_?KEY|ACCESS_?KEY|KEY|TOKEN|SECRET|PASSW(OR)?D|CREDENTIALS?)(_|$)", re.IGNORECASE)
+_VARIABLE = re.compile(
+    r"(^|_)(API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|TOKEN|SECRET|PASSW(OR)?D|CREDENTIALS?)(_|$)", re.IGNORECASE
+)
 _SHORTEST = 8
 
 
@@ -26,9 +29,7 @@ def is_secret_name(key: str) -> bool:
 
 def secret_values() -> dict[str, str]:
     """The values of environment variables that are named like secrets, by variable; short ones prove nothing."""
-    return {
-        name: value for name, value in os.environ.items() if _VARIABLE.search(name) and len(value) >= _SHORTEST
-    }
+    return {name: value for name, value in os.environ.items() if _VARIABLE.search(name) and len(value) >= _SHORTEST}
 
 
 def find_secrets(content: Any) -> list[Problem]:
@@ -74,10 +75,3 @@ def _redact(value: Any, secrets: Mapping[str, str], name: str = "") -> Any:
     for secret in secrets.values():
         value = value.replace(secret, MASK)
     return value
-
-
-def names_of(overrides: list[str]) -> Iterator[tuple[str, str]]:
-    """The keys and the texts of overrides, without Hydra's signs before the key."""
-    for override in overrides:
-        key, _, value = override.partition("=")
-        yield key.lstrip("+~"), value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -35,7 +35,7 @@ SYNONYMS = {
 }
 """Names of other frameworks, and what lrflow calls it."""
 
-SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
+SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
     "": (Config,),
     "optimizer": (schema.Optimizer,),
     "schedule": (schema.Schedule,),
@@ -48,6 +48,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "health": (schema.Health,),
     "resume": (schema.Resume,),
     "horizon": (schema.HorizonOverride,),
+    "task": (schema.Train, schema.PlanTask, schema.Evaluate),
 }
 
 
@@ -71,43 +72,32 @@ def unknown_key(key: str, value: Any, content: dict[str, Any]) -> Problem:
     parent, _, name = key.rpartition(".")
     if key == "trust":
         hint = "trust=my_pkg on the command line, or [tool.lrflow] trust in ./pyproject.toml"
-        return Problem(key, "cannot stand in a config, which must not vouch for itself", value, hint)
+        return Problem(key, "cannot stand in a config: no config may vouch for itself", value, hint)
     if key == "recipe":
-        return Problem(key, "a recipe is no group of keys", ..., "its file starts with the line `# @package _global_`")
-    if "rules[" in parent:
-        known = [field for field in schema.Rule.model_fields]
-        message = "a rule has no such key"
-    else:
-        known = siblings(parent, content)
-        message = f"{parent} has no key {name}" if parent else "no such group or key"
+        return Problem(key, "there are no keys of this group", hint="a recipe starts with the line # @package _global_")
+    known = [other for section in _sections(parent) for other in names_of(section) if other != name]
+    message = "there is no such key" if parent else "there is no such group or key"
     if close := closest(name, known):
-        return Problem(key, message, value, f"did you mean {_under(parent, close)}?")
+        return Problem(key, message, value, f"did you mean {f'{parent}.{close}' if parent else close}?")
     if elsewhere := _elsewhere(name, content):
         return Problem(key, message, value, f"did you mean {elsewhere}?")
-    if parent and known and len(known) <= 20:
-        return Problem(key, message, value, f"known: {', '.join(known)}")
-    return Problem(key, message, value, None if parent else f"the groups are {', '.join(Config.groups)}")
+    if parent:
+        return Problem(key, message, value, f"{parent} has {', '.join(known)}" if known else None)
+    return Problem(key, message, value, f"the groups are {', '.join(Config.groups)}")
 
 
-def siblings(parent: str, content: dict[str, Any]) -> list[str]:
-    """The keys that may stand under `parent`: those of the schema, and without one those of the config."""
-    names = [
-        field.alias or name for section in SECTIONS.get(parent, ()) for name, field in section.model_fields.items()
-    ]
-    if parent == "task":
-        by_name = {"train": schema.Train, "plan": schema.PlanTask, "evaluate": schema.Evaluate}
-        task = by_name.get(str(content.get("task", {}).get("name")))
-        return [field.alias or name for name, field in task.model_fields.items()] if task else []
-    return names
+def names_of(section: type[BaseModel]) -> list[str]:
+    """The keys of a section as they stand in a config."""
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _sections(parent: str) -> tuple[type[BaseModel], ...]:
+    return (schema.Rule,) if parent.endswith("]") else SECTIONS.get(parent, ())
 
 
 def _elsewhere(name: str, content: dict[str, Any]) -> str | None:
-    """A key of this name, or nearly, in another place of the config."""
-    keys = [key for key, _ in leaves(content) if "[" not in key and "." in key and not key.startswith("data.facts")]
+    """The key of this name, or nearly, in another place of the config."""
+    keys = [key for key, _ in leaves(content) if "." in key and "[" not in key and not key.startswith("data.facts")]
     by_name = {key.rpartition(".")[2]: key for key in reversed(keys)}
     close = closest(name, by_name)
     return by_name[close] if close else None
-
-
-def _under(parent: str, name: str) -> str:
-    return f"{parent}.{name}" if parent else name

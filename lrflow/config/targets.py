@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import traceback
 from collections.abc import Collection, Mapping
 from functools import partial
 from types import ModuleType
@@ -33,6 +34,17 @@ ROOMS = (
 TREES = ("torch.nn", "torch.optim", "lrflow.recipes")
 """Packages of which a config may name every public class and function, at any depth."""
 
+SCHEDULERS = {
+    "ConstantLR": "constant",
+    "CosineAnnealingLR": "cosine",
+    "ExponentialLR": "exponential",
+    "LinearLR": "linear",
+    "MultiStepLR": "multistep",
+    "PolynomialLR": "polynomial",
+    "StepLR": "step",
+}
+"""Torch's schedulers that are a curve of lrflow's."""
+
 CONTROLS = ("_target_", "_partial_", "_args_")
 """Keys of a node that say how it is built; the others are arguments."""
 
@@ -48,14 +60,17 @@ def check_name(target: Any, key: str = "_target_") -> Problem | None:
     """
     if not isinstance(target, str) or not _NAME.fullmatch(target):
         return Problem(key, "expected the dotted name of a class or function, without private parts", target)
+    if _below(target, "torch.optim.lr_scheduler"):
+        same = SCHEDULERS.get(target.rpartition(".")[2])
+        instead = f"schedule={same} is the same curve" if same else "see schedule in --help"
+        return Problem(key, "a torch scheduler changes as it runs, so no plan can be made of it", target, instead)
     room = target.rpartition(".")[0]
     if room in ROOMS or any(_below(target, tree) for tree in (*TREES, *trusted())):
         return None
-    if target.startswith("torch.optim.lr_scheduler."):
-        return _scheduler_problem(target, key)
     if above := next((room for room in ROOMS if _below(target, room)), None):
         name = target.rpartition(".")[2]
-        return Problem(key, f"a config may name only what {above} exports", target, f"is {above}.{name} meant?")
+        hint = f"did you mean {above}.{name}?" if name[0].isupper() else None
+        return Problem(key, f"a config may name only what {above} exports", target, hint)
     package = target.partition(".")[0]
     return Problem(
         key,
@@ -85,9 +100,7 @@ def locate(target: str, key: str = "_target_") -> Any:
     parts = target.split(".")
     for depth, part in enumerate(parts, start=1):
         path = ".".join(parts[:depth])
-        if depth == 1:
-            found = _import(path, target, key)
-        elif isinstance(found, ModuleType) and not hasattr(found, part):
+        if depth == 1 or (isinstance(found, ModuleType) and not hasattr(found, part)):
             found = _import(path, target, key)
         else:
             found = getattr(found, part, None)
@@ -231,17 +244,20 @@ def _import(path: str, target: str, key: str) -> ModuleType:
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
-        if error.name is None or not (path == error.name or _below(path, error.name)):
-            raise ConfigError([Problem(key, f"importing {path} needs {error.name}, which is missing", target)]) from error
-        parent, _, name = path.rpartition(".")
-        if not parent:
-            message, hint = f"there is no package {path} to import", "run from the folder that holds it, or install it"
-            raise ConfigError([Problem(key, message, target, hint)]) from None
-        module = importlib.import_module(parent)
-        public = [entry for entry in dir(module) if not entry.startswith("_")]
-        hint = did_you_mean(name, public)
-        raise ConfigError([Problem(key, f"there is no {name} in {parent}", target, hint)]) from None
-
-
-def _scheduler_problem(target: str, key: str) -> Problem:
-    return Problem(key, "a torch scheduler keeps state", target)
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+            problem = Problem(key, f"importing {path} needs {error.name}, which is not installed", target)
+        elif "." not in path:
+            hint = "run from the folder that holds it, or install it"
+            problem = Problem(key, f"there is no package {path} to import", target, hint)
+        else:
+            parent, _, name = path.rpartition(".")
+            public = [entry for entry in dir(importlib.import_module(parent)) if not entry.startswith("_")]
+            problem = Problem(key, f"there is no {name} in {parent}", target, did_you_mean(name, public))
+        raise ConfigError([problem]) from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{frames[-1].filename}:{frames[-1].lineno}"
+        if isinstance(error, SyntaxError) and error.filename:
+            where = f"{error.filename}:{error.lineno}"
+        message = f"importing {path} fails: {type(error).__name__}: {error}"
+        raise ConfigError([Problem(key, message, target, where=where)]) from error

@@ -1,0 +1,68 @@
+"""What pydantic says, as a person would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from lrflow.config.config import Config
+from lrflow.config.spelling import closest, unknown_key
+from lrflow.errors import Problem, did_you_mean
+
+
+def problem_of(details: ErrorDetails, content: dict[str, Any]) -> Problem:
+    """The problem that an error of pydantic's stands for.
+
+    Args:
+        details: the error.
+        content: the whole config, in which an unknown key is looked for.
+    """
+    key, value, context = dotted(details["loc"]), details["input"], details.get("ctx", {})
+    match details["type"]:
+        case "expected":
+            return Problem(key, details["msg"], value)
+        case "option":
+            close = closest(str(value), context["options"])
+            return Problem(key, details["msg"], value, f"did you mean {close}?" if close else None)
+        case "extra_forbidden":
+            return unknown_key(key, value, content)
+        case "missing":
+            return _missing(key)
+        case "union_tag_invalid":
+            return _no_such_task(value, str(context["expected_tags"]))
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return Problem(key, "expected a mapping of keys to values", value)
+        case "list_type":
+            return Problem(key, "expected a list", value)
+        case "too_short":
+            return Problem(key, "expected at least one entry", value)
+    message = details["msg"]
+    return Problem(key, message[:1].lower() + message[1:], value)
+
+
+def dotted(location: Iterable[str | int]) -> str:
+    """A location of pydantic's as it is typed on a command line; tags of unions, `<rules>`, are no part of it."""
+    key = ""
+    for part in location:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        elif not part.startswith("<"):
+            key += f".{part}" if key else part
+    return key
+
+
+def _missing(key: str) -> Problem:
+    group, _, name = key.rpartition(".")
+    if name == "_target_":
+        return Problem(key, "is missing", hint="the dotted name of what is to be built, such as torch.optim.AdamW")
+    if not group and name in Config.groups:
+        return Problem(key, "the config has nothing of this group", hint=f"choose an option, {name}=...")
+    return Problem(key, "is missing")
+
+
+def _no_such_task(value: Any, tags: str) -> Problem:
+    name = value.get("name") if isinstance(value, Mapping) else value
+    known = [tag.strip("'<>") for tag in tags.split(", ")]
+    return Problem("task.name", "there is no such task", name, did_you_mean(str(name), known))
