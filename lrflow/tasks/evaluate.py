@@ -49,9 +49,11 @@ def run(config: Config) -> dict[str, Any]:
     if not found:
         raise LrflowError(f"task.split = {task.split!r}: there is no such data, or the module has no step for it")
     metrics = {name: float(value) for values in found for name, value in values.items()}
-    table = Table("metric", "value", title=f"{task.split} of {checkpoint}", title_justify="left")
+    table = Table("metric", "value", box=None, pad_edge=False, header_style="bold")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.6g}")
     if trainer.is_global_zero:
-        Console().print(table)
+        console = Console()
+        console.print(f"{task.split} set, {checkpoint}\n", soft_wrap=True, highlight=False)
+        console.print(table)
     return {**metrics, "folder": str(folder.path)}

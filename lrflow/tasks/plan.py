@@ -57,8 +57,9 @@ def compile_plan(config: Config) -> Plan:
     module = build.build_module(config)
     groups = build.build_groups(config, module)
     schedule = build.build_schedule(config)
-    build.check_horizon(schedule, groups, horizon)
-    return Plan.compile(groups, schedule, horizon)
+    plan = Plan.compile(groups, schedule, horizon)
+    build.check_plan(plan)
+    return plan
 
 
 def read_plan(path: Path) -> Plan:

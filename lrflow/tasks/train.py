@@ -75,17 +75,17 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, console: 
     module = build.build_module(config)
     groups = build.build_groups(config, module)
     schedule = build.build_schedule(config)
-    build.check_horizon(schedule, groups, horizon)
     layout = [[name for group in members for name, _ in group.parameters] for members in merge(groups)]
     branches = []
     if resumed:
-        resumed.check(module, layout)
+        resumed.check(module)
         branch = resumed.branch(horizon, config.resume.horizon, groups, schedule)
         plan = resumed.compile(groups, schedule, horizon, branch)
         branches = [*resumed.branches, *([branch] if branch else [])]
         console.print(resumed.describe(plan, build.record(config)))
     else:
         plan = Plan.compile(groups, schedule, horizon)
+    build.check_plan(plan)
     console.print(plan.table())
     if trainer.is_global_zero:
         save_config(config, folder.config)
@@ -110,11 +110,11 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, console: 
         mode=saving.mode,
         stop=StopRequest(),
         agree_every=config.trainer.log_every,
+        groups=layout,
         extra={
             "plan": plan.to_dict(),
             "branches": [branch.as_dict() for branch in branches],
             "config": build.record(config),
-            "groups": layout,
             "devices": trainer.world_size,
         },
         vet=signals.flush,  # a step that is not finite raises there, so it is never saved

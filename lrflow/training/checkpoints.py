@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lrflow.training.interrupt import StopRequest
 from lrflow.training.loggers import drop_rows_from
 from lrflow.training.position import Position
 from lrflow.training.random_state import random_state, set_random_state
+from lrflow.training.regroup import regroup
 
 log = logging.getLogger("lrflow")
 
@@ -48,6 +49,7 @@ class Checkpoints(Checkpoint):
         mode: `min` or `max` of it.
         stop: tells when the run was asked to stop.
         agree_every: on several devices, steps between two questions whether one was asked to stop.
+        groups: the names of the parameters in each of the optimizer's groups.
         extra: plain data to save under `lrflow` in each checkpoint.
         vet: called before each save; raises when the state must not be saved.
     """
@@ -62,6 +64,7 @@ class Checkpoints(Checkpoint):
         mode: str = "min",
         stop: StopRequest | None = None,
         agree_every: int = 50,
+        groups: Sequence[Sequence[str]] = (),
         extra: dict[str, Any] | None = None,
         vet: Callable[[pl.Trainer], None] | None = None,
     ) -> None:
@@ -74,6 +77,7 @@ class Checkpoints(Checkpoint):
         self._sign = 1.0 if mode == "min" else -1.0
         self._stop = stop or StopRequest()
         self._agree_every = agree_every
+        self._groups = [list(names) for names in groups]
         self._extra = extra or {}
         self._vet = vet
         self._step = 0
@@ -172,13 +176,21 @@ class Checkpoints(Checkpoint):
         """Add what Lightning leaves out."""
         position = Position.of(trainer)
         position.write_into(checkpoint["loops"]["fit_loop"])
-        checkpoint["lrflow"] = {**self._extra, "position": position.as_dict(), "random": _random_states(trainer)}
+        checkpoint["lrflow"] = {
+            **self._extra,
+            "groups": self._groups,
+            "position": position.as_dict(),
+            "random": _random_states(trainer),
+        }
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the generators until training starts."""
+        """Fit the optimizer's state to the groups of this run, and keep the generators until training starts."""
         if trainer.state.fn == "fit":
+            before = checkpoint["lrflow"]["groups"]
+            if before != self._groups:
+                checkpoint["optimizer_states"] = [regroup(checkpoint["optimizer_states"][0], before, self._groups)]
             states = checkpoint["lrflow"]["random"]
             self._restored = states[trainer.global_rank % len(states)]
 

@@ -59,7 +59,6 @@ class Resumed:
         plan: the plan it was following.
         branches: earlier resumptions with another length.
         config: the configuration it was run with, resolved and without secrets.
-        groups: the names of the parameters of each optimizer group.
         shapes: the shape of every tensor of the model.
         devices: how many shared each step's data.
     """
@@ -70,7 +69,6 @@ class Resumed:
     plan: Plan
     branches: tuple[Branch, ...]
     config: dict[str, Any]
-    groups: list[list[str]]
     shapes: dict[str, list[int]]
     devices: int
 
@@ -99,7 +97,6 @@ class Resumed:
             plan=Plan.from_dict(ours["plan"], resolve),
             branches=tuple(Branch.from_dict(branch) for branch in ours["branches"]),
             config=ours["config"],
-            groups=ours["groups"],
             shapes={name: list(tensor.shape) for name, tensor in content["state_dict"].items()},
             devices=ours["devices"],
         )
@@ -110,8 +107,8 @@ class Resumed:
         folder = self.path.parent.parent
         return self.path.parent.name == "checkpoints" and newest_checkpoint(folder) == self.path
 
-    def check(self, module: nn.Module, groups: list[list[str]] | None = None) -> None:
-        """See whether the checkpoint fits the model, and the groups of its optimizer where one is to go on.
+    def check(self, module: nn.Module) -> None:
+        """See whether the checkpoint fits the model.
 
         Raises:
             LrflowError: says what differs.
@@ -125,11 +122,6 @@ class Resumed:
         if differ:
             shown = "\n    ".join([*differ[:5], *(["..."] if len(differ) > 5 else [])])
             raise LrflowError(f"{self.path}: another model than the one to be trained\n    {shown}")
-        if groups is not None and self.groups != groups:
-            raise LrflowError(
-                f"{self.path}: its optimizer has other groups of parameters than the `layers` rules make now, so its "
-                "momentum cannot be carried over\n    resume under the same rules, or start a new run"
-            )
 
     def changes(self, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
         """What the configuration says otherwise now: (key, before, now), sorted by key."""

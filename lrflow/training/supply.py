@@ -38,9 +38,9 @@ def supply_optimizer(
 
     def configure_optimizers() -> dict[str, Any]:
         optimizer = make(module.device)
+        held = {*settings, "weight_decay", "name", "members"} - {"lr"}
         configured = [
-            {name: value for name, value in group.items() if name in {*settings, "weight_decay"} and name != "lr"}
-            for group in optimizer.param_groups
+            {name: value for name, value in group.items() if name in held} for group in optimizer.param_groups
         ]
 
         def hold(loaded: torch.optim.Optimizer) -> None:
