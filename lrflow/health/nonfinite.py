@@ -40,7 +40,7 @@ class NonFinite:
 
         Args:
             first: the first step.
-            loss: [n].
+            loss: [n]; not a number too where a step was skipped, which its gradient norm of 0 tells.
             grad_norm: [n].
             lr: what the optimizer used, [n, groups].
 
@@ -49,7 +49,8 @@ class NonFinite:
         """
         if self._action == "ignore":
             return
-        finite = np.isfinite(loss)
+        # A step whose batches the module all skipped has neither a loss nor a gradient.
+        finite = np.isfinite(loss) | (grad_norm == 0.0)
         if not self._skipped_steps:
             finite &= np.isfinite(grad_norm)
         if finite.all():

@@ -22,7 +22,8 @@ class Block:
 
     Args:
         first: the first step.
-        loss: the training loss of each step, over its accumulation window; [n], float64.
+        loss: the mean training loss over each step's accumulation window on this device, NaN where every batch of
+            it was skipped; [n], float64.
         grad_norm: the norm of all gradients before clipping; [n], float64.
         seconds: wall time from the step before; [n], float64.
         planned: the plan's LR; [n, groups], float64.
@@ -85,8 +86,11 @@ class Signals(Callback):
     ) -> None:
         """Note the LR that this step uses and the norm of the gradients it is given."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norms = torch._foreach_norm(gradients)
-        self._buffer[self._count, 1] = torch.linalg.vector_norm(torch.stack(norms))
+        if gradients:
+            norms = torch._foreach_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in gradients])
+            self._buffer[self._count, 1] = torch.linalg.vector_norm(torch.stack(norms))
+        else:
+            self._buffer[self._count, 1] = 0.0
         # A tensor is filled anew at each step, so what it holds now has to be copied.
         rates = (group["lr"] for group in self._groups)
         self._rates.append([lr.clone() if isinstance(lr, torch.Tensor) else lr for lr in rates])
@@ -95,11 +99,13 @@ class Signals(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note the loss; at the end of an accumulation window the step is complete."""
-        self._loss += outputs["loss"]
-        self._batches += 1
+        if outputs:  # else the training step returned None: Lightning skips the batch
+            self._loss += outputs["loss"]
+            self._batches += 1
         if len(self._rates) == self._count:
             return
-        self._buffer[self._count, 0] = self._loss / self._batches
+        # Lightning hands over each loss divided by the batches of a full window, whatever this one has.
+        self._buffer[self._count, 0] = self._loss * trainer.accumulate_grad_batches / self._batches
         self._loss.zero_()
         self._batches = 0
         self._count += 1

@@ -20,9 +20,9 @@ from lrflow.data.module import Examples
 from lrflow.layers import Group, Rule, merge, resolve
 from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan
+from lrflow.runs import newest_checkpoint
 from lrflow.schedules import Cosine, Curve, Duration, Horizon, Schedule
 from lrflow.training import Block, Checkpoints, Signals, Supervised, planned_module
-from lrflow.runs import newest_checkpoint
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import put_in_order
 from lrflow.training.loggers import CSVLogger
@@ -245,7 +245,7 @@ def build(
     layout = [[name for group in members for name, _ in group.parameters] for members in merge(groups)]
     branches = []
     if resumed:
-        resumed.check(module, layout)
+        resumed.check(module)
         branch = resumed.branch(horizon, options.how, groups, options.schedule)
         plan = resumed.compile(groups, options.schedule, horizon, branch)
         branches = [*resumed.branches, *([branch] if branch else [])]
@@ -260,11 +260,11 @@ def build(
         keep=options.keep,
         monitor="val/loss",
         stop=stop,
+        groups=layout,
         extra={
             "plan": plan.to_dict(),
             "branches": [branch.as_dict() for branch in branches],
             "config": options.config(),
-            "groups": layout,
             "devices": 1,
         },
         vet=signals.flush,
