@@ -48,6 +48,8 @@ def test_parts_are_disjoint_and_complete() -> None:
     train, val, test = map(numbers_in, (module.train_set, module.val_set, module.test_set))
     assert (len(train), len(val), len(test)) == (15, 6, 9)
     assert train | val | test == set(range(30))
+    in_the_datas_order = module.train_set.tensors[0].flatten().tolist()
+    assert in_the_datas_order == sorted(in_the_datas_order)
 
 
 def test_what_is_held_out_depends_on_the_split_seed_alone() -> None:

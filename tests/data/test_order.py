@@ -271,6 +271,21 @@ def test_what_workers_draw_is_the_same_however_the_batch_is_reached() -> None:
     assert len({value for batch in drawn for row in batch for value in row.tolist()}) == 2 * 3 * 23
 
 
+def test_workers_begin_an_epoch_the_same_however_it_is_reached() -> None:
+    # Without batches nothing is seeded but the worker itself.
+    plain = DataLoader(Pictures(), batch_size=None, num_workers=1)
+
+    def drawn(loader: DataLoader[Any]) -> list[list[float]]:
+        return [list(example) for example in loader]
+
+    walked = ordered(plain, seed=3)
+    first = drawn(walked)
+    _set_sampler_epoch(walked, 1)
+    second = drawn(walked)
+    assert second == drawn(ordered(plain, seed=3, epoch=1))
+    assert second != first
+
+
 def test_in_the_main_process_a_data_set_draws_from_the_runs_generators() -> None:
     loader = ordered(DataLoader(Pictures(), batch_size=4), seed=3)
     torch.manual_seed(11)

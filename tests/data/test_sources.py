@@ -112,6 +112,16 @@ def test_a_folder_that_cannot_be_written_is_told(served: Path, tmp_path: Path) -
         FashionMNIST(root=tmp_path / "file" / "mine").prepare_data()
 
 
+def test_a_full_disk_leaves_no_half_file(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(LrflowError, match="No space left on device"):
+        sources.download(tmp_path / "mine")
+    assert listing(tmp_path / "mine") == []
+
+
 # Debian's package, with programs that stand in for apt and dpkg
 
 
