@@ -2,7 +2,7 @@
 
 from lrflow.data.digits import Digits
 from lrflow.data.fashion_mnist import FashionMNIST
-from lrflow.data.module import DataModule
+from lrflow.data.module import DataModule, Examples
 from lrflow.data.order import ShardedBatches, is_ordered, ordered
 
-__all__ = ["DataModule", "Digits", "FashionMNIST", "ShardedBatches", "is_ordered", "ordered"]
+__all__ = ["DataModule", "Digits", "Examples", "FashionMNIST", "ShardedBatches", "is_ordered", "ordered"]
