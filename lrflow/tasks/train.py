@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 
 from lrflow.config import Config, locate, save_config
 from lrflow.config.schema import Train
 from lrflow.health import NonFinite
-from lrflow.layers import merge
+from lrflow.layers import Group, merge
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.schedules import Duration
 from lrflow.tasks import build
-from lrflow.training import Block, Checkpoints, Signals
+from lrflow.training import Block, Checkpoints, Signals, StoppedError
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import put_in_order
-from lrflow.training.loggers import build_loggers
+from lrflow.training.loggers import build_loggers, close_loggers
 from lrflow.training.position import Position
 from lrflow.training.progress import ProgressBar
 from lrflow.training.ranks import rank
-from lrflow.training.resume import Resumed
+from lrflow.training.resume import Branch, Resumed, compile_branched
 from lrflow.training.supply import supply_optimizer
 from lrflow.training.trainer import build_trainer, validate_every
 
@@ -47,21 +49,23 @@ def run(config: Config) -> dict[str, Any]:
     if config.resume.source:
         resumed = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
     folder = open_folder(config, resumed)
-    console = Console(quiet=rank() > 0)
+    loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
     with own_environment(folder):
         try:
-            metrics = _train(config, folder, resumed, console)
+            metrics = _train(config, folder, resumed, loggers)
         except BaseException as error:
-            _conclude(folder, "stopped" if isinstance(error, KeyboardInterrupt) else "failed", error=error)
+            stopped = isinstance(error, KeyboardInterrupt | StoppedError)
+            _conclude(folder, "stopped" if stopped else "failed", error=str(error) or type(error).__name__)
             raise
+        finally:
+            close_loggers(loggers)
     return {**metrics, "folder": str(folder.path)}
 
 
-def _train(config: Config, folder: RunFolder, resumed: Resumed | None, console: Console) -> dict[str, float]:
+def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: list[Logger]) -> dict[str, float]:
     started = time.monotonic()
-    assert isinstance(config.task, Train)
+    console = Console(quiet=rank() > 0)
     pl.seed_everything(config.seed, verbose=False)
-    loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
     trainer = build_trainer(lightning_options(config), folder.path, loggers, config.trainer.log_every)
 
     # What is trained, on what, for how long and at which LR: all of it is known before the first step.
@@ -75,26 +79,49 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, console: 
     module = build.build_module(config)
     groups = build.build_groups(config, module)
     schedule = build.build_schedule(config)
-    layout = [[name for group in members for name, _ in group.parameters] for members in merge(groups)]
-    branches = []
+    branches: tuple[Branch, ...] = ()
     if resumed:
         resumed.check(module)
-        branch = resumed.branch(horizon, config.resume.horizon, groups, schedule)
-        plan = resumed.compile(groups, schedule, horizon, branch)
-        branches = [*resumed.branches, *([branch] if branch else [])]
-        console.print(resumed.describe(plan, build.record(config)))
-    else:
-        plan = Plan.compile(groups, schedule, horizon)
+        branches = resumed.branched(horizon, config.resume.horizon, groups, schedule)
+    plan = compile_branched(groups, schedule, horizon, branches)
     build.check_plan(plan)
+    if resumed:
+        console.print(resumed.describe(plan, build.record(config)), soft_wrap=True, highlight=False)
     console.print(plan.table())
     if trainer.is_global_zero:
         save_config(config, folder.config)
         folder.write_environment()
         plan.write(folder.path)
 
-    nonfinite = NonFinite(config.health.nonfinite, skipped_steps=config.trainer.precision in ("16-mixed", "16", 16))
-    bar = config.trainer.progress if isinstance(config.trainer.progress, bool) else console.is_terminal
-    progress = ProgressBar(horizon.steps, console, bar)
+    trainer.callbacks += _callbacks(config, folder, plan, groups, branches, console)  # type: ignore[attr-defined]
+    validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
+    make = partial(build.make_optimizer, config, groups)
+    supply_optimizer(module, plan, make, config.optimizer.node(), config.trainer.compile)
+    trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
+    metrics = _values(trainer.callback_metrics)
+
+    assert isinstance(config.task, Train)
+    if config.task.test and is_overridden("test_step", module) and is_overridden("test_dataloader", data):
+        trainer.test(module, datamodule=data, verbose=False)
+        metrics |= _values(trainer.callback_metrics)
+    seconds = time.monotonic() - started
+    _conclude(folder, "finished", metrics, steps=trainer.global_step, seconds=round(seconds, 2))
+    _say_goodbye(console, folder, metrics, trainer.global_step, seconds)
+    return metrics
+
+
+def _callbacks(
+    config: Config,
+    folder: RunFolder,
+    plan: Plan,
+    groups: Sequence[Group],
+    branches: Sequence[Branch],
+    console: Console,
+) -> list[pl.Callback]:
+    """What acts on the run besides Lightning: the progress bar, the signals with what listens to them, the saving."""
+    asked = config.trainer.progress
+    progress = ProgressBar(plan.horizon.steps, console, bar=asked if isinstance(asked, bool) else console.is_terminal)
+    nonfinite = NonFinite(config.health.nonfinite, skipped_steps=str(config.trainer.precision).startswith("16"))
 
     def watch(trainer: pl.Trainer, block: Block) -> None:
         nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual)
@@ -103,38 +130,22 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, console: 
     saving = config.trainer.checkpoint
     checkpoints = Checkpoints(
         folder.checkpoints,
-        horizon,
+        plan.horizon,
         Duration.parse(saving.every),
         keep=saving.keep,
         monitor=saving.monitor,
         mode=saving.mode,
         stop=StopRequest(),
         agree_every=config.trainer.log_every,
-        groups=layout,
+        groups=[[name for group in members for name, _ in group.parameters] for members in merge(groups)],
         extra={
             "plan": plan.to_dict(),
             "branches": [branch.as_dict() for branch in branches],
             "config": build.record(config),
-            "devices": trainer.world_size,
         },
         vet=signals.flush,  # a step that is not finite raises there, so it is never saved
     )
-    trainer.callbacks += [progress, signals, checkpoints]  # type: ignore[attr-defined]
-    validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
-    settings = config.optimizer.node()
-    supply_optimizer(
-        module, plan, lambda device: build.make_optimizer(config, groups, device), settings, config.trainer.compile
-    )
-
-    trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
-    metrics = _values(trainer.callback_metrics)
-    if config.task.test and is_overridden("test_step", module) and is_overridden("test_dataloader", data):
-        trainer.test(module, datamodule=data, verbose=False)
-        metrics |= _values(trainer.callback_metrics)
-    seconds = time.monotonic() - started
-    _conclude(folder, "finished", metrics, steps=trainer.global_step, seconds=round(seconds, 2))
-    _say_goodbye(console, folder, metrics, trainer.global_step, seconds)
-    return metrics
+    return [progress, signals, checkpoints]
 
 
 def open_folder(config: Config, resumed: Resumed | None) -> RunFolder:
@@ -193,12 +204,13 @@ def _values(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _conclude(folder: RunFolder, status: str, metrics: Mapping[str, float] | None = None, **facts: Any) -> None:
-    """Write how the run ended; only the first process does."""
-    if rank() > 0 or not folder.path.is_dir():
+    """Write how the run ended; only the first process does. Of a run that never began nothing is kept."""
+    if rank() > 0:
         return
-    error = facts.pop("error", None)
-    if error is not None:
-        facts["error"] = str(error) or type(error).__name__
+    if not folder.config.exists():
+        with suppress(OSError):
+            folder.path.rmdir()
+        return
     folder.write_summary({"status": status, **facts, "metrics": dict(metrics or {})})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from lrflow.errors import LrflowError
+from lrflow.runs import checkpoints_in
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loggers import drop_rows_from
@@ -224,15 +226,20 @@ class Checkpoints(Checkpoint):
             raise StoppedError(trainer.global_step, self._saved, self._stop.exit_code)
 
     def _tidy(self, path: Path, best: bool) -> None:
-        """Give the best one its second name, and let go of the oldest."""
+        """Give the best one its second name, and let go of the oldest and of what a killed process left."""
         if best:
             part = self.folder / ".best.part"
             part.unlink(missing_ok=True)
-            os.link(path, part)
+            try:
+                os.link(path, part)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, part)
             part.replace(self.folder / "best.ckpt")
         if self._keep is not None:
-            for old in sorted(self.folder.glob("step-*.ckpt"))[: -self._keep]:
+            for old in checkpoints_in(self.folder)[: -self._keep]:
                 old.unlink(missing_ok=True)
+        for left in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
 
 
 def _random_states(trainer: pl.Trainer) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from lrflow.training.ranks import rank
 
 
 class CSVLogger(Logger):
@@ -129,7 +132,20 @@ def _wandb(settings: Mapping[str, Any], folder: Path, name: str, config: Mapping
     if mode == "auto":
         mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
     options = {key: value for key, value in settings.items() if key != "mode" and value is not None}
-    return WandbLogger(name=name, save_dir=folder, mode=mode, config=dict(config), **options)
+    # One run folder is one run on the dashboard, however often it is resumed.
+    identity = hashlib.sha256(folder.name.encode()).hexdigest()[:12]
+    return WandbLogger(
+        name=name, save_dir=folder, id=identity, resume="allow", mode=mode, config=dict(config), **options
+    )
+
+
+def close_loggers(loggers: Iterable[Logger]) -> None:
+    """End the runs on dashboards, so that the next job of a sweep begins its own."""
+    for logger in loggers:
+        # Not `logger.experiment`, which would begin one now.
+        finish = getattr(getattr(logger, "_experiment", None), "finish", None)
+        if rank() == 0 and finish is not None:
+            finish()
 
 
 def drop_rows_from(trainer: pl.Trainer, step: int) -> None:

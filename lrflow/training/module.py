@@ -78,7 +78,7 @@ class Supervised(pl.LightningModule):
 
     def _report(self, stage: str) -> None:
         for name, metric in self._metrics(stage):
-            self.log(f"{stage}/{name}", metric.compute())
+            self.log(f"{stage}/{name}", metric.compute(), sync_dist=True)
             metric.reset()
 
     def _metrics(self, stage: str) -> list[tuple[str, Metric]]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from torch import nn
 
 from lrflow.errors import ConfigError, LrflowError, Problem
@@ -16,7 +15,7 @@ from lrflow.plan import Plan
 from lrflow.runs import newest_checkpoint
 from lrflow.schedules import Continued, Curve, Horizon
 from lrflow.schedules.continuation import How
-from lrflow.training.checkpoint_io import BrokenCheckpointError, what_is_broken
+from lrflow.training.checkpoint_io import read_checkpoint
 from lrflow.training.position import Position
 
 #: Keys whose change is no change of the run: where it is written, what it is called, how it is asked for.
@@ -60,7 +59,6 @@ class Resumed:
         branches: earlier resumptions with another length.
         config: the configuration it was run with, resolved and without secrets.
         shapes: the shape of every tensor of the model.
-        devices: how many shared each step's data.
     """
 
     path: Path
@@ -70,7 +68,6 @@ class Resumed:
     branches: tuple[Branch, ...]
     config: dict[str, Any]
     shapes: dict[str, list[int]]
-    devices: int
 
     @classmethod
     def read(cls, path: Path, resolve: Callable[[str], Any] | None = None) -> Resumed:
@@ -84,9 +81,7 @@ class Resumed:
             BrokenCheckpointError: the file is not whole.
             LrflowError: it is not lrflow's.
         """
-        if reason := what_is_broken(path):
-            raise BrokenCheckpointError(path, reason)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = read_checkpoint(path, map_location="cpu", mmap=True)
         ours = content.get("lrflow")
         if not ours:
             raise LrflowError(f"{path}: not a checkpoint of lrflow, which are the ones it can resume")
@@ -98,7 +93,6 @@ class Resumed:
             branches=tuple(Branch.from_dict(branch) for branch in ours["branches"]),
             config=ours["config"],
             shapes={name: list(tensor.shape) for name, tensor in content["state_dict"].items()},
-            devices=ours["devices"],
         )
 
     @property
@@ -131,29 +125,30 @@ class Resumed:
             (key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key) and not _beside(key)
         ]
 
-    def branch(self, horizon: Horizon, how: How | None, groups: Sequence[Group], schedule: Curve) -> Branch | None:
-        """What becomes of the schedule when the run has another length now; None when it has the same.
+    def branched(
+        self, horizon: Horizon, how: How | None, groups: Sequence[Group], schedule: Curve
+    ) -> tuple[Branch, ...]:
+        """The run's branches, with a new one on top when it has another length now.
 
         Raises:
             ConfigError: the length changed and nothing was chosen; names the LR that each choice goes on with.
         """
         if horizon == self.plan.horizon:
-            return None
+            return self.branches
         if self.step >= horizon.steps:
             message = f"the checkpoint is at step {self.step}, and the run now ends at {horizon.steps}"
             raise ConfigError([Problem("trainer.max_epochs", message, ..., "make the run longer")])
-        if how is None:
-            offers = []
-            for choice in get_args(How):
-                branch = Branch(self.step, self.plan.horizon, choice)
-                plan = self.compile(groups, schedule, horizon, branch)
-                now, end = _rates(plan, self.step), _rates(plan, horizon.steps - 1)
-                offers.append(f"resume.horizon={choice}: LR {now} now, {end} at the end")
-            was = self.plan.horizon.steps
-            message = f"the run was {was} steps long and is {horizon.steps} now: choose its LR from here on"
-            hint = "\n    ".join([f"the LR of step {self.step - 1} was {_rates(self.plan, self.step - 1)}", *offers])
-            raise ConfigError([Problem("resume.horizon", message, None, hint)])
-        return Branch(self.step, self.plan.horizon, how)
+        choices = {choice: (*self.branches, Branch(self.step, self.plan.horizon, choice)) for choice in get_args(How)}
+        if how is not None:
+            return choices[how]
+        offers = [f"the LR of step {self.step - 1} was {_rates(self.plan, self.step - 1)}"]
+        for choice, branches in choices.items():
+            plan = compile_branched(groups, schedule, horizon, branches)
+            now, end = _rates(plan, self.step), _rates(plan, horizon.steps - 1)
+            offers.append(f"resume.horizon={choice}: LR {now} now, {end} at the end")
+        was = self.plan.horizon.steps
+        message = f"the run was {was} steps long and is {horizon.steps} now: choose its LR from here on"
+        raise ConfigError([Problem("resume.horizon", message, None, "\n".join(offers))])
 
     def describe(self, plan: Plan, config: Mapping[str, Any]) -> str:
         """What a person wants to know before the run goes on: from where, under which LR, and what changed."""
@@ -165,14 +160,13 @@ class Resumed:
             lines.append(f"  {key}: {was} -> {now_is}")
         return "\n".join(lines)
 
-    def compile(self, groups: Sequence[Group], schedule: Curve, horizon: Horizon, branch: Branch | None) -> Plan:
-        """The plan of the resumed run: the configured schedules, with every change of length on top."""
-        branches = self.branches + ((branch,) if branch else ())
-        own = [
-            replace(group, schedule=continued(group.schedule, branches)) if group.schedule else group
-            for group in groups
-        ]
-        return Plan.compile(own, continued(schedule, branches), horizon)
+
+def compile_branched(groups: Sequence[Group], schedule: Curve, horizon: Horizon, branches: Sequence[Branch]) -> Plan:
+    """The plan of a run: the configured schedules, with every change of its length on top."""
+    own = [
+        replace(group, schedule=continued(group.schedule, branches)) if group.schedule else group for group in groups
+    ]
+    return Plan.compile(own, continued(schedule, branches), horizon)
 
 
 def continued(schedule: Curve, branches: Sequence[Branch]) -> Curve:

@@ -44,7 +44,7 @@ class Block:
 class Signals(Callback):
     """Collects loss, gradient norm, LR and time of every step without making the device wait.
 
-    Loss and gradient norm go into a buffer on the device; every `every` steps, and at least once a second,
+    Loss and gradient norm go into a buffer on the device; every `every` steps (and once a second on one device)
     the buffer is read at once and handed to the loggers and the listeners as a `Block`. One row a step reaches
     the loggers: `train/loss`, `train/grad_norm`, `train/step_time`, `lr/NAME` (what the optimizer used) and
     `lr_planned/NAME` for each group by its name.
@@ -112,7 +112,8 @@ class Signals(Callback):
         now = time.perf_counter()
         self._seconds.append(now - self._clock)
         self._clock = now
-        if self._count == self._every or now - self._read_at > 1.0:
+        # On several devices only the count decides, so that all of them read together.
+        if self._count == self._every or (trainer.world_size == 1 and now - self._read_at > 1.0):
             self.flush(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -129,13 +130,22 @@ class Signals(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Hand over what was collected before the run ended early."""
-        self.flush(trainer)
+        self.flush(trainer, together=False)
 
-    def flush(self, trainer: pl.Trainer) -> None:
-        """Read the buffer and hand it to the loggers and the listeners."""
+    def flush(self, trainer: pl.Trainer, together: bool = True) -> None:
+        """Read the buffer and hand it to the loggers and the listeners.
+
+        Args:
+            trainer: whose loggers.
+            together: all ranks do so at this moment, and average the losses of their shards.
+        """
         if not self._count:
             return
-        values = self._buffer[: self._count].double().cpu().numpy()
+        collected = self._buffer[: self._count].double()
+        if together and trainer.world_size > 1:
+            torch.distributed.all_reduce(collected)
+            collected /= trainer.world_size
+        values = collected.cpu().numpy()
         first = self._last_step
         steps = np.arange(first, first + self._count)
         used = _numbers(self._rates[: self._count])
