@@ -130,7 +130,13 @@ def _version(package: str) -> str | None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the latest step in a run folder, or None; `best.ckpt` is not one of them."""
-    return max((folder / "checkpoints").glob("step-*.ckpt"), default=None, key=lambda path: path.name)
+    return next(reversed(checkpoints_in(folder / "checkpoints")), None)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints `step-NUMBER.ckpt` in a folder, by their steps."""
+    # A number beyond the seven digits that it is padded to makes the name longer.
+    return sorted(folder.glob("step-*.ckpt"), key=lambda path: (len(path.name), path.name))
 
 
 def find_checkpoint(wanted: str, output: Path, key: str) -> Path:

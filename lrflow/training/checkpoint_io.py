@@ -137,7 +137,7 @@ class _Hashing:
 
 
 def _save(checkpoint: dict[str, Any], file: Any) -> None:
-    hashing = _Hashing(file)
+    hashing: Any = _Hashing(file)
     try:
         torch.save(checkpoint, hashing)
     except RuntimeError as error:
