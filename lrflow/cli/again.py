@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrflow.config import load_config
-from lrflow.config.validate import META
+from lrflow.config.validation import META
 from lrflow.runs import find_checkpoint
 
 _OUTPUT = "outputs"  # where runs are looked for when the command line does not say

@@ -51,11 +51,9 @@ class Arguments:
             ("--multirun", self.multirun),
             ("--hydra-help", self.hydra_help),
             ("--shell-completion", self.shell_completion),
-            ("--resolve", self.resolve),
         ):
             words += [flag] if given else []
-        for flag, value in (("--cfg", self.cfg), ("--info", self.info), ("--package", self.package)):
-            words += [flag, value] if value else []
+        words += ["--info", self.info] if self.info else []
         if self.config_dir is not None:
             words += ["--config-dir", str(self.config_dir.resolve())]
         return [*words, *overrides]

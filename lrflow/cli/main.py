@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,6 +37,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lrflow: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # of `lrflow --help | head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         show_failure(error)
         return error.exit_code if isinstance(error, LrflowError) else 1
@@ -58,6 +61,10 @@ def _main(words: list[str]) -> int:
 
         show_help(args.config_dir)
         return 0
+    if args.shell_completion and any(word.startswith("query=") for word in args.overrides):
+        with contextlib.suppress(Exception):  # a shell asks, in the middle of a line: no answer is better than noise
+            _hand_to_hydra(args, args.overrides)
+        return 0
     if args.shell_completion or args.hydra_help:
         return _hand_to_hydra(args, args.overrides)
     return _check_and_run(args)
@@ -66,62 +73,79 @@ def _main(words: list[str]) -> int:
 def _check_and_run(args: Arguments) -> int:
     """Checks every job that was asked for; when all can be run, runs them."""
     from lrflow.cli.again import with_earlier_run
+    from lrflow.cli.show import show_config
     from lrflow.cli.sweep import check_sweep
     from lrflow.config.catalogue import Catalogue
-    from lrflow.config.compose import checked, composer
+    from lrflow.config.composition import checked, composer
     from lrflow.config.overrides import expand, read
 
     catalogue = Catalogue([args.config_dir] if args.config_dir else [])
     overrides = read(with_earlier_run(expand(args.overrides)), catalogue, sweep=args.multirun)
     if args.multirun:
         return _hand_to_hydra(args, overrides.texts, check_sweep(overrides, args.config_dir, catalogue))
-    try:
-        with composer(args.config_dir) as composing:
+    problems = None
+    with composer(args.config_dir) as composing:
+        try:
             checked(overrides, composing, catalogue)
-    except ConfigError:
-        if args.cfg and not overrides.problems:
-            with contextlib.suppress(Exception):  # shown if it can be composed at all, and told why it cannot run
-                _hand_to_hydra(args, overrides.texts)
-        raise
-    return _hand_to_hydra(args, overrides.texts)
+        except ConfigError as error:
+            problems = error
+    if args.cfg and composing.found is not None and not overrides.problems:
+        show_config(composing.found, args, resolve=args.resolve and problems is None)
+    if problems is not None:
+        raise problems  # after the config that has them
+    return 0 if args.cfg else _hand_to_hydra(args, overrides.texts)
 
 
-def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: int = 1) -> int:
-    """Lets Hydra do what was asked for; gives the exit code of the jobs that it ran."""
+def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str] | None = None) -> int:
+    """Lets Hydra do what was asked for.
+
+    Args:
+        args: the flags.
+        overrides: as Hydra takes them.
+        jobs: what is told of each job of a sweep; None: it is none.
+
+    Returns:
+        the exit code of the jobs that ran.
+    """
     import hydra
 
-    from lrflow.config.compose import MODULE, ROOT, register_recipes
+    from lrflow.config.composition import MODULE, ROOT, register_recipes
 
     outcomes: list[Outcome] = []
 
     def job(cfg: DictConfig) -> None:
-        outcomes.append(_run(cfg, jobs if args.multirun else None))
+        outcomes.append(_run(cfg, jobs))
 
     register_recipes()
     app = hydra.main(config_path=f"pkg://{MODULE}", config_name=ROOT, version_base="1.3")(job)
-    with _argv(args.for_hydra(overrides)), _redacted_stdout(bool(args.cfg)):
-        app()
-    if not args.multirun:
-        return outcomes[0].exit_code if outcomes else 0
-    from lrflow.cli.sweep import show_summary
+    logging.raiseExceptions = not args.info  # Hydra logs what it tells, also into a pipe that was closed
+    try:
+        with _argv(args.for_hydra(overrides)):
+            app()
+    finally:  # what has been done is told even when the sweep was interrupted
+        if args.multirun and outcomes:
+            from lrflow.cli.sweep import show_summary
 
-    show_summary(outcomes)
-    return int(any(outcome.error for outcome in outcomes))
+            show_summary(outcomes)
+    if args.multirun:
+        return int(any(outcome.error for outcome in outcomes))
+    return outcomes[0].exit_code if outcomes else 0
 
 
-def _run(cfg: DictConfig, jobs: int | None) -> Outcome:
+def _run(cfg: DictConfig, jobs: Sequence[str] | None) -> Outcome:
     """Runs one job that Hydra composed.
 
     Args:
         cfg: its config.
-        jobs: how many there are in the sweep; None: it is no sweep.
+        jobs: what is told of each job of the sweep; None: it is none.
     """
     from hydra.core.hydra_config import HydraConfig
+    from rich.text import Text
 
     from lrflow.cli.jobs import run_job
     from lrflow.cli.report import console
     from lrflow.config import validate
-    from lrflow.config.compose import choices_of
+    from lrflow.config.composition import choices_of
     from lrflow.config.overrides import as_typed
 
     node: Any = HydraConfig.get()
@@ -130,10 +154,9 @@ def _run(cfg: DictConfig, jobs: int | None) -> Outcome:
     if jobs is not None:
         folder = Path(node.runtime.output_dir)
         folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-        out = console()
-        out.print()
-        out.rule(f"job {node.job.num} of {jobs}: {' '.join(overrides)}", style="dim", align="left")
-        out.print(f"{folder}/", style="dim")
+        number = int(node.job.num)
+        told = jobs[number] if number < len(jobs) else " ".join(overrides)  # a sweeper of its own may make more jobs
+        console().print(Text.assemble((f"\njob {number}", "bold"), f"  {told}\n", (f"{folder}/", "dim")))
     return run_job(validate(cfg, choices_of(node), overrides, folder))
 
 
@@ -160,17 +183,3 @@ def _argv(words: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
-
-
-@contextlib.contextmanager
-def _redacted_stdout(wanted: bool) -> Iterator[None]:
-    """Takes secrets out of what is printed within: `--cfg job --resolve` fills them in."""
-    from lrflow.config.secrets import redact_text
-
-    if not wanted:
-        yield
-        return
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        yield
-    sys.stdout.write(redact_text(printed.getvalue()))

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 import lrflow
+from lrflow.config.catalogue import home
 from lrflow.config.secrets import MASK, is_secret_name, redact_text
 from lrflow.errors import ConfigError, LrflowError, Problem
 
@@ -83,16 +84,12 @@ def show_failure(error: BaseException) -> None:
 
 def users_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """The frames of a traceback in code that is neither Python's, nor an installed package's, nor lrflow's."""
-    folders = [
-        sysconfig.get_path("stdlib"),
-        *site.getsitepackages(),
-        *(str(Path(p) / "lrflow") for p in lrflow.__path__),
-    ]
-    others = [Path(folder).resolve() for folder in [*folders, lrflow.__path__[0]] if folder]
+    places = [sysconfig.get_path("stdlib"), *site.getsitepackages(), str(Path(lrflow.__file__).parent)]
+    others, recipes = [Path(place).resolve() for place in places], home("recipes").resolve()
 
     def is_users(frame: traceback.FrameSummary) -> bool:
-        path = Path(frame.filename)
-        return path.is_file() and not any(path.resolve().is_relative_to(other) for other in others)
+        path = Path(frame.filename).resolve()
+        return path.is_relative_to(recipes) or (path.is_file() and not any(map(path.is_relative_to, others)))
 
     return [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame)]
 

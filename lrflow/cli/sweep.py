@@ -11,14 +11,12 @@ from rich.text import Text
 from lrflow.cli.jobs import Outcome
 from lrflow.cli.report import SweepError, console
 from lrflow.config.catalogue import Catalogue
-from lrflow.config.compose import checked, composer
+from lrflow.config.composition import checked, composer
 from lrflow.config.overrides import Overrides, as_typed, read
 from lrflow.errors import ConfigError, Problem
 
-_METRICS = 4
 
-
-def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalogue) -> int:
+def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalogue) -> list[str]:
     """Composes and checks every job of a sweep.
 
     Args:
@@ -27,7 +25,7 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
         catalogue: the groups and options there are.
 
     Returns:
-        how many jobs there are.
+        of each job, the overrides in which it differs from others.
 
     Raises:
         ConfigError: every problem of every job, those that several have once.
@@ -45,50 +43,68 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
                 for problem in error.problems:
                     problems[repr(problem)] = problem
                     holders.setdefault(repr(problem), []).append(number)
+    own = [[text for text in job if any(text not in other for other in jobs)] for job in jobs]
+    labels = [" ".join(as_typed(texts)) for texts in own]
     if problems:
         found: dict[tuple[int, ...], list[Problem]] = {}
         for name, numbers in sorted(holders.items(), key=lambda item: -len(item[1])):
             found.setdefault(tuple(numbers), []).append(problems[name])
-        raise SweepError(found, [" ".join(as_typed(job)) for job in jobs])
-    return len(jobs)
+        raise SweepError(found, labels)
+    return labels
 
 
 def show_summary(outcomes: Sequence[Outcome]) -> None:
     """Prints how the jobs of a sweep ended: what each was given, its last metrics, its folder."""
-    given = [dict(override.partition("=")[::2] for override in outcome.overrides) for outcome in outcomes]
+    out = console()
+    given = [dict(text.partition("=")[::2] for text in outcome.overrides) for outcome in outcomes]
     keys = list(dict.fromkeys(key for job in given for key in job))
     swept = [key for key in keys if len({job.get(key) for job in given}) > 1]
-    metrics = _chosen([name for o in outcomes for name, value in o.result.items() if isinstance(value, int | float)])
-    folders = [outcome.folder for outcome in outcomes]
-    home = folders[0].parent if folders[0] and all(f and f.parent == folders[0].parent for f in folders) else None
+    same = " ".join(f"{key}={given[0][key]}" for key in keys if key not in swept)
+    parents = {outcome.folder.parent for outcome in outcomes if outcome.folder}
+    home = parents.pop() if len(parents) == 1 else None
+
+    columns = {"job": [str(number) for number in range(len(outcomes))]}
+    columns |= {key: [job.get(key, "") for job in given] for key in swept}
+    ending = {
+        "time": [f"{outcome.seconds:.1f} s" for outcome in outcomes],
+        "status": ["failed" if outcome.error else "done" for outcome in outcomes],
+        "folder": [_name(outcome.folder, home) for outcome in outcomes],
+    }
+    for name in _metrics(outcomes):
+        values = [outcome.result.get(name) for outcome in outcomes]
+        column = {name: ["" if value is None else f"{value:.4g}" for value in values]}
+        if _width(columns | column | ending) <= out.width:
+            columns |= column
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("job", justify="right")
-    for name in [*swept, *metrics]:
-        table.add_column(name, justify="right", overflow="fold")
-    for name in ("time", "status", "folder"):
-        table.add_column(name, overflow="fold")
-    for number, (outcome, job) in enumerate(zip(outcomes, given, strict=True)):
-        values = [outcome.result.get(name) for name in metrics]
-        folder = outcome.folder.name if home and outcome.folder else outcome.folder
-        table.add_row(
-            str(number),
-            *(job.get(key, "") for key in swept),
-            *("" if value is None else f"{value:.4g}" for value in values),
-            f"{outcome.seconds:.1f} s",
-            Text("failed", "bold red") if outcome.error else Text("done", "green"),
-            str(folder or ""),
-        )
-    out = console()
-    out.print(Text(f"\nsweep of {len(outcomes)} jobs", "bold"), Text(f"in {home}/" if home else "", "dim"))
-    if same := [f"{key}={job[key]}" for job in given[:1] for key in keys if key not in swept]:
-        out.print(Text(f"each with {' '.join(same)}", "dim"))
+    for name in columns | ending:
+        table.add_column(name, justify="left" if name in ending else "right", no_wrap=name not in swept)
+    for row in zip(*(columns | ending).values(), strict=True):
+        table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
+    out.print(Text(f"\nsweep of {len(outcomes)} jobs{f' in {home}/' if home else ''}", "bold"))
+    if same:
+        out.print(Text(f"each with {same}", "dim"))
     out.print(table)
     if failed := [str(number) for number, outcome in enumerate(outcomes) if outcome.error]:
         out.print(Text(f"{len(failed)} of {len(outcomes)} jobs failed: {', '.join(failed)}", "bold red"))
 
 
-def _chosen(names: Sequence[str]) -> list[str]:
-    """The metrics worth a column: those of the test first, then of the validation, and few of them."""
-    rank = {"test": 0, "val": 1}
-    return sorted(dict.fromkeys(names), key=lambda name: rank.get(name.partition("/")[0], 2))[:_METRICS]
+_STYLES = {"failed": "bold red", "done": "green"}
+
+
+def _metrics(outcomes: Sequence[Outcome]) -> list[str]:
+    """The names of the jobs' metrics: those of the test first, then those of the validation."""
+    names = [name for o in outcomes for name, value in o.result.items() if isinstance(value, int | float)]
+    order = {"test": 0, "val": 1}
+    return sorted(dict.fromkeys(names), key=lambda name: order.get(name.partition("/")[0], 2))
+
+
+def _name(folder: Path | None, home: Path | None) -> str:
+    """A folder below the sweep's as its name."""
+    if folder is None:
+        return ""
+    return folder.name if home is not None else str(folder)
+
+
+def _width(columns: dict[str, list[str]]) -> int:
+    return sum(max(map(len, [name, *cells])) + 2 for name, cells in columns.items())

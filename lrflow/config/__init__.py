@@ -1,12 +1,16 @@
 """The configuration of a run: composed from `conf/`, typed, and checked as a whole before anything is built."""
 
-from lrflow.config.checks import declared_horizon
-from lrflow.config.compose import compose
-from lrflow.config.config import Config
-from lrflow.config.saved import load_config, save_config
-from lrflow.config.secrets import redact
-from lrflow.config.targets import instantiate, locate
-from lrflow.config.validate import validate
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lrflow.config.checks import declared_horizon
+    from lrflow.config.composition import compose
+    from lrflow.config.config import Config
+    from lrflow.config.saved import load_config, save_config
+    from lrflow.config.secrets import redact
+    from lrflow.config.targets import instantiate, locate
+    from lrflow.config.validation import validate
 
 __all__ = [
     "Config",
@@ -19,3 +23,22 @@ __all__ = [
     "save_config",
     "validate",
 ]
+
+_HOMES = {
+    "Config": "config",
+    "compose": "composition",
+    "declared_horizon": "checks",
+    "instantiate": "targets",
+    "load_config": "saved",
+    "locate": "targets",
+    "redact": "secrets",
+    "save_config": "saved",
+    "validate": "validation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for when it is asked for: `--help` reads folders, and needs neither Hydra nor numpy."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -31,12 +31,13 @@ class Option:
 
     @property
     def summary(self) -> str:
-        """The first line of its file, a comment that says what it is."""
+        """The first comment of its file, which says what it is; empty where it starts with something else."""
         try:
-            first = self.path.read_text(encoding="utf-8").lstrip("\ufeff").partition("\n")[0]
+            lines = self.path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
             return ""
-        return first.lstrip("# ").strip() if first.startswith("#") and "@package" not in first else ""
+        first = next((line for line in lines if "@package" not in line), "")
+        return first.lstrip("# ") if first.startswith("#") else ""
 
 
 class Catalogue:

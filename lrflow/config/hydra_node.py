@@ -3,42 +3,59 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lrflow.config.targets import check_name
+from lrflow.config.interpolation import leaves
+from lrflow.config.secrets import secret_problem
+from lrflow.config.trust import trusted
 from lrflow.errors import Problem
 
-_PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
-_LOGGING = ("logging.", "colorlog.", "ext://sys.stdout", "ext://sys.stderr", "hydra.")
+_PLUGIN = re.compile(r"(hydra\._internal\.core_plugins|hydra_plugins)(\.\w+)+\.[A-Z]\w*")
 _ENVIRONMENT = re.compile(r"LRFLOW_.*|PYTHON.*|LD_.*|DYLD_.*|HYDRA_.*|PATH", re.IGNORECASE)
+_LOG_CLASSES = ("logging.StreamHandler", "logging.Formatter", "colorlog.ColoredFormatter")
+_LOG_FILE = "${hydra.runtime.output_dir}/"
 
 
 def check_hydra(node: DictConfig) -> list[Problem]:
-    """What Hydra may not be told by a config: to build other things than its plugins, to change who is trusted."""
-    problems: list[Problem] = []
+    """What a config may not tell Hydra: to build other things than its plugins, to write or set what it likes.
+
+    Args:
+        node: `hydra` of a composed config.
+    """
     content: Any = OmegaConf.to_container(node, resolve=False)
-    _walk(content, "hydra", problems)
-    if content.get("mode") is not None:
-        problems.append(Problem("hydra.mode", "a sweep is asked for with -m", content["mode"]))
-    for name in content.get("job", {}).get("env_set", {}):
+    problems = [*_built(content), *_logging(content)]
+    for name in content["job"]["env_set"]:
         if _ENVIRONMENT.fullmatch(str(name)):
             problems.append(Problem(f"hydra.job.env_set.{name}", "a config may not set this variable"))
-    return problems
+    if content["mode"] is not None:
+        problems.append(Problem("hydra.mode", "a sweep is asked for with -m", content["mode"]))
+    if content["sweeper"].get("params") and str(content["sweeper"]["_target_"]).endswith(".BasicSweeper"):
+        message = "what is swept stands on the command line, such as optimizer.lr=0.1,0.01"
+        problems.append(Problem("hydra.sweeper.params", message, content["sweeper"]["params"]))
+    found = (secret_problem(f"hydra.{key}", value) for key, value in leaves(content))
+    return [*problems, *filter(None, found)]
 
 
-def _walk(node: Any, key: str, problems: list[Problem]) -> None:
-    if isinstance(node, list):
-        for index, value in enumerate(node):
-            _walk(value, f"{key}[{index}]", problems)
-    if not isinstance(node, dict):
-        return
-    for name, value in node.items():
-        path = f"{key}.{name}"
-        if name == "_target_":
-            if not str(value).startswith(_PLUGINS) and check_name(value):
-                problems.append(Problem(path, "a config may not build this", value))
-        elif "_logging." in path and name in ("class", "()") and not str(value).startswith(_LOGGING):
-            problems.append(Problem(path, "a config may not build this", value))
-        _walk(value, path, problems)
+def _built(content: Any) -> Iterator[Problem]:
+    """Targets that are neither Hydra's plugins nor of a package that the user trusts."""
+    for key, value in leaves(content):
+        if key.rpartition(".")[2] != "_target_":
+            continue
+        plugin = _PLUGIN.fullmatch(str(value)) and key in ("launcher._target_", "sweeper._target_")
+        if not plugin and not any(str(value).startswith(f"{package}.") for package in trusted()):
+            yield Problem(f"hydra.{key}", "a config may not have Hydra build this", value)
+
+
+def _logging(content: Any) -> Iterator[Problem]:
+    """Handlers and formatters that do more than write to the terminal or into the run's folder."""
+    for group in ("job_logging", "hydra_logging"):
+        for part in ("handlers", "formatters", "filters"):
+            for name, settings in (content[group].get(part) or {}).items():
+                made = settings.get("class", settings.get("()", _LOG_CLASSES[0]))
+                path = str(settings.get("filename", ""))
+                into_folder = made == "logging.FileHandler" and path.startswith(_LOG_FILE) and ".." not in path
+                if made not in _LOG_CLASSES and not into_folder:
+                    yield Problem(f"hydra.{group}.{part}.{name}", "a config may not log this way", settings)

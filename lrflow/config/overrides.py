@@ -98,7 +98,8 @@ def read(texts: Sequence[str], catalogue: Catalogue, sweep: bool = False) -> Ove
             continue
         override, problem = _parse(text, catalogue)
         if override is not None:
-            problem = _twice(override, given) or _several(override, sweep) or _choice(override, catalogue)
+            problem = _twice(override, given) or _searchpath(override) or _several(override, sweep)
+            problem = problem or _choice(override, catalogue)
             given[name] = value
         if problem is not None or override is None:
             result.problems += [problem] if problem else []
@@ -133,6 +134,12 @@ def _twice(override: Override, given: dict[str, str]) -> Problem | None:
     if key in given and given[key] != value:
         return Problem(key, f"is given twice; before, it was {given[key]}", value)
     return None
+
+
+def _searchpath(override: Override) -> Problem | None:
+    if override.key_or_group != "hydra.searchpath":
+        return None
+    return Problem("hydra.searchpath", "a folder with more options is given with --config-dir", override.value())
 
 
 def _several(override: Override, sweep: bool) -> Problem | None:

@@ -11,7 +11,7 @@ import lrflow
 from lrflow.config.config import Config
 from lrflow.config.files import problem_of
 from lrflow.config.secrets import redact
-from lrflow.config.validate import META
+from lrflow.config.validation import META
 from lrflow.errors import ConfigError, Problem
 
 

@@ -8,11 +8,13 @@ import re
 import traceback
 from collections.abc import Collection, Mapping
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from lrflow.config.files import shown
 from lrflow.config.trust import trusted
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 
@@ -164,7 +166,7 @@ def check_arguments(
             problems.append(Problem(f"{prefix}{name}", "no such key", value, f"known: {', '.join(CONTROLS)}"))
         elif not anything and name not in accepted:
             close = nearest(name, known, count=1)
-            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known)}" if known else None
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"it takes {', '.join(known)}" if known else None
             problems.append(Problem(f"{prefix}{name}", f"{target} takes no {name}", value, hint))
     if arguments.get("_partial_") or arguments.get("_args_"):
         return problems
@@ -256,8 +258,9 @@ def _import(path: str, target: str, key: str) -> ModuleType:
         raise ConfigError([problem]) from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        where = f"{frames[-1].filename}:{frames[-1].lineno}"
+        file, line = frames[-1].filename, frames[-1].lineno
         if isinstance(error, SyntaxError) and error.filename:
-            where = f"{error.filename}:{error.lineno}"
+            file, line = error.filename, error.lineno
+        where = f"{shown(Path(file))}:{line}"
         message = f"importing {path} fails: {type(error).__name__}: {error}"
         raise ConfigError([Problem(key, message, target, where=where)]) from error

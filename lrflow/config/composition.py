@@ -21,7 +21,7 @@ from lrflow.config.files import problem_of
 from lrflow.config.hydra_node import check_hydra
 from lrflow.config.origins import Source, annotate, touches
 from lrflow.config.overrides import Overrides, as_typed, expand, read
-from lrflow.config.validate import validate
+from lrflow.config.validation import validate
 from lrflow.errors import ConfigError, Problem, did_you_mean
 
 MODULE = "lrflow.conf"
@@ -50,6 +50,9 @@ class Composer:
         config_dir: a folder with more options and recipes.
     """
 
+    found: DictConfig | None = None
+    """What was composed last."""
+
     def __init__(self, config_dir: Path | None) -> None:
         self.config_dir = config_dir.resolve() if config_dir else None
         quoted = str(self.config_dir).replace("\\", "\\\\").replace('"', '\\"')
@@ -57,7 +60,9 @@ class Composer:
 
     def __call__(self, texts: Sequence[str]) -> DictConfig:
         """The config that these overrides make, with Hydra's own node."""
-        return hydra.compose(ROOT, [*self._search, *texts], return_hydra_config=True)
+        self.found = None
+        self.found = hydra.compose(ROOT, [*self._search, *texts], return_hydra_config=True)
+        return self.found
 
     def sources(self, texts: Sequence[str]) -> list[Source]:
         """The recipes and the files of `config_dir` that take part, in the order in which they are composed."""
@@ -120,7 +125,8 @@ def checked(overrides: Overrides, composing: Composer, catalogue: Catalogue) -> 
         problems += [problem for problem in error.problems if not touches(problem.key, overrides.lost)]
     except Exception as error:
         problems.append(_composition_problem(error, catalogue))
-    raise ConfigError(annotate(problems, sources, [override.key_or_group for override in ready]))
+    typed = [override.key_or_group for override in ready if override.is_force_add()]  # values, and no groups' options
+    raise ConfigError(annotate(problems, sources, typed))
 
 
 def choices_of(node: Any) -> dict[str, str | None]:

@@ -74,6 +74,8 @@ def _typed(content: dict[str, Any], failed: Collection[str]) -> tuple[Config | N
     sound = copy.deepcopy(content)
     for details in errors:
         _drop(sound, [part for part in details["loc"] if not str(part).startswith("<")])
+    if isinstance(optimizer := sound.get("optimizer"), dict):
+        optimizer.setdefault("lr", 1.0)  # the one value without a default; no check depends on it
     try:
         config = Config.model_validate(sound)
     except ValidationError:
