@@ -27,7 +27,7 @@ from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import put_in_order
 from lrflow.training.loggers import CSVLogger
 from lrflow.training.position import Position
-from lrflow.training.resume import Resumed
+from lrflow.training.resume import Branch, Resumed, compile_branched
 from lrflow.training.supply import supply_optimizer
 from lrflow.training.trainer import build_trainer, validate_every
 
@@ -243,14 +243,11 @@ def build(
     module = module or Supervised(network(), "cross_entropy", CLASSES)
     groups = resolve(planned_module(module), options.rules, options.lr, options.settings.get("weight_decay"))
     layout = [[name for group in members for name, _ in group.parameters] for members in merge(groups)]
-    branches = []
+    branches: tuple[Branch, ...] = ()
     if resumed:
         resumed.check(module)
-        branch = resumed.branch(horizon, options.how, groups, options.schedule)
-        plan = resumed.compile(groups, options.schedule, horizon, branch)
-        branches = [*resumed.branches, *([branch] if branch else [])]
-    else:
-        plan = Plan.compile(groups, options.schedule, horizon)
+        branches = resumed.branched(horizon, options.how, groups, options.schedule)
+    plan = compile_branched(groups, options.schedule, horizon, branches)
     record, blocks = Recorder(), []
     signals = Signals(plan, options.log_every, [lambda _, block: blocks.append(block), *listeners])
     checkpoints = Checkpoints(
@@ -265,7 +262,6 @@ def build(
             "plan": plan.to_dict(),
             "branches": [branch.as_dict() for branch in branches],
             "config": options.config(),
-            "devices": 1,
         },
         vet=signals.flush,
     )
