@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
+import io
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,12 +18,15 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from lrflow.training.ranks import rank
 
+log = logging.getLogger("lrflow")
+
 
 class CSVLogger(Logger):
     """Appends rows to one CSV file and survives a kill: what was flushed is there.
 
     Columns are `step` (0 is the first optimizer step), then one per metric in the order of their first
     appearance; a row leaves the columns empty that it says nothing about. A new metric rewrites the file once.
+    Rows that cannot be written, as on a full disk, wait for the next ones; the run goes on.
 
     Args:
         path: the file; rows that stand there already are kept, as for a resumed run.
@@ -32,8 +38,11 @@ class CSVLogger(Logger):
         self.path = path
         self._columns = ["step"]
         if path.exists():
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 self._columns = next(csv.reader(file), self._columns)
+        self._columns_in_file = len(self._columns) if path.exists() else 0
+        self._waiting: list[tuple[list[str], list[list[Any]]]] = []
+        self._told = False
 
     @property
     def name(self) -> str:
@@ -57,15 +66,20 @@ class CSVLogger(Logger):
     @rank_zero_only
     def log_rows(self, columns: list[str], rows: Iterable[list[Any]]) -> None:
         """Append rows of `step` and one value a column, and flush them to the file."""
-        if new := [column for column in columns if column not in self._columns]:
-            self._columns += new
-            self._rewrite()
-        place = [self._columns.index(column) for column in ("step", *columns)]
-        width = len(self._columns)
-        if place != list(range(width)):
-            rows = [_spread(row, place, width) for row in rows]
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows(rows)
+        self._columns += [column for column in columns if column not in self._columns]
+        self._waiting.append((["step", *columns], list(rows)))
+        try:
+            self._append()
+        except OSError as error:
+            if not self._told:
+                log.warning("%s: could not be written: %s; it is tried again", self.path, error.strerror)
+            self._told = True
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Say what could not be written to the end."""
+        if count := sum(len(rows) for _, rows in self._waiting):
+            log.error("%s: the last %d rows could not be written", self.path, count)
 
     @rank_zero_only
     def drop_from(self, step: int) -> None:
@@ -73,19 +87,36 @@ class CSVLogger(Logger):
         if self.path.exists():
             self._rewrite(before=step)
 
+    def _append(self) -> None:
+        if self._columns_in_file < len(self._columns):
+            self._rewrite()
+        text = io.StringIO(newline="")
+        for columns, rows in self._waiting:
+            place = [self._columns.index(column) for column in columns]
+            whole = place == list(range(len(self._columns)))
+            csv.writer(text).writerows(rows if whole else [_spread(row, place, len(self._columns)) for row in rows])
+        data = text.getvalue().encode()
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(data) < len(data):
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._waiting.clear()
+
     def _rewrite(self, before: int | None = None) -> None:
         rows: list[list[str]] = []
         if self.path.exists():
-            whole, newline, _torn = self.path.read_text().rpartition("\n")
-            rows = list(csv.reader((whole + newline).splitlines()))[1:]
+            whole, newline, _torn = self.path.read_bytes().decode(errors="replace").rpartition("\n")
+            rows = list(csv.reader(io.StringIO(whole + newline, newline="")))[1:]
         if before is not None:
-            rows = [row for row in rows if int(row[0]) < before]
+            rows = [row for row in rows if not (row and row[0].isdigit() and int(row[0]) >= before)]
         part = self.path.with_suffix(".part")
-        with part.open("w", newline="") as file:
+        with part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(self._columns)
             writer.writerows(row + [""] * (len(self._columns) - len(row)) for row in rows)
         part.replace(self.path)
+        self._columns_in_file = len(self._columns)
 
 
 def _spread(row: list[Any], place: list[int], width: int) -> list[Any]:

@@ -1,0 +1,187 @@
+"""metrics.csv: what stands in it after a kill, a new metric, a resumption, a full disk."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrflow.training.loggers import CSVLogger, build_loggers, drop_rows_from, log_rows
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "metrics.csv"
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_of_a_block(path: Path) -> None:
+    logger = CSVLogger(path)
+    logger.log_rows(["loss", "lr"], [[0, 1.5, 0.1], [1, 1.25, 0.2]])
+    assert read(path) == [{"step": "0", "loss": "1.5", "lr": "0.1"}, {"step": "1", "loss": "1.25", "lr": "0.2"}]
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=5))
+def test_numbers_keep_every_bit(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
+    path = tmp_path_factory.mktemp("bits") / "metrics.csv"
+    CSVLogger(path).log_rows(["value"], [[index, value] for index, value in enumerate(values)])
+    found = [float(row["value"]) for row in read(path)]
+    assert [value.hex() for value in found] == [value.hex() for value in values]
+
+
+def test_what_is_not_finite_can_be_read_back(path: Path) -> None:
+    CSVLogger(path).log_rows(["value"], [[0, math.nan], [1, math.inf]])
+    assert [row["value"] for row in read(path)] == ["nan", "inf"]
+
+
+def test_a_row_says_only_what_it_knows(path: Path) -> None:
+    logger = CSVLogger(path)
+    logger.log_rows(["loss", "lr"], [[0, 1.5, 0.1]])
+    logger.log_metrics({"val/loss": 1.0, "epoch": 0}, 0)
+    logger.log_rows(["lr", "loss"], [[1, 0.2, 1.25]])
+    assert read(path) == [
+        {"step": "0", "loss": "1.5", "lr": "0.1", "val/loss": "", "epoch": ""},
+        {"step": "0", "loss": "", "lr": "", "val/loss": "1.0", "epoch": "0"},
+        {"step": "1", "loss": "1.25", "lr": "0.2", "val/loss": "", "epoch": ""},
+    ]
+
+
+def test_every_row_is_on_disk_at_once(path: Path) -> None:
+    logger = CSVLogger(path)
+    for step in range(3):
+        logger.log_metrics({"loss": step}, step)
+        assert len(read(path)) == step + 1
+
+
+def test_another_logger_goes_on_in_the_same_file(path: Path) -> None:
+    CSVLogger(path).log_rows(["loss", "lr"], [[0, 1.5, 0.1]])
+    CSVLogger(path).log_rows(["lr", "new"], [[1, 0.2, 7]])
+    assert read(path) == [
+        {"step": "0", "loss": "1.5", "lr": "0.1", "new": ""},
+        {"step": "1", "loss": "", "lr": "0.2", "new": "7"},
+    ]
+
+
+@pytest.mark.parametrize("torn", ["2", "2,1.", "2,1.0,0", "2,1.0,0.3"])
+def test_a_resumed_run_forgets_later_rows_and_a_torn_one(torn: str, path: Path) -> None:
+    CSVLogger(path).log_rows(["loss", "lr"], [[0, 1.5, 0.1], [1, 1.25, 0.2], [10, 1.0, 0.3]])
+    with path.open("a") as file:
+        file.write(torn)
+    logger = CSVLogger(path)
+    logger.drop_from(1)
+    assert [row["step"] for row in read(path)] == ["0"]
+    logger.log_rows(["loss", "lr"], [[1, 1.125, 0.2]])
+    assert [row["loss"] for row in read(path)] == ["1.5", "1.125"]
+
+
+def test_a_torn_row_is_no_hindrance_to_a_new_column(path: Path) -> None:
+    CSVLogger(path).log_rows(["loss"], [[0, 1.5]])
+    with path.open("a") as file:
+        file.write("1,1.")
+    CSVLogger(path).log_rows(["new"], [[1, 2.0]])
+    assert read(path) == [{"step": "0", "loss": "1.5", "new": ""}, {"step": "1", "loss": "", "new": "2.0"}]
+
+
+def test_rows_without_a_step_stay(path: Path) -> None:
+    logger = CSVLogger(path)
+    logger.log_metrics({"loss": 1.0}, None)
+    logger.log_metrics({"loss": 2.0}, 5)
+    logger.drop_from(3)
+    assert [row["loss"] for row in read(path)] == ["1.0"]
+
+
+def test_nothing_to_forget(path: Path) -> None:
+    CSVLogger(path).drop_from(3)
+    assert not path.exists()
+    path.touch()
+    CSVLogger(path).drop_from(3)
+    CSVLogger(path).log_metrics({"loss": 1.0}, 3)
+    assert read(path) == [{"step": "3", "loss": "1.0"}]
+
+
+def test_names_of_any_kind(path: Path) -> None:
+    names = ["lr/stage1.0 + head", 'lr/"quoted", with comma', "lr/größe"]
+    CSVLogger(path).log_rows(names, [[0, 1, 2, 3]])
+    CSVLogger(path).log_metrics({"more": 4}, 1)
+    assert read(path)[0] == {"step": "0", **dict(zip(names, "123", strict=True)), "more": ""}
+
+
+def test_a_full_disk_keeps_rows_for_later(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = CSVLogger(path)
+    logger.log_rows(["loss"], [[0, 1.5]])
+    path.rename(path.with_name("kept.csv"))
+    path.symlink_to("/dev/full")  # writes there fail as on a full disk
+    logger.log_rows(["loss"], [[1, 1.25]])
+    logger.log_rows(["loss"], [[2, 1.0]])
+    assert [record.message for record in caplog.records] == [
+        f"{path}: could not be written: No space left on device; it is tried again"
+    ]
+    logger.finalize("success")
+    assert caplog.records[-1].message == f"{path}: the last 2 rows could not be written"
+    path.unlink()
+    path.with_name("kept.csv").rename(path)
+    logger.log_rows(["loss"], [[3, 0.5]])
+    assert [row["step"] for row in read(path)] == ["0", "1", "2", "3"]
+    caplog.clear()
+    logger.finalize("success")
+    assert not caplog.records
+
+
+def test_a_full_disk_at_a_new_column(path: Path) -> None:
+    logger = CSVLogger(path)
+    logger.log_rows(["loss"], [[0, 1.5]])
+    path.with_suffix(".part").symlink_to("/dev/full")
+    logger.log_rows(["new"], [[1, 2.0]])
+    path.with_suffix(".part").unlink()
+    logger.log_rows(["loss"], [[2, 1.0]])
+    assert [row["step"] for row in read(path)] == ["0", "1", "2"]
+    assert [row["new"] for row in read(path)] == ["", "2.0", ""]
+
+
+def test_any_lightning_logger_gets_the_rows() -> None:
+    class Listing(pl.loggers.Logger):
+        name, version = "list", ""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[Any] = []
+
+        def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            self.seen.append((step, dict(metrics)))
+
+    logger = Listing()
+    log_rows(logger, ["loss", "lr"], [[3, 1.5, 0.1], [4, 1.25, 0.2]])
+    assert logger.seen == [(3, {"loss": 1.5, "lr": 0.1}), (4, {"loss": 1.25, "lr": 0.2})]
+
+
+def test_what_the_configuration_asks_for(tmp_path: Path) -> None:
+    assert build_loggers({"csv": False}, tmp_path, "x", {}) == []
+    (found,) = build_loggers({"csv": True, "wandb": None}, tmp_path, "x", {})
+    assert isinstance(found, CSVLogger)
+    assert found.path == tmp_path / "metrics.csv"
+    pytest.importorskip("tensorboard")
+    _, board = build_loggers({"csv": True, "tensorboard": {}}, tmp_path, "x", {})
+    assert Path(board.log_dir) == tmp_path / "tensorboard"
+
+
+def test_rows_are_dropped_of_the_csv_logger_alone(path: Path) -> None:
+    logger = CSVLogger(path)
+    logger.log_rows(["loss"], [[0, 1.5], [1, 1.0]])
+
+    class Trainer:
+        loggers = (object(), logger)
+
+    drop_rows_from(Trainer(), 1)  # type: ignore[arg-type]
+    assert len(read(path)) == 1
