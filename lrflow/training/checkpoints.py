@@ -129,7 +129,8 @@ class Checkpoints(Checkpoint):
             last = loop.batch_progress.is_last_batch or step == trainer.max_steps
             fetcher = trainer.fit_loop._data_fetcher
             assert fetcher is not None
-            if not last and not loop._should_check_val_fx(fetcher):
+            validates = loop._should_check_val_fx(fetcher) and sum(trainer.num_val_batches) > 0
+            if not last and not validates:
                 self._save(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

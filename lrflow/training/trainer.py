@@ -90,6 +90,7 @@ def quieten_lightning() -> None:
         ".*your dataloader is not resumable.*",  # the order of lrflow's loaders is
         ".*Found .* module.s. in eval mode.*",
         ".*`isinstance.treespec, LeafSpec.`.*",
+        ".*Total length of `list` across ranks is zero.*",  # a data module may hold nothing out
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*callbacks used to create the checkpoint need to be provided.*",
     ):

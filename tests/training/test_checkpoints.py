@@ -1,0 +1,207 @@
+"""When a run is saved, which checkpoints stay, and what a run does that cannot save."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from lrflow.errors import LrflowError
+from lrflow.schedules import Constant, Schedule
+from lrflow.training import StoppedError
+from lrflow.training.checkpoint_io import read_checkpoint
+from lrflow.training.interrupt import StopRequest
+
+
+def names(run: Any) -> list[str]:
+    return sorted(os.listdir(run.folder / "checkpoints"))
+
+
+def steps(run: Any) -> list[int]:
+    return [int(path.stem[5:]) for path in run.saved]
+
+
+class FullDisk(pl.Callback):
+    """Every write of a checkpoint of these steps fails, as on a full disk."""
+
+    def __init__(self, folder: Path, *at: int) -> None:
+        self.parts = [folder / "checkpoints" / f".step-{step:07d}.ckpt.{os.getpid()}.part" for step in at]
+
+    def fill(self, *_: Any) -> None:
+        for part in self.parts:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.unlink(missing_ok=True)
+            part.symlink_to("/dev/full")
+
+    on_train_batch_end = on_train_end = fill
+
+
+class TestKept:
+    def test_as_many_as_asked_and_the_best(self, train: Any, tmp_path: Path) -> None:
+        run = train(tmp_path, save_every="2 steps", keep=2)
+        assert names(run) == ["best.ckpt", "step-0000020.ckpt", "step-0000021.ckpt"]
+
+    def test_all(self, train: Any, tmp_path: Path) -> None:
+        assert steps(train(tmp_path, save_every="5 steps", val_size=0)) == [5, 10, 15, 20, 21]
+
+    def test_the_end_alone(self, train: Any, tmp_path: Path) -> None:
+        assert names(train(tmp_path, save_every=None, val_size=0)) == ["step-0000021.ckpt"]
+
+    @pytest.mark.parametrize("val_every", ["1 epoch", "3 steps"])
+    def test_the_best_is_the_one_of_the_best_validation(self, val_every: str, train: Any, tmp_path: Path) -> None:
+        run = train(tmp_path, val_every=val_every, save_every="1 step", lr=10.0, schedule=Schedule(Constant()))
+        rows = [row for row in run.rows() if row["val/loss"]]
+        best = min(rows, key=lambda row: float(row["val/loss"]))
+        assert best is not rows[-1]  # such a high LR makes some validation before the last the best
+        content = read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
+        assert content["global_step"] == int(best["step"]) + 1
+        assert run.checkpoints.best == pytest.approx(float(best["val/loss"]), rel=1e-6)
+
+    def test_the_best_where_files_cannot_be_linked(
+        self, train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: Any) -> None:
+            raise OSError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)
+        run = train(tmp_path, max_epochs=1, keep=1)
+        best, last = (read_checkpoint(tmp_path / "checkpoints" / name) for name in names(run))
+        assert best["global_step"] == last["global_step"] == 7
+
+    def test_what_a_killed_process_left_is_cleared_up(self, train: Any, tmp_path: Path) -> None:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / ".step-0000003.ckpt.1234.part").write_bytes(bytes(10))
+        assert names(train(tmp_path, max_epochs=1)) == ["best.ckpt", "step-0000007.ckpt"]
+
+
+class TestDue:
+    def test_validation_that_has_no_data_delays_nothing(self, train: Any, tmp_path: Path) -> None:
+        run = train(tmp_path, val_size=0, val_every="2 steps", save_every="2 steps", max_epochs=1)
+        assert steps(run) == [2, 4, 6, 7]
+
+    def test_durations(self, train: Any, tmp_path: Path) -> None:
+        assert steps(train(tmp_path / "a", save_every="1 epoch", val_size=0)) == [7, 14, 21]
+        assert steps(train(tmp_path / "b", save_every="20%", val_size=0)) == [4, 8, 12, 16, 20, 21]
+        assert steps(train(tmp_path / "c", save_every="0.5 epochs", val_size=0, accumulate=3)) == [2, 4, 6, 8, 9]
+
+    def test_a_module_without_the_monitored_metric(self, train: Any, tmp_path: Path, network_of_points: Any) -> None:
+        from lrflow.layers import Rule
+
+        class Own(pl.LightningModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = network_of_points()
+
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        run = train(tmp_path, module=Own(), rules=[Rule("all", match="*")], max_epochs=1)
+        assert names(run) == ["step-0000007.ckpt"]
+
+
+class TestContent:
+    def test_it_holds_what_lightning_leaves_out_as_plain_data(self, train: Any, tmp_path: Path) -> None:
+        run = train(tmp_path, max_epochs=1)
+        content = torch.load(run.newest, weights_only=True)
+        ours = content["lrflow"]
+        assert ours["position"] == {"epoch": 1, "batch": 0, "seen": 7}
+        assert {"python", "numpy", "torch"} <= ours["random"][0].keys()
+        assert ours["plan"] == run.plan.to_dict()
+        assert ours["groups"] == [list(map(str, names)) for names in ours["groups"]]
+        assert content["lr_schedulers"] == [{"step": 7, "fingerprint": run.plan.fingerprint}]
+        assert "hyper_parameters" not in content
+
+    def test_a_state_that_is_refused_is_not_saved(self, prepare: Any, tmp_path: Path) -> None:
+        def refuse(trainer: Any) -> None:
+            raise LrflowError("not this one")
+
+        run = prepare(tmp_path, max_epochs=1)
+        run.checkpoints._vet = refuse
+        with pytest.raises(LrflowError, match="not this one"):
+            run.fit()
+        assert run.saved == []
+
+
+class TestNotWritten:
+    def test_a_disk_that_is_full_for_a_while(
+        self, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        run = train(tmp_path, callbacks=[FullDisk(tmp_path, 14)])
+        assert run.trainer.global_step == 21
+        assert steps(run) == [7, 21]
+        (told,) = [record.message for record in caplog.records if record.name == "lrflow"]
+        assert "step-0000014.ckpt: could not be written: No space left on device" in told
+        assert "the run goes on" in told
+
+    def test_a_disk_that_is_full_at_the_end(self, prepare: Any, tmp_path: Path) -> None:
+        run = prepare(tmp_path, callbacks=[FullDisk(tmp_path, 14, 21)])
+        with pytest.raises(LrflowError) as caught:
+            run.fit()
+        assert type(caught.value) is LrflowError
+        assert str(caught.value).endswith("the last checkpoint could not be written: No space left on device")
+        assert str(tmp_path / "checkpoints") in str(caught.value)
+        assert run.trainer.global_step == 21
+        assert steps(run) == [7]
+        assert read_checkpoint(run.newest)["global_step"] == 7
+
+    def test_a_folder_that_cannot_be_written(self, prepare: Any, tmp_path: Path) -> None:
+        (tmp_path / "checkpoints").touch()  # root may write to any folder, but not into a file
+        run = prepare(tmp_path)
+        with pytest.raises(LrflowError, match="the last checkpoint could not be written"):
+            run.fit()
+        assert run.trainer.global_step == 21
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    def test_a_read_only_folder(self, prepare: Any, tmp_path: Path) -> None:
+        (tmp_path / "checkpoints").mkdir(mode=0o500)
+        with pytest.raises(LrflowError, match="could not be written: Permission denied"):
+            prepare(tmp_path).fit()
+
+    def test_one_who_was_asked_to_stop_is_told(self, prepare: Any, tmp_path: Path) -> None:
+        stop = StopRequest()
+
+        class Ask(pl.Callback):
+            def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+                if trainer.global_step == 3:
+                    stop.signal = 15
+
+        (tmp_path / "checkpoints").touch()
+        with pytest.raises(StoppedError, match="stopped as asked after 4 steps; nothing could be saved") as caught:
+            prepare(tmp_path, callbacks=[Ask()], stop=stop).fit()
+        assert caught.value.exit_code == 143
+
+
+@pytest.mark.parametrize("asked", [1, 6, 7, 10, 13])
+@pytest.mark.parametrize("options", [{}, {"accumulate": 3}, {"val_every": "2 steps"}, {"val_size": 0}])
+def test_asked_to_stop_it_saves_at_the_next_step_boundary(
+    asked: int, options: dict[str, Any], prepare: Any, train: Any, tmp_path: Path
+) -> None:
+    """Asked at the start of a batch, that batch's window is finished first; then it goes on exactly."""
+    stop = StopRequest()
+    accumulate = options.get("accumulate", 1)
+
+    class Ask(pl.Callback):
+        batch = 0
+
+        def on_train_batch_start(self, *_: Any) -> None:
+            if self.batch == asked:
+                stop.signal = 15
+            self.batch += 1
+
+    run = prepare(tmp_path / "run", callbacks=[Ask()], stop=stop, save_every=None, **options)
+    with pytest.raises(StoppedError) as caught:
+        run.fit()
+    done = asked // 7 * -(-7 // accumulate) + asked % 7 // accumulate + 1
+    assert run.trainer.global_step == done
+    assert str(caught.value) == (
+        f"stopped as asked after {done} steps; saved as {run.newest}; go on with resume={run.folder}"
+    )
+    assert len(run.rows()) >= done
+    resumed = train(tmp_path / "run", resume=run.newest, **options)
+    whole = train(tmp_path / "whole", **options)
+    assert resumed.rows() == whole.rows()
+    assert all(torch.equal(resumed.weights[name], tensor) for name, tensor in whole.weights.items())
