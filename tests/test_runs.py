@@ -1,0 +1,276 @@
+"""Whole runs through the real command line: trained, killed, resumed, swept, spread over processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lrflow.plan import Plan
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# Dropout and shuffling, validations and saves within epochs: everything that a resumed run can get wrong.
+LONG = ("trainer.max_epochs=40", "trainer.log_every=1", "trainer.val_every=30", "trainer.checkpoint.every=7")
+
+
+def only_run(folder: Path) -> Path:
+    """The single run folder under `outputs`."""
+    (found,) = [path for path in (folder / "outputs").iterdir() if path.name != "sweeps"]
+    return found
+
+
+def rows(run: Path, *without: str) -> list[dict[str, str]]:
+    """metrics.csv without the step times, which no two runs share."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "train/step_time"} for row in csv.DictReader(file)]
+
+
+def final_weights(run: Path) -> dict[str, torch.Tensor]:
+    """The weights of a run's last checkpoint."""
+    last = max(run.glob("checkpoints/step-*.ckpt"))
+    return torch.load(last, weights_only=True)["state_dict"]
+
+
+def interrupt(folder: Path, arguments: tuple[str, ...], after: int, number: signal.Signals) -> int:
+    """Start a run, send it a signal once `after` steps are on disk, and return its exit code."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lrflow", *arguments], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            files = list(folder.glob("outputs/*/metrics.csv"))
+            if files and len(files[0].read_text().splitlines()) > after:
+                process.send_signal(number)
+                break
+            time.sleep(0.005)
+        return process.wait(timeout=120)
+    finally:
+        process.kill()
+
+
+def test_the_default_run_learns_the_digits(lrflow: Run, tmp_path: Path) -> None:
+    done = lrflow()
+    assert done.returncode == 0, done.stderr
+    run = only_run(tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["metrics"]["test/accuracy"] >= 0.97
+    for name in ("config.yaml", "environment.json", "plan.json", "plan.csv", "plan.png", "metrics.csv"):
+        assert (run / name).stat().st_size > 0, name
+        assert name in done.stdout or name in ("environment.json", "plan.json", "plan.csv")
+    assert "\x1b" not in done.stdout, "colours belong on a terminal only"
+
+    plan = Plan.from_dict(json.loads((run / "plan.json").read_text()))
+    steps = [row for row in rows(run) if row["lr/decay"]]
+    assert [int(row["step"]) for row in steps] == list(range(plan.horizon.steps))
+    planned = plan.lr(np.arange(plan.horizon.steps))
+    for column, name in enumerate(plan.names):
+        assert [float(row[f"lr/{name}"]) for row in steps] == planned[:, column].tolist()
+        assert [float(row[f"lr_planned/{name}"]) for row in steps] == planned[:, column].tolist()
+
+    evaluated = lrflow("task=evaluate")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert f"{summary['metrics']['test/loss']:.6g}" in evaluated.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [40, 333])
+def test_a_killed_run_resumes_as_if_nothing_had_happened(lrflow: Run, tmp_path: Path, after: int) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    command = [sys.executable, "-m", "lrflow", *LONG]
+    subprocess.run(command, cwd=whole, check=True, capture_output=True)
+
+    assert interrupt(killed, LONG, after, signal.SIGKILL) == -signal.SIGKILL
+    stopped_at = len(rows(only_run(killed)))
+    done = subprocess.run(
+        [sys.executable, "-m", "lrflow", "resume=last"], cwd=killed, check=True, capture_output=True, text=True
+    )
+    assert "resumed from" in done.stdout
+    first, second = only_run(whole), only_run(killed)
+    assert stopped_at < len(rows(first)), "the run was over before it was killed"
+    assert rows(second) == rows(first)
+    weights = final_weights(first)
+    for name, tensor in final_weights(second).items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+@pytest.mark.slow
+def test_sigterm_saves_at_a_step_boundary_and_exits_with_143(lrflow: Run, tmp_path: Path) -> None:
+    assert interrupt(tmp_path, LONG, 20, signal.SIGTERM) == 143
+    run = only_run(tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "stopped"
+    last = max(run.glob("checkpoints/step-*.ckpt"))
+    assert torch.load(last, weights_only=True)["global_step"] == int(rows(run)[-1]["step"]) + 1
+    assert str(run.name) in summary["error"]
+    assert lrflow("resume=last").returncode == 0
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_broken_checkpoint_is_refused_and_the_newest_whole_one_offered(lrflow: Run, tmp_path: Path) -> None:
+    assert lrflow("trainer.max_epochs=2").returncode == 0
+    earlier, last = sorted(only_run(tmp_path).glob("checkpoints/step-*.ckpt"))
+    last.write_bytes(last.read_bytes()[:-1000])
+    refused = lrflow("resume=last", "trainer.max_epochs=3")
+    assert refused.returncode != 0
+    message = "".join(refused.stderr.split())  # however the lines were broken
+    assert "Traceback" not in refused.stderr
+    assert last.name in message
+    assert earlier.name in message
+
+
+@pytest.mark.slow
+def test_a_sweep_checks_all_jobs_first_and_survives_a_failing_one(lrflow: Run, tmp_path: Path) -> None:
+    refused = lrflow("-m", "optimizer=sgd,adamw", "optimizer.lr=0.01,-1")
+    assert refused.returncode == 2
+    assert "optimizer.lr" in refused.stderr
+    assert not list(tmp_path.glob("outputs/sweeps/*/*/metrics.csv")), "nothing may run before every job is sound"
+
+    swept = lrflow("-m", "optimizer=sgd", "optimizer.lr=0.01,900,0.05", "trainer.max_epochs=2")
+    assert swept.returncode == 1
+    folders = {path.name: path for path in tmp_path.glob("outputs/sweeps/*/*") if path.is_dir()}
+    status = {name: json.loads((path / "summary.json").read_text())["status"] for name, path in folders.items()}
+    assert status == {"0": "finished", "1": "failed", "2": "finished"}
+    assert "LR" in json.loads((folders["1"] / "summary.json").read_text())["error"]
+    assert not list(folders["1"].glob("checkpoints/*.ckpt")), "weights that are not finite are never saved"
+
+
+def test_a_plan_needs_no_data_and_is_compared_with_a_run(lrflow: Run, tmp_path: Path) -> None:
+    planned = lrflow("task=plan", "horizon.steps=1000", "data=fashion_mnist", "data.root=nowhere", "model=cnn")
+    assert planned.returncode == 0, planned.stderr
+    run = only_run(tmp_path)
+    assert json.loads((run / "plan.json").read_text())["horizon"]["steps"] == 1000
+    with (run / "plan.csv").open() as file:
+        assert len(list(csv.reader(file))) == 1001
+    other = lrflow("task=plan", "horizon.steps=1000", "data=fashion_mnist", "model=cnn", "optimizer.lr=0.01",
+                   f"against={run}", "output=other")  # fmt: skip
+    assert other.returncode == 0, other.stderr
+    assert "0.003" in other.stdout
+    assert "0.01" in other.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_run(lrflow: Run, tmp_path: Path) -> None:
+    done = lrflow("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=3")
+    assert done.returncode == 0, done.stderr
+    run = only_run(tmp_path)
+    plan = Plan.from_dict(json.loads((run / "plan.json").read_text()))
+    # 1,257 examples: 629 a process, ten batches of 64, three epochs
+    assert (plan.horizon.steps, plan.horizon.steps_per_epoch) == (30, 10)
+    steps = [row for row in rows(run) if row["lr/decay"]]
+    assert [float(row["lr/decay"]) for row in steps] == plan.lr(np.arange(30))[:, plan.names.index("decay")].tolist()
+    assert done.stdout.count("Plan ") == 1, "only the first process speaks"
+
+
+def test_a_module_and_data_of_ones_own(lrflow: Run, tmp_path: Path) -> None:
+    package = tmp_path / "my_pkg"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        """
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Line(torch.nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.body = torch.nn.Linear(4, width)
+        self.head = torch.nn.Linear(width, 1)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+class Lit(pl.LightningModule):
+    def __init__(self, width=8):
+        super().__init__()
+        self.net = Line(width)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return torch.nn.functional.mse_loss(self.net(x).squeeze(-1), y)
+
+    def configure_optimizers(self):
+        raise AssertionError("lrflow supplies the optimizer")
+
+
+class Data(pl.LightningDataModule):
+    def setup(self, stage):
+        x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+        self.examples = TensorDataset(x, x.sum(1))
+
+    def train_dataloader(self):
+        return DataLoader(self.examples, 10, shuffle=True)
+"""
+    )
+    own = ("data=custom", "data._target_=my_pkg.Data", "model=custom", "trainer.max_epochs=2", "layers=uniform")
+    refused = lrflow(*own, "model._target_=my_pkg.Lit")
+    assert refused.returncode == 2
+    assert "trust=my_pkg" in refused.stderr
+    module = lrflow(*own, "model._target_=my_pkg.Lit", "trust=my_pkg", "name=lit")
+    assert module.returncode == 0, module.stderr
+    plain = lrflow(
+        *own, "model._target_=my_pkg.Line", "model.loss=mse", "model.width=16", "name=line", LRFLOW_TRUST="my_pkg"
+    )
+    assert plain.returncode == 0, plain.stderr
+    for name in ("lit", "line"):
+        (run,) = tmp_path.glob(f"outputs/*{name}")
+        assert len(rows(run)) == 20
+
+
+def test_no_secret_is_written(lrflow: Run, tmp_path: Path) -> None:
+    secret = "sk-4f1c9a77e2"
+    refused = lrflow(f"name={secret}", MY_API_KEY=secret)
+    assert refused.returncode == 2
+    assert secret not in refused.stdout + refused.stderr
+
+    done = lrflow("logger=wandb", "logger.wandb.mode=offline", "logger.wandb.group=${oc.env:MY_API_KEY}",
+                  "trainer.max_epochs=1", MY_API_KEY=secret)  # fmt: skip
+    assert done.returncode == 2
+    assert "MY_API_KEY" in done.stderr
+
+    done = lrflow("logger=wandb", "logger.wandb.mode=offline", "trainer.max_epochs=1", MY_API_KEY=secret)
+    assert done.returncode == 0, done.stderr
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    held = [str(path) for path in written if secret.encode() in path.read_bytes()]
+    assert not held, done.stderr
+    assert secret not in done.stdout + done.stderr
+
+
+def test_the_wheel_brings_its_configuration_and_recipes(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parent.parent
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, root],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("lrflow-*.whl")
+    installed, nowhere = tmp_path / "installed", tmp_path / "nowhere"
+    nowhere.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    code = "import sys, lrflow, lrflow.cli; print(lrflow.__path__); sys.exit(lrflow.cli.main())"
+    shown = subprocess.run(
+        [sys.executable, "-c", code, "recipe=fashion_cnn", "--cfg", "job"],
+        cwd=nowhere, env={**os.environ, "PYTHONPATH": str(installed)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    assert str(installed) in shown.stdout
+    assert str(root) not in shown.stdout.splitlines()[0]
+    assert "lrflow.data.FashionMNIST" in shown.stdout
