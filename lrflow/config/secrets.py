@@ -37,6 +37,21 @@ def find_secrets(content: Any) -> list[Problem]:
     return [problem for key, value in leaves(content) if (problem := secret_problem(key, value))]
 
 
+def find_told_secrets(content: Mapping[str, Any]) -> list[Problem]:
+    """Every secret that an interpolation would put on a dashboard or into the name of a folder.
+
+    Args:
+        content: the resolved config; what a model or data module is handed is its own affair.
+    """
+    told = {key: content.get(key) for key in ("name", "output", "logger")}
+    return [
+        Problem(key, f"would show the value of the environment variable {name} to everyone who sees the run", MASK)
+        for key, value in leaves(told)
+        for name, secret in secret_values().items()
+        if isinstance(value, str) and secret in value
+    ]
+
+
 def secret_problem(key: str, value: Any) -> Problem | None:
     """The problem of one value: under a secret's name, or holding the value of a secret environment variable."""
     if not isinstance(value, str):

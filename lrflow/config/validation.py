@@ -15,7 +15,7 @@ from lrflow.config.config import Config
 from lrflow.config.interpolation import resolve, settle
 from lrflow.config.messages import problem_of
 from lrflow.config.origins import touches
-from lrflow.config.secrets import find_secrets
+from lrflow.config.secrets import find_secrets, find_told_secrets
 from lrflow.errors import ConfigError, Problem
 
 META = "lrflow"
@@ -47,7 +47,7 @@ def validate(
     source = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra" and not (key == META and meta)])
     settle(source)
     content, problems = resolve(source)
-    problems += find_secrets(OmegaConf.to_container(source))
+    problems += [*find_secrets(OmegaConf.to_container(source)), *find_told_secrets(content)]
     config, wrong = _typed(content, {problem.key for problem in problems})
     problems += wrong
     problems += check(content, config, {problem.key for problem in problems})
