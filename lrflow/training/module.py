@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Accuracy, MeanAbsoluteError, MeanMetric, Metric, R2Score
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": functional.cross_entropy,
-    "mse": lambda output, target: functional.mse_loss(output, target.view_as(output)),
+    "mse": lambda output, target: functional.mse_loss(output, target.reshape_as(output)),
 }
 
 
@@ -73,12 +74,19 @@ class Supervised(pl.LightningModule):
         for name, metric in self._metrics(stage):
             if name == "loss":
                 metric.update(self._loss(output, target), weight=len(target))
+            elif name == "accuracy":
+                metric.update(output, target)
             else:
-                metric.update(output, target if name == "accuracy" else target.view_as(output))
+                rows = len(output)
+                metric.update(output.reshape(rows, -1), target.reshape(rows, -1))
 
     def _report(self, stage: str) -> None:
         for name, metric in self._metrics(stage):
-            self.log(f"{stage}/{name}", metric.compute(), sync_dist=True)
+            try:
+                value = metric.compute()
+            except ValueError:  # R2 of a single example is not defined
+                value = torch.tensor(torch.nan, device=self.device)
+            self.log(f"{stage}/{name}", value, sync_dist=True)
             metric.reset()
 
     def _metrics(self, stage: str) -> list[tuple[str, Metric]]:
