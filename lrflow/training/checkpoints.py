@@ -198,12 +198,14 @@ class Checkpoints(Checkpoint):
             self._restored = states[trainer.global_rank % len(states)]
 
     def _improves(self, trainer: pl.Trainer) -> bool:
-        value = trainer.callback_metrics.get(self._monitor or "")
+        found = trainer.callback_metrics.get(self._monitor or "")
+        # The first process decides: a user's metric may differ between devices, and all of them save or none.
+        value = trainer.strategy.broadcast(None if found is None else float(found))
         if value is None or not math.isfinite(value):
             return False
-        if self.best is not None and self._sign * float(value) >= self._sign * self.best:
+        if self.best is not None and self._sign * value >= self._sign * self.best:
             return False
-        self.best = float(value)
+        self.best = value
         return True
 
     def _save(self, trainer: pl.Trainer) -> None:

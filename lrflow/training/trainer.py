@@ -12,7 +12,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from lrflow.errors import ConfigError, Problem
 from lrflow.plan import PlanChangedWarning
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.checkpoint_io import AtomicCheckpointIO
@@ -43,22 +45,37 @@ def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Lo
         folder: the run folder.
         loggers: what `build_loggers` made.
         log_every: steps between two rows of what a user's own module logs.
+
+    Raises:
+        ConfigError: this machine, or Lightning, does not have what the options ask for.
     """
     quieten_lightning()
-    return pl.Trainer(
-        **{name: value for name, value in options.items() if value is not None},
-        default_root_dir=folder,
-        logger=list(loggers) or False,
-        log_every_n_steps=log_every,
-        plugins=[AtomicCheckpointIO()],
-        profiler=NoProfiler(),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_autolog_hparams=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return pl.Trainer(
+            **given,
+            default_root_dir=folder,
+            logger=list(loggers) or False,
+            log_every_n_steps=log_every,
+            plugins=[AtomicCheckpointIO()],
+            profiler=NoProfiler(),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_autolog_hparams=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
+        raise ConfigError([_refused(given, str(error))]) from error
+
+
+def _refused(given: Mapping[str, Any], message: str) -> Problem:
+    """What Lightning refused, under the key whose value its message speaks of."""
+    for name in ("strategy", "precision", "devices", "accelerator"):
+        if name in message or (name in given and f"{given[name]}" in message):
+            return Problem(f"trainer.{name}", f"Lightning refuses it: {message.rstrip('.!')}", given.get(name))
+    return Problem("trainer", f"Lightning refuses it: {message.rstrip('.!')}")
 
 
 def validate_every(trainer: pl.Trainer, every: Duration, horizon: Horizon) -> None:
