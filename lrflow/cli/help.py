@@ -34,7 +34,7 @@ COMMON = {
     "seed=0": "of everything random",
     "name=first": "what the run is called",
     "resume=last": "go on with the newest run; resume=PATH: with any",
-    "model._target_=my_pkg.Net": "a model of your own; trust=my_pkg allows it",
+    "model=custom": "your own: model._target_=my_pkg.Net trust=my_pkg",
 }
 
 EXAMPLES = {

@@ -88,20 +88,20 @@ def recipes() -> list[Path]:
 
 
 @cache
-def shipped_keys(group: str) -> dict[str, frozenset[str]]:
-    """The keys that lrflow's own options of a group give to each `_target_`.
+def shipped_keys(group: str) -> dict[str, list[frozenset[str]]]:
+    """The keys that lrflow's own options of a group give to each `_target_`, option by option.
 
-    A node of nothing but these fits its target's signature (a test sees to it), so nothing needs to be imported.
+    They fit the target's signature (a test sees to it), so that nothing needs to be imported to know it.
     """
-    found: dict[str, frozenset[str]] = {}
+    found: dict[str, list[frozenset[str]]] = {}
     for path in sorted((home("conf") / group).glob("*.yaml")):
         _collect(read(path), found)
     return found
 
 
-def _collect(node: Any, found: dict[str, frozenset[str]]) -> None:
+def _collect(node: Any, found: dict[str, list[frozenset[str]]]) -> None:
     if isinstance(node, dict):
-        if target := node.get("_target_"):
-            found[target] = found.get(target, frozenset()) | set(node)
+        if (target := node.get("_target_", "???")) != "???":  # given by the user, where an option leaves it open
+            found.setdefault(target, []).append(frozenset(node))
         for value in node.values():
             _collect(value, found)

@@ -74,9 +74,10 @@ def check_node(
     target = node["_target_"]
     if problem := check_name(target, f"{key}._target_"):
         return [problem]
-    known = shipped_keys(group).get(target)
-    if known is None:
+    options = shipped_keys(group).get(target, [])
+    if not any(given <= node.keys() for given in options):
         return check_arguments(target, node, key, extra, ignore)
+    known = frozenset[str]().union(*options)
     names = [name for name in known if name not in CONTROLS]
     problems = []
     for name in node.keys() - known - set(ignore) - set(CONTROLS):
@@ -111,7 +112,7 @@ def declared_horizon(config: Config) -> Horizon | None:
         raise ConfigError([Problem("data.val_size", message, data.val_size)])
     share = math.ceil(left / devices)
     if data.batch_size > share:
-        message = f"is larger than the {share} examples there are to train on" + (" on each device" * (devices > 1))
+        message = f"is larger than the {share} training examples" + (" of each device" if devices > 1 else "")
         raise ConfigError([Problem("data.batch_size", message, data.batch_size)])
     try:
         return Horizon.count(

@@ -67,10 +67,7 @@ class Composer:
     def sources(self, texts: Sequence[str]) -> list[Source]:
         """The recipes and the files of `config_dir` that take part, in the order in which they are composed."""
         loader = GlobalHydra.instance().config_loader()
-        try:
-            defaults = loader.compute_defaults_list(ROOT, [*self._search, *texts], RunMode.RUN).defaults
-        except Exception:  # what it is has been told already, by the composition itself
-            return []
+        defaults = loader.compute_defaults_list(ROOT, [*self._search, *texts], RunMode.RUN).defaults
         shipped = {f"recipe/{path.parent.name}": path for path in recipes()}
         sources = []
         for entry in defaults:
@@ -113,7 +110,6 @@ def checked(overrides: Overrides, composing: Composer, catalogue: Catalogue) -> 
     ready = [override for override in overrides.ready if not touches(override.key_or_group, overrides.lost)]
     texts = [str(override.input_line) for override in ready]
     problems = list(overrides.problems)
-    sources: list[Source] = []
     try:
         found = composing(texts)
         problems += check_hydra(found.hydra)
@@ -121,10 +117,10 @@ def checked(overrides: Overrides, composing: Composer, catalogue: Catalogue) -> 
         if not problems:
             return config
     except ConfigError as error:
-        sources = composing.sources(texts)
         problems += [problem for problem in error.problems if not touches(problem.key, overrides.lost)]
     except Exception as error:
         problems.append(_composition_problem(error, catalogue))
+    sources = composing.sources(texts) if composing.found is not None else []
     typed = [override.key_or_group for override in ready if override.is_force_add()]  # values, and no groups' options
     raise ConfigError(annotate(problems, sources, typed))
 

@@ -31,7 +31,7 @@ def check_hydra(node: DictConfig) -> list[Problem]:
         if _ENVIRONMENT.fullmatch(str(name)):
             problems.append(Problem(f"hydra.job.env_set.{name}", "a config may not set this variable"))
     if content["mode"] is not None:
-        problems.append(Problem("hydra.mode", "a sweep is asked for with -m", content["mode"]))
+        problems.append(Problem("hydra.mode", "a sweep is asked for with -m", node.mode.name))
     if content["sweeper"].get("params") and str(content["sweeper"]["_target_"]).endswith(".BasicSweeper"):
         message = "what is swept stands on the command line, such as optimizer.lr=0.1,0.01"
         problems.append(Problem("hydra.sweeper.params", message, content["sweeper"]["params"]))

@@ -102,4 +102,5 @@ def _suggest(problem: Problem, keys: list[str]) -> Problem:
     whole = [key.partition("[")[0] for key in keys]
     above = [key.rpartition(".")[0] for key in whole]
     close = nearest(found.group(1), {*whole, *above}, count=1)
-    return replace(problem, hint=f"did you mean ${{{close[0]}}}?") if close else problem
+    hint = f"did you mean ${{{close[0]}}}?" if close else f"give {found.group(1)}=..., or {problem.key}=..."
+    return replace(problem, hint=hint)

@@ -15,9 +15,7 @@ MASK = "***"
 _WORDS = "api_?key|access_?key|private_?key|token|secret|passw(or)?d|credentials?"
 _KEY = re.compile(rf"(^|[_.-])({_WORDS})$", re.IGNORECASE)
 _VOCABULARY = re.compile(r"(^|_)(pad|eos|bos|unk|sep|cls|mask|special)_token$", re.IGNORECASE)
-_VARIABLE = re.compile(
-    r"(^|_)(API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|TOKEN|SECRET|PASSW(OR)?D|CREDENTIALS?)(_|$)", re.IGNORECASE
-)
+_VARIABLE = re.compile(rf"(^|_)({_WORDS})(_|$)", re.IGNORECASE)
 _SHORTEST = 8
 
 

@@ -79,7 +79,7 @@ def unknown_key(key: str, value: Any, content: dict[str, Any]) -> Problem:
     message = "there is no such key" if parent else "there is no such group or key"
     if close := closest(name, known):
         return Problem(key, message, value, f"did you mean {f'{parent}.{close}' if parent else close}?")
-    if elsewhere := _elsewhere(name, content):
+    if elsewhere := _elsewhere(key, content):
         return Problem(key, message, value, f"did you mean {elsewhere}?")
     if parent:
         return Problem(key, message, value, f"{parent} has {', '.join(known)}" if known else None)
@@ -95,9 +95,14 @@ def _sections(parent: str) -> tuple[type[BaseModel], ...]:
     return (schema.Rule,) if parent.endswith("]") else SECTIONS.get(parent, ())
 
 
-def _elsewhere(name: str, content: dict[str, Any]) -> str | None:
+def _elsewhere(unknown: str, content: dict[str, Any]) -> str | None:
     """The key of this name, or nearly, in another place of the config."""
-    keys = [key for key, _ in leaves(content) if "." in key and "[" not in key and not key.startswith("data.facts")]
+    keys = [
+        key
+        for key, _ in leaves(content)
+        if "." in key and "[" not in key and not key.startswith("data.facts") and key != unknown
+    ]
+    name = unknown.rpartition(".")[2]
     by_name = {key.rpartition(".")[2]: key for key in reversed(keys)}
     close = closest(name, by_name)
     return by_name[close] if close else None

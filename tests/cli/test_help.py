@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lrflow.cli import main
+from lrflow.config.catalogue import GROUPS, Catalogue
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["--help", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_every_option_with_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    page = " ".join(shown(capsys).split())
+    for group in GROUPS:
+        for option in Catalogue().options(group).values():
+            assert f"{option.name} {option.summary}" in page
+
+
+@pytest.mark.parametrize("mention", ["--cfg job", "--info", "-m", "--config-dir", "--shell-completion install=bash"])
+def test_the_flags(mention: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mention in shown(capsys)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_it_fits_the_terminal(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = shown(capsys).splitlines()
+    assert max(map(len, lines)) <= width
+    assert all(line == line.rstrip() for line in lines)
+    assert len(lines) <= 100
+
+
+def test_options_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer/slow.yaml").write_text("# Slow and steady.\nlr: 1e-9\n")
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher/large.yaml").write_text("# @package _global_\n# A large one.\n")
+    page = " ".join(shown(capsys, "--config-dir", str(tmp_path)).split())
+    assert "slow Slow and steady." in page
+    assert "large A large one." in page
+
+
+def test_no_option_is_missing_its_words() -> None:
+    for group in GROUPS:
+        assert Catalogue().options(group), group

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lrflow.cli import main
+from lrflow.config import Config
+from lrflow.errors import LrflowError
+
+
+def test_every_job_is_run_in_its_folder(task, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = task(lambda config: {"test/accuracy": 1 / config.optimizer.lr, "folder": str(config.run_folder)})
+    assert main(["-m", "optimizer=sgd,adamw", "optimizer.lr=0.1,0.01", "seed=3"]) == 0
+    assert [(c.choices["optimizer"], c.optimizer.lr) for c in ran] == [
+        ("sgd", 0.1), ("sgd", 0.01), ("adamw", 0.1), ("adamw", 0.01),
+    ]  # fmt: skip
+    folders = [config.run_folder for config in ran]
+    assert [folder.name for folder in folders] == ["0", "1", "2", "3"]
+    assert len({folder.parent for folder in folders}) == 1
+    assert folders[0].parent.parent == Path("outputs/sweeps")
+    assert all(folder.is_dir() for folder in folders)
+    assert ran[1].overrides == ["optimizer=sgd", "optimizer.lr=0.01", "seed=3"]
+
+    out = capsys.readouterr().out
+    table = out[out.index("sweep of") :].splitlines()
+    assert table[0].startswith("sweep of 4 jobs in outputs/sweeps/")
+    assert table[1] == "each with seed=3"
+    assert table[2].split() == ["job", "optimizer", "optimizer.lr", "test/accuracy", "time", "status", "folder"]
+    assert table[4].split()[:4] == ["1", "sgd", "0.01", "100"]
+
+
+def test_one_failure_does_not_stop_the_others(task, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(config: Config) -> dict[str, float]:
+        if config.seed == 1:
+            raise LrflowError("the loss is nan")
+        if config.seed == 2:
+            raise ValueError("oh")
+        return {"test/accuracy": 0.5}
+
+    ran = task(run)
+    assert main(["-m", "seed=0,1,2,3"]) == 1
+    assert [config.seed for config in ran] == [0, 1, 2, 3]
+    out, err = capsys.readouterr()
+    assert "2 of 4 jobs failed: 1, 2" in out
+    assert "the loss is nan" in err
+    assert "ValueError: oh" in err
+    assert "Error executing job" not in err
+
+
+def test_every_job_is_checked_before_the_first_starts(task, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = task()
+    assert main(["-m", "optimizer=sgd,adamw", "optimizer.lr=0.1,-1", "schedule.warmup=2000,5%", "seed=x"]) == 2
+    assert ran == []
+    assert not Path("outputs").exists()
+    err = capsys.readouterr().err
+    assert err.startswith("lrflow: 3 problems in this sweep of 8 jobs\n\nin every job\n\n  seed = x\n")
+    assert "job 3  optimizer=sgd optimizer.lr=-1 schedule.warmup=5%\n" in err
+    for told_once in ("seed = x", "optimizer.lr = -1", "schedule.warmup = 2000 steps"):
+        assert err.count(told_once) == 1
+
+
+def test_options_that_there_are_not(task, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "optimizer=sgd,adamww"]) == 2
+    assert "did you mean optimizer=adamw?" in capsys.readouterr().err
+
+
+def test_being_stopped_ends_the_sweep_and_tells_what_was_done(task, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(config: Config) -> dict[str, float]:
+        if config.seed == 1:
+            raise SystemExit(143)
+        return {"test/accuracy": 0.5}
+
+    ran = task(run)
+    with pytest.raises(SystemExit) as caught:
+        main(["-m", "seed=0,1,2"])
+    assert caught.value.code == 143
+    assert len(ran) == 2
+    assert "sweep of 1 jobs" in capsys.readouterr().out
+
+
+def test_two_sweeps_at_once_have_folders_of_their_own(task) -> None:
+    ran = task()
+    main(["-m", "seed=0,1"])
+    main(["-m", "seed=0,1"])
+    assert len({config.run_folder for config in ran}) == 4
+
+
+def test_what_hydra_keeps_of_a_sweep_holds_no_secret(task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "s3cr3t-0123456789")
+    task(name="plan")
+    assert main(["-m", "task=plan", "against=${oc.env:WANDB_API_KEY}", "seed=0,1"]) == 0
+    (kept,) = Path("outputs").rglob("multirun.yaml")
+    assert "s3cr3t" not in kept.read_text()
+
+
+def test_a_sweep_of_a_single_job(task, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = task()
+    assert main(["-m", "seed=5"]) == 0
+    assert [config.seed for config in ran] == [5]

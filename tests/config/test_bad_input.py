@@ -1,0 +1,180 @@
+"""One table: what is typed, and what is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+# overrides -> for each problem, its key and a fragment of what is said about it
+TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
+    # what there is to choose from
+    "unknown option": (["optimizer=adamww"], {"optimizer": "did you mean optimizer=adamw?"}),
+    "unknown option, nothing near": (["schedule=zzz"], {"schedule": "known: constant, cosine"}),
+    "unknown group": (["optimiser=adamw"], {"optimiser": "did you mean optimizer?"}),
+    "unknown task": (["task=find"], {"task": "known: evaluate, plan, train"}),
+    "group deleted": (["~optimizer"], {"optimizer": "choose an option"}),
+    "no key=value": (["plan"], {"plan": "did you mean task=plan?"}),
+    "unreadable value": (["name=a(b"], {"name": "put special characters in quotes"}),
+    "no sweep": (["optimizer.lr=0.1,0.2"], {"optimizer.lr": "add -m"}),
+    "no list": (["optimizer.betas=0.9,0.99"], {"optimizer.betas": "a list is written optimizer.betas=[0.9,0.99]"}),
+    "contradiction": (["optimizer.lr=1", "optimizer.lr=2"], {"optimizer.lr": "given twice"}),
+    "Hydra's own key": (["hydra.foo=1"], {"hydra.foo": "Hydra has no such key"}),
+    # keys
+    "misspelt key": (["optimizer.lrr=1"], {"optimizer.lrr": "did you mean optimizer.lr?"}),
+    "misspelt key of a section": (["trainer.max_epoch=1"], {"trainer.max_epoch": "did you mean trainer.max_epochs?"}),
+    "misspelt key deep down": (["trainer.checkpoint.evry=1"], {"trainer.checkpoint.evry": "trainer.checkpoint.every?"}),
+    "misspelt key of a shape": (["schedule=step", "schedule.shape.gama=0.5"], {"schedule.shape.gama": "gamma"}),
+    "another framework's name": (["optimizer.learning_rate=1"], {"optimizer.learning_rate": "optimizer.lr?"}),
+    "group forgotten": (["lr=1"], {"lr": "did you mean optimizer.lr?"}),
+    "another group's key": (["optimizer.batch_size=1"], {"optimizer.batch_size": "takes no batch_size"}),
+    "unknown key, nothing near": (["health.zzz=1"], {"health.zzz": "health has nonfinite"}),
+    "not in the signature": (
+        ["+optimizer.momentum=0.9"],
+        {"optimizer.momentum": "torch.optim.AdamW takes no momentum"},
+    ),
+    "a key of a value": (["optimizer.lr.base=1"], {"optimizer.lr": "expected a number above 0"}),
+    "misspelt key of a rule": (
+        ["layers.rules=[{name: a, match: '*', lr_mul: 3}]"],
+        {"layers.rules[0].lr_mul": "there is no such key"},
+    ),
+    "another task's key": (["task.split=val"], {"task.split": "there is no such key"}),
+    "trust in a config": (["+trust=os"], {"trust": "no config may vouch for itself"}),
+    # values
+    "lr negative": (["optimizer.lr=-1"], {"optimizer.lr": "expected a number above 0 and at most 1000"}),
+    "lr zero": (["optimizer.lr=0"], {"optimizer.lr": "above 0"}),
+    "lr nan": (["optimizer.lr=nan"], {"optimizer.lr": "above 0"}),
+    "lr inf": (["optimizer.lr=inf"], {"optimizer.lr": "above 0"}),
+    "lr huge": (["optimizer.lr=1e30"], {"optimizer.lr": "at most 1000"}),
+    "lr text": (["optimizer.lr=abc"], {"optimizer.lr": "expected a number"}),
+    "lr bool": (["optimizer.lr=true"], {"optimizer.lr": "expected a number"}),
+    "lr null": (["optimizer.lr=null"], {"optimizer.lr": "expected a number"}),
+    "lr missing": (["optimizer.lr='???'"], {"optimizer.lr": "must be given a value"}),
+    "lr deleted": (["~optimizer.lr"], {"optimizer.lr": "is missing"}),
+    "betas of 1": (["optimizer.betas=[0.9,1.0]"], {"optimizer.betas": "below 1"}),
+    "betas negative": (["optimizer.betas=[-0.1,0.9]"], {"optimizer.betas": "at least 0"}),
+    "three betas": (["optimizer.betas=[0.9,0.9,0.9]"], {"optimizer.betas": "two numbers"}),
+    "momentum of 1": (["optimizer=sgd", "optimizer.momentum=1"], {"optimizer.momentum": "below 1"}),
+    "nesterov without momentum": (
+        ["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"],
+        {"optimizer.nesterov": "needs momentum above 0"},
+    ),
+    "weight decay negative": (["optimizer.weight_decay=-1"], {"optimizer.weight_decay": "at least 0"}),
+    "zero epochs": (["trainer.max_epochs=0"], {"trainer.max_epochs": "expected a whole number above 0"}),
+    "half an epoch": (["trainer.max_epochs=0.5"], {"trainer.max_epochs": "whole number"}),
+    "no end": (["trainer.max_epochs=null"], {"trainer.max_epochs": "the run would never end"}),
+    "no such accelerator": (["trainer.accelerator=gpuu"], {"trainer.accelerator": "did you mean gpu?"}),
+    "no such precision": (["trainer.precision=fp16"], {"trainer.precision": "expected one of 32-true"}),
+    "no devices": (["trainer.devices=0"], {"trainer.devices": "above 0"}),
+    "no switch": (["trainer.compile=maybe"], {"trainer.compile": "expected true or false"}),
+    "bad duration": (["trainer.val_every=5 parsecs"], {"trainer.val_every": "write a number of steps (500)"}),
+    "negative duration": (["schedule.warmup=-5"], {"schedule.warmup": "cannot be negative"}),
+    "fractional steps": (["schedule.warmup=0.5"], {"schedule.warmup": "not a whole number of steps"}),
+    "section is a value": (["trainer={checkpoint: 3}"], {"trainer.checkpoint": "expected a mapping"}),
+    "no rules": (["layers.rules=[]"], {"layers.rules": "at least one entry"}),
+    "rule's lr": (
+        ["layers.rules=[{name: a, match: '*', lr: fast}]"],
+        {"layers.rules[0].lr": "a multiple of the peak (10x)"},
+    ),
+    "rule without a name": (["layers.rules=[{match: '*'}]"], {"layers.rules[0].name": "is missing"}),
+    "seed": (["seed=-1"], {"seed": "from 0 to 4294967295"}),
+    "path in a name": (["name=../x"], {"name": "a name for a folder"}),
+    "absolute name": (["name=/etc/x"], {"name": "a name for a folder"}),
+    "parent of a name": (["name=.."], {"name": "a name for a folder"}),
+    "path escape": (["output=../../x"], {"output": "without `..`"}),
+    # what fits together
+    "warmup longer than the run": (
+        ["schedule.warmup=500", "trainer.max_epochs=2"],
+        {"schedule.warmup": "is 500 steps, but the run has only 40"},
+    ),
+    "warmup longer than a run of which only the steps are known": (
+        ["task=plan", "schedule.warmup=500", "horizon.steps=100"],
+        {"schedule.warmup": "the run has only 100"},
+    ),
+    "cooldown overlaps the warmup": (
+        ["schedule=constant", "schedule.warmup=60%", "schedule.cooldown=60%"],
+        {"schedule.cooldown": "before the warmup ends"},
+    ),
+    "milestone past the end": (
+        ["schedule=multistep", "schedule.shape.milestones=[40 epochs]"],
+        {"schedule.shape.milestones[0]": "the run has 400"},
+    ),
+    "a rule's schedule": (
+        [
+            "layers.rules=[{name: a, match: '*', schedule: {_target_: lrflow.schedules.Schedule, "
+            "shape: {_target_: lrflow.schedules.Cosine}, warmup: 999}}]"
+        ],
+        {"layers.rules[0].schedule.warmup": "the run has only 400"},
+    ),
+    "batch larger than the data": (
+        ["data.batch_size=2000"],
+        {"data.batch_size": "larger than the 1257 training examples"},
+    ),
+    "batch larger than a device's share": (
+        ["data.batch_size=700", "trainer=ddp"],
+        {"data.batch_size": "larger than the 629 training examples of each device"},
+    ),
+    "everything held out": (["data.val_size=1437"], {"data.val_size": "leave none to train on"}),
+    "horizon for another task": (["horizon.steps=10"], {"horizon.steps": "only task=plan reads it"}),
+    "against for another task": (["against=x"], {"against": "only task=plan reads it"}),
+    "resume.horizon alone": (["resume.horizon=keep"], {"resume.horizon": "only a resumed run reads it"}),
+    # targets
+    "target missing": (["~model._target_"], {"model._target_": "is missing"}),
+    "target not allowed": (["model._target_=os.system"], {"model._target_": "trust=os"}),
+    "target private": (["model._target_=torch.nn.modules._functions.x"], {"model._target_": "without private parts"}),
+    "alias": (["model._target_=lrflow.models.torch.load"], {"model._target_": "only what lrflow.models exports"}),
+    "alias in torch": (["model._target_=torch.nn.modules.module.torch.load"], {"model._target_": "leads to another"}),
+    "no such class": (["optimizer._target_=torch.optim.AdamWW"], {"optimizer._target_": "did you mean AdamW?"}),
+    "torch's scheduler": (
+        ["schedule.shape._target_=torch.optim.lr_scheduler.CosineAnnealingLR"],
+        {"schedule.shape._target_": "schedule=cosine is the same curve"},
+    ),
+    "no shape": (
+        ["schedule.shape._target_=lrflow.schedules.Schedule"],
+        {"schedule.shape._target_": "expected a shape"},
+    ),
+    "argument missing": (["model=mlp", "~model.outputs"], {"model.outputs": "lrflow.models.MLP needs it"}),
+    # interpolations
+    "to nothing": (["model.shape=${data.factz.shape}"], {"model.shape": "did you mean ${data.facts.shape}?"}),
+    "to an unset variable": (["name=${oc.env:LRFLOW_NOT_SET}"], {"name": "LRFLOW_NOT_SET is not set"}),
+    "in a circle": (["name=${name}"], {"name": "round in a circle"}),
+    "by no resolver": (["name=${nope:1}"], {"name": "there is no resolver nope"}),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_is_said(name: str, problems_of: Callable) -> None:
+    overrides, expected = TABLE[name]
+    problems = problems_of(overrides)
+    assert {problem.key for problem in problems} == set(expected)
+    for problem in problems:
+        said = f"{problem.message} {problem.hint or ''}"
+        assert expected[problem.key] in said
+        assert "use +" not in said
+        assert "Traceback" not in said
+
+
+def test_everything_is_said_at_once(problems_of: Callable) -> None:
+    typed = {
+        "optimizer.lrr=1": "optimizer.lrr",
+        "optimizer.lr=abc": "optimizer.lr",
+        "schedule=cosin": "schedule",
+        "trainer.max_epochs=0": "trainer.max_epochs",
+        "lr=3": "lr",
+        "name=${oc.env:LRFLOW_NOT_SET}": "name",
+        "layers.rules=[{name: a, match: '*', lr_mul: 3}]": "layers.rules[0].lr_mul",
+        "model._target_=os.system": "model._target_",
+        "plan": "plan",
+    }
+    problems = problems_of(list(typed))
+    assert {problem.key for problem in problems} == set(typed.values())
+
+
+def test_of_a_group_that_could_not_be_chosen_nothing_more_is_said(problems_of: Callable) -> None:
+    problems = problems_of(["optimizer=sdg", "optimizer.momentum=0.5"])
+    assert [problem.key for problem in problems] == ["optimizer"]
+
+
+def test_a_bad_value_does_not_hide_what_does_not_fit(problems_of: Callable) -> None:
+    problems = problems_of(["optimizer.lr=-1", "schedule.warmup=2000"])
+    assert [problem.key for problem in problems] == ["optimizer.lr", "schedule.warmup"]

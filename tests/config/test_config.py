@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from lrflow.config import Config, compose
+
+
+def test_values_are_typed_and_found_by_name(default: Config) -> None:
+    assert default.optimizer.lr == 3e-3
+    assert default.optimizer.betas == (0.9, 0.999)
+    assert default.trainer.max_epochs == 20
+    assert default.trainer.checkpoint.every == "1 epoch"
+    assert default.schedule.warmup == "5%"
+    assert default.model.target == "lrflow.models.MLP"
+
+
+def test_a_node_is_what_the_config_says_and_no_more(default: Config) -> None:
+    assert default.optimizer.node() == {
+        "_target_": "torch.optim.AdamW",
+        "lr": 3e-3,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0.05,
+        "amsgrad": False,
+        "fused": "auto",
+    }
+    assert default.schedule.node()["shape"] == {"_target_": "lrflow.schedules.Cosine"}
+
+
+def test_what_lrflow_reads_itself_is_passed_to_those_who_take_it(default: Config) -> None:
+    assert default.model.loss == "cross_entropy"
+    assert "loss" not in default.model.node()
+    assert default.data.node()["facts"]["examples"] == 1797
+    assert "facts" in compose(["data=fashion_mnist"]).data.node()
+
+
+def test_an_argument_that_no_option_mentions_is_passed_on() -> None:
+    config = compose(["optimizer.maximize=true"])
+    assert config.optimizer.node()["maximize"] is True
+
+
+def test_it_knows_what_it_was_made_of(default: Config) -> None:
+    config = compose(["optimizer=sgd", "+optimizer.lr=0.5", "seed=3"])
+    assert config.choices["optimizer"] == "sgd"
+    assert config.choices["recipe"] is None
+    assert not any(group.startswith("hydra") for group in config.choices)
+    assert config.overrides == ["optimizer=sgd", "optimizer.lr=0.5", "seed=3"]
+    assert config.source.model.shape == default.source.model.shape
+    assert config.run_folder is None
+
+
+def test_a_run_without_a_name_is_called_after_its_options(default: Config) -> None:
+    assert default.title == "mlp-digits-adamw-cosine"
+    assert compose(["name=first"]).title == "first"
+
+
+def test_nothing_in_it_changes(default: Config) -> None:
+    with pytest.raises(ValidationError):
+        default.seed = 3  # type: ignore[misc]
+
+
+def test_rules_and_makers_of_rules(default: Config) -> None:
+    assert default.layers.specs()[0] == {"name": "no_decay", "select": ["bias", "norm"], "weight_decay": 0.0}
+    maker = compose(["layers=layer_decay", "layers.decay=0.5"]).layers
+    assert maker.node() == {"_target_": "lrflow.layers.LayerDecay", "decay": 0.5, "min_scale": 0.0, "no_decay": True}
+
+
+def test_a_recipe_overrides_groups_and_the_command_line_overrides_it() -> None:
+    config = compose(["recipe=fashion_cnn", "optimizer.lr=0.3", "schedule=cosine"])
+    assert config.choices | {"recipe": "fashion_cnn", "data": "fashion_mnist", "schedule": "cosine"} == config.choices
+    assert config.optimizer.lr == 0.3
+    assert config.trainer.max_epochs == 2
+
+
+def test_short_forms() -> None:
+    assert compose(["resume=last"]).resume.source == "last"
+    assert compose(["resume.from=outputs/x"]).resume.source == "outputs/x"
+    assert compose(["task=evaluate", "task.from=outputs/x"]).task.source == "outputs/x"
+
+
+def test_a_folder_of_ones_own(write) -> None:
+    write("conf/optimizer/slow.yaml", "# Slow.\n_target_: torch.optim.SGD\nlr: 0.001\n")
+    write("conf/recipe/mine.yaml", "# @package _global_\n# Mine.\ndefaults:\n  - override /optimizer: slow\nseed: 7\n")
+    config = compose(["recipe=mine"], Path("conf"))
+    assert (config.optimizer.lr, config.seed, config.choices["optimizer"]) == (0.001, 7, "slow")
+
+
+def test_a_folder_with_a_strange_name(write) -> None:
+    folder = write('my "odd" [conf], x/optimizer/slow.yaml', "_target_: torch.optim.SGD\nlr: 0.001\n").parent.parent
+    assert compose(["optimizer=slow"], folder).optimizer.lr == 0.001

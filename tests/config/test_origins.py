@@ -1,0 +1,100 @@
+"""Problems of values that came from a file name the file and the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lrflow.config.files import line_of, split
+
+RECIPE = """# @package _global_
+# Mine.
+defaults:
+  - override /optimizer: own
+trainer:
+  max_epochs: 0
+  max_epoch: 2
+layers:
+  rules:
+    - {name: head, match: "head.*"}
+    - name: rest
+      match: "*"
+      lr_mul: 3
+"""
+OPTION = """# Own.
+_target_: torch.optim.AdamW
+
+lr: fast
+"""
+
+
+def test_file_and_line(write, problems_of) -> None:
+    write("conf/recipe/mine.yaml", RECIPE)
+    write("conf/optimizer/own.yaml", OPTION)
+    found = {problem.key: problem.where for problem in problems_of(["recipe=mine"], Path("conf"))}
+    assert found == {
+        "trainer.max_epochs": "conf/recipe/mine.yaml:6",
+        "trainer.max_epoch": "conf/recipe/mine.yaml:7",
+        "layers.rules[1].lr_mul": "conf/recipe/mine.yaml:13",
+        "optimizer.lr": "conf/optimizer/own.yaml:4",
+    }
+
+
+def test_the_command_line_wins_over_the_file(write, problems_of) -> None:
+    write("conf/optimizer/own.yaml", OPTION)
+    (problem,) = problems_of(["optimizer=own", "optimizer.lr=-1"], Path("conf"))
+    assert problem.where is None
+
+
+def test_a_later_file_wins(write, problems_of) -> None:
+    write("conf/optimizer/own.yaml", OPTION)
+    write(
+        "conf/recipe/mine.yaml", "# @package _global_\ndefaults:\n  - override /optimizer: own\noptimizer: {lr: no}\n"
+    )
+    (problem,) = problems_of(["recipe=mine"], Path("conf"))
+    assert problem.where == "conf/recipe/mine.yaml:4"
+
+
+def test_what_is_missing_is_missed_in_its_file(write, problems_of) -> None:
+    write("conf/model/own.yaml", "# Own.\nhidden: 3\n")
+    found = {problem.key: problem.where for problem in problems_of(["model=own"], Path("conf"))}
+    assert found == {"model._target_": "conf/model/own.yaml:1"}
+
+
+@pytest.mark.parametrize("text", ["a: [1\nb: 2\n", "a: 1\n b: 2\n", "a: 1\na: 2\n", "\ta: 1\n"])
+def test_broken_yaml(write, problems_of, text: str) -> None:
+    write("conf/optimizer/own.yaml", f"# Own.\n{text}")
+    (problem,) = problems_of(["optimizer=own"], Path("conf"))
+    assert problem.key == "YAML"
+    file, _, line = str(problem.where).partition(":")
+    assert file == "conf/optimizer/own.yaml"
+    assert int(line) in (2, 3, 4)
+
+
+def test_an_option_of_a_recipe_that_there_is_not(write, problems_of) -> None:
+    write("conf/recipe/mine.yaml", "# @package _global_\ndefaults:\n  - override /optimizer: adamww\n")
+    (problem,) = problems_of(["recipe=mine"], Path("conf"))
+    assert (problem.key, problem.value, problem.hint) == ("optimizer", "adamww", "did you mean adamw?")
+
+
+def test_a_recipe_without_its_first_line(write, problems_of) -> None:
+    write("conf/recipe/mine.yaml", "seed: 3\n")
+    (problem,) = problems_of(["recipe=mine"], Path("conf"))
+    assert "# @package _global_" in str(problem.hint)
+
+
+def test_no_such_folder(problems_of) -> None:
+    (problem,) = problems_of([], Path("nowhere"))
+    assert problem.key == "--config-dir"
+
+
+def test_keys_are_split_where_they_nest() -> None:
+    assert split("layers.rules[2].lr") == ["layers", "rules", 2, "lr"]
+    assert split("") == []
+
+
+def test_lines_of_keys(write) -> None:
+    path = write("x.yaml", "a:\n  b:\n    - c: 1\n    - d: 2\n")
+    assert [line_of(key, path) for key in ("a", "a.b", "a.b[1].d", "a.x", "")] == [1, 2, 4, None, 1]
+    assert line_of("a.b[0].x", path, nearest=True) == 3

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from lrflow.config import compose, load_config, save_config, validate
+from lrflow.errors import ConfigError
+
+
+def test_a_saved_config_is_the_same_config(tmp_path: Path) -> None:
+    config = compose(["optimizer=sgd", "layers=layer_decay", "name=${optimizer.lr}x", "optimizer.lr=0.25"])
+    save_config(config, tmp_path / "config.yaml")
+    again = validate(load_config(tmp_path / "config.yaml"))
+    assert again == config
+    assert again.choices == config.choices
+    assert again.overrides == config.overrides
+    assert again.run_folder is None
+    assert again.name == "0.25x"
+    assert OmegaConf.to_container(again.source) == OmegaConf.to_container(config.source)
+    assert list(tmp_path.iterdir()) == [tmp_path / "config.yaml"]
+
+
+def test_a_sweeps_job_knows_its_folder_again(tmp_path: Path) -> None:
+    config = compose()
+    config = validate(config.source, config.choices, ["seed=0"], Path("outputs/sweeps/x/3"))
+    save_config(config, tmp_path / "config.yaml")
+    again = validate(load_config(tmp_path / "config.yaml"))
+    assert again.run_folder == Path("outputs/sweeps/x/3")
+    assert again.overrides == ["seed=0"]
+
+
+def test_what_only_the_clock_knows_is_settled(tmp_path: Path) -> None:
+    config = compose(["name=${now:%f}"])
+    save_config(config, tmp_path / "config.yaml")
+    assert validate(load_config(tmp_path / "config.yaml")).name == config.name
+
+
+def test_what_is_no_saved_config(tmp_path: Path) -> None:
+    for text in ("a: 1\n", "- 1\n", "", "a: [1\n"):
+        (tmp_path / "x.yaml").write_text(text)
+        with pytest.raises(ConfigError):
+            load_config(tmp_path / "x.yaml")
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "missing.yaml")
+
+
+def test_a_composed_config_cannot_pass_for_a_saved_one(problems_of) -> None:
+    (problem,) = problems_of(["+lrflow={choices: {optimizer: sgd}}"])
+    assert problem.key == "lrflow"

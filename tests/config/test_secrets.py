@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lrflow.config import compose, redact, save_config
+from lrflow.config.secrets import is_secret_name, redact_text
+from lrflow.errors import ConfigError
+
+SECRET = "s3cr3t-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+
+
+@pytest.mark.parametrize(
+    "key", ["api_key", "logger.wandb.api_key", "WANDB_API_KEY", "hf_token", "token", "password", "x.secret", "apikey"]
+)
+def test_names_of_secrets(key: str) -> None:
+    assert is_secret_name(key)
+
+
+@pytest.mark.parametrize("key", ["tokenizer", "max_tokens", "pad_token", "num_tokens", "key", "monkey", "secretary"])
+def test_names_of_other_things(key: str) -> None:
+    assert not is_secret_name(key)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+logger.wandb.api_key=abcdefgh",
+        f"name={SECRET}",
+        f"name=x-{SECRET}-y",
+        f"optimizer={SECRET}",
+        f"+token={SECRET}",
+        f"hydra.job.env_set={{A: {SECRET}}}",
+        "hydra.job.env_copy=[WANDB_API_KEY]",
+    ],
+)
+def test_a_secret_in_the_clear_is_refused_and_not_shown(override: str, problems_of) -> None:
+    problems = problems_of(["logger=wandb", override])
+    assert any("oc.env" in str(problem.hint) for problem in problems)
+    for problem in problems:
+        assert SECRET not in str(problem)
+        assert "abcdefgh" not in str(problem)
+
+
+def test_also_in_a_file(write, problems_of) -> None:
+    write("conf/logger/mine.yaml", f"csv: true\nwandb:\n  entity: {SECRET}\n")
+    (problem,) = problems_of(["logger=mine"], Path("conf"))
+    assert (problem.key, problem.value, problem.where) == ("logger.wandb.entity", "***", "conf/logger/mine.yaml:3")
+
+
+def test_by_its_variable_it_is_used_and_not_saved(tmp_path: Path) -> None:
+    config = compose(["task=plan", "against=${oc.env:WANDB_API_KEY}"])
+    assert config.against == SECRET
+    save_config(config, tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text()
+    assert SECRET not in text
+    assert "against: ${oc.env:WANDB_API_KEY}" in text
+
+
+def test_redaction() -> None:
+    given = {"api_key": "abc", "a": [f"x{SECRET}y", 1, None], "b": {"token": "${oc.env:T}", "lr": 0.1}, "password": ""}
+    assert redact(given) == {
+        "api_key": "***",
+        "a": ["x***y", 1, None],
+        "b": {"token": "${oc.env:T}", "lr": 0.1},
+        "password": "",
+    }
+    assert redact_text(f"it is {SECRET}.") == "it is ***."
+
+
+def test_a_problem_does_not_show_a_secret_that_was_filled_in(problems_of) -> None:
+    (problem,) = problems_of(["seed=${oc.env:WANDB_API_KEY}"])
+    assert problem.key == "seed"
+    with pytest.raises(ConfigError):
+        compose(["seed=${oc.env:WANDB_API_KEY}"])
+
+
+def test_short_values_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "sgd")
+    assert compose(["optimizer=sgd"]).choices["optimizer"] == "sgd"
+
+
+@pytest.mark.parametrize("key", ["name", "logger.wandb.entity"])
+def test_no_interpolation_shows_one_to_everybody(key: str, problems_of) -> None:
+    (problem,) = problems_of(["logger=wandb", f"{key}=${{oc.env:WANDB_API_KEY}}"])
+    assert (problem.key, problem.value) == (key, "***")

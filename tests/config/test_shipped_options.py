@@ -1,0 +1,73 @@
+"""Every option and recipe that lrflow ships is sound, and says nothing that its targets do not take."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from lrflow.config import checks, compose, schema
+from lrflow.config.catalogue import GROUPS, Catalogue, Option, shipped_keys
+from lrflow.config.files import read
+from lrflow.config.spelling import closest, names_of
+from lrflow.config.targets import CONTROLS, _parameters, check_arguments, locate
+from lrflow.layers import Rule
+
+CATALOGUE = Catalogue()
+OPTIONS = [option for group in GROUPS for option in CATALOGUE.options(group).values()]
+NODES = [(group, target, keys) for group in GROUPS for target, keys in shipped_keys(group).items()]
+
+
+def named(option: Option) -> str:
+    return f"{option.group}={option.name}"
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=named)
+def test_every_option_can_be_chosen(option: Option) -> None:
+    own = {
+        "model=custom": ["model._target_=torch.nn.Flatten"],
+        "data=custom": ["data._target_=lrflow.data.Digits", "model=custom", "model._target_=torch.nn.Flatten"],
+    }
+    config = compose([named(option), *own.get(named(option), [])])
+    assert config.choices[option.group] == option.name
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=named)
+def test_every_option_says_in_a_line_what_it_is(option: Option) -> None:
+    assert 10 < len(option.summary) < 100
+
+
+@pytest.mark.parametrize(
+    ("group", "target", "options"), NODES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_its_keys_bind_to_its_targets_signature(group: str, target: str, options: list[frozenset[str]]) -> None:
+    extra, ignore = checks.PASSED.get(group, ((), ()))
+    for keys in options:
+        assert check_arguments(target, dict.fromkeys(keys - set(CONTROLS)), group, extra, ignore) == []
+
+
+@pytest.mark.parametrize(
+    ("group", "target", "options"), NODES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_no_further_argument_of_its_target_is_taken_for_a_typo(
+    group: str, target: str, options: list[frozenset[str]]
+) -> None:
+    known = {key for keys in options for key in keys}
+    for argument in _parameters(locate(target))[0].keys() - known:
+        assert closest(argument, known - set(CONTROLS)) is None
+
+
+def test_a_rule_has_the_keys_of_the_class_that_takes_it() -> None:
+    assert set(names_of(schema.Rule)) == {field.name for field in fields(Rule)}
+
+
+@pytest.mark.parametrize("option", CATALOGUE.options("trainer").values(), ids=named)
+def test_the_schema_documents_what_the_options_say(option: Option) -> None:
+    said = set(read(option.path)) - {"defaults"}
+    assert said <= set(names_of(schema.Trainer))
+
+
+def test_the_default_trainer_says_everything_that_the_schema_knows() -> None:
+    said = read(CATALOGUE.options("trainer")["auto"].path)
+    assert set(said) == set(names_of(schema.Trainer))
+    assert set(said["checkpoint"]) == set(names_of(schema.Checkpoint))

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from lrflow.config import instantiate, locate
+from lrflow.config.targets import check_name
+from lrflow.config.trust import extend, read_names, trusted
+from lrflow.errors import ConfigError
+from lrflow.schedules import Cosine, Schedule
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.optim.AdamW",
+        "torch.nn.Linear",
+        "torch.nn.modules.linear.Linear",
+        "torch.utils.data.TensorDataset",
+        "lrflow.schedules.Cosine",
+        "lrflow.models.MLP",
+        "pytorch_lightning.callbacks.ModelCheckpoint",
+        "pytorch_lightning.loggers.CSVLogger",
+    ],
+)
+def test_what_may_be_built(target: str) -> None:
+    assert locate(target).__name__ == target.rpartition(".")[2]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "torch.load",
+        "torch.hub.load",
+        "numpy.load",
+        "joblib.load",
+        "pathlib.Path.unlink",
+        "sympy.sympify",
+        "lrflow.data.module.os.system",
+        "lrflow.models.torch.load",
+        "lrflow.models.dense.math.prod",
+        "lrflow.config.targets.importlib.import_module",
+        "lrflow.cli.main.main",
+        "torch.nn.modules.module.torch.load",
+        "torch.nn.functional.importlib.import_module",
+        "torch.optim.adamw.cast",
+        "torch.optim.optimizer.torch.serialization.load",
+        "torch.utils.data.dataloader.os.system",
+        "torch.utils.data.datapipes.utils.common.os.remove",
+        "pytorch_lightning.callbacks.model_checkpoint.shutil.rmtree",
+        "pytorch_lightning.loggers.csv_logs.os.system",
+        "torch.nn.Module.__init__",
+        "torch.nn.Linear.__subclasshook__",
+        "torch.nn",
+        "torch",
+        "",
+        "torch.nn..Linear",
+        ".torch.nn.Linear",
+        "torch.nn.Linear()",
+        None,
+        3,
+        ["torch.nn.Linear"],
+    ],
+)
+def test_what_may_not(target: object) -> None:
+    with pytest.raises(ConfigError):
+        locate(target)  # type: ignore[arg-type]
+
+
+def test_a_module_that_is_not_trusted_is_never_imported(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("evil.py", "raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    with pytest.raises(ConfigError):
+        locate("evil.Thing")
+    with pytest.raises(ConfigError):
+        instantiate({"a": [{"_target_": "torch.nn.Linear", "x": {"_target_": "evil.Thing"}}]})
+    assert "evil" not in sys.modules
+
+
+class TestTrust:
+    CODE = "import os\nfrom torch import load\nfrom os import remove\n\nclass Net:\n    def __init__(self, size=1):\n        self.size = size\n\n    @classmethod\n    def small(cls):\n        return cls(0)\n\ndef make():\n    return Net(2)\n\nitem = Net()\n"  # noqa: E501
+
+    @pytest.fixture(autouse=True)
+    def package(self, write, monkeypatch: pytest.MonkeyPatch) -> None:
+        write("ours/__init__.py", "")
+        write("ours/net.py", self.CODE)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        for name in ("ours", "ours.net"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+
+    def test_by_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ConfigError, match="trust=ours"):
+            locate("ours.net.Net")
+        monkeypatch.setenv("LRFLOW_TRUST", "other,ours")
+        assert instantiate({"_target_": "ours.net.Net", "size": 3}).size == 3
+        assert instantiate({"_target_": "ours.net.Net.small"}).size == 0
+        assert instantiate({"_target_": "ours.net.make"}).size == 2
+
+    def test_by_the_project(self, write) -> None:
+        write("pyproject.toml", '[tool.lrflow]\ntrust = ["ours"]\n')
+        assert trusted() == ("ours",)
+        assert locate("ours.net.Net").__name__ == "Net"
+
+    def test_by_a_part_of_a_package_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LRFLOW_TRUST", "ours.models")
+        with pytest.raises(ConfigError):
+            locate("ours.net.Net")
+
+    @pytest.mark.parametrize(
+        "alias", ["load", "remove", "os.system", "os.path.join", "item", "item.size", "Net.__init__"]
+    )
+    def test_it_does_not_reach_beyond_the_package(self, alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LRFLOW_TRUST", "ours")
+        with pytest.raises(ConfigError):
+            locate(f"ours.net.{alias}")
+
+    def test_it_is_handed_on_to_children(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LRFLOW_TRUST", "ours")
+        extend(["more", "ours"])
+        assert trusted() == ("ours", "more")
+
+    @pytest.mark.parametrize("text", ["*", "a b", "../x", "a.", "1a", "_private"])
+    def test_only_names_of_packages(self, text: str) -> None:
+        with pytest.raises(ConfigError, match="name of a Python package"):
+            read_names(text, "trust")
+
+    @pytest.mark.parametrize("text", ["not toml", "[tool.lrflow]\ntrust = 'ours'", "[tool.lrflow]\ntrust = [1]"])
+    def test_a_broken_pyproject(self, write, text: str) -> None:
+        write("pyproject.toml", text)
+        with pytest.raises(ConfigError, match="trust"):
+            trusted()
+
+    def test_code_that_does_not_import(self, write, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LRFLOW_TRUST", "ours")
+        write("ours/broken.py", "\ndef f(:\n")
+        write("ours/needy.py", "import a_package_that_is_not_there\n")
+        with pytest.raises(ConfigError, match=r"SyntaxError") as caught:
+            locate("ours.broken.f")
+        assert caught.value.problems[0].where == "ours/broken.py:2"
+        with pytest.raises(ConfigError, match="a_package_that_is_not_there, which is not installed"):
+            locate("ours.needy.f")
+
+
+def test_nested_nodes_are_built_first() -> None:
+    built = instantiate(
+        {"_target_": "lrflow.schedules.Schedule", "warmup": "5%", "shape": {"_target_": "lrflow.schedules.Cosine"}}
+    )
+    assert built == Schedule(Cosine(), warmup="5%")
+
+
+def test_partial_positional_and_further_arguments() -> None:
+    made = instantiate({"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.5})
+    assert isinstance(made, partial)
+    assert made([torch.zeros(1)]).defaults["lr"] == 0.5
+    layer = instantiate({"_target_": "torch.nn.Linear", "_args_": [3], "out_features": 2}, bias=False)
+    assert (layer.in_features, layer.out_features, layer.bias) == (3, 2, None)
+
+
+def test_containers_are_gone_through() -> None:
+    built = instantiate({"layers": [{"_target_": "torch.nn.ReLU"}, 3], "name": "x"})
+    assert isinstance(built["layers"][0], torch.nn.ReLU)
+    assert (built["layers"][1], built["name"]) == (3, "x")
+
+
+def test_wrong_arguments_are_told_all_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        instantiate({"a": {"_target_": "torch.nn.Linear", "in_feature": 3}, "b": [{"_target_": "os.system"}]})
+    told = {problem.key: problem.hint for problem in caught.value.problems}
+    assert set(told) == {"a.in_feature", "a.in_features", "a.out_features", "b[0]._target_"}
+    assert told["a.in_feature"] == "did you mean a.in_features?"
+
+
+def test_unknown_controls() -> None:
+    with pytest.raises(ConfigError, match="_recursive_"):
+        instantiate({"_target_": "torch.nn.ReLU", "_recursive_": False})
+
+
+def test_checking_a_name_imports_nothing() -> None:
+    assert check_name("torch.nn.NoSuchThing") is None
+    assert check_name("os.system", "model._target_").key == "model._target_"

@@ -1,0 +1,70 @@
+"""The command line as a process of its own: exit codes, and how little it takes to be told of a mistake."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = """
+import sys
+from lrflow.cli import main
+code = main(sys.argv[1:])
+heavy = {"torch", "pytorch_lightning", "torchmetrics", "sklearn", "matplotlib"} & set(sys.modules)
+print("heavy:", sorted(heavy), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def run(*words: str, folder: Path, code: str | None = None) -> tuple[subprocess.CompletedProcess[str], float]:
+    """The finished process, and the CPU seconds that it took."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LRFLOW_", "HYDRA_"))}
+    environment |= {"COLUMNS": "80", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, *(["-c", code] if code else ["-m", "lrflow"]), *words]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+LIGHT = {
+    "--help": (["--help"], 0),
+    "--version": (["--version"], 0),
+    "--cfg job": (["--cfg", "job"], 0),
+    "a typo": (["optimizer.lrr=1", "optimiser=sgd", "schedule=cosin"], 2),
+    "bad values": (["optimizer.lr=abc", "schedule.warmup=999", "trainer.max_epochs=1"], 2),
+    "a bad rule": (["layers.rules=[{name: a, lr_mul: 3}]"], 2),
+    "a bad sweep": (["-m", "optimizer.lr=-1,-2"], 2),
+    "code that is not trusted": (["model=custom", "model._target_=os.system"], 2),
+}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_neither_torch_nor_lightning_is_needed(name: str, tmp_path: Path) -> None:
+    words, code = LIGHT[name]
+    done, seconds = run(*words, folder=tmp_path, code=CODE)
+    assert done.returncode == code
+    assert done.stderr.endswith("heavy: []\n")
+    assert "Traceback" not in done.stderr
+    # About 0.2 s for --help and 0.7 s for the rest where nothing else runs; a busy machine counts more for the same.
+    assert seconds < 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_python_m_lrflow(tmp_path: Path) -> None:
+    done, _ = run("optimizer=adamww", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "lrflow: 1 problem\n"
+        "\n"
+        "  optimizer = adamww\n"
+        "      there is no such option\n"
+        "      did you mean optimizer=adamw?\n"
+        "\n"
+        "Nothing was run. What there is: --help. The whole config: --cfg job.\n"
+    )
