@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and Ctrl-C end a run at a step boundary, with a checkpoint."""
+"""Being asked to stop: SIGTERM, SIGUSR1 and Ctrl-C end a run at a step boundary, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,27 +22,31 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """128 plus the signal: 143 for SIGTERM, 130 for Ctrl-C."""
+        """128 plus the signal: 143 for SIGTERM, 138 for SIGUSR1, 130 for Ctrl-C."""
         return 128 + (self.signal or 0)
 
     def listen(self, trainer: pl.Trainer) -> None:
-        """Take SIGTERM and SIGINT from here on, and pass them on to the processes of this node.
+        """Take SIGTERM, SIGUSR1 and SIGINT from here on, and pass them on to the processes of this node.
 
-        To be called once training has started: Lightning's own handler, which is replaced here and put back by
-        Lightning at the end, raises inside an accumulation window, where gradients would be lost (2.6.6).
+        To be called once training has started: Lightning's own handlers, which are replaced here and put back by
+        Lightning at the end, act inside an accumulation window, where gradients would be lost, and under Slurm save
+        in the midst of whatever is going on (2.6.6).
         """
         if threading.current_thread() is not threading.main_thread():
             return
 
         def note(number: int, frame: FrameType | None) -> None:
             self.signal = number
-            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             launcher = trainer.strategy.launcher
             if isinstance(launcher, _SubprocessScriptLauncher):
                 launcher.kill(number)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, note)
+        before = trainer._signal_connector
+        if before.received_sigterm:  # while the run was being set up
+            self.signal, before.received_sigterm = signal.SIGTERM, False
 
     def agreed(self, trainer: pl.Trainer) -> bool:
         """Whether any process was asked to stop; every rank gets the same answer."""

@@ -1,0 +1,208 @@
+"""Real signals to real processes: each ends at a step boundary, with a checkpoint that goes on exactly."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from lrflow.config import compose
+from lrflow.runs import newest_checkpoint
+from lrflow.tasks.train import run
+from lrflow.training import StoppedError
+from lrflow.training.checkpoint_io import read_checkpoint
+from lrflow.training.interrupt import StopRequest
+
+
+@pytest.fixture
+def exit_code(prepare: Any) -> Callable[..., int]:
+    """Trains in a copy of this process, which exits as the command line would; gives its exit code."""
+
+    def go(folder: Path, *callbacks: pl.Callback, **options: Any) -> int:
+        def run() -> None:
+            try:
+                prepare(folder, callbacks=callbacks, stop=StopRequest(), **options).fit()
+            except StoppedError as error:
+                print(error, flush=True)
+                sys.exit(error.exit_code)
+
+        process = multiprocessing.get_context("fork").Process(target=run)
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        return process.exitcode
+
+    return go
+
+
+class Signal(pl.Callback):
+    """Sends this process signals at the start of a batch, or within a validation."""
+
+    def __init__(self, batch: int, *numbers: int, validating: bool = False) -> None:
+        self.left, self.numbers, self.validating = batch, numbers, validating
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if self.left == 0 and not self.validating:
+            self.send()
+        self.left -= 1
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        if self.left <= 0 and self.validating:
+            self.send()
+
+    def send(self) -> None:
+        for number in self.numbers:
+            os.kill(os.getpid(), number)
+        self.numbers = ()
+
+
+def assert_goes_on_exactly(train: Any, folder: Path, **options: Any) -> None:
+    resumed = train(folder, resume=newest_checkpoint(folder), **options)
+    whole = train(folder.with_name("whole"), **options)
+    assert resumed.rows() == whole.rows()
+    assert all(torch.equal(resumed.weights[name], tensor) for name, tensor in whole.weights.items())
+
+
+@pytest.mark.parametrize(
+    ("number", "batch", "options", "step"),
+    [
+        (signal.SIGTERM, 4, {}, 5),
+        (signal.SIGINT, 4, {}, 5),
+        (signal.SIGUSR1, 4, {}, 5),  # Slurm's warning that time is running out
+        (signal.SIGTERM, 6, {}, 7),  # in the last batch of an epoch
+        (signal.SIGTERM, 8, {"accumulate": 3}, 4),  # within an accumulation window: 3 epochs of 3 steps
+        (signal.SIGINT, 6, {"accumulate": 3}, 3),  # in a window of a single batch
+        (signal.SIGTERM, 4, {"workers": 1}, 5),
+        (signal.SIGTERM, 20, {}, 21),  # in the last batch of the run
+    ],
+)
+def test_it_stops_after_the_step_and_goes_on_exactly(
+    number: int, batch: int, options: dict[str, Any], step: int, exit_code: Any, train: Any, tmp_path: Path, capfd: Any
+) -> None:
+    folder = tmp_path / "run"
+    assert exit_code(folder, Signal(batch, number), save_every=None, **options) == 128 + number
+    saved = folder / "checkpoints" / f"step-{step:07d}.ckpt"
+    assert newest_checkpoint(folder) == saved
+    assert f"stopped as asked after {step} steps; saved as {saved}" in capfd.readouterr().out
+    assert_goes_on_exactly(train, folder, **options)
+
+
+def test_asked_while_it_is_set_up_it_stops_after_a_step(exit_code: Any, train: Any, tmp_path: Path) -> None:
+    class Early(pl.Callback):
+        def on_train_start(self, *_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert exit_code(tmp_path / "run", Early(), save_every=None) == 143
+    assert newest_checkpoint(tmp_path / "run").name == "step-0000001.ckpt"
+    assert_goes_on_exactly(train, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("val_every", "step"), [("3 steps", 3), ("1 epoch", 7)])
+def test_a_validation_is_finished_first(val_every: str, step: int, exit_code: Any, train: Any, tmp_path: Path) -> None:
+    folder, ask = tmp_path / "run", Signal(0, signal.SIGTERM, validating=True)
+    assert exit_code(folder, ask, save_every=None, val_every=val_every) == 143
+    assert newest_checkpoint(folder).name == f"step-{step:07d}.ckpt"
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["val/loss"]] == [step - 1]
+    assert_goes_on_exactly(train, folder, val_every=val_every)
+
+
+def test_killed_outright_it_goes_on_from_its_last_checkpoint(exit_code: Any, train: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert exit_code(folder, Signal(11, signal.SIGKILL), save_every="2 steps") == -signal.SIGKILL
+    assert newest_checkpoint(folder).name == "step-0000010.ckpt"
+    assert_goes_on_exactly(train, folder)
+
+
+def test_asked_twice_it_ends_at_once(exit_code: Any, tmp_path: Path) -> None:
+    assert exit_code(tmp_path, Signal(2, signal.SIGTERM, signal.SIGTERM), save_every=None) == -signal.SIGTERM
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_a_second_ctrl_c_ends_at_once(exit_code: Any, tmp_path: Path) -> None:
+    assert exit_code(tmp_path, Signal(2, signal.SIGINT, signal.SIGINT), save_every=None) != 0
+    assert newest_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("how", ["to its end", "stopped"])
+def test_the_handlers_are_put_back(how: str, prepare: Any, tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    callbacks = [Signal(2, signal.SIGTERM)] if how == "stopped" else []
+    run = prepare(tmp_path, callbacks=callbacks, stop=StopRequest(), max_epochs=1)
+    if how == "stopped":
+        with pytest.raises(StoppedError):
+            run.fit()
+    else:
+        run.fit()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_a_run_in_another_thread_listens_to_nothing(train: Any, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    done = []
+    thread = threading.Thread(target=lambda: done.append(train(tmp_path, max_epochs=1)))
+    thread.start()
+    thread.join()
+    assert done[0].trainer.global_step == 7
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+SCRIPT = """
+import sys
+from lrflow.config import compose
+from lrflow.errors import LrflowError
+from lrflow.tasks import train
+
+try:
+    train.run(compose(sys.argv[1:]))
+except LrflowError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_job_is_stopped_from_outside_and_resumed(tmp_path: Path) -> None:
+    """As a cluster does it: SIGTERM, whenever it comes."""
+    (tmp_path / "job.py").write_text(SCRIPT)
+    common = [
+        f"output={tmp_path}/runs",
+        "trainer=cpu",
+        "trainer.max_epochs=40",
+        "trainer.log_every=10",
+        "task.test=false",
+    ]
+    command = [sys.executable, str(tmp_path / "job.py"), *common]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True)
+    deadline = time.monotonic() + 120
+    while not any(len(path.read_text().splitlines()) > 60 for path in tmp_path.glob("runs/*/metrics.csv")):
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    job.send_signal(signal.SIGTERM)
+    _, told = job.communicate(timeout=60)
+    assert job.returncode == 143
+    assert "stopped as asked after" in told
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"go on with resume={folder}" in told
+
+    assert run(compose([*common, f"resume.from={folder}"]))["folder"] == str(folder)
+    whole = Path(run(compose(common))["folder"])
+    ends = [read_checkpoint(max(path.glob("checkpoints/step-*.ckpt"))) for path in (folder, whole)]
+    assert ends[0]["global_step"] == ends[1]["global_step"]
+    for name, tensor in ends[0]["state_dict"].items():
+        assert torch.equal(tensor, ends[1]["state_dict"][name]), name
