@@ -1,5 +1,5 @@
 """The command line: composes and checks every job before the first one runs, then runs them."""
 
-from lrflow.cli.main import main
+from lrflow.cli.command import main
 
 __all__ = ["main"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lrflow.cli.report import show_failure
 from lrflow.config import Config
-from lrflow.errors import LrflowError
+from lrflow.errors import ConfigError, LrflowError, Problem
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,20 @@ def run_task(config: Config) -> dict[str, Any]:
     return result
 
 
-def run_job(config: Config) -> Outcome:
-    """Runs one job; a failure is shown and noted. What ends the whole process (SIGTERM, ^C) goes through."""
+def run_job(config: Config, place: Callable[[list[Problem]], list[Problem]] = list) -> Outcome:
+    """Runs one job; a failure is shown and noted. What ends the whole process (SIGTERM, ^C) goes through.
+
+    Args:
+        config: the job's.
+        place: adds to problems the file and line that they come from.
+    """
     started = time.monotonic()
     result: Mapping[str, Any] = {}
     failure: Exception | None = None
     try:
         result = run_task(config) or {}
     except Exception as error:
-        failure = error
-        show_failure(error)
+        failure = ConfigError(place(error.problems)) if isinstance(error, ConfigError) else error
+        show_failure(failure)
     folder = result.get("folder") or config.run_folder
     return Outcome(config.overrides, result, failure, time.monotonic() - started, Path(folder) if folder else None)

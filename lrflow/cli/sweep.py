@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
                 for problem in error.problems:
                     problems[repr(problem)] = problem
                     holders.setdefault(repr(problem), []).append(number)
-    own = [[text for text in job if any(text not in other for other in jobs)] for job in jobs]
-    labels = [" ".join(as_typed(texts)) for texts in own]
+    holding = Counter(text for job in jobs for text in job)
+    labels = [" ".join(as_typed(text for text in job if holding[text] < len(jobs))) for job in jobs]
     if problems:
         found: dict[tuple[int, ...], list[Problem]] = {}
         for name, numbers in sorted(holders.items(), key=lambda item: -len(item[1])):

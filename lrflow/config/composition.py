@@ -64,19 +64,31 @@ class Composer:
         self.found = hydra.compose(ROOT, [*self._search, *texts], return_hydra_config=True)
         return self.found
 
-    def sources(self, texts: Sequence[str]) -> list[Source]:
-        """The recipes and the files of `config_dir` that take part, in the order in which they are composed."""
-        loader = GlobalHydra.instance().config_loader()
-        defaults = loader.compute_defaults_list(ROOT, [*self._search, *texts], RunMode.RUN).defaults
-        shipped = {f"recipe/{path.parent.name}": path for path in recipes()}
-        sources = []
-        for entry in defaults:
-            name = str(entry.config_path)
-            if name in shipped:
-                sources.append(Source(shipped[name], ""))
-            elif self.config_dir and (path := self.config_dir / f"{name}.yaml").is_file():
-                sources.append(Source(path, entry.package or ""))
-        return sources
+    def place(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Problem]:
+        """The problems of what these overrides make, with the file and line that they come from."""
+        return placed(problems, [*self._search, *texts], self.config_dir)
+
+
+def placed(problems: Sequence[Problem], texts: Sequence[str], config_dir: Path | None) -> list[Problem]:
+    """Problems with the file and line that they come from, where that is a recipe or a file of `config_dir`.
+
+    Args:
+        problems: of a config.
+        texts: the overrides that it was composed of, as Hydra took them.
+        config_dir: the folder with more options.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    defaults = loader.compute_defaults_list(ROOT, list(texts), RunMode.RUN).defaults
+    shipped = {f"recipe/{path.parent.name}": path for path in recipes()}
+    sources = []
+    for entry in defaults:
+        name = str(entry.config_path)
+        if name in shipped:
+            sources.append(Source(shipped[name], ""))
+        elif config_dir and (path := config_dir / f"{name}.yaml").is_file():
+            sources.append(Source(path, entry.package or ""))
+    typed = [text.removeprefix("++").partition("=")[0] for text in texts if text.startswith("++")]
+    return annotate(problems, sources, typed)
 
 
 @contextmanager
@@ -120,9 +132,7 @@ def checked(overrides: Overrides, composing: Composer, catalogue: Catalogue) -> 
         problems += [problem for problem in error.problems if not touches(problem.key, overrides.lost)]
     except Exception as error:
         problems.append(_composition_problem(error, catalogue))
-    sources = composing.sources(texts) if composing.found is not None else []
-    typed = [override.key_or_group for override in ready if override.is_force_add()]  # values, and no groups' options
-    raise ConfigError(annotate(problems, sources, typed))
+    raise ConfigError(composing.place(problems, texts) if composing.found is not None else problems)
 
 
 def choices_of(node: Any) -> dict[str, str | None]:

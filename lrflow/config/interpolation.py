@@ -56,7 +56,8 @@ def _walk(node: DictConfig | ListConfig, key: str, problems: list[Problem], dept
     for name in list(node.keys()) if mapping else range(len(node)):
         path = f"{key}[{name}]" if not mapping else f"{key}.{name}" if key else str(name)
         if OmegaConf.is_missing(node, name):
-            problems.append(Problem(path, "must be given a value", "???"))
+            what = "my_pkg.Thing trust=my_pkg" if name == "_target_" else "..."
+            problems.append(Problem(path, "must be given a value", "???", f"{path}={what}"))
             continue
         try:
             value = node[name]

@@ -201,3 +201,16 @@ class TestShow:
         monkeypatch.setenv("COMP_LINE", "lrflow foo=((")
         assert main(["-sc", "query=bash"]) == 0
         assert [text.strip() for text in capsys.readouterr()] == ["", ""]
+
+
+def test_what_a_task_finds_wrong_is_told_with_its_place(
+    task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "conf/recipe").mkdir(parents=True)
+    (tmp_path / "conf/recipe/mine.yaml").write_text("# @package _global_\nseed: 3\noptimizer:\n  lr: 0.1\n")
+    wrong = [Problem("optimizer.lr", "is too high", 0.1), Problem("seed", "is odd", 4)]
+    task(fail(ConfigError(wrong)))
+    assert main(["--config-dir", "conf", "recipe=mine", "seed=4"]) == 2
+    err = capsys.readouterr().err
+    assert "  optimizer.lr = 0.1\n      is too high\n      conf/recipe/mine.yaml:4\n" in err
+    assert "  seed = 4\n      is odd\n\n" in err  # the command line's, not the recipe's

@@ -98,3 +98,14 @@ def test_a_sweep_of_a_single_job(task, capsys: pytest.CaptureFixture[str]) -> No
     ran = task()
     assert main(["-m", "seed=5"]) == 0
     assert [config.seed for config in ran] == [5]
+
+
+def test_a_failure_in_a_launchers_own_process_is_told_to_the_sweep(task, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = iter(range(1_000_000))
+    monkeypatch.setattr("os.getpid", lambda: next(processes))
+
+    def run(config: Config) -> None:
+        raise LrflowError("the loss is nan")
+
+    task(run)
+    assert main(["-m", "seed=0,1"]) == 1

@@ -45,7 +45,7 @@ def answers(problems: list) -> None:
 
 
 @pytest.mark.parametrize("signs", ["", "+", "~"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=keys, text=st.one_of(st.text(max_size=10), values.map(str)))
 def test_any_override(signs: str, key: str, text: str) -> None:
     try:
@@ -56,7 +56,7 @@ def test_any_override(signs: str, key: str, text: str) -> None:
         assert isinstance(config, Config)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=keys.filter(lambda key: key.strip(".")), value=nested)
 def test_any_value_anywhere(default: Config, key: str, value: object) -> None:
     source = default.source.copy()

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lrflow.config import instantiate, locate
-from lrflow.config.targets import check_name
+from lrflow.config.schema import Data
+from lrflow.config.targets import check_arguments, check_name
 from lrflow.config.trust import extend, read_names, trusted
 from lrflow.errors import ConfigError
 from lrflow.schedules import Cosine, Schedule
@@ -46,7 +47,7 @@ def test_what_may_be_built(target: str) -> None:
         "lrflow.models.torch.load",
         "lrflow.models.dense.math.prod",
         "lrflow.config.targets.importlib.import_module",
-        "lrflow.cli.main.main",
+        "lrflow.cli.command.main",
         "torch.nn.modules.module.torch.load",
         "torch.nn.functional.importlib.import_module",
         "torch.optim.adamw.cast",
@@ -184,3 +185,38 @@ def test_unknown_controls() -> None:
 def test_checking_a_name_imports_nothing() -> None:
     assert check_name("torch.nn.NoSuchThing") is None
     assert check_name("os.system", "model._target_").key == "model._target_"
+
+
+class TestKeysThatLrflowReadsItself:
+    """`model.loss` and `data.facts` are passed to a target that names them."""
+
+    CODE = """
+from lrflow.data import Digits
+class Plain:
+    def __init__(self, size=1): pass
+class Own:
+    def __init__(self, size=1, facts=None): pass
+class Anything:
+    def __init__(self, **options): pass
+class Child(Digits):
+    def __init__(self, size=1, **options): pass
+"""
+
+    @pytest.fixture(autouse=True)
+    def package(self, write, monkeypatch: pytest.MonkeyPatch) -> None:
+        write("theirs.py", self.CODE)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        monkeypatch.setenv("LRFLOW_TRUST", "theirs")
+        monkeypatch.delitem(sys.modules, "theirs", raising=False)
+
+    @pytest.mark.parametrize(("name", "taken"), [("Plain", False), ("Own", True), ("Anything", False), ("Child", True)])
+    def test_facts(self, name: str, taken: bool) -> None:
+        data = Data.model_validate({"_target_": f"theirs.{name}", "facts": {"examples": 3}})
+        assert ("facts" in data.node()) == taken
+
+    def test_options_handed_on_to_a_class_of_lrflows_are_known(self) -> None:
+        problems = check_arguments("theirs.Child", {"size": 2, "batch_size": 3, "batch_sise": 4}, "data")
+        assert [(problem.key, problem.hint) for problem in problems] == [
+            ("data.batch_sise", "did you mean data.batch_size?")
+        ]
+        assert check_arguments("theirs.Anything", {"batch_sise": 4}, "data") == []

@@ -113,8 +113,12 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
 
     outcomes: list[Outcome] = []
 
+    process = os.getpid()
+
     def job(cfg: DictConfig) -> None:
-        outcomes.append(_run(cfg, jobs))
+        outcomes.append(_run(cfg, args.config_dir, jobs))
+        if outcomes[-1].error and os.getpid() != process:
+            raise outcomes[-1].error  # a launcher's own process: Hydra tells the sweep of it
 
     register_recipes()
     app = hydra.main(config_path=f"pkg://{MODULE}", config_name=ROOT, version_base="1.3")(job)
@@ -132,11 +136,12 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
     return outcomes[0].exit_code if outcomes else 0
 
 
-def _run(cfg: DictConfig, jobs: Sequence[str] | None) -> Outcome:
+def _run(cfg: DictConfig, config_dir: Path | None, jobs: Sequence[str] | None) -> Outcome:
     """Runs one job that Hydra composed.
 
     Args:
         cfg: its config.
+        config_dir: the folder with more options.
         jobs: what is told of each job of the sweep; None: it is none.
     """
     from hydra.core.hydra_config import HydraConfig
@@ -145,7 +150,7 @@ def _run(cfg: DictConfig, jobs: Sequence[str] | None) -> Outcome:
     from lrflow.cli.jobs import run_job
     from lrflow.cli.report import console
     from lrflow.config import validate
-    from lrflow.config.composition import choices_of
+    from lrflow.config.composition import choices_of, placed
     from lrflow.config.overrides import as_typed
 
     node: Any = HydraConfig.get()
@@ -157,7 +162,8 @@ def _run(cfg: DictConfig, jobs: Sequence[str] | None) -> Outcome:
         number = int(node.job.num)
         told = jobs[number] if number < len(jobs) else " ".join(overrides)  # a sweeper of its own may make more jobs
         console().print(Text.assemble((f"\njob {number}", "bold"), f"  {told}\n", (f"{folder}/", "dim")))
-    return run_job(validate(cfg, choices_of(node), overrides, folder))
+    config = validate(cfg, choices_of(node), overrides, folder)
+    return run_job(config, lambda problems: placed(problems, node.overrides.task, config_dir))
 
 
 def _started_by_a_run() -> Path | None:
