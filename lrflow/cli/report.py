@@ -111,9 +111,9 @@ def _jobs(numbers: Iterable[int], jobs: Sequence[str]) -> Text:
 
 def _told(problem: Problem, width: int) -> Text:
     """A problem on a few lines: key and value, what is wrong, a remedy, the place."""
-    told = Text.assemble("\n  ", (problem.key, "bold yellow"))
+    told = Text.assemble("\n  ", (problem.key, "bold"))
     if problem.value is not ...:
-        told.append(f" = {_value(problem)}", "yellow")
+        told.append(f" = {_value(problem)}")
     for line, style in ((problem.message, ""), (problem.hint, "green"), (problem.where, "dim")):
         for part in wrap(redact_text(line), max(20, width - 6), break_on_hyphens=False) if line else ():
             told.append("\n      ").append(part, style)
