@@ -146,8 +146,11 @@ class Resumed:
             plan = compile_branched(groups, schedule, horizon, branches)
             now, end = _rates(plan, self.step), _rates(plan, horizon.steps - 1)
             offers.append(f"resume.horizon={choice}: LR {now} now, {end} at the end")
-        was = self.plan.horizon.steps
-        message = f"the run was {was} steps long and is {horizon.steps} now: choose its LR from here on"
+        was = self.plan.horizon
+        change = f"the run was {was.steps} steps long and is {horizon.steps} now"
+        if was.steps == horizon.steps:
+            change = f"an epoch was {was.steps_per_epoch} steps long and is {horizon.steps_per_epoch} now"
+        message = f"{change}: choose the LR from here on"
         raise ConfigError([Problem("resume.horizon", message, None, "\n".join(offers))])
 
     def describe(self, plan: Plan, config: Mapping[str, Any]) -> str:

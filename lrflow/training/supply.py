@@ -11,6 +11,9 @@ import torch
 from lrflow.errors import LrflowError
 from lrflow.plan import Plan, PlanScheduler
 
+#: Settings of how torch computes a step; which of them an optimizer has differs between versions of torch.
+_IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
+
 MakeOptimizer = Callable[[torch.device], torch.optim.Optimizer]
 
 
@@ -28,7 +31,7 @@ def supply_optimizer(
         compiled: `torch.compile` the step; the LR has to be a tensor then, or each new one would recompile.
 
     Raises:
-        LrflowError: the module optimizes by hand.
+        LrflowError: the module optimizes by hand; later, when a checkpoint is loaded, that it is of another optimizer.
     """
     if not module.automatic_optimization:
         raise LrflowError(
@@ -38,15 +41,24 @@ def supply_optimizer(
 
     def configure_optimizers() -> dict[str, Any]:
         optimizer = make(module.device)
-        held = {*settings, "weight_decay", "name", "members"} - {"lr"}
+        # The LR is among them for its kind, a number or a tensor; the plan writes its value.
+        held = {*settings, "lr", "weight_decay", "name", "members"}
         configured = [
             {name: value for name, value in group.items() if name in held} for group in optimizer.param_groups
         ]
+
+        def refuse_another(loading: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+            if missing := set(loading.defaults) - set(state["param_groups"][0]) - _IMPLEMENTATION:
+                raise LrflowError(
+                    f"the checkpoint is of another optimizer than {type(loading).__name__}: it has no "
+                    f"{', '.join(sorted(missing))}\n    resume with the run's own optimizer, or start a new run"
+                )
 
         def hold(loaded: torch.optim.Optimizer) -> None:
             for group, values in zip(loaded.param_groups, configured, strict=True):
                 group.update(values)
 
+        optimizer.register_load_state_dict_pre_hook(refuse_another)
         optimizer.register_load_state_dict_post_hook(hold)
         if compiled:
             compile_step(optimizer)
