@@ -82,12 +82,12 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
         table.add_column(name, justify="left" if name in ending else "right", no_wrap=name not in swept)
     for row in zip(*(columns | ending).values(), strict=True):
         table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
-    out.print(Text(f"\nsweep of {len(outcomes)} jobs{f' in {home}/' if home else ''}", "bold"))
+    out.print(Text(f"\nsweep of {_jobs(len(outcomes))}{f' in {home}/' if home else ''}", "bold"))
     if same:
         out.print(Text(f"each with {same}", "dim"))
     out.print(table)
     if failed := [str(number) for number, outcome in enumerate(outcomes) if outcome.error]:
-        out.print(Text(f"{len(failed)} of {len(outcomes)} jobs failed: {', '.join(failed)}", "bold red"))
+        out.print(Text(f"{len(failed)} of {_jobs(len(outcomes))} failed: {', '.join(failed)}", "bold red"))
 
 
 _STYLES = {"failed": "bold red", "done": "green"}
@@ -105,6 +105,10 @@ def _name(folder: Path | None, home: Path | None) -> str:
     if folder is None:
         return ""
     return folder.name if home is not None else str(folder)
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'s' if count != 1 else ''}"
 
 
 def _width(columns: dict[str, list[str]]) -> int:

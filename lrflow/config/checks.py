@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lrflow.config.catalogue import shipped_keys
 from lrflow.config.config import Config
-from lrflow.config.schema import Data, Model, Rules
+from lrflow.config.schema import Data, Model, Rules, Schedule
 from lrflow.config.spelling import closest
 from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
 from lrflow.errors import ConfigError, Problem
@@ -129,37 +129,19 @@ def declared_horizon(config: Config) -> Horizon | None:
         raise ConfigError([Problem("data.batch_size", str(error), data.batch_size)]) from None
 
 
-def check_length(config: Config) -> list[Problem]:
-    """Does the run end, and is there a batch to train on?"""
+def check_schedule(schedule: Schedule, key: str, horizon: Horizon | None) -> list[Problem]:
+    """The run's schedule or a rule's: can it be built, and does it fit into the run?
+
+    Args:
+        schedule: as the config has it.
+        key: where it stands.
+        horizon: how long the run is; None where that is not known.
+    """
     try:
-        declared_horizon(config)
+        curve = Curve.from_spec(schedule.node(), key, locate)
     except ConfigError as error:
         return error.problems
-    return []
-
-
-def check_schedules(config: Config) -> list[Problem]:
-    """The run's schedule and those of rules: can they be built, and do they fit into the run?"""
-    try:
-        horizon = declared_horizon(config)
-    except ConfigError:  # check_length tells it
-        horizon = None
-    specs = [("schedule", config.schedule.node())]
-    if isinstance(config.layers, Rules):
-        specs += [
-            (f"layers.rules[{index}].schedule", rule.schedule.node())
-            for index, rule in enumerate(config.layers.rules)
-            if rule.schedule is not None
-        ]
-    problems: list[Problem] = []
-    for key, spec in specs:
-        try:
-            schedule = Curve.from_spec(spec, key, locate)
-        except ConfigError as error:
-            problems += error.problems
-        else:
-            problems += schedule.check(horizon, key) if horizon else []
-    return problems
+    return curve.check(horizon, key) if horizon else []
 
 
 def check_uses(config: Config) -> list[Problem]:
@@ -189,12 +171,8 @@ LENGTH = (
 )
 """What the length of a run is made of, as beginnings of keys."""
 
-CHECKS: tuple[tuple[Callable[[Config], list[Problem]], tuple[str, ...]], ...] = (
-    (check_length, LENGTH),
-    (check_schedules, ("schedule", "layers", *LENGTH)),
-    (check_uses, ("task", "horizon", "against", "resume", "optimizer")),
-)
-"""Each check, and the beginnings of the keys that must be sound for it to mean anything."""
+USES = ("task", "horizon", "against", "resume", "optimizer")
+"""What `check_uses` looks at, as beginnings of keys."""
 
 
 def check(content: Mapping[str, Any], config: Config | None, failed: Collection[str]) -> list[Problem]:
@@ -202,14 +180,27 @@ def check(content: Mapping[str, Any], config: Config | None, failed: Collection[
 
     Args:
         content: the resolved config.
-        config: the typed config, if the schemas found nothing.
+        config: the typed config, repaired where keys are wrong; None where it could not be.
         failed: keys that are known to be wrong; nothing is concluded from them.
     """
     problems = [p for p in check_targets(content) if p.key not in failed]
     if config is None:
         return problems
-    failed = {*failed, *(problem.key for problem in problems)}
-    for run, parts in CHECKS:
-        if not any(key.startswith(parts) for key in failed):
-            problems += run(config)
-    return problems
+    wrong = {*failed, *(problem.key for problem in problems)}
+
+    def sound(*beginnings: str) -> bool:
+        return not any(key.startswith(beginnings) for key in wrong)
+
+    horizon = None
+    if sound(*LENGTH):
+        try:
+            horizon = declared_horizon(config)
+        except ConfigError as error:
+            problems += error.problems
+    schedules = {"schedule": config.schedule}
+    if isinstance(config.layers, Rules):
+        rules = enumerate(config.layers.rules)
+        schedules |= {f"layers.rules[{index}].schedule": rule.schedule for index, rule in rules if rule.schedule}
+    for key, schedule in schedules.items():
+        problems += check_schedule(schedule, key, horizon) if sound(key) else []
+    return [*problems, *(check_uses(config) if sound(*USES) else [])]

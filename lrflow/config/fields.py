@@ -110,6 +110,10 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+# Lightning's own names, with endings such as ddp_find_unused_parameters_true; only Lightning knows them all.
+_STRATEGY = re.compile(r"(auto|ddp|fsdp|deepspeed|single_device|xla)(_\w+)?")
+
+
 def _is_devices(value: Any) -> bool:
     return value == "auto" or (_one_or_more(is_whole)(value) and (isinstance(value, list) or value > 0))
 
@@ -132,6 +136,10 @@ Shape = Annotated[
     expects("a list of whole numbers above 0", lambda v: isinstance(v, list) and all(is_whole(n) and n > 0 for n in v)),
 ]
 Devices = Annotated[Any, expects("a whole number above 0, a list of device numbers, or auto", _is_devices)]
+Strategy = Annotated[
+    str,
+    expects("auto, ddp, fsdp or another strategy of Lightning's", lambda value: bool(_STRATEGY.fullmatch(str(value)))),
+]
 FolderName = Annotated[str, expects("a name for a folder: letters, digits, spaces and . , _ - + = @", _is_folder_name)]
 FolderPath = Annotated[str, expects("a folder without `..` in its path", _stays_inside)]
 GroupLR = Annotated[

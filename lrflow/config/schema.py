@@ -191,7 +191,7 @@ class Trainer(Section):
     accelerator: Annotated[str, f.one_of(*ACCELERATORS)] = "auto"
     devices: f.Devices = 1
     num_nodes: f.Count = 1
-    strategy: f.Text = "auto"
+    strategy: f.Strategy = "auto"
     precision: Annotated[Any, f.one_of(*PRECISIONS, also=("64", "32", "bf16", "16", 64, 32, 16))] = "32-true"
     max_epochs: f.Count | None = None
     max_steps: f.Count | None = None

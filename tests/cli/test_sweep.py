@@ -76,7 +76,7 @@ def test_being_stopped_ends_the_sweep_and_tells_what_was_done(task, capsys: pyte
         main(["-m", "seed=0,1,2"])
     assert caught.value.code == 143
     assert len(ran) == 2
-    assert "sweep of 1 jobs" in capsys.readouterr().out
+    assert "sweep of 1 job in" in capsys.readouterr().out
 
 
 def test_two_sweeps_at_once_have_folders_of_their_own(task) -> None:

@@ -65,6 +65,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "no end": (["trainer.max_epochs=null"], {"trainer.max_epochs": "the run would never end"}),
     "no such accelerator": (["trainer.accelerator=gpuu"], {"trainer.accelerator": "did you mean gpu?"}),
     "no such precision": (["trainer.precision=fp16"], {"trainer.precision": "expected one of 32-true"}),
+    "no such strategy": (["trainer.strategy=ddpp"], {"trainer.strategy": "auto, ddp, fsdp"}),
     "no devices": (["trainer.devices=0"], {"trainer.devices": "above 0"}),
     "no switch": (["trainer.compile=maybe"], {"trainer.compile": "expected true or false"}),
     "bad duration": (["trainer.val_every=5 parsecs"], {"trainer.val_every": "write a number of steps (500)"}),
@@ -175,6 +176,25 @@ def test_of_a_group_that_could_not_be_chosen_nothing_more_is_said(problems_of: C
     assert [problem.key for problem in problems] == ["optimizer"]
 
 
-def test_a_bad_value_does_not_hide_what_does_not_fit(problems_of: Callable) -> None:
-    problems = problems_of(["optimizer.lr=-1", "schedule.warmup=2000"])
-    assert [problem.key for problem in problems] == ["optimizer.lr", "schedule.warmup"]
+@pytest.mark.parametrize(
+    ("bad", "key"),
+    [
+        ("optimizer.lr=-1", "optimizer.lr"),
+        ("layers.rules=[{name: a, match: '*', lr_mul: 3}]", "layers.rules[0].lr_mul"),
+        ("trainer.progress=3", "trainer.progress"),
+        ("model.widht=3", "model.widht"),
+    ],
+)
+def test_a_bad_value_does_not_hide_what_does_not_fit(bad: str, key: str, problems_of: Callable) -> None:
+    problems = problems_of([bad, "schedule.warmup=2000"])
+    assert {problem.key for problem in problems} == {key, "schedule.warmup"}
+
+
+def test_nothing_is_concluded_from_a_bad_value(problems_of: Callable) -> None:
+    problems = problems_of(["trainer.max_epochs=0", "schedule.warmup=2000", "schedule.shape.every=1", "schedule=step"])
+    assert [problem.key for problem in problems] == ["trainer.max_epochs"]
+
+
+def test_a_shape_is_checked_though_the_length_of_the_run_is_unknown(problems_of: Callable) -> None:
+    problems = problems_of(["trainer.max_epochs=0", "schedule=step", "schedule.shape.gamma=3"])
+    assert {problem.key for problem in problems} == {"trainer.max_epochs", "schedule.shape.gamma"}
