@@ -121,7 +121,7 @@ def test_every_step_is_torchs(
         (Linear(), lambda o: LinearLR(o, 1.0, 0.0, STEPS)),
         (Polynomial(2.0), lambda o: PolynomialLR(o, STEPS, 2.0)),
     ],
-    ids=repr,
+    ids=["linear", "polynomial"],
 )
 def test_past_the_end_torchs_last_value_is_held(
     shape: Shape, make: Make, torch_multipliers: Callable[[Make, int], np.ndarray]
