@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from pydantic import Field, PrivateAttr
 
 from lrflow.config import fields as f
-from lrflow.config import schema
+from lrflow.config import schema, settings
 
 
 class Config(schema.Section):
@@ -25,10 +25,10 @@ class Config(schema.Section):
     layers: schema.Layers
     model: schema.Model
     data: schema.Data
-    trainer: schema.Trainer
-    logger: schema.Logger
-    health: schema.Health
-    task: schema.Task
+    trainer: settings.Trainer
+    logger: settings.Logger
+    health: settings.Health
+    task: settings.Task
 
     name: f.FolderName | None = None
     """What the run is called in its folder and on dashboards."""
@@ -36,10 +36,10 @@ class Config(schema.Section):
     """Seeds Python, NumPy and torch, and the order of the data."""
     output: f.FolderPath = "outputs"
     """Run folders are made here."""
-    horizon: schema.HorizonOverride = schema.HorizonOverride()
+    horizon: settings.HorizonOverride = settings.HorizonOverride()
     against: f.Text | None = None
     """task=plan: a run folder, plan.json or config file to compare with."""
-    resume: schema.Resume = Field(default_factory=schema.Resume.model_construct)
+    resume: settings.Resume = Field(default_factory=settings.Resume.model_construct)
 
     _source: DictConfig = PrivateAttr()
     _choices: dict[str, str | None] = PrivateAttr(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The typed config: one class a group of `conf/`, every key with its meaning."""
+"""The schemas of what a run is built of: one class a group of `conf/`, every key with its meaning."""
 
 from __future__ import annotations
 
@@ -85,20 +85,30 @@ class Rule(Section):
     """One rule of `layers.rules`; see `lrflow.layers.Rule`, which takes the same keys."""
 
     name: f.Text
+    """What the group is called."""
     match: f.Texts | None = None
+    """Globs over parameter names, `head.*`, or regular expressions marked `re:`."""
     type: f.Texts | None = None
+    """Classes of the modules that hold the parameters."""
     ndim: f.Numbers | None = None
+    """Numbers of dimensions."""
     select: f.Texts | None = None
+    """Kinds of parameters: bias, norm, embedding, matrix."""
     lr: f.GroupLR | None = None
+    """The group's peak LR, or a multiple of the run's, `10x`."""
     weight_decay: f.NotNegative | None = None
+    """The group's weight decay; None: the optimizer's."""
     schedule: Schedule | None = None
+    """The group's own schedule; None: the run's."""
     freeze: f.Switch = False
+    """The group does not train."""
 
 
 class Rules(Section):
     """Parameter groups by rules, in order: the first that matches a parameter claims it."""
 
     rules: Annotated[list[Rule], Field(min_length=1)]
+    """Every parameter must find one."""
 
     def specs(self) -> list[dict[str, Any]]:
         """The rules as `lrflow.layers.Rule.from_config` takes them."""
@@ -166,129 +176,3 @@ class Data(Node):
     """Which examples are held out."""
     facts: Facts | None = None
     """Lets lrflow check a run and count its steps before the data is read."""
-
-
-class Checkpoint(Section):
-    """When a run is saved, and what of it is kept."""
-
-    every: f.DurationText = "1 epoch"
-    """Save this often."""
-    keep: f.Count | None = 1
-    """How many of the latest to keep; None: all."""
-    monitor: f.Text | None = "val/loss"
-    """Also keep the best by this metric; None: only the latest."""
-    mode: Annotated[Literal["min", "max"], f.one_of("min", "max")] = "min"
-    """Whether the best is the smallest or the largest."""
-
-
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
-
-
-class Trainer(Section):
-    """How the run is executed: devices, precision, length, when it validates and saves."""
-
-    accelerator: Annotated[str, f.one_of(*ACCELERATORS)] = "auto"
-    devices: f.Devices = 1
-    num_nodes: f.Count = 1
-    strategy: f.Strategy = "auto"
-    precision: Annotated[Any, f.one_of(*PRECISIONS, also=("64", "32", "bf16", "16", 64, 32, 16))] = "32-true"
-    max_epochs: f.Count | None = None
-    max_steps: f.Count | None = None
-    """Optimizer steps; ends the run earlier than max_epochs does."""
-    accumulate_grad_batches: f.Count = 1
-    """Batches an optimizer step."""
-    gradient_clip_val: f.Positive | None = None
-    gradient_clip_algorithm: Annotated[Literal["norm", "value"], f.one_of("norm", "value")] = "norm"
-    val_every: f.DurationText = "1 epoch"
-    limit_train_batches: f.Count | None = None
-    limit_val_batches: f.CountOrNone | None = None
-    log_every: f.Count = 50
-    """Steps between two writes of the collected signals."""
-    checkpoint: Checkpoint = Checkpoint()
-    compile: f.Switch = False
-    channels_last: f.Switch = False
-    deterministic: f.Switch = False
-    progress: f.AutoSwitch = "auto"
-
-
-class Wandb(Section):
-    """Weights & Biases."""
-
-    project: f.Text = "lrflow"
-    entity: f.Text | None = None
-    group: f.Text | None = None
-    tags: Annotated[list[f.Text], Field(default_factory=list)]
-    mode: Annotated[str, f.one_of("auto", "online", "offline", "disabled")] = "auto"
-
-
-class Logger(Section):
-    """Where metrics go."""
-
-    csv: f.Switch = True
-    """metrics.csv in the run folder."""
-    wandb: Wandb | None = None
-    tensorboard: dict[str, Any] | None = None
-    """Arguments of Lightning's TensorBoardLogger."""
-
-
-class Health(Section):
-    """What is watched during a run."""
-
-    nonfinite: Annotated[Literal["stop", "warn", "ignore"], f.one_of("stop", "warn", "ignore")] = "stop"
-    """What happens when the loss is no longer finite."""
-
-
-class Train(Section):
-    """Train the model under the plan."""
-
-    name: Literal["train"]
-    test: f.Switch = True
-    """Evaluate the test set at the end."""
-
-
-class PlanTask(Section):
-    """Print, draw and check the plan."""
-
-    name: Literal["plan"]
-
-
-class Evaluate(Section):
-    """Evaluate a trained run."""
-
-    name: Literal["evaluate"]
-    source: f.Text = Field("last", alias="from")
-    """A run folder, a checkpoint, or `last`: the newest run."""
-    split: Annotated[Literal["test", "val"], f.one_of("test", "val")] = "test"
-
-
-def _name_of_task(value: Any) -> str:
-    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
-    return f"<{name}>"
-
-
-Task = Annotated[
-    Annotated[Train, Tag("<train>")] | Annotated[PlanTask, Tag("<plan>")] | Annotated[Evaluate, Tag("<evaluate>")],
-    Discriminator(_name_of_task),
-]
-
-
-class HorizonOverride(Section):
-    """How long the run is, where it is not to be read from the data."""
-
-    steps: f.Count | None = None
-    """Optimizer steps of the run."""
-    steps_per_epoch: f.Count | None = None
-    """Optimizer steps an epoch."""
-
-
-class Resume(Section):
-    """Continue an interrupted run."""
-
-    source: f.Text | None = Field(None, alias="from")
-    """`last`, a run folder or a checkpoint."""
-    horizon: (
-        Annotated[Literal["keep", "rescale", "extend", "decay_now"], f.one_of("keep", "rescale", "extend", "decay_now")]
-        | None
-    ) = None
-    """What becomes of the plan when the run's length changed."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from lrflow.config import schema
+from lrflow.config import schema, settings
 from lrflow.config.config import Config
 from lrflow.config.interpolation import leaves
 from lrflow.errors import Problem
@@ -39,16 +39,16 @@ SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
     "": (Config,),
     "optimizer": (schema.Optimizer,),
     "schedule": (schema.Schedule,),
-    "trainer": (schema.Trainer,),
-    "trainer.checkpoint": (schema.Checkpoint,),
+    "trainer": (settings.Trainer,),
+    "trainer.checkpoint": (settings.Checkpoint,),
     "data": (schema.Data,),
     "model": (schema.Model,),
-    "logger": (schema.Logger,),
-    "logger.wandb": (schema.Wandb,),
-    "health": (schema.Health,),
-    "resume": (schema.Resume,),
-    "horizon": (schema.HorizonOverride,),
-    "task": (schema.Train, schema.PlanTask, schema.Evaluate),
+    "logger": (settings.Logger,),
+    "logger.wandb": (settings.Wandb,),
+    "health": (settings.Health,),
+    "resume": (settings.Resume,),
+    "horizon": (settings.HorizonOverride,),
+    "task": (settings.Train, settings.PlanTask, settings.Evaluate),
 }
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lrflow.config import Config, locate
-from lrflow.config.schema import Evaluate
+from lrflow.config.settings import Evaluate
 from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.tasks import build

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 
 from lrflow.config import Config, locate, save_config
-from lrflow.config.schema import Train
+from lrflow.config.settings import Train
 from lrflow.health import NonFinite
 from lrflow.layers import Group, merge
 from lrflow.plan import Plan

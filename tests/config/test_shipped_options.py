@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from lrflow.config import checks, compose, schema
+from lrflow.config import checks, compose, schema, settings
 from lrflow.config.catalogue import GROUPS, Catalogue, Option, shipped_keys
 from lrflow.config.files import read
 from lrflow.config.spelling import closest, names_of
@@ -64,10 +64,10 @@ def test_a_rule_has_the_keys_of_the_class_that_takes_it() -> None:
 @pytest.mark.parametrize("option", CATALOGUE.options("trainer").values(), ids=named)
 def test_the_schema_documents_what_the_options_say(option: Option) -> None:
     said = set(read(option.path)) - {"defaults"}
-    assert said <= set(names_of(schema.Trainer))
+    assert said <= set(names_of(settings.Trainer))
 
 
 def test_the_default_trainer_says_everything_that_the_schema_knows() -> None:
     said = read(CATALOGUE.options("trainer")["auto"].path)
-    assert set(said) == set(names_of(schema.Trainer))
-    assert set(said["checkpoint"]) == set(names_of(schema.Checkpoint))
+    assert set(said) == set(names_of(settings.Trainer))
+    assert set(said["checkpoint"]) == set(names_of(settings.Checkpoint))

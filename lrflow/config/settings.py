@@ -1,0 +1,158 @@
+"""The schemas of how a run is executed: its task, trainer, loggers and the like, every key with its meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from lrflow.config import fields as f
+from lrflow.config.schema import Section
+
+
+class Checkpoint(Section):
+    """When a run is saved, and what of it is kept."""
+
+    every: f.DurationText = "1 epoch"
+    """Save this often."""
+    keep: f.Count | None = 1
+    """How many of the latest to keep; None: all."""
+    monitor: f.Text | None = "val/loss"
+    """Also keep the best by this metric; None: only the latest."""
+    mode: Annotated[Literal["min", "max"], f.one_of("min", "max")] = "min"
+    """Whether the best is the smallest or the largest."""
+
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+
+
+class Trainer(Section):
+    """How the run is executed: devices, precision, length, when it validates and saves."""
+
+    accelerator: Annotated[str, f.one_of(*ACCELERATORS)] = "auto"
+    """The kind of device; auto: the best found."""
+    devices: f.Devices = 1
+    """How many of them on each node, or their numbers; auto: all."""
+    num_nodes: f.Count = 1
+    """Machines that train together."""
+    strategy: f.Strategy = "auto"
+    """How devices share the work: ddp, fsdp or another strategy of Lightning's; auto: as the devices need."""
+    precision: Annotated[Any, f.one_of(*PRECISIONS, also=("64", "32", "bf16", "16", 64, 32, 16))] = "32-true"
+    """Of the numbers that the model computes with."""
+    max_epochs: f.Count | None = None
+    """Passes through the training data; None: max_steps ends the run."""
+    max_steps: f.Count | None = None
+    """Optimizer steps; ends the run earlier than max_epochs does."""
+    accumulate_grad_batches: f.Count = 1
+    """Batches an optimizer step."""
+    gradient_clip_val: f.Positive | None = None
+    """Clip the gradient's norm, or each of its values, to this."""
+    gradient_clip_algorithm: Annotated[Literal["norm", "value"], f.one_of("norm", "value")] = "norm"
+    """Which of the two is clipped."""
+    val_every: f.DurationText = "1 epoch"
+    """Validate this often."""
+    limit_train_batches: f.Count | None = None
+    """An epoch's first n batches only."""
+    limit_val_batches: f.CountOrNone | None = None
+    """A validation's first n batches only; 0: no validation."""
+    log_every: f.Count = 50
+    """Steps between two writes of the collected signals."""
+    checkpoint: Checkpoint = Checkpoint()
+    """When the run is saved."""
+    compile: f.Switch = False
+    """torch.compile the model and the optimizer step."""
+    channels_last: f.Switch = False
+    """Memory format of images."""
+    deterministic: f.Switch = False
+    """Torch's deterministic algorithms."""
+    progress: f.AutoSwitch = "auto"
+    """A progress bar; auto: on a terminal."""
+
+
+class Wandb(Section):
+    """Weights & Biases."""
+
+    project: f.Text = "lrflow"
+    """Where the run is listed."""
+    entity: f.Text | None = None
+    """The account or team; None: the key's own."""
+    group: f.Text | None = None
+    """Runs that belong together."""
+    tags: Annotated[list[f.Text], Field(default_factory=list)]
+    """Words to find the run by."""
+    mode: Annotated[str, f.one_of("auto", "online", "offline", "disabled")] = "auto"
+    """auto: online with a key in the environment, offline without."""
+
+
+class Logger(Section):
+    """Where metrics go."""
+
+    csv: f.Switch = True
+    """metrics.csv in the run folder."""
+    wandb: Wandb | None = None
+    tensorboard: dict[str, Any] | None = None
+    """Arguments of Lightning's TensorBoardLogger."""
+
+
+class Health(Section):
+    """What is watched during a run."""
+
+    nonfinite: Annotated[Literal["stop", "warn", "ignore"], f.one_of("stop", "warn", "ignore")] = "stop"
+    """What happens when the loss is no longer finite."""
+
+
+class Train(Section):
+    """Train the model under the plan."""
+
+    name: Literal["train"]
+    test: f.Switch = True
+    """Evaluate the test set at the end."""
+
+
+class PlanTask(Section):
+    """Print, draw and check the plan."""
+
+    name: Literal["plan"]
+
+
+class Evaluate(Section):
+    """Evaluate a trained run."""
+
+    name: Literal["evaluate"]
+    source: f.Text = Field("last", alias="from")
+    """A run folder, a checkpoint, or `last`: the newest run."""
+    split: Annotated[Literal["test", "val"], f.one_of("test", "val")] = "test"
+
+
+def _name_of_task(value: Any) -> str:
+    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+    return f"<{name}>"
+
+
+Task = Annotated[
+    Annotated[Train, Tag("<train>")] | Annotated[PlanTask, Tag("<plan>")] | Annotated[Evaluate, Tag("<evaluate>")],
+    Discriminator(_name_of_task),
+]
+
+
+class HorizonOverride(Section):
+    """How long the run is, where it is not to be read from the data."""
+
+    steps: f.Count | None = None
+    """Optimizer steps of the run."""
+    steps_per_epoch: f.Count | None = None
+    """Optimizer steps an epoch."""
+
+
+class Resume(Section):
+    """Continue an interrupted run."""
+
+    source: f.Text | None = Field(None, alias="from")
+    """`last`, a run folder or a checkpoint."""
+    horizon: (
+        Annotated[Literal["keep", "rescale", "extend", "decay_now"], f.one_of("keep", "rescale", "extend", "decay_now")]
+        | None
+    ) = None
+    """What becomes of the plan when the run's length changed."""
