@@ -1,4 +1,4 @@
-"""A loss that is no longer a number: found within one reading of the signals, before it can be saved."""
+"""A run that is no longer finite: found within one reading of the signals, and never saved."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from lrflow.errors import LrflowError
 
 log = logging.getLogger("lrflow")
 
+_DATA = "it was so from the first step: look for NaN or infinite values in the data"
+_LR = "the LR is likely too high: try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
+
 
 class DivergedError(LrflowError):
-    """The run's loss or gradients are no longer finite."""
+    """The run's loss, gradients or weights are no longer finite."""
 
 
 class NonFinite:
-    """Ends a run, or warns once, at the first step whose loss or gradient norm is not finite.
+    """Ends a run, or warns once, at the first step whose loss, gradient norm or weights are not finite.
 
     Args:
         action: `stop` raises, `warn` says it once, `ignore` does nothing.
@@ -59,10 +62,22 @@ class NonFinite:
         what = f"the loss is {loss[at]}" if not np.isfinite(loss[at]) else f"the gradient norm is {grad_norm[at]}"
         rates = ", ".join(f"{rate:.3g}" for rate in sorted({*lr[at].tolist()}))
         message = f"step {first + at}: {what}, at LR {rates}"
-        if first + at == 0:
-            hint = "it was so from the first step: look for NaN or infinite values in the data"
-        else:
-            hint = "the LR is likely too high: try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
+        self._act(message, _DATA if first + at == 0 else _LR)
+
+    def weigh(self, steps: int, largest: float) -> None:
+        """Look at the weights before they are saved: the last step may have broken them.
+
+        Args:
+            steps: that were made.
+            largest: the largest absolute value among the weights.
+
+        Raises:
+            DivergedError: `action` is `stop` and it is not finite.
+        """
+        if self._action != "ignore" and not np.isfinite(largest):
+            self._act(f"after {steps} steps: the weights are not finite", _LR)
+
+    def _act(self, message: str, hint: str) -> None:
         if self._action == "stop":
             raise DivergedError(f"{message}\n    {hint}")
         log.warning("%s; %s", message, hint)

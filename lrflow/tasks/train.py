@@ -127,6 +127,12 @@ def _callbacks(
         nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual)
 
     signals = Signals(plan, config.trainer.log_every, listeners=[progress, watch])
+
+    def vet(trainer: pl.Trainer) -> None:
+        """Raises where a step or the weights are not finite, so that they are never saved."""
+        signals.flush(trainer)
+        nonfinite.weigh(trainer.global_step, signals.largest_weight())
+
     saving = config.trainer.checkpoint
     checkpoints = Checkpoints(
         folder.checkpoints,
@@ -143,7 +149,7 @@ def _callbacks(
             "branches": [branch.as_dict() for branch in branches],
             "config": build.record(config),
         },
-        vet=signals.flush,  # a step that is not finite raises there, so it is never saved
+        vet=vet,
     )
     return [progress, signals, checkpoints]
 

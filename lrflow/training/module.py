@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -96,7 +97,8 @@ class Supervised(pl.LightningModule):
 
 
 def _metrics(loss: str, outputs: int | None) -> nn.ModuleDict:
-    metrics: dict[str, Metric] = {"loss": MeanMetric()}
+    # By default a batch whose loss is no number would be left out of the mean.
+    metrics: dict[str, Metric] = {"loss": MeanMetric(nan_strategy=math.nan)}
     if loss == "cross_entropy":
         metrics["accuracy"] = Accuracy(task="multiclass", num_classes=outputs or 2)
     else:

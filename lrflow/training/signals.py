@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -131,6 +132,11 @@ class Signals(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Hand over what was collected before the run ended early."""
         self.flush(trainer, together=False)
+
+    def largest_weight(self) -> float:
+        """The largest absolute value among the trained weights, not finite if any is not; waits for the device."""
+        weights = [parameter.detach() for parameter in self._parameters]
+        return float(torch.stack(torch._foreach_norm(weights, math.inf)).max())
 
     def flush(self, trainer: pl.Trainer, together: bool = True) -> None:
         """Read the buffer and hand it to the loggers and the listeners.

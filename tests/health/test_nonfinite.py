@@ -1,0 +1,103 @@
+"""What NonFinite says of the signals of consecutive steps."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from lrflow.errors import LrflowError
+from lrflow.health import DivergedError, NonFinite
+
+FINE = np.array([1.0, 0.9, 0.8])
+
+
+def look(
+    watcher: NonFinite,
+    first: int = 0,
+    loss: np.ndarray = FINE,
+    grad_norm: np.ndarray = FINE,
+    lr: np.ndarray | None = None,
+) -> None:
+    watcher.watch(first, loss, grad_norm, np.full((len(loss), 1), 0.1) if lr is None else lr)
+
+
+def test_finite_steps_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    for action in ("stop", "warn", "ignore"):
+        look(NonFinite(action))
+        look(NonFinite(action), loss=np.array([1e308, -1e308, 0.0]))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_first_step_that_is_not_finite_is_named(value: float) -> None:
+    with pytest.raises(DivergedError) as caught:
+        look(NonFinite(), first=40, loss=np.array([1.0, value, np.nan]))
+    assert str(caught.value) == (
+        f"step 41: the loss is {value}, at LR 0.1\n"
+        "    the LR is likely too high: try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
+    )
+    assert isinstance(caught.value, LrflowError)
+
+
+def test_the_gradients_may_go_first() -> None:
+    with pytest.raises(DivergedError, match="step 2: the gradient norm is inf, at LR"):
+        look(NonFinite(), grad_norm=np.array([1.0, 1.0, np.inf]))
+
+
+def test_the_loss_is_named_before_the_gradient_of_the_same_step() -> None:
+    with pytest.raises(DivergedError, match="step 1: the loss is nan"):
+        look(NonFinite(), loss=np.array([1.0, np.nan, 1.0]), grad_norm=np.array([1.0, np.nan, 1.0]))
+
+
+def test_from_the_first_step_it_is_the_data() -> None:
+    with pytest.raises(DivergedError, match="it was so from the first step: look for NaN or infinite values in the da"):
+        look(NonFinite(), loss=np.array([np.nan, 1.0, 1.0]))
+
+
+def test_every_lr_of_the_step_is_told_once() -> None:
+    lr = np.array([[0.1, 0.01, 0.1]] * 3)
+    with pytest.raises(DivergedError, match=r"at LR 0\.01, 0\.1\n"):
+        look(NonFinite(), first=5, loss=np.array([1.0, 1.0, np.nan]), lr=lr)
+
+
+def test_a_warning_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
+    watcher = NonFinite("warn")
+    for first in (3, 6):
+        look(watcher, first=first, loss=np.array([np.nan] * 3))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.message.startswith("step 3: the loss is nan, at LR 0.1; the LR is likely too high")
+
+
+def test_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    look(NonFinite("ignore"), loss=np.array([np.nan] * 3))
+    assert not caplog.records
+
+
+def test_a_gradient_scaler_may_skip_steps() -> None:
+    """It finds its scale by trying until gradients overflow; a loss that is not finite is another matter."""
+    watcher = NonFinite(skipped_steps=True)
+    look(watcher, grad_norm=np.array([np.inf, np.nan, 1.0]))
+    with pytest.raises(DivergedError, match="the loss is nan"):
+        look(watcher, loss=np.array([1.0, np.nan, 1.0]))
+
+
+def test_a_step_that_the_module_skipped_has_no_loss() -> None:
+    look(NonFinite(), loss=np.array([1.0, np.nan, 1.0]), grad_norm=np.array([1.0, 0.0, 1.0]))
+
+
+@pytest.mark.parametrize("largest", [np.nan, np.inf])
+def test_weights_that_are_not_finite(largest: float) -> None:
+    with pytest.raises(DivergedError) as caught:
+        NonFinite().weigh(7, largest)
+    assert str(caught.value) == (
+        "after 7 steps: the weights are not finite\n"
+        "    the LR is likely too high: try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
+    )
+    NonFinite("ignore").weigh(7, largest)
+
+
+def test_finite_weights_may_be_large() -> None:
+    NonFinite().weigh(7, 3e38)
