@@ -1,0 +1,98 @@
+"""The documentation holds: its links lead somewhere, its options exist, its commands can be run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lrflow.cli.arguments import parse
+from lrflow.cli.sweep import check_sweep
+from lrflow.config import compose
+from lrflow.config.catalogue import GROUPS, Catalogue, home
+from lrflow.config.overrides import expand, read
+from lrflow.config.trust import extend
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*.md")])
+NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^(?:    |\$ )((?:python -m lrflow|torchrun)\b(?:.*\\\n)*.*)$", re.MULTILINE)
+FILE = re.compile(r"^# ((?:options|my_pkg)/\S+?\.(?:yaml|py))\b", re.MULTILINE)
+
+
+def anchors(path: Path) -> set[str]:
+    """The headings of a document as links name them."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
+def test_links_lead_somewhere(path: Path) -> None:
+    for link in LINK.findall(FENCED.sub("", path.read_text())):
+        if link.startswith("http"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/configuration.md"])
+def test_the_table_of_options_is_whole(name: str) -> None:
+    root = yaml.safe_load((home("conf") / "config.yaml").read_text())
+    defaults = {
+        group: option for entry in root["defaults"] if isinstance(entry, dict) for group, option in entry.items()
+    }
+    catalogue = Catalogue()
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", (ROOT / name).read_text(), re.MULTILINE))
+    for group in GROUPS:
+        told = re.findall(r"`(\w+)`", rows[group])
+        assert sorted(told) == sorted(catalogue.options(group)), group
+        assert defaults[group] in (told[0], None), group
+
+
+COMMANDS = sorted({command for path in DOCUMENTS for command in COMMAND.findall(path.read_text())})
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the options and the package that the documentation speaks of."""
+    for path in DOCUMENTS:
+        for _, block in FENCED.findall(path.read_text()):
+            if named := FILE.search(block):
+                file = tmp_path / named.group(1)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(block)
+            elif "InverseSqrt" in block:
+                (tmp_path / "shapes.py").write_text(block)
+    with (tmp_path / "my_pkg/__init__.py").open("a") as package:
+        package.write((tmp_path / "shapes.py").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("LRFLOW_TRUST", "")
+    monkeypatch.delitem(sys.modules, "my_pkg", raising=False)
+    return tmp_path
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 20
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_can_be_run(command: str, place: Path) -> None:
+    words = shlex.split(command.replace("\\\n", " "), comments=True)
+    args = parse(words[words.index("lrflow") + 1 :])
+    extend(args.trust)
+    if args.multirun:
+        catalogue = Catalogue([args.config_dir] if args.config_dir else [])
+        check_sweep(read(expand(args.overrides), catalogue, sweep=True), args.config_dir, catalogue)
+    elif not args.help:
+        compose(expand(args.overrides), args.config_dir)
+    sys.modules.pop("my_pkg", None)
