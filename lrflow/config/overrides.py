@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
 from hydra.errors import HydraException
 
 from lrflow.config.catalogue import Catalogue
 from lrflow.config.secrets import secret_problem
-from lrflow.config.spelling import SYNONYMS, closest
+from lrflow.config.spelling import closest
 from lrflow.errors import Problem, did_you_mean
 
 
@@ -157,21 +157,15 @@ def _choice(override: Override, catalogue: Catalogue) -> Problem | None:
     options = catalogue.options(override.key_or_group)
     if not options or override.is_delete():
         return None
-    chosen: list[Any]
+    value: Any = override.value()
+    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        return None  # `*` matches what there is
     if override.is_choice_sweep():
-        chosen = (
-            []
-            if override.value_type and override.value_type.name == "GLOB_CHOICE_SWEEP"
-            else list(override.sweep_string_iterator())
-        )
-    else:
-        value = override.value()
-        chosen = value if isinstance(value, list) else [value]
-    for name in chosen:
+        value = list(override.sweep_string_iterator())
+    for name in value if isinstance(value, list) else [value]:
         if isinstance(name, dict) or name is None or name == "null" or str(name) in options:
             continue
-        meant = SYNONYMS.get(str(name), str(name))
-        close = closest(meant, options)
+        close = closest(str(name), options)
         hint = f"did you mean {override.key_or_group}={close}?" if close else did_you_mean(str(name), options)
         return Problem(override.key_or_group, "there is no such option", name, hint)
     return None

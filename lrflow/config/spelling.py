@@ -31,7 +31,6 @@ SYNONYMS = {
     "gpus": "devices",
     "workers": "num_workers",
     "dataset": "data",
-    "callbacks": "health",
 }
 """Names of other frameworks, and what lrflow calls it."""
 

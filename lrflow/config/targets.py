@@ -236,7 +236,7 @@ def _below(name: str, package: str) -> bool:
 def _home(found: Any) -> str | None:
     """The module that a class, a function or a class's method was defined in; None for any other object."""
     if inspect.ismethod(found):
-        found = found.__self__ if inspect.isclass(found.__self__) else found.__func__
+        found = found.__func__  # where it was written, not the class that inherits it
     if inspect.isclass(found) or inspect.isfunction(found):
         return str(found.__module__)
     return None
