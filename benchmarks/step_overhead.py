@@ -1,0 +1,250 @@
+"""What a training step costs besides its arithmetic: a bare loop, Lightning, and lrflow.
+
+    python benchmarks/step_overhead.py            # about two minutes on one core
+    python benchmarks/step_overhead.py --quick
+
+Every loop trains the same MLP (64-128-128-10, batches of 64) with AdamW under a cosine schedule, from the same kind
+of loader. Two things are measured, each as the difference of a long and a short run, so that setting up cancels out:
+
+- function calls a step, counted by cProfile: the same on every machine and in every run;
+- CPU time of the process a step, in rounds that take the loops in turn; the medians of the ratios to the bare loop.
+
+lrflow does more in a step than the others: it also computes the gradients' norm, and records the loss, the norm, the
+time, and the planned and the actual LR of every group.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import cProfile
+import os
+import pstats
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger as LightningCSVLogger
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.utils.data import DataLoader, TensorDataset
+
+from lrflow.data import ordered
+from lrflow.health import NonFinite
+from lrflow.layers import Rule, merge, resolve
+from lrflow.optimizers import build_optimizer
+from lrflow.plan import Plan
+from lrflow.schedules import Cosine, Duration, Horizon, Schedule
+from lrflow.training import Block, Checkpoints, Signals, Supervised
+from lrflow.training.loggers import CSVLogger
+from lrflow.training.progress import ProgressBar
+from lrflow.training.supply import supply_optimizer
+from lrflow.training.trainer import build_trainer, quieten_lightning
+
+BATCH, LR, DECAY = 64, 1e-3, 0.01
+#: Trains for a number of steps, with the fused kernel or without it.
+Loop = Callable[[int, bool], None]
+
+
+def network() -> nn.Module:
+    """The network that every loop trains."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def loader(steps: int) -> DataLoader[Any]:
+    """An epoch of `steps` batches, shuffled and fetched whole."""
+    draw = torch.Generator().manual_seed(1)
+    inputs = torch.randn(steps * BATCH, 64, generator=draw)
+    targets = torch.randint(0, 10, (len(inputs),), generator=draw)
+    return ordered(DataLoader(TensorDataset(inputs, targets), BATCH, shuffle=True), seed=0)
+
+
+def bare(steps: int, fused: bool) -> None:
+    """The loop that anyone writes down in ten lines."""
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY, fused=fused)
+    scheduler = CosineAnnealingLR(optimizer, steps)
+    for inputs, targets in loader(steps):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        scheduler.step()
+
+
+class Plain(pl.LightningModule):
+    """What a Lightning user writes.
+
+    Args:
+        steps: of the run.
+        fused: take the fused kernel.
+        logs: log the loss of every step.
+    """
+
+    def __init__(self, steps: int, fused: bool, logs: bool) -> None:
+        super().__init__()
+        self.model = network()
+        self.steps, self.fused, self.logs = steps, fused, logs
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        """The loss of a batch."""
+        inputs, targets = batch
+        loss = functional.cross_entropy(self.model(inputs), targets)
+        if self.logs:
+            self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW under a cosine schedule."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=LR, weight_decay=DECAY, fused=self.fused)
+        scheduler = CosineAnnealingLR(optimizer, self.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def lightning_lean(steps: int, fused: bool) -> None:
+    """Lightning with everything switched off that can be."""
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Plain(steps, fused, logs=False), loader(steps))
+
+
+def lightning_full(steps: int, fused: bool) -> None:
+    """Lightning with what a run usually has: logged loss and LR, checkpoints, a progress bar."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_steps=steps,
+            default_root_dir=folder,
+            logger=LightningCSVLogger(folder),
+            callbacks=[LearningRateMonitor("step"), ModelCheckpoint(folder)],
+            enable_model_summary=False,
+        )
+        trainer.fit(Plain(steps, fused, logs=True), loader(steps))
+
+
+def lrflow(steps: int, fused: bool) -> None:
+    """lrflow as `task=train` sets it up by default: metrics.csv, signals, health, checkpoints, progress."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        trainer = build_trainer(
+            {"accelerator": "cpu", "max_steps": steps}, folder, [CSVLogger(folder / "metrics.csv")], 50
+        )
+        module = Supervised(network(), "cross_entropy", 10)
+        rules = [Rule("no_decay", select=["bias", "norm"], weight_decay=0.0), Rule("decay", match="*")]
+        groups = resolve(module.model, rules, LR, DECAY)
+        plan = Plan.compile(groups, Schedule(Cosine()), Horizon(steps, steps))
+        progress = ProgressBar(steps, Console(quiet=True), bar=False)
+        nonfinite = NonFinite()
+
+        def watch(trainer: pl.Trainer, block: Block) -> None:
+            nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual)
+
+        signals = Signals(plan, 50, [progress, watch])
+        checkpoints = Checkpoints(
+            folder / "checkpoints",
+            plan.horizon,
+            Duration.parse("1 epoch"),
+            monitor="val/loss",
+            groups=[[name for group in members for name, _ in group.parameters] for members in merge(groups)],
+            extra={"plan": plan.to_dict(), "branches": [], "config": {}},
+            vet=signals.flush,
+        )
+        trainer.callbacks += [progress, signals, checkpoints]  # type: ignore[attr-defined]
+        settings = {"lr": LR, "weight_decay": DECAY, "fused": fused}
+        supply_optimizer(
+            module, plan, lambda device: build_optimizer(groups, settings, torch.optim.AdamW, device), settings
+        )
+        trainer.fit(module, loader(steps))
+
+
+LOOPS: dict[str, Loop] = {
+    "bare torch loop": bare,
+    "Lightning, lean": lightning_lean,
+    "Lightning, usual callbacks": lightning_full,
+    "lrflow, default loggers": lrflow,
+}
+
+
+def calls_per_step(loop: Loop, fused: bool, short: int = 100, long: int = 300) -> float:
+    """Function calls of Python a step, C functions among them, by cProfile."""
+
+    def calls(steps: int) -> int:
+        profile = cProfile.Profile()
+        profile.runcall(loop, steps, fused)
+        return pstats.Stats(profile).total_calls  # type: ignore[attr-defined]
+
+    with quiet():
+        loop(3, fused)  # what is only done the first time
+        return (calls(long) - calls(short)) / (long - short)
+
+
+def seconds_per_step(rounds: int, fused: bool, short: int, long: int) -> dict[str, list[float]]:
+    """CPU seconds a step of each loop, one for each round."""
+
+    def seconds(loop: Loop, steps: int) -> float:
+        started = time.process_time()
+        loop(steps, fused)
+        return time.process_time() - started
+
+    found: dict[str, list[float]] = {name: [] for name in LOOPS}
+    with quiet():
+        for _ in range(rounds):
+            for name, loop in LOOPS.items():
+                found[name].append((seconds(loop, long) - seconds(loop, short)) / (long - short))
+    return found
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    """Without a word on the terminal, and with one thread."""
+    quieten_lightning()
+    torch.set_num_threads(1)
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    rounds, short, long = (3, 50, 250) if parser.parse_args().quick else (9, 100, 900)
+    console = Console(width=110)
+    for fused in (False, True):
+        times = seconds_per_step(rounds, fused, short, long)
+        table = Table(title=f"AdamW, fused={fused}; {rounds} rounds", title_justify="left")
+        for column in ("loop", "calls a step", "to bare", "CPU ms a step", "to bare (median, range)"):
+            table.add_column(column, justify="left" if column == "loop" else "right")
+        reference = calls_per_step(bare, fused)
+        for name, loop in LOOPS.items():
+            calls = calls_per_step(loop, fused)
+            ratios = [own / other for own, other in zip(times[name], times["bare torch loop"], strict=True)]
+            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+            milliseconds = 1e3 * statistics.median(times[name])
+            table.add_row(name, f"{calls:.0f}", f"{calls / reference:.1f}", f"{milliseconds:.3f}", spread)
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()

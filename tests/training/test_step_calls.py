@@ -1,0 +1,23 @@
+"""A step stays cheap: the function calls that it makes, which are the same on every machine."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+def test_a_step_makes_at_most_1800_calls() -> None:
+    """Counted by the benchmark: with the default loggers, fewer than Lightning alone makes."""
+    path = Path(__file__).parents[2] / "benchmarks" / "step_overhead.py"
+    if not path.is_file():
+        pytest.skip("installed without benchmarks")
+    spec = importlib.util.spec_from_file_location("step_overhead", path)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    calls = benchmark.calls_per_step(benchmark.lrflow, fused=True)
+    assert calls <= 1800
+    assert calls < benchmark.calls_per_step(benchmark.lightning_lean, fused=True)
