@@ -128,9 +128,13 @@ def _parse(text: str, catalogue: Catalogue) -> tuple[Override | None, Problem | 
     return None, Problem(key.lstrip("+~"), "this value cannot be read", value, hint)
 
 
+def _value_of(override: Override) -> str:
+    """The value as it was typed."""
+    return str(override.input_line).partition("=")[2]
+
+
 def _twice(override: Override, given: dict[str, str]) -> Problem | None:
-    key = override.key_or_group
-    value = str(override.input_line).partition("=")[2]
+    key, value = override.key_or_group, _value_of(override)
     if key in given and given[key] != value:
         return Problem(key, f"is given twice; before, it was {given[key]}", value)
     return None
@@ -143,9 +147,11 @@ def _searchpath(override: Override) -> Problem | None:
 
 
 def _several(override: Override, sweep: bool) -> Problem | None:
+    key, value = override.key_or_group, _value_of(override)
+    if override.is_sweep_override() and override.is_delete():
+        return Problem(key, "what is deleted cannot be swept", value, f"~{key} deletes it")
     if not override.is_sweep_override() or sweep:
         return None
-    key, value = override.key_or_group, str(override.input_line).partition("=")[2]
     hint = (
         f"add -m to run one job for each; a list is written {key}=[{value}]" if override.is_choice_sweep() else "add -m"
     )
@@ -155,11 +161,12 @@ def _several(override: Override, sweep: bool) -> Problem | None:
 def _choice(override: Override, catalogue: Catalogue) -> Problem | None:
     """What is wrong with the option that is chosen of a group."""
     options = catalogue.options(override.key_or_group)
-    if not options or override.is_delete():
-        return None
     value: Any = override.value()
     if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
-        return None  # `*` matches what there is
+        found = value.filter(list(options))
+        return None if found else Problem(override.key_or_group, "matches no option of a group", _value_of(override))
+    if not options or override.is_delete():
+        return None
     if override.is_choice_sweep():
         value = list(override.sweep_string_iterator())
     for name in value if isinstance(value, list) else [value]:
@@ -176,6 +183,8 @@ def _for_hydra(override: Override, catalogue: Catalogue) -> Override:
     text = str(override.input_line)
     key = override.key_or_group
     is_group = bool(catalogue.options(key)) and not isinstance(override.value(), dict)
+    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        text = f"{key}={','.join(override.value().filter(list(catalogue.options(key))))}"  # type: ignore[union-attr]
     if override.is_delete() or override.is_hydra_override() or key == "hydra":
         return override
     plain = text.lstrip("+")

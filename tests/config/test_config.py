@@ -27,7 +27,7 @@ def test_a_node_is_what_the_config_says_and_no_more(default: Config) -> None:
         "amsgrad": False,
         "fused": "auto",
     }
-    assert default.schedule.node()["shape"] == {"_target_": "lrflow.schedules.Cosine"}
+    assert default.schedule.node()["shape"] == {"_target_": "lrflow.schedules.Cosine", "k": 1.0}
 
 
 def test_what_lrflow_reads_itself_is_passed_to_those_who_take_it(default: Config) -> None:

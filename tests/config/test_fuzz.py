@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lrflow.config import Config, compose, validate
+from lrflow.config.catalogue import GROUPS, Catalogue
 from lrflow.config.interpolation import leaves
+from lrflow.config.overrides import read
 from lrflow.errors import ConfigError
 
 KEYS = [key for key, _ in leaves(OmegaConf.to_container(compose().source)) if "[" not in key]
@@ -68,3 +70,23 @@ def test_any_value_anywhere(default: Config, key: str, value: object) -> None:
         validate(source, default.choices)
     except ConfigError as error:
         answers(error.problems)
+
+
+CATALOGUE = Catalogue()
+sweeps = st.sampled_from(
+    ["1,2", "a,b", "range(1,3)", "glob(*)", "choice(1,2)", "interval(0,1)", "sgd,adamw", "[1],[2]", "shuffle(1,2)"]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    key=st.one_of(keys, st.sampled_from(GROUPS)),
+    text=st.one_of(sweeps, st.text(max_size=8)),
+    signs=st.sampled_from("+~ "),
+)
+def test_any_sweep_can_be_listed(key: str, text: str, signs: str) -> None:
+    overrides = read([f"{signs.strip()}{key}={text}"], CATALOGUE, sweep=True)
+    if overrides.problems:
+        answers(overrides.problems)
+    else:
+        assert overrides.jobs()

@@ -74,3 +74,16 @@ def test_every_value_of_a_sweep_is_an_option() -> None:
 
 def test_the_same_twice_is_no_contradiction() -> None:
     assert not read(["seed=1", "seed=1"], CATALOGUE).problems
+
+
+def test_a_glob_stands_for_the_options_that_it_matches() -> None:
+    assert read(["optimizer=glob(ada*)"], CATALOGUE, sweep=True).texts == ["optimizer=adam,adamw"]
+    (problem,) = read(["optimizer=glob(zzz*)"], CATALOGUE, sweep=True).problems
+    assert (problem.key, problem.value) == ("optimizer", "glob(zzz*)")
+    (problem,) = read(["optimizer=glob(*)"], CATALOGUE).problems
+    assert "add -m" in str(problem.hint)
+
+
+def test_sweeps_that_have_no_end_of_options() -> None:
+    (problem,) = read(["seed=glob(*)"], CATALOGUE, sweep=True).problems
+    assert problem.key == "seed"
