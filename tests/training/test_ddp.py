@@ -1,0 +1,169 @@
+"""Two processes on the CPU, for real: plan, horizon and LRs are right, and nothing is lost when they are stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lrflow.plan import Plan
+from lrflow.training.checkpoint_io import read_checkpoint
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import os, signal, sys
+import torch
+from pytorch_lightning import Callback
+from lrflow.config import compose
+from lrflow.errors import LrflowError
+from lrflow.tasks import train
+from lrflow.training.ranks import rank
+
+class Kill(Callback):
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == int(os.environ.get("KILL_AT", -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+supply, trained = train.supply_optimizer, []
+def supply_and_keep(module, *settings):
+    trained.append(module)
+    supply(module, *settings)
+train.supply_optimizer = supply_and_keep
+
+fit = train.build_trainer
+def build_and_add(*settings):
+    trainer = fit(*settings)
+    trainer.callbacks.append(Kill())
+    return trainer
+train.build_trainer = build_and_add
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    try:
+        train.run(compose(sys.argv[1:]))
+    except LrflowError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    torch.save(trained[0].state_dict(), f"rank{rank()}.pt")
+"""
+
+OPTIONS = [
+    "trainer=ddp",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=4",
+    "trainer.accumulate_grad_batches=2",
+    "trainer.val_every=0.5 epochs",
+    "trainer.checkpoint.every=3 steps",
+    "trainer.log_every=2",
+    "data.batch_size=32",
+    "layers=backbone_head",
+]
+
+
+class Jobs:
+    """Runs of the script in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "job.py").write_text(SCRIPT)
+
+    def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        command = [sys.executable, "job.py", *OPTIONS, f"output={self.folder}/runs", *more]
+        output: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=self.folder, env=variables, **output)
+
+    def run(self, *more: str, **environment: str) -> tuple[int, str]:
+        """The exit code, and what was said on stderr."""
+        job = self.start(*more, **environment)
+        _, told = job.communicate(timeout=200)
+        return job.returncode, told
+
+    @property
+    def folders(self) -> list[Path]:
+        return sorted((self.folder / "runs").iterdir())
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if key != "train/step_time"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an uninterrupted run on two devices; the ranks' weights lie two folders above it."""
+    jobs = Jobs(tmp_path_factory.mktemp("whole"))
+    code, told = jobs.run()
+    assert code == 0, told
+    (folder,) = jobs.folders
+    return folder
+
+
+def test_the_horizon_and_the_lr_are_those_of_the_plan(whole: Path) -> None:
+    plan = Plan.from_dict(json.loads((whole / "plan.json").read_text()))
+    batches = math.ceil(math.ceil(1257 / 2) / 32)  # of each device; 1,797 digits less 180 and 360 held out
+    assert plan.horizon.steps_per_epoch == math.ceil(batches / 2)
+    assert plan.horizon.steps == 4 * plan.horizon.steps_per_epoch
+    training = [row for row in rows(whole) if row["train/loss"]]
+    assert [int(row["step"]) for row in training] == list(range(plan.horizon.steps))
+    for index, name in enumerate(plan.names):
+        planned = plan.lr(np.arange(plan.horizon.steps))[:, index].tolist()
+        assert [float(row[f"lr/{name}"]) for row in training] == planned
+        assert [float(row[f"lr_planned/{name}"]) for row in training] == planned
+    assert len(plan.names) > 1
+
+
+def test_both_processes_end_with_the_same_weights(whole: Path) -> None:
+    first, second = (torch.load(whole.parents[1] / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_it_learns_and_is_validated_as_a_whole(whole: Path) -> None:
+    accuracy = [float(row["val/accuracy"]) for row in rows(whole) if row["val/accuracy"]]
+    assert len(accuracy) == 8
+    assert accuracy[-1] > 0.9
+    assert json.loads((whole / "summary.json").read_text())["status"] == "finished"
+
+
+def test_stopped_and_then_killed_it_goes_on_exactly(whole: Path, tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path)
+    job = jobs.start()
+    deadline = time.monotonic() + 120
+    while not any(len(path.read_text().splitlines()) > 5 for path in tmp_path.glob("runs/*/metrics.csv")):
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    job.send_signal(signal.SIGTERM)
+    _, told = job.communicate(timeout=100)
+    assert job.returncode == 143, told
+    assert "stopped as asked after" in told
+    (folder,) = jobs.folders
+    stopped = read_checkpoint(max(folder.glob("checkpoints/step-*.ckpt")))["global_step"]
+    steps = read_checkpoint(max(whole.glob("checkpoints/step-*.ckpt")))["global_step"]
+    assert stopped < steps
+
+    code, _ = jobs.run(f"resume.from={folder}", KILL_AT=str((stopped + steps) // 2))
+    assert code == -signal.SIGKILL
+    code, told = jobs.run(f"resume.from={folder}")
+    assert code == 0, told
+    assert jobs.folders == [folder]
+
+    assert rows(folder) == rows(whole)
+    ends = [read_checkpoint(max(path.glob("checkpoints/step-*.ckpt"))) for path in (folder, whole)]
+    assert all(torch.equal(tensor, ends[1]["state_dict"][name]) for name, tensor in ends[0]["state_dict"].items())
+    for rank in (0, 1):
+        weights = [torch.load(at / f"rank{rank}.pt", weights_only=True) for at in (tmp_path, whole.parents[1])]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
