@@ -66,6 +66,10 @@ class Optimizer(Node):
     """The fused kernel; auto: where the device has one."""
 
 
+WARMUPS = ("linear", "cosine", "exponential", "constant")
+COOLDOWNS = ("linear", "cosine", "1-sqrt", "1-square", "power", "exponential")
+
+
 class Schedule(Node):
     """Warmup, shape, cooldown and floor; see `lrflow.schedules.Schedule`."""
 
@@ -76,9 +80,13 @@ class Schedule(Node):
     warmup_start: f.Fraction | None = None
     """Fraction of the peak at step 0; None: 1 / (warmup steps + 1)."""
     cooldown: f.DurationText = 0
-    """The last stretch, straight down to the floor."""
+    """The last stretch, down to the floor."""
     floor: f.Fraction = 0.0
     """Fraction of the peak below which the LR never falls."""
+    warmup_shape: Annotated[str, f.one_of(*WARMUPS)] = "linear"
+    """How the warmup rises."""
+    cooldown_shape: Annotated[str, f.one_of(*COOLDOWNS)] = "linear"
+    """How the cooldown falls."""
 
 
 class Rule(Section):

@@ -9,25 +9,45 @@ A `Schedule` is a warmup, a `Shape` and a cooldown. Times are `Duration`s (`500`
 
 from lrflow.schedules.continuation import Continued
 from lrflow.schedules.curve import Curve
+from lrflow.schedules.cycles import Cyclical, OneCycle, WarmRestarts
+from lrflow.schedules.decays import (
+    Constant,
+    Cosine,
+    Exponential,
+    InverseSqrt,
+    InverseTime,
+    Linear,
+    Polynomial,
+    Rex,
+    Tanh,
+)
 from lrflow.schedules.durations import Duration, DurationLike
 from lrflow.schedules.horizons import Horizon, Phase
 from lrflow.schedules.schedule import Schedule
-from lrflow.schedules.shapes import Constant, Cosine, Exponential, Linear, MultiStep, Polynomial, Shape, Step
+from lrflow.schedules.shape import Shape
+from lrflow.schedules.stairs import MultiStep, Step
 
 __all__ = [
     "Constant",
     "Continued",
     "Cosine",
     "Curve",
+    "Cyclical",
     "Duration",
     "DurationLike",
     "Exponential",
     "Horizon",
+    "InverseSqrt",
+    "InverseTime",
     "Linear",
     "MultiStep",
+    "OneCycle",
     "Phase",
     "Polynomial",
+    "Rex",
     "Schedule",
     "Shape",
     "Step",
+    "Tanh",
+    "WarmRestarts",
 ]

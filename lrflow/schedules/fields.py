@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Real
 
-from lrflow.errors import ConfigError, Problem
+from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules.durations import Duration, DurationLike
 from lrflow.schedules.horizons import Horizon
+
+LATER = {"later": True}
+"""Metadata of a field that came after plans had been written: at its default it is left out of a spec, so that the
+fingerprints of those plans stand."""
 
 
 class Fields:
@@ -52,6 +57,12 @@ class Fields:
             duration = None
         number = duration.value if duration is not None and duration.unit == "fraction" else value
         return self.number(name, number, 0.0, 1.0)
+
+    def choice(self, name: str, value: str, known: Sequence[str]) -> str:
+        """The argument as one of a few words."""
+        if value not in known:
+            self.wrong(name, value, f"expected {', '.join(known)}", did_you_mean(str(value), known))
+        return value
 
     def finish(self) -> None:
         """Raises one ConfigError with every problem noted, if there is any."""

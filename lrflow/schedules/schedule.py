@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from lrflow.errors import Problem
 from lrflow.schedules.curve import Curve
+from lrflow.schedules.decays import Constant
 from lrflow.schedules.durations import Duration, DurationLike
-from lrflow.schedules.fields import Fields, length, under
+from lrflow.schedules.fields import LATER, Fields, length, under
 from lrflow.schedules.horizons import Floats, Horizon, Phase
-from lrflow.schedules.shapes import Constant, Shape
+from lrflow.schedules.ramps import COOLDOWNS, WARMUPS, cooldown
+from lrflow.schedules.shape import Shape
 
 
 @dataclass(frozen=True, init=False)
 class Schedule(Curve):
     """Warmup, shape and cooldown: what the LR does over a run, as a fraction of its peak.
 
-    The peak stands exactly at the step where the warmup ends; a run of T steps reaches the floor, if its shape or a
-    cooldown leads there, at step T, one after the last executed, as torch's schedulers do.
+    The peak stands exactly at the step where the warmup ends, unless the shape has a rise of its own; a run of T steps
+    reaches the floor, if its shape or a cooldown leads there, at step T, one after the last executed, as torch's
+    schedulers do.
 
     Args:
         shape: the curve between warmup and cooldown.
-        warmup: a duration; the LR rises in a straight line.
-        warmup_start: fraction of the peak at step 0, from 0 to 1 or in percent; None: 1 / (warmup steps + 1), so that
-            no step is wasted at 0 and all rises are equal.
-        cooldown: a duration; at the end the LR goes down to the floor in a straight line.
+        warmup: a duration; the LR rises to where the shape starts.
+        warmup_start: fraction of the peak at step 0, from 0 to 1 or in percent; None: 1 / (warmup steps + 1) of where
+            the shape starts, so that no step is wasted at 0 and all rises are equal.
+        cooldown: a duration; at the end the LR goes down from where the shape is to the floor.
         floor: fraction of the peak, from 0 to 1 or in percent, below which the LR never falls outside the warmup. A
             shape that lands on 0 lands on the floor instead; any other is cut off there.
+        warmup_shape: how the warmup rises: `linear`, `cosine`, `exponential` (by equal factors) or `constant` (at its
+            start throughout, and then at once).
+        cooldown_shape: how the cooldown falls: `linear`, `cosine`, `1-sqrt`, `1-square`, `power` ((1 - p)^1.2) or
+            `exponential` (by equal factors, down to a floor above 0).
 
     Raises:
         ConfigError: with every argument that cannot be.
@@ -39,6 +46,8 @@ class Schedule(Curve):
     warmup_start: float | None
     cooldown: Duration
     floor: float
+    warmup_shape: str = field(default="linear", metadata=LATER)
+    cooldown_shape: str = field(default="linear", metadata=LATER)
 
     def __init__(
         self,
@@ -47,6 +56,8 @@ class Schedule(Curve):
         warmup_start: float | str | None = None,
         cooldown: DurationLike = 0,
         floor: float | str = 0.0,
+        warmup_shape: str = "linear",
+        cooldown_shape: str = "linear",
     ) -> None:
         fields = Fields(self.key)
         if not isinstance(shape, Shape):
@@ -57,6 +68,13 @@ class Schedule(Curve):
         object.__setattr__(self, "warmup_start", start)
         object.__setattr__(self, "cooldown", fields.duration("cooldown", cooldown))
         object.__setattr__(self, "floor", fields.share("floor", floor))
+        object.__setattr__(self, "warmup_shape", fields.choice("warmup_shape", warmup_shape, tuple(WARMUPS)))
+        object.__setattr__(self, "cooldown_shape", fields.choice("cooldown_shape", cooldown_shape, COOLDOWNS))
+        if self.warmup_shape == "exponential" and self.warmup_start == 0.0:
+            fields.wrong("warmup_start", warmup_start, "an exponential warmup never gets away from 0")
+        if self.cooldown_shape == "exponential" and self.floor == 0.0:
+            message, hint = "an exponential cooldown never gets down to a floor of 0", "give a floor, such as 1%"
+            fields.wrong("cooldown_shape", cooldown_shape, message, hint)
         fields.finish()
 
     def phase(self, horizon: Horizon) -> Phase:
@@ -69,14 +87,20 @@ class Schedule(Curve):
         phase = self.phase(horizon)
         values = self._above_floor(np.clip(steps, phase.start, phase.stop), phase)
         if phase.stop < horizon.steps:
-            top = self._above_floor(np.array([phase.stop], dtype=np.float64), phase)
-            left = (horizon.steps - steps) / (horizon.steps - phase.stop)
-            values = np.where(steps > phase.stop, self.floor + (top - self.floor) * left, values)
+            end = Phase(phase.stop, horizon.steps, horizon)
+            lower = cooldown(self.cooldown_shape, steps, end, self._at(phase.stop, phase), self.floor)
+            values = np.where(steps > phase.stop, lower, values)
         warmup = self.warmup.steps(horizon)
         if warmup > 0:
-            low = 1.0 / (warmup + 1) if self.warmup_start is None else self.warmup_start
-            values = np.where(steps < warmup, low + (1.0 - low) * steps / warmup, values)
+            top = self._at(phase.start, phase)
+            low = top / (warmup + 1) if self.warmup_start is None else min(self.warmup_start, top)
+            rise = WARMUPS[self.warmup_shape](np.minimum(steps / warmup, 1.0), low, top)
+            values = np.where(steps < warmup, rise, values)
         return values
+
+    def _at(self, step: int, phase: Phase) -> float:
+        """The shape at one step of its phase."""
+        return float(self._above_floor(np.array([step], dtype=np.float64), phase)[0])
 
     def _above_floor(self, steps: Floats, phase: Phase) -> Floats:
         """The shape, lifted or cut so that it stays above the floor."""
@@ -86,8 +110,10 @@ class Schedule(Curve):
         return self.floor + (1.0 - self.floor) * values if self.shape.lands else np.maximum(values, self.floor)
 
     def jumps(self, horizon: Horizon) -> tuple[int, ...]:
-        """The steps, rising, at which the shape falls at once."""
-        return self.shape.jumps(self.phase(horizon))
+        """The steps, rising, at which the LR changes at once: the end of a constant warmup, and the shape's own."""
+        phase = self.phase(horizon)
+        ends = self.warmup_shape == "constant" and 0 < phase.start < horizon.steps
+        return ((phase.start,) if ends else ()) + self.shape.jumps(phase)
 
     def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:
         """Everything that cannot be meant with this horizon: warmup and cooldown that do not fit, the shape's own.
@@ -120,4 +146,7 @@ class Schedule(Curve):
             hint = "take a shape that stays up (schedule=constant), or no cooldown"
             problems.append(Problem("cooldown", message, str(self.cooldown), hint))
         problems += under("shape", self.shape.check(phase))
+        if warmup and self.warmup_start and not problems and self.warmup_start > self._at(phase.start, phase):
+            message = f"is above {self._at(phase.start, phase):g}, where the shape starts"
+            problems.append(Problem("warmup_start", message, self.warmup_start))
         return under(key or self.key, problems)

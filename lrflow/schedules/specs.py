@@ -10,6 +10,7 @@ from typing import Any
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules.curve import Curve
 from lrflow.schedules.durations import Duration
+from lrflow.schedules.fields import LATER
 
 _PACKAGE = "lrflow.schedules"
 
@@ -21,9 +22,14 @@ def to_spec(part: Any) -> Any:
     if isinstance(part, tuple):
         return [to_spec(item) for item in part]
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        fields = {field.name: to_spec(getattr(part, field.name)) for field in dataclasses.fields(part) if field.init}
-        return {"_target_": _target(type(part)), **fields}
+        fields = [field for field in dataclasses.fields(part) if field.init and not _unsaid(field, part)]
+        return {"_target_": _target(type(part)), **{f.name: to_spec(getattr(part, f.name)) for f in fields}}
     return part
+
+
+def _unsaid(field: dataclasses.Field[Any], part: Any) -> bool:
+    """Whether a field may be left out of a spec: it came later, and says nothing."""
+    return field.metadata == LATER and getattr(part, field.name) == field.default
 
 
 def _target(cls: type) -> str:

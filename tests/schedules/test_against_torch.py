@@ -11,11 +11,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
     ConstantLR,
     CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    CyclicLR,
     ExponentialLR,
     LambdaLR,
     LinearLR,
     LRScheduler,
     MultiStepLR,
+    OneCycleLR,
     PolynomialLR,
     SequentialLR,
     StepLR,
@@ -24,14 +27,17 @@ from torch.optim.lr_scheduler import (
 from lrflow.schedules import (
     Constant,
     Cosine,
+    Cyclical,
     Exponential,
     Horizon,
     Linear,
     MultiStep,
+    OneCycle,
     Polynomial,
     Schedule,
     Shape,
     Step,
+    WarmRestarts,
 )
 
 STEPS = 1000
@@ -95,6 +101,51 @@ CASES: dict[str, tuple[Schedule, Make]] = {
         Schedule(Constant(), WARMUP, cooldown="20%", floor=0.05),
         chain((WARMUP, rise), (750, lambda o: ConstantLR(o, 1.0)), (200, lambda o: LinearLR(o, 1.0, 0.05, 200))),
     ),
+    "warm restarts": (Schedule(WarmRestarts("25%")), lambda o: CosineAnnealingWarmRestarts(o, 250)),
+    "triangular": (
+        Schedule(Cyclical("20%", 0.1)),
+        lambda o: CyclicLR(o, 0.1, 1.0, 100, cycle_momentum=False),
+    ),
+    "triangular, up and down at their own pace": (
+        Schedule(Cyclical(150, 0.2, "20%")),
+        lambda o: CyclicLR(o, 0.2, 1.0, 30, 120, cycle_momentum=False),
+    ),
+    "triangular2": (
+        Schedule(Cyclical("20%", 0.1, gamma=0.5)),
+        lambda o: CyclicLR(o, 0.1, 1.0, 100, mode="triangular2", cycle_momentum=False),
+    ),
+    # torch's run of n steps ends at step n - 1, lrflow's at n.
+    "one cycle": (Schedule(OneCycle()), lambda o: OneCycleLR(o, 1.0, STEPS + 1, pct_start=301 / (STEPS + 1))),
+    "one cycle of straight lines": (
+        Schedule(OneCycle("40%", 0.1, 0.001, "linear")),
+        lambda o: OneCycleLR(
+            o,
+            1.0,
+            STEPS + 1,
+            pct_start=401 / (STEPS + 1),
+            anneal_strategy="linear",
+            div_factor=10,
+            final_div_factor=100,
+        ),
+    ),
+    "constant warmup": (
+        Schedule(Constant(), WARMUP, 0.25, warmup_shape="constant"),
+        lambda o: ConstantLR(o, factor=0.25, total_iters=WARMUP),
+    ),
+    "exponential warmup": (
+        Schedule(Constant(), WARMUP, 0.01, warmup_shape="exponential"),
+        chain(
+            (WARMUP, lambda o: LambdaLR(o, lambda t: 0.01 ** (1 - t / WARMUP))), (STEPS, lambda o: ConstantLR(o, 1.0))
+        ),
+    ),
+    "warmup, stable, cosine cooldown": (
+        Schedule(Constant(), WARMUP, cooldown="20%", floor=0.05, cooldown_shape="cosine"),
+        chain((WARMUP, rise), (750, lambda o: ConstantLR(o, 1.0)), (200, lambda o: CosineAnnealingLR(o, 200, 0.05))),
+    ),
+    "warmup, stable, power cooldown": (
+        Schedule(Constant(), WARMUP, cooldown="20%", cooldown_shape="power"),
+        chain((WARMUP, rise), (750, lambda o: ConstantLR(o, 1.0)), (200, lambda o: PolynomialLR(o, 200, 1.2))),
+    ),
     "warmup from 0, cosine": (
         Schedule(Cosine(), WARMUP, warmup_start=0),
         huggingface(lambda p: 0.5 * (1.0 + math.cos(math.pi * p))),
@@ -113,6 +164,28 @@ def test_every_step_is_torchs(
 ) -> None:
     # torch multiplies its last LR where lrflow computes each anew, so the last digits drift apart in a long run.
     np.testing.assert_allclose(schedule(np.arange(STEPS), RUN), torch_multipliers(make, STEPS), rtol=1e-9, atol=1e-12)
+
+
+def test_restarts_that_are_longer_and_longer_are_torchs(
+    torch_multipliers: Callable[[Make, int], np.ndarray],
+) -> None:
+    theirs = torch_multipliers(lambda o: CosineAnnealingWarmRestarts(o, 40, 4, 0.1), 840)  # 40, 160 and 640 steps
+    ours = Schedule(WarmRestarts(40, 4), floor=0.1)(np.arange(840), Horizon(840))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
+def test_exp_range_is_torchs_with_its_first_peak_at_one(
+    torch_multipliers: Callable[[Make, int], np.ndarray],
+) -> None:
+    gamma, up, low = 0.999, 100, 0.1
+    highest = low + (1 - low) / gamma**up  # torch never gets there: its peaks shrink from the first step on
+
+    def make(optimizer: Optimizer) -> LRScheduler:
+        return CyclicLR(optimizer, low, highest, up, mode="exp_range", gamma=gamma, cycle_momentum=False)
+
+    ours = Schedule(Cyclical(2 * up, low, gamma=gamma ** (2 * up), smooth=True))(np.arange(STEPS), RUN)
+    np.testing.assert_allclose(ours[up:], torch_multipliers(make, STEPS)[up:], rtol=1e-9)
+    np.testing.assert_allclose(ours[: up + 1], np.linspace(low, 1, up + 1), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

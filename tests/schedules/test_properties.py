@@ -10,15 +10,22 @@ from lrflow.schedules import (
     Constant,
     Continued,
     Cosine,
+    Cyclical,
     Duration,
     Exponential,
     Horizon,
+    InverseSqrt,
+    InverseTime,
     Linear,
     MultiStep,
+    OneCycle,
     Polynomial,
+    Rex,
     Schedule,
     Shape,
     Step,
+    Tanh,
+    WarmRestarts,
 )
 
 relaxed = settings(deadline=None)  # the machine may be busy
@@ -30,21 +37,50 @@ durations = st.one_of(
     st.floats(0, 0.9).map(lambda share: Duration(share, "fraction")),
 )
 gammas = st.floats(0.01, 1.0)
-shapes: st.SearchStrategy[Shape] = st.one_of(
-    st.sampled_from([Constant(), Linear(), Cosine()]),
-    st.builds(Polynomial, st.floats(0.5, 5.0)),
+falling: st.SearchStrategy[Shape] = st.one_of(
+    st.sampled_from([Constant(), Linear(), Cosine(), Rex(), InverseSqrt()]),
+    st.builds(Cosine, st.floats(0.5, 5.0)),
+    st.builds(Polynomial, st.floats(0.5, 5.0)) | st.builds(Polynomial, st.just(1.0), st.floats(0.5, 5.0)),
+    st.builds(Tanh, st.floats(-100, 0), st.floats(0.1, 10)),
+    st.builds(InverseTime, st.floats(0.01, 100), st.floats(0.1, 5), durations),
+    st.builds(InverseSqrt, durations),
     st.builds(Exponential, gammas, durations, st.booleans()),
     st.builds(Step, gammas, durations),
     st.builds(MultiStep, gammas, st.lists(durations, min_size=1, max_size=4)),
 )
-schedules = st.builds(
-    Schedule,
-    shapes,
-    warmup=durations,
-    warmup_start=st.none() | st.floats(0, 1),
-    cooldown=durations,
-    floor=st.just(0.0) | st.floats(0, 1),
+restarts = st.builds(WarmRestarts, durations, st.floats(1, 4), gammas, durations)
+rising: st.SearchStrategy[Shape] = st.one_of(
+    st.builds(Cyclical, durations, st.floats(0.01, 1), st.floats(0, 1), gammas, st.booleans()),
+    st.builds(OneCycle, durations, st.floats(0, 1), st.floats(0, 1), st.sampled_from(["cosine", "linear"])),
 )
+
+
+def schedules_of(shapes: st.SearchStrategy[Shape]) -> st.SearchStrategy[Schedule]:
+    """Schedules over such shapes; exponential ramps need somewhere to come from and to go to."""
+    any_ramps = st.builds(
+        Schedule,
+        shapes,
+        warmup=durations,
+        warmup_start=st.none() | st.floats(0, 1),
+        cooldown=durations,
+        floor=st.just(0.0) | st.floats(0, 1),
+        warmup_shape=st.sampled_from(["linear", "cosine", "constant"]),
+        cooldown_shape=st.sampled_from(["linear", "cosine", "1-sqrt", "1-square", "power"]),
+    )
+    exponential = st.builds(
+        Schedule,
+        shapes,
+        warmup=durations,
+        warmup_start=st.none() | st.floats(1e-3, 1),
+        cooldown=durations,
+        floor=st.floats(1e-3, 1),
+        warmup_shape=st.just("exponential"),
+        cooldown_shape=st.just("exponential"),
+    )
+    return any_ramps | exponential
+
+
+schedules = schedules_of(falling | restarts | rising)
 ways = st.sampled_from(["keep", "rescale", "extend", "decay_now"])
 continued = st.builds(Continued, schedules, st.integers(0, 150), horizons, ways)
 curves = schedules | continued | st.builds(Continued, continued, st.integers(0, 150), horizons, ways)
@@ -71,7 +107,7 @@ def test_never_under_the_floor_outside_the_warmup(schedule: Schedule, horizon: H
 
 
 @relaxed
-@given(schedules, horizons)
+@given(schedules_of(falling | restarts), horizons)
 def test_the_peak_stands_where_the_warmup_ends(schedule: Schedule, horizon: Horizon) -> None:
     warmup = schedule.warmup.steps(horizon)
     assume(warmup < horizon.steps)
@@ -79,12 +115,23 @@ def test_the_peak_stands_where_the_warmup_ends(schedule: Schedule, horizon: Hori
 
 
 @relaxed
-@given(schedules, horizons)
+@given(schedules_of(falling), horizons)
 def test_it_rises_to_the_peak_and_never_again(schedule: Schedule, horizon: Horizon) -> None:
     warmup = schedule.warmup.steps(horizon)
     rates = schedule(np.arange(horizon.steps + 50), horizon)
     assert np.all(np.diff(rates[: warmup + 1]) >= 0)
     assert np.all(np.diff(rates[warmup:]) <= 0)
+
+
+@relaxed
+@given(schedules, horizons)
+def test_a_warmup_leads_to_where_the_shape_starts(schedule: Schedule, horizon: Horizon) -> None:
+    warmup = schedule.warmup.steps(horizon)
+    assume(0 < warmup < horizon.steps)
+    rates = schedule(np.arange(warmup + 1), horizon)
+    assert np.all(np.diff(rates) >= 0)
+    if warmup not in schedule.jumps(horizon):
+        np.testing.assert_allclose(schedule(warmup - 1e-9, horizon), rates[-1], rtol=1e-6)
 
 
 @relaxed

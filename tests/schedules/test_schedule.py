@@ -17,14 +17,21 @@ from lrflow.errors import ConfigError
 from lrflow.schedules import (
     Constant,
     Cosine,
+    Cyclical,
     Duration,
     Exponential,
     Horizon,
+    InverseSqrt,
+    InverseTime,
     Linear,
     MultiStep,
+    OneCycle,
     Polynomial,
+    Rex,
     Schedule,
     Step,
+    Tanh,
+    WarmRestarts,
 )
 
 RUN = Horizon(100, 20)
@@ -37,11 +44,38 @@ TABLE: list[tuple[Schedule, dict[float, float]]] = [
     (Schedule(Cosine()), {0: 1, 25: (1 + HALF) / 2, 50: 0.5, 75: (1 - HALF) / 2, 100: 0, 150: 0, 200: 0}),
     (Schedule(Polynomial(2)), {0: 1, 50: 0.25, 90: 0.01, 100: 0, 110: 0}),
     (Schedule(Polynomial(0.5)), {0: 1, 75: 0.5, 100: 0}),
+    (Schedule(Cosine(k=2)), {0: 1, 50: (1 + HALF) / 2, 100: 0, 110: 0}),  # p^2 is a quarter half-way
+    (Schedule(Polynomial(1, k=2)), {0: 1, 50: 0.75, 90: 0.19, 100: 0}),
+    (Schedule(Polynomial(2, k=0.5)), {0: 1, 25: 0.25, 81: 0.01, 100: 0}),
+    (Schedule(Rex()), {0: 1, 50: 2 / 3, 80: 1 / 3, 100: 0, 110: 0}),
+    (Schedule(Tanh(-1, 1)), {0: 1, 50: 0.5 + 0.5 * math.exp(-2), 100: math.exp(-2), 110: math.exp(-2)}),
+    (Schedule(InverseTime(1, 1, "1 epoch")), {0: 1, 20: 1 / 2, 40: 1 / 3, 100: 1 / 6, 110: 1 / 6}),
+    (Schedule(InverseTime(0.03, 0.5, 1)), {0: 1, 25: 1 / math.sqrt(1.75), 100: 0.5}),
+    (Schedule(InverseSqrt(25)), {0: 1, 25: HALF, 75: 0.5, 100: 1 / math.sqrt(5), 110: 1 / math.sqrt(5)}),
+    (Schedule(InverseSqrt(), warmup=25, warmup_start=0), {0: 0, 5: 0.2, 25: 1, 50: HALF, 100: 0.5}),  # Noam
     (Schedule(Exponential(0.5, "1 epoch")), {0: 1, 10: HALF, 20: 0.5, 40: 0.25, 100: 1 / 32, 200: 1 / 32}),
     (Schedule(Exponential(0.5, 20, staircase=True)), {0: 1, 19: 1, 20: 0.5, 99: 1 / 16, 100: 1 / 16}),
     (Schedule(Step(0.1, "30%")), {0: 1, 29: 1, 30: 0.1, 59: 0.1, 60: 0.01, 90: 1e-3, 100: 1e-3, 120: 1e-3}),
     (Schedule(Step(0.1, "50%")), {49: 1, 50: 0.1, 99: 0.1, 100: 0.1, 150: 0.1}),  # nothing falls after the last step
     (Schedule(MultiStep(0.1, ["50%", "4 epochs"])), {0: 1, 49: 1, 50: 0.1, 79: 0.1, 80: 0.01, 100: 0.01}),
+    # Cycles.
+    (Schedule(WarmRestarts(50)), {0: 1, 25: 0.5, 49.9999999: 0, 50: 1, 75: 0.5, 100: 0, 110: 0}),
+    (Schedule(WarmRestarts(20, 2)), {0: 1, 10: 0.5, 20: 1, 60: 0.5, 100: 0}),  # 20, and 80 for the 40 and what is left
+    (Schedule(WarmRestarts(50, decay=0.5)), {0: 1, 25: 0.5, 50: 0.5, 75: 0.25, 100: 0}),
+    (Schedule(WarmRestarts(50, restart_warmup=9)), {0: 1, 50: 0.1, 54: 0.5, 59: 1, 79.5: 0.5, 100: 0}),
+    (Schedule(WarmRestarts(40), warmup=20, warmup_start=0, floor=0.2), {10: 0.5, 20: 1, 40: 0.6, 60: 1, 100: 0.2}),
+    (Schedule(Cyclical(50, 0)), {0: 0, 10: 0.4, 25: 1, 40: 0.4, 50: 0, 75: 1, 100: 0, 110: 0}),
+    (Schedule(Cyclical(50, 0.5, rise="20%")), {0: 0.5, 5: 0.75, 10: 1, 30: 0.75, 50: 0.5, 60: 1, 100: 0.5}),
+    (Schedule(Cyclical(40, 0, gamma=0.5)), {20: 1, 30: 0.5, 40: 0, 60: 0.5, 80: 0, 100: 0.25, 110: 0.25}),
+    (Schedule(Cyclical(40, 0, gamma=0.25, smooth=True)), {10: 0.5, 20: 1, 30: 0.5 * HALF, 60: 0.25, 100: 1 / 16}),
+    (Schedule(Cyclical(40, 0.1), floor=0.4), {0: 0.4, 10: 0.55, 20: 1, 40: 0.4, 100: 1}),  # cut, not lifted
+    (Schedule(OneCycle(20, 0.5, 0)), {0: 0.5, 10: 0.75, 20: 1, 60: 0.5, 100: 0, 110: 0}),
+    (Schedule(OneCycle("40%", 0.2, 0.1, "linear")), {0: 0.2, 20: 0.6, 40: 1, 70: 0.55, 100: 0.1}),
+    (Schedule(OneCycle(20, 0.5, 0), cooldown=40), {20: 1, 40: 0.5, 60: 0, 100: 0}),
+    # A warmup leads to where the shape starts.
+    (Schedule(OneCycle(20, 0.5, 0), warmup=20), {0: 0.5 / 21, 10: 0.5 * 11 / 21, 20: 0.5, 30: 0.75, 40: 1, 100: 0}),
+    (Schedule(Cyclical(40, 0.1), warmup=10, warmup_start=0.05), {0: 0.05, 5: 0.075, 10: 0.1, 30: 1}),
+    (Schedule(Cyclical(40, 0), warmup=10, warmup_shape="exponential"), {0: 0, 5: 0, 10: 0, 30: 1}),
     # Warmup: 1/(w+1) at step 0, the peak at step w; the shape fills what is left.
     (Schedule(Constant(), warmup=4), {0: 0.2, 1: 0.4, 2: 0.6, 3: 0.8, 4: 1, 5: 1, 99: 1}),
     (Schedule(Constant(), warmup=1), {0: 0.5, 1: 1}),
@@ -51,12 +85,29 @@ TABLE: list[tuple[Schedule, dict[float, float]]] = [
     (Schedule(Exponential(0.5, 20), warmup=20, warmup_start=1.0), {0: 1, 19: 1, 20: 1, 40: 0.5}),
     (Schedule(MultiStep(0.1, [50]), warmup=10, warmup_start=0), {5: 0.5, 10: 1, 49: 1, 50: 0.1}),  # the run's clock
     (Schedule(Step(0.5, 20), warmup=50, warmup_start=0), {25: 0.5, 50: 1, 59: 1, 60: 0.5, 80: 0.25}),
+    (Schedule(Constant(), 4, 0, warmup_shape="cosine"), {0: 0, 1: (1 - HALF) / 2, 2: 0.5, 3: (1 + HALF) / 2, 4: 1}),
+    (Schedule(Constant(), 4, 1 / 16, warmup_shape="exponential"), {0: 1 / 16, 1: 1 / 8, 2: 1 / 4, 3: 1 / 2, 4: 1}),
+    (Schedule(Constant(), 4, 0.3, warmup_shape="constant"), {0: 0.3, 3: 0.3, 3.999: 0.3, 4: 1, 5: 1}),
+    (Schedule(Linear(), 20, warmup_shape="constant"), {0: 1 / 21, 19: 1 / 21, 20: 1, 60: 0.5, 100: 0}),
     # Cooldown: straight from where the shape is to the floor, which it meets at step 100.
     (Schedule(Constant(), cooldown="20%"), {0: 1, 80: 1, 85: 0.75, 90: 0.5, 99: 0.05, 100: 0, 110: 0}),
     (Schedule(Constant(), warmup=10, warmup_start=0, cooldown=90), {5: 0.5, 10: 1, 55: 0.5, 100: 0}),  # a triangle
     (Schedule(Exponential(0.5, 40), cooldown="1 epoch"), {40: 0.5, 80: 0.25, 90: 0.125, 100: 0}),
     (Schedule(MultiStep(0.1, [50]), cooldown=20), {49: 1, 50: 0.1, 80: 0.1, 90: 0.05, 100: 0}),
     (Schedule(Constant(), cooldown=20, floor=0.2), {80: 1, 90: 0.6, 100: 0.2, 200: 0.2}),
+    (Schedule(Constant(), cooldown=20, cooldown_shape="cosine"), {80: 1, 85: (1 + HALF) / 2, 90: 0.5, 100: 0, 110: 0}),
+    (Schedule(Constant(), cooldown=20, cooldown_shape="1-sqrt"), {80: 1, 85: 0.5, 90: 1 - HALF, 100: 0, 110: 0}),
+    (Schedule(Constant(), cooldown=20, cooldown_shape="1-square"), {80: 1, 85: 15 / 16, 90: 0.75, 100: 0, 110: 0}),
+    (Schedule(Constant(), cooldown=20, cooldown_shape="power"), {80: 1, 90: 0.5**1.2, 100: 0, 110: 0}),
+    (
+        Schedule(Constant(), cooldown=20, floor=1 / 16, cooldown_shape="exponential"),
+        {80: 1, 85: 1 / 2, 90: 1 / 4, 95: 1 / 8, 100: 1 / 16, 110: 1 / 16},
+    ),
+    (
+        Schedule(Exponential(0.5, 40), cooldown=20, floor=1 / 64, cooldown_shape="exponential"),
+        {40: 1 / 2, 80: 1 / 4, 90: 1 / 16, 100: 1 / 64},
+    ),
+    (Schedule(Constant(), cooldown=20, floor=0.2, cooldown_shape="1-sqrt"), {80: 1, 85: 0.6, 100: 0.2}),
     # Floor: a shape that lands is lifted, any other is cut.
     (Schedule(Linear(), floor=0.1), {0: 1, 50: 0.55, 100: 0.1}),
     (Schedule(Cosine(), floor="10%"), {0: 1, 50: 0.55, 100: 0.1, 150: 0.1}),
@@ -116,6 +167,19 @@ def test_the_same_multiplier_from_every_memory_layout() -> None:
         ({"floor": "low"}, "schedule.floor", "from 0 to 1"),
         ({"floor": "5 steps"}, "schedule.floor", "from 0 to 1"),
         ({"floor": None}, "schedule.floor", "from 0 to 1"),
+        ({"warmup_shape": "cosin"}, "schedule.warmup_shape", "expected linear, cosine, exponential, constant"),
+        ({"warmup_shape": None}, "schedule.warmup_shape", "expected linear, cosine, exponential, constant"),
+        ({"cooldown_shape": "sqrt"}, "schedule.cooldown_shape", "expected linear, cosine, 1-sqrt, 1-square, power"),
+        (
+            {"warmup_shape": "exponential", "warmup_start": 0},
+            "schedule.warmup_start",
+            "an exponential warmup never gets away from 0",
+        ),
+        (
+            {"cooldown_shape": "exponential"},
+            "schedule.cooldown_shape",
+            "an exponential cooldown never gets down to a floor of 0",
+        ),
         ({"shape": "cosine"}, "schedule.shape", "expected a shape"),
         ({"shape": Cosine}, "schedule.shape", "expected a shape"),
     ],
@@ -158,6 +222,10 @@ def test_all_bad_arguments_are_said_at_once() -> None:
         ),
         (Schedule(Cosine(), cooldown=10, floor=0.1), {}),  # held at the floor: that can be meant
         (
+            Schedule(OneCycle(), warmup=10, warmup_start=0.1),
+            {"schedule.warmup_start": "is above 0.04, where the shape starts"},
+        ),
+        (
             Schedule(MultiStep(0.1, [20, 95]), warmup=30, cooldown=10),
             {
                 "schedule.shape.milestones[0]": "is step 20, in the warmup, which ends at step 30",
@@ -187,6 +255,13 @@ def test_unknown_epochs_are_problems_all_at_once() -> None:
         "shape.every",
     ]
     assert all("no steps_per_epoch" in problem.message for problem in problems)
+
+
+def test_a_constant_warmup_ends_in_a_jump() -> None:
+    schedule = Schedule(MultiStep(0.1, [50]), warmup=10, warmup_shape="constant")
+    assert schedule.jumps(RUN) == (10, 50)
+    assert Schedule(Constant(), warmup=100, warmup_shape="constant").jumps(RUN) == ()
+    assert Schedule(Constant(), warmup_shape="constant").jumps(RUN) == ()
 
 
 def test_the_phase_that_the_shape_fills() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -9,27 +11,44 @@ from lrflow.errors import ConfigError
 from lrflow.schedules import (
     Constant,
     Cosine,
+    Cyclical,
     Duration,
     Exponential,
     Horizon,
+    InverseSqrt,
+    InverseTime,
     Linear,
     MultiStep,
+    OneCycle,
     Phase,
     Polynomial,
+    Rex,
     Shape,
     Step,
+    Tanh,
+    WarmRestarts,
 )
 
 SHAPES = [
     Constant(),
     Linear(),
     Cosine(),
+    Cosine(k=2),
     Polynomial(3),
+    Polynomial(1, k=0.5),
+    Rex(),
+    Tanh(),
+    InverseTime(),
+    InverseSqrt(),
+    InverseSqrt("10%"),
     Exponential(0.5, 10),
     Exponential(0.5, 10, True),
     Step(0.5, 10),
     MultiStep(),
+    WarmRestarts(20),
+    WarmRestarts("10%", 2, 0.5, 5),
 ]
+RISING = [Cyclical(), Cyclical("30%", 0.2, 0.3, 0.5), Cyclical(20, gamma=0.5, smooth=True), OneCycle(), OneCycle(25)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=repr)
@@ -40,7 +59,19 @@ def test_every_shape_starts_at_its_peak_and_holds_outside_its_phase(shape: Shape
     assert last == after
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=repr)
+@pytest.mark.parametrize("shape", RISING, ids=repr)
+def test_a_shape_with_a_rise_of_its_own_reaches_its_peak_once(shape: Shape) -> None:
+    phase = Phase(20, 80, Horizon(100))
+    assert shape.check(phase) == []
+    values = shape(np.arange(20.0, 81.0), phase)
+    assert values[0] < 1.0
+    assert values.max() == 1.0
+    before, first, last, after = shape(np.array([0.0, 20.0, 80.0, 100.0]), phase)
+    assert before == first
+    assert last == after
+
+
+@pytest.mark.parametrize("shape", SHAPES + RISING, ids=repr)
 def test_a_shape_that_lands_is_at_zero_at_the_end_of_its_phase(shape: Shape) -> None:
     end = shape(np.array([80.0]), Phase(20, 80, Horizon(100)))[0]
     assert (end == 0.0) == shape.lands
@@ -69,6 +100,49 @@ def test_the_steps_at_which_shapes_fall(shape: Shape, phase: tuple[int, int], ju
     assert np.allclose(at, 0.5 * before)
 
 
+@pytest.mark.parametrize(
+    ("shape", "phase", "jumps"),
+    [
+        (WarmRestarts(25), (0, 100), (25, 50, 75)),
+        (WarmRestarts("25%"), (10, 100), (35, 60)),  # the last is stretched: a fourth would not be over in time
+        (WarmRestarts("1 epoch"), (0, 99), (20, 40, 60)),
+        (WarmRestarts(10, 2), (0, 70), (10, 30)),
+        (WarmRestarts(10, 2), (0, 100), (10, 30)),
+        (WarmRestarts(10, 1.25), (0, 100), (10, 23, 39, 59)),  # 10, 12.5, 15.6, 19.5, 24.4: rounded, and 41 to the end
+        (WarmRestarts(60), (0, 100), ()),
+        (WarmRestarts(0), (0, 4), (1, 2, 3)),
+        (WarmRestarts(10, 1e300), (0, 100), ()),
+    ],
+    ids=repr,
+)
+def test_the_steps_at_which_cycles_restart(shape: WarmRestarts, phase: tuple[int, int], jumps: tuple[int, ...]) -> None:
+    stretch = Phase(*phase, Horizon(100, 20))
+    assert shape.jumps(stretch) == jumps
+    assert shape(np.array(jumps, dtype=float), stretch).tolist() == [1.0] * len(jumps)
+    ends = np.array([*jumps, phase[1]]) - 1e-6
+    assert np.allclose(shape(ends, stretch), 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: WarmRestarts("often"), "schedule.shape.period = 'often'.*not a duration"),
+        (lambda: WarmRestarts(multiplier=0.5), "schedule.shape.multiplier = 0.5: expected a number from 1"),
+        (lambda: WarmRestarts(decay=0), "schedule.shape.decay = 0: expected a number above 0 to 1"),
+        (lambda: WarmRestarts(restart_warmup=-1), "schedule.shape.restart_warmup = -1.*cannot be negative"),
+        (lambda: Cyclical(low=2), "schedule.shape.low = 2: expected a number from 0 to 1"),
+        (lambda: Cyclical(rise="half"), "schedule.shape.rise = 'half': expected a number from 0 to 1"),
+        (lambda: Cyclical(gamma=1.5), "schedule.shape.gamma = 1.5: expected a number above 0 to 1"),
+        (lambda: OneCycle(start=-1), "schedule.shape.start = -1: expected a number from 0 to 1"),
+        (lambda: OneCycle(end="x"), "schedule.shape.end = 'x': expected a number from 0 to 1"),
+        (lambda: OneCycle(curve="cosin"), "schedule.shape.curve = 'cosin': expected cosine, linear\n.*mean cosine"),
+    ],
+)
+def test_arguments_of_cycles_that_cannot_be(make: Callable[[], Shape], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        make()
+
+
 @pytest.mark.parametrize("gamma", [0, -0.1, 1.1, float("nan"), "fast", None, True])
 @pytest.mark.parametrize("shape", [Exponential, Step, MultiStep])
 def test_gamma_is_a_factor_that_lowers(shape: type[Shape], gamma: float) -> None:
@@ -76,10 +150,29 @@ def test_gamma_is_a_factor_that_lowers(shape: type[Shape], gamma: float) -> None
         shape(gamma=gamma)
 
 
-@pytest.mark.parametrize("power", [0, -1, float("inf"), "2"])
-def test_a_power_is_above_zero(power: float) -> None:
-    with pytest.raises(ConfigError, match=r"schedule.shape.power = .*expected a number above 0"):
-        Polynomial(power)
+@pytest.mark.parametrize("value", [0, -1, float("inf"), "2"])
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [(Polynomial, "power"), (Polynomial, "k"), (Cosine, "k"), (InverseTime, "gamma"), (InverseTime, "power")],
+)
+def test_a_number_that_is_above_zero(shape: type[Shape], name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"schedule.shape.{name} = .*expected a number above 0"):
+        shape(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"lower": -101}, "lower = -101: expected a number from -100 to 10"),
+        ({"upper": 20}, "upper = 20: expected a number from -100 to 10"),  # its tanh is 1
+        ({"upper": "3"}, "upper = '3': expected a number from -100 to 10"),
+        ({"upper": -6}, "upper = -6: expected a number above lower, which is -6"),
+    ],
+    ids=str,
+)
+def test_where_a_tanh_starts_and_ends(arguments: dict[str, float], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Tanh(**arguments)
 
 
 @pytest.mark.parametrize("milestones", ["50%", 50, [], None, 0.5])
@@ -105,6 +198,23 @@ def test_everything_wrong_with_a_shape_is_said_at_once() -> None:
         (Step(0.1, "30%"), []),
         (Step(0.1, 90), ["every: is 90 steps, so the LR never falls between step 10 and step 90"]),
         (Step(0.1, 0), ["every: is shorter than one step"]),
+        (InverseTime(every="0.1%"), ["every: is shorter than one step"]),
+        (InverseSqrt(), []),
+        (InverseSqrt(0), ["timescale: is shorter than one step"]),
+        (WarmRestarts("20%"), []),
+        (WarmRestarts(0), ["period: is shorter than one step"]),
+        (WarmRestarts(41), ["period: is 41 steps, so no second cycle is over by step 90: there is no restart"]),
+        (WarmRestarts(20, 4), ["period: is 20 steps, so no second cycle is over by step 90"]),
+        (
+            WarmRestarts(20, restart_warmup="1 epoch"),
+            ["restart_warmup: is 20 steps, but the first cycle that restarts has only 20"],
+        ),
+        (Cyclical(), []),
+        (Cyclical(1), ["cycle: is 1 steps, but needs two: up and down"]),
+        (Cyclical(170), ["cycle: is 170 steps, so the first peak would be at step 95, but the shape ends at 90"]),
+        (OneCycle(), []),
+        (OneCycle(0), ["rise: is shorter than one step"]),
+        (OneCycle("80%"), ["rise: is 80 steps, but there are only 80 from step 10 to 90"]),
         (MultiStep(), []),
         (MultiStep(milestones=[5]), ["milestones[0]: is step 5, in the warmup, which ends at step 10"]),
         (MultiStep(milestones=[95]), ["milestones[0]: is step 95, in the cooldown, which starts at 90"]),
@@ -123,7 +233,28 @@ def test_what_cannot_be_meant_with_a_phase(shape: Shape, said: list[str]) -> Non
     assert all(text.startswith(start) for text, start in zip(texts, said, strict=True)), texts
 
 
-@pytest.mark.parametrize("shape", [Exponential(), Step(every="1 epoch"), MultiStep(milestones=["50%", "3 epochs"])])
+def test_an_inverse_square_root_needs_a_length_from_somewhere() -> None:
+    (problem,) = InverseSqrt().check(Phase(0, 100, Horizon(100)))
+    assert str(problem) == (
+        "timescale = None: is to be as long as the warmup, and there is none\n"
+        "    give a warmup, or a timescale such as 5%"
+    )
+    assert InverseSqrt("5%").check(Phase(0, 100, Horizon(100))) == []
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Exponential(),
+        InverseTime(every="1 epoch"),
+        InverseSqrt("1 epoch"),
+        WarmRestarts("1 epoch"),
+        Cyclical("1 epoch"),
+        OneCycle("1 epoch"),
+        Step(every="1 epoch"),
+        MultiStep(milestones=["50%", "3 epochs"]),
+    ],
+)
 def test_epochs_of_unknown_length_are_a_problem_before_they_are_an_error(shape: Shape) -> None:
     phase = Phase(0, 100, Horizon(100))
     assert [problem.message for problem in shape.check(phase)] == [

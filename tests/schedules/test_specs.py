@@ -18,18 +18,43 @@ from lrflow.schedules import (
     Continued,
     Cosine,
     Curve,
+    Cyclical,
     Exponential,
     Horizon,
+    InverseSqrt,
+    InverseTime,
     Linear,
     MultiStep,
+    OneCycle,
     Phase,
     Polynomial,
+    Rex,
     Schedule,
     Shape,
     Step,
+    Tanh,
+    WarmRestarts,
 )
 
-SHAPES = [Constant(), Linear(), Cosine(), Polynomial(3), Exponential(0.9, "2 epochs", True), Step(), MultiStep()]
+SHAPES = [
+    Constant(),
+    Linear(),
+    Cosine(),
+    Cosine(k=2),
+    Polynomial(3),
+    Polynomial(3, k=0.5),
+    Rex(),
+    Tanh(-5, 2),
+    Exponential(0.9, "2 epochs", True),
+    InverseTime(0.5, 1, "2 epochs"),
+    InverseSqrt(),
+    InverseSqrt("10%"),
+    Step(),
+    MultiStep(),
+    WarmRestarts(100, 2, 0.5, 5),
+    Cyclical("1 epoch", 0.2, 0.3, 0.5, True),
+    OneCycle("20%", 0.1, 0.001, "linear"),
+]
 CONF = Path(__file__).parents[2] / "conf" / "schedule"
 
 
@@ -50,6 +75,15 @@ def test_a_spec_reads_like_the_config() -> None:
         "cooldown": "0 steps",
         "floor": 0.1,
     }
+
+
+def test_an_argument_that_came_later_changes_no_spec_of_before() -> None:
+    assert Schedule(Cosine(k=1)).spec()["shape"] == {"_target_": "lrflow.schedules.Cosine"}
+    assert Schedule(Cosine(), warmup_shape="linear").spec().keys().isdisjoint({"warmup_shape", "cooldown_shape"})
+    curved = Schedule(Cosine(), floor=0.1, warmup_shape="cosine", cooldown_shape="exponential")
+    assert curved.spec()["warmup_shape"] == "cosine"
+    assert Schedule.from_spec(curved.spec()) == curved
+    assert Schedule(Cosine(k=2)).spec()["shape"] == {"_target_": "lrflow.schedules.Cosine", "k": 2.0}
 
 
 @pytest.mark.parametrize("option", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)

@@ -1,0 +1,242 @@
+"""Decays: shapes that only ever fall, from 1 where their phase starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from lrflow.errors import Problem
+from lrflow.schedules.durations import Duration, DurationLike
+from lrflow.schedules.fields import LATER, Fields, length
+from lrflow.schedules.horizons import Floats, Phase
+from lrflow.schedules.shape import Shape, last_before, never
+
+
+@dataclass(frozen=True)
+class Constant(Shape):
+    """The peak throughout; with a cooldown it is warmup-stable-decay (Hu et al., 2024)."""
+
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """1 throughout."""
+        return np.ones_like(step)
+
+
+@dataclass(frozen=True)
+class Linear(Shape):
+    """A straight line down, 1 - p."""
+
+    lands: ClassVar[bool] = True
+
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """1 - p."""
+        return 1.0 - phase.progress(step)
+
+
+@dataclass(frozen=True)
+class Cosine(Shape):
+    """Half a cosine down, (1 + cos(pi p^k)) / 2 (Loshchilov and Hutter, SGDR, 2017, without restarts).
+
+    Args:
+        k: above 0; more than 1 stays up longer and then falls faster (k-decay, Zhang and Li, 2020).
+    """
+
+    lands: ClassVar[bool] = True
+
+    k: float = field(default=1.0, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        fields = Fields(self.key)
+        object.__setattr__(self, "k", fields.number("k", self.k, 0.0, math.inf, open_low=True))
+        fields.finish()
+
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """(1 + cos(pi p^k)) / 2."""
+        return 0.5 * (1.0 + np.cos(math.pi * phase.progress(step) ** self.k))
+
+
+@dataclass(frozen=True)
+class Polynomial(Shape):
+    """A power of the way left, (1 - p^k)^power.
+
+    Args:
+        power: above 0; 1 is linear, more falls earlier.
+        k: above 0; more than 1 stays up longer and then falls faster (k-decay, Zhang and Li, 2020).
+    """
+
+    lands: ClassVar[bool] = True
+
+    power: float = 2.0
+    k: float = field(default=1.0, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        fields = Fields(self.key)
+        object.__setattr__(self, "power", fields.number("power", self.power, 0.0, math.inf, open_low=True))
+        object.__setattr__(self, "k", fields.number("k", self.k, 0.0, math.inf, open_low=True))
+        fields.finish()
+
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """(1 - p^k)^power."""
+        return (1.0 - phase.progress(step) ** self.k) ** self.power
+
+
+@dataclass(frozen=True)
+class Rex(Shape):
+    """Reflected exponential, (1 - p) / (1 - p / 2): slow at first, fast at the end (Chen et al., REX, 2021)."""
+
+    lands: ClassVar[bool] = True
+
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """(1 - p) / (1 - p / 2)."""
+        progress = phase.progress(step)
+        return (1.0 - progress) / (1.0 - 0.5 * progress)
+
+
+@dataclass(frozen=True)
+class Tanh(Shape):
+    """Hyperbolic-tangent decay, (1 - tanh(lower (1 - p) + upper p)) / 2 (Hsueh et al., HTD, 2018).
+
+    Divided by its value at p = 0, which the paper leaves a few millionths under the peak.
+
+    Args:
+        lower: where on the tanh it starts, from -100 to 10; less stays up longer.
+        upper: where it ends, above `lower` and at most 10; less ends higher: 3 at 0.25 % of the peak.
+    """
+
+    lower: float = -6.0
+    upper: float = 3.0
+
+    def __post_init__(self) -> None:
+        fields = Fields(self.key)
+        lower = fields.number("lower", self.lower, -100.0, 10.0)
+        upper = fields.number("upper", self.upper, -100.0, 10.0)
+        if upper <= lower:
+            fields.wrong("upper", self.upper, f"expected a number above lower, which is {lower:g}")
+        object.__setattr__(self, "lower", lower)
+        object.__setattr__(self, "upper", upper)
+        fields.finish()
+
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """(1 - tanh(lower (1 - p) + upper p)) / (1 - tanh(lower))."""
+        progress = phase.progress(step)
+        return (1.0 - np.tanh(self.lower * (1.0 - progress) + self.upper * progress)) / (1.0 - np.tanh(self.lower))
+
+
+@dataclass(frozen=True, init=False)
+class Exponential(Shape):
+    """gamma^(t / every), t counted from the phase's start.
+
+    Args:
+        gamma: the factor after each `every`, above 0 and at most 1.
+        every: a duration.
+        staircase: fall at once at the end of each `every`, instead of smoothly.
+    """
+
+    gamma: float
+    every: Duration
+    staircase: bool
+
+    def __init__(self, gamma: float = 0.9, every: DurationLike = "1 epoch", staircase: bool = False) -> None:
+        fields = Fields(self.key)
+        object.__setattr__(self, "gamma", fields.number("gamma", gamma, 0.0, 1.0, open_low=True))
+        object.__setattr__(self, "every", fields.duration("every", every))
+        object.__setattr__(self, "staircase", bool(staircase))
+        fields.finish()
+
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """gamma^(t / every), or its stairs."""
+        every = max(self.every.steps(phase.horizon), 1)
+        periods = phase.elapsed(step) / every
+        if self.staircase:
+            periods = np.minimum(np.floor(periods), last_before(phase.steps, every))
+        return np.power(self.gamma, periods)
+
+    def jumps(self, phase: Phase) -> tuple[int, ...]:
+        """The end of each `every` inside the phase, where there is a staircase."""
+        if not self.staircase:
+            return ()
+        every = max(self.every.steps(phase.horizon), 1)
+        return tuple(range(phase.start + every, phase.stop, every))
+
+    def check(self, phase: Phase) -> list[Problem]:
+        """`every` must be a step at least and, for a staircase, end inside the phase."""
+        problems: list[Problem] = []
+        every = length(self.every, phase.horizon, "every", problems)
+        if every == 0:
+            problems.append(Problem("every", "is shorter than one step", str(self.every)))
+        elif every is not None and self.staircase and every >= phase.steps:
+            problems.append(never(self.every, every, phase))
+        return problems
+
+
+@dataclass(frozen=True, init=False)
+class InverseTime(Shape):
+    """(1 + gamma t / every)^-power, t counted from the phase's start (Caffe's `inv`, Jia et al., 2014).
+
+    Args:
+        gamma: how fast it falls, above 0; 1 and a power of 1: half the peak after one `every`, a third after two.
+        power: above 0.
+        every: a duration, the unit of time of gamma.
+    """
+
+    gamma: float
+    power: float
+    every: Duration
+
+    def __init__(self, gamma: float = 1.0, power: float = 0.75, every: DurationLike = "10%") -> None:
+        fields = Fields(self.key)
+        object.__setattr__(self, "gamma", fields.number("gamma", gamma, 0.0, math.inf, open_low=True))
+        object.__setattr__(self, "power", fields.number("power", power, 0.0, math.inf, open_low=True))
+        object.__setattr__(self, "every", fields.duration("every", every))
+        fields.finish()
+
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """(1 + gamma t / every)^-power."""
+        every = max(self.every.steps(phase.horizon), 1)
+        return np.power(1.0 + self.gamma * phase.elapsed(step) / every, -self.power)
+
+    def check(self, phase: Phase) -> list[Problem]:
+        """`every` must be a step at least."""
+        problems: list[Problem] = []
+        if length(self.every, phase.horizon, "every", problems) == 0:
+            problems.append(Problem("every", "is shorter than one step", str(self.every)))
+        return problems
+
+
+@dataclass(frozen=True, init=False)
+class InverseSqrt(Shape):
+    """sqrt(s / (s + t)), t counted from the phase's start, s the timescale.
+
+    With the warmup as its timescale it is the decay of Noam (Vaswani et al., 2017), the inverse square root of the
+    step of the run.
+
+    Args:
+        timescale: a duration, after which it stands at sqrt(1/2); None: as long as the warmup.
+    """
+
+    timescale: Duration | None
+
+    def __init__(self, timescale: DurationLike | None = None) -> None:
+        fields = Fields(self.key)
+        read = None if timescale is None else fields.duration("timescale", timescale)
+        object.__setattr__(self, "timescale", read)
+        fields.finish()
+
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """sqrt(s / (s + t))."""
+        timescale = phase.start if self.timescale is None else self.timescale.steps(phase.horizon)
+        timescale = max(timescale, 1)
+        return np.sqrt(timescale / (timescale + phase.elapsed(step)))
+
+    def check(self, phase: Phase) -> list[Problem]:
+        """The timescale must be a step at least, and without one there must be a warmup."""
+        problems: list[Problem] = []
+        if self.timescale is None:
+            if phase.start == 0:
+                message = "is to be as long as the warmup, and there is none"
+                problems.append(Problem("timescale", message, None, "give a warmup, or a timescale such as 5%"))
+        elif length(self.timescale, phase.horizon, "timescale", problems) == 0:
+            problems.append(Problem("timescale", "is shorter than one step", str(self.timescale)))
+        return problems
