@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from torch.utils._pytree import tree_map_only
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from lrflow.data import is_ordered, ordered
 from lrflow.training.position import Position
@@ -36,7 +36,7 @@ def put_in_order(data: pl.LightningDataModule, trainer: pl.Trainer, seed: int, p
             log.warning(
                 "the training loader brings its own order (%s): a run interrupted within an epoch cannot be resumed "
                 "exactly, and lrflow does not shard it over devices",
-                type(getattr(loader, "batch_sampler", None) or getattr(loader, "sampler", loader)).__name__,
+                type(_what_orders(loader)).__name__,
             )
         return result
 
@@ -62,3 +62,10 @@ def put_in_order(data: pl.LightningDataModule, trainer: pl.Trainer, seed: int, p
             done.add(stage)
 
     data.setup = setup_once  # type: ignore[method-assign]
+
+
+def _what_orders(loader: DataLoader[Any]) -> object:
+    """What decides the order of a loader's examples: its data, its batch sampler or its sampler."""
+    if isinstance(loader.dataset, IterableDataset):
+        return loader.dataset
+    return loader.sampler if type(loader.batch_sampler) in (BatchSampler, type(None)) else loader.batch_sampler

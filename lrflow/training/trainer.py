@@ -81,13 +81,13 @@ def _refused(given: Mapping[str, Any], message: str) -> Problem:
 def validate_every(trainer: pl.Trainer, every: Duration, horizon: Horizon) -> None:
     """Set how often a trainer validates.
 
-    Whole epochs and shares of an epoch are counted in each epoch; steps and shares of the run over all of it,
-    where a step is `accumulate_grad_batches` batches.
+    Whole epochs and shares of one are counted in each epoch; steps, shares of the run and one and a half epochs over
+    all of it, where a step is `accumulate_grad_batches` batches.
     """
-    if every.unit == "epochs" and every.value >= 1:
-        trainer.check_val_every_n_epoch = max(1, round(every.value))
+    if every.unit == "epochs" and every.value >= 1 and float(every.value).is_integer():
+        trainer.check_val_every_n_epoch = int(every.value)
         trainer.val_check_interval = 1.0
-    elif every.unit == "epochs":
+    elif every.unit == "epochs" and every.value < 1:
         trainer.check_val_every_n_epoch = 1
         trainer.val_check_interval = float(every.value)
     else:

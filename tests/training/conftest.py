@@ -14,6 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from lrflow.data import DataModule
 from lrflow.data.module import Examples
@@ -201,6 +202,19 @@ class Run:
         return [float(row[name]) for row in self.rows(timeless=False) if row[name]]
 
 
+def horizon_of(loader: Any, options: Options) -> Horizon:
+    if isinstance(loader.dataset, IterableDataset):
+        assert options.max_steps is not None
+        return Horizon(options.max_steps)
+    return Horizon.count(
+        batches=len(loader),
+        accumulate=options.accumulate,
+        max_epochs=options.max_epochs,
+        max_steps=options.max_steps,
+        limit_batches=options.limit_train_batches or 1.0,
+    )
+
+
 def build(
     folder: Path,
     options: Options,
@@ -233,13 +247,7 @@ def build(
     )
     put_in_order(data, trainer, options.seed, resumed.position if resumed else Position())
     data.setup("fit")
-    horizon = Horizon.count(
-        batches=len(data.train_dataloader()),
-        accumulate=options.accumulate,
-        max_epochs=options.max_epochs,
-        max_steps=options.max_steps,
-        limit_batches=options.limit_train_batches or 1.0,
-    )
+    horizon = horizon_of(data.train_dataloader(), options)
     module = module or Supervised(network(), "cross_entropy", CLASSES)
     groups = resolve(planned_module(module), options.rules, options.lr, options.settings.get("weight_decay"))
     layout = [[name for group in members for name, _ in group.parameters] for members in merge(groups)]

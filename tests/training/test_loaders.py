@@ -1,0 +1,163 @@
+"""Any data module's loaders, put into an order that is known in advance."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    SequentialSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from lrflow.data import is_ordered
+from lrflow.training.loaders import put_in_order
+from lrflow.training.position import Position
+
+DATA = TensorDataset(torch.arange(20.0))
+
+
+class Trainer:
+    """As much of a trainer as is asked for."""
+
+    def __init__(self, rank: int = 0, world: int = 1) -> None:
+        self.global_rank, self.world_size = rank, world
+
+
+class Users(pl.LightningDataModule):
+    """A user's own data module."""
+
+    def __init__(self, train: Any) -> None:
+        super().__init__()
+        self.train = train
+        self.stages: list[str] = []
+
+    def setup(self, stage: str) -> None:
+        self.stages.append(stage)
+
+    def train_dataloader(self) -> Any:
+        return self.train
+
+
+class WithValidation(Users):
+    def val_dataloader(self) -> Any:
+        return [DataLoader(DATA, 4), DataLoader(DATA, 6)]
+
+
+def ordered(data: pl.LightningDataModule, position: Position | None = None, rank: int = 0, world: int = 1) -> Any:
+    put_in_order(data, Trainer(rank, world), 0, position or Position())  # type: ignore[arg-type]
+    return data
+
+
+def passes(loader: DataLoader[Any], epoch: int = 0) -> list[list[float]]:
+    loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+    return [batch[0].tolist() for batch in loader]
+
+
+def test_the_same_order_again_whatever_is_drawn_between() -> None:
+    first = passes(ordered(Users(DataLoader(DATA, 4, shuffle=True))).train_dataloader())
+    torch.rand(5)
+    again = ordered(Users(DataLoader(DATA, 4, shuffle=True))).train_dataloader()
+    assert passes(again) == first
+    assert passes(again, 1) != first
+    assert sorted(chain(*first)) == list(range(20))
+
+
+def test_it_begins_at_the_position() -> None:
+    whole = ordered(Users(DataLoader(DATA, 4, shuffle=True))).train_dataloader()
+    resumed = ordered(Users(DataLoader(DATA, 4, shuffle=True)), Position(2, 3, 13)).train_dataloader()
+    assert passes(resumed, 2) == passes(whole, 2)[3:]
+    assert passes(resumed, 3) == passes(whole, 3)
+    assert len(resumed) == 5
+
+
+def test_validation_is_in_the_data_sets_order_and_never_begins_in_its_middle() -> None:
+    first, second = ordered(WithValidation(DataLoader(DATA, 4)), Position(0, 2, 2)).val_dataloader()
+    assert passes(first) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15], [16, 17, 18, 19]]
+    assert [len(batch) for batch in passes(second)] == [6, 6, 6, 2]
+
+
+def test_it_is_shared_out_over_devices() -> None:
+    shares = [ordered(Users(DataLoader(DATA, 4)), rank=rank, world=2).train_dataloader() for rank in (0, 1)]
+    seen = [list(chain(*passes(share))) for share in shares]
+    assert sorted(seen[0] + seen[1]) == list(range(20))
+    assert [len(share) for share in shares] == [3, 3]
+
+
+@pytest.mark.parametrize("wrap", [lambda one: [one, one], lambda one: {"a": one, "b": one}])
+def test_loaders_in_lists_and_dicts(wrap: Any) -> None:
+    found = ordered(Users(wrap(DataLoader(DATA, 4, shuffle=True)))).train_dataloader()
+    assert all(is_ordered(one) for one in (found.values() if isinstance(found, dict) else found))
+
+
+class Stream(IterableDataset[Any]):
+    """Data without a length, always the same."""
+
+    def __iter__(self) -> Any:
+        draw = torch.Generator().manual_seed(1)
+        for index in range(40):
+            yield torch.randn(6, generator=draw), index % 3
+
+
+class OwnBatches(BatchSampler):
+    """A batch sampler of one's own."""
+
+
+@pytest.mark.parametrize(
+    ("loader", "name"),
+    [
+        (DataLoader(DATA, 4, sampler=WeightedRandomSampler([1.0] * 20, 20)), "WeightedRandomSampler"),
+        (DataLoader(DATA, None, sampler=WeightedRandomSampler([1.0] * 20, 20)), "WeightedRandomSampler"),
+        (DataLoader(DATA, batch_sampler=OwnBatches(SequentialSampler(DATA), 4, False)), "OwnBatches"),
+        (DataLoader(Stream(), 4), "Stream"),
+    ],
+)
+def test_an_order_of_ones_own_is_kept_and_told(loader: Any, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert ordered(Users(loader)).train_dataloader() is loader
+    assert f"the training loader brings its own order ({name})" in caplog.text
+
+
+def test_data_without_a_length_is_trained_by_steps(train: Any, tmp_path: Path) -> None:
+    def go(folder: Path, **more: Any) -> Any:
+        data = Users(DataLoader(Stream(), 8))
+        return train(folder, data=data, max_epochs=-1, max_steps=12, save_every="4 steps", **more)
+
+    whole = go(tmp_path / "whole")
+    assert [int(path.stem[5:]) for path in whole.saved] == [4, 8, 12]
+    broken = go(tmp_path / "run", interrupt=10)
+    resumed = go(tmp_path / "run", resume=broken.newest)
+    assert resumed.trainer.global_step == 12
+    assert resumed.record.rates == whole.record.rates[8:]
+
+
+def test_what_the_module_does_not_define_stays_undefined() -> None:
+    data = ordered(Users(DataLoader(DATA, 4)))
+    defined = {
+        name: is_overridden(name, data, pl.LightningDataModule)
+        for name in ("train_dataloader", "val_dataloader", "test_dataloader")
+    }
+    assert defined == {"train_dataloader": True, "val_dataloader": False, "test_dataloader": False}
+
+
+def test_each_stage_is_set_up_once() -> None:
+    data = ordered(Users(DataLoader(DATA, 4)))
+    for stage in ("fit", "fit", "test", "fit", "test"):
+        data.setup(stage)
+    assert data.stages == ["fit", "test"]
+
+
+def test_a_run_without_an_order_is_trained_nonetheless(train: Any, tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(1)
+    data = TensorDataset(torch.randn(40, 6, generator=draw), torch.randint(0, 3, (40,), generator=draw))
+    loader = DataLoader(data, 8, sampler=WeightedRandomSampler([1.0] * 40, 40))
+    run = train(tmp_path, data=Users(loader), max_epochs=2)
+    assert run.trainer.global_step == 10

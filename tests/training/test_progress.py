@@ -1,0 +1,79 @@
+"""What a person is shown: a moving bar on a terminal, a line a validation elsewhere."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lrflow.layers import Rule
+from lrflow.training.progress import ProgressBar
+
+HEAD = [Rule("head", match="head.*", lr="10x"), Rule("rest", match="*")]
+
+
+class Shown:
+    """A progress bar, as a listener and as a callback, that writes into a text."""
+
+    def __init__(self, steps: int, bar: bool) -> None:
+        self.text = io.StringIO()
+        console = Console(file=self.text, force_terminal=bar, width=120, color_system=None)
+        self.bar = ProgressBar(steps, console, bar)
+
+    def options(self) -> dict[str, Any]:
+        return {"callbacks": [self.bar], "listeners": [self.bar]}
+
+
+def test_off_a_terminal_it_writes_a_line_a_validation(train: Any, tmp_path: Path) -> None:
+    shown = Shown(21, bar=False)
+    run = train(tmp_path, rules=[Rule("all", match="*")], **shown.options())
+    lines = shown.text.getvalue().splitlines()
+    validations = [row for row in run.rows() if row["val/loss"]]
+    losses, rates = run.column("train/loss"), run.column("lr/all")
+    assert lines == [
+        f"epoch {epoch}/3  step {7 * epoch}  loss {losses[7 * epoch - 1]:.4g}  lr {rates[7 * epoch - 1]:.3g}  "
+        f"val/loss {float(row['val/loss']):.4g}  val/accuracy {float(row['val/accuracy']):.4g}"
+        for epoch, row in enumerate(validations, 1)
+    ]
+
+
+def test_it_shows_the_range_of_several_lrs_and_no_epochs_where_there_are_none(train: Any, tmp_path: Path) -> None:
+    shown = Shown(14, bar=False)
+    run = train(tmp_path, rules=HEAD, max_epochs=-1, max_steps=14, **shown.options())
+    last = run.plan.lr(13)
+    assert shown.text.getvalue().splitlines()[-1].startswith("step 14  loss ")
+    assert f"  lr {min(last):.3g}..{max(last):.3g}  val/loss" in shown.text.getvalue()
+
+
+def test_the_bar_moves_to_the_end(train: Any, tmp_path: Path) -> None:
+    shown = Shown(21, bar=True)
+    train(tmp_path, **shown.options())
+    last = next(line for line in reversed(shown.text.getvalue().splitlines()) if "training" in line)
+    assert "21/21" in last
+    assert all(word in last for word in ("loss ", "lr ", "val/loss ", "val/accuracy "))
+
+
+def test_the_bar_of_a_resumed_run_begins_where_it_goes_on(train: Any, tmp_path: Path) -> None:
+    broken = train(tmp_path, interrupt=10, save_every="5 steps")
+    shown = Shown(21, bar=True)
+    starts: list[float] = []
+    start = shown.bar._bar.start
+    shown.bar._bar.start = lambda: (starts.append(shown.bar._bar.tasks[0].completed), start())
+    train(tmp_path, resume=broken.newest, **shown.options())
+    assert starts == [10.0]
+
+
+def test_the_terminal_is_given_back_when_a_run_breaks_off(train: Any, tmp_path: Path) -> None:
+    shown = Shown(21, bar=True)
+    train(tmp_path, interrupt=5, **shown.options())
+    assert not shown.bar._bar.live.is_started
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_a_run_without_validation_shows_its_loss(bar: bool, train: Any, tmp_path: Path) -> None:
+    shown = Shown(21, bar)
+    train(tmp_path, val_size=0, **shown.options())
+    assert ("loss" in shown.text.getvalue()) == bar
