@@ -70,7 +70,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 file = tmp_path / named.group(1)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(block)
-            elif "InverseSqrt" in block:
+            elif "LogDecay" in block:
                 (tmp_path / "shapes.py").write_text(block)
     with (tmp_path / "my_pkg/__init__.py").open("a") as package:
         package.write((tmp_path / "shapes.py").read_text())
