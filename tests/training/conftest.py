@@ -87,6 +87,7 @@ class Options:
     val_every: str = "1 epoch"
     save_every: str | None = "7 steps"
     keep: int | None = None
+    monitor: str | None = "val/loss"
     log_every: int = 4
     batch_size: int = 16
     val_size: int = 32
@@ -263,7 +264,7 @@ def build(
         horizon,
         Duration.parse(options.save_every) if options.save_every else None,
         keep=options.keep,
-        monitor="val/loss",
+        monitor=options.monitor,
         stop=stop,
         groups=layout,
         extra={

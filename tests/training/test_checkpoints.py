@@ -72,6 +72,22 @@ class TestKept:
         best, last = (read_checkpoint(tmp_path / "checkpoints" / name) for name in names(run))
         assert best["global_step"] == last["global_step"] == 7
 
+    @pytest.mark.parametrize(
+        ("monitor", "hint"), [("val/los", "did you mean val/loss?"), ("x", "known: val/loss, val/accuracy")]
+    )
+    def test_a_metric_that_is_not_there_is_told_once(
+        self, monitor: str, hint: str, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        run = train(tmp_path, monitor=monitor)
+        assert [record.message for record in caplog.records if record.name == "lrflow"] == [
+            f"no best checkpoint is kept: there is no metric {monitor!r}; {hint}"
+        ]
+        assert "best.ckpt" not in names(run)
+
+    def test_no_best_is_asked_for(self, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        assert names(train(tmp_path, monitor=None, keep=1)) == ["step-0000021.ckpt"]
+        assert not caplog.records
+
     def test_what_a_killed_process_left_is_cleared_up(self, train: Any, tmp_path: Path) -> None:
         (tmp_path / "checkpoints").mkdir()
         (tmp_path / "checkpoints" / ".step-0000003.ckpt.1234.part").write_bytes(bytes(10))
