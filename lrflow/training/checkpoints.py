@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from lrflow.errors import LrflowError
+from lrflow.errors import LrflowError, did_you_mean
 from lrflow.runs import checkpoints_in
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.interrupt import StopRequest
@@ -201,6 +201,10 @@ class Checkpoints(Checkpoint):
         found = trainer.callback_metrics.get(self._monitor or "")
         # The first process decides: a user's metric may differ between devices, and all of them save or none.
         value = trainer.strategy.broadcast(None if found is None else float(found))
+        if value is None and self._monitor is not None:
+            hint = did_you_mean(self._monitor, trainer.callback_metrics) or "the module logs none"
+            log.warning("no best checkpoint is kept: there is no metric %r; %s", self._monitor, hint)
+            self._monitor = None
         if value is None or not math.isfinite(value):
             return False
         if self.best is not None and self._sign * value >= self._sign * self.best:
