@@ -82,6 +82,8 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     branches: tuple[Branch, ...] = ()
     if resumed:
         resumed.check(module)
+        limits = config.trainer
+        horizon = resumed.horizon(horizon, limits.max_epochs, limits.max_steps, limits.accumulate_grad_batches)
         branches = resumed.branched(horizon, config.resume.horizon, groups, schedule)
     plan = compile_branched(groups, schedule, horizon, branches)
     build.check_plan(plan)

@@ -125,6 +125,32 @@ class Resumed:
             (key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key) and not _beside(key)
         ]
 
+    def horizon(self, counted: Horizon, max_epochs: int | None, max_steps: int | None, accumulate: int) -> Horizon:
+        """How long the run is, counted from where it stands: its epochs so far may have had another length.
+
+        Args:
+            counted: how long a new run would be.
+            max_epochs: epochs of the whole run; None or -1 for no limit.
+            max_steps: optimizer steps of the whole run; None or -1 for no limit.
+            accumulate: batches of an optimizer step.
+
+        Raises:
+            ConfigError: the run stands within an epoch, and epochs have another length now.
+        """
+        each, now = self.plan.horizon.steps_per_epoch, counted.steps_per_epoch
+        if now is None or max_epochs in (None, -1):
+            return counted
+        if self.position.batch and now != each:
+            message = (
+                f"the checkpoint stands within an epoch of {each} steps, and an epoch has {now} now: where it would "
+                "go on in the data is not known"
+            )
+            hint = "resume with the run's batch size, devices and accumulation, or from a checkpoint of an epoch's end"
+            raise ConfigError([Problem("resume.from", message, str(self.path), hint)])
+        assert max_epochs is not None
+        steps = self.step + (max_epochs - self.position.epoch) * now - self.position.batch // accumulate
+        return Horizon(max(1, steps if max_steps in (None, -1) else min(steps, max_steps)), now)
+
     def branched(
         self, horizon: Horizon, how: How | None, groups: Sequence[Group], schedule: Curve
     ) -> tuple[Branch, ...]:

@@ -255,6 +255,7 @@ def build(
     branches: tuple[Branch, ...] = ()
     if resumed:
         resumed.check(module)
+        horizon = resumed.horizon(horizon, options.max_epochs, options.max_steps, options.accumulate)
         branches = resumed.branched(horizon, options.how, groups, options.schedule)
     plan = compile_branched(groups, options.schedule, horizon, branches)
     record, blocks = Recorder(), []

@@ -266,9 +266,39 @@ class TestAnotherConfiguration:
 
     def test_epochs_of_another_length_want_a_choice_too(self, train: Any, tmp_path: Path) -> None:
         options = {"max_epochs": -1, "max_steps": 18, "val_size": 0, **LINEAR}
-        first = train(tmp_path, interrupt=10, save_every="5 steps", **options)
+        first = train(tmp_path, interrupt=10, save_every="7 steps", **options)
         with pytest.raises(ConfigError, match="an epoch was 7 steps long and is 13 now"):
             train(tmp_path, resume=first.newest, batch_size=8, **options)
+
+
+class TestEpochsOfAnotherLength:
+    """A position is counted in batches: from an epoch's end a run goes on with others, and its end is known."""
+
+    @pytest.mark.parametrize(
+        ("change", "left"), [({"batch_size": 8}, 13), ({"accumulate": 3}, 3), ({"drop_last": True}, 6)]
+    )
+    def test_the_plan_ends_with_the_run(self, change: Any, left: int, train: Any, tmp_path: Path) -> None:
+        first = train(tmp_path, interrupt=9, save_every="7 steps", val_size=0, **LINEAR)
+        options = {"how": "rescale", "val_size": 0, **LINEAR, **change}
+        run = train(tmp_path, resume=first.newest, **options)
+        assert run.horizon.steps == run.trainer.global_step == 7 + 2 * left
+        assert run.record.rates == run.plan.lr(np.arange(7, 7 + 2 * left)).tolist()
+        assert run.record.rates[-1][0] == pytest.approx(line(np.array(6 + 2 * left), 7 + 2 * left), rel=1e-12)
+
+    def test_cut_off_again_it_has_the_same_end(self, train: Any, tmp_path: Path) -> None:
+        first = train(tmp_path, interrupt=9, save_every="7 steps", val_size=0, **LINEAR)
+        options = {"val_size": 0, "batch_size": 8, **LINEAR}
+        second = train(tmp_path, resume=first.newest, interrupt=5, how="rescale", save_every="1 step", **options)
+        third = train(tmp_path, resume=second.newest, **options)
+        assert third.trainer.global_step == third.horizon.steps == second.horizon.steps == 33
+        assert third.plan.fingerprint == second.plan.fingerprint
+
+    def test_within_an_epoch_it_is_refused(self, train: Any, broken: Any) -> None:
+        with pytest.raises(ConfigError) as caught:
+            resume(train, broken, batch_size=8, how="keep")
+        (problem,) = caught.value.problems
+        assert problem.key == "resume.from"
+        assert "stands within an epoch of 7 steps, and an epoch has 13 now" in problem.message
 
 
 class TestWhatIsRead:
