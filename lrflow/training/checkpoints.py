@@ -182,6 +182,7 @@ class Checkpoints(Checkpoint):
         checkpoint["lrflow"] = {
             **self._extra,
             "groups": self._groups,
+            "accumulate": trainer.accumulate_grad_batches,
             "position": position.as_dict(),
             "random": _random_states(trainer),
         }

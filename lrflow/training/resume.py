@@ -59,6 +59,7 @@ class Resumed:
         branches: earlier resumptions with another length.
         config: the configuration it was run with, resolved and without secrets.
         shapes: the shape of every tensor of the model.
+        accumulate: batches of an optimizer step.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Resumed:
     branches: tuple[Branch, ...]
     config: dict[str, Any]
     shapes: dict[str, list[int]]
+    accumulate: int
 
     @classmethod
     def read(cls, path: Path, resolve: Callable[[str], Any] | None = None) -> Resumed:
@@ -93,6 +95,7 @@ class Resumed:
             branches=tuple(Branch.from_dict(branch) for branch in ours["branches"]),
             config=ours["config"],
             shapes={name: list(tensor.shape) for name, tensor in content["state_dict"].items()},
+            accumulate=ours["accumulate"],
         )
 
     @property
@@ -135,19 +138,18 @@ class Resumed:
             accumulate: batches of an optimizer step.
 
         Raises:
-            ConfigError: the run stands within an epoch, and epochs have another length now.
+            ConfigError: the run stands within an epoch, and epochs are divided otherwise now.
         """
         each, now = self.plan.horizon.steps_per_epoch, counted.steps_per_epoch
-        if now is None or max_epochs in (None, -1):
-            return counted
-        if self.position.batch and now != each:
+        if self.position.batch and (each, self.accumulate) != (now, accumulate):
             message = (
-                f"the checkpoint stands within an epoch of {each} steps, and an epoch has {now} now: where it would "
-                "go on in the data is not known"
+                f"the checkpoint stands within an epoch of {each} steps of {self.accumulate} batches, and an epoch has "
+                f"{now} of {accumulate} now: where it would go on in the data is not known"
             )
             hint = "resume with the run's batch size, devices and accumulation, or from a checkpoint of an epoch's end"
             raise ConfigError([Problem("resume.from", message, str(self.path), hint)])
-        assert max_epochs is not None
+        if now is None or max_epochs is None or max_epochs == -1:
+            return counted
         steps = self.step + (max_epochs - self.position.epoch) * now - self.position.batch // accumulate
         return Horizon(max(1, steps if max_steps in (None, -1) else min(steps, max_steps)), now)
 

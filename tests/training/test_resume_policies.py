@@ -293,12 +293,20 @@ class TestEpochsOfAnotherLength:
         assert third.trainer.global_step == third.horizon.steps == second.horizon.steps == 33
         assert third.plan.fingerprint == second.plan.fingerprint
 
-    def test_within_an_epoch_it_is_refused(self, train: Any, broken: Any) -> None:
+    @pytest.mark.parametrize(
+        ("change", "now"),
+        [
+            ({"batch_size": 8}, "13 of 1"),
+            ({"batch_size": 8, "accumulate": 2}, "7 of 2"),  # as many steps, but of other batches
+            ({"batch_size": 8, "max_epochs": -1, "max_steps": 21}, "13 of 1"),
+        ],
+    )
+    def test_within_an_epoch_it_is_refused(self, change: Any, now: str, train: Any, broken: Any) -> None:
         with pytest.raises(ConfigError) as caught:
-            resume(train, broken, batch_size=8, how="keep")
+            resume(train, broken, how="keep", **change)
         (problem,) = caught.value.problems
         assert problem.key == "resume.from"
-        assert "stands within an epoch of 7 steps, and an epoch has 13 now" in problem.message
+        assert f"within an epoch of 7 steps of 1 batches, and an epoch has {now} now" in problem.message
 
 
 class TestWhatIsRead:
