@@ -23,9 +23,11 @@ from lrflow.schedules.decays import (
 )
 from lrflow.schedules.durations import Duration, DurationLike
 from lrflow.schedules.horizons import Horizon, Phase
+from lrflow.schedules.pieces import Piece, Piecewise
 from lrflow.schedules.schedule import Schedule
 from lrflow.schedules.shape import Shape
 from lrflow.schedules.stairs import MultiStep, Step
+from lrflow.schedules.table import Tabulated
 
 __all__ = [
     "Constant",
@@ -43,11 +45,14 @@ __all__ = [
     "MultiStep",
     "OneCycle",
     "Phase",
+    "Piece",
+    "Piecewise",
     "Polynomial",
     "Rex",
     "Schedule",
     "Shape",
     "Step",
+    "Tabulated",
     "Tanh",
     "WarmRestarts",
 ]

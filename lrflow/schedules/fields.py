@@ -27,9 +27,9 @@ class Fields:
         self.key = key
         self.problems: list[Problem] = []
 
-    def wrong(self, name: str, value: object, message: str, hint: str | None = None) -> None:
-        """Notes a problem with the argument `name`."""
-        self.problems.append(Problem(f"{self.key}.{name}", message, value, hint))
+    def wrong(self, name: str, value: object, message: str, hint: str | None = None, where: str | None = None) -> None:
+        """Notes a problem with the argument `name`; `where` is the file and line that it came from, if it did."""
+        self.problems.append(Problem(f"{self.key}.{name}", message, value, hint, where))
 
     def duration(self, name: str, value: DurationLike) -> Duration:
         """The argument as a duration; 0 steps stand in for one that cannot be read."""

@@ -73,7 +73,7 @@ class Schedule(Curve):
         if self.warmup_shape == "exponential" and self.warmup_start == 0.0:
             fields.wrong("warmup_start", warmup_start, "an exponential warmup never gets away from 0")
         if self.cooldown_shape == "exponential" and self.floor == 0.0:
-            message, hint = "an exponential cooldown never gets down to a floor of 0", "give a floor, such as 1%"
+            message, hint = "an exponential cooldown never gets down to a floor of 0", "give a floor, such as 0.01"
             fields.wrong("cooldown_shape", cooldown_shape, message, hint)
         fields.finish()
 

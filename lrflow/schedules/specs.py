@@ -98,6 +98,8 @@ def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[P
             value = _build(value, path, resolve, problems)
             if value is None:
                 failed.add(path)
+        elif isinstance(value, list | tuple):
+            value = [_item(item, f"{path}[{i}]", resolve, problems, failed) for i, item in enumerate(value)]
         arguments[name] = value
     for name, parameter in parameters.items():
         named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
@@ -115,3 +117,17 @@ def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[P
         if not failed:
             problems.append(Problem(key, str(error), dict(spec)))
     return None
+
+
+def _item(item: Any, key: str, resolve: Callable[[str], type], problems: list[Problem], failed: set[str]) -> Any:
+    """An item of a list, with everything in it built that a `_target_` describes; what cannot be is noted as failed."""
+    if isinstance(item, list | tuple):
+        return [_item(inner, f"{key}[{i}]", resolve, problems, failed) for i, inner in enumerate(item)]
+    if not isinstance(item, Mapping):
+        return item
+    if "_target_" not in item:
+        return {name: _item(inner, f"{key}.{name}", resolve, problems, failed) for name, inner in item.items()}
+    built = _build(item, key, resolve, problems)
+    if built is None:
+        failed.add(key)
+    return built

@@ -19,11 +19,14 @@ from lrflow.schedules import (
     Linear,
     MultiStep,
     OneCycle,
+    Piece,
+    Piecewise,
     Polynomial,
     Rex,
     Schedule,
     Shape,
     Step,
+    Tabulated,
     Tanh,
     WarmRestarts,
 )
@@ -53,6 +56,20 @@ rising: st.SearchStrategy[Shape] = st.one_of(
     st.builds(Cyclical, durations, st.floats(0.01, 1), st.floats(0, 1), gammas, st.booleans()),
     st.builds(OneCycle, durations, st.floats(0, 1), st.floats(0, 1), st.sampled_from(["cosine", "linear"])),
 )
+pieces = st.builds(Piece, falling | restarts, durations | st.none(), st.floats(0.01, 1), st.just(0.0))
+slopes = st.builds(Piece, st.sampled_from([Linear(), Cosine()]), durations, st.floats(0.01, 1), st.floats(0.01, 1))
+many = st.builds(
+    lambda first, others, last: Piecewise([first, *others, last]),
+    st.builds(Piece, falling, durations),
+    st.lists(slopes, max_size=3),
+    pieces,
+)
+tables = st.builds(
+    lambda steps, values, between: Tabulated(list(zip(sorted(steps), values, strict=True)), None, between),
+    st.lists(st.integers(0, 150), min_size=5, max_size=5, unique=True),
+    st.lists(st.floats(0.01, 1) | st.just(1.0), min_size=5, max_size=5),
+    st.sampled_from(["linear", "hold"]),
+)
 
 
 def schedules_of(shapes: st.SearchStrategy[Shape]) -> st.SearchStrategy[Schedule]:
@@ -80,7 +97,7 @@ def schedules_of(shapes: st.SearchStrategy[Shape]) -> st.SearchStrategy[Schedule
     return any_ramps | exponential
 
 
-schedules = schedules_of(falling | restarts | rising)
+schedules = schedules_of(falling | restarts | rising | many | tables)
 ways = st.sampled_from(["keep", "rescale", "extend", "decay_now"])
 continued = st.builds(Continued, schedules, st.integers(0, 150), horizons, ways)
 curves = schedules | continued | st.builds(Continued, continued, st.integers(0, 150), horizons, ways)

@@ -26,10 +26,12 @@ from lrflow.schedules import (
     Linear,
     MultiStep,
     OneCycle,
+    Piecewise,
     Polynomial,
     Rex,
     Schedule,
     Step,
+    Tabulated,
     Tanh,
     WarmRestarts,
 )
@@ -72,6 +74,35 @@ TABLE: list[tuple[Schedule, dict[float, float]]] = [
     (Schedule(OneCycle(20, 0.5, 0)), {0: 0.5, 10: 0.75, 20: 1, 60: 0.5, 100: 0, 110: 0}),
     (Schedule(OneCycle("40%", 0.2, 0.1, "linear")), {0: 0.2, 20: 0.6, 40: 1, 70: 0.55, 100: 0.1}),
     (Schedule(OneCycle(20, 0.5, 0), cooldown=40), {20: 1, 40: 0.5, 60: 0, 100: 0}),
+    # Pieces and tables.
+    (
+        Schedule(
+            Piecewise(
+                [
+                    {"duration": 20, "shape": Linear(), "start": 0, "end": 1},
+                    {"duration": "40%", "shape": Constant()},
+                    {"shape": Cosine(), "start": 0.5, "end": 0.1},
+                ]
+            )
+        ),
+        {0: 0, 10: 0.5, 20: 1, 59: 1, 60: 0.5, 80: 0.3, 100: 0.1, 110: 0.1},
+    ),
+    (
+        Schedule(Piecewise([{"duration": "1 epoch", "shape": Linear(), "end": 0.5}, {"shape": Exponential(0.5, 20)}])),
+        {0: 1, 10: 0.75, 19: 0.525, 20: 1, 40: 0.5, 60: 0.25},
+    ),
+    (Schedule(Piecewise([{"duration": 20, "shape": Linear(), "end": 0.5}])), {10: 0.75, 20: 0.5, 100: 0.5}),
+    (Schedule(Piecewise([{"shape": Exponential(0.5, 20), "end": 0.3}])), {20: 0.5, 40: 0.3, 100: 0.3}),  # cut off
+    (Schedule(Piecewise([{"duration": 40, "shape": Constant()}, {"shape": Step(0.1, 50)}])), {49: 1, 50: 0.1}),
+    (Schedule(Tabulated([[0, 0.5], [20, 1], [60, 0.2]])), {0: 0.5, 10: 0.75, 20: 1, 30: 0.8, 60: 0.2, 100: 0.2}),
+    (Schedule(Tabulated([[10, 1.0], ["50%", 0.6], ["4 epochs", 0]])), {0: 1, 10: 1, 30: 0.8, 65: 0.3, 80: 0, 100: 0}),
+    (
+        Schedule(Tabulated([[0, 0.5], [20, 1], [60, 0.2]], between="hold")),
+        {0: 0.5, 19.999: 0.5, 20: 1, 59: 1, 60: 0.2, 100: 0.2},
+    ),
+    (Schedule(Tabulated([[0, 1], [100, 0]], between="hold")), {0: 1, 99: 1, 100: 1}),  # held to the end
+    (Schedule(Tabulated([[0, 1], [100, 0]])), {0: 1, 99: 0.01, 100: 0}),
+    (Schedule(Tabulated([[0, 1], [100, 0]]), warmup=20, warmup_start=0), {0: 0, 10: 0.4, 20: 0.8, 60: 0.4}),
     # A warmup leads to where the shape starts.
     (Schedule(OneCycle(20, 0.5, 0), warmup=20), {0: 0.5 / 21, 10: 0.5 * 11 / 21, 20: 0.5, 30: 0.75, 40: 1, 100: 0}),
     (Schedule(Cyclical(40, 0.1), warmup=10, warmup_start=0.05), {0: 0.05, 5: 0.075, 10: 0.1, 30: 1}),

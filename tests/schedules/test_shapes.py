@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -21,10 +22,13 @@ from lrflow.schedules import (
     MultiStep,
     OneCycle,
     Phase,
+    Piece,
+    Piecewise,
     Polynomial,
     Rex,
     Shape,
     Step,
+    Tabulated,
     Tanh,
     WarmRestarts,
 )
@@ -47,8 +51,18 @@ SHAPES = [
     MultiStep(),
     WarmRestarts(20),
     WarmRestarts("10%", 2, 0.5, 5),
+    Piecewise([Piece(Linear(), "10%", 1, 0.5), Piece(Exponential(0.5, 10))]),
+    Tabulated([[20, 1], [50, 0.5], [90, 0.1]], between="hold"),
 ]
-RISING = [Cyclical(), Cyclical("30%", 0.2, 0.3, 0.5), Cyclical(20, gamma=0.5, smooth=True), OneCycle(), OneCycle(25)]
+RISING = [
+    Cyclical(),
+    Cyclical("30%", 0.2, 0.3, 0.5),
+    Cyclical(20, gamma=0.5, smooth=True),
+    OneCycle(),
+    OneCycle(25),
+    Piecewise([Piece(Linear(), "10%", 0.5, 1), Piece(Constant())]),
+    Tabulated([[20, 0.5], [50, 1], [90, 0.1]]),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=repr)
@@ -263,6 +277,81 @@ def test_epochs_of_unknown_length_are_a_problem_before_they_are_an_error(shape: 
     ]
     with pytest.raises(ValueError, match="no steps_per_epoch"):
         shape(np.array([1.0]), phase)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "said"),
+    [
+        ([], ["pieces = .*: expected a list with at least one piece"]),
+        ("cosine", ["pieces = 'cosine': expected a list"]),
+        ({"shape": Cosine()}, ["pieces = .*: expected a list"]),
+        ([Cosine()], [r"pieces\[0\] = Cosine.*: expected a mapping of shape, duration, start, end"]),
+        ([{"shape": Cosine(), "length": 5}], [r"pieces\[0\].length = 5: a piece takes no such argument"]),
+        ([{"duration": 5}], [r"pieces\[0\].shape = None: expected a shape"]),
+        (
+            [{"shape": Cosine(), "duration": "long", "start": 2}, {"shape": Linear(), "end": -1}],
+            [r"pieces\[0\].duration = 'long'", r"pieces\[0\].start = 2", r"pieces\[1\].end = -1"],
+        ),
+        (
+            [{"shape": Constant()}, {"shape": Cosine()}],
+            [r"pieces\[0\].duration = None: only the last piece may go on to the end"],
+        ),
+        ([{"shape": Constant(), "start": 0.5, "end": 1}], [r"pieces\[0\].end = 1: is above start: only a shape that"]),
+        ([{"shape": Constant(), "start": 0.5}], ["pieces: no piece starts or ends at 1"]),
+    ],
+    ids=str,
+)
+def test_pieces_that_cannot_be(pieces: object, said: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Piecewise(pieces)
+    assert len(caught.value.problems) == len(said)
+    for problem, start in zip(caught.value.problems, said, strict=True):
+        assert re.match(rf"schedule.shape.{start}", str(problem)), problem
+
+
+@pytest.mark.parametrize(
+    ("pieces", "said"),
+    [
+        ([Piece(Cosine(), 80)], []),
+        ([Piece(Cosine(), 40), Piece(Cosine())], []),
+        ([Piece(Cosine(), 0), Piece(Cosine())], ["pieces[0].duration: is shorter than one step"]),
+        (
+            [Piece(Cosine(), 60), Piece(Cosine(), 30)],
+            ["pieces[1].duration: ends at step 100, but the shape ends at 90"],
+        ),
+        (
+            [Piece(Cosine(), 90), Piece(Cosine(), 5), Piece(Cosine())],
+            [
+                "pieces[0].duration: ends at step 100, but the shape ends at 90",
+                "pieces[1]: would start at step 100, but the shape ends at 90",
+            ],
+        ),
+        (
+            [Piece(Constant(), 10), Piece(Step(0.1, 15), 8), Piece(MultiStep(milestones=[5]))],
+            [
+                "pieces[1].shape.every: is 15 steps, so the LR never falls between step 20 and step 28",
+                "pieces[2].shape.milestones[0]: is step 5, in the warmup",
+            ],
+        ),
+    ],
+    ids=str,
+)
+def test_pieces_that_do_not_fit_a_phase(pieces: list[Piece], said: list[str]) -> None:
+    problems = Piecewise(pieces).check(Phase(10, 90, Horizon(100, 20)))
+    texts = [f"{problem.key}: {problem.message}" for problem in problems]
+    assert len(texts) == len(said)
+    assert all(text.startswith(start) for text, start in zip(texts, said, strict=True)), texts
+
+
+def test_pieces_jump_where_one_does_not_start_where_the_last_ended() -> None:
+    pieces = [
+        Piece(Linear(), 20, 1, 0.3),
+        Piece(Constant(), 20, 0.3),  # goes on from there
+        Piece(Step(0.5, 20), 20),  # jumps itself, at 60
+        Piece(Cosine(), 5),
+        Piece(Linear(), None, 0.5),
+    ]
+    assert Piecewise(pieces).jumps(Phase(10, 90, Horizon(100))) == (50, 60, 70, 75)
 
 
 def test_shapes_are_values() -> None:

@@ -27,11 +27,13 @@ from lrflow.schedules import (
     MultiStep,
     OneCycle,
     Phase,
+    Piecewise,
     Polynomial,
     Rex,
     Schedule,
     Shape,
     Step,
+    Tabulated,
     Tanh,
     WarmRestarts,
 )
@@ -54,6 +56,8 @@ SHAPES = [
     WarmRestarts(100, 2, 0.5, 5),
     Cyclical("1 epoch", 0.2, 0.3, 0.5, True),
     OneCycle("20%", 0.1, 0.001, "linear"),
+    Piecewise([{"duration": "10%", "shape": Linear(), "start": 0.1, "end": 1}, {"shape": Cosine(k=2), "end": 0.01}]),
+    Tabulated([[0, 0.5], ["10%", 1], ["2 epochs", 0.25]], between="hold"),
 ]
 CONF = Path(__file__).parents[2] / "conf" / "schedule"
 
@@ -90,6 +94,28 @@ def test_an_argument_that_came_later_changes_no_spec_of_before() -> None:
 def test_every_option_of_the_config_is_a_spec(option: Path) -> None:
     schedule = Curve.from_spec(OmegaConf.to_container(OmegaConf.load(option)))
     assert schedule.check(Horizon(1000, 100)) == []
+
+
+def test_everything_wrong_with_a_piece_is_said_where_it_stands() -> None:
+    shape = {
+        "_target_": "lrflow.schedules.Piecewise",
+        "pieces": [
+            {"duration": "soon", "shape": {"_target_": "lrflow.schedules.Step", "gamma": 2}},
+            {"duration": 5, "shape": {"_target_": "lrflow.schedules.Cosin"}},
+            {"shap": {"_target_": "lrflow.schedules.Cosine"}},
+            {"_target_": "lrflow.schedules.Piece", "shape": {"_target_": "lrflow.schedules.Cosine"}, "start": 2},
+        ],
+    }
+    with pytest.raises(ConfigError) as caught:
+        Curve.from_spec({"_target_": "lrflow.schedules.Schedule", "shape": shape})
+    assert [problem.key.removeprefix("schedule.shape.pieces") for problem in caught.value.problems] == [
+        "[0].shape.gamma",
+        "[1].shape._target_",
+        "[3].start",
+        "[0].duration",
+        "[2].shap",
+        "[2].shape",
+    ]
 
 
 def test_a_run_resumed_twice_survives_too() -> None:

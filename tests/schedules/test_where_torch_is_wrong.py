@@ -14,13 +14,15 @@ from torch.optim.lr_scheduler import (
     ChainedScheduler,
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
+    CyclicLR,
     LambdaLR,
     LinearLR,
     LRScheduler,
+    OneCycleLR,
     SequentialLR,
 )
 
-from lrflow.schedules import Continued, Cosine, Horizon, Linear, Schedule
+from lrflow.schedules import Continued, Cosine, Cyclical, Horizon, Linear, OneCycle, Schedule, Shape, WarmRestarts
 
 MakeOptimizer = Callable[..., Optimizer]
 Run = Callable[[Optimizer, LRScheduler, int], np.ndarray]
@@ -66,6 +68,36 @@ def test_cosine_annealing_raises_a_group_below_its_minimum(optimizer: MakeOptimi
     ours = np.outer(Schedule(Cosine(), floor=1e-3)(np.arange(11), Horizon(10)), lrs)
     assert np.all(np.diff(ours, axis=0) < 0)
     assert np.allclose(ours[:, 0] / ours[:, 1], 1e4)  # and the groups keep their ratio
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda target: OneCycleLR(target, max_lr=1.0, total_steps=20), OneCycle()),
+        (lambda target: CyclicLR(target, 0.1, 1.0, 5, cycle_momentum=False), Cyclical(10)),
+    ],
+    ids=["OneCycleLR", "CyclicLR"],
+)
+def test_cycles_flatten_the_groups_to_one_lr(
+    make: Callable[[Optimizer], LRScheduler], shape: Shape, optimizer: MakeOptimizer, run: Run
+) -> None:
+    lrs = [1.0, 1e-4]
+    theirs = optimizer(*lrs)
+    rates = run(theirs, make(theirs), 20)
+    assert rates[:, 0].tolist() == rates[:, 1].tolist()
+
+    ours = np.outer(Schedule(shape)(np.arange(20), Horizon(20)), lrs)
+    assert np.allclose(ours[:, 0] / ours[:, 1], 1e4)
+
+
+def test_restarts_end_a_run_on_a_high_lr(optimizer: MakeOptimizer, run: Run) -> None:
+    theirs = optimizer(1.0)
+    rates = run(theirs, CosineAnnealingWarmRestarts(theirs, 40), 100)[:, 0]
+    assert rates[-1] > 0.5  # half-way through the third cosine
+
+    ours = Schedule(WarmRestarts(40))(np.arange(100), Horizon(100))
+    assert ours[:40].tolist() == pytest.approx(rates[:40].tolist())
+    assert ours[-1] < 0.01
 
 
 def test_sequential_resumes_wrongly_at_a_last_epoch(optimizer: MakeOptimizer, run: Run) -> None:

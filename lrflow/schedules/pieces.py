@@ -1,0 +1,169 @@
+"""Pieces: shapes one after the other, each over its own stretch of the run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.schedules.durations import Duration, DurationLike
+from lrflow.schedules.fields import Fields, length, under
+from lrflow.schedules.horizons import Floats, Phase
+from lrflow.schedules.shape import Shape
+
+
+@dataclass(frozen=True, init=False)
+class Piece:
+    """A shape over a stretch of the run, between two fractions of the peak.
+
+    Args:
+        shape: any shape.
+        duration: how long the piece lasts; None: to the end of the phase.
+        start: fraction of the peak that the shape's 1 stands for, from 0 to 1 or in percent.
+        end: fraction of the peak that its 0 stands for, where it lands on 0: more than `start` and it rises. Any other
+            shape is cut off there, as it is at a schedule's floor.
+
+    Raises:
+        ConfigError: with every argument that cannot be.
+    """
+
+    key: ClassVar[str] = "piece"
+
+    shape: Shape
+    duration: Duration | None
+    start: float
+    end: float
+
+    def __init__(
+        self,
+        shape: Shape,
+        duration: DurationLike | None = None,
+        start: float | str = 1.0,
+        end: float | str = 0.0,
+    ) -> None:
+        fields = Fields(self.key)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "duration", None if duration is None else fields.duration("duration", duration))
+        object.__setattr__(self, "start", fields.share("start", start))
+        object.__setattr__(self, "end", fields.share("end", end))
+        if not isinstance(shape, Shape):
+            fields.wrong("shape", shape, "expected a shape", "like lrflow.schedules.Cosine")
+        elif not shape.lands and self.end > self.start:
+            fields.wrong("end", end, f"is above start: only a shape that lands on 0 rises, not {type(shape).__name__}")
+        fields.finish()
+
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """The multipliers at these steps, where the piece fills `phase`."""
+        values = self.shape(step, phase)
+        if self.shape.lands:
+            return self.end + (self.start - self.end) * values
+        return np.maximum(self.start * values, self.end)
+
+
+@dataclass(frozen=True, init=False)
+class Piecewise(Shape):
+    """Shapes one after the other, each over its own stretch.
+
+    Args:
+        pieces: at least one `Piece`, or its arguments as a mapping. What comes after the last one's duration stands at
+            its last value; only the last may leave its duration out. One starts or ends at 1: the peak LR.
+    """
+
+    pieces: tuple[Piece, ...]
+
+    def __init__(self, pieces: Sequence[Piece | Mapping[str, Any]]) -> None:
+        fields = Fields(self.key)
+        if isinstance(pieces, str | Mapping) or not isinstance(pieces, Sequence) or not pieces:
+            fields.wrong(
+                "pieces", pieces, "expected a list with at least one piece", "like {duration: 10%, shape: ...}"
+            )
+            fields.finish()
+        read = [_piece(fields, f"pieces[{i}]", piece) for i, piece in enumerate(pieces)]
+        known = [piece for piece in read if piece is not None]
+        for i, piece in enumerate(read[:-1]):
+            if piece is not None and piece.duration is None:
+                fields.wrong(f"pieces[{i}].duration", None, "only the last piece may go on to the end")
+        if not fields.problems and max(max(piece.start, piece.end) for piece in known) < 1.0:
+            fields.wrong("pieces", ..., "no piece starts or ends at 1, so the peak LR would never be reached")
+        object.__setattr__(self, "pieces", tuple(known))
+        fields.finish()
+
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """Each piece from its first step on."""
+        (first, stretch), *rest = self._stretches(phase)
+        values = first(step, stretch)
+        for piece, stretch in rest:
+            values = np.where(step >= stretch.start, piece(step, stretch), values)
+        return values
+
+    def _stretches(self, phase: Phase) -> list[tuple[Piece, Phase]]:
+        """The pieces that have a step inside the phase, and what each one fills."""
+        found = []
+        start = phase.start
+        for piece in self.pieces:
+            steps = phase.steps if piece.duration is None else piece.duration.steps(phase.horizon)
+            stop = min(start + steps, phase.stop)
+            if stop > start:
+                found.append((piece, Phase(start, stop, phase.horizon)))
+            start = stop
+        return found or [(self.pieces[0], replace(phase, stop=phase.start))]
+
+    def jumps(self, phase: Phase) -> tuple[int, ...]:
+        """The jumps of the pieces, and where one does not start where the one before it ended."""
+        stretches = self._stretches(phase)
+        found = {step for piece, stretch in stretches for step in piece.shape.jumps(stretch)}
+        for (before, old), (after, new) in pairwise(stretches):
+            seam = np.array([new.start], dtype=np.float64)
+            if not np.isclose(before(seam, old), after(seam, new), rtol=1e-9, atol=1e-12)[0]:
+                found.add(new.start)
+        return tuple(sorted(found))
+
+    def check(self, phase: Phase) -> list[Problem]:
+        """Each piece must have a step at least and end inside the phase, and its shape must fit into it."""
+        problems: list[Problem] = []
+        start = phase.start
+        for i, piece in enumerate(self.pieces):
+            name, shown = f"pieces[{i}]", str(piece.duration)
+            steps: int | None = phase.stop - start
+            if piece.duration is not None:
+                steps = length(piece.duration, phase.horizon, f"{name}.duration", problems)
+            if steps is None:  # then nobody knows where the next ones start either
+                break
+            if start >= phase.stop:
+                problems.append(Problem(name, f"would start at step {start}, but the shape ends at {phase.stop}"))
+                break
+            if steps == 0:
+                problems.append(Problem(f"{name}.duration", "is shorter than one step", shown))
+            elif start + steps > phase.stop:
+                message = f"ends at step {start + steps}, but the shape ends at {phase.stop}"
+                hint = "leave the last duration out, for what is left" if piece is self.pieces[-1] else None
+                problems.append(Problem(f"{name}.duration", message, shown, hint))
+            else:
+                stretch = Phase(start, start + steps, phase.horizon)
+                problems += under(f"{name}.shape", piece.shape.check(stretch))
+            start += steps
+        return problems
+
+
+def _piece(problems: Fields, name: str, given: Any) -> Piece | None:
+    """The piece that is given, or None and its problems noted under its name."""
+    if isinstance(given, Piece):
+        return given
+    known = list(inspect.signature(Piece).parameters)
+    if not isinstance(given, Mapping):
+        problems.wrong(name, given, f"expected a mapping of {', '.join(known)}")
+        return None
+    unknown = [key for key in given if key not in known]
+    for key in unknown:
+        problems.wrong(f"{name}.{key}", given[key], "a piece takes no such argument", did_you_mean(str(key), known))
+    try:
+        return Piece(**{"shape": None, **{key: value for key, value in given.items() if key in known}})
+    except ConfigError as error:
+        for problem in error.problems:
+            problems.wrong(name + problem.key.removeprefix(Piece.key), problem.value, problem.message, problem.hint)
+        return None
