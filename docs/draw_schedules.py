@@ -1,4 +1,4 @@
-"""Draws the pictures of the documentation that show schedules, as lrflow computes them.
+"""Draws the pictures of the documentation that show schedules, as lrflow computes them from conf/schedule/.
 
 python docs/draw_schedules.py
 """
@@ -8,68 +8,66 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lrflow.schedules import (
-    Constant,
-    Continued,
-    Cosine,
-    Curve,
-    Exponential,
-    Horizon,
-    Linear,
-    MultiStep,
-    Polynomial,
-    Schedule,
-    Shape,
-    Step,
-)
+from lrflow.config.catalogue import home
+from lrflow.schedules import Constant, Continued, Cosine, Curve, Horizon, Linear, Schedule
 
 IMAGES = Path(__file__).parent / "images"
-BLUE, ORANGE, GREEN, PINK, INK, GREY, FAINT = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222", "#707070", "#e6e6e6",
-)  # fmt: skip
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+INK, GREY, FAINT = "#222222", "#707070", "#e6e6e6"
 
 RUN = Horizon(1000, steps_per_epoch=50)
-"""The run of the first picture: 20 epochs."""
-
-SHAPES: dict[str, Shape] = {
-    "constant": Constant(),
-    "linear": Linear(),
-    "cosine": Cosine(),
-    "polynomial, power 2": Polynomial(2.0),
-    "polynomial, power 0.5": Polynomial(0.5),
-    "exponential, 0.9 an epoch": Exponential(0.9, "1 epoch"),
-    "exponential, 0.7 every 3 epochs, staircase": Exponential(0.7, "3 epochs", staircase=True),
-    "step, 0.5 every 20%": Step(0.5, "20%"),
-    "multistep, 0.3 at 50% and 75%": MultiStep(0.3, ["50%", "75%"]),
-}
+"""The run of every picture but the last: 20 epochs."""
 
 
-def draw_shapes(path: Path) -> None:
-    """Every shape alone, and between a warmup and a floor; the constant one with a cooldown."""
-    figure = Figure(figsize=(9.6, 6.4), layout="constrained", facecolor="white")
-    panels = figure.subplots(3, 3, sharex=True, sharey=True)
-    for axes, (name, shape) in zip(panels.flat, SHAPES.items(), strict=True):
-        cooldown = "20%" if isinstance(shape, Constant) else 0
-        _line(axes, Schedule(shape, warmup="10%", cooldown=cooldown, floor=0.1), ORANGE, 1.6)
-        _line(axes, Schedule(shape), BLUE, 1.6)
-        axes.set_title(name, fontsize=9.5, color=INK, loc="left")
+def draw_options(path: Path) -> None:
+    """Every option of the group `schedule`, as it is by default."""
+    files = sorted((home("conf") / "schedule").glob("*.yaml"))
+    rows = -(-len(files) // 4)
+    figure = Figure(figsize=(9.6, 1.75 * rows), layout="constrained", facecolor="white")
+    panels = figure.subplots(rows, 4, sharex=True, sharey=True)
+    for axes, file in zip(panels.flat, files, strict=False):
+        schedule = Curve.from_spec(yaml.safe_load(file.read_text()))
+        steps = np.arange(RUN.steps)
+        axes.plot(steps / RUN.steps, schedule(steps, RUN), color=COLOURS[0], linewidth=1.6)
+        axes.set_title(file.stem, fontsize=9.5, color=INK, loc="left")
         _frame(axes)
-    for axes in panels[-1]:
-        axes.set_xlabel("share of the run", color=INK, fontsize=9)
+    for axes in panels.flat[len(files) :]:
+        axes.set_axis_off()
     for axes in panels[:, 0]:
         axes.set_ylabel("LR / peak", color=INK, fontsize=9)
-    lines = panels[0, 0].get_lines()
-    names = ["with warmup 10%, floor 0.1 (and, for constant, cooldown 20%)", "the shape alone"]
-    figure.legend(lines, names, loc="outside upper left", ncols=2, frameon=False, fontsize=9.5, labelcolor=INK)
+    for axes in panels[-1]:
+        axes.set_xlabel("share of the run", color=INK, fontsize=9)
     figure.savefig(path, dpi=100)
 
 
-def _line(axes: Axes, schedule: Curve, colour: str, width: float) -> None:
+def draw_parts(path: Path) -> None:
+    """The curves of warmups and of cooldowns, and what a floor does to a shape that lands and to one that does not."""
+    figure = Figure(figsize=(9.6, 2.9), layout="constrained", facecolor="white")
+    warmups, cooldowns, floors = figure.subplots(1, 3, sharey=True)
+    names = ("linear", "cosine", "exponential", "constant")
+    _lines(warmups, {name: Schedule(Constant(), "60%", 0.1, warmup_shape=name) for name in names})
+    warmups.set_title("warmup_shape (60%, warmup_start 0.1)", fontsize=9.5, color=INK, loc="left")
+    names = ("linear", "cosine", "1-sqrt", "1-square", "power", "exponential")
+    _lines(cooldowns, {name: Schedule(Constant(), cooldown="60%", floor=0.02, cooldown_shape=name) for name in names})
+    cooldowns.set_title("cooldown_shape (60%, floor 0.02)", fontsize=9.5, color=INK, loc="left")
+    _lines(floors, {f"floor {floor}": Schedule(Linear(), floor=floor) for floor in (0.0, 0.2, 0.5)})
+    floors.set_title("floor (linear)", fontsize=9.5, color=INK, loc="left")
+    for axes, place in ((warmups, "lower right"), (cooldowns, "lower left"), (floors, "lower left")):
+        axes.legend(loc=place, frameon=False, fontsize=8.5, labelcolor=INK)
+        axes.set_xlabel("share of the run", color=INK, fontsize=9)
+        _frame(axes)
+    warmups.set_ylabel("LR / peak", color=INK, fontsize=9)
+    figure.savefig(path, dpi=100)
+
+
+def _lines(axes: Axes, schedules: dict[str, Curve]) -> None:
     steps = np.arange(RUN.steps)
-    axes.plot(steps / RUN.steps, schedule(steps, RUN), color=colour, linewidth=width)
+    for (name, schedule), colour in zip(schedules.items(), COLOURS, strict=False):
+        axes.plot(steps / RUN.steps, schedule(steps, RUN), color=colour, linewidth=1.6, label=name)
 
 
 def draw_resumed(path: Path) -> None:
@@ -79,18 +77,20 @@ def draw_resumed(path: Path) -> None:
     figure = Figure(figsize=(9.6, 3.9), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     behind, ahead = np.arange(at + 1), np.arange(at, now.steps)
-    for how, colour in (("keep", GREEN), ("rescale", BLUE), ("extend", ORANGE), ("decay_now", PINK)):
+    for how, colour in zip(
+        ("keep", "rescale", "extend", "decay_now"), ("#009E73", "#0072B2", "#D55E00", "#CC79A7"), strict=True
+    ):
         curve = Continued(schedule, at, before, how)  # type: ignore[arg-type]  # a literal each
         axes.plot(ahead, curve(ahead, now), color=colour, linewidth=1.8, label=f"resume.horizon={how}")
     axes.plot(behind, schedule(behind, before), color=INK, linewidth=1.8, label="before it was resumed")
-    axes.axvline(at, color=GREY, linewidth=0.8)
-    axes.annotate("resumed", (at, 0.03), (4, 0), textcoords="offset points", color=GREY, fontsize=9)
-    axes.axvline(before.steps, color=GREY, linewidth=0.8, linestyle=":")
-    axes.annotate("the old end", (before.steps, 0.03), (4, 0), textcoords="offset points", color=GREY, fontsize=9)
+    for step, name, style in ((at, "resumed", "-"), (before.steps, "the old end", ":")):
+        axes.axvline(step, color=GREY, linewidth=0.8, linestyle=style)
+        axes.annotate(name, (step, 0.03), (4, 0), textcoords="offset points", color=GREY, fontsize=9)
     axes.set_xlim(0, now.steps)
     axes.set_xlabel("optimizer step", color=INK)
     axes.set_ylabel("LR / peak", color=INK)
-    axes.set_title("cosine, warmup 5%, floor 0.1: 400 steps, resumed at 200 with 600", loc="left", fontsize=10.5)
+    title = "cosine, warmup 5%, floor 0.1: 400 steps, resumed at 200 with 600"
+    axes.set_title(title, loc="left", fontsize=10.5, color=INK)
     _frame(axes)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, labelcolor=INK)
     figure.savefig(path, dpi=100)
@@ -109,5 +109,6 @@ def _frame(axes: Axes) -> None:
 
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
-    draw_shapes(IMAGES / "schedules.png")
+    draw_options(IMAGES / "schedules.png")
+    draw_parts(IMAGES / "parts.png")
     draw_resumed(IMAGES / "resume.png")
