@@ -48,8 +48,8 @@ def draw_parts(path: Path) -> None:
     """The curves of warmups and of cooldowns, and what a floor does to a shape that lands and to one that does not."""
     figure = Figure(figsize=(9.6, 2.9), layout="constrained", facecolor="white")
     warmups, cooldowns, floors = figure.subplots(1, 3, sharey=True)
-    names = ("linear", "cosine", "exponential", "constant")
-    _lines(warmups, {name: Schedule(Constant(), "60%", 0.1, warmup_shape=name) for name in names})
+    rises = ("linear", "cosine", "exponential", "constant")
+    _lines(warmups, {name: Schedule(Constant(), "60%", 0.1, warmup_shape=name) for name in rises})
     warmups.set_title("warmup_shape (60%, warmup_start 0.1)", fontsize=9.5, color=INK, loc="left")
     names = ("linear", "cosine", "1-sqrt", "1-square", "power", "exponential")
     _lines(cooldowns, {name: Schedule(Constant(), cooldown="60%", floor=0.02, cooldown_shape=name) for name in names})
