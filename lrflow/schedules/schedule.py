@@ -87,8 +87,8 @@ class Schedule(Curve):
         phase = self.phase(horizon)
         values = self._above_floor(np.clip(steps, phase.start, phase.stop), phase)
         if phase.stop < horizon.steps:
-            end = Phase(phase.stop, horizon.steps, horizon)
-            lower = cooldown(self.cooldown_shape, steps, end, self._at(phase.stop, phase), self.floor)
+            last = Phase(phase.stop, horizon.steps, horizon)
+            lower = cooldown(self.cooldown_shape, steps, last, self._at(phase.stop, phase), self.floor)
             values = np.where(steps > phase.stop, lower, values)
         warmup = self.warmup.steps(horizon)
         if warmup > 0:
@@ -141,11 +141,12 @@ class Schedule(Curve):
                 problems.append(Problem("shape", message))
             else:
                 phase = self.phase(horizon)
-        if cooldown and self.shape.lands and self.floor == 0.0:
+        problems += under("shape", self.shape.check(phase))
+        down = self.shape.lands and self.floor == 0.0
+        if cooldown and (down or (not problems and self._at(phase.stop, phase) == 0.0)):
             message = f"would spend its {cooldown} steps at an LR of 0, to which the shape has already come down"
             hint = "take a shape that stays up (schedule=constant), or no cooldown"
             problems.append(Problem("cooldown", message, str(self.cooldown), hint))
-        problems += under("shape", self.shape.check(phase))
         if warmup and self.warmup_start and not problems and self.warmup_start > self._at(phase.start, phase):
             message = f"is above {self._at(phase.start, phase):g}, where the shape starts"
             problems.append(Problem("warmup_start", message, self.warmup_start))

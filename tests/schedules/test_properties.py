@@ -196,6 +196,8 @@ def test_what_was_asked_before_changes_nothing(
 @relaxed
 @given(curves, horizons)
 def test_nothing_jumps_except_where_it_is_declared(curve: Schedule | Continued, horizon: Horizon) -> None:
+    # A warmup that fills its run is refused; a constant one would jump where that run has ended.
+    assume(all(problem.key != "schedule.warmup" for problem in curve.check(horizon)))
     steps = np.setdiff1d(np.arange(1, horizon.steps), curve.jumps(horizon))
     before, at = curve(steps - 1e-9, horizon), curve(steps, horizon)
     # The steepest that is not a jump falls all the way within one step, as a square root, in a stretch pressed twice.

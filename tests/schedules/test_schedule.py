@@ -251,6 +251,10 @@ def test_all_bad_arguments_are_said_at_once() -> None:
             Schedule(Cosine(), cooldown=10),
             {"schedule.cooldown": "would spend its 10 steps at an LR of 0, to which the shape has already come down"},
         ),
+        (
+            Schedule(OneCycle(30, end=0), cooldown=10),
+            {"schedule.cooldown": "would spend its 10 steps at an LR of 0, to which the shape has already come down"},
+        ),
         (Schedule(Cosine(), cooldown=10, floor=0.1), {}),  # held at the floor: that can be meant
         (
             Schedule(OneCycle(), warmup=10, warmup_start=0.1),
