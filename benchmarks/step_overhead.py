@@ -145,7 +145,7 @@ def lrflow(steps: int, fused: bool) -> None:
         trainer = build_trainer(
             {"accelerator": "cpu", "max_steps": steps}, folder, [CSVLogger(folder / "metrics.csv")], 50
         )
-        module = Supervised(network(), "cross_entropy", 10)
+        module = Supervised(network(), "cross_entropy")
         rules = [Rule("no_decay", select=["bias", "norm"], weight_decay=0.0), Rule("decay", match="*")]
         groups = resolve(module.model, rules, LR, DECAY)
         plan = Plan.compile(groups, Schedule(Cosine()), Horizon(steps, steps))

@@ -21,8 +21,8 @@ from lrflow.errors import ConfigError, LrflowError, Problem
 class RunFolder:
     """Where everything about one run lies.
 
-    Holds `config.yaml`, `overrides.yaml`, `plan.json` with its table and picture, `metrics.csv`,
-    `environment.json`, `summary.json` and `checkpoints/`.
+    Holds `config.yaml`, `plan.json` with its table and picture, `metrics.csv`, `environment.json`, `summary.json`
+    and `checkpoints/`.
 
     Args:
         path: the folder itself.
@@ -93,7 +93,7 @@ class RunFolder:
         """Record the command, the machine and the versions that this run was made with."""
         packages = ("lrflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "hydra-core", "omegaconf")
         record = {
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "host": socket.gethostname(),
             "platform": platform.platform(),

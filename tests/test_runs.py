@@ -81,6 +81,12 @@ def test_the_default_run_learns_the_digits(lrflow: Run, tmp_path: Path) -> None:
         assert [float(row[f"lr/{name}"]) for row in steps] == planned[:, column].tolist()
         assert [float(row[f"lr_planned/{name}"]) for row in steps] == planned[:, column].tolist()
 
+    written = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    again = lrflow("resume=last", "optimizer.lr=0.01")
+    assert again.returncode == 0, again.stderr
+    assert "is finished" in again.stdout
+    assert {path: path.read_bytes() for path in written} == written, "nothing is left to do, so nothing is touched"
+
     evaluated = lrflow("task=evaluate")
     assert evaluated.returncode == 0, evaluated.stderr
     assert f"{summary['metrics']['test/loss']:.6g}" in evaluated.stdout

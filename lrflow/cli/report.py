@@ -71,7 +71,7 @@ def show_failure(error: BaseException) -> None:
     elif isinstance(error, ConfigError):
         show_problems(error)
     elif isinstance(error, LrflowError):
-        out.print(_title(redact_text(str(error))))
+        out.print(_title(redact_text(str(error))), soft_wrap=True)
     else:
         last = "".join(traceback.format_exception_only(error)).strip()
         out.print(_title(redact_text(last)))
@@ -115,8 +115,9 @@ def _told(problem: Problem, width: int) -> Text:
     if problem.value is not ...:
         told.append(f" = {_value(problem)}")
     for line, style in ((problem.message, ""), (problem.hint, "green"), (problem.where, "dim")):
-        for part in wrap(redact_text(line), max(20, width - 6), break_on_hyphens=False) if line else ():
-            told.append("\n      ").append(part, style)
+        for paragraph in redact_text(line).splitlines() if line else ():
+            for part in wrap(paragraph, max(20, width - 6), break_long_words=False, break_on_hyphens=False):
+                told.append("\n      ").append(part, style)
     return told
 
 

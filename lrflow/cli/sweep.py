@@ -94,10 +94,10 @@ _STYLES = {"failed": "bold red", "done": "green"}
 
 
 def _metrics(outcomes: Sequence[Outcome]) -> list[str]:
-    """The names of the jobs' metrics: those of the test first, then those of the validation."""
+    """The names of the jobs' metrics: those of the test first, then those of the validation; losses last of each."""
     names = [name for o in outcomes for name, value in o.result.items() if isinstance(value, int | float)]
     order = {"test": 0, "val": 1}
-    return sorted(dict.fromkeys(names), key=lambda name: order.get(name.partition("/")[0], 2))
+    return sorted(dict.fromkeys(names), key=lambda name: (order.get(name.partition("/")[0], 2), "loss" in name))
 
 
 def _name(folder: Path | None, home: Path | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import lrflow
 from lrflow.config.files import read
+from lrflow.errors import ConfigError, Problem
 
 GROUPS = ("task", "optimizer", "schedule", "layers", "model", "data", "trainer", "logger", "health", "recipe")
 """In the order in which a person meets them."""
@@ -44,21 +45,33 @@ class Catalogue:
     """Every option of every group.
 
     Args:
-        folders: of further options, as `--config-dir` gives them; lrflow's own come first.
+        folders: of further options, as `--config-dir` gives them.
+
+    Raises:
+        ConfigError: an option of these folders has the name of one of lrflow's own.
     """
 
     def __init__(self, folders: Iterable[Path] = ()) -> None:
         self._options: dict[str, dict[str, Option]] = {group: {} for group in GROUPS}
-        for folder in (home("conf"), *folders):
-            for path in sorted(folder.rglob("*.yaml")):
-                group = path.parent.relative_to(folder).as_posix()
-                if group != ".":
-                    self._add(Option(group, path.stem, path))
+        self._add_folder(home("conf"))
         for path in recipes():
             self._add(Option("recipe", path.parent.name, path))
+        hidden = [option for folder in folders for option in self._add_folder(folder)]
+        if hidden:
+            message = "has the name of one of lrflow's own options, which would be used instead"
+            raise ConfigError([Problem(str(o.path), message, hint="give it another name") for o in hidden])
 
-    def _add(self, option: Option) -> None:
-        self._options.setdefault(option.group, {}).setdefault(option.name, option)
+    def _add_folder(self, folder: Path) -> list[Option]:
+        """Adds the options of a folder; gives those whose name is taken."""
+        options = [
+            Option(path.parent.relative_to(folder).as_posix(), path.stem, path)
+            for path in sorted(folder.rglob("*.yaml"))
+        ]
+        return [option for option in options if option.group != "." and not self._add(option)]
+
+    def _add(self, option: Option) -> bool:
+        """Adds an option, unless there is one of its name."""
+        return self._options.setdefault(option.group, {}).setdefault(option.name, option) is option
 
     @property
     def groups(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -74,13 +75,14 @@ def check_name(target: Any, key: str = "_target_") -> Problem | None:
         hint = f"did you mean {above}.{name}?" if name[0].isupper() else None
         return Problem(key, f"a config may name only what {above} exports", target, hint)
     package = target.partition(".")[0]
-    return Problem(
-        key,
-        f"a config may not build this: {package} is not a package it may use",
-        target,
+    message = f"a config may not build this: {package} is not a package it may use"
+    if package in sys.stdlib_module_names:
+        return Problem(key, message, target)
+    hint = (
         f"if you trust that code, say so yourself: trust={package} on the command line, "
-        f'or [tool.lrflow] trust = ["{package}"] in ./pyproject.toml',
+        f'or [tool.lrflow] trust = ["{package}"] in ./pyproject.toml'
     )
+    return Problem(key, message, target, hint)
 
 
 def locate(target: str, key: str = "_target_") -> Any:

@@ -54,7 +54,7 @@ def build_module(config: Config) -> pl.LightningModule:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.trainer.compile:
         model.compile()
-    return Supervised(model, config.model.loss, config.data.facts.outputs if config.data.facts else None)
+    return Supervised(model, config.model.loss)
 
 
 def build_groups(config: Config, module: pl.LightningModule) -> list[Group]:

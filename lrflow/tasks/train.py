@@ -76,6 +76,9 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         data.prepare_data()
     data.setup("fit")
     horizon = build.count_horizon(config, data, trainer.world_size)
+    if resumed and resumed.step >= horizon.steps and horizon == resumed.plan.horizon:
+        console.print(f"{folder.path} is finished: all {resumed.step} steps are done", soft_wrap=True, highlight=False)
+        return folder.read_summary().get("metrics", {})
     module = build.build_module(config)
     groups = build.build_groups(config, module)
     schedule = build.build_schedule(config)

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import Accuracy, MeanAbsoluteError, MeanMetric, Metric, R2Score
+from torchmetrics import MeanAbsoluteError, MeanMetric, Metric, R2Score
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": functional.cross_entropy,
@@ -27,14 +27,13 @@ class Supervised(pl.LightningModule):
     Args:
         model: maps a batch of inputs to logits of shape [batch, outputs], or to predictions.
         loss: `cross_entropy` (integer targets of shape [batch]) or `mse` (targets shaped as the predictions).
-        outputs: the number of classes; needed for the accuracy.
     """
 
-    def __init__(self, model: nn.Module, loss: str, outputs: int | None = None) -> None:
+    def __init__(self, model: nn.Module, loss: str) -> None:
         super().__init__()
         self.model = model
         self._loss = _LOSSES[loss]
-        self._scores = nn.ModuleDict({stage: _metrics(loss, outputs) for stage in ("val", "test")})
+        self._scores = nn.ModuleDict({stage: _metrics(loss) for stage in ("val", "test")})
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this plain string some forty times a step; torch's own __setattr__ looks for
@@ -76,7 +75,7 @@ class Supervised(pl.LightningModule):
             if name == "loss":
                 metric.update(self._loss(output, target), weight=len(target))
             elif name == "accuracy":
-                metric.update(output, target)
+                metric.update((output.argmax(1) == target).float())
             else:
                 rows = len(output)
                 metric.update(output.reshape(rows, -1), target.reshape(rows, -1))
@@ -96,11 +95,11 @@ class Supervised(pl.LightningModule):
         return [(name, metric) for name, metric in scores.items() if isinstance(metric, Metric)]
 
 
-def _metrics(loss: str, outputs: int | None) -> nn.ModuleDict:
+def _metrics(loss: str) -> nn.ModuleDict:
     # By default a batch whose loss is no number would be left out of the mean.
     metrics: dict[str, Metric] = {"loss": MeanMetric(nan_strategy=math.nan)}
     if loss == "cross_entropy":
-        metrics["accuracy"] = Accuracy(task="multiclass", num_classes=outputs or 2)
+        metrics["accuracy"] = MeanMetric()
     else:
         metrics["mae"] = MeanAbsoluteError()
         metrics["r2"] = R2Score()

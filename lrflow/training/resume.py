@@ -186,7 +186,8 @@ class Resumed:
         lines = [f"resumed from {self.path} at step {self.step} of {plan.horizon.steps}"]
         if plan.fingerprint != self.plan.fingerprint:
             before, now = _rates(self.plan, self.step), _rates(plan, self.step)
-            lines.append(f"  the plan changed: LR at step {self.step} was to be {before}, is {now}")
+            change = f"is {now} as before" if before == now else f"was to be {before}, is {now}"
+            lines.append(f"  the plan changed: LR at step {self.step} {change}")
         for key, was, now_is in self.changes(config):
             lines.append(f"  {key}: {was} -> {now_is}")
         return "\n".join(lines)

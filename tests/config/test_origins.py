@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,11 @@ def test_lines_of_keys(write) -> None:
     path = write("x.yaml", "a:\n  b:\n    - c: 1\n    - d: 2\n")
     assert [line_of(key, path) for key in ("a", "a.b", "a.b[1].d", "a.x", "")] == [1, 2, 4, None, 1]
     assert line_of("a.b[0].x", path, nearest=True) == 3
+
+
+def test_an_option_cannot_hide_behind_the_name_of_lrflows_own(nowhere: Path, problems_of: Callable[..., list]) -> None:
+    (nowhere / "mine/optimizer").mkdir(parents=True)
+    (nowhere / "mine/optimizer/adamw.yaml").write_text("_target_: torch.optim.AdamW\nlr: 1.0\n")
+    (problem,) = problems_of([], Path("mine"))
+    assert problem.key == "mine/optimizer/adamw.yaml"
+    assert "another name" in str(problem.hint)

@@ -249,7 +249,7 @@ def build(
     put_in_order(data, trainer, options.seed, resumed.position if resumed else Position())
     data.setup("fit")
     horizon = horizon_of(data.train_dataloader(), options)
-    module = module or Supervised(network(), "cross_entropy", CLASSES)
+    module = module or Supervised(network(), "cross_entropy")
     groups = resolve(planned_module(module), options.rules, options.lr, options.settings.get("weight_decay"))
     layout = [[name for group in members for name, _ in group.parameters] for members in merge(groups)]
     branches: tuple[Branch, ...] = ()

@@ -38,7 +38,7 @@ class TestClassification:
 
     def test_metrics_over_the_whole_set(self, tmp_path: Path) -> None:
         net = nn.Linear(4, 5)
-        found = validated(Supervised(net, "cross_entropy", 5), loader(self.targets), tmp_path)
+        found = validated(Supervised(net, "cross_entropy"), loader(self.targets), tmp_path)
         logits = net(INPUTS).detach().double().numpy()
         probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         assert found.keys() == {"val/loss", "val/accuracy"}
@@ -46,7 +46,7 @@ class TestClassification:
         assert found["val/accuracy"] == pytest.approx(metrics.accuracy_score(self.targets, logits.argmax(1)))
 
     def test_the_test_set(self, tmp_path: Path) -> None:
-        module = Supervised(nn.Linear(4, 5), "cross_entropy", 5)
+        module = Supervised(nn.Linear(4, 5), "cross_entropy")
         expected = validated(module, loader(self.targets), tmp_path)
         (found,) = trainer(tmp_path).test(module, loader(self.targets), verbose=False)
         assert found == {name.replace("val", "test"): value for name, value in expected.items()}
@@ -55,7 +55,7 @@ class TestClassification:
         inputs = torch.randn(10, 2, 3, 3, generator=DRAW)
         targets = torch.randint(0, 4, (10, 3, 3), generator=DRAW)
         net = nn.Conv2d(2, 4, 1)
-        found = validated(Supervised(net, "cross_entropy", 4), loader(targets, inputs), tmp_path)
+        found = validated(Supervised(net, "cross_entropy"), loader(targets, inputs), tmp_path)
         logits = net(inputs).detach()
         assert found["val/accuracy"] == pytest.approx((logits.argmax(1) == targets).double().mean().item())
         assert found["val/loss"] == pytest.approx(nn.functional.cross_entropy(logits, targets).item(), rel=1e-5)
@@ -105,12 +105,12 @@ def test_one_batch_that_is_not_a_number_is_not_left_out(loss: str, tmp_path: Pat
     inputs = INPUTS.clone()
     inputs[10] = torch.nan
     targets = torch.zeros(43, dtype=torch.long) if loss == "cross_entropy" else torch.zeros(43, 5)
-    found = validated(Supervised(nn.Linear(4, 5), loss, 5), loader(targets, inputs), tmp_path)
+    found = validated(Supervised(nn.Linear(4, 5), loss), loader(targets, inputs), tmp_path)
     assert np.isnan(found["val/loss"])
 
 
 def test_two_validations_do_not_mix(tmp_path: Path) -> None:
-    module = Supervised(nn.Linear(4, 5), "cross_entropy", 5)
+    module = Supervised(nn.Linear(4, 5), "cross_entropy")
     first = validated(module, loader(TestClassification.targets), tmp_path)
     with torch.no_grad():
         module.model.weight.mul_(-3)
@@ -123,7 +123,7 @@ def test_two_validations_do_not_mix(tmp_path: Path) -> None:
 
 def test_metrics_leave_the_models_state_alone() -> None:
     net = nn.Linear(4, 5)
-    module = Supervised(net, "cross_entropy", 5)
+    module = Supervised(net, "cross_entropy")
     assert list(module.state_dict()) == ["model.weight", "model.bias"]
     assert list(module.parameters()) == list(net.parameters())
     assert torch.equal(module(INPUTS), net(INPUTS))

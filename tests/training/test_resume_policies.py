@@ -256,7 +256,7 @@ class TestAnotherConfiguration:
         assert run.trainer.global_step == 21
 
     def test_another_model_is_refused(self, train: Any, broken: Any) -> None:
-        other = Supervised(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)), "cross_entropy", 3)
+        other = Supervised(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)), "cross_entropy")
         with pytest.raises(LrflowError) as caught:
             resume(train, broken, module=other)
         told = str(caught.value)
