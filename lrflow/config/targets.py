@@ -40,9 +40,12 @@ TREES = ("torch.nn", "torch.optim", "lrflow.recipes")
 SCHEDULERS = {
     "ConstantLR": "constant",
     "CosineAnnealingLR": "cosine",
+    "CosineAnnealingWarmRestarts": "warm_restarts",
+    "CyclicLR": "cyclical",
     "ExponentialLR": "exponential",
     "LinearLR": "linear",
     "MultiStepLR": "multistep",
+    "OneCycleLR": "one_cycle",
     "PolynomialLR": "polynomial",
     "StepLR": "step",
 }

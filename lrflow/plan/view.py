@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,9 @@ def joined(names: Sequence[str], count: int = 4) -> str:
     return Line(tuple(names), 0).label(count)
 
 
+_SHOWN = 4  # entries of a list in a description
+
+
 def describe(schedule: Curve) -> str:
     """The schedule in a few words, as it was declared: `cosine, warmup 5%, floor 0.1`."""
     if isinstance(schedule, Continued):
@@ -121,11 +125,19 @@ def _words(spec: dict[str, Any]) -> list[str]:
         for key, value in spec.items()
         if key != "_target_" and value not in (None, False, 0, "0%", "0 steps")
     }
-    return [spec["_target_"].rpartition(".")[2].lower(), *(f"{key} {_said(value)}" for key, value in said.items())]
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", spec["_target_"].rpartition(".")[2]).lower()
+    return [name.replace("multi step", "multistep"), *(f"{key} {_said(value)}" for key, value in said.items())]
 
 
 def _said(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    """A value in a few words: of a long list its ends, of a part its shape and what is set about it."""
+    if isinstance(value, list):
+        shown = value if len(value) <= _SHOWN else [*value[: _SHOWN - 1], "...", value[-1]]
+        return " ".join(f"({_said(item)})" if isinstance(item, dict | list) else str(item) for item in shown)
+    if isinstance(value, dict):
+        rest = {key: item for key, item in value.items() if key != "shape"}
+        return ", ".join(_words(value["shape"]) + _words(rest)[1:] if "shape" in value else _words(value))
+    return str(value)
 
 
 def length(horizon: Horizon) -> str:
