@@ -160,6 +160,17 @@ def check_uses(config: Config) -> list[Problem]:
     return problems
 
 
+def check_names(rules: Rules) -> list[Problem]:
+    """Rules of the same name, whose groups could not be told apart."""
+    first: dict[str, int] = {}
+    problems = []
+    for index, rule in enumerate(rules.rules):
+        if first.setdefault(rule.name, index) != index:
+            message = f"already the name of layers.rules[{first[rule.name]}]"
+            problems.append(Problem(f"layers.rules[{index}].name", message, rule.name))
+    return problems
+
+
 LENGTH = (
     "trainer.max_",
     "trainer.devices",
@@ -199,6 +210,7 @@ def check(content: Mapping[str, Any], config: Config | None, failed: Collection[
             problems += error.problems
     schedules = {"schedule": config.schedule}
     if isinstance(config.layers, Rules):
+        problems += check_names(config.layers)
         rules = enumerate(config.layers.rules)
         schedules |= {f"layers.rules[{index}].schedule": rule.schedule for index, rule in rules if rule.schedule}
     for key, schedule in schedules.items():

@@ -30,10 +30,26 @@ def one_of(*words: str, also: tuple[str | int, ...] = ()) -> BeforeValidator:
     def check(value: Any) -> Any:
         if any(value == word and type(value) is type(word) for word in (*words, *also)):
             return value
-        context = {"shown": ", ".join(words), "options": words}
-        raise PydanticCustomError("option", "expected one of {shown}", context)
+        raise _unknown_word(value, words)
 
     return BeforeValidator(check)
+
+
+def some_of(*words: str) -> BeforeValidator:
+    """A check that a value is one of a few words or a list of them; the nearest one is suggested."""
+
+    def check(value: Any) -> Any:
+        for entry in value if isinstance(value, list) and value else [value]:
+            if entry not in words:
+                raise _unknown_word(entry, words)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _unknown_word(word: Any, words: tuple[str, ...]) -> PydanticCustomError:
+    context = {"shown": ", ".join(words), "options": words, "word": word}
+    return PydanticCustomError("option", "expected one of {shown}", context)
 
 
 def number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> BeforeValidator:
@@ -78,6 +94,17 @@ def _duration(value: Any) -> Any:
         # The value stands beside the message already.
         message = str(error).removeprefix(f"{value!r} is ")
         raise PydanticCustomError("expected", "{sentence}", {"sentence": message}) from None
+    return value
+
+
+def _patterns(value: Any) -> Any:
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, str) and entry.startswith("re:"):
+            try:
+                re.compile(entry.removeprefix("re:"))
+            except (re.error, OverflowError) as error:
+                message = f"a regular expression after re:, and {entry} is none: {error}"
+                raise PydanticCustomError("expected", "expected {sentence}", {"sentence": message}) from None
     return value
 
 
@@ -150,6 +177,7 @@ GroupLR = Annotated[
     ),
 ]
 Texts = Annotated[Any, expects("text or a list of it", _one_or_more(_is_text))]
+Patterns = Annotated[Texts, BeforeValidator(_patterns)]
 Numbers = Annotated[
     Any, expects("a whole number or a list of them", _one_or_more(lambda value: is_whole(value) and value >= 0))
 ]

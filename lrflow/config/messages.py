@@ -24,8 +24,9 @@ def problem_of(details: ErrorDetails, content: dict[str, Any]) -> Problem:
         case "expected":
             return Problem(key, details["msg"], value)
         case "option":
-            close = closest(str(value), context["options"])
-            return Problem(key, details["msg"], value, f"did you mean {close}?" if close else None)
+            word = context["word"]
+            close = closest(str(word), context["options"])
+            return Problem(key, details["msg"], word, f"did you mean {close}?" if close else None)
         case "extra_forbidden":
             return unknown_key(key, value, content)
         case "missing":

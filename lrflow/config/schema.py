@@ -89,18 +89,21 @@ class Schedule(Node):
     """How the cooldown falls."""
 
 
+SELECTS = ("bias", "norm", "embedding", "matrix")  # as lrflow.layers has them, which takes torch to import
+
+
 class Rule(Section):
     """One rule of `layers.rules`; see `lrflow.layers.Rule`, which takes the same keys."""
 
     name: f.Text
     """What the group is called."""
-    match: f.Texts | None = None
+    match: f.Patterns | None = None
     """Globs over parameter names, `head.*`, or regular expressions marked `re:`."""
     type: f.Texts | None = None
     """Classes of the modules that hold the parameters."""
     ndim: f.Numbers | None = None
     """Numbers of dimensions."""
-    select: f.Texts | None = None
+    select: Annotated[Any, f.some_of(*SELECTS)] | None = None
     """Kinds of parameters: bias, norm, embedding, matrix."""
     lr: f.GroupLR | None = None
     """The group's peak LR, or a multiple of the run's, `10x`."""

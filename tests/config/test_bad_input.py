@@ -77,6 +77,23 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
         ["layers.rules=[{name: a, match: '*', lr: fast}]"],
         {"layers.rules[0].lr": "a multiple of the peak (10x)"},
     ),
+    "rule's kind of parameter": (
+        ["layers.rules=[{name: a, select: [norm, bais]}]"],
+        {"layers.rules[0].select": "did you mean bias?"},
+    ),
+    "rule's kinds, nothing near": (
+        ["layers.rules=[{name: a, select: {}}]"],
+        {"layers.rules[0].select": "expected one of bias, norm, embedding, matrix"},
+    ),
+    "no kind of parameter": (["layers.rules=[{name: a, select: []}]"], {"layers.rules[0].select": "expected one of"}),
+    "rule's regular expression": (
+        ["layers.rules=[{name: a, match: ['*', 're:(']}]"],
+        {"layers.rules[0].match": "re:( is none: missing ), unterminated subpattern"},
+    ),
+    "rule's name twice": (
+        ["layers.rules=[{name: a, match: 'head.*'}, {name: a, match: '*'}]"],
+        {"layers.rules[1].name": "already the name of layers.rules[0]"},
+    ),
     "rule without a name": (["layers.rules=[{match: '*'}]"], {"layers.rules[0].name": "is missing"}),
     "seed": (["seed=-1"], {"seed": "from 0 to 4294967295"}),
     "path in a name": (["name=../x"], {"name": "a name for a folder"}),
@@ -121,7 +138,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "resume.horizon alone": (["resume.horizon=keep"], {"resume.horizon": "only a resumed run reads it"}),
     # targets
     "target missing": (["~model._target_"], {"model._target_": "is missing"}),
-    "target not allowed": (["model._target_=os.system"], {"model._target_": "trust=os"}),
+    "target not allowed": (["model._target_=os.system"], {"model._target_": "os is not a package it may use"}),
     "target private": (["model._target_=torch.nn.modules._functions.x"], {"model._target_": "without private parts"}),
     "alias": (["model._target_=lrflow.models.torch.load"], {"model._target_": "only what lrflow.models exports"}),
     "alias in torch": (["model._target_=torch.nn.modules.module.torch.load"], {"model._target_": "leads to another"}),

@@ -12,6 +12,7 @@ from lrflow.config.files import read
 from lrflow.config.spelling import closest, names_of
 from lrflow.config.targets import CONTROLS, _parameters, check_arguments, locate
 from lrflow.layers import Rule
+from lrflow.layers.rules import SELECTS
 
 CATALOGUE = Catalogue()
 OPTIONS = [option for group in GROUPS for option in CATALOGUE.options(group).values()]
@@ -71,3 +72,7 @@ def test_the_default_trainer_says_everything_that_the_schema_knows() -> None:
     said = read(CATALOGUE.options("trainer")["auto"].path)
     assert set(said) == set(names_of(settings.Trainer))
     assert set(said["checkpoint"]) == set(names_of(settings.Checkpoint))
+
+
+def test_the_schema_knows_the_kinds_of_parameters_that_rules_select() -> None:
+    assert schema.SELECTS == SELECTS
