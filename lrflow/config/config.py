@@ -38,7 +38,7 @@ class Config(schema.Section):
     """Run folders are made here."""
     horizon: settings.HorizonOverride = settings.HorizonOverride()
     against: f.Text | None = None
-    """task=plan: a run folder, plan.json or config file to compare with."""
+    """task=plan: a run folder, plan.json or config file to compare with, or `last`: the newest run that has a plan."""
     resume: settings.Resume = Field(default_factory=settings.Resume.model_construct)
 
     _source: DictConfig = PrivateAttr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,15 @@ def run(config: Config) -> dict[str, Any]:
         `steps`, `fingerprint` and `folder`.
 
     Raises:
-        ConfigError: there is no plan under this configuration.
+        ConfigError: there is no plan under this configuration, or none to compare it with.
         FailedCheckError: there is one, and a check fails on it.
     """
     console = Console()
+    other = read_plan(config.against, Path(config.output)) if config.against else None
     plan = compile_plan(config)
     console.print(plan.table())
-    if config.against:
-        console.print(plan.diff(read_plan(Path(config.against))))
+    if other:
+        console.print(plan.diff(other))
     folder = RunFolder.claim(config.run_folder) if config.run_folder else None
     folder = folder or RunFolder.create(Path(config.output), f"plan-{config.title}")
     written = plan.write(folder.path)
@@ -62,23 +64,55 @@ def compile_plan(config: Config) -> Plan:
     return plan
 
 
-def read_plan(path: Path) -> Plan:
-    """The plan of a run folder, of a plan.json, or of a config file.
+def read_plan(against: str, output: Path) -> Plan:
+    """The plan to compare with.
+
+    Args:
+        against: a run folder, a plan.json, a config file, or `last`: the newest run that has a plan.
+        output: where run folders are made.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such plan; every problem has the key `against`.
     """
+    path = _newest_plan(output) if against == "last" else Path(against)
     if path.is_dir():
         path = path / "plan.json"
-    if not path.is_file():
-        message = "expected a run folder, a plan.json or a config file that exists"
-        raise ConfigError([Problem("against", message, str(path))])
-    if path.suffix == ".json":
-        try:
-            return Plan.from_dict(json.loads(path.read_text()), resolve=locate)
-        except json.JSONDecodeError as error:
-            raise ConfigError([Problem("against", f"broken JSON: {error}", str(path))]) from error
+        if not path.is_file():
+            raise _bad(path.parent, "expected a run folder with a plan, and it has no plan.json")
+    if path.suffix not in _READERS or not path.is_file():
+        raise _bad(path, "expected a run folder, a plan.json or a config file that exists, or `last`")
+    try:
+        return _READERS[path.suffix](path)
+    except ConfigError as error:
+        # Their keys are those of the other run, and would be looked for in this one.
+        raise _bad(path, *(str(replace(problem, hint=None, where=None)) for problem in error.problems)) from error
+    except (OSError, ValueError) as error:
+        raise _bad(path, f"cannot be read: {error}") from error
+
+
+def _newest_plan(output: Path) -> Path:
+    plans = [*output.glob("*/plan.json"), *output.glob("sweeps/*/*/plan.json")]
+    if not plans:
+        raise _bad("last", f"expected a run with a plan under {output}/, and there is none")
+    return max(plans, key=lambda path: (path.stat().st_mtime, path))
+
+
+def _read_json(path: Path) -> Plan:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or "version" not in data:
+        raise ValueError("it is not a plan.json")
+    return Plan.from_dict(data, resolve=locate)
+
+
+def _read_yaml(path: Path) -> Plan:
     return compile_plan(validate(load_config(path), None))
+
+
+_READERS = {".json": _read_json, ".yaml": _read_yaml, ".yml": _read_yaml}
+
+
+def _bad(given: str | Path, *messages: str) -> ConfigError:
+    return ConfigError([Problem("against", message, str(given)) for message in messages])
 
 
 def _horizon_of_data(config: Config) -> Horizon:
