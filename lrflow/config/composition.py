@@ -17,10 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrflow.config.catalogue import Catalogue, recipes
 from lrflow.config.config import Config
-from lrflow.config.files import problem_of
+from lrflow.config.files import line_with, problem_of, shown
 from lrflow.config.hydra_node import check_hydra
 from lrflow.config.origins import Source, annotate, touches
 from lrflow.config.overrides import Overrides, as_typed, expand, read
+from lrflow.config.spelling import closest
 from lrflow.config.validation import validate
 from lrflow.errors import ConfigError, Problem, did_you_mean
 
@@ -151,7 +152,24 @@ def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
         return Problem(group or "defaults", "there is no such option", option, did_you_mean(option, options))
     if found := re.search(r"Could not override '(hydra[^']*)'", str(error)):
         return Problem(found.group(1), "Hydra has no such key", hint="--cfg hydra shows those it has")
+    if found := re.search(r"In '([^']+)': Could not override '([^'@]+)", str(error)):
+        return _no_such_group(found.group(1), found.group(2), catalogue)
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines()]
     dull = ("", "To append", "full_key", "object_type", "reference_type", "Either", "Or add", "Error merging")
     told = [line for line in lines if line and not line.startswith(dull[1:])]
     return Problem("config", f"cannot be composed: {'; '.join(told[:2]) or type(error).__name__}")
+
+
+def _no_such_group(config: str, group: str, catalogue: Catalogue) -> Problem:
+    """The problem of a recipe or an option, `recipe/mine`, that overrides a group which it cannot override."""
+    name = group.rpartition("/")[2]  # a group without a leading slash is looked for below that of the file
+    meant = closest(name, catalogue.groups)
+    if group in catalogue.groups:
+        message, hint = "nothing of this group is there to override", f"write /{group} without override"
+    else:
+        message = "there is no such group to override"
+        hint = f"did you mean override /{meant}?" if meant else f"the groups are {', '.join(catalogue.groups)}"
+    folder, _, stem = config.rpartition("/")
+    option = catalogue.options(folder).get(stem)
+    line = line_with(rf"\boverride\s+\S*{re.escape(name)}\b", option.path) if option else None
+    return Problem(name, message, hint=hint, where=f"{shown(option.path)}:{line}" if option and line else config)

@@ -54,6 +54,12 @@ def line_of(key: str, path: Path, nearest: bool = False) -> int | None:
     return line
 
 
+def line_with(pattern: str, path: Path) -> int | None:
+    """The first line, from 1, in which a regular expression is found; None where it is in none."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((number for number, line in enumerate(lines, start=1) if re.search(pattern, line)), None)
+
+
 def split(key: str) -> list[str | int]:
     """`layers.rules[2].lr` as its parts: `layers`, `rules`, 2, `lr`."""
     return [int(index) if index else name for index, name in re.findall(r"\[(\d+)\]|([^.\[\]]+)", key)]

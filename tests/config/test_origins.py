@@ -79,6 +79,23 @@ def test_an_option_of_a_recipe_that_there_is_not(write, problems_of) -> None:
     assert (problem.key, problem.value, problem.hint) == ("optimizer", "adamww", "did you mean adamw?")
 
 
+@pytest.mark.parametrize(
+    ("line", "key", "hint"),
+    [
+        ("override /optimiser: rmsprop", "optimiser", "did you mean override /optimizer?"),
+        ("override optimizer: sgd", "optimizer", "did you mean override /optimizer?"),
+        ("override /zzz: sgd", "zzz", "the groups are task, optimizer"),
+        ("override /mine: one", "mine", "write /mine without override"),
+    ],
+)
+def test_a_recipe_that_overrides_what_is_not_there(write, problems_of, line: str, key: str, hint: str) -> None:
+    write("conf/mine/one.yaml", "a: 1\n")
+    write("conf/recipe/mine.yaml", f"# @package _global_\n\ndefaults:\n  - override /data: digits\n  - {line}\n")
+    (problem,) = problems_of(["recipe=mine"], Path("conf"))
+    assert (problem.key, problem.where) == (key, "conf/recipe/mine.yaml:5")
+    assert hint in str(problem.hint)
+
+
 def test_a_recipe_without_its_first_line(write, problems_of) -> None:
     write("conf/recipe/mine.yaml", "seed: 3\n")
     (problem,) = problems_of(["recipe=mine"], Path("conf"))
