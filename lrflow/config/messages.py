@@ -11,6 +11,15 @@ from lrflow.config.config import Config
 from lrflow.config.spelling import closest, unknown_key
 from lrflow.errors import Problem, did_you_mean
 
+EXAMPLES = {
+    "optimizer": "torch.optim.AdamW",
+    "schedule": "lrflow.schedules.Schedule",
+    "shape": "lrflow.schedules.Cosine",
+    "model": "lrflow.models.MLP",
+    "data": "lrflow.data.Digits",
+}
+"""By the last part of a key: what may be built there."""
+
 
 def problem_of(details: ErrorDetails, content: dict[str, Any]) -> Problem:
     """The problem that an error of pydantic's stands for.
@@ -57,7 +66,9 @@ def dotted(location: Iterable[str | int]) -> str:
 def _missing(key: str) -> Problem:
     group, _, name = key.rpartition(".")
     if name == "_target_":
-        return Problem(key, "is missing", hint="the dotted name of what is to be built, such as torch.optim.AdamW")
+        example = EXAMPLES.get(group.rpartition(".")[2])
+        such = f", such as {example}" if example else ""
+        return Problem(key, "is missing", hint=f"the dotted name of what is to be built{such}")
     if not group and name in Config.groups:
         return Problem(key, "the config has nothing of this group", hint=f"choose an option, {name}=...")
     return Problem(key, "is missing")
