@@ -12,7 +12,7 @@ from lrflow.config.schema import Data, Model, Rules, Schedule
 from lrflow.config.spelling import closest
 from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
 from lrflow.errors import ConfigError, Problem
-from lrflow.schedules import Curve, Horizon, Shape
+from lrflow.schedules import Curve, Duration, Horizon, Shape
 
 
 def check_targets(content: Mapping[str, Any]) -> list[Problem]:
@@ -141,7 +141,18 @@ def check_schedule(schedule: Schedule, key: str, horizon: Horizon | None) -> lis
         curve = Curve.from_spec(schedule.node(), key, locate)
     except ConfigError as error:
         return error.problems
-    return curve.check(horizon, key) if horizon else []
+    return curve.check(horizon, key) if horizon else _check_shares(schedule, key)
+
+
+def _check_shares(schedule: Schedule, key: str) -> list[Problem]:
+    """Warmup and cooldown that no run has room for, however long it is."""
+    problems = []
+    for name, given in (("warmup", schedule.warmup), ("cooldown", schedule.cooldown)):
+        share = Duration.parse(given)
+        if share.unit == "fraction" and share.value >= 1:
+            hint = "the peak would never be reached" if name == "warmup" else None
+            problems.append(Problem(f"{key}.{name}", "is no less than the whole run", given, hint))
+    return problems
 
 
 def check_uses(config: Config) -> list[Problem]:

@@ -109,6 +109,18 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
         ["task=plan", "schedule.warmup=500", "horizon.steps=100"],
         {"schedule.warmup": "the run has only 100"},
     ),
+    "warmup of the whole run, whatever its length": (
+        ["trainer.max_epochs=0", "schedule.warmup=150%"],
+        {"trainer.max_epochs": "above 0", "schedule.warmup": "no less than the whole run"},
+    ),
+    "cooldown of the whole run, whatever its length": (
+        ["trainer.max_epochs=0", "schedule=constant", "schedule.cooldown=100%"],
+        {"trainer.max_epochs": "above 0", "schedule.cooldown": "no less than the whole run"},
+    ),
+    "cooldown of the whole run": (
+        ["schedule=constant", "schedule.cooldown=100%"],
+        {"schedule.cooldown": "the run has only 400"},
+    ),
     "cooldown overlaps the warmup": (
         ["schedule=constant", "schedule.warmup=60%", "schedule.cooldown=60%"],
         {"schedule.cooldown": "before the warmup ends"},
@@ -150,6 +162,14 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "no shape": (
         ["schedule.shape._target_=lrflow.schedules.Schedule"],
         {"schedule.shape._target_": "expected a shape"},
+    ),
+    "target of a rule's schedule missing": (
+        ["layers.rules=[{name: a, match: '*', schedule: {warmup: 10%}}]"],
+        {"layers.rules[0].schedule._target_": "such as lrflow.schedules.Schedule"},
+    ),
+    "target of a shape missing": (
+        ["~schedule.shape._target_"],
+        {"schedule.shape._target_": "such as lrflow.schedules.Cosine"},
     ),
     "argument missing": (["model=mlp", "~model.outputs"], {"model.outputs": "lrflow.models.MLP needs it"}),
     # interpolations
