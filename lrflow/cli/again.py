@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
 from lrflow.config import load_config
 from lrflow.config.validation import META
+from lrflow.errors import ConfigError, Problem
 from lrflow.runs import find_checkpoint
 
 _OUTPUT = "outputs"  # where runs are looked for when the command line does not say
@@ -22,7 +26,7 @@ def with_earlier_run(overrides: Sequence[str]) -> list[str]:
         overrides: as typed, short forms written out.
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: there is no such run, or there are several.
     """
     typed = dict(_split(text) for text in overrides)
     source, key = typed.get("resume.from"), "resume"
@@ -30,6 +34,9 @@ def with_earlier_run(overrides: Sequence[str]) -> list[str]:
         source, key = typed.get("task.from", "last"), "task.from"
     if source is None or source == "null":
         return list(overrides)
+    if _is_swept(source) and not Path(source).exists():  # a folder may have a comma in its name
+        message = "cannot be swept, since each run brings a configuration of its own"
+        raise ConfigError([Problem(key, message, source, "give one run; start lrflow once for each")])
     checkpoint = find_checkpoint(source, Path(typed.get("output", _OUTPUT)), key)
     config = checkpoint.parent.parent / "config.yaml"
     if not config.is_file():
@@ -45,6 +52,14 @@ def with_earlier_run(overrides: Sequence[str]) -> list[str]:
 def _split(text: str) -> tuple[str, str]:
     key, _, value = text.partition("=")
     return key.lstrip("+~"), value
+
+
+def _is_swept(value: str) -> bool:
+    """Whether Hydra reads several values in this one."""
+    try:
+        return OverridesParser.create().parse_override(f"key={value}").is_sweep_override()
+    except HydraException:
+        return False
 
 
 def _quoted(path: Path) -> str:

@@ -109,3 +109,22 @@ def test_a_failure_in_a_launchers_own_process_is_told_to_the_sweep(task, monkeyp
 
     task(run)
     assert main(["-m", "seed=0,1"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["resume=last,outputs"], "resume"),
+        (["resume.from=choice(a,b)"], "resume"),
+        (["task=evaluate", "task.from=a,b"], "task.from"),
+    ],
+)
+def test_what_run_to_go_on_from_cannot_be_swept(
+    words: list[str], key: str, task, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = task()
+    assert main(["-m", *words]) == 2
+    assert not ran
+    err = capsys.readouterr().err
+    assert f"  {key} = " in err
+    assert "cannot be swept" in err
