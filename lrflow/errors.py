@@ -39,6 +39,19 @@ class LrflowError(Exception):
     exit_code = 1
 
 
+class StoppedError(LrflowError):
+    """The process was asked to stop, and did so in good order; a sweep stops with it.
+
+    Args:
+        message: what was stopped, and how to go on.
+        exit_code: 128 plus the signal.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)
+
+
 class ConfigError(LrflowError):
     """The configuration cannot be run; holds every problem that was found.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -35,7 +37,7 @@ class RunFolder:
         """Make a new folder under `output`, named by the time and `name`, that no other run has.
 
         Raises:
-            LrflowError: the folder cannot be made or written to.
+            ConfigError: the folder cannot be made or written to.
         """
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         for count in range(1, 1000):
@@ -44,10 +46,11 @@ class RunFolder:
                 path.mkdir(parents=True, exist_ok=False)
             except FileExistsError:
                 if not path.parent.is_dir():
-                    raise LrflowError(f"output = {str(output)!r}: not a folder") from None
+                    raise ConfigError([Problem("output", "is not a folder", str(output))]) from None
                 continue
             except OSError as error:
-                raise LrflowError(f"output = {str(output)!r}: cannot make a run folder: {error.strerror}") from error
+                message = f"a run folder cannot be made there: {error.strerror}"
+                raise ConfigError([Problem("output", message, str(output))]) from error
             return cls(path)
         raise LrflowError(f"output = {str(output)!r}: a thousand runs of the same second stand there already")
 
@@ -63,6 +66,34 @@ class RunFolder:
         except OSError as error:
             raise LrflowError(f"{path}: cannot make the run folder: {error.strerror}") from error
         return cls(path)
+
+    def discard(self) -> None:
+        """Remove the folder of a run that never began; one that holds anything stays.
+
+        Raises:
+            OSError: it holds something.
+        """
+        (self.path / ".lock").unlink(missing_ok=True)
+        self.path.rmdir()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep any other process from running in this folder.
+
+        Raises:
+            LrflowError: one does.
+        """
+        lock = (self.path / ".lock").open("a+")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                raise LrflowError(f"{self.path}: this run is running already, as process {lock.read()}") from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
 
     @property
     def config(self) -> Path:

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 import torch
 
+from lrflow.errors import LrflowError
 from lrflow.plan import Plan
+from lrflow.runs import RunFolder
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -154,6 +156,31 @@ def test_a_sweep_checks_all_jobs_first_and_survives_a_failing_one(lrflow: Run, t
     assert status == {"0": "finished", "1": "failed", "2": "finished"}
     assert "LR" in json.loads((folders["1"] / "summary.json").read_text())["error"]
     assert not list(folders["1"].glob("checkpoints/*.ckpt")), "weights that are not finite are never saved"
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_asked_to_stop_stops(tmp_path: Path) -> None:
+    job = "outputs/sweeps/*/0"
+    command = [sys.executable, "-m", "lrflow", "-m", "trainer.max_epochs=200", *LONG[1:], "optimizer.lr=0.01,0.001"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(tmp_path.glob(f"{job}/checkpoints/step-*.ckpt")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert "stopped" in said
+    (first,) = tmp_path.glob(f"{job}/summary.json")
+    assert json.loads(first.read_text())["status"] == "stopped"
+    assert not list(tmp_path.glob("outputs/sweeps/*/1/metrics.csv")), "the second job never began"
+
+
+def test_a_run_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "one")
+    with folder.held(), pytest.raises(LrflowError, match=f"running already, as process {os.getpid()}"), folder.held():
+        pass
+    with folder.held():
+        pass
 
 
 def test_a_plan_needs_no_data_and_is_compared_with_a_run(lrflow: Run, tmp_path: Path) -> None:

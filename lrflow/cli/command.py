@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import lrflow
 from lrflow.cli.arguments import Arguments, parse
-from lrflow.errors import ConfigError, LrflowError
+from lrflow.errors import ConfigError, LrflowError, StoppedError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -119,6 +119,8 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
         outcomes.append(_run(cfg, args.config_dir, jobs))
         if outcomes[-1].error and os.getpid() != process:
             raise outcomes[-1].error  # a launcher's own process: Hydra tells the sweep of it
+        if isinstance(outcomes[-1].error, StoppedError):
+            raise SystemExit(outcomes[-1].exit_code)  # and with it the sweep
 
     register_recipes()
     app = hydra.main(config_path=f"pkg://{MODULE}", config_name=ROOT, version_base="1.3")(job)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lrflow.cli.report import show_failure
 from lrflow.config import Config
-from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,13 @@ class Outcome:
     folder: Path | None = None
 
     @property
+    def status(self) -> str:
+        """`done`, `failed` or `stopped`."""
+        if self.error is None:
+            return "done"
+        return "stopped" if isinstance(self.error, StoppedError) else "failed"
+
+    @property
     def exit_code(self) -> int:
         """0, or what the failure asks for."""
         if self.error is None:
@@ -48,7 +55,7 @@ def run_task(config: Config) -> dict[str, Any]:
 
 
 def run_job(config: Config, place: Callable[[list[Problem]], list[Problem]] = list) -> Outcome:
-    """Runs one job; a failure is shown and noted. What ends the whole process (SIGTERM, ^C) goes through.
+    """Runs one job; a failure is shown and noted. One that was asked to stop is to be the last.
 
     Args:
         config: the job's.

@@ -68,7 +68,7 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     columns |= {key: [job.get(key, "") for job in given] for key in swept}
     ending = {
         "time": [f"{outcome.seconds:.1f} s" for outcome in outcomes],
-        "status": ["failed" if outcome.error else "done" for outcome in outcomes],
+        "status": [outcome.status for outcome in outcomes],
         "folder": [_name(outcome.folder, home) for outcome in outcomes],
     }
     for name in _metrics(outcomes):
@@ -86,11 +86,11 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     if same:
         out.print(Text(f"each with {same}", "dim"))
     out.print(table)
-    if failed := [str(number) for number, outcome in enumerate(outcomes) if outcome.error]:
+    if failed := [str(number) for number, outcome in enumerate(outcomes) if outcome.status == "failed"]:
         out.print(Text(f"{len(failed)} of {_jobs(len(outcomes))} failed: {', '.join(failed)}", "bold red"))
 
 
-_STYLES = {"failed": "bold red", "done": "green"}
+_STYLES = {"failed": "bold red", "stopped": "yellow", "done": "green"}
 
 
 def _metrics(outcomes: Sequence[Outcome]) -> list[str]:

@@ -13,7 +13,9 @@ from lrflow.errors import LrflowError
 log = logging.getLogger("lrflow")
 
 _DATA = "it was so from the first step: look for NaN or infinite values in the data"
-_LR = "the LR is likely too high: try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
+_LR = (
+    "the LR is likely too high, or a batch holds NaN: try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
+)
 
 
 class DivergedError(LrflowError):

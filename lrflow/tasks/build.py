@@ -12,6 +12,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from pytorch_lightning.utilities import CombinedLoader
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate, redact
@@ -33,6 +35,8 @@ def build_data(config: Config) -> pl.LightningDataModule:
     if not isinstance(data, pl.LightningDataModule):
         message = f"expected a LightningDataModule, got {type(data).__name__}"
         raise ConfigError([Problem("data._target_", message, config.data.target)])
+    if not is_overridden("train_dataloader", data):
+        raise ConfigError([Problem("data._target_", "has no train_dataloader", config.data.target)])
     return data
 
 
@@ -44,6 +48,9 @@ def build_module(config: Config) -> pl.LightningModule:
     """
     model = instantiate(config.model.node())
     if isinstance(model, pl.LightningModule):
+        if not model.automatic_optimization:
+            message = "optimizes by hand (automatic_optimization = False), and lrflow supplies the optimizer"
+            raise ConfigError([Problem("model._target_", message, config.model.target)])
         return model
     if not isinstance(model, nn.Module):
         message = f"expected a torch.nn.Module or a LightningModule, got {type(model).__name__}"
@@ -107,10 +114,7 @@ def count_horizon(config: Config, data: pl.LightningDataModule, devices: int) ->
     """
     trainer = config.trainer
     loader = data.train_dataloader()
-    try:
-        batches = len(loader)
-    except TypeError:
-        batches = None
+    batches = _batches(loader)
     if batches is None:
         if trainer.max_steps is None:
             message = "expected a number of steps: the training data has no length"
@@ -127,6 +131,16 @@ def count_horizon(config: Config, data: pl.LightningDataModule, devices: int) ->
         max_steps=trainer.max_steps,
         limit_batches=trainer.limit_train_batches or 1.0,
     )
+
+
+def _batches(loaders: Any) -> int | None:
+    """Batches of an epoch as Lightning counts them: of several loaders, those of the longest; None: no end is known."""
+    combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "max_size_cycle")
+    try:
+        lengths = [len(loader) for loader in combined.flattened]
+    except TypeError:
+        return None
+    return min(lengths) if combined._mode == "min_size" else max(lengths, default=0)
 
 
 def check_plan(plan: Plan) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from rich.console import Console
 from rich.table import Table
 
 from lrflow.config import Config, locate
 from lrflow.config.settings import Evaluate
+from lrflow.console import QuietConsole
 from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.tasks import build
@@ -53,7 +53,7 @@ def run(config: Config) -> dict[str, Any]:
     for name, value in metrics.items():
         table.add_row(name, f"{value:.6g}")
     if trainer.is_global_zero:
-        console = Console()
+        console = QuietConsole()
         console.print(f"{task.split} set, {checkpoint}\n", soft_wrap=True, highlight=False)
         console.print(table)
     return {**metrics, "folder": str(folder.path)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from rich.console import Console
 
 from lrflow.config import Config, locate, save_config
 from lrflow.config.settings import Train
+from lrflow.console import QuietConsole
+from lrflow.errors import LrflowError, StoppedError
 from lrflow.health import NonFinite
 from lrflow.layers import Group, merge
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.schedules import Duration
 from lrflow.tasks import build
-from lrflow.training import Block, Checkpoints, Signals, StoppedError
+from lrflow.training import Block, Checkpoints, Signals
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import put_in_order
 from lrflow.training.loggers import build_loggers, close_loggers
@@ -34,6 +37,8 @@ from lrflow.training.ranks import rank
 from lrflow.training.resume import Branch, Resumed, compile_branched
 from lrflow.training.supply import supply_optimizer
 from lrflow.training.trainer import build_trainer, validate_every
+
+log = logging.getLogger("lrflow")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -50,12 +55,13 @@ def run(config: Config) -> dict[str, Any]:
         resumed = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
     folder = open_folder(config, resumed)
     loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
-    with own_environment(folder):
+    with folder.held() if rank() == 0 else nullcontext(), own_environment(folder):
         try:
             metrics = _train(config, folder, resumed, loggers)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | StoppedError)
-            _conclude(folder, "stopped" if stopped else "failed", error=str(error) or type(error).__name__)
+            why = str(error) if isinstance(error, LrflowError) else f"{type(error).__name__}: {error}"
+            _conclude(folder, "stopped" if stopped else "failed", error=why)
             raise
         finally:
             close_loggers(loggers)
@@ -64,7 +70,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: list[Logger]) -> dict[str, float]:
     started = time.monotonic()
-    console = Console(quiet=rank() > 0)
+    console = QuietConsole(quiet=rank() > 0)
     pl.seed_everything(config.seed, verbose=False)
     trainer = build_trainer(lightning_options(config), folder.path, loggers, config.trainer.log_every)
 
@@ -104,6 +110,8 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     supply_optimizer(module, plan, make, config.optimizer.node(), config.trainer.compile)
     trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
     metrics = _values(trainer.callback_metrics)
+    if trainer.global_step != horizon.steps:
+        log.warning("the run made %d steps, and its plan has %d", trainer.global_step, horizon.steps)
 
     assert isinstance(config.task, Train)
     if config.task.test and is_overridden("test_step", module) and is_overridden("test_dataloader", data):
@@ -169,10 +177,10 @@ def open_folder(config: Config, resumed: Resumed | None) -> RunFolder:
         return RunFolder(Path(inherited))
     if rank() > 0:
         return RunFolder(Path(config.output))  # another node's rank: it writes nothing
-    if resumed and resumed.is_newest:
-        return RunFolder(resumed.path.parent.parent)
     if config.run_folder:
         return RunFolder.claim(config.run_folder)
+    if resumed and resumed.is_newest:
+        return RunFolder(resumed.path.parent.parent)
     return RunFolder.create(Path(config.output), config.title)
 
 
@@ -220,7 +228,7 @@ def _conclude(folder: RunFolder, status: str, metrics: Mapping[str, float] | Non
         return
     if not folder.config.exists():
         with suppress(OSError):
-            folder.path.rmdir()
+            folder.discard()
         return
     folder.write_summary({"status": status, **facts, "metrics": dict(metrics or {})})
 

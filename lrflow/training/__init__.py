@@ -1,7 +1,7 @@
 """Training: the Lightning module, its trainer, its signals, and runs that resume as if never interrupted."""
 
-from lrflow.training.checkpoints import Checkpoints, StoppedError
+from lrflow.training.checkpoints import Checkpoints
 from lrflow.training.module import Supervised, planned_module
 from lrflow.training.signals import Block, Signals
 
-__all__ = ["Block", "Checkpoints", "Signals", "StoppedError", "Supervised", "planned_module"]
+__all__ = ["Block", "Checkpoints", "Signals", "Supervised", "planned_module"]

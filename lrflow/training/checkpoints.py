@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from lrflow.errors import LrflowError, did_you_mean
+from lrflow.errors import LrflowError, StoppedError, did_you_mean
 from lrflow.runs import checkpoints_in
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.interrupt import StopRequest
@@ -24,15 +24,6 @@ from lrflow.training.random_state import random_state, set_random_state
 from lrflow.training.regroup import regroup
 
 log = logging.getLogger("lrflow")
-
-
-class StoppedError(LrflowError):
-    """The run was asked to stop, and stopped at a step boundary with a checkpoint."""
-
-    def __init__(self, step: int, saved: Path | None, exit_code: int) -> None:
-        self.exit_code = exit_code
-        where = f"saved as {saved}; go on with resume={saved.parent.parent}" if saved else "nothing could be saved"
-        super().__init__(f"stopped as asked after {step} steps; {where}")
 
 
 class Checkpoints(Checkpoint):
@@ -231,7 +222,11 @@ class Checkpoints(Checkpoint):
             if trainer.is_global_zero:
                 self._tidy(path, best)
         if self._stop.signal is not None:
-            raise StoppedError(trainer.global_step, self._saved, self._stop.exit_code)
+            done = f"stopped as asked after {trainer.global_step} steps"
+            if self._saved is None:
+                raise StoppedError(f"{done}; nothing could be saved", self._stop.exit_code)
+            go_on = f"saved as {self._saved}; go on with resume={self._saved.parent.parent}"
+            raise StoppedError(f"{done}; {go_on}", self._stop.exit_code)
 
     def _tidy(self, path: Path, best: bool) -> None:
         """Give the best one its second name, and let go of the oldest and of what a killed process left."""

@@ -28,8 +28,11 @@ def put_in_order(data: pl.LightningDataModule, trainer: pl.Trainer, seed: int, p
         position: where the training loader begins.
     """
 
-    def in_order(loader: DataLoader[Any], training: bool) -> DataLoader[Any]:
-        at = position if training else Position()
+    def in_order(loader: DataLoader[Any], training: bool, alone: bool) -> DataLoader[Any]:
+        # Of several loaders the shorter ones begin again within an epoch, so none can be begun in its middle.
+        at = position if training and alone else Position(position.epoch if training else 0)
+        if training and not alone and position.batch:
+            log.warning("of several training loaders each begins its epoch anew: the resumed run is not exact")
         rank, world = trainer.global_rank, trainer.world_size
         result = ordered(loader, seed, rank, world, epoch=at.epoch, start=at.batch, pad=training)
         if training and not is_ordered(result):
@@ -45,7 +48,9 @@ def put_in_order(data: pl.LightningDataModule, trainer: pl.Trainer, seed: int, p
 
         @wraps(make)
         def loaders() -> Any:
-            return tree_map_only(DataLoader, lambda loader: in_order(loader, training), make())
+            made = make()
+            alone = isinstance(made, DataLoader)
+            return tree_map_only(DataLoader, lambda loader: in_order(loader, training, alone), made)
 
         setattr(data, name, loaders)
 

@@ -161,6 +161,8 @@ def _wandb(settings: Mapping[str, Any], folder: Path, name: str, config: Mapping
 
     mode = settings["mode"]
     if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or "auto"
+    if mode == "auto":
         mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
     options = {key: value for key, value in settings.items() if key != "mode" and value is not None}
     # One run folder is one run on the dashboard, however often it is resumed.

@@ -52,12 +52,12 @@ class Supervised(pl.LightningModule):
         inputs, target = batch
         return self._loss(self.model(inputs), target)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count a batch into the validation metrics."""
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count a batch into the validation metrics; several loaders are one set."""
         self._count("val", batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count a batch into the test metrics."""
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count a batch into the test metrics; several loaders are one set."""
         self._count("test", batch)
 
     def on_validation_epoch_end(self) -> None:

@@ -172,6 +172,8 @@ class Resumed:
         offers = [f"the LR of step {self.step - 1} was {_rates(self.plan, self.step - 1)}"]
         for choice, branches in choices.items():
             plan = compile_branched(groups, schedule, horizon, branches)
+            if any(curve.check(horizon) for curve, _ in plan.curves):
+                continue  # it would be refused
             now, end = _rates(plan, self.step), _rates(plan, horizon.steps - 1)
             offers.append(f"resume.horizon={choice}: LR {now} now, {end} at the end")
         was = self.plan.horizon

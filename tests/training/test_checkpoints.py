@@ -10,9 +10,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lrflow.errors import LrflowError
+from lrflow.errors import LrflowError, StoppedError
 from lrflow.schedules import Constant, Schedule
-from lrflow.training import StoppedError
 from lrflow.training.checkpoint_io import read_checkpoint
 from lrflow.training.interrupt import StopRequest
 

@@ -19,9 +19,9 @@ import pytorch_lightning as pl
 import torch
 
 from lrflow.config import compose
+from lrflow.errors import StoppedError
 from lrflow.runs import newest_checkpoint
 from lrflow.tasks.train import run
-from lrflow.training import StoppedError
 from lrflow.training.checkpoint_io import read_checkpoint
 from lrflow.training.interrupt import StopRequest
 
