@@ -36,7 +36,8 @@ def test_the_first_step_that_is_not_finite_is_named(value: float) -> None:
         look(NonFinite(), first=40, loss=np.array([1.0, value, np.nan]))
     assert str(caught.value) == (
         f"step 41: the loss is {value}, at LR 0.1\n"
-        "    the LR is likely too high, or a batch holds NaN: try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
+        "    the LR is likely too high, or a batch holds NaN: "
+        "try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
     )
     assert isinstance(caught.value, LrflowError)
 
@@ -94,7 +95,8 @@ def test_weights_that_are_not_finite(largest: float) -> None:
         NonFinite().weigh(7, largest)
     assert str(caught.value) == (
         "after 7 steps: the weights are not finite\n"
-        "    the LR is likely too high, or a batch holds NaN: try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
+        "    the LR is likely too high, or a batch holds NaN: "
+        "try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
     )
     NonFinite("ignore").weigh(7, largest)
 
