@@ -17,7 +17,7 @@ EVIL = {
     "another path": "job: {env_set: {PYTHONPATH: /tmp}}",
     "a sweep": "mode: MULTIRUN",
     "sweep": "sweeper: {params: {seed: '1,2'}}",
-    "log file": "job_logging: {handlers: {f: {class: logging.FileHandler, filename: /tmp/x}}}",
+    "log file": "job_logging: {handlers: {f: {class: logging.FileHandler, filename: x.log}}}",
     "log file up": "job_logging: {handlers: {f: {class: logging.FileHandler, filename: '${hydra.runtime.output_dir}/../x'}}}",  # noqa: E501
     "log class": "hydra_logging: {handlers: {f: {class: logging.handlers.SMTPHandler}}}",
     "log factory": "job_logging: {formatters: {f: {(): os.system}}}",
