@@ -84,6 +84,9 @@ def test_the_default_run_learns_the_digits(lrflow: Run, tmp_path: Path) -> None:
         assert [float(row[f"lr_planned/{name}"]) for row in steps] == planned[:, column].tolist()
 
     written = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    refused = lrflow("resume=last", "trainer.max_epochs=30")
+    assert refused.returncode == 2
+    assert "resume.horizon" in refused.stderr
     again = lrflow("resume=last", "optimizer.lr=0.01")
     assert again.returncode == 0, again.stderr
     assert "is finished" in again.stdout
@@ -193,8 +196,9 @@ def test_a_plan_needs_no_data_and_is_compared_with_a_run(lrflow: Run, tmp_path: 
     other = lrflow("task=plan", "horizon.steps=1000", "data=fashion_mnist", "model=cnn", "optimizer.lr=0.01",
                    f"against={run}", "output=other")  # fmt: skip
     assert other.returncode == 0, other.stderr
-    assert "0.003" in other.stdout
-    assert "0.01" in other.stdout
+    (compared,) = (tmp_path / "other").iterdir()
+    before, now = (json.loads((path / "plan.json").read_text())["fingerprint"][:12] for path in (run, compared))
+    assert f"Plan {before} → {now}" in other.stdout
 
 
 @pytest.mark.slow

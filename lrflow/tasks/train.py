@@ -58,13 +58,11 @@ def run(config: Config) -> dict[str, Any]:
     with folder.held() if rank() == 0 else nullcontext(), own_environment(folder):
         try:
             metrics = _train(config, folder, resumed, loggers)
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | StoppedError)
-            why = str(error) if isinstance(error, LrflowError) else f"{type(error).__name__}: {error}"
-            _conclude(folder, "stopped" if stopped else "failed", error=why)
-            raise
         finally:
             close_loggers(loggers)
+            if rank() == 0 and not folder.config.exists():  # the run never began
+                with suppress(OSError):
+                    folder.discard()
     return {**metrics, "folder": str(folder.path)}
 
 
@@ -83,8 +81,11 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     data.setup("fit")
     horizon = build.count_horizon(config, data, trainer.world_size)
     if resumed and resumed.step >= horizon.steps and horizon == resumed.plan.horizon:
-        console.print(f"{folder.path} is finished: all {resumed.step} steps are done", soft_wrap=True, highlight=False)
-        return folder.read_summary().get("metrics", {})
+        finished = RunFolder(resumed.path.parent.parent)
+        console.print(
+            f"{finished.path} is finished: all {resumed.step} steps are done", soft_wrap=True, highlight=False
+        )
+        return finished.read_summary().get("metrics", {})
     module = build.build_module(config)
     groups = build.build_groups(config, module)
     schedule = build.build_schedule(config)
@@ -108,15 +109,15 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
     make = partial(build.make_optimizer, config, groups)
     supply_optimizer(module, plan, make, config.optimizer.node(), config.trainer.compile)
-    trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
-    metrics = _values(trainer.callback_metrics)
-    if trainer.global_step != horizon.steps:
-        log.warning("the run made %d steps, and its plan has %d", trainer.global_step, horizon.steps)
-
     assert isinstance(config.task, Train)
-    if config.task.test and is_overridden("test_step", module) and is_overridden("test_dataloader", data):
-        trainer.test(module, datamodule=data, verbose=False)
-        metrics |= _values(trainer.callback_metrics)
+    with _failure_recorded(folder):
+        trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
+        metrics = _values(trainer.callback_metrics)
+        if trainer.global_step != horizon.steps:
+            log.warning("the run made %d steps, and its plan has %d", trainer.global_step, horizon.steps)
+        if config.task.test and is_overridden("test_step", module) and is_overridden("test_dataloader", data):
+            trainer.test(module, datamodule=data, verbose=False)
+            metrics |= _values(trainer.callback_metrics)
     seconds = time.monotonic() - started
     _conclude(folder, "finished", metrics, steps=trainer.global_step, seconds=round(seconds, 2))
     _say_goodbye(console, folder, metrics, trainer.global_step, seconds)
@@ -222,15 +223,22 @@ def _values(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
+@contextmanager
+def _failure_recorded(folder: RunFolder) -> Iterator[None]:
+    """Write how the run ended where it does not end well."""
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | StoppedError)
+        why = str(error) if isinstance(error, LrflowError) else f"{type(error).__name__}: {error}"
+        _conclude(folder, "stopped" if stopped else "failed", error=why)
+        raise
+
+
 def _conclude(folder: RunFolder, status: str, metrics: Mapping[str, float] | None = None, **facts: Any) -> None:
-    """Write how the run ended; only the first process does. Of a run that never began nothing is kept."""
-    if rank() > 0:
-        return
-    if not folder.config.exists():
-        with suppress(OSError):
-            folder.discard()
-        return
-    folder.write_summary({"status": status, **facts, "metrics": dict(metrics or {})})
+    """Write how the run ended; only the first process does."""
+    if rank() == 0:
+        folder.write_summary({"status": status, **facts, "metrics": dict(metrics or {})})
 
 
 def _say_goodbye(console: Console, folder: RunFolder, metrics: Mapping[str, float], steps: int, seconds: float) -> None:

@@ -57,7 +57,7 @@ class Resumed:
         position: the next batch.
         plan: the plan it was following.
         branches: earlier resumptions with another length.
-        config: the configuration it was run with, resolved and without secrets.
+        config: the configuration it was run with, interpolations as they were written.
         shapes: the shape of every tensor of the model.
         accumulate: batches of an optimizer step.
     """

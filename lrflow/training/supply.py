@@ -33,11 +33,6 @@ def supply_optimizer(
     Raises:
         LrflowError: the module optimizes by hand; later, when a checkpoint is loaded, that it is of another optimizer.
     """
-    if not module.automatic_optimization:
-        raise LrflowError(
-            f"{type(module).__name__} sets automatic_optimization = False, and lrflow supplies its optimizer: "
-            "let Lightning make the steps"
-        )
 
     def configure_optimizers() -> dict[str, Any]:
         optimizer = make(module.device)

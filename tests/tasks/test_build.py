@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lrflow.config import compose
 from lrflow.errors import ConfigError
-from lrflow.tasks.build import count_horizon
+from lrflow.tasks.build import build_module, count_horizon
 
 
 class Data(pl.LightningDataModule):
@@ -73,3 +73,16 @@ def test_a_stream_needs_a_number_of_steps() -> None:
     with pytest.raises(ConfigError, match=r"trainer\.max_steps"):
         count_horizon(compose(), stream, 1)
     assert count_horizon(compose(["trainer.max_steps=5"]), stream, 1).steps == 5
+
+
+class ByHand(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+
+def test_a_module_that_optimizes_by_hand_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose()
+    monkeypatch.setattr("lrflow.tasks.build.instantiate", lambda node: ByHand())
+    with pytest.raises(ConfigError, match=r"model\._target_.*optimizes by hand"):
+        build_module(config)

@@ -13,7 +13,6 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from lrflow.errors import LrflowError
 from lrflow.layers import Rule, resolve
 from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan, PlanScheduler
@@ -26,10 +25,9 @@ TWO = [Rule("head", match="net.head.*", lr="10x"), Rule("rest", match="*")]
 class Users(pl.LightningModule):
     """A user's own module, with an optimizer and a scheduler that lrflow is to replace."""
 
-    def __init__(self, network: torch.nn.Module, automatic: bool = True) -> None:
+    def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
         self.net = network
-        self.automatic_optimization = automatic
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         loss = functional.cross_entropy(self.net(batch[0]), batch[1])
@@ -84,13 +82,6 @@ class TestUsersModule:
         run = train(tmp_path, module=Users(network_of_points()), rules=TWO, data=Bare(), max_epochs=2)
         assert run.trainer.global_step == 10
         assert run.newest.name == "step-0000010.ckpt"
-
-    def test_one_that_optimizes_by_hand_is_refused(self, prepare: Any, network_of_points: Any, tmp_path: Path) -> None:
-        with pytest.raises(LrflowError) as caught:
-            prepare(tmp_path, module=Users(network_of_points(), automatic=False), rules=TWO)
-        assert str(caught.value) == (
-            "Users sets automatic_optimization = False, and lrflow supplies its optimizer: let Lightning make the steps"
-        )
 
     def test_it_is_built_for_the_device_of_the_parameters(self, network_of_points: Any) -> None:
         module = Users(network_of_points())

@@ -1,0 +1,45 @@
+"""Rooms import only from floors below them, and what starts light stays light."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "lrflow"
+FLOORS = {
+    "errors": 0, "console": 1, "runs": 1, "schedules": 1, "layers": 2, "models": 2, "data": 2, "optimizers": 3,
+    "plan": 3, "health": 4, "training": 4, "config": 5, "tasks": 6, "cli": 7,
+}  # fmt: skip
+MODULES = [
+    path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name not in ("__init__.py", "__main__.py") or path.parent != PACKAGE
+]
+
+
+def imported(path: Path) -> set[str]:
+    """The rooms that a module imports from, at its top or within."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} if node.module != "lrflow" else {f"lrflow.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("lrflow.")} & FLOORS.keys()
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_floors_below(path: Path) -> None:
+    own = room(path)
+    above = {other for other in imported(path) if other != own and FLOORS[other] >= FLOORS[own]}
+    assert not above
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room(path) for path in MODULES} == FLOORS.keys()
