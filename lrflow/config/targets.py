@@ -22,6 +22,8 @@ from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 ROOMS = (
     "lrflow.schedules",
     "lrflow.layers",
+    "lrflow.optimizers",
+    "lrflow.feedback",
     "lrflow.models",
     "lrflow.data",
     "torch.utils.data",
@@ -34,7 +36,7 @@ ROOMS = (
 )
 """Modules of which a config may name what they export (`__all__`), and nothing below them."""
 
-TREES = ("torch.nn", "torch.optim", "lrflow.recipes")
+TREES = ("torch.nn", "torch.optim", "schedulefree", "prodigyopt", "pytorch_optimizer", "lrflow.recipes")
 """Packages of which a config may name every public class and function, at any depth."""
 
 SCHEDULERS = {
