@@ -17,7 +17,9 @@ from lrflow.schedules.shape import Shape
 
 @dataclass(frozen=True, init=False)
 class WarmRestarts(Shape):
-    """Cosines one after the other, each starting at the peak again (Loshchilov and Hutter, SGDR, 2017).
+    """Cosines one after the other, each starting at the peak again.
+
+    Loshchilov and Hutter, SGDR, 2017, arXiv:1608.03983.
 
     The run ends where a cosine does: a cycle that would not be over in time is not begun, and the one before it is
     stretched to the end of the phase.
@@ -97,7 +99,9 @@ class WarmRestarts(Shape):
 
 @dataclass(frozen=True, init=False)
 class Cyclical(Shape):
-    """Straight up to the peak and down again, over and over (Smith, cyclical learning rates, 2017).
+    """Straight up to the peak and down again, over and over.
+
+    Smith, cyclical learning rates, 2017, arXiv:1506.01186.
 
     With gamma 1 it is Smith's `triangular`, with 0.5 his `triangular2`, and smooth his `exp_range`, except that the
     first peak stands at 1 and not below it.
@@ -165,7 +169,9 @@ class Cyclical(Shape):
 
 @dataclass(frozen=True, init=False)
 class OneCycle(Shape):
-    """Once up to the peak, and then down to far below where it came from (Smith and Topin, super-convergence, 2018).
+    """Once up to the peak, and then down to far below where it came from.
+
+    Smith and Topin, super-convergence, 2018, arXiv:1708.07120.
 
     It has its rise in itself, so it wants no warmup.
 

@@ -17,7 +17,7 @@ from lrflow.schedules.shape import Shape, last_before, never
 
 @dataclass(frozen=True)
 class Constant(Shape):
-    """The peak throughout; with a cooldown it is warmup-stable-decay (Hu et al., 2024)."""
+    """The peak throughout; with a cooldown it is warmup-stable-decay (Hu et al., 2024, arXiv:2404.06395)."""
 
     def __call__(self, step: Floats, phase: Phase) -> Floats:
         """1 throughout."""
@@ -37,7 +37,9 @@ class Linear(Shape):
 
 @dataclass(frozen=True)
 class Cosine(Shape):
-    """Half a cosine down, (1 + cos(pi p^k)) / 2 (Loshchilov and Hutter, SGDR, 2017, without restarts).
+    """Half a cosine down, (1 + cos(pi p^k)) / 2.
+
+    Loshchilov and Hutter, SGDR, 2017, arXiv:1608.03983, without restarts; k: Zhang and Li, 2020, arXiv:2004.05909.
 
     Args:
         k: above 0; more than 1 stays up longer and then falls faster (k-decay, Zhang and Li, 2020).
@@ -60,6 +62,8 @@ class Cosine(Shape):
 @dataclass(frozen=True)
 class Polynomial(Shape):
     """A power of the way left, (1 - p^k)^power.
+
+    k: Zhang and Li, 2020, arXiv:2004.05909.
 
     Args:
         power: above 0; 1 is linear, more falls earlier.
@@ -84,7 +88,10 @@ class Polynomial(Shape):
 
 @dataclass(frozen=True)
 class Rex(Shape):
-    """Reflected exponential, (1 - p) / (1 - p / 2): slow at first, fast at the end (Chen et al., REX, 2021)."""
+    """Reflected exponential, (1 - p) / (1 - p / 2): slow at first, fast at the end.
+
+    Chen et al., REX, 2021, arXiv:2107.04197.
+    """
 
     lands: ClassVar[bool] = True
 
@@ -96,7 +103,9 @@ class Rex(Shape):
 
 @dataclass(frozen=True)
 class Tanh(Shape):
-    """Hyperbolic-tangent decay, (1 - tanh(lower (1 - p) + upper p)) / 2 (Hsueh et al., HTD, 2018).
+    """Hyperbolic-tangent decay, (1 - tanh(lower (1 - p) + upper p)) / 2.
+
+    Hsueh et al., HTD, 2018, arXiv:1806.01593.
 
     Divided by its value at p = 0, which the paper leaves a few millionths under the peak.
 
@@ -173,7 +182,9 @@ class Exponential(Shape):
 
 @dataclass(frozen=True, init=False)
 class InverseTime(Shape):
-    """(1 + gamma t / every)^-power, t counted from the phase's start (Caffe's `inv`, Jia et al., 2014).
+    """(1 + gamma t / every)^-power, t counted from the phase's start.
+
+    Caffe's `inv`, Jia et al., 2014, arXiv:1408.5093.
 
     Args:
         gamma: how fast it falls, above 0; 1 and a power of 1: half the peak after one `every`, a third after two.
@@ -209,8 +220,8 @@ class InverseTime(Shape):
 class InverseSqrt(Shape):
     """sqrt(s / (s + t)), t counted from the phase's start, s the timescale.
 
-    With the warmup as its timescale it is the decay of Noam (Vaswani et al., 2017), the inverse square root of the
-    step of the run.
+    Raffel et al., T5, 2020, arXiv:1910.10683. With the warmup as its timescale it is the decay of Noam (Vaswani et al.,
+    2017, arXiv:1706.03762), the inverse square root of the step of the run.
 
     Args:
         timescale: a duration, after which it stands at sqrt(1/2); None: as long as the warmup.

@@ -58,7 +58,7 @@ class Step(Shape):
 
 @dataclass(frozen=True, init=False)
 class MultiStep(Shape):
-    """Times gamma at each milestone on the run's clock (He et al., 2016).
+    """Times gamma at each milestone on the run's clock (He et al., 2016, arXiv:1512.03385).
 
     Args:
         gamma: the factor at each milestone, above 0 and at most 1.
