@@ -28,6 +28,7 @@ from lrflow.schedules.schedule import Schedule
 from lrflow.schedules.shape import Shape
 from lrflow.schedules.stairs import MultiStep, Step
 from lrflow.schedules.table import Tabulated
+from lrflow.schedules.unfreezing import Unfreezing
 
 __all__ = [
     "Constant",
@@ -54,5 +55,6 @@ __all__ = [
     "Step",
     "Tabulated",
     "Tanh",
+    "Unfreezing",
     "WarmRestarts",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
@@ -96,6 +96,17 @@ class Continued(Curve):
             return step
         return self.at - (self.at - step) * left_now // left_before  # rounded up, in whole numbers
 
+    def starts(self, horizon: Horizon) -> int:
+        """The first step at which a group with this curve trains, on this run's clock."""
+        old = self.schedule.starts(self.before)
+        if self.how == "rescale" and old >= self.at:
+            return max(self.schedule.starts(horizon), self.at)
+        return self._met(old, horizon) if self.how == "extend" else old
+
+    def unfrozen(self) -> Curve:
+        """The curve of a group that trains from the first step on."""
+        return replace(self, schedule=self.schedule.unfrozen())
+
     def jumps(self, horizon: Horizon) -> tuple[int, ...]:
         """The steps, rising, at which the LR is declared to change at once."""
         old = self.schedule.jumps(self.before)
@@ -124,8 +135,19 @@ class Continued(Curve):
         if self.at >= horizon.steps:
             message = f"the run is resumed at step {self.at}, but now has only {horizon.steps}: nothing is left of it"
             problems.append(Problem(choice, message, self.how))
+        elif not problems and (message := self._freezes(horizon)):
+            problems.append(Problem(choice, message, self.how, "try keep or extend"))
         elif not problems and self(horizon.steps - 1, horizon) == 0.0:
             end = max(self.at, self.before.steps)
             message = f"the old schedule ends at an LR of 0, where steps {end} to {horizon.steps - 1} would stay"
             problems.append(Problem(choice, message, self.how, "try rescale"))
         return problems
+
+    def _freezes(self, horizon: Horizon) -> str:
+        """How a group would be frozen for good, or again; empty where it is not."""
+        old, new = self.schedule.starts(self.before), self.schedule.starts(horizon)
+        if self.how == "decay_now" and old > self.at:
+            return f"a group is frozen until step {old}, so its LR would go down from 0 and it would never train"
+        if self.how == "rescale" and old < self.at < new:
+            return f"a group that trains since step {old} would be frozen again until step {new}"
+        return ""

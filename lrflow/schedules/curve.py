@@ -14,7 +14,7 @@ from lrflow.schedules.horizons import Floats, Horizon, Phase
 
 
 class Curve(ABC):
-    """A pure function from (step, horizon) to a multiplier of the peak LR: `Schedule` or `Continued`.
+    """A pure function from (step, horizon) to a multiplier of the peak LR: `Schedule`, `Unfreezing` or `Continued`.
 
     Subclasses are frozen dataclasses and compute elementwise.
     """
@@ -54,6 +54,14 @@ class Curve(ABC):
     @abstractmethod
     def jumps(self, horizon: Horizon) -> tuple[int, ...]:
         """The steps, rising, at which the curve is declared to leave its value at once."""
+
+    def starts(self, horizon: Horizon) -> int:
+        """The first step at which a group with this curve trains; it is frozen before, and the curve is 0."""
+        return 0
+
+    def unfrozen(self) -> Curve:
+        """The curve without the stretch in which its group is frozen."""
+        return self
 
     @abstractmethod
     def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:
