@@ -46,6 +46,8 @@ class Node(Section):
 class Optimizer(Node):
     """An optimizer of `torch.optim` or a class that is called like one."""
 
+    offered = frozenset({"routes"})
+
     lr: f.PeakLR
     """Peak LR; the schedule multiplies it."""
     momentum: f.BelowOne = 0.0
@@ -64,6 +66,8 @@ class Optimizer(Node):
     """Keep the running maximum of the second moment."""
     fused: f.AutoSwitch = "auto"
     """The fused kernel; auto: where the device has one."""
+    routes: dict[f.Text, Optimizer] = Field(default_factory=dict)
+    """Other optimizers by name, to which layer rules send parameters with `route`."""
 
 
 WARMUPS = ("linear", "cosine", "exponential", "constant")
@@ -113,6 +117,14 @@ class Rule(Section):
     """The group's own schedule; None: the run's."""
     freeze: f.Switch = False
     """The group does not train."""
+    unfreeze: f.DurationText | None = None
+    """The group is frozen for so long, and trains from there on."""
+    unfreeze_warmup: f.DurationText = 0
+    """From there the LR rises linearly to what the schedule says."""
+    freeze_statistics: f.Switch = True
+    """While they are frozen, batch norms keep their running statistics and normalise by them."""
+    route: f.Text | None = None
+    """The optimizer that the group goes to, one of `optimizer.routes`; None: the main one."""
 
 
 class Rules(Section):

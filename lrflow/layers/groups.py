@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from lrflow.errors import ConfigError, Problem
+from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.layers.explain import abbreviated, explain_empty, explain_unmatched
 from lrflow.layers.inventory import Entry, inventory
 from lrflow.layers.rules import Rule
 from lrflow.layers.selection import selects
-from lrflow.schedules import Curve
+from lrflow.schedules import Curve, Duration, Unfreezing
+
+_AT_ONCE = Duration(0, "steps")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +27,14 @@ class Group:
         name: the rule's name, or `frozen` for what the model itself keeps from training.
         parameters: (dotted name, parameter), in the order of the model; a tied parameter under its first name.
         lr: peak LR; 0 for a frozen group.
-        scale: `lr` as a multiple of the run's peak LR.
+        scale: `lr` as a multiple of the peak LR of the group's optimizer.
         weight_decay: None: the optimizer's.
         schedule: the group's own; None: the run's.
         frozen: whether it does not train.
+        route: the optimizer that it goes to; None: the main one.
+        unfreeze: how long it is frozen before it trains; None: it trains from the first step on.
+        unfreeze_warmup: how long its LR rises from there to what its schedule says.
+        freeze_statistics: whether its batch norms keep their running statistics while it is frozen.
     """
 
     name: str
@@ -37,6 +44,15 @@ class Group:
     weight_decay: float | None = None
     schedule: Curve | None = None
     frozen: bool = False
+    route: str | None = None
+    unfreeze: Duration | None = None
+    unfreeze_warmup: Duration = _AT_ONCE
+    freeze_statistics: bool = True
+
+    def curve(self, schedule: Curve) -> Curve:
+        """What the group follows in a run under `schedule`."""
+        own = self.schedule or schedule
+        return own if self.unfreeze is None else Unfreezing(own, self.unfreeze, self.unfreeze_warmup)
 
     @property
     def tensors(self) -> int:
@@ -55,6 +71,7 @@ def resolve(
     lr: float,
     weight_decay: float | None = None,
     key: str = "layers.rules",
+    routes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Group]:
     """Sorts a model's parameters into groups, each into exactly one.
 
@@ -69,6 +86,7 @@ def resolve(
         lr: the run's peak LR.
         weight_decay: for groups whose rule sets none; None: leave it to the optimizer.
         key: where the rules stand in the config.
+        routes: by the name of each other optimizer its peak `lr` and, where it has one, its `weight_decay`.
 
     Returns:
         The groups in the order of the rules.
@@ -78,8 +96,9 @@ def resolve(
             given twice, nothing left to train.
     """
     entries = inventory(model)
-    _refuse_shapeless(entries)
-    problems = [*_check_inputs(entries, rules, lr, key)]
+    refuse_shapeless(entries)
+    homes = {None: {"lr": lr, "weight_decay": weight_decay}, **(routes or {})}
+    problems = [*_check_inputs(entries, rules, homes, key)]
     claims: list[list[Entry]] = [[] for _ in rules]
     frozen: list[Entry] = []
     unmatched: list[Entry] = []
@@ -104,46 +123,68 @@ def resolve(
         if rule.name == "frozen":
             claim = [*claim, *frozen]
             frozen = []
-        groups.append(_group(rule, claim, lr, weight_decay))
+        groups.append(_group(rule, claim, homes[rule.route]))
     if frozen:
-        groups.append(Group("frozen", _named(frozen), lr=0.0, scale=0.0, frozen=True))
+        # What the model froze by itself is its own affair, its batch norms too.
+        groups.append(Group("frozen", _named(frozen), lr=0.0, scale=0.0, frozen=True, freeze_statistics=False))
     return groups
 
 
 def merge(groups: Iterable[Group]) -> list[list[Group]]:
-    """Trainable groups whose LR, weight decay and schedule are equal, together.
+    """Trainable groups whose optimizer, LR, weight decay, schedule and unfreezing are equal, together.
 
     An optimizer steps a few large groups many times faster than many small ones; names and accounting stay
     with the groups.
 
     Returns:
-        Lists of groups, in the order in which each first appears; frozen groups are left out.
+        Lists of groups, in the order in which each first appears, those of the main optimizer before those of each
+        other one; frozen groups are left out.
     """
-    merged: dict[tuple[float, float | None, Curve | None], list[Group]] = {}
+    merged: dict[tuple[object, ...], list[Group]] = {}
     for group in groups:
         if not group.frozen:
-            merged.setdefault((group.lr, group.weight_decay, group.schedule), []).append(group)
-    return list(merged.values())
+            freezing = (group.unfreeze, group.unfreeze_warmup)
+            merged.setdefault((group.route, group.lr, group.weight_decay, group.schedule, *freezing), []).append(group)
+    routes = list(dict.fromkeys([None, *(members[0].route for members in merged.values())]))
+    return sorted(merged.values(), key=lambda members: routes.index(members[0].route))
 
 
 def _claims(rule: Rule, entry: Entry) -> bool:
     return (entry.trainable or rule.freeze) and selects(rule, entry)
 
 
-def _group(rule: Rule, claim: list[Entry], lr: float, weight_decay: float | None) -> Group:
+def _group(rule: Rule, claim: list[Entry], home: Mapping[str, Any]) -> Group:
     if rule.freeze:
         for entry in claim:
             entry.parameter.requires_grad_(False)
-        return Group(rule.name, _named(claim), lr=0.0, scale=0.0, frozen=True)
-    decay = weight_decay if rule.weight_decay is None else rule.weight_decay
-    return Group(rule.name, _named(claim), rule.peak(lr), rule.scale(lr), decay, rule.schedule)
+        return Group(
+            rule.name, _named(claim), lr=0.0, scale=0.0, frozen=True, freeze_statistics=rule.freeze_statistics
+        )
+    lr = home["lr"]
+    return Group(
+        rule.name,
+        _named(claim),
+        lr=rule.peak(lr),
+        scale=rule.scale(lr),
+        weight_decay=home.get("weight_decay") if rule.weight_decay is None else rule.weight_decay,
+        schedule=rule.schedule,
+        route=rule.route,
+        unfreeze=None if rule.unfreeze is None else Duration.parse(rule.unfreeze),
+        unfreeze_warmup=Duration.parse(rule.unfreeze_warmup),
+        freeze_statistics=rule.freeze_statistics,
+    )
 
 
 def _named(entries: Iterable[Entry]) -> tuple[tuple[str, nn.Parameter], ...]:
     return tuple((entry.name, entry.parameter) for entry in entries)
 
 
-def _refuse_shapeless(entries: Sequence[Entry]) -> None:
+def refuse_shapeless(entries: Sequence[Entry]) -> None:
+    """Raises where parameters have no shape yet.
+
+    Raises:
+        ConfigError: names them.
+    """
     lazy = [entry.name for entry in entries if nn.parameter.is_lazy(entry.parameter)]
     if lazy:
         hint = "run one batch through the model before it is handed over"
@@ -151,9 +192,13 @@ def _refuse_shapeless(entries: Sequence[Entry]) -> None:
         raise ConfigError([Problem("model", message, ..., hint)])
 
 
-def _check_inputs(entries: list[Entry], rules: Sequence[Rule], lr: float, key: str) -> Iterable[Problem]:
-    if not (math.isfinite(lr) and lr > 0):
-        yield Problem("optimizer.lr", "expected a positive number", lr)
+def _check_inputs(
+    entries: list[Entry], rules: Sequence[Rule], homes: Mapping[Any, Mapping[str, Any]], key: str
+) -> Iterable[Problem]:
+    for route, home in homes.items():
+        if not (math.isfinite(home["lr"]) and home["lr"] > 0):
+            where = "optimizer.lr" if route is None else f"optimizer.routes.{route}.lr"
+            yield Problem(where, "expected a positive number", home["lr"])
     if not entries:
         yield Problem("model", "the model has no parameters")
     first: dict[str, int] = {}
@@ -161,3 +206,6 @@ def _check_inputs(entries: list[Entry], rules: Sequence[Rule], lr: float, key: s
         if rule.name in first:
             yield Problem(f"{key}[{index}].name", f"already the name of {key}[{first[rule.name]}]", rule.name)
         first.setdefault(rule.name, index)
+        if rule.route not in homes:
+            hint = did_you_mean(rule.route, [name for name in homes if name])
+            yield Problem(f"{key}[{index}].route", "there is no such route", rule.route, hint)

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.schedules import Curve
+from lrflow.schedules import Curve, Duration, DurationLike
 
 Resolve = Callable[[str], type]  # from a `_target_` to its class
 SELECTS = ("bias", "norm", "embedding", "matrix")
@@ -47,6 +47,12 @@ class Rule:
         weight_decay: the group's weight decay; None: the optimizer's.
         schedule: the group's own; None: the run's.
         freeze: True: the group does not train.
+        route: the name of another optimizer that the group goes to (`optimizer.routes.NAME`), of whose peak LR a
+            multiple is one then, and whose weight decay is the default; None: the main optimizer.
+        unfreeze: a duration; the group is frozen until then: no gradient, no weight decay, no momentum, an LR of 0.
+        unfreeze_warmup: a duration; from there the LR rises linearly to what the schedule says.
+        freeze_statistics: a batch norm whose parameters are all frozen normalises by its running statistics, and
+            these stand still; False: it goes on as in training.
 
     Raises:
         ConfigError: every field that is wrong, its key relative to the rule (`lr`).
@@ -61,6 +67,10 @@ class Rule:
     weight_decay: float | None = None
     schedule: Curve | None = None
     freeze: bool = False
+    route: str | None = None
+    unfreeze: DurationLike | None = None
+    unfreeze_warmup: DurationLike = 0
+    freeze_statistics: bool = True
 
     def __post_init__(self) -> None:
         problems = [*self._check_name(), *self._check_selectors(), *self._check_settings()]
@@ -155,10 +165,9 @@ class Rule:
                     yield from _check_entry(selector, entry)
 
     def _check_settings(self) -> Iterable[Problem]:
-        if not isinstance(self.freeze, bool):
-            yield Problem("freeze", "expected true or false", self.freeze)
-        elif self.freeze:
-            for setting in ("lr", "weight_decay", "schedule"):
+        yield from self._check_freezing()
+        if self.freeze is True:
+            for setting in ("lr", "weight_decay", "schedule", "route", "unfreeze"):
                 if getattr(self, setting) is not None:
                     hint = "remove it, or remove freeze"
                     yield Problem(setting, "a frozen group does not train", getattr(self, setting), hint)
@@ -173,6 +182,25 @@ class Rule:
                 object.__setattr__(self, "weight_decay", decay)
         if self.schedule is not None and not isinstance(self.schedule, Curve):
             yield Problem("schedule", "expected a schedule such as those in conf/schedule", self.schedule)
+        if self.route is not None and (not isinstance(self.route, str) or not self.route.strip()):
+            yield Problem("route", "expected the name of a route, one of optimizer.routes", self.route)
+
+    def _check_freezing(self) -> Iterable[Problem]:
+        for switch in ("freeze", "freeze_statistics"):
+            if not isinstance(getattr(self, switch), bool):
+                yield Problem(switch, "expected true or false", getattr(self, switch))
+        for name in ("unfreeze", "unfreeze_warmup"):
+            if (given := getattr(self, name)) is not None:
+                try:
+                    object.__setattr__(self, name, Duration.parse(given))
+                except ValueError as error:
+                    yield Problem(name, str(error), given)
+        if self.unfreeze is None:
+            if self.unfreeze_warmup != Duration(0, "steps"):
+                hint = "add unfreeze, or give the group a schedule with a warmup"
+                yield Problem("unfreeze_warmup", "the group is never unfrozen", str(self.unfreeze_warmup), hint)
+            if self.freeze_statistics is False and not self.freeze:
+                yield Problem("freeze_statistics", "the group is not frozen", False, "remove it, or freeze the group")
 
     def _check_lr(self) -> Iterable[Problem]:
         relative = isinstance(self.lr, str) and self.lr.strip().lower().endswith("x")

@@ -49,7 +49,7 @@ def _summary(diff: PlanDiff, arrow: str) -> Grid:
     for old, new in diff.renamed.items():
         table.row(Text("group", "bold"), f"{old} {arrow} {new}, renamed")
     for (setting, before, after), names in _alike(diff).items():
-        told = f"{_shown(before)} {arrow} {_shown(after)}"
+        told = f"{_shown(setting, before)} {arrow} {_shown(setting, after)}"
         if setting in ("lr", "scale") and isinstance(before, float) and isinstance(after, float):
             told += f" ({_times(after / before if before else math.inf)})"
         table.row(Text(WORDS.get(setting, setting), "bold"), f"{_whose(diff, names)}: {told}")
@@ -101,9 +101,9 @@ def _steps(steps: tuple[float, float], arrow: str) -> str:
     return f"{after:,}" if before == after else f"{before:,} {arrow} {after:,}"
 
 
-def _shown(value: object) -> str:
+def _shown(setting: str, value: object) -> str:
     if value is None:
-        return "the optimizer's"
+        return "the main optimizer" if setting == "route" else "the optimizer's"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

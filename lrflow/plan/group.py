@@ -14,12 +14,13 @@ class PlanGroup:
     Args:
         name: as in the layer rules.
         lr: peak LR, absolute.
-        scale: peak LR over the optimizer's peak LR.
+        scale: peak LR over the peak LR of the group's optimizer.
         weight_decay: the group's own; None: the optimizer's.
         schedule: multiplier of the peak over the run.
         tensors: how many parameter tensors the group holds.
         parameters: how many numbers they hold.
         frozen: whether the group is left out of training.
+        route: the optimizer that the group goes to; None: the main one.
     """
 
     name: str
@@ -30,3 +31,4 @@ class PlanGroup:
     tensors: int
     parameters: int
     frozen: bool = False
+    route: str | None = None

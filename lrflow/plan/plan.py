@@ -53,10 +53,11 @@ class Plan:
                 lr=float(group.lr),
                 scale=float(group.scale),
                 weight_decay=None if group.weight_decay is None else float(group.weight_decay),
-                schedule=group.schedule or schedule,
+                schedule=group.curve(schedule),
                 tensors=group.tensors,
                 parameters=group.numel,
                 frozen=group.frozen,
+                route=group.route,
             )
             for group in groups
         ]
@@ -74,6 +75,11 @@ class Plan:
     def names(self) -> tuple[str, ...]:
         """The names of the trainable groups, in order: the columns of `lr`."""
         return tuple(group.name for group in self.trainable)
+
+    @cached_property
+    def starts(self) -> dict[str, int]:
+        """The first step of each trainable group, by its name: until then it is frozen."""
+        return {group.name: group.schedule.starts(self.horizon) for group in self.trainable}
 
     @cached_property
     def curves(self) -> tuple[tuple[Curve, tuple[int, ...]], ...]:

@@ -46,10 +46,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
     return {
         "version": VERSION,
         "horizon": asdict(plan.horizon),
-        "groups": [
-            {field.name: getattr(group, field.name) for field in fields(group)} | {"schedule": group.schedule.spec()}
-            for group in plan.groups
-        ],
+        "groups": [_described(group) for group in plan.groups],
     }
 
 
@@ -72,6 +69,13 @@ def read(data: Mapping[str, Any], resolve: Resolve | None = None) -> tuple[list[
     if problems:
         raise ConfigError(problems)
     return groups, horizon
+
+
+def _described(group: PlanGroup) -> dict[str, Any]:
+    described = {field.name: getattr(group, field.name) for field in fields(group)}
+    if group.route is None:
+        del described["route"]  # plans without routes keep the fingerprint that they had before there were any
+    return described | {"schedule": group.schedule.spec()}
 
 
 def _group(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]) -> Any:

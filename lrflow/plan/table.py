@@ -49,9 +49,13 @@ def _head(plan: Plan) -> Grid:
 
 
 def _groups(plan: Plan) -> Grid:
-    table = Grid("<group", "tensors", "parameters", "LR scale", "peak LR", "weight decay")
+    routed = any(group.route for group in plan.groups)
+    table = Grid(
+        "<group", *(["<route"] if routed else []), "tensors", "parameters", "LR scale", "peak LR", "weight decay"
+    )
     for group in plan.groups:
-        counts = (group.name, f"{group.tensors:,}", f"{group.parameters:,}")
+        route = [group.route or ""] if routed else []
+        counts = (group.name, *route, f"{group.tensors:,}", f"{group.parameters:,}")
         if group.frozen:
             table.row(*counts, "frozen", style="dim")
         else:
