@@ -7,6 +7,7 @@ A `Schedule` is a warmup, a `Shape` and a cooldown. Times are `Duration`s (`500`
     >>> schedule([0, 500, 9_999], Horizon(steps=10_000, steps_per_epoch=1_000))
 """
 
+from lrflow.schedules.also import Also
 from lrflow.schedules.continuation import Continued
 from lrflow.schedules.curve import Curve
 from lrflow.schedules.cycles import Cyclical, OneCycle, WarmRestarts
@@ -31,6 +32,7 @@ from lrflow.schedules.table import Tabulated
 from lrflow.schedules.unfreezing import Unfreezing
 
 __all__ = [
+    "Also",
     "Constant",
     "Continued",
     "Cosine",

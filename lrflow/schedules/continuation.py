@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from lrflow.errors import Problem, did_you_mean
 from lrflow.schedules.curve import Curve
 from lrflow.schedules.fields import Fields
 from lrflow.schedules.horizons import Floats, Horizon, Phase
+
+if TYPE_CHECKING:
+    from lrflow.schedules.also import Also
 
 How = Literal["keep", "rescale", "extend", "decay_now"]
 
@@ -95,6 +98,21 @@ class Continued(Curve):
         if step <= self.at or left_before <= 0:
             return step
         return self.at - (self.at - step) * left_now // left_before  # rounded up, in whole numbers
+
+    def split(self) -> tuple[Curve, tuple[tuple[Also, Curve], ...]]:
+        """The curve of the LR alone, and each setting of the optimizer that moves besides, with what moves it.
+
+        To decay now is said of the LR: a setting with a curve of its own goes through the rest of that.
+        """
+        alone, also = self.schedule.split()
+        if not also:
+            return self, ()
+        own: How = "extend" if self.how == "decay_now" else self.how
+        moved = tuple(
+            (entry, replace(self, schedule=curve, how=self.how if entry.curve is None else own))
+            for entry, curve in also
+        )
+        return replace(self, schedule=alone), moved
 
     def starts(self, horizon: Horizon) -> int:
         """The first step at which a group with this curve trains, on this run's clock."""

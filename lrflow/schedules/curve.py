@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lrflow.errors import Problem
 from lrflow.schedules.horizons import Floats, Horizon, Phase
+
+if TYPE_CHECKING:
+    from lrflow.schedules.also import Also
 
 
 class Curve(ABC):
@@ -62,6 +65,10 @@ class Curve(ABC):
     def unfrozen(self) -> Curve:
         """The curve without the stretch in which its group is frozen."""
         return self
+
+    def split(self) -> tuple[Curve, tuple[tuple[Also, Curve], ...]]:
+        """The curve of the LR alone, and each setting of the optimizer that moves besides, with what moves it."""
+        return self, ()
 
     @abstractmethod
     def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:

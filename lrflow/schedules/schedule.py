@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from lrflow.schedules.fields import LATER, Fields, length, under
 from lrflow.schedules.horizons import Floats, Horizon, Phase
 from lrflow.schedules.ramps import COOLDOWNS, WARMUPS, cooldown
 from lrflow.schedules.shape import Shape
+
+if TYPE_CHECKING:
+    from lrflow.schedules.also import Also
 
 
 @dataclass(frozen=True, init=False)
@@ -36,6 +41,8 @@ class Schedule(Curve):
             start throughout, and then at once).
         cooldown_shape: how the cooldown falls: `linear`, `cosine`, `1-sqrt`, `1-square`, `power` ((1 - p)^1.2) or
             `exponential` (by equal factors, down to a floor above 0).
+        also: settings of the optimizer that move besides the LR: by name, the arguments of an `Also` and of the
+            schedule that moves it, `{"momentum": {"low": 0.85, "high": 0.95, "inverse": True}}`.
 
     Raises:
         ConfigError: with every argument that cannot be.
@@ -48,6 +55,7 @@ class Schedule(Curve):
     floor: float
     warmup_shape: str = field(default="linear", metadata=LATER)
     cooldown_shape: str = field(default="linear", metadata=LATER)
+    also: tuple[Also, ...] = field(default=(), metadata=LATER)
 
     def __init__(
         self,
@@ -58,6 +66,7 @@ class Schedule(Curve):
         floor: float | str = 0.0,
         warmup_shape: str = "linear",
         cooldown_shape: str = "linear",
+        also: Mapping[str, Any] | Sequence[Also] | None = None,
     ) -> None:
         fields = Fields(self.key)
         if not isinstance(shape, Shape):
@@ -75,7 +84,13 @@ class Schedule(Curve):
         if self.cooldown_shape == "exponential" and self.floor == 0.0:
             message, hint = "an exponential cooldown never gets down to a floor of 0", "give a floor, such as 0.01"
             fields.wrong("cooldown_shape", cooldown_shape, message, hint)
+        object.__setattr__(self, "also", _entries(fields, also) if also else ())
         fields.finish()
+
+    def split(self) -> tuple[Schedule, tuple[tuple[Also, Curve], ...]]:
+        """The schedule of the LR alone, and each setting that moves besides with what moves it."""
+        alone = replace(self, also=()) if self.also else self
+        return alone, tuple((entry, entry.curve or alone) for entry in self.also)
 
     def phase(self, horizon: Horizon) -> Phase:
         """The stretch that the shape fills: from the end of the warmup to the start of the cooldown."""
@@ -122,6 +137,20 @@ class Schedule(Curve):
             horizon: how long the run is.
             key: where the schedule stands in the config.
         """
+        problems = self.misfits(horizon)
+        cooldown = length(self.cooldown, horizon, "cooldown", [])
+        down = self.shape.lands and self.floor == 0.0
+        if cooldown and (down or (not problems and self._at(self.phase(horizon).stop, self.phase(horizon)) == 0.0)):
+            message = f"would spend its {cooldown} steps at an LR of 0, to which the shape has already come down"
+            hint = "take a shape that stays up (schedule=constant), or no cooldown"
+            problems.append(Problem("cooldown", message, str(self.cooldown), hint))
+        for entry in self.also:
+            if entry.curve is not None:
+                problems += under(f"also.{entry.name}", entry.curve.misfits(horizon))
+        return under(key or self.key, problems)
+
+    def misfits(self, horizon: Horizon) -> list[Problem]:
+        """What of the warmup, the shape and the cooldown does not fit into the run, whatever they move."""
         problems: list[Problem] = []
         run = horizon.steps
         warmup = length(self.warmup, horizon, "warmup", problems)
@@ -142,12 +171,13 @@ class Schedule(Curve):
             else:
                 phase = self.phase(horizon)
         problems += under("shape", self.shape.check(phase))
-        down = self.shape.lands and self.floor == 0.0
-        if cooldown and (down or (not problems and self._at(phase.stop, phase) == 0.0)):
-            message = f"would spend its {cooldown} steps at an LR of 0, to which the shape has already come down"
-            hint = "take a shape that stays up (schedule=constant), or no cooldown"
-            problems.append(Problem("cooldown", message, str(self.cooldown), hint))
         if warmup and self.warmup_start and not problems and self.warmup_start > self._at(phase.start, phase):
             message = f"is above {self._at(phase.start, phase):g}, where the shape starts"
             problems.append(Problem("warmup_start", message, self.warmup_start))
-        return under(key or self.key, problems)
+        return problems
+
+
+def _entries(fields: Fields, given: Mapping[str, Any] | Sequence[Also]) -> tuple[Also, ...]:
+    from lrflow.schedules.also import read  # which builds schedules itself
+
+    return read(fields, given)

@@ -94,7 +94,9 @@ def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[P
             hint = did_you_mean(name, parameters)
             problems.append(Problem(path, f"{cls.__name__} takes no such argument", value, hint))
             continue
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name == "also":  # names of settings, and what each of them does
+            value = _item(value, path, resolve, problems, failed)
+        elif isinstance(value, Mapping):
             value = _build(value, path, resolve, problems)
             if value is None:
                 failed.add(path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from lrflow.schedules.curve import Curve
 from lrflow.schedules.durations import Duration, DurationLike
 from lrflow.schedules.fields import Fields, length, under
 from lrflow.schedules.horizons import Floats, Horizon, Phase
+
+if TYPE_CHECKING:
+    from lrflow.schedules.also import Also
 
 
 @dataclass(frozen=True, init=False)
@@ -59,6 +62,11 @@ class Unfreezing(Curve):
     def unfrozen(self) -> Curve:
         """The schedule of a group that trains from the first step on."""
         return self.schedule.unfrozen()
+
+    def split(self) -> tuple[Curve, tuple[tuple[Also, Curve], ...]]:
+        """The curve of the LR alone, and each setting that moves besides: as if the group trained from the start."""
+        alone, also = self.schedule.split()
+        return (replace(self, schedule=alone) if also else self), also
 
     def phase(self, horizon: Horizon) -> Phase:
         """Where both warmups are over, the run's and the group's, and where the cooldown starts."""
