@@ -197,8 +197,12 @@ class Resumed:
 
 def compile_branched(groups: Sequence[Group], schedule: Curve, horizon: Horizon, branches: Sequence[Branch]) -> Plan:
     """The plan of a run: the configured schedules, with every change of its length on top."""
+    # Freezing is a part of what is continued: a group that has trained is not counted anew on another horizon.
     own = [
-        replace(group, schedule=continued(group.schedule, branches)) if group.schedule else group for group in groups
+        replace(group, schedule=continued(group.curve(schedule), branches), unfreeze=None)
+        if group.schedule or group.unfreeze
+        else group
+        for group in groups
     ]
     return Plan.compile(own, continued(schedule, branches), horizon)
 
