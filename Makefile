@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format data clean
+.PHONY: run test check format data catalogue clean
 
 run: $(VENV)/installed
 	$(BIN)/python -m lrflow
@@ -22,6 +22,9 @@ format: $(VENV)/installed-dev
 
 data: $(VENV)/installed
 	$(BIN)/python -m lrflow.data.fetch fashion_mnist
+
+catalogue: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python docs/catalogue.py
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
