@@ -18,6 +18,7 @@ TOPICS = {
     "optimizer": "how parameters move",
     "schedule": "the LR over the run: a warmup, a shape, a cooldown",
     "layers": "parameter groups, each with its own LR",
+    "scaling": "whether the peak LR follows the batch",
     "model": "what is trained",
     "data": "what it is trained on",
     "trainer": "on which devices, how long, how exactly",

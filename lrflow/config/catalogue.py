@@ -12,7 +12,9 @@ import lrflow
 from lrflow.config.files import read
 from lrflow.errors import ConfigError, Problem
 
-GROUPS = ("task", "optimizer", "schedule", "layers", "model", "data", "trainer", "logger", "health", "recipe")
+GROUPS = (
+    "task", "optimizer", "schedule", "layers", "scaling", "model", "data", "trainer", "logger", "health", "recipe",
+)  # fmt: skip
 """In the order in which a person meets them."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lrflow.config.catalogue import shipped_keys
 from lrflow.config.config import Config
+from lrflow.config.scaling import check_scaling
 from lrflow.config.schema import Data, Model, Rules, Schedule
 from lrflow.config.spelling import closest
 from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
@@ -226,4 +227,6 @@ def check(content: Mapping[str, Any], config: Config | None, failed: Collection[
         schedules |= {f"layers.rules[{index}].schedule": rule.schedule for index, rule in rules if rule.schedule}
     for key, schedule in schedules.items():
         problems += check_schedule(schedule, key, horizon) if sound(key) else []
+    if sound("scaling", "data.batch_size", "trainer."):
+        problems += check_scaling(config)
     return [*problems, *(check_uses(config) if sound(*USES) else [])]

@@ -103,6 +103,17 @@ class Health(Section):
     """What happens when the loss is no longer finite."""
 
 
+class Scaling(Section):
+    """How the peak LR follows the batch of an optimizer step; see `lrflow.config.scaling`."""
+
+    rule: Annotated[Literal["none", "linear", "sqrt"], f.one_of("none", "linear", "sqrt")] = "none"
+    """linear: batch / reference; sqrt: its square root; none: the peak is what the config says."""
+    reference: f.Count | None = None
+    """Examples of an optimizer step for which the LRs of the config are right."""
+    batch: f.Count | None = None
+    """Examples of an optimizer step; None: batch_size x devices x nodes x accumulated batches."""
+
+
 class Train(Section):
     """Train the model under the plan."""
 

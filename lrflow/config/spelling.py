@@ -44,6 +44,7 @@ SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
     "model": (schema.Model,),
     "logger": (settings.Logger,),
     "logger.wandb": (settings.Wandb,),
+    "scaling": (settings.Scaling,),
     "health": (settings.Health,),
     "resume": (settings.Resume,),
     "horizon": (settings.HorizonOverride,),

@@ -27,6 +27,8 @@ def named(option: Option) -> str:
 def test_every_option_can_be_chosen(option: Option) -> None:
     own = {
         "model=custom": ["model._target_=torch.nn.Flatten"],
+        "scaling=linear": ["scaling.reference=256"],
+        "scaling=sqrt": ["scaling.reference=256"],
         "data=custom": ["data._target_=lrflow.data.Digits", "model=custom", "model._target_=torch.nn.Flatten"],
     }
     config = compose([named(option), *own.get(named(option), [])])
