@@ -53,6 +53,7 @@ class _Facts:
     finite: bool = True
     end: float = math.nan  # at the step after the last, where a landing curve meets its floor
     declared: int = 0  # jumps inside the run
+    frozen: int = 0  # steps before its groups train
     jump: tuple[int, float, float] | None = None  # first undeclared jump: step, from, to
 
 
@@ -94,9 +95,11 @@ def _each(walked: list[tuple[_Facts, str]], name: str, holds: Callable[[_Facts],
 
 def _peak_reached(facts: _Facts) -> tuple[bool, str]:
     at = f"at step {facts.highest_at:,}"
-    if facts.summit >= 1 - PEAK_TOLERANCE:
+    reached = facts.summit >= 1 - PEAK_TOLERANCE
+    if reached and not facts.frozen:
         return True, at
-    return False, f"the highest is {_percent(facts.highest)} of the peak, {at}"
+    highest = f"the highest is {_percent(facts.highest)} of the peak, {at}"
+    return reached, f"{highest}, frozen until step {facts.frozen:,}" if facts.frozen else highest
 
 
 def _peak_kept(facts: _Facts) -> tuple[bool, str]:
@@ -130,8 +133,9 @@ def _percent(multiplier: float) -> str:
 
 
 def _warmup(facts: _Facts, horizon: Horizon) -> tuple[bool, str]:
-    warmup = facts.warmup
-    return warmup < horizon.steps, f"{warmup:,} of {horizon.steps:,} steps" if warmup else "no warmup"
+    warmup = facts.warmup - facts.frozen
+    told = f"{warmup:,} of {horizon.steps:,} steps" if warmup else "no warmup"
+    return facts.warmup < horizon.steps, f"{told} from step {facts.frozen:,}" if warmup and facts.frozen else told
 
 
 def _fits(plan: Plan) -> Check:
@@ -151,6 +155,8 @@ def _moves(plan: Plan, walked: list[tuple[_Facts, str]]) -> Check:
         return Check("every group moves", False, f"never moved: {joined(still)}")
     if not plan.trainable:
         return Check("every group moves", False, "every group is frozen")
+    if first := min(plan.starts.values()):
+        return Check("every group moves", False, f"none moves before step {first:,}")
     peaks = sorted(group.lr for group in plan.trainable)
     spread = number(peaks[0]) if peaks[0] == peaks[-1] else f"{number(peaks[0])} to {number(peaks[-1])}"
     return Check("every group moves", True, f"peak LR {spread}")
@@ -158,9 +164,9 @@ def _moves(plan: Plan, walked: list[tuple[_Facts, str]]) -> Check:
 
 def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
     """Go over every step of the run once, in chunks."""
-    phase = schedule.phase(horizon)
-    lands = isinstance(schedule, Schedule) and (phase.stop < horizon.steps or schedule.shape.lands)
-    facts = _Facts(phase.start, getattr(schedule, "floor", 0.0), lands)
+    phase, unfrozen = schedule.phase(horizon), schedule.unfrozen()
+    lands = isinstance(unfrozen, Schedule) and (phase.stop < horizon.steps or unfrozen.shape.lands)
+    facts = _Facts(phase.start, getattr(schedule, "floor", 0.0), lands, frozen=schedule.starts(horizon))
     declared = np.unique(np.ceil(np.asarray(list(schedule.jumps(horizon)), dtype=np.float64)))
     facts.declared = int(((declared > 0) & (declared < horizon.steps)).sum())
     for steps in _chunks(horizon.steps):
@@ -169,7 +175,8 @@ def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
         if facts.jump is None and facts.finite:
             facts.jump = _jump(schedule, horizon, steps, values, declared)
     around = np.linspace(max(facts.highest_at - 1, 0), min(facts.highest_at + 1, horizon.steps - 1), 1025)
-    facts.summit = float(schedule(around, horizon).max())
+    # A group that joins a schedule late may find its peak gone by; that the schedule has one is seen without it.
+    facts.summit = _walk(unfrozen, horizon).summit if facts.frozen else float(schedule(around, horizon).max())
     facts.end = float(schedule(horizon.steps, horizon))
     return facts
 

@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from lrflow.schedules import Continued, Curve, Horizon, Schedule
+from lrflow.schedules import Continued, Curve, Horizon, Schedule, Unfreezing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +30,9 @@ def landmarks(plan: Plan) -> dict[int, str]:
         if 0 < step < last:
             marks.setdefault(step, why)
 
+    for start in sorted({*plan.starts.values()}):
+        names = [name for name in plan.names if plan.starts[name] == start]
+        add(start, f"unfreezes: {joined(_leading(names), 2)}")
     for schedule, _ in plan.curves:
         phase = schedule.phase(plan.horizon)
         add(phase.start, "warmup ends")
@@ -45,6 +48,11 @@ def landmarks(plan: Plan) -> dict[int, str]:
     for quarter in (25, 50, 75):
         add(steps * quarter // 100, f"{quarter}%")
     return dict(sorted(marks.items()))
+
+
+def _leading(names: Sequence[str]) -> list[str]:
+    """The names, without those of a layer's parts (`stem/no_decay`) where the layer itself (`stem`) is among them."""
+    return [name for name in names if name.rpartition("/")[0] not in names]
 
 
 def sampled(plan: Plan, rows: int) -> np.ndarray:
@@ -112,6 +120,9 @@ def describe(schedule: Curve) -> str:
     """The schedule in a few words, as it was declared: `cosine, warmup 5%, floor 0.1`."""
     if isinstance(schedule, Continued):
         return f"{describe(schedule.schedule)}; from step {schedule.at:,}: {schedule.how}"
+    if isinstance(schedule, Unfreezing):
+        warmup = f", warmup {schedule.warmup}" if schedule.warmup.value else ""
+        return f"frozen for {schedule.at}{warmup}, then {describe(schedule.schedule)}"
     if isinstance(schedule, Schedule):
         spec = schedule.spec()
         return ", ".join(_words(spec.pop("shape")) + _words(spec)[1:])
