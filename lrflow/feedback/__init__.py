@@ -1,0 +1,19 @@
+"""Feedback: small stateful factors on top of the plan, which react to what the run measures."""
+
+from lrflow.feedback.feedback import Feedback, MetricFeedback, StepFeedback
+from lrflow.feedback.greedy import Greedy
+from lrflow.feedback.hypergradient import Hypergradient
+from lrflow.feedback.kl import KLAdaptive
+from lrflow.feedback.plateau import Plateau
+from lrflow.feedback.stationarity import Stationarity
+
+__all__ = [
+    "Feedback",
+    "Greedy",
+    "Hypergradient",
+    "KLAdaptive",
+    "MetricFeedback",
+    "Plateau",
+    "Stationarity",
+    "StepFeedback",
+]

@@ -1,0 +1,146 @@
+"""GreedyLR: raise the LR while the loss keeps improving, lower it when it does not."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from statistics import fmean
+from typing import Any, ClassVar
+
+from lrflow.feedback.feedback import MetricFeedback, expect, refuse
+from lrflow.feedback.improvement import Improvement, Mode, ThresholdMode
+from lrflow.schedules.durations import DurationLike
+
+
+class Greedy(MetricFeedback):
+    """Divides the LR by `factor` after more than `patience` improvements in a row, multiplies after as many failures.
+
+    GreedyLR (Subramanian, Krishnamoorthy and Murthy, 2025, arXiv 2512.14527), with the counting of its
+    implementation in transformers: readings during a cooldown or a warmup neither count nor become the best. It
+    departs from it in three points. Bounds are fractions of the plan, so that one can be left again from either side
+    (transformers' default `min_lr=1e-3` lifts any smaller LR to itself at the first cut). The relative threshold is
+    as in `Improvement`. A reading that is not a number is a failure, and stays out of the smoothing.
+
+    Args:
+        monitor: the metric, see `MetricFeedback`.
+        mode: `min` or `max`.
+        factor: of one move; above 0 and below 1.
+        patience: improvements or failures in a row after which nothing happens yet.
+        threshold: how much better than the best one a reading has to be.
+        threshold_mode: `rel` or `abs`.
+        window: readings whose mean is looked at; 1: each by itself.
+        cooldown: readings after a cut that are left out.
+        warmup: readings after a raise that are left out.
+        reset: cuts refused at the lower bound after which all starts over from factor 1; None: never.
+        min_factor: lower bound.
+        max_factor: upper bound.
+        every: for metrics other than validation's; None: an epoch.
+
+    Raises:
+        ConfigError: values out of range.
+    """
+
+    nonfinite: ClassVar[str] = "it counts as no improvement"
+
+    def __init__(
+        self,
+        monitor: str = "train/loss",
+        mode: Mode = "min",
+        factor: float = 0.95,
+        patience: int = 10,
+        threshold: float = 1e-6,
+        threshold_mode: ThresholdMode = "abs",
+        window: int = 1,
+        cooldown: int = 0,
+        warmup: int = 0,
+        reset: int | None = None,
+        min_factor: float = 0.01,
+        max_factor: float = 10.0,
+        every: DurationLike | None = None,
+    ) -> None:
+        super().__init__(monitor, min_factor, max_factor, every)
+        self._better = Improvement(mode, threshold, threshold_mode)
+        refuse(
+            [
+                *self._better.problems(),
+                *expect("factor", factor, 0 < factor < 1, "a number above 0 and below 1"),
+                *expect("patience", patience, patience >= 0, "a whole number of at least 0"),
+                *expect("window", window, window >= 1, "a whole number above 0"),
+                *expect("cooldown", cooldown, cooldown >= 0, "a whole number of at least 0"),
+                *expect("warmup", warmup, warmup >= 0, "a whole number of at least 0"),
+                *expect("reset", reset, reset is None or reset >= 1, "a whole number above 0, or null"),
+            ]
+        )
+        self._step, self._patience, self._window = factor, patience, window
+        self._cooldown, self._warmup, self._reset = cooldown, warmup, reset
+        self._best: float | None = None
+        self._readings: deque[float] = deque(maxlen=window)
+        self._good = self._bad = 0  # improvements and failures in a row
+        self._resting = 0  # readings left of a cooldown or a warmup
+        self._refused = 0  # cuts at the lower bound since the last raise
+
+    @property
+    def subject(self) -> str:
+        """The metric, what is better of it, and over how many readings its mean is taken."""
+        return f"{self.monitor} ({self._better.mode}{f', mean of {self._window}' if self._window > 1 else ''})"
+
+    def describe(self) -> str:
+        """What it does, in one line."""
+        count = self._patience + 1
+        return (
+            f"greedy on {self.subject}: /{self._step:g} after {count} improvements in a row, x{self._step:g} after "
+            f"{count} failures"
+        )
+
+    def update(self, value: float) -> None:
+        """Take the next reading, and move the factor where it completes a row."""
+        smooth = self._smoothed(value)
+        if self._resting:
+            self._resting -= 1
+            self._good = self._bad = 0
+            return
+        if self._better(smooth, self._best):
+            self._best = smooth
+            self._good, self._bad = self._good + 1, 0
+        else:
+            self._good, self._bad = 0, self._bad + 1
+        if self._good > self._patience:
+            self.set(self.factor / self._step)
+            self._good, self._refused, self._resting = 0, 0, self._warmup
+        elif self._bad > self._patience:
+            self.multiply(self._step)
+            self._bad, self._resting = 0, self._cooldown
+            if self.factor == self.min_factor:
+                self._refused += 1
+            if self._refused == self._reset:
+                self._start_over()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The factor, the best reading, the readings of the window, and the counts."""
+        return {
+            "factor": self.factor,
+            "best": self._best,
+            "readings": list(self._readings),
+            "good": self._good,
+            "bad": self._bad,
+            "resting": self._resting,
+            "refused": self._refused,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of `state_dict`."""
+        self._readings = deque(state["readings"], self._window)
+        self._best, self._good, self._bad = state["best"], state["good"], state["bad"]
+        self._resting, self._refused = state["resting"], state["refused"]
+        self.set(state["factor"])
+
+    def _smoothed(self, value: float) -> float:
+        if not math.isfinite(value):  # the mean would not be, either, for as long as the window is
+            return value
+        self._readings.append(value)
+        return fmean(self._readings)
+
+    def _start_over(self) -> None:
+        self.factor, self._best = 1.0, None
+        self._readings.clear()
+        self._good = self._bad = self._resting = self._refused = 0

@@ -1,0 +1,166 @@
+"""SASA+: lower the LR once a statistical test finds that the weights have stopped going anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import stdtrit
+from torch import nn
+
+from lrflow.feedback.feedback import StepFeedback, expect, refuse, wide
+from lrflow.schedules import Horizon
+from lrflow.schedules.durations import DurationLike
+
+Samples = npt.NDArray[np.float64]
+
+
+class Stationarity(StepFeedback):
+    """Multiplies the LR by `factor` when the weights are found to be stationary under it.
+
+    SASA+, the statistical part of SALSA (Zhang, Lang, Liu and Xiao, 2020, arXiv 2002.10597; after Lang, Xiao and
+    Zhang, 2019, arXiv 1909.09785). Whatever the optimizer, a step is x' = x - lr d. Once the distribution of x no
+    longer changes, neither does the mean of |x|^2, so that E[<x, d> - lr/2 |d|^2] = 0. That statistic of one step is
+    (|x|^2 - |x'|^2) / (2 lr): the norm of the weights is all that is looked at. Every `every` steps the mean over the
+    latest share `keep` of the steps since the last cut is tested; where 0 lies in its confidence interval, the LR is
+    cut and the steps are counted anew.
+
+    The interval is Student's t with the variance of batch means (batches of sqrt(n) samples, since consecutive ones
+    are correlated). As in the authors' code (microsoft/statopt), both halves of the samples must also have a mean of
+    the same sign: while the norm goes from growing to shrinking, the mean passes 0 though nothing is stationary.
+    Where it departs from them:
+
+    - Degrees of freedom are the number of batches less one; their code takes the size of a batch less one, and by
+      default (`var_mode='mb'`) treats the samples as independent.
+    - The optimizer's momentum is kept at a cut; they set it to zero.
+    - The rise before it (their smoothed line search) is not part of it: a schedule's warmup is.
+    - Under several parameter groups `lr` is the first one's; the others' ratios to it are taken into d.
+
+    The test supposes a constant LR: use it with `schedule=constant` (a warmup does no harm).
+
+    Args:
+        factor: of one cut; above 0 and below 1.
+        significance: of the test; above 0 and below 1.
+        keep: the latest share of the steps since the last cut that is tested; above 0 and at most 1.
+        min_samples: fewest steps that are tested; None: 1000, or an epoch where that is less.
+        min_factor: all cuts together never go below this.
+        every: a duration; None: 100 steps, or an epoch where that is less.
+
+    Raises:
+        ConfigError: values out of range.
+    """
+
+    def __init__(
+        self,
+        factor: float = 0.1,
+        significance: float = 0.05,
+        keep: float = 0.125,
+        min_samples: int | None = None,
+        min_factor: float = 1e-3,
+        every: DurationLike | None = None,
+    ) -> None:
+        super().__init__(min_factor, 1.0, every)
+        refuse(
+            [
+                *expect("factor", factor, 0 < factor < 1, "a number above 0 and below 1"),
+                *expect("significance", significance, 0 < significance < 1, "a number above 0 and below 1"),
+                *expect("keep", keep, 0 < keep <= 1, "a number above 0 and at most 1"),
+                *expect("min_samples", min_samples, min_samples is None or min_samples >= 9, "at least 9, or null"),
+            ]
+        )
+        self._cut, self._significance, self._keep, self._min_samples = factor, significance, keep, min_samples
+        self._samples: Samples = np.empty(0)  # the latest
+        self._count = 0  # samples since the last cut
+        self._norms = torch.empty(0)  # squared, of the weights before each step since the last look
+        self._rates: list[float] = []  # the LRs of those steps
+        self._last: list[float] | None = None  # norm and LR of the last step before them
+
+    def interval(self, horizon: Horizon) -> int:
+        """Steps between two tests."""
+        if self._every is None:
+            return min(100, horizon.steps_per_epoch or 100)
+        return super().interval(horizon)
+
+    def describe(self) -> str:
+        """What it does, in one line."""
+        return (
+            f"stationarity (SASA+): x{self._cut:g} once the weights' norm stays as it is, by a t test at "
+            f"{self._significance:g} over the latest {self._keep:.4g} of the steps"
+        )
+
+    def watch(self, parameters: Sequence[nn.Parameter], horizon: Horizon) -> None:
+        """Begin, or go on; see `StepFeedback`."""
+        self._parameters = list(parameters)
+        self._fewest = self._min_samples or max(9, min(1000, horizon.steps_per_epoch or 1000))
+        device = self._parameters[0].device
+        gathered, self._norms = self._norms, torch.zeros(self.interval(horizon), dtype=wide(device), device=device)
+        if len(gathered) >= len(self._norms):
+            raise ValueError("more steps were gathered than there are between two tests now")
+        self._norms[: len(gathered)] = gathered
+
+    def observe(self, lr: float) -> float | None:
+        """Note the norm of the weights; test at the end of an interval."""
+        each = torch._foreach_norm([weight.detach() for weight in self._parameters], 2, dtype=self._norms.dtype)
+        self._norms[len(self._rates)] = torch.stack(each).square().sum()
+        self._rates.append(lr)
+        if len(self._rates) < len(self._norms):
+            return None
+        norms, rates = np.array(self._norms.tolist()), np.array(self._rates)
+        self._rates = []
+        if self._last is not None:
+            norms, rates = np.append(self._last[0], norms), np.append(self._last[1], rates)
+        self._last = [norms[-1].item(), rates[-1].item()]
+        return self._take(norms, rates)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The factor, the latest samples with their count, and the norms that are no samples yet."""
+        return {
+            "factor": self.factor,
+            "samples": torch.from_numpy(self._samples.copy()),
+            "count": self._count,
+            "norms": self._norms[: len(self._rates)].to("cpu", copy=True),
+            "rates": list(self._rates),
+            "last": self._last,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of `state_dict`; `watch` has to follow."""
+        self._samples, self._count = state["samples"].numpy(), state["count"]
+        self._norms, self._rates, self._last = state["norms"], list(state["rates"]), state["last"]
+        self.set(state["factor"])
+
+    def _take(self, norms: Samples, rates: Samples) -> float | None:
+        """Make samples of what was gathered, and cut where they are stationary; gives their mean."""
+        moves = rates[:-1] > 0  # a step at LR 0 says nothing
+        samples = -np.diff(norms)[moves] / (2 * rates[:-1][moves])
+        self._count += len(samples)
+        kept = math.ceil(self._keep * self._count)
+        self._samples = np.append(self._samples, samples)[-kept:] if kept else np.empty(0)
+        if not kept:
+            return None
+        mean = self._samples.mean().item()
+        if kept >= self._fewest and is_stationary(self._samples, self._significance):
+            self.multiply(self._cut)
+            self._samples, self._count = np.empty(0), 0
+        return mean
+
+
+def is_stationary(samples: Samples, significance: float) -> bool:
+    """Whether 0 lies in the confidence interval of the mean of correlated samples, with both halves on one side of it.
+
+    Args:
+        samples: in the order of time, at least 9; [n].
+        significance: share of stationary series whose interval leaves 0 out.
+    """
+    size = math.isqrt(len(samples))
+    batches = len(samples) // size
+    used = samples[-size * batches :]
+    mean, means = used.mean(), used.reshape(batches, size).mean(1)
+    deviation = math.sqrt(size * np.square(means - mean).sum() / (batches - 1))
+    half_width = stdtrit(batches - 1, 1 - significance / 2) * deviation / math.sqrt(len(used))
+    first, second = np.array_split(used, 2)
+    return bool(abs(mean) < half_width and first.mean() * second.mean() > 0)
