@@ -7,22 +7,29 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lrflow.config.catalogue import shipped_keys
+from lrflow.config.combinations import check_combination
 from lrflow.config.config import Config
+from lrflow.config.freezing import check_freezing
+from lrflow.config.routes import check_routes
+from lrflow.config.mup import check_mup
 from lrflow.config.scaling import check_scaling
-from lrflow.config.schema import Data, Model, Rules, Schedule
+from lrflow.config.schema import Data, Model, Optimizer, Rules, Schedule
 from lrflow.config.spelling import closest
-from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
+from lrflow.config.targets import CONTROLS, check_arguments, check_installed, check_name, locate
 from lrflow.errors import ConfigError, Problem
 from lrflow.schedules import Curve, Duration, Horizon, Shape
 
 
-def check_targets(content: Mapping[str, Any]) -> list[Problem]:
-    """Every `_target_` of the config: may it be built, and does it take what it is given?"""
+def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None]) -> list[Problem]:
+    """Every `_target_` of the config: may it be built, is it installed, and does it take what it is given?"""
     problems: list[Problem] = []
     for group in GROUPS:
         extra, ignore = PASSED.get(group, ((), ()))
         for key, node in _nodes(content.get(group), group):
-            if group == "schedule" or ".schedule" in key:
+            option = choices.get(group) if node["_target_"] in shipped_keys(group) else None
+            if problem := check_installed(node["_target_"], key, option):
+                problems.append(problem)
+            elif group == "schedule" or ".schedule" in key:
                 problems += check_curve(node, key)
             else:
                 problems += check_node(node, key, group, extra, ignore)
@@ -33,7 +40,7 @@ GROUPS = ("optimizer", "schedule", "layers", "model", "data", "logger")
 """The groups that build objects."""
 
 PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
-    "optimizer": (("params",), ("fused",)),
+    "optimizer": (("params",), ("fused", *Optimizer.offered)),
     "model": ((), Model.offered),
     "data": ((), Data.offered),
 }
@@ -167,7 +174,8 @@ def check_uses(config: Config) -> list[Problem]:
         message = "only a resumed run reads it"
         problems.append(Problem("resume.horizon", message, config.resume.horizon, "add resume=last or resume=PATH"))
     optimizer = config.optimizer
-    if optimizer.nesterov and (optimizer.momentum == 0 or optimizer.dampening != 0):
+    plain = optimizer.momentum == 0 or optimizer.dampening != 0
+    if optimizer.nesterov and plain and optimizer.target == "torch.optim.SGD":
         problems.append(Problem("optimizer.nesterov", "needs momentum above 0 and dampening 0", True))
     return problems
 
@@ -198,15 +206,22 @@ USES = ("task", "horizon", "against", "resume", "optimizer")
 """What `check_uses` looks at, as beginnings of keys."""
 
 
-def check(content: Mapping[str, Any], config: Config | None, failed: Collection[str]) -> list[Problem]:
+def check(
+    content: Mapping[str, Any],
+    config: Config | None,
+    failed: Collection[str],
+    choices: Mapping[str, str | None],
+) -> list[Problem]:
     """Everything that the single keys could not tell.
 
     Args:
         content: the resolved config.
         config: the typed config, repaired where keys are wrong; None where it could not be.
         failed: keys that are known to be wrong; nothing is concluded from them.
+        choices: the option that was taken of each group.
     """
-    problems = [p for p in check_targets(content) if p.key not in failed]
+    found = [*check_targets(content, choices), *check_mup(content)]
+    problems = [p for p in found if p.key not in failed]
     if config is None:
         return problems
     wrong = {*failed, *(problem.key for problem in problems)}
@@ -223,10 +238,13 @@ def check(content: Mapping[str, Any], config: Config | None, failed: Collection[
     schedules = {"schedule": config.schedule}
     if isinstance(config.layers, Rules):
         problems += check_names(config.layers)
+        problems += check_routes(config.layers.rules, config.optimizer.routes) if sound("optimizer.routes") else []
+        problems += check_freezing(config.layers.rules, horizon) if sound("layers.rules") else []
         rules = enumerate(config.layers.rules)
         schedules |= {f"layers.rules[{index}].schedule": rule.schedule for index, rule in rules if rule.schedule}
     for key, schedule in schedules.items():
         problems += check_schedule(schedule, key, horizon) if sound(key) else []
     if sound("scaling", "data.batch_size", "trainer."):
         problems += check_scaling(config)
+    problems += check_combination(config) if sound("optimizer", "trainer.") else []
     return [*problems, *(check_uses(config) if sound(*USES) else [])]

@@ -95,14 +95,14 @@ def _frame(axes: Axes, plan: Plan, peaks: list[float]) -> None:
     for side in ("left", "bottom"):
         axes.spines[side].set_color("#b0b0b0")
     axes.tick_params(colors=INK, length=3)
-    schedules = "; ".join(dict.fromkeys(describe(curve) for curve, _ in plan.curves)) or "nothing is trained"
+    schedules = "; ".join(dict.fromkeys(describe(curve.unfrozen()) for curve, _ in plan.curves)) or "nothing is trained"
     title = f"{shorten(schedules, 100, placeholder=' ...')}\n{length(plan.horizon)}"
     axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10, linespacing=1.4)
 
 
 def _phases(axes: Axes, plan: Plan) -> None:
     """Warmup and cooldown shaded, where every group has the same."""
-    phases = {(phase.start, phase.stop) for phase in (curve.phase(plan.horizon) for curve, _ in plan.curves)}
+    phases = {(phase.start, phase.stop) for phase in (curve.unfrozen().phase(plan.horizon) for curve, _ in plan.curves)}
     if len(phases) != 1:
         return
     ((start, stop),) = phases

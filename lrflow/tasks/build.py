@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -17,11 +18,17 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate, redact
+from lrflow.config.routes import check_routes
+from lrflow.config.scaling import batch_scaling
+from lrflow.config.schema import Optimizer
+from lrflow.config.targets import takes
 from lrflow.errors import ConfigError, Problem
-from lrflow.layers import Group, Rule, resolve
-from lrflow.optimizers import build_optimizer
+from lrflow.layers import Group, MuP, Rule, merge, resolve
+from lrflow.layers.explain import abbreviated
+from lrflow.optimizers import Routed, build_optimizer, check_groups, compiles
 from lrflow.plan import Plan
 from lrflow.schedules import Curve, Horizon
+from lrflow.tasks.widths import mup_rules
 from lrflow.training import Supervised, planned_module
 
 
@@ -64,19 +71,48 @@ def build_module(config: Config) -> pl.LightningModule:
     return Supervised(model, config.model.loss)
 
 
-def build_groups(config: Config, module: pl.LightningModule) -> list[Group]:
-    """The parameter groups that the layer rules make of the model.
+def build_groups(
+    config: Config, module: pl.LightningModule, devices: int | None = None, tell: Callable[[Any], None] = lambda _: None
+) -> list[Group]:
+    """The parameter groups that the layer rules make of the model, at the peak LR that the batch asks for.
+
+    Args:
+        config: `layers`, `optimizer`, `scaling`.
+        module: what is trained.
+        devices: processes that train together; None: as the config says.
+        tell: is given what a person should know of it before the run, such as a rescaled peak.
 
     Raises:
-        ConfigError: rules that do not account for every parameter exactly once.
+        ConfigError: rules that do not account for every parameter exactly once, or groups that the optimizer cannot
+            train.
     """
     network = planned_module(module)
     layers = config.layers
     if hasattr(layers, "specs"):
         rules: Sequence[Rule] = _rules(layers.specs())
     else:
-        rules = instantiate(layers.node()).rules(network)
-    return resolve(network, rules, config.optimizer.lr, config.optimizer.node().get("weight_decay"))
+        maker = instantiate(layers.node())
+        rules = mup_rules(config, maker, network, tell) if isinstance(maker, MuP) else maker.rules(network)
+        if problems := check_routes(rules, config.optimizer.routes, "layers.route"):
+            raise ConfigError(problems)
+    main, routes = config.optimizer, config.optimizer.routes
+    settings = {name: {"lr": route.lr, "weight_decay": _weight_decay(route)} for name, route in routes.items()}
+    groups = resolve(network, rules, main.lr, _weight_decay(main), routes=settings)
+    problems = check_groups([group for group in groups if not group.route], locate(main.target))
+    for name, route in routes.items():
+        problems += check_groups([group for group in groups if group.route == name], locate(route.target))
+    if problems:
+        raise ConfigError(problems)
+    if scaling := batch_scaling(config, devices):
+        tell(scaling.describe(main))
+        groups = [replace(group, lr=group.lr * scaling.factor) for group in groups]
+    return groups
+
+
+def _weight_decay(optimizer: Optimizer) -> float | None:
+    """What groups have whose rule says nothing of it; groups of an optimizer that has none are all alike."""
+    decay: float | None = optimizer.node().get("weight_decay")
+    return 0.0 if decay is None and not takes(optimizer.target, "weight_decay") else decay
 
 
 def build_schedule(config: Config) -> Curve:
@@ -93,12 +129,18 @@ def build_schedule(config: Config) -> Curve:
 
 
 def make_optimizer(config: Config, groups: Sequence[Group], device: torch.device) -> torch.optim.Optimizer:
-    """The optimizer of the groups, for a device."""
-    node = config.optimizer.node()
-    if config.trainer.gradient_clip_val is not None and str(config.trainer.precision).endswith("mixed"):
-        # Lightning cannot clip between the unscaling and the step that a fused kernel does in one (2.6.6).
-        node = {name: value for name, value in node.items() if (name, value) != ("fused", "auto")}
-    return build_optimizer(groups, node, locate(node["_target_"]), device, tensor_lr=config.trainer.compile)
+    """The optimizer of the groups, for a device; where rules route groups to others, all of them as one."""
+    optimizers: dict[str | None, torch.optim.Optimizer] = {}
+    for route in dict.fromkeys(members[0].route for members in merge(groups)):
+        node = (config.optimizer if route is None else config.optimizer.routes[route]).node()
+        if config.trainer.gradient_clip_val is not None and str(config.trainer.precision).endswith("mixed"):
+            # Lightning cannot clip between the unscaling and the step that a fused kernel does in one (2.6.6).
+            node = {name: value for name, value in node.items() if (name, value) != ("fused", "auto")}
+        own, factory = [group for group in groups if group.route == route], locate(node["_target_"])
+        tensor_lr = config.trainer.compile and compiles(factory)
+        key = "optimizer" if route is None else f"optimizer.routes.{route}"
+        optimizers[route] = build_optimizer(own, node, factory, device, tensor_lr, key)
+    return Routed(optimizers) if len(optimizers) > 1 else optimizers[None]
 
 
 def count_horizon(config: Config, data: pl.LightningDataModule, devices: int) -> Horizon:
@@ -144,13 +186,26 @@ def _batches(loaders: Any) -> int | None:
 
 
 def check_plan(plan: Plan) -> None:
-    """See that every schedule of a plan fits the run's length.
+    """See that every schedule of a plan fits the run's length, and that something trains from its first step on.
 
     Raises:
         ConfigError: lists every one that does not.
     """
-    if problems := [problem for curve, _ in plan.curves for problem in curve.check(plan.horizon)]:
+    problems = [problem for curve, _ in plan.curves for problem in curve.check(plan.horizon)]
+    if problems := problems or _check_starts(plan):
         raise ConfigError(problems)
+
+
+def _check_starts(plan: Plan) -> list[Problem]:
+    """Groups that are unfrozen too late to train, or all of them too late."""
+    run, starts = plan.horizon.steps, plan.starts
+    if late := [f"{name} (step {start})" for name, start in starts.items() if start >= run]:
+        message = f"the run has {run} steps, and these groups would be unfrozen later: {abbreviated(late)}"
+        return [Problem("layers", message, ..., "unfreeze them earlier, or train longer")]
+    if first := min(starts.values(), default=0):
+        message = f"nothing would train before step {first}: every group is unfrozen later"
+        return [Problem("layers", message, ..., "one group has to train from the first step on")]
+    return []
 
 
 def record(config: Config) -> dict[str, Any]:
