@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lrflow.plan.settings import PlanSetting
 from lrflow.schedules import Curve
 
 
@@ -21,6 +22,7 @@ class PlanGroup:
         parameters: how many numbers they hold.
         frozen: whether the group is left out of training.
         route: the optimizer that the group goes to; None: the main one.
+        also: settings of the optimizer that move besides the LR.
     """
 
     name: str
@@ -32,3 +34,4 @@ class PlanGroup:
     parameters: int
     frozen: bool = False
     route: str | None = None
+    also: tuple[PlanSetting, ...] = ()

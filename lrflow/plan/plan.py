@@ -14,6 +14,7 @@ import numpy.typing as npt
 from lrflow.errors import ConfigError, Problem
 from lrflow.plan import checks, diff, files, picture, spec, table, view
 from lrflow.plan.group import PlanGroup
+from lrflow.plan.settings import PlanSetting, Values, compile_settings, distinct
 from lrflow.schedules import Curve, Horizon
 
 if TYPE_CHECKING:
@@ -36,33 +37,40 @@ class Plan:
     horizon: Horizon
 
     @classmethod
-    def compile(cls, groups: Sequence[Group], schedule: Curve, horizon: Horizon) -> Plan:
+    def compile(
+        cls, groups: Sequence[Group], schedule: Curve, horizon: Horizon, settings: Mapping[str, Any] | None = None
+    ) -> Plan:
         """The plan of a run over `groups` that follow `schedule`, or their own where they bring one.
 
         Args:
             groups: what `lrflow.layers.resolve` returned.
             schedule: multiplier of every group's peak LR.
             horizon: how long the run is.
+            settings: of the optimizer, as its config has them, with its defaults: what `schedule.also` starts from.
 
         Raises:
-            ConfigError: a schedule that cannot be counted in steps of this horizon.
+            ConfigError: a schedule that cannot be counted in steps of this horizon, or one that also moves a setting
+                which the optimizer does not have.
         """
+        also = compile_settings(groups, schedule, settings or {})
         planned = [
             PlanGroup(
                 name=group.name,
                 lr=float(group.lr),
                 scale=float(group.scale),
                 weight_decay=None if group.weight_decay is None else float(group.weight_decay),
-                schedule=group.curve(schedule),
+                schedule=group.curve(schedule).split()[0],
                 tensors=group.tensors,
                 parameters=group.numel,
                 frozen=group.frozen,
                 route=group.route,
+                also=moved,
             )
-            for group in groups
+            for group, moved in zip(groups, also, strict=True)
         ]
         plan = cls(tuple(planned), horizon)
-        if problems := [problem for curve, _ in plan.curves for problem in _uncountable(curve, horizon)]:
+        every = [*(curve for curve, _ in plan.curves), *(setting.curve for setting, _ in plan.moved)]
+        if problems := [problem for curve in every for problem in _uncountable(curve, horizon)]:
             raise ConfigError(problems)
         return plan
 
@@ -108,6 +116,36 @@ class Plan:
                 for column in columns:
                     np.multiply(multiplier, self.trainable[column].lr, out=rates[rows, column])
         return rates if np.ndim(step) else rates[0]
+
+    @cached_property
+    def moved(self) -> tuple[tuple[PlanSetting, tuple[int, ...]], ...]:
+        """Each setting of the optimizer that moves besides the LR, with the columns of the groups where it does so.
+
+        One that moves otherwise in some groups stands there once for each way.
+        """
+        return tuple(distinct(self.trainable))
+
+    @cached_property
+    def also(self) -> tuple[str, ...]:
+        """The names of the settings that move besides the LR."""
+        return tuple(dict.fromkeys(setting.name for setting, _ in self.moved))
+
+    def setting(self, name: str, step: npt.ArrayLike) -> Values:
+        """The planned value of a setting at `step`.
+
+        Args:
+            name: one of `also`.
+            step: optimizer steps done before this one; a scalar or an array [n].
+
+        Returns:
+            float64 [groups] for a scalar, [n, groups] for an array, columns as in `names`; NaN where it does not move.
+        """
+        steps = np.atleast_1d(step)
+        values = np.full((steps.size, len(self.trainable)), np.nan, order="F")
+        for setting, columns in self.moved:
+            if setting.name == name:
+                values[:, columns] = setting(steps, self.horizon)[:, None]
+        return values if np.ndim(step) else values[0]
 
     @cached_property
     def fingerprint(self) -> str:

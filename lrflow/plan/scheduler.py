@@ -1,8 +1,9 @@
-"""The scheduler that executes a plan: it writes the planned LR into the optimizer and does nothing else."""
+"""The scheduler that executes a plan: it writes what is planned into the optimizer and does nothing else."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.plan.plan import Plan
+from lrflow.plan.settings import PlanSetting
+from lrflow.schedules.also import BETA
 
 BLOCK = 1024  # steps whose LRs are computed at once, so that a step itself costs next to nothing
 
@@ -23,6 +26,8 @@ class PlanChangedWarning(UserWarning):
 class PlanScheduler(LRScheduler):
     """Writes `plan.lr(step) * feedback` into every parameter group; to be stepped after each optimizer step.
 
+    Settings that the plan moves besides are written with it: feedback does not act on them.
+
     It is one of torch's schedulers, so whatever takes those takes it (Lightning: with interval "step"). Unlike them it
     leaves `optimizer.step` unwrapped, adds no `initial_lr`, and keeps no state but its counter. The LR of step 0 is
     written at construction. Parameter groups may be replaced under it, as `Optimizer.load_state_dict` does.
@@ -33,7 +38,8 @@ class PlanScheduler(LRScheduler):
         plan: what to execute.
 
     Raises:
-        ConfigError: a parameter group that the plan does not know, or whose members the plan gives different LRs.
+        ConfigError: a parameter group that the plan does not know, or whose members the plan gives different LRs or
+            other settings; one that lacks a setting which the plan moves.
     """
 
     def __init__(self, optimizer: Optimizer, plan: Plan) -> None:
@@ -41,6 +47,7 @@ class PlanScheduler(LRScheduler):
         self.optimizer = optimizer
         self.plan = plan
         self._columns = _columns(optimizer, plan)
+        self._settings = _settings(optimizer, plan, self._columns)
         self._feedback = 1.0
         self._move_to(0)
 
@@ -77,6 +84,8 @@ class PlanScheduler(LRScheduler):
                 group["lr"].fill_(lr * feedback)
             else:
                 group["lr"] = lr * feedback
+        if self._settings:
+            self._write_settings()
         return None
 
     def planned(self) -> list[float]:
@@ -117,6 +126,10 @@ class PlanScheduler(LRScheduler):
         steps = np.arange(self.last_epoch, self.last_epoch + BLOCK)
         self._block: list[list[float]] = self.plan.lr(steps)[:, self._columns].tolist()
         self._block_end = self.last_epoch + BLOCK  # rows are found from the end: block[step - end]
+        if self._settings:
+            values = {name: self.plan.setting(name, steps) for name in self.plan.also}
+            columns = [values[moved.name][:, self._columns[index]] for index, moved in self._settings]
+            self._values: list[list[float]] = np.column_stack(columns).tolist()
 
     def _write(self) -> None:
         for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
@@ -124,6 +137,33 @@ class PlanScheduler(LRScheduler):
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
+        if self._settings:
+            self._write_settings()
+
+    def _write_settings(self) -> None:
+        for (index, moved), value in zip(self._settings, self._values[self.last_epoch - self._block_end], strict=True):
+            write_setting(self.optimizer.param_groups[index], moved.setting, value)
+
+
+def read_setting(group: Mapping[str, Any], setting: str) -> Any:
+    """What stands in a parameter group under the name that a plan has for it; None where there is no such setting."""
+    if setting not in group and (beta := BETA.fullmatch(setting)):
+        betas, place = group.get("betas", ()), int(beta.group(1))
+        return betas[place - 1] if len(betas) >= place else None
+    return group.get(setting)
+
+
+def write_setting(group: dict[str, Any], setting: str, value: float) -> None:
+    """Put a value where `read_setting` reads it; a tensor stays the same one."""
+    present = read_setting(group, setting)
+    if isinstance(present, Tensor):
+        present.fill_(value)
+    elif setting in group:
+        group[setting] = value
+    else:
+        place = int(setting.removeprefix("beta")) - 1
+        betas = group["betas"]
+        group["betas"] = (*betas[:place], value, *betas[place + 1 :])
 
 
 def _columns(optimizer: Optimizer, plan: Plan) -> list[int]:
@@ -139,9 +179,25 @@ def _columns(optimizer: Optimizer, plan: Plan) -> list[int]:
             continue
         lead, *others = (plan.trainable[known[member]] for member in members)
         for other in others:
-            if other.lr != lead.lr or other.schedule.spec() != lead.schedule.spec():
+            alike = other.lr == lead.lr and other.also == lead.also
+            if not alike or other.schedule.spec() != lead.schedule.spec():
                 problems.append(Problem(key, f"{lead.name} and {other.name} share it, and the plan sets them apart"))
         columns.append(known[lead.name])
     if problems:
         raise ConfigError(problems)
     return columns
+
+
+def _settings(optimizer: Optimizer, plan: Plan, columns: list[int]) -> list[tuple[int, PlanSetting]]:
+    """The settings that the plan moves, with the parameter group of each."""
+    found, problems = [], []
+    for index, (group, column) in enumerate(zip(optimizer.param_groups, columns, strict=True)):
+        for moved in plan.trainable[column].also:
+            if read_setting(group, moved.setting) is None:
+                hint = did_you_mean(moved.setting, [name for name in group if name not in ("params", "members")])
+                key = f"schedule.also.{moved.name}"
+                problems.append(Problem(key, f"{type(optimizer).__name__} has no {moved.setting}", ..., hint))
+            found.append((index, moved))
+    if problems:
+        raise ConfigError(problems)
+    return found

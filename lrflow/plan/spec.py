@@ -12,6 +12,7 @@ import numpy as np
 
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.plan.group import PlanGroup
+from lrflow.plan.settings import PlanSetting
 from lrflow.schedules import Curve, Horizon
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ def _described(group: PlanGroup) -> dict[str, Any]:
     described = {field.name: getattr(group, field.name) for field in fields(group)}
     if group.route is None:
         del described["route"]  # plans without routes keep the fingerprint that they had before there were any
+    del described["also"]
+    if group.also:
+        described["also"] = [vars(setting) | {"curve": setting.curve.spec()} for setting in group.also]
     return described | {"schedule": group.schedule.spec()}
 
 
@@ -84,7 +88,19 @@ def _group(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]
             data = {**data, "schedule": Curve.from_spec(data["schedule"], f"{key}.schedule", resolve)}
         except ConfigError as error:
             problems += error.problems
+    if isinstance(data, Mapping) and isinstance(data.get("also"), list):
+        moved = [_setting(each, f"{key}.also[{i}]", resolve, problems) for i, each in enumerate(data["also"])]
+        data = {**data, "also": tuple(moved)}
     return _make(PlanGroup, data, key, problems)
+
+
+def _setting(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]) -> Any:
+    if isinstance(data, Mapping) and "curve" in data:
+        try:
+            data = {**data, "curve": Curve.from_spec(data["curve"], f"{key}.curve", resolve)}
+        except ConfigError as error:
+            problems += error.problems
+    return _make(PlanSetting, data, key, problems)
 
 
 def _make(kind: type, data: Any, key: str, problems: list[Problem]) -> Any:

@@ -143,7 +143,7 @@ def _curve(fields: Fields, key: str, times: Mapping[str, Any]) -> Schedule | Non
 def _value(fields: Fields, name: str, word: str, value: Any) -> float | None:
     """A value that the setting may have, as a float."""
     below_one = name == "momentum" or BETA.fullmatch(name)
-    fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
     if value is None or (fits and not (below_one and value >= 1)):
         return None if value is None else float(value)
     fields.wrong(f"also.{name}.{word}", value, "expected a number from 0" + (" and below 1" if below_one else " on"))
