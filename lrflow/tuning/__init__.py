@@ -1,0 +1,1 @@
+"""Finding a learning rate: how curved the loss is, and what that allows."""

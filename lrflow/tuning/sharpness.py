@@ -1,0 +1,196 @@
+"""Sharpness: the top eigenvalue of the Hessian as the optimizer sees it, against the learning rate it can take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrflow.tuning.lanczos import lanczos
+
+Loss = Callable[[dict[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """How curved the loss is in the steepest direction, in units of the steps that an optimizer takes.
+
+    On a quadratic a step of gradient descent shrinks the error along an eigenvector of the Hessian while
+    `lr * eigenvalue` stays below 2. With one LR a parameter group, a preconditioner (Adam's) and momentum the same
+    holds for the largest eigenvalue of `diag(lr) P^-1 H`, and another limit than 2 (Cohen et al., 2021, 2103.00065;
+    Cohen et al., 2022, 2207.14484).
+
+    Args:
+        top: largest eigenvalue of P^-1 H, with weight decay where it goes through the gradient; 1 / loss units of LR.
+        scaled: largest eigenvalue of `diag(lr) P^-1 H`.
+        limit: of `scaled`, above which steps along its eigenvector grow: 2 for plain gradient descent.
+        error: relative, of `scaled`.
+        products: Hessian-vector products that were spent; one costs about two gradients.
+    """
+
+    top: float
+    scaled: float
+    limit: float
+    error: float
+    products: int
+
+    @property
+    def share(self) -> float:
+        """Of the stable range that the present LRs use; above 1 the steps along the sharpest direction grow."""
+        return max(self.scaled, 0.0) / self.limit
+
+    def ceiling(self, lr: float) -> float:
+        """The LR that is just stable, where the present one is `lr` and all groups keep their ratios; inf: any."""
+        return lr / self.share if self.share > 0 else float("inf")
+
+
+def measure_sharpness(
+    loss: Loss,
+    groups: Sequence[Mapping[str, Tensor]],
+    rates: Sequence[float],
+    limit: float = 2.0,
+    preconditioners: Mapping[str, Tensor] | None = None,
+    decay: Sequence[float] | None = None,
+    products: int = 20,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+) -> Sharpness:
+    """The sharpness of a loss at the present parameters.
+
+    Args:
+        loss: from all parameters by name to a scalar; pure, and twice differentiable.
+        groups: the parameters by name, as the optimizer has them grouped.
+        rates: the LR of each group.
+        limit: of the scaled sharpness; `stability_limit` tells it of an optimizer.
+        preconditioners: by name, the P that a parameter's gradient is divided by, shaped as the parameter; None: 1.
+        decay: of each group, weight decay that goes through the gradient; None: none.
+        products: Hessian-vector products at most.
+        tolerance: of the relative error; enough then.
+        seed: of the random direction that Lanczos starts from.
+
+    Raises:
+        ValueError: the curvature is not finite.
+    """
+    parameters = {name: tensor.detach() for group in groups for name, tensor in group.items()}
+    decays = decay or [0.0] * len(groups)
+    hessian = hessian_product(loss, parameters)
+    added = _spread(groups, decays)
+    inverse = None if preconditioners is None else 1.0 / _flat([preconditioners[name] for name in parameters])
+    steps = _spread(groups, list(rates)) if len(set(rates)) > 1 else None
+
+    def top(scale: Tensor | None) -> Any:
+        # The eigenvalues of S H are those of the symmetric S^1/2 H S^1/2.
+        root = None if scale is None else scale.sqrt()
+
+        def product(vector: Tensor) -> Tensor:
+            inner = vector if root is None else root * vector
+            image = hessian(inner) + added * inner
+            return image if root is None else root * image
+
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.randn(sum(tensor.numel() for tensor in parameters.values()), generator=generator)
+        return lanczos(product, start.to(next(iter(parameters.values()))), products, tolerance)
+
+    plain = top(inverse)
+    if steps is None:  # one LR: it only scales the eigenvalue
+        found, scaled = plain, plain.largest * rates[0]
+    else:
+        found = top(steps if inverse is None else steps * inverse)
+        scaled = found.largest
+    error = found.error / abs(found.largest) if found.largest else 0.0
+    spent = found.products + (0 if found is plain else plain.products)
+    return Sharpness(plain.largest, scaled, limit, error, spent)
+
+
+def hessian_product(loss: Loss, parameters: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    """The Hessian of a loss as a function from a flat vector [n] to its product with it [n].
+
+    The gradient is taken once, and differentiated again for each product. Forward-over-reverse would need less memory,
+    but torch 2.13 has no forward mode for everything that networks are made of, `mse_loss` among it.
+
+    Args:
+        loss: from parameters by name to a scalar.
+        parameters: where the Hessian is taken; the flat vectors have their order.
+    """
+    point = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
+    inputs = list(point.values())
+    sizes = [tensor.numel() for tensor in inputs]
+    gradients = torch.autograd.grad(loss(point), inputs, create_graph=True, materialize_grads=True)
+
+    def product(vector: Tensor) -> Tensor:
+        parts = [part.view_as(tensor) for part, tensor in zip(vector.split(sizes), inputs, strict=True)]
+        # A gradient that does not depend on any parameter, as of a linear loss, has nothing to be differentiated.
+        pairs = [pair for pair in zip(gradients, parts, strict=True) if pair[0].requires_grad]
+        if not pairs:
+            return torch.zeros_like(vector)
+        outputs, along = zip(*pairs, strict=True)
+        images = torch.autograd.grad(outputs, inputs, along, retain_graph=True, materialize_grads=True)
+        return _flat(images)
+
+    return product
+
+
+def stability_limit(optimizer: str, settings: Mapping[str, Any]) -> float | None:
+    """What the largest eigenvalue of `lr P^-1 H` may be before an optimizer's steps grow; None where it is not known.
+
+    Gradient descent 2; with heavy-ball momentum b (2 + 2b) / (1 - dampening); Nesterov's (2 + 2b) / (1 + 2b) (Cohen et
+    al., 2021); Adam's running mean (2 + 2 b1) / (1 - b1), which is 38 at 0.9 (Cohen et al., 2022).
+
+    Args:
+        optimizer: class name, `SGD`, `Adam`, `AdamW`, `RMSprop` or `Adagrad`.
+        settings: of a parameter group: `momentum`, `dampening`, `nesterov`, `betas`.
+    """
+    if optimizer in ("Adam", "AdamW"):
+        first = float(settings["betas"][0])
+        return (2 + 2 * first) / (1 - first)
+    if optimizer == "Adagrad":
+        return 2.0
+    if optimizer not in ("SGD", "RMSprop"):
+        return None
+    momentum = float(settings.get("momentum", 0.0))
+    if settings.get("nesterov"):
+        return (2 + 2 * momentum) / (1 + 2 * momentum)
+    return (2 + 2 * momentum) / (1 - float(settings.get("dampening", 0.0)))
+
+
+def preconditioner(optimizer: str, settings: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor | None:
+    """The diagonal that an optimizer divides a parameter's gradient by; None where it divides by nothing.
+
+    Args:
+        optimizer: class name, one that `stability_limit` knows.
+        settings: of the parameter group.
+        state: of the parameter.
+
+    Raises:
+        ValueError: the optimizer has not seen a gradient of the parameter yet.
+    """
+    if optimizer == "SGD":
+        return None
+    if not state:
+        raise ValueError("the optimizer has not seen a gradient yet")
+    eps = float(settings["eps"])
+    if optimizer == "Adagrad":
+        return state["sum"].sqrt() + eps
+    if optimizer == "RMSprop":
+        square = state["square_avg"]
+        if settings.get("centered"):
+            square = square - state["grad_avg"].square()
+        return square.sqrt() + eps
+    step, (first, second) = float(state["step"]), settings["betas"]
+    square = state["max_exp_avg_sq"] if settings.get("amsgrad") else state["exp_avg_sq"]
+    # With the bias correction of the first moment, as Cohen et al. have it: early steps are longer.
+    return (1 - first**step) * ((square / (1 - second**step)).sqrt() + eps)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def _spread(groups: Sequence[Mapping[str, Tensor]], values: Sequence[float]) -> Tensor:
+    """A group's value for each of its numbers; [n]."""
+    return _flat(
+        [torch.full_like(t, value) for group, value in zip(groups, values, strict=True) for t in group.values()]
+    )
