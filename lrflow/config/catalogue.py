@@ -117,6 +117,6 @@ def shipped_keys(group: str) -> dict[str, list[frozenset[str]]]:
 def _collect(node: Any, found: dict[str, list[frozenset[str]]]) -> None:
     if isinstance(node, dict):
         if (target := node.get("_target_", "???")) != "???":  # given by the user, where an option leaves it open
-            found.setdefault(target, []).append(frozenset(node))
+            found.setdefault(target, []).append(frozenset(node) - {"defaults"})  # which Hydra reads itself
         for value in node.values():
             _collect(value, found)

@@ -57,6 +57,8 @@ class Trainer(Section):
     """An epoch's first n batches only."""
     limit_val_batches: f.CountOrNone | None = None
     """A validation's first n batches only; 0: no validation."""
+    batch_norm_batches: f.CountOrNone = 32
+    """Training batches that BatchNorm is estimated from where evaluation has weights of its own; 0: as in training."""
     log_every: f.Count = 50
     """Steps between two writes of the collected signals."""
     checkpoint: Checkpoint = Checkpoint()

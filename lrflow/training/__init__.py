@@ -1,7 +1,9 @@
 """Training: the Lightning module, its trainer, its signals, and runs that resume as if never interrupted."""
 
 from lrflow.training.checkpoints import Checkpoints
+from lrflow.training.evaluation_weights import EvaluationWeights
+from lrflow.training.freezing import Freezing
 from lrflow.training.module import Supervised, planned_module
 from lrflow.training.signals import Block, Signals
 
-__all__ = ["Block", "Checkpoints", "Signals", "Supervised", "planned_module"]
+__all__ = ["Block", "Checkpoints", "EvaluationWeights", "Freezing", "Signals", "Supervised", "planned_module"]

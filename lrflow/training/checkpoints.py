@@ -43,6 +43,7 @@ class Checkpoints(Checkpoint):
         stop: tells when the run was asked to stop.
         agree_every: on several devices, steps between two questions whether one was asked to stop.
         groups: the names of the parameters in each of the optimizer's groups.
+        routes: the route of each of these groups; empty: none is routed.
         extra: plain data to save under `lrflow` in each checkpoint.
         vet: called before each save; raises when the state must not be saved.
     """
@@ -58,6 +59,7 @@ class Checkpoints(Checkpoint):
         stop: StopRequest | None = None,
         agree_every: int = 50,
         groups: Sequence[Sequence[str]] = (),
+        routes: Sequence[str | None] = (),
         extra: dict[str, Any] | None = None,
         vet: Callable[[pl.Trainer], None] | None = None,
     ) -> None:
@@ -71,6 +73,7 @@ class Checkpoints(Checkpoint):
         self._stop = stop or StopRequest()
         self._agree_every = agree_every
         self._groups = [list(names) for names in groups]
+        self._routes = list(routes) or [None] * len(self._groups)
         self._extra = extra or {}
         self._vet = vet
         self._step = 0
@@ -171,6 +174,7 @@ class Checkpoints(Checkpoint):
         position = Position.of(trainer)
         position.write_into(checkpoint["loops"]["fit_loop"])
         checkpoint["lrflow"] = {
+            **checkpoint.get("lrflow", {}),
             **self._extra,
             "groups": self._groups,
             "accumulate": trainer.accumulate_grad_batches,
@@ -183,9 +187,10 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Fit the optimizer's state to the groups of this run, and keep the generators until training starts."""
         if trainer.state.fn == "fit":
-            before = checkpoint["lrflow"]["groups"]
-            if before != self._groups:
-                checkpoint["optimizer_states"] = [regroup(checkpoint["optimizer_states"][0], before, self._groups)]
+            before, saved = checkpoint["lrflow"]["groups"], checkpoint["optimizer_states"][0]
+            routes = [group.get("route") for group in saved["param_groups"]]
+            if (before, routes) != (self._groups, self._routes):
+                checkpoint["optimizer_states"] = [regroup(saved, before, self._groups, self._routes)]
             states = checkpoint["lrflow"]["random"]
             self._restored = states[trainer.global_rank % len(states)]
 

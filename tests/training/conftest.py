@@ -23,7 +23,7 @@ from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan
 from lrflow.runs import newest_checkpoint
 from lrflow.schedules import Cosine, Curve, Duration, Horizon, Schedule
-from lrflow.training import Block, Checkpoints, Signals, Supervised, planned_module
+from lrflow.training import Block, Checkpoints, EvaluationWeights, Signals, Supervised, planned_module
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import put_in_order
 from lrflow.training.loggers import CSVLogger
@@ -93,6 +93,7 @@ class Options:
     val_size: int = 32
     drop_last: bool = False
     workers: int = 0
+    batch_norm_batches: int = 4
     limit_train_batches: int | None = None
     nan: bool = False
     lr: float = 1e-2
@@ -275,7 +276,8 @@ def build(
         },
         vet=signals.flush,
     )
-    trainer.callbacks += [record, *callbacks, signals, checkpoints]  # type: ignore[attr-defined]
+    weights = EvaluationWeights(options.batch_norm_batches, options.seed)
+    trainer.callbacks += [weights, record, *callbacks, signals, checkpoints]  # type: ignore[attr-defined]
     validate_every(trainer, Duration.parse(options.val_every), horizon)
     settings = {"lr": options.lr, **options.settings}
     supply_optimizer(

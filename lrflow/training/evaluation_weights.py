@@ -1,0 +1,170 @@
+"""Optimizers that train at one point and are evaluated at another: each is in the model when its time has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lrflow.errors import ConfigError, Problem
+from lrflow.training.batch_norm import estimate_statistics, running_statistics
+
+
+class EvaluationWeights(Callback):
+    """Validates, tests and saves the weights that are meant to be used, where training has others.
+
+    A schedule-free optimizer (Defazio et al., 2024, arXiv 2405.15682) takes gradients at y, between the point z that
+    it moves and the average x of where z has been; x is the result. Its `eval()` and `train()` turn y into x and
+    back, up to rounding. Any optimizer with these two methods is taken for one of the kind; without one this callback
+    leaves the run at its start.
+
+    - Validation is at x, with BatchNorm statistics estimated there. Afterwards the weights and statistics of the
+      training are put back from copies, bit for bit.
+    - A checkpoint's `state_dict` and `optimizer_states` are those of evaluation; what of the former training has
+      otherwise stands in `checkpoint["lrflow"]["training"]`, from where a resumed run goes on.
+    - When the fit has ended, the module is at x.
+
+    Args:
+        batches: of the training data from which BatchNorm statistics are estimated; 0 keeps those of the training.
+        seed: of the order of these batches.
+    """
+
+    def __init__(self, batches: int, seed: int) -> None:
+        self._batches = batches
+        self._seed = seed
+        self._optimizers: list[Optimizer] = []
+        self._parameters: list[Tensor] = []
+        self._estimated: tuple[int, list[Tensor]] | None = None  # BatchNorm statistics at x, and of which step
+        self._restored: dict[str, Tensor] | None = None
+        self._result: list[Tensor] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See whether any optimizer has other weights for evaluation.
+
+        Raises:
+            ConfigError: it has, and no device holds all of the weights.
+        """
+        self._optimizers = [one for optimizer in trainer.optimizers for one in members(optimizer) if has_modes(one)]
+        if not self._optimizers:
+            trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
+            return
+        if trainer.strategy.restore_checkpoint_after_setup:
+            name = type(self._optimizers[0]).__name__
+            message = f"shards the weights, and {name} needs whole ones to change between training and evaluation"
+            problem = Problem("trainer.strategy", message, type(trainer.strategy).__name__, "take ddp")
+            raise ConfigError([problem])
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        self._parameters = [parameter for group in groups for parameter in group["params"]]
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the training's own weights until the optimizers have been restored too."""
+        if trainer.state.fn == "fit":
+            self._restored = checkpoint["lrflow"].get("training")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin with the weights of training, those of the checkpoint where the run is resumed."""
+        for optimizer in self._optimizers:
+            optimizer.train()  # type: ignore[attr-defined]
+        if self._restored is not None:
+            pl_module.load_state_dict(self._restored, strict=False)
+            self._restored = None
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validate the weights of evaluation."""
+        if trainer.state.fn == "fit":
+            self._training = self._enter(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Train on where training was."""
+        if trainer.state.fn == "fit":
+            self._leave(pl_module, self._training)
+            del self._training
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Save what is meant to be used, and beside it what the training needs."""
+        training = checkpoint["state_dict"]
+        with self._evaluation(trainer, pl_module):
+            state = trainer.strategy.lightning_module_state_dict()
+            used = {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
+            checkpoint["optimizer_states"] = [trainer.strategy.optimizer_state(one) for one in trainer.optimizers]
+        checkpoint["state_dict"] = used
+        checkpoint.setdefault("lrflow", {})["training"] = {
+            name: value
+            for name, value in training.items()
+            if isinstance(value, Tensor) and not torch.equal(value, used[name])
+        }
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the result of the run; what is saved now is still taken from where training was."""
+        with self._evaluation(trainer, pl_module):
+            self._result = _copies(self._tensors(pl_module))
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the module at the result; where nothing was left to train, that was loaded."""
+        if self._result:
+            _write(self._result, self._tensors(pl_module))
+            self._result = []
+
+    @contextmanager
+    def _evaluation(self, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+        training = self._enter(trainer, module)
+        try:
+            yield
+        finally:
+            self._leave(module, training)
+
+    def _enter(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Tensor]:
+        """Put the weights of evaluation into the module; gives copies of what they replace."""
+        training = _copies(self._tensors(module))
+        with torch.inference_mode(False):
+            for optimizer in self._optimizers:
+                optimizer.eval()  # type: ignore[attr-defined]
+        statistics = running_statistics(module)
+        # Once a step, which a validation and a checkpoint may share: the weights x are exact by themselves.
+        if self._estimated is None or self._estimated[0] != trainer.global_step:
+            estimate_statistics(trainer, module, self._batches, self._seed)
+            self._estimated = trainer.global_step, _copies(statistics)
+        _write(self._estimated[1], statistics)
+        return training
+
+    def _leave(self, module: pl.LightningModule, training: list[Tensor]) -> None:
+        with torch.inference_mode(False):
+            for optimizer in self._optimizers:
+                optimizer.train()  # type: ignore[attr-defined]
+        _write(training, self._tensors(module))
+
+    def _tensors(self, module: pl.LightningModule) -> list[Tensor]:
+        """All that differs between training and evaluation."""
+        return [*self._parameters, *running_statistics(module)]
+
+
+def members(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimizers that one is composed of, or itself."""
+    composed = getattr(optimizer, "optimizers", None)
+    return list(composed.values()) if composed else [optimizer]
+
+
+def has_modes(optimizer: Optimizer | type[Optimizer]) -> bool:
+    """Whether an optimizer, or a class of optimizers, has other weights for evaluation than for training."""
+    return all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
+
+
+def _copies(tensors: list[Tensor]) -> list[Tensor]:
+    with torch.inference_mode(False):
+        return [tensor.detach().clone() for tensor in tensors]
+
+
+def _write(values: list[Tensor], tensors: list[Tensor]) -> None:
+    with torch.inference_mode(False), torch.no_grad():
+        for value, tensor in zip(values, tensors, strict=True):
+            tensor.copy_(value)

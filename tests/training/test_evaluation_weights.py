@@ -1,0 +1,360 @@
+"""A schedule-free run validates, saves and returns the average, and trains as if nobody had ever looked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim.swa_utils import update_bn
+from torchmetrics import MeanMetric
+
+from lrflow.data import ordered
+from lrflow.errors import ConfigError, StoppedError
+from lrflow.optimizers.routed import Routed
+from lrflow.schedules import Constant, Schedule
+from lrflow.training import EvaluationWeights, Supervised
+from lrflow.training.checkpoint_io import read_checkpoint
+from lrflow.training.evaluation_weights import has_modes, members
+from lrflow.training.interrupt import StopRequest
+
+schedulefree = pytest.importorskip("schedulefree")
+
+BETA = 0.9
+ADAMW = {
+    "optimizer": schedulefree.AdamWScheduleFree,
+    "settings": {"betas": (BETA, 0.99), "weight_decay": 0.1},
+    "schedule": Schedule(Constant(), warmup="10%"),
+}
+SGD = {
+    "optimizer": schedulefree.SGDScheduleFree,
+    "settings": {"momentum": BETA, "weight_decay": 0.01},
+    "schedule": Schedule(Constant(), warmup="10%"),
+    "lr": 0.5,
+}
+RADAM = {**ADAMW, "optimizer": schedulefree.RAdamScheduleFree}
+ARRANGEMENTS: dict[str, dict[str, Any]] = {
+    "AdamW": {**ADAMW, "save_every": "4 steps"},
+    "AdamW, validated every 5 steps": {**ADAMW, "val_every": "5 steps", "save_every": "3 steps"},
+    "AdamW, accumulated": {**ADAMW, "accumulate": 3, "val_every": "0.5 epochs", "save_every": "2 steps"},
+    "SGD, never validated": {**SGD, "val_size": 0, "monitor": None, "save_every": "3 steps"},
+    "SGD, last batch dropped": {**SGD, "drop_last": True, "save_every": "1 epoch"},
+    "RAdam": {**RADAM, "save_every": "4 steps"},
+}
+
+
+def stable() -> Supervised:
+    """A network with BatchNorm that draws nothing."""
+    torch.manual_seed(3)
+    network = nn.Sequential()
+    body = (nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU())
+    network.add_module("body", nn.Sequential(*body))
+    network.add_module("head", nn.Linear(8, 3))
+    return Supervised(network, "cross_entropy")
+
+
+def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def training_state(path: Path) -> dict[str, torch.Tensor]:
+    """The weights and buffers with which a checkpoint goes on training."""
+    content = read_checkpoint(path)
+    return {**content["state_dict"], **content["lrflow"]["training"]}
+
+
+def last(run: Any) -> Path:
+    assert run.newest is not None
+    return run.newest
+
+
+def assert_same_end(run: Any, reference: Any) -> None:
+    assert run.rows() == reference.rows()
+    assert equal(run.weights, reference.weights)
+    ours, theirs = read_checkpoint(last(run)), read_checkpoint(last(reference))
+    assert equal(ours["state_dict"], theirs["state_dict"])
+    assert equal(ours["lrflow"]["training"], theirs["lrflow"]["training"])
+    one, other = ours["optimizer_states"][0], theirs["optimizer_states"][0]
+    assert one["param_groups"] == other["param_groups"]
+    assert all(equal(state, other["state"][index]) for index, state in one["state"].items())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {"folder": tmp_path_factory.mktemp("whole")}
+
+
+@pytest.fixture
+def uninterrupted(whole: dict[str, Any], train: Any) -> Any:
+    def get(arrangement: str) -> Any:
+        if arrangement not in whole:
+            folder = whole["folder"] / str(len(whole))
+            whole[arrangement] = train(folder, **{**ARRANGEMENTS[arrangement], "save_every": "1 step"})
+        return whole[arrangement]
+
+    return get
+
+
+class TestResume:
+    @pytest.mark.parametrize("cut", [5, 8, 14])
+    @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+    def test_a_run_cut_off_goes_on_exactly(
+        self, arrangement: str, cut: int, train: Any, uninterrupted: Any, tmp_path: Path
+    ) -> None:
+        options = ARRANGEMENTS[arrangement]
+        broken = train(tmp_path, interrupt=cut, **options)
+        if broken.newest is not None:
+            assert_same_end(train(tmp_path, resume=broken.newest, **options), uninterrupted(arrangement))
+
+    @pytest.mark.parametrize("step", [1, 5, 11, 21])
+    def test_a_checkpoint_of_any_step_does(self, step: int, train: Any, uninterrupted: Any, tmp_path: Path) -> None:
+        arrangement = "AdamW, validated every 5 steps"
+        reference = uninterrupted(arrangement)
+        shutil.copytree(reference.folder, tmp_path / "run")
+        checkpoint = tmp_path / "run" / "checkpoints" / f"step-{step:07d}.ckpt"
+        assert_same_end(train(tmp_path / "run", resume=checkpoint, **ARRANGEMENTS[arrangement]), reference)
+
+    def test_stopped_at_an_odd_step_it_does(self, train: Any, prepare: Any, uninterrupted: Any, tmp_path: Path) -> None:
+        class Stop(pl.Callback):
+            def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+                if trainer.global_step == 9:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+        try:
+            with pytest.raises(StoppedError):
+                prepare(tmp_path, callbacks=[Stop()], stop=StopRequest(), **ARRANGEMENTS["AdamW"]).fit()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        checkpoint = tmp_path / "checkpoints" / "step-0000010.ckpt"
+        assert_same_end(train(tmp_path, resume=checkpoint, **ARRANGEMENTS["AdamW"]), uninterrupted("AdamW"))
+
+
+class TestTraining:
+    def test_it_is_that_of_a_loop_that_never_evaluates(self, train: Any, points: Any, tmp_path: Path) -> None:
+        run = train(tmp_path, module=stable(), val_every="2 steps", save_every="3 steps", **ADAMW)
+
+        reference = stable().model
+        named = dict(reference.named_parameters())
+        groups = [
+            {"params": [named[name] for name, _ in group.parameters], "weight_decay": group.weight_decay}
+            for group in run.groups
+        ]
+        optimizer = schedulefree.AdamWScheduleFree(groups, betas=(BETA, 0.99))
+        data = points()
+        data.setup()
+        loader: Any = ordered(data.train_dataloader(), seed=0)
+        optimizer.train()
+        for step in range(21):
+            if step % 7 == 0:
+                loader.batch_sampler.set_epoch(step // 7)
+                batches = iter(loader)
+            for group, lr in zip(optimizer.param_groups, run.plan.lr(step), strict=True):
+                group["lr"] = float(lr)
+            inputs, targets = next(batches)
+            optimizer.zero_grad()
+            functional.cross_entropy(reference(inputs), targets).backward()
+            optimizer.step()
+        trained = training_state(last(run))
+        assert all(torch.equal(trained[f"model.{name}"], tensor) for name, tensor in reference.state_dict().items())
+        optimizer.eval()
+        assert all(torch.equal(run.weights[f"model.{name}"], tensor) for name, tensor in named.items())
+
+    @pytest.mark.parametrize("val_every", ["1 step", "2 epochs"])
+    def test_looking_more_or_less_often_changes_nothing(
+        self, val_every: str, train: Any, uninterrupted: Any, tmp_path: Path
+    ) -> None:
+        run, reference = train(tmp_path, val_every=val_every, save_every="5 steps", **ADAMW), uninterrupted("AdamW")
+        assert run.column("train/loss") == reference.column("train/loss")
+        assert equal(training_state(last(run)), training_state(last(reference)))
+        assert equal(run.weights, reference.weights)
+
+    def test_how_many_batches_estimate_changes_nothing_either(
+        self, train: Any, uninterrupted: Any, tmp_path: Path
+    ) -> None:
+        run, reference = train(tmp_path, batch_norm_batches=0, **ADAMW), uninterrupted("AdamW")
+        assert equal(training_state(last(run)), training_state(last(reference)))
+        assert run.column("val/loss") != reference.column("val/loss")
+        buffers = dict(run.module.named_buffers())
+        assert all(torch.equal(buffers[name], training_state(last(run))[name]) for name in buffers)
+
+
+class TestCheckpoint:
+    def test_it_holds_the_average(self, uninterrupted: Any) -> None:
+        run = uninterrupted("AdamW")
+        content = read_checkpoint(run.saved[8])
+        state = content["optimizer_states"][0]
+        assert not any(group["train_mode"] for group in state["param_groups"])
+        names = [name for group in content["lrflow"]["groups"] for name in group]
+        for index, name in enumerate(names):
+            y, z = content["lrflow"]["training"][f"model.{name}"], state["state"][index]["z"]
+            x = (y - (1 - BETA) * z) / BETA
+            assert torch.allclose(content["state_dict"][f"model.{name}"], x, atol=1e-6)
+            assert not torch.equal(y, x)
+
+    def test_its_statistics_are_those_of_an_independent_estimate(self, train: Any, points: Any, tmp_path: Path) -> None:
+        run = train(tmp_path, module=stable(), save_every="5 steps", **ADAMW)
+        data = points()
+        data.setup()
+        batches = list(ordered(data.train_dataloader(), seed=0))[:4]
+        for path in run.saved:
+            saved = read_checkpoint(path)["state_dict"]
+            module = stable()
+            module.load_state_dict(saved)
+            update_bn(batches, module.model)
+            assert equal(module.state_dict(), saved)
+            trained = training_state(path)
+            assert not torch.equal(trained["model.body.1.running_mean"], saved["model.body.1.running_mean"])
+
+    @pytest.mark.parametrize("arrangement", ["AdamW, validated every 5 steps", "AdamW, accumulated"])
+    def test_evaluated_it_gives_what_the_run_found(
+        self, arrangement: str, uninterrupted: Any, network_of_points: Any, points: Any
+    ) -> None:
+        run = uninterrupted(arrangement)
+        found = {int(row["step"]): float(row["val/loss"]) for row in run.rows() if row["val/loss"]}
+        compared = 0
+        for path in [*run.saved, run.folder / "checkpoints" / "best.ckpt"]:
+            step = read_checkpoint(path)["global_step"]
+            if step - 1 not in found:  # rows stand under the step before
+                continue
+            trainer = pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+            module = Supervised(network_of_points(), "cross_entropy")
+            (again,) = trainer.validate(module, datamodule=points(), ckpt_path=path, verbose=False, weights_only=True)
+            assert again["val/loss"] == found[step - 1]
+            compared += 1
+        assert compared >= 4
+
+    def test_the_module_is_left_at_the_last_one(self, uninterrupted: Any) -> None:
+        for arrangement in ("AdamW", "SGD, never validated"):
+            run = uninterrupted(arrangement)
+            assert equal(run.weights, read_checkpoint(last(run))["state_dict"])
+
+
+class Own(pl.LightningModule):
+    """A user's module without `forward`, with a frozen BatchNorm layer, a buffer, a metric and a log of its own."""
+
+    steps: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.first, self.norm, self.frozen = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.BatchNorm1d(8)
+        self.head = nn.Linear(8, 3)
+        self.register_buffer("steps", torch.zeros(()))
+        self.seen = MeanMetric()
+
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head(self.frozen(self.norm(self.first(inputs))).relu())
+
+    def on_train_epoch_start(self) -> None:
+        self.frozen.eval()
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        assert self.trainer.training
+        loss = functional.cross_entropy(self.logits(batch[0] + 0.01 * torch.randn(())), batch[1])
+        self.steps += 1
+        self.seen.update(loss)
+        self.log("own/loss", loss)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("own/mean", self.seen.compute())
+        self.seen.reset()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        assert not any(module.training for module in self.modules())
+        self.log("val/loss", functional.cross_entropy(self.logits(batch[0]), batch[1]))
+
+
+class TestUsersModule:
+    @pytest.fixture(scope="class")
+    def runs(self, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+        return {"folder": tmp_path_factory.mktemp("own")}
+
+    def train(self, train: Any, runs: dict[str, Any], val_every: str) -> Any:
+        if val_every not in runs:
+            from lrflow.layers import Rule
+
+            rules = [Rule("all", match="*")]
+            folder = runs["folder"] / str(len(runs))
+            runs[val_every] = train(folder, module=Own(), rules=rules, val_every=val_every, log_every=1, **ADAMW)
+        return runs[val_every]
+
+    def test_what_its_step_does_besides_is_not_seen(self, train: Any, runs: dict[str, Any]) -> None:
+        often, seldom = (self.train(train, runs, every) for every in ("1 step", "3 epochs"))
+        assert float(often.module.steps) == 21
+        for name in ("own/loss", "own/mean", "train/loss"):
+            assert often.column(name) == seldom.column(name)
+            assert often.column(name)
+        assert equal(training_state(last(often)), training_state(last(seldom)))
+
+    def test_a_layer_that_does_not_train_keeps_its_statistics(self, train: Any, runs: dict[str, Any]) -> None:
+        run = self.train(train, runs, "1 step")
+        assert run.module.frozen.running_mean.abs().max() == 0
+        assert run.module.frozen.num_batches_tracked == 0
+        assert run.module.norm.num_batches_tracked == 4
+        assert training_state(last(run))["norm.num_batches_tracked"] == 21
+
+    def test_its_modes_are_as_it_left_them(self, train: Any, runs: dict[str, Any]) -> None:
+        run = self.train(train, runs, "1 step")
+        assert run.module.norm.training
+        assert not run.module.frozen.training
+        assert "log" not in vars(run.module)
+
+
+class TestOtherOptimizers:
+    def test_without_modes_nothing_stays(self, train: Any, prepare: Any, tmp_path: Path) -> None:
+        run = train(tmp_path)
+        assert not any(isinstance(callback, EvaluationWeights) for callback in run.trainer.callbacks)
+        assert "training" not in read_checkpoint(last(run))["lrflow"]
+
+    def test_among_others_it_alone_has_two_sets_of_weights(self, train: Any, tmp_path: Path) -> None:
+        """The head by plain SGD, the body schedule-free."""
+
+        def composed(params: Any, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+            free = schedulefree.SGDScheduleFree(params[:-1], lr, weight_decay=weight_decay)
+            return Routed({"free": free, None: torch.optim.SGD(params[-1:], lr, weight_decay=weight_decay)})
+
+        options = {
+            **SGD,
+            "optimizer": composed,
+            "settings": {"weight_decay": 0.01},
+            "save_every": "4 steps",
+            "lr": 0.05,
+        }
+        whole = train(tmp_path / "whole", **options)
+        differ = {name for name in read_checkpoint(last(whole))["lrflow"]["training"] if "model.head" in name}
+        assert differ == set()
+        assert not equal(training_state(last(whole)), whole.weights)
+        broken = train(tmp_path / "run", interrupt=10, **options)
+        assert_same_end(train(tmp_path / "run", resume=broken.newest, **options), whole)
+
+    def test_members_and_modes(self) -> None:
+        weights = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+        plain, free = torch.optim.SGD(weights[:1]), schedulefree.SGDScheduleFree(weights[1:])
+        assert has_modes(free)
+        assert has_modes(type(free))
+        assert not has_modes(plain)
+        assert members(plain) == [plain]
+        assert [one for one in members(Routed({None: plain, "free": free})) if has_modes(one)] == [free]
+
+    def test_sharded_weights_are_refused(self) -> None:
+        class Strategy:
+            restore_checkpoint_after_setup = True
+
+        class Trainer:
+            def __init__(self) -> None:
+                self.optimizers = [schedulefree.SGDScheduleFree([nn.Parameter(torch.ones(2))])]
+                self.strategy = Strategy()
+
+        trainer: Any = Trainer()
+        with pytest.raises(ConfigError, match=r"trainer\.strategy"):
+            EvaluationWeights(1, 0).on_fit_start(trainer, Own())
