@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from lrflow.config.also import check_also
 from lrflow.config.catalogue import shipped_keys
 from lrflow.config.combinations import check_combination
 from lrflow.config.config import Config
@@ -137,19 +138,24 @@ def declared_horizon(config: Config) -> Horizon | None:
         raise ConfigError([Problem("data.batch_size", str(error), data.batch_size)]) from None
 
 
-def check_schedule(schedule: Schedule, key: str, horizon: Horizon | None) -> list[Problem]:
+def check_schedule(
+    schedule: Schedule, key: str, horizon: Horizon | None, optimizer: Optimizer | None, decays: bool
+) -> list[Problem]:
     """The run's schedule or a rule's: can it be built, and does it fit into the run?
 
     Args:
         schedule: as the config has it.
         key: where it stands.
         horizon: how long the run is; None where that is not known.
+        optimizer: whose settings it may also move; None where that is not known.
+        decays: whether layer rules may set weight decays of their own.
     """
     try:
         curve = Curve.from_spec(schedule.node(), key, locate)
     except ConfigError as error:
         return error.problems
-    return curve.check(horizon, key) if horizon else _check_shares(schedule, key)
+    lacking = check_also(curve, key, optimizer, decays) if optimizer else []
+    return lacking + (curve.check(horizon, key) if horizon else _check_shares(schedule, key))
 
 
 def _check_shares(schedule: Schedule, key: str) -> list[Problem]:
@@ -242,8 +248,10 @@ def check(
         problems += check_freezing(config.layers.rules, horizon) if sound("layers.rules") else []
         rules = enumerate(config.layers.rules)
         schedules |= {f"layers.rules[{index}].schedule": rule.schedule for index, rule in rules if rule.schedule}
+    decays = not isinstance(config.layers, Rules) or any(rule.weight_decay for rule in config.layers.rules)
+    optimizer = config.optimizer if sound("optimizer") else None
     for key, schedule in schedules.items():
-        problems += check_schedule(schedule, key, horizon) if sound(key) else []
+        problems += check_schedule(schedule, key, horizon, optimizer, decays) if sound(key) else []
     if sound("scaling", "data.batch_size", "trainer."):
         problems += check_scaling(config)
     problems += check_combination(config) if sound("optimizer", "trainer.") else []

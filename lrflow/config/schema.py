@@ -57,9 +57,9 @@ class Optimizer(Node):
     dampening: f.Fraction = 0.0
     """How much of the new gradient the momentum leaves out."""
     betas: f.Betas = (0.9, 0.999)
-    """Factors of the running means of the gradient and of its square."""
-    eps: f.Positive = 1e-8
-    """Added to the denominator."""
+    """Factors of the running means of the gradient and of its square; some optimizers have a third."""
+    eps: f.Eps = 1e-8
+    """Added to the denominator; a pair in Adafactor, whose first may be null."""
     weight_decay: f.NotNegative = 0.0
     """Decoupled or through the gradient, as the optimizer has it."""
     amsgrad: f.Switch = False
@@ -72,6 +72,31 @@ class Optimizer(Node):
 
 WARMUPS = ("linear", "cosine", "exponential", "constant")
 COOLDOWNS = ("linear", "cosine", "1-sqrt", "1-square", "power", "exponential")
+
+
+class AlsoSetting(Section):
+    """One entry of `schedule.also`: a setting that moves, and what moves it; see `lrflow.schedules.Also`."""
+
+    low: f.NotNegative = 0.0
+    """The setting's value where its curve is 0."""
+    high: f.NotNegative | None = None
+    """Its value where the curve is 1; None: the optimizer's own."""
+    inverse: f.Switch = False
+    """The setting falls as the curve rises."""
+    optional: f.Switch = False
+    """An optimizer without the setting is left as it is."""
+    shape: Node | None = None
+    """The setting's own curve; None: constant, or the LR's schedule where nothing else is given either."""
+    warmup: f.DurationText = 0
+    """A duration: the way from low to where the shape starts."""
+    warmup_start: f.Fraction | None = 0.0
+    """Share of the way from low to high at step 0."""
+    warmup_shape: Annotated[str, f.one_of(*WARMUPS)] = "linear"
+    """How the warmup rises."""
+    cooldown: f.DurationText = 0
+    """The last stretch, down to low."""
+    cooldown_shape: Annotated[str, f.one_of(*COOLDOWNS)] = "linear"
+    """How the cooldown falls."""
 
 
 class Schedule(Node):
@@ -91,6 +116,8 @@ class Schedule(Node):
     """How the warmup rises."""
     cooldown_shape: Annotated[str, f.one_of(*COOLDOWNS)] = "linear"
     """How the cooldown falls."""
+    also: dict[str, AlsoSetting | None] | None = None
+    """Other settings of the optimizer that move over the run, by name: momentum, beta1, beta2, weight_decay, ..."""
 
 
 SELECTS = ("bias", "norm", "embedding", "matrix")  # as lrflow.layers has them, which takes torch to import

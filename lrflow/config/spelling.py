@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -92,6 +93,8 @@ def names_of(section: type[BaseModel]) -> list[str]:
 
 
 def _sections(parent: str) -> tuple[type[BaseModel], ...]:
+    if re.search(r"schedule\.also\.\w+$", parent):
+        return (schema.AlsoSetting,)
     return (schema.Rule,) if parent.endswith("]") else SECTIONS.get(parent, ())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 import sys
@@ -23,6 +24,7 @@ ROOMS = (
     "lrflow.schedules",
     "lrflow.layers",
     "lrflow.optimizers",
+    "lrflow.optimizers.shampoo",
     "lrflow.feedback",
     "lrflow.models",
     "lrflow.data",
@@ -38,6 +40,16 @@ ROOMS = (
 
 TREES = ("torch.nn", "torch.optim", "schedulefree", "prodigyopt", "pytorch_optimizer", "lrflow.recipes")
 """Packages of which a config may name every public class and function, at any depth."""
+
+EXTRAS = {
+    "schedulefree": ("schedulefree", "optimizers"),
+    "prodigyopt": ("prodigyopt", "optimizers"),
+    "pytorch_optimizer": ("pytorch-optimizer", "optimizers"),
+}
+"""Packages that only an extra of lrflow's installs: what each is called in the index, and the extra."""
+
+NEEDS = {**{package: package for package in EXTRAS}, "lrflow.optimizers.shampoo": "pytorch_optimizer"}
+"""Which of these packages the targets below a module need."""
 
 SCHEDULERS = {
     "ConstantLR": "constant",
@@ -55,6 +67,11 @@ SCHEDULERS = {
 
 CONTROLS = ("_target_", "_partial_", "_args_")
 """Keys of a node that say how it is built; the others are arguments."""
+
+_SWALLOWED = {
+    "pytorch_optimizer": ("adam_debias", "adanorm", "adanorm_r", "cautious", "stable_adamw", "use_gc"),
+}
+"""Packages whose classes take any keyword, and the keywords that they read there; others would have no effect."""
 
 _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 
@@ -90,6 +107,23 @@ def check_name(target: Any, key: str = "_target_") -> Problem | None:
     return Problem(key, message, target, hint)
 
 
+def check_installed(target: str, key: str, option: str | None = None) -> Problem | None:
+    """What is missing to build a target, where that is a package of one of lrflow's extras; nothing is imported.
+
+    Args:
+        target: the dotted name.
+        key: of the node that names it, `optimizer`.
+        option: what was chosen there, `lion`; None: the target was given by itself.
+    """
+    package = next((package for place, package in NEEDS.items() if _below(str(target), place)), None)
+    if package is None or importlib.util.find_spec(package) is not None:
+        return None
+    distribution, extra = EXTRAS[package]
+    where, value = (key, option) if option else (f"{key}._target_", target)
+    message = f"needs the package {distribution}, which is not installed"
+    return Problem(where, message, value, f"pip install 'lrflow[{extra}]'")
+
+
 def locate(target: str, key: str = "_target_") -> Any:
     """The class or function that a `_target_` names.
 
@@ -103,7 +137,8 @@ def locate(target: str, key: str = "_target_") -> Any:
     Raises:
         ConfigError: it may not be built, or there is no such thing.
     """
-    if problem := check_name(target, key):
+    problem = check_name(target, key) or check_installed(target, key.removesuffix("_target_").removesuffix("."))
+    if problem:
         raise ConfigError([problem])
     found: Any = None
     parts = target.split(".")
@@ -188,6 +223,12 @@ def takes(target: str, name: str) -> bool:
     return name in _parameters(locate(target))[0]
 
 
+def defaults(target: str) -> dict[str, Any]:
+    """What a target's signature gives its arguments where a config gives nothing."""
+    parameters = _parameters(locate(target))[0]
+    return {name: one.default for name, one in parameters.items() if one.default is not one.empty}
+
+
 def _parameters(found: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     """The arguments that can be passed by name, and whether it takes any others.
 
@@ -199,6 +240,10 @@ def _parameters(found: Any) -> tuple[dict[str, inspect.Parameter], bool]:
         return {}, True
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     rest = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if rest and (read := _SWALLOWED.get(str(found.__module__).partition(".")[0])):
+        for name in read:
+            named.setdefault(name, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None))
+        return named, False
     if rest and inspect.isclass(found):
         # inspect.signature answers for the class itself; its own __init__ is the first one along the MRO.
         owners = [cls for cls in found.__mro__ if "__init__" in vars(cls)]

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lrflow.errors import ConfigError, Problem
-from lrflow.schedules import Also, Curve, Horizon
-from lrflow.schedules.also import BETA, numbers
+from lrflow.schedules import Also, Continued, Curve, Horizon, Schedule
+from lrflow.schedules.also import BETA, highest, numbers
+from lrflow.schedules.fields import under
 
 if TYPE_CHECKING:
     from lrflow.layers import Group
@@ -47,6 +48,15 @@ class PlanSetting:
             way = 1.0 - way
         return np.clip(self.low * (1.0 - way) + self.high * way, self.low, self.high)
 
+    def check(self, horizon: Horizon) -> list[Problem]:
+        """What of its curve does not fit into the run; how a run goes on that was resumed is told of the LR."""
+        curve = self.curve
+        while isinstance(curve, Continued):
+            horizon = horizon if curve.how == "rescale" else curve.before
+            curve = curve.schedule
+        found = curve.misfits(horizon) if isinstance(curve, Schedule) else []
+        return under(f"schedule.also.{self.name}", found)
+
     @property
     def title(self) -> str:
         """Its name, with the setting that it stands for where that is another."""
@@ -79,10 +89,11 @@ def compile_settings(
     for entry, members in following:
         key = f"schedule.also.{entry.name}"
         known = [_settings_of(groups[index], settings) for index, _ in members]
-        if found := entry.check(_most(known), key):
+        most = highest(own for own, _ in known)
+        if found := entry.check(most, key):
             problems += found
             continue
-        setting = entry.setting(_most(known))
+        setting = entry.setting(most)
         for (index, curve), (own, usual) in zip(members, known, strict=True):
             # One that lacks the setting is of another route; one whose setting is 0 has it switched off.
             if setting is None or not own.get(setting):
@@ -106,14 +117,6 @@ def _settings_of(group: Group, settings: Mapping[str, Any]) -> tuple[dict[str, f
     usual = numbers(settings if group.route is None else settings.get("routes", {}).get(group.route, {}))
     decay = {} if group.weight_decay is None else {"weight_decay": float(group.weight_decay)}
     return usual | decay, {**decay, **usual}
-
-
-def _most(known: Sequence[tuple[dict[str, float], dict[str, float]]]) -> dict[str, float]:
-    """Every setting that one of the groups has, at its highest."""
-    most: dict[str, float] = {}
-    for own, _ in known:
-        most |= {name: max(value, most.get(name, value)) for name, value in own.items()}
-    return most
 
 
 def distinct(groups: Sequence[PlanGroup]) -> list[tuple[PlanSetting, tuple[int, ...]]]:

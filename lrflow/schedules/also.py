@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
@@ -69,7 +69,7 @@ class Also:
         own = known[setting]
         name = "betas" if BETA.fullmatch(setting) else setting
         if own == 0.0:
-            hint = f"give optimizer.{name} a value: the groups keep their ratios to it, and those without stay without"
+            hint = f"give optimizer.{name} a value, from which the groups of parameters differ in proportion"
             return [] if self.optional else [Problem(key, f"{setting} is 0, which is off, and stays off", ..., hint)]
         if self.high is None and self.low > own:
             return [Problem(f"{key}.low", f"is above {own:g}, the optimizer's own", self.low, "give a high too")]
@@ -165,3 +165,11 @@ def numbers(settings: Mapping[str, Any]) -> dict[str, float]:
         for name, value in pairs.items()
         if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     }
+
+
+def highest(known: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Every setting that one of several optimizers has, at the highest value that it has there."""
+    most: dict[str, float] = {}
+    for settings in known:
+        most |= {name: max(value, most.get(name, value)) for name, value in settings.items()}
+    return most

@@ -25,11 +25,12 @@ from lrflow.config.targets import takes
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Group, MuP, Rule, merge, resolve
 from lrflow.layers.explain import abbreviated
-from lrflow.optimizers import Routed, build_optimizer, check_groups, compiles
+from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, compiles
 from lrflow.plan import Plan
 from lrflow.schedules import Curve, Horizon
 from lrflow.tasks.widths import mup_rules
 from lrflow.training import Supervised, planned_module
+from lrflow.training.advice import advise
 
 
 def build_data(config: Config) -> pl.LightningDataModule:
@@ -98,13 +99,14 @@ def build_groups(
     main, routes = config.optimizer, config.optimizer.routes
     settings = {name: {"lr": route.lr, "weight_decay": _weight_decay(route)} for name, route in routes.items()}
     groups = resolve(network, rules, main.lr, _weight_decay(main), routes=settings)
-    problems = check_groups([group for group in groups if not group.route], locate(main.target))
+    problems = check_members({None: locate(main.target), **{n: locate(r.target) for n, r in routes.items()}})
+    problems += check_groups([group for group in groups if not group.route], locate(main.target))
     for name, route in routes.items():
         problems += check_groups([group for group in groups if group.route == name], locate(route.target))
     if problems:
         raise ConfigError(problems)
     if scaling := batch_scaling(config, devices):
-        tell(scaling.describe(main))
+        tell(scaling.describe(main.node()))
         groups = [replace(group, lr=group.lr * scaling.factor) for group in groups]
     return groups
 
@@ -130,16 +132,17 @@ def build_schedule(config: Config) -> Curve:
 
 def make_optimizer(config: Config, groups: Sequence[Group], device: torch.device) -> torch.optim.Optimizer:
     """The optimizer of the groups, for a device; where rules route groups to others, all of them as one."""
+    declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
+    tensor_lr = config.trainer.compile and all(compiles(locate(optimizer.target)) for optimizer in declared.values())
     optimizers: dict[str | None, torch.optim.Optimizer] = {}
     for route in dict.fromkeys(members[0].route for members in merge(groups)):
-        node = (config.optimizer if route is None else config.optimizer.routes[route]).node()
+        node = declared[route].node()
         if config.trainer.gradient_clip_val is not None and str(config.trainer.precision).endswith("mixed"):
             # Lightning cannot clip between the unscaling and the step that a fused kernel does in one (2.6.6).
             node = {name: value for name, value in node.items() if (name, value) != ("fused", "auto")}
-        own, factory = [group for group in groups if group.route == route], locate(node["_target_"])
-        tensor_lr = config.trainer.compile and compiles(factory)
+        own = [group for group in groups if group.route == route]
         key = "optimizer" if route is None else f"optimizer.routes.{route}"
-        optimizers[route] = build_optimizer(own, node, factory, device, tensor_lr, key)
+        optimizers[route] = build_optimizer(own, node, locate(node["_target_"]), device, tensor_lr, key)
     return Routed(optimizers) if len(optimizers) > 1 else optimizers[None]
 
 
@@ -192,8 +195,16 @@ def check_plan(plan: Plan) -> None:
         ConfigError: lists every one that does not.
     """
     problems = [problem for curve, _ in plan.curves for problem in curve.check(plan.horizon)]
+    problems = problems or [problem for moved, _ in plan.moved for problem in moved.check(plan.horizon)]
     if problems := problems or _check_starts(plan):
         raise ConfigError(problems)
+
+
+def give_advice(config: Config, plan: Plan, tell: Callable[[Any], None]) -> None:
+    """Tell where the plan does not suit an optimizer."""
+    declared: dict[str | None, Optimizer] = {None: config.optimizer, **config.optimizer.routes}
+    for advice in advise(plan, {route: locate(optimizer.target) for route, optimizer in declared.items()}):
+        tell(f"warning: {advice}")
 
 
 def _check_starts(plan: Plan) -> list[Problem]:

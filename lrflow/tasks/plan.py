@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 
 from lrflow.config import Config, declared_horizon, load_config, locate, validate
+from lrflow.config.also import settings_of
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
@@ -34,7 +37,7 @@ def run(config: Config) -> dict[str, Any]:
     """
     console = Console()
     other = read_plan(config.against, Path(config.output)) if config.against else None
-    plan = compile_plan(config)
+    plan = compile_plan(config, partial(console.print, soft_wrap=True, highlight=False))
     console.print(plan.table())
     if other:
         console.print(plan.diff(other))
@@ -48,8 +51,12 @@ def run(config: Config) -> dict[str, Any]:
     return {"steps": plan.horizon.steps, "fingerprint": plan.fingerprint, "folder": str(folder.path)}
 
 
-def compile_plan(config: Config) -> Plan:
+def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -> Plan:
     """The plan of a configuration; its data is read only where the config does not say how long the run is.
+
+    Args:
+        config: of the run.
+        tell: is given what a person should know besides the plan, such as a rescaled peak.
 
     Raises:
         ConfigError: the rules, the schedule and the run's length do not go together.
@@ -57,10 +64,11 @@ def compile_plan(config: Config) -> Plan:
     pl.seed_everything(config.seed, verbose=False)
     horizon = declared_horizon(config) or _horizon_of_data(config)
     module = build.build_module(config)
-    groups = build.build_groups(config, module)
+    groups = build.build_groups(config, module, tell=tell)
     schedule = build.build_schedule(config)
-    plan = Plan.compile(groups, schedule, horizon)
+    plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
     build.check_plan(plan)
+    build.give_advice(config, plan, tell)
     return plan
 
 

@@ -18,16 +18,18 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 
 from lrflow.config import Config, locate, save_config
+from lrflow.config.also import settings_of
+from lrflow.config.combinations import check_combination
 from lrflow.config.settings import Train
 from lrflow.console import QuietConsole
-from lrflow.errors import LrflowError, StoppedError
+from lrflow.errors import ConfigError, LrflowError, StoppedError
 from lrflow.health import NonFinite
 from lrflow.layers import Group, merge
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.schedules import Duration
 from lrflow.tasks import build
-from lrflow.training import Block, Checkpoints, Signals
+from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, planned_module
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import put_in_order
 from lrflow.training.loggers import build_loggers, close_loggers
@@ -71,6 +73,8 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     console = QuietConsole(quiet=rank() > 0)
     pl.seed_everything(config.seed, verbose=False)
     trainer = build_trainer(lightning_options(config), folder.path, loggers, config.trainer.log_every)
+    if problems := check_combination(config, trainer.world_size):
+        raise ConfigError(problems)
 
     # What is trained, on what, for how long and at which LR: all of it is known before the first step.
     data = build.build_data(config)
@@ -87,28 +91,32 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         )
         return finished.read_summary().get("metrics", {})
     module = build.build_module(config)
-    groups = build.build_groups(config, module)
-    schedule = build.build_schedule(config)
+    tell = partial(console.print, soft_wrap=True, highlight=False)
+    groups = build.build_groups(config, module, trainer.world_size, tell)
+    schedule, settings = build.build_schedule(config), settings_of(config.optimizer)
     branches: tuple[Branch, ...] = ()
     if resumed:
         resumed.check(module)
         limits = config.trainer
         horizon = resumed.horizon(horizon, limits.max_epochs, limits.max_steps, limits.accumulate_grad_batches)
-        branches = resumed.branched(horizon, config.resume.horizon, groups, schedule)
-    plan = compile_branched(groups, schedule, horizon, branches)
+        branches = resumed.branched(horizon, config.resume.horizon, groups, schedule, settings)
+    plan = compile_branched(groups, schedule, horizon, branches, settings)
     build.check_plan(plan)
     if resumed:
         console.print(resumed.describe(plan, build.record(config)), soft_wrap=True, highlight=False)
     console.print(plan.table())
+    build.give_advice(config, plan, tell)
     if trainer.is_global_zero:
         save_config(config, folder.config)
         folder.write_environment()
         plan.write(folder.path)
 
+    trainer.callbacks += _freezing(config, module, plan, groups, resumed)  # type: ignore[attr-defined]
     trainer.callbacks += _callbacks(config, folder, plan, groups, branches, console)  # type: ignore[attr-defined]
     validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
     make = partial(build.make_optimizer, config, groups)
-    supply_optimizer(module, plan, make, config.optimizer.node(), config.trainer.compile)
+    routes = {name: route.node() for name, route in config.optimizer.routes.items()}
+    supply_optimizer(module, plan, make, config.optimizer.node(), config.trainer.compile, routes)
     assert isinstance(config.task, Train)
     with _failure_recorded(folder):
         trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
@@ -158,6 +166,7 @@ def _callbacks(
         stop=StopRequest(),
         agree_every=config.trainer.log_every,
         groups=[[name for group in members for name, _ in group.parameters] for members in merge(groups)],
+        routes=[members[0].route for members in merge(groups)],
         extra={
             "plan": plan.to_dict(),
             "branches": [branch.as_dict() for branch in branches],
@@ -165,7 +174,18 @@ def _callbacks(
         },
         vet=vet,
     )
-    return [progress, signals, checkpoints]
+    # First, so that whatever else looks at a validation finds the weights that are validated; saving comes last.
+    return [EvaluationWeights(config.trainer.batch_norm_batches, config.seed), progress, signals, checkpoints]
+
+
+def _freezing(
+    config: Config, module: pl.LightningModule, plan: Plan, groups: Sequence[Group], resumed: Resumed | None
+) -> list[pl.Callback]:
+    """What keeps frozen groups as they are, in a run that has any."""
+    if not any(plan.starts.values()) and not any(group.frozen and group.freeze_statistics for group in groups):
+        return []
+    step = resumed.step if resumed else 0
+    return [Freezing(planned_module(module), groups, plan.starts, step, config.trainer.compile)]
 
 
 def open_folder(config: Config, resumed: Resumed | None) -> RunFolder:

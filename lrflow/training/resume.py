@@ -154,9 +154,21 @@ class Resumed:
         return Horizon(max(1, steps if max_steps in (None, -1) else min(steps, max_steps)), now)
 
     def branched(
-        self, horizon: Horizon, how: How | None, groups: Sequence[Group], schedule: Curve
+        self,
+        horizon: Horizon,
+        how: How | None,
+        groups: Sequence[Group],
+        schedule: Curve,
+        settings: Mapping[str, Any] | None = None,
     ) -> tuple[Branch, ...]:
         """The run's branches, with a new one on top when it has another length now.
+
+        Args:
+            horizon: how long the run is now.
+            how: what becomes of the schedule; None: nothing was chosen.
+            groups: of the model.
+            schedule: as it is configured.
+            settings: of the optimizer, as `Plan.compile` takes them.
 
         Raises:
             ConfigError: the length changed and nothing was chosen; names the LR that each choice goes on with.
@@ -171,7 +183,7 @@ class Resumed:
             return choices[how]
         offers = [f"the LR of step {self.step - 1} was {_rates(self.plan, self.step - 1)}"]
         for choice, branches in choices.items():
-            plan = compile_branched(groups, schedule, horizon, branches)
+            plan = compile_branched(groups, schedule, horizon, branches, settings)
             if any(curve.check(horizon) for curve, _ in plan.curves):
                 continue  # it would be refused
             now, end = _rates(plan, self.step), _rates(plan, horizon.steps - 1)
@@ -195,7 +207,13 @@ class Resumed:
         return "\n".join(lines)
 
 
-def compile_branched(groups: Sequence[Group], schedule: Curve, horizon: Horizon, branches: Sequence[Branch]) -> Plan:
+def compile_branched(
+    groups: Sequence[Group],
+    schedule: Curve,
+    horizon: Horizon,
+    branches: Sequence[Branch],
+    settings: Mapping[str, Any] | None = None,
+) -> Plan:
     """The plan of a run: the configured schedules, with every change of its length on top."""
     # Freezing is a part of what is continued: a group that has trained is not counted anew on another horizon.
     own = [
@@ -204,7 +222,7 @@ def compile_branched(groups: Sequence[Group], schedule: Curve, horizon: Horizon,
         else group
         for group in groups
     ]
-    return Plan.compile(own, continued(schedule, branches), horizon)
+    return Plan.compile(own, continued(schedule, branches), horizon, settings)
 
 
 def continued(schedule: Curve, branches: Sequence[Branch]) -> Curve:

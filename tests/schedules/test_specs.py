@@ -92,7 +92,7 @@ def test_an_argument_that_came_later_changes_no_spec_of_before() -> None:
 
 @pytest.mark.parametrize("option", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_option_of_the_config_is_a_spec(option: Path) -> None:
-    schedule = Curve.from_spec(OmegaConf.to_container(OmegaConf.load(option)))
+    schedule = Curve.from_spec(OmegaConf.to_container(OmegaConf.load(option), resolve=True))
     assert schedule.check(Horizon(1000, 100)) == []
 
 
