@@ -23,7 +23,7 @@ from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan
 from lrflow.runs import newest_checkpoint
 from lrflow.schedules import Cosine, Curve, Duration, Horizon, Schedule
-from lrflow.training import Block, Checkpoints, EvaluationWeights, Signals, Supervised, planned_module
+from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, Supervised, planned_module
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import put_in_order
 from lrflow.training.loggers import CSVLogger
@@ -100,6 +100,7 @@ class Options:
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW
     settings: dict[str, Any] = field(default_factory=lambda: {"weight_decay": 0.1, "fused": "auto"})
     tensor_lr: bool = False
+    compiled: bool = False
     schedule: Curve = field(default_factory=lambda: Schedule(Cosine(), warmup="10%"))
     rules: Sequence[Rule] = HEAD_HIGHER
     how: Any = None
@@ -277,7 +278,8 @@ def build(
         vet=signals.flush,
     )
     weights = EvaluationWeights(options.batch_norm_batches, options.seed)
-    trainer.callbacks += [weights, record, *callbacks, signals, checkpoints]  # type: ignore[attr-defined]
+    freezing = Freezing(planned_module(module), groups, plan.starts, resumed.step if resumed else 0, options.compiled)
+    trainer.callbacks += [weights, freezing, record, *callbacks, signals, checkpoints]  # type: ignore[attr-defined]
     validate_every(trainer, Duration.parse(options.val_every), horizon)
     settings = {"lr": options.lr, **options.settings}
     supply_optimizer(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lrflow.layers import Rule
 from lrflow.training.checkpoint_io import AtomicCheckpointIO
 
 # Without accumulation the runs have 3 epochs of 7 batches and steps; with accumulation 3, epochs of 3 steps, the last
@@ -44,6 +45,14 @@ ARRANGEMENTS: dict[str, dict[str, Any]] = {
     },
     "tensor LR": {"tensor_lr": True, "save_every": "4 steps"},
     "two workers": {"workers": 2, "save_every": "4 steps"},
+    "unfrozen within an epoch, and at its end": {
+        "rules": (
+            Rule("no_decay", match="body.*", select=["bias", "norm"], weight_decay=0.0, unfreeze=10, unfreeze_warmup=3),
+            Rule("body", match="body.*", unfreeze="1 epoch"),
+            Rule("head", match="head.*", lr="10x"),
+        ),
+        "save_every": "1 step",
+    },
 }
 CUTS = (5, 7, 8, 13, 14)  # batches before the one that is not reached: within an epoch, at its end, just after
 
@@ -100,7 +109,13 @@ def test_a_run_cut_off_goes_on_as_if_it_never_was(
 
 
 @pytest.mark.parametrize(
-    "arrangement", ["validated every 5 steps", "accumulated, validated within windows", "cut by max_steps"]
+    "arrangement",
+    [
+        "validated every 5 steps",
+        "accumulated, validated within windows",
+        "cut by max_steps",
+        "unfrozen within an epoch, and at its end",
+    ],
 )
 def test_a_checkpoint_of_any_step_resumes_exactly(
     arrangement: str, train: Any, uninterrupted: Any, tmp_path: Path
