@@ -109,7 +109,14 @@ def _patterns(value: Any) -> Any:
 
 
 def _is_betas(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(_within(b, 0, 1, False, True) for b in value)
+    several = isinstance(value, list | tuple) and len(value) in (2, 3)
+    return several and all(_within(beta, 0, 1, False, True) for beta in value)
+
+
+def _is_eps(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return len(value) == 2 and all(entry is None or _within(entry, 0, math.inf, False, False) for entry in value)
+    return _within(value, 0, math.inf, True, False)
 
 
 def _is_folder_name(value: Any) -> bool:
@@ -155,7 +162,11 @@ BelowOne = Annotated[float, number(0, 1, below=True)]
 Positive = Annotated[float, number(0, above=True)]
 NotNegative = Annotated[float, number(0)]
 PeakLR = Annotated[float, number(0, 1000, above=True)]
-Betas = Annotated[tuple[float, float], expects("two numbers, each at least 0 and below 1", _is_betas)]
+Betas = Annotated[
+    tuple[float, ...],
+    expects("two numbers (three where the optimizer has three), each at least 0 and below 1", _is_betas),
+]
+Eps = Annotated[Any, expects("a number above 0", _is_eps)]
 DurationText = Annotated[Any, BeforeValidator(_duration)]
 Seed = Annotated[int, expects("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32)]
 Shape = Annotated[

@@ -50,7 +50,7 @@ def validate(
     problems += [*find_secrets(OmegaConf.to_container(source)), *find_told_secrets(content)]
     config, wrong = _typed(content, {problem.key for problem in problems})
     problems += wrong
-    problems += check(content, config, {problem.key for problem in problems})
+    problems += check(content, config, {problem.key for problem in problems}, choices)
     if problems or config is None:
         raise ConfigError(_in_order(problems))
     return config.attach(source, choices, overrides, run_folder)

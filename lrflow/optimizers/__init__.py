@@ -1,7 +1,8 @@
 """Optimizers built from groups of parameters."""
 
-from lrflow.optimizers.build import build_optimizer
+from lrflow.optimizers.build import build_optimizer, check_groups, compiles
+from lrflow.optimizers.closures import fit_closure
 from lrflow.optimizers.muon import Muon
-from lrflow.optimizers.routed import Routed
+from lrflow.optimizers.routed import Routed, check_members
 
-__all__ = ["Muon", "Routed", "build_optimizer"]
+__all__ = ["Muon", "Routed", "build_optimizer", "check_groups", "check_members", "compiles", "fit_closure"]

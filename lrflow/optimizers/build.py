@@ -10,8 +10,10 @@ import torch
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.layers import Group, merge
+from lrflow.optimizers.learning_rate_free import check_one_lr
 
 _FUSED_DEVICES = ("cpu", "cuda", "mps")
+_UNCOMPILED = ("pytorch_optimizer", "schedulefree", "prodigyopt")  # count steps in Python: each would be compiled anew
 
 
 def build_optimizer(
@@ -20,6 +22,7 @@ def build_optimizer(
     factory: Callable[..., torch.optim.Optimizer],
     device: torch.device | str = "cpu",
     tensor_lr: bool = False,
+    key: str = "optimizer",
 ) -> torch.optim.Optimizer:
     """Builds the optimizer of a run, with one of its parameter groups for all groups whose settings are equal.
 
@@ -38,6 +41,7 @@ def build_optimizer(
         device: where the parameters are.
         tensor_lr: hold each LR in a tensor of no dimensions, so that a compiled step does not recompile for
             a new one: float64 on the CPU, float32 elsewhere, which is what the fused kernels take.
+        key: where the config stands.
 
     Raises:
         ConfigError: nothing to train, arguments that the factory does not take, values that it refuses.
@@ -45,25 +49,54 @@ def build_optimizer(
     merged = merge(groups)
     arguments = {name: _plain(value) for name, value in config.items() if not name.startswith("_")}
     accepted = inspect.signature(factory).parameters
-    problems = [*_check_arguments(arguments, accepted), *_check_decay(merged, accepted)]
-    if not merged:
-        problems.append(Problem("layers.rules", "every group is frozen, so there is nothing to train"))
-    if problems:
+    if problems := [*_check_arguments(arguments, accepted, key), *check_groups(groups, factory)]:
         raise ConfigError(problems)
 
     if arguments.get("fused") == "auto":
         del arguments["fused"]
         if "fused" in accepted and _can_fuse(merged, arguments, torch.device(device)):
             arguments["fused"] = True
-    params = [_param_group(members, torch.device(device), tensor_lr) for members in merged]
+    decays = "weight_decay" in accepted or _takes_anything(accepted)
+    params = [_param_group(members, torch.device(device), tensor_lr, decays) for members in merged]
     try:
         return factory(params, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         message = f"it refuses its arguments: {str(error).rstrip('.')}"
-        raise ConfigError([Problem("optimizer", message, config.get("_target_", ...))]) from error
+        raise ConfigError([Problem(key, message, config.get("_target_", ...))]) from error
 
 
-def _param_group(members: Sequence[Group], device: torch.device, tensor_lr: bool) -> dict[str, Any]:
+def check_groups(groups: Sequence[Group], factory: Callable[..., torch.optim.Optimizer]) -> list[Problem]:
+    """What an optimizer cannot do with these groups.
+
+    Args:
+        groups: as `lrflow.layers.resolve` returns them.
+        factory: the class or function that makes the optimizer.
+    """
+    merged = merge(groups)
+    problems = list(_check_decay(merged, inspect.signature(factory).parameters))
+    if not merged:
+        problems.append(Problem("layers.rules", "every group is frozen, so there is nothing to train"))
+    problems += check_one_lr(merged, factory)
+    if len(merged) > 1 and _is(factory, torch.optim.LBFGS):
+        names = ", ".join(members[0].name for members in merged)
+        message = f"L-BFGS trains all parameters as one vector, and these groups differ in LR or schedule: {names}"
+        problems.append(Problem("layers", message, hint="layers=uniform makes one group"))
+    return problems
+
+
+def compiles(factory: Callable[..., torch.optim.Optimizer]) -> bool:
+    """Whether `torch.compile` is of use to the steps of an optimizer."""
+    bases = getattr(factory, "__mro__", ())
+    return not _is(factory, torch.optim.LBFGS) and not any(
+        base.__module__.partition(".")[0] in _UNCOMPILED for base in bases
+    )
+
+
+def _is(factory: object, kind: type) -> bool:
+    return isinstance(factory, type) and issubclass(factory, kind)
+
+
+def _param_group(members: Sequence[Group], device: torch.device, tensor_lr: bool, decays: bool) -> dict[str, Any]:
     first, names = members[0], [group.name for group in members]
     group: dict[str, Any] = {
         "params": [parameter for member in members for _, parameter in member.parameters],
@@ -71,8 +104,10 @@ def _param_group(members: Sequence[Group], device: torch.device, tensor_lr: bool
         "name": " + ".join(names),
         "members": names,
     }
-    if first.weight_decay is not None:
+    if first.weight_decay is not None and decays:
         group["weight_decay"] = first.weight_decay
+    if first.route is not None:
+        group["route"] = first.route
     return group
 
 
@@ -88,13 +123,15 @@ def _can_fuse(merged: Sequence[Sequence[Group]], arguments: Mapping[str, Any], d
     return devices <= set(_FUSED_DEVICES) and all(parameter.is_floating_point() for parameter in parameters)
 
 
-def _check_arguments(arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]) -> Iterable[Problem]:
+def _check_arguments(
+    arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter], key: str
+) -> Iterable[Problem]:
     if _takes_anything(accepted):
         return
     known = list(accepted)[1:]  # the first one takes the parameters
     for name, value in arguments.items():
         if name not in known and (name, value) != ("fused", "auto"):
-            yield Problem(f"optimizer.{name}", "the optimizer takes no such argument", value, did_you_mean(name, known))
+            yield Problem(f"{key}.{name}", "the optimizer takes no such argument", value, did_you_mean(name, known))
 
 
 def _check_decay(merged: Sequence[Sequence[Group]], accepted: Mapping[str, inspect.Parameter]) -> Iterable[Problem]:

@@ -85,15 +85,20 @@ class Signals(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Note the LR that this step uses and the norm of the gradients it is given."""
+        """Note the LR that this step uses and the norm of the gradients it is given.
+
+        L-BFGS evaluates a batch several times a step; like the loss, what is noted is of its last evaluation.
+        """
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         if gradients:
             norms = torch._foreach_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in gradients])
-            self._buffer[self._count, 1] = torch.linalg.vector_norm(torch.stack(norms))
+            # Detached, since an optimizer of second order is given gradients with their graph.
+            self._buffer[self._count, 1] = torch.linalg.vector_norm(torch.stack(norms)).detach()
         else:
             self._buffer[self._count, 1] = 0.0
         # A tensor is filled anew at each step, so what it holds now has to be copied.
         rates = (group["lr"] for group in self._groups)
+        del self._rates[self._count :]
         self._rates.append([lr.clone() if isinstance(lr, torch.Tensor) else lr for lr in rates])
 
     def on_train_batch_end(

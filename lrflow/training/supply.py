@@ -9,16 +9,24 @@ import pytorch_lightning as pl
 import torch
 
 from lrflow.errors import LrflowError
+from lrflow.optimizers import Routed, compiles, fit_closure
 from lrflow.plan import Plan, PlanScheduler
 
 #: Settings of how torch computes a step; which of them an optimizer has differs between versions of torch.
 _IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
+#: What lrflow writes into every parameter group; the LR for its kind, a number or a tensor: the plan writes its value.
+_WRITTEN = ("lr", "weight_decay", "name", "members", "route")
 
 MakeOptimizer = Callable[[torch.device], torch.optim.Optimizer]
 
 
 def supply_optimizer(
-    module: pl.LightningModule, plan: Plan, make: MakeOptimizer, settings: Mapping[str, Any], compiled: bool = False
+    module: pl.LightningModule,
+    plan: Plan,
+    make: MakeOptimizer,
+    settings: Mapping[str, Any],
+    compiled: bool = False,
+    routes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Make Lightning train `module` with this optimizer under this plan; the module's own optimizers are not asked.
 
@@ -28,7 +36,9 @@ def supply_optimizer(
         make: builds the optimizer for the device that the parameters have been moved to.
         settings: the optimizer's configured settings; they hold over those of a checkpoint, so that a run resumed
             under a changed configuration does what it says.
-        compiled: `torch.compile` the step; the LR has to be a tensor then, or each new one would recompile.
+        compiled: `torch.compile` the step of an optimizer that can be compiled; the LR has to be a tensor then, or
+            each new one would recompile.
+        routes: the configured settings of each optimizer that groups are routed to.
 
     Raises:
         LrflowError: the module optimizes by hand; later, when a checkpoint is loaded, that it is of another optimizer.
@@ -36,18 +46,22 @@ def supply_optimizer(
 
     def configure_optimizers() -> dict[str, Any]:
         optimizer = make(module.device)
-        # The LR is among them for its kind, a number or a tensor; the plan writes its value.
-        held = {*settings, "lr", "weight_decay", "name", "members"}
+        fit_closure(optimizer, module)
+        held: dict[str | None, set[str]] = {name: {*own, *_WRITTEN} for name, own in (routes or {}).items()}
+        held[None] = {*settings, *_WRITTEN}
         configured = [
-            {name: value for name, value in group.items() if name in held} for group in optimizer.param_groups
+            {name: value for name, value in group.items() if name in held[group.get("route")]}
+            for group in optimizer.param_groups
         ]
 
         def refuse_another(loading: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-            if missing := set(loading.defaults) - set(state["param_groups"][0]) - _IMPLEMENTATION:
-                raise LrflowError(
-                    f"the checkpoint is of another optimizer than {type(loading).__name__}: it has no "
-                    f"{', '.join(sorted(missing))}\n    resume with the run's own optimizer, or start a new run"
-                )
+            for route, member in _members(loading).items():
+                saved = next(group for group in state["param_groups"] if group.get("route") == route)
+                if missing := set(member.defaults) - set(saved) - _IMPLEMENTATION:
+                    raise LrflowError(
+                        f"the checkpoint is of another optimizer than {type(member).__name__}: it has no "
+                        f"{', '.join(sorted(missing))}\n    resume with the run's own optimizer, or start a new run"
+                    )
 
         def hold(loaded: torch.optim.Optimizer) -> None:
             for group, values in zip(loaded.param_groups, configured, strict=True):
@@ -55,14 +69,20 @@ def supply_optimizer(
 
         optimizer.register_load_state_dict_pre_hook(refuse_another)
         optimizer.register_load_state_dict_post_hook(hold)
-        if compiled:
-            compile_step(optimizer)
+        if compiled and all(compiles(type(member)) for member in _members(optimizer).values()):
+            for member in _members(optimizer).values():
+                compile_step(member)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": PlanScheduler(optimizer, plan), "interval": "step", "name": "plan"},
         }
 
     module.configure_optimizers = configure_optimizers  # type: ignore[method-assign, assignment]
+
+
+def _members(optimizer: torch.optim.Optimizer) -> Mapping[str | None, torch.optim.Optimizer]:
+    """The optimizers that one is composed of, by their routes, or itself."""
+    return optimizer.optimizers if isinstance(optimizer, Routed) else {None: optimizer}
 
 
 def compile_step(optimizer: torch.optim.Optimizer, **options: Any) -> None:

@@ -187,7 +187,7 @@ class TestShow:
 
     def test_completion(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         for line, answer in {
-            "lrflow optimizer=s": "optimizer=sgd\n",
+            "lrflow optimizer=sg": "optimizer=sgd\n",
             "lrflow recipe=fa": "recipe=fashion_cnn\n",
         }.items():
             monkeypatch.setenv("COMP_LINE", line)

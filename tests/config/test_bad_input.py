@@ -53,7 +53,8 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "lr deleted": (["~optimizer.lr"], {"optimizer.lr": "is missing"}),
     "betas of 1": (["optimizer.betas=[0.9,1.0]"], {"optimizer.betas": "below 1"}),
     "betas negative": (["optimizer.betas=[-0.1,0.9]"], {"optimizer.betas": "at least 0"}),
-    "three betas": (["optimizer.betas=[0.9,0.9,0.9]"], {"optimizer.betas": "two numbers"}),
+    "four betas": (["optimizer.betas=[0.9,0.9,0.9,0.9]"], {"optimizer.betas": "two numbers"}),
+    "eps of 0": (["optimizer.eps=0"], {"optimizer.eps": "above 0"}),
     "momentum of 1": (["optimizer=sgd", "optimizer.momentum=1"], {"optimizer.momentum": "below 1"}),
     "nesterov without momentum": (
         ["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"],
