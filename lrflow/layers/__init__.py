@@ -2,6 +2,8 @@
 
 from lrflow.layers.decay import LayerDecay
 from lrflow.layers.groups import Group, merge, resolve
+from lrflow.layers.hidden import HiddenMatrices
+from lrflow.layers.mup import MuP
 from lrflow.layers.rules import Rule
 
-__all__ = ["Group", "LayerDecay", "Rule", "merge", "resolve"]
+__all__ = ["Group", "HiddenMatrices", "LayerDecay", "MuP", "Rule", "merge", "resolve"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -61,9 +61,9 @@ class LayerDecay:
             plain = [entry for entry in trainable if self.no_decay and entry.kinds & {"bias", "norm"}]
             rest = [entry for entry in trainable if entry not in plain]
             if plain:
-                rules.append(Rule(f"{name}/no_decay", match=_exactly(plain), lr=lr, weight_decay=0.0))
+                rules.append(Rule(f"{name}/no_decay", match=exactly(plain), lr=lr, weight_decay=0.0))
             if rest:
-                rules.append(Rule(name, match=_exactly(rest), lr=lr))
+                rules.append(Rule(name, match=exactly(rest), lr=lr))
         return rules
 
     def _layers(self, model: nn.Module) -> dict[str, list[Entry]]:
@@ -112,5 +112,6 @@ def _has_parameters(module: nn.Module) -> bool:
     return any(True for _ in module.parameters())
 
 
-def _exactly(entries: list[Entry]) -> list[str]:
+def exactly(entries: Iterable[Entry]) -> list[str]:
+    """Globs for `match` that select these parameters and no others."""
     return [glob.escape(entry.name) for entry in entries]

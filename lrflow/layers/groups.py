@@ -97,7 +97,8 @@ def resolve(
     """
     entries = inventory(model)
     refuse_shapeless(entries)
-    homes = {None: {"lr": lr, "weight_decay": weight_decay}, **(routes or {})}
+    main = {"lr": lr, "weight_decay": weight_decay}
+    homes: dict[str | None, Mapping[str, Any]] = {None: main} | dict(routes or {})
     problems = [*_check_inputs(entries, rules, homes, key)]
     claims: list[list[Entry]] = [[] for _ in rules]
     frozen: list[Entry] = []
@@ -207,5 +208,5 @@ def _check_inputs(
             yield Problem(f"{key}[{index}].name", f"already the name of {key}[{first[rule.name]}]", rule.name)
         first.setdefault(rule.name, index)
         if rule.route not in homes:
-            hint = did_you_mean(rule.route, [name for name in homes if name])
+            hint = did_you_mean(str(rule.route), [name for name in homes if name])
             yield Problem(f"{key}[{index}].route", "there is no such route", rule.route, hint)

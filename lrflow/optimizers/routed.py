@@ -34,7 +34,13 @@ class Routed(Optimizer):
     optimizers: dict[str | None, Optimizer]
 
     def __init__(self, optimizers: Mapping[str | None, Optimizer]) -> None:
-        _check(optimizers)
+        problems = check_members({route: type(optimizer) for route, optimizer in optimizers.items()})
+        groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
+        held = [id(parameter) for group in groups for parameter in group["params"]]
+        if len(set(held)) != len(held):
+            problems.append(Problem("optimizer.routes", "two of the optimizers hold the same parameter"))
+        if problems:
+            raise ConfigError(problems)
         # Not torch's own constructor, which would make groups and state of its own: these are the members'.
         self.__setstate__({"defaults": {}, "optimizers": dict(optimizers)})
 
@@ -48,7 +54,7 @@ class Routed(Optimizer):
         """The members' states, by parameter."""
         return {key: state for optimizer in self.optimizers.values() for key, state in optimizer.state.items()}
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step every member.
 
         Args:
@@ -123,17 +129,19 @@ class Routed(Optimizer):
                 getattr(optimizer, mode)()
 
 
-def _check(optimizers: Mapping[str | None, Optimizer]) -> None:
+def check_members(kinds: Mapping[str | None, Callable[..., Optimizer]]) -> list[Problem]:
+    """What keeps optimizers from sharing a step.
+
+    Args:
+        kinds: the class (or function) of each, by its route.
+    """
     problems = []
-    for route, optimizer in optimizers.items():
-        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    for route, kind in kinds.items() if len(kinds) > 1 else ():
+        closure = inspect.signature(getattr(kind, "step", kind)).parameters.get("closure")
         if closure is not None and closure.default is closure.empty:
-            name = type(optimizer).__name__
-            message = f"{name} evaluates the model several times a step, which optimizers beside it cannot share"
+            message = (
+                f"{kind.__name__} evaluates the model several times a step, which optimizers beside it cannot share"
+            )
             key = "optimizer" if route is None else f"optimizer.routes.{route}"
-            problems.append(Problem(key, message, hint="give it every parameter: layers=uniform, without routes"))
-    parameters = [p for optimizer in optimizers.values() for group in optimizer.param_groups for p in group["params"]]
-    if len({id(parameter) for parameter in parameters}) != len(parameters):
-        problems.append(Problem("optimizer.routes", "two of the optimizers hold the same parameter"))
-    if problems:
-        raise ConfigError(problems)
+            problems.append(Problem(key, message, hint="let it train every parameter: layers=uniform, without routes"))
+    return problems

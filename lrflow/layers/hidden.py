@@ -1,0 +1,91 @@
+"""Hidden matrices apart from everything else: the rules of `layers=muon`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from lrflow.errors import ConfigError, Problem, nearest
+from lrflow.layers.decay import exactly
+from lrflow.layers.inventory import Entry, inventory
+from lrflow.layers.rules import Rule, as_tuple, compile_pattern
+
+
+@dataclass(frozen=True)
+class HiddenMatrices:
+    """Hidden matrices go to another optimizer, everything else to the main one: the groups that Muon is made for.
+
+    The groups, of which a model has those that it has parameters for:
+
+    - `hidden`: matrices and convolution kernels, routed;
+    - `head`: the matrices of the output layer;
+    - `embedding`: held by `nn.Embedding` or `nn.EmbeddingBag`, tied to the output layer or not;
+    - `no_decay`: norms, biases and whatever else is a vector, without weight decay. So is a bare parameter of
+      shape [1, ...], as class tokens and positional tables are.
+
+    Args:
+        route: the optimizer of the hidden matrices, one of `optimizer.routes`.
+        head: globs (or `re:` and a regular expression) over the names of the output layer's parameters; None: it
+            has none of its own, being tied to an embedding.
+    """
+
+    route: str = "muon"
+    head: str | Sequence[str] | None = "head.*"
+
+    def rules(self, model: nn.Module) -> list[Rule]:
+        """The rules for this model.
+
+        Raises:
+            ConfigError: there is no such head, or no hidden matrix.
+        """
+        entries = [entry for entry in inventory(model) if entry.trainable]
+        problems = self._check_head(entries)
+        groups: dict[str, list[Entry]] = {"hidden": [], "head": [], "embedding": [], "no_decay": []}
+        for entry in entries:
+            groups[self._group_of(entry)].append(entry)
+        if not groups["hidden"] and not problems:
+            message = f"the model has no hidden matrix to route to {self.route}"
+            problems.append(Problem("layers", message, hint="optimizer=adamw trains it as it is"))
+        if problems:
+            raise ConfigError(problems)
+        special = {"hidden": {"route": self.route}, "no_decay": {"weight_decay": 0.0}}
+        return [
+            Rule(name, match=exactly(members), **special.get(name, {}))  # type: ignore[arg-type]
+            for name, members in groups.items()
+            if members
+        ]
+
+    def _group_of(self, entry: Entry) -> str:
+        if "embedding" in entry.kinds:
+            return "embedding"
+        if entry.kinds & {"bias", "norm"} or not _is_matrix(entry):
+            return "no_decay"
+        return "head" if any(_matches(text, entry) for text in as_tuple(self.head)) else "hidden"
+
+    def _check_head(self, entries: Sequence[Entry]) -> list[Problem]:
+        problems = []
+        names = [place.name for entry in entries for place in entry.places]
+        for text in as_tuple(self.head):
+            if not any(_matches(text, entry) for entry in entries):
+                matrices = [entry.name for entry in entries if _is_matrix(entry)]
+                close = nearest(text, names, count=1) or matrices[-1:]
+                hint = (
+                    f"the output layer may be {close[0]}: layers.head='{close[0].rpartition('.')[0]}.*'; "
+                    if close
+                    else ""
+                )
+                hint += "layers.head=null where it is tied to an embedding"
+                problems.append(Problem("layers.head", f"matches none of the {len(names)} parameter names", text, hint))
+        return problems
+
+
+def _is_matrix(entry: Entry) -> bool:
+    """Whether it has several rows and several columns when every dimension but the first is flattened."""
+    parameter = entry.parameter
+    return parameter.ndim >= 2 and 1 < len(parameter) < parameter.numel()
+
+
+def _matches(text: str, entry: Entry) -> bool:
+    return any(compile_pattern(text).fullmatch(place.name) for place in entry.places)
