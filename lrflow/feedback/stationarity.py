@@ -69,7 +69,7 @@ class Stationarity(StepFeedback):
                 *expect("factor", factor, 0 < factor < 1, "a number above 0 and below 1"),
                 *expect("significance", significance, 0 < significance < 1, "a number above 0 and below 1"),
                 *expect("keep", keep, 0 < keep <= 1, "a number above 0 and at most 1"),
-                *expect("min_samples", min_samples, min_samples is None or min_samples >= 9, "at least 9, or null"),
+                *expect("min_samples", min_samples, min_samples is None or min_samples >= 4, "a whole number of at least 4, or null"),
             ]
         )
         self._cut, self._significance, self._keep, self._min_samples = factor, significance, keep, min_samples
@@ -95,7 +95,7 @@ class Stationarity(StepFeedback):
     def watch(self, parameters: Sequence[nn.Parameter], horizon: Horizon) -> None:
         """Begin, or go on; see `StepFeedback`."""
         self._parameters = list(parameters)
-        self._fewest = self._min_samples or max(9, min(1000, horizon.steps_per_epoch or 1000))
+        self._fewest = self._min_samples or max(4, min(1000, horizon.steps_per_epoch or 1000))
         device = self._parameters[0].device
         gathered, self._norms = self._norms, torch.zeros(self.interval(horizon), dtype=wide(device), device=device)
         if len(gathered) >= len(self._norms):
@@ -153,7 +153,7 @@ def is_stationary(samples: Samples, significance: float) -> bool:
     """Whether 0 lies in the confidence interval of the mean of correlated samples, with both halves on one side of it.
 
     Args:
-        samples: in the order of time, at least 9; [n].
+        samples: in the order of time, at least 4; [n].
         significance: share of stationary series whose interval leaves 0 out.
     """
     size = math.isqrt(len(samples))
