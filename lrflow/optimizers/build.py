@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -59,7 +61,8 @@ def build_optimizer(
     decays = "weight_decay" in accepted or _takes_anything(accepted)
     params = [_param_group(members, torch.device(device), tensor_lr, decays) for members in merged]
     try:
-        return factory(params, **arguments)
+        with redirect_stdout(StringIO()):  # prodigyopt prints what its weight decay is
+            return factory(params, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         message = f"it refuses its arguments: {str(error).rstrip('.')}"
         raise ConfigError([Problem(key, message, config.get("_target_", ...))]) from error

@@ -202,7 +202,7 @@ def check_plan(plan: Plan) -> None:
 
 def give_advice(config: Config, plan: Plan, tell: Callable[[Any], None]) -> None:
     """Tell where the plan does not suit an optimizer."""
-    declared: dict[str | None, Optimizer] = {None: config.optimizer, **config.optimizer.routes}
+    declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
     for advice in advise(plan, {route: locate(optimizer.target) for route, optimizer in declared.items()}):
         tell(f"warning: {advice}")
 

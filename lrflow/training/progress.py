@@ -49,7 +49,7 @@ class ProgressBar(Callback):
     def __call__(self, trainer: pl.Trainer, block: Block) -> None:
         """Take the latest signals."""
         self._loss = float(block.loss[-1])
-        self._rates = sorted({float(rate) for rate in block.actual[-1]})
+        self._rates = sorted({float(rate) for rate in block.effective[-1]})
         if self._bar:
             self._bar.update(self._task, completed=block.first + len(block), state=self._state())
 

@@ -29,6 +29,8 @@ class Block:
         seconds: wall time from the step before; [n], float64.
         planned: the plan's LR; [n, groups], float64.
         actual: the LR the optimizer used; [n, groups], float64.
+        estimate: what an optimizer that estimates its LR multiplied it by, NaN for groups of another; [n, groups],
+            float64. None where no optimizer does.
     """
 
     first: int
@@ -37,9 +39,15 @@ class Block:
     seconds: np.ndarray
     planned: np.ndarray
     actual: np.ndarray
+    estimate: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    @property
+    def effective(self) -> np.ndarray:
+        """The LR that the steps were made at, times the estimate where there is one; [n, groups], float64."""
+        return self.actual if self.estimate is None else self.actual * np.nan_to_num(self.estimate, nan=1.0)
 
 
 class Signals(Callback):
@@ -48,7 +56,8 @@ class Signals(Callback):
     Loss and gradient norm go into a buffer on the device; every `every` steps (and once a second on one device)
     the buffer is read at once and handed to the loggers and the listeners as a `Block`. One row a step reaches
     the loggers: `train/loss`, `train/grad_norm`, `train/step_time`, `lr/NAME` (what the optimizer used) and
-    `lr_planned/NAME` for each group by its name.
+    `lr_planned/NAME` for each group by its name. Where the optimizer estimates its LR (Prodigy, D-adaptation: `d` in
+    its groups), the estimate is `lr_estimate/NAME`, and its product with the LR `lr_effective/NAME`.
 
     Args:
         plan: the plan being executed.
@@ -74,6 +83,10 @@ class Signals(Callback):
         carrier = {name: index for index, group in enumerate(groups) for name in group["members"]}
         self._carrier = [carrier[name] for name in self._plan.names]
         self._groups = groups
+        self._estimates: list[list[Any]] | None = [] if any("d" in group for group in groups) else None
+        if self._estimates is not None:
+            names = [name for name in self._plan.names if "d" in groups[carrier[name]]]
+            self._columns += [f"{kind}/{name}" for kind in ("lr_estimate", "lr_effective") for name in names]
         self._buffer = torch.zeros(self._every, 2, device=pl_module.device)
         self._loss = torch.zeros((), device=pl_module.device)
         self._batches = 0
@@ -100,6 +113,10 @@ class Signals(Callback):
         rates = (group["lr"] for group in self._groups)
         del self._rates[self._count :]
         self._rates.append([lr.clone() if isinstance(lr, torch.Tensor) else lr for lr in rates])
+        if self._estimates is not None:
+            del self._estimates[self._count :]
+            estimates = (group.get("d", math.nan) for group in self._groups)
+            self._estimates.append([d.clone() if isinstance(d, torch.Tensor) else d for d in estimates])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -167,6 +184,7 @@ class Signals(Callback):
             seconds=np.array(self._seconds),
             planned=self._plan.lr(steps),
             actual=used[:, self._carrier],
+            estimate=self._take_estimates(),
         )
         self._last_step += self._count
         self._count = 0
@@ -179,6 +197,13 @@ class Signals(Callback):
         for listener in self._listeners:
             listener(trainer, block)
 
+    def _take_estimates(self) -> np.ndarray | None:
+        if self._estimates is None:
+            return None
+        estimates = np.array([[float(d) for d in row] for row in self._estimates[: self._count]])
+        self._estimates.clear()
+        return estimates[:, self._carrier]
+
 
 def _numbers(rates: list[list[Any]]) -> np.ndarray:
     """[steps, groups], float64; tensors are brought over from their device at once."""
@@ -188,5 +213,9 @@ def _numbers(rates: list[list[Any]]) -> np.ndarray:
 
 
 def _rows(block: Block) -> list[list[Any]]:
-    table = np.column_stack([block.loss, block.grad_norm, block.seconds.round(6), block.actual, block.planned])
+    columns = [block.loss, block.grad_norm, block.seconds.round(6), block.actual, block.planned]
+    if block.estimate is not None:
+        estimating = ~np.isnan(block.estimate[0])
+        columns += [block.estimate[:, estimating], block.effective[:, estimating]]
+    table = np.column_stack(columns)
     return [[block.first + index, *row] for index, row in enumerate(table.tolist())]

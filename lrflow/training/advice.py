@@ -1,0 +1,51 @@
+"""What a run would better do otherwise: told before it starts, where nothing is wrong enough to refuse it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from torch.optim import Optimizer
+
+from lrflow.optimizers.learning_rate_free import estimates_lr
+from lrflow.plan import Plan
+from lrflow.training.evaluation_weights import has_modes
+
+_LOOKS = 1000  # steps at which a schedule is looked at
+
+
+def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., Optimizer]]) -> list[str]:
+    """Where a plan does not suit the optimizer that follows it.
+
+    Args:
+        plan: of the run.
+        optimizers: the class of each route, None for the main one.
+    """
+    advice = []
+    for route, factory in optimizers.items():
+        columns = [column for column, group in enumerate(plan.trainable) if group.route == route]
+        if not columns:
+            continue
+        key = "optimizer" if route is None else f"optimizer.routes.{route}"
+        name = getattr(factory, "__name__", key)
+        lr = plan.trainable[columns[0]].lr
+        if estimates_lr(factory) and lr != 1.0:
+            advice.append(
+                f"{name} estimates the LR itself; {key}.lr is a multiplier on it and is 1 in its paper, found {lr:g}"
+            )
+        if isinstance(factory, type) and has_modes(factory) and (fall := _fall(plan, columns)):
+            advice.append(
+                f"{name} averages its weights instead of decaying the LR, and the schedule brings it from "
+                f"{fall[0]:.3g} down to {fall[1]:.3g}: take schedule=constant_with_warmup"
+            )
+    return advice
+
+
+def _fall(plan: Plan, columns: list[int]) -> tuple[float, float] | None:
+    """The peak and the lowest LR after it of the first group that comes down, None where none does."""
+    steps = np.unique(np.linspace(0, plan.horizon.steps - 1, _LOOKS).astype(int))
+    for rates in plan.lr(steps)[:, columns].T:
+        after = rates[int(np.argmax(rates)) :]
+        if after.min() < 0.99 * after[0]:
+            return float(after[0]), float(after.min())
+    return None
