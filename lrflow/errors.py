@@ -66,16 +66,20 @@ class ConfigError(LrflowError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+LISTED = 50  # names that a hint lists at most; of more, nobody reads the others
+
+
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names closest in spelling to `word`, best first; empty when none is close."""
     return difflib.get_close_matches(word, list(known), n=count, cutoff=0.6)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """A hint that names the nearest known spelling, or lists them all when none is near and they are few."""
+    """A hint that names the nearest known spelling; where none is near, them all, or the nearest few of very many."""
     known = list(known)
     if close := nearest(word, known, count=1):
         return f"did you mean {close[0]}?"
-    if known and len(known) <= 20:
-        return f"known: {', '.join(known)}"
-    return None
+    if len(known) <= LISTED:
+        return f"known: {', '.join(known)}" if known else None
+    few = difflib.get_close_matches(word, known, n=5, cutoff=0.3)
+    return f"the nearest of {len(known)}: {', '.join(few)}" if few else None

