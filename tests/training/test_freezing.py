@@ -1,0 +1,243 @@
+"""Frozen is frozen: no gradient, no decay, no state, no statistics; and from its first step on a group trains."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import FSDPStrategy
+from torch import nn
+from torch._dynamo.utils import counters
+
+from lrflow.errors import ConfigError
+from lrflow.layers import Group, Rule, resolve
+from lrflow.optimizers import build_optimizer
+from lrflow.schedules import Constant, Schedule
+from lrflow.training import Freezing, Supervised
+
+HEAD = Rule("head", match="head.*", lr="10x")
+LATE = (HEAD, Rule("body", match="*", unfreeze=5, unfreeze_warmup=3))
+
+
+class Watch(pl.Callback):
+    """The state of a run before each batch: parameters, buffers, gradients, and what the optimizer remembers."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, torch.Tensor]] = []
+        self.trained: list[set[str]] = []  # parameters with a gradient in the step
+        self.remembered: list[set[str]] = []  # parameters that the optimizer has a state of
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append(copy.deepcopy(pl_module.model.state_dict()))
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        named = dict(pl_module.model.named_parameters())
+        self.trained.append({name for name, parameter in named.items() if parameter.grad is not None})
+        self.remembered.append({name for name, parameter in named.items() if optimizer.state.get(parameter)})
+
+
+def moved(seen: list[dict[str, torch.Tensor]], first: int, last: int) -> set[str]:
+    """What is not the same before the batches `first` and `last`."""
+    return {name for name, tensor in seen[first].items() if not torch.equal(tensor, seen[last][name])}
+
+
+def test_a_frozen_group_stays_as_it_is_until_its_first_step(train: Any, tmp_path: Path) -> None:
+    watch = Watch()
+    train(tmp_path, rules=LATE, callbacks=[watch], settings={"weight_decay": 0.5, "fused": "auto"})
+    head, everything = {"head.weight", "head.bias"}, {name for name, _ in watch.seen[0].items()}
+    parameters = {name for name in everything if "running" not in name and "tracked" not in name}
+    assert moved(watch.seen, 0, 5) == head
+    assert moved(watch.seen, 5, 6) == everything
+    assert watch.trained == [head] * 5 + [parameters] * 16
+    assert watch.remembered == [set()] + [head] * 5 + [parameters] * 15
+
+
+def test_it_is_the_training_that_a_loop_by_hand_makes(train: Any, tmp_path: Path) -> None:
+    """Clipped, with momentum and weight decay, against plain torch: the weights are equal, bit for bit."""
+    batches: list[Any] = []
+
+    class Keep(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            batches.append(batch)
+
+    def made() -> nn.Module:
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    schedule = Schedule(Constant(), warmup=4, warmup_start=0.5)
+    settings = {"momentum": 0.9, "weight_decay": 0.1, "fused": False}
+    rules = (Rule("last", match="2.*"), Rule("first", match="0.*", lr="0.5x", unfreeze=6, unfreeze_warmup=3))
+    module = Supervised(made(), "cross_entropy")
+    run = train(
+        tmp_path,
+        module=module,
+        rules=rules,
+        schedule=schedule,
+        optimizer=torch.optim.SGD,
+        settings=settings,
+        clip=0.1,
+        val_size=0,
+        callbacks=[Keep()],
+    )
+    model = made()
+    groups = [{"params": list(model[2].parameters())}, {"params": list(model[0].parameters())}]
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=0.1)
+    model[0].requires_grad_(False)
+    for step, (inputs, target) in enumerate(batches):
+        model[0].requires_grad_(step >= 6)
+        multiplier = 0.5 + 0.5 * min(step / 4, 1.0)
+        optimizer.param_groups[0]["lr"] = multiplier * run.options.lr
+        optimizer.param_groups[1]["lr"] = multiplier * min((step - 5) / 4, 1.0) * 0.5 * run.options.lr
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), target).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+    assert len(batches) == 21
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, run.module.model.state_dict()[name]), name
+
+
+def test_until_then_it_is_a_run_in_which_the_group_is_frozen(train: Any, tmp_path: Path) -> None:
+    late = train(tmp_path / "late", rules=LATE, clip=0.05, accumulate=2)
+    never = train(tmp_path / "never", rules=(HEAD, Rule("body", match="*", freeze=True)), clip=0.05, accumulate=2)
+    assert late.record.losses[:9] == never.record.losses[:9]  # 5 steps: the last of an epoch has one batch
+    assert late.record.losses[9:] != never.record.losses[9:]
+    assert late.column("train/grad_norm")[:5] == never.column("train/grad_norm")[:5]
+    assert late.column("lr_planned/body")[:5] == [0.0] * 5
+    assert all(rate > 0 for rate in late.column("lr/body")[5:])
+
+
+@pytest.mark.parametrize("frozen", [{"freeze": True}, {"unfreeze": 5}])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_batch_norms_of_a_frozen_group_keep_their_statistics(
+    frozen: dict[str, Any], fixed: bool, train: Any, tmp_path: Path
+) -> None:
+    """Also where a validation comes between; and dropout beside them goes on."""
+    watch = Watch()
+    rules = (HEAD, Rule("body", match="*", freeze_statistics=fixed, **frozen))
+    run = train(tmp_path, rules=rules, callbacks=[watch], val_every="2 steps")
+    statistics = {"body.1.running_mean", "body.1.running_var", "body.1.num_batches_tracked"}
+    assert moved(watch.seen, 0, 5) & statistics == (set() if fixed else statistics)
+    still = set() if frozen.get("freeze") and fixed else statistics
+    assert moved(watch.seen, 5, 20) & statistics == still
+    assert run.module.model.body[3].training
+
+
+def test_a_batch_norm_with_a_parameter_that_trains_trains(train: Any, tmp_path: Path) -> None:
+    """As fastai freezes: everything but the norms."""
+    watch = Watch()
+    rules = (HEAD, Rule("norms", select="norm"), Rule("body", match="*", freeze=True))
+    train(tmp_path, rules=rules, callbacks=[watch])
+    assert {"body.1.running_mean", "body.1.weight"} <= moved(watch.seen, 0, 5)
+    assert "body.0.weight" not in moved(watch.seen, 0, 20)
+
+
+def test_what_the_model_froze_itself_is_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model[1].requires_grad_(False)
+    groups = resolve(model, [Rule("rest", match="*")], lr=0.1)
+    Freezing(model, groups, {"rest": 0}).setup(None, None, "fit")  # type: ignore[arg-type]
+    assert model[1].training
+    assert not model[1].weight.requires_grad
+
+
+OPTIMIZERS = ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adagrad", "RMSprop", "Rprop", "Adamax", "Adadelta", "ASGD"]
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "Adafactor", "SGD fused", "Adam fused", "AdamW fused", "Adagrad fused"])
+def test_optimizers_leave_alone_what_has_no_gradient(name: str) -> None:
+    """Built with the frozen group from the start, so that its state is loaded under the same numbers."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    groups = resolve(model, [Rule("head", match="1.*"), Rule("body", match="*", unfreeze=2)], lr=0.1, weight_decay=0.1)
+    kind, _, fused = name.partition(" ")
+    config = {"lr": 0.1, "weight_decay": 0.1, **({"fused": True} if fused else {})}
+    if kind == "Rprop":
+        groups = resolve(model, [Rule("head", match="1.*"), Rule("body", match="*", unfreeze=2)], lr=0.1)
+        del config["weight_decay"]
+    optimizer = build_optimizer(groups, config, getattr(torch.optim, kind))
+    model[0].requires_grad_(False)
+    before, at_first = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict()["state"].get(2))
+    for step in range(4):
+        model[0].requires_grad_(step >= 2)
+        optimizer.zero_grad()
+        model(torch.ones(2, 3)).square().sum().backward()
+        optimizer.step()
+        assert torch.equal(model[0].weight, before["0.weight"]) == (step < 2)
+        if step < 2:
+            state = optimizer.state_dict()["state"].get(2)
+            assert str(state) == str(at_first)  # nothing, but for Adagrad, which makes it beforehand
+
+
+class Tower(nn.Module):
+    """Ten layers and a head, of a class of its own: torch compiles no plain `Sequential`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleList(nn.Linear(6, 6) for _ in range(10))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        for layer in self.body:
+            inputs = layer(inputs).relu()
+        return self.head(inputs)
+
+
+def test_a_compiled_model_is_compiled_anew_for_each_group(train: Any, tmp_path: Path) -> None:
+    """More often than torch does by itself, which gives up after eight variants of a function."""
+    torch.compiler.reset()
+    counters.clear()
+    module = Supervised(Tower(), "cross_entropy")
+    module.model.compile(backend="eager")
+    rules = [Rule(f"body{i}", match=f"body.{i}.*", unfreeze=10 - i) for i in range(10)]
+    watch = Watch()
+    train(tmp_path, module=module, rules=[HEAD, *rules], compiled=True, callbacks=[watch], val_size=0, drop_last=True)
+    assert [len(names) for names in watch.trained[:12]] == [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 22]
+    assert counters["stats"]["unique_graphs"] == 11
+    torch.compiler.reset()
+
+
+def test_a_strategy_that_shards_parameters_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    groups = resolve(model, [Rule("head", match="1.*"), Rule("body", match="*", unfreeze=5)], lr=0.1)
+
+    class Sharded:
+        strategy = object.__new__(FSDPStrategy)
+
+    with pytest.raises(ConfigError, match="FSDPStrategy cannot unfreeze") as caught:
+        Freezing(model, groups, {"head": 0, "body": 5}).setup(Sharded(), None, "fit")  # type: ignore[arg-type]
+    assert [problem.key for problem in caught.value.problems] == ["trainer.strategy"]
+    Freezing(model, groups, {"head": 0, "body": 5}, step=5).setup(Sharded(), None, "fit")  # type: ignore[arg-type]
+
+
+def test_groups_of_one_start_are_unfrozen_together() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    rules = [Rule(str(i), match=f"{i}.*", unfreeze=start) for i, start in enumerate((6, 6, 0))]
+    groups: list[Group] = resolve(model, rules, lr=0.1)
+    for step, trained in [(0, 2), (5, 2), (6, 6), (7, 6)]:
+        Freezing(model, groups, {"0": 6, "1": 6, "2": 0}, step).setup(
+            type("Trainer", (), {"strategy": pl.strategies.SingleDeviceStrategy("cpu")})(),  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+            "fit",
+        )
+        assert sum(parameter.requires_grad for parameter in model.parameters()) == trained
+
+
+def test_a_resumed_run_of_another_length_goes_on_with_what_has_trained(
+    train: Any, prepare: Any, tmp_path: Path
+) -> None:
+    """Half of the run is another step now, and the group has trained since the old one."""
+    rules = (HEAD, Rule("body", match="*", unfreeze="50%"))
+    broken = train(tmp_path, interrupt=14, rules=rules, save_every="1 step")
+    assert broken.plan.starts == {"head": 0, "body": 11}
+    longer = {"rules": rules, "max_epochs": 6, "resume": broken.newest}
+    refused = prepare(tmp_path / "rescaled", how="rescale", **longer)
+    (problem,) = refused.plan.trainable[1].schedule.check(refused.horizon)
+    assert problem.message.endswith("would be frozen again until step 21")
+    watch = Watch()
+    run = train(tmp_path / "extended", how="extend", callbacks=[watch], **longer)
+    assert run.plan.starts == {"head": 0, "body": 11}
+    assert "body.0.weight" in watch.trained[0]
