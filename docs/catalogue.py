@@ -9,17 +9,22 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import parity
+import yaml
 from option_files import Page, about, formula, intro
 from pictures import IMAGES, Picture, groups_table, layers_picture, overview, parts, resumed, schedule_picture
 
 from lrflow.config.catalogue import Catalogue
 
 DOCS = Path(__file__).parent
+ARXIV = "https://arxiv.org/abs/"
+SOURCES: dict[str, str] = yaml.safe_load((DOCS / "sources.yaml").read_text(encoding="utf-8"))
+BLANK, WHITE = re.escape(" "), r"\s+"  # of a citation, which may be broken over lines
 SCHEDULE = "lrflow.schedules.Schedule"
 WORDS = {
     "schedule": "Schedules",
@@ -29,6 +34,9 @@ WORDS = {
     "scaling": "Scaling",
 }
 """The groups that the page tells of, as far as there are any, in order."""
+
+EXAMPLES = {"scaling.reference": "256"}
+"""Values for what an option leaves open."""
 
 INTRO = """\
 # Catalogue
@@ -126,6 +134,12 @@ def _around(options: Iterable[Page]) -> Iterator[str]:
     yield from _keys(page for page in options if page.option.name == "constant")
 
 
+def _command(page: Page) -> list[str]:
+    """What chooses an option, with a value for everything that it leaves open."""
+    names = [f"{page.option.group}.{key.name}" for key in page.keys if key.default == "???"]
+    return [page.name, *(f"{name}={EXAMPLES[name]}" for name in names)]
+
+
 def _multiplier(page: Page) -> str:
     """The formula of a schedule's shape, and its cooldown where it has one by default."""
     values = {key.name: key.default for key in page.keys}
@@ -153,7 +167,7 @@ def _entry(page: Page, layers: dict[str, Picture]) -> Iterator[str]:
         yield f"Multiplier: {_multiplier(page)}\n"
     for cls in page.classes(SCHEDULE):
         yield f"[`{cls.__name__}`]({_module(cls)}): {_prose(about(cls))}\n"
-    yield f"    python -m lrflow {' '.join(picture.command) if picture else page.name}\n"
+    yield f"    python -m lrflow {shlex.join(picture.command if picture else _command(page))}\n"
     if picture:
         yield f"```text\n{groups_table(picture.plans[0])}\n```\n"
         if picture.lines > 1:
@@ -203,16 +217,20 @@ def _anchor(heading: str) -> str:
 
 def _prose(text: str) -> str:
     """Text of a docstring or a comment as Markdown: papers are linked, signs are not taken for markup."""
-    pieces = re.split(r"(`[^`]*`)", text)  # code stays as it is
-    for index in range(0, len(pieces), 2):
-        plain = re.sub(r"([<*])", r"\\\1", pieces[index])
-        pieces[index] = re.sub(
-            r"(?:arXiv[:\s]\s*)?\b([012]\d(?:0[1-9]|1[0-2])\.\d{4,5})\b",
-            r"[arXiv:\1](https://arxiv.org/abs/\1)",
-            plain,
-            flags=re.IGNORECASE,
-        )
+    pieces = re.split(r"(`[^`]*`|^ {4}.*$)", text, flags=re.MULTILINE)  # code stays as it is
+    pieces[::2] = [_linked(re.sub(r"([<*])", r"\\\1", plain)) for plain in pieces[::2]]
     return "".join(pieces)
+
+
+def _linked(text: str) -> str:
+    """The text with links on the works that it cites, by their arXiv numbers or as sources.yaml knows them."""
+    number = r"(?:arXiv[:\s]\s*)?\b([012]\d(?:0[1-9]|1[0-2])\.\d{4,5})\b"
+    text = re.sub(number, rf"[arXiv:\1]({ARXIV}\1)", text, flags=re.IGNORECASE)
+    for cited, where in SOURCES.items():
+        url = where if where.startswith("http") else ARXIV + where
+        pattern = rf"(?<!\[)\b({re.escape(cited).replace(BLANK, WHITE)})(?!,\s+\[?arXiv)"
+        text = re.sub(pattern, rf"[\1]({url})", text)
+    return text
 
 
 def build() -> tuple[dict[Path, str], list[Picture]]:

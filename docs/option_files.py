@@ -21,8 +21,6 @@ EXTRAS = {
 }
 """The packages of the extra `optimizers`, by the name under which they are imported."""
 
-ARXIV = re.compile(r"arXiv[:\s]\s*(?:\w+\s)?(\d{4}\.\d{4,5})", re.IGNORECASE)
-
 
 @dataclass(frozen=True)
 class Key:
@@ -83,6 +81,7 @@ class Page:
         return list(self._keys(self.tree, ""))
 
     def _keys(self, node: yaml.MappingNode, prefix: str) -> Iterator[Key]:
+        target = next((value.value for key, value in node.value if key.value == "_target_"), "")
         for key, value in node.value:
             if key.value in ("_target_", "defaults") or _is_list_of_mappings(value):
                 continue
@@ -90,7 +89,7 @@ class Page:
             if isinstance(value, yaml.MappingNode) and value.value:
                 yield from self._keys(value, f"{name}.")
             else:
-                yield Key(name, self._text(value), self._comment(key, value) or self._argument(key.value))
+                yield Key(name, self._text(value), self._comment(key, value) or _argument(target, key.value))
 
     def _text(self, node: yaml.Node) -> str:
         """A value as it is written."""
@@ -110,13 +109,6 @@ class Page:
         behind = re.match(r"[\s}\],]*#\s*(.*)", self.lines[value.end_mark.line][value.end_mark.column :])
         return " ".join([*above, *([behind.group(1).strip()] if behind else [])])
 
-    def _argument(self, name: str) -> str:
-        """What the docstring of a class that it builds says about an argument, on its first line."""
-        for cls in self.classes():
-            if found := re.search(rf"^    {name}: (.+)$", inspect.getdoc(cls) or "", re.MULTILINE):
-                return found.group(1).rstrip(".")
-        return ""
-
     @property
     def rules(self) -> str:
         """Its lists of mappings, as they are written; empty where it has none."""
@@ -132,7 +124,9 @@ class Page:
         content = yaml.safe_load("\n".join(self.lines)) or {}
         entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
         return {
-            re.sub(r"^(override\s+)?/", "", group): str(option) for entry in entries for group, option in entry.items()
+            re.sub(r"^(override\s+)?/|@.*$", "", group): str(option)
+            for entry in entries
+            for group, option in entry.items()
         }
 
     @cached_property
@@ -151,11 +145,6 @@ class Page:
         own = [target for target in self.targets if target.startswith("lrflow.") and target not in without]
         return [_located(target) for target in own]
 
-    def sources(self, *without: str) -> list[str]:
-        """The arXiv numbers that the head of the file and the docstrings of its classes name."""
-        texts = [*self.head, *(inspect.getdoc(cls) or "" for cls in self.classes(*without))]
-        return list(dict.fromkeys(ARXIV.findall("\n".join(texts))))
-
 
 def about(cls: Any) -> str:
     """A class's docstring up to its arguments."""
@@ -170,6 +159,14 @@ def formula(cls: Any) -> str:
 def intro(cls: Any) -> str:
     """The docstring of the module that a class is in."""
     return (inspect.getdoc(inspect.getmodule(cls)) or "").strip()
+
+
+def _argument(target: str, name: str) -> str:
+    """What the docstring of a class of lrflow's says about an argument, on its first line."""
+    if not target.startswith("lrflow."):
+        return ""
+    found = re.search(rf"^    {name}: (.+)$", inspect.getdoc(_located(target)) or "", re.MULTILINE)
+    return found.group(1).rstrip(".") if found else ""
 
 
 def _located(target: str) -> Any:

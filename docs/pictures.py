@@ -144,8 +144,11 @@ def schedule_picture(name: str) -> Picture:
     return Picture(f"catalogue/schedule-{name}.png", (plan,), lambda: small(plan))
 
 
-LAYERS: dict[str, tuple[str, ...]] = {}
-"""Further overrides for options of the group `layers` that want more than a small ResNet."""
+LAYERS: dict[str, tuple[str, ...]] = {
+    "muon": ("optimizer=muon", "model=resnet"),
+    "mup": ("layers.base={widths: [64, 64]}", "model=mlp", "model.widths=[256, 256]"),
+}
+"""What shows an option of the group `layers`, where a small ResNet does not."""
 
 
 def layers_picture(name: str) -> Picture:
@@ -192,13 +195,9 @@ def overview(schedules: Sequence[Picture]) -> Picture:
 
 def parts() -> Picture:
     """The curves of warmups and of cooldowns, and what a floor does."""
-    warmups = {
-        name: ("schedule.warmup=60%", "schedule.warmup_start=0.1", f"schedule.warmup_shape={name}") for name in WARMUPS
-    }
-    cooldowns = {
-        name: ("schedule.cooldown=60%", "schedule.floor=0.02", f"schedule.cooldown_shape={name}") for name in COOLDOWNS
-    }
-    floors = {f"floor {floor}": ("schedule.warmup=0", f"schedule.floor={floor}") for floor in (0.0, 0.2, 0.5)}
+    warmups = {name: {"warmup": "60%", "warmup_start": 0.1, "warmup_shape": name} for name in WARMUPS}
+    cooldowns = {name: {"cooldown": "60%", "floor": 0.02, "cooldown_shape": name} for name in COOLDOWNS}
+    floors = {f"floor {floor}": {"warmup": 0, "floor": floor} for floor in (0.0, 0.2, 0.5)}
     plans = (_joined("constant", warmups), _joined("constant", cooldowns), _joined("linear", floors))
 
     def figure() -> Figure:
@@ -222,11 +221,11 @@ def parts() -> Picture:
     return Picture("parts.png", plans, figure)
 
 
-def _joined(schedule: str, variants: Mapping[str, tuple[str, ...]]) -> Plan:
+def _joined(schedule: str, variants: Mapping[str, Mapping[str, Any]]) -> Plan:
     """One plan with a group for each variant of a schedule."""
-    found = {name: plan_of(*ONE_GROUP, f"schedule={schedule}", *more) for name, more in variants.items()}
-    curves = {name: plan.groups[0].schedule for name, plan in found.items()}
-    return _plan(curves, next(iter(found.values())).horizon)
+    plan = plan_of(*ONE_GROUP, f"schedule={schedule}")
+    spec = plan.groups[0].schedule.spec()
+    return _plan({name: Curve.from_spec({**spec, **changes}) for name, changes in variants.items()}, plan.horizon)
 
 
 def _plan(curves: dict[str, Curve], horizon: Horizon) -> Plan:
