@@ -17,6 +17,7 @@ TOPICS = {
     "task": "what to do",
     "optimizer": "how parameters move",
     "schedule": "the LR over the run: a warmup, a shape, a cooldown",
+    "feedback": "what raises or lowers the LR as the run goes",
     "layers": "parameter groups, each with its own LR",
     "scaling": "whether the peak LR follows the batch",
     "model": "what is trained",

@@ -10,6 +10,7 @@ from lrflow.config.also import check_also
 from lrflow.config.catalogue import shipped_keys
 from lrflow.config.combinations import check_combination
 from lrflow.config.config import Config
+from lrflow.config.feedback import check_feedback
 from lrflow.config.freezing import check_freezing
 from lrflow.config.routes import check_routes
 from lrflow.config.mup import check_mup
@@ -37,7 +38,7 @@ def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None])
     return problems
 
 
-GROUPS = ("optimizer", "schedule", "layers", "model", "data", "logger")
+GROUPS = ("optimizer", "schedule", "feedback", "layers", "model", "data", "logger")
 """The groups that build objects."""
 
 PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
@@ -255,4 +256,5 @@ def check(
     if sound("scaling", "data.batch_size", "trainer."):
         problems += check_scaling(config)
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
+    problems += check_feedback(config) if sound("feedback", "trainer.limit_val") else []
     return [*problems, *(check_uses(config) if sound(*USES) else [])]

@@ -17,11 +17,12 @@ class Config(schema.Section):
     """A run as it was asked for. `validate` makes one; nothing in it changes afterwards."""
 
     groups: ClassVar[tuple[str, ...]] = (
-        "optimizer", "schedule", "layers", "scaling", "model", "data", "trainer", "logger", "health", "task",
+        "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger", "health", "task",
     )  # fmt: skip
 
     optimizer: schema.Optimizer
     schedule: schema.Schedule
+    feedback: schema.AnyFeedback = schema.NoFeedback()
     layers: schema.Layers
     scaling: settings.Scaling = settings.Scaling()
     model: schema.Model

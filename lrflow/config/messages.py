@@ -15,6 +15,7 @@ EXAMPLES = {
     "optimizer": "torch.optim.AdamW",
     "schedule": "lrflow.schedules.Schedule",
     "shape": "lrflow.schedules.Cosine",
+    "feedback": "lrflow.feedback.Plateau",
     "model": "lrflow.models.MLP",
     "data": "lrflow.data.Digits",
 }
