@@ -20,9 +20,10 @@ from torch import nn
 from lrflow.config import Config, instantiate, locate, redact
 from lrflow.config.routes import check_routes
 from lrflow.config.scaling import batch_scaling
-from lrflow.config.schema import Optimizer
+from lrflow.config.schema import NoFeedback, Optimizer
 from lrflow.config.targets import takes
 from lrflow.errors import ConfigError, Problem
+from lrflow.feedback import Feedback
 from lrflow.layers import Group, MuP, Rule, merge, resolve
 from lrflow.layers.explain import abbreviated
 from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, compiles
@@ -128,6 +129,21 @@ def build_schedule(config: Config) -> Curve:
         message = f"expected a schedule of lrflow.schedules, got {type(schedule).__name__}"
         raise ConfigError([Problem("schedule._target_", message, config.schedule.target)])
     return schedule
+
+
+def build_feedback(config: Config) -> Feedback | None:
+    """What moves the LR as the run goes, if anything does.
+
+    Raises:
+        ConfigError: it is no feedback, or its settings do not go together.
+    """
+    if isinstance(config.feedback, NoFeedback):
+        return None
+    feedback = instantiate(config.feedback.node())
+    if not isinstance(feedback, Feedback):
+        message = f"expected a feedback, such as lrflow.feedback.Plateau, got {type(feedback).__name__}"
+        raise ConfigError([Problem("feedback._target_", message, config.feedback.target)])
+    return feedback
 
 
 def make_optimizer(config: Config, groups: Sequence[Group], device: torch.device) -> torch.optim.Optimizer:

@@ -39,6 +39,9 @@ def run(config: Config) -> dict[str, Any]:
     other = read_plan(config.against, Path(config.output)) if config.against else None
     plan = compile_plan(config, partial(console.print, soft_wrap=True, highlight=False))
     console.print(plan.table())
+    if feedback := build.build_feedback(config):
+        feedback.interval(plan.horizon)  # refused where it cannot be counted
+        console.print(f"feedback: {feedback.describe()}; {feedback.effect}", soft_wrap=True, highlight=False)
     if other:
         console.print(plan.diff(other))
     folder = RunFolder.claim(config.run_folder) if config.run_folder else None

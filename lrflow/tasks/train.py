@@ -30,6 +30,7 @@ from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.schedules import Duration
 from lrflow.tasks import build
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, planned_module
+from lrflow.training.feedback import FeedbackLoop, close_loop
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import put_in_order
 from lrflow.training.loggers import build_loggers, close_loggers
@@ -94,6 +95,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     tell = partial(console.print, soft_wrap=True, highlight=False)
     groups = build.build_groups(config, module, trainer.world_size, tell)
     schedule, settings = build.build_schedule(config), settings_of(config.optimizer)
+    feedback = build.build_feedback(config)
     branches: tuple[Branch, ...] = ()
     if resumed:
         resumed.check(module)
@@ -102,9 +104,14 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         branches = resumed.branched(horizon, config.resume.horizon, groups, schedule, settings)
     plan = compile_branched(groups, schedule, horizon, branches, settings)
     build.check_plan(plan)
+    acting = close_loop(feedback, horizon, tell) if feedback else None
     if resumed:
         console.print(resumed.describe(plan, build.record(config)), soft_wrap=True, highlight=False)
     console.print(plan.table())
+    if feedback:
+        tell(f"feedback: {feedback.describe()}; {feedback.effect}")
+    elif resumed and resumed.feedback:
+        tell(resumed.feedback)
     build.give_advice(config, plan, tell)
     if trainer.is_global_zero:
         save_config(config, folder.config)
@@ -112,13 +119,14 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         plan.write(folder.path)
 
     trainer.callbacks += _freezing(config, module, plan, groups, resumed)  # type: ignore[attr-defined]
-    trainer.callbacks += _callbacks(config, folder, plan, groups, branches, console)  # type: ignore[attr-defined]
+    trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, console)  # type: ignore[attr-defined]
     validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
     make = partial(build.make_optimizer, config, groups)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
     supply_optimizer(module, plan, make, config.optimizer.node(), config.trainer.compile, routes)
     assert isinstance(config.task, Train)
-    with _failure_recorded(folder):
+    facts = {"feedback": acting.history} if acting else {}
+    with _failure_recorded(folder, facts):
         trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
         metrics = _values(trainer.callback_metrics)
         if trainer.global_step != horizon.steps:
@@ -127,7 +135,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
             trainer.test(module, datamodule=data, verbose=False)
             metrics |= _values(trainer.callback_metrics)
     seconds = time.monotonic() - started
-    _conclude(folder, "finished", metrics, steps=trainer.global_step, seconds=round(seconds, 2))
+    _conclude(folder, "finished", metrics, steps=trainer.global_step, seconds=round(seconds, 2), **facts)
     _say_goodbye(console, folder, metrics, trainer.global_step, seconds)
     return metrics
 
@@ -138,6 +146,7 @@ def _callbacks(
     plan: Plan,
     groups: Sequence[Group],
     branches: Sequence[Branch],
+    acting: FeedbackLoop | None,
     console: Console,
 ) -> list[pl.Callback]:
     """What acts on the run besides Lightning: the progress bar, the signals with what listens to them, the saving."""
@@ -174,8 +183,10 @@ def _callbacks(
         },
         vet=vet,
     )
-    # First, so that whatever else looks at a validation finds the weights that are validated; saving comes last.
-    return [EvaluationWeights(config.trainer.batch_norm_batches, config.seed), progress, signals, checkpoints]
+    # First, so that whatever else looks at a validation finds the weights that are validated; feedback before what
+    # notes the LR of a step; saving comes last.
+    first = EvaluationWeights(config.trainer.batch_norm_batches, config.seed)
+    return [first, progress, *([acting] if acting else []), signals, checkpoints]
 
 
 def _freezing(
@@ -244,14 +255,14 @@ def _values(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 @contextmanager
-def _failure_recorded(folder: RunFolder) -> Iterator[None]:
-    """Write how the run ended where it does not end well."""
+def _failure_recorded(folder: RunFolder, facts: Mapping[str, Any]) -> Iterator[None]:
+    """Write how the run ended where it does not end well, with facts that hold until then."""
     try:
         yield
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | StoppedError)
         why = str(error) if isinstance(error, LrflowError) else f"{type(error).__name__}: {error}"
-        _conclude(folder, "stopped" if stopped else "failed", error=why)
+        _conclude(folder, "stopped" if stopped else "failed", error=why, **facts)
         raise
 
 

@@ -3,6 +3,7 @@
 from lrflow.training.checkpoints import Checkpoints
 from lrflow.training.evaluation_weights import EvaluationWeights
 from lrflow.training.freezing import Freezing
+from lrflow.training.feedback import FeedbackLoop, close_loop
 from lrflow.training.module import Supervised, planned_module
 from lrflow.training.signals import Block, Signals
 

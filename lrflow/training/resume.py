@@ -16,6 +16,7 @@ from lrflow.runs import newest_checkpoint
 from lrflow.schedules import Continued, Curve, Horizon
 from lrflow.schedules.continuation import How
 from lrflow.training.checkpoint_io import read_checkpoint
+from lrflow.training.feedback import dropped
 from lrflow.training.position import Position
 
 #: Keys whose change is no change of the run: where it is written, what it is called, how it is asked for.
@@ -60,6 +61,7 @@ class Resumed:
         config: the configuration it was run with, interpolations as they were written.
         shapes: the shape of every tensor of the model.
         accumulate: batches of an optimizer step.
+        feedback: what is told where the run goes on without the feedback that it had; None: it had none.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class Resumed:
     config: dict[str, Any]
     shapes: dict[str, list[int]]
     accumulate: int
+    feedback: str | None = None
 
     @classmethod
     def read(cls, path: Path, resolve: Callable[[str], Any] | None = None) -> Resumed:
@@ -96,6 +99,7 @@ class Resumed:
             config=ours["config"],
             shapes={name: list(tensor.shape) for name, tensor in content["state_dict"].items()},
             accumulate=ours["accumulate"],
+            feedback=dropped(content["feedback"]) if "feedback" in content else None,
         )
 
     @property
