@@ -108,7 +108,7 @@ class Hypergradient(StepFeedback):
         ]
         if not pairs:
             return torch.zeros_like(self._move)
-        gradients = [grad.to_dense() if grad.is_sparse else grad for grad, _ in pairs]
+        gradients = [(grad.to_dense() if grad.is_sparse else grad).detach() for grad, _ in pairs]
         ways = [way for _, way in pairs]
         dot = torch.stack([(grad * way).sum() for grad, way in zip(gradients, ways, strict=True)]).sum()
         norms = [torch.linalg.vector_norm(torch.stack(torch._foreach_norm(of))) for of in (gradients, ways)]

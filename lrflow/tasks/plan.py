@@ -19,6 +19,7 @@ from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.schedules import Horizon
 from lrflow.tasks import build
+from lrflow.training.feedback import close_loop
 
 
 class FailedCheckError(LrflowError):
@@ -40,7 +41,7 @@ def run(config: Config) -> dict[str, Any]:
     plan = compile_plan(config, partial(console.print, soft_wrap=True, highlight=False))
     console.print(plan.table())
     if feedback := build.build_feedback(config):
-        feedback.interval(plan.horizon)  # refused where it cannot be counted
+        close_loop(feedback, plan.horizon)  # refused where it cannot be told when it looks
         console.print(f"feedback: {feedback.describe()}; {feedback.effect}", soft_wrap=True, highlight=False)
     if other:
         console.print(plan.diff(other))

@@ -216,6 +216,7 @@ class BeforeSteps(FeedbackLoop):
     """Shows the weights and gradients of each step to a feedback, just before the step is made."""
 
     feedback: StepFeedback
+    _step = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand over the weights.
@@ -239,6 +240,9 @@ class BeforeSteps(FeedbackLoop):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Look, and put a new factor in force for this very step."""
+        if trainer.global_step == self._step:
+            return  # a line search evaluates the batch again
+        self._step = trainer.global_step
         value = self.feedback.observe(float(self._scheduler.get_lr()[0]))
         if value is not None:
             if trainer.world_size > 1:
