@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,7 +63,7 @@ def check(plan: Plan) -> list[Check]:
 
     Returns:
         one Check each for: peak reached, peak never exceeded, floor met, no undeclared jump, warmup shorter
-        than the run, schedule fits the run, every group moves.
+        than the run, schedule fits the run, every group moves; and for what moves besides the LR: settings move.
     """
     walked = [(_walk(schedule, plan.horizon), _names(plan, columns)) for schedule, columns in plan.curves]
     return [
@@ -73,6 +74,7 @@ def check(plan: Plan) -> list[Check]:
         _each(walked, "warmup shorter than the run", lambda facts: _warmup(facts, plan.horizon)),
         _fits(plan),
         _moves(plan, walked),
+        *([_settings_move(plan)] if plan.moved else []),
     ]
 
 
@@ -140,9 +142,27 @@ def _warmup(facts: _Facts, horizon: Horizon) -> tuple[bool, str]:
 
 def _fits(plan: Plan) -> Check:
     problems = dict.fromkeys(
-        f"{problem.key}: {problem.message}" for schedule, _ in plan.curves for problem in schedule.check(plan.horizon)
+        f"{problem.key}: {problem.message}"
+        for problem in chain(
+            *(schedule.check(plan.horizon) for schedule, _ in plan.curves),
+            *(moved.check(plan.horizon) for moved, _ in plan.moved),
+        )
     )
     return Check("schedule fits the run", not problems, "; ".join(problems) or "every duration lies inside it")
+
+
+def _settings_move(plan: Plan) -> Check:
+    """Every setting that is to move does so, over numbers."""
+    wrong, right = [], []
+    for moved, columns in plan.moved:
+        ends = [moved(steps, plan.horizon) for steps in _chunks(plan.horizon.steps)]
+        low, high = min(float(values.min()) for values in ends), max(float(values.max()) for values in ends)
+        told = f"{moved.title} {number(low)} to {number(high)}"
+        if math.isfinite(low + high) and (low < high or moved.low == moved.high):
+            right.append(told)
+        else:
+            wrong.append(f"{told} throughout, in {_names(plan, columns)}")
+    return Check("settings move", not wrong, "; ".join(dict.fromkeys(wrong or right)))
 
 
 def _moves(plan: Plan, walked: list[tuple[_Facts, str]]) -> Check:

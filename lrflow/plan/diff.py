@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from lrflow.plan import diff_table
-from lrflow.plan.view import describe
+from lrflow.plan.view import describe, describe_setting
 from lrflow.schedules import Continued
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ class PlanDiff:
                 if field.name == "schedule":
                     if was.spec() != now.spec():
                         found.append(Change(new.name, field.name, describe(was), describe(now)))
+                elif field.name == "also":
+                    found += _moved_otherwise(old, new)
                 elif field.name != "name" and was != now:
                     found.append(Change(new.name, field.name, was, now))
         return tuple(found)
@@ -219,6 +221,15 @@ class PlanDiff:
                     share = int(why[:-1]) / 100 if why.endswith("%") else step / run
                     marks.setdefault((share * old, share * new), why)
         return sorted(marks.items())
+
+
+def _moved_otherwise(old: PlanGroup, new: PlanGroup) -> list[Change]:
+    """What moves besides the LR in one of the plans only, or otherwise in the other."""
+    was, now = (
+        {moved.title: describe_setting(moved, [group.schedule]) for moved in group.also} for group in (old, new)
+    )
+    told = [(title, was.get(title), now.get(title)) for title in {**was, **now}]
+    return [Change(new.name, title, before, after) for title, before, after in told if before != after]
 
 
 def _alone(groups: list[PlanGroup]) -> dict[tuple[int, int], str]:

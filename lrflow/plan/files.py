@@ -8,8 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lrflow.plan.spec import plain
-from lrflow.plan.view import sampled
+from lrflow.plan.view import sampled, setting_columns
 
 if TYPE_CHECKING:
     from lrflow.plan.plan import Plan
@@ -28,11 +30,16 @@ def write(plan: Plan, folder: Path) -> list[Path]:
 
 
 def write_csv(plan: Plan, path: Path) -> Path:
-    """The LR of every trainable group, a row a step: `step`, then a column a group, floats that read back exactly."""
-    rates = plan.lr(steps := sampled(plan, ROWS))
+    """The LR of every trainable group, a row a step, and after the LRs what else moves, as `momentum/GROUP`.
+
+    The floats read back exactly.
+    """
+    rates, moving = plan.lr(steps := sampled(plan, ROWS)), setting_columns(plan)
+    values = {name: plan.setting(name, steps) for name in plan.also}
+    rates = np.column_stack([rates, *(values[name][:, column] for name, column, _ in moving)])
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["step", *plan.names])
+        table.writerow(["step", *plan.names, *(title for _, _, title in moving)])
         table.writerows([step, *row] for step, row in zip(steps.tolist(), rates.tolist(), strict=True))
     return path
 
@@ -45,6 +52,7 @@ def write_json(plan: Plan, path: Path) -> Path:
         **plan.to_dict(),
         "landmarks": [
             {"step": step, "why": why, "lr": dict(zip(plan.names, plan.lr(step).tolist(), strict=True))}
+            | {title: float(plan.setting(name, step)[column]) for name, column, title in setting_columns(plan)}
             for step, why in marks.items()
         ],
         "checks": [asdict(check) for check in plan.check()],

@@ -1,4 +1,4 @@
-"""The plan drawn: the LR of every group over the run."""
+"""The plan drawn: the LR of every group over the run, and below it what else moves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrflow.plan.view import describe, joined, length, lines, number, sampled
+from lrflow.plan.view import describe, joined, length, lines, number, sampled, setting_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,8 +38,10 @@ def draw(plan: Plan) -> Figure:
     """The LR of every group over the run; groups with one curve share a line, peaks more than 10x apart a log axis."""
     from matplotlib.figure import Figure  # itself and not pyplot: no state, no display
 
-    figure = Figure(figsize=(9, 4.8), layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(9, 4.8 + 1.6 * len(plan.also)), layout="constrained", facecolor="white")
+    axes, *below = figure.subplots(
+        1 + len(plan.also), sharex=True, squeeze=False, height_ratios=[3] + [1] * len(plan.also)
+    )[:, 0]
     shown = sorted(lines(plan), key=lambda line: -plan.trainable[line.column].lr)
     steps = sampled(plan, POINTS)
     rates, edges = plan.lr(steps), [*steps, plan.horizon.steps]
@@ -51,7 +53,31 @@ def draw(plan: Plan) -> Figure:
     _frame(axes, plan, [plan.trainable[line.column].lr for line in shown])
     _phases(axes, plan)
     _legend(axes, shown, drawn)
+    for panel, name in zip(below, plan.also, strict=True):
+        _draw_setting(panel, plan, name)
+    if below:
+        axes.set_xlabel("")
+        below[-1].set_xlabel("optimizer step", color=INK)
     return figure
+
+
+def _draw_setting(axes: Axes, plan: Plan, name: str) -> None:
+    """What moves besides the LR, a line for each way in which it does so."""
+    shown = [(label, column) for other, label, column in setting_lines(plan) if other == name]
+    steps = sampled(plan, POINTS)
+    values, edges = plan.setting(name, steps), [*steps, plan.horizon.steps]
+    for (label, column), colour in zip(shown, _colours(len(shown)), strict=True):
+        whose = label.partition(" of ")[2]
+        axes.stairs(values[:, column], edges, baseline=None, color=colour, linewidth=1.8, label=whose)
+    title = next(moved.title for moved, _ in plan.moved if moved.name == name)
+    axes.set_ylabel(title.replace(" (", "\n("), color=INK)
+    axes.margins(y=0.12)
+    axes.yaxis.set_major_formatter(lambda value, _: number(value))
+    if len(shown) > 1:
+        axes.legend(
+            loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, fontsize=9, labelcolor=INK
+        )
+    _plain(axes)
 
 
 def _colours(count: int) -> list[Any]:
@@ -88,6 +114,14 @@ def _frame(axes: Axes, plan: Plan, peaks: list[float]) -> None:
         epochs.set_xlabel("epoch", color=GREY)
         epochs.tick_params(colors=GREY, length=3)
         epochs.spines["top"].set_visible(False)
+    _plain(axes)
+    schedules = "; ".join(dict.fromkeys(describe(curve.unfrozen()) for curve, _ in plan.curves)) or "nothing is trained"
+    title = f"{shorten(schedules, 100, placeholder=' ...')}\n{length(plan.horizon)}"
+    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10, linespacing=1.4)
+
+
+def _plain(axes: Axes) -> None:
+    """Faint lines to read values by, and no frame."""
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -95,9 +129,6 @@ def _frame(axes: Axes, plan: Plan, peaks: list[float]) -> None:
     for side in ("left", "bottom"):
         axes.spines[side].set_color("#b0b0b0")
     axes.tick_params(colors=INK, length=3)
-    schedules = "; ".join(dict.fromkeys(describe(curve.unfrozen()) for curve, _ in plan.curves)) or "nothing is trained"
-    title = f"{shorten(schedules, 100, placeholder=' ...')}\n{length(plan.horizon)}"
-    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10, linespacing=1.4)
 
 
 def _phases(axes: Axes, plan: Plan) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from lrflow.plan.view import Grid, describe, joined, length, lines, number
+from lrflow.plan.view import Grid, describe, describe_setting, joined, length, lines, number, setting_lines
 
 if TYPE_CHECKING:
     from lrflow.plan.plan import Plan
@@ -45,6 +45,10 @@ def _head(plan: Plan) -> Grid:
     for curve, columns in plan.curves:
         whose = f" ({joined([plan.names[column] for column in columns])})" if len(plan.curves) > 1 else ""
         table.row(Text("schedule", "bold"), describe(curve) + whose)
+    for moved, columns in plan.moved:
+        whose = "" if len(columns) == len(plan.names) else f" ({joined([plan.names[column] for column in columns])})"
+        how = describe_setting(moved, [plan.trainable[column].schedule for column in columns])
+        table.row(Text("also", "bold"), f"{moved.title} {how}{whose}")
     return table
 
 
@@ -60,15 +64,20 @@ def _groups(plan: Plan) -> Grid:
             table.row(*counts, "frozen", style="dim")
         else:
             decay = "optimizer's" if group.weight_decay is None else number(group.weight_decay)
+            if moved := next((moved for moved in group.also if moved.setting == "weight_decay"), None):
+                decay = f"{number(moved.low)} to {number(moved.high)}"
             table.row(*counts, f"{number(group.scale)}x", number(group.lr), decay)
     return table
 
 
 def _rates(plan: Plan, width: int) -> Grid:
-    """LRs at the landmarks: a row a landmark while the groups fit beside each other, else a row a group."""
+    """LRs and what else moves, at the landmarks: a row a landmark while all fit side by side, else a row a group."""
     shown, marks = lines(plan), plan.landmarks()
     labels = ["LR of all groups"] if len(shown) == 1 else [line.label() for line in shown]
     rates = plan.lr(list(marks))[:, [line.column for line in shown]]
+    for name, label, column in setting_lines(plan):
+        labels.append(label)
+        rates = np.column_stack([rates, plan.setting(name, list(marks))[:, column]])
     epochs = plan.horizon.steps_per_epoch
     needed = sum(max(NUMBER, *(len(word) + 2 for word in label.split())) for label in labels)
     if needed <= width - 40:

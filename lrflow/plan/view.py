@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lrflow.plan.plan import Plan
+    from lrflow.plan.settings import PlanSetting
 
 JUMPS_SHOWN = 6  # of a schedule that drops every epoch, some
 
@@ -45,6 +46,12 @@ def landmarks(plan: Plan) -> dict[int, str]:
         for index in shown:
             before, after = schedule([jumps[index] - 1, jumps[index]], plan.horizon)
             add(jumps[index], "drop" if after < before else "jump")
+    for moved, _ in plan.moved:
+        phase = moved.curve.phase(plan.horizon)
+        add(phase.start, f"warmup of {moved.name} ends")
+        add(phase.stop, f"cooldown of {moved.name} starts")
+        for jump in moved.curve.jumps(plan.horizon)[:JUMPS_SHOWN]:
+            add(jump, f"jump of {moved.name}")
     for quarter in (25, 50, 75):
         add(steps * quarter // 100, f"{quarter}%")
     return dict(sorted(marks.items()))
@@ -127,6 +134,37 @@ def describe(schedule: Curve) -> str:
         spec = schedule.spec()
         return ", ".join(_words(spec.pop("shape")) + _words(spec)[1:])
     return ", ".join(_words(schedule.spec()))
+
+
+def describe_setting(moved: PlanSetting, lr: Sequence[Curve] = ()) -> str:
+    """How a setting moves, in a few words: `0.85 to 0.95, inverse to the LR`.
+
+    Args:
+        moved: what moves.
+        lr: the curves of the LR.
+    """
+    curve = "the LR" if moved.curve in lr else describe(moved.curve)
+    along = "inverse to " if moved.inverse else "as " if moved.curve in lr else ""
+    return f"{number(moved.low)} to {number(moved.high)}, {along}{curve}"
+
+
+def setting_lines(plan: Plan) -> list[tuple[str, str, int]]:
+    """Of each setting that moves otherwise than another: its name, what to call it, a column of `Plan.setting`."""
+    found = []
+    for moved, columns in plan.moved:
+        everyone = sum(other.name == moved.name for other, _ in plan.moved) == 1
+        whose = "" if everyone else f" of {joined([plan.names[column] for column in columns], 3)}"
+        found.append((moved.name, moved.title + whose, columns[0]))
+    return found
+
+
+def setting_columns(plan: Plan) -> list[tuple[str, int, str]]:
+    """Of each group in which a setting moves: the setting's name, the group's column, and `momentum/head` for both."""
+    return [
+        (name, column, f"{name}/{plan.names[column]}")
+        for name in plan.also
+        for column in sorted(column for moved, columns in plan.moved if moved.name == name for column in columns)
+    ]
 
 
 def _words(spec: dict[str, Any]) -> list[str]:
