@@ -13,7 +13,8 @@ from lrflow.config.files import read
 from lrflow.errors import ConfigError, Problem
 
 GROUPS = (
-    "task", "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger", "health", "recipe",
+    "task", "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger",
+    "health", "recipe",
 )  # fmt: skip
 """In the order in which a person meets them."""
 

@@ -17,7 +17,8 @@ class Config(schema.Section):
     """A run as it was asked for. `validate` makes one; nothing in it changes afterwards."""
 
     groups: ClassVar[tuple[str, ...]] = (
-        "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger", "health", "task",
+        "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger", "health",
+        "task",
     )  # fmt: skip
 
     optimizer: schema.Optimizer

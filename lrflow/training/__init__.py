@@ -2,9 +2,18 @@
 
 from lrflow.training.checkpoints import Checkpoints
 from lrflow.training.evaluation_weights import EvaluationWeights
-from lrflow.training.freezing import Freezing
 from lrflow.training.feedback import FeedbackLoop
+from lrflow.training.freezing import Freezing
 from lrflow.training.module import Supervised, planned_module
 from lrflow.training.signals import Block, Signals
 
-__all__ = ["Block", "Checkpoints", "EvaluationWeights", "FeedbackLoop", "Freezing", "Signals", "Supervised", "planned_module"]
+__all__ = [
+    "Block",
+    "Checkpoints",
+    "EvaluationWeights",
+    "FeedbackLoop",
+    "Freezing",
+    "Signals",
+    "Supervised",
+    "planned_module",
+]
