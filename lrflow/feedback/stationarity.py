@@ -69,7 +69,12 @@ class Stationarity(StepFeedback):
                 *expect("factor", factor, 0 < factor < 1, "a number above 0 and below 1"),
                 *expect("significance", significance, 0 < significance < 1, "a number above 0 and below 1"),
                 *expect("keep", keep, 0 < keep <= 1, "a number above 0 and at most 1"),
-                *expect("min_samples", min_samples, min_samples is None or min_samples >= 4, "a whole number of at least 4, or null"),
+                *expect(
+                    "min_samples",
+                    min_samples,
+                    min_samples is None or min_samples >= 4,
+                    "a whole number of at least 4, or null",
+                ),
             ]
         )
         self._cut, self._significance, self._keep, self._min_samples = factor, significance, keep, min_samples
