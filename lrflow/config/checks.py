@@ -12,8 +12,8 @@ from lrflow.config.combinations import check_combination
 from lrflow.config.config import Config
 from lrflow.config.feedback import check_feedback
 from lrflow.config.freezing import check_freezing
-from lrflow.config.routes import check_routes
 from lrflow.config.mup import check_mup
+from lrflow.config.routes import check_routes
 from lrflow.config.scaling import check_scaling
 from lrflow.config.schema import Data, Model, Optimizer, Rules, Schedule
 from lrflow.config.spelling import closest
@@ -180,10 +180,11 @@ def check_uses(config: Config) -> list[Problem]:
     if config.resume.horizon is not None and config.resume.source is None:
         message = "only a resumed run reads it"
         problems.append(Problem("resume.horizon", message, config.resume.horizon, "add resume=last or resume=PATH"))
-    optimizer = config.optimizer
-    plain = optimizer.momentum == 0 or optimizer.dampening != 0
-    if optimizer.nesterov and plain and optimizer.target == "torch.optim.SGD":
-        problems.append(Problem("optimizer.nesterov", "needs momentum above 0 and dampening 0", True))
+    routes = {f"optimizer.routes.{name}": route for name, route in config.optimizer.routes.items()}
+    for key, optimizer in {"optimizer": config.optimizer, **routes}.items():
+        plain = optimizer.momentum == 0 or optimizer.dampening != 0
+        if optimizer.nesterov and plain and optimizer.target == "torch.optim.SGD":
+            problems.append(Problem(f"{key}.nesterov", "needs momentum above 0 and dampening 0", True))
     return problems
 
 

@@ -40,7 +40,7 @@ def problem_of(details: ErrorDetails, content: dict[str, Any]) -> Problem:
         case "extra_forbidden":
             return unknown_key(key, value, content)
         case "missing":
-            return _missing(key)
+            return _missing(key, content)
         case "union_tag_invalid":
             return _no_such_task(value, str(context["expected_tags"]))
         case "model_type" | "model_attributes_type" | "dict_type":
@@ -64,8 +64,12 @@ def dotted(location: Iterable[str | int]) -> str:
     return key
 
 
-def _missing(key: str) -> Problem:
+def _missing(key: str, content: Mapping[str, Any]) -> Problem:
     group, _, name = key.rpartition(".")
+    if group.startswith("optimizer.routes.") and name in ("_target_", "lr"):
+        route, routes = group.removeprefix("optimizer.routes."), content["optimizer"]["routes"]
+        if near := closest(route, [other for other in routes if other != route]):
+            return Problem(group, "there is no such route", hint=f"did you mean optimizer.routes.{near}?")
     if name == "_target_":
         example = EXAMPLES.get(group.rpartition(".")[2])
         such = f", such as {example}" if example else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lrflow.config import schema
@@ -13,20 +13,26 @@ if TYPE_CHECKING:
 
 
 def check_routes(
-    rules: Sequence[schema.Rule | Rule], routes: Collection[str], key: str = "layers.rules[{}].route"
+    rules: Sequence[schema.Rule | Rule], routes: Mapping[str, schema.Optimizer], key: str = "layers.rules[{}].route"
 ) -> list[Problem]:
-    """Rules that take a route which is not there, and optimizers that no rule leaves anything for.
+    """Rules that take a route which is not there, optimizers that no rule leaves anything for, routes within routes.
 
     Args:
         rules: all of them.
-        routes: names in `optimizer.routes`.
+        routes: `optimizer.routes`.
         key: where a rule says its route; `{}` is its number.
     """
-    problems = []
+    problems = [
+        Problem(f"optimizer.routes.{name}.routes", "a route has none of its own", hint="declare it beside this one")
+        for name, route in routes.items()
+        if route.routes
+    ]
     for index, rule in enumerate(rules):
         if rule.route is not None and rule.route not in routes:
             hint = did_you_mean(rule.route, routes) or "there are none: optimizer=muon brings one"
             problems.append(Problem(key.format(index), "there is no such route", rule.route, hint))
+    if problems:
+        return problems
     taken = {rule.route for rule in rules if not rule.freeze}
     for name in routes:
         if name not in taken:

@@ -43,6 +43,9 @@ class Node(Section):
         return content
 
 
+ADJUST_LR = ("original", "match_rms_adamw")  # as lrflow.optimizers has them, which takes torch to import
+
+
 class Optimizer(Node):
     """An optimizer of `torch.optim` or a class that is called like one."""
 
@@ -66,6 +69,10 @@ class Optimizer(Node):
     """Keep the running maximum of the second moment."""
     fused: f.AutoSwitch = "auto"
     """The fused kernel; auto: where the device has one."""
+    adjust_lr_fn: Annotated[str, f.one_of(*ADJUST_LR)] | None = None
+    """Of Muon: how the size of an update follows the shape of its matrix."""
+    ns_steps: f.Count = 5
+    """Of Muon: Newton-Schulz iterations."""
     routes: dict[f.Text, Optimizer] = Field(default_factory=dict)
     """Other optimizers by name, to which layer rules send parameters with `route`."""
 

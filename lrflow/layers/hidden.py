@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from lrflow.errors import ConfigError, Problem, nearest
+from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.layers.decay import exactly
 from lrflow.layers.inventory import Entry, inventory
 from lrflow.layers.rules import Rule, as_tuple, compile_pattern
+
+GROUPS = ("hidden", "head", "embedding", "vectors")
 
 
 @dataclass(frozen=True)
@@ -22,46 +24,67 @@ class HiddenMatrices:
     - `hidden`: matrices and convolution kernels, routed;
     - `head`: the matrices of the output layer;
     - `embedding`: held by `nn.Embedding` or `nn.EmbeddingBag`, tied to the output layer or not;
-    - `no_decay`: norms, biases and whatever else is a vector, without weight decay. So is a bare parameter of
-      shape [1, ...], as class tokens and positional tables are.
+    - `vectors`: norms, biases and whatever else has one dimension; so has a bare parameter of shape [1, ...], as class
+      tokens and positional tables are.
 
     Args:
         route: the optimizer of the hidden matrices, one of `optimizer.routes`.
         head: globs (or `re:` and a regular expression) over the names of the output layer's parameters; None: it
             has none of its own, being tied to an embedding.
+        no_decay: vectors without weight decay.
+        lr: peak LRs by group, as rules have them: absolute, or a multiple (`10x`) of the peak of the optimizer that
+            the group goes to, which is that of groups that are not among them.
+
+    Raises:
+        ConfigError: `lr` speaks of a group that is none of these.
     """
 
     route: str = "muon"
     head: str | Sequence[str] | None = "head.*"
+    no_decay: bool = True
+    lr: Mapping[str, float | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problems = [
+            Problem(f"layers.lr.{name}", "there is no such group", lr, did_you_mean(name, GROUPS))
+            for name, lr in self.lr.items()
+            if name not in GROUPS
+        ]
+        if problems:
+            raise ConfigError(problems)
 
     def rules(self, model: nn.Module) -> list[Rule]:
         """The rules for this model.
 
         Raises:
-            ConfigError: there is no such head, or no hidden matrix.
+            ConfigError: there is no such head, no hidden matrix, or an LR that is none.
         """
         entries = [entry for entry in inventory(model) if entry.trainable]
         problems = self._check_head(entries)
-        groups: dict[str, list[Entry]] = {"hidden": [], "head": [], "embedding": [], "no_decay": []}
+        groups: dict[str, list[Entry]] = {name: [] for name in GROUPS}
         for entry in entries:
             groups[self._group_of(entry)].append(entry)
         if not groups["hidden"] and not problems:
             message = f"the model has no hidden matrix to route to {self.route}"
             problems.append(Problem("layers", message, hint="optimizer=adamw trains it as it is"))
+        rules = []
+        for name, members in groups.items():
+            settings = {"lr": self.lr.get(name)}
+            settings |= {"route": self.route} if name == "hidden" else {}
+            settings |= {"weight_decay": 0.0} if name == "vectors" and self.no_decay else {}
+            try:
+                rules += [Rule(name, match=exactly(members), **settings)] if members else []  # type: ignore[arg-type]
+            except ConfigError as error:
+                problems += [replace(problem, key=f"layers.{problem.key}.{name}") for problem in error.problems]
         if problems:
             raise ConfigError(problems)
-        special = {"hidden": {"route": self.route}, "no_decay": {"weight_decay": 0.0}}
-        return [
-            Rule(name, match=exactly(members), **special.get(name, {}))  # type: ignore[arg-type]
-            for name, members in groups.items()
-            if members
-        ]
+        return rules
 
     def _group_of(self, entry: Entry) -> str:
         if "embedding" in entry.kinds:
             return "embedding"
         if entry.kinds & {"bias", "norm"} or not _is_matrix(entry):
-            return "no_decay"
+            return "vectors"
         return "head" if any(_matches(text, entry) for text in as_tuple(self.head)) else "hidden"
 
     def _check_head(self, entries: Sequence[Entry]) -> list[Problem]:
