@@ -66,7 +66,8 @@ def _draw_setting(axes: Axes, plan: Plan, name: str) -> None:
     shown = [(label, column) for other, label, column in setting_lines(plan) if other == name]
     steps = sampled(plan, POINTS)
     values, edges = plan.setting(name, steps), [*steps, plan.horizon.steps]
-    for (label, column), colour in zip(shown, _colours(len(shown)), strict=True):
+    colours = _colours(len(shown)) if len(shown) > 1 else [GREY]  # not the colour of one of the LRs
+    for (label, column), colour in zip(shown, colours, strict=True):
         whose = label.partition(" of ")[2]
         axes.stairs(values[:, column], edges, baseline=None, color=colour, linewidth=1.8, label=whose)
     title = next(moved.title for moved, _ in plan.moved if moved.name == name)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ import torch
 from pytorch_lightning import Callback
 
 from lrflow.plan import Plan
+from lrflow.plan.scheduler import read_setting
+from lrflow.plan.view import setting_columns
 from lrflow.training.loggers import log_rows
 
 
@@ -31,6 +33,7 @@ class Block:
         actual: the LR the optimizer used; [n, groups], float64.
         estimate: what an optimizer that estimates its LR multiplied it by, NaN for groups of another; [n, groups],
             float64. None where no optimizer does.
+        settings: what moved besides the LR, as the optimizer used it; by name, `momentum/head`, [n], float64.
     """
 
     first: int
@@ -40,6 +43,7 @@ class Block:
     planned: np.ndarray
     actual: np.ndarray
     estimate: np.ndarray | None = None
+    settings: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -56,7 +60,8 @@ class Signals(Callback):
     Loss and gradient norm go into a buffer on the device; every `every` steps (and once a second on one device)
     the buffer is read at once and handed to the loggers and the listeners as a `Block`. One row a step reaches
     the loggers: `train/loss`, `train/grad_norm`, `train/step_time`, `lr/NAME` (what the optimizer used) and
-    `lr_planned/NAME` for each group by its name. Where the optimizer estimates its LR (Prodigy, D-adaptation: `d` in
+    `lr_planned/NAME` for each group by its name. What the plan moves besides is `momentum/NAME`, `weight_decay/NAME`
+    and the like. Where the optimizer estimates its LR (Prodigy, D-adaptation: `d` in
     its groups), the estimate is `lr_estimate/NAME`, and its product with the LR `lr_effective/NAME`.
 
     Args:
@@ -70,6 +75,8 @@ class Signals(Callback):
         self._listeners = listeners
         self._columns = ["train/loss", "train/grad_norm", "train/step_time"]
         self._columns += [f"lr/{name}" for name in plan.names] + [f"lr_planned/{name}" for name in plan.names]
+        self._moving = setting_columns(plan)
+        self._columns += [title for _, _, title in self._moving]
         self._every = every
         self._count = 0
         self._last_step = 0
@@ -83,6 +90,14 @@ class Signals(Callback):
         carrier = {name: index for index, group in enumerate(groups) for name in group["members"]}
         self._carrier = [carrier[name] for name in self._plan.names]
         self._groups = groups
+        # Where each setting stands that moves: the optimizer's group and what the setting is called there.
+        self._places = [
+            (groups[self._carrier[column]], moved.setting)
+            for name, column, _ in self._moving
+            for moved in self._plan.trainable[column].also
+            if moved.name == name
+        ]
+        self._settings: list[list[float]] = []
         self._estimates: list[list[Any]] | None = [] if any("d" in group for group in groups) else None
         if self._estimates is not None:
             names = [name for name in self._plan.names if "d" in groups[carrier[name]]]
@@ -113,6 +128,9 @@ class Signals(Callback):
         rates = (group["lr"] for group in self._groups)
         del self._rates[self._count :]
         self._rates.append([lr.clone() if isinstance(lr, torch.Tensor) else lr for lr in rates])
+        if self._places:
+            del self._settings[self._count :]
+            self._settings.append([float(read_setting(group, setting)) for group, setting in self._places])
         if self._estimates is not None:
             del self._estimates[self._count :]
             estimates = (group.get("d", math.nan) for group in self._groups)
@@ -185,6 +203,7 @@ class Signals(Callback):
             planned=self._plan.lr(steps),
             actual=used[:, self._carrier],
             estimate=self._take_estimates(),
+            settings=self._take_settings(),
         )
         self._last_step += self._count
         self._count = 0
@@ -196,6 +215,11 @@ class Signals(Callback):
             log_rows(logger, self._columns, rows)
         for listener in self._listeners:
             listener(trainer, block)
+
+    def _take_settings(self) -> dict[str, np.ndarray]:
+        table = np.array(self._settings[: self._count]).reshape(self._count, -1)
+        self._settings.clear()
+        return {title: table[:, index] for index, (_, _, title) in enumerate(self._moving)}
 
     def _take_estimates(self) -> np.ndarray | None:
         if self._estimates is None:
@@ -214,6 +238,7 @@ def _numbers(rates: list[list[Any]]) -> np.ndarray:
 
 def _rows(block: Block) -> list[list[Any]]:
     columns = [block.loss, block.grad_norm, block.seconds.round(6), block.actual, block.planned]
+    columns += block.settings.values()
     if block.estimate is not None:
         estimating = ~np.isnan(block.estimate[0])
         columns += [block.estimate[:, estimating], block.effective[:, estimating]]
