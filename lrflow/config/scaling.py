@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lrflow.errors import ConfigError, Problem
 
@@ -37,26 +38,31 @@ class BatchScaling:
         ratio = self.batch / self.reference
         return ratio if self.rule == "linear" else math.sqrt(ratio)
 
-    def describe(self, lr: float) -> str:
-        """What is done to the peak LR `lr`, in one line."""
+    def describe(self, optimizer: Mapping[str, Any]) -> str:
+        """What is done to the peak LR, in one line, and in a second one what the rule has besides that is not done.
+
+        Args:
+            optimizer: the group's content.
+        """
+        lr, betas, eps = optimizer["lr"], optimizer.get("betas"), optimizer.get("eps")
         parts = f" ({self.parts})" if self.parts else ""
-        return (
+        line = (
             f"peak LR {lr:.6g} x {self.factor:.4g} = {lr * self.factor:.4g}: "
             f"{self.rule} scaling, batch {self.batch}{parts} over reference {self.reference}"
         )
+        if self.rule == "sqrt" and isinstance(eps, float) and isinstance(betas, Sequence) and len(betas) == 2:
+            return f"{line}\n{self._beside_lr(betas, eps)}"
+        return line
 
-    def beside_lr(self, betas: tuple[float, float], eps: float) -> str:
-        """What the square-root rule for Adam has besides the LR, as overrides that a person may add.
-
-        Over kappa = batch / reference: beta becomes 1 - kappa (1 - beta), eps becomes eps / sqrt(kappa).
-        """
+    def _beside_lr(self, betas: Sequence[float], eps: float) -> str:
+        """Over kappa = batch / reference: beta becomes 1 - kappa (1 - beta), eps becomes eps / sqrt(kappa)."""
         kappa = self.batch / self.reference
         scaled = [1 - kappa * (1 - beta) for beta in betas]
         if min(scaled) < 0:
-            return "only the LR is scaled; the rule for Adam has no betas at a batch so much larger"
+            return "nothing else is scaled; the rule for Adam has no betas at a batch so much larger"
         shown = ",".join(f"{beta:.6g}" for beta in scaled)
         return (
-            "only the LR is scaled; the whole rule for Adam is reached with "
+            "nothing else is scaled; the rule for Adam also has "
             f"optimizer.betas=[{shown}] optimizer.eps={eps / math.sqrt(kappa):.3g}"
         )
 

@@ -51,16 +51,19 @@ def test_the_factor(rule: str, batch: int, reference: int, factor: float) -> Non
 
 def test_it_is_told_in_one_line() -> None:
     scaling = BatchScaling("linear", 1024, 256, "256 x 2 devices x 2 accumulated")
-    assert scaling.describe(0.1) == (
+    assert scaling.describe({"lr": 0.1, "betas": [0.9, 0.999], "eps": 1e-8}) == (
         "peak LR 0.1 x 4 = 0.4: linear scaling, batch 1024 (256 x 2 devices x 2 accumulated) over reference 256"
     )
 
 
 def test_what_the_rule_for_adam_has_besides_the_lr() -> None:
     # Malladi et al., 2022, definition 3.1, at kappa = 4: beta1 0.9 -> 0.6, beta2 0.999 -> 0.996, eps halved.
-    told = BatchScaling("sqrt", 1024, 256).beside_lr((0.9, 0.999), 1e-8)
-    assert told.endswith("optimizer.betas=[0.6,0.996] optimizer.eps=5e-09")
-    assert "no betas" in BatchScaling("sqrt", 16 * 256, 256).beside_lr((0.9, 0.999), 1e-8)
+    adam = {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8}
+    line, more = BatchScaling("sqrt", 1024, 256).describe(adam).splitlines()
+    assert line == "peak LR 0.001 x 2 = 0.002: sqrt scaling, batch 1024 over reference 256"
+    assert more.endswith("optimizer.betas=[0.6,0.996] optimizer.eps=5e-09")
+    assert BatchScaling("sqrt", 16 * 256, 256).describe(adam).endswith("no betas at a batch so much larger")
+    assert "\n" not in BatchScaling("sqrt", 1024, 256).describe({"lr": 0.1, "momentum": 0.9})
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ def named(option: Option) -> str:
 def test_every_option_can_be_chosen(option: Option) -> None:
     own = {
         "model=custom": ["model._target_=torch.nn.Flatten"],
+        "layers=mup": ["layers.base={widths: [64, 64]}"],
         "scaling=linear": ["scaling.reference=256"],
         "scaling=sqrt": ["scaling.reference=256"],
         "data=custom": ["data._target_=lrflow.data.Digits", "model=custom", "model._target_=torch.nn.Flatten"],
