@@ -81,7 +81,8 @@ class Jobs:
 
     def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-        command = [sys.executable, "job.py", *OPTIONS, f"output={self.folder}/runs", *more]
+        given = {word.partition("=")[0]: word for word in (*OPTIONS, f"output={self.folder}/runs", *more)}
+        command = [sys.executable, "job.py", *given.values()]
         output: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=self.folder, env=variables, **output)
 
@@ -167,3 +168,29 @@ def test_stopped_and_then_killed_it_goes_on_exactly(whole: Path, tmp_path: Path)
     for rank in (0, 1):
         weights = [torch.load(at / f"rank{rank}.pt", weights_only=True) for at in (tmp_path, whole.parents[1])]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+UNFREEZING = (
+    "layers.rules=[{name: head, match: 'head.*'}, {name: upper, match: 'stage2.*', unfreeze: 1 epoch, "
+    "unfreeze_warmup: 3}, {name: lower, match: '*', unfreeze: 13, lr: 0.5x}]"
+)
+
+
+def test_groups_are_unfrozen_on_all_devices_at_once(tmp_path: Path) -> None:
+    """DDP reduces what asked for a gradient when it was made; the reference is one process with twice the batch."""
+    for name, options in {"two": ["data.batch_size=32"], "one": ["data.batch_size=64", "trainer.devices=1"]}.items():
+        (tmp_path / name).mkdir()
+        shortened = ["trainer.max_epochs=2", "data.drop_last=true", "optimizer=sgd", "model.dropout=0", UNFREEZING]
+        code, told = Jobs(tmp_path / name).run(*shortened, *options)
+        assert code == 0, told
+    first, second = (torch.load(tmp_path / f"two/rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    alone = torch.load(tmp_path / "one/rank0.pt", weights_only=True)
+    assert first.keys() == alone.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+        torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-5)
+    norms = [
+        [float(row["train/grad_norm"]) for row in rows(path) if row["train/grad_norm"]]
+        for path in (*(tmp_path / "two/runs").iterdir(), *(tmp_path / "one/runs").iterdir())
+    ]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
