@@ -36,16 +36,17 @@ def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., Optimizer]]
         if isinstance(factory, type) and has_modes(factory) and (fall := _fall(plan, columns)):
             advice.append(
                 f"{name} averages its weights instead of decaying the LR, and the schedule brings it from "
-                f"{fall[0]:.3g} down to {fall[1]:.3g}: take schedule=constant_with_warmup"
+                f"{fall[0]:g} down to {fall[1]:.3g}: take schedule=constant_with_warmup"
             )
     return advice
 
 
 def _fall(plan: Plan, columns: list[int]) -> tuple[float, float] | None:
-    """The peak and the lowest LR after it of the first group that comes down, None where none does."""
+    """The peak LR and the lowest after it of the first group that comes down, None where none does."""
     steps = np.unique(np.linspace(0, plan.horizon.steps - 1, _LOOKS).astype(int))
-    for rates in plan.lr(steps)[:, columns].T:
-        after = rates[int(np.argmax(rates)) :]
-        if after.min() < 0.99 * after[0]:
-            return float(after[0]), float(after.min())
+    rates = plan.lr(steps)
+    for column in columns:
+        peak, lowest = plan.trainable[column].lr, rates[int(np.argmax(rates[:, column])) :, column].min()
+        if lowest < 0.99 * peak:
+            return peak, float(lowest)
     return None
