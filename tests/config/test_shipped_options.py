@@ -13,6 +13,7 @@ from lrflow.config.spelling import closest, names_of
 from lrflow.config.targets import CONTROLS, _parameters, check_arguments, locate
 from lrflow.layers import Rule
 from lrflow.layers.rules import SELECTS
+from lrflow.optimizers import muon
 
 CATALOGUE = Catalogue()
 OPTIONS = [option for group in GROUPS for option in CATALOGUE.options(group).values()]
@@ -26,6 +27,7 @@ def named(option: Option) -> str:
 @pytest.mark.parametrize("option", OPTIONS, ids=named)
 def test_every_option_can_be_chosen(option: Option) -> None:
     own = {
+        "layers=airbench": ["optimizer=airbench"],  # which brings the route that its rules take
         "model=custom": ["model._target_=torch.nn.Flatten"],
         "layers=mup": ["layers.base={widths: [64, 64]}"],
         "scaling=linear": ["scaling.reference=256"],
@@ -79,3 +81,7 @@ def test_the_default_trainer_says_everything_that_the_schema_knows() -> None:
 
 def test_the_schema_knows_the_kinds_of_parameters_that_rules_select() -> None:
     assert schema.SELECTS == SELECTS
+
+
+def test_the_schema_knows_the_scales_of_muon() -> None:
+    assert schema.ADJUST_LR == muon.ADJUST_LR
