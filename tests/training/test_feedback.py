@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import logging
 import math
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +23,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.nn import functional
 
+from lrflow.config import compose
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.feedback import (
     Feedback,
@@ -30,6 +36,7 @@ from lrflow.feedback import (
 )
 from lrflow.layers import Rule
 from lrflow.schedules import Constant, Horizon, Schedule
+from lrflow.tasks import train as train_task
 from lrflow.training.feedback import FeedbackLoop, close_loop
 
 UNIFORM = [Rule("all", match="*")]
@@ -371,3 +378,130 @@ class TestResumedUnderAnotherConfiguration:
         run = prepare(tmp_path, resume=broken.newest, callbacks=[loop(Hypergradient())], rules=rules)
         with pytest.raises(LrflowError, match="the state of the feedback cannot be gone on from"):
             run.fit()
+
+
+class TestFromTheCommandLine:
+    """Through `task=train` itself."""
+
+    @pytest.fixture(scope="class")
+    def output(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("outputs")
+
+    @pytest.fixture
+    def run(self, output: Path) -> Callable[..., dict[str, Any]]:
+        def go(*overrides: str) -> dict[str, Any]:
+            small = ["trainer.max_epochs=4", "model=logistic", "trainer.progress=false", f"output={output}"]
+            result = train_task.run(compose([*small, *overrides]))
+            folder = Path(result["folder"])
+            with (folder / "metrics.csv").open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            used = [float(row["lr/no_decay"]) / float(row["lr_planned/no_decay"]) for row in rows if row["train/loss"]]
+            return {"folder": folder, "used": used, "summary": json.loads((folder / "summary.json").read_text())}
+
+        return go
+
+    def test_the_plan_is_told_and_the_changes_are_in_the_summary(
+        self, run: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Each epoch of 20 steps is no improvement by 10; from a checkpoint of the middle it goes on as it was."""
+        plateau = ["feedback=plateau", "feedback.patience=0", "feedback.threshold=10", "feedback.threshold_mode=abs"]
+        first = run(*plateau, "trainer.checkpoint.keep=null")
+        told = capsys.readouterr().out
+        assert "feedback: plateau on val/loss (min): x0.1 after 1 readings without improvement; the LR used may" in told
+        assert "feedback: step 40, val/loss" in told
+        assert "factor 1 -> 0.1, LR" in told
+        changes = first["summary"]["feedback"]
+        assert [(change["step"], round(change["factor"], 9)) for change in changes] == [
+            (40, 0.1),
+            (60, 0.01),
+            (80, 1e-3),
+        ]
+        assert first["used"] == pytest.approx([1.0] * 40 + [0.1] * 20 + [0.01] * 20)
+
+        checkpoint = first["folder"] / "checkpoints" / "step-0000060.ckpt"
+        again = run(*plateau, f"resume.from={checkpoint}")
+        assert again["summary"]["feedback"] == changes
+        assert again["used"] == pytest.approx([0.01] * 20)
+        capsys.readouterr()
+        without = run(f"resume.from={checkpoint}")
+        assert without["used"] == [1.0] * 20
+        assert "feedback" not in without["summary"]
+        assert "feedback: the run had Plateau at factor 0.01; its state is dropped" in capsys.readouterr().out
+
+    def test_a_run_that_fails_keeps_its_changes(self, run: Any, output: Path) -> None:
+        with pytest.raises(LrflowError, match="there is no such metric"):
+            run("feedback=plateau", "feedback.monitor=val/f1", "name=fails")
+        (folder,) = output.glob("*_fails")
+        summary = json.loads((folder / "summary.json").read_text())
+        assert (summary["status"], summary["feedback"]) == ("failed", [])
+
+    @pytest.mark.parametrize(
+        ("overrides", "keys"),
+        [
+            (["feedback.patience=3"], {"feedback.patience"}),
+            (["feedback=plateau", "feedback.patienc=3", "feedback.mode=mn"], {"feedback.patienc", "feedback.mode"}),
+            (["feedback=plateau", "feedback.every=3 epochs"], {"feedback.every"}),
+            (["feedback=plateau", "trainer.limit_val_batches=0"], {"feedback.monitor"}),
+            (
+                ["feedback=greedy", "feedback.every=often", "feedback.max_factor=0.5"],
+                {"feedback.every", "feedback.max_factor"},
+            ),
+            (["feedback=sasa", "feedback.significance=2"], {"feedback.significance"}),
+        ],
+    )
+    def test_mistakes_are_told_before_anything_is_built(self, overrides: list[str], keys: set[str]) -> None:
+        with pytest.raises(ConfigError) as caught:
+            compose(overrides)
+        assert {problem.key for problem in caught.value.problems} == keys
+
+    def test_what_is_no_feedback_is_refused(self, run: Any) -> None:
+        with pytest.raises(ConfigError, match="expected a feedback, such as"):
+            run("feedback._target_=lrflow.models.Logistic", "feedback.shape=[64]", "feedback.outputs=10")
+
+
+DDP = """
+import sys
+import torch
+from lrflow.config import compose
+from lrflow.tasks import train
+from lrflow.training.ranks import rank
+
+close, loops = train.close_loop, []
+def close_and_keep(*settings):
+    loops.append(close(*settings))
+    return loops[-1]
+train.close_loop = close_and_keep
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train.run(compose(sys.argv[2:]))
+    torch.save({"history": loops[0].history, "factor": loops[0].feedback.factor}, f"{sys.argv[1]}-{rank()}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_have_one_factor_and_resume_it(tmp_path: Path) -> None:
+    """The mean training loss is that of both, and what each had gathered when it was saved is its own again."""
+    (tmp_path / "job.py").write_text(DDP)
+    options = [
+        "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=3", "data.batch_size=32", "model=logistic",
+        "feedback=greedy", "feedback.every=3", "feedback.factor=0.7", "feedback.patience=0",
+        "trainer.checkpoint.every=5 steps", "trainer.checkpoint.keep=null", f"output={tmp_path}/runs",
+    ]  # fmt: skip
+
+    def run(name: str, *more: str) -> list[dict[str, Any]]:
+        command = [sys.executable, "job.py", name, *options, *more]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        return [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in (0, 1)]
+
+    first, second = run("whole")
+    assert first == second
+    assert len(first["history"]) > 5
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "summary.json").read_text())["feedback"] == first["history"]
+    checkpoint = folder / "checkpoints" / "step-0000025.ckpt"  # between two readings
+    assert len(torch.load(checkpoint, weights_only=True)["feedback"]["sums"]) == 2
+    again = run("again", f"resume.from={checkpoint}")
+    assert again == [first, second]
