@@ -72,12 +72,11 @@ class Page:
     def tree(self) -> yaml.MappingNode:
         """The file's nodes."""
         node = yaml.compose("\n".join(self.lines), Loader=yaml.SafeLoader)
-        assert isinstance(node, yaml.MappingNode)
-        return node
+        return node if isinstance(node, yaml.MappingNode) else yaml.MappingNode("map", [])  # comments only
 
     @cached_property
     def keys(self) -> list[Key]:
-        """Its values, without targets, lists of mappings and what it overrides of other groups."""
+        """Its values, without targets, lists of mappings, overrides of other groups and what follows other values."""
         return list(self._keys(self.tree, ""))
 
     def _keys(self, node: yaml.MappingNode, prefix: str) -> Iterator[Key]:
@@ -88,7 +87,7 @@ class Page:
             name = f"{prefix}{key.value}"
             if isinstance(value, yaml.MappingNode) and value.value:
                 yield from self._keys(value, f"{name}.")
-            else:
+            elif not self._text(value).startswith("${"):  # else it follows another
                 yield Key(name, self._text(value), self._comment(key, value) or _argument(target, key.value))
 
     def _text(self, node: yaml.Node) -> str:

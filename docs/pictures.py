@@ -145,8 +145,10 @@ def schedule_picture(name: str) -> Picture:
 
 
 LAYERS: dict[str, tuple[str, ...]] = {
+    "airbench": ("optimizer=airbench", "model=resnet"),
     "muon": ("optimizer=muon", "model=resnet"),
     "mup": ("layers.base={widths: [64, 64]}", "model=mlp", "model.widths=[256, 256]"),
+    "nanogpt": ("optimizer=nanogpt", "model=resnet", "layers.head=head.*"),
 }
 """What shows an option of the group `layers`, where a small ResNet does not."""
 
