@@ -123,7 +123,8 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
     make = partial(build.make_optimizer, config, groups)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
-    supply_optimizer(module, plan, make, config.optimizer.node(), config.trainer.compile, routes)
+    held = config.optimizer.node() | dict.fromkeys(resumed.moved if resumed else ())
+    supply_optimizer(module, plan, make, held, config.trainer.compile, routes)
     assert isinstance(config.task, Train)
     facts = {"feedback": acting.history} if acting else {}
     with _failure_recorded(folder, facts):
@@ -199,11 +200,16 @@ def _freezing(
     return [Freezing(planned_module(module), groups, plan.starts, step, config.trainer.compile)]
 
 
-def open_folder(config: Config, resumed: Resumed | None) -> RunFolder:
+def open_folder(config: Config, resumed: Resumed | None, title: str | None = None) -> RunFolder:
     """The folder of the run: a new one, the sweep's, or the one of the run that goes on.
 
     A run goes on where it was only from its newest checkpoint; from an older one it branches into a new folder,
     so that nothing of the first is overwritten.
+
+    Args:
+        config: where folders are made, and under what name.
+        resumed: what goes on.
+        title: what to call a new one; None: as the run is called.
     """
     if inherited := os.environ.get("LRFLOW_RUN_FOLDER"):
         return RunFolder(Path(inherited))
@@ -213,7 +219,7 @@ def open_folder(config: Config, resumed: Resumed | None) -> RunFolder:
         return RunFolder.claim(config.run_folder)
     if resumed and resumed.is_newest:
         return RunFolder(resumed.path.parent.parent)
-    return RunFolder.create(Path(config.output), config.title)
+    return RunFolder.create(Path(config.output), title or config.title)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from lrflow.layers import Group
 from lrflow.plan import Plan
 from lrflow.runs import newest_checkpoint
 from lrflow.schedules import Continued, Curve, Horizon
+from lrflow.schedules.also import BETA
 from lrflow.schedules.continuation import How
 from lrflow.training.checkpoint_io import read_checkpoint
 from lrflow.training.feedback import dropped
@@ -107,6 +108,12 @@ class Resumed:
         """Whether no later checkpoint stands beside it in a run folder."""
         folder = self.path.parent.parent
         return self.path.parent.name == "checkpoints" and newest_checkpoint(folder) == self.path
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """What the run moved besides the LR: what its checkpoint says of these settings is not what is configured."""
+        names = dict.fromkeys(moved.setting for moved, _ in self.plan.moved)
+        return tuple("betas" if BETA.fullmatch(name) else name for name in names)
 
     def check(self, module: nn.Module) -> None:
         """See whether the checkpoint fits the model.

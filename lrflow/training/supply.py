@@ -37,7 +37,8 @@ def supply_optimizer(
         settings: the optimizer's configured settings; they hold over those of a checkpoint, so that a run resumed
             under a changed configuration does what it says.
         compiled: `torch.compile` the step of an optimizer that can be compiled; the LR has to be a tensor then, or
-            each new one would recompile.
+            each new one would recompile. Not where the plan moves other settings: a compiled step takes a beta2 that
+            changes for another number (torch 2.13, inductor on the CPU; a test shows it).
         routes: the configured settings of each optimizer that groups are routed to.
 
     Raises:
@@ -69,7 +70,7 @@ def supply_optimizer(
 
         optimizer.register_load_state_dict_pre_hook(refuse_another)
         optimizer.register_load_state_dict_post_hook(hold)
-        if compiled and all(compiles(type(member)) for member in _members(optimizer).values()):
+        if compiled and not plan.moved and all(compiles(type(member)) for member in _members(optimizer).values()):
             for member in _members(optimizer).values():
                 compile_step(member)
         return {
