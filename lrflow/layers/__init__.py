@@ -1,9 +1,10 @@
-"""Which parameters train how: rules, the groups they make of a model, and layer-wise LR decay."""
+"""Which parameters train how: rules, the groups they make of a model, layer-wise LR decay, gradual unfreezing."""
 
 from lrflow.layers.decay import LayerDecay
 from lrflow.layers.groups import Group, merge, resolve
 from lrflow.layers.hidden import HiddenMatrices
 from lrflow.layers.mup import MuP
 from lrflow.layers.rules import Rule
+from lrflow.layers.unfreezing import GradualUnfreezing
 
-__all__ = ["Group", "HiddenMatrices", "LayerDecay", "MuP", "Rule", "merge", "resolve"]
+__all__ = ["GradualUnfreezing", "Group", "HiddenMatrices", "LayerDecay", "MuP", "Rule", "merge", "resolve"]

@@ -35,6 +35,7 @@ class Group:
         unfreeze: how long it is frozen before it trains; None: it trains from the first step on.
         unfreeze_warmup: how long its LR rises from there to what its schedule says.
         freeze_statistics: whether its batch norms keep their running statistics while it is frozen.
+        depth: how many layers lie below its layer; None: it is no layer's.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Group:
     unfreeze: Duration | None = None
     unfreeze_warmup: Duration = _AT_ONCE
     freeze_statistics: bool = True
+    depth: int | None = None
 
     def curve(self, schedule: Curve) -> Curve:
         """What the group follows in a run under `schedule`."""
@@ -158,9 +160,7 @@ def _group(rule: Rule, claim: list[Entry], home: Mapping[str, Any]) -> Group:
     if rule.freeze:
         for entry in claim:
             entry.parameter.requires_grad_(False)
-        return Group(
-            rule.name, _named(claim), lr=0.0, scale=0.0, frozen=True, freeze_statistics=rule.freeze_statistics
-        )
+        return Group(rule.name, _named(claim), lr=0.0, scale=0.0, frozen=True, freeze_statistics=rule.freeze_statistics)
     lr = home["lr"]
     return Group(
         rule.name,
@@ -173,6 +173,7 @@ def _group(rule: Rule, claim: list[Entry], home: Mapping[str, Any]) -> Group:
         unfreeze=None if rule.unfreeze is None else Duration.parse(rule.unfreeze),
         unfreeze_warmup=Duration.parse(rule.unfreeze_warmup),
         freeze_statistics=rule.freeze_statistics,
+        depth=rule.depth,
     )
 
 

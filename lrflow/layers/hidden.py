@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
-from lrflow.layers.decay import exactly
 from lrflow.layers.inventory import Entry, inventory
 from lrflow.layers.rules import Rule, as_tuple, compile_pattern
+from lrflow.layers.selection import exactly
 
 GROUPS = ("hidden", "head", "embedding", "vectors")
 

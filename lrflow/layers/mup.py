@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
-from lrflow.layers.decay import exactly
 from lrflow.layers.explain import abbreviated
 from lrflow.layers.groups import refuse_shapeless
 from lrflow.layers.inventory import Entry, inventory
 from lrflow.layers.rules import Rule
+from lrflow.layers.selection import exactly
 from lrflow.layers.widths import ROLES, UnclearError, Width, width_of
 
 Table = Literal["adam", "sgd"]

@@ -53,6 +53,7 @@ class Rule:
         unfreeze_warmup: a duration; from there the LR rises linearly to what the schedule says.
         freeze_statistics: a batch norm whose parameters are all frozen normalises by its running statistics, and
             these stand still; False: it goes on as in training.
+        depth: how many layers lie below the group's, where the rule was made for a layer; only told, in tables.
 
     Raises:
         ConfigError: every field that is wrong, its key relative to the rule (`lr`).
@@ -71,6 +72,7 @@ class Rule:
     unfreeze: DurationLike | None = None
     unfreeze_warmup: DurationLike = 0
     freeze_statistics: bool = True
+    depth: int | None = None
 
     def __post_init__(self) -> None:
         problems = [*self._check_name(), *self._check_selectors(), *self._check_settings()]

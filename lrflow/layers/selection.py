@@ -1,6 +1,9 @@
-"""Whether a rule selects a parameter."""
+"""Whether a rule selects a parameter, and what selects given ones."""
 
 from __future__ import annotations
+
+import glob
+from collections.abc import Iterable
 
 from torch import nn
 
@@ -15,6 +18,11 @@ def selects(rule: Rule, entry: Entry) -> bool:
         and has_kind(rule, entry)
         and any(rule.matches_name(place.name) and has_type(rule, place.holder) for place in entry.places)
     )
+
+
+def exactly(entries: Iterable[Entry]) -> list[str]:
+    """Globs for `match` that select these parameters and no others."""
+    return [glob.escape(entry.name) for entry in entries]
 
 
 def has_ndim(rule: Rule, entry: Entry) -> bool:

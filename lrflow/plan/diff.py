@@ -118,7 +118,7 @@ class PlanDiff:
                         found.append(Change(new.name, field.name, describe(was), describe(now)))
                 elif field.name == "also":
                     found += _moved_otherwise(old, new)
-                elif field.name != "name" and was != now:
+                elif field.name not in ("name", "depth") and was != now:
                     found.append(Change(new.name, field.name, was, now))
         return tuple(found)
 

@@ -23,6 +23,7 @@ class PlanGroup:
         frozen: whether the group is left out of training.
         route: the optimizer that the group goes to; None: the main one.
         also: settings of the optimizer that move besides the LR.
+        depth: how many layers lie below its layer; None: it is no layer's.
     """
 
     name: str
@@ -35,3 +36,4 @@ class PlanGroup:
     frozen: bool = False
     route: str | None = None
     also: tuple[PlanSetting, ...] = ()
+    depth: int | None = None

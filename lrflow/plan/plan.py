@@ -65,6 +65,7 @@ class Plan:
                 frozen=group.frozen,
                 route=group.route,
                 also=moved,
+                depth=group.depth,
             )
             for group, moved in zip(groups, also, strict=True)
         ]
@@ -150,7 +151,7 @@ class Plan:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the plan's canonical JSON, in hex: equal for equal plans, on every machine."""
-        return spec.fingerprint(self.to_dict())
+        return spec.fingerprint(spec.to_dict(self, told=False))
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data: numbers, strings, lists and dicts; `from_dict` reads it back."""

@@ -42,12 +42,17 @@ def fingerprint(data: object) -> str:
     return hashlib.sha256(canonical(data).encode()).hexdigest()
 
 
-def to_dict(plan: Plan) -> dict[str, Any]:
-    """The plan as plain data, schedules by their spec."""
+def to_dict(plan: Plan, told: bool = True) -> dict[str, Any]:
+    """The plan as plain data, schedules by their spec.
+
+    Args:
+        plan: any.
+        told: with what is only told of its groups and moves nothing, which a fingerprint is not taken of.
+    """
     return {
         "version": VERSION,
         "horizon": asdict(plan.horizon),
-        "groups": [_described(group) for group in plan.groups],
+        "groups": [_described(group, told) for group in plan.groups],
     }
 
 
@@ -72,8 +77,10 @@ def read(data: Mapping[str, Any], resolve: Resolve | None = None) -> tuple[list[
     return groups, horizon
 
 
-def _described(group: PlanGroup) -> dict[str, Any]:
+def _described(group: PlanGroup, told: bool) -> dict[str, Any]:
     described = {field.name: getattr(group, field.name) for field in fields(group)}
+    if group.depth is None or not told:
+        del described["depth"]
     if group.route is None:
         del described["route"]  # plans without routes keep the fingerprint that they had before there were any
     del described["also"]

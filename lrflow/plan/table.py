@@ -53,20 +53,29 @@ def _head(plan: Plan) -> Grid:
 
 
 def _groups(plan: Plan) -> Grid:
-    routed = any(group.route for group in plan.groups)
+    """Every group; columns that say nothing of any of them are left out."""
+    routed, layered = any(group.route for group in plan.groups), any(group.depth is not None for group in plan.groups)
+    late = any(plan.starts.values())
     table = Grid(
-        "<group", *(["<route"] if routed else []), "tensors", "parameters", "LR scale", "peak LR", "weight decay"
+        "<group",
+        *(["<route"] if routed else []),
+        *(["depth"] if layered else []),
+        *("tensors", "parameters", "LR scale", "peak LR", "weight decay"),
+        *(["trains from"] if late else []),
     )
     for group in plan.groups:
-        route = [group.route or ""] if routed else []
-        counts = (group.name, *route, f"{group.tensors:,}", f"{group.parameters:,}")
+        cells = [group.name]
+        cells += [group.route or ""] if routed else []
+        cells += ["" if group.depth is None else str(group.depth)] if layered else []
+        cells += [f"{group.tensors:,}", f"{group.parameters:,}"]
         if group.frozen:
-            table.row(*counts, "frozen", style="dim")
+            table.row(*cells, "frozen", style="dim")
         else:
             decay = "optimizer's" if group.weight_decay is None else number(group.weight_decay)
             if moved := next((moved for moved in group.also if moved.setting == "weight_decay"), None):
                 decay = f"{number(moved.low)} to {number(moved.high)}"
-            table.row(*counts, f"{number(group.scale)}x", number(group.lr), decay)
+            cells += [f"{number(group.scale)}x", number(group.lr), decay]
+            table.row(*cells, *([f"step {plan.starts[group.name]:,}"] if late else []))
     return table
 
 

@@ -85,6 +85,10 @@ class Duration:
         # Decimal, because binary floats round what a person wrote: 0.145 * 100 < 14.5.
         return int((Decimal(repr(self.value)) * whole).to_integral_value(ROUND_HALF_UP))
 
+    def __mul__(self, times: int) -> Duration:
+        value = Decimal(repr(self.value)) * times  # in decimal: 3 times 10% is 30%, and not 30.000000000000004%
+        return Duration(int(value) if self.unit == "steps" else float(value), self.unit)
+
     def __str__(self) -> str:
         if self.unit == "fraction":
             return f"{_plain(Decimal(repr(self.value)) * 100)}%"

@@ -31,21 +31,18 @@ from lrflow.errors import LrflowError
 from lrflow.tasks import train
 from lrflow.training.ranks import rank
 
-class Kill(Callback):
+class Look(Callback):
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_step == int(os.environ.get("KILL_AT", -1)):
             os.kill(os.getpid(), signal.SIGKILL)
 
-supply, trained = train.supply_optimizer, []
-def supply_and_keep(module, *settings):
-    trained.append(module)
-    supply(module, *settings)
-train.supply_optimizer = supply_and_keep
+    def on_train_end(self, trainer, module):  # the test that comes after it makes all ranks alike
+        torch.save(module.state_dict(), f"rank{rank()}.pt")
 
 fit = train.build_trainer
 def build_and_add(*settings):
     trainer = fit(*settings)
-    trainer.callbacks.append(Kill())
+    trainer.callbacks.append(Look())
     return trainer
 train.build_trainer = build_and_add
 
@@ -56,7 +53,6 @@ if __name__ == "__main__":
     except LrflowError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    torch.save(trained[0].state_dict(), f"rank{rank()}.pt")
 """
 
 OPTIONS = [
