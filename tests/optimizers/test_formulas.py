@@ -1,0 +1,245 @@
+"""Options that come from a library, against the formulas of their papers in NumPy, and torch's against torch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lrflow.config import compose
+from lrflow.layers import Group, Rule, resolve
+from lrflow.optimizers import ASGD
+from lrflow.tasks.build import make_optimizer
+
+LR, STEPS = 0.01, 6
+DRAW = np.random.default_rng(0)
+START = DRAW.normal(size=(5, 3))
+GRADIENTS = DRAW.normal(size=(STEPS, 5, 3))
+
+
+def trained(option: str, *overrides: str) -> np.ndarray:
+    """A matrix after steps with the given gradients, under the option's own settings."""
+    pytest.importorskip("pytorch_optimizer")
+    weight = nn.Parameter(torch.tensor(START))
+    config = compose([f"optimizer={option}", f"optimizer.lr={LR}", *overrides])
+    group = Group("all", (("weight", weight),), LR, 1.0, config.optimizer.node()["weight_decay"])
+    optimizer = make_optimizer(config, [group], torch.device("cpu"))
+    for gradient in GRADIENTS:
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+    return weight.detach().numpy()
+
+
+def test_lion() -> None:
+    """Chen et al., 2023, program 1."""
+    beta1, beta2, decay = 0.9, 0.99, 0.5
+    weight, momentum = START, np.zeros_like(START)
+    for gradient in GRADIENTS:
+        update = np.sign(beta1 * momentum + (1 - beta1) * gradient)
+        momentum = beta2 * momentum + (1 - beta2) * gradient
+        weight = weight - LR * (update + decay * weight)
+    np.testing.assert_allclose(trained("lion"), weight)
+
+
+def test_lars() -> None:
+    """You et al., 2017, algorithm 1, with the LR outside of the momentum, as torch has it."""
+    trust, decay = compose(["optimizer=lars"]).optimizer.node()["trust_coefficient"], 5e-4
+    weight, velocity = START, np.zeros_like(START)
+    for gradient in GRADIENTS:
+        norm = np.linalg.norm(weight)
+        local = trust * norm / (np.linalg.norm(gradient) + decay * norm)
+        velocity = 0.9 * velocity + local * (gradient + decay * weight)
+        weight = weight - LR * velocity
+    np.testing.assert_allclose(trained("lars"), weight)
+
+
+def test_lamb() -> None:
+    """You et al., 2020, algorithm 2, without the bias correction that its third version left out."""
+    beta1, beta2, eps, decay = 0.9, 0.999, 1e-6, 0.01
+    weight, mean, square = START, np.zeros_like(START), np.zeros_like(START)
+    for gradient in GRADIENTS:
+        mean = beta1 * mean + (1 - beta1) * gradient
+        square = beta2 * square + (1 - beta2) * gradient**2
+        update = mean / (np.sqrt(square) + eps) + decay * weight
+        trust = min(np.linalg.norm(weight), 10) / (np.linalg.norm(update) + eps)
+        weight = weight - LR * trust * update
+    np.testing.assert_allclose(trained("lamb"), weight)
+
+
+def test_adopt() -> None:
+    """Taniguchi et al., 2024, algorithm 2; the first step only measures."""
+    (beta1, beta2), eps, decay = (0.9, 0.9999), 1e-6, 0.05
+    weight, mean, square = START * (1 - LR * decay), np.zeros_like(START), GRADIENTS[0] ** 2
+    for step, gradient in enumerate(GRADIENTS[1:], start=2):
+        scaled = gradient / np.maximum(np.sqrt(square), eps)
+        mean = beta1 * mean + (1 - beta1) * np.clip(scaled, -(step**0.25), step**0.25)
+        weight = weight - LR * (mean + decay * weight)
+        square = beta2 * square + (1 - beta2) * gradient**2
+    np.testing.assert_allclose(trained("adopt"), weight)
+
+
+def test_ademamix() -> None:
+    """Pagliardini et al., 2025, algorithm 1, without warmups of alpha and beta3."""
+    (beta1, beta2, beta3), alpha, eps, decay = (0.9, 0.999, 0.9999), 5.0, 1e-8, 0.05
+    weight, fast, slow, square = START, *(np.zeros_like(START) for _ in range(3))
+    for step, gradient in enumerate(GRADIENTS, start=1):
+        fast = beta1 * fast + (1 - beta1) * gradient
+        slow = beta3 * slow + (1 - beta3) * gradient
+        square = beta2 * square + (1 - beta2) * gradient**2
+        update = (fast / (1 - beta1**step) + alpha * slow) / (np.sqrt(square / (1 - beta2**step)) + eps)
+        weight = weight - LR * (update + decay * weight)
+    np.testing.assert_allclose(trained("ademamix"), weight)
+
+
+def test_adan() -> None:
+    """Xie et al., 2024, algorithm 1, in whose betas a bias correction is usual: (1 - beta) here is beta there."""
+    (beta1, beta2, beta3), eps, decay = (0.98, 0.92, 0.99), 1e-8, 0.02
+    weight, mean, change, square = START, *(np.zeros_like(START) for _ in range(3))
+    before = GRADIENTS[0]
+    for step, gradient in enumerate(GRADIENTS, start=1):
+        difference, before = gradient - before, gradient
+        mean = beta1 * mean + (1 - beta1) * gradient
+        change = beta2 * change + (1 - beta2) * difference
+        square = beta3 * square + (1 - beta3) * (gradient + beta2 * difference) ** 2
+        root = np.sqrt(square / (1 - beta3**step)) + eps
+        update = (mean / (1 - beta1**step) + beta2 * change / (1 - beta2**step)) / root
+        weight = (weight - LR * update) / (1 + LR * decay)
+    np.testing.assert_allclose(trained("adan"), weight)
+
+
+def test_adahessian_of_a_quadratic() -> None:
+    """Yao et al., 2021: of a diagonal Hessian, Hutchinson's estimate with signs is exact."""
+    pytest.importorskip("pytorch_optimizer")
+    curvature, beta1, beta2, eps = np.array([1.0, 10.0, 100.0]), 0.9, 0.999, 1e-4
+    weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    config = compose(["optimizer=adahessian", "optimizer.lr=0.1", f"optimizer.eps={eps}"])
+    optimizer = make_optimizer(config, [Group("all", (("w", weight),), 0.1, 1.0, 0.0)], torch.device("cpu"))
+    expected, mean, square = np.ones(3), np.zeros(3), np.zeros(3)
+    for step in range(1, STEPS):
+        optimizer.zero_grad()
+        (torch.tensor(curvature) * weight**2).sum().div(2).backward(create_graph=True)
+        optimizer.step()
+        mean = beta1 * mean + (1 - beta1) * curvature * expected
+        square = beta2 * square + (1 - beta2) * curvature**2
+        expected = expected - 0.1 * (mean / (1 - beta1**step)) / (np.sqrt(square / (1 - beta2**step)) + eps)
+    np.testing.assert_allclose(weight.detach().numpy(), expected)
+    np.testing.assert_allclose(expected, expected[0], rtol=1e-4)  # a Newton step is the same in every direction
+
+
+class TestASGD:
+    def gradients(self, optimizer: torch.optim.Optimizer, weight: nn.Parameter, lrs: list[float]) -> None:
+        for gradient, lr in zip(GRADIENTS, lrs, strict=True):
+            optimizer.param_groups[0]["lr"] = lr
+            weight.grad = torch.tensor(gradient)
+            optimizer.step()
+
+    @pytest.mark.parametrize("foreach", [False, True])
+    def test_at_a_constant_lr_it_is_torchs(self, foreach: bool) -> None:
+        ours, theirs = nn.Parameter(torch.tensor(START)), nn.Parameter(torch.tensor(START))
+        settings: dict[str, Any] = {"lr": 0.1, "lambd": 0.01, "t0": 2, "weight_decay": 0.1, "foreach": foreach}
+        mine, reference = ASGD([ours], **settings), torch.optim.ASGD([theirs], **settings)
+        for optimizer, weight in ((mine, ours), (reference, theirs)):
+            self.gradients(optimizer, weight, [0.1] * STEPS)
+        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(mine.state[ours]["ax"], reference.state[theirs]["ax"])
+
+    @pytest.mark.parametrize("lr", [float, lambda value: torch.tensor(value, dtype=torch.float64)])
+    def test_its_weights_are_those_of_sgd_at_any_lr_and_its_average_is_theirs(self, lr: Callable) -> None:
+        """torch's takes the LR of the step before."""
+        ours, theirs = nn.Parameter(torch.tensor(START)), nn.Parameter(torch.tensor(START))
+        lrs, visited = [0.1 * (step + 1) for step in range(STEPS)], []
+        sgd = torch.optim.SGD([theirs], lr=0.1)
+        sgd.register_step_post_hook(lambda *_: visited.append(theirs.detach().clone()))
+        self.gradients(sgd, theirs, lrs)
+        optimizer = ASGD([ours], lr=lr(0.1))
+        self.gradients(optimizer, ours, [lr(value) for value in lrs])
+        torch.testing.assert_close(ours, theirs)
+        trained = ours.detach().clone()
+        for _ in range(2):  # twice is once
+            optimizer.eval()
+        torch.testing.assert_close(ours.detach(), torch.stack(visited[1:]).mean(0))  # as torch counts: after the first
+        optimizer.train()
+        assert torch.equal(ours, trained)
+
+    def test_what_is_saved_in_evaluation_goes_on_in_training(self) -> None:
+        weight = nn.Parameter(torch.tensor(START))
+        optimizer = ASGD([weight], lr=0.1)
+        self.gradients(optimizer, weight, [0.1] * STEPS)
+        trained = weight.detach().clone()
+        optimizer.eval()
+        other = nn.Parameter(weight.detach().clone())
+        again = ASGD([other], lr=0.1)
+        again.load_state_dict(optimizer.state_dict())
+        again.train()
+        assert torch.equal(other, trained)
+
+
+class TestShampoo:
+    @pytest.mark.parametrize("graft", [0, 1, 2, 3])
+    def test_its_state_is_plain_and_goes_on_exactly(self, graft: int) -> None:
+        pytest.importorskip("pytorch_optimizer")
+        overrides = [f"optimizer.graft_type={graft}", "optimizer.preconditioning_compute_steps=2"]
+        config = compose(["optimizer=shampoo", *overrides, "optimizer.start_preconditioning_step=3"])
+
+        def make() -> tuple[nn.Module, torch.optim.Optimizer]:
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 12))  # blocks of one and many shapes
+            groups = resolve(model, [Rule("all", match="*")], 0.01, 0.1)
+            return model, make_optimizer(config, groups, torch.device("cpu"))
+
+        def steps(model: nn.Module, optimizer: torch.optim.Optimizer, first: int) -> None:
+            for seed in range(first, first + 5):
+                inputs = torch.randn(4, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
+                optimizer.zero_grad()
+                model(inputs).square().mean().backward()
+                optimizer.step()
+
+        model, optimizer = make()
+        steps(model, optimizer, 0)
+        file = io.BytesIO()
+        torch.save((model.state_dict(), optimizer.state_dict()), file)
+        file.seek(0)
+        weights, state = torch.load(file, weights_only=True)
+        other, again = make()
+        other.load_state_dict(weights)
+        again.load_state_dict(state)
+        steps(model, optimizer, 5)
+        steps(other, again, 5)
+        for left, right in zip(model.parameters(), other.parameters(), strict=True):
+            assert torch.equal(left, right)
+
+
+TORCH = ["sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "rprop", "adam", "amsgrad", "adamw"]
+TORCH += ["adamax", "nadam", "radam", "adafactor", "asgd"]
+
+
+@pytest.mark.parametrize("option", TORCH)
+def test_a_tensor_lr_changes_nothing(option: str) -> None:
+    """As it stands where a run is compiled."""
+    found = []
+    for compiled in ("false", "true"):
+        weight = nn.Parameter(torch.tensor(START))
+        config = compose([f"optimizer={option}", f"trainer.compile={compiled}"])
+        decay = config.optimizer.node().get("weight_decay")
+        group = Group("all", (("w", weight),), config.optimizer.lr, 1.0, decay)
+        optimizer = make_optimizer(config, [group], torch.device("cpu"))
+        assert isinstance(optimizer.param_groups[0]["lr"], torch.Tensor) == (compiled == "true")
+        for gradient in GRADIENTS:
+            weight.grad = torch.tensor(gradient)
+            optimizer.step()
+        found.append(weight.detach())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-8)  # fused kernels take the LR in float32
+    assert not torch.equal(found[0], torch.tensor(START))
+
+
+def test_a_step_that_counts_in_python_is_not_compiled() -> None:
+    pytest.importorskip("pytorch_optimizer")
+    config = compose(["optimizer=lion", "trainer.compile=true"])
+    groups = [Group("all", (("w", nn.Parameter(torch.ones(2))),), 0.1, 1.0)]
+    optimizer = make_optimizer(config, groups, torch.device("cpu"))
+    assert optimizer.param_groups[0]["lr"] == 0.1

@@ -1,0 +1,128 @@
+"""Every option of conf/optimizer: its LR is the plan's, it trains digits, and cut off it goes on exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lrflow.config import compose
+from lrflow.config.catalogue import Catalogue
+from lrflow.layers import Rule, resolve
+from lrflow.plan import Plan
+from lrflow.tasks import train
+from lrflow.tasks.build import make_optimizer
+
+OPTIONS = sorted(Catalogue().options("optimizer"))
+ONE_LR = {
+    "lbfgs": "trains all parameters as one vector",
+    "prodigy": "estimates one step size for all parameters",
+    "rprop": "takes the LR for its first step size and adapts that",
+}
+"""Options that do not scale a group's step by the group's LR."""
+
+each = pytest.mark.parametrize("option", OPTIONS)
+
+
+class Twins(nn.Module):
+    """Two equal matrices, of which the second is trained with ten times the LR of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        start = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        self.slow, self.fast = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+
+    def loss(self, step: int) -> torch.Tensor:
+        inputs = torch.randn(4, 8, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        return sum((weight @ inputs).tanh().square().mean() for weight in (self.slow, self.fast))  # type: ignore[return-value]
+
+
+def build(option: str, twins: Twins) -> torch.optim.Optimizer:
+    config = compose([f"optimizer={option}"])
+    rules = [Rule("slow", match="slow"), Rule("fast", match="fast", lr="10x")]
+    groups = resolve(twins, rules, config.optimizer.lr, config.optimizer.node().get("weight_decay"))
+    return make_optimizer(config, groups, torch.device("cpu"))
+
+
+def step(twins: Twins, optimizer: torch.optim.Optimizer, number: int, lr: float) -> None:
+    """One step; the LR of the second group is ten times as high."""
+    for group, factor in zip(optimizer.param_groups, (1, 10), strict=True):
+        group["lr"] = lr * factor
+    torch.manual_seed(number)  # the same estimate of the Hessian for both
+    optimizer.zero_grad()
+    # A graph of the gradients costs the others nothing but time.
+    twins.loss(number).backward(create_graph=True)
+    optimizer.step()
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option not in ONE_LR])
+def test_a_step_is_as_large_as_its_groups_lr_says(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the step for which the LR was written, whatever it was before."""
+    monkeypatch.setattr(torch, "randn_like", lambda like: torch.ones_like(like))
+    monkeypatch.setattr(torch, "randint_like", lambda like, *_: torch.ones_like(like))
+    twins = Twins()
+    optimizer = build(option, twins)
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    start = twins.slow.detach().clone()
+    for number in range(4):  # some options move nothing at their first step; the moments of both grow alike
+        step(twins, optimizer, number, lr=0.0)
+    assert torch.equal(twins.slow, start)
+    assert torch.equal(twins.fast, start)
+    step(twins, optimizer, 4, lr=1e-7)
+    slow, fast = twins.slow.detach() - start, twins.fast.detach() - start
+    assert slow.abs().max() > 0
+    torch.testing.assert_close(fast, 10 * slow, rtol=1e-4, atol=0.0)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run of each option stands, which two tests look at."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def run(option: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> dict[str, Any]:
+    monkeypatch.setattr(Plan, "plot", lambda *_, **__: None)  # half a second each
+    epochs = ("trainer.max_epochs=6", "trainer.checkpoint.every=50 steps", "trainer.checkpoint.keep=null")
+    asked = [f"optimizer={option}", f"output={folder}", *epochs, "trainer.progress=false", *overrides]
+    return train.run(compose(asked))
+
+
+@pytest.mark.slow
+class TestDigits:
+    """The default model and data, with the options' own defaults, in 120 steps."""
+
+    @each
+    def test_it_trains(self, option: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        metrics = run(option, runs / option, monkeypatch)
+        assert metrics["test/accuracy"] >= 0.90
+
+    @each
+    def test_cut_off_it_goes_on_exactly(self, option: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (whole,) = (runs / option).iterdir()
+        cut = whole / "checkpoints" / "step-0000100.ckpt"
+        resumed = Path(run(option, runs / option, monkeypatch, f"resume={cut}")["folder"])
+        end, same = (load(folder / "checkpoints" / "step-0000120.ckpt") for folder in (whole, resumed))
+        assert resumed != whole
+        assert equal(end["state_dict"], same["state_dict"])
+        assert equal(end["optimizer_states"], same["optimizer_states"])
+        assert not equal(end["state_dict"], load(cut)["state_dict"])
+
+
+def load(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def equal(left: Any, right: Any) -> bool:
+    """Whether nested states are the same, bit for bit."""
+    if isinstance(left, torch.Tensor):
+        return isinstance(right, torch.Tensor) and left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(equal(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(equal, left, right))
+    return type(left) is type(right) and left == right
