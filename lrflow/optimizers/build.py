@@ -13,6 +13,7 @@ import torch
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.layers import Group, merge
 from lrflow.optimizers.learning_rate_free import check_one_lr
+from lrflow.optimizers.modes import has_modes
 
 _FUSED_DEVICES = ("cpu", "cuda", "mps")
 _UNCOMPILED = ("pytorch_optimizer", "schedulefree", "prodigyopt")  # count steps in Python: each would be compiled anew
@@ -62,10 +63,13 @@ def build_optimizer(
     params = [_param_group(members, torch.device(device), tensor_lr, decays) for members in merged]
     try:
         with redirect_stdout(StringIO()):  # prodigyopt prints what its weight decay is
-            return factory(params, **arguments)
+            optimizer = factory(params, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         message = f"it refuses its arguments: {str(error).rstrip('.')}"
         raise ConfigError([Problem(key, message, config.get("_target_", ...))]) from error
+    if has_modes(optimizer):
+        optimizer.train()  # type: ignore[attr-defined]  # schedule-free ones refuse a step in any other mode
+    return optimizer
 
 
 def check_groups(groups: Sequence[Group], factory: Callable[..., torch.optim.Optimizer]) -> list[Problem]:

@@ -8,8 +8,8 @@ import numpy as np
 from torch.optim import Optimizer
 
 from lrflow.optimizers.learning_rate_free import estimates_lr
+from lrflow.optimizers.modes import has_modes
 from lrflow.plan import Plan
-from lrflow.training.evaluation_weights import has_modes
 
 _LOOKS = 1000  # steps at which a schedule is looked at
 

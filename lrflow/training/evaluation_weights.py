@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lrflow.errors import ConfigError, Problem
+from lrflow.optimizers.modes import has_modes, members
 from lrflow.training.batch_norm import estimate_statistics, running_statistics
 
 
@@ -146,17 +147,6 @@ class EvaluationWeights(Callback):
     def _tensors(self, module: pl.LightningModule) -> list[Tensor]:
         """All that differs between training and evaluation."""
         return [*self._parameters, *running_statistics(module)]
-
-
-def members(optimizer: Optimizer) -> list[Optimizer]:
-    """The optimizers that one is composed of, or itself."""
-    composed = getattr(optimizer, "optimizers", None)
-    return list(composed.values()) if composed else [optimizer]
-
-
-def has_modes(optimizer: Optimizer | type[Optimizer]) -> bool:
-    """Whether an optimizer, or a class of optimizers, has other weights for evaluation than for training."""
-    return all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
 
 
 def _copies(tensors: list[Tensor]) -> list[Tensor]:

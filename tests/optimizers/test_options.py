@@ -19,6 +19,7 @@ from lrflow.tasks.build import make_optimizer
 OPTIONS = sorted(Catalogue().options("optimizer"))
 ONE_LR = {
     "lbfgs": "trains all parameters as one vector",
+    "dadapt_adam": "estimates one step size for all parameters",
     "prodigy": "estimates one step size for all parameters",
     "rprop": "takes the LR for its first step size and adapts that",
 }

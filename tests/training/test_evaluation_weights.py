@@ -16,13 +16,15 @@ from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 from torchmetrics import MeanMetric
 
+from lrflow.config import compose
 from lrflow.data import ordered
 from lrflow.errors import ConfigError, StoppedError
+from lrflow.optimizers.modes import has_modes, members
 from lrflow.optimizers.routed import Routed
 from lrflow.schedules import Constant, Schedule
+from lrflow.tasks import train as train_task
 from lrflow.training import EvaluationWeights, Supervised
 from lrflow.training.checkpoint_io import read_checkpoint
-from lrflow.training.evaluation_weights import has_modes, members
 from lrflow.training.interrupt import StopRequest
 
 schedulefree = pytest.importorskip("schedulefree")
@@ -316,26 +318,29 @@ class TestOtherOptimizers:
         assert not any(isinstance(callback, EvaluationWeights) for callback in run.trainer.callbacks)
         assert "training" not in read_checkpoint(last(run))["lrflow"]
 
-    def test_among_others_it_alone_has_two_sets_of_weights(self, train: Any, tmp_path: Path) -> None:
-        """The head by plain SGD, the body schedule-free."""
-
-        def composed(params: Any, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
-            free = schedulefree.SGDScheduleFree(params[:-1], lr, weight_decay=weight_decay)
-            return Routed({"free": free, None: torch.optim.SGD(params[-1:], lr, weight_decay=weight_decay)})
-
-        options = {
-            **SGD,
-            "optimizer": composed,
-            "settings": {"weight_decay": 0.01},
-            "save_every": "4 steps",
-            "lr": 0.05,
-        }
-        whole = train(tmp_path / "whole", **options)
-        differ = {name for name in read_checkpoint(last(whole))["lrflow"]["training"] if "model.head" in name}
-        assert differ == set()
-        assert not equal(training_state(last(whole)), whole.weights)
-        broken = train(tmp_path / "run", interrupt=10, **options)
-        assert_same_end(train(tmp_path / "run", resume=broken.newest, **options), whole)
+    def test_among_others_it_alone_has_two_sets_of_weights(self, tmp_path: Path) -> None:
+        """Hidden matrices by plain SGD, the rest schedule-free."""
+        route = "optimizer.routes={muon: {_target_: torch.optim.SGD, lr: 0.05}}"
+        model = (
+            "model=cnn",
+            "model.widths=[8,16]",
+            "trainer.max_epochs=1",
+            "trainer.progress=false",
+            "task.test=false",
+        )
+        saving = ("trainer.accelerator=cpu", "trainer.checkpoint.every=6 steps", "trainer.checkpoint.keep=null")
+        asked = ["optimizer=schedule_free_adamw", "layers=muon", route, *model, *saving, f"output={tmp_path}"]
+        whole = Path(train_task.run(compose(asked))["folder"]) / "checkpoints"
+        content = read_checkpoint(whole / "step-0000020.ckpt")
+        routed = {f"model.{name}" for name in content["lrflow"]["groups"][-1]}
+        differ = {name for name in content["lrflow"]["training"] if name.endswith(("weight", "bias"))}
+        assert routed
+        assert differ == {name for group in content["lrflow"]["groups"][:-1] for name in map("model.{}".format, group)}
+        cut = whole / "step-0000006.ckpt"
+        resumed = Path(train_task.run(compose([*asked, f"resume.from={cut}"]))["folder"]) / "checkpoints"
+        again = read_checkpoint(resumed / "step-0000020.ckpt")
+        assert equal(again["state_dict"], content["state_dict"])
+        assert equal(again["lrflow"]["training"], content["lrflow"]["training"])
 
     def test_members_and_modes(self) -> None:
         weights = [nn.Parameter(torch.ones(2)) for _ in range(2)]
