@@ -255,11 +255,12 @@ def build(
     groups = resolve(planned_module(module), options.rules, options.lr, options.settings.get("weight_decay"))
     layout = [[name for group in members for name, _ in group.parameters] for members in merge(groups)]
     branches: tuple[Branch, ...] = ()
+    settings = {"lr": options.lr, **options.settings}
     if resumed:
         resumed.check(module)
         horizon = resumed.horizon(horizon, options.max_epochs, options.max_steps, options.accumulate)
-        branches = resumed.branched(horizon, options.how, groups, options.schedule)
-    plan = compile_branched(groups, options.schedule, horizon, branches)
+        branches = resumed.branched(horizon, options.how, groups, options.schedule, settings)
+    plan = compile_branched(groups, options.schedule, horizon, branches, settings)
     record, blocks = Recorder(), []
     signals = Signals(plan, options.log_every, [lambda _, block: blocks.append(block), *listeners])
     checkpoints = Checkpoints(
@@ -281,12 +282,11 @@ def build(
     freezing = Freezing(planned_module(module), groups, plan.starts, resumed.step if resumed else 0, options.compiled)
     trainer.callbacks += [weights, freezing, record, *callbacks, signals, checkpoints]  # type: ignore[attr-defined]
     validate_every(trainer, Duration.parse(options.val_every), horizon)
-    settings = {"lr": options.lr, **options.settings}
     supply_optimizer(
         module,
         plan,
         lambda device: build_optimizer(groups, settings, options.optimizer, device, options.tensor_lr),
-        settings,
+        settings | dict.fromkeys(resumed.moved if resumed else ()),
     )
     return Run(
         folder, options, trainer, module, data, groups, plan, horizon, signals, checkpoints, record, resumed, blocks
