@@ -56,7 +56,7 @@ def table_of(optimizer: Mapping[str, Any], asked: str = "auto") -> Literal["adam
     if target in SGD:
         return "sgd"
     if target not in ADAM:
-        known = ", ".join(sorted(name.rpartition(".")[2] for name in ADAM | SGD))
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in ADAM | SGD}))
         hint = f"it is for {known}; if yours moves as one of them, say so: layers.optimizer=adam or sgd"
         raise ConfigError([Problem("optimizer._target_", "no rule of muP is known for this optimizer", target, hint)])
     decay = optimizer.get("weight_decay")
