@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from torch.optim import Optimizer
+from torch.optim import Optimizer, Rprop
 
 from lrflow.optimizers.learning_rate_free import estimates_lr
 from lrflow.optimizers.modes import has_modes
@@ -32,6 +32,12 @@ def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., Optimizer]]
         if estimates_lr(factory) and lr != 1.0:
             advice.append(
                 f"{name} estimates the LR itself; {key}.lr is a multiplier on it and is 1 in its paper, found {lr:g}"
+            )
+        if isinstance(factory, type) and issubclass(factory, Rprop):
+            first = plan.lr(0)[columns[0]]
+            advice.append(
+                f"{name} adapts a step size of each weight by itself: it takes the LR of step 0, {first:.3g}, "
+                "for the first one, and the schedule does not act on it after that"
             )
         if isinstance(factory, type) and has_modes(factory) and (fall := _fall(plan, columns)):
             advice.append(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from lrflow.cli.command import main
 from lrflow.config import instantiate, locate
+from lrflow.config.catalogue import Catalogue
 from lrflow.config.schema import Data
-from lrflow.config.targets import check_arguments, check_name
+from lrflow.config.targets import EXTRAS, NEEDS, check_arguments, check_name
 from lrflow.config.trust import extend, read_names, trusted
 from lrflow.errors import ConfigError
 from lrflow.schedules import Cosine, Schedule
@@ -146,6 +149,51 @@ class TestTrust:
         assert caught.value.problems[0].where == "ours/broken.py:2"
         with pytest.raises(ConfigError, match="a_package_that_is_not_there, which is not installed"):
             locate("ours.needy.f")
+
+
+class TestExtras:
+    """Packages that only an extra installs: what to install is told before anything is built or imported."""
+
+    @pytest.fixture(params=sorted(EXTRAS))
+    def hidden(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+        for name in [name for name in sys.modules if name.partition(".")[0] == request.param]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, request.param, None)  # as Python has it, for a package that is not there
+        monkeypatch.delitem(sys.modules, "lrflow.optimizers.shampoo", raising=False)
+        return request.param
+
+    def test_an_option_that_needs_one(self, hidden: str, capsys: pytest.CaptureFixture[str]) -> None:
+        distribution, extra = EXTRAS[hidden]
+        places = tuple(f"{place}." for place, package in NEEDS.items() if package == hidden)
+        targets = shipped_optimizers().items()
+        needy = [option for option, found in targets if any(target.startswith(places) for target in found)]
+        assert needy
+        for option in {needy[0], needy[-1]}:
+            assert main([f"optimizer={option}"]) == 2
+            said = capsys.readouterr().err
+            assert f"optimizer = {option}\n" in said
+            assert (
+                f"needs the package {distribution}, which is not installed\n      pip install 'lrflow[{extra}]'" in said
+            )
+            assert "Traceback" not in said
+
+    def test_a_target_in_it(self, hidden: str) -> None:
+        with pytest.raises(ConfigError, match=r"optimizer._target_ = .*needs the package .*") as caught:
+            locate(f"{hidden}.AnyOptimizer", "optimizer._target_")
+        assert f"pip install 'lrflow[{EXTRAS[hidden][1]}]'" in str(caught.value)
+
+
+def shipped_optimizers() -> dict[str, list[str]]:
+    """The targets of each option of the group `optimizer`."""
+    options = Catalogue().options("optimizer")
+    return {name: re.findall(r"^\s*_target_: (\S+)", option.path.read_text(), re.M) for name, option in options.items()}
+
+
+def test_a_keyword_that_a_library_takes_and_never_reads_is_refused() -> None:
+    pytest.importorskip("pytorch_optimizer")
+    given = {"lr": 1e-4, "momentum": 0.9, "cautious": True}
+    (problem,) = check_arguments("pytorch_optimizer.Lion", given, "optimizer", extra=["params"])
+    assert (problem.key, problem.message) == ("optimizer.momentum", "pytorch_optimizer.Lion takes no momentum")
 
 
 def test_nested_nodes_are_built_first() -> None:

@@ -15,6 +15,8 @@ from lrflow.config import compose
 from lrflow.layers import Group, Rule, resolve
 from lrflow.optimizers import ASGD
 from lrflow.tasks.build import make_optimizer
+from lrflow.tasks.plan import compile_plan
+from lrflow.training.advice import advise
 
 LR, STEPS = 0.01, 6
 DRAW = np.random.default_rng(0)
@@ -235,6 +237,13 @@ def test_a_tensor_lr_changes_nothing(option: str) -> None:
         found.append(weight.detach())
     torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-8)  # fused kernels take the LR in float32
     assert not torch.equal(found[0], torch.tensor(START))
+
+
+def test_rprop_is_told_to_take_no_schedule() -> None:
+    plan = compile_plan(compose(["optimizer=rprop", "task=plan"]))
+    (advice,) = advise(plan, {None: torch.optim.Rprop})
+    assert "the schedule does not act on it" in advice
+    assert f"{plan.lr(0)[0]:.3g}" in advice
 
 
 def test_a_step_that_counts_in_python_is_not_compiled() -> None:
