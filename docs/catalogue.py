@@ -32,6 +32,7 @@ WORDS = {
     "optimizer": "Optimizers",
     "layers": "Layers",
     "scaling": "Scaling",
+    "find": "Finders",
 }
 """The groups that the page tells of, as far as there are any, in order."""
 
@@ -55,7 +56,6 @@ ABOUT = {
     "schedule": """\
 A multiplier of the peak LR over the run. Warmup, cooldown and floor go [around](#around-every-shape) each shape. All
 pictures show 20 epochs of 50 steps, each option with its defaults; `task=plan` draws the same of your run.
-More: [schedules](schedules.md).
 
 | you want | take |
 | --- | --- |
@@ -69,18 +69,21 @@ More: [schedules](schedules.md).
 """,
     "feedback": """\
 What reacts to the run: a factor on top of the schedule, chosen beside it. The planned and the actual LR are both
-logged. More: [feedback](feedback.md).
+logged.
 """,
     "optimizer": """\
 `optimizer.lr` is the peak LR, which the schedule multiplies. Where a package is named, it comes with `pip install
-'lrflow[optimizers]'`. More: [optimizers](optimizers.md).
+'lrflow[optimizers]'`.
 """,
     "layers": """\
 Which parameters make a group, and with which LR, weight decay, optimizer or start each is trained. Below each
-option is what `task=plan` prints and draws of it for the command above it. More: [layers](layers.md).
+option is what `task=plan` prints and draws of it for the command above it.
 """,
     "scaling": """\
-Rules that rescale the peak LR, when asked to. More: [scaling](scaling.md).
+Rules that rescale the peak LR, when asked to.
+""",
+    "find": """\
+What `task=find` does to find a peak LR.
 """,
 }
 
@@ -92,6 +95,8 @@ def catalogue(pages: dict[str, list[Page]], layers: dict[str, Picture]) -> str:
     for group, options in pages.items():
         links = {page.option.name: f"[`{page.option.name}`](#{_anchor(page.name)})" for page in options}
         lines += [f"## {WORDS[group]}\n", ABOUT[group].format_map(links)]
+        if more := next((name for name in (f"{group}s.md", f"{group}.md") if (DOCS / name).is_file()), None):
+            lines.append(f"More: [{more.removesuffix('.md')}]({more}).\n")
         if group == "schedule":
             lines += [*_gallery(options), *_around(options)]
         else:
@@ -137,7 +142,8 @@ def _around(options: Iterable[Page]) -> Iterator[str]:
 def _command(page: Page) -> list[str]:
     """What chooses an option, with a value for everything that it leaves open."""
     names = [f"{page.option.group}.{key.name}" for key in page.keys if key.default == "???"]
-    return [page.name, *(f"{name}={EXAMPLES[name]}" for name in names)]
+    task = ["task=find"] if page.option.group == "find" else []
+    return [*task, page.name, *(f"{name}={EXAMPLES[name]}" for name in names)]
 
 
 def _multiplier(page: Page) -> str:

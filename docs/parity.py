@@ -14,7 +14,8 @@ INTRO = """\
 # Parity
 
 What lrflow and others have to set a learning rate, each by its own name. An empty cell: nothing of its own, though
-most of them take a function or an optimizer that you write. What lrflow lacks stands here too. The lrflow column is
+most of them take a function or an optimizer that you write. An optimizer of another package counts where its name is
+all that it takes; so do those of `lrflow[optimizers]`. What lrflow lacks stands here too. The lrflow column is
 held against [conf/](../conf) by a test, torch's against the installed torch; the others were read in their source at
 the versions named. Made from [parity.yaml](parity.yaml) by `make catalogue`.
 """

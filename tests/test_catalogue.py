@@ -16,7 +16,8 @@ from lrflow.config.catalogue import Catalogue, Option
 from lrflow.schedules import Cosine
 
 DOCS = Path(__file__).parent.parent / "docs"
-GROUPS = ("schedule", "feedback", "optimizer", "layers", "scaling")
+GROUPS = ("schedule", "feedback", "optimizer", "layers", "scaling", "find")
+TASKS = {"layers": "task=plan ", "find": "task=find "}
 OPTIONS = [option for group in GROUPS for option in Catalogue().options(group).values()]
 
 
@@ -67,7 +68,7 @@ def test_pages_and_pictures_are_current(docs: dict[str, Any], built: Any) -> Non
 def test_every_option_has_an_entry(option: Option) -> None:
     entries = re.split(r"^### ", (DOCS / "catalogue.md").read_text(), flags=re.MULTILINE)
     (entry,) = [entry for entry in entries if entry.startswith(f"{named(option)}\n")]
-    assert f"    python -m lrflow {'task=plan ' * (option.group == 'layers')}{named(option)}" in entry
+    assert f"    python -m lrflow {TASKS.get(option.group, '')}{named(option)}" in entry
     if re.search(r"\b(19|20)\d\d\b", option.summary):  # it cites a work
         assert "](http" in entry
 
