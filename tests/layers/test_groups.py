@@ -165,6 +165,41 @@ def test_groups_with_equal_settings_merge_in_the_order_of_the_first() -> None:
     assert merge([frozen]) == []
 
 
+class TestRoutes:
+    """A group that another optimizer takes has that one's peak LR and weight decay where its rule says nothing."""
+
+    def test_its_settings_are_those_of_its_optimizer(self) -> None:
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+        rules = [
+            Rule("own", match="0.weight", route="b"),
+            Rule("scaled", match="1.weight", route="a", lr="0.1x"),
+            Rule("set", match="2.weight", route="a", lr=0.7, weight_decay=0.3),
+            Rule("rest", match="*", lr="2x"),
+        ]
+        routes = {"a": {"lr": 0.02, "weight_decay": 0.1}, "b": {"lr": 0.5}}
+        groups = resolve(model, rules, 0.001, 0.01, routes=routes)
+        assert [(g.name, g.route, g.lr, g.scale, g.weight_decay) for g in groups] == [
+            ("own", "b", 0.5, 1.0, None),
+            ("scaled", "a", 0.002, 0.1, 0.1),
+            ("set", "a", 0.7, 35.0, 0.3),
+            ("rest", None, 0.002, 2.0, 0.01),
+        ]
+
+    def test_groups_of_different_optimizers_never_merge_and_the_main_ones_come_first(self) -> None:
+        groups = [
+            Group(name, ((name, nn.Parameter(torch.ones(1))),), 1.0, 1.0, route=route)
+            for name, route in (("x", "b"), ("y", "a"), ("z", None), ("v", "b"), ("w", None))
+        ]
+        assert [[g.name for g in members] for members in merge(groups)] == [["z", "w"], ["x", "v"], ["y"]]
+
+    def test_what_is_wrong_with_routes(self, net: nn.Module, refused: Callable) -> None:
+        rules = [Rule("a", match="head.*", route="moun"), REST]
+        told = refused(resolve, net, rules, lr=1.0, routes={"muon": {"lr": 0.1}})
+        assert "did you mean muon?" in told["layers.rules[0].route"]
+        told = refused(resolve, net, rules, lr=1.0, routes={"moun": {"lr": 0.0}})
+        assert list(told) == ["optimizer.routes.moun.lr"]
+
+
 LEAVES = [
     lambda: nn.Linear(2, 2),
     lambda: nn.Linear(2, 2, bias=False),

@@ -148,3 +148,14 @@ def test_a_shape_of_ones_own_needs_a_resolver(refused) -> None:
     assert "layers.rules[0].schedule.shape._target_" in refused(Rule.from_config, config)
     found = {"lrflow.schedules.Schedule": Schedule, "mine.Shape": Cosine}
     assert Rule.from_config(config, resolve=found.__getitem__).schedule == Schedule(Cosine())
+
+
+@pytest.mark.parametrize("route", ["", 3, ["muon"]])
+def test_a_route_is_a_name(route: object) -> None:
+    with pytest.raises(ConfigError, match=r"route.*expected the name of a route"):
+        Rule("a", match="*", route=route)  # type: ignore[arg-type]
+
+
+def test_a_frozen_rule_has_no_route() -> None:
+    with pytest.raises(ConfigError, match="route = 'muon': a frozen group does not train"):
+        Rule("a", match="*", freeze=True, route="muon")

@@ -140,3 +140,12 @@ def test_it_fits_the_terminal(plan_of, width, group):
     after = Plan((group("backbone.stage1/no_decay", 0.2, LINEAR), group("head", 0.3, LINEAR)), Horizon(2000))
     lines = printed(after.diff(before), width).splitlines()
     assert max(map(len, lines)) <= width
+
+
+def test_a_changed_route_is_told(group, horizon):
+    before, after = (Plan((group("a", 0.1, LINEAR, route=route),), horizon) for route in (None, "muon"))
+    diff = after.diff(before)
+    assert [(change.setting, change.before, change.after) for change in diff.changes] == [("route", None, "muon")]
+    assert not diff.same
+    assert diff.same_rates
+    assert "a: the main optimizer → muon" in printed(diff)

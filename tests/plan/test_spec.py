@@ -91,3 +91,15 @@ def test_numbers_of_numpys_are_numbers(plan_of, horizon):
     plain, numpys = Schedule(Linear(), floor=0.5), Schedule(Linear(), floor=np.float32(0.5))  # type: ignore[arg-type]
     of_numpy = plan_of(numpys, Horizon(np.int64(200), np.int64(50)))  # type: ignore[arg-type]
     assert of_numpy.fingerprint == plan_of(plain, Horizon(200, 50)).fingerprint
+
+
+def test_a_route_is_read_back_and_a_plan_without_one_has_the_fingerprint_it_always_had(group, horizon):
+    linear = Schedule(Linear())
+    plain, routed = (Plan((group("a", 0.1, linear, **more),), horizon) for more in ({}, {"route": "muon"}))
+    assert "route" not in plain.to_dict()["groups"][0]
+    assert Plan.from_dict(routed.to_dict()).groups[0].route == "muon"
+    assert Plan.from_dict(plain.to_dict()).groups[0].route is None
+    assert plain.fingerprint != routed.fingerprint
+    assert (
+        plain.fingerprint == "7741b903990de8ba365e6a148aa5cb1a11dd6f94b901779f6011a0b9d71e8a9c"
+    )  # of the release before routes

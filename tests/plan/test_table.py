@@ -119,3 +119,13 @@ def test_a_plan_that_trains_nothing_is_shown(group, horizon):
 )
 def test_schedules_in_words(schedule, words):
     assert describe(schedule) == words
+
+
+def test_a_route_has_a_column_only_where_there_is_one(plan, group):
+    cosine = Schedule(Cosine())
+    routed = Plan((group("hidden", 0.02, cosine, route="muon"), group("rest", 3e-3, cosine)), Horizon(938, 469))
+    found = rows(printed(routed))
+    assert ["group", "route", "tensors", "parameters", "LR", "scale", "peak", "LR", "weight", "decay"] in found
+    assert ["hidden", "muon", "2", "10", "1x", "0.02", "optimizer's"] in found
+    assert ["rest", "2", "10", "1x", "0.003", "optimizer's"] in found
+    assert "route" not in printed(plan)

@@ -69,3 +69,38 @@ def test_the_given_state_is_left_alone() -> None:
     regroup(state, [["a", "b"], ["c", "d"]], [["d", "c", "b", "a"]])
     assert state["param_groups"] == copy
     assert list(state["state"]) == [0, 1, 2, 3]
+
+
+class TestRoutes:
+    """State is carried over where a parameter stays with its optimizer, and only there."""
+
+    @pytest.fixture
+    def state(self) -> dict[str, Any]:
+        """AdamW has a and b, SGD on the route has c and d."""
+        adamw = {"betas": (0.9, 0.999), "params": [0, 1]}
+        routed = {"momentum": 0.9, "route": "sgd", "params": [2, 3]}
+        moments = {0: {"exp_avg": "a"}, 1: {"exp_avg": "b"}, 2: {"momentum_buffer": "c"}, 3: {"momentum_buffer": "d"}}
+        return {"state": moments, "param_groups": [adamw, routed]}
+
+    BEFORE = (("a", "b"), ("c", "d"))
+
+    def test_in_another_order_everything_is_carried_over(self, state: dict[str, Any]) -> None:
+        found = regroup(state, self.BEFORE, [["b"], ["a"], ["d", "c"]], [None, None, "sgd"])
+        assert [found["state"][number] for number in range(4)] == [
+            {"exp_avg": "b"},
+            {"exp_avg": "a"},
+            {"momentum_buffer": "d"},
+            {"momentum_buffer": "c"},
+        ]
+        assert [group.get("momentum") for group in found["param_groups"]] == [None, None, 0.9]
+
+    def test_what_changes_sides_starts_anew_with_the_settings_of_its_side(self, state: dict[str, Any]) -> None:
+        found = regroup(state, self.BEFORE, [["a"], ["c"], ["b"], ["d"]], [None, None, "sgd", "sgd"])
+        assert found["state"] == {0: {"exp_avg": "a"}, 3: {"momentum_buffer": "d"}}
+        assert ["betas" in group for group in found["param_groups"]] == [True, True, False, False]
+        assert [group.get("route") for group in found["param_groups"]] == [None, None, "sgd", "sgd"]
+
+    def test_a_route_that_is_gone(self, state: dict[str, Any]) -> None:
+        found = regroup(state, self.BEFORE, [["a", "b"], ["c", "d"]])
+        assert set(found["state"]) == {0, 1}
+        assert all("betas" in group for group in found["param_groups"])

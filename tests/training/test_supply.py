@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,8 +13,9 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from lrflow.errors import LrflowError
 from lrflow.layers import Rule, resolve
-from lrflow.optimizers import build_optimizer
+from lrflow.optimizers import Muon, Routed, build_optimizer
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.schedules import Cosine, Horizon, Schedule
 from lrflow.training.supply import compile_step, supply_optimizer
@@ -185,3 +186,83 @@ class TestCompiled:
             assert float(optimizer.step(closure)) == 2.0
         assert calls == [True]
         assert weight.tolist() == [0.5, 0.5]
+
+
+class TestRouted:
+    """Each optimizer of several holds its own settings, is checked for itself, and is compiled for itself."""
+
+    ROUTES: ClassVar = {"muon": {"lr": 0.02, "momentum": 0.8}}
+    SETTINGS: ClassVar = {"lr": 0.1, "betas": (0.8, 0.9)}
+
+    def made(self, tensor_lr: bool = False, muon: Any = Muon, **settings: Any) -> tuple[Any, torch.nn.Module, Plan]:
+        """An optimizer as a run has it, its model and its plan."""
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+        rules = [Rule("hidden", match="0.weight", route="muon"), Rule("rest", match="*")]
+        groups = resolve(model, rules, 0.1, routes=self.ROUTES)
+        plan = Plan.compile(groups, Schedule(Cosine()), Horizon(10, 5))
+
+        def make(device: torch.device) -> torch.optim.Optimizer:
+            rest = build_optimizer(groups[1:], {**self.SETTINGS, **settings}, torch.optim.AdamW, device, tensor_lr)
+            return Routed(
+                {None: rest, "muon": build_optimizer(groups[:1], self.ROUTES["muon"], muon, device, tensor_lr)}
+            )
+
+        module = Users(model)
+        supply_optimizer(module, plan, make, self.SETTINGS, routes=self.ROUTES)
+        return module.configure_optimizers()["optimizer"], model, plan
+
+    def test_configured_settings_hold_over_those_of_a_checkpoint(self) -> None:
+        optimizer, _, _ = self.made()
+        state = optimizer.state_dict()
+        rest, hidden = state["param_groups"]
+        rest["betas"], rest["eps"] = (0.1, 0.1), 0.5
+        hidden["momentum"], hidden["ns_steps"] = 0.1, 9
+        optimizer.load_state_dict(state)
+        rest, hidden = optimizer.param_groups
+        assert (rest["betas"], rest["eps"]) == ((0.8, 0.9), 0.5)  # eps is not configured
+        assert (hidden["momentum"], hidden["ns_steps"]) == (0.8, 9)
+
+    def test_a_checkpoint_of_another_optimizer_on_the_route_is_refused(self) -> None:
+        state = self.made()[0].state_dict()
+        other, _, _ = self.made(muon=torch.optim.RMSprop)
+        with pytest.raises(LrflowError, match="of another optimizer than RMSprop: it has no alpha, centered"):
+            other.load_state_dict(state)
+
+    def test_the_plan_moves_all_of_them(self) -> None:
+        optimizer, model, plan = self.made()
+        scheduler = PlanScheduler(optimizer, plan)
+        for step in range(3):
+            assert [group["lr"] for group in optimizer.param_groups] == plan.lr(step)[::-1].tolist()
+            model(torch.ones(1, 4)).sum().backward()
+            optimizer.step()
+            scheduler.step()
+
+    def test_compiled_a_new_lr_compiles_nothing(self) -> None:
+        compilations = 0
+
+        def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+            nonlocal compilations
+            compilations += 1
+            return graph.forward
+
+        torch._dynamo.reset()
+        optimizer, model, plan = self.made(tensor_lr=True, fused=False)
+        plain, reference, _ = self.made(fused=False)
+        schedulers = [PlanScheduler(one, plan) for one in (optimizer, plain)]
+        for member in optimizer.optimizers.values():
+            compile_step(member, backend=backend)
+        counts = []
+        for _ in range(6):
+            for one, network in ((optimizer, model), (plain, reference)):
+                one.zero_grad()
+                network(torch.ones(3, 4)).square().mean().backward()
+                one.step()
+            for scheduler in schedulers:
+                scheduler.step()
+            counts.append(compilations)
+        torch._dynamo.reset()
+        assert counts[0] >= 2
+        assert counts[1:] == [counts[1]] * 5
+        for weight, other in zip(model.parameters(), reference.parameters(), strict=True):
+            assert torch.allclose(weight, other, atol=1e-6)

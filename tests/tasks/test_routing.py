@@ -1,0 +1,217 @@
+"""Routing from the config to the trained model: the plan says it, training does it, a resumed run goes on with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lrflow.config import compose
+from lrflow.errors import ConfigError, LrflowError
+from lrflow.optimizers import Muon, Routed
+from lrflow.tasks import build, plan, train
+
+SHORT = ["optimizer=muon", "model.widths=[16,16]", "trainer=cpu", "trainer.max_steps=12", "trainer.progress=false"]
+SHORT += ["data.batch_size=128", "trainer.checkpoint.every=4 steps", "trainer.checkpoint.keep=null", "task.test=false"]
+OTHER = ["~optimizer.routes.muon", "layers.route=other"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Trains under the short options and these, the last of a key; gives what the task returns."""
+
+    def go(*more: str, folder: Path = tmp_path) -> dict[str, Any]:
+        options = {word.partition("=")[0]: word for word in (*SHORT, f"output={folder}", *more)}
+        return train.run(compose(list(options.values())))
+
+    return go
+
+
+def last(result: dict[str, Any]) -> dict[str, Any]:
+    """The last checkpoint of a run."""
+    return torch.load(max(Path(result["folder"]).glob("checkpoints/step-*.ckpt")), weights_only=True)
+
+
+def alike(left: Any, right: Any) -> bool:
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(alike(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(alike, left, right))
+    return left == right
+
+
+def test_the_plan_says_which_optimizer_a_group_goes_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan.run(compose(["task=plan", "optimizer=muon", f"output={tmp_path}"]))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["group", "route", "tensors", "parameters", "LR", "scale", "peak", "LR", "weight", "decay"] in lines
+    assert ["hidden", "muon", "2", "81,920", "1x", "0.02", "0"] in lines
+    assert ["head", "1", "2,560", "1x", "0.003", "0.05"] in lines
+    folder = Path(found["folder"])
+    groups = json.loads((folder / "plan.json").read_text())["groups"]
+    assert {group["name"]: group.get("route") for group in groups} == {"hidden": "muon", "head": None, "vectors": None}
+    with (folder / "plan.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[20]["hidden"]) == pytest.approx(0.02)
+    assert float(rows[20]["head"]) == pytest.approx(0.003)
+
+
+def test_a_plan_without_routes_speaks_of_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan.run(compose(["task=plan", f"output={tmp_path}"]))
+    (heading,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("group")]
+    assert heading[:2] == ["group", "tensors"]
+    assert '"route"' not in (Path(found["folder"]) / "plan.json").read_text()
+
+
+def test_each_parameter_is_with_its_optimizer() -> None:
+    config = compose(["optimizer=muon", "model=cnn", "optimizer.routes.muon.lr=0.05"])
+    module = build.build_module(config)
+    optimizer = build.make_optimizer(config, build.build_groups(config, module), torch.device("cpu"))
+    assert isinstance(optimizer, Routed)
+    assert [type(member) for member in optimizer.optimizers.values()] == [torch.optim.AdamW, Muon]
+    (hidden,) = optimizer.optimizers["muon"].param_groups
+    assert (hidden["lr"], hidden["ns_steps"], hidden["members"]) == (0.05, 5, ["hidden"])
+    assert {parameter.ndim for parameter in hidden["params"]} == {4}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(module.parameters()))
+
+
+def test_without_routes_it_is_the_optimizer_itself() -> None:
+    config = compose([])
+    groups = build.build_groups(config, build.build_module(config))
+    assert type(build.make_optimizer(config, groups, torch.device("cpu"))) is torch.optim.AdamW
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "words"),
+    [
+        (["model=logistic"], "layers", "no hidden matrix"),
+        (["layers.route=moun"], "layers.route", "did you mean muon?"),
+        (["layers.head=hed.*"], "layers.head", "layers.head='head.*'"),
+        (["layers=layer_decay"], "optimizer.routes.muon", "no rule of the layers"),
+        (
+            [*OTHER, "optimizer.routes.other={_target_: torch.optim.LBFGS, lr: 1.0}"],
+            "optimizer.routes.other",
+            "LBFGS evaluates the model several times a step",
+        ),
+    ],
+)
+def test_what_only_the_model_tells(overrides: list[str], key: str, words: str) -> None:
+    config = compose(["optimizer=muon", *overrides])
+    with pytest.raises(ConfigError) as caught:
+        build.build_groups(config, build.build_module(config))
+    assert words in {problem.key: str(problem) for problem in caught.value.problems}[key]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["trainer.gradient_clip_val=0.1", "trainer.accumulate_grad_batches=2"],
+        ["trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.1"],
+        ["optimizer=airbench", "model=cnn", "model.widths=[8,8]"],
+    ],
+    ids=["plain", "clipped", "mixed", "airbench"],
+)
+def test_it_trains_and_goes_on_exactly(run: Callable[..., Any], tmp_path: Path, options: list[str]) -> None:
+    whole = run(*options)
+    assert all(not torch.equal(value, torch.zeros_like(value)) for value in _momenta(last(whole)))
+    checkpoint = Path(whole["folder"]) / "checkpoints" / "step-0000008.ckpt"
+    again = run(*options, f"resume.from={checkpoint}", folder=tmp_path / "again")
+    for part in ("state_dict", "optimizer_states"):
+        assert alike(last(again)[part], last(whole)[part]), part
+
+
+def _momenta(checkpoint: dict[str, Any]) -> list[torch.Tensor]:
+    states = checkpoint["optimizer_states"][0]["state"].values()
+    return [state["momentum_buffer"] for state in states if "momentum_buffer" in state]
+
+
+def test_settings_of_a_route_hold_over_those_of_the_checkpoint(run: Callable[..., Any], tmp_path: Path) -> None:
+    first = run()
+    checkpoint = Path(first["folder"]) / "checkpoints" / "step-0000008.ckpt"
+    changed = ["optimizer.routes.muon.momentum=0.8", "optimizer.betas=[0.8,0.99]", f"resume.from={checkpoint}"]
+    groups = last(run(*changed, folder=tmp_path / "again"))["optimizer_states"][0]["param_groups"]
+    assert [group.get("momentum") for group in groups] == [None, None, 0.8]
+    assert [group.get("betas") for group in groups] == [(0.8, 0.99), (0.8, 0.99), None]
+
+
+def test_a_route_may_come_and_go_between_runs(run: Callable[..., Any], tmp_path: Path) -> None:
+    """What changes its optimizer starts without momentum; everything else goes on with its own."""
+    before = run("optimizer=adamw")
+    checkpoint = Path(before["folder"]) / "checkpoints" / "step-0000008.ckpt"
+    routed = run(f"resume.from={checkpoint}", folder=tmp_path / "routed")
+    state = last(routed)["optimizer_states"][0]
+    assert [group.get("route") for group in state["param_groups"]] == [None, None, "muon"]
+    kinds = {
+        number: "muon" if "momentum_buffer" in own else float(own["step"]) for number, own in state["state"].items()
+    }
+    assert sorted(map(str, kinds.values())) == ["12.0"] * 8 + ["muon"] * 2
+
+    checkpoint = Path(routed["folder"]) / "checkpoints" / "step-0000012.ckpt"
+    longer = ["trainer.max_steps=16", "resume.horizon=rescale", f"resume.from={checkpoint}"]
+    state = last(run("optimizer=adamw", *longer, folder=tmp_path / "back"))["optimizer_states"][0]["state"]
+    assert sorted(float(own["step"]) for own in state.values()) == [4.0] * 2 + [16.0] * 8
+
+
+def test_another_optimizer_on_a_route_is_refused(run: Callable[..., Any], tmp_path: Path) -> None:
+    first = run(*OTHER, "optimizer.routes.other={_target_: torch.optim.SGD, lr: 0.01}")
+    checkpoint = Path(first["folder"]) / "checkpoints" / "step-0000008.ckpt"
+    other = "optimizer.routes.other={_target_: torch.optim.RMSprop, lr: 0.01}"
+    with pytest.raises(LrflowError, match="of another optimizer than RMSprop: it has no alpha"):
+        run(*OTHER, other, f"resume.from={checkpoint}", folder=tmp_path / "again")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("optimizer", "model"), [("muon", "mlp"), ("airbench", "cnn")])
+def test_the_command_line_learns_digits_killed_in_the_middle(tmp_path: Path, optimizer: str, model: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def command(*more: str, output: Path = tmp_path / "killed") -> list[str]:
+        given = [f"optimizer={optimizer}", f"model={model}", "trainer=cpu", "trainer.max_epochs=6", f"output={output}"]
+        return [sys.executable, "-m", "lrflow", *given, *more]
+
+    whole = subprocess.run(command(output=tmp_path / "whole"), env=environment, capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr
+    (folder,) = (tmp_path / "whole").iterdir()
+    assert json.loads((folder / "summary.json").read_text())["metrics"]["test/accuracy"] >= 0.95
+
+    job = subprocess.Popen(command(), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("killed/*/checkpoints/step-0000040.ckpt")):
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    resumed = subprocess.run(command("resume=last"), env=environment, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    (again,) = (tmp_path / "killed").iterdir()
+    left, right = last({"folder": again}), last({"folder": folder})
+    assert all(alike(left[part], right[part]) for part in ("state_dict", "optimizer_states"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_alike(tmp_path: Path) -> None:
+    options = [word for word in SHORT if not word.startswith("trainer=")]
+    command = [sys.executable, "-m", "lrflow", *options, "trainer=ddp", "trainer.accelerator=cpu", f"output={tmp_path}"]
+    job = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert job.returncode == 0, job.stderr
+    (folder,) = tmp_path.iterdir()
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 12
+    assert len(_momenta(last({"folder": folder}))) == 2
