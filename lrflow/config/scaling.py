@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lrflow.errors import ConfigError, Problem
@@ -37,6 +37,10 @@ class BatchScaling:
         """What every peak is multiplied by."""
         ratio = self.batch / self.reference
         return ratio if self.rule == "linear" else math.sqrt(ratio)
+
+    def record(self) -> dict[str, Any]:
+        """What was done, as plain data for the record of a run."""
+        return {**asdict(self), "factor": self.factor}
 
     def describe(self, optimizer: Mapping[str, Any]) -> str:
         """What is done to the peak LR, in one line, and in a second one what the rule has besides that is not done.

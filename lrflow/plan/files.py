@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 ROWS = 10_000  # of the csv; a longer run is sampled evenly
 
 
-def write(plan: Plan, folder: Path) -> list[Path]:
+def write(plan: Plan, folder: Path, beside: Mapping[str, Any]) -> list[Path]:
     """Write plan.png, plan.csv and plan.json into `folder` and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     return [
         plan.plot(folder / "plan.png"),
         write_csv(plan, folder / "plan.csv"),
-        write_json(plan, folder / "plan.json"),
+        write_json(plan, folder / "plan.json", beside),
     ]
 
 
@@ -44,8 +45,11 @@ def write_csv(plan: Plan, path: Path) -> Path:
     return path
 
 
-def write_json(plan: Plan, path: Path) -> Path:
-    """The plan itself (`Plan.from_dict` reads it), its fingerprint, the LRs at its landmarks and its checks."""
+def write_json(plan: Plan, path: Path, beside: Mapping[str, Any] | None = None) -> Path:
+    """The plan itself (`Plan.from_dict` reads it), its fingerprint, the LRs at its landmarks and its checks.
+
+    What is told `beside` the plan stands after them.
+    """
     marks = plan.landmarks()
     content = {
         "fingerprint": plan.fingerprint,
@@ -56,6 +60,7 @@ def write_json(plan: Plan, path: Path) -> Path:
             for step, why in marks.items()
         ],
         "checks": [asdict(check) for check in plan.check()],
+        **(beside or {}),
     }
     path.write_text(json.dumps(content, indent=2, default=plain) + "\n", encoding="utf-8")
     return path

@@ -235,6 +235,17 @@ def _check_starts(plan: Plan) -> list[Problem]:
     return []
 
 
+def beside_plan(config: Config, devices: int | None = None) -> dict[str, Any]:
+    """What plan.json tells besides the plan: how the batch scaled the peak, where it did.
+
+    Args:
+        config: of the run.
+        devices: processes that train together; None: as the config says.
+    """
+    scaling = batch_scaling(config, devices)
+    return {"scaling": scaling.record()} if scaling else {}
+
+
 def record(config: Config) -> dict[str, Any]:
     """The configuration as plain data: interpolations as they were written, so that no secret is in it."""
     content: Any = redact(OmegaConf.to_container(config.source, resolve=False))

@@ -47,7 +47,7 @@ def run(config: Config) -> dict[str, Any]:
         console.print(plan.diff(other))
     folder = RunFolder.claim(config.run_folder) if config.run_folder else None
     folder = folder or RunFolder.create(Path(config.output), f"plan-{config.title}")
-    written = plan.write(folder.path)
+    written = plan.write(folder.path, build.beside_plan(config))
     names = ", ".join(path.name for path in written)
     console.print(f"{folder.path}/: {names}", soft_wrap=True, highlight=False)
     if failed := [check for check in plan.check() if not check.ok]:

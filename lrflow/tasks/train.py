@@ -116,7 +116,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     if trainer.is_global_zero:
         save_config(config, folder.config)
         folder.write_environment()
-        plan.write(folder.path)
+        plan.write(folder.path, build.beside_plan(config, trainer.world_size))
 
     trainer.callbacks += _freezing(config, module, plan, groups, resumed)  # type: ignore[attr-defined]
     trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, console)  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from lrflow.config import compose
 from lrflow.errors import ConfigError
+from lrflow.plan import Plan
 from lrflow.runs import newest_checkpoint
 from lrflow.tasks import train
 from lrflow.tasks.build import build_groups, build_module, make_optimizer
@@ -99,12 +101,17 @@ def test_the_batch_scales_every_peak_and_keeps_ratios() -> None:
     assert {name: group.weight_decay for name, group in found.items()} == dict.fromkeys(found, 5e-4)
 
 
-def test_the_peak_is_told_above_the_plan(lrflow: Callable) -> None:
+def test_the_peak_is_told_above_the_plan_and_recorded(lrflow: Callable, tmp_path: Path) -> None:
     ran = lrflow("task=plan", "optimizer=sgd", "scaling=sqrt", "scaling.reference=16")
     assert ran.returncode == 0, ran.stderr
     first, head, *_ = ran.stdout.splitlines()
     assert first == "peak LR 0.1 x 2 = 0.2: sqrt scaling, batch 64 over reference 16"
     assert head.startswith("Plan")
+    (record,) = tmp_path.glob("outputs/*/plan.json")
+    written = json.loads(record.read_text())
+    told = {"rule": "sqrt", "batch": 64, "reference": 16, "parts": "", "factor": 2.0}
+    assert (written["scaling"], written["groups"][0]["lr"], written["groups"][0]["scale"]) == (told, 0.2, 1.0)
+    assert Plan.from_dict(written).fingerprint == written["fingerprint"]
     assert "0.2" in ran.stdout.splitlines()[6]
 
 
