@@ -21,6 +21,7 @@ CHUNK = 1 << 18  # steps evaluated at once: long runs are checked in constant me
 PEAK_TOLERANCE = 1e-3  # of the peak: what may be missing from it
 ROUNDING = 1e-9  # of the peak: what floating point may add to a bound
 JUMP = 0.01  # a change of less than a hundredth of the LR is no jump
+TOLD = 3  # schedules of which a check that holds tells the details
 SUSPECTS = 512  # the steepest steps a chunk that are looked at closely for a jump
 
 
@@ -92,7 +93,10 @@ def _each(walked: list[tuple[_Facts, str]], name: str, holds: Callable[[_Facts],
         return Check(name, False, "no group is trained")
     if len({detail for _, detail, _ in results}) == 1:
         return Check(name, True, results[0][1])
-    return Check(name, True, "; ".join(f"{names}: {detail}" for _, detail, names in results))
+    told = [f"{names}: {detail}" for _, detail, names in results]
+    if len(told) > TOLD:  # of what holds, a part is enough
+        told = [told[0], told[-1], f"and so for {len(told) - 2} more"]
+    return Check(name, True, "; ".join(told))
 
 
 def _peak_reached(facts: _Facts) -> tuple[bool, str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lrflow.plan.plan import Plan
     from lrflow.plan.settings import PlanSetting
 
+FEW = 3  # schedules that are each looked at closely
 JUMPS_SHOWN = 6  # of a schedule that drops every epoch, some
 
 
@@ -35,7 +36,8 @@ def landmarks(plan: Plan) -> dict[int, str]:
         names = [name for name in plan.names if plan.starts[name] == start]
         add(start, f"unfreezes: {joined(_leading(names), 2)}")
     for schedule, _ in plan.curves:
-        phase = schedule.phase(plan.horizon)
+        # Of many groups that are unfrozen one by one it is enough to see where each begins.
+        phase = (schedule if len(plan.curves) <= FEW else schedule.unfrozen()).phase(plan.horizon)
         add(phase.start, "warmup ends")
         add(phase.stop, "cooldown starts")
         if isinstance(schedule, Continued):
