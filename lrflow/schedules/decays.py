@@ -26,7 +26,7 @@ class Constant(Shape):
 
 @dataclass(frozen=True)
 class Linear(Shape):
-    """A straight line down, 1 - p."""
+    """A straight line down, 1 - p; to a floor of 0 it is D2Z (Bergsma et al., 2025, arXiv:2502.15938)."""
 
     lands: ClassVar[bool] = True
 

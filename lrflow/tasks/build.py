@@ -221,6 +221,8 @@ def give_advice(config: Config, plan: Plan, tell: Callable[[Any], None]) -> None
     declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
     for advice in advise(plan, {route: locate(optimizer.target) for route, optimizer in declared.items()}):
         tell(f"warning: {advice}")
+    if config.trainer.compile and plan.moved:
+        tell(f"the optimizer's update is not compiled, since other settings move: {', '.join(plan.also)}")
 
 
 def _check_starts(plan: Plan) -> list[Problem]:
