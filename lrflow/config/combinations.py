@@ -9,6 +9,7 @@ from lrflow.errors import Problem
 
 LINE_SEARCH = ("torch.optim.LBFGS",)
 SECOND_ORDER = ("pytorch_optimizer.AdaHessian", "pytorch_optimizer.SophiaH")
+SCHEDULE_FREE = ("schedulefree.",)
 
 
 def check_combination(config: Config, processes: int | None = None) -> list[Problem]:
@@ -23,6 +24,8 @@ def check_combination(config: Config, processes: int | None = None) -> list[Prob
     if config.optimizer.target in SECOND_ORDER:
         lost = "gradients that were averaged over devices have lost the graph that the Hessian is taken from"
         return [*_of_second_order(config), *_alone(config, processes, lost)]
+    if config.optimizer.target.startswith(SCHEDULE_FREE):
+        return list(_schedule_free(config))
     return []
 
 
@@ -50,6 +53,15 @@ def _of_second_order(config: Config) -> Iterator[Problem]:
         message = "a compiled model cannot be differentiated twice, as the optimizer does"
         yield Problem("trainer.compile", message, True, "leave it out")
     yield from _not_in_half_precision(config, "the optimizer differentiates gradients, before they are unscaled")
+
+
+def _schedule_free(config: Config) -> Iterator[Problem]:
+    if steps := config.optimizer.node().get("warmup_steps"):
+        hint = f"schedule.warmup={steps} is the same, and the plan shows it"
+        yield Problem("optimizer.warmup_steps", "a second warmup, on top of the schedule's", steps, hint)
+    if str(config.trainer.strategy).startswith(("fsdp", "deepspeed")):
+        message = "shards the weights, and the optimizer needs whole ones to change between training and evaluation"
+        yield Problem("trainer.strategy", message, config.trainer.strategy, "trainer.strategy=ddp")
 
 
 def _not_in_half_precision(config: Config, message: str) -> Iterator[Problem]:

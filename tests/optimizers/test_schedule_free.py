@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lrflow.config import compose
+from lrflow.errors import ConfigError
 from lrflow.layers import Rule, resolve
 from lrflow.tasks import evaluate, train
 from lrflow.tasks.build import make_optimizer
@@ -142,3 +143,18 @@ def test_a_network_with_batch_norm_learns_and_is_evaluated_as_the_run_found(opti
         assert math.isclose(found["val/loss"], float(row["val/loss"]), rel_tol=0.0, abs_tol=0.0)
     again = evaluate.run(compose([*config, "task=evaluate", f"task.from={checkpoints[-1]}"]))
     assert again["test/accuracy"] == metrics["test/accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "hint"),
+    [
+        ("optimizer.warmup_steps=50", "optimizer.warmup_steps", "schedule.warmup=50"),
+        ("trainer.strategy=fsdp", "trainer.strategy", "trainer.strategy=ddp"),
+    ],
+)
+def test_what_does_not_go_together_is_told_with_the_config(override: str, key: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(["optimizer=schedule_free_adamw", override])
+    (problem,) = caught.value.problems
+    assert problem.key == key
+    assert hint in str(problem.hint)
