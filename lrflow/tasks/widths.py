@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import nn
 
-from lrflow.config import Config, instantiate
+from lrflow.config import Config, instantiate, locate
 from lrflow.config.mup import changed, table_of
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule
@@ -44,7 +45,8 @@ def mup_rules(config: Config, mup: MuP, network: nn.Module, tell: Callable[[Any]
         if width.remark:
             tell(width.remark)
     tell("")
-    return mup.rules(widths, table, optimizer.get("weight_decay"))
+    default = signature(locate(config.optimizer.target)).parameters.get("weight_decay")
+    return mup.rules(widths, table, optimizer.get("weight_decay", default and default.default))
 
 
 def build_other(config: Config, changes: Sequence[Mapping[str, Any]], key: str) -> nn.Module:

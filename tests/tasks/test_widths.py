@@ -48,6 +48,12 @@ def test_groups_of_adamw() -> None:
     assert {group["lr"] for group in optimizer.param_groups} == {0.01, 0.0025}
 
 
+def test_the_weight_decay_that_an_optimizer_has_by_itself_is_kept_in_proportion_too() -> None:
+    config = compose([*MUP, "~optimizer.weight_decay"])
+    groups = {group.name: group for group in build_groups(config, build_module(config))}
+    assert (groups["hidden"].weight_decay, groups["vector/no_decay"].weight_decay) == (0.04, 0.0)  # torch: 0.01
+
+
 def test_only_the_readout_starts_otherwise_and_nothing_random_moves() -> None:
     config, plain = compose(MUP), compose([MUP[0]])
     torch.manual_seed(0)
