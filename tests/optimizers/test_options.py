@@ -24,6 +24,8 @@ ONE_LR = {
     "rprop": "takes the LR for its first step size and adapts that",
 }
 """Options that do not scale a group's step by the group's LR."""
+FOR_OTHER_MODELS = {"airbench": ["model=cnn"], "nanogpt": ["layers.head=head.*"]}
+"""Options whose layer rules are written for a kind of model."""
 
 each = pytest.mark.parametrize("option", OPTIONS)
 
@@ -90,6 +92,7 @@ def run(option: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: 
     monkeypatch.setattr(Plan, "plot", lambda *_, **__: None)  # half a second each
     epochs = ("trainer.max_epochs=6", "trainer.checkpoint.every=50 steps", "trainer.checkpoint.keep=null")
     asked = [f"optimizer={option}", f"output={folder}", *epochs, "trainer.progress=false", *overrides]
+    asked += FOR_OTHER_MODELS.get(option, [])
     return train.run(compose(asked))
 
 
