@@ -44,6 +44,7 @@ class Node(Section):
 
 
 ADJUST_LR = ("original", "match_rms_adamw")  # as lrflow.optimizers has them, which takes torch to import
+NS_DTYPES = ("auto", "float32", "bfloat16")
 
 
 class Optimizer(Node):
@@ -73,6 +74,8 @@ class Optimizer(Node):
     """Of Muon: how the size of an update follows the shape of its matrix."""
     ns_steps: f.Count = 5
     """Of Muon: Newton-Schulz iterations."""
+    ns_dtype: Annotated[str, f.one_of(*NS_DTYPES)] = "auto"
+    """Of Muon: what they are computed in; auto: bfloat16 on a GPU, else float32."""
     routes: dict[f.Text, Optimizer] = Field(default_factory=dict)
     """Other optimizers by name, to which layer rules send parameters with `route`."""
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # steepest at 0, so that small singular values grow fastest; ends near 1, not at it
 ADJUST_LR = ("original", "match_rms_adamw")
+NS_DTYPES = ("auto", "float32", "bfloat16")
 
 
 class Muon(Optimizer):
@@ -22,8 +23,7 @@ class Muon(Optimizer):
 
     It is for hidden matrices; send embeddings, norms, biases and the output layer elsewhere (`route` in a layer rule).
     A convolution kernel is a matrix of [out, in * height * width]. Unlike `torch.optim.Muon` it takes those, and
-    orthogonalises all matrices of one shape in one batched call, in bfloat16 on a GPU and in float32 (float64 where
-    the weights are) on a CPU, which has no fast bfloat16.
+    orthogonalises all matrices of one shape in one batched call.
 
     Args:
         params: parameters with two or more dimensions, or groups of them.
@@ -36,6 +36,8 @@ class Muon(Optimizer):
             that LR and weight decay tuned for AdamW can be kept (Liu et al., 2025, arXiv 2502.16982).
         ns_steps: Newton-Schulz iterations.
         ns_coefficients: of x, x^3 and x^5 in each of them.
+        ns_dtype: what they are computed in: `bfloat16`, `float32` (or float64, where the weights are), or `auto`:
+            bfloat16 on a GPU, float32 elsewhere, since most CPUs have no fast bfloat16.
         eps: the norm by which a matrix is divided is at least this.
 
     Raises:
@@ -52,9 +54,13 @@ class Muon(Optimizer):
         adjust_lr_fn: str = "original",
         ns_steps: int = 5,
         ns_coefficients: Sequence[float] = QUINTIC,
+        ns_dtype: str = "auto",
         eps: float = 1e-7,
     ) -> None:
-        _check(lr, momentum, weight_decay, adjust_lr_fn, ns_steps, ns_coefficients)
+        _check(lr, momentum, weight_decay, ns_steps, ns_coefficients)
+        for name, value, known in (("adjust_lr_fn", adjust_lr_fn, ADJUST_LR), ("ns_dtype", ns_dtype, NS_DTYPES)):
+            if value not in known:
+                raise ValueError(f"{name} is one of {', '.join(known)}, and this is {value}")
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -63,6 +69,7 @@ class Muon(Optimizer):
             "adjust_lr_fn": adjust_lr_fn,
             "ns_steps": ns_steps,
             "ns_coefficients": tuple(ns_coefficients),
+            "ns_dtype": ns_dtype,
             "eps": eps,
         }
         super().__init__(params, defaults)
@@ -110,7 +117,10 @@ class Muon(Optimizer):
             matrices = torch.stack([updates[index].flatten(1) for index in indices])
             lr = group["lr"] * _scale(group["adjust_lr_fn"], *matrices.shape[1:])
             directions = orthogonalise(
-                matrices.to(_precision(matrices)), group["ns_steps"], group["ns_coefficients"], group["eps"]
+                matrices.to(_precision(group["ns_dtype"], matrices)),
+                group["ns_steps"],
+                group["ns_coefficients"],
+                group["eps"],
             )
             steps = directions.to(matrices.dtype).mul_(-lr)
             for index, step in zip(indices, steps.unbind(), strict=True):
@@ -158,16 +168,16 @@ def _scale(adjust_lr_fn: str, rows: int, columns: int) -> float:
     return 0.2 * math.sqrt(max(rows, columns))
 
 
-def _precision(matrices: Tensor) -> torch.dtype:
-    """What to orthogonalise in: half of float32 is enough, where it is fast."""
-    return torch.bfloat16 if matrices.is_cuda else torch.promote_types(matrices.dtype, torch.float32)
+def _precision(ns_dtype: str, matrices: Tensor) -> torch.dtype:
+    if ns_dtype == "bfloat16" or (ns_dtype == "auto" and matrices.is_cuda):
+        return torch.bfloat16
+    return torch.promote_types(matrices.dtype, torch.float32)
 
 
 def _check(
     lr: float | Tensor,
     momentum: float,
     weight_decay: float,
-    adjust_lr_fn: str,
     ns_steps: int,
     ns_coefficients: Sequence[float],
 ) -> None:
@@ -178,8 +188,6 @@ def _check(
             raise ValueError(f"{name} is at least 0, and this is {value}")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum is at least 0 and below 1, and this is {momentum}")
-    if adjust_lr_fn not in ADJUST_LR:
-        raise ValueError(f"adjust_lr_fn is one of {', '.join(ADJUST_LR)}, and this is {adjust_lr_fn}")
     if ns_steps < 1:
         raise ValueError(f"ns_steps is at least 1, and this is {ns_steps}")
     if len(ns_coefficients) != 3:

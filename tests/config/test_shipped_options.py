@@ -83,5 +83,5 @@ def test_the_schema_knows_the_kinds_of_parameters_that_rules_select() -> None:
     assert schema.SELECTS == SELECTS
 
 
-def test_the_schema_knows_the_scales_of_muon() -> None:
-    assert schema.ADJUST_LR == muon.ADJUST_LR
+def test_the_schema_knows_the_words_of_muon() -> None:
+    assert (schema.ADJUST_LR, schema.NS_DTYPES) == (muon.ADJUST_LR, muon.NS_DTYPES)

@@ -117,7 +117,7 @@ def test_it_moves_as_torchs_own_up_to_bfloat16() -> None:
 def test_the_defaults_are_torchs_but_for_lr_and_decay() -> None:
     weights = weights_of((4, 4))
     ours, theirs = Muon(weights).defaults, torch.optim.Muon(weights).defaults
-    assert set(ours) == set(theirs)
+    assert set(ours) == {*theirs, "ns_dtype"}
     same = {"momentum", "nesterov", "ns_coefficients", "ns_steps", "eps"}
     assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
 
@@ -165,6 +165,16 @@ def test_weights_keep_their_precision(dtype: torch.dtype) -> None:
     follow(Muon(weights), weights, steps=2)
     assert weights[0].dtype == dtype
     assert not torch.equal(before, weights[0])
+
+
+@pytest.mark.parametrize(("dtype", "weight"), [("bfloat16", torch.float32), ("float32", torch.float16)])
+def test_the_iterations_have_a_precision_of_their_own(dtype: str, weight: torch.dtype) -> None:
+    gradient = torch.randn(6, 4).to(weight)
+    parameter = nn.Parameter(torch.zeros(6, 4, dtype=weight))
+    parameter.grad = gradient
+    Muon([parameter], lr=1.0, momentum=0.0, nesterov=False, ns_dtype=dtype, adjust_lr_fn="original").step()
+    expected = orthogonalise(gradient.to(getattr(torch, dtype))).to(weight) * -math.sqrt(6 / 4)
+    assert torch.equal(parameter.detach(), expected)
 
 
 def test_a_tensor_lr_is_the_number_that_it_holds() -> None:
@@ -235,6 +245,7 @@ def test_the_closure_is_called_once_with_gradients() -> None:
         (torch.ones(2, 2), {"momentum": 1.0}, "momentum is at least 0 and below 1"),
         (torch.ones(2, 2), {"weight_decay": -0.1}, "weight_decay is at least 0"),
         (torch.ones(2, 2), {"adjust_lr_fn": "rms"}, "one of original, match_rms_adamw"),
+        (torch.ones(2, 2), {"ns_dtype": "half"}, "one of auto, float32, bfloat16"),
         (torch.ones(2, 2), {"ns_steps": 0}, "ns_steps is at least 1"),
         (torch.ones(2, 2), {"ns_coefficients": (1.0, 2.0)}, "three numbers"),
     ],
