@@ -49,8 +49,9 @@ def _check_rule(rule: Rule, key: str, horizon: Horizon | None) -> list[Problem]:
         return []
     try:
         first, last = start.steps(horizon), start.steps(horizon) + warmup.steps(horizon)
-    except ValueError:  # epochs of a length that is not known: told with the plan
-        return []
+    except ValueError as error:
+        hint = "say it in steps or as a share of the run, or say how many steps an epoch has"
+        return [Problem(f"{key}.unfreeze", str(error), rule.unfreeze, hint)]
     if first >= horizon.steps:
         message = f"is {first} steps, but the run has only {horizon.steps}"
         return [Problem(f"{key}.unfreeze", message, rule.unfreeze, _NEVER)]

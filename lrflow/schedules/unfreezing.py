@@ -10,7 +10,7 @@ import numpy as np
 from lrflow.errors import Problem
 from lrflow.schedules.curve import Curve
 from lrflow.schedules.durations import Duration, DurationLike
-from lrflow.schedules.fields import Fields, length, under
+from lrflow.schedules.fields import Fields, length
 from lrflow.schedules.horizons import Floats, Horizon, Phase
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Unfreezing(Curve):
             key: where the schedule stands in the config, `schedule` by default.
         """
         problems: list[Problem] = []
-        length(self.at, horizon, "at", problems)
-        length(self.warmup, horizon, "warmup", problems)
-        return self.schedule.check(horizon, key) + under(key or self.key, problems)
+        length(self.at, horizon, "", problems)
+        length(self.warmup, horizon, "", problems)
+        # It was made of a rule or of a rule maker, which no curve knows.
+        return self.schedule.check(horizon, key) + [replace(found, key="layers", value=...) for found in problems]

@@ -106,7 +106,8 @@ def test_arguments_that_cannot_be() -> None:
 
 def test_epochs_of_unknown_length_are_told() -> None:
     (problem,) = Unfreezing(LINEAR, "2 epochs").check(Horizon(100))
-    assert problem.key == "unfreezing.at"
+    assert problem.key == "layers"
+    assert problem.message.startswith("2 epochs cannot be counted in steps")
     assert Unfreezing(LINEAR, 40).check(Horizon(100)) == []
     with pytest.raises(ValueError, match="steps_per_epoch"):
         Unfreezing(LINEAR, "2 epochs")(0, Horizon(100))

@@ -1,0 +1,73 @@
+"""Rules that freeze what they cannot, for longer than the run is, or everything: told with the config, all at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from lrflow.config import compose
+from lrflow.errors import ConfigError
+
+REST = "{name: rest, match: '*'}"
+
+
+def told(*rules: str, more: tuple[str, ...] = ("trainer.max_epochs=6",)) -> dict[str, str]:
+    """The problems of these rules in a run of 6 epochs of 20 steps: key -> the whole text."""
+    try:
+        compose([f"layers.rules=[{', '.join(rules)}]", *more])
+    except ConfigError as error:
+        return {problem.key: str(problem) for problem in error.problems}
+    return {}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "{name: a, match: 'head.*', unfreeze: 5 epochs, unfreeze_warmup: 19}",
+        "{name: a, match: 'head.*', unfreeze: 119}",
+        "{name: a, match: 'head.*', unfreeze: 0, unfreeze_warmup: 5%}",
+        "{name: a, match: 'head.*', freeze: true, freeze_statistics: false}",
+    ],
+)
+def test_what_can_be(rule: str) -> None:
+    assert told(rule, REST) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "text"),
+    [
+        ("unfreeze: 6 epochs", "unfreeze", "is 120 steps, but the run has only 120\n    the group would never train"),
+        ("unfreeze: 100%", "unfreeze", "is 120 steps, but the run has only 120"),
+        ("unfreeze: 50%, unfreeze_warmup: 60", "unfreeze_warmup", "is over at step 120, but the run has only 120"),
+        ("unfreeze: 2, freeze: true", "unfreeze", "a frozen group does not train"),
+        ("unfreeze_warmup: 2", "unfreeze_warmup", "the group is never unfrozen"),
+        ("freeze_statistics: false", "freeze_statistics", "the group is not frozen"),
+        ("unfreeze: 2 epocs", "unfreeze", "not a duration"),
+        ("unfreze: 2 epochs", "unfreze", "unfreeze"),
+    ],
+)
+def test_what_cannot_be(settings: str, key: str, text: str) -> None:
+    found = told(f"{{name: a, match: 'head.*', {settings}}}", REST)
+    assert list(found) == [f"layers.rules[0].{key}"]
+    assert text in found[f"layers.rules[0].{key}"]
+
+
+def test_a_share_of_a_run_of_unknown_length() -> None:
+    more = ("data=custom", "data._target_=lrflow.data.Digits", "model.shape=[1, 8, 8]", "model.outputs=10")
+    more = (*more, "model.loss=cross_entropy")
+    rule = "{name: a, match: 'head.*', unfreeze: 100%}"
+    assert list(told(rule, REST, more=more)) == ["layers.rules[0].unfreeze"]
+    assert told(rule.replace("100%", "50%"), REST, more=more) == {}
+
+
+def test_epochs_of_unknown_length() -> None:
+    rule = "{name: a, match: 'head.*', unfreeze: 2 epochs}"
+    found = told(rule, REST, more=("task=plan", "horizon.steps=100"))
+    assert "say how many steps an epoch has" in found["layers.rules[0].unfreeze"]
+    assert told(rule, REST, more=("task=plan", "horizon.steps=100", "horizon.steps_per_epoch=10")) == {}
+
+
+def test_a_run_in_which_nothing_would_train_at_first() -> None:
+    late = "{name: a, match: 'head.*', unfreeze: 2}"
+    assert list(told(late, "{name: b, match: '*', unfreeze: 1}")) == ["layers.rules"]
+    assert list(told(late, "{name: b, match: '*', freeze: true}")) == ["layers.rules"]
+    assert told(late, "{name: b, match: '*', unfreeze: 0}") == {}
