@@ -102,9 +102,10 @@ class Stationarity(StepFeedback):
         self._parameters = list(parameters)
         self._fewest = self._min_samples or max(4, min(1000, horizon.steps_per_epoch or 1000))
         device = self._parameters[0].device
-        gathered, self._norms = self._norms, torch.zeros(self.interval(horizon), dtype=wide(device), device=device)
-        if len(gathered) >= len(self._norms):
-            raise ValueError("more steps were gathered than there are between two tests now")
+        gathered = self._norms
+        # Under a shorter interval than before, more may have been gathered than lies between two tests now.
+        size = max(self.interval(horizon), len(gathered) + 1)
+        self._norms = torch.zeros(size, dtype=wide(device), device=device)
         self._norms[: len(gathered)] = gathered
 
     def observe(self, lr: float) -> float | None:

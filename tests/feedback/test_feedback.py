@@ -1,0 +1,74 @@
+"""What all feedback has in common: bounds, when it looks, and that anybody can write one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lrflow.errors import ConfigError
+from lrflow.feedback import Greedy, Hypergradient, KLAdaptive, MetricFeedback, Plateau, Stationarity
+from lrflow.schedules import Horizon
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "feedback.md"
+
+
+@pytest.mark.parametrize("kind", [Greedy, Hypergradient, KLAdaptive, Plateau, Stationarity])
+def test_a_new_one_changes_nothing_and_its_state_is_plain(kind: Any, tmp_path: Path) -> None:
+    feedback = kind()
+    assert feedback.factor == 1.0
+    assert "\n" not in feedback.describe()
+    torch.save(feedback.state_dict(), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True).keys() == feedback.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"), [(None, 20), ("3 epochs", 60), ("0.5 epochs", 10), (7, 7), ("1%", 4), ("0.01%", 1)]
+)
+def test_how_often_it_looks(every: Any, steps: int) -> None:
+    assert KLAdaptive(every=every).interval(Horizon(400, 20)) == steps
+
+
+def test_epochs_of_unknown_length() -> None:
+    with pytest.raises(ConfigError, match="the length of an epoch is not known"):
+        KLAdaptive(every="2 epochs").interval(Horizon(400))
+    assert Hypergradient().interval(Horizon(400)) == 10
+    assert Stationarity().interval(Horizon(400)) == 100
+
+
+def test_the_factor_stays_in_its_bounds() -> None:
+    feedback = KLAdaptive(min_factor=0.5, max_factor=2.0)
+    for by, expected in ((3.0, 2.0), (0.1, 0.5), (1.5, 0.75)):
+        feedback.multiply(by)
+        assert feedback.factor == expected
+
+
+def test_bounds_out_of_range(wrong: Any) -> None:
+    assert wrong(KLAdaptive, min_factor=0.0, max_factor=0.9, every="-1") == {
+        "feedback.min_factor", "feedback.max_factor", "feedback.every",
+    }  # fmt: skip
+    assert wrong(KLAdaptive, min_factor=1.5) == {"feedback.min_factor"}
+
+
+def test_a_shorter_interval_than_what_was_gathered() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    first, second = Stationarity(every=50), Stationarity(every=10, keep=1.0)
+    first.watch([weight], Horizon(400))
+    for _ in range(30):
+        first.observe(0.1)
+    second.load_state_dict(first.state_dict())
+    second.watch([weight], Horizon(400))
+    second.observe(0.1)
+    assert second.state_dict()["count"] == 30
+
+
+def test_the_example_of_the_documentation(factors: Any) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    feedback = names["Halve"](limit=3.0)
+    assert isinstance(feedback, MetricFeedback)
+    assert factors(feedback, [4.0, 2.0, 5.0]) == [0.5, 0.5, 0.25]
