@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from lrflow.config.mup import check_mup
 from lrflow.config.routes import check_routes
 from lrflow.config.scaling import check_scaling
 from lrflow.config.schema import Data, Model, Optimizer, Rules, Schedule
+from lrflow.config.settings import RangeFind
 from lrflow.config.spelling import closest
 from lrflow.config.targets import CONTROLS, check_arguments, check_installed, check_name, locate
 from lrflow.errors import ConfigError, Problem
@@ -67,6 +69,8 @@ def check_curve(node: Mapping[str, Any], key: str) -> list[Problem]:
         found = locate(node["_target_"], f"{key}._target_")
     except ConfigError as error:
         return error.problems
+    if key.endswith(".shape") and inspect.isfunction(found):
+        return []  # of one's own, from the share of the phase that is over to the multiplier
     if isinstance(found, type) and issubclass(found, Shape if key.endswith(".shape") else Curve):
         return []
     kind = "a shape, such as lrflow.schedules.Cosine" if key.endswith(".shape") else "a schedule"
@@ -177,6 +181,11 @@ def check_uses(config: Config) -> list[Problem]:
         for key, value in (("horizon.steps", config.horizon.steps), ("against", config.against)):
             if value is not None:
                 problems.append(Problem(key, "only task=plan reads it", value, "add task=plan, or leave it out"))
+    if isinstance(config.find, RangeFind):
+        if config.find.low >= config.find.high:
+            problems.append(Problem("find.high", f"expected more than find.low, {config.find.low:g}", config.find.high))
+        if config.find.steps < FEWEST_STEPS:
+            problems.append(Problem("find.steps", f"expected at least {FEWEST_STEPS}", config.find.steps))
     if config.resume.horizon is not None and config.resume.source is None:
         message = "only a resumed run reads it"
         problems.append(Problem("resume.horizon", message, config.resume.horizon, "add resume=last or resume=PATH"))
@@ -210,7 +219,10 @@ LENGTH = (
 )
 """What the length of a run is made of, as beginnings of keys."""
 
-USES = ("task", "horizon", "against", "resume", "optimizer")
+FEWEST_STEPS = 40
+"""Of a range test: with fewer there is no curve to read."""
+
+USES = ("task", "horizon", "against", "resume", "optimizer", "find")
 """What `check_uses` looks at, as beginnings of keys."""
 
 

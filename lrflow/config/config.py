@@ -18,7 +18,7 @@ class Config(schema.Section):
 
     groups: ClassVar[tuple[str, ...]] = (
         "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger", "health",
-        "task",
+        "find", "task",
     )  # fmt: skip
 
     optimizer: schema.Optimizer
@@ -31,6 +31,7 @@ class Config(schema.Section):
     trainer: settings.Trainer
     logger: settings.Logger
     health: settings.Health
+    find: settings.Find = settings.RangeFind(kind="range", low=1e-6, high=10.0)
     task: settings.Task
 
     name: f.FolderName | None = None

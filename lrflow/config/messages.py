@@ -42,7 +42,7 @@ def problem_of(details: ErrorDetails, content: dict[str, Any]) -> Problem:
         case "missing":
             return _missing(key, content)
         case "union_tag_invalid":
-            return _no_such_task(value, str(context["expected_tags"]))
+            return _no_such_kind(details["loc"], value, str(context["expected_tags"]))
         case "model_type" | "model_attributes_type" | "dict_type":
             return Problem(key, "expected a mapping of keys to values", value)
         case "list_type":
@@ -79,7 +79,9 @@ def _missing(key: str, content: Mapping[str, Any]) -> Problem:
     return Problem(key, "is missing")
 
 
-def _no_such_task(value: Any, tags: str) -> Problem:
-    name = value.get("name") if isinstance(value, Mapping) else value
+def _no_such_kind(location: tuple[str | int, ...], value: Any, tags: str) -> Problem:
+    group = dotted(location)
+    word = "name" if group == "task" else "kind"
+    name = value.get(word) if isinstance(value, Mapping) else value
     known = [tag.strip("'<>") for tag in tags.split(", ")]
-    return Problem("task.name", "there is no such task", name, did_you_mean(str(name), known))
+    return Problem(f"{group}.{word}", f"there is no such {group}", name, did_you_mean(str(name), known))

@@ -130,6 +130,48 @@ class PlanTask(Section):
     name: Literal["plan"]
 
 
+class FindTask(Section):
+    """Find the LR."""
+
+    name: Literal["find"]
+
+
+class RangeFind(Section):
+    """Find the LR by a range test."""
+
+    kind: Literal["range"]
+    low: f.Positive
+    """Peak LR at the first step of a sweep."""
+    high: f.Positive
+    """Peak LR at its last step."""
+    steps: f.Count = 200
+    """Optimizer steps of a sweep."""
+    sweeps: f.Count = 5
+    """Each with a model and an order of the data of its own."""
+
+
+class StabilityFind(Section):
+    """Find the highest stable LR by the sharpness of the loss."""
+
+    kind: Literal["stability"]
+    batches: f.Count = 8
+    """Batches of training data on which the curvature is measured."""
+    gradients: f.Count = 20
+    """Batches that an optimizer which divides by statistics of its gradients sees first."""
+    products: f.Count = 20
+    """Hessian-vector products at most."""
+
+
+def _kind_of_find(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return f"<{kind}>"
+
+
+Find = Annotated[
+    Annotated[RangeFind, Tag("<range>")] | Annotated[StabilityFind, Tag("<stability>")], Discriminator(_kind_of_find)
+]
+
+
 class Evaluate(Section):
     """Evaluate a trained run."""
 
@@ -145,7 +187,10 @@ def _name_of_task(value: Any) -> str:
 
 
 Task = Annotated[
-    Annotated[Train, Tag("<train>")] | Annotated[PlanTask, Tag("<plan>")] | Annotated[Evaluate, Tag("<evaluate>")],
+    Annotated[Train, Tag("<train>")]
+    | Annotated[PlanTask, Tag("<plan>")]
+    | Annotated[FindTask, Tag("<find>")]
+    | Annotated[Evaluate, Tag("<evaluate>")],
     Discriminator(_name_of_task),
 ]
 

@@ -50,7 +50,8 @@ SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
     "health": (settings.Health,),
     "resume": (settings.Resume,),
     "horizon": (settings.HorizonOverride,),
-    "task": (settings.Train, settings.PlanTask, settings.Evaluate),
+    "find": (settings.RangeFind, settings.StabilityFind),
+    "task": (settings.Train, settings.PlanTask, settings.FindTask, settings.Evaluate),
 }
 
 

@@ -1,0 +1,81 @@
+"""A Lightning module's training loss as a pure function of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+
+class _TrainingStep(nn.Module):
+    """Calls the training step as a forward pass, which is what `functional_call` can call."""
+
+    def __init__(self, module: pl.LightningModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: Any, index: int) -> Tensor:
+        found: Any = self.module.training_step(batch, index)
+        loss: Tensor = found["loss"] if isinstance(found, Mapping) else found
+        return loss
+
+
+def module_loss(module: pl.LightningModule, batches: Sequence[Any]) -> Callable[[dict[str, Tensor]], Tensor]:
+    """The mean training loss of some batches at given parameters; call it within `as_a_function`.
+
+    Args:
+        module: its own parameters stay as they are.
+        batches: on the module's device; each counts the same.
+
+    Returns:
+        From parameters by their names in the module to a scalar.
+    """
+    step = _TrainingStep(module)
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        named = {f"module.{name}": tensor for name, tensor in parameters.items()}
+        losses = [functional_call(step, named, (batch, index)) for index, batch in enumerate(batches)]
+        return torch.stack(losses).mean()
+
+    return loss
+
+
+@contextmanager
+def as_a_function(module: pl.LightningModule) -> Iterator[None]:
+    """Let the training step be a function of its parameters: nothing is drawn, noted or logged.
+
+    Dropout is off, and batch norms use the statistics of the batch and keep none. Everything is put back.
+    """
+    modes = {one: one.training for one in module.modules()}
+    statistics = {one: one.track_running_stats for one in module.modules() if isinstance(one, _BatchNorm)}
+    kept = {one: (one.running_mean, one.running_var, one.num_batches_tracked) for one in statistics}
+    silent = {name: lambda *_, **__: None for name in ("log", "log_dict")}
+    before = {name: vars(module)[name] for name in silent if name in vars(module)}
+    module.train()
+    for one in module.modules():
+        if isinstance(one, _DropoutNd):
+            one.eval()
+        elif isinstance(one, _BatchNorm) and modes[one]:
+            one.track_running_stats = False
+            one.running_mean = one.running_var = one.num_batches_tracked = None
+        elif isinstance(one, _BatchNorm):
+            one.eval()  # a frozen one normalises by what it has
+    vars(module).update(silent)
+    try:
+        yield
+    finally:
+        for name in silent:
+            del vars(module)[name]
+        vars(module).update(before)
+        for norm, (mean, variance, count) in kept.items():
+            norm.track_running_stats = statistics[norm]
+            norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, variance, count
+        for one, mode in modes.items():
+            one.training = mode

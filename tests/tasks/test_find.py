@@ -1,0 +1,78 @@
+"""task=find through the real command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lrflow.config import compose
+from lrflow.errors import ConfigError
+from lrflow.tasks import find
+
+SMALL = ("task=find", "find.steps=120", "find.sweeps=2", "model=logistic", "data.batch_size=128")
+
+
+def folder(path: Path) -> Path:
+    (found,) = (path / "outputs").iterdir()
+    return found
+
+
+def test_a_range_test(lrflow: Callable, tmp_path: Path) -> None:
+    done = lrflow(*SMALL, "optimizer=sgd")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder(tmp_path) / "find.json").read_text())
+    assert found["interval"][0] <= found["lr"] <= found["interval"][1]
+    assert 0.02 < found["lr"] < 5  # softmax regression on digits at batch 128 takes 0.1 to 2
+    assert f"LR {found['lr']:.3g}" in done.stdout
+    rows = list(csv.reader((folder(tmp_path) / "find.csv").open()))
+    assert rows[0] == ["lr", "loss_0", "loss_1"]
+    assert len(rows) == 121
+    assert float(rows[1][1]) == pytest.approx(2.3, abs=0.5)
+    assert rows[60][1] != rows[60][2]
+    assert (folder(tmp_path) / "find.png").stat().st_size > 10_000
+    assert (folder(tmp_path) / "config.yaml").exists()
+
+
+def test_a_range_test_of_routed_groups_says_the_same_twice(lrflow: Callable, tmp_path: Path) -> None:
+    for output in ("one", "two"):
+        done = lrflow("task=find", "find.steps=40", "find.sweeps=1", "optimizer=muon", f"output={output}")
+        assert done.returncode == 0, done.stderr
+        assert "not confident: one sweep" in done.stdout
+    one, two = (next((tmp_path / output).iterdir()) / "find.csv" for output in ("one", "two"))
+    assert one.read_text() == two.read_text()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_stability_bound(lrflow: Callable, tmp_path: Path, optimizer: str) -> None:
+    done = lrflow("task=find", "find=stability", f"optimizer={optimizer}", "model=logistic")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder(tmp_path) / "find.json").read_text())
+    assert found["limit"] == pytest.approx(2.0 if optimizer == "sgd" else 38.0)
+    assert found["ceiling"] == pytest.approx(found["limit"] / found["top"])
+    assert f"stable up to {found['ceiling']:.3g}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("optimizer=lbfgs",), "searches for the length of each step itself"),
+        (("optimizer=prodigy",), "estimates the LR itself"),
+        (("find.low=1", "find.high=0.1"), "find.high"),
+        (("find.steps=3",), "at least 40"),
+        (("find.sweps=3",), "did you mean find.sweeps?"),
+        (("find=stability", "optimizer=lion"), "no stability bound is known"),
+        (("find.kind=rnage",), "did you mean range?"),
+    ],
+)
+def test_what_cannot_be_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        find.run(compose(["task=find", *arguments]))
+    assert not list(tmp_path.glob("outputs/*"))

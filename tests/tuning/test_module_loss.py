@@ -1,0 +1,55 @@
+"""A training step as a function: the same each time, and nothing left behind."""
+
+from __future__ import annotations
+
+import copy
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lrflow.tuning.module_loss import as_a_function, module_loss
+
+
+class Noisy(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+        self.frozen = nn.BatchNorm1d(2).eval()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        loss = nn.functional.cross_entropy(self.frozen(self.layers(batch[0])), batch[1])
+        self.log("train/mine", loss)
+        return {"loss": loss}
+
+
+def test_it_is_a_function_and_leaves_no_trace() -> None:
+    torch.manual_seed(0)
+    module = Noisy()
+    batches = [(torch.randn(16, 4), torch.randint(2, (16,))) for _ in range(2)]
+    before = copy.deepcopy(module.state_dict())
+    modes = [one.training for one in module.modules()]
+    random = torch.get_rng_state()
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    with as_a_function(module):
+        loss = module_loss(module, batches)
+        first, again = loss(parameters), loss(parameters)
+    assert torch.equal(first, again)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [one.training for one in module.modules()] == modes
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    assert "log" not in vars(module)
+
+
+def test_its_value_is_that_of_batch_statistics_without_dropout() -> None:
+    torch.manual_seed(0)
+    module = Noisy()
+    batch = (torch.randn(16, 4), torch.randint(2, (16,)))
+    linear, norm, _, last = module.layers
+    hidden = linear(batch[0])
+    hidden = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + norm.eps).sqrt() * norm.weight + norm.bias
+    output = last(hidden) / (1 + module.frozen.eps) ** 0.5  # its running mean is 0, its variance 1
+    expected = nn.functional.cross_entropy(output, batch[1])
+    with as_a_function(module):
+        found = module_loss(module, [batch])(dict(module.named_parameters()))
+    torch.testing.assert_close(found, expected)
