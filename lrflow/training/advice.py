@@ -33,11 +33,11 @@ def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., Optimizer]]
             advice.append(
                 f"{name} estimates the LR itself; {key}.lr is a multiplier on it and is 1 in its paper, found {lr:g}"
             )
-        if isinstance(factory, type) and issubclass(factory, Rprop):
-            first = plan.lr(0)[columns[0]]
+        first = float(plan.lr(0)[columns[0]])
+        if isinstance(factory, type) and issubclass(factory, Rprop) and (first != lr or _fall(plan, columns)):
             advice.append(
-                f"{name} adapts a step size of each weight by itself: it takes the LR of step 0, {first:.3g}, "
-                "for the first one, and the schedule does not act on it after that"
+                f"{name} adapts a step size of each weight by itself, from the LR of step 0, {first:.3g}, and the "
+                "schedule does not act on it after that: take schedule=constant"
             )
         if isinstance(factory, type) and has_modes(factory) and (fall := _fall(plan, columns)):
             advice.append(

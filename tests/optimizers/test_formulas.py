@@ -240,10 +240,11 @@ def test_a_tensor_lr_changes_nothing(option: str) -> None:
 
 
 def test_rprop_is_told_to_take_no_schedule() -> None:
-    plan = compile_plan(compose(["optimizer=rprop", "task=plan"]))
-    (advice,) = advise(plan, {None: torch.optim.Rprop})
-    assert "the schedule does not act on it" in advice
-    assert f"{plan.lr(0)[0]:.3g}" in advice
+    assert advise(compile_plan(compose(["optimizer=rprop", "task=plan"])), {None: torch.optim.Rprop}) == []
+    for schedule in ("cosine", "linear", "constant_with_warmup"):
+        plan = compile_plan(compose(["optimizer=rprop", "task=plan", f"schedule={schedule}"]))
+        (advice,) = advise(plan, {None: torch.optim.Rprop})
+        assert f"the LR of step 0, {plan.lr(0)[0]:.3g}, and the schedule does not act on it" in advice
 
 
 def test_a_step_that_counts_in_python_is_not_compiled() -> None:
