@@ -70,8 +70,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 file = tmp_path / named.group(1)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(block)
-            elif "LogDecay" in block:
-                (tmp_path / "shapes.py").write_text(block)
+            elif "LogDecay" in block or "def late" in block:
+                with (tmp_path / "shapes.py").open("a") as shapes:
+                    shapes.write(block)
     with (tmp_path / "my_pkg/__init__.py").open("a") as package:
         package.write((tmp_path / "shapes.py").read_text())
     monkeypatch.chdir(tmp_path)

@@ -23,6 +23,7 @@ from lrflow.schedules.decays import (
     Tanh,
 )
 from lrflow.schedules.durations import Duration, DurationLike
+from lrflow.schedules.function import Function
 from lrflow.schedules.horizons import Horizon, Phase
 from lrflow.schedules.pieces import Piece, Piecewise
 from lrflow.schedules.schedule import Schedule
@@ -41,6 +42,7 @@ __all__ = [
     "Duration",
     "DurationLike",
     "Exponential",
+    "Function",
     "Horizon",
     "InverseSqrt",
     "InverseTime",

@@ -11,6 +11,7 @@ from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules.curve import Curve
 from lrflow.schedules.durations import Duration
 from lrflow.schedules.fields import LATER
+from lrflow.schedules.function import Function, shape_of
 
 _PACKAGE = "lrflow.schedules"
 
@@ -19,6 +20,8 @@ def to_spec(part: Any) -> Any:
     """A schedule, shape or horizon as dicts, lists, strings and numbers, the way a config would say it."""
     if isinstance(part, Duration):
         return str(part)
+    if isinstance(part, Function):
+        return {name: to_spec(value) for name, value in part.spec().items()}
     if isinstance(part, tuple):
         return [to_spec(item) for item in part]
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
@@ -74,7 +77,9 @@ def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[P
         problems.append(Problem(key, "expected a mapping with a _target_", spec))
         return None
     try:
-        cls = resolve(spec["_target_"])
+        cls: Any = resolve(spec["_target_"])
+        if inspect.isfunction(cls):
+            cls = shape_of(cls)
         parameters = inspect.signature(cls).parameters
     except ConfigError as error:
         problems += [dataclasses.replace(p, key=f"{key}._target_") for p in error.problems]

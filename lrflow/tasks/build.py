@@ -124,11 +124,7 @@ def build_schedule(config: Config) -> Curve:
     Raises:
         ConfigError: it is no schedule.
     """
-    schedule = instantiate(config.schedule.node())
-    if not isinstance(schedule, Curve):
-        message = f"expected a schedule of lrflow.schedules, got {type(schedule).__name__}"
-        raise ConfigError([Problem("schedule._target_", message, config.schedule.target)])
-    return schedule
+    return Curve.from_spec(config.schedule.node(), "schedule", locate)
 
 
 def build_feedback(config: Config) -> Feedback | None:
