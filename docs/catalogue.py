@@ -1,7 +1,8 @@
 """Writes docs/catalogue.md, docs/parity.md and their pictures from conf/, the docstrings and docs/parity.yaml.
 
 python docs/catalogue.py            # write what is not current
-python docs/catalogue.py --check    # say what is not, and exit with 1 if anything is
+python docs/catalogue.py --redraw   # and every picture, as after a change of how they are drawn
+python docs/catalogue.py --check    # say what is not current, and exit with 1 if anything is
 """
 
 from __future__ import annotations
@@ -269,10 +270,11 @@ def main() -> int:
     """Writes, or checks."""
     parser = argparse.ArgumentParser(description="Makes the catalogue's pages and pictures.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if something is not current")
-    check = parser.parse_args().check
+    parser.add_argument("--redraw", action="store_true", help="draw every picture anew")
+    arguments = parser.parse_args()
     texts, pictures = build()
     old = stale(texts, pictures)
-    if check:
+    if arguments.check:
         for line in old:
             print(line)
         if old:
@@ -281,7 +283,7 @@ def main() -> int:
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
     for picture in pictures:
-        if not picture.is_current():
+        if arguments.redraw or not picture.is_current():
             picture.write()
             print(f"images/{picture.name}")
     for path in (IMAGES / "catalogue").glob("*"):

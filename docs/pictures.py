@@ -37,7 +37,7 @@ ONE_GROUP = (
     *RUN,
     "model=logistic",
     "layers=uniform",
-    "optimizer=sgd",
+    "optimizer=momentum",
     "optimizer.lr=1.0",
     "optimizer.weight_decay=0.0",
 )
@@ -110,15 +110,14 @@ def plan_of(*overrides: str) -> Plan:
 def small(plan: Plan) -> Figure:
     """What `task=plan` draws, at a third of its size and without words."""
     figure = draw(plan)
-    figure.set_size_inches(4.2, 2.1 * len(figure.axes))
+    figure.set_size_inches(4.2, 2.1 + 0.9 * len(plan.also))
     for axes in figure.axes:
         for child in [*axes.child_axes, *axes.texts, axes.get_legend()]:
             if child is not None:
                 child.remove()
         axes.set_title("", loc="left")
         axes.set_xlabel("")
-        if len(figure.axes) == 1:
-            axes.set_ylabel("")
+        axes.set_ylabel(axes.get_ylabel() if plan.also else "", fontsize=8)
         axes.tick_params(labelsize=8)
     _pad(figure)
     return figure
