@@ -73,7 +73,10 @@ def estimate_statistics(trainer: pl.Trainer, module: pl.LightningModule, batches
 
 
 def _batches(trainer: pl.Trainer, seed: int) -> Iterator[Any]:
-    """Training batches, from loaders beside those that the training goes through."""
+    """Training batches, from loaders beside those that the training goes through.
+
+    Of a loader that brings an order of its own, they are the first that it gives when it is asked anew.
+    """
     combined = trainer.fit_loop._combined_loader
     assert combined is not None
 

@@ -43,6 +43,7 @@ class EvaluationWeights(Callback):
         self._parameters: list[Tensor] = []
         self._estimated: tuple[int, list[Tensor]] | None = None  # BatchNorm statistics at x, and of which step
         self._restored: dict[str, Tensor] | None = None
+        self._replaced: list[Tensor] = []  # what a validation has put aside
         self._result: list[Tensor] = []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -81,13 +82,13 @@ class EvaluationWeights(Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the weights of evaluation."""
         if trainer.state.fn == "fit":
-            self._training = self._enter(trainer, pl_module)
+            self._replaced = self._enter(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Train on where training was."""
         if trainer.state.fn == "fit":
-            self._leave(pl_module, self._training)
-            del self._training
+            self._leave(pl_module, self._replaced)
+            self._replaced = []
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
