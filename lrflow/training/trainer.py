@@ -81,8 +81,8 @@ def _refused(given: Mapping[str, Any], message: str) -> Problem:
 def validate_every(trainer: pl.Trainer, every: Duration, horizon: Horizon) -> None:
     """Set how often a trainer validates.
 
-    Whole epochs and shares of one are counted in each epoch; steps, shares of the run and one and a half epochs over
-    all of it, where a step is `accumulate_grad_batches` batches.
+    Whole epochs and shares of one are counted in each epoch; steps, shares of the run and one and a half epochs in
+    optimizer steps over all of it.
     """
     if every.unit == "epochs" and every.value >= 1 and float(every.value).is_integer():
         trainer.check_val_every_n_epoch = int(every.value)
@@ -92,7 +92,23 @@ def validate_every(trainer: pl.Trainer, every: Duration, horizon: Horizon) -> No
         trainer.val_check_interval = float(every.value)
     else:
         trainer.check_val_every_n_epoch = None
-        trainer.val_check_interval = max(1, every.steps(horizon)) * trainer.accumulate_grad_batches
+        trainer.val_check_interval = 1  # every batch; which of them, is told by the steps
+        _validate_at_steps(trainer, max(1, every.steps(horizon)))
+
+
+def _validate_at_steps(trainer: pl.Trainer, every: int) -> None:
+    """Validate where a multiple of `every` optimizer steps is done.
+
+    Lightning counts batches (2.6.6), of which the last step of an epoch may have fewer than the others.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    by_batch = loop._should_check_val_fx
+
+    def at_steps(fetcher: Any) -> bool:
+        done = not loop._should_accumulate() and trainer.global_step % every == 0
+        return by_batch(fetcher) and (done or trainer.should_stop)
+
+    loop._should_check_val_fx = at_steps  # type: ignore[method-assign, assignment]
 
 
 def quieten_lightning() -> None:

@@ -28,6 +28,7 @@ ARRANGEMENTS: dict[str, dict[str, Any]] = {
     "accumulated": {"accumulate": 3, "save_every": "1 step"},
     "accumulated, validated within windows": {"accumulate": 3, "val_every": "0.5 epochs", "save_every": "2 steps"},
     "accumulated, validated every step": {"accumulate": 3, "val_every": "1 step", "save_every": "1 step"},
+    "accumulated, validated every other step": {"accumulate": 3, "val_every": "2 steps", "save_every": "1 step"},
     "cut by max_steps": {"max_epochs": -1, "max_steps": 18, "save_every": "5 steps"},
     "cut by max_steps, validated every 4": {
         "max_epochs": -1,

@@ -27,6 +27,10 @@ from lrflow.training.trainer import NoProfiler, build_trainer
         ("1%", {"max_epochs": 1}, [1, 2, 3, 4, 5, 6, 7]),
         ("1 epoch", {"accumulate": 3}, [3, 6, 9]),
         ("1 step", {"accumulate": 3, "drop_last": True}, [1, 2, 3, 4, 5, 6]),
+        ("1 step", {"accumulate": 3}, [1, 2, 3, 4, 5, 6, 7, 8, 9]),  # though every third step has a single batch
+        ("2 steps", {"accumulate": 3}, [2, 4, 6, 8]),
+        ("50%", {"accumulate": 3}, [5]),
+        ("1.5 epochs", {"accumulate": 3, "max_epochs": 4}, [5, 10]),
         ("1 epoch", {"max_epochs": -1, "max_steps": 10}, [7]),
         ("4 steps", {"max_epochs": -1, "max_steps": 10}, [4, 8]),
     ],
