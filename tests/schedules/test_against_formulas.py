@@ -11,7 +11,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lrflow.schedules import Constant, Cosine, Horizon, InverseSqrt, InverseTime, Polynomial, Rex, Schedule, Tanh
+from lrflow.schedules import (
+    Constant,
+    Cosine,
+    Horizon,
+    InverseSqrt,
+    InverseTime,
+    Polynomial,
+    Rex,
+    Schedule,
+    Tanh,
+    WarmRestarts,
+)
 
 STEPS = 1000
 RUN = Horizon(STEPS, 100)
@@ -33,6 +44,12 @@ def timm_cosine(step: int, k: float, low: float = 0.0) -> float:
 def timm_poly(step: int, power: float, k: float, low: float = 0.0) -> float:
     """The polynomial of timm, with k-decay: lr_min + (lr_max - lr_min) (1 - t^k / T^k)^power."""
     return low + (1 - low) * (1 - step**k / STEPS**k) ** power
+
+
+def timm_restarts(step: int, cycle: int, decay: float) -> float:
+    """The cosine of timm with cycles: lr_max * cycle_decay^i, 0.5 (1 + cos(pi t_curr / t_i))."""
+    i = step // cycle
+    return decay**i * 0.5 * (1 + math.cos(math.pi * (step - cycle * i) / cycle))
 
 
 def hyperbolic(step: int, lower: float, upper: float) -> float:
@@ -108,6 +125,7 @@ CASES: dict[str, tuple[Schedule, Formula]] = {
     "cosine, k-decay below 1, to a floor": (Schedule(Cosine(k=0.7), floor=0.1), lambda t: timm_cosine(t, 0.7, 0.1)),
     "polynomial, k-decay": (Schedule(Polynomial(0.5, k=2)), lambda t: timm_poly(t, 0.5, 2)),
     "polynomial, k-decay, to a floor": (Schedule(Polynomial(2, 1.5), floor=0.01), lambda t: timm_poly(t, 2, 1.5, 0.01)),
+    "warm restarts whose peaks decay": (Schedule(WarmRestarts(200, decay=0.7)), lambda t: timm_restarts(t, 200, 0.7)),
     "tanh of the paper": (Schedule(Tanh()), lambda t: hyperbolic(t, -6, 3)),
     "tanh of timm": (Schedule(Tanh(-7, 3)), lambda t: hyperbolic(t, -7, 3)),
     "tanh that starts late": (Schedule(Tanh(-1, 4)), lambda t: hyperbolic(t, -1, 4)),
