@@ -9,11 +9,13 @@ from lrflow.errors import Problem
 
 LINE_SEARCH = ("torch.optim.LBFGS",)
 SECOND_ORDER = ("pytorch_optimizer.AdaHessian", "pytorch_optimizer.SophiaH")
+UNSAVABLE = {"pytorch_optimizer.ScalableShampoo": "lrflow.optimizers.shampoo.Shampoo"}
+"""Classes that keep Python objects in their state, and the same with a state of plain data."""
 SCHEDULE_FREE = ("schedulefree.",)
 
 
 def check_combination(config: Config, processes: int | None = None) -> list[Problem]:
-    """Settings of the trainer that the optimizer does not work with.
+    """Settings of the trainer, and of the optimizer itself, that a run with it would not work with.
 
     Args:
         config: of the run.
@@ -26,6 +28,11 @@ def check_combination(config: Config, processes: int | None = None) -> list[Prob
         return [*_of_second_order(config), *_alone(config, processes, lost)]
     if config.optimizer.target.startswith(SCHEDULE_FREE):
         return list(_schedule_free(config))
+    if better := UNSAVABLE.get(config.optimizer.target):
+        message = "keeps Python objects in its state, so that none of its checkpoints could be loaded"
+        return [
+            Problem("optimizer._target_", message, config.optimizer.target, f"{better} is the same, saved as tensors")
+        ]
     return []
 
 

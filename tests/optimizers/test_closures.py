@@ -124,6 +124,12 @@ def test_what_does_not_work_together_is_told_before_the_run(option: str) -> None
         assert words in str(problem)
 
 
+def test_a_class_whose_checkpoints_cannot_be_loaded_is_refused() -> None:
+    asked = ["optimizer=shampoo", "optimizer._target_=pytorch_optimizer.ScalableShampoo"]
+    with pytest.raises(ConfigError, match="lrflow.optimizers.shampoo.Shampoo is the same"):
+        compose(asked)
+
+
 def test_on_all_devices_of_a_machine_it_is_told_once_they_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose(["optimizer=lbfgs", "trainer.devices=auto"])
     monkeypatch.setattr(pl.Trainer, "world_size", 2)
