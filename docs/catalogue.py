@@ -136,7 +136,8 @@ def _around(options: Iterable[Page]) -> Iterator[str]:
     """What every schedule has around its shape."""
     yield "### Around every shape\n"
     yield "![the curves of warmups and cooldowns, and floors](images/parts.png)\n"
-    yield "As in `schedule=constant`; where an option has another default, its entry says so.\n"
+    yield "As in `schedule=constant`; where an option has another default, its entry says so. `schedule.also` moves"
+    yield "other settings of the optimizer, as momentum: [more](schedules.md#other-settings-that-move).\n"
     yield from _keys(page for page in options if page.option.name == "constant")
 
 
