@@ -20,6 +20,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from pytorch_lightning.tuner import Tuner
+from pytorch_lightning.tuner.lr_finder import _LRFinder
 from torch import nn
 from torch.optim import SGD, Muon, Optimizer
 from torch.optim.lr_scheduler import (
@@ -42,6 +43,7 @@ from lrflow.optimizers import build_optimizer
 from lrflow.optimizers.muon import orthogonalise
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.schedules import Continued, Cosine, Cyclical, Horizon, Linear, OneCycle, Schedule, Shape, WarmRestarts
+from lrflow.tuning.rules import steepest
 
 # torch warns of schedulers inside schedulers, and of optimizers stepped without gradients.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -311,6 +313,18 @@ def test_groups_keep_their_ratio_when_the_lr_is_looked_for(tmp_path: Path) -> No
         assert head.lr == pytest.approx(10 * body.lr)
 
 
+def test_the_steepest_fall_is_steepest_on_the_axis_that_is_swept() -> None:
+    rates = np.geomspace(1e-6, 10.0, 200)
+    losses = 2.3 / (1 + np.exp(4 * (np.log10(rates) + 2)))  # steepest at 0.01, in decades
+    theirs = _LRFinder("exponential", 1e-6, 10.0, 200)
+    theirs.results = {"lr": rates.tolist(), "loss": losses.tolist()}
+    suggestion = theirs.suggestion()
+    assert suggestion is not None
+    assert suggestion < 0.005  # lightning#21141: the slope by the LR itself, which favours small ones
+
+    assert steepest(rates, losses) == pytest.approx(0.01, rel=0.1)
+
+
 def test_an_lr_that_was_found_is_not_lost_at_the_next_step() -> None:
     theirs = optimizer(1.0)
     scheduler = LambdaLR(theirs, lambda step: 1.0)
@@ -376,6 +390,12 @@ ELSEWHERE = {
     "a plateau takes a worse negative metric for a better one":
         "feedback/test_plateau.py::test_what_torch_gets_wrong_a_worse_negative_metric_is_no_improvement",
     "GreedyLR never leaves its lower bound": "feedback/test_greedy.py::test_bounds_are_kept_and_left_again",
+    "a range test smooths its losses so that they lag": "tuning/test_rules.py::test_smoothing_does_not_lag",
+    "a range test suggests an LR without its uncertainty": "tuning/test_rules.py::test_doubts",
+    "ASGD keeps an average that nothing reads":
+        "optimizers/test_formulas.py::test_its_weights_are_those_of_sgd_at_any_lr_and_its_average_is_theirs",
+    "Shampoo's checkpoints hold Python objects":
+        "optimizers/test_formulas.py::test_its_state_is_plain_and_goes_on_exactly",
 }  # fmt: skip
 """The trap, and the test that lies with the code."""
 
