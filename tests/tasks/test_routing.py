@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from lrflow.config import compose
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.optimizers import Muon, Routed
 from lrflow.tasks import build, plan, train
+from lrflow.training import Supervised
 
 SHORT = ["optimizer=muon", "model.widths=[16,16]", "trainer=cpu", "trainer.max_steps=12", "trainer.progress=false"]
 SHORT += ["data.batch_size=128", "trainer.checkpoint.every=4 steps", "trainer.checkpoint.keep=null", "task.test=false"]
@@ -89,6 +91,47 @@ def test_each_parameter_is_with_its_optimizer() -> None:
     assert (hidden["lr"], hidden["ns_steps"], hidden["members"]) == (0.05, 5, ["hidden"])
     assert {parameter.ndim for parameter in hidden["params"]} == {4}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(module.parameters()))
+
+
+class GPT(nn.Module):
+    """An embedding, one block of matrices and a norm, and an output layer that may be tied to the embedding."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, 4)
+        self.block = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
+        self.proj = nn.Linear(4, 7, bias=False)
+        if tied:
+            self.proj.weight = self.embed.weight
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        x = self.embed(words)
+        return self.proj(x + self.block(x))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_gpt_has_the_rates_of_the_record(tied: bool) -> None:
+    config = compose(["optimizer=nanogpt", *(["layers.head=null"] if tied else [])])
+    torch.manual_seed(0)
+    model = GPT(tied)
+    groups = build.build_groups(config, Supervised(model, "cross_entropy"))
+    rates = {group.name: (group.route, pytest.approx(group.lr), group.weight_decay) for group in groups}
+    assert rates.pop("head", None) == (None if tied else (None, 0.004, 0.001))
+    assert rates == {
+        "hidden": ("muon", 0.025, 0.05),
+        "embedding": (None, 0.7, 0.001),
+        "vectors": (None, 0.015, 0.001),
+    }
+    optimizer = build.make_optimizer(config, groups, torch.device("cpu"))
+    words = torch.arange(7)
+    losses = []
+    for _ in range(30):
+        loss = nn.functional.cross_entropy(model(words), words.roll(1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.1 * losses[0]
 
 
 def test_without_routes_it_is_the_optimizer_itself() -> None:
