@@ -28,7 +28,7 @@ import torch
 from rich.console import Console
 
 from lrflow.config import compose
-from lrflow.errors import LrflowError
+from lrflow.health import DivergedError
 from lrflow.tasks import train
 
 METHODS = {
@@ -83,7 +83,7 @@ def run(options: Sequence[str], folder: Path) -> Path | None:
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             return Path(train.run(config)["folder"])
-        except LrflowError:
+        except DivergedError:
             return None
 
 
@@ -131,9 +131,14 @@ def draw(path: Path) -> None:
     from matplotlib.figure import Figure
 
     cases = {
-        "constant 0.1, plateau": ["schedule=constant", "feedback=plateau", "optimizer.lr=0.1"],
-        "constant 0.01, hypergradient": ["schedule=constant", "feedback=hypergradient", "optimizer.lr=0.01"],
-        "cosine 0.01, greedy": ["schedule=cosine", "feedback=greedy", "optimizer.lr=0.01"],
+        "constant 0.3, plateau, patience 0": [
+            "schedule=constant",
+            "feedback=plateau",
+            "feedback.patience=0",
+            "optimizer.lr=0.3",
+        ],
+        "constant 0.03, hypergradient": ["schedule=constant", "feedback=hypergradient", "optimizer.lr=0.03"],
+        "cosine 0.03, greedy": ["schedule=cosine", "feedback=greedy", "optimizer.lr=0.03"],
     }
     figure = Figure(figsize=(9.6, 2.9), layout="constrained", facecolor="white")
     panels = figure.subplots(1, len(cases))
@@ -151,6 +156,7 @@ def draw(path: Path) -> None:
                 rates = [float(row[column]) for row in rows]
                 axes.plot(steps, rates, style, color=colour, linewidth=1.6, label=label)
             axes.set_yscale("log")
+            axes.set_ylim(1e-3, 1.0)
             axes.set_title(title, fontsize=9.5, color="#222222", loc="left")
             axes.set_xlabel("optimizer step", fontsize=9, color="#222222")
             axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
