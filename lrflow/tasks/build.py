@@ -142,10 +142,20 @@ def build_feedback(config: Config) -> Feedback | None:
     return feedback
 
 
-def make_optimizer(config: Config, groups: Sequence[Group], device: torch.device) -> torch.optim.Optimizer:
-    """The optimizer of the groups, for a device; where rules route groups to others, all of them as one."""
+def make_optimizer(
+    config: Config, groups: Sequence[Group], device: torch.device, compiled: bool | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of the groups, for a device; where rules route groups to others, all of them as one.
+
+    Args:
+        config: of the run.
+        groups: what it trains.
+        device: where they are.
+        compiled: its update is to be compiled; None: as the trainer says.
+    """
     declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
-    tensor_lr = config.trainer.compile and all(compiles(locate(optimizer.target)) for optimizer in declared.values())
+    compiled = config.trainer.compile if compiled is None else compiled
+    tensor_lr = compiled and all(compiles(locate(optimizer.target)) for optimizer in declared.values())
     optimizers: dict[str | None, torch.optim.Optimizer] = {}
     for route in dict.fromkeys(members[0].route for members in merge(groups)):
         node = declared[route].node()

@@ -121,10 +121,11 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     trainer.callbacks += _freezing(config, module, plan, groups, resumed)  # type: ignore[attr-defined]
     trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, console)  # type: ignore[attr-defined]
     validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
-    make = partial(build.make_optimizer, config, groups)
+    compiled = config.trainer.compile and not plan.moved
+    make = partial(build.make_optimizer, config, groups, compiled=compiled)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
     held = config.optimizer.node() | dict.fromkeys(resumed.moved if resumed else ())
-    supply_optimizer(module, plan, make, held, config.trainer.compile, routes)
+    supply_optimizer(module, plan, make, held, compiled, routes)
     assert isinstance(config.task, Train)
     facts = {"feedback": acting.history} if acting else {}
     with _failure_recorded(folder, facts):
