@@ -144,9 +144,6 @@ def draw(ends: Ends, medians: Medians, arguments: argparse.Namespace) -> None:
     panels[0].set_ylabel("training loss at the end")
     panels[0].set_ylim(top=3)
     panels[1].legend(title="width", frameon=False)
-    figure.suptitle(
-        f"{arguments.data}, {arguments.optimizer}, {arguments.steps} steps, {arguments.seeds} seeds", size=9
-    )
     figure.savefig(arguments.output.with_suffix(".png"), dpi=130)
 
 
