@@ -12,6 +12,7 @@ SECOND_ORDER = ("pytorch_optimizer.AdaHessian", "pytorch_optimizer.SophiaH")
 UNSAVABLE = {"pytorch_optimizer.ScalableShampoo": "lrflow.optimizers.shampoo.Shampoo"}
 """Classes that keep Python objects in their state, and the same with a state of plain data."""
 SCHEDULE_FREE = ("schedulefree.",)
+OF_MATRICES = ("lrflow.optimizers.Muon", "torch.optim.Muon")
 
 
 def check_combination(config: Config, processes: int | None = None) -> list[Problem]:
@@ -21,19 +22,22 @@ def check_combination(config: Config, processes: int | None = None) -> list[Prob
         config: of the run.
         processes: how many train together; None: as many as the config tells.
     """
-    if config.optimizer.target in LINE_SEARCH:
-        return [*_with_line_search(config), *_alone(config, processes, "each would take another step length")]
-    if config.optimizer.target in SECOND_ORDER:
-        lost = "gradients that were averaged over devices have lost the graph that the Hessian is taken from"
-        return [*_of_second_order(config), *_alone(config, processes, lost)]
-    if config.optimizer.target.startswith(SCHEDULE_FREE):
-        return list(_schedule_free(config))
-    if better := UNSAVABLE.get(config.optimizer.target):
-        message = "keeps Python objects in its state, so that none of its checkpoints could be loaded"
-        return [
-            Problem("optimizer._target_", message, config.optimizer.target, f"{better} is the same, saved as tensors")
-        ]
-    return []
+    problems: list[Problem] = []
+    routes = {f"optimizer.routes.{name}": route.target for name, route in config.optimizer.routes.items()}
+    for key, target in {"optimizer": config.optimizer.target, **routes}.items():
+        if target in LINE_SEARCH:
+            problems += [*_with_line_search(config), *_alone(config, processes, "each would take another step length")]
+        elif target in SECOND_ORDER:
+            lost = "gradients that were averaged over devices have lost the graph that the Hessian is taken from"
+            problems += [*_of_second_order(config), *_alone(config, processes, lost)]
+        elif target.startswith(SCHEDULE_FREE):
+            problems += _schedule_free(config)
+        elif target in OF_MATRICES:
+            problems += _unsharded(config, "orthogonalises whole matrices")
+        elif better := UNSAVABLE.get(target):
+            message = "keeps Python objects in its state, so that none of its checkpoints could be loaded"
+            problems.append(Problem(f"{key}._target_", message, target, f"{better} is the same, saved as tensors"))
+    return problems
 
 
 def _with_line_search(config: Config) -> Iterator[Problem]:
@@ -66,8 +70,12 @@ def _schedule_free(config: Config) -> Iterator[Problem]:
     if steps := config.optimizer.node().get("warmup_steps"):
         hint = f"schedule.warmup={steps} is the same, and the plan shows it"
         yield Problem("optimizer.warmup_steps", "a second warmup, on top of the schedule's", steps, hint)
+    yield from _unsharded(config, "needs whole ones to change between training and evaluation")
+
+
+def _unsharded(config: Config, why: str) -> Iterator[Problem]:
     if str(config.trainer.strategy).startswith(("fsdp", "deepspeed")):
-        message = "shards the weights, and the optimizer needs whole ones to change between training and evaluation"
+        message = f"shards the weights, and the optimizer {why}"
         yield Problem("trainer.strategy", message, config.trainer.strategy, "trainer.strategy=ddp")
 
 

@@ -110,3 +110,11 @@ def test_routes_are_told_without_torch() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "optimizer.routes.muon: no rule" in found.stdout
+
+
+def test_what_an_optimizer_cannot_be_combined_with_holds_on_a_route() -> None:
+    route = "optimizer.routes.muon={_target_: pytorch_optimizer.AdaHessian, lr: 0.1}"
+    assert "trainer.compile" in problems_of("layers=uniform", ONE, route, "trainer.compile=true")
+    route = route.replace("AdaHessian", "ScalableShampoo")
+    assert "optimizer.routes.muon._target_" in problems_of("layers=uniform", ONE, route)
+    assert "whole matrices" in problems_of("optimizer=muon", "trainer.strategy=fsdp")["trainer.strategy"]
