@@ -25,6 +25,7 @@ TOPICS = {
     "trainer": "on which devices, how long, how exactly",
     "logger": "where metrics go",
     "health": "what is watched",
+    "find": "how task=find finds a learning rate",
     "recipe": "whole jobs, options and values together",
 }
 

@@ -30,8 +30,8 @@ def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None])
     for group in GROUPS:
         extra, ignore = PASSED.get(group, ((), ()))
         for key, node in _nodes(content.get(group), group):
-            option = choices.get(group) if node["_target_"] in shipped_keys(group) else None
-            if problem := check_installed(node["_target_"], key, option):
+            ours = isinstance(node["_target_"], str) and node["_target_"] in shipped_keys(group)
+            if problem := check_installed(node["_target_"], key, choices.get(group) if ours else None):
                 problems.append(problem)
             elif group == "schedule" or ".schedule" in key:
                 problems += check_curve(node, key)

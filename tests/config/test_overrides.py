@@ -77,7 +77,8 @@ def test_the_same_twice_is_no_contradiction() -> None:
 
 
 def test_a_glob_stands_for_the_options_that_it_matches() -> None:
-    assert read(["optimizer=glob(ada*)"], CATALOGUE, sweep=True).texts == ["optimizer=adam,adamw"]
+    assert read(["optimizer=glob(adam*w)"], CATALOGUE, sweep=True).texts == ["optimizer=adamw"]
+    assert read(["schedule=glob(*step)"], CATALOGUE, sweep=True).texts == ["schedule=multistep,step"]
     (problem,) = read(["optimizer=glob(zzz*)"], CATALOGUE, sweep=True).problems
     assert (problem.key, problem.value) == ("optimizer", "glob(zzz*)")
     (problem,) = read(["optimizer=glob(*)"], CATALOGUE).problems
