@@ -175,7 +175,7 @@ def _entry(page: Page, layers: dict[str, Picture]) -> Iterator[str]:
         yield f"Multiplier: {_multiplier(page)}\n"
     for cls in page.classes(SCHEDULE):
         yield f"[`{cls.__name__}`]({_module(cls)}): {_prose(about(cls))}\n"
-    yield f"    python -m lrflow {shlex.join(picture.command if picture else _command(page))}\n"
+    yield f"```sh\npython -m lrflow {shlex.join(picture.command if picture else _command(page))}\n```\n"
     if picture:
         yield f"```text\n{groups_table(picture.plans[0])}\n```\n"
         if picture.lines > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from lrflow.config import compose
 from lrflow.config.catalogue import Catalogue, Option
 from lrflow.schedules import Cosine
 
@@ -68,9 +70,18 @@ def test_pages_and_pictures_are_current(docs: dict[str, Any], built: Any) -> Non
 def test_every_option_has_an_entry(option: Option) -> None:
     entries = re.split(r"^### ", (DOCS / "catalogue.md").read_text(), flags=re.MULTILINE)
     (entry,) = [entry for entry in entries if entry.startswith(f"{named(option)}\n")]
-    assert f"    python -m lrflow {TASKS.get(option.group, '')}{named(option)}" in entry
+    assert f"\npython -m lrflow {TASKS.get(option.group, '')}{named(option)}" in entry
     if re.search(r"\b(19|20)\d\d\b", option.summary):  # it cites a work
         assert "](http" in entry
+
+
+def test_commands_that_say_more_than_their_option_can_be_run() -> None:
+    """Those that only choose it are test_shipped_options'; those of layers were run for their pictures."""
+    commands = re.findall(r"^python -m lrflow (.+)$", (DOCS / "catalogue.md").read_text(), re.MULTILINE)
+    more = [words for words in map(shlex.split, commands) if len(words) > 1 and words[0] != "task=plan"]
+    assert more
+    for words in more:
+        compose(words)
 
 
 def test_an_option_more_is_noticed(docs: dict[str, Any], text_of: Callable[..., str], tmp_path: Path) -> None:
