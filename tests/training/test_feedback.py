@@ -293,8 +293,15 @@ class TestInterruptedEqualsUninterrupted:
         """The uninterrupted runs."""
         return {}
 
-    @pytest.mark.parametrize("cut", [8, 13])
-    @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+    @pytest.mark.parametrize(
+        ("arrangement", "cut"),
+        [
+            ("plain", 8),
+            ("plain", 13),
+            ("accumulated, validated within windows", 8),  # within a window
+            ("momentum, tensor LR", 13),
+        ],
+    )
     @pytest.mark.parametrize("kind", KINDS)
     def test_whatever_acts_and_wherever_it_is_cut_off(
         self, kind: str, arrangement: str, cut: int, train: Any, loop: Any, whole: Any, tmp_path: Path
