@@ -55,6 +55,11 @@ if __name__ == "__main__":
         sys.exit(error.exit_code)
 """
 
+UNFREEZING = (
+    "layers.rules=[{name: head, match: 'head.*'}, {name: upper, match: 'stage2.*', unfreeze: 1 epoch, "
+    "unfreeze_warmup: 3}, {name: lower, match: '*', unfreeze: 13, lr: 0.5x}]"
+)
+
 OPTIONS = [
     "trainer=ddp",
     "trainer.accelerator=cpu",
@@ -64,7 +69,7 @@ OPTIONS = [
     "trainer.checkpoint.every=3 steps",
     "trainer.log_every=2",
     "data.batch_size=32",
-    "layers=backbone_head",
+    UNFREEZING,
 ]
 
 
@@ -166,17 +171,11 @@ def test_stopped_and_then_killed_it_goes_on_exactly(whole: Path, tmp_path: Path)
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-UNFREEZING = (
-    "layers.rules=[{name: head, match: 'head.*'}, {name: upper, match: 'stage2.*', unfreeze: 1 epoch, "
-    "unfreeze_warmup: 3}, {name: lower, match: '*', unfreeze: 13, lr: 0.5x}]"
-)
-
-
 def test_groups_are_unfrozen_on_all_devices_at_once(tmp_path: Path) -> None:
     """DDP reduces what asked for a gradient when it was made; the reference is one process with twice the batch."""
     for name, options in {"two": ["data.batch_size=32"], "one": ["data.batch_size=64", "trainer.devices=1"]}.items():
         (tmp_path / name).mkdir()
-        shortened = ["trainer.max_epochs=2", "data.drop_last=true", "optimizer=sgd", "model.dropout=0", UNFREEZING]
+        shortened = ["trainer.max_epochs=2", "data.drop_last=true", "optimizer=sgd", "model.dropout=0"]
         code, told = Jobs(tmp_path / name).run(*shortened, *options)
         assert code == 0, told
     first, second = (torch.load(tmp_path / f"two/rank{rank}.pt", weights_only=True) for rank in (0, 1))
