@@ -9,10 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Two OpenMP threads on a busy machine of two cores can be many times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "offline"
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("lrflow", deadline=None)
+settings.load_profile("lrflow")
 
 
 @pytest.fixture
