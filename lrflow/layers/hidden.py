@@ -92,12 +92,10 @@ class HiddenMatrices:
         names = [place.name for entry in entries for place in entry.places]
         for text in as_tuple(self.head):
             if not any(_matches(text, entry) for entry in entries):
-                matrices = [entry.name for entry in entries if _is_matrix(entry)]
-                close = nearest(text, names, count=1) or matrices[-1:]
-                hint = (
-                    f"the output layer may be {close[0]}: layers.head='{close[0].rpartition('.')[0]}.*'; "
-                    if close
-                    else ""
+                matrices = [place.name for entry in entries if _is_matrix(entry) for place in entry.places]
+                hint = "".join(
+                    f"the output layer may be {name}: layers.head='{name.removesuffix('weight')}*'; "
+                    for name in nearest(text, matrices, count=1) or matrices[-1:]
                 )
                 hint += "layers.head=null where it is tied to an embedding"
                 problems.append(Problem("layers.head", f"matches none of the {len(names)} parameter names", text, hint))
