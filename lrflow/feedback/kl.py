@@ -11,9 +11,9 @@ from lrflow.schedules.durations import DurationLike
 class KLAdaptive(MetricFeedback):
     """Divides the LR by `factor` where the KL is more than `band` times its target, multiplies it below a `band`-th.
 
-    The LR in the place of PPO's KL penalty (Schulman et al., 2017, arXiv 1707.06347, section 4, there with a band of 1.5
-    and a factor of 2), with the numbers of RSL-RL and rl_games. A KL of exactly 0 says that nothing was compared yet and
-    moves nothing, as in RSL-RL; nor does one that is not a number, while an infinite one lowers.
+    The LR in the place of PPO's KL penalty (Schulman et al., 2017, arXiv 1707.06347, section 4, there with a band of
+    1.5 and a factor of 2), with the numbers of RSL-RL and rl_games. A KL of exactly 0 says that nothing was compared
+    yet and moves nothing, as in RSL-RL; nor does one that is not a number, while an infinite one lowers.
 
     Args:
         monitor: the metric that the module logs.
