@@ -59,9 +59,7 @@ class Job:
     options: Sequence[str]
 
 
-DIGITS = Job(
-    "digits, MLP, SGD with momentum, 20 epochs of 20 steps", 0.3, 3, ["optimizer=sgd", "trainer.max_epochs=20"]
-)
+DIGITS = Job("digits, MLP, SGD, 20 epochs of 20 steps", 0.3, 3, ["optimizer=sgd", "trainer.max_epochs=20"])
 FASHION = Job(
     "FashionMNIST, MLP, AdamW, 10 epochs of 40 batches of 128",
     1e-2,
