@@ -11,6 +11,7 @@ from lrflow.config.also import check_also
 from lrflow.config.catalogue import shipped_keys
 from lrflow.config.combinations import check_combination
 from lrflow.config.config import Config
+from lrflow.config.extras import check_installed
 from lrflow.config.feedback import check_feedback
 from lrflow.config.freezing import check_freezing
 from lrflow.config.mup import check_mup
@@ -19,7 +20,7 @@ from lrflow.config.scaling import check_scaling
 from lrflow.config.schema import Data, Model, Optimizer, Rules, Schedule
 from lrflow.config.settings import RangeFind
 from lrflow.config.spelling import closest
-from lrflow.config.targets import CONTROLS, check_arguments, check_installed, check_name, locate
+from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
 from lrflow.errors import ConfigError, Problem
 from lrflow.schedules import Curve, Duration, Horizon, Shape
 

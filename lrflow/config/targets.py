@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import re
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from lrflow.config.extras import check_installed
 from lrflow.config.files import shown
 from lrflow.config.trust import trusted
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
@@ -40,16 +40,6 @@ ROOMS = (
 
 TREES = ("torch.nn", "torch.optim", "schedulefree", "prodigyopt", "pytorch_optimizer", "lrflow.recipes")
 """Packages of which a config may name every public class and function, at any depth."""
-
-EXTRAS = {
-    "schedulefree": ("schedulefree", "optimizers"),
-    "prodigyopt": ("prodigyopt", "optimizers"),
-    "pytorch_optimizer": ("pytorch-optimizer", "optimizers"),
-}
-"""Packages that only an extra of lrflow's installs: what each is called in the index, and the extra."""
-
-NEEDS = {**{package: package for package in EXTRAS}, "lrflow.optimizers.shampoo": "pytorch_optimizer"}
-"""Which of these packages the targets below a module need."""
 
 SCHEDULERS = {
     "ConstantLR": "constant",
@@ -105,23 +95,6 @@ def check_name(target: Any, key: str = "_target_") -> Problem | None:
         f'or [tool.lrflow] trust = ["{package}"] in ./pyproject.toml'
     )
     return Problem(key, message, target, hint)
-
-
-def check_installed(target: str, key: str, option: str | None = None) -> Problem | None:
-    """What is missing to build a target, where that is a package of one of lrflow's extras; nothing is imported.
-
-    Args:
-        target: the dotted name.
-        key: of the node that names it, `optimizer`.
-        option: what was chosen there, `lion`; None: the target was given by itself.
-    """
-    package = next((package for place, package in NEEDS.items() if _below(str(target), place)), None)
-    if package is None or importlib.util.find_spec(package) is not None:
-        return None
-    distribution, extra = EXTRAS[package]
-    where, value = (key, option) if option else (f"{key}._target_", target)
-    message = f"needs the package {distribution}, which is not installed"
-    return Problem(where, message, value, f"pip install 'lrflow[{extra}]'")
 
 
 def locate(target: str, key: str = "_target_") -> Any:

@@ -11,8 +11,9 @@ import torch
 from lrflow.cli.command import main
 from lrflow.config import instantiate, locate
 from lrflow.config.catalogue import Catalogue
+from lrflow.config.extras import EXTRAS, NEEDS
 from lrflow.config.schema import Data
-from lrflow.config.targets import EXTRAS, NEEDS, check_arguments, check_name
+from lrflow.config.targets import check_arguments, check_name
 from lrflow.config.trust import extend, read_names, trusted
 from lrflow.errors import ConfigError
 from lrflow.schedules import Cosine, Schedule
@@ -268,3 +269,11 @@ class Child(Digits):
             ("data.batch_sise", "did you mean data.batch_size?")
         ]
         assert check_arguments("theirs.Anything", {"batch_sise": 4}, "data") == []
+
+
+def test_what_is_of_second_order_is_so_for_the_checks_and_for_the_step() -> None:
+    """The checks know it by name, without torch; the step by the class."""
+    from lrflow.config import combinations
+    from lrflow.optimizers import closures
+
+    assert combinations.SECOND_ORDER == closures.SECOND_ORDER
