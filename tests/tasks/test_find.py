@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from lrflow.config import compose
-from lrflow.errors import ConfigError
+from lrflow.data import Digits
+from lrflow.errors import ConfigError, LrflowError
 from lrflow.tasks import find
 
 SMALL = ("task=find", "find.steps=120", "find.sweeps=2", "model=logistic", "data.batch_size=128")
@@ -43,6 +44,8 @@ def test_a_range_test_of_routed_groups_says_the_same_twice(lrflow: Callable, tmp
         done = lrflow("task=find", "find.steps=40", "find.sweeps=1", "optimizer=muon", f"output={output}")
         assert done.returncode == 0, done.stderr
         assert "not confident: one sweep" in done.stdout
+        assert "resamples" not in done.stdout
+        assert "takes it" not in done.stdout
     one, two = (next((tmp_path / output).iterdir()) / "find.csv" for output in ("one", "two"))
     assert one.read_text() == two.read_text()
 
@@ -76,3 +79,12 @@ def test_what_cannot_be_is_told(
     with pytest.raises(ConfigError, match=re.escape(told)):
         find.run(compose(["task=find", *arguments]))
     assert not list(tmp_path.glob("outputs/*"))
+
+
+@pytest.mark.parametrize("how", ["range", "stability"])
+def test_data_that_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(Digits, "normalise", lambda self, inputs: inputs.float() * float("nan"))
+    monkeypatch.chdir(tmp_path)
+    small = ["find.steps=40", "find.sweeps=1"] if how == "range" else []
+    with pytest.raises(LrflowError, match="look for NaN in the data"):
+        find.run(compose(["task=find", f"find={how}", "optimizer=sgd", "model=logistic", *small]))

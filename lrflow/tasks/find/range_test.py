@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from lrflow.config import Config, locate
 from lrflow.config.combinations import LINE_SEARCH, check_combination
 from lrflow.config.settings import RangeFind
-from lrflow.errors import ConfigError, Problem
+from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.optimizers.learning_rate_free import estimates_lr
 from lrflow.plan.view import Grid, number
 from lrflow.tasks import build
@@ -41,11 +41,14 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
 
     Raises:
         ConfigError: the optimizer chooses its LR itself, or the loss diverges from the start of the range on.
+        LrflowError: the loss is never finite.
     """
     _refuse(config)
     rates = np.geomspace(find.low, find.high, find.steps)
     seeds = range(config.seed, config.seed + find.sweeps)
     test = RangeTest(rates, np.array([_sweep(config, find, rates, seed, folder) for seed in _told(seeds, console)]))
+    if not np.isfinite(test.losses[:, 0]).any():
+        raise LrflowError(f"the loss is not finite at an LR of {find.low:g} already: look for NaN in the data")
     try:
         reading = read(rates, test.losses, config.seed)
     except ValueError as error:
@@ -102,7 +105,8 @@ def _told(seeds: Iterable[int], console: Console) -> Iterator[int]:
 def _show(config: Config, reading: Reading, test: RangeTest, console: Console) -> None:
     say = partial(console.print, soft_wrap=True, highlight=False)
     low, high = (number(rate) for rate in reading.interval)
-    say(f"[bold]LR {number(reading.lr)}[/]  {low} to {high}, in 9 of 10 resamples of {len(test.losses)} sweeps")
+    within = f"  {low} to {high}, in 9 of 10 resamples of {len(test.losses)} sweeps" if len(test.losses) > 1 else ""
+    say(f"[bold]LR {number(reading.lr)}[/]{within}")
     for doubt in reading.doubts:
         say(f"[bold yellow]not confident:[/] {doubt}")
     table = Grid("<rule", "LR")
@@ -110,4 +114,6 @@ def _show(config: Config, reading: Reading, test: RangeTest, console: Console) -
         table.row(name, number(rate))
     table.row("diverges at", number(reading.ceiling) if reading.ceiling else f"above {number(test.rates[-1])}")
     console.print(table)
-    say(f"optimizer.lr={reading.lr:.2g} takes it (it is {number(config.optimizer.lr)}); {test.steps} steps were made")
+    steps = f"{test.steps} steps were made"
+    takes = f"optimizer.lr={reading.lr:.2g} takes it (it is {number(config.optimizer.lr)}); "
+    say(f"{takes if reading.confident else ''}{steps}")

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from lrflow.config import Config
 from lrflow.config.settings import StabilityFind
-from lrflow.errors import ConfigError, Problem
-from lrflow.layers import Group
+from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.plan.view import Grid, number
 from lrflow.tasks import build
 from lrflow.tasks.find.prepare import prepare
@@ -35,6 +34,7 @@ def find_ceiling(config: Config, find: StabilityFind, folder: Path, console: Con
 
     Raises:
         ConfigError: the optimizer has no known bound, or several devices were asked for.
+        LrflowError: the loss has no finite curvature.
     """
     trainer = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
     _refuse(config, trainer)
@@ -47,11 +47,15 @@ def find_ceiling(config: Config, find: StabilityFind, folder: Path, console: Con
         move_data_to_device(batch, trainer.strategy.root_device)
         for batch in islice(data.train_dataloader(), max(find.batches, find.gradients))
     ]
-    with as_a_function(module):
+    # A compiled model cannot be differentiated twice.
+    with as_a_function(module), torch.compiler.set_stance("force_eager"):
         if not isinstance(optimizer, torch.optim.SGD):
             _gather(module, optimizer, batches[: find.gradients])
         loss = module_loss(module, batches[: find.batches])
-        found = _measure(config, find, module, groups, optimizer, loss)
+        try:
+            found = _measure(config, find, module, optimizer, loss)
+        except ValueError as error:
+            raise LrflowError(f"the curvature cannot be measured: {error}; look for NaN in the data") from error
     ceiling = found.ceiling(config.optimizer.lr)
     facts = {**asdict(found), "share": found.share, "ceiling": ceiling, "lr": config.optimizer.lr}
     (folder / "find.json").write_text(json.dumps(facts, indent=2) + "\n")
@@ -93,7 +97,6 @@ def _measure(
     config: Config,
     find: StabilityFind,
     module: pl.LightningModule,
-    groups: list[Group],
     optimizer: torch.optim.Optimizer,
     loss: Loss,
 ) -> Sharpness:
