@@ -19,8 +19,9 @@ _OUTPUT = "outputs"  # where runs are looked for when the command line does not 
 def with_earlier_run(overrides: Sequence[str]) -> list[str]:
     """The overrides of the run that `resume=` or `task=evaluate` speaks of, and then those that are typed.
 
-    A key or group that is typed takes the place of the run's own. A checkpoint that lies in no run folder brings
-    no overrides: then the command line says everything.
+    A key or group that is typed takes the place of the run's own, and another option of a group that of all the run's
+    own values of that group. A checkpoint that lies in no run folder brings no overrides: then the command line says
+    everything.
 
     Args:
         overrides: as typed, short forms written out.
@@ -30,7 +31,9 @@ def with_earlier_run(overrides: Sequence[str]) -> list[str]:
     """
     typed = dict(_split(text) for text in overrides)
     source, key = typed.get("resume.from"), "resume"
-    if source is None and typed.get("task") == "evaluate":
+    if typed.get("task") == "evaluate":
+        if source not in (None, "null"):
+            return list(overrides)  # which the checks refuse
         source, key = typed.get("task.from", "last"), "task.from"
     if source is None or source == "null":
         return list(overrides)
@@ -41,9 +44,11 @@ def with_earlier_run(overrides: Sequence[str]) -> list[str]:
     config = checkpoint.parent.parent / "config.yaml"
     if not config.is_file():
         return list(overrides)
-    earlier = load_config(config)[META].overrides
-    about_itself = ("task", "resume", "against")
-    kept = [text for text in earlier if not _split(text)[0].startswith(about_itself) and _split(text)[0] not in typed]
+    earlier = load_config(config)[META]
+    replaced = [f"{group}." for group, option in earlier.choices.items() if typed.get(group, option) != option]
+    left_out = ("task", "resume", "against", *replaced)
+    keys = {text: _split(text)[0] for text in earlier.overrides}
+    kept = [text for text, key in keys.items() if not key.startswith(left_out) and key not in typed]
     # The very checkpoint: a run that is resumed under `last` would find its own new folder.
     named = [f"{key if key != 'resume' else 'resume.from'}={_quoted(checkpoint)}"]
     return [*kept, *(text for text in overrides if _split(text)[0] not in ("resume.from", "task.from")), *named]

@@ -187,7 +187,13 @@ def check_uses(config: Config) -> list[Problem]:
             problems.append(Problem("find.high", f"expected more than find.low, {config.find.low:g}", config.find.high))
         if config.find.steps < FEWEST_STEPS:
             problems.append(Problem("find.steps", f"expected at least {FEWEST_STEPS}", config.find.steps))
-    if config.resume.horizon is not None and config.resume.source is None:
+    if config.resume.source is not None and config.task.name == "evaluate":
+        message = "task=evaluate goes on with no run"
+        problems.append(Problem("resume.from", message, config.resume.source, f"task.from={config.resume.source}"))
+    if config.resume.horizon is not None and config.task.name != "train":
+        message = "only task=train reads it"
+        problems.append(Problem("resume.horizon", message, config.resume.horizon, "leave it out"))
+    elif config.resume.horizon is not None and config.resume.source is None:
         message = "only a resumed run reads it"
         problems.append(Problem("resume.horizon", message, config.resume.horizon, "add resume=last or resume=PATH"))
     routes = {f"optimizer.routes.{name}": route for name, route in config.optimizer.routes.items()}
