@@ -54,7 +54,9 @@ def _summary(diff: PlanDiff, arrow: str) -> Grid:
             told += f" ({_times(after / before if before else math.inf)})"
         table.row(Text(WORDS.get(setting, setting), "bold"), f"{_whose(diff, names)}: {told}")
     if diff.furthest is None:
-        table.row(Text("LR", "bold"), "the same at every step" if diff.compared else "no group is trained in both")
+        whose = " in the groups of both plans" if diff.added or diff.removed else ""
+        told = f"the same at every step{whose}" if diff.compared else "no group is trained in both"
+        table.row(Text("LR", "bold"), told)
     else:
         far = diff.furthest
         told = f"{number(far.before)} {arrow} {number(far.after)} ({_times(far.ratio)})"

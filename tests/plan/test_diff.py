@@ -50,6 +50,7 @@ class TestGroups:
         assert diff.compared == ("stem", "trunk")
         assert diff.same_rates
         assert not diff.same
+        assert "the same at every step in the groups of both plans" in " ".join(printed(diff).split())
 
     def test_two_of_one_size_are_not_taken_for_renamed(self, group, horizon):
         before = Plan((group("a", 0.1, LINEAR), group("b", 0.1, LINEAR)), horizon)
