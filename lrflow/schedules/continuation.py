@@ -155,6 +155,9 @@ class Continued(Curve):
             problems.append(Problem(choice, message, self.how))
         elif not problems and (message := self._freezes(horizon)):
             problems.append(Problem(choice, message, self.how, "try keep or extend"))
+        elif not problems and (late := self.starts(horizon)) >= horizon.steps:
+            message = f"a group would be unfrozen at step {late}, and the run now has only {horizon.steps}"
+            problems.append(Problem(choice, message, self.how, "try extend, or unfreeze it earlier"))
         elif not problems and self(horizon.steps - 1, horizon) == 0.0:
             end = max(self.at, self.before.steps)
             message = f"the old schedule ends at an LR of 0, where steps {end} to {horizon.steps - 1} would stay"

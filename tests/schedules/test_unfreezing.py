@@ -130,3 +130,11 @@ def test_a_resumed_run_freezes_no_group_for_good_or_again(
     problems = Continued(Unfreezing(LINEAR, at), resumed, RUN, how).check(LONGER)  # type: ignore[arg-type]
     assert [problem.key for problem in problems] == (["resume.horizon"] if message else [])
     assert not message or problems[0].message.startswith(message)
+
+
+@pytest.mark.parametrize("how", ["keep", "rescale"])
+def test_a_run_that_is_cut_short_before_the_group_trains(how: str) -> None:
+    continued = Continued(Unfreezing(LINEAR, 80), 20, RUN, how)  # type: ignore[arg-type]
+    (problem,) = continued.check(SHORTER)
+    assert problem.key == "resume.horizon"
+    assert "step 80, and the run now has only 60" in problem.message
