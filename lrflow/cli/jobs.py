@@ -68,6 +68,6 @@ def run_job(config: Config, place: Callable[[list[Problem]], list[Problem]] = li
         result = run_task(config) or {}
     except Exception as error:
         failure = ConfigError(place(error.problems)) if isinstance(error, ConfigError) else error
-        show_failure(failure)
+        show_failure(failure, "This job was not run." if config.run_folder else "Nothing was run.")
     folder = result.get("folder") or config.run_folder
     return Outcome(config.overrides, result, failure, time.monotonic() - started, Path(folder) if folder else None)

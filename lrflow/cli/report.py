@@ -47,8 +47,8 @@ def debugging() -> bool:
     return os.environ.get("LRFLOW_DEBUG", "") not in ("", "0")
 
 
-def show_problems(error: ConfigError) -> None:
-    """Prints the problems of a config or of a sweep, on stderr."""
+def show_problems(error: ConfigError, undone: str = "Nothing was run.") -> None:
+    """Prints the problems of a config or of a sweep, on stderr, and what they kept from being done."""
     out = console(stderr=True)
     count = f"{len(error.problems)} problem{'s' if len(error.problems) != 1 else ''}"
     if isinstance(error, SweepError):
@@ -60,16 +60,16 @@ def show_problems(error: ConfigError) -> None:
         return
     out.print(_title(count))
     out.print(*(_told(problem, out.width) for problem in error.problems), sep="\n")
-    out.print(Text("\nNothing was run. What there is: --help. The whole config: --cfg job.", "dim"))
+    out.print(Text(f"\n{undone} What there is: --help. The whole config: --cfg job.", "dim"))
 
 
-def show_failure(error: BaseException) -> None:
+def show_failure(error: BaseException, undone: str = "Nothing was run.") -> None:
     """Prints why a run ended: lrflow's own message, or for any other exception the user's lines of code, on stderr."""
     out = console(stderr=True)
     if debugging():
         print(redact_text("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     elif isinstance(error, ConfigError):
-        show_problems(error)
+        show_problems(error, undone)
     elif isinstance(error, LrflowError):
         out.print(_title(redact_text(str(error))), soft_wrap=True)
     else:

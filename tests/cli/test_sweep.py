@@ -6,7 +6,7 @@ import pytest
 
 from lrflow.cli import main
 from lrflow.config import Config
-from lrflow.errors import LrflowError
+from lrflow.errors import ConfigError, LrflowError, Problem
 
 
 def test_every_job_is_run_in_its_folder(task, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +58,20 @@ def test_every_job_is_checked_before_the_first_starts(task, capsys: pytest.Captu
     assert "job 3  optimizer=sgd optimizer.lr=-1 schedule.warmup=5%\n" in err
     for told_once in ("seed = x", "optimizer.lr = -1", "schedule.warmup = 2000 steps"):
         assert err.count(told_once) == 1
+
+
+def test_what_only_a_job_can_find_wrong_is_not_said_of_the_sweep(task, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(config: Config) -> dict[str, float]:
+        if config.seed == 1:
+            raise ConfigError([Problem("layers", "no parameter matches")])
+        return {"test/accuracy": 0.5}
+
+    ran = task(run)
+    assert main(["-m", "seed=0,1,2"]) == 1
+    assert len(ran) == 3
+    err = capsys.readouterr().err
+    assert "This job was not run." in err
+    assert "Nothing was run." not in err
 
 
 def test_options_that_there_are_not(task, capsys: pytest.CaptureFixture[str]) -> None:
