@@ -92,11 +92,12 @@ def check_groups(groups: Sequence[Group], factory: Callable[..., torch.optim.Opt
 
 
 def compiles(factory: Callable[..., torch.optim.Optimizer]) -> bool:
-    """Whether `torch.compile` is of use to the steps of an optimizer."""
+    """Whether `torch.compile` is of use to the steps of an optimizer, and leaves them what they are."""
     bases = getattr(factory, "__mro__", ())
-    return not _is(factory, torch.optim.LBFGS) and not any(
-        base.__module__.partition(".")[0] in _UNCOMPILED for base in bases
-    )
+    packages = {base: base.__module__.partition(".")[0] for base in bases}
+    # The compiler runs `_init_group` while it traces and never again; torch's own only makes state there.
+    traced_away = any("_init_group" in vars(base) for base, package in packages.items() if package != "torch")
+    return not (_is(factory, torch.optim.LBFGS) or traced_away or {*packages.values()} & {*_UNCOMPILED})
 
 
 def _is(factory: object, kind: type) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -13,15 +12,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.optimizers.closures import is_second_order
 
 
 class Routed(Optimizer):
     """Optimizers of disjoint parameters, stepped together; each does to its own exactly what it does alone.
 
     To whatever takes one of torch's optimizers it is one: `param_groups` are the members' very dicts, one member's
-    after another's; `state_dict` numbers all parameters through, as torch does. A group that is loaded from another
-    route than its own, whose state means nothing here, keeps its own settings and starts without state. Gradient
-    scalers unscale and skip for all members at once, since it does not claim to do so itself, as fused kernels can.
+    after another's; `state_dict` is made of the members' own, with all parameters numbered through, as torch does. A
+    group that is loaded from another route than its own, whose state means nothing here, keeps its own settings and
+    starts without state. Gradient scalers unscale and skip for all members at once, since it does not claim to do so
+    itself, as fused kernels can.
 
     Args:
         optimizers: by the name of the route, None for the main one. Whatever adds groups or loads state
@@ -32,6 +33,7 @@ class Routed(Optimizer):
     """
 
     optimizers: dict[str | None, Optimizer]
+    _turns: list[Optimizer]
 
     def __init__(self, optimizers: Mapping[str | None, Optimizer]) -> None:
         problems = check_members({route: type(optimizer) for route, optimizer in optimizers.items()})
@@ -41,8 +43,10 @@ class Routed(Optimizer):
             problems.append(Problem("optimizer.routes", "two of the optimizers hold the same parameter"))
         if problems:
             raise ConfigError(problems)
+        # One of second order differentiates gradients, whose graph has to find every weight where it was.
+        turns = sorted(optimizers.values(), key=lambda member: not is_second_order(type(member)))
         # Not torch's own constructor, which would make groups and state of its own: these are the members'.
-        self.__setstate__({"defaults": {}, "optimizers": dict(optimizers)})
+        self.__setstate__({"defaults": {}, "optimizers": dict(optimizers), "_turns": turns})
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -64,7 +68,7 @@ class Routed(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for optimizer in self.optimizers.values():
+        for optimizer in self._turns:
             optimizer.step()
         return loss
 
@@ -84,8 +88,23 @@ class Routed(Optimizer):
         """
         raise LrflowError("add the group to one of the routed optimizers before they are put together")
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the members' own return, as one: `state` by the number of the parameter, and all `param_groups`."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        whole: dict[str, Any] = {"state": {}, "param_groups": []}
+        first = 0
+        for optimizer in self.optimizers.values():
+            own = _renumbered(optimizer.state_dict(), first)
+            whole["state"] |= own["state"]
+            whole["param_groups"] += own["param_groups"]
+            first += sum(len(group["params"]) for group in own["param_groups"])
+        for after in self._optimizer_state_dict_post_hooks.values():
+            whole = changed if (changed := after(self, whole)) is not None else whole
+        return whole
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned.
+        """Load what `state_dict` returned, each member its own part.
 
         Args:
             state_dict: of the same parameters in the same groups.
@@ -93,23 +112,30 @@ class Routed(Optimizer):
         Raises:
             ValueError: the groups are of other sizes.
         """
-        super().load_state_dict(self._own(state_dict))
+        loaded = self._own(state_dict)
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            loaded = changed if (changed := before(self, loaded)) is not None else loaded
+        sizes = [len(group["params"]) for group in self.param_groups]
+        if len(loaded["param_groups"]) != len(sizes):
+            raise ValueError("loaded state dict has a different number of parameter groups")
+        if [len(group["params"]) for group in loaded["param_groups"]] != sizes:
+            raise ValueError("loaded state dict has a parameter group of another size than the optimizer's")
+        for optimizer, own in zip(self.optimizers.values(), self._parts(loaded), strict=True):
+            optimizer.load_state_dict(own)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"defaults": self.defaults, "optimizers": self.optimizers}
+        return {"defaults": self.defaults, "optimizers": self.optimizers, "_turns": self._turns}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """What torch hands over when it unpickles (the members), and when it loads (groups and state for them)."""
-        rest = {name: value for name, value in state.items() if name not in ("param_groups", "state")}
-        super().__setstate__(rest)
-        if "param_groups" not in state:
-            return
-        groups, states = iter(state["param_groups"]), state["state"]
+    def _parts(self, state_dict: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """For each member what its own `state_dict` returned."""
+        groups = iter(state_dict["param_groups"])
         for optimizer in self.optimizers.values():
             own = list(islice(groups, len(optimizer.param_groups)))
-            parameters = [parameter for group in own for parameter in group["params"]]
-            known = {parameter: states[parameter] for parameter in parameters if parameter in states}
-            optimizer.__setstate__({"state": defaultdict(dict, known), "param_groups": own})
+            numbers = [number for group in own for number in group["params"]]
+            known = {number: state_dict["state"][number] for number in numbers if number in state_dict["state"]}
+            yield _renumbered({"state": known, "param_groups": own}, 0)
 
     def _own(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """A state without what it says of groups that were another route's."""
@@ -119,7 +145,7 @@ class Routed(Optimizer):
                 dropped |= set(saved["params"])
                 saved = {**own, "params": saved["params"]}
             groups.append(saved)
-        groups += state_dict["param_groups"][len(groups) :]  # torch refuses these
+        groups += state_dict["param_groups"][len(groups) :]  # these are refused
         kept = {number: state for number, state in state_dict["state"].items() if number not in dropped}
         return {**state_dict, "state": kept, "param_groups": groups}
 
@@ -127,6 +153,18 @@ class Routed(Optimizer):
         for optimizer in self.optimizers.values():
             if hasattr(optimizer, mode):
                 getattr(optimizer, mode)()
+
+
+def _renumbered(state_dict: dict[str, Any], first: int) -> dict[str, Any]:
+    """The same state, of parameters that are counted from `first` in the order of the groups."""
+    numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+    count = {number: index for index, number in enumerate(numbers, first)}
+    return {
+        "state": {count.get(number, number): state for number, state in state_dict["state"].items()},
+        "param_groups": [
+            {**group, "params": [count[number] for number in group["params"]]} for group in state_dict["param_groups"]
+        ],
+    }
 
 
 def check_members(kinds: Mapping[str | None, Callable[..., Optimizer]]) -> list[Problem]:
@@ -142,6 +180,16 @@ def check_members(kinds: Mapping[str | None, Callable[..., Optimizer]]) -> list[
             message = (
                 f"{kind.__name__} evaluates the model several times a step, which optimizers beside it cannot share"
             )
-            key = "optimizer" if route is None else f"optimizer.routes.{route}"
-            problems.append(Problem(key, message, hint="let it train every parameter: layers=uniform, without routes"))
+            problems.append(
+                Problem(_key(route), message, hint="let it train every parameter: layers=uniform, without routes")
+            )
+    second = [route for route, kind in kinds.items() if is_second_order(kind)]
+    for route in second[1:]:
+        message = f"{kinds[route].__name__} differentiates the gradients, as {kinds[second[0]].__name__} does beside it"
+        hint = "the step of the one changes the weights under the other: keep one of them"
+        problems.append(Problem(_key(route), message, hint=hint))
     return problems
+
+
+def _key(route: str | None) -> str:
+    return "optimizer" if route is None else f"optimizer.routes.{route}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,22 @@ class TestDigits:
         assert equal(end["state_dict"], same["state_dict"])
         assert equal(end["optimizer_states"], same["optimizer_states"])
         assert not equal(end["state_dict"], load(cut)["state_dict"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["asgd", "adamw"])
+def test_compiled_it_steps_as_it_does_otherwise(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At an LR that every step moves."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    asked = ("schedule=linear", "schedule.warmup=3", "trainer.max_steps=5", "task.test=false")
+    losses = []
+    for compiled in ("false", "true"):
+        torch._dynamo.reset()
+        folder = run(option, tmp_path, monkeypatch, *asked, f"trainer.compile={compiled}")["folder"]
+        with (Path(folder) / "metrics.csv").open(newline="") as file:
+            losses.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
+    assert len(losses[0]) == 5
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def load(path: Path) -> dict[str, Any]:

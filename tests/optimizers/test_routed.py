@@ -279,6 +279,82 @@ def test_a_member_that_needs_the_closure_is_refused() -> None:
     assert Routed({None: torch.optim.SGD([first], lr=0.1)})
 
 
+class TestSecondOrder:
+    """A member that differentiates the gradients takes its step before the weights move."""
+
+    def test_on_a_route_it_does_what_it_does_alone(self) -> None:
+        adahessian = pytest.importorskip("pytorch_optimizer").AdaHessian
+
+        def go(together: bool) -> list[Tensor]:
+            first, second = weights = [nn.Parameter(torch.full((3,), 2.0)), nn.Parameter(torch.full((3,), 0.5))]
+            torch.manual_seed(0)
+            newton = adahessian([second], lr=0.1)
+            main: Optimizer = torch.optim.SGD([first], lr=0.1)
+            routed = Routed({None: main, "newton": newton}) if together else None
+            for _ in range(2):
+                gradients = torch.autograd.grad((first * second).pow(2).sum(), weights, create_graph=True)
+                first.grad, second.grad = gradients
+                if routed:
+                    routed.step()
+                else:
+                    newton.step()
+                    main.step()
+            return [weight.detach() for weight in weights]
+
+        assert same(go(together=True), go(together=False))
+
+    def test_two_of_them_are_refused(self) -> None:
+        library = pytest.importorskip("pytorch_optimizer")
+        first, second = weights_of(2)
+        with pytest.raises(ConfigError, match=r"optimizer\.routes\.b: SophiaH differentiates .* AdaHessian does"):
+            Routed({None: library.AdaHessian([first]), "b": library.SophiaH([second])})
+
+
+class Objects(torch.optim.SGD):
+    """Stands for an optimizer whose state is no plain data, and which saves it as such by itself."""
+
+    class Mean:
+        def __init__(self, value: Tensor) -> None:
+            self.value = value
+
+    def step(self, closure: Any = None) -> Any:
+        super().step(closure)
+        for group in self.param_groups:
+            for weight in group["params"]:
+                self.state[weight]["mean"] = self.Mean(weight.detach().clone())
+
+    def state_dict(self) -> dict[str, Any]:
+        saved = super().state_dict()
+        saved["state"] = {number: {"mean": state["mean"].value} for number, state in saved["state"].items()}
+        return saved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        assert min(number for group in state_dict["param_groups"] for number in group["params"]) == 0
+        for state in self.state.values():
+            state["mean"] = self.Mean(state["mean"])
+
+
+@pytest.mark.parametrize("routes", [(None, "a"), ("a", None)])
+def test_each_member_saves_and_loads_by_its_own_methods(routes: tuple[Any, Any]) -> None:
+    def make() -> tuple[list[nn.Parameter], Routed]:
+        weights = weights_of(4)
+        objects = Objects([{"params": weights[:2]}, {"params": weights[2:3]}], lr=0.1)
+        other = torch.optim.AdamW([weights[3]])
+        return weights, Routed(dict(zip(routes, (other, objects), strict=True)))
+
+    weights, routed = make()
+    give_gradients(weights, torch.Generator())
+    routed.step()
+    state = roundtrip(routed.state_dict())
+    assert [group["params"] for group in state["param_groups"]] == [[0], [1, 2], [3]]
+    others, again = make()
+    again.load_state_dict(state)
+    for weight, other in zip(weights[:3], others[:3], strict=True):
+        assert torch.equal(again.state[other]["mean"].value, routed.state[weight]["mean"].value)
+    assert torch.equal(again.state[others[3]]["exp_avg"], routed.state[weights[3]]["exp_avg"])
+
+
 def test_a_parameter_of_two_members_is_refused() -> None:
     (weight,) = weights_of(1)
     with pytest.raises(ConfigError, match="hold the same parameter"):
