@@ -8,7 +8,7 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -97,6 +97,30 @@ class RunFolder:
                 yield
             finally:
                 lock.truncate(0)
+
+    @contextmanager
+    def as_before_unless(self, begun: Callable[[], bool]) -> Iterator[None]:
+        """Put the record of the run back as it was, when what goes on with it fails before it has begun.
+
+        Without it the folder would say what no step was made with, and that would be resumed the next time.
+
+        Args:
+            begun: tells whether it has, at a failure.
+        """
+        names = ("config.yaml", "environment.json", "plan.csv", "plan.json", "plan.png", "summary.json")
+        files = [self.path / name for name in names]
+        before = {file: file.read_bytes() for file in files if file.exists()}
+        try:
+            yield
+        except BaseException:
+            if not begun():
+                for file in files:
+                    file.unlink(missing_ok=True)
+                for file, content in before.items():
+                    part = file.with_suffix(".part")
+                    part.write_bytes(content)
+                    part.replace(file)
+            raise
 
     @property
     def config(self) -> Path:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,11 +113,6 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     elif resumed and resumed.feedback:
         tell(resumed.feedback)
     build.give_advice(config, plan, tell)
-    if trainer.is_global_zero:
-        save_config(config, folder.config)
-        folder.write_environment()
-        plan.write(folder.path, build.beside_plan(config, trainer.world_size))
-
     trainer.callbacks += _freezing(config, module, plan, groups, resumed)  # type: ignore[attr-defined]
     trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, console)  # type: ignore[attr-defined]
     validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
@@ -128,7 +123,11 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     supply_optimizer(module, plan, make, held, compiled, routes)
     assert isinstance(config.task, Train)
     facts = {"feedback": acting.history} if acting else {}
-    with _failure_recorded(folder, facts):
+    with _former_kept(folder, resumed, trainer), _failure_recorded(folder, facts):
+        if trainer.is_global_zero:  # before the processes that fit starts, which read the config there
+            save_config(config, folder.config)
+            folder.write_environment()
+            plan.write(folder.path, build.beside_plan(config, trainer.world_size))
         trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
         metrics = _values(trainer.callback_metrics)
         if trainer.global_step != horizon.steps:
@@ -255,6 +254,13 @@ def lightning_options(config: Config) -> dict[str, Any]:
     if trainer.gradient_clip_val is None:
         del options["gradient_clip_algorithm"]
     return options
+
+
+def _former_kept(folder: RunFolder, resumed: Resumed | None, trainer: pl.Trainer) -> AbstractContextManager[None]:
+    """Keeps what the folder says of a run that goes on, until its first further step."""
+    if resumed is None or not trainer.is_global_zero:
+        return nullcontext()
+    return folder.as_before_unless(lambda: trainer.global_step > resumed.step)
 
 
 def _values(metrics: Mapping[str, Any]) -> dict[str, float]:
