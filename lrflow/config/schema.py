@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from lrflow.config import fields as f
+from lrflow.config.arguments import Arguments
 
 
 class Section(BaseModel):
@@ -47,7 +48,7 @@ ADJUST_LR = ("original", "match_rms_adamw")  # as lrflow.optimizers has them, wh
 NS_DTYPES = ("auto", "float32", "bfloat16")
 
 
-class Optimizer(Node):
+class Optimizer(Arguments, Node):
     """An optimizer of `torch.optim` or a class that is called like one."""
 
     offered = frozenset({"routes"})

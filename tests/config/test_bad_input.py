@@ -51,6 +51,21 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "lr null": (["optimizer.lr=null"], {"optimizer.lr": "expected a number"}),
     "lr missing": (["optimizer.lr='???'"], {"optimizer.lr": "must be given a value"}),
     "lr deleted": (["~optimizer.lr"], {"optimizer.lr": "is missing"}),
+    "a line search of another name": (
+        ["optimizer=lbfgs", "optimizer.line_search_fn=wolfe", "optimizer.history_size=0", "optimizer.max_iter=0"],
+        {
+            "optimizer.line_search_fn": "expected strong_wolfe",
+            "optimizer.history_size": "above 0",
+            "optimizer.max_iter": "above 0",
+        },
+    ),
+    "of Prodigy": (
+        ["optimizer=prodigy", "optimizer.slice_p=0", "optimizer.d_coef=-1", "optimizer.growth_rate=0.5"],
+        {"optimizer.slice_p": "above 0", "optimizer.d_coef": "above 0", "optimizer.growth_rate": "above 1, or inf"},
+    ),
+    "never a Hessian": (["optimizer=sophia", "optimizer.update_period=0"], {"optimizer.update_period": "above 0"}),
+    "averaged before the start": (["optimizer=asgd", "optimizer.t0=-5"], {"optimizer.t0": "at least 0"}),
+    "blocks of nothing": (["optimizer=shampoo", "optimizer.block_size=0"], {"optimizer.block_size": "above 0"}),
     "betas of 1": (["optimizer.betas=[0.9,1.0]"], {"optimizer.betas": "below 1"}),
     "betas negative": (["optimizer.betas=[-0.1,0.9]"], {"optimizer.betas": "at least 0"}),
     "four betas": (["optimizer.betas=[0.9,0.9,0.9,0.9]"], {"optimizer.betas": "two numbers"}),
