@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from lrflow.config import compose
-from lrflow.errors import ConfigError, LrflowError
+from lrflow.errors import ConfigError
 from lrflow.optimizers import Muon, Routed
-from lrflow.tasks import build, plan, train
+from lrflow.tasks import build, find, plan, train
 from lrflow.training import Supervised
 
 SHORT = ["optimizer=muon", "model.widths=[16,16]", "trainer=cpu", "trainer.max_steps=12", "trainer.progress=false"]
@@ -216,8 +216,11 @@ def test_another_optimizer_on_a_route_is_refused(run: Callable[..., Any], tmp_pa
     first = run(*OTHER, "optimizer.routes.other={_target_: torch.optim.SGD, lr: 0.01}")
     checkpoint = Path(first["folder"]) / "checkpoints" / "step-0000008.ckpt"
     other = "optimizer.routes.other={_target_: torch.optim.RMSprop, lr: 0.01}"
-    with pytest.raises(LrflowError, match="of another optimizer than RMSprop: it has no alpha"):
+    with pytest.raises(
+        ConfigError, match=r"optimizer\.routes\.other\._target_ .* another optimizer: torch\.optim\.SGD"
+    ):
         run(*OTHER, other, f"resume.from={checkpoint}", folder=tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.mark.slow
@@ -258,3 +261,30 @@ def test_two_processes_train_alike(tmp_path: Path) -> None:
     (folder,) = tmp_path.iterdir()
     assert json.loads((folder / "summary.json").read_text())["steps"] == 12
     assert len(_momenta(last({"folder": folder}))) == 2
+
+
+class TestOptimizersOfOthers:
+    """pytorch-optimizer's, on the route of the hidden matrices."""
+
+    SHAMPOO = "optimizer.routes.muon={_target_: lrflow.optimizers.shampoo.Shampoo, lr: 1e-3, block_size: 8}"
+    NEWTON = "optimizer.routes.muon={_target_: pytorch_optimizer.AdaHessian, lr: 0.1}"
+    ASKED = ("optimizer=adamw", "layers=muon")
+
+    @pytest.fixture(autouse=True)
+    def _installed(self) -> None:
+        pytest.importorskip("pytorch_optimizer")
+
+    def test_shampoo_is_saved_and_goes_on_exactly(self, run: Callable[..., dict[str, Any]]) -> None:
+        whole = run(*self.ASKED, self.SHAMPOO)
+        cut = Path(whole["folder"]) / "checkpoints" / "step-0000004.ckpt"
+        resumed = run(*self.ASKED, self.SHAMPOO, f"resume={cut}")
+        end, same = last(whole), last(resumed)
+        assert alike(end["state_dict"], same["state_dict"])
+        assert alike(end["optimizer_states"], same["optimizer_states"])
+
+    def test_one_of_second_order_trains_and_is_searched_for(
+        self, run: Callable[..., dict[str, Any]], tmp_path: Path
+    ) -> None:
+        assert "val/accuracy" in run(*self.ASKED, self.NEWTON)
+        short = ("task=find", "find.steps=40", "find.sweeps=1", "model.widths=[16,16]", f"output={tmp_path}")
+        assert find.run(compose([*self.ASKED, self.NEWTON, *short]))
