@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lrflow.config.also import check_also
@@ -161,6 +162,8 @@ def check_schedule(
     except ConfigError as error:
         return error.problems
     lacking = check_also(curve, key, optimizer, decays) if optimizer else []
+    given = schedule.plain().get("also") or {}
+    lacking = [replace(p, value=given.get(p.key.rpartition(".")[2], ...)) if p.value is ... else p for p in lacking]
     return lacking + (curve.check(horizon, key) if horizon else _check_shares(schedule, key))
 
 

@@ -97,6 +97,12 @@ def _duration(value: Any) -> Any:
     return value
 
 
+def _is_no_time(value: Any) -> bool:
+    from lrflow.schedules import Duration
+
+    return Duration.parse(value).value == 0
+
+
 def _patterns(value: Any) -> Any:
     for entry in value if isinstance(value, list) else [value]:
         if isinstance(entry, str) and entry.startswith("re:"):
@@ -168,6 +174,9 @@ Betas = Annotated[
 ]
 Eps = Annotated[Any, expects("a number above 0", _is_eps)]
 DurationText = Annotated[Any, BeforeValidator(_duration)]
+Interval = Annotated[
+    Any, expects("a duration above 0", lambda value: not _is_no_time(value)), BeforeValidator(_duration)
+]
 Seed = Annotated[int, expects("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32)]
 Shape = Annotated[
     list[int],

@@ -199,7 +199,7 @@ class Feedback(Node):
 
     monitor: f.Text | None = None
     """The metric: val/... is looked at after each validation, train/loss and what the module logs each `every`."""
-    every: f.DurationText | None = None
+    every: f.Interval | None = None
     """How often it looks; None: as the kind has it."""
     mode: Annotated[str, f.one_of("min", "max")] = "min"
     """Whether less of the metric is better, or more."""

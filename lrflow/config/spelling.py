@@ -61,6 +61,7 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     if meant in known:
         return meant
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
+    close = close or [name for name in known if sorted(name) == sorted(word)]  # two letters of a short word, swapped
     return close[0] if close else None
 
 

@@ -46,6 +46,9 @@ class Feedback(ABC):
             self._every = None if every is None else Duration.parse(every)
         except ValueError as error:
             problems.append(Problem("feedback.every", str(error), every))
+        else:
+            some = self._every is None or self._every.value > 0
+            problems += expect("every", every, some, "a duration above 0")
         refuse(problems)
 
     def interval(self, horizon: Horizon) -> int:

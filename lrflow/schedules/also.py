@@ -65,6 +65,7 @@ class Also:
             if self.optional:
                 return []
             others = [name for name in known if name != "lr"]
+            others += ["momentum"] if "beta1" in known else []
             return [Problem(key, "the optimizer has no such setting", ..., did_you_mean(self.name, others))]
         own = known[setting]
         name = "betas" if BETA.fullmatch(setting) else setting

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +18,14 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate, redact
+from lrflow.config.feedback import doubts
 from lrflow.config.routes import check_routes
 from lrflow.config.scaling import batch_scaling
 from lrflow.config.schema import NoFeedback, Optimizer
 from lrflow.config.targets import takes
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
-from lrflow.layers import Group, MuP, Rule, merge, resolve
+from lrflow.layers import GradualUnfreezing, Group, MuP, Rule, merge, resolve
 from lrflow.layers.explain import abbreviated
 from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, compiles
 from lrflow.plan import Plan
@@ -210,33 +211,41 @@ def _batches(loaders: Any) -> int | None:
     return min(lengths) if combined._mode == "min_size" else max(lengths, default=0)
 
 
-def check_plan(plan: Plan) -> None:
+def check_plan(config: Config, plan: Plan) -> None:
     """See that every schedule of a plan fits the run's length, and that something trains from its first step on.
+
+    Args:
+        config: whose `layers` a group that starts too late is blamed on.
+        plan: of the run.
 
     Raises:
         ConfigError: lists every one that does not.
     """
     problems = [problem for curve, _ in plan.curves for problem in curve.check(plan.horizon)]
     problems = problems or [problem for moved, _ in plan.moved for problem in moved.check(plan.horizon)]
-    if problems := problems or _check_starts(plan):
+    if problems := problems or _check_starts(plan, config.layers.plain()):
         raise ConfigError(problems)
 
 
 def give_advice(config: Config, plan: Plan, tell: Callable[[Any], None]) -> None:
-    """Tell where the plan does not suit an optimizer."""
+    """Tell where the plan does not suit an optimizer, and what of the feedback is hardly meant."""
     declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
     for advice in advise(plan, {route: locate(optimizer.target) for route, optimizer in declared.items()}):
         tell(f"warning: {advice}")
+    for doubt in doubts(config, plan.horizon):
+        tell(f"warning: {doubt}")
     if config.trainer.compile and plan.moved:
         tell(f"the optimizer's update is not compiled, since other settings move: {', '.join(plan.also)}")
 
 
-def _check_starts(plan: Plan) -> list[Problem]:
+def _check_starts(plan: Plan, layers: Mapping[str, Any]) -> list[Problem]:
     """Groups that are unfrozen too late to train, or all of them too late."""
     run, starts = plan.horizon.steps, plan.starts
     if late := [f"{name} (step {start})" for name, start in starts.items() if start >= run]:
         message = f"the run has {run} steps, and these groups would be unfrozen later: {abbreviated(late)}"
-        return [Problem("layers", message, ..., "unfreeze them earlier, or train longer")]
+        gradual = str(layers.get("_target_")).endswith(f".{GradualUnfreezing.__name__}") and "every" in layers
+        key, value = ("layers.every", layers["every"]) if gradual else ("layers", ...)
+        return [Problem(key, message, value, "unfreeze them earlier, or train longer")]
     if first := min(starts.values(), default=0):
         message = f"nothing would train before step {first}: every group is unfrozen later"
         return [Problem("layers", message, ..., "one group has to train from the first step on")]

@@ -71,7 +71,7 @@ def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -
     groups = build.build_groups(config, module, tell=tell)
     schedule = build.build_schedule(config)
     plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
-    build.check_plan(plan)
+    build.check_plan(config, plan)
     build.give_advice(config, plan, tell)
     return plan
 

@@ -103,7 +103,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         horizon = resumed.horizon(horizon, limits.max_epochs, limits.max_steps, limits.accumulate_grad_batches)
         branches = resumed.branched(horizon, config.resume.horizon, groups, schedule, settings)
     plan = compile_branched(groups, schedule, horizon, branches, settings)
-    build.check_plan(plan)
+    build.check_plan(config, plan)
     acting = close_loop(feedback, horizon, tell) if feedback else None
     if resumed:
         console.print(resumed.describe(plan, build.record(config)), soft_wrap=True, highlight=False)

@@ -178,7 +178,7 @@ class BetweenSteps(FeedbackLoop):
             if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or step == trainer.max_steps:
                 self._due = True
             else:
-                self._read(trainer)
+                self._read(trainer, "a metric that is logged at an epoch's end needs feedback.every='1 epoch'")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read what waited for the end of the epoch."""
@@ -186,8 +186,8 @@ class BetweenSteps(FeedbackLoop):
             self._due = False
             self._read(trainer)
 
-    def _read(self, trainer: pl.Trainer) -> None:
-        value = self._mean_loss(trainer) if self._gathers else logged(trainer, self.feedback.monitor)
+    def _read(self, trainer: pl.Trainer, hint: str | None = None) -> None:
+        value = self._mean_loss(trainer) if self._gathers else logged(trainer, self.feedback.monitor, hint)
         if value is not None:
             self.feedback.update(value)
             self._act(trainer, value, self.feedback.monitor)
@@ -273,8 +273,13 @@ def dropped(saved: Mapping[str, Any]) -> str:
     )
 
 
-def logged(trainer: pl.Trainer, name: str) -> float:
+def logged(trainer: pl.Trainer, name: str, hint: str | None = None) -> float:
     """A metric that the module logged, as the first process has it: others may have another value, or none.
+
+    Args:
+        trainer: of the run.
+        name: the metric.
+        hint: what else may help where there is no such metric, besides the nearest name.
 
     Raises:
         LrflowError: there is no such metric; names those that there are.
@@ -283,7 +288,7 @@ def logged(trainer: pl.Trainer, name: str) -> float:
     value: float | None = trainer.strategy.broadcast(None if found is None else float(found))
     if value is None:
         known = sorted({*trainer.callback_metrics, LOSS})
-        hint = did_you_mean(name, known)
+        hint = "\n    ".join(filter(None, (did_you_mean(name, known), hint)))
         message = f"there is no such metric at step {trainer.global_step}: there are {', '.join(known)}"
         raise LrflowError(str(Problem("feedback.monitor", message, name, hint)))
     return value

@@ -47,6 +47,15 @@ def test_a_mistake_is_told(overrides: list[str], key: str, words: str) -> None:
     assert words in f"{found[key][0]}; {found[key][1]}"
 
 
+def test_a_misspelt_setting_is_told_with_its_value_and_the_nearest_name() -> None:
+    """Of AdamW too, whose beta1 is what momentum moves."""
+    with pytest.raises(ConfigError) as caught:
+        compose(["optimizer=adamw", "schedule.also={momentun: {low: 0.8}}"])
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.value) == ("schedule.also.momentun", {"low": 0.8})
+    assert problem.hint == "did you mean momentum?"
+
+
 def plan_of(*overrides: str) -> Any:
     return compile_plan(compose(["task=plan", "horizon.steps=100", *overrides]))
 

@@ -57,5 +57,5 @@ def test_a_run_that_is_too_short_for_the_last_layer_is_refused(every: str, told:
     with pytest.raises(ConfigError) as caught:
         plan.run(config)
     (problem,) = caught.value.problems
-    assert problem.key == "layers"
+    assert (problem.key, problem.value) == ("layers.every", every)
     assert told in problem.message

@@ -246,6 +246,13 @@ class TestWhatFollows:
             f"val/loss\n    did you mean {hint}?"
         )
 
+    def test_what_is_logged_at_an_epochs_end_is_not_there_within_it(
+        self, prepare: Any, loop: Any, network_of_points: Any, tmp_path: Path
+    ) -> None:
+        module = Logs(network_of_points(), "train/kl", on_step=False, on_epoch=True)
+        with pytest.raises(LrflowError, match=r"needs feedback\.every='1 epoch'"):
+            prepare(tmp_path, callbacks=[loop(Readings("train/kl", 2))], module=module, val_size=0, rules=UNIFORM).fit()
+
     def test_nothing_to_look_at_is_told_in_the_end(
         self, train: Any, loop: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -454,6 +461,8 @@ class TestFromTheCommandLine:
                 {"feedback.every", "feedback.max_factor"},
             ),
             (["feedback=sasa", "feedback.significance=2"], {"feedback.significance"}),
+            (["feedback=greedy", "feedback.every=0"], {"feedback.every"}),
+            (["feedback=greedy", "feedback.every=0%"], {"feedback.every"}),
         ],
     )
     def test_mistakes_are_told_before_anything_is_built(self, overrides: list[str], keys: set[str]) -> None:
