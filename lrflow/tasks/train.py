@@ -56,6 +56,7 @@ def run(config: Config) -> dict[str, Any]:
     resumed = None
     if config.resume.source:
         resumed = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
+        resumed.check_config(build.record(config))
     folder = open_folder(config, resumed)
     loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
     with folder.held() if rank() == 0 else nullcontext(), own_environment(folder):
@@ -106,7 +107,8 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     build.check_plan(config, plan)
     acting = close_loop(feedback, horizon, tell) if feedback else None
     if resumed:
-        console.print(resumed.describe(plan, build.record(config)), soft_wrap=True, highlight=False)
+        resumed.check_plan(plan)
+        console.print(resumed.describe(plan, build.record(config), groups), soft_wrap=True, highlight=False)
     console.print(plan.table())
     if feedback:
         tell(f"feedback: {feedback.describe()}; {feedback.effect}")

@@ -11,6 +11,7 @@ from torch import nn
 
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
+from lrflow.layers.explain import abbreviated
 from lrflow.plan import Plan
 from lrflow.runs import newest_checkpoint
 from lrflow.schedules import Continued, Curve, Horizon
@@ -18,6 +19,7 @@ from lrflow.schedules.also import BETA
 from lrflow.schedules.continuation import How
 from lrflow.training.checkpoint_io import read_checkpoint
 from lrflow.training.feedback import dropped
+from lrflow.training.incompatible import frozen_again, other_optimizer
 from lrflow.training.position import Position
 
 #: Keys whose change is no change of the run: where it is written, what it is called, how it is asked for.
@@ -62,6 +64,7 @@ class Resumed:
         config: the configuration it was run with, interpolations as they were written.
         shapes: the shape of every tensor of the model.
         accumulate: batches of an optimizer step.
+        routes: the route of every parameter's optimizer, by its name.
         feedback: what is told where the run goes on without the feedback that it had; None: it had none.
     """
 
@@ -73,6 +76,7 @@ class Resumed:
     config: dict[str, Any]
     shapes: dict[str, list[int]]
     accumulate: int
+    routes: dict[str, str | None]
     feedback: str | None = None
 
     @classmethod
@@ -100,6 +104,11 @@ class Resumed:
             config=ours["config"],
             shapes={name: list(tensor.shape) for name, tensor in content["state_dict"].items()},
             accumulate=ours["accumulate"],
+            routes={
+                name: saved.get("route")
+                for names, saved in zip(ours["groups"], content["optimizer_states"][0]["param_groups"], strict=True)
+                for name in names
+            },
             feedback=dropped(content["feedback"]) if "feedback" in content else None,
         )
 
@@ -130,6 +139,24 @@ class Resumed:
         if differ:
             shown = "\n    ".join([*differ[:5], *(["..."] if len(differ) > 5 else [])])
             raise LrflowError(f"{self.path}: another model than the one to be trained\n    {shown}")
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """See whether the checkpoint holds the state that the configured optimizer goes on from.
+
+        Raises:
+            ConfigError: says what does not fit.
+        """
+        if problems := other_optimizer(self.config.get("optimizer", {}), config.get("optimizer", {})):
+            raise ConfigError(problems)
+
+    def check_plan(self, plan: Plan) -> None:
+        """See that what has trained is not to be frozen again.
+
+        Raises:
+            ConfigError: names the groups.
+        """
+        if problems := frozen_again(self.plan, plan, self.step):
+            raise ConfigError(problems)
 
     def changes(self, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
         """What the configuration says otherwise now: (key, before, now), sorted by key."""
@@ -206,7 +233,7 @@ class Resumed:
         message = f"{change}: choose the LR from here on"
         raise ConfigError([Problem("resume.horizon", message, None, "\n".join(offers))])
 
-    def describe(self, plan: Plan, config: Mapping[str, Any]) -> str:
+    def describe(self, plan: Plan, config: Mapping[str, Any], groups: Sequence[Group] = ()) -> str:
         """What a person wants to know before the run goes on: from where, under which LR, and what changed."""
         lines = [f"resumed from {self.path} at step {self.step} of {plan.horizon.steps}"]
         if plan.fingerprint != self.plan.fingerprint:
@@ -215,6 +242,9 @@ class Resumed:
             lines.append(f"  the plan changed: LR at step {self.step} {change}")
         for key, was, now_is in self.changes(config):
             lines.append(f"  {key}: {was} -> {now_is}")
+        trained = [(name, group.route) for group in groups if not group.frozen for name, _ in group.parameters]
+        if anew := [name for name, route in trained if self.routes.get(name, route) != route]:
+            lines.append(f"  without state, as their optimizer is another: {abbreviated(anew)}")
         return "\n".join(lines)
 
 

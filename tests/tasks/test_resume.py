@@ -11,8 +11,9 @@ import pytorch_lightning as pl
 import torch
 
 from lrflow.config import compose
-from lrflow.errors import LrflowError
+from lrflow.errors import ConfigError, LrflowError
 from lrflow.tasks import train
+from lrflow.training.incompatible import other_optimizer
 
 SHORT = ["model.widths=[8]", "trainer=cpu", "trainer.max_steps=8", "trainer.progress=false", "data.batch_size=128"]
 SHORT += ["trainer.checkpoint.every=4 steps", "trainer.checkpoint.keep=null", "task.test=false"]
@@ -103,3 +104,63 @@ def test_a_branch_that_never_began_leaves_no_folder(
     with pytest.raises(LrflowError):
         run(f"resume.from={folder / 'checkpoints' / 'step-0000004.ckpt'}")
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def _optimizer(name: str, **settings: Any) -> dict[str, Any]:
+    return {"_target_": f"torch.optim.{name}", "lr": 0.1, **settings}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "key"),
+    [
+        (_optimizer("AdamW"), _optimizer("Adamax"), "optimizer._target_"),
+        (_optimizer("AdamW", amsgrad=False), _optimizer("Adam", amsgrad=True), "optimizer.amsgrad"),
+        (_optimizer("RMSprop"), _optimizer("RMSprop", centered=True), "optimizer.centered"),
+        (_optimizer("RMSprop", momentum=0.0), _optimizer("RMSprop", momentum=0.9), "optimizer.momentum"),
+        (_optimizer("LBFGS", history_size=10), _optimizer("LBFGS", history_size=3), "optimizer.history_size"),
+        (
+            _optimizer("AdamW", routes={"a": _optimizer("SGD")}),
+            _optimizer("AdamW", routes={"a": _optimizer("Adagrad")}),
+            "optimizer.routes.a._target_",
+        ),
+        (_optimizer("AdamW"), _optimizer("Adam"), None),
+        (_optimizer("AdamW", amsgrad=True), _optimizer("AdamW", amsgrad=False), None),
+        (_optimizer("SGD", momentum=0.0), _optimizer("SGD", momentum=0.9), None),
+        (_optimizer("AdamW"), _optimizer("AdamW", routes={"a": _optimizer("SGD")}), None),
+    ],
+)
+def test_the_optimizers_whose_state_a_checkpoint_lacks(
+    before: dict[str, Any], now: dict[str, Any], key: str | None
+) -> None:
+    assert [problem.key for problem in other_optimizer(before, now)] == ([key] if key else [])
+
+
+@pytest.mark.parametrize("other", ["adamax", "amsgrad", "schedule_free_adamw"])
+def test_another_optimizer_is_told_before_anything_runs(
+    run: Callable[..., Path], cut: Callable[..., Path], other: str
+) -> None:
+    if other.startswith("schedule_free"):
+        pytest.importorskip("schedulefree")
+    folder = cut("optimizer=adamw")
+    before = _record(folder)
+    with pytest.raises(ConfigError, match=r"^optimizer\.(_target_|amsgrad) = "):
+        run(f"optimizer={other}", f"resume.from={folder}")
+    assert _record(folder) == before
+
+
+def test_what_has_trained_is_not_frozen_again(run: Callable[..., Path], cut: Callable[..., Path]) -> None:
+    rules = ["model.widths=[8,8]", "layers=gradual_unfreezing"]
+    folder = cut(*rules, "layers.every=1 steps")
+    with pytest.raises(ConfigError, match=r"layers: these groups have trained.* \(since step 2, until step 6\)"):
+        run(*rules, "layers.every=3 steps", f"resume.from={folder}")
+    assert run(*rules, "layers.every=2 steps", f"resume.from={folder}") == folder
+
+
+def test_what_starts_without_state_is_told(
+    run: Callable[..., Path], cut: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = cut("optimizer=muon", "model.widths=[8,8]")
+    capsys.readouterr()
+    run("optimizer=adamw", "model.widths=[8,8]", f"resume.from={folder}")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "without state" in line]
+    assert line == "  without state, as their optimizer is another: stage1.linear.weight, stage2.linear.weight"

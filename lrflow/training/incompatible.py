@@ -1,0 +1,68 @@
+"""What a run cannot be resumed with: its checkpoint holds nothing that this could go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lrflow.errors import Problem
+from lrflow.layers.explain import abbreviated
+from lrflow.plan import Plan
+
+_ALIKE = ({"torch.optim.Adam", "torch.optim.AdamW"},)
+"""Classes whose states are the same."""
+_BRINGS_STATE = {"amsgrad": (), "centered": (), "momentum": ("torch.optim.RMSprop",)}
+"""Settings that bring state of their own once they are on, and the classes that is so for; empty: all."""
+_SIZES_STATE = ("history_size",)
+"""Settings that say how large the state is."""
+
+
+def other_optimizer(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
+    """What of an optimizer's configuration asks for state that the checkpoint of another one does not hold.
+
+    A route that was not there before is none of it: its parameters start without state.
+
+    Args:
+        before: `optimizer` of the configuration that the checkpoint's run had.
+        now: that of the run which is to go on from it.
+    """
+    problems = list(_differ(before, now, "optimizer"))
+    former = before.get("routes") or {}
+    for route, own in (now.get("routes") or {}).items():
+        if route in former:
+            problems += _differ(former[route], own, f"optimizer.routes.{route}")
+    return problems
+
+
+def _differ(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> Iterator[Problem]:
+    hint = "resume with the run's own, or start a new run"
+    had, has = before.get("_target_"), now.get("_target_")
+    if had != has and not any({had, has} <= alike for alike in _ALIKE):
+        yield Problem(f"{key}._target_", f"the checkpoint is of another optimizer: {had}", has, hint)
+        return
+    for name, classes in _BRINGS_STATE.items():
+        if now.get(name) and not before.get(name) and (not classes or has in classes):
+            message = f"the checkpoint's run had {before.get(name, False)}, and so has no state of it"
+            yield Problem(f"{key}.{name}", message, now[name], hint)
+    for name in _SIZES_STATE:
+        if name in now and name in before and now[name] != before[name]:
+            yield Problem(f"{key}.{name}", f"the checkpoint's run had {before[name]}", now[name], hint)
+
+
+def frozen_again(before: Plan, now: Plan, step: int) -> list[Problem]:
+    """Groups that have trained, and would be frozen until a later step.
+
+    Args:
+        before: the plan that the run followed.
+        now: the plan that it is to follow.
+        step: optimizer steps behind it.
+    """
+    again = [
+        f"{name} (since step {before.starts[name]}, until step {start})"
+        for name, start in now.starts.items()
+        if start > step and before.starts.get(name, step) < step
+    ]
+    if not again:
+        return []
+    message = f"these groups have trained, and would be frozen again: {abbreviated(again)}"
+    return [Problem("layers", message, ..., f"unfreeze them at step {step} or before")]
