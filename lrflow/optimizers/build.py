@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -64,9 +65,12 @@ def build_optimizer(
     try:
         with redirect_stdout(StringIO()):  # prodigyopt prints what its weight decay is
             optimizer = factory(params, **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        message = f"it refuses its arguments: {str(error).rstrip('.')}"
-        raise ConfigError([Problem(key, message, config.get("_target_", ...))]) from error
+    except Exception as error:  # pytorch_optimizer's own derive from nothing else
+        said = str(error).rstrip(".")
+        problem = Problem(key, f"it refuses its arguments: {said}", config.get("_target_", ...))
+        if name := _named(arguments, said):
+            problem = Problem(f"{key}.{name}", f"the optimizer refuses it: {said}", config[name])
+        raise ConfigError([problem]) from error
     if has_modes(optimizer):
         optimizer.train()  # type: ignore[attr-defined]  # schedule-free ones refuse a step in any other mode
     return optimizer
@@ -134,12 +138,26 @@ def _can_fuse(merged: Sequence[Sequence[Group]], arguments: Mapping[str, Any], d
 def _check_arguments(
     arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter], key: str
 ) -> Iterable[Problem]:
+    for name, value in arguments.items():
+        default = accepted[name].default if name in accepted else None
+        if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
+            yield Problem(f"{key}.{name}", "expected a number", value)
     if _takes_anything(accepted):
         return
     known = list(accepted)[1:]  # the first one takes the parameters
     for name, value in arguments.items():
         if name not in known and (name, value) != ("fused", "auto"):
             yield Problem(f"{key}.{name}", "the optimizer takes no such argument", value, did_you_mean(name, known))
+
+
+def _named(arguments: Iterable[str], message: str) -> str | None:
+    """The argument that a message names first: `etas` also as eta, `hessian_power` also as Hessian Power."""
+    found: dict[str, int] = {}
+    for name in arguments:
+        words = re.escape(name.removesuffix("s")).replace("_", "[_ ]")
+        if match := re.search(rf"(?<![\w']){words}s?(?!\w)", message, re.IGNORECASE):
+            found[name] = match.start()
+    return min(found, key=lambda name: (found[name], -len(name)), default=None)
 
 
 def _check_decay(merged: Sequence[Sequence[Group]], accepted: Mapping[str, inspect.Parameter]) -> Iterable[Problem]:

@@ -199,19 +199,49 @@ def test_everything_wrong_is_said_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "factory", "words"),
+    ("config", "factory", "name", "words"),
     [
-        ({**SGD, "momentum": 0.0, "nesterov": True}, torch.optim.SGD, "Nesterov momentum requires"),
-        ({**ADAM, "betas": [1.5, 0.9]}, torch.optim.Adam, "beta"),
-        ({**ADAM, "eps": "a"}, torch.optim.Adam, "refuses its arguments"),
-        ({**ADAM, "fused": True, "foreach": True}, torch.optim.Adam, "cannot be `True` together"),
+        ({**SGD, "momentum": 0.0, "nesterov": True}, torch.optim.SGD, "nesterov", "Nesterov momentum requires"),
+        ({**ADAM, "betas": [1.5, 0.9]}, torch.optim.Adam, "betas", "= [1.5, 0.9]: the optimizer refuses it: Invalid"),
+        ({**ADAM, "eps": "a"}, torch.optim.Adam, "eps", "= 'a': expected a number"),
+        ({**ADAM, "fused": True, "foreach": True}, torch.optim.Adam, "fused", "cannot be `True` together"),
+        ({"lr": 0.1, "etas": [2.0, 1.0]}, torch.optim.Rprop, "etas", "= [2.0, 1.0]: the optimizer refuses it: Invalid"),
+        ({"lr": 0.1, "d": 0.5}, torch.optim.Adafactor, "d", "= 0.5: the optimizer refuses it: Clipping threshold d"),
     ],
 )
-def test_what_torch_refuses_is_a_problem_of_the_config(config: dict, factory: Any, words: str) -> None:
+def test_what_torch_refuses_is_a_problem_of_the_argument(config: dict, factory: Any, name: str, words: str) -> None:
     problems = refused(one(torch.ones(1)), config, factory)
-    assert list(problems) == ["optimizer"]
-    assert words in problems["optimizer"]
-    assert config["_target_"] in problems["optimizer"]
+    assert list(problems) == [f"optimizer.{name}"]
+    assert words in problems[f"optimizer.{name}"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "words"),
+    [
+        ("MARS", "gamma", -1, "gamma must be non-negative"),
+        ("MARS", "gamma", "abc", "expected a number"),
+        ("MARS", "mars_type", "x", "must be one of"),
+        ("SOAP", "max_precondition_dim", -1, "must be positive"),
+        ("LARS", "trust_coefficient", -1, "must be non-negative"),
+        ("AdEMAMix", "alpha", -1, "must be non-negative"),
+        ("AdaHessian", "hessian_power", -1, "Hessian Power must be"),
+        ("SophiaH", "update_period", 0, "must be positive"),
+    ],
+)
+def test_what_other_packages_refuse_too(kind: str, name: str, value: Any, words: str) -> None:
+    factory = getattr(pytest.importorskip("pytorch_optimizer"), kind)
+    problems = refused(one(torch.ones(1)), {"lr": 0.1, "weight_decay": 0.0, name: value}, factory)
+    assert list(problems) == [f"optimizer.{name}"]
+    assert words in problems[f"optimizer.{name}"]
+    assert repr(value) in problems[f"optimizer.{name}"]
+
+
+def test_what_names_no_argument_is_a_problem_of_the_optimizer() -> None:
+    def factory(params: Any, lr: float, other: int) -> torch.optim.Optimizer:
+        raise ValueError("there is no such day")
+
+    problems = refused(one(torch.ones(1)), {"_target_": "my.Own", "lr": 0.1, "other": 1}, factory)
+    assert problems == {"optimizer": "optimizer = 'my.Own': it refuses its arguments: there is no such day"}
 
 
 def test_a_weight_decay_that_the_optimizer_does_not_have() -> None:
