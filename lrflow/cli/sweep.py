@@ -64,22 +64,29 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     parents = {outcome.folder.parent for outcome in outcomes if outcome.folder}
     home = parents.pop() if len(parents) == 1 else None
 
-    columns = {"job": [str(number) for number in range(len(outcomes))]}
-    columns |= {key: [job.get(key, "") for job in given] for key in swept}
     ending = {
         "time": [f"{outcome.seconds:.1f} s" for outcome in outcomes],
         "status": [outcome.status for outcome in outcomes],
         "folder": [_name(outcome.folder, home) for outcome in outcomes],
     }
-    for name in _metrics(outcomes):
-        values = [outcome.result.get(name) for outcome in outcomes]
-        column = {name: ["" if value is None else f"{value:.4g}" for value in values]}
-        if _width(columns | column | ending) <= out.width:
-            columns |= column
+    metrics = _metrics(outcomes)
+    for headings, left_out in ((swept, ()), (_short(swept), ()), (_short(swept), ("folder",)), (_short(swept), ENDING)):
+        ending = {name: cells for name, cells in ending.items() if name not in left_out}
+        columns = {"job": [str(number) for number in range(len(outcomes))]}
+        columns |= {name: [job.get(key, "") for job in given] for name, key in zip(headings, swept, strict=True)}
+        shown = 0
+        for name in metrics:
+            values = [outcome.result.get(name) for outcome in outcomes]
+            column = {name: ["" if value is None else f"{value:.4g}" for value in values]}
+            if _width(columns | column | ending) <= out.width:
+                columns |= column
+                shown += 1
+        if shown >= min(FEWEST, len(metrics)):
+            break
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns | ending:
-        table.add_column(name, justify="left" if name in ending else "right", no_wrap=name not in swept)
+        table.add_column(name, justify="left" if name in ending else "right", no_wrap=name not in headings)
     for row in zip(*(columns | ending).values(), strict=True):
         table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
     out.print(Text(f"\nsweep of {_jobs(len(outcomes))}{f' in {home}/' if home else ''}", "bold"))
@@ -90,7 +97,19 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
         out.print(Text(f"{len(failed)} of {_jobs(len(outcomes))} failed: {', '.join(failed)}", "bold red"))
 
 
+FEWEST = 2
+"""Metrics for which a narrow table gives up whole keys, then the folder, then the time."""
+
+ENDING = ("folder", "time")
+
 _STYLES = {"failed": "bold red", "stopped": "yellow", "done": "green"}
+
+
+def _short(keys: Sequence[str]) -> list[str]:
+    """The shortest ends of keys, in whole words, that tell them apart from each other and from the other columns."""
+    ends = [[".".join(key.split(".")[-count:]) for count in range(1, key.count(".") + 2)] for key in keys]
+    taken = Counter(end for each in ends for end in each) + Counter(("job", "status", *ENDING))
+    return [next((end for end in each if taken[end] == 1), each[-1]) for each in ends]
 
 
 def _metrics(outcomes: Sequence[Outcome]) -> list[str]:

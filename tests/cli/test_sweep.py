@@ -30,6 +30,36 @@ def test_every_job_is_run_in_its_folder(task, capsys: pytest.CaptureFixture[str]
     assert table[4].split()[:4] == ["1", "sgd", "0.01", "100"]
 
 
+@pytest.mark.parametrize(
+    ("words", "headings"),
+    [
+        (
+            ["scaling.reference=32,128", "schedule.also.weight_decay.low=0.01,0.02", "scaling=linear"],
+            ["job", "reference", "low", "test/accuracy", "test/loss", "time", "status", "folder"],
+        ),
+        (
+            [
+                "schedule=constant",
+                "schedule.cooldown=10%,20%",
+                "schedule.also.weight_decay.cooldown=10%,20%",
+                "schedule.warmup=0,5%",
+            ],
+            ["job", "schedule.cooldown", "weight_decay.cooldown", "warmup", "test/accuracy", "status"],
+        ),
+    ],
+)
+def test_metrics_come_before_whole_keys_and_folders(
+    words: list[str], headings: list[str], task, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task(lambda config: {"test/accuracy": 0.5, "test/loss": 0.25})
+    assert main(["-m", *words]) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    table = out[out.index("sweep of") :].splitlines()
+    (shown,) = [line.split() for line in table if line.startswith("job")]
+    assert shown == headings
+    assert max(map(len, table)) <= 80
+
+
 def test_one_failure_does_not_stop_the_others(task, capsys: pytest.CaptureFixture[str]) -> None:
     def run(config: Config) -> dict[str, float]:
         if config.seed == 1:
