@@ -31,7 +31,7 @@ class Config(schema.Section):
     trainer: settings.Trainer
     logger: settings.Logger
     health: settings.Health
-    find: settings.Find = settings.RangeFind(kind="range", low=1e-6, high=10.0)
+    find: settings.Find = settings.RangeFind(kind="range")
     task: settings.Task
 
     name: f.FolderName | None = None

@@ -140,9 +140,9 @@ class RangeFind(Section):
     """Find the LR by a range test."""
 
     kind: Literal["range"]
-    low: f.Positive
+    low: f.Positive = 1e-6
     """Peak LR at the first step of a sweep."""
-    high: f.Positive
+    high: f.Positive = 10.0
     """Peak LR at its last step."""
     steps: f.Count = 200
     """Optimizer steps of a sweep."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lrflow.errors import ConfigError, Problem
-from lrflow.layers.depth import layer_rules, layers_of
+from lrflow.layers.depth import check_min_scale, layer_rules, layers_of
 from lrflow.layers.rules import Rule, number
 
 
@@ -36,11 +36,10 @@ class LayerDecay:
 
     def __post_init__(self) -> None:
         problems = []
-        decay, min_scale = number(self.decay), number(self.min_scale)
+        decay = number(self.decay)
         if decay is None or not 0 < decay <= 1:
             problems.append(Problem("layers.decay", "expected a factor above 0 and at most 1", self.decay))
-        if min_scale is None or not 0 <= min_scale <= 1:
-            problems.append(Problem("layers.min_scale", "expected a factor from 0 to 1", self.min_scale))
+        problems += check_min_scale(self.min_scale)
         if problems:
             raise ConfigError(problems)
 

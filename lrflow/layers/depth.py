@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from lrflow.errors import Problem
 from lrflow.layers.inventory import Entry, inventory, is_norm
-from lrflow.layers.rules import Rule
+from lrflow.layers.rules import Rule, number
 from lrflow.layers.selection import exactly
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
@@ -40,6 +41,14 @@ def layers_of(model: nn.Module) -> dict[str, list[Entry]]:
     if loose:  # nothing but norms and bare parameters
         layers["model"] = loose
     return layers
+
+
+def check_min_scale(min_scale: object) -> list[Problem]:
+    """What is wrong with the factor below which no layer's falls."""
+    value = number(min_scale)
+    if value is None or not 0 <= value <= 1:
+        return [Problem("layers.min_scale", "expected a factor from 0 to 1", min_scale)]
+    return []
 
 
 def layer_rules(name: str, entries: Sequence[Entry], no_decay: bool, **settings: Any) -> list[Rule]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lrflow.errors import ConfigError, Problem
-from lrflow.layers.depth import layer_rules, layers_of
+from lrflow.layers.depth import check_min_scale, layer_rules, layers_of
 from lrflow.layers.rules import Rule, number
 from lrflow.schedules import Duration, DurationLike
 
@@ -53,11 +53,10 @@ class GradualUnfreezing:
             problems.append(
                 Problem("layers.every", "is no time: all layers would train at once", str(self.every), hint)
             )
-        factor, min_scale = number(self.factor), number(self.min_scale)
+        factor = number(self.factor)
         if factor is None or factor < 1:
             problems.append(Problem("layers.factor", "expected a number of at least 1", self.factor))
-        if min_scale is None or not 0 <= min_scale <= 1:
-            problems.append(Problem("layers.min_scale", "expected a factor from 0 to 1", self.min_scale))
+        problems += check_min_scale(self.min_scale)
         if problems:
             raise ConfigError(problems)
 

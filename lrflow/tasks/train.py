@@ -29,12 +29,11 @@ from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.schedules import Duration
 from lrflow.tasks import build
+from lrflow.tasks.data import ready_data
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, planned_module
 from lrflow.training.feedback import FeedbackLoop, close_loop
 from lrflow.training.interrupt import StopRequest
-from lrflow.training.loaders import put_in_order
 from lrflow.training.loggers import build_loggers, close_loggers
-from lrflow.training.position import Position
 from lrflow.training.progress import ProgressBar
 from lrflow.training.ranks import rank
 from lrflow.training.resume import Branch, Resumed, compile_branched
@@ -79,12 +78,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         raise ConfigError(problems)
 
     # What is trained, on what, for how long and at which LR: all of it is known before the first step.
-    data = build.build_data(config)
-    put_in_order(data, trainer, config.seed, resumed.position if resumed else Position())
-    data.trainer = trainer
-    with build.one_at_a_time("data"):
-        data.prepare_data()
-    data.setup("fit")
+    data = ready_data(config, trainer, config.seed, resumed.position if resumed else None)
     horizon = build.count_horizon(config, data, trainer.world_size)
     if resumed and resumed.step >= horizon.steps and horizon == resumed.plan.horizon:
         finished = RunFolder(resumed.path.parent.parent)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-BANDWIDTH = 0.15  # of the smoothing, in decades: wide enough for the noise of a batch, narrow enough for a cliff
+BANDWIDTH = 0.15  # of the smoothing kernel, in decades: wider than the noise of a batch, narrower than a cliff
 RESAMPLES = 400  # of the bootstrap
 CONFIDENCE = 0.9  # share of the resamples within the interval
 START = 0.1  # share of a sweep, at its low end, that says what the loss is before anything was learned
@@ -19,7 +19,7 @@ NOISE = 4.0  # standard deviations by which a loss has to rise or fall to be no 
 TOO_WIDE = 1.0  # decades between which an answer is none
 
 
-def smooth(rates: Floats, losses: Floats, bandwidth: float = BANDWIDTH) -> tuple[Floats, Floats]:
+def smooth(rates: Floats, losses: Floats) -> tuple[Floats, Floats]:
     """The loss and its slope by local linear regression over the logarithm of the LR.
 
     A running mean, as other range tests have it, follows late and so moves every mark to the right, by decades where
@@ -29,26 +29,25 @@ def smooth(rates: Floats, losses: Floats, bandwidth: float = BANDWIDTH) -> tuple
     Args:
         rates: LRs, rising; [n].
         losses: [n], finite.
-        bandwidth: standard deviation of the kernel, in decades.
 
     Returns:
         (losses [n], slopes [n] in loss a decade).
     """
     position = np.log10(rates)
     away = position[None, :] - position[:, None]
-    weights = np.exp(-0.5 * (away / bandwidth) ** 2)
+    weights = np.exp(-0.5 * (away / BANDWIDTH) ** 2)
     total, first, second = weights.sum(1), (weights * away).sum(1), (weights * away**2).sum(1)
     centre = losses[losses.size // 2]  # taken out, so that a large offset costs no digits
     level, tilt = (weights * (losses - centre)).sum(1), (weights * away * (losses - centre)).sum(1)
     spread = total * second - first**2
     # Points so far apart that each stands alone have no slope.
-    alone = spread <= 1e-12 * total**2 * bandwidth**2
+    alone = spread <= 1e-12 * total**2 * BANDWIDTH**2
     spread = np.where(alone, 1.0, spread)
     values = np.where(alone, level / total, (second * level - first * tilt) / spread)
     return values + centre, np.where(alone, 0.0, (total * tilt - first * level) / spread)
 
 
-def divergence(rates: Floats, losses: Floats, bandwidth: float = BANDWIDTH) -> int:
+def divergence(rates: Floats, losses: Floats) -> int:
     """How many points of a sweep lie before it diverges; all of them where it does not.
 
     It has diverged where a loss is not finite, or where the smoothed loss stands above its start by more than it had
@@ -57,14 +56,13 @@ def divergence(rates: Floats, losses: Floats, bandwidth: float = BANDWIDTH) -> i
     Args:
         rates: LRs, rising; [n].
         losses: [n].
-        bandwidth: of the smoothing, in decades.
     """
     finite = np.isfinite(losses)
     count = len(losses) if finite.all() else int(np.argmin(finite))
     if count < FEWEST:
         return count
     rates, losses = rates[:count], losses[:count]
-    values, _ = smooth(rates, losses, bandwidth)
+    values, _ = smooth(rates, losses)
     head, start, noise = _start(losses, values)
     fallen = start - np.minimum.accumulate(values)
     above = values > start + np.maximum(fallen, noise)
@@ -172,7 +170,9 @@ def halfway(rates: Floats, losses: Floats) -> float:
         rates: LRs before the divergence; [n].
         losses: [n].
     """
-    return float(np.sqrt(steepest(rates, losses) * lowest(rates, losses)))
+    values, slopes = smooth(rates, losses)
+    bottom = int(np.argmin(values))
+    return float(np.sqrt(rates[np.argmin(slopes[: bottom + 1])] * rates[bottom]))
 
 
 RULES: dict[str, Callable[[Floats, Floats], float]] = {

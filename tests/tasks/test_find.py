@@ -6,14 +6,19 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 
 from lrflow.config import compose
 from lrflow.data import Digits
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.tasks import find
+from lrflow.tasks.data import ready_data
+from lrflow.tasks.train import lightning_options
+from lrflow.training.trainer import build_trainer
 
 SMALL = ("task=find", "find.steps=120", "find.sweeps=2", "model=logistic", "data.batch_size=128")
 
@@ -88,3 +93,17 @@ def test_data_that_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     small = ["find.steps=40", "find.sweeps=1"] if how == "range" else []
     with pytest.raises(LrflowError, match="look for NaN in the data"):
         find.run(compose(["task=find", f"find={how}", "optimizer=sgd", "model=logistic", *small]))
+
+
+def test_the_bound_of_softmax_regression_at_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the Hessian is (I - 11'/C) / C, as a Kronecker product with the second moments of the inputs and 1."""
+    monkeypatch.chdir(tmp_path)
+    options = ["task=find", "find=stability", "optimizer=sgd", "optimizer.lr=0.5", "optimizer.weight_decay=0"]
+    config = compose([*options, "model=logistic", "data.drop_last=true", "find.batches=19"])
+    ceiling = find.run(config)["ceiling"]
+    trainer = build_trainer(lightning_options(config), tmp_path, [], 50)
+    batches = islice(ready_data(config, trainer, config.seed).train_dataloader(), 19)
+    inputs = torch.cat([batch[0].flatten(1) for batch in batches]).double()
+    inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
+    top = float(torch.linalg.eigvalsh(inputs.T @ inputs / len(inputs))[-1]) / 10
+    assert ceiling == pytest.approx(2 / top, rel=1e-3)

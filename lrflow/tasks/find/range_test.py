@@ -22,7 +22,7 @@ from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.optimizers.learning_rate_free import estimates_lr
 from lrflow.plan.view import Grid, number
 from lrflow.tasks import build
-from lrflow.tasks.find.prepare import prepare
+from lrflow.tasks.data import ready_data
 from lrflow.tasks.train import lightning_options
 from lrflow.training import EvaluationWeights
 from lrflow.training.ranks import rank
@@ -83,7 +83,7 @@ def _sweep(
     trainer = build_trainer(options, folder, [], config.trainer.log_every)
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
-    data, module = prepare(config, trainer, seed)
+    data, module = ready_data(config, trainer, seed), build.build_module(config)
     groups = build.build_groups(config, module, trainer.world_size)
     plan = sweep_plan(groups, config.optimizer.lr, find.low, find.high, find.steps)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}

@@ -19,7 +19,7 @@ from lrflow.config.settings import StabilityFind
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.plan.view import Grid, number
 from lrflow.tasks import build
-from lrflow.tasks.find.prepare import prepare
+from lrflow.tasks.data import ready_data
 from lrflow.tasks.train import lightning_options
 from lrflow.training.trainer import build_trainer
 from lrflow.tuning.module_loss import as_a_function, module_loss
@@ -39,7 +39,7 @@ def find_ceiling(config: Config, find: StabilityFind, folder: Path, console: Con
     trainer = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
     _refuse(config, trainer)
     pl.seed_everything(config.seed, verbose=False)
-    data, module = prepare(config, trainer, config.seed)
+    data, module = ready_data(config, trainer, config.seed), build.build_module(config)
     module.to(trainer.strategy.root_device)
     groups = build.build_groups(config, module)
     optimizer = build.make_optimizer(config, groups, trainer.strategy.root_device)
