@@ -304,7 +304,7 @@ def test_the_wheel_brings_its_configuration_and_recipes(tmp_path: Path) -> None:
         archive.extractall(installed)
     code = "import sys, lrflow, lrflow.cli; print(lrflow.__path__); sys.exit(lrflow.cli.main())"
     shown = subprocess.run(
-        [sys.executable, "-c", code, "recipe=fashion_cnn", "--cfg", "job"],
+        [sys.executable, "-c", code, "recipe=cnn", "--cfg", "job"],
         cwd=nowhere, env={**os.environ, "PYTHONPATH": str(installed)}, capture_output=True, text=True,
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr

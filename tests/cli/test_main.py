@@ -188,7 +188,7 @@ class TestShow:
     def test_completion(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         for line, answer in {
             "lrflow optimizer=sg": "optimizer=sgd\n",
-            "lrflow recipe=fa": "recipe=fashion_cnn\n",
+            "lrflow recipe=cn": "recipe=cnn\n",
         }.items():
             monkeypatch.setenv("COMP_LINE", line)
             monkeypatch.setenv("COMP_POINT", str(len(line)))

@@ -69,10 +69,10 @@ def test_rules_and_makers_of_rules(default: Config) -> None:
 
 
 def test_a_recipe_overrides_groups_and_the_command_line_overrides_it() -> None:
-    config = compose(["recipe=fashion_cnn", "optimizer.lr=0.3", "schedule=cosine"])
-    assert config.choices | {"recipe": "fashion_cnn", "data": "fashion_mnist", "schedule": "cosine"} == config.choices
+    config = compose(["recipe=cnn", "optimizer.lr=0.3", "schedule=cosine"])
+    assert config.choices | {"recipe": "cnn", "data": "fashion_mnist", "schedule": "cosine"} == config.choices
     assert config.optimizer.lr == 0.3
-    assert config.trainer.max_epochs == 2
+    assert config.trainer.max_epochs == 3
 
 
 def test_short_forms() -> None:
