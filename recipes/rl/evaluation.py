@@ -1,0 +1,146 @@
+"""Validation and test of a policy: whole episodes, each from a seed of its own; and a moving picture of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+
+from .environments import make_environment
+
+Policy = Callable[[np.ndarray], np.ndarray]
+"""Observations [n, size] to actions [n] or [n, size], as the environment takes them."""
+
+GIF_WIDTH, GIF_FRAMES = 240, 120
+
+
+class Episodes:
+    """Episodes to evaluate a policy in: what a loader of validation or test data gives, as its only item.
+
+    Args:
+        env_id: the environment, as `make_environment` takes it.
+        seeds: of the episodes; the same seeds are the same episodes for every policy and at every time.
+        options: arguments of the environment.
+        at_once: environments that are stepped together.
+    """
+
+    def __init__(
+        self, env_id: str, seeds: Sequence[int], options: Mapping[str, Any] | None = None, at_once: int = 20
+    ) -> None:
+        self.env_id = env_id
+        self.seeds = list(seeds)
+        self.options = dict(options or {})
+        self.at_once = at_once
+
+    def play(self, policy: Policy) -> np.ndarray:
+        """Play them all.
+
+        Returns:
+            The sum of the rewards of each episode; [episodes], float64.
+        """
+        waiting = list(enumerate(self.seeds))[::-1]
+        returns = np.zeros(len(self.seeds))
+        envs = [make_environment(self.env_id, self.options) for _ in range(min(self.at_once, len(self.seeds)))]
+        playing = []  # (environment, number of its episode, observation)
+        for env in envs:
+            number, seed = waiting.pop()
+            playing.append((env, number, env.reset(seed=seed)[0]))
+        while playing:
+            actions = policy(np.stack([observation for _, _, observation in playing]).astype(np.float32))
+            still = []
+            for (env, number, _), action in zip(playing, actions, strict=True):
+                observation, reward, terminated, truncated, _ = env.step(action)
+                returns[number] += float(reward)
+                if terminated or truncated:
+                    if not waiting:
+                        continue
+                    number, seed = waiting.pop()
+                    observation = env.reset(seed=seed)[0]
+                still.append((env, number, observation))
+            playing = still
+        for env in envs:
+            env.close()
+        return returns
+
+    def film(self, policy: Policy, path: Path) -> str | None:
+        """Play the first one and save it as a GIF.
+
+        Returns:
+            Why there is none, where the environment cannot be drawn here.
+        """
+        try:
+            frames, seconds = self._frames(policy)
+        except Exception as error:  # of pygame or of a GL backend, which each have their own
+            return f"no {path.name}: {self.env_id} cannot be drawn here: {error}"
+        if not frames:
+            return f"no {path.name}: {self.env_id} draws no pictures"
+        save_gif(frames, seconds, path)
+        return None
+
+    def _frames(self, policy: Policy) -> tuple[list[np.ndarray], float]:
+        """The pictures of the first episode, and the seconds that each stands for."""
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        if "DISPLAY" not in os.environ:
+            os.environ.setdefault("MUJOCO_GL", "egl")
+        env = make_environment(self.env_id, self.options, render_mode="rgb_array")
+        try:
+            observation, _ = env.reset(seed=self.seeds[0])
+            frames, done = [env.render()], False
+            while not done:
+                action = policy(np.asarray(observation, dtype=np.float32)[None])[0]
+                observation, _, terminated, truncated, _ = env.step(action)
+                done = terminated or truncated
+                frames.append(env.render())
+            return [frame for frame in frames if isinstance(frame, np.ndarray)], 1 / env.metadata.get("render_fps", 30)
+        finally:
+            env.close()
+
+
+def save_gif(frames: Sequence[np.ndarray], seconds: float, path: Path) -> None:
+    """A small GIF in real time: narrow, and with so many of the frames left out that about 120 remain.
+
+    Args:
+        frames: [height, width, 3], uint8 each.
+        seconds: that each frame stands for.
+        path: where to.
+    """
+    from PIL import Image
+
+    every = max(1, len(frames) // GIF_FRAMES)
+    height, width = frames[0].shape[:2]
+    size = (GIF_WIDTH, round(height * GIF_WIDTH / width))
+    pictures = [Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR) for frame in frames[::every]]
+    palette = pictures[0].quantize(32)  # one for all of them, so that what does not move takes no room
+    pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    duration = max(20, round(1000 * seconds * every))  # milliseconds; viewers slow down anything shorter
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=duration, loop=0, optimize=True)
+
+
+class Agent(pl.LightningModule):
+    """A policy that is validated and tested by playing `Episodes`.
+
+    Logs `val/return` and `val/return_std`, the same under `test/`, and saves `episode.gif` beside the test.
+    """
+
+    def policy(self, observations: np.ndarray) -> np.ndarray:
+        """The actions that are evaluated; observations [n, size], float32."""
+        raise NotImplementedError
+
+    def validation_step(self, episodes: Episodes, batch_idx: int) -> None:
+        """Play them."""
+        self._report("val", episodes)
+
+    def test_step(self, episodes: Episodes, batch_idx: int) -> None:
+        """Play them, and film the first."""
+        self._report("test", episodes)
+        if why_not := episodes.film(self.policy, Path(self.trainer.default_root_dir) / "episode.gif"):
+            self.print(why_not)
+
+    def _report(self, stage: str, episodes: Episodes) -> None:
+        returns = episodes.play(self.policy)
+        self.log(f"{stage}/return", returns.mean(), batch_size=1)
+        self.log(f"{stage}/return_std", returns.std(), batch_size=1)
