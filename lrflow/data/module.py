@@ -81,6 +81,13 @@ class DataModule(pl.LightningDataModule):
         """The examples to train on and hold out from, and the data's own test part if it has one."""
         raise NotImplementedError(f"{type(self).__name__} has no load()")
 
+    def fit_normalisation(self, inputs: torch.Tensor) -> None:
+        """Learns what `normalise` needs, such as a mean; nothing unless overridden.
+
+        Args:
+            inputs: of the training part alone, so that nothing of the held-out examples is known.
+        """
+
     def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs as the model takes them: float32 unless overridden."""
         return inputs.float()
@@ -107,9 +114,11 @@ class DataModule(pl.LightningDataModule):
         order = torch.from_numpy(stratified_order(pool.targets.numpy(), self.split_seed))
         # The test part is cut first, so that another val_size leaves it as it is.
         test_rows, val_rows, train_rows = order.tensor_split([self.test_size, self.test_size + self.val_size])
+        train = pool.at(train_rows.sort().values)
+        self.fit_normalisation(train.inputs)
         self.test_set = self._part(pool.at(test_rows) if test is None else test)
         self.val_set = self._part(pool.at(val_rows))
-        self.train_set = self._part(pool.at(train_rows.sort().values))
+        self.train_set = self._part(train)
 
     def _part(self, examples: Examples) -> TensorDataset:
         return TensorDataset(self.normalise(examples.inputs), examples.targets)

@@ -72,6 +72,22 @@ def test_a_test_part_of_the_datas_own_is_used() -> None:
         set_up(own_test=5, test_size=3)
 
 
+def test_normalisation_is_fitted_to_the_training_part_alone() -> None:
+    class Centred(Numbers):
+        def fit_normalisation(self, inputs: torch.Tensor) -> None:
+            self.mean = inputs.float().mean()
+
+        def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
+            return inputs.float() - self.mean
+
+    module, raw = Centred(val_size=6, test_size=9), set_up(val_size=6, test_size=9)
+    module.setup()
+    mean = raw.train_set.tensors[0].mean()
+    assert mean != torch.arange(30.0).mean()  # else the test could not tell
+    for part in ("train_set", "val_set", "test_set"):
+        torch.testing.assert_close(getattr(module, part).tensors[0], getattr(raw, part).tensors[0] - mean)
+
+
 def test_the_data_is_read_once() -> None:
     module = Numbers()
     for stage in ("fit", "validate", "test", None):
