@@ -53,7 +53,7 @@ def test_the_table_of_options_is_whole(name: str) -> None:
     catalogue = Catalogue()
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", (ROOT / name).read_text(), re.MULTILINE))
     for group in GROUPS:
-        told = re.findall(r"`(\w+)`", rows[group])
+        told = re.findall(r"`([\w/]+)`", rows[group])
         assert sorted(told) == sorted(catalogue.options(group)), group
         assert defaults[group] in (told[0], None), group
 

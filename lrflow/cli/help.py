@@ -27,6 +27,7 @@ TOPICS = {
     "health": "what is watched",
     "find": "how task=find finds a learning rate",
     "recipe": "whole jobs, options and values together",
+    "fast": "whether to make a smoke run of it: fast=true",
 }
 
 COMMON = {

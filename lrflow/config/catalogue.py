@@ -14,7 +14,7 @@ from lrflow.errors import ConfigError, Problem
 
 GROUPS = (
     "task", "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger",
-    "health", "find", "recipe",
+    "health", "find", "recipe", "fast",
 )  # fmt: skip
 """In the order in which a person meets them."""
 
@@ -57,8 +57,8 @@ class Catalogue:
     def __init__(self, folders: Iterable[Path] = ()) -> None:
         self._options: dict[str, dict[str, Option]] = {group: {} for group in GROUPS}
         self._add_folder(home("conf"))
-        for path in recipes():
-            self._add(Option("recipe", path.parent.name, path))
+        for name, path in recipes().items():
+            self._add(Option("recipe", name, path))
         hidden = [option for folder in folders for option in self._add_folder(folder)]
         if hidden:
             message = "has the name of one of lrflow's own options, which would be used instead"
@@ -98,9 +98,16 @@ def home(name: str) -> Path:
     return Path(lrflow.__path__[0]) / name
 
 
-def recipes() -> list[Path]:
-    """The files of the recipes that come with lrflow, `recipes/NAME/recipe.yaml`."""
-    return sorted(home("recipes").glob("*/recipe.yaml"))
+FAST = "fast.yaml"
+"""Beside a recipe: the overrides of its smoke version."""
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that come with lrflow: `recipes/NAME/recipe.yaml` is NAME, a variant beside it is NAME/VARIANT."""
+    folders = [path.parent for path in sorted(home("recipes").glob("*/recipe.yaml"))]
+    found = {folder.name: folder / "recipe.yaml" for folder in folders}
+    variants = [path for folder in folders for path in sorted(folder.glob("*.yaml")) if path.name != FAST]
+    return found | {f"{path.parent.name}/{path.stem}": path for path in variants if path.stem != "recipe"}
 
 
 @cache

@@ -15,7 +15,7 @@ from hydra.errors import MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lrflow.config.catalogue import Catalogue, recipes
+from lrflow.config.catalogue import FAST, Catalogue, recipes
 from lrflow.config.config import Config
 from lrflow.config.files import line_with, problem_of, shown
 from lrflow.config.hydra_node import check_hydra
@@ -80,7 +80,8 @@ def placed(problems: Sequence[Problem], texts: Sequence[str], config_dir: Path |
     """
     loader = GlobalHydra.instance().config_loader()
     defaults = loader.compute_defaults_list(ROOT, list(texts), RunMode.RUN).defaults
-    shipped = {f"recipe/{path.parent.name}": path for path in recipes()}
+    shipped = {f"recipe/{name}": path for name, path in recipes().items()}
+    shipped |= {f"fast/on/{name}": path.parent / FAST for name, path in recipes().items()}
     sources = []
     for entry in defaults:
         name = str(entry.config_path)
@@ -107,11 +108,16 @@ def composer(config_dir: Path | None = None) -> Iterator[Composer]:
 
 
 def register_recipes() -> None:
-    """Makes the recipes that come with lrflow options of the group `recipe`."""
-    for path in recipes():
-        ConfigStore.instance().store(
-            path.parent.name, OmegaConf.load(path), group="recipe", package="_global_", provider="lrflow"
-        )
+    """Makes the recipes that come with lrflow options of the group `recipe`, and their smoke versions those of fast."""
+    for name, path in recipes().items():
+        _register("recipe", name, path)
+        if (fast := path.parent / FAST).is_file():
+            _register("fast/on", name, fast)
+
+
+def _register(group: str, name: str, path: Path) -> None:
+    folder, _, stem = f"{group}/{name}".rpartition("/")
+    ConfigStore.instance().store(stem, OmegaConf.load(path), group=folder, package="_global_", provider="lrflow")
 
 
 def checked(overrides: Overrides, composing: Composer, catalogue: Catalogue) -> Config:
@@ -139,7 +145,7 @@ def checked(overrides: Overrides, composing: Composer, catalogue: Catalogue) -> 
 def choices_of(node: Any) -> dict[str, str | None]:
     """The option taken of each group of lrflow's, from Hydra's node of a composed config."""
     choices: Any = OmegaConf.to_container(node.runtime.choices)
-    return {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
+    return {group: choice for group, choice in choices.items() if not group.startswith("hydra/") and "@" not in group}
 
 
 def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:

@@ -59,14 +59,17 @@ class Overrides:
 
 
 def expand(texts: Iterable[str]) -> list[str]:
-    """Writes out the short forms: `resume=last` is `resume.from=last`."""
+    """Writes out the short forms: `resume=last` is `resume.from=last`, `fast=true` is the option `fast=on`."""
     short = {"resume": "resume.from"}
+    switch = {"true": "on", "false": "off"}
     written = []
     for text in texts:
         key, equals, value = text.partition("=")
         sign, name = key[: len(key) - len(key.lstrip("+"))], key.lstrip("+")
         if equals and name in short and not value.startswith("{"):
             text = f"{sign}{short[name]}={value}"
+        elif name == "fast" and value.lower() in switch:
+            text = f"{sign}fast={switch[value.lower()]}"
         written.append(text)
     return written
 
