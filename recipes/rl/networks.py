@@ -1,0 +1,23 @@
+"""Networks of policies and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+
+def mlp(inputs: int, widths: Sequence[int], outputs: int) -> nn.Sequential:
+    """Linear layers with ReLU between them, as torch initialises them.
+
+    Args:
+        inputs: size of an observation.
+        widths: of the hidden layers.
+        outputs: of the last layer.
+    """
+    sizes = [inputs, *widths]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))

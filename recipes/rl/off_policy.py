@@ -1,0 +1,214 @@
+"""Environments and a replay buffer as the data of a run: steps are collected between the batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import gymnasium as gym
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lrflow.errors import ConfigError, Problem
+
+from .environments import Environments
+from .evaluation import Episodes
+from .replay import ReplayBuffer, Transitions
+
+Explore = Callable[[Tensor, int, torch.Generator], Tensor]
+"""(observations [n, size], environment steps so far, generator of what is random) to actions [n] or [n, size]."""
+
+VAL_SEED, TEST_SEED = 10_000, 20_000  # of the first episode; far from those of training
+
+
+class OffPolicyData(pl.LightningDataModule):
+    """Batches of a replay buffer that the policy in training fills.
+
+    Before the first batch the environments are stepped `learning_starts` times with random actions, before every
+    `gradient_steps`-th one `train_frequency` times with `trainer.lightning_module.explore`. Steps are counted over
+    all environments, and an epoch is a stretch of them; those before the first batch belong to none. The filled part
+    of the buffer, the environments and the random numbers are saved in checkpoints.
+
+    Args:
+        env_id: of gymnasium; `my_pkg:Mine-v0` imports my_pkg first, which has to be trusted.
+        env_options: arguments of the environment.
+        num_envs: environments that are stepped together.
+        buffer_size: transitions that are kept.
+        batch_size: transitions of a batch.
+        learning_starts: steps with random actions before the first batch.
+        train_frequency: steps from one collection to the next.
+        gradient_steps: batches after each collection.
+        epoch_steps: steps of an epoch.
+        val_episodes: played at each validation, the same every time.
+        test_episodes: played at the end.
+        seed: of the environments, the exploration and the sampling.
+
+    Raises:
+        ConfigError: options that cannot be, all at once.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        env_options: Mapping[str, Any] | None = None,
+        num_envs: int = 1,
+        buffer_size: int = 100_000,
+        batch_size: int = 256,
+        learning_starts: int = 1_000,
+        train_frequency: int = 1,
+        gradient_steps: int = 1,
+        epoch_steps: int = 1_000,
+        val_episodes: int = 10,
+        test_episodes: int = 100,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.env_id = env_id
+        self.env_options = env_options
+        self.num_envs = num_envs
+        self.buffer_size = buffer_size
+        self.batch_size = batch_size
+        self.learning_starts = learning_starts
+        self.train_frequency = train_frequency
+        self.gradient_steps = gradient_steps
+        self.epoch_steps = epoch_steps
+        self.val_episodes = val_episodes
+        self.test_episodes = test_episodes
+        self.seed = seed
+        if problems := self._problems():
+            raise ConfigError(problems)
+        self.environments: Environments | None = None
+        self.steps = 0  # of the environments so far
+        self._batches = 0  # sampled so far
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def setup(self, stage: str) -> None:
+        """Begin the episodes; once, whatever the stage.
+
+        Raises:
+            ConfigError: there is no such environment, or its actions have no bounds; or there are several devices.
+        """
+        if self.environments is not None:
+            return
+        if self.trainer is not None and self.trainer.world_size > 1:
+            message = "the policy collects in one process; several would each train on a buffer of their own"
+            raise ConfigError([Problem("trainer.devices", message, self.trainer.world_size, "trainer.devices=1")])
+        self.environments = Environments(self.env_id, self.num_envs, self.seed, self.env_options)
+        actions = self.environments.action_space
+        if isinstance(actions, gym.spaces.Box) and not actions.is_bounded():
+            message = f"expected actions with bounds, to draw the first ones within: {actions}"
+            raise ConfigError([Problem("data.env_id", message, self.env_id)])
+        self.buffer = ReplayBuffer(self.buffer_size, self.environments.observation_space, actions)
+
+    def train_dataloader(self) -> Batches:
+        """Batches of the buffer, each after the steps that belong before it."""
+        return Batches(self)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The episodes of a validation, as one item."""
+        return self._episodes(VAL_SEED, self.val_episodes)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The episodes of the test, as one item."""
+        return self._episodes(TEST_SEED, self.test_episodes)
+
+    def next_batch(self) -> Transitions:
+        """Collect where it is due, and sample."""
+        if self.steps < self.learning_starts:
+            self.collect(self.learning_starts - self.steps, self._act_randomly)
+        if self._batches % self.gradient_steps == 0:
+            assert self.trainer is not None
+            self.collect(self.train_frequency, self.trainer.lightning_module.explore)
+        self._batches += 1
+        return self.buffer.sample(self.batch_size, self._generator)
+
+    @torch.inference_mode()
+    def collect(self, steps: int, explore: Explore) -> None:
+        """Step the environments and keep what happens.
+
+        Args:
+            steps: over all environments.
+            explore: chooses the actions.
+        """
+        environments = self.environments
+        assert environments is not None
+        for _ in range(0, steps, environments.count):
+            observations = environments.observations
+            actions = explore(torch.from_numpy(observations), self.steps, self._generator).numpy()
+            after = environments.step(actions)
+            self.buffer.add(observations, actions, after.rewards, after.next_observations, after.terminated)
+            self.steps += environments.count
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the policy that the next batches depend on."""
+        assert self.environments is not None
+        return {
+            "steps": self.steps,
+            "batches": self._batches,
+            "generator": self._generator.get_state(),
+            "environments": self.environments.state_dict(),
+            "buffer": self.buffer.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state of `state_dict`.
+
+        Raises:
+            ConfigError: there were other environments, or the buffer had another size.
+        """
+        assert self.environments is not None
+        self.steps, self._batches = state_dict["steps"], state_dict["batches"]
+        self._generator.set_state(state_dict["generator"])
+        self.environments.load_state_dict(state_dict["environments"])
+        self.buffer.load_state_dict(state_dict["buffer"])
+
+    def _act_randomly(self, observations: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+        """Actions drawn uniformly."""
+        assert self.environments is not None
+        space = self.environments.action_space
+        if isinstance(space, gym.spaces.Discrete):
+            return torch.randint(int(space.n), (len(observations),), generator=generator)
+        low, high = torch.from_numpy(space.low), torch.from_numpy(space.high)
+        return low + (high - low) * torch.rand(len(observations), *low.shape, generator=generator)
+
+    def _episodes(self, seed: int, count: int) -> DataLoader[Any]:
+        seeds = range(seed, seed + count)
+        return DataLoader([Episodes(self.env_id, seeds, self.env_options)], batch_size=None)
+
+    def _problems(self) -> list[Problem]:
+        """What is wrong with the options by themselves."""
+        names = "num_envs buffer_size batch_size train_frequency gradient_steps epoch_steps val_episodes test_episodes"
+        least = {**dict.fromkeys(names.split(), 1), "learning_starts": 0, "seed": 0}
+        problems = [
+            Problem(f"data.{name}", f"expected a whole number, at least {minimum}", getattr(self, name))
+            for name, minimum in least.items()
+            if type(getattr(self, name)) is not int or getattr(self, name) < minimum
+        ]
+        if problems:
+            return problems
+        for name, of in {"train_frequency": "num_envs", "epoch_steps": "train_frequency"}.items():
+            if getattr(self, name) % getattr(self, of):
+                message = f"expected a multiple of data.{of}, {getattr(self, of)}"
+                problems.append(Problem(f"data.{name}", message, getattr(self, name)))
+        return problems
+
+
+class Batches:
+    """What an epoch trains on: `len` batches, made one after another as the run asks for them.
+
+    Args:
+        data: goes on from wherever it is.
+    """
+
+    def __init__(self, data: OffPolicyData) -> None:
+        self._data = data
+        self.samples_per_batch = data.train_frequency / data.gradient_steps  # environment steps
+
+    def __len__(self) -> int:
+        return self._data.epoch_steps // self._data.train_frequency * self._data.gradient_steps
+
+    def __iter__(self) -> Iterator[Transitions]:
+        for _ in range(len(self)):
+            yield self._data.next_batch()

@@ -1,0 +1,137 @@
+"""Deep Q-network: learns what each action is worth; the policy takes the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lrflow.errors import ConfigError, Problem, did_you_mean
+
+from ..rl.environments import spaces
+from ..rl.evaluation import Agent
+from ..rl.networks import mlp
+from ..rl.replay import Transitions
+
+ERRORS = {"huber": functional.smooth_l1_loss, "mse": functional.mse_loss}
+
+
+def q_loss(
+    q: nn.Module, target: nn.Module, batch: Transitions, gamma: float, double: bool = False, error: str = "huber"
+) -> Tensor:
+    """The error of the values of what was done, against the reward and the value of what came after.
+
+    Mnih et al., 2015, doi 10.1038/nature14236; `double`: van Hasselt et al., 2016, arXiv 1509.06461.
+
+    Args:
+        q: observations to values [batch, actions]; what is trained.
+        target: the same, as it was some steps ago; gets no gradient.
+        batch: transitions.
+        gamma: discount of a step.
+        double: `q` chooses the action that comes after and `target` values it; else `target` does both.
+        error: `huber` or `mse`.
+
+    Returns:
+        The mean over the batch.
+    """
+    with torch.no_grad():
+        following = target(batch.next_observations)
+        best = (q(batch.next_observations) if double else following).argmax(1, keepdim=True)
+        goal = batch.rewards + gamma * (1 - batch.terminated) * following.gather(1, best).squeeze(1)
+    value = q(batch.observations).gather(1, batch.actions.unsqueeze(1)).squeeze(1)
+    return ERRORS[error](value, goal)
+
+
+class DQN(Agent):
+    """A Q-network `q` and its `target`, which is set to it every `target_every` optimizer steps.
+
+    Explores by random actions, the fewer the more steps the environments have made. Logs `train/return`,
+    `train/q` and `train/epsilon` once an epoch.
+
+    Args:
+        env_id: the environment, for the sizes of observations and actions.
+        env_options: its arguments.
+        widths: of the hidden layers.
+        gamma: discount of a step.
+        target_every: optimizer steps from one target to the next.
+        double: whether the network itself chooses the action that its target values.
+        error: `huber` or `mse`.
+        epsilon_start: share of random actions at first.
+        epsilon_end: in the end.
+        epsilon_steps: environment steps in which it falls from one to the other, in a straight line.
+
+    Raises:
+        ConfigError: the actions of the environment are not discrete, or options that cannot be.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        env_options: Mapping[str, Any] | None = None,
+        widths: Sequence[int] = (256, 256),
+        gamma: float = 0.99,
+        target_every: int = 128,
+        double: bool = False,
+        error: str = "huber",
+        epsilon_start: float = 1.0,
+        epsilon_end: float = 0.05,
+        epsilon_steps: int = 10_000,
+    ) -> None:
+        super().__init__()
+        observations, actions = spaces(env_id, env_options)
+        problems = []
+        if not isinstance(actions, gym.spaces.Discrete):
+            problems.append(
+                Problem("data.env_id", f"expected discrete actions, not {actions}", env_id, "recipe=rl_sac")
+            )
+        if error not in ERRORS:
+            problems.append(Problem("model.error", "expected huber or mse", error, did_you_mean(error, ERRORS)))
+        if problems:
+            raise ConfigError(problems)
+        assert isinstance(actions, gym.spaces.Discrete)
+        self.actions = int(actions.n)
+        self.q = mlp(observations.shape[0], widths, self.actions)
+        self.target = deepcopy(self.q).requires_grad_(False)
+        self.gamma = gamma
+        self.target_every = target_every
+        self.double = double
+        self.error = error
+        self.epsilon_start, self.epsilon_end, self.epsilon_steps = epsilon_start, epsilon_end, epsilon_steps
+
+    def epsilon(self, steps: int) -> float:
+        """The share of random actions after so many environment steps."""
+        progress = min(1.0, steps / self.epsilon_steps)
+        return self.epsilon_start + progress * (self.epsilon_end - self.epsilon_start)
+
+    def explore(self, observations: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+        """The best action for each observation, or a random one in its place; [environments]."""
+        count = len(observations)
+        at_random = torch.rand(count, generator=generator) < self.epsilon(steps)
+        chosen = torch.randint(self.actions, (count,), generator=generator)
+        if not at_random.all():
+            chosen = torch.where(at_random, chosen, self.q(observations.to(self.device)).argmax(1).cpu())
+        return chosen
+
+    @torch.inference_mode()
+    def policy(self, observations: np.ndarray) -> np.ndarray:
+        """The best action for each observation."""
+        return self.q(torch.from_numpy(observations).to(self.device)).argmax(1).cpu().numpy()
+
+    def training_step(self, batch: Transitions, batch_idx: int) -> Tensor:
+        """The loss of a batch; before it, a new target where one is due."""
+        if self.trainer.global_step % self.target_every == 0:
+            self.target.load_state_dict(self.q.state_dict())
+        return q_loss(self.q, self.target, batch, self.gamma, self.double, self.error)
+
+    def on_train_epoch_end(self) -> None:
+        """Log how the collection went."""
+        data = self.trainer.datamodule
+        self.log("train/epsilon", self.epsilon(data.steps))
+        if data.environments.returns:
+            self.log("train/return", float(np.mean(data.environments.returns)))
