@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
@@ -19,7 +20,8 @@ log = logging.getLogger("lrflow")
 def put_in_order(data: pl.LightningDataModule, trainer: pl.Trainer, seed: int, position: Position) -> None:
     """Make a data module's loaders resumable and sharded; they stay the user's in everything else.
 
-    `setup` runs once a stage, since lrflow counts the run's steps before Lightning sets the data up again.
+    `setup` runs once a stage, since lrflow counts the run's steps before Lightning sets the data up again. A data
+    module that brings back its own state from a checkpoint (`load_state_dict`) knows itself where its loaders stand.
 
     Args:
         data: changed in place.
@@ -35,7 +37,7 @@ def put_in_order(data: pl.LightningDataModule, trainer: pl.Trainer, seed: int, p
             log.warning("of several training loaders each begins its epoch anew: the resumed run is not exact")
         rank, world = trainer.global_rank, trainer.world_size
         result = ordered(loader, seed, rank, world, epoch=at.epoch, start=at.batch, pad=training)
-        if training and not is_ordered(result):
+        if training and not is_ordered(result) and not is_overridden("load_state_dict", data):
             log.warning(
                 "the training loader brings its own order (%s): a run interrupted within an epoch cannot be resumed "
                 "exactly, and lrflow does not shard it over devices",

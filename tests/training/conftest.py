@@ -24,11 +24,12 @@ from lrflow.plan import Plan
 from lrflow.runs import newest_checkpoint
 from lrflow.schedules import Cosine, Curve, Duration, Horizon, Schedule
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, Supervised, planned_module
+from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import put_in_order
 from lrflow.training.loggers import CSVLogger
 from lrflow.training.position import Position
-from lrflow.training.resume import Branch, Resumed, compile_branched
+from lrflow.training.resume import Resumed
 from lrflow.training.supply import supply_optimizer
 from lrflow.training.trainer import build_trainer, validate_every
 
@@ -206,7 +207,7 @@ class Run:
 
 
 def horizon_of(loader: Any, options: Options) -> Horizon:
-    if isinstance(loader.dataset, IterableDataset):
+    if isinstance(getattr(loader, "dataset", None), IterableDataset):
         assert options.max_steps is not None
         return Horizon(options.max_steps)
     return Horizon.count(

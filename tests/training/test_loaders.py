@@ -139,6 +139,53 @@ def test_data_without_a_length_is_trained_by_steps(train: Any, tmp_path: Path) -
     assert resumed.record.rates == whole.record.rates[8:]
 
 
+class Walk:
+    """An endless walk, of which an epoch is ten steps: what comes next depends on what came before."""
+
+    def __init__(self) -> None:
+        self.at = torch.zeros(8, 6)
+        self.left = 0
+
+    def __len__(self) -> int:
+        return 10
+
+    def __iter__(self) -> Any:
+        self.left = self.left or len(self)
+        while self.left:
+            self.left -= 1
+            self.at = self.at * 0.9 + torch.randn(8, 6)
+            yield self.at.clone(), self.at.argmax(1) % 3
+
+
+class WithItsState(Users):
+    """Whose loader goes on where its checkpoint says."""
+
+    def __init__(self, loader: Walk) -> None:
+        super().__init__(loader)
+        self.loader = loader
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self.loader.at, "left": self.loader.left}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loader.at, self.loader.left = state_dict["at"], state_dict["left"]
+
+
+@pytest.mark.parametrize("cut", [3, 10, 16])
+def test_data_that_saves_its_own_state_is_resumed_exactly(
+    train: Any, tmp_path: Path, cut: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def go(folder: Path, **more: Any) -> Any:
+        return train(folder, data=WithItsState(Walk()), max_epochs=2, save_every="1 step", **more)
+
+    whole = go(tmp_path / "whole")
+    broken = go(tmp_path / "run", interrupt=cut)
+    resumed = go(tmp_path / "run", resume=broken.newest)
+    assert resumed.record.losses == whole.record.losses[-len(resumed.record.losses) :]
+    assert 20 - cut - 1 <= len(resumed.record.losses) <= 20 - cut + 1
+    assert "brings its own order" not in caplog.text
+
+
 def test_what_the_module_does_not_define_stays_undefined() -> None:
     data = ordered(Users(DataLoader(DATA, 4)))
     defined = {
