@@ -1,0 +1,52 @@
+"""The table of a study, in the README of its recipe."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+
+from benchmarks.recipes.study import Study, spread
+
+
+def table(study: Study) -> str:
+    """Means and standard deviations over seeds, in Markdown."""
+    tuned = study.tune["key"] if study.tune else None
+    heads = ["", *([f"`{tuned}`"] if tuned else []), *study.metrics, "seeds", "seconds a run"]
+    rows = [heads, ["---"] * len(heads)]
+    for variant in study.variants:
+        if runs := study.reported(variant):
+            choice = (
+                [study.chosen(variant) or ""] if tuned and variant in study.tuned_variants else [""] if tuned else []
+            )
+            cells = [cell(study.values(variant, metric)) for metric in study.metrics.values()]
+            seconds = statistics.fmean(run["seconds"] for run in runs if "seconds" in run) if runs else math.nan
+            rows.append([variant, *choice, *cells, str(len(runs)), f"{seconds:.0f}"])
+    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows)
+
+
+def cell(values: list[float]) -> str:
+    """Mean and spread of the runs that ended well, and how many did not."""
+    held = [value for value in values if math.isfinite(value)]
+    lost = f" ({len(values) - len(held)} of {len(values)} diverged)" if len(held) < len(values) else ""
+    if not held:
+        return f"-{lost}"
+    mean = statistics.fmean(held)
+    digits = 1 if abs(mean) >= 10 else 4
+    told = f"{mean:.{digits}f}" + (f" ± {spread(held):.{digits}f}" if len(held) > 1 else "")
+    return told + lost
+
+
+def marks(study: Study) -> tuple[str, str]:
+    """The comments in a README between which the table of a study stands."""
+    return f"<!-- measured by {study.command} -->", f"<!-- end of {study.name} -->"
+
+
+def write_table(study: Study) -> str:
+    """Puts the table into the README of the recipe, where that has the comments for it; returns the table."""
+    text, readme = table(study), study.recipe / "README.md"
+    first, last = marks(study)
+    if readme.is_file() and first in (content := readme.read_text()):
+        block = f"{first}\n{text}\n{last}"
+        readme.write_text(re.sub(f"{re.escape(first)}.*?{re.escape(last)}", lambda _: block, content, flags=re.DOTALL))
+    return text
