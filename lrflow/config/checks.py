@@ -113,9 +113,10 @@ def declared_horizon(config: Config) -> Horizon | None:
     """
     own, trainer, data = config.horizon, config.trainer, config.data
     if own.steps is not None:
-        return Horizon(own.steps, own.steps_per_epoch)
-    if trainer.max_epochs is None and trainer.max_steps is None:
-        problem = Problem("trainer.max_epochs", "the run would never end", None, "give max_epochs or max_steps")
+        return Horizon(own.steps, own.steps_per_epoch, own.samples_per_step)
+    if (trainer.max_epochs, trainer.max_steps, trainer.max_samples) == (None, None, None):
+        hint = "give max_epochs, max_steps or max_samples"
+        problem = Problem("trainer.max_epochs", "the run would never end", None, hint)
         raise ConfigError([problem])
     examples = data.facts.examples if data.facts else None
     if examples is None or data.batch_size is None or trainer.devices == "auto":
@@ -140,9 +141,11 @@ def declared_horizon(config: Config) -> Horizon | None:
             max_epochs=trainer.max_epochs,
             max_steps=trainer.max_steps,
             limit_batches=1.0 if trainer.limit_train_batches is None else trainer.limit_train_batches,
+            max_samples=trainer.max_samples,
         )
     except ValueError as error:
-        raise ConfigError([Problem("data.batch_size", str(error), data.batch_size)]) from None
+        # All that can be wrong with the batches has been told above.
+        raise ConfigError([Problem("trainer.max_samples", str(error), trainer.max_samples)]) from None
 
 
 def check_schedule(

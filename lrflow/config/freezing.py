@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lrflow.config.schema import Rule
 from lrflow.errors import Problem
 from lrflow.schedules import Duration, Horizon
+from lrflow.schedules.fields import uncounted
 
 _NEVER = "the group would never train"
 _SHORTER = "the LR would never come to what the schedule says"
@@ -50,8 +51,7 @@ def _check_rule(rule: Rule, key: str, horizon: Horizon | None) -> list[Problem]:
     try:
         first, last = start.steps(horizon), start.steps(horizon) + warmup.steps(horizon)
     except ValueError as error:
-        hint = "say it in steps or as a share of the run, or say how many steps an epoch has"
-        return [Problem(f"{key}.unfreeze", str(error), rule.unfreeze, hint)]
+        return [Problem(f"{key}.unfreeze", str(error), rule.unfreeze, uncounted(start))]
     if first >= horizon.steps:
         message = f"is {first} steps, but the run has only {horizon.steps}"
         return [Problem(f"{key}.unfreeze", message, rule.unfreeze, _NEVER)]

@@ -42,9 +42,11 @@ class Trainer(Section):
     precision: Annotated[Any, f.one_of(*PRECISIONS, also=("64", "32", "bf16", "16", 64, 32, 16))] = "32-true"
     """Of the numbers that the model computes with."""
     max_epochs: f.Count | None = None
-    """Passes through the training data; None: max_steps ends the run."""
+    """Passes through the training data; None: max_steps or max_samples ends the run."""
     max_steps: f.Count | None = None
     """Optimizer steps; ends the run earlier than max_epochs does."""
+    max_samples: f.Count | None = None
+    """Examples, or environment steps, that all devices together see at most; ends the run earlier than the others."""
     accumulate_grad_batches: f.Count = 1
     """Batches an optimizer step."""
     gradient_clip_val: f.Positive | None = None
@@ -202,6 +204,8 @@ class HorizonOverride(Section):
     """Optimizer steps of the run."""
     steps_per_epoch: f.Count | None = None
     """Optimizer steps an epoch."""
+    samples_per_step: f.Positive | None = None
+    """What an optimizer step sees on all devices together: examples, or environment steps."""
 
 
 class Resume(Section):

@@ -40,8 +40,9 @@ def render(diff: PlanDiff, arrow: str) -> RenderResult:
 
 def _summary(diff: PlanDiff, arrow: str) -> Grid:
     table = Grid("<", "<")
-    if diff.before.horizon != diff.after.horizon:
-        table.row(Text("run", "bold"), f"{length(diff.before.horizon)} {arrow} {length(diff.after.horizon)}")
+    was, now = length(diff.before), length(diff.after)
+    if was != now:
+        table.row(Text("run", "bold"), f"{was} {arrow} {now}")
     for name in diff.removed:
         table.row(Text("group", "bold"), f"- {name}", style="red")
     for name in diff.added:

@@ -117,7 +117,7 @@ def _frame(axes: Axes, plan: Plan, peaks: list[float]) -> None:
         epochs.spines["top"].set_visible(False)
     _plain(axes)
     schedules = "; ".join(dict.fromkeys(describe(curve.unfrozen()) for curve, _ in plan.curves)) or "nothing is trained"
-    title = f"{shorten(schedules, 100, placeholder=' ...')}\n{length(plan.horizon)}"
+    title = f"{shorten(schedules, 100, placeholder=' ...')}\n{length(plan)}"
     axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10, linespacing=1.4)
 
 

@@ -16,6 +16,7 @@ from lrflow.plan import checks, diff, files, picture, spec, table, view
 from lrflow.plan.group import PlanGroup
 from lrflow.plan.settings import PlanSetting, Values, compile_settings, distinct
 from lrflow.schedules import Curve, Horizon
+from lrflow.schedules.durations import durations_in
 
 if TYPE_CHECKING:
     from lrflow.layers import Group
@@ -117,6 +118,12 @@ class Plan:
                 for column in columns:
                     np.multiply(multiplier, self.trainable[column].lr, out=rates[rows, column])
         return rates if np.ndim(step) else rates[0]
+
+    @cached_property
+    def in_samples(self) -> bool:
+        """Whether a duration of its curves is in samples, so that what a step sees moves the LR."""
+        curves = [(group.schedule, *(setting.curve for setting in group.also)) for group in self.groups]
+        return any(duration.unit == "samples" for duration in durations_in(curves))
 
     @cached_property
     def moved(self) -> tuple[tuple[PlanSetting, tuple[int, ...]], ...]:

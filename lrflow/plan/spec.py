@@ -47,11 +47,14 @@ def to_dict(plan: Plan, told: bool = True) -> dict[str, Any]:
 
     Args:
         plan: any.
-        told: with what is only told of its groups and moves nothing, which a fingerprint is not taken of.
+        told: with what is only told and moves nothing, which a fingerprint is not taken of.
     """
+    horizon = asdict(plan.horizon)
+    if plan.horizon.samples_per_step is None or not (told or plan.in_samples):
+        del horizon["samples_per_step"]
     return {
         "version": VERSION,
-        "horizon": asdict(plan.horizon),
+        "horizon": horizon,
         "groups": [_described(group, told) for group in plan.groups],
     }
 

@@ -46,7 +46,7 @@ class PlanTable:
 def _head(plan: Plan) -> Grid:
     table = Grid("<", "<")
     table.row(Text("Plan", "bold"), Text(plan.fingerprint[:12], "dim"))
-    table.row(Text("run", "bold"), length(plan.horizon))
+    table.row(Text("run", "bold"), length(plan))
     schedules: dict[str, list[str]] = {}
     for curve, columns in plan.curves:
         # Where many groups are unfrozen one by one, the table of the groups says from which step on each trains.

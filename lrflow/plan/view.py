@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from lrflow.schedules import Continued, Curve, Horizon, Schedule, Unfreezing
+from lrflow.schedules import Continued, Curve, Schedule, Unfreezing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,11 +191,17 @@ def _said(value: object) -> str:
     return str(value)
 
 
-def length(horizon: Horizon) -> str:
-    """The length of a run in words: `938 steps, 2 epochs of 469`."""
+def length(plan: Plan) -> str:
+    """The length of a run in words: `938 steps, 2 epochs of 469`.
+
+    What it sees is told where the plan speaks of it, and where there are no epochs: `976 steps, 499,712 samples`.
+    """
+    horizon = plan.horizon
     words = counted(horizon.steps, "step")
     if horizon.steps_per_epoch:
         words += f", {horizon.epochs:.4g} epochs of {horizon.steps_per_epoch:,}"
+    if horizon.samples_per_step and (plan.in_samples or not horizon.steps_per_epoch):
+        words += f", {horizon.steps * horizon.samples_per_step:,.0f} samples"
     return words
 
 

@@ -1,23 +1,26 @@
-"""Durations: a stretch of training as a person says it, `500 steps`, `3 epochs` or `10%` of the run."""
+"""Durations: a stretch of training as a person says it, `500 steps`, `3 epochs`, `50_000 samples`, `10%` of the run."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 if TYPE_CHECKING:
     from lrflow.schedules.horizons import Horizon
 
-Unit = Literal["steps", "epochs", "fraction"]
+Unit = Literal["steps", "epochs", "samples", "fraction"]
 
-FORMS = "write a number of steps (500), of epochs (3 epochs) or a share of the run (10%)"
+FORMS = "write a number of steps (500), of epochs (3 epochs), of samples (50_000 samples) or a share of the run (10%)"
 
-_TEXT = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,3})?)\s*(steps?|epochs?|%|)\s*", re.IGNORECASE)
-_UNITS: dict[str, Unit] = {"": "steps", "step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs"}
+_NUMBER = r"(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:e[+-]?\d{1,3})?"
+_TEXT = re.compile(rf"\s*({_NUMBER})\s*(steps?|epochs?|samples?|%|)\s*", re.IGNORECASE)
+_UNITS: dict[str, Unit] = {"": "steps", "step": "steps", "epoch": "epochs", "sample": "samples"}
+_WHOLE = ("steps", "samples")
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class Duration:
     """A stretch of training, in the unit it was given in.
 
     Args:
-        value: how many; finite, not negative, whole where the unit is steps, 0.1 for 10%.
-        unit: `steps`, `epochs` or `fraction` (of the run).
+        value: how many; finite, not negative, whole where the unit is steps or samples, 0.1 for 10%.
+        unit: `steps`, `epochs`, `samples` (what the run sees on all devices together: examples, or the steps of an
+            environment) or `fraction` (of the run).
 
     Raises:
         ValueError: the value is not one that the unit can have.
@@ -36,25 +40,26 @@ class Duration:
     unit: Unit
 
     def __post_init__(self) -> None:
-        if self.unit not in ("steps", "epochs", "fraction"):
-            raise ValueError(f"the unit of a duration is steps, epochs or fraction, not {self.unit!r}")
+        if self.unit not in get_args(Unit):
+            raise ValueError(f"the unit of a duration is {', '.join(get_args(Unit))}, not {self.unit!r}")
         if isinstance(self.value, bool) or not isinstance(self.value, Real) or not _finite(self.value):
             raise ValueError(f"a duration is a finite number, not {self.value!r}: {FORMS}")
         if self.value < 0:
             raise ValueError(f"a duration cannot be negative: {FORMS}")
-        if self.unit == "steps" and self.value != int(self.value):
-            raise ValueError(f"{self.value:g} is not a whole number of steps: {FORMS}")
-        object.__setattr__(self, "value", int(self.value) if self.unit == "steps" else float(self.value))
+        if self.unit in _WHOLE and self.value != int(self.value):
+            raise ValueError(f"{self.value:g} is not a whole number of {self.unit}: {FORMS}")
+        object.__setattr__(self, "value", int(self.value) if self.unit in _WHOLE else float(self.value))
 
     @classmethod
     def parse(cls, given: DurationLike) -> Duration:
         """Reads a duration.
 
         Args:
-            given: `500`, `"500"`, `"500 steps"`, `"3 epochs"`, `"0.5 epochs"`, `"10%"`, or a Duration.
+            given: `500`, `"500"`, `"500 steps"`, `"3 epochs"`, `"0.5 epochs"`, `"50_000 samples"`, `"1e6 samples"`,
+                `"10%"`, or a Duration.
 
         Raises:
-            ValueError: it is none of these; the message says the three forms.
+            ValueError: it is none of these; the message says the four forms.
         """
         if isinstance(given, Duration):
             return given
@@ -66,28 +71,33 @@ class Duration:
         number, unit = Decimal(match.group(1)), match.group(2).lower()
         if unit == "%":
             return cls(float(number / 100), "fraction")  # shifted in decimal: 29% is 0.29, and not 29 * 0.01
-        return cls(int(number) if number == int(number) else float(number), _UNITS[unit])
+        return cls(int(number) if number == int(number) else float(number), _UNITS[unit.removesuffix("s")])
 
     def steps(self, horizon: Horizon) -> int:
         """This duration in optimizer steps of a run, rounded half up.
 
         Raises:
-            ValueError: it is in epochs and the horizon does not know how many steps an epoch has.
+            ValueError: it is in epochs or in samples, and the horizon does not know how many steps an epoch has, or
+                how many samples a step.
         """
         if self.unit == "steps":
             return int(self.value)
-        if self.unit == "fraction":
-            whole = horizon.steps
-        elif horizon.steps_per_epoch is not None:
-            whole = horizon.steps_per_epoch
-        else:
-            raise ValueError(f"{self} cannot be counted in steps: the horizon has no steps_per_epoch")
         # Decimal, because binary floats round what a person wrote: 0.145 * 100 < 14.5.
-        return int((Decimal(repr(self.value)) * whole).to_integral_value(ROUND_HALF_UP))
+        value = Decimal(repr(self.value))
+        if self.unit == "fraction":
+            steps = value * horizon.steps
+        elif self.unit == "epochs" and horizon.steps_per_epoch is not None:
+            steps = value * horizon.steps_per_epoch
+        elif self.unit == "samples" and horizon.samples_per_step is not None:
+            steps = value / Decimal(repr(horizon.samples_per_step))
+        else:
+            lacking = "steps_per_epoch" if self.unit == "epochs" else "samples_per_step"
+            raise ValueError(f"{self} cannot be counted in steps: the horizon has no {lacking}")
+        return int(steps.to_integral_value(ROUND_HALF_UP))
 
     def __mul__(self, times: int) -> Duration:
         value = Decimal(repr(self.value)) * times  # in decimal: 3 times 10% is 30%, and not 30.000000000000004%
-        return Duration(int(value) if self.unit == "steps" else float(value), self.unit)
+        return Duration(int(value) if self.unit in _WHOLE else float(value), self.unit)
 
     def __str__(self) -> str:
         if self.unit == "fraction":
@@ -97,6 +107,18 @@ class Duration:
 
 
 DurationLike: TypeAlias = Duration | int | float | str
+
+
+def durations_in(part: Any) -> Iterator[Duration]:
+    """Every duration in a schedule or any part of one."""
+    if isinstance(part, Duration):
+        yield part
+    elif isinstance(part, tuple | list):
+        for item in part:
+            yield from durations_in(item)
+    elif is_dataclass(part):
+        for field in fields(part):
+            yield from durations_in(getattr(part, field.name, None))
 
 
 def _plain(number: Decimal) -> str:

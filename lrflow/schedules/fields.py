@@ -6,10 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Real
+from typing import TYPE_CHECKING
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules.durations import Duration, DurationLike
-from lrflow.schedules.horizons import Horizon
+
+if TYPE_CHECKING:
+    from lrflow.schedules.horizons import Horizon
 
 LATER = {"later": True}
 """Metadata of a field that came after plans had been written: at its default it is left out of a spec, so that the
@@ -80,10 +83,16 @@ def length(duration: Duration, horizon: Horizon, name: str, problems: list[Probl
                 name,
                 str(error),
                 str(duration),
-                "say it in steps or as a share of the run, or say how many steps an epoch has",
+                uncounted(duration),
             )
         )
         return None
+
+
+def uncounted(duration: Duration) -> str:
+    """What helps where a duration cannot be counted in steps of a run."""
+    known = "how many samples a step sees" if duration.unit == "samples" else "how many steps an epoch has"
+    return f"say it in steps or as a share of the run, or say {known}"
 
 
 def under(key: str, problems: list[Problem]) -> list[Problem]:

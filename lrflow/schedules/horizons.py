@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lrflow.schedules.fields import LATER
 
 Floats = NDArray[np.float64]
 
@@ -18,18 +22,23 @@ class Horizon:
     Args:
         steps: optimizer steps of the whole run, after gradient accumulation and over all devices together; >= 1.
         steps_per_epoch: optimizer steps of an epoch, >= 1; None where nobody knows, then nothing can be said in epochs.
+        samples_per_step: what an optimizer step sees on all devices together, above 0: examples, or the steps of an
+            environment; None where nobody knows, then nothing can be said in samples.
 
     Raises:
-        ValueError: one of them is not a whole number >= 1.
+        ValueError: steps are not a whole number >= 1, or samples not a number above 0.
     """
 
     steps: int
     steps_per_epoch: int | None = None
+    samples_per_step: float | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", _whole("steps", self.steps))
         if self.steps_per_epoch is not None:
             object.__setattr__(self, "steps_per_epoch", _whole("steps_per_epoch", self.steps_per_epoch))
+        if self.samples_per_step is not None:
+            object.__setattr__(self, "samples_per_step", _positive("samples_per_step", self.samples_per_step))
 
     @property
     def epochs(self) -> float:
@@ -41,6 +50,10 @@ class Horizon:
         if self.steps_per_epoch is None:
             raise ValueError("the horizon has no steps_per_epoch, so the run has no length in epochs")
         return self.steps / self.steps_per_epoch
+
+    def as_long_as(self, other: Horizon) -> bool:
+        """Whether two runs have the same steps and epochs, whatever a step sees."""
+        return (self.steps, self.steps_per_epoch) == (other.steps, other.steps_per_epoch)
 
     @classmethod
     def count(
@@ -55,12 +68,15 @@ class Horizon:
         max_epochs: int | None = None,
         max_steps: int | None = None,
         limit_batches: int | float = 1.0,
+        max_samples: int | None = None,
+        samples_per_batch: float | None = None,
     ) -> Horizon:
         """Counts the optimizer steps that a Lightning Trainer will make.
 
         Args:
             examples: examples in the training set, shared out among the devices in equal, padded shards; or
-            batches: batches of an epoch as one device sees them, when the loader has already been made.
+            batches: batches of an epoch as one device sees them, when the loader has already been made. Neither: an
+                epoch has no end that is known, and max_epochs ends nothing.
             batch_size: examples in one device's batch.
             drop_last: an incomplete last batch of an epoch is left out.
             devices: processes that share an epoch's examples.
@@ -68,16 +84,19 @@ class Horizon:
             max_epochs: epochs of the run; None or -1 for no limit.
             max_steps: optimizer steps after which the run ends; None or -1 for no limit.
             limit_batches: batches of an epoch that are used at most: a whole number of them, or a float share.
+            max_samples: samples on all devices that the run sees at most; None for no limit.
+            samples_per_batch: what a batch of one device holds, every batch counted as a full one; None: `batch_size`
+                where examples are given, else unknown.
 
         Raises:
             ValueError: the run would make no step, or would never end, or a number cannot be.
         """
-        if (examples is None) == (batches is None):
+        if examples is not None and batches is not None:
             raise ValueError("count a horizon from examples or from batches, one of the two")
         for name, value in {"batch_size": batch_size, "devices": devices, "accumulate": accumulate}.items():
             _whole(name, value)
-        if batches is None:
-            assert examples is not None
+        if examples is not None:
+            samples_per_batch = samples_per_batch or batch_size
             shard = math.ceil(examples / devices)
             batches = shard // batch_size if drop_last else math.ceil(shard / batch_size)
             if batches == 0:
@@ -85,21 +104,26 @@ class Horizon:
                     f"no batch in an epoch: {examples} examples on {devices} devices in batches of {batch_size}"
                     + (", the incomplete last one dropped" if drop_last else "")
                 )
-        used = int(batches * limit_batches) if isinstance(limit_batches, float) else min(batches, limit_batches)
-        if used <= 0:
-            raise ValueError(
-                f"no batch in an epoch: {batches} batches, of which limit_batches={limit_batches} leaves none"
-            )
-        steps_per_epoch = math.ceil(used / accumulate)
+        steps_per_epoch = None
+        if batches is not None:
+            used = int(batches * limit_batches) if isinstance(limit_batches, float) else min(batches, limit_batches)
+            if used <= 0:
+                raise ValueError(
+                    f"no batch in an epoch: {batches} batches, of which limit_batches={limit_batches} leaves none"
+                )
+            steps_per_epoch = math.ceil(used / accumulate)
+        samples_per_step = samples_per_batch * devices * accumulate if samples_per_batch else None
 
         limits = []
-        if max_epochs is not None and max_epochs != -1:
+        if max_epochs is not None and max_epochs != -1 and steps_per_epoch is not None:
             limits.append(_whole("max_epochs", max_epochs) * steps_per_epoch)
         if max_steps is not None and max_steps != -1:
             limits.append(_whole("max_steps", max_steps))
+        if max_samples is not None:
+            limits.append(steps_within(max_samples, samples_per_step))
         if not limits:
-            raise ValueError("a run without end has no horizon: give max_epochs or max_steps")
-        return cls(min(limits), steps_per_epoch)
+            raise ValueError("a run without end has no horizon: give max_epochs, max_steps or max_samples")
+        return cls(min(limits), steps_per_epoch, samples_per_step)
 
 
 @dataclass(frozen=True)
@@ -128,6 +152,27 @@ class Phase:
     def progress(self, step: Floats) -> Floats:
         """The share of the phase that is over at each step, in [0, 1]."""
         return self.elapsed(step) / max(self.steps, 1)
+
+
+def steps_within(max_samples: int, samples_per_step: float | None) -> int:
+    """Optimizer steps that see no more than so many samples, on all devices together.
+
+    Raises:
+        ValueError: not one does, or nobody knows what a step sees.
+    """
+    if samples_per_step is None:
+        raise ValueError("samples cannot be counted in steps: nobody knows how many an optimizer step sees")
+    steps = int(Decimal(_whole("max_samples", max_samples)) / Decimal(repr(samples_per_step)))
+    if steps == 0:
+        raise ValueError(f"an optimizer step sees {samples_per_step:g} samples, so {max_samples} are less than one")
+    return steps
+
+
+def _positive(name: str, value: float) -> float:
+    """`value` as a float if it is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+        raise ValueError(f"{name} is a number above 0, not {value!r}")
+    return float(value)
 
 
 def _whole(name: str, value: int) -> int:

@@ -173,32 +173,37 @@ def count_horizon(config: Config, data: pl.LightningDataModule, devices: int) ->
     """How many optimizer steps the run has, from the batches of the data that was set up.
 
     Args:
-        config: `max_epochs`, `max_steps`, `accumulate_grad_batches`, `limit_train_batches`.
+        config: `max_epochs`, `max_steps`, `max_samples`, `accumulate_grad_batches`, `limit_train_batches`.
         data: its loaders are already sharded over the devices.
-        devices: only told in the message.
+        devices: processes that each draw batches of their own.
 
     Raises:
         ConfigError: an epoch has no batch, or no length is known.
     """
     trainer = config.trainer
     loader = data.train_dataloader()
-    batches = _batches(loader)
-    if batches is None:
-        if trainer.max_steps is None:
-            message = "expected a number of steps: the training data has no length"
-            raise ConfigError([Problem("trainer.max_steps", message, None)])
-        return Horizon(trainer.max_steps)
+    batches, samples = _batches(loader), _samples_per_batch(loader)
+    if batches is None and trainer.max_steps is None and trainer.max_samples is None:
+        message = "expected a number of steps: the training data has no length"
+        raise ConfigError([Problem("trainer.max_steps", message, None)])
     if batches == 0:
-        size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", ...)
         message = f"the training data on {devices} device(s) does not fill a single batch"
-        raise ConfigError([Problem("data.batch_size", message, size, "give more examples, or a smaller batch")])
-    return Horizon.count(
-        batches=batches,
-        accumulate=trainer.accumulate_grad_batches,
-        max_epochs=trainer.max_epochs,
-        max_steps=trainer.max_steps,
-        limit_batches=trainer.limit_train_batches or 1.0,
-    )
+        hint = "give more examples, or a smaller batch"
+        raise ConfigError([Problem("data.batch_size", message, samples or ..., hint)])
+    try:
+        return Horizon.count(
+            batches=batches,
+            devices=devices,
+            accumulate=trainer.accumulate_grad_batches,
+            max_epochs=trainer.max_epochs,
+            max_steps=trainer.max_steps,
+            limit_batches=trainer.limit_train_batches or 1.0,
+            max_samples=trainer.max_samples,
+            samples_per_batch=samples,
+        )
+    except ValueError as error:
+        known = None if samples else "give max_steps or max_epochs, or a loader that has samples_per_batch"
+        raise ConfigError([Problem("trainer.max_samples", str(error), trainer.max_samples, known)]) from None
 
 
 def _batches(loaders: Any) -> int | None:
@@ -209,6 +214,13 @@ def _batches(loaders: Any) -> int | None:
     except TypeError:
         return None
     return min(lengths) if combined._mode == "min_size" else max(lengths, default=0)
+
+
+def _samples_per_batch(loader: Any) -> float | None:
+    """What a batch of one device holds: as the loader says, or as it was made; None: nobody knows."""
+    told = getattr(loader, "samples_per_batch", None), getattr(loader, "batch_size", None)
+    made = getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+    return told[0] or told[1] or made
 
 
 def check_plan(config: Config, plan: Plan) -> None:

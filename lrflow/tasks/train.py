@@ -31,12 +31,13 @@ from lrflow.schedules import Duration
 from lrflow.tasks import build
 from lrflow.tasks.data import ready_data
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, planned_module
+from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.feedback import FeedbackLoop, close_loop
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loggers import build_loggers, close_loggers
 from lrflow.training.progress import ProgressBar
 from lrflow.training.ranks import rank
-from lrflow.training.resume import Branch, Resumed, compile_branched
+from lrflow.training.resume import Resumed
 from lrflow.training.supply import supply_optimizer
 from lrflow.training.trainer import build_trainer, validate_every
 
@@ -80,7 +81,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     # What is trained, on what, for how long and at which LR: all of it is known before the first step.
     data = ready_data(config, trainer, config.seed, resumed.position if resumed else None)
     horizon = build.count_horizon(config, data, trainer.world_size)
-    if resumed and resumed.step >= horizon.steps and horizon == resumed.plan.horizon:
+    if resumed and resumed.step >= horizon.steps and horizon.as_long_as(resumed.plan.horizon):
         finished = RunFolder(resumed.path.parent.parent)
         console.print(
             f"{finished.path} is finished: all {resumed.step} steps are done", soft_wrap=True, highlight=False
@@ -94,8 +95,10 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     branches: tuple[Branch, ...] = ()
     if resumed:
         resumed.check(module)
-        limits = config.trainer
-        horizon = resumed.horizon(horizon, limits.max_epochs, limits.max_steps, limits.accumulate_grad_batches)
+        ends = config.trainer
+        horizon = resumed.horizon(
+            horizon, ends.max_epochs, ends.max_steps, ends.accumulate_grad_batches, ends.max_samples
+        )
         branches = resumed.branched(horizon, config.resume.horizon, groups, schedule, settings)
     plan = compile_branched(groups, schedule, horizon, branches, settings)
     build.check_plan(config, plan)
@@ -112,6 +115,8 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     trainer.callbacks += _freezing(config, module, plan, groups, resumed)  # type: ignore[attr-defined]
     trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, console)  # type: ignore[attr-defined]
     validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
+    if config.trainer.max_samples is not None:
+        trainer.fit_loop.epoch_loop.max_steps = horizon.steps  # Lightning counts no samples
     compiled = config.trainer.compile and not plan.moved
     make = partial(build.make_optimizer, config, groups, compiled=compiled)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
@@ -245,7 +250,7 @@ def lightning_options(config: Config) -> dict[str, Any]:
         "gradient_clip_val gradient_clip_algorithm limit_train_batches limit_val_batches deterministic"
     )
     options = {name: getattr(trainer, name) for name in names.split()}
-    if trainer.max_epochs is None and trainer.max_steps is not None:
+    if trainer.max_epochs is None:
         options["max_epochs"] = -1
     if trainer.gradient_clip_val is None:
         del options["gradient_clip_algorithm"]

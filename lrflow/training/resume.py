@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,9 +15,11 @@ from lrflow.layers import Group
 from lrflow.layers.explain import abbreviated
 from lrflow.plan import Plan
 from lrflow.runs import newest_checkpoint
-from lrflow.schedules import Continued, Curve, Horizon
+from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.also import BETA
 from lrflow.schedules.continuation import How
+from lrflow.schedules.durations import durations_in
+from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.checkpoint_io import read_checkpoint
 from lrflow.training.feedback import dropped
 from lrflow.training.incompatible import frozen_again, other_optimizer
@@ -24,31 +27,6 @@ from lrflow.training.position import Position
 
 #: Keys whose change is no change of the run: where it is written, what it is called, how it is asked for.
 _BESIDE_THE_RUN = ("resume", "task", "against", "output", "name", "horizon", "logger", "trainer.progress")
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One time that a run was resumed with another length; its plan is the schedule with these on top.
-
-    Args:
-        at: the step where it was resumed.
-        before: the horizon until then.
-        how: what became of the schedule.
-    """
-
-    at: int
-    before: Horizon
-    how: How
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for a checkpoint."""
-        before = {"steps": self.before.steps, "steps_per_epoch": self.before.steps_per_epoch}
-        return {"at": self.at, "before": before, "how": self.how}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Branch:
-        """What `as_dict` gave."""
-        return cls(data["at"], Horizon(**data["before"]), data["how"])
 
 
 @dataclass(frozen=True)
@@ -119,6 +97,18 @@ class Resumed:
         return self.path.parent.name == "checkpoints" and newest_checkpoint(folder) == self.path
 
     @property
+    def samples(self) -> Decimal | None:
+        """What the run has seen, over all lengths that it had; None where a step of one of them is not known."""
+        runs = [*(branch.before for branch in self.branches), self.plan.horizon]
+        ends = [*(branch.at for branch in self.branches), self.step]
+        seen = Decimal(0)
+        for run, start, end in zip(runs, [0, *ends], ends, strict=False):
+            if run.samples_per_step is None:
+                return None
+            seen += (end - start) * Decimal(repr(run.samples_per_step))
+        return seen
+
+    @property
     def moved(self) -> tuple[str, ...]:
         """What the run moved besides the LR: what its checkpoint says of these settings is not what is configured."""
         names = dict.fromkeys(moved.setting for moved, _ in self.plan.moved)
@@ -166,7 +156,14 @@ class Resumed:
             (key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key) and not _beside(key)
         ]
 
-    def horizon(self, counted: Horizon, max_epochs: int | None, max_steps: int | None, accumulate: int) -> Horizon:
+    def horizon(
+        self,
+        counted: Horizon,
+        max_epochs: int | None,
+        max_steps: int | None,
+        accumulate: int,
+        max_samples: int | None = None,
+    ) -> Horizon:
         """How long the run is, counted from where it stands: its epochs so far may have had another length.
 
         Args:
@@ -174,6 +171,7 @@ class Resumed:
             max_epochs: epochs of the whole run; None or -1 for no limit.
             max_steps: optimizer steps of the whole run; None or -1 for no limit.
             accumulate: batches of an optimizer step.
+            max_samples: that the whole run sees at most; None for no limit.
 
         Raises:
             ConfigError: the run stands within an epoch, and epochs are divided otherwise now.
@@ -186,10 +184,14 @@ class Resumed:
             )
             hint = "resume with the run's batch size, devices and accumulation, or from a checkpoint of an epoch's end"
             raise ConfigError([Problem("resume.from", message, str(self.path), hint)])
-        if now is None or max_epochs is None or max_epochs == -1:
-            return counted
-        steps = self.step + (max_epochs - self.position.epoch) * now - self.position.batch // accumulate
-        return Horizon(max(1, steps if max_steps in (None, -1) else min(steps, max_steps)), now)
+        limits = [] if max_steps in (None, -1) else [max_steps]
+        if now is not None and max_epochs not in (None, -1):
+            limits.append(self.step + (max_epochs - self.position.epoch) * now - self.position.batch // accumulate)
+        if max_samples is not None:
+            per_step = Decimal(repr(counted.samples_per_step))
+            seen = self.step * per_step if self.samples is None else self.samples
+            limits.append(self.step + int((max_samples - seen) / per_step))
+        return replace(counted, steps=max(1, min(limits)))
 
     def branched(
         self,
@@ -211,7 +213,7 @@ class Resumed:
         Raises:
             ConfigError: the length changed and nothing was chosen; names the LR that each choice goes on with.
         """
-        if horizon == self.plan.horizon:
+        if self._as_long_as(horizon, [group.curve(schedule) for group in groups]):
             return self.branches
         if self.step >= horizon.steps:
             message = f"the checkpoint is at step {self.step}, and the run now ends at {horizon.steps}"
@@ -228,10 +230,18 @@ class Resumed:
             offers.append(f"resume.horizon={choice}: LR {now} now, {end} at the end")
         was = self.plan.horizon
         change = f"the run was {was.steps} steps long and is {horizon.steps} now"
-        if was.steps == horizon.steps:
+        if was.as_long_as(horizon):
+            change = f"a step saw {was.samples_per_step:g} samples and sees {horizon.samples_per_step:g} now"
+        elif was.steps == horizon.steps:
             change = f"an epoch was {was.steps_per_epoch} steps long and is {horizon.steps_per_epoch} now"
         message = f"{change}: choose the LR from here on"
         raise ConfigError([Problem("resume.horizon", message, None, "\n".join(offers))])
+
+    def _as_long_as(self, horizon: Horizon, curves: Sequence[Curve]) -> bool:
+        """Whether the run has the length that it had, as far as its schedules can tell."""
+        was, seen = self.plan.horizon, {self.plan.horizon.samples_per_step, horizon.samples_per_step}
+        told = self.plan.in_samples or any(duration.unit == "samples" for duration in durations_in(curves))
+        return was.as_long_as(horizon) and (len(seen - {None}) < 2 or not told)
 
     def describe(self, plan: Plan, config: Mapping[str, Any], groups: Sequence[Group] = ()) -> str:
         """What a person wants to know before the run goes on: from where, under which LR, and what changed."""
@@ -246,31 +256,6 @@ class Resumed:
         if anew := [name for name, route in trained if self.routes.get(name, route) != route]:
             lines.append(f"  without state, as their optimizer is another: {abbreviated(anew)}")
         return "\n".join(lines)
-
-
-def compile_branched(
-    groups: Sequence[Group],
-    schedule: Curve,
-    horizon: Horizon,
-    branches: Sequence[Branch],
-    settings: Mapping[str, Any] | None = None,
-) -> Plan:
-    """The plan of a run: the configured schedules, with every change of its length on top."""
-    # Freezing is a part of what is continued: a group that has trained is not counted anew on another horizon.
-    own = [
-        replace(group, schedule=continued(group.curve(schedule), branches), unfreeze=None)
-        if group.schedule or group.unfreeze
-        else group
-        for group in groups
-    ]
-    return Plan.compile(own, continued(schedule, branches), horizon, settings)
-
-
-def continued(schedule: Curve, branches: Sequence[Branch]) -> Curve:
-    """The schedule of a run that was resumed with other lengths."""
-    for branch in branches:
-        schedule = Continued(schedule, branch.at, branch.before, branch.how)
-    return schedule
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -33,9 +33,14 @@ from lrflow.schedules import Duration, Horizon
         ("29 %", 0.29, "fraction"),
         ("0.1%", 0.001, "fraction"),
         ("100%", 1.0, "fraction"),
+        ("50_000 samples", 50_000, "samples"),
+        ("1 sample", 1, "samples"),
+        ("1e6samples", 1_000_000, "samples"),
+        ("1_000", 1000, "steps"),
+        ("1_0.5 epochs", 10.5, "epochs"),
     ],
 )
-def test_a_duration_is_steps_epochs_or_a_share_of_the_run(given_as: object, value: float, unit: str) -> None:
+def test_a_duration_is_steps_epochs_samples_or_a_share_of_the_run(given_as: object, value: float, unit: str) -> None:
     assert Duration.parse(given_as) == Duration(value, unit)
 
 
@@ -45,21 +50,22 @@ def test_a_duration_is_read_as_itself() -> None:
 
 
 JUNK = [
-    *(0.1, 2.5, "2.5 steps", "0.1"),  # steps are whole
+    *(0.1, 2.5, "2.5 steps", "0.1", "2.5 samples"),  # steps and samples are whole
     *(-1, -0.5, "-5 steps", "-10%"),
     *(math.nan, math.inf, -math.inf, "nan%", "inf steps", "1e999 epochs", 10**400),
     *(True, None, [], "", "%", "steps", "ten", "5 minutes", "5 % 3", "5 steps per epoch", "1,000"),
+    *("_1", "1_", "1__0", "50k samples", "_ samples"),
 ]
 
 
 @pytest.mark.parametrize("junk", JUNK, ids=lambda junk: repr(junk)[:20])
-def test_anything_else_is_refused_with_the_three_forms(junk: object) -> None:
-    with pytest.raises(ValueError, match=r"\(500\).*\(3 epochs\).*\(10%\)"):
+def test_anything_else_is_refused_with_the_four_forms(junk: object) -> None:
+    with pytest.raises(ValueError, match=r"\(500\).*\(3 epochs\).*\(50_000 samples\).*\(10%\)"):
         Duration.parse(junk)
 
 
 def test_a_unit_of_its_own_is_refused() -> None:
-    with pytest.raises(ValueError, match="steps, epochs or fraction"):
+    with pytest.raises(ValueError, match="steps, epochs, samples, fraction"):
         Duration(1, "minutes")
 
 

@@ -39,7 +39,7 @@ from lrflow.schedules import Horizon, Phase
 def test_steps_are_counted_as_the_trainer_makes_them(
     arguments: dict[str, int], steps: int, steps_per_epoch: int
 ) -> None:
-    assert Horizon.count(**arguments) == Horizon(steps, steps_per_epoch)
+    assert Horizon.count(**arguments).as_long_as(Horizon(steps, steps_per_epoch))
 
 
 @pytest.mark.parametrize(
@@ -50,20 +50,46 @@ def test_steps_are_counted_as_the_trainer_makes_them(
         ({"batches": 0, "max_epochs": 1}, "no batch in an epoch"),
         ({"batches": 10, "limit_batches": 0, "max_epochs": 1}, "limit_batches=0 leaves none"),
         ({"batches": 10, "limit_batches": 0.05, "max_epochs": 1}, "limit_batches=0.05 leaves none"),
-        ({"batches": 10}, "give max_epochs or max_steps"),
-        ({"batches": 10, "max_epochs": -1, "max_steps": -1}, "give max_epochs or max_steps"),
+        ({"batches": 10}, "give max_epochs, max_steps or max_samples"),
+        ({"batches": 10, "max_epochs": -1, "max_steps": -1}, "give max_epochs, max_steps"),
         ({"batches": 10, "max_epochs": 0}, "max_epochs is a whole number >= 1, not 0"),
         ({"batches": 10, "max_steps": 0}, "max_steps is a whole number >= 1"),
         ({"batches": 10, "accumulate": 0, "max_epochs": 1}, "accumulate is a whole number >= 1"),
         ({"examples": 10, "batch_size": 0, "max_epochs": 1}, "batch_size is a whole number >= 1"),
         ({"examples": 10, "devices": 2.5, "max_epochs": 1}, "devices is a whole number >= 1"),
         ({"examples": 10, "batches": 10, "max_epochs": 1}, "one of the two"),
-        ({"max_epochs": 1}, "one of the two"),
+        ({"max_epochs": 1}, "give max_epochs, max_steps or max_samples"),  # of epochs without an end
+        ({"batches": 10, "max_samples": 0, "samples_per_batch": 1}, "max_samples is a whole number >= 1"),
+        ({"batches": 10, "max_samples": 99}, "nobody knows how many an optimizer step sees"),
+        ({"examples": 99, "batch_size": 10, "devices": 2, "max_samples": 19}, "sees 20 samples, so 19 are less than"),
+        ({"batches": 10, "max_epochs": 1, "samples_per_batch": -1.0}, "samples_per_step is a number above 0"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused(arguments: dict[str, int], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Horizon.count(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "samples", "steps"),
+    [
+        ({"examples": 1000, "batch_size": 100, "max_epochs": 3}, 100.0, 30),
+        ({"examples": 1000, "batch_size": 100, "devices": 2, "accumulate": 4, "max_epochs": 1}, 800.0, 2),
+        ({"batches": 10, "max_epochs": 3}, None, 30),
+        ({"batches": 10, "max_epochs": 3, "samples_per_batch": 64, "devices": 2}, 128.0, 30),
+        ({"batches": 10, "max_epochs": 3, "samples_per_batch": 64, "max_samples": 1000}, 64.0, 15),  # 15.6
+        ({"batches": 10, "max_epochs": 1, "samples_per_batch": 64, "max_samples": 1000}, 64.0, 10),
+        ({"batches": 10, "max_steps": 7, "samples_per_batch": 64, "max_samples": 1000}, 64.0, 7),
+        ({"batches": 10, "max_samples": 640, "samples_per_batch": 64}, 64.0, 10),
+        ({"max_samples": 1_000_000, "samples_per_batch": 2048, "max_epochs": 1}, 2048.0, 488),  # a stream
+        ({"max_samples": 3, "samples_per_batch": 0.1}, 0.1, 30),  # and not 29.999999999999996
+    ],
+)
+def test_samples_are_counted_over_devices_and_accumulation(
+    arguments: dict[str, int], samples: float | None, steps: int
+) -> None:
+    horizon = Horizon.count(**arguments)
+    assert (horizon.samples_per_step, horizon.steps) == (samples, steps)
 
 
 @given(
