@@ -8,15 +8,15 @@ from itertools import pairwise
 from torch import nn
 
 
-def mlp(inputs: int, widths: Sequence[int], outputs: int) -> nn.Sequential:
+def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     """Linear layers with ReLU between them, as torch initialises them.
 
     Args:
         inputs: size of an observation.
-        widths: of the hidden layers.
+        hidden: widths of the hidden layers.
         outputs: of the last layer.
     """
-    sizes = [inputs, *widths]
+    sizes = [inputs, *hidden]
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]

@@ -14,13 +14,11 @@ from torch.utils.data import DataLoader
 from lrflow.errors import ConfigError, Problem
 
 from .environments import Environments
-from .evaluation import Episodes
+from .evaluation import TEST_SEED, VALIDATION_SEED, Episodes
 from .replay import ReplayBuffer, Transitions
 
 Explore = Callable[[Tensor, int, torch.Generator], Tensor]
 """(observations [n, size], environment steps so far, generator of what is random) to actions [n] or [n, size]."""
-
-VAL_SEED, TEST_SEED = 10_000, 20_000  # of the first episode; far from those of training
 
 
 class OffPolicyData(pl.LightningDataModule):
@@ -108,7 +106,7 @@ class OffPolicyData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The episodes of a validation, as one item."""
-        return self._episodes(VAL_SEED, self.val_episodes)
+        return self._episodes(VALIDATION_SEED, self.val_episodes)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The episodes of the test, as one item."""
@@ -192,6 +190,9 @@ class OffPolicyData(pl.LightningDataModule):
             if getattr(self, name) % getattr(self, of):
                 message = f"expected a multiple of data.{of}, {getattr(self, of)}"
                 problems.append(Problem(f"data.{name}", message, getattr(self, name)))
+        if self.buffer_size < self.num_envs:
+            message = f"expected room for a step of each environment, {self.num_envs}"
+            problems.append(Problem("data.buffer_size", message, self.buffer_size))
         return problems
 
 

@@ -51,13 +51,13 @@ def q_loss(
 class DQN(Agent):
     """A Q-network `q` and its `target`, which is set to it every `target_every` optimizer steps.
 
-    Explores by random actions, the fewer the more steps the environments have made. Logs `train/return`,
-    `train/q` and `train/epsilon` once an epoch.
+    Explores by random actions, the fewer the more steps the environments have made. Logs `train/return` and
+    `train/epsilon` once an epoch.
 
     Args:
         env_id: the environment, for the sizes of observations and actions.
         env_options: its arguments.
-        widths: of the hidden layers.
+        hidden: widths of the hidden layers.
         gamma: discount of a step.
         target_every: optimizer steps from one target to the next.
         double: whether the network itself chooses the action that its target values.
@@ -74,7 +74,7 @@ class DQN(Agent):
         self,
         env_id: str,
         env_options: Mapping[str, Any] | None = None,
-        widths: Sequence[int] = (256, 256),
+        hidden: Sequence[int] = (256, 256),
         gamma: float = 0.99,
         target_every: int = 128,
         double: bool = False,
@@ -92,11 +92,17 @@ class DQN(Agent):
             )
         if error not in ERRORS:
             problems.append(Problem("model.error", "expected huber or mse", error, did_you_mean(error, ERRORS)))
+        for name, count in {"target_every": target_every, "epsilon_steps": epsilon_steps}.items():
+            if count < 1:
+                problems.append(Problem(f"model.{name}", "expected a whole number, at least 1", count))
+        for name, share in {"gamma": gamma, "epsilon_start": epsilon_start, "epsilon_end": epsilon_end}.items():
+            if not 0 <= share <= 1:
+                problems.append(Problem(f"model.{name}", "expected a number from 0 to 1", share))
         if problems:
             raise ConfigError(problems)
         assert isinstance(actions, gym.spaces.Discrete)
         self.actions = int(actions.n)
-        self.q = mlp(observations.shape[0], widths, self.actions)
+        self.q = mlp(observations.shape[0], hidden, self.actions)
         self.target = deepcopy(self.q).requires_grad_(False)
         self.gamma = gamma
         self.target_every = target_every

@@ -29,13 +29,13 @@ class Actor(nn.Module):
 
     Args:
         observations: size of an observation.
-        widths: of the hidden layers.
+        hidden: widths of the hidden layers.
         actions: size of an action.
     """
 
-    def __init__(self, observations: int, widths: Sequence[int], actions: int) -> None:
+    def __init__(self, observations: int, hidden: Sequence[int], actions: int) -> None:
         super().__init__()
-        self.body = mlp(observations, widths, 2 * actions)
+        self.body = mlp(observations, hidden, 2 * actions)
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the standard deviation before the squashing; [batch, size] each."""
@@ -67,13 +67,13 @@ class Critics(nn.Module):
     Args:
         observations: size of an observation.
         actions: size of an action.
-        widths: of the hidden layers.
+        hidden: widths of the hidden layers.
     """
 
-    def __init__(self, observations: int, actions: int, widths: Sequence[int]) -> None:
+    def __init__(self, observations: int, actions: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.first = mlp(observations + actions, widths, 1)
-        self.second = mlp(observations + actions, widths, 1)
+        self.first = mlp(observations + actions, hidden, 1)
+        self.second = mlp(observations + actions, hidden, 1)
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Both values; [2, batch]."""
@@ -125,20 +125,20 @@ def sac_losses(
     return Losses(
         critic,
         (temperature * log_density - value).mean(),
-        -(log_temperature * (log_density.detach() + target_entropy)).mean(),
+        -log_temperature * (log_density.detach().mean() + target_entropy),
     )
 
 
 class SAC(Agent):
     """Soft actor-critic with a learned temperature: `actor`, `critic` and `log_temperature` are what layer rules name.
 
-    One optimizer steps on the sum of the three losses. Logs `train/return`, `train/critic_loss`, `train/entropy` and
-    `train/temperature` once an epoch.
+    One optimizer steps on the sum of the three losses. Logs `train/return` and `train/temperature` once an
+    epoch.
 
     Args:
         env_id: the environment, for its spaces.
         env_options: its arguments.
-        widths: of the hidden layers.
+        hidden: widths of the hidden layers.
         gamma: discount of a step.
         tau: how far the critics' target moves towards them after each step.
         temperature: at first; above 0.
@@ -152,7 +152,7 @@ class SAC(Agent):
         self,
         env_id: str,
         env_options: Mapping[str, Any] | None = None,
-        widths: Sequence[int] = (256, 256),
+        hidden: Sequence[int] = (256, 256),
         gamma: float = 0.99,
         tau: float = 0.005,
         temperature: float = 1.0,
@@ -163,19 +163,21 @@ class SAC(Agent):
         problems = []
         if not isinstance(actions, gym.spaces.Box) or not actions.is_bounded():
             message = f"expected actions that are vectors with bounds, not {actions}"
-            problems.append(
-                Problem("data.env_id", message, env_id, "recipe=rl_dqn" if "Discrete" in str(actions) else None)
-            )
+            hint = "recipe=rl_dqn" if isinstance(actions, gym.spaces.Discrete) else None
+            problems.append(Problem("data.env_id", message, env_id, hint))
         if not temperature > 0:
             problems.append(Problem("model.temperature", "expected a number above 0", temperature))
+        for name, share in {"gamma": gamma, "tau": tau}.items():
+            if not 0 <= share <= 1:
+                problems.append(Problem(f"model.{name}", "expected a number from 0 to 1", share))
         if problems:
             raise ConfigError(problems)
         assert isinstance(actions, gym.spaces.Box)
         size, action_size = observations.shape[0], int(np.prod(actions.shape))
-        self.actor = Actor(size, widths, action_size)
-        self.critic = Critics(size, action_size, widths)
+        self.actor = Actor(size, hidden, action_size)
+        self.critic = Critics(size, action_size, hidden)
         self.target = deepcopy(self.critic).requires_grad_(False)
-        self.log_temperature = nn.Parameter(torch.tensor([math.log(temperature)]))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.register_buffer("middle", torch.from_numpy((actions.high + actions.low) / 2), persistent=False)
         self.register_buffer("reach", torch.from_numpy((actions.high - actions.low) / 2), persistent=False)
         self.gamma = gamma
@@ -200,7 +202,7 @@ class SAC(Agent):
         losses = sac_losses(
             self.actor, self.critic, self.target, self.log_temperature, batch, self.gamma, self.target_entropy
         )
-        return losses.critic + losses.actor + losses.temperature.sum()
+        return losses.critic + losses.actor + losses.temperature
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and let the target follow the critics."""
