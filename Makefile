@@ -9,6 +9,7 @@ run: $(VENV)/installed
 	$(BIN)/python -m lrflow
 
 test: $(VENV)/installed-dev check
+	-$(BIN)/python -m lrflow.data.fetch fashion_mnist wordnet # without them the tests that need them are skipped
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(VENV)/installed-dev
@@ -21,7 +22,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix --quiet .
 
 data: $(VENV)/installed
-	$(BIN)/python -m lrflow.data.fetch fashion_mnist
+	$(BIN)/python -m lrflow.data.fetch fashion_mnist wordnet
 
 catalogue: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python docs/catalogue.py
