@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+from torch.utils.data import DataLoader
 
 from .environments import make_environment
 
 Policy = Callable[[np.ndarray], np.ndarray]
 """Observations [n, size] to actions [n] or [n, size], as the environment takes them."""
+
+VALIDATION_SEED, TEST_SEED = 1_000_000, 2_000_000
+"""First seeds of the episodes of validation and test, far from those that training begins with."""
 
 GIF_WIDTH, GIF_FRAMES = 240, 120
 
@@ -35,6 +39,10 @@ class Episodes:
         self.seeds = list(seeds)
         self.options = dict(options or {})
         self.at_once = at_once
+
+    def loader(self) -> DataLoader[Any]:
+        """A loader with these episodes as its only batch."""
+        return DataLoader([self], batch_size=None)  # type: ignore[arg-type]
 
     def play(self, policy: Policy) -> np.ndarray:
         """Play them all.
