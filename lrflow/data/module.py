@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,8 @@ class DataModule(pl.LightningDataModule):
     """Tensors in memory, split into train, validation and test parts.
 
     A data set of your own needs one method: `load`, which returns its examples. After `setup`, the parts are the
-    `TensorDataset`s `train_set`, `val_set` and `test_set`.
+    `TensorDataset`s `train_set`, `val_set` and `test_set`. A class whose batches are more than stacked tensors (padded
+    to the longest, say) sets `collate_fn`, a static method that makes a batch of a list of (input, target).
 
     Args:
         batch_size: training examples a batch and device.
@@ -50,6 +51,8 @@ class DataModule(pl.LightningDataModule):
     Raises:
         ConfigError: options that cannot be, all at once; in `setup`, also what does not fit the data.
     """
+
+    collate_fn: Callable[[list[Any]], Any] | None = None
 
     def __init__(
         self,
@@ -145,6 +148,7 @@ class DataModule(pl.LightningDataModule):
             batch_size,
             shuffle=shuffle,
             drop_last=drop_last,
+            collate_fn=self.collate_fn,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),

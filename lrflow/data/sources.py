@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
-import subprocess
-import tempfile
 import urllib.request
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from lrflow.data import files
+from lrflow.data.debian import read_package
 from lrflow.errors import LrflowError
 
 
@@ -63,10 +62,7 @@ def find(folder: Path) -> dict[str, Path] | None:
 
 def places() -> list[Path]:
     """The folders that are searched, in this order."""
-    here = Path(".data")
-    unpacked = sorted(path for path in here.rglob("fashion-mnist") if path != here / "fashion-mnist")
-    chosen = [Path(data) / "fashion-mnist"] if (data := os.environ.get("LRFLOW_DATA")) else []
-    return [*chosen, here / "fashion-mnist", *unpacked, SYSTEM, _cache() / "fashion-mnist"]
+    return files.places("fashion-mnist", SYSTEM)
 
 
 def locate() -> dict[str, Path] | None:
@@ -76,11 +72,7 @@ def locate() -> dict[str, Path] | None:
 
 def default_folder() -> Path:
     """Where a download is kept: under `LRFLOW_DATA` if that is set, else in the user's cache."""
-    return Path(os.environ.get("LRFLOW_DATA") or _cache()) / "fashion-mnist"
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrflow"
+    return files.default_folder("fashion-mnist")
 
 
 def download(folder: Path) -> dict[str, Path]:
@@ -127,27 +119,16 @@ def unpack_debian(folder: Path) -> dict[str, Path]:
     Raises:
         LrflowError: there is no apt here, or it has no such package.
     """
-    with tempfile.TemporaryDirectory() as temporary:
+    for path, packed in read_package(PACKAGE, [SYSTEM / f"{name}.gz" for name in FILES]).items():
         try:
-            _run("apt-get", "download", PACKAGE, cwd=temporary)
-            for archive in Path(temporary).glob("*.deb"):
-                _run("dpkg-deb", "-x", archive.name, ".", cwd=temporary)
-            for name in FILES:
-                _keep((Path(temporary) / SYSTEM.relative_to("/") / f"{name}.gz").read_bytes(), name, folder)
+            _keep(packed, path.stem, folder)
         except (OSError, ValueError) as error:
             raise LrflowError(f"apt-get download {PACKAGE}: {error}") from error
     return find(folder) or {}
 
 
-def _run(*command: str, cwd: str) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise ValueError(lines[-1])
-
-
 def _keep(packed: bytes, name: str, folder: Path) -> None:
-    """Writes a file under its name once it is known to be whole: nobody ever sees half of one."""
+    """Keeps a packed file once its content is known to be what was published."""
     try:
         unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: gzip's header and trailer
         content = unpacker.decompress(packed, FILES[name].size + 1)
@@ -157,14 +138,4 @@ def _keep(packed: bytes, name: str, folder: Path) -> None:
         raise ValueError(f"truncated after {len(packed):,} bytes")
     if (found := hashlib.sha256(content).hexdigest()) != FILES[name].sha256:
         raise ValueError(f"the wrong content: its sha256 is {found}, expected {FILES[name].sha256}")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}-", delete=False) as file:
-        try:
-            file.write(packed)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, folder / f"{name}.gz")
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    files.keep(packed, folder / f"{name}.gz")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import RandomSampler, SequentialSampler
 
-from lrflow.data import DataModule
+from lrflow.data import DataModule, ordered
 from lrflow.data.module import Examples, stratified_order
 from lrflow.errors import ConfigError
 
@@ -221,3 +221,13 @@ def test_targets_that_are_no_classes_are_shuffled() -> None:
     order = stratified_order(np.linspace(0, 1, 20), seed=0)
     assert sorted(order) == list(range(20))
     assert order.tolist() != list(range(20))
+
+
+def test_a_class_may_collate_its_batches_itself() -> None:
+    class Sums(Numbers):
+        collate_fn = staticmethod(lambda batch: sum(int(number) for number, _ in batch))
+
+    module = Sums(val_size=6, test_size=9)
+    module.setup()
+    assert sum(module.train_dataloader()) == sum(numbers_in(module.train_set))
+    assert sum(ordered(module.train_dataloader(), seed=0)) == sum(numbers_in(module.train_set))

