@@ -214,7 +214,10 @@ class Resume(Section):
     source: f.Text | None = Field(None, alias="from")
     """`last`, a run folder or a checkpoint."""
     horizon: (
-        Annotated[Literal["keep", "rescale", "extend", "decay_now"], f.one_of("keep", "rescale", "extend", "decay_now")]
+        Annotated[
+            Literal["keep", "rescale", "extend", "decay_now", "branch"],
+            f.one_of("keep", "rescale", "extend", "decay_now", "branch"),
+        ]
         | None
     ) = None
     """What becomes of the plan when the run's length changed."""

@@ -29,6 +29,7 @@ from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.schedules import Duration
 from lrflow.tasks import build
+from lrflow.tasks.branch import branch_point
 from lrflow.tasks.data import ready_data
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, planned_module
 from lrflow.training.branches import Branch, compile_branched
@@ -56,6 +57,7 @@ def run(config: Config) -> dict[str, Any]:
     resumed = None
     if config.resume.source:
         resumed = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
+        resumed = branch_point(config, resumed) if config.resume.horizon == "branch" else resumed
         resumed.check_config(build.record(config))
     folder = open_folder(config, resumed)
     loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
@@ -218,7 +220,7 @@ def open_folder(config: Config, resumed: Resumed | None, title: str | None = Non
         return RunFolder(Path(config.output))  # another node's rank: it writes nothing
     if config.run_folder:
         return RunFolder.claim(config.run_folder)
-    if resumed and resumed.is_newest:
+    if resumed and resumed.is_newest and config.resume.horizon != "branch":
         return RunFolder(resumed.path.parent.parent)
     return RunFolder.create(Path(config.output), title or config.title)
 

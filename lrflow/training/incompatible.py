@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from lrflow.errors import Problem
 from lrflow.layers.explain import abbreviated
 from lrflow.plan import Plan
@@ -66,3 +68,24 @@ def frozen_again(before: Plan, now: Plan, step: int) -> list[Problem]:
         return []
     message = f"these groups have trained, and would be frozen again: {abbreviated(again)}"
     return [Problem("layers", message, ..., f"unfreeze them at step {step} or before")]
+
+
+def parted(before: Plan, now: Plan, step: int) -> list[Problem]:
+    """That a run which is to be a branch of another had other LRs, or other settings that move, up to here.
+
+    Args:
+        before: the plan that the run followed.
+        now: the plan of a new run of another length.
+        step: optimizer steps behind it.
+    """
+    steps = np.arange(step)
+    if before.names != now.names or before.also != now.also:
+        return [Problem("resume.horizon", "the run had other groups, so it is not the beginning of this one", "branch")]
+    differ = (before.lr(steps) != now.lr(steps)).any(0)
+    for name in before.also:
+        differ |= ~np.isclose(before.setting(name, steps), now.setting(name, steps), 0.0, 0.0, equal_nan=True).all(0)
+    if not differ.any():
+        return []
+    names = abbreviated([name for name, other in zip(now.names, differ, strict=True) if other])
+    message = f"up to step {step} the run had another LR than a run of {now.horizon.steps} steps has: {names}"
+    return [Problem("resume.horizon", message, "branch", "resume from an earlier checkpoint, or with rescale")]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -22,7 +22,7 @@ from lrflow.schedules.durations import durations_in
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.checkpoint_io import read_checkpoint
 from lrflow.training.feedback import dropped
-from lrflow.training.incompatible import frozen_again, other_optimizer
+from lrflow.training.incompatible import frozen_again, other_optimizer, parted
 from lrflow.training.position import Position
 
 #: Keys whose change is no change of the run: where it is written, what it is called, how it is asked for.
@@ -196,7 +196,7 @@ class Resumed:
     def branched(
         self,
         horizon: Horizon,
-        how: How | None,
+        how: How | Literal["branch"] | None,
         groups: Sequence[Group],
         schedule: Curve,
         settings: Mapping[str, Any] | None = None,
@@ -205,14 +205,20 @@ class Resumed:
 
         Args:
             horizon: how long the run is now.
-            how: what becomes of the schedule; None: nothing was chosen.
+            how: what becomes of the schedule; `branch`: it is that of a new run of this length, which has to have had
+                the same LRs up to here; None: nothing was chosen.
             groups: of the model.
             schedule: as it is configured.
             settings: of the optimizer, as `Plan.compile` takes them.
 
         Raises:
-            ConfigError: the length changed and nothing was chosen; names the LR that each choice goes on with.
+            ConfigError: the length changed and nothing was chosen; names the LR that each choice goes on with. Or a
+                branch had other LRs.
         """
+        if how == "branch":
+            if problems := parted(self.plan, compile_branched(groups, schedule, horizon, (), settings), self.step):
+                raise ConfigError(problems)
+            return ()
         if self._as_long_as(horizon, [group.curve(schedule) for group in groups]):
             return self.branches
         if self.step >= horizon.steps:

