@@ -14,7 +14,7 @@ from lrflow.config.schema import Section
 class Checkpoint(Section):
     """When a run is saved, and what of it is kept."""
 
-    every: f.DurationText = "1 epoch"
+    every: f.Interval = "1 epoch"
     """Save this often."""
     keep: f.Count | None = 1
     """How many of the latest to keep; None: all."""
@@ -53,7 +53,7 @@ class Trainer(Section):
     """Clip the gradient's norm, or each of its values, to this."""
     gradient_clip_algorithm: Annotated[Literal["norm", "value"], f.one_of("norm", "value")] = "norm"
     """Which of the two is clipped."""
-    val_every: f.DurationText = "1 epoch"
+    val_every: f.Interval = "1 epoch"
     """Validate this often."""
     limit_train_batches: f.Count | None = None
     """An epoch's first n batches only."""

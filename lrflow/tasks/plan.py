@@ -19,6 +19,7 @@ from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.schedules import Horizon
 from lrflow.tasks import build
+from lrflow.tasks.length import check_intervals, count_horizon
 from lrflow.training.feedback import close_loop
 
 
@@ -67,6 +68,8 @@ def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -
     """
     pl.seed_everything(config.seed, verbose=False)
     horizon = declared_horizon(config) or _horizon_of_data(config)
+    if config.horizon.steps is None:
+        check_intervals(config, horizon)
     module = build.build_module(config)
     groups = build.build_groups(config, module, tell=tell)
     schedule = build.build_schedule(config)
@@ -132,4 +135,4 @@ def _horizon_of_data(config: Config) -> Horizon:
     with build.one_at_a_time("data"):
         data.prepare_data()
     data.setup("fit")
-    return build.count_horizon(config, data, 1)
+    return count_horizon(config, data, 1)

@@ -31,6 +31,7 @@ from lrflow.schedules import Duration
 from lrflow.tasks import build
 from lrflow.tasks.branch import branch_point
 from lrflow.tasks.data import ready_data
+from lrflow.tasks.length import check_intervals, count_horizon
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, planned_module
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.feedback import FeedbackLoop, close_loop
@@ -82,7 +83,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
 
     # What is trained, on what, for how long and at which LR: all of it is known before the first step.
     data = ready_data(config, trainer, config.seed, resumed.position if resumed else None)
-    horizon = build.count_horizon(config, data, trainer.world_size)
+    horizon = count_horizon(config, data, trainer.world_size)
     if resumed and resumed.step >= horizon.steps and horizon.as_long_as(resumed.plan.horizon):
         finished = RunFolder(resumed.path.parent.parent)
         console.print(
@@ -102,6 +103,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
             horizon, ends.max_epochs, ends.max_steps, ends.accumulate_grad_batches, ends.max_samples
         )
         branches = resumed.branched(horizon, config.resume.horizon, groups, schedule, settings)
+    check_intervals(config, horizon)
     plan = compile_branched(groups, schedule, horizon, branches, settings)
     build.check_plan(config, plan)
     acting = close_loop(feedback, horizon, tell) if feedback else None
