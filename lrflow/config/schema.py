@@ -252,10 +252,14 @@ Loss = Annotated[Literal["cross_entropy", "mse"], f.one_of("cross_entropy", "mse
 class Model(Node):
     """A `torch.nn.Module`, or a `LightningModule` whose optimizer lrflow supplies."""
 
-    offered = frozenset({"loss"})
+    offered = frozenset({"loss", "init_from", "fresh"})
 
     loss: Loss | None = None
     """What a plain module is trained with; a LightningModule has its own."""
+    init_from: f.Text | None = None
+    """Weights to start from: `last`, a run folder, a checkpoint or a file of tensors by name."""
+    fresh: f.Patterns | None = None
+    """Names of tensors that are not taken from there, globs or `re:`."""
 
 
 class Facts(Section):

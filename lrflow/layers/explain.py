@@ -42,7 +42,8 @@ def _dead_selectors(model: nn.Module, entries: Sequence[Entry], rule: Rule, key:
     names = [place.name for entry in entries for place in entry.places]
     for text, pattern in rule.patterns:
         if not any(pattern.fullmatch(name) for name in names):
-            yield Problem(f"{key}.match", f"matches none of the {len(names)} parameter names", text, _near(text, names))
+            message = f"matches none of the {len(names)} parameter names"
+            yield Problem(f"{key}.match", message, text, nearest_names(text, names))
     for name in as_tuple(rule.type):
         absent = not any(is_type(place.holder, name) for entry in entries for place in entry.places)
         if absent and (whole or not _known_type(model, name)):
@@ -57,7 +58,7 @@ def _dead_selectors(model: nn.Module, entries: Sequence[Entry], rule: Rule, key:
         yield Problem(f"{key}.select", "the model has no such parameter", _shown(rule.select), hint)
 
 
-def _near(text: str, names: Sequence[str]) -> str:
+def nearest_names(text: str, names: Sequence[str]) -> str:
     """A hint from the names and the paths of modules, as globs: `hed.*` is near `head.*`."""
     paths = {name[:dot]: None for name in names for dot, letter in enumerate(name) if letter == "."}
     if text in paths:

@@ -26,12 +26,15 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
 from lrflow.layers import GradualUnfreezing, Group, MuP, Rule, merge, resolve
 from lrflow.layers.explain import abbreviated
+from lrflow.layers.rules import as_tuple
 from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, compiles
 from lrflow.plan import Plan
+from lrflow.runs import find_checkpoint
 from lrflow.schedules import Curve
 from lrflow.tasks.widths import mup_rules
 from lrflow.training import Supervised, planned_module
 from lrflow.training.advice import advise
+from lrflow.training.weights import load_weights
 
 
 def build_data(config: Config) -> pl.LightningDataModule:
@@ -49,28 +52,43 @@ def build_data(config: Config) -> pl.LightningDataModule:
     return data
 
 
-def build_module(config: Config) -> pl.LightningModule:
+def build_module(config: Config, start: bool = True) -> pl.LightningModule:
     """The Lightning module: the user's own, or a plain network in lrflow's.
 
+    Args:
+        config: `model`; `trainer.channels_last`, `trainer.compile`.
+        start: with the weights that `model.init_from` names; false where a checkpoint of the run brings its own.
+
     Raises:
-        ConfigError: the model is no module, or is a plain one without a loss.
+        ConfigError: the model is no module, is a plain one without a loss, or the weights do not fit.
     """
+    module = _make_module(config)
+    if start and config.model.init_from is not None:
+        source = find_checkpoint(config.model.init_from, Path(config.output), "model.init_from")
+        load_weights(planned_module(module), source, as_tuple(config.model.fresh))
+    return module
+
+
+def _make_module(config: Config) -> pl.LightningModule:
     model = instantiate(config.model.node())
     if isinstance(model, pl.LightningModule):
         if not model.automatic_optimization:
             message = "optimizes by hand (automatic_optimization = False), and lrflow supplies the optimizer"
             raise ConfigError([Problem("model._target_", message, config.model.target)])
-        return model
-    if not isinstance(model, nn.Module):
+        module = model
+    elif not isinstance(model, nn.Module):
         message = f"expected a torch.nn.Module or a LightningModule, got {type(model).__name__}"
         raise ConfigError([Problem("model._target_", message, config.model.target)])
-    if config.model.loss is None:
+    elif config.model.loss is None:
         raise ConfigError([Problem("model.loss", "expected cross_entropy or mse: a plain module brings no loss", None)])
+    else:
+        module = Supervised(model, config.model.loss)
+    network = planned_module(module)
     if config.trainer.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.trainer.compile:
-        model.compile()
-    return Supervised(model, config.model.loss)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.trainer.compile and isinstance(module, Supervised):
+        network.compile()
+    return module
 
 
 def build_groups(

@@ -42,7 +42,7 @@ def run(config: Config) -> dict[str, Any]:
         trainer = build_trainer(lightning_options(config), folder.path, [], config.trainer.log_every)
         data = build.build_data(config)
         put_in_order(data, trainer, config.seed, Position())
-        module = build.build_module(config)
+        module = build.build_module(config, start=False)
         saved.check(module)
         evaluate = trainer.test if task.split == "test" else trainer.validate
         found = evaluate(module, datamodule=data, ckpt_path=str(checkpoint), verbose=False)

@@ -90,7 +90,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
             f"{finished.path} is finished: all {resumed.step} steps are done", soft_wrap=True, highlight=False
         )
         return finished.read_summary().get("metrics", {})
-    module = build.build_module(config)
+    module = build.build_module(config, start=resumed is None)
     tell = partial(console.print, soft_wrap=True, highlight=False)
     groups = build.build_groups(config, module, trainer.world_size, tell)
     schedule, settings = build.build_schedule(config), settings_of(config.optimizer)
