@@ -22,7 +22,7 @@ class FewClothes(FashionMNIST):
         options: of `lrflow.data.FashionMNIST`.
     """
 
-    def __init__(self, examples: int = 2000, test_examples: int = 2000, size: int = 64, **options: Any) -> None:
+    def __init__(self, examples: int = 2000, test_examples: int = 2000, size: int = 48, **options: Any) -> None:
         super().__init__(**options)
         self.examples = examples
         self.test_examples = test_examples

