@@ -32,8 +32,8 @@ TOPICS = {
 
 COMMON = {
     "optimizer.lr=0.01": "the peak LR; the schedule multiplies it",
-    "schedule.warmup=5%": "every duration can be 5%, 3 epochs or 500 (steps)",
-    "trainer.max_epochs=20": "how long; or trainer.max_steps=1000",
+    "schedule.warmup=5%": "every duration can be 5%, 3 epochs, 500 (steps) or 64_000 samples",
+    "trainer.max_epochs=20": "how long; or trainer.max_steps=1000, trainer.max_samples=64_000",
     "data.batch_size=64": "examples a batch and device",
     "seed=0": "of everything random",
     "name=first": "what the run is called",
