@@ -193,6 +193,9 @@ def check_uses(config: Config) -> list[Problem]:
             problems.append(Problem("find.high", f"expected more than find.low, {config.find.low:g}", config.find.high))
         if config.find.steps < FEWEST_STEPS:
             problems.append(Problem("find.steps", f"expected at least {FEWEST_STEPS}", config.find.steps))
+        if config.find.confirm_runs < FEWEST_RUNS:
+            message = f"expected at least {FEWEST_RUNS}: a best LR with one on either side"
+            problems.append(Problem("find.confirm_runs", message, config.find.confirm_runs))
     if config.resume.source is not None and config.task.name == "evaluate":
         message = "task=evaluate goes on with no run"
         problems.append(Problem("resume.from", message, config.resume.source, f"task.from={config.resume.source}"))
@@ -234,6 +237,8 @@ LENGTH = (
 
 FEWEST_STEPS = 40
 """Of a range test: with fewer there is no curve to read."""
+FEWEST_RUNS = 3
+"""Of `find.confirm`."""
 
 USES = ("task", "horizon", "against", "resume", "optimizer", "find")
 """What `check_uses` looks at, as beginnings of keys."""

@@ -150,6 +150,12 @@ class RangeFind(Section):
     """Optimizer steps of a sweep."""
     sweeps: f.Count = 5
     """Each with a model and an order of the data of its own."""
+    confirm: f.Switch = False
+    """Settle the answer by short runs under the run's own schedule, scaled to them."""
+    confirm_runs: f.Count = 6
+    """How many at most."""
+    confirm_length: f.Interval = "50%"
+    """Of each; a duration."""
 
 
 class StabilityFind(Section):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lrflow.plan.picture import COLOURS, FAINT, GREY, INK
 from lrflow.plan.view import number
+from lrflow.tuning.confirm import Confirmed
 from lrflow.tuning.range_test import RangeTest
 from lrflow.tuning.rules import Reading, smooth
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def plot(test: RangeTest, reading: Reading, configured: float, path: Path) -> Path:
+
+def plot(test: RangeTest, reading: Reading, configured: float, path: Path, confirmed: Confirmed | None = None) -> Path:
     """Draw the sweeps, their mean, the LR that was found with its interval, every rule's mark and the divergence.
 
     Args:
@@ -20,11 +25,14 @@ def plot(test: RangeTest, reading: Reading, configured: float, path: Path) -> Pa
         reading: what was read from it.
         configured: the LR that the config says.
         path: of the PNG.
+        confirmed: what short runs said then, drawn below; None: none were made.
     """
     from matplotlib.figure import Figure  # itself and not pyplot: no state, no display
 
-    figure = Figure(figsize=(9, 4.8), layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(9, 4.8 if confirmed is None else 7.0), layout="constrained", facecolor="white")
+    axes, *below = figure.subplots(
+        2 if confirmed else 1, sharex=True, squeeze=False, height_ratios=[2, 1][: 1 + bool(confirmed)]
+    )[:, 0]
     lows, highs = [], []
     for losses in test.losses:
         known = np.isfinite(losses)
@@ -52,11 +60,14 @@ def plot(test: RangeTest, reading: Reading, configured: float, path: Path) -> Pa
         axes.axvline(configured, color=INK, linewidth=1.2, linestyle=":", label=f"configured {number(configured)}")
     axes.set_xscale("log")
     axes.set_xlim(test.rates[0], test.rates[-1])
-    axes.set_xlabel("peak LR", color=INK)
     axes.set_ylabel("training loss", color=INK)
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    if confirmed:
+        _draw_short_runs(below[0], confirmed)
+    for panel in (axes, *below):
+        panel.grid(axis="y", color=FAINT, linewidth=0.8)
+        for side in ("top", "right"):
+            panel.spines[side].set_visible(False)
+    (below or [axes])[-1].set_xlabel("peak LR", color=INK)
     doubt = "" if reading.confident else "  (not confident)"
     low, high = reading.interval
     axes.set_title(
@@ -71,3 +82,17 @@ def plot(test: RangeTest, reading: Reading, configured: float, path: Path) -> Pa
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     return path
+
+
+def _draw_short_runs(axes: Axes, confirmed: Confirmed) -> None:
+    """The losses that short runs ended at, those that diverged as crosses at the top, and the LR between them."""
+    ended = [(rate, loss) for rate, loss in confirmed.tried if np.isfinite(loss)]
+    rates, losses = zip(*ended, strict=True)
+    axes.plot(rates, losses, "o-", color=COLOURS[0], linewidth=1.2, markersize=5)
+    diverged = [rate for rate, loss in confirmed.tried if not np.isfinite(loss)]
+    axes.plot(diverged, [max(losses)] * len(diverged), "x", color=COLOURS[1], markersize=7)
+    axes.axvspan(*confirmed.interval, color=COLOURS[2], alpha=0.2, linewidth=0)
+    axes.axvline(confirmed.lr, color=COLOURS[2], linewidth=2.2)
+    axes.set_ylabel("loss after a short run", color=INK)
+    title = f"short runs: LR {number(confirmed.lr)}{'' if confirmed.confident else '  (not confident)'}"
+    axes.set_title(title, loc="left", fontsize=11, color=INK)

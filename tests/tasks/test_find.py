@@ -9,14 +9,18 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lrflow.config import compose
 from lrflow.data import Digits
 from lrflow.errors import ConfigError, LrflowError
-from lrflow.tasks import find
+from lrflow.plan import Plan
+from lrflow.schedules import Horizon
+from lrflow.tasks import build, find
 from lrflow.tasks.data import ready_data
+from lrflow.tasks.find.confirm import short_plan
 from lrflow.tasks.train import lightning_options
 from lrflow.training.trainer import build_trainer
 
@@ -42,6 +46,30 @@ def test_a_range_test(lrflow: Callable, tmp_path: Path) -> None:
     assert rows[60][1] != rows[60][2]
     assert (folder(tmp_path) / "find.png").stat().st_size > 10_000
     assert (folder(tmp_path) / "config.yaml").exists()
+
+
+def test_short_runs_settle_the_answer(lrflow: Callable, tmp_path: Path) -> None:
+    done = lrflow(*SMALL, "optimizer=sgd", "find.confirm=true", "find.confirm_runs=4", "trainer.max_epochs=6")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder(tmp_path) / "find.json").read_text())
+    assert found["range_test"]["marks"]["halfway"] == found["range_test"]["lr"]
+    tried = dict(found["tried"])
+    assert 3 <= len(tried) <= 4
+    assert min(tried) <= found["interval"][0] <= found["lr"] <= found["interval"][1] <= max(tried)
+    assert found["steps"] > 240
+    assert f"LR {found['lr']:.3g}  as good from" in done.stdout
+    assert not list(folder(tmp_path).glob("checkpoints/*"))
+
+
+def test_a_short_run_follows_the_whole_schedule_scaled() -> None:
+    options = ["schedule=wsd", "schedule.warmup=2 epochs", "schedule.cooldown=40", "layers=layer_decay"]
+    config = compose([*options, "optimizer.lr=0.1"])
+    groups = build.build_groups(config, build.build_module(config))
+    whole = Horizon(400, 20)
+    plan = Plan.compile(groups, build.build_schedule(config), whole)
+    short = short_plan(config, groups, 0.5, whole, 100)
+    assert short.horizon.steps == 100
+    np.testing.assert_allclose(short.lr(np.arange(100)), 5 * plan.lr(np.arange(0, 400, 4)))
 
 
 def test_a_range_test_of_routed_groups_says_the_same_twice(lrflow: Callable, tmp_path: Path) -> None:
@@ -72,6 +100,8 @@ def test_the_stability_bound(lrflow: Callable, tmp_path: Path, optimizer: str) -
         (("optimizer=prodigy",), "estimates the LR itself"),
         (("find.low=1", "find.high=0.1"), "find.high"),
         (("find.steps=3",), "at least 40"),
+        (("find.confirm_runs=2",), "at least 3"),
+        (("find.confirm_length=0",), "above 0"),
         (("find.sweps=3",), "did you mean find.sweeps?"),
         (("find=stability", "optimizer=lion"), "no stability bound is known"),
         (("find.kind=rnage",), "did you mean range?"),

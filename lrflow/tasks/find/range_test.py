@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -11,30 +12,26 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from lrflow.config import Config, locate
-from lrflow.config.combinations import LINE_SEARCH, check_combination
+from lrflow.config.combinations import LINE_SEARCH
 from lrflow.config.settings import RangeFind
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.optimizers.learning_rate_free import estimates_lr
 from lrflow.plan.view import Grid, number
-from lrflow.tasks import build
-from lrflow.tasks.data import ready_data
-from lrflow.tasks.train import lightning_options
-from lrflow.training import EvaluationWeights
+from lrflow.tasks.find.brief import brief_fit
+from lrflow.tasks.find.confirm import confirm_range
 from lrflow.training.ranks import rank
-from lrflow.training.supply import supply_optimizer
-from lrflow.training.trainer import build_trainer
+from lrflow.tuning.confirm import Confirmed
 from lrflow.tuning.picture import plot
 from lrflow.tuning.range_test import RangeTest, Sweep, sweep_plan
 from lrflow.tuning.rules import Reading, read
 
 
 def find_range(config: Config, find: RangeFind, folder: Path, console: Console) -> dict[str, Any]:
-    """Run the sweeps, read them, show and write what they say.
+    """Run the sweeps, read them, settle the answer by short runs where that is asked for; show and write it all.
 
     Returns:
         `lr` and its interval, `low` and `high`.
@@ -54,13 +51,42 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     except ValueError as error:
         raise ConfigError([Problem("find.low", str(error), find.low, "start lower")]) from error
     if rank() == 0:
-        content = {**asdict(reading), "confident": reading.confident, "steps": test.steps}
-        (folder / "find.json").write_text(json.dumps(content, indent=2) + "\n")
         test.write(folder / "find.csv")
-        plot(test, reading, config.optimizer.lr, folder / "find.png")
-    _show(config, reading, test, console)
-    low, high = reading.interval
-    return {"lr": reading.lr, "low": low, "high": high}
+    _show(reading, test, console)
+    answer: Reading | Confirmed = reading
+    steps, content = test.steps, asdict(reading)
+    if find.confirm:
+        answer, more = _confirm(config, find, reading.lr, folder, console)
+        steps += more
+        content = {**asdict(answer), "range_test": content}
+    if rank() == 0:
+        content |= {"confident": answer.confident, "steps": steps}
+        (folder / "find.json").write_text(json.dumps(content, indent=2) + "\n")
+        plot(test, reading, config.optimizer.lr, folder / "find.png", answer if isinstance(answer, Confirmed) else None)
+    takes = f"optimizer.lr={answer.lr:.2g} takes it (it is {number(config.optimizer.lr)}); "
+    told = f"{takes if answer.confident else ''}{steps} steps were made"
+    console.print(told, soft_wrap=True, highlight=False)
+    low, high = answer.interval
+    return {"lr": answer.lr, "low": low, "high": high}
+
+
+def _confirm(config: Config, find: RangeFind, start: float, folder: Path, console: Console) -> tuple[Confirmed, int]:
+    """Make the short runs, and tell of each as it ends."""
+    say = partial(console.print, soft_wrap=True, highlight=False)
+    say(f"short runs, each {find.confirm_length} of the whole one under its schedule:")
+
+    def tell(lr: float, loss: float, steps: int) -> None:
+        say(f"  LR {number(lr):>9}  {steps} steps  " + (f"loss {loss:.4g}" if math.isfinite(loss) else "diverged"))
+
+    try:
+        confirmed, steps = confirm_range(config, find, start, folder, tell)
+    except ValueError as error:
+        raise LrflowError(f"{error}, from an LR of {start:.3g} on: look at find.png of a range test") from error
+    low, high = (number(rate) for rate in confirmed.interval)
+    say(f"[bold]LR {number(confirmed.lr)}[/]  as good from {low} to {high}")
+    for doubt in confirmed.doubts:
+        say(f"[bold yellow]not confident:[/] {doubt}")
+    return confirmed, steps
 
 
 def _refuse(config: Config) -> None:
@@ -77,21 +103,17 @@ def _refuse(config: Config) -> None:
 def _sweep(
     config: Config, find: RangeFind, rates: npt.NDArray[np.float64], seed: int, folder: Path
 ) -> npt.NDArray[np.float64]:
-    """The losses of one sweep, by Lightning's loop: of a new model, on data in an order of its own; [n]."""
-    pl.seed_everything(seed, verbose=False)
-    options = lightning_options(config) | {"max_epochs": -1, "max_steps": find.steps, "limit_val_batches": 0}
-    trainer = build_trainer(options, folder, [], config.trainer.log_every)
-    if problems := check_combination(config, trainer.world_size):
-        raise ConfigError(problems)
-    data, module = ready_data(config, trainer, seed), build.build_module(config)
-    groups = build.build_groups(config, module, trainer.world_size)
-    plan = sweep_plan(groups, config.optimizer.lr, find.low, find.high, find.steps)
-    routes = {name: route.node() for name, route in config.optimizer.routes.items()}
-    make = partial(build.make_optimizer, config, groups)
-    supply_optimizer(module, plan, make, config.optimizer.node(), config.trainer.compile, routes)
+    """The losses of one sweep: of a new model, on data in an order of its own; [n]."""
     sweep = Sweep(rates)
-    trainer.callbacks += [EvaluationWeights(0, seed), sweep.callback(plan)]  # type: ignore[attr-defined]
-    trainer.fit(module, datamodule=data)
+    peak = config.optimizer.lr
+    brief_fit(
+        config,
+        seed,
+        find.steps,
+        folder,
+        lambda groups: sweep_plan(groups, peak, find.low, find.high, find.steps),
+        sweep.callback,
+    )
     return sweep.losses
 
 
@@ -102,7 +124,7 @@ def _told(seeds: Iterable[int], console: Console) -> Iterator[int]:
         yield from progress.track(list(seeds))
 
 
-def _show(config: Config, reading: Reading, test: RangeTest, console: Console) -> None:
+def _show(reading: Reading, test: RangeTest, console: Console) -> None:
     say = partial(console.print, soft_wrap=True, highlight=False)
     low, high = (number(rate) for rate in reading.interval)
     within = f"  {low} to {high}, in 9 of 10 resamples of {len(test.losses)} sweeps" if len(test.losses) > 1 else ""
@@ -114,6 +136,3 @@ def _show(config: Config, reading: Reading, test: RangeTest, console: Console) -
         table.row(name, number(rate))
     table.row("diverges at", number(reading.ceiling) if reading.ceiling else f"above {number(test.rates[-1])}")
     console.print(table)
-    steps = f"{test.steps} steps were made"
-    takes = f"optimizer.lr={reading.lr:.2g} takes it (it is {number(config.optimizer.lr)}); "
-    say(f"{takes if reading.confident else ''}{steps}")

@@ -1,0 +1,102 @@
+"""find.confirm: settle what a range test found by a few short runs under the run's own schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from lrflow.config import Config
+from lrflow.config.also import settings_of
+from lrflow.config.settings import RangeFind
+from lrflow.layers import Group
+from lrflow.plan import Plan
+from lrflow.schedules import Duration, Horizon
+from lrflow.tasks import build
+from lrflow.tasks.data import ready_data
+from lrflow.tasks.find.brief import brief_fit
+from lrflow.tasks.length import count_horizon
+from lrflow.tasks.train import lightning_options
+from lrflow.training import Block, Signals
+from lrflow.training.branches import Branch, compile_branched
+from lrflow.training.trainer import build_trainer
+from lrflow.tuning.confirm import Confirmed, confirm
+
+FEWEST = 20  # steps of a short run
+LAST = 0.1  # share of a run whose training losses are averaged where nothing is held out for validation
+
+
+def confirm_range(
+    config: Config, find: RangeFind, start: float, folder: Path, tell: Callable[[float, float, int], None]
+) -> tuple[Confirmed, int]:
+    """Make the short runs.
+
+    Args:
+        config: of the run; each short run has its seed, its data in the same order and the model it starts from.
+        find: how many, and how long.
+        start: the LR of the first ones.
+        folder: of the run.
+        tell: is told the LR, the loss and the steps of each.
+
+    Returns:
+        what they say, and the steps that they took.
+    """
+    probe = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
+    whole = count_horizon(config, ready_data(config, probe, config.seed), probe.world_size)
+    made: list[int] = []
+
+    def loss(lr: float) -> float:
+        value, steps = _short_run(config, find, lr, whole, folder)
+        made.append(steps)
+        tell(lr, value, steps)
+        return value
+
+    return confirm(start, loss, find.confirm_runs), sum(made)
+
+
+def short_plan(config: Config, groups: Sequence[Group], lr: float, whole: Horizon, steps: int) -> Plan:
+    """The plan of a short run: that of the whole run, all durations scaled, at another peak.
+
+    Args:
+        config: whose schedule it follows.
+        groups: at the run's own peak.
+        lr: the peak; all groups keep their ratios.
+        whole: how long the run is.
+        steps: how long the short one is.
+    """
+    scaled = [replace(group, lr=group.lr * (lr / config.optimizer.lr)) for group in groups]
+    # The whole schedule stretched over another length, from its first step on.
+    branch = Branch(0, whole, "extend")
+    horizon = Horizon(steps, whole.steps_per_epoch)
+    return compile_branched(scaled, build.build_schedule(config), horizon, [branch], settings_of(config.optimizer))
+
+
+def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folder: Path) -> tuple[float, int]:
+    """The loss that a short run ends at, and its steps: of validation where something is held out."""
+    steps = min(whole.steps, max(FEWEST, Duration.parse(find.confirm_length).steps(whole)))
+    losses: list[float] = []
+
+    def listen(trainer: pl.Trainer, block: Block) -> None:
+        losses.extend(block.loss.tolist())
+        trainer.should_stop |= not np.isfinite(block.loss).all()
+
+    trainer, module, data = brief_fit(
+        config,
+        config.seed,
+        steps,
+        folder,
+        lambda groups: short_plan(config, groups, lr, whole, steps),
+        lambda plan: Signals(plan, config.trainer.log_every, listeners=[listen]),
+    )
+    if not np.isfinite(losses).all():
+        return math.inf, len(losses)
+    if is_overridden("val_dataloader", data) and is_overridden("validation_step", module):
+        trainer.validate(module, datamodule=data, verbose=False)
+        if (found := trainer.callback_metrics.get("val/loss")) is not None:
+            return float(found), steps
+    return float(np.mean(losses[-max(10, int(LAST * steps)) :])), steps

@@ -1,0 +1,117 @@
+"""Settling a learning rate by short whole runs: which LRs to try, and where between them the best one lies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+STEP = 0.5  # decades between the LRs that are tried first
+FINEST = 0.25  # between those that are tried then: closer ones differ by less than another seed would make
+NEAR = 0.5  # decades around the best whose losses a parabola is fitted to
+FLAT = 0.02  # how much worse than the least a loss may be where it is as good, as a share of how far losses differ
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What a few short runs say of an LR.
+
+    Args:
+        lr: where a parabola, fitted to the losses around the best over the logarithm of the LR, is least.
+        interval: the LRs between which that is no worse than the noise of the fit; at most from the one LR that was
+            tried beside the best to the other.
+        tried: LRs, rising, each with the loss that its run ended at; infinite where it diverged.
+        doubts: why the answer is not to be trusted, each a sentence; none: it is.
+    """
+
+    lr: float
+    interval: tuple[float, float]
+    tried: tuple[tuple[float, float], ...]
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def confident(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.doubts
+
+
+def confirm(start: float, loss: Callable[[float], float], runs: int) -> Confirmed:
+    """Look for the best LR near one, by runs whose LR is annealed as the whole run's.
+
+    Half a decade at a time it goes to where the loss falls, until it rises again; then into the two gaps beside the
+    best, the better side first. How losses rank before an LR is annealed says little of how they rank after, so each
+    run follows the whole schedule, scaled to its length.
+
+    Args:
+        start: where to begin, such as the answer of a range test.
+        loss: what a run with an LR ends at; not finite where it diverged.
+        runs: how many may be made; at least 3.
+
+    Raises:
+        ValueError: every run diverged.
+    """
+    found: dict[float, float] = {}
+
+    def at(position: float) -> float:
+        """The loss at a distance from the start, in decades."""
+        if position not in found:
+            value = loss(start * 10.0**position)
+            found[position] = value if math.isfinite(value) else math.inf
+        return found[position]
+
+    up = at(STEP) <= at(0.0) and math.isfinite(at(STEP))
+    edge = STEP if up else 0.0
+    while len(found) < runs:
+        further = edge + (STEP if up else -STEP)
+        if at(further) >= found[edge] and math.isfinite(found[edge]):
+            break
+        edge = further
+    while len(found) < runs and (between := _between(found)) is not None:
+        at(between)
+    best = min(found, key=lambda position: found[position])
+    if not math.isfinite(found[best]):
+        raise ValueError("every short run diverged")
+    return _read(start, found)
+
+
+def _between(found: dict[float, float]) -> float | None:
+    """The middle of a gap beside the best that is wider than the finest step, on the better side if both are."""
+    below, best, above = _around(found)
+    if below is None or above is None:
+        return None  # not bracketed: there is nothing to refine
+    sides = sorted((below, above), key=lambda side: found[side])
+    return next(((best + side) / 2 for side in sides if abs(side - best) > FINEST * 1.001), None)
+
+
+def _around(found: dict[float, float]) -> tuple[float | None, float, float | None]:
+    """The best position and its neighbours."""
+    positions = sorted(found)
+    index = positions.index(min(found, key=lambda position: found[position]))
+    below = positions[index - 1] if index else None
+    return below, positions[index], positions[index + 1] if index + 1 < len(positions) else None
+
+
+def _read(start: float, found: dict[float, float]) -> Confirmed:
+    """The answer, from the losses at distances from the start."""
+    below, best, above = _around(found)
+    tried = tuple((start * 10.0**position, found[position]) for position in sorted(found))
+    doubts = []
+    if below is None or above is None:
+        way, lr = "lowest" if below is None else "highest", start * 10.0**best
+        doubts.append(f"the {way} LR that was tried, {lr:.3g}, was the best: one beyond it may be better")
+    # Beyond the last LR that ended well nothing is known.
+    low, high = (best if edge is None or not math.isfinite(found[edge]) else edge for edge in (below, above))
+    centre, width = best, (high - low) / 2
+    near = [p for p, loss in found.items() if abs(p - best) <= NEAR * 1.001 and math.isfinite(loss)]
+    if len(near) >= 3:
+        away, losses = np.array(near) - best, np.array([found[position] for position in near])
+        bend, slope, level = (float(number) for number in np.polyfit(away, losses, 2))
+        if bend > 0:
+            left_over = losses - (bend * away**2 + slope * away + level)
+            noise = math.sqrt(float((left_over**2).sum()) / max(1, len(near) - 3))
+            centre = best + min(max(-slope / (2 * bend), low - best), high - best)
+            width = math.sqrt((FLAT * float(np.ptp(losses)) + noise) / bend)
+    interval = (start * 10.0 ** max(low, centre - width), start * 10.0 ** min(high, centre + width))
+    return Confirmed(start * 10.0**centre, interval, tried, tuple(doubts))
