@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, TransformedDistribution
@@ -140,6 +141,20 @@ def test_losses_and_gradients_are_those_of_torchrl(agent: SAC) -> None:
     for name, value in reference.qvalue_network_params.flatten_keys(".").items():
         pair = [dict(one.named_parameters())[name.partition("net.")[2]].grad for one in agent.critic.children()]
         torch.testing.assert_close(torch.stack(pair), value.grad)
+
+
+def test_the_target_follows_the_critics_after_each_step(agent: SAC, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: SAC) -> None:
+        with torch.no_grad():
+            for parameter in self.critic.parameters():
+                parameter.fill_(1.0)
+
+    monkeypatch.setattr(pl.LightningModule, "optimizer_step", step)
+    before = [parameter.clone() for parameter in agent.target.parameters()]
+    agent.optimizer_step()
+    for old, new in zip(before, agent.target.parameters(), strict=True):
+        torch.testing.assert_close(new, old + agent.tau * (1.0 - old))
+    assert not any(parameter.requires_grad for parameter in agent.target.parameters())
 
 
 def test_the_density_is_that_of_a_squashed_normal() -> None:
