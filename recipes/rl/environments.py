@@ -115,7 +115,7 @@ class Environments:
     def __init__(self, env_id: str, count: int, seed: int = 0, options: Mapping[str, Any] | None = None) -> None:
         self._episodes = [Episode(make_environment(env_id, options)) for _ in range(count)]
         made = iter(self._episodes)
-        self._vector = SyncVectorEnv([lambda: next(made)] * count, autoreset_mode=AutoresetMode.SAME_STEP)
+        self._vector = SyncVectorEnv([lambda: next(made)] * count, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
         self.count = count
         self.observation_space, self.action_space = _spaces(self._episodes[0])
         self.returns: deque[float] = deque(maxlen=REMEMBERED)
@@ -188,8 +188,9 @@ def make_environment(
     if module and not any(f"{module}.".startswith(f"{package}.") for package in trusted()):
         message = f"{module} is not trusted, so it is not imported"
         raise ConfigError([Problem("data.env_id", message, env_id, f"trust={module.partition('.')[0]}")])
+    drawn = {"render_mode": render_mode} if render_mode else {}
     try:
-        env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True, **(options or {}))
+        env = gym.make(env_id, disable_env_checker=True, **drawn, **(options or {}))
     except gym.error.DependencyNotInstalled as error:
         raise ConfigError([Problem("data.env_id", f"{error}", env_id, "pip install 'lrflow[rl]'")]) from None
     except (gym.error.Error, ModuleNotFoundError) as error:
@@ -225,4 +226,5 @@ def _spaces(env: gym.Env[Any, Any]) -> tuple[gym.spaces.Box, gym.spaces.Discrete
 
 
 def _float32(observations: np.ndarray) -> np.ndarray:
-    return observations.astype(np.float32, copy=False)
+    """A copy, since the environments write the next observations into the same array."""
+    return observations.astype(np.float32)

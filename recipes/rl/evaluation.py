@@ -122,7 +122,9 @@ def save_gif(frames: Sequence[np.ndarray], seconds: float, path: Path) -> None:
     height, width = frames[0].shape[:2]
     size = (GIF_WIDTH, round(height * GIF_WIDTH / width))
     pictures = [Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR) for frame in frames[::every]]
-    palette = pictures[0].quantize(32)  # one for all of them, so that what does not move takes no room
+    # One palette for all of them, so that what does not move takes no room; made from a few.
+    few = np.concatenate([np.asarray(picture) for picture in pictures[:: max(1, len(pictures) // 6)]])
+    palette = Image.fromarray(few).quantize(32)
     pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     duration = max(20, round(1000 * seconds * every))  # milliseconds; viewers slow down anything shorter
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=duration, loop=0, optimize=True)
