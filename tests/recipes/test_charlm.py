@@ -1,10 +1,9 @@
-"""The character transformer: its text, its attention, its losses, and cooldowns that branch off a trunk."""
+"""The character transformer: its text, its attention, its losses, and what it writes."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -189,23 +188,3 @@ def test_writing_leaves_the_run_s_generators_alone(tiny: CharLM) -> None:
     first, second = (tiny.write(text(3), 20, seed=5) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(before, torch.get_rng_state())
-
-
-# Branching
-
-
-@needs_plays
-@pytest.mark.slow
-def test_a_cooldown_from_the_trunk_is_the_run_of_that_length(lrflow: Callable, tmp_path: Path) -> None:
-    """A WSD run of 8 steps is, bit for bit, the trunk of 12 with a cooldown branched off at its step 6."""
-    wsd = ["schedule=wsd", "schedule.warmup=2", "schedule.cooldown=25%"]
-    shared = ["recipe=charlm", "fast=true", *wsd, "model.dropout=0.1", "task.test=false", "trainer.val_every=100%"]
-    every = ["trainer.checkpoint.every=2 steps", "trainer.checkpoint.keep=null"]
-    lrflow(*shared, *every, "trainer.max_steps=12", "name=trunk", "output=trunk").check_returncode()
-    lrflow(*shared, "trainer.max_steps=8", "name=whole", "output=whole").check_returncode()
-    (trunk,) = (tmp_path / "trunk").glob("*/checkpoints/step-0000006.ckpt")
-    branch = [f"resume={trunk}", "resume.horizon=rescale", "trainer.max_steps=8", "name=branch", "output=branch"]
-    lrflow(*branch).check_returncode()
-    ends = [next((tmp_path / name).glob("*/checkpoints/step-0000008.ckpt")) for name in ("whole", "branch")]
-    whole, branched = (torch.load(path, weights_only=True)["state_dict"] for path in ends)
-    assert all(torch.equal(whole[name], branched[name]) for name in whole)
