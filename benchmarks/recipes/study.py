@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,12 @@ class Job:
         """As they are typed."""
         return [*self.options, f"seed={self.seed}"]
 
+    @property
+    def source(self) -> str | None:
+        """The variant whose run of the same seed it goes on from: `resume=@VARIANT`."""
+        found = [option.partition("@")[2] for option in self.options if option.startswith("resume=@")]
+        return found[0] if found else None
+
 
 @dataclass
 class Study:
@@ -45,14 +53,18 @@ class Study:
 
     Args:
         name: of the study; a recipe with several has `RECIPE-WHAT.yaml`.
-        variants: the overrides of each thing that is compared, by its name in the table.
+        variants: the overrides of each thing that is compared, by its name in the table. `resume=@VARIANT` goes on from
+            the run that another variant has of the same seed.
         metrics: the columns of the table, by their titles: `{accuracy: test/accuracy}`. The first is drawn.
         options: overrides of every run.
         seeds: runs of each variant, with seeds from 0.
-        tune: what is chosen for each variant before it is measured: `key`, `values`, `metric`, `mode` (max or min),
-            `seeds` (1). The value with the best mean metric is taken, the lower one of equals. `variants` names those
-            that are tuned; without it all are.
+        tune: what is chosen for each variant before it is measured: `key`, `values` (a list, or one for each variant
+            by name), `metric`, `mode` (max or min), `seeds` (1). The value with the best mean metric is taken, the
+            lower one of equals. `variants` names those that are tuned; without it all are. `within` adds a column:
+            over how many decades of the value the metric is at most so far from the best.
         curve: a metric of which every value is kept and drawn against the steps.
+        reach: adds a column: the steps until the curve is at least this.
+        in_process: make the runs in one process, which imports once; for many short ones.
         picture: how it is drawn: `file`, `title`, `ylabel`, `xlabel`, `per_step` (environment steps a step, say),
             `lines` (values with names, drawn across), `limits` (of the y axis), `kind` (`curves`, `points` or `tuning`;
             else what there is to draw decides).
@@ -66,6 +78,8 @@ class Study:
     seeds: int = 3
     tune: dict[str, Any] | None = None
     curve: str | None = None
+    reach: float | None = None
+    in_process: bool = False
     picture: dict[str, Any] = field(default_factory=dict)
     runs: list[dict[str, Any]] = field(default_factory=list)
 
@@ -96,6 +110,20 @@ class Study:
     def command(self) -> str:
         """What measures it."""
         return f"python -m benchmarks.recipes {self.name}"
+
+    @property
+    def sources(self) -> set[str]:
+        """The variants whose runs others go on from."""
+        return {job.source for variant in self.variants for job in self._jobs(variant) if job.source is not None}
+
+    def job(self, variant: str, seed: int) -> Job:
+        """The run of a variant that its row tells of."""
+        return next(job for job in self._jobs(variant) if job.seed == seed and not job.tuning)
+
+    def place(self, job: Job) -> str:
+        """The name of a run's folder."""
+        number = self._jobs(job.variant).index(job)
+        return f"{self.name}-{list(self.variants).index(job.variant)}-{number}"
 
     def missing(self) -> list[Job]:
         """The runs that are still to be made; those that choose a value come first of each variant."""
@@ -146,6 +174,28 @@ class Study:
         """A metric of the runs of a variant that are reported."""
         return [self._value(run, metric) for run in self.reported(variant)]
 
+    def steps(self, variant: str) -> list[float]:
+        """Steps until the curve of each reported run is at least `reach`; infinite where it never is."""
+        assert self.reach is not None
+        curves = [zip(*run["curve"].values(), strict=True) for run in self.reported(variant) if "curve" in run]
+        return [next((step + 1.0 for step, value in curve if value >= self.reach), math.inf) for curve in curves]
+
+    def decades(self, variant: str) -> float:
+        """How wide the range of values around the chosen one is whose metric is `within` of the best.
+
+        Between two values that were tried the metric is taken as straight over the logarithm; the range ends where
+        those that were tried do.
+        """
+        assert self.tune is not None
+        sign = 1.0 if self.tune.get("mode", "max") == "max" else -1.0
+        found = {float(value): sign * statistics.fmean(values) for value, values in self.tuned(variant).items()}
+        best = float(self.chosen(variant) or math.nan)
+        least = found[best] - self.tune["within"]
+        return sum(
+            _stretch([(math.log10(value), found[value]) for value in side], least)
+            for side in (sorted(v for v in found if v >= best), sorted((v for v in found if v <= best), reverse=True))
+        )
+
     def _jobs(self, variant: str) -> list[Job]:
         options = [*self.options, *self.variants[variant]]
         if self.tune is None or variant not in self.tuned_variants:
@@ -155,16 +205,15 @@ class Study:
         if best is None:
             return tuning
         best_options = (*options, f"{self.tune['key']}={best}")
-        tried = len(tuning) // len(self.tune["values"])
         # Seeds that chose the value are not used to report on it.
-        return tuning + [Job(variant, best_options, seed) for seed in range(tried, tried + self.seeds)]
+        return tuning + [Job(variant, best_options, seed) for seed in range(self._tries, self._tries + self.seeds)]
 
     def _tuning(self, variant: str) -> dict[str, list[Job]]:
         assert self.tune is not None
-        options, key = [*self.options, *self.variants[variant]], self.tune["key"]
+        options, key, values = [*self.options, *self.variants[variant]], self.tune["key"], self.tune["values"]
         return {
             f"{value:g}": [Job(variant, (*options, f"{key}={value:g}"), seed, True) for seed in range(self._tries)]
-            for value in map(float, self.tune["values"])
+            for value in map(float, values[variant] if isinstance(values, dict) else values)
         }
 
     @property
@@ -175,6 +224,15 @@ class Study:
     def _value(run: Mapping[str, Any], metric: str) -> float:
         ended = run["status"] == "finished"
         return float(run["metrics"].get(metric, float("nan"))) if ended else float("nan")
+
+
+def _stretch(points: Sequence[tuple[float, float]], least: float) -> float:
+    """How far from the first point the second coordinate stays at `least` or above it, in straight lines."""
+    for (here, high), (there, low) in pairwise(points):
+        if not low >= least:
+            share = 0.0 if math.isnan(low) else (high - least) / (high - low)
+            return abs(here + share * (there - here) - points[0][0])
+    return abs(points[-1][0] - points[0][0])
 
 
 def spread(values: Sequence[float]) -> float:

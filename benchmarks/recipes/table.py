@@ -12,7 +12,10 @@ from benchmarks.recipes.study import Study, spread
 def table(study: Study) -> str:
     """Means and standard deviations over seeds, in Markdown."""
     tuned = study.tune["key"] if study.tune else None
-    heads = ["", *([f"`{tuned}`"] if tuned else []), *study.metrics, "seeds", "seconds a run"]
+    within = study.tune.get("within") if study.tune else None
+    extra = [f"steps to {study.reach:g}"] if study.reach is not None else []
+    extra += [f"decades within {within:g}"] if within is not None else []
+    heads = ["", *([f"`{tuned}`"] if tuned else []), *study.metrics, *extra, "seeds", "seconds a run"]
     rows = [heads, ["---"] * len(heads)]
     for variant in study.variants:
         if runs := study.reported(variant):
@@ -20,15 +23,23 @@ def table(study: Study) -> str:
                 [study.chosen(variant) or ""] if tuned and variant in study.tuned_variants else [""] if tuned else []
             )
             cells = [cell(study.values(variant, metric)) for metric in study.metrics.values()]
+            cells += [cell(study.steps(variant), "did not")] if study.reach is not None else []
+            if within is not None:
+                cells.append(f"{study.decades(variant):.1f}" if variant in study.tuned_variants else "")
             seconds = statistics.fmean(run["seconds"] for run in runs if "seconds" in run) if runs else math.nan
             rows.append([variant, *choice, *cells, str(len(runs)), f"{seconds:.0f}"])
     return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows)
 
 
-def cell(values: list[float]) -> str:
-    """Mean and spread of the runs that ended well, and how many did not."""
+def cell(values: list[float], failed: str = "diverged") -> str:
+    """Mean and spread of the values that are finite, and how many are not.
+
+    Args:
+        values: a run each.
+        failed: what is said of the others.
+    """
     held = [value for value in values if math.isfinite(value)]
-    lost = f" ({len(values) - len(held)} of {len(values)} diverged)" if len(held) < len(values) else ""
+    lost = f" ({len(values) - len(held)} of {len(values)} {failed})" if len(held) < len(values) else ""
     if not held:
         return f"-{lost}"
     mean = statistics.fmean(held)
