@@ -49,6 +49,7 @@ class Config(schema.Section):
     _choices: dict[str, str | None] = PrivateAttr(default_factory=dict)
     _overrides: list[str] = PrivateAttr(default_factory=list)
     _run_folder: Path | None = PrivateAttr(default=None)
+    _finds_lr: bool = PrivateAttr(default=False)
 
     def attach(
         self,
@@ -56,10 +57,11 @@ class Config(schema.Section):
         choices: Mapping[str, str | None],
         overrides: Iterable[str],
         run_folder: Path | None,
+        finds_lr: bool = False,
     ) -> Config:
         """Notes where the config came from; `validate` calls it once."""
         self._source, self._choices = source, dict(choices)
-        self._overrides, self._run_folder = list(overrides), run_folder
+        self._overrides, self._run_folder, self._finds_lr = list(overrides), run_folder, finds_lr
         return self
 
     @property
@@ -81,6 +83,11 @@ class Config(schema.Section):
     def run_folder(self) -> Path | None:
         """The folder that a sweep gave to this job; None in a single run."""
         return self._run_folder
+
+    @property
+    def finds_lr(self) -> bool:
+        """Whether the LR is to be found before the training (`optimizer.lr=auto`); until then it is a stand-in."""
+        return self._finds_lr
 
     @property
     def title(self) -> str:

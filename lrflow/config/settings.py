@@ -156,6 +156,8 @@ class RangeFind(Section):
     """How many at most."""
     confirm_length: f.Interval = "50%"
     """Of each; a duration."""
+    found: dict[str, Any] | None = None
+    """Written by a run with optimizer.lr=auto: what was found, and how."""
 
 
 class StabilityFind(Section):

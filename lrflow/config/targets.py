@@ -272,7 +272,7 @@ def _import(path: str, target: str, key: str) -> ModuleType:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            problem = missing(error.name.partition(".")[0], key, target)
+            problem = missing(str(error.name).partition(".")[0], key, target)
         elif "." not in path:
             hint = "run from the folder that holds it, or install it"
             problem = Problem(key, f"there is no package {path} to import", target, hint)

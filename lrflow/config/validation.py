@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
+from lrflow.config.auto import check_auto, take_out
 from lrflow.config.checks import check
 from lrflow.config.config import Config
 from lrflow.config.interpolation import resolve, settle
@@ -47,13 +48,16 @@ def validate(
     source = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra" and not (key == META and meta)])
     settle(source)
     content, problems = resolve(source)
+    finds_lr = take_out(content)
     problems += [*find_secrets(OmegaConf.to_container(source)), *find_told_secrets(content)]
     config, wrong = _typed(content, {problem.key for problem in problems})
     problems += wrong
     problems += check(content, config, {problem.key for problem in problems}, choices)
+    if config is not None and finds_lr:
+        problems += check_auto(config)
     if problems or config is None:
         raise ConfigError(_in_order(problems))
-    return config.attach(source, choices, overrides, run_folder)
+    return config.attach(source, choices, overrides, run_folder, finds_lr)
 
 
 def _typed(content: dict[str, Any], failed: Collection[str]) -> tuple[Config | None, list[Problem]]:

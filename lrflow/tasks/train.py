@@ -61,9 +61,14 @@ def run(config: Config) -> dict[str, Any]:
         resumed = branch_point(config, resumed) if config.resume.horizon == "branch" else resumed
         resumed.check_config(build.record(config))
     folder = open_folder(config, resumed)
-    loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
+    loggers: list[Logger] = []
     with folder.held() if rank() == 0 else nullcontext(), own_environment(folder):
         try:
+            if config.finds_lr:
+                from lrflow.tasks.find.auto import settle_lr  # which makes short runs itself
+
+                config = settle_lr(config, folder, QuietConsole(quiet=rank() > 0))
+            loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
             metrics = _train(config, folder, resumed, loggers)
         finally:
             close_loggers(loggers)

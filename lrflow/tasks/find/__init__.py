@@ -18,7 +18,8 @@ def run(config: Config) -> dict[str, Any]:
     """Find the LR as `find` says.
 
     Returns:
-        `lr` and its interval `low` to `high` (range test), or `ceiling` and `sharpness` (stability bound); `folder`.
+        `lr`, its interval `low` to `high` and `doubts` (range test), or `ceiling` and `sharpness` (stability bound);
+        `folder`.
 
     Raises:
         ConfigError: this optimizer has no LR to be found so, or the range does not hold it.

@@ -34,7 +34,7 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     """Run the sweeps, read them, settle the answer by short runs where that is asked for; show and write it all.
 
     Returns:
-        `lr` and its interval, `low` and `high`.
+        `lr` and its interval, `low` and `high`; `doubts` and `steps`.
 
     Raises:
         ConfigError: the optimizer chooses its LR itself, or the loss diverges from the start of the range on.
@@ -63,11 +63,11 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
         content |= {"confident": answer.confident, "steps": steps}
         (folder / "find.json").write_text(json.dumps(content, indent=2) + "\n")
         plot(test, reading, config.optimizer.lr, folder / "find.png", answer if isinstance(answer, Confirmed) else None)
-    takes = f"optimizer.lr={answer.lr:.2g} takes it (it is {number(config.optimizer.lr)}); "
+    takes = "" if config.finds_lr else f"optimizer.lr={answer.lr:.2g} takes it (it is {number(config.optimizer.lr)}); "
     told = f"{takes if answer.confident else ''}{steps} steps were made"
     console.print(told, soft_wrap=True, highlight=False)
     low, high = answer.interval
-    return {"lr": answer.lr, "low": low, "high": high}
+    return {"lr": answer.lr, "low": low, "high": high, "doubts": list(answer.doubts), "steps": steps}
 
 
 def _confirm(config: Config, find: RangeFind, start: float, folder: Path, console: Console) -> tuple[Confirmed, int]:
