@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
+from lrflow.cli import main
 from lrflow.layers import LayerDecay
 from lrflow.layers.depth import layers_of
 from lrflow.recipes.finetune_vision.data import FewClothes
@@ -188,13 +189,25 @@ def test_enlarging_is_bilinear(clothes: Path) -> None:
     assert torch.equal(enlarged, interpolate(gradient.float(), (64, 64), mode="bilinear").round().byte())
 
 
-def test_the_frozen_variant_trains_the_head_and_nothing_else(
-    lrflow: Callable[..., Any], network: Callable[..., Any], clothes: Path, tmp_path: Path
-) -> None:
-    done = lrflow("recipe=finetune_vision/frozen", "fast=true", f"data.root={clothes}", "name=run", "output=out")
-    assert done.returncode == 0, done.stderr
-    (checkpoint,) = tmp_path.glob("out/*run*/checkpoints/step-*8.ckpt")
+def trained(folder: Path, clothes: Path, *words: str) -> dict[str, torch.Tensor]:
+    """The backbone and the head after a smoke run."""
+    common = ["fast=true", f"data.root={clothes}", f"output={folder}", "task.test=false", "trainer.progress=false"]
+    assert main([*words, *common]) == 0
+    (checkpoint,) = folder.glob("*/checkpoints/step-*8.ckpt")
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
-    published = network().state_dict()
-    assert all(torch.equal(saved[f"model.{name}"], value) for name, value in published.items() if "backbone" in name)
-    assert not torch.equal(saved["model.head.weight"], published["head.weight"])
+    return {name.removeprefix("model."): tensor for name, tensor in saved.items()}
+
+
+def test_a_run_leaves_the_statistics_and_trains_all_else(
+    network: Callable[..., Any], clothes: Path, tmp_path: Path
+) -> None:
+    after, before = trained(tmp_path, clothes, "recipe=finetune_vision"), network().state_dict()
+    for name in before:
+        still = "running" in name or "num_batches" in name
+        assert torch.equal(after[name], before[name]) == still, name
+
+
+def test_a_frozen_backbone_stays_as_it_is(network: Callable[..., Any], clothes: Path, tmp_path: Path) -> None:
+    after, before = trained(tmp_path, clothes, "recipe=finetune_vision/frozen"), network().state_dict()
+    for name in before:
+        assert torch.equal(after[name], before[name]) == name.startswith("backbone"), name
