@@ -37,7 +37,7 @@ def branch_point(config: Config, newest: Resumed) -> Resumed:
     latest = min(newest.step, _common_steps(before, newest.plan.horizon, build.build_schedule(config), horizon))
     if not horizon.as_long_as(newest.plan.horizon):
         latest = min(latest, horizon.steps - 1)  # a step has to be left
-    saved = {_step(path): path for path in checkpoints_in(newest.path.parent) or [newest.path]}
+    saved = {newest.step: newest.path} | {_step(path): path for path in checkpoints_in(newest.path.parent)}
     usable = [step for step in saved if step <= latest]
     if not usable:
         message = f"has no checkpoint of step {latest} or before, from where on a run of {horizon.steps} steps differs"
