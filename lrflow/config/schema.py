@@ -129,6 +129,8 @@ class Schedule(Node):
     """How the cooldown falls."""
     also: dict[str, AlsoSetting | None] | None = None
     """Other settings of the optimizer that move over the run, by name: momentum, beta1, beta2, weight_decay, ..."""
+    hold: f.DurationText | None = None
+    """The LR stays for so long before it moves, such as 1 epoch; None: it moves at each step."""
 
 
 SELECTS = ("bias", "norm", "embedding", "matrix")  # as lrflow.layers has them, which takes torch to import

@@ -137,7 +137,7 @@ class Continued(Curve):
             both = [step for step in old if step <= self.at]
         else:
             both = list(old)
-        return tuple(sorted({step for step in both if step < horizon.steps}))
+        return tuple(sorted({step for step in both if step <= horizon.steps}))
 
     def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:
         """Everything that cannot be meant with this horizon.

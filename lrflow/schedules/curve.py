@@ -56,7 +56,7 @@ class Curve(ABC):
 
     @abstractmethod
     def jumps(self, horizon: Horizon) -> tuple[int, ...]:
-        """The steps, rising, at which the curve is declared to leave its value at once."""
+        """The steps, rising, at which the curve is declared to leave its value at once; the run's end may be one."""
 
     def starts(self, horizon: Horizon) -> int:
         """The first step at which a group with this curve trains; it is frozen before, and the curve is 0."""

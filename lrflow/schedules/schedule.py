@@ -33,7 +33,8 @@ class Schedule(Curve):
         shape: the curve between warmup and cooldown.
         warmup: a duration; the LR rises to where the shape starts.
         warmup_start: fraction of the peak at step 0, from 0 to 1 or in percent; None: 1 / (warmup steps + 1) of where
-            the shape starts, so that no step is wasted at 0 and all rises are equal.
+            the shape starts, so that no step is wasted at 0 and all rises are equal; with `hold`, stretches of it are
+            counted in place of steps.
         cooldown: a duration; at the end the LR goes down from where the shape is to the floor.
         floor: fraction of the peak, from 0 to 1 or in percent, below which the LR never falls outside the warmup. A
             shape that lands on 0 lands on the floor instead; any other is cut off there.
@@ -43,6 +44,8 @@ class Schedule(Curve):
             `exponential` (by equal factors, down to a floor above 0).
         also: settings of the optimizer that move besides the LR: by name, the arguments of an `Also` and of the
             schedule that moves it, `{"momentum": {"low": 0.85, "high": 0.95, "inverse": True}}`.
+        hold: a duration; the LR stays for so long before it moves: that of step t is the one of the last multiple of
+            `hold`, as with a scheduler that is stepped once an epoch. None: it moves at each step.
 
     Raises:
         ConfigError: with every argument that cannot be.
@@ -56,6 +59,7 @@ class Schedule(Curve):
     warmup_shape: str = field(default="linear", metadata=LATER)
     cooldown_shape: str = field(default="linear", metadata=LATER)
     also: tuple[Also, ...] = field(default=(), metadata=LATER)
+    hold: Duration = field(default=Duration(0, "steps"), metadata=LATER)
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class Schedule(Curve):
         warmup_shape: str = "linear",
         cooldown_shape: str = "linear",
         also: Mapping[str, Any] | Sequence[Also] | None = None,
+        hold: DurationLike | None = None,
     ) -> None:
         fields = Fields(self.key)
         if not isinstance(shape, Shape):
@@ -85,12 +90,15 @@ class Schedule(Curve):
             message, hint = "an exponential cooldown never gets down to a floor of 0", "give a floor, such as 0.01"
             fields.wrong("cooldown_shape", cooldown_shape, message, hint)
         object.__setattr__(self, "also", _entries(fields, also) if also else ())
+        held = fields.duration("hold", 0 if hold is None else hold)
+        object.__setattr__(self, "hold", held if held.value else Duration(0, "steps"))
         fields.finish()
 
     def split(self) -> tuple[Schedule, tuple[tuple[Also, Curve], ...]]:
         """The schedule of the LR alone, and each setting that moves besides with what moves it."""
         alone = replace(self, also=()) if self.also else self
-        return alone, tuple((entry, entry.curve or alone) for entry in self.also)
+        curves = (replace(entry.curve, hold=self.hold) if entry.curve else alone for entry in self.also)
+        return alone, tuple(zip(self.also, curves, strict=True))
 
     def phase(self, horizon: Horizon) -> Phase:
         """The stretch that the shape fills: from the end of the warmup to the start of the cooldown."""
@@ -99,7 +107,9 @@ class Schedule(Curve):
 
     def values(self, steps: Floats, horizon: Horizon) -> Floats:
         """The multipliers at a row of steps that all lie in [0, horizon.steps]."""
-        phase = self.phase(horizon)
+        hold, phase = self._hold(horizon), self.phase(horizon)
+        if hold > 1:  # but for the end of the run, where the schedule has arrived
+            steps = np.where(steps < horizon.steps, np.floor(steps / hold) * hold, steps)
         values = self._above_floor(np.clip(steps, phase.start, phase.stop), phase)
         if phase.stop < horizon.steps:
             last = Phase(phase.stop, horizon.steps, horizon)
@@ -108,10 +118,14 @@ class Schedule(Curve):
         warmup = self.warmup.steps(horizon)
         if warmup > 0:
             top = self._at(phase.start, phase)
-            low = top / (warmup + 1) if self.warmup_start is None else min(self.warmup_start, top)
+            low = top / (warmup / hold + 1) if self.warmup_start is None else min(self.warmup_start, top)
             rise = WARMUPS[self.warmup_shape](np.minimum(steps / warmup, 1.0), low, top)
             values = np.where(steps < warmup, rise, values)
         return values
+
+    def _hold(self, horizon: Horizon) -> int:
+        """For how many steps the LR stays before it moves, 1 where it moves at each."""
+        return max(1, self.hold.steps(horizon))
 
     def _at(self, step: int, phase: Phase) -> float:
         """The shape at one step of its phase."""
@@ -125,9 +139,15 @@ class Schedule(Curve):
         return self.floor + (1.0 - self.floor) * values if self.shape.lands else np.maximum(values, self.floor)
 
     def jumps(self, horizon: Horizon) -> tuple[int, ...]:
-        """The steps, rising, at which the LR changes at once: the end of a constant warmup, and the shape's own."""
+        """The steps, rising, at which the LR changes at once: the end of a constant warmup, and the shape's own.
+
+        One that is held changes at once wherever it moves.
+        """
+        if (hold := self._hold(horizon)) > 1:
+            moves = np.append(np.arange(hold, horizon.steps, hold), horizon.steps)
+            return tuple(moves[self(moves, horizon) != self(moves - 1, horizon)].tolist())
         phase = self.phase(horizon)
-        ends = self.warmup_shape == "constant" and 0 < phase.start < horizon.steps
+        ends = self.warmup_shape == "constant" and 0 < phase.start <= horizon.steps
         return ((phase.start,) if ends else ()) + self.shape.jumps(phase)
 
     def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:
@@ -137,7 +157,7 @@ class Schedule(Curve):
             horizon: how long the run is.
             key: where the schedule stands in the config.
         """
-        problems = self.misfits(horizon)
+        problems = self.misfits(horizon) + self._passed_over(horizon)
         cooldown = length(self.cooldown, horizon, "cooldown", [])
         down = self.shape.lands and self.floor == 0.0
         if cooldown and (down or (not problems and self._at(self.phase(horizon).stop, self.phase(horizon)) == 0.0)):
@@ -174,6 +194,19 @@ class Schedule(Curve):
         if warmup and self.warmup_start and not problems and self.warmup_start > self._at(phase.start, phase):
             message = f"is above {self._at(phase.start, phase):g}, where the shape starts"
             problems.append(Problem("warmup_start", message, self.warmup_start))
+        return problems
+
+    def _passed_over(self, horizon: Horizon) -> list[Problem]:
+        """A hold that is as long as the run, or that passes over the end of the warmup."""
+        problems: list[Problem] = []
+        hold, warmup = length(self.hold, horizon, "hold", problems) or 1, length(self.warmup, horizon, "warmup", [])
+        if hold > 1 and hold >= horizon.steps:
+            message = f"is {hold} steps, but the run has only {horizon.steps}"
+            problems.append(Problem("hold", message, str(self.hold), "the LR would never move"))
+        elif warmup and warmup % hold and warmup < horizon.steps:
+            message = f"is {hold} steps, of which a warmup of {warmup} is no multiple: the peak would be passed over"
+            whole = hold * max(1, round(warmup / hold))
+            problems.append(Problem("hold", message, str(self.hold), f"give a warmup of {whole} steps, or none"))
         return problems
 
 
