@@ -193,9 +193,11 @@ def make_environment(
         env = gym.make(env_id, disable_env_checker=True, **drawn, **(options or {}))
     except gym.error.DependencyNotInstalled as error:
         raise ConfigError([Problem("data.env_id", f"{error}", env_id, "pip install 'lrflow[rl]'")]) from None
-    except (gym.error.Error, ModuleNotFoundError) as error:
+    except gym.error.UnregisteredEnv:
         hint = did_you_mean(env_id, gym.registry)
-        raise ConfigError([Problem("data.env_id", f"{error}".rstrip("."), env_id, hint)]) from None
+        raise ConfigError([Problem("data.env_id", "there is no such environment", env_id, hint)]) from None
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        raise ConfigError([Problem("data.env_id", f"{error}".rstrip("."), env_id)]) from None
     except TypeError as error:
         reason = f"{error}".partition(" was raised from")[0]
         raise ConfigError(

@@ -68,7 +68,7 @@ class Rollouts(pl.LightningDataModule):
         seed: of the training environments; episodes of validation and test have seeds of their own.
 
     Raises:
-        ConfigError: the minibatches are not equal, or there are several devices.
+        ConfigError: options that cannot be, all at once; in `setup`, that there are several devices.
     """
 
     def __init__(
@@ -87,9 +87,10 @@ class Rollouts(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if (num_envs * steps) % minibatches:
-            message = f"{num_envs} x {steps} steps of a rollout do not part into minibatches of one size"
-            raise ConfigError([Problem("data.minibatches", message, minibatches)])
+        counts = {"num_envs": num_envs, "steps": steps, "update_epochs": update_epochs, "minibatches": minibatches}
+        counts |= {"val_episodes": val_episodes, "test_episodes": test_episodes}
+        if problems := _problems(counts, {"gamma": gamma, "gae_lambda": gae_lambda}):
+            raise ConfigError(problems)
         self.env_id = env_id
         self.env_options = dict(env_options or {})
         self.num_envs = num_envs
@@ -209,6 +210,25 @@ class Rollouts(pl.LightningDataModule):
 
     def _episodes(self, first: int, count: int) -> DataLoader[Any]:
         return Episodes(self.env_id, range(first, first + count), self.env_options).loader()
+
+
+def _problems(counts: Mapping[str, int], fractions: Mapping[str, float]) -> list[Problem]:
+    problems = [
+        Problem(f"data.{name}", "expected a whole number, at least 1", value)
+        for name, value in counts.items()
+        if not isinstance(value, int) or value < 1
+    ]
+    problems += [
+        Problem(f"data.{name}", "expected a number from 0 to 1", value)
+        for name, value in fractions.items()
+        if not 0 <= value <= 1
+    ]
+    if not problems and counts["num_envs"] * counts["steps"] % counts["minibatches"]:
+        message = (
+            f"{counts['num_envs']} x {counts['steps']} steps of a rollout do not part into minibatches of one size"
+        )
+        problems.append(Problem("data.minibatches", message, counts["minibatches"]))
+    return problems
 
 
 class Updates:

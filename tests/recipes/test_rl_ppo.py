@@ -213,9 +213,22 @@ def test_a_rollout_holds_what_the_policy_did() -> None:
     assert rollout.returns[2 * 199].item() == pytest.approx(reward + 0.9 * beyond.item(), rel=1e-4)
 
 
-def test_minibatches_are_of_one_size() -> None:
-    with pytest.raises(ConfigError, match=r"data\.minibatches = 3"):
-        Rollouts("CartPole-v1", num_envs=2, steps=32, minibatches=3)
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        ({"minibatches": 3}, ["data.minibatches"]),
+        ({"num_envs": 0, "test_episodes": 1.5, "gamma": 1.1}, ["data.num_envs", "data.test_episodes", "data.gamma"]),
+    ],
+)
+def test_options_that_cannot_be_are_told_at_once(options: dict[str, Any], keys: list[str]) -> None:
+    with pytest.raises(ConfigError) as told:
+        Rollouts("CartPole-v1", **{"num_envs": 2, "steps": 32, **options})
+    assert [problem.key for problem in told.value.problems] == keys
+
+
+def test_several_devices_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.devices = 2: expected 1"):
+        ppo(tmp_path, "recipe=rl_ppo", "trainer=ddp", "trainer.accelerator=cpu")
 
 
 QUICK = ["fast=true", "task.test=false", "trainer.progress=false"]
