@@ -150,6 +150,8 @@ class RangeFind(Section):
     """Optimizer steps of a sweep."""
     sweeps: f.Count = 5
     """Each with a model and an order of the data of its own."""
+    check: f.Switch = False
+    """Look at the configured LR before a run starts."""
     confirm: f.Switch = False
     """Settle the answer by short runs under the run's own schedule, scaled to them."""
     confirm_runs: f.Count = 6
@@ -170,6 +172,8 @@ class StabilityFind(Section):
     """Batches that an optimizer which divides by statistics of its gradients sees first."""
     products: f.Count = 20
     """Hessian-vector products at most."""
+    check: f.Switch = False
+    """Look at the configured LR before a run starts."""
 
 
 def _kind_of_find(value: Any) -> str:

@@ -81,7 +81,8 @@ def unknown_key(key: str, value: Any, content: dict[str, Any]) -> Problem:
         return Problem(key, "there are no keys of this group", hint="a recipe starts with the line # @package _global_")
     if parent == "feedback" and "_target_" not in content.get(parent, {}):
         return Problem(key, "there is no feedback to give it to", value, "choose one: feedback=plateau, for example")
-    known = [other for section in _sections(parent) for other in names_of(section) if other != name]
+    sections = _sections(parent)
+    known = list(dict.fromkeys(other for section in sections for other in names_of(section) if other != name))
     message = "there is no such key" if parent else "there is no such group or key"
     if close := closest(name, known):
         return Problem(key, message, value, f"did you mean {f'{parent}.{close}' if parent else close}?")

@@ -64,8 +64,8 @@ def run(config: Config) -> dict[str, Any]:
     loggers: list[Logger] = []
     with folder.held() if rank() == 0 else nullcontext(), own_environment(folder):
         try:
-            if config.finds_lr:
-                from lrflow.tasks.find.auto import settle_lr  # which makes short runs itself
+            if config.finds_lr or (config.find.check and resumed is None):
+                from lrflow.tasks.find.auto import settle_lr  # which trains too, for a while
 
                 config = settle_lr(config, folder, QuietConsole(quiet=rank() > 0))
             loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))

@@ -243,6 +243,24 @@ def read(rates: Floats, losses: Floats, seed: int = 0) -> Reading:
     )
 
 
+def judge(lr: float, interval: tuple[float, float], ceiling: float | None) -> str:
+    """Where an LR lies in what was found, in words.
+
+    Args:
+        lr: that was chosen.
+        interval: that was found.
+        ceiling: where the loss diverged; None: nowhere.
+    """
+    low, high = interval
+    if ceiling is not None and lr >= ceiling:
+        return f"{lr:.3g} is {lr / ceiling:.2g} times the LR at which the loss diverged"
+    if lr > high:
+        return f"{lr:.3g} is {lr / high:.2g} times the top of the interval"
+    if lr < low:
+        return f"{lr:.3g} is {low / lr:.2g} times below the interval"
+    return f"{lr:.3g} lies in the interval"
+
+
 def _mean(sweeps: Floats) -> Floats:
     """Over those sweeps that are still there at each point; the last mean where none is."""
     there = np.isfinite(sweeps)

@@ -64,6 +64,23 @@ def test_no_confident_answer_trains_nothing(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.glob("outputs/*/checkpoints/*"))
 
 
+def test_a_run_looks_at_its_lr_and_stays_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [*SMALL, "trainer.max_epochs=1", "trainer.progress=false", "optimizer.lr=100"]
+    looked = Path(train.run(compose([*options, "find.check=true", "name=looked"]))["folder"])
+    told = capsys.readouterr().out
+    assert re.search(r"100 is \S+ times the (top of the interval|LR at which the loss diverged)", told)
+    plain = Path(train.run(compose([*options, "name=plain"]))["folder"])
+    assert column(looked, "train/loss") == column(plain, "train/loss")
+    assert (looked / "find.png").is_file()
+
+    bound = [option for option in options if not option.startswith("find.")]
+    train.run(compose([*bound, "find=stability", "find.check=true", "trainer.max_steps=2"]))
+    assert "share of it that the configured LR uses" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "key", "told"),
     [

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrflow.tuning import rules
-from lrflow.tuning.rules import RULES, divergence, read, smooth
+from lrflow.tuning.rules import RULES, divergence, judge, read, smooth
 
 RATES = np.geomspace(1e-6, 10, 200)
 POSITION = np.log10(RATES)
@@ -160,3 +160,18 @@ def test_one_sweep_that_ends_early_does_not_shorten_the_others() -> None:
     losses = noisy(fall(), 5)
     losses[0, 60:] = np.nan
     assert read(RATES, losses).lr == pytest.approx(read(RATES, losses[1:]).lr, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("lr", "ceiling", "told"),
+    [
+        (0.3, 0.1, "0.3 is 3 times the LR at which the loss diverged"),
+        (0.1, 0.1, "0.1 is 1 times the LR at which the loss diverged"),
+        (0.06, 0.1, "0.06 is 1.5 times the top of the interval"),
+        (0.06, None, "0.06 is 1.5 times the top of the interval"),
+        (0.03, 0.1, "0.03 lies in the interval"),
+        (0.002, 0.1, "0.002 is 5 times below the interval"),
+    ],
+)
+def test_where_an_lr_lies(lr: float, ceiling: float | None, told: str) -> None:
+    assert judge(lr, (0.01, 0.04), ceiling) == told

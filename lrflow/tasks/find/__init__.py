@@ -5,9 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+from rich.console import Console
+
 from lrflow.config import Config, save_config
 from lrflow.config.settings import StabilityFind
 from lrflow.console import QuietConsole
+from lrflow.runs import RunFolder
 from lrflow.tasks.find.range_test import find_range
 from lrflow.tasks.find.stability import find_ceiling
 from lrflow.tasks.train import open_folder, own_environment
@@ -18,8 +21,7 @@ def run(config: Config) -> dict[str, Any]:
     """Find the LR as `find` says.
 
     Returns:
-        `lr`, its interval `low` to `high` and `doubts` (range test), or `ceiling` and `sharpness` (stability bound);
-        `folder`.
+        What `look` does, and `folder`.
 
     Raises:
         ConfigError: this optimizer has no LR to be found so, or the range does not hold it.
@@ -27,13 +29,8 @@ def run(config: Config) -> dict[str, Any]:
     folder = open_folder(config, None, f"find-{config.title}")
     console = QuietConsole(quiet=rank() > 0)
     with own_environment(folder):
-        if rank() == 0:
-            save_config(config, folder.config)  # further devices read it there
         try:
-            if isinstance(config.find, StabilityFind):
-                found = find_ceiling(config, config.find, folder.path, console)
-            else:
-                found = find_range(config, config.find, folder.path, console)
+            found = look(config, folder, console)
         except BaseException:
             if rank() == 0:
                 with suppress(OSError):
@@ -45,3 +42,22 @@ def run(config: Config) -> dict[str, Any]:
         written = ", ".join(sorted(path.name for path in folder.path.glob("find.*")))
         console.print(f"{folder.path}/: {written}", soft_wrap=True, highlight=False)
     return {**found, "folder": str(folder.path)}
+
+
+def look(config: Config, folder: RunFolder, console: Console) -> dict[str, Any]:
+    """Find the LR for a run, and keep in its folder what was seen.
+
+    Args:
+        config: of the run; it is saved in the folder, where further devices read it.
+        folder: of the run.
+        console: is told what is found.
+
+    Returns:
+        `lr`, its interval `low` to `high`, `doubts` and `steps` (range test), or `ceiling` and `sharpness` (stability
+        bound).
+    """
+    if rank() == 0:
+        save_config(config, folder.config)
+    if isinstance(config.find, StabilityFind):
+        return find_ceiling(config, config.find, folder.path, console)
+    return find_range(config, config.find, folder.path, console)

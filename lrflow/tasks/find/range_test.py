@@ -27,7 +27,7 @@ from lrflow.training.ranks import rank
 from lrflow.tuning.confirm import Confirmed
 from lrflow.tuning.picture import plot
 from lrflow.tuning.range_test import RangeTest, Sweep, sweep_plan
-from lrflow.tuning.rules import Reading, read
+from lrflow.tuning.rules import Reading, judge, read
 
 
 def find_range(config: Config, find: RangeFind, folder: Path, console: Console) -> dict[str, Any]:
@@ -63,7 +63,8 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
         content |= {"confident": answer.confident, "steps": steps}
         (folder / "find.json").write_text(json.dumps(content, indent=2) + "\n")
         plot(test, reading, config.optimizer.lr, folder / "find.png", answer if isinstance(answer, Confirmed) else None)
-    takes = "" if config.finds_lr else f"optimizer.lr={answer.lr:.2g} takes it (it is {number(config.optimizer.lr)}); "
+    verdict = judge(config.optimizer.lr, answer.interval, reading.ceiling)
+    takes = "" if config.finds_lr else f"optimizer.lr={answer.lr:.2g} takes it ({verdict}); "
     told = f"{takes if answer.confident else ''}{steps} steps were made"
     console.print(told, soft_wrap=True, highlight=False)
     low, high = answer.interval
