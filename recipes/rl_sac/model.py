@@ -177,6 +177,10 @@ class SAC(Agent):
         self.actor = Actor(size, hidden, action_size)
         self.critic = Critics(size, action_size, hidden)
         self.target = deepcopy(self.critic).requires_grad_(False)
+        self._followed = [
+            list(self.target.parameters()),
+            list(self.critic.parameters()),
+        ]  # walking the modules takes time
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.register_buffer("middle", torch.from_numpy((actions.high + actions.low) / 2), persistent=False)
         self.register_buffer("reach", torch.from_numpy((actions.high - actions.low) / 2), persistent=False)
@@ -208,7 +212,7 @@ class SAC(Agent):
         """Step, and let the target follow the critics."""
         super().optimizer_step(*args, **kwargs)
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), self.tau)
+            torch._foreach_lerp_(*self._followed, self.tau)
 
     def on_train_epoch_end(self) -> None:
         """Log how the collection went."""
