@@ -177,10 +177,8 @@ class SAC(Agent):
         self.actor = Actor(size, hidden, action_size)
         self.critic = Critics(size, action_size, hidden)
         self.target = deepcopy(self.critic).requires_grad_(False)
-        self._followed = [
-            list(self.target.parameters()),
-            list(self.critic.parameters()),
-        ]  # walking the modules takes time
+        # Collected once, since walking the modules takes time.
+        self._followed = [list(self.target.parameters()), list(self.critic.parameters())]
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.register_buffer("middle", torch.from_numpy((actions.high + actions.low) / 2), persistent=False)
         self.register_buffer("reach", torch.from_numpy((actions.high - actions.low) / 2), persistent=False)
