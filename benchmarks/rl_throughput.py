@@ -80,7 +80,8 @@ def cleanrl(iterations: int) -> None:
             rewards[step] = torch.tensor(reward).view(-1)
             current, done = torch.Tensor(following), torch.Tensor(np.logical_or(terminated, truncated))
         with torch.no_grad():
-            next_value, advantages, last = agent.critic(current).reshape(1, -1), torch.zeros_like(rewards), 0
+            next_value, advantages = agent.critic(current).reshape(1, -1), torch.zeros_like(rewards)
+            last = torch.zeros(ENVS)
             for step in reversed(range(STEPS)):
                 final = step == STEPS - 1
                 going_on = 1.0 - (done if final else dones[step + 1])

@@ -188,7 +188,7 @@ def make_environment(
     if module and not any(f"{module}.".startswith(f"{package}.") for package in trusted()):
         message = f"{module} is not trusted, so it is not imported"
         raise ConfigError([Problem("data.env_id", message, env_id, f"trust={module.partition('.')[0]}")])
-    drawn = {"render_mode": render_mode} if render_mode else {}
+    drawn: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
     try:
         env = gym.make(env_id, disable_env_checker=True, **drawn, **(options or {}))
     except gym.error.DependencyNotInstalled as error:

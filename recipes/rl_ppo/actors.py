@@ -24,12 +24,13 @@ class CategoricalActor(nn.Module):
 
     def __init__(self, inputs: int, space: gym.spaces.Discrete, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.net = mlp(inputs, int(space.n), hidden, gain=0.01)
+        self.choices = int(space.n)
+        self.net = tanh_mlp(inputs, self.choices, hidden, gain=0.01)
 
     def noise(self, *shape: int) -> Tensor:
         """What so many actions are drawn with: Gumbel noise, [*shape, n]."""
-        outputs = self.net[-1].out_features
-        return -torch.empty(*shape, outputs, device=self.net[-1].weight.device).exponential_().log_()
+        device = next(self.parameters()).device
+        return -torch.empty(*shape, self.choices, device=device).exponential_().log_()
 
     def sample(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Actions, [batch] of int64, distributed as the softmax of the logits (the Gumbel-max trick)."""
@@ -59,7 +60,7 @@ class GaussianActor(nn.Module):
 
     def __init__(self, inputs: int, space: gym.spaces.Box, hidden: Sequence[int], log_std: float = 0.0) -> None:
         super().__init__()
-        self.net = mlp(inputs, space.shape[0], hidden, gain=0.01)
+        self.net = tanh_mlp(inputs, space.shape[0], hidden, gain=0.01)
         self.log_std = nn.Parameter(torch.full(space.shape, log_std))
 
     def noise(self, *shape: int) -> Tensor:
@@ -121,7 +122,7 @@ class RunningNorm(nn.Module):
         return scaled.clamp(-self.limit, self.limit).float()
 
 
-def mlp(inputs: int, outputs: int, hidden: Sequence[int], gain: float) -> nn.Sequential:
+def tanh_mlp(inputs: int, outputs: int, hidden: Sequence[int], gain: float) -> nn.Sequential:
     """Linear layers with tanh between them, orthogonal at the start: gain sqrt(2) inside, `gain` at the output."""
     widths = [inputs, *hidden]
     layers: list[nn.Module] = []

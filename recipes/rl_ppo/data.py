@@ -154,7 +154,7 @@ class Rollouts(pl.LightningDataModule):
                 following, rewards[step], terminated, truncated = environments.step(agent.for_environment(actions))
                 ended[step] = terminated | truncated
                 if truncated.any():
-                    cut_off += [(step, i, following[i]) for i in np.flatnonzero(truncated & ~terminated)]
+                    cut_off += [(step, i, following[i]) for i in np.flatnonzero(truncated & ~terminated).tolist()]
         observations[steps] = torch.from_numpy(environments.observations)
         with torch.no_grad():
             inputs = agent.normalized(observations)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..rl.environments import spaces
 from ..rl.evaluation import Agent
-from .actors import CategoricalActor, GaussianActor, RunningNorm, mlp
+from .actors import CategoricalActor, GaussianActor, RunningNorm, tanh_mlp
 from .data import Batch, Rollouts
 
 
@@ -60,7 +60,7 @@ class PPO(Agent):
             self.actor = CategoricalActor(size, self.action_space, hidden)
         else:
             self.actor = GaussianActor(size, self.action_space, hidden, log_std)
-        self.critic = mlp(size, 1, hidden, gain=1.0)
+        self.critic = tanh_mlp(size, 1, hidden, gain=1.0)
         self.norm = RunningNorm(size) if normalize_observations else None
         self.clip = clip
         self.clip_value = clip_value
