@@ -77,7 +77,8 @@ class OffPolicyData(pl.LightningDataModule):
         self.seed = seed
         if problems := self._problems():
             raise ConfigError(problems)
-        self.environments: Environments | None = None
+        self.environments: Environments
+        self.buffer: ReplayBuffer
         self.steps = 0  # of the environments so far
         self._batches = 0  # sampled so far
         self._generator = torch.Generator().manual_seed(seed)
@@ -88,7 +89,7 @@ class OffPolicyData(pl.LightningDataModule):
         Raises:
             ConfigError: there is no such environment, or its actions have no bounds; or there are several devices.
         """
-        if self.environments is not None:
+        if hasattr(self, "environments"):
             return
         if self.trainer is not None and self.trainer.world_size > 1:
             message = "the policy collects in one process; several would each train on a buffer of their own"
@@ -117,8 +118,8 @@ class OffPolicyData(pl.LightningDataModule):
         if self.steps < self.learning_starts:
             self.collect(self.learning_starts - self.steps, self._act_randomly)
         if self._batches % self.gradient_steps == 0:
-            assert self.trainer is not None
-            self.collect(self.train_frequency, self.trainer.lightning_module.explore)
+            agent: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+            self.collect(self.train_frequency, agent.explore)
         self._batches += 1
         return self.buffer.sample(self.batch_size, self._generator)
 
@@ -131,7 +132,6 @@ class OffPolicyData(pl.LightningDataModule):
             explore: chooses the actions.
         """
         environments = self.environments
-        assert environments is not None
         for _ in range(0, steps, environments.count):
             observations = environments.observations
             actions = explore(torch.from_numpy(observations), self.steps, self._generator).numpy()
@@ -141,7 +141,6 @@ class OffPolicyData(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the policy that the next batches depend on."""
-        assert self.environments is not None
         return {
             "steps": self.steps,
             "batches": self._batches,
@@ -156,7 +155,6 @@ class OffPolicyData(pl.LightningDataModule):
         Raises:
             ConfigError: there were other environments, or the buffer had another size.
         """
-        assert self.environments is not None
         self.steps, self._batches = state_dict["steps"], state_dict["batches"]
         self._generator.set_state(state_dict["generator"])
         self.environments.load_state_dict(state_dict["environments"])
@@ -164,7 +162,6 @@ class OffPolicyData(pl.LightningDataModule):
 
     def _act_randomly(self, observations: Tensor, steps: int, generator: torch.Generator) -> Tensor:
         """Actions drawn uniformly."""
-        assert self.environments is not None
         space = self.environments.action_space
         if isinstance(space, gym.spaces.Discrete):
             return torch.randint(int(space.n), (len(observations),), generator=generator)
@@ -173,7 +170,7 @@ class OffPolicyData(pl.LightningDataModule):
 
     def _episodes(self, seed: int, count: int) -> DataLoader[Any]:
         seeds = range(seed, seed + count)
-        return DataLoader([Episodes(self.env_id, seeds, self.env_options)], batch_size=None)
+        return DataLoader([Episodes(self.env_id, seeds, self.env_options)], batch_size=None)  # type: ignore[arg-type]
 
     def _problems(self) -> list[Problem]:
         """What is wrong with the options by themselves."""

@@ -17,6 +17,7 @@ from lrflow.errors import ConfigError, Problem, did_you_mean
 from ..rl.environments import spaces
 from ..rl.evaluation import Agent
 from ..rl.networks import mlp
+from ..rl.off_policy import OffPolicyData
 from ..rl.replay import Transitions
 
 ERRORS = {"huber": functional.smooth_l1_loss, "mse": functional.mse_loss}
@@ -106,7 +107,7 @@ class DQN(Agent):
         self.target = deepcopy(self.q).requires_grad_(False)
         self.gamma = gamma
         self.target_every = target_every
-        self.double = double
+        self.double_q = double
         self.error = error
         self.epsilon_start, self.epsilon_end, self.epsilon_steps = epsilon_start, epsilon_end, epsilon_steps
 
@@ -133,11 +134,11 @@ class DQN(Agent):
         """The loss of a batch; before it, a new target where one is due."""
         if self.trainer.global_step % self.target_every == 0:
             self.target.load_state_dict(self.q.state_dict())
-        return q_loss(self.q, self.target, batch, self.gamma, self.double, self.error)
+        return q_loss(self.q, self.target, batch, self.gamma, self.double_q, self.error)
 
     def on_train_epoch_end(self) -> None:
         """Log how the collection went."""
-        data = self.trainer.datamodule
+        data: OffPolicyData = self.trainer.datamodule  # type: ignore[attr-defined]
         self.log("train/epsilon", self.epsilon(data.steps))
         if data.environments.returns:
             self.log("train/return", float(np.mean(data.environments.returns)))

@@ -19,6 +19,7 @@ from lrflow.errors import ConfigError, Problem
 from ..rl.environments import spaces
 from ..rl.evaluation import Agent
 from ..rl.networks import mlp
+from ..rl.off_policy import OffPolicyData
 from ..rl.replay import Transitions
 
 LOG_STD = (-20.0, 2.0)
@@ -148,6 +149,9 @@ class SAC(Agent):
         ConfigError: the actions of the environment are not vectors with bounds, or options that cannot be.
     """
 
+    middle: Tensor  # of the bounds of actions, and half the distance between them
+    reach: Tensor
+
     def __init__(
         self,
         env_id: str,
@@ -178,7 +182,8 @@ class SAC(Agent):
         self.critic = Critics(size, action_size, hidden)
         self.target = deepcopy(self.critic).requires_grad_(False)
         # Collected once, since walking the modules takes time.
-        self._followed = [list(self.target.parameters()), list(self.critic.parameters())]
+        self._targets: list[Tensor] = list(self.target.parameters())
+        self._followed: list[Tensor] = list(self.critic.parameters())
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.register_buffer("middle", torch.from_numpy((actions.high + actions.low) / 2), persistent=False)
         self.register_buffer("reach", torch.from_numpy((actions.high - actions.low) / 2), persistent=False)
@@ -210,11 +215,11 @@ class SAC(Agent):
         """Step, and let the target follow the critics."""
         super().optimizer_step(*args, **kwargs)
         with torch.no_grad():
-            torch._foreach_lerp_(*self._followed, self.tau)
+            torch._foreach_lerp_(self._targets, self._followed, self.tau)
 
     def on_train_epoch_end(self) -> None:
         """Log how the collection went."""
-        data = self.trainer.datamodule
+        data: OffPolicyData = self.trainer.datamodule  # type: ignore[attr-defined]
         self.log("train/temperature", self.log_temperature.exp().item())
         if data.environments.returns:
             self.log("train/return", float(np.mean(data.environments.returns)))
