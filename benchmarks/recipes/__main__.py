@@ -127,12 +127,18 @@ def _apart(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _here(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """The same in this process."""
-    from lrflow.cli import main as lrflow
+    """The same in this process, without Hydra's part of the command line."""
+    from lrflow.config import compose
+    from lrflow.errors import LrflowError
+    from lrflow.tasks import train
 
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        code = lrflow(list(words))
-    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+    said, code = "", 0
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            train.run(compose(words))
+        except LrflowError as error:
+            said, code = str(error), 1
+    return subprocess.CompletedProcess(words, code, out.getvalue(), said)
 
 
 if __name__ == "__main__":

@@ -25,16 +25,31 @@ def draw(study: Study) -> Path:
     asked = study.picture
     shown = asked.get("variants", list(study.variants))
     kind = asked.get("kind") or ("tuning" if study.tune else "curves" if study.curve else "points")
+    panels = asked.get("panels") or {asked.get("title", ""): shown}
     height = 4.0 if kind != "points" else 1.2 + 0.42 * len(shown)
-    figure = Figure(figsize=(8.4, height), layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    {"curves": _curves, "points": _points, "tuning": _tuning}[kind](axes, study, shown)
+    figure = Figure(figsize=(max(8.4, 3.1 * len(panels)), height), layout="constrained", facecolor="white")
+    row = figure.subplots(1, len(panels), sharex=True, sharey=kind != "points", squeeze=False)[0]
+    for axes, (title, variants) in zip(row, panels.items(), strict=True):
+        {"curves": _curves, "points": _points, "tuning": _tuning}[kind](axes, study, variants)
+        _dress(axes, study, kind, title)
+    for axes in row[1:]:
+        axes.set_ylabel("")
+    if "panels" in asked:
+        figure.suptitle(asked.get("title", ""), fontsize=10.5, color=INK, x=0.01, ha="left")
+    path = study.recipe / asked.get("file", "result.png")
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _dress(axes: Axes, study: Study, kind: str, title: str) -> None:
+    """What all panels have: lines across, the legend, the title, a light grid."""
+    asked = study.picture
     for name, value in asked.get("lines", {}).items():
         line = axes.axvline if kind == "points" else axes.axhline
         line(value, color="#707070", linestyle="--", linewidth=1.0, label=name)
     if kind != "points" or asked.get("lines"):
         axes.legend(frameon=False, fontsize=8.5)
-    axes.set_title(asked.get("title", ""), fontsize=10.5, color=INK, loc="left")
+    axes.set_title(title, fontsize=10.5, color=INK, loc="left")
     axes.grid(axis="x" if kind == "points" else "y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8.5)
@@ -42,9 +57,6 @@ def draw(study: Study) -> Path:
         (axes.set_xlim if kind == "points" else axes.set_ylim)(*limits)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    path = study.recipe / asked.get("file", "result.png")
-    figure.savefig(path, dpi=110)
-    return path
 
 
 def _curves(axes: Axes, study: Study, shown: list[str]) -> None:

@@ -67,7 +67,7 @@ class Study:
         in_process: make the runs in one process, which imports once; for many short ones.
         picture: how it is drawn: `file`, `title`, `ylabel`, `xlabel`, `per_step` (environment steps a step, say),
             `lines` (values with names, drawn across), `limits` (of the y axis), `kind` (`curves`, `points` or `tuning`;
-            else what there is to draw decides).
+            else what there is to draw decides), `variants` (all), `panels` (lists of variants by their titles).
         runs: that were made.
     """
 

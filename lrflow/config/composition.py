@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,12 @@ def composer(config_dir: Path | None = None) -> Iterator[Composer]:
         yield Composer(config_dir)
 
 
+@cache
 def register_recipes() -> None:
-    """Makes the recipes that come with lrflow options of the group `recipe`, and their smoke versions those of fast."""
+    """Makes the recipes that come with lrflow options of the group `recipe`, and their smoke versions those of fast.
+
+    Once in a process, as reading them takes longer than composing a config.
+    """
     for name, path in recipes().items():
         _register("recipe", name, path)
         if (fast := path.parent / FAST).is_file():
