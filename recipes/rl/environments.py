@@ -204,7 +204,8 @@ def make_environment(
             [Problem("data.env_options", f"{env_id} refuses them: {reason}", dict(options or {}))]
         ) from None
     actions = env.action_space
-    if not isinstance(actions, gym.spaces.Box) and not (isinstance(actions, gym.spaces.Discrete) and not actions.start):
+    vector = isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1
+    if not vector and not (isinstance(actions, gym.spaces.Discrete) and not actions.start):
         message = f"expected actions that are vectors (Box), or whole numbers from 0 (Discrete), not {actions}"
         raise ConfigError([Problem("data.env_id", message, env_id)])
     vectors = isinstance(env.observation_space, gym.spaces.Box) and len(env.observation_space.shape) == 1

@@ -231,6 +231,19 @@ def test_several_devices_are_refused(tmp_path: Path) -> None:
         ppo(tmp_path, "recipe=rl_ppo", "trainer=ddp", "trainer.accelerator=cpu")
 
 
+def test_actions_are_clipped_only_on_their_way_into_the_environment() -> None:
+    agent = PPO("Pendulum-v1", log_std=3.0, deterministic=False)
+    torch.manual_seed(0)
+    drawn = agent.actor.sample(torch.zeros(50, 3), agent.actor.noise(50)).detach()
+    assert drawn.abs().max() > 2
+    assert np.abs(agent.for_environment(drawn)).max() == 2
+    acted = agent.policy(np.zeros((50, 3), np.float32))
+    assert acted.dtype == np.float32
+    assert len(np.unique(acted)) > 2
+    agent.deterministic = True
+    assert len(np.unique(agent.policy(np.zeros((50, 3), np.float32)))) == 1
+
+
 QUICK = ["fast=true", "task.test=false", "trainer.progress=false"]
 
 
