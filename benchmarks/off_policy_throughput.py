@@ -2,7 +2,7 @@
 
     python benchmarks/off_policy_throughput.py        # needs lrflow[rl] and stable-baselines3
 
-Both have the settings of the recipe, and one thread. They take turns within one run, so that what else the machine
+Both have rl-baselines3-zoo's settings, which are those of `recipe=rl_dqn`, and one thread. They take turns within one run, so that what else the machine
 does is shared, and CPU time is measured, as the difference of a long and a short run: what starting takes is in
 neither. Evaluation and checkpoints are left out.
 """
@@ -28,7 +28,7 @@ def lrflow(recipe: str, steps: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         overrides = [f"recipe={recipe}", f"trainer.max_samples={steps}", "data.learning_starts=100", "task.test=false"]
-        overrides += [f"output={folder}", "trainer.progress=false", "trainer.val_every=100%"]
+        overrides += ["model.hidden=[256,256]", f"output={folder}", "trainer.progress=false", "trainer.val_every=100%"]
         overrides += ["trainer.limit_val_batches=0", "trainer.checkpoint.monitor=null", "trainer.checkpoint.every=100%"]
         if main(overrides):
             raise RuntimeError("lrflow's run failed")
