@@ -86,6 +86,8 @@ def run(job: Job, study: Study, extra: Sequence[str], runs: Path) -> dict[str, A
     """
     folder = make(job, study, extra, runs)
     summary = json.loads((folder / "summary.json").read_text())
+    if summary["status"] == "stopped":  # by Ctrl-C or SIGTERM, which ends the measurement too
+        raise SystemExit(summary.get("error"))
     result = {name: summary.get(name) for name in ("status", "steps", "seconds", "metrics", "error")}
     if study.curve is not None:
         with (folder / "metrics.csv").open(newline="") as file:
