@@ -73,3 +73,12 @@ def test_a_run_that_cannot_start_ends_the_measurement(tmp_path: Path) -> None:
     made = Study("a", {"x": ["optimizer.lrr=1"]}, {}, in_process=True)
     with pytest.raises(SystemExit, match=r"optimizer\.lrr"):
         command.run(made.missing()[0], made, [], tmp_path)
+
+
+def test_a_run_that_was_asked_to_stop_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "summary.json").write_text('{"status": "stopped", "error": "stopped as asked"}')
+    monkeypatch.setattr(command, "make", lambda *_: tmp_path)
+    made = Study("a", {"x": []}, {})
+    with pytest.raises(SystemExit, match="as asked"):
+        command.measure(made, [], None, tmp_path)
+    assert made.runs == []
