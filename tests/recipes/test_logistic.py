@@ -16,6 +16,7 @@ from sklearn.svm import LinearSVC
 from lrflow.cli import main
 from lrflow.data import DataModule, Digits
 from lrflow.models import Logistic
+from lrflow.recipes.logistic import picture
 from lrflow.recipes.logistic.data import BreastCancer
 from lrflow.recipes.logistic.model import LinearSVM
 from lrflow.training import Supervised
@@ -143,3 +144,23 @@ def test_too_low_right_and_too_high() -> None:
     assert (np.diff(right) < 0).all()
     assert (np.diff(high[50:]) > 0).sum() > 15
     assert high[50:].max() > 1.5 * right[-1]
+
+
+@pytest.mark.parametrize(("lr", "end"), [(0.2, 0.397), (1.0, 0.68)])
+def test_the_hinge_ends_in_a_band_above_its_minimum(lr: float, end: float) -> None:
+    """Which LinearSVC finds at 0.387."""
+    data = Digits(batch_size=1)
+    data.setup()
+    values = descend(LinearSVM([1, 8, 8], 10).double(), data, lr, steps=300, decay_bias=True)
+    assert values[-1] == pytest.approx(end, rel=0.02)
+
+
+def test_a_sweep_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["-m", "recipe=logistic", "optimizer.lr=0.5,0.01", "trainer.max_epochs=3", f"hydra.sweep.dir={tmp_path}"]
+    assert main(words) == 0
+    runs = picture.read_sweep(tmp_path)
+    assert [(run.lr, len(run.losses)) for run in runs] == [(0.01, 3), (0.5, 3)]
+    assert runs[0].losses[0] == pytest.approx(np.log(10), abs=1e-4)
+    monkeypatch.setattr("sys.argv", ["picture", str(tmp_path), str(tmp_path / "all.png"), "--bound", "start=0.61"])
+    picture.main()
+    assert (tmp_path / "all.png").stat().st_size > 10_000
