@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import platform
@@ -121,9 +122,8 @@ class Study:
         return next(job for job in self._jobs(variant) if job.seed == seed and not job.tuning)
 
     def place(self, job: Job) -> str:
-        """The name of a run's folder."""
-        number = self._jobs(job.variant).index(job)
-        return f"{self.name}-{list(self.variants).index(job.variant)}-{number}"
+        """The name of a run's folder, another for other overrides."""
+        return f"{self.name}-{hashlib.sha256(' '.join(job.overrides).encode()).hexdigest()[:12]}"
 
     def missing(self) -> list[Job]:
         """The runs that are still to be made; those that choose a value come first of each variant."""
