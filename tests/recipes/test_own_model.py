@@ -70,7 +70,7 @@ def test_a_lightning_module_is_trained_in_the_folder_that_trusts_it(
     folder = only_run(tmp_path)
     assert {"val/r2", "val/loss", "test/r2"} <= RunFolder(folder).read_summary()["metrics"].keys()
     groups = {group.name: (group.lr, group.tensors) for group in read_plan(str(folder), tmp_path).groups}
-    head, body = pytest.approx(3e-4), pytest.approx(1e-3)
+    head, body = pytest.approx(9e-4), pytest.approx(3e-3)
     assert groups == {"head": (head, 1), "head/bias": (head, 1), "body/bias": (body, 2), "body": (body, 2)}
 
 
