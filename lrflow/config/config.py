@@ -91,14 +91,16 @@ class Config(schema.Section):
 
     @property
     def title(self) -> str:
-        """The run's name, or one made of the options it takes: `mlp-digits-adamw-cosine`."""
+        """The run's name, or one of its options: `mlp-digits-adamw-cosine`, or `charlm-muon-cosine` of a recipe."""
         if self.name is not None:
             return self.name
-        parts = (
-            self._choices.get(group) or _short(getattr(self, group))
-            for group in ("model", "data", "optimizer", "schedule")
-        )
-        return "-".join(parts)
+        recipe = self._choices.get("recipe")
+        what = [recipe.replace("/", "-")] if recipe else [self._option("model"), self._option("data")]
+        return "-".join([*what, self._option("optimizer"), self._option("schedule")])
+
+    def _option(self, group: str) -> str:
+        """The option that was taken of a group, or what stands there instead."""
+        return self._choices.get(group) or _short(getattr(self, group))
 
 
 def _short(section: Any) -> str:
