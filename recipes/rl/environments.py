@@ -5,22 +5,15 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from lrflow.config.trust import trusted
 from lrflow.errors import ConfigError, Problem, did_you_mean
-
-if find_spec("gymnasium") is None:
-    raise ConfigError(
-        [Problem("recipe", "needs the package gymnasium, which is not installed", ..., "pip install 'lrflow[rl]'")]
-    )
-
-import gymnasium as gym
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 log = logging.getLogger("lrflow")
 
