@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -81,10 +82,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                     shapes.write(block)
     with (tmp_path / "my_pkg/__init__.py").open("a") as package:
         package.write((tmp_path / "shapes.py").read_text())
+    # What recipes/own_model/README.md is copied to, seen from inside and from beside.
+    own = home("recipes") / "own_model"
+    shutil.copytree(own / "my_project", tmp_path / "my_project")
+    shutil.copytree(own / "options", tmp_path / "my_project/options")
+    shutil.copytree(own / "options", tmp_path / "options", dirs_exist_ok=True)
+    shutil.copy(own / "pyproject.toml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("LRFLOW_TRUST", "")
-    monkeypatch.delitem(sys.modules, "my_pkg", raising=False)
+    for package in ("my_pkg", "my_project"):
+        monkeypatch.delitem(sys.modules, package, raising=False)
     return tmp_path
 
 
