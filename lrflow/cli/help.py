@@ -26,7 +26,7 @@ TOPICS = {
     "logger": "where metrics go",
     "health": "what is watched",
     "find": "how task=find finds a learning rate",
-    "recipe": "whole jobs, options and values together",
+    "recipe": "whole jobs; recipe=NAME/VARIANT is a variant, see its README",
     "fast": "whether to make a smoke run of it: fast=true",
 }
 
@@ -68,7 +68,8 @@ def show_help(config_dir: Path | None = None) -> None:
     usage = Text.assemble(("lrflow", "bold"), " [group=option ...] [key=value ...] [flags]")
     out.print(usage.append("   or python -m lrflow ...", "dim"))
     for group in dict.fromkeys([*GROUPS, *catalogue.groups]):
-        options = catalogue.options(group)
+        # Variants of a recipe stand in its README.
+        options = {name: option for name, option in catalogue.options(group).items() if "/" not in name}
         if options and not group.startswith("hydra"):
             head = Text.assemble("\n", (group, "bold cyan"), (f"  {TOPICS.get(group, '')}", "dim"))
             out.print(head + _rows({name: option.summary for name, option in options.items()}, out.width))

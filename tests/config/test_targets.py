@@ -184,11 +184,11 @@ class TestExtras:
         assert f"pip install 'lrflow[{EXTRAS[hidden][1]}]'" in str(caught.value)
 
     def test_code_that_imports_one(self, write, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("LRFLOW_TRUST", "theirs")
+        monkeypatch.setenv("LRFLOW_TRUST", "players")
         monkeypatch.setitem(sys.modules, "gymnasium", None)
-        write("theirs/agent.py", "from gymnasium.vector import SyncVectorEnv\n")
+        write("players/agent.py", "from gymnasium.vector import SyncVectorEnv\n")
         with pytest.raises(ConfigError, match=r"needs the package gymnasium.*\n.*pip install 'lrflow\[rl\]'"):
-            locate("theirs.agent.f")
+            locate("players.agent.f")
 
 
 def shipped_optimizers() -> dict[str, list[str]]:
