@@ -121,7 +121,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     elif resumed and resumed.feedback:
         tell(resumed.feedback)
     build.give_advice(config, plan, tell)
-    trainer.callbacks += _freezing(config, module, plan, groups, resumed)  # type: ignore[attr-defined]
+    trainer.callbacks += freezing(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
     trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, console)  # type: ignore[attr-defined]
     validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
     if config.trainer.max_samples is not None:
@@ -200,13 +200,12 @@ def _callbacks(
     return [first, progress, *([acting] if acting else []), signals, checkpoints]
 
 
-def _freezing(
-    config: Config, module: pl.LightningModule, plan: Plan, groups: Sequence[Group], resumed: Resumed | None
+def freezing(
+    config: Config, module: pl.LightningModule, plan: Plan, groups: Sequence[Group], step: int = 0
 ) -> list[pl.Callback]:
-    """What keeps frozen groups as they are, in a run that has any."""
+    """What keeps frozen groups as they are, in a run that has any and goes on from a step."""
     if not any(plan.starts.values()) and not any(group.frozen and group.freeze_statistics for group in groups):
         return []
-    step = resumed.step if resumed else 0
     return [Freezing(planned_module(module), groups, plan.starts, step, config.trainer.compile)]
 
 

@@ -15,8 +15,8 @@ from lrflow.layers import Group
 from lrflow.plan import Plan
 from lrflow.tasks import build
 from lrflow.tasks.data import ready_data
-from lrflow.tasks.train import lightning_options
-from lrflow.training import EvaluationWeights, Freezing, planned_module
+from lrflow.tasks.train import freezing, lightning_options
+from lrflow.training import EvaluationWeights
 from lrflow.training.supply import supply_optimizer
 from lrflow.training.trainer import build_trainer
 
@@ -55,11 +55,11 @@ def brief_fit(
     compiled = config.trainer.compile and not plan.moved
     make = partial(build.make_optimizer, config, groups, compiled=compiled)
     supply_optimizer(module, plan, make, config.optimizer.node(), compiled, routes)
-    trainer.callbacks += [EvaluationWeights(config.trainer.batch_norm_batches, seed)]  # type: ignore[attr-defined]
-    if any(plan.starts.values()) or any(group.frozen and group.freeze_statistics for group in groups):
-        freezing = Freezing(planned_module(module), groups, plan.starts, 0, config.trainer.compile)
-        trainer.callbacks.append(freezing)  # type: ignore[attr-defined]
-    trainer.callbacks.append(callback_of(plan))  # type: ignore[attr-defined]
+    trainer.callbacks += [  # type: ignore[attr-defined]
+        EvaluationWeights(config.trainer.batch_norm_batches, seed),
+        *freezing(config, module, plan, groups),
+        callback_of(plan),
+    ]
     trainer.fit(module, datamodule=data)
     return trainer, module, data
 
