@@ -6,12 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
+from lrflow.tuning.valley import BESIDE, find_valley
 
 STEP = 0.5  # decades between the LRs that are tried first
-FINEST = 0.25  # between those that are tried then: closer ones differ by less than another seed would make
-NEAR = 0.5  # decades around the best whose losses a parabola is fitted to
-FLAT = 0.02  # how much worse than the least a loss may be where it is as good, as a share of how far losses differ
+FINEST = BESIDE  # between those that are tried then
 
 
 @dataclass(frozen=True)
@@ -95,23 +93,12 @@ def _around(found: dict[float, float]) -> tuple[float | None, float, float | Non
 
 def _read(start: float, found: dict[float, float]) -> Confirmed:
     """The answer, from the losses at distances from the start."""
-    below, best, above = _around(found)
+    valley = find_valley(found)
+    low, high = valley.interval
     tried = tuple((start * 10.0**position, found[position]) for position in sorted(found))
     doubts = []
-    if below is None or above is None:
-        way, lr = "lowest" if below is None else "highest", start * 10.0**best
+    if not all(valley.bracketed):
+        way, lr = "highest" if valley.bracketed[0] else "lowest", start * 10.0**valley.best
         doubts.append(f"the {way} LR that was tried, {lr:.3g}, was the best: one beyond it may be better")
-    # Beyond the last LR that ended well nothing is known.
-    low, high = (best if edge is None or not math.isfinite(found[edge]) else edge for edge in (below, above))
-    centre, width = best, (high - low) / 2
-    near = [p for p, loss in found.items() if abs(p - best) <= NEAR * 1.001 and math.isfinite(loss)]
-    if len(near) >= 3:
-        away, losses = np.array(near) - best, np.array([found[position] for position in near])
-        bend, slope, level = (float(number) for number in np.polyfit(away, losses, 2))
-        if bend > 0:
-            left_over = losses - (bend * away**2 + slope * away + level)
-            noise = math.sqrt(float((left_over**2).sum()) / max(1, len(near) - 3))
-            centre = best + min(max(-slope / (2 * bend), low - best), high - best)
-            width = math.sqrt((FLAT * float(np.ptp(losses)) + noise) / bend)
-    interval = (start * 10.0 ** max(low, centre - width), start * 10.0 ** min(high, centre + width))
-    return Confirmed(start * 10.0**centre, interval, tried, tuple(doubts))
+    interval = (start * 10.0**low, start * 10.0**high)
+    return Confirmed(start * 10.0**valley.at, interval, tried, tuple(doubts))
