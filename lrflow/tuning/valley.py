@@ -34,13 +34,16 @@ class Valley:
     parabola: tuple[float, float, float] | None = None
 
 
-def find_valley(losses: Mapping[float, float], near: float = NEAR, noise: float = 0.0) -> Valley:
+def find_valley(
+    losses: Mapping[float, float], near: float = NEAR, noise: float = 0.0, below: float = math.inf
+) -> Valley:
     """Reads where a loss is least.
 
     Args:
         losses: by position, in decades; infinite where the run diverged.
         near: decades around the best that the parabola is fitted to.
         noise: standard error of a loss, where it is known; the misfit of the parabola comes on top.
+        below: what a loss has to be for the parabola to be fitted to it: far above the best it is none.
 
     Raises:
         ValueError: every run diverged.
@@ -52,7 +55,7 @@ def find_valley(losses: Mapping[float, float], near: float = NEAR, noise: float 
     bracketed = positions[0] < best, positions[-1] > best
     low = _beside(best, [position for position in reversed(positions) if position < best], losses)
     high = _beside(best, [position for position in positions if position > best], losses)
-    close = [p for p in positions if abs(p - best) <= near * SLACK and math.isfinite(losses[p])]
+    close = [p for p in positions if abs(p - best) <= near * SLACK and losses[p] < below]
     if len(close) >= 3:
         away, found = np.array(close) - best, np.array([losses[position] for position in close])
         bend, slope, level = (float(number) for number in np.polyfit(away, found, 2))

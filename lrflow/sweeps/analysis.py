@@ -1,0 +1,289 @@
+"""What a sweep says about the learning rate: the best, how sure that is, and how far off it may be set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrflow.errors import ConfigError, Problem
+from lrflow.sweeps.results import Sweep, Trial, Value, number
+from lrflow.tuning.valley import BESIDE, NEAR, Valley, find_valley
+
+FEWEST = 4  # LRs that ended well; of fewer, a parabola tells nothing that they do not
+LEVELS = 6  # values of a number that make curves of their own; of more, the number is averaged over
+TOGETHER = BESIDE / 2  # decades: LRs that are closer are one
+CLIMB = 0.25  # of the way from the best back to where training starts: above it nothing is fitted
+
+
+@dataclass(frozen=True)
+class Point:
+    """What the trials at one learning rate ended at.
+
+    Args:
+        lr: the LR; of several that lie close together their geometric mean.
+        cost: their mean metric, turned so that less is better; infinite where half of them diverged.
+        error: its standard error; not a number of a single trial.
+        trials: all of them.
+        diverged: how many.
+    """
+
+    lr: float
+    cost: float
+    error: float
+    trials: tuple[Trial, ...]
+    diverged: int
+
+
+@dataclass(frozen=True)
+class Basin:
+    """The learning rates around the best at which the metric is worse by no more than a margin.
+
+    Args:
+        low, high: its ends.
+        closed: whether an LR below it was tried, and one above it.
+    """
+
+    low: float
+    high: float
+    closed: tuple[bool, bool]
+
+    @property
+    def decades(self) -> float:
+        """Its width."""
+        return math.log10(self.high / self.low)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The metric against the learning rate, for one choice of everything else that was swept.
+
+    Args:
+        name: what was chosen, `sgd, cosine`; empty where nothing else was swept.
+        given: the same by key.
+        points: by rising LR.
+        valley: where it is best, in decades of the LR; None: every LR diverged.
+        basin: how far off the LR may be set.
+        sensitivity: mean of min(loss, initial loss) over the LRs of the sweep, less the best loss (Wortsman et al.,
+            2023, 2309.14322); None: the metric is no loss, or there is one LR.
+        doubts: why the answer is not to be trusted, each a sentence.
+    """
+
+    name: str
+    given: Mapping[str, Value]
+    points: tuple[Point, ...]
+    valley: Valley | None
+    basin: Basin | None
+    sensitivity: float | None
+    doubts: tuple[str, ...]
+
+    @property
+    def lr(self) -> float:
+        """The best LR: fitted, or the best of those that were tried."""
+        return 10.0**self.valley.at if self.valley else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The LRs that are as good."""
+        low, high = self.valley.interval if self.valley else (math.nan, math.nan)
+        return 10.0**low, 10.0**high
+
+    @property
+    def cost(self) -> float:
+        """The best mean among its points."""
+        return min(point.cost for point in self.points)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a sweep says about the learning rate.
+
+    Args:
+        sweep: that was read.
+        lr_key: the LR that was swept.
+        curves: the best first.
+        margin: how much worse than the best of its curve a metric is within a basin, as it was asked for.
+        start: the metric without training: the loss before the first step, or the worst of all trials.
+        averaged: numbers that were swept too, and averaged over.
+    """
+
+    sweep: Sweep
+    lr_key: str
+    curves: tuple[Curve, ...]
+    margin: str
+    start: float
+    averaged: tuple[str, ...]
+
+    def metric(self, cost: float) -> float:
+        """A cost as the metric has it, and a metric as a cost."""
+        return cost if self.sweep.mode == "min" else -cost
+
+
+def analyse(sweep: Sweep, margin: str = "5%") -> Analysis | None:
+    """Reads the best learning rate off a sweep.
+
+    Args:
+        sweep: that was read.
+        margin: how much worse than the best the metric may be within a basin: a difference, or a share of what training
+            gains, from where it starts (the worst trial, where the metric is no loss) to the best.
+
+    Returns:
+        what it says; None: no LR was swept, or no trial got so far.
+
+    Raises:
+        ConfigError: the margin cannot be read.
+    """
+    allowed = read_margin(margin)
+    key = sweep.lr_key
+    known = [trial for trial in sweep.trials if not math.isnan(sweep.cost(trial)) and _lr(trial, key) is not None]
+    if key is None or not known:
+        return None
+    others = [name for name in sweep.keys if name != key and not name.rpartition(".")[2].endswith("seed")]
+    chosen = [name for name in others if _is_choice(sweep, name)]
+    initial = _initial_loss(sweep) if sweep.mode == "min" and "loss" in sweep.metric else None
+    ended = [cost for trial in known if math.isfinite(cost := sweep.cost(trial))]
+    worst = initial if initial is not None else max(ended, default=math.nan)
+    families: dict[str, list[Trial]] = {}
+    for trial in known:
+        families.setdefault(repr([trial.given[name] for name in chosen]), []).append(trial)
+    curves = [
+        _curve(sweep, key, {name: trials[0].given[name] for name in chosen}, trials, allowed, initial, worst)
+        for trials in families.values()
+    ]
+    averaged = tuple(name for name in others if name not in chosen)
+    start = worst if sweep.mode == "min" else -worst
+    return Analysis(sweep, key, tuple(sorted(curves, key=lambda curve: curve.cost)), margin, start, averaged)
+
+
+def read_margin(text: str) -> tuple[float, bool]:
+    """How much worse a metric may be, and whether that is a share of what training gains.
+
+    Raises:
+        ConfigError: it is neither a share nor a number.
+    """
+    share = text.strip().endswith("%")
+    value = number(text.strip().removesuffix("%"))
+    if value is None or not 0 < value < math.inf:
+        raise ConfigError(
+            [
+                Problem(
+                    "task.margin", "expected a share of what training gains, `5%`, or a difference of the metric", text
+                )
+            ]
+        )
+    return value / 100 if share else value, share
+
+
+def _curve(
+    sweep: Sweep,
+    key: str,
+    given: Mapping[str, Value],
+    trials: Sequence[Trial],
+    margin: tuple[float, bool],
+    initial: float | None,
+    worst: float,
+) -> Curve:
+    name = ", ".join(_named(other, value) for other, value in given.items())
+    points = _points(sweep, key, trials)
+    costs = {math.log10(point.lr): point.cost for point in points}
+    ended = {position: cost for position, cost in costs.items() if math.isfinite(cost)}
+    if not ended:
+        return Curve(name, given, points, None, None, None, ("every LR diverged",))
+    best = min(ended, key=lambda position: ended[position])
+    below = ended[best] + CLIMB * (worst - ended[best])
+    close = [position for position, cost in ended.items() if abs(position - best) <= NEAR and cost < below]
+    near = 0.0 if len(ended) < FEWEST else NEAR if len(close) >= 3 else 2 * NEAR
+    errors = [point.error for point in points if abs(math.log10(point.lr) - best) <= near and point.error >= 0]
+    noise = math.sqrt(float(np.mean(np.square(errors)))) if errors else 0.0
+    valley = find_valley(costs, near, noise, max(below, math.nextafter(ended[best], math.inf)))
+    allowed = margin[0] * (worst - ended[best] if margin[1] else 1.0)
+    sensitivity = None
+    if initial is not None and len(costs) > 1:
+        share = np.gradient(np.array(list(costs)))
+        capped = np.minimum(np.array(list(costs.values())), initial)
+        sensitivity = float((share * capped).sum() / share.sum()) - min(ended[best], initial)
+    basin = _basin(costs, best, ended[best] + allowed)
+    return Curve(name, given, points, valley, basin, sensitivity, tuple(_doubts(points, valley, near, len(ended))))
+
+
+def _points(sweep: Sweep, key: str, trials: Sequence[Trial]) -> tuple[Point, ...]:
+    """The trials by rising LR, those of LRs that lie close together as one."""
+    placed = sorted(((_lr(trial, key) or math.nan, trial) for trial in trials), key=lambda pair: pair[0])
+    heaps: list[list[tuple[float, Trial]]] = []
+    for lr, trial in placed:
+        if heaps and math.log10(lr / heaps[-1][0][0]) < TOGETHER:
+            heaps[-1].append((lr, trial))
+        else:
+            heaps.append([(lr, trial)])
+    points = []
+    for heap in heaps:
+        costs = np.array([sweep.cost(trial) for _, trial in heap])
+        ended = costs[np.isfinite(costs)]
+        lost = len(costs) - len(ended)
+        lr = 10.0 ** float(np.mean([math.log10(lr) for lr, _ in heap])) if heap[0][0] < heap[-1][0] else heap[0][0]
+        error = float(ended.std(ddof=1)) / math.sqrt(len(ended)) if len(ended) > 1 else math.nan
+        cost = float(ended.mean()) if len(ended) > lost else math.inf
+        points.append(Point(lr, cost, error, tuple(trial for _, trial in heap), lost))
+    return tuple(points)
+
+
+def _basin(costs: Mapping[float, float], best: float, allowed: float) -> Basin:
+    """Around the best, with ends between the last LR within and the first without, by a straight line."""
+    ends, closed = [], []
+    for further in (sorted((p for p in costs if p < best), reverse=True), sorted(p for p in costs if p > best)):
+        inside, out = best, None
+        for position in further:
+            if costs[position] > allowed:
+                out = position
+                break
+            inside = position
+        end = inside
+        if out is not None and math.isfinite(costs[out]):
+            end += (out - inside) * (allowed - costs[inside]) / (costs[out] - costs[inside])
+        ends.append(10.0**end)
+        closed.append(out is not None)
+    return Basin(ends[0], ends[1], (closed[0], closed[1]))
+
+
+def _doubts(points: Sequence[Point], valley: Valley, near: float, ended: int) -> list[str]:
+    doubts = []
+    best = min(points, key=lambda point: point.cost)
+    if ended < FEWEST:
+        doubts.append(f"{ended} LR{'s are' if ended > 1 else ' is'} too few to fit: the best of those tried is shown")
+    elif valley.parabola is None:
+        doubts.append("no parabola fits the LRs around the best: the best of those tried is shown")
+    elif near > NEAR:
+        doubts.append("LRs up to a decade off the best were fitted: closer ones would tell more")
+    if len(points) > 1 and not all(valley.bracketed):
+        way, beyond = ("highest", "above") if valley.bracketed[0] else ("lowest", "below")
+        doubts.append(f"the {way} LR, {best.lr:.3g}, was the best: one {beyond} it may be better")
+    if best.diverged:
+        doubts.append(f"{best.diverged} of {len(best.trials)} trials at the best LR, {best.lr:.3g}, diverged")
+    return doubts
+
+
+def _is_choice(sweep: Sweep, key: str) -> bool:
+    """Whether the values of a key make curves of their own; else they are numbers that are averaged over."""
+    values = {repr(trial.given.get(key)) for trial in sweep.trials}
+    numbers = all(
+        number(trial.given.get(key)) is not None for trial in sweep.trials if trial.given.get(key) is not None
+    )
+    return not numbers or (len(values) <= LEVELS and len(sweep.trials) >= 3 * len(values))
+
+
+def _lr(trial: Trial, key: str | None) -> float | None:
+    value = number(trial.given.get(key or ""))
+    return value if value is not None and value > 0 else None
+
+
+def _named(key: str, value: Value) -> str:
+    """A choice in a few words: an option by its name, a value with its key's last word."""
+    return str(value) if "." not in key else f"{key.rpartition('.')[2]} {value}"
+
+
+def _initial_loss(sweep: Sweep) -> float | None:
+    """The mean training loss of the trials before their first step."""
+    found = [first for trial in sweep.trials if (first := trial.first_loss()) is not None]
+    return float(np.mean(found)) if found else None

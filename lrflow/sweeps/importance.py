@@ -1,0 +1,108 @@
+"""How much each of the swept keys matters to the metric."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lrflow.sweeps.results import Sweep, Value, number
+
+FEWEST = 10  # trials; of fewer, nothing is said
+BINS = 5  # ranges of a number, in which trials are compared where it has more values than that
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Shares of the variance of the metric that keys explain.
+
+    Args:
+        shares: by key, the largest first.
+        method: how they were found, in a few words.
+        trials: that were looked at.
+    """
+
+    shares: dict[str, float]
+    method: str
+    trials: int
+
+
+def importance(sweep: Sweep) -> Importance | None:
+    """Finds how much each key matters, over all trials that ended or diverged.
+
+    fANOVA (Hutter, Hoos, Leyton-Brown, 2014) where Optuna is installed: the variance over the whole space of a random
+    forest's prediction. Else the variance between the trials of the same value, which sees each key by itself.
+
+    Returns:
+        the shares; None: there are fewer than ten trials or than two keys to compare.
+    """
+    trials = [trial for trial in sweep.trials if not math.isnan(sweep.cost(trial))]
+    columns = {key: [trial.given.get(key) for trial in trials] for key in sweep.keys}
+    columns = {key: column for key, column in columns.items() if None not in column and len({*map(repr, column)}) > 1}
+    costs = np.array([sweep.cost(trial) for trial in trials])
+    ended = costs[np.isfinite(costs)]
+    if len(ended) < FEWEST or len(columns) < 2 or float(np.ptp(ended)) == 0:
+        return None
+    costs = np.minimum(costs, ended.max())  # what diverged is as bad as the worst that did not
+    if importlib.util.find_spec("optuna"):
+        shares, method = _fanova(columns, costs), "fANOVA (Hutter et al., 2014), by Optuna"
+    else:
+        shares, method = (
+            {key: _between(column, costs) for key, column in columns.items()},
+            "variance between its values",
+        )
+    return Importance(dict(sorted(shares.items(), key=lambda item: -item[1])), method, len(trials))
+
+
+def _fanova(columns: dict[str, list[Value]], costs: np.ndarray) -> dict[str, float]:
+    import optuna
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        distributions: dict[str, BaseDistribution] = {}
+        placed: dict[str, list[Any]] = {}
+        for key, column in columns.items():
+            if _is_number(key, column):
+                placed[key] = _positions(column).tolist()
+                distributions[key] = FloatDistribution(min(placed[key]), max(placed[key]))
+            else:
+                placed[key] = [repr(value) for value in column]
+                distributions[key] = CategoricalDistribution(sorted({*map(repr, column)}))
+        study = optuna.create_study()
+        for place, cost in enumerate(costs):
+            given = {key: values[place] for key, values in placed.items()}
+            study.add_trial(optuna.create_trial(params=given, distributions=distributions, value=float(cost)))
+        found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+        return {key: float(share) for key, share in found.items()}
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _between(column: Sequence[Value], costs: np.ndarray) -> float:
+    """Share of the variance of the costs that lies between the trials of one value and those of another."""
+    levels = np.array([repr(value) for value in column])
+    if _is_number("", column) and len({*levels}) > BINS:
+        positions = _positions(column)
+        edges = np.linspace(positions.min(), positions.max(), BINS + 1)[1:-1]
+        levels = np.digitize(positions, edges).astype(str)
+    means = np.empty_like(costs)
+    for level in {*levels}:
+        means[levels == level] = costs[levels == level].mean()
+    return float(means.var() / costs.var())
+
+
+def _is_number(key: str, column: Sequence[Value]) -> bool:
+    return not key.endswith("seed") and all(number(value) is not None for value in column)
+
+
+def _positions(column: Sequence[Value]) -> np.ndarray:
+    """Numbers where they lie on a line: by their logarithm where they span more than a decade."""
+    values = np.array([number(value) for value in column], float)
+    return np.log10(values) if values.min() > 0 and values.max() / values.min() > 10 else values
