@@ -176,7 +176,7 @@ def read_sweep(folder: Path, metric: str | None = None, mode: str | None = None)
         _trial(place, path, {key: given[key] for key in swept}, summary)
         for place, ((path, _, summary), given) in enumerate(zip(records, values, strict=True))
     ]
-    own = _mapping(folder / "sweep.yaml")
+    own = _mapping(folder / "sweep.yaml").get("settings", {})
     saving = [config.get("trainer", {}).get("checkpoint", {}) for _, config, _ in records]
     wanted = (
         metric or _first(own.get("metric")) or next((each["monitor"] for each in saving if each.get("monitor")), METRIC)

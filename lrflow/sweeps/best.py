@@ -1,0 +1,96 @@
+"""The best trial of a sweep as a recipe, which makes that run again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lrflow.config import load_config
+from lrflow.config.composition import choices_of, composer
+from lrflow.config.interpolation import settle
+from lrflow.config.validation import META
+from lrflow.errors import LrflowError
+from lrflow.sweeps.results import Sweep
+
+NAME = "best"
+_NOT_OF_THE_JOB = (META, "hydra", "trial", "resume", "output", "against")
+_WRITTEN_OUT = ("recipe", "fast")  # groups whose values are given, as the recipe that is written takes their place
+
+
+def write_best(sweep: Sweep) -> Path | None:
+    """Write the config of the best trial as `recipe/best.yaml` in the sweep folder.
+
+    It holds the options that the trial chose and the values in which it differs from them.
+
+    Returns:
+        the file; None: no trial ended well.
+
+    Raises:
+        LrflowError: no recipe can say it, since the trial took options of another folder, or deleted keys.
+    """
+    best = sweep.best
+    if best is None:
+        return None
+    path = sweep.folder / "recipe" / f"{NAME}.yaml"
+    try:
+        saved = load_config(best.folder / "config.yaml")
+        if any(text.startswith("~") for text in saved[META].overrides):
+            raise LrflowError("a key was deleted")
+        wanted, chosen = _content(saved), _chosen(saved[META].choices)
+        usual = _compose([f"{group}={option}" for group, option in chosen.items()])
+        content = {"defaults": [{f"override /{group}": option} for group, option in chosen.items()]} if chosen else {}
+        head = [
+            "@package _global_",
+            f"Trial {best.number} of a sweep: {sweep.metric} {best.metrics[sweep.metric]:.4g}",
+            command(sweep),
+        ]
+        path.parent.mkdir(exist_ok=True)
+        text = OmegaConf.to_yaml(OmegaConf.create({**content, **_differences(wanted, usual)}))
+        path.write_text("".join(f"# {line}\n" for line in head) + text, encoding="utf-8")
+        if differing := _differences(wanted, _compose([f"recipe={NAME}"], sweep.folder)):
+            raise LrflowError(f"{', '.join(differing)} cannot be said there")
+    except Exception as error:
+        path.unlink(missing_ok=True)
+        why = str(error).partition("\n")[0]
+        raise LrflowError(f"trial {best.number}, the best, cannot be written as a recipe: {why}") from error
+    return path
+
+
+def command(sweep: Sweep) -> str:
+    """What runs the best trial again."""
+    return f"python -m lrflow --config-dir {sweep.folder} recipe={NAME}"
+
+
+def _chosen(choices: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The options of the groups that are not what they are where nothing is said."""
+    with composer() as composing:
+        usual = choices_of(composing(()).hydra)
+    return {group: option for group, option in choices.items() if group not in _WRITTEN_OUT and option != usual[group]}
+
+
+def _compose(texts: Sequence[str], folder: Path | None = None) -> dict[str, Any]:
+    with composer(folder) as composing:
+        return _content(composing(texts))
+
+
+def _content(config: DictConfig) -> dict[str, Any]:
+    """What of a config is the job's own, its interpolations unresolved."""
+    settle(config)
+    content: Any = OmegaConf.to_container(config, resolve=False)
+    return {key: value for key, value in content.items() if key not in _NOT_OF_THE_JOB}
+
+
+def _differences(wanted: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are wanted and are not the usual ones."""
+    found = {}
+    for key, value in wanted.items():
+        before = usual.get(key, ...)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if below := _differences(value, before):
+                found[key] = below
+        elif value != before or type(value) is not type(before):
+            found[key] = value
+    return found
