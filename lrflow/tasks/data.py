@@ -11,7 +11,11 @@ from lrflow.training.position import Position
 
 
 def ready_data(
-    config: Config, trainer: pl.Trainer, seed: int, position: Position | None = None
+    config: Config,
+    trainer: pl.Trainer,
+    seed: int,
+    position: Position | None = None,
+    loaded: pl.LightningDataModule | None = None,
 ) -> pl.LightningDataModule:
     """The data module, set up for training.
 
@@ -20,13 +24,16 @@ def ready_data(
         trainer: tells the devices that share the data.
         seed: of its order.
         position: the batch that a resumed run goes on with; None: the first.
+        loaded: the data module where it has been set up already; changed in place. None: it is built.
 
     Raises:
         ConfigError: it is no data module.
     """
-    data = build.build_data(config)
+    data = loaded or build.build_data(config)
     put_in_order(data, trainer, seed, position or Position())
     data.trainer = trainer
+    if loaded:
+        return data
     with build.one_at_a_time("data"):
         data.prepare_data()
     data.setup("fit")

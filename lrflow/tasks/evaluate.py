@@ -14,7 +14,8 @@ from lrflow.console import QuietConsole
 from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.tasks import build
-from lrflow.tasks.train import lightning_options, own_environment
+from lrflow.tasks.record import own_environment
+from lrflow.tasks.train import lightning_options
 from lrflow.training.loaders import put_in_order
 from lrflow.training.position import Position
 from lrflow.training.resume import Resumed

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 
-from lrflow.config import Config, locate, save_config
+from lrflow.config import Config, locate
 from lrflow.config.also import settings_of
 from lrflow.config.combinations import check_combination
 from lrflow.config.settings import Train
 from lrflow.console import QuietConsole
-from lrflow.errors import ConfigError, LrflowError, StoppedError
+from lrflow.errors import ConfigError
 from lrflow.health import NonFinite
 from lrflow.layers import Group, merge
 from lrflow.plan import Plan
@@ -32,6 +31,8 @@ from lrflow.tasks import build
 from lrflow.tasks.branch import branch_point
 from lrflow.tasks.data import ready_data
 from lrflow.tasks.length import check_intervals, count_horizon
+from lrflow.tasks.record import conclude, failure_recorded, open_folder, own_environment, record_start, say_goodbye
+from lrflow.tasks.sharpness import check_probing, probing
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, planned_module
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.feedback import FeedbackLoop, close_loop
@@ -78,23 +79,88 @@ def run(config: Config) -> dict[str, Any]:
     return {**metrics, "folder": str(folder.path)}
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready for its first step.
+
+    Args:
+        trainer: with all that acts on the run.
+        module: what is trained; supplied with its optimizer and plan.
+        data: in the run's order.
+        plan: what is executed.
+        groups: of the module's parameters.
+        facts: of the summary, as they stand when it is written.
+    """
+
+    trainer: pl.Trainer
+    module: pl.LightningModule
+    data: pl.LightningDataModule
+    plan: Plan
+    groups: Sequence[Group]
+    facts: Mapping[str, Any]
+
+
 def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: list[Logger]) -> dict[str, float]:
     started = time.monotonic()
     console = QuietConsole(quiet=rank() > 0)
+    ready = prepare(config, folder, resumed, loggers, console)
+    if ready is None:
+        assert resumed is not None
+        return RunFolder(resumed.path.parent.parent).read_summary().get("metrics", {})
+    trainer, module, data, plan = ready.trainer, ready.module, ready.data, ready.plan
+    assert isinstance(config.task, Train)
+    with _former_kept(folder, resumed, trainer), failure_recorded(folder, ready.facts):
+        if trainer.is_global_zero:  # before the processes that fit starts, which read the config there
+            record_start(config, folder, plan, trainer.world_size)
+        trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
+        metrics = _values(trainer.callback_metrics)
+        if trainer.global_step != plan.horizon.steps:
+            log.warning("the run made %d steps, and its plan has %d", trainer.global_step, plan.horizon.steps)
+        if config.task.test and is_overridden("test_step", module) and is_overridden("test_dataloader", data):
+            trainer.test(module, datamodule=data, verbose=False)
+            metrics |= _values(trainer.callback_metrics)
+    seconds = time.monotonic() - started
+    conclude(folder, "finished", metrics, steps=trainer.global_step, seconds=round(seconds, 2), **ready.facts)
+    say_goodbye(console, folder, metrics, trainer.global_step, seconds)
+    return metrics
+
+
+def prepare(
+    config: Config,
+    folder: RunFolder,
+    resumed: Resumed | None,
+    loggers: Sequence[Logger],
+    console: Console,
+    loaded: pl.LightningDataModule | None = None,
+) -> Prepared | None:
+    """Settle what is trained, on what, for how long and at which LR: all of it is known before the first step.
+
+    Args:
+        config: of the run.
+        folder: where it writes.
+        resumed: what goes on; None: a new run.
+        loggers: of its metrics.
+        console: where the plan is printed.
+        loaded: its data, where another run has read them already; None: they are read.
+
+    Returns:
+        The run; None where there is nothing left of it to do.
+
+    Raises:
+        LrflowError: it cannot start.
+    """
     pl.seed_everything(config.seed, verbose=False)
     trainer = build_trainer(lightning_options(config), folder.path, loggers, config.trainer.log_every)
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
-
-    # What is trained, on what, for how long and at which LR: all of it is known before the first step.
-    data = ready_data(config, trainer, config.seed, resumed.position if resumed else None)
+    data = ready_data(config, trainer, config.seed, resumed.position if resumed else None, loaded)
     horizon = count_horizon(config, data, trainer.world_size)
     if resumed and resumed.step >= horizon.steps and horizon.as_long_as(resumed.plan.horizon):
         finished = RunFolder(resumed.path.parent.parent)
         console.print(
             f"{finished.path} is finished: all {resumed.step} steps are done", soft_wrap=True, highlight=False
         )
-        return finished.read_summary().get("metrics", {})
+        return None
     module = build.build_module(config, start=resumed is None)
     tell = partial(console.print, soft_wrap=True, highlight=False)
     groups = build.build_groups(config, module, trainer.world_size, tell)
@@ -121,6 +187,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     elif resumed and resumed.feedback:
         tell(resumed.feedback)
     build.give_advice(config, plan, tell)
+    check_probing(config, data, tell)
     trainer.callbacks += freezing(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
     trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, console)  # type: ignore[attr-defined]
     validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
@@ -131,24 +198,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
     held = config.optimizer.node() | dict.fromkeys(resumed.moved if resumed else ())
     supply_optimizer(module, plan, make, held, compiled, routes)
-    assert isinstance(config.task, Train)
-    facts = {"feedback": acting.history} if acting else {}
-    with _former_kept(folder, resumed, trainer), _failure_recorded(folder, facts):
-        if trainer.is_global_zero:  # before the processes that fit starts, which read the config there
-            save_config(config, folder.config)
-            folder.write_environment()
-            plan.write(folder.path, build.beside_plan(config, trainer.world_size))
-        trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
-        metrics = _values(trainer.callback_metrics)
-        if trainer.global_step != horizon.steps:
-            log.warning("the run made %d steps, and its plan has %d", trainer.global_step, horizon.steps)
-        if config.task.test and is_overridden("test_step", module) and is_overridden("test_dataloader", data):
-            trainer.test(module, datamodule=data, verbose=False)
-            metrics |= _values(trainer.callback_metrics)
-    seconds = time.monotonic() - started
-    _conclude(folder, "finished", metrics, steps=trainer.global_step, seconds=round(seconds, 2), **facts)
-    _say_goodbye(console, folder, metrics, trainer.global_step, seconds)
-    return metrics
+    return Prepared(trainer, module, data, plan, groups, {"feedback": acting.history} if acting else {})
 
 
 def _callbacks(
@@ -197,7 +247,8 @@ def _callbacks(
     # First, so that whatever else looks at a validation finds the weights that are validated; feedback before what
     # notes the LR of a step; saving comes last.
     first = EvaluationWeights(config.trainer.batch_norm_batches, config.seed)
-    return [first, progress, *([acting] if acting else []), signals, checkpoints]
+    measured = probing(config, plan.horizon, folder.path, signals)
+    return [first, progress, *([acting] if acting else []), signals, *measured, checkpoints]
 
 
 def freezing(
@@ -207,47 +258,6 @@ def freezing(
     if not any(plan.starts.values()) and not any(group.frozen and group.freeze_statistics for group in groups):
         return []
     return [Freezing(planned_module(module), groups, plan.starts, step, config.trainer.compile)]
-
-
-def open_folder(config: Config, resumed: Resumed | None, title: str | None = None) -> RunFolder:
-    """The folder of the run: a new one, the sweep's, or the one of the run that goes on.
-
-    A run goes on where it was only from its newest checkpoint; from an older one it branches into a new folder,
-    so that nothing of the first is overwritten.
-
-    Args:
-        config: where folders are made, and under what name.
-        resumed: what goes on.
-        title: what to call a new one; None: as the run is called.
-    """
-    if inherited := os.environ.get("LRFLOW_RUN_FOLDER"):
-        return RunFolder(Path(inherited))
-    if rank() > 0:
-        return RunFolder(Path(config.output))  # another node's rank: it writes nothing
-    if config.run_folder:
-        return RunFolder.claim(config.run_folder)
-    if resumed and resumed.is_newest and config.resume.horizon != "branch":
-        return RunFolder(resumed.path.parent.parent)
-    return RunFolder.create(Path(config.output), title or config.title)
-
-
-@contextmanager
-def own_environment(folder: RunFolder) -> Iterator[None]:
-    """Tell the processes that Lightning starts which run they belong to, and leave no trace for the next run.
-
-    Lightning takes the variables that it sets itself for a launcher's when it meets them again (2.6.6), so the
-    second job of a sweep would wait for ever for processes that nobody starts.
-    """
-    before = dict(os.environ)
-    if rank() == 0:
-        os.environ["LRFLOW_RUN_FOLDER"] = str(folder.path.resolve())
-    try:
-        yield
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def lightning_options(config: Config) -> dict[str, Any]:
@@ -274,31 +284,3 @@ def _former_kept(folder: RunFolder, resumed: Resumed | None, trainer: pl.Trainer
 
 def _values(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
-
-
-@contextmanager
-def _failure_recorded(folder: RunFolder, facts: Mapping[str, Any]) -> Iterator[None]:
-    """Write how the run ended where it does not end well, with facts that hold until then."""
-    try:
-        yield
-    except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | StoppedError)
-        why = str(error) if isinstance(error, LrflowError) else f"{type(error).__name__}: {error}"
-        _conclude(folder, "stopped" if stopped else "failed", error=why, **facts)
-        raise
-
-
-def _conclude(folder: RunFolder, status: str, metrics: Mapping[str, float] | None = None, **facts: Any) -> None:
-    """Write how the run ended; only the first process does."""
-    if rank() == 0:
-        folder.write_summary({"status": status, **facts, "metrics": dict(metrics or {})})
-
-
-def _say_goodbye(console: Console, folder: RunFolder, metrics: Mapping[str, float], steps: int, seconds: float) -> None:
-    shown = "  ".join(f"[bold]{name}[/] {value:.4g}" for name, value in metrics.items())
-    console.print(f"\n{steps} steps in {seconds:.1f} s  {shown}", soft_wrap=True)
-    written = ["config.yaml", "plan.png", "metrics.csv", "summary.json"]
-    last = sorted(folder.checkpoints.glob("*.ckpt"))
-    written += [f"checkpoints/{path.name}" for path in last]
-    names = ", ".join(name for name in written if (folder.path / name).exists())
-    console.print(f"{folder.path}/: {names}", soft_wrap=True, highlight=False)

@@ -70,7 +70,7 @@ class Checkpoints(Checkpoint):
         self._keep = keep
         self._monitor = monitor
         self._sign = 1.0 if mode == "min" else -1.0
-        self._stop = stop or StopRequest()
+        self.stop = stop or StopRequest()
         self._agree_every = agree_every
         self._groups = [list(names) for names in groups]
         self._routes = list(routes) or [None] * len(self._groups)
@@ -89,7 +89,7 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put a resumed run's generators back: after its iterator was made, before its first batch is fetched."""
         self._step = trainer.global_step
-        self._stop.listen(trainer)
+        self.stop.listen(trainer)
         if self._restored is not None:
             set_random_state(self._restored)
             drop_rows_from(trainer, trainer.global_step)
@@ -117,7 +117,7 @@ class Checkpoints(Checkpoint):
         if self._every and step % self._every == 0:
             self._due = True
         if trainer.world_size == 1 or step % self._agree_every == 0:
-            self._due |= self._stop.agreed(trainer)
+            self._due |= self.stop.agreed(trainer)
         if self._due or self._due_best:
             loop = trainer.fit_loop.epoch_loop
             last = loop.batch_progress.is_last_batch or step == trainer.max_steps
@@ -136,15 +136,15 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         set_random_state(self._before_validation)
-        self._due_best |= self._improves(trainer)
-        self._due |= self._stop.agreed(trainer)
+        self._due_best |= self.improves(trainer)
+        self._due |= self.stop.agreed(trainer)
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or trainer.global_step == trainer.max_steps
         if (self._due or self._due_best) and self._at_boundary and not last:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save what waited for the end of the epoch."""
-        self._due |= self._stop.agreed(trainer)
+        self._due |= self.stop.agreed(trainer)
         if self._due or self._due_best:
             self._save(trainer)
 
@@ -194,7 +194,8 @@ class Checkpoints(Checkpoint):
             states = checkpoint["lrflow"]["random"]
             self._restored = states[trainer.global_rank % len(states)]
 
-    def _improves(self, trainer: pl.Trainer) -> bool:
+    def improves(self, trainer: pl.Trainer) -> bool:
+        """Whether the validation that was just made is the best so far; notes it."""
         found = trainer.callback_metrics.get(self._monitor or "")
         # The first process decides: a user's metric may differ between devices, and all of them save or none.
         value = trainer.strategy.broadcast(None if found is None else float(found))
@@ -208,6 +209,15 @@ class Checkpoints(Checkpoint):
             return False
         self.best = value
         return True
+
+    def save(self, trainer: pl.Trainer, best: bool = False) -> None:
+        """Save now, as the best so far or as one of the latest: for a loop that is not Lightning's.
+
+        Raises:
+            StoppedError: the run was asked to stop.
+        """
+        self._due_best = best
+        self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
         """Write a checkpoint; one that fails leaves the earlier ones and lets the run go on."""
@@ -226,12 +236,12 @@ class Checkpoints(Checkpoint):
             self._saved, self._saved_step = path, trainer.global_step
             if trainer.is_global_zero:
                 self._tidy(path, best)
-        if self._stop.signal is not None:
+        if self.stop.signal is not None:
             done = f"stopped as asked after {trainer.global_step} steps"
             if self._saved is None:
-                raise StoppedError(f"{done}; nothing could be saved", self._stop.exit_code)
+                raise StoppedError(f"{done}; nothing could be saved", self.stop.exit_code)
             go_on = f"saved as {self._saved}; go on with resume={self._saved.parent.parent}"
-            raise StoppedError(f"{done}; {go_on}", self._stop.exit_code)
+            raise StoppedError(f"{done}; {go_on}", self.stop.exit_code)
 
     def _tidy(self, path: Path, best: bool) -> None:
         """Give the best one its second name, and let go of the oldest and of what a killed process left."""

@@ -32,7 +32,7 @@ class Supervised(pl.LightningModule):
     def __init__(self, model: nn.Module, loss: str) -> None:
         super().__init__()
         self.model = model
-        self._loss = _LOSSES[loss]
+        self.loss = _LOSSES[loss]
         self._scores = nn.ModuleDict({stage: _metrics(loss) for stage in ("val", "test")})
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -50,7 +50,7 @@ class Supervised(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
         inputs, target = batch
-        return self._loss(self.model(inputs), target)
+        return self.loss(self.model(inputs), target)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count a batch into the validation metrics; several loaders are one set."""
@@ -68,26 +68,36 @@ class Supervised(pl.LightningModule):
         """Log the test metrics over the whole set, reduced over devices."""
         self._report("test")
 
-    def _count(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
-        inputs, target = batch
-        output = self.model(inputs)
+    def count(self, stage: str, output: Tensor, target: Tensor) -> None:
+        """Count what the network made of a batch into the metrics of `val` or `test`."""
         for name, metric in self._metrics(stage):
             if name == "loss":
-                metric.update(self._loss(output, target), weight=len(target))
+                metric.update(self.loss(output, target), weight=len(target))
             elif name == "accuracy":
                 metric.update((output.argmax(1) == target).float())
             else:
                 rows = len(output)
                 metric.update(output.reshape(rows, -1), target.reshape(rows, -1))
 
-    def _report(self, stage: str) -> None:
+    def scores(self, stage: str) -> dict[str, Tensor]:
+        """The metrics of `val` or `test` over what was counted, by their full names; the count begins anew."""
+        found = {}
         for name, metric in self._metrics(stage):
             try:
                 value = metric.compute()
             except ValueError:  # R2 of a single example is not defined
                 value = torch.tensor(torch.nan, device=self.device)
-            self.log(f"{stage}/{name}", value, sync_dist=True)
+            found[f"{stage}/{name}"] = value
             metric.reset()
+        return found
+
+    def _count(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+        inputs, target = batch
+        self.count(stage, self.model(inputs), target)
+
+    def _report(self, stage: str) -> None:
+        for name, value in self.scores(stage).items():
+            self.log(name, value, sync_dist=True)
 
     def _metrics(self, stage: str) -> list[tuple[str, Metric]]:
         scores = self._scores[stage]

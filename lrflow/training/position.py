@@ -62,5 +62,28 @@ class Position:
         validation["total"] = validation["current"] = _all(0)
 
 
+def stand_at(trainer: pl.Trainer, step: int, steps_per_epoch: int) -> None:
+    """Set the counters of a trainer as they are after so many steps of one batch each, before a validation.
+
+    For a loop that is not Lightning's, whose trainers still save checkpoints and tell where they are.
+
+    Args:
+        trainer: changed in place.
+        step: optimizer steps done, at least one.
+        steps_per_epoch: batches of an epoch.
+    """
+    epoch, batch = divmod(step - 1, steps_per_epoch)
+    fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    counts = {"ready": epoch + 1, "started": epoch + 1, "processed": epoch, "completed": epoch}
+    fit.epoch_progress.load_state_dict({"total": counts, "current": counts})
+    last = batch + 1 == steps_per_epoch
+    loop.batch_progress.load_state_dict({"total": _all(step), "current": _all(batch + 1), "is_last_batch": last})
+    loop._batches_that_stepped = step
+    loop.scheduler_progress.total.ready = loop.scheduler_progress.total.completed = step
+    optimizer = loop.automatic_optimization.optim_progress.optimizer
+    for progress in (optimizer.step.total, optimizer.zero_grad.total):
+        progress.ready = progress.completed = step
+
+
 def _all(count: int) -> dict[str, int]:
     return {"ready": count, "started": count, "processed": count, "completed": count}

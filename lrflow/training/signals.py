@@ -163,7 +163,7 @@ class Signals(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave validation out of the step times."""
-        self._clock = time.perf_counter()
+        self.restart_clock()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand over the rest of an epoch."""
@@ -172,6 +172,10 @@ class Signals(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Hand over what was collected before the run ended early."""
         self.flush(trainer, together=False)
+
+    def restart_clock(self) -> None:
+        """Leave what was done since the last step out of the next one's time."""
+        self._clock = time.perf_counter()
 
     def largest_weight(self) -> float:
         """The largest absolute value among the trained weights, not finite if any is not; waits for the device."""
@@ -210,6 +214,10 @@ class Signals(Callback):
         self._rates.clear()
         self._seconds.clear()
         self._read_at = time.perf_counter()
+        self.hand_over(trainer, block)
+
+    def hand_over(self, trainer: pl.Trainer, block: Block) -> None:
+        """Give a block to the loggers and the listeners."""
         rows = _rows(block)
         for logger in trainer.loggers:
             log_rows(logger, self._columns, rows)

@@ -13,7 +13,8 @@ from lrflow.console import QuietConsole
 from lrflow.runs import RunFolder
 from lrflow.tasks.find.range_test import find_range
 from lrflow.tasks.find.stability import find_ceiling
-from lrflow.tasks.train import open_folder, own_environment
+from lrflow.tasks.record import open_folder, own_environment
+from lrflow.training.random_state import random_state_kept
 from lrflow.training.ranks import rank
 
 
@@ -45,7 +46,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def look(config: Config, folder: RunFolder, console: Console) -> dict[str, Any]:
-    """Find the LR for a run, and keep in its folder what was seen.
+    """Find the LR for a run, and keep in its folder what was seen; random numbers go on as if nothing had been drawn.
 
     Args:
         config: of the run; it is saved in the folder, where further devices read it.
@@ -58,6 +59,7 @@ def look(config: Config, folder: RunFolder, console: Console) -> dict[str, Any]:
     """
     if rank() == 0:
         save_config(config, folder.config)
-    if isinstance(config.find, StabilityFind):
-        return find_ceiling(config, config.find, folder.path, console)
-    return find_range(config, config.find, folder.path, console)
+    with random_state_kept():
+        if isinstance(config.find, StabilityFind):
+            return find_ceiling(config, config.find, folder.path, console)
+        return find_range(config, config.find, folder.path, console)

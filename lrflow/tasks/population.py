@@ -1,0 +1,290 @@
+"""Runs of a sweep that differ in numbers alone, trained together, each into a run folder of its own."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from lrflow.config import Config, locate
+from lrflow.config.schema import NoFeedback
+from lrflow.config.settings import Train
+from lrflow.console import QuietConsole
+from lrflow.data import DataModule
+from lrflow.errors import LrflowError
+from lrflow.runs import RunFolder
+from lrflow.schedules import Duration
+from lrflow.tasks import build
+from lrflow.tasks.record import conclude, failure_recorded, open_folder, record_start
+from lrflow.tasks.train import Prepared, prepare
+from lrflow.training import Supervised
+from lrflow.training.loggers import build_loggers, close_loggers
+from lrflow.vectorized.fit import PopulationFit
+from lrflow.vectorized.member import Member
+from lrflow.vectorized.trial import Trial, time_ordinary, time_together
+from lrflow.vectorized.updates import UPDATES
+
+PAYS = 1.1
+"""A population has to be so many times faster than its members one after the other: less may be noise."""
+
+_OPTIMIZERS = tuple(f"torch.optim.{kind.__name__}" for kind in UPDATES)
+_NUMBERS = ("lr", "momentum", "dampening", "betas", "eps", "weight_decay")  # in which members may differ
+
+
+class UnfitError(Exception):
+    """Why runs cannot be trained together."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How the run of a member ended.
+
+    Args:
+        result: its metrics, and `folder`.
+        error: what ended it early.
+        seconds: its share of the population's time.
+    """
+
+    result: Mapping[str, Any]
+    error: Exception | None
+    seconds: float
+
+
+def train_together(
+    configs: Mapping[int, Config], size: int, measure: bool, tell: Callable[[str], None]
+) -> dict[int, Trained]:
+    """Train what can be trained together and gains by it.
+
+    Args:
+        configs: of the jobs, by their numbers.
+        size: members of a population at most.
+        measure: try first whether it pays; otherwise it is taken to.
+        tell: is given a line on each population, and on what is left out and why.
+
+    Returns:
+        How the members' runs ended, by the numbers of their jobs; the other jobs are left to be run in the ordinary
+        way.
+    """
+    found: dict[int, Trained] = {}
+    kin: dict[str, list[int]] = {}
+    apart: dict[str, list[int]] = {}
+    for number, config in configs.items():
+        if reason := why_not(config):
+            apart.setdefault(reason, []).append(number)
+        else:
+            kin.setdefault(likeness(config), []).append(number)
+    for numbers in kin.values():
+        if len(numbers) == 1:
+            apart.setdefault("no other job differs from it in numbers alone", []).extend(numbers)
+            continue
+        try:
+            chosen = list(_chunks(numbers, size))
+            if measure:
+                trial = _measure([configs[number] for number in chosen[0]])
+                told = f"measured {trial.ratio:.2g} times as fast as one after the other"
+                if trial.ratio < PAYS:
+                    raise UnfitError(f"together they would not be faster: {told}")
+                tell(f"{_jobs(numbers)} train together: {told}")
+            for chunk in chosen:
+                found |= _train([(number, configs[number]) for number in chunk])
+        except UnfitError as reason:
+            apart.setdefault(str(reason), []).extend(numbers)
+    for reason, numbers in apart.items():
+        tell(f"{_jobs(numbers)} run one after the other: {reason}")
+    return found
+
+
+def why_not(config: Config) -> str | None:
+    """Why a run cannot be a member of a population, as far as its config tells; None: nothing speaks against it."""
+    trainer, optimizer = config.trainer, config.optimizer
+    node, kind = optimizer.node(), optimizer.target.rpartition(".")[2]
+    one_device = trainer.num_nodes == 1 and str(trainer.devices) in ("1", "auto") and trainer.strategy == "auto"
+    reasons = {
+        f"task={config.task.name} trains nothing": not isinstance(config.task, Train),
+        "a run that is resumed goes on by itself": config.resume.source is not None,
+        "the LR is looked for before the run": config.finds_lr or config.find.check,
+        "feedback moves the LR as the run goes": not isinstance(config.feedback, NoFeedback),
+        f"{kind} is not one of SGD, Adam and AdamW": optimizer.target not in _OPTIMIZERS,
+        "the optimizer is routed": bool(optimizer.routes),
+        f"{kind} maximizes": node.get("maximize", False),
+        "gradients are accumulated": trainer.accumulate_grad_batches > 1,
+        "trainer.compile compiles each run": trainer.compile,
+        "trainer.channels_last is of one model's images": trainer.channels_last,
+        f"trainer.precision={trainer.precision}": str(trainer.precision) not in ("32-true", "32"),
+        "it is distributed": not one_device,
+        "W&B has one run at a time in a process": config.logger.wandb is not None,
+    }  # fmt: skip
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def likeness(config: Config) -> str:
+    """What the members of a population have in common: everything but numbers of the optimizer, schedule and seed."""
+    same = config.plain()
+    for beside in ("schedule", "name", "output", "find", "against", "horizon", "seed", "resume"):
+        same.pop(beside, None)
+    same["optimizer"] = {key: value for key, value in same["optimizer"].items() if key not in _NUMBERS}
+    same["layers"] = _without_numbers(same["layers"])
+    if not _shares_data(config):
+        same["seed"] = config.seed
+    return json.dumps(same, sort_keys=True, default=str)
+
+
+def _measure(configs: Sequence[Config]) -> Trial:
+    """What the first of some runs costs a step alone, and what all of them cost together."""
+    config, quiet = configs[0], QuietConsole(quiet=True)
+    folder = RunFolder(config.run_folder or Path(config.output))  # nothing is written
+    member = _member(prepare(config, folder, None, [], quiet))
+    alone = prepare(config, folder, None, [], quiet)
+    assert alone is not None
+    ordinary = time_ordinary(alone.trainer, alone.module, alone.data)
+    try:
+        together = time_together(member, len(configs), ordinary)
+    except Exception as error:  # whatever a model does that torch cannot vectorise
+        raise UnfitError(f"the model cannot be vectorised: {str(error).splitlines()[0]}") from error
+    return Trial(ordinary, together, len(configs))
+
+
+def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Trained]:
+    """Train jobs as one population.
+
+    Args:
+        members: their numbers and configs.
+
+    Returns:
+        How each ended; without those that could not start, or turned out to differ: they are left as they were.
+    """
+    started, quiet = time.monotonic(), QuietConsole(quiet=True)
+    loaded: pl.LightningDataModule | None = None
+    first: Member | None = None
+    begun: list[tuple[int, RunFolder, Member]] = []
+    with ExitStack() as open_:
+        for number, config in members:
+            folder = open_folder(config, None)
+            loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
+            try:
+                if loaded is None and _shares_data(config):
+                    loaded = _load(config)
+                ready = prepare(config, folder, None, loggers, quiet, copy.copy(loaded))
+                member = _member(ready)
+            except LrflowError:
+                continue  # it is told of where the job is run by itself
+            if first is not None and (member.groups, member.plan.horizon) != (first.groups, first.plan.horizon):
+                continue
+            first = first or member
+            try:
+                open_.enter_context(folder.held())
+            except LrflowError:
+                continue
+            open_.callback(close_loggers, loggers)
+            open_.enter_context(failure_recorded(folder, {}))  # of what ends them all
+            record_start(config, folder, member.plan, 1)
+            begun.append((number, folder, member))
+        if first is None:
+            return {}
+        config = members[0][1]
+        assert isinstance(config.task, Train)
+        torch.manual_seed(config.seed)  # what the members' dropout is drawn from
+        PopulationFit(
+            [member for *_, member in begun],
+            Duration.parse(config.trainer.val_every),
+            config.trainer.log_every,
+            config.task.test,
+        ).run()
+    seconds = time.monotonic() - started
+    return {number: _conclude(folder, member, seconds, len(begun)) for number, folder, member in begun}
+
+
+def _conclude(folder: RunFolder, member: Member, seconds: float, size: int) -> Trained:
+    """Write how a member's run ended."""
+    facts = {"members": size}
+    share = seconds / size
+    try:
+        with failure_recorded(folder, facts):
+            if member.error is not None:
+                raise member.error
+    except LrflowError as error:
+        return Trained({}, error, share)
+    conclude(folder, "finished", member.metrics, steps=member.steps, seconds=round(seconds, 2), **facts)
+    return Trained({**member.metrics, "folder": str(folder.path)}, None, share)
+
+
+def _member(ready: Prepared | None) -> Member:
+    """A prepared run as a member.
+
+    Raises:
+        UnfitError: it can be none.
+    """
+    assert ready is not None  # a new run has steps to make
+    module, trainer, data = ready.module, ready.trainer, ready.data
+    device = trainer.strategy.root_device.type
+    frozen = any(group.frozen for group in ready.groups) or any(ready.plan.starts.values())
+    reasons = {
+        "the model is a LightningModule, whose training step may do anything": not isinstance(module, Supervised),
+        "parameters are frozen": frozen,
+        "it is distributed": trainer.world_size > 1,
+        f"the device is neither a CPU nor a GPU of CUDA's, but {device}": device not in ("cpu", "cuda"),
+        "the data module changes batches": any(is_overridden(hook, data) for hook in _HOOKS),
+    }  # fmt: skip
+    for reason, holds in reasons.items():
+        if holds:
+            raise UnfitError(reason)
+    assert isinstance(module, Supervised)
+    groups = [[name for name, _ in group.parameters] for group in ready.groups]
+    member = Member(trainer, module, data, ready.plan, groups)
+    member.attach()
+    return member
+
+
+_HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer", "transfer_batch_to_device")
+
+
+def _load(config: Config) -> pl.LightningDataModule:
+    """The data that all members share."""
+    data = build.build_data(config)
+    with build.one_at_a_time("data"):
+        data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def _shares_data(config: Config) -> bool:
+    """Whether the data are the same for every seed: lrflow's own data modules draw nothing of their own."""
+    made = locate(config.data.target)
+    return isinstance(made, type) and issubclass(made, DataModule)
+
+
+def _without_numbers(value: Any) -> Any:
+    """The structure of plain data."""
+    if isinstance(value, Mapping):
+        return {key: ... if key == "lr" else _without_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_numbers(item) for item in value]
+    return ... if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """As few populations as there have to be, as equal as can be."""
+    count = -(-len(numbers) // size)
+    ends = [round(len(numbers) * part / count) for part in range(count + 1)]
+    return (numbers[start:end] for start, end in pairwise(ends))
+
+
+def _jobs(numbers: Sequence[int]) -> str:
+    """`job 3`, `jobs 0 to 7`, `jobs 0, 2 and 5`."""
+    if len(numbers) == 1:
+        return f"job {numbers[0]}"
+    if list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"jobs {numbers[0]} to {numbers[-1]}"
+    shown = [str(number) for number in numbers[:8]]
+    rest = f" and {len(numbers) - 8} more" if len(numbers) > 8 else f" and {shown.pop()}"
+    return f"jobs {', '.join(shown)}{rest}"

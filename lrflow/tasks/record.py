@@ -1,0 +1,104 @@
+"""The folder of a run: which it is, what it says of the run's beginning and end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from lrflow.config import Config, save_config
+from lrflow.errors import LrflowError, StoppedError
+from lrflow.plan import Plan
+from lrflow.runs import RunFolder
+from lrflow.tasks import build
+from lrflow.training.ranks import rank
+from lrflow.training.resume import Resumed
+
+
+def open_folder(config: Config, resumed: Resumed | None, title: str | None = None) -> RunFolder:
+    """The folder of the run: a new one, the sweep's, or the one of the run that goes on.
+
+    A run goes on where it was only from its newest checkpoint; from an older one it branches into a new folder,
+    so that nothing of the first is overwritten.
+
+    Args:
+        config: where folders are made, and under what name.
+        resumed: what goes on.
+        title: what to call a new one; None: as the run is called.
+    """
+    if inherited := os.environ.get("LRFLOW_RUN_FOLDER"):
+        return RunFolder(Path(inherited))
+    if rank() > 0:
+        return RunFolder(Path(config.output))  # another node's rank: it writes nothing
+    if config.run_folder:
+        return RunFolder.claim(config.run_folder)
+    if resumed and resumed.is_newest and config.resume.horizon != "branch":
+        return RunFolder(resumed.path.parent.parent)
+    return RunFolder.create(Path(config.output), title or config.title)
+
+
+@contextmanager
+def own_environment(folder: RunFolder) -> Iterator[None]:
+    """Tell the processes that Lightning starts which run they belong to, and leave no trace for the next run.
+
+    Lightning takes the variables that it sets itself for a launcher's when it meets them again (2.6.6), so the
+    second job of a sweep would wait for ever for processes that nobody starts.
+    """
+    before = dict(os.environ)
+    if rank() == 0:
+        os.environ["LRFLOW_RUN_FOLDER"] = str(folder.path.resolve())
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def record_start(config: Config, folder: RunFolder, plan: Plan, devices: int) -> None:
+    """Write what the run is: its config, its environment and its plan.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        plan: what it will execute.
+        devices: processes that train together.
+    """
+    save_config(config, folder.config)
+    folder.write_environment()
+    plan.write(folder.path, build.beside_plan(config, devices))
+
+
+@contextmanager
+def failure_recorded(folder: RunFolder, facts: Mapping[str, Any]) -> Iterator[None]:
+    """Write how the run ended where it does not end well, with facts that hold until then."""
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | StoppedError)
+        why = str(error) if isinstance(error, LrflowError) else f"{type(error).__name__}: {error}"
+        conclude(folder, "stopped" if stopped else "failed", error=why, **facts)
+        raise
+
+
+def conclude(folder: RunFolder, status: str, metrics: Mapping[str, float] | None = None, **facts: Any) -> None:
+    """Write how the run ended; only the first process does."""
+    if rank() == 0:
+        folder.write_summary({"status": status, **facts, "metrics": dict(metrics or {})})
+
+
+def say_goodbye(console: Console, folder: RunFolder, metrics: Mapping[str, float], steps: int, seconds: float) -> None:
+    """Tell the last metrics, and what lies in the folder."""
+    shown = "  ".join(f"[bold]{name}[/] {value:.4g}" for name, value in metrics.items())
+    console.print(f"\n{steps} steps in {seconds:.1f} s  {shown}", soft_wrap=True)
+    written = ["config.yaml", "plan.png", "metrics.csv", "sharpness.png", "summary.json"]
+    last = sorted(folder.checkpoints.glob("*.ckpt"))
+    written += [f"checkpoints/{path.name}" for path in last]
+    names = ", ".join(name for name in written if (folder.path / name).exists())
+    console.print(f"{folder.path}/: {names}", soft_wrap=True, highlight=False)

@@ -1,0 +1,221 @@
+"""The loop that trains a population, and gives every member the record that it would have alone.
+
+Lightning's own loop costs a small model more than its arithmetic does, once for each member and step; this one runs
+once for all of them. What a run leaves behind is Lightning's: every member has a trainer whose counters are set, whose
+loggers are written to, and whose callbacks see its validations and save its checkpoints.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lrflow.plan.view import setting_columns
+from lrflow.schedules import Duration, Horizon
+from lrflow.training.interrupt import StopRequest
+from lrflow.training.position import stand_at
+from lrflow.training.signals import Block
+from lrflow.vectorized.batches import StackedBatches
+from lrflow.vectorized.member import Member, stack
+
+
+class PopulationFit:
+    """Trains members together until all are done.
+
+    Args:
+        members: attached; of one architecture, one horizon, one kind of optimizer, one data set.
+        val_every: how often they validate.
+        log_every: steps between two readings of the signals.
+        test: whether to evaluate the test set at the end.
+        watch: called with the step after each validation.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        val_every: Duration,
+        log_every: int,
+        test: bool = True,
+        watch: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._rows = list(members)
+        first = members[0]
+        self._horizon = first.plan.horizon
+        self._device = first.trainer.strategy.root_device
+        self._validates = _validations(val_every, self._horizon)
+        self._limit = first.trainer.limit_val_batches
+        self._test = test
+        self._watch = watch
+        self._clip = _clipping(first.trainer)
+        self._population, self._numbers = stack(members, self._device)
+        self._batches = StackedBatches([one.data.train_dataloader() for one in members], self._device)
+        self._loaders = {"val": first.data.val_dataloader()}
+        self._stop = StopRequest()
+        self._losses = torch.zeros(log_every, len(members), 2, device=self._device)
+        self._seconds: list[float] = []
+        self._step = 0
+
+    def run(self) -> None:
+        """Train; afterwards each member has its metrics or its error, and its module what it has learnt."""
+        with _listening(self._stop, self._rows[0].trainer):
+            self._clock = self._read_at = time.perf_counter()
+            epoch = 0
+            while self._step < self._horizon.steps and self._living() and self._stop.signal is None:
+                self._epoch(epoch)
+                epoch += 1
+                self._drop()
+        if self._stop.signal is not None:
+            self._end(self._living(), self._stop.signal)
+            return
+        self._end(self._living())
+        if self._test and self._living():
+            data = self._rows[0].data
+            data.setup("test")
+            self._loaders["test"] = data.test_dataloader()
+            self._evaluate("test", self._step, epoch)
+
+    def _epoch(self, epoch: int) -> None:
+        batches = self._horizon.steps_per_epoch
+        for number, (inputs, targets) in enumerate(islice(self._batches.epoch(epoch), batches), start=1):
+            losses, norms = self._population.step(inputs, targets, self._numbers.at(self._step), self._clip)
+            self._losses[len(self._seconds)] = torch.stack([losses, norms], dim=1)
+            self._step += 1
+            now = time.perf_counter()
+            self._seconds.append(now - self._clock)
+            self._clock = now
+            validates = self._validates(self._step)
+            done = self._step == self._horizon.steps or self._stop.signal is not None
+            full = len(self._seconds) == len(self._losses) or now - self._read_at > 1.0
+            if full or validates or done or number == batches:
+                self._flush()
+            if validates:
+                self._validate(epoch)
+            if done or not self._living():
+                return
+
+    def _living(self) -> list[int]:
+        """The rows whose member goes on."""
+        return [row for row, member in enumerate(self._rows) if member.error is None]
+
+    def _flush(self) -> None:
+        """Read the losses and gradient norms, and give every member its own."""
+        count = len(self._seconds)
+        values = self._losses[:count].double().cpu().numpy()
+        seconds, first = np.array(self._seconds), self._step - count
+        steps = np.arange(first, self._step)
+        for row in self._living():
+            member = self._rows[row]
+            rates, plan = member.plan.lr(steps), member.plan
+            settings = {title: plan.setting(name, steps)[:, at] for name, at, title in setting_columns(plan)}
+            block = Block(first, values[:, row, 0], values[:, row, 1], seconds, rates, rates, settings=settings)
+            member.steps = self._step
+            with member.alone():
+                member.signals.hand_over(member.trainer, block)
+        self._seconds.clear()
+        self._read_at = time.perf_counter()
+
+    def _validate(self, epoch: int) -> None:
+        steps_per_epoch = self._horizon.steps_per_epoch or self._horizon.steps
+        if not self._evaluate("val", self._step - 1, epoch):
+            return
+        better = []
+        for row in self._living():
+            member = self._rows[row]
+            stand_at(member.trainer, self._step, steps_per_epoch)
+            with member.alone():
+                if member.checkpoints.improves(member.trainer):
+                    better.append(row)
+                for callback in member.others:
+                    callback.on_validation_end(member.trainer, member.module)
+        for row, snapshot in zip(better, self._population.snapshots(better), strict=True):
+            self._rows[row].best = (self._step, snapshot)
+        self._watch(self._step)
+        self._clock = time.perf_counter()
+
+    def _evaluate(self, stage: str, step: int, epoch: int) -> bool:
+        """Score every member on the validation or test data; whether there are any."""
+        loaders = self._loaders[stage]
+        batches: list[Any] = []
+        for loader in [loaders] if isinstance(loaders, DataLoader) else loaders:
+            batches += islice(loader, self._limit if stage == "val" and isinstance(self._limit, int) else None)
+        living = self._living()
+        for inputs, targets in batches:
+            outputs = self._population.outputs(inputs.to(self._device)).cpu()
+            for row in living:
+                self._rows[row].module.count(stage, outputs[row], targets.cpu())
+        if batches:
+            for row in living:
+                scores = self._rows[row].module.scores(stage)
+                self._rows[row].take({name: float(value) for name, value in scores.items()}, step, epoch)
+        return bool(batches)
+
+    def _drop(self) -> None:
+        """Go on without the members that have ended."""
+        living = self._living()
+        if len(living) == len(self._rows):
+            return
+        self._rows = [self._rows[row] for row in living]
+        if living:
+            for part in (self._population, self._numbers, self._batches):
+                part.keep(living)
+            self._losses = self._losses[:, : len(living)].clone()
+
+    def _end(self, rows: Sequence[int], asked: int | None = None) -> None:
+        """Save the best and the last of members; where they were asked to stop by a signal, they end with that."""
+        for row, last in zip(rows, self._population.snapshots(rows), strict=True):
+            member = self._rows[row]
+            with member.alone():
+                if member.best is not None:
+                    member.bring_to(*member.best)
+                    member.checkpoints.save(member.trainer, best=True)
+                member.bring_to(self._step, last)
+                member.checkpoints.stop.signal = asked
+                if asked is not None:
+                    member.checkpoints.save(member.trainer)
+                member.checkpoints.on_train_end(member.trainer, member.module)
+
+
+def _validations(every: Duration, horizon: Horizon) -> Callable[[int], bool]:
+    """After which steps a run validates, as `validate_every` has Lightning do it."""
+    each = horizon.steps_per_epoch or horizon.steps
+    if every.unit == "epochs" and every.value < 1:
+        share = max(1, int(each * float(every.value)))
+        return lambda step: ((step - 1) % each + 1) % share == 0
+    if every.unit == "epochs" and float(every.value).is_integer():
+        return lambda step: step % (each * int(every.value)) == 0
+    steps = max(1, every.steps(horizon))
+    return lambda step: step % steps == 0
+
+
+def _clipping(trainer: pl.Trainer) -> Callable[[Tensor, Tensor], None] | None:
+    """Clips gradients [members, weights] of these norms [members] in place, each member's by themselves."""
+    limit = trainer.gradient_clip_val
+    if limit is None:
+        return None
+    if trainer.gradient_clip_algorithm == "value":
+        return lambda grad, norms: grad.clamp_(-limit, limit)
+    return lambda grad, norms: grad.mul_((limit / (norms + 1e-6)).clamp(max=1.0)[:, None])
+
+
+@contextmanager
+def _listening(stop: StopRequest, trainer: pl.Trainer) -> Iterator[None]:
+    """Let signals ask for a stop within."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    stop.listen(trainer)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)

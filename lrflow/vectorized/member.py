@@ -1,0 +1,115 @@
+"""One run of a population, with the record that it would have alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+
+from lrflow.errors import LrflowError
+from lrflow.plan import Plan
+from lrflow.training.checkpoints import Checkpoints
+from lrflow.training.evaluation_weights import EvaluationWeights
+from lrflow.training.module import Supervised
+from lrflow.training.position import stand_at
+from lrflow.training.progress import ProgressBar
+from lrflow.training.signals import Signals
+from lrflow.vectorized.numbers import StepNumbers
+from lrflow.vectorized.population import Population, Snapshot
+from lrflow.vectorized.updates import UPDATES
+
+
+@dataclass(eq=False)
+class Member:
+    """One run of a population.
+
+    Args:
+        trainer: with its loggers and callbacks; it fits nothing itself.
+        module: supplied with its optimizer and plan.
+        data: set up, in the order of the run.
+        plan: what the run executes; as long as the others'.
+        groups: the names of the parameters in each group that the plan trains.
+        metrics: its latest ones, by name.
+        steps: optimizer steps made.
+        error: what ended it early.
+        best: the validated state that was best, and the steps behind it.
+    """
+
+    trainer: pl.Trainer
+    module: Supervised
+    data: pl.LightningDataModule
+    plan: Plan
+    groups: Sequence[Sequence[str]]
+    metrics: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    error: LrflowError | None = None
+    best: tuple[int, Snapshot] | None = None
+
+    def attach(self) -> None:
+        """Let the trainer have its module and optimizer, as at the start of a fit."""
+        self.trainer.state.fn = TrainerFn.FITTING
+        self.trainer.strategy.connect(self.module)
+        self.module.trainer = self.trainer
+        self.trainer.strategy.setup_optimizers(self.trainer)
+        for callback in list(self.trainer.callbacks):  # type: ignore[attr-defined]
+            if isinstance(callback, EvaluationWeights):
+                callback.on_fit_start(self.trainer, self.module)
+            elif isinstance(callback, Signals):
+                callback.on_train_start(self.trainer, self.module)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """torch's, as the run would have it alone."""
+        return self.trainer.optimizers[0]
+
+    @property
+    def signals(self) -> Signals:
+        """What its loggers and listeners are fed by."""
+        return next(one for one in self.trainer.callbacks if isinstance(one, Signals))  # type: ignore[attr-defined]
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """What saves it."""
+        return next(one for one in self.trainer.callbacks if isinstance(one, Checkpoints))  # type: ignore[attr-defined]
+
+    @property
+    def others(self) -> list[pl.Callback]:
+        """What else looks at its validations, such as a pruner."""
+        own = (Signals, Checkpoints, EvaluationWeights, ProgressBar)
+        return [one for one in self.trainer.callbacks if not isinstance(one, own)]  # type: ignore[attr-defined]
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """What fails within fails this member, not the others."""
+        try:
+            yield
+        except LrflowError as error:
+            self.error = error
+
+    def take(self, metrics: dict[str, float], step: int, epoch: int) -> None:
+        """Note metrics where a run alone has them: for its callbacks, and in a row of its loggers."""
+        self.metrics |= metrics
+        found = {name: torch.tensor(value) for name, value in metrics.items()}
+        self.trainer._logger_connector._callback_metrics.update(found)
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**metrics, "epoch": epoch}, step)
+
+    def bring_to(self, steps: int, snapshot: Snapshot) -> None:
+        """Let the module, optimizer, scheduler and counters be as after so many steps."""
+        snapshot.write(self.module.model, self.optimizer, steps)
+        scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+        scheduler.load_state_dict({"step": steps, "fingerprint": self.plan.fingerprint})
+        stand_at(self.trainer, steps, self.plan.horizon.steps_per_epoch or steps)
+
+
+def stack(members: Sequence[Member], device: torch.device) -> tuple[Population, StepNumbers]:
+    """The members as a population, and the numbers of its steps."""
+    first = members[0]
+    update = UPDATES[type(first.optimizer)](first.optimizer.param_groups[0])
+    numbers = StepNumbers([one.plan for one in members], [one.optimizer for one in members], update, device)
+    networks = [one.module.model for one in members]
+    return Population(networks, first.groups, first.module.loss, update, numbers.kept(), device), numbers

@@ -1,0 +1,149 @@
+"""The updates of SGD, Adam and AdamW, made for all members of a population at once.
+
+torch's own optimizers take one LR for a parameter group. Here every member has numbers of its own, so the rules are
+written out: torch's arithmetic in torch's order, with a column of numbers where torch has a single one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+Numbers = dict[str, npt.NDArray[np.float64]]
+
+
+class Update(ABC):
+    """An update rule.
+
+    Args:
+        switches: of the torch optimizer, such as `nesterov`: what members share, as its parameter groups have it.
+    """
+
+    settings: ClassVar[tuple[str, ...]]
+    """The numbers that members may have of their own besides the LR, as `read_setting` knows them."""
+
+    def __init__(self, switches: Mapping[str, Any]) -> None:
+        self._switches = switches
+
+    @abstractmethod
+    def kept(self, numbers: Numbers) -> list[str]:
+        """What is kept for each weight, by torch's names; zeros before the first step.
+
+        Args:
+            numbers: as in `coefficients`.
+        """
+
+    @abstractmethod
+    def coefficients(self, numbers: Numbers, steps: npt.NDArray[np.int64]) -> Numbers:
+        """What the update multiplies by, computed in double precision as torch does.
+
+        Args:
+            numbers: `lr` and the rule's settings; [n, members, groups].
+            steps: optimizer steps done before each; [n].
+
+        Returns:
+            By name, [n, members, groups].
+        """
+
+    @abstractmethod
+    def __call__(self, weights: Tensor, grad: Tensor, state: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> None:
+        """Make one step.
+
+        Args:
+            weights: of one group; [members, n], changed in place.
+            grad: its gradients; [members, n], used up.
+            state: what is kept, by name; [members, n], changed in place.
+            by: the coefficients of the step; [members, 1].
+        """
+
+    def torch_state(self, state: Mapping[str, Tensor], steps: int, group: Mapping[str, Any]) -> dict[str, Any]:
+        """What torch's optimizer would have in its state for one parameter of one member.
+
+        Args:
+            state: what is kept, in the parameter's shape.
+            steps: optimizer steps done.
+            group: the parameter group of torch's optimizer.
+        """
+        return {"step": torch.tensor(float(steps)), **state}
+
+
+class SGDUpdate(Update):
+    """`torch.optim.SGD`: plain, with momentum, damped, Nesterov's."""
+
+    settings = ("weight_decay", "momentum", "dampening")
+
+    def kept(self, numbers: Numbers) -> list[str]:
+        """The momentum, where any member has one."""
+        return ["momentum_buffer"] if numbers["momentum"].any() else []
+
+    def coefficients(self, numbers: Numbers, steps: npt.NDArray[np.int64]) -> Numbers:
+        """torch starts the momentum with the whole gradient, and without momentum there is nothing to dampen."""
+        momentum = numbers["momentum"]
+        undamped = (momentum == 0) | (steps == 0)[:, None, None]
+        share = np.where(undamped, 1.0, 1.0 - numbers["dampening"])
+        return {"lr": numbers["lr"], "decay": numbers["weight_decay"], "momentum": momentum, "share": share}
+
+    def __call__(self, weights: Tensor, grad: Tensor, state: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> None:
+        """Decay into the gradient, the gradient into the momentum, a step along it."""
+        grad.addcmul_(weights, by["decay"])
+        if (buffer := state.get("momentum_buffer")) is not None:
+            buffer.mul_(by["momentum"]).addcmul_(grad, by["share"])
+            grad = grad.addcmul_(buffer, by["momentum"]) if self._switches["nesterov"] else buffer
+        weights.addcmul_(grad, by["lr"], value=-1)
+
+    def torch_state(self, state: Mapping[str, Tensor], steps: int, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The momentum of a member that has one."""
+        return dict(state) if group["momentum"] else {}
+
+
+class AdamUpdate(Update):
+    """`torch.optim.Adam` and `AdamW`: the decay in the gradient, or decoupled from it."""
+
+    settings = ("weight_decay", "beta1", "beta2", "eps")
+
+    def kept(self, numbers: Numbers) -> list[str]:
+        """Both moments, and AMSGrad's maximum."""
+        return ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self._switches["amsgrad"] else [])]
+
+    def coefficients(self, numbers: Numbers, steps: npt.NDArray[np.int64]) -> Numbers:
+        """With the corrections of the moments' bias towards zero in them."""
+        beta1, beta2, count = numbers["beta1"], numbers["beta2"], (steps + 1)[:, None, None]
+        decay = 1.0 - numbers["lr"] * numbers["weight_decay"] if self._decoupled else numbers["weight_decay"]
+        return {
+            "decay": decay,
+            "new1": 1.0 - beta1,
+            "old2": beta2,
+            "new2": 1.0 - beta2,
+            "eps": numbers["eps"],
+            "step": numbers["lr"] / (1.0 - beta1**count),
+            "root2": np.sqrt(1.0 - beta2**count),
+        }
+
+    def __call__(self, weights: Tensor, grad: Tensor, state: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> None:
+        """Decay, then a step along the first moment over the root of the second."""
+        if self._decoupled:
+            weights.mul_(by["decay"])
+        else:
+            grad.addcmul_(weights, by["decay"])
+        first, second = state["exp_avg"], state["exp_avg_sq"]
+        first.lerp_(grad, by["new1"])
+        second.mul_(by["old2"]).addcmul_(grad.square_(), by["new2"])
+        if self._switches["amsgrad"]:
+            second = torch.maximum(state["max_exp_avg_sq"], second, out=state["max_exp_avg_sq"])
+        root = second.sqrt().div_(by["root2"]).add_(by["eps"])
+        weights.addcmul_(torch.div(first, root, out=root), by["step"], value=-1)
+
+    @property
+    def _decoupled(self) -> bool:
+        return bool(self._switches["decoupled_weight_decay"])
+
+
+UPDATES: dict[type[Optimizer], type[Update]] = {SGD: SGDUpdate, Adam: AdamUpdate, AdamW: AdamUpdate}
+"""The optimizers that a population can train by, with their rules."""

@@ -1,0 +1,115 @@
+"""Runs that train together are the runs that they would be alone: the same folders, to within rounding."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lrflow.config import Config, compose
+from lrflow.health.nonfinite import DivergedError
+from lrflow.tasks import evaluate, population, train
+
+SMALL = ["model.widths=[8]", "model.dropout=0", "trainer=cpu", "data.batch_size=128", "trainer.max_epochs=3"]
+SMALL += ["trainer.progress=false", "trainer.log_every=7", "model=mlp"]
+MEMBERS = (
+    ["optimizer.lr=0.05", "seed=0"],
+    ["optimizer.lr=0.2", "seed=1", "optimizer.weight_decay=0"],
+    ["optimizer.lr=0.1", "seed=2", "schedule.warmup=20%"],
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def jobs(output: Path, common: list[str], members: Any = MEMBERS) -> dict[int, Config]:
+    """The configs of a sweep's jobs, each with its folder."""
+    found = {}
+    for number, own in enumerate(members):
+        config = compose([*SMALL, *common, *own, f"output={output}"])
+        config._run_folder = output / str(number)
+        found[number] = config
+    return found
+
+
+def together(output: Path, common: list[str], members: Any = MEMBERS, **options: Any) -> dict[int, population.Trained]:
+    told: list[str] = []
+    options = {"size": 64, "measure": False, **options}
+    return population.train_together(jobs(output, common, members), tell=told.append, **options)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    """metrics.csv, without the times."""
+    with (folder / "metrics.csv").open() as file:
+        found = list(csv.DictReader(file))
+    return [{key: float(value or "nan") for key, value in row.items() if key != "train/step_time"} for row in found]
+
+
+def weights(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    "common",
+    [
+        ["optimizer=sgd"],
+        ["optimizer=momentum", "schedule=one_cycle", "trainer.gradient_clip_val=0.5", "trainer.val_every=4 steps"],
+        ["optimizer=adamw", "trainer.max_steps=25", "trainer.val_every=50%", "layers=layer_decay"],
+    ],
+    ids=["sgd", "momentum", "adamw"],
+)
+def test_each_folder_is_that_of_the_run_alone(common: list[str], tmp_path: Path) -> None:
+    found = together(tmp_path / "together", common)
+    alone = {number: train.run(config) for number, config in jobs(tmp_path / "alone", common).items()}
+    for number, result in alone.items():
+        ours, theirs = (tmp_path / name / str(number) for name in ("together", "alone"))
+        assert sorted(path.name for path in ours.iterdir()) == sorted(path.name for path in theirs.iterdir())
+        own = dict(found[number].result)
+        assert own.pop("folder") == str(ours)
+        assert own == pytest.approx({name: value for name, value in result.items() if name != "folder"}, rel=1e-3)
+        assert len(rows(ours)) == len(rows(theirs))
+        for one, other in zip(rows(ours), rows(theirs), strict=True):
+            assert one == pytest.approx(other, rel=1e-3, abs=1e-5, nan_ok=True)
+        assert json.loads((ours / "plan.json").read_text()) == json.loads((theirs / "plan.json").read_text())
+        names = sorted(path.name for path in (theirs / "checkpoints").iterdir())
+        for name in ("best.ckpt", names[-1]):
+            one, other = weights(ours / "checkpoints" / name), weights(theirs / "checkpoints" / name)
+            torch.testing.assert_close(one["state_dict"], other["state_dict"], rtol=1e-3, atol=1e-5)
+            assert one["lrflow"]["position"] == other["lrflow"]["position"]
+            assert (one["global_step"], one["lr_schedulers"]) == (other["global_step"], other["lr_schedulers"])
+            for mine, its in zip(
+                one["optimizer_states"][0]["param_groups"], other["optimizer_states"][0]["param_groups"]
+            ):
+                assert mine == its
+            torch.testing.assert_close(
+                one["optimizer_states"][0]["state"], other["optimizer_states"][0]["state"], rtol=1e-3, atol=1e-5
+            )
+
+
+def test_a_member_is_evaluated_and_goes_on_like_any_run(tmp_path: Path) -> None:
+    found = together(tmp_path, ["optimizer=adamw"])
+    folder = tmp_path / "1"
+    result = evaluate.run(compose([*SMALL, *MEMBERS[1], "task=evaluate", f"task.from={folder}"]))
+    assert result["test/loss"] == pytest.approx(found[1].result["test/loss"], rel=1e-5)
+    longer = ["trainer.max_epochs=5", "resume.horizon=keep", f"resume.from={folder}"]
+    resumed = train.run(
+        compose([*SMALL[:4], *SMALL[5:], *MEMBERS[1], "optimizer=adamw", *longer, f"output={tmp_path}"])
+    )
+    assert resumed["folder"] == str(folder)
+    assert rows(folder)[-1]["step"] == 60
+
+
+def test_a_member_that_diverges_fails_alone(tmp_path: Path) -> None:
+    members = (["optimizer.lr=0.05"], ["optimizer.lr=1e30"], ["optimizer.lr=0.1"])
+    found = together(tmp_path, ["optimizer=sgd", "schedule=constant"], members)
+    assert isinstance(found[1].error, DivergedError)
+    assert json.loads((tmp_path / "1/summary.json").read_text())["status"] == "failed"
+    assert [found[number].error for number in (0, 2)] == [None, None]
+    (alone,) = jobs(tmp_path / "alone", ["optimizer=sgd", "schedule=constant"], members[2:]).values()
+    assert found[2].result["val/loss"] == pytest.approx(train.run(alone)["val/loss"], rel=1e-4)
