@@ -20,6 +20,8 @@ from lrflow.schedules.shape import Shape
 if TYPE_CHECKING:
     from lrflow.schedules.also import Also
 
+NEARLY = 0.99  # share of the peak that a held LR has to reach
+
 
 @dataclass(frozen=True, init=False)
 class Schedule(Curve):
@@ -197,7 +199,7 @@ class Schedule(Curve):
         return problems
 
     def _passed_over(self, horizon: Horizon) -> list[Problem]:
-        """A hold that is as long as the run, or that passes over the end of the warmup."""
+        """A hold that is as long as the run, or that passes over the end of the warmup or of the shape's own rise."""
         problems: list[Problem] = []
         hold, warmup = length(self.hold, horizon, "hold", problems) or 1, length(self.warmup, horizon, "warmup", [])
         if hold > 1 and hold >= horizon.steps:
@@ -207,6 +209,13 @@ class Schedule(Curve):
             message = f"is {hold} steps, of which a warmup of {warmup} is no multiple: the peak would be passed over"
             whole = hold * max(1, round(warmup / hold))
             problems.append(Problem("hold", message, str(self.hold), f"give a warmup of {whole} steps, or none"))
+        elif hold > 1 and not self.misfits(horizon):
+            moving = replace(self, hold=Duration(0, "steps"))(np.arange(horizon.steps), horizon)
+            top, reached = int(np.argmax(moving)), float(moving[::hold].max())
+            if reached < NEARLY * moving[top]:
+                message = f"is {hold} steps, and the LR would not come above {100 * reached:.3g}% of its peak"
+                hint = f"the peak is at step {top}; let the shape rise for a multiple of {hold} steps"
+                problems.append(Problem("hold", message, str(self.hold), hint))
         return problems
 
 

@@ -25,6 +25,7 @@ from lrflow.schedules import (
     Horizon,
     Linear,
     MultiStep,
+    OneCycle,
     Polynomial,
     Schedule,
     Step,
@@ -101,12 +102,19 @@ def test_other_settings_are_held_with_the_lr() -> None:
     [
         (Schedule(Cosine(), hold="30 epochs"), "is 510 steps, but the run has only 510"),
         (Schedule(Cosine(), warmup=20, hold="1 epoch"), "of which a warmup of 20 is no multiple"),
+        (Schedule(OneCycle(), hold="6 epochs"), "the LR would not come above 95% of its peak"),
     ],
 )
 def test_what_cannot_be_meant(schedule: Schedule, says: str) -> None:
     (problem,) = schedule.check(RUN)
     assert problem.key == "schedule.hold"
     assert says in problem.message
+
+
+def test_a_cycle_that_rises_for_whole_holds_is_fine() -> None:
+    schedule = Schedule(OneCycle(rise="10 epochs"), hold="5 epochs")
+    assert not schedule.check(RUN)
+    assert schedule(np.arange(RUN.steps), RUN).max() == 1.0
 
 
 def test_epochs_need_their_length() -> None:
