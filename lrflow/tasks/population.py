@@ -6,7 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +31,7 @@ from lrflow.training import Supervised
 from lrflow.training.loggers import build_loggers, close_loggers
 from lrflow.vectorized.fit import PopulationFit
 from lrflow.vectorized.member import Member
+from lrflow.vectorized.population import UnfitError
 from lrflow.vectorized.trial import Trial, time_ordinary, time_together
 from lrflow.vectorized.updates import UPDATES
 
@@ -39,10 +40,6 @@ PAYS = 1.1
 
 _OPTIMIZERS = tuple(f"torch.optim.{kind.__name__}" for kind in UPDATES)
 _NUMBERS = ("lr", "momentum", "dampening", "betas", "eps", "weight_decay")  # in which members may differ
-
-
-class UnfitError(Exception):
-    """Why runs cannot be trained together."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,12 @@ class Trained:
     result: Mapping[str, Any]
     error: Exception | None
     seconds: float
+
+    def outcome(self) -> Mapping[str, Any]:
+        """The result; raises the error where there is one."""
+        if self.error is not None:
+            raise self.error
+        return self.result
 
 
 def train_together(
@@ -99,6 +102,9 @@ def train_together(
                 found |= _train([(number, configs[number]) for number in chunk])
         except UnfitError as reason:
             apart.setdefault(str(reason), []).extend(numbers)
+        except Exception as error:  # memory that does not suffice, say: by themselves they may do
+            what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            apart.setdefault(f"together they failed, {what}", []).extend(n for n in numbers if n not in found)
     for reason, numbers in apart.items():
         tell(f"{_jobs(numbers)} run one after the other: {reason}")
     return found
@@ -130,7 +136,7 @@ def why_not(config: Config) -> str | None:
 def likeness(config: Config) -> str:
     """What the members of a population have in common: everything but numbers of the optimizer, schedule and seed."""
     same = config.plain()
-    for beside in ("schedule", "name", "output", "find", "against", "horizon", "seed", "resume"):
+    for beside in ("schedule", "name", "output", "find", "against", "horizon", "seed", "resume", "trial"):
         same.pop(beside, None)
     same["optimizer"] = {key: value for key, value in same["optimizer"].items() if key not in _NUMBERS}
     same["layers"] = _without_numbers(same["layers"])
@@ -149,8 +155,8 @@ def _measure(configs: Sequence[Config]) -> Trial:
     ordinary = time_ordinary(alone.trainer, alone.module, alone.data)
     try:
         together = time_together(member, len(configs), ordinary)
-    except Exception as error:  # whatever a model does that torch cannot vectorise
-        raise UnfitError(f"the model cannot be vectorised: {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:  # what torch says of a model that it cannot vectorise
+        raise UnfitError(f"the model cannot be vectorised: {str(error).partition(chr(10))[0]}") from error
     return Trial(ordinary, together, len(configs))
 
 
@@ -187,6 +193,7 @@ def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Trained]:
                 continue
             open_.callback(close_loggers, loggers)
             open_.enter_context(failure_recorded(folder, {}))  # of what ends them all
+            open_.enter_context(_discarded(folder.metrics))
             record_start(config, folder, member.plan, 1)
             begun.append((number, folder, member))
         if first is None:
@@ -202,6 +209,16 @@ def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Trained]:
         ).run()
     seconds = time.monotonic() - started
     return {number: _conclude(folder, member, seconds, len(begun)) for number, folder, member in begun}
+
+
+@contextmanager
+def _discarded(path: Path) -> Iterator[None]:
+    """A file that is not kept when what is done within fails: what runs in its place would append to it."""
+    try:
+        yield
+    except Exception:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _conclude(folder: RunFolder, member: Member, seconds: float, size: int) -> Trained:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from lrflow.data.batches import WholeBatches
 from lrflow.data.order import ShardedBatches
+from lrflow.vectorized.population import UnfitError
 
 
 class StackedBatches:
@@ -22,7 +23,7 @@ class StackedBatches:
         device: where the data are kept and the batches made.
 
     Raises:
-        TypeError: a loader whose batches are not those of tensors in memory, in lrflow's order.
+        UnfitError: a loader whose batches are not those of tensors in memory, in lrflow's order.
     """
 
     def __init__(self, loaders: Sequence[DataLoader[Any]], device: torch.device) -> None:
@@ -49,7 +50,7 @@ class StackedBatches:
 def _order(loader: object) -> ShardedBatches:
     order = getattr(loader, "batch_sampler", None)
     if not isinstance(order, ShardedBatches):
-        raise TypeError("the training data bring an order of their own")
+        raise UnfitError("the training data bring an order of their own")
     return order
 
 
@@ -59,4 +60,4 @@ def _tensors(dataset: object) -> Sequence[Tensor]:
     if isinstance(dataset, Subset):
         rows = torch.as_tensor(dataset.indices)
         return [tensor[rows] for tensor in _tensors(dataset.dataset)]
-    raise TypeError("the training data are not a TensorDataset in memory")
+    raise UnfitError("the training data are not a TensorDataset in memory")

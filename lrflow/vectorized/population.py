@@ -18,6 +18,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Clip = Callable[[Tensor, Tensor], object]
 
 
+class UnfitError(Exception):
+    """Why runs cannot be trained together."""
+
+
 class Population:
     """The stacked weights, buffers and optimizer state of networks that differ in their values alone.
 

@@ -1,0 +1,1 @@
+"""Hydra finds lrflow's vectorised launcher here."""
