@@ -95,6 +95,21 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     out.print(table)
     if failed := [str(number) for number, outcome in enumerate(outcomes) if outcome.status == "failed"]:
         out.print(Text(f"{len(failed)} of {_jobs(len(outcomes))} failed: {', '.join(failed)}", "bold red"))
+    if home is not None:
+        _show_answer(home)
+
+
+def _show_answer(home: Path) -> None:
+    """Writes and prints what a sweep says about the LR, where it swept one."""
+    from lrflow.sweeps.results import read_sweep
+
+    sweep = read_sweep(home)
+    if sweep.lr_key is not None:
+        from lrflow.reports.sweep import report
+
+        out = console()
+        out.print()
+        report(sweep, out)
 
 
 FEWEST = 2

@@ -195,6 +195,20 @@ class Evaluate(Section):
     split: Annotated[Literal["test", "val"], f.one_of("test", "val")] = "test"
 
 
+class Analyze(Section):
+    """Say what a sweep found."""
+
+    name: Literal["analyze"]
+    source: f.Text = Field("last", alias="from")
+    """A sweep folder, any folder of run folders, or `last`: the newest sweep."""
+    metric: f.Text | None = None
+    """What trials are judged by; None: the sweep's own metric."""
+    mode: Annotated[Literal["min", "max"], f.one_of("min", "max")] | None = None
+    """Whether less of it is better, or more; None: the sweep's own, or by the metric's name."""
+    margin: f.Text = "5%"
+    """How much worse within the good basin: a share of what training gains, or a difference of the metric."""
+
+
 def _name_of_task(value: Any) -> str:
     name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
     return f"<{name}>"
@@ -204,7 +218,8 @@ Task = Annotated[
     Annotated[Train, Tag("<train>")]
     | Annotated[PlanTask, Tag("<plan>")]
     | Annotated[FindTask, Tag("<find>")]
-    | Annotated[Evaluate, Tag("<evaluate>")],
+    | Annotated[Evaluate, Tag("<evaluate>")]
+    | Annotated[Analyze, Tag("<analyze>")],
     Discriminator(_name_of_task),
 ]
 

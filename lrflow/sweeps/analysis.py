@@ -15,6 +15,7 @@ from lrflow.tuning.valley import BESIDE, NEAR, Valley, find_valley
 FEWEST = 4  # LRs that ended well; of fewer, a parabola tells nothing that they do not
 LEVELS = 6  # values of a number that make curves of their own; of more, the number is averaged over
 TOGETHER = BESIDE / 2  # decades: LRs that are closer are one
+CLOSE = NEAR + 0.03  # decades around the best: those of a grid 1, 3, 10, 30 are up to 0.52 apart
 CLIMB = 0.25  # of the way from the best back to where training starts: above it nothing is fitted
 
 
@@ -91,9 +92,32 @@ class Curve:
         return 10.0**low, 10.0**high
 
     @property
+    def told(self) -> str:
+        """The interval in words."""
+        low, high = (f"{end:.3g}" for end in self.interval)
+        fitted = self.valley and self.valley.parabola
+        return f"as good from {low} to {high}" if fitted else f"somewhere from {low} to {high}"
+
+    @property
     def cost(self) -> float:
         """The best mean among its points."""
         return min(point.cost for point in self.points)
+
+    def fitted(self) -> list[tuple[float, float]]:
+        """LRs of the interval and the costs that the parabola has there; empty where none was fitted."""
+        if self.valley is None or self.valley.parabola is None:
+            return []
+        positions = np.linspace(*self.valley.interval, 21)
+        costs = np.polyval(self.valley.parabola, positions - self.valley.best)
+        return list(zip((10.0**positions).tolist(), costs.tolist(), strict=True))
+
+    def inside_basin(self) -> list[float]:
+        """The LRs within the basin, its ends among them."""
+        if self.basin is None:
+            return []
+        low, high = self.basin.low, self.basin.high
+        ended = (point.lr for point in self.points if math.isfinite(point.cost))
+        return [low, *(lr for lr in ended if low < lr < high), high]
 
 
 @dataclass(frozen=True)
@@ -115,6 +139,16 @@ class Analysis:
     margin: str
     start: float
     averaged: tuple[str, ...]
+
+    def margin_of(self, curve: Curve) -> float:
+        """How much worse than its best the metric of a curve is at the ends of its basin, at most."""
+        allowed, is_share = read_margin(self.margin)
+        return allowed * abs(self.start - self.metric(curve.cost)) if is_share else allowed
+
+    def top(self, column: str) -> float:
+        """What of a column of losses is worth looking at: not much more than where training starts."""
+        is_loss = "loss" in column and "loss" in self.sweep.metric and self.start > 0
+        return 2 * self.start if is_loss else math.inf
 
     def metric(self, cost: float) -> float:
         """A cost as the metric has it, and a metric as a cost."""
@@ -193,8 +227,8 @@ def _curve(
         return Curve(name, given, points, None, None, None, ("every LR diverged",))
     best = min(ended, key=lambda position: ended[position])
     below = ended[best] + CLIMB * (worst - ended[best])
-    close = [position for position, cost in ended.items() if abs(position - best) <= NEAR and cost < below]
-    near = 0.0 if len(ended) < FEWEST else NEAR if len(close) >= 3 else 2 * NEAR
+    close = [position for position, cost in ended.items() if abs(position - best) <= CLOSE and cost < below]
+    near = 0.0 if len(ended) < FEWEST else CLOSE if len(close) >= 3 else 2 * CLOSE
     errors = [point.error for point in points if abs(math.log10(point.lr) - best) <= near and point.error >= 0]
     noise = math.sqrt(float(np.mean(np.square(errors)))) if errors else 0.0
     valley = find_valley(costs, near, noise, max(below, math.nextafter(ended[best], math.inf)))
@@ -254,7 +288,7 @@ def _doubts(points: Sequence[Point], valley: Valley, near: float, ended: int) ->
         doubts.append(f"{ended} LR{'s are' if ended > 1 else ' is'} too few to fit: the best of those tried is shown")
     elif valley.parabola is None:
         doubts.append("no parabola fits the LRs around the best: the best of those tried is shown")
-    elif near > NEAR:
+    elif near > CLOSE:
         doubts.append("LRs up to a decade off the best were fitted: closer ones would tell more")
     if len(points) > 1 and not all(valley.bracketed):
         way, beyond = ("highest", "above") if valley.bracketed[0] else ("lowest", "below")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from lrflow.config import load_config
@@ -66,14 +68,25 @@ def command(sweep: Sweep) -> str:
 
 def _chosen(choices: Mapping[str, str | None]) -> dict[str, str | None]:
     """The options of the groups that are not what they are where nothing is said."""
-    with composer() as composing:
+    with _own_hydra(), composer() as composing:
         usual = choices_of(composing(()).hydra)
     return {group: option for group, option in choices.items() if group not in _WRITTEN_OUT and option != usual[group]}
 
 
 def _compose(texts: Sequence[str], folder: Path | None = None) -> dict[str, Any]:
-    with composer(folder) as composing:
+    with _own_hydra(), composer(folder) as composing:
         return _content(composing(texts))
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Lets a config be composed within a job that Hydra runs: its state is one for the whole process."""
+    state = GlobalHydra.instance()
+    running, state.hydra = state.hydra, None
+    try:
+        yield
+    finally:
+        state.hydra = running
 
 
 def _content(config: DictConfig) -> dict[str, Any]:
