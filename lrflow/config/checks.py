@@ -14,12 +14,12 @@ from lrflow.config.combinations import check_combination
 from lrflow.config.config import Config
 from lrflow.config.extras import check_installed
 from lrflow.config.feedback import check_feedback
+from lrflow.config.find import check_find
 from lrflow.config.freezing import check_freezing
 from lrflow.config.mup import check_mup
 from lrflow.config.routes import check_routes
 from lrflow.config.scaling import check_scaling
 from lrflow.config.schema import Data, Model, Optimizer, Rules, Schedule
-from lrflow.config.settings import RangeFind
 from lrflow.config.spelling import closest
 from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
 from lrflow.errors import ConfigError, Problem
@@ -188,14 +188,6 @@ def check_uses(config: Config) -> list[Problem]:
         for key, value in (("horizon.steps", config.horizon.steps), ("against", config.against)):
             if value is not None:
                 problems.append(Problem(key, "only task=plan reads it", value, "add task=plan, or leave it out"))
-    if isinstance(config.find, RangeFind):
-        if config.find.low >= config.find.high:
-            problems.append(Problem("find.high", f"expected more than find.low, {config.find.low:g}", config.find.high))
-        if config.find.steps < FEWEST_STEPS:
-            problems.append(Problem("find.steps", f"expected at least {FEWEST_STEPS}", config.find.steps))
-        if config.find.confirm_runs < FEWEST_RUNS:
-            message = f"expected at least {FEWEST_RUNS}: a best LR with one on either side"
-            problems.append(Problem("find.confirm_runs", message, config.find.confirm_runs))
     if config.resume.source is not None and config.task.name == "evaluate":
         message = "task=evaluate goes on with no run"
         problems.append(Problem("resume.from", message, config.resume.source, f"task.from={config.resume.source}"))
@@ -234,11 +226,6 @@ LENGTH = (
     "horizon",
 )
 """What the length of a run is made of, as beginnings of keys."""
-
-FEWEST_STEPS = 40
-"""Of a range test: with fewer there is no curve to read."""
-FEWEST_RUNS = 3
-"""Of `find.confirm`."""
 
 USES = ("task", "horizon", "against", "resume", "optimizer", "find")
 """What `check_uses` looks at, as beginnings of keys."""
@@ -288,4 +275,5 @@ def check(
         problems += check_scaling(config)
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
     problems += check_feedback(config) if sound("feedback", "trainer.limit_val") else []
+    problems += check_find(config, horizon) if sound("find", "trainer.limit_val") else []
     return [*problems, *(check_uses(config) if sound(*USES) else [])]

@@ -107,6 +107,17 @@ class Health(Section):
     """What happens when the loss is no longer finite."""
 
 
+class Sharpness(Section):
+    """How close a run is to the edge of stability, measured as it trains; see `lrflow.tuning.probe`."""
+
+    every: f.Interval | None = None
+    """Measure this often; None: never."""
+    batches: f.Count = 4
+    """Of training data, the same ones throughout the run."""
+    products: f.Count = 20
+    """Hessian-vector products of a measurement at most."""
+
+
 class Scaling(Section):
     """How the peak LR follows the batch of an optimizer step; see `lrflow.config.scaling`."""
 
@@ -146,10 +157,16 @@ class RangeFind(Section):
     """Peak LR at the first step of a sweep."""
     high: f.Positive = 10.0
     """Peak LR at its last step."""
-    steps: f.Count = 200
-    """Optimizer steps of a sweep."""
+    steps: f.Interval = 200
+    """Of a sweep; a duration."""
     sweeps: f.Count = 5
     """Each with a model and an order of the data of its own."""
+    monitor: f.Text = "train/loss"
+    """The metric: train/loss, one of validation (val/...), or one that the module logs."""
+    mode: Annotated[Literal["min", "max"], f.one_of("min", "max")] = "min"
+    """Whether less of it is better, or more."""
+    every: f.Interval | None = None
+    """How often it is read, and the LR rises; None: each step, 5 steps (val/...) or 1 epoch (what the module logs)."""
     check: f.Switch = False
     """Look at the configured LR before a run starts."""
     confirm: f.Switch = False

@@ -273,13 +273,14 @@ def dropped(saved: Mapping[str, Any]) -> str:
     )
 
 
-def logged(trainer: pl.Trainer, name: str, hint: str | None = None) -> float:
+def logged(trainer: pl.Trainer, name: str, hint: str | None = None, key: str = "feedback.monitor") -> float:
     """A metric that the module logged, as the first process has it: others may have another value, or none.
 
     Args:
         trainer: of the run.
         name: the metric.
         hint: what else may help where there is no such metric, besides the nearest name.
+        key: of the config that asks for it.
 
     Raises:
         LrflowError: there is no such metric; names those that there are.
@@ -290,7 +291,7 @@ def logged(trainer: pl.Trainer, name: str, hint: str | None = None) -> float:
         known = sorted({*trainer.callback_metrics, LOSS})
         hint = "\n    ".join(filter(None, (did_you_mean(name, known), hint)))
         message = f"there is no such metric at step {trainer.global_step}: there are {', '.join(known)}"
-        raise LrflowError(str(Problem("feedback.monitor", message, name, hint)))
+        raise LrflowError(str(Problem(key, message, name, hint)))
     return value
 
 

@@ -10,45 +10,31 @@ import numpy as np
 from lrflow.plan.picture import COLOURS, FAINT, GREY, INK
 from lrflow.plan.view import number
 from lrflow.tuning.confirm import Confirmed
-from lrflow.tuning.range_test import RangeTest
-from lrflow.tuning.rules import Reading, smooth
+from lrflow.tuning.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot(test: RangeTest, reading: Reading, configured: float, path: Path, confirmed: Confirmed | None = None) -> Path:
+def plot(record: Record, path: Path) -> Path:
     """Draw the sweeps, their mean, the LR that was found with its interval, every rule's mark and the divergence.
 
     Args:
-        test: what was measured.
-        reading: what was read from it.
-        configured: the LR that the config says.
+        record: what is drawn; what short runs said stands below.
         path: of the PNG.
-        confirmed: what short runs said then, drawn below; None: none were made.
     """
     from matplotlib.figure import Figure  # itself and not pyplot: no state, no display
 
+    test, reading, confirmed = record.test, record.reading, record.confirmed
     figure = Figure(figsize=(9, 4.8 if confirmed is None else 7.0), layout="constrained", facecolor="white")
     axes, *below = figure.subplots(
         2 if confirmed else 1, sharex=True, squeeze=False, height_ratios=[2, 1][: 1 + bool(confirmed)]
     )[:, 0]
-    lows, highs = [], []
     for losses in test.losses:
         known = np.isfinite(losses)
-        if known.sum() < 3:
-            continue
         axes.plot(test.rates[known], losses[known], color=GREY, alpha=0.25, linewidth=0.7)
-        values, _ = smooth(test.rates[known], losses[known])
-        lows.append(values.min())
-        highs.append(np.median(losses[known][: max(3, known.sum() // 10)]))
-    everywhere = np.isfinite(test.losses).all(0)
-    if everywhere.sum() >= 3:
-        mean, _ = smooth(test.rates[everywhere], test.losses[:, everywhere].mean(0))
-        axes.plot(test.rates[everywhere], mean, color=COLOURS[0], linewidth=2.2, label=f"mean of {len(test.losses)}")
-    bottom, top = min(lows, default=0.0), max(highs, default=1.0)
-    room = max(top - bottom, 1e-9)
-    axes.set_ylim(bottom - 0.15 * room, top + 0.4 * room)
+    axes.plot(*record.mean(), color=COLOURS[0], linewidth=2.2, label=f"mean of {len(test.losses)}")
+    axes.set_ylim(record.span())
     axes.axvspan(*reading.interval, color=COLOURS[2], alpha=0.2, linewidth=0)
     axes.axvline(reading.lr, color=COLOURS[2], linewidth=2.2, label=f"LR {number(reading.lr)}")
     marks = [(name, rate) for name, rate in reading.marks.items() if rate != reading.lr]
@@ -56,13 +42,14 @@ def plot(test: RangeTest, reading: Reading, configured: float, path: Path, confi
         axes.axvline(rate, color=colour, linewidth=1.2, linestyle="--", label=f"{name} {number(rate)}")
     if reading.ceiling:
         axes.axvspan(reading.ceiling, test.rates[-1], color="black", alpha=0.06, linewidth=0, label="diverged")
-    if test.rates[0] <= configured <= test.rates[-1]:
-        axes.axvline(configured, color=INK, linewidth=1.2, linestyle=":", label=f"configured {number(configured)}")
+    if test.rates[0] <= record.configured <= test.rates[-1]:
+        label = f"configured {number(record.configured)}"
+        axes.axvline(record.configured, color=INK, linewidth=1.2, linestyle=":", label=label)
     axes.set_xscale("log")
     axes.set_xlim(test.rates[0], test.rates[-1])
-    axes.set_ylabel("training loss", color=INK)
+    axes.set_ylabel(record.label, color=INK)
     if confirmed:
-        _draw_short_runs(below[0], confirmed)
+        _draw_short_runs(below[0], confirmed, record)
     for panel in (axes, *below):
         panel.grid(axis="y", color=FAINT, linewidth=0.8)
         for side in ("top", "right"):
@@ -84,15 +71,22 @@ def plot(test: RangeTest, reading: Reading, configured: float, path: Path, confi
     return path
 
 
-def _draw_short_runs(axes: Axes, confirmed: Confirmed) -> None:
-    """The losses that short runs ended at, those that diverged as crosses at the top, and the LR between them."""
+def _draw_short_runs(axes: Axes, confirmed: Confirmed, record: Record) -> None:
+    """What short runs ended at, those that diverged as crosses where it is worst, and the LR between them."""
     ended = [(rate, loss) for rate, loss in confirmed.tried if np.isfinite(loss)]
     rates, losses = zip(*ended, strict=True)
     axes.plot(rates, losses, "o-", color=COLOURS[0], linewidth=1.2, markersize=5)
     diverged = [rate for rate, loss in confirmed.tried if not np.isfinite(loss)]
-    axes.plot(diverged, [max(losses)] * len(diverged), "x", color=COLOURS[1], markersize=7)
+    axes.plot(
+        diverged,
+        [max(losses, key=lambda loss: record.sign * loss)] * len(diverged),
+        "x",
+        color=COLOURS[1],
+        markersize=7,
+    )
     axes.axvspan(*confirmed.interval, color=COLOURS[2], alpha=0.2, linewidth=0)
     axes.axvline(confirmed.lr, color=COLOURS[2], linewidth=2.2)
-    axes.set_ylabel("loss after a short run", color=INK)
+    what = "loss" if record.label == "training loss" else record.label
+    axes.set_ylabel(f"{what} after a short run", color=INK)
     title = f"short runs: LR {number(confirmed.lr)}{'' if confirmed.confident else '  (not confident)'}"
     axes.set_title(title, loc="left", fontsize=11, color=INK)

@@ -1,9 +1,8 @@
-"""Reading a range test: from the loss against a rising learning rate to the rate to train with, and how sure it is."""
+"""Rules: what each makes of the loss against a rising learning rate, up to where it diverges."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +10,9 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 BANDWIDTH = 0.15  # of the smoothing kernel, in decades: wider than the noise of a batch, narrower than a cliff
-RESAMPLES = 400  # of the bootstrap
-CONFIDENCE = 0.9  # share of the resamples within the interval
 START = 0.1  # share of a sweep, at its low end, that says what the loss is before anything was learned
 FEWEST = 20  # points from which anything is concluded
 NOISE = 4.0  # standard deviations by which a loss has to rise or fall to be no noise
-TOO_WIDE = 1.0  # decades between which an answer is none
 
 
 def smooth(rates: Floats, losses: Floats) -> tuple[Floats, Floats]:
@@ -63,7 +59,7 @@ def divergence(rates: Floats, losses: Floats) -> int:
         return count
     rates, losses = rates[:count], losses[:count]
     values, _ = smooth(rates, losses)
-    head, start, noise = _start(losses, values)
+    head, start, noise = before_learning(losses, values)
     fallen = start - np.minimum.accumulate(values)
     above = values > start + np.maximum(fallen, noise)
     # Growth past bounds is seen in single losses before a smooth curve shows it.
@@ -72,7 +68,7 @@ def divergence(rates: Floats, losses: Floats) -> int:
     return int(np.argmax(above)) if above.any() else count
 
 
-def _start(losses: Floats, values: Floats) -> tuple[int, float, float]:
+def before_learning(losses: Floats, values: Floats) -> tuple[int, float, float]:
     """How many points are before anything was learned, the loss there, and what of its changes may be noise."""
     head = max(FEWEST // 2, int(START * len(losses)))
     quiet = max(FEWEST, len(losses) // 2)  # the lower half of the range: enough points to tell the noise from
@@ -183,110 +179,3 @@ RULES: dict[str, Callable[[Floats, Floats], float]] = {
     "slide": slide,
 }
 """Each from LRs [n] and losses [n] before the divergence to an LR."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a range test says.
-
-    Args:
-        lr: the consensus: the rule `halfway` on the mean of all sweeps.
-        interval: in which it lies in nine of ten resamples of the sweeps; at least a step of the LR to either side.
-        marks: the LR that each rule gives on the mean.
-        ceiling: where the mean diverges; None: nowhere on the range.
-        doubts: why the answer is not to be trusted, each a sentence; none: it is.
-    """
-
-    lr: float
-    interval: tuple[float, float]
-    marks: dict[str, float]
-    ceiling: float | None
-    doubts: tuple[str, ...]
-
-    @property
-    def confident(self) -> bool:
-        """Whether nothing speaks against it."""
-        return not self.doubts
-
-
-def read(rates: Floats, losses: Floats, seed: int = 0) -> Reading:
-    """Read the sweeps of a range test.
-
-    The sweeps are averaged up to the step where the first of them diverges, and read as one; how far the answer
-    would move with other sweeps is told by drawing as many of them anew, with replacement, many times (the bootstrap;
-    Efron, 1979).
-
-    Args:
-        rates: LRs, rising by equal factors; [n].
-        losses: of each sweep; [sweeps, n], not finite after a divergence.
-        seed: of the resampling.
-
-    Raises:
-        ValueError: the sweeps diverge before there are enough points to tell anything from.
-    """
-    ends = np.array([divergence(rates, sweep) for sweep in losses])
-    end = int(np.median(ends))
-    if end < FEWEST:
-        raise ValueError("the loss diverges within the first steps of the range")
-    known = np.where(np.arange(len(rates)) < ends[:, None], losses, np.nan)[:, :end]
-    mean = _mean(known)
-    marks = {name: rule(rates[:end], mean) for name, rule in RULES.items()}
-    generator = np.random.default_rng(seed)
-    draws = generator.integers(len(known), size=(RESAMPLES if len(known) > 1 else 0, len(known)))
-    found = [halfway(rates[:end], _mean(known[draw])) for draw in draws]
-    low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) if found else (marks["halfway"],) * 2
-    grain = float(rates[1] / rates[0])  # no answer is finer than the steps between the LRs
-    interval = (float(min(low, marks["halfway"] / grain)), float(max(high, marks["halfway"] * grain)))
-    ceiling = float(rates[end]) if end < len(rates) else None
-    return Reading(
-        marks["halfway"], interval, marks, ceiling, tuple(_doubts(rates, mean, interval, ceiling, len(known)))
-    )
-
-
-def judge(lr: float, interval: tuple[float, float], ceiling: float | None) -> str:
-    """Where an LR lies in what was found, in words.
-
-    Args:
-        lr: that was chosen.
-        interval: that was found.
-        ceiling: where the loss diverged; None: nowhere.
-    """
-    low, high = interval
-    if ceiling is not None and lr >= ceiling:
-        return f"{lr:.3g} is {lr / ceiling:.2g} times the LR at which the loss diverged"
-    if lr > high:
-        return f"{lr:.3g} is {lr / high:.2g} times the top of the interval"
-    if lr < low:
-        return f"{lr:.3g} is {low / lr:.2g} times below the interval"
-    return f"{lr:.3g} lies in the interval"
-
-
-def _mean(sweeps: Floats) -> Floats:
-    """Over those sweeps that are still there at each point; the last mean where none is."""
-    there = np.isfinite(sweeps)
-    count = there.sum(0)
-    mean = np.where(there, sweeps, 0.0).sum(0) / np.maximum(count, 1)
-    last = np.maximum.accumulate(np.where(count > 0, np.arange(len(mean)), 0))
-    return mean[last]
-
-
-def _doubts(
-    rates: Floats, mean: Floats, interval: tuple[float, float], ceiling: float | None, sweeps: int
-) -> list[str]:
-    values, _ = smooth(rates[: len(mean)], mean)
-    head, start, noise = _start(mean, values)
-    fall = start - float(values.min())
-    doubts = []
-    if fall <= noise:
-        doubts.append(f"the loss never falls by more than its noise ({fall:.3g} against {noise:.3g})")
-    if sweeps < 2:
-        doubts.append("one sweep cannot tell how far another would have answered")
-    width = np.log10(interval[1] / interval[0])
-    if width > TOO_WIDE:
-        doubts.append(f"the sweeps do not agree: {width:.1f} decades lie between their answers")
-    low = int(np.argmin(values))
-    if ceiling is None and low >= len(values) - 3:
-        doubts.append(f"the loss still falls at the highest LR, {rates[-1]:.3g}: the range ends too early")
-    if low < head:
-        doubts.append(f"the loss rises from the lowest LR on, {rates[0]:.3g}: the range starts too late")
-    return doubts

@@ -40,7 +40,7 @@ def test_what_is_found_is_saved_shown_and_kept_to_the_end(lrflow: Callable, tmp_
     done = lrflow("resume=last", "trainer.max_epochs=4", "resume.horizon=rescale")
     assert done.returncode == 0, done.stderr
     assert "range test" not in done.stdout
-    assert "resamples" not in done.stdout
+    assert "confidence" not in done.stdout
     assert load_config(folder / "config.yaml").find.found.lr == lr
     assert column(folder, "lr/decay")[: len(used)] == used
 

@@ -77,7 +77,7 @@ def test_a_range_test_of_routed_groups_says_the_same_twice(lrflow: Callable, tmp
         done = lrflow("task=find", "find.steps=40", "find.sweeps=1", "optimizer=muon", f"output={output}")
         assert done.returncode == 0, done.stderr
         assert "not confident: one sweep" in done.stdout
-        assert "resamples" not in done.stdout
+        assert "confidence" not in done.stdout
         assert "takes it" not in done.stdout
     one, two = (next((tmp_path / output).iterdir()) / "find.csv" for output in ("one", "two"))
     assert one.read_text() == two.read_text()

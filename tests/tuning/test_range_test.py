@@ -1,9 +1,8 @@
-"""A sweep's plan, and where it ends."""
+"""A sweep's plan, where it ends, and what is written."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from torch import nn
 
 from lrflow.layers import Rule, resolve
 from lrflow.schedules import Cosine, Schedule
-from lrflow.training import Block
 from lrflow.tuning.range_test import LOOK, RangeTest, Sweep, sweep_plan
 
 
@@ -29,40 +27,44 @@ def test_every_group_rises_by_equal_factors_and_keeps_its_ratio() -> None:
     np.testing.assert_allclose(rates[:, 1] / rates[:, 2], 0.01)
 
 
-def block(losses: np.ndarray, first: int) -> Block:
-    nothing = np.zeros(len(losses))
-    return Block(first, losses, nothing, nothing, nothing[:, None], nothing[:, None])
+@pytest.mark.parametrize("every", [1, 4])
+def test_an_lr_is_kept_until_it_is_read(every: int) -> None:
+    groups = resolve(nn.Linear(3, 4), [Rule("all", match="*")], lr=0.1)
+    plan = sweep_plan(groups, peak=0.1, low=1e-6, high=1.0, steps=40 * every, every=every)
+    rates = plan.lr(np.arange(40 * every))[:, 0]
+    np.testing.assert_allclose(rates, np.repeat(np.geomspace(1e-6, 1.0, 40), every), rtol=1e-9)
 
 
 @pytest.mark.parametrize("sizes", [[200], [1] * 200, [7] * 29, [13, 1, 50, 3, 100, 33]])
-def test_where_a_sweep_ends_does_not_depend_on_when_it_is_read(sizes: list[int]) -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_where_a_sweep_ends_does_not_depend_on_when_it_is_read(sizes: list[int], sign: int) -> None:
     rates = np.geomspace(1e-6, 10, 200)
     position = np.log10(rates)
-    losses = 2 / (1 + np.exp(4 * (position + 3))) + np.exp(6 * (position + 0.5))
-    sweep, trainer, first = Sweep(rates), SimpleNamespace(should_stop=False), 0
+    losses = sign * (2 / (1 + np.exp(4 * (position + 3))) + np.exp(6 * (position + 0.5)))
+    sweep, first, ended = Sweep(rates, sign), 0, False
     for size in sizes:
-        part = losses[first : first + size]
-        sweep._listen(trainer, block(part, first))  # type: ignore[arg-type]
+        ended = sweep.add(losses[first : first + size].tolist())
         first += size
-    assert trainer.should_stop
-    known = np.isfinite(sweep.losses)
+    assert ended
+    known = np.isfinite(sweep.readings)
     count = int(known.sum())
     assert count == 170
     assert count % LOOK == 0
     assert known[:count].all()
-    np.testing.assert_array_equal(sweep.losses[:count], losses[:count])
+    np.testing.assert_array_equal(sweep.readings[:count], losses[:count])
 
 
-def test_a_quiet_sweep_goes_to_the_end() -> None:
-    rates = np.geomspace(1e-6, 10, 50)
-    sweep, trainer = Sweep(rates), SimpleNamespace(should_stop=False)
-    sweep._listen(trainer, block(np.ones(50), 0))  # type: ignore[arg-type]
-    assert not trainer.should_stop
-    assert np.isfinite(sweep.losses).all()
+def test_a_quiet_sweep_goes_to_the_end_and_keeps_the_constant_that_it_read() -> None:
+    sweep = Sweep(np.geomspace(1e-6, 10, 50))
+    assert not sweep.add([-7.3] * 50)
+    assert (sweep.readings == -7.3).all()
 
 
 def test_what_is_written(tmp_path: Path) -> None:
-    test = RangeTest(np.array([0.1, 1.0]), np.array([[2.0, 1.0], [2.5, np.nan]]))
-    assert test.steps == 3
-    lines = test.write(tmp_path / "find.csv").read_text().splitlines()
-    assert lines == ["lr,loss_0,loss_1", "0.1,2.0,2.5", "1.0,1.0,"]
+    test = RangeTest(np.array([0.1, 1.0]), np.array([[2.0, 1.0], [2.5, np.nan]]), every=5)
+    assert test.steps == 15
+    path = test.write(tmp_path / "find.csv")
+    assert path.read_text().splitlines() == ["lr,loss_0,loss_1", "0.1,2.0,2.5", "1.0,1.0,"]
+    again = RangeTest.read(path, every=5)
+    np.testing.assert_array_equal(again.rates, test.rates)
+    np.testing.assert_array_equal(again.losses, test.losses)

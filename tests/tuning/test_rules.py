@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrflow.tuning import rules
-from lrflow.tuning.rules import RULES, divergence, judge, read, smooth
+from lrflow.tuning.rules import RULES, divergence, smooth
 
 RATES = np.geomspace(1e-6, 10, 200)
 POSITION = np.log10(RATES)
@@ -114,64 +113,3 @@ def _fall_from_to(values: list[float], start: int, end: int) -> int:
     if values[start] <= values[end]:
         return 0
     return 2 + len(longest_fall(np.array([values[index] for index in inside]))) if inside else 2
-
-
-def test_a_sure_answer() -> None:
-    reading = read(RATES, noisy(fall(), 5))
-    assert reading.confident
-    assert reading.interval[0] <= reading.lr <= reading.interval[1]
-    assert reading.interval[1] / reading.interval[0] < 2
-    assert reading.marks["steepest"] < reading.lr < reading.marks["tenth"] * 10
-    assert reading.ceiling is not None
-    assert reading.lr < reading.ceiling
-    assert reading == read(RATES, noisy(fall(), 5))
-
-
-@settings(max_examples=6, deadline=None)
-@given(st.integers(0, 10_000))
-def test_the_interval_holds_what_more_sweeps_say(seed: int) -> None:
-    """Widened, since it claims nine of ten."""
-    few = read(RATES, noisy(fall(), 6, 0.3, seed))
-    assert few.interval[0] / 1.5 <= read(RATES, noisy(fall(), 1, 0.0)).lr <= few.interval[1] * 1.5
-
-
-@pytest.mark.parametrize(
-    ("losses", "doubt"),
-    [
-        (lambda: noisy(np.zeros(200), 5), "never falls by more than its noise"),
-        (lambda: noisy(fall(0.5, 5.0), 5), "the range ends too early"),
-        (lambda: noisy(fall(-8.0, -6.0), 5), "the range starts too late"),
-        (lambda: noisy(fall(), 1), "one sweep cannot tell"),
-        (lambda: np.stack([fall(-4.5, -3.0), fall(-1.5, 0.0)]), "do not agree"),
-    ],
-)
-def test_doubts(losses: Callable[[], np.ndarray], doubt: str) -> None:
-    reading = read(RATES, losses())
-    assert not reading.confident
-    assert any(doubt in told for told in reading.doubts), reading.doubts
-
-
-def test_a_loss_that_is_lost_at_once_is_told() -> None:
-    with pytest.raises(ValueError, match="first steps"):
-        read(RATES, np.full((3, 200), np.nan))
-
-
-def test_one_sweep_that_ends_early_does_not_shorten_the_others() -> None:
-    losses = noisy(fall(), 5)
-    losses[0, 60:] = np.nan
-    assert read(RATES, losses).lr == pytest.approx(read(RATES, losses[1:]).lr, rel=0.2)
-
-
-@pytest.mark.parametrize(
-    ("lr", "ceiling", "told"),
-    [
-        (0.3, 0.1, "0.3 is 3 times the LR at which the loss diverged"),
-        (0.1, 0.1, "0.1 is 1 times the LR at which the loss diverged"),
-        (0.06, 0.1, "0.06 is 1.5 times the top of the interval"),
-        (0.06, None, "0.06 is 1.5 times the top of the interval"),
-        (0.03, 0.1, "0.03 lies in the interval"),
-        (0.002, 0.1, "0.002 is 5 times below the interval"),
-    ],
-)
-def test_where_an_lr_lies(lr: float, ceiling: float | None, told: str) -> None:
-    assert judge(lr, (0.01, 0.04), ceiling) == told

@@ -13,12 +13,16 @@ from lrflow.config.combinations import check_combination
 from lrflow.errors import ConfigError
 from lrflow.layers import Group
 from lrflow.plan import Plan
+from lrflow.schedules import Duration, Horizon
 from lrflow.tasks import build
 from lrflow.tasks.data import ready_data
+from lrflow.tasks.length import count_horizon
 from lrflow.tasks.train import freezing, lightning_options
 from lrflow.training import EvaluationWeights
+from lrflow.training.resume import Resumed
 from lrflow.training.supply import supply_optimizer
-from lrflow.training.trainer import build_trainer
+from lrflow.training.trainer import build_trainer, validate_every
+from lrflow.tuning.midway import Midway
 
 
 def brief_fit(
@@ -28,8 +32,10 @@ def brief_fit(
     folder: Path,
     plan_of: Callable[[Sequence[Group]], Plan],
     callback_of: Callable[[Plan], pl.Callback],
+    val_every: int | None = None,
+    start: Resumed | None = None,
 ) -> tuple[pl.Trainer, pl.LightningModule, pl.LightningDataModule]:
-    """Train a new model for some steps, without validation, under a plan of its own.
+    """Train a model for some steps under a plan of its own.
 
     Args:
         config: of the run that it is like.
@@ -38,17 +44,26 @@ def brief_fit(
         folder: of the run; nothing is written there.
         plan_of: makes the plan, of the groups at the run's own peak.
         callback_of: makes what listens, of the plan.
+        val_every: optimizer steps between two validations; None: there are none.
+        start: the checkpoint whose model and optimizer it goes on from; None: they are new.
 
     Raises:
         ConfigError: the options do not go together.
+        LrflowError: the checkpoint is of another model.
     """
     pl.seed_everything(seed, verbose=False)
     options = lightning_options(config) | {"max_epochs": -1, "max_steps": steps}
     trainer = build_trainer(options, folder, [], config.trainer.log_every)
-    trainer.check_val_every_n_epoch = NEVER
+    if val_every is None:
+        trainer.check_val_every_n_epoch = NEVER
+    else:
+        validate_every(trainer, Duration(val_every, "steps"), Horizon(steps))
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
-    data, module = ready_data(config, trainer, seed), build.build_module(config)
+    data = ready_data(config, trainer, seed, start.position if start else None)
+    module = build.build_module(config, start=start is None)
+    if start:
+        start.check(module)
     groups = build.build_groups(config, module, trainer.world_size)
     plan = plan_of(groups)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
@@ -60,8 +75,16 @@ def brief_fit(
         *freezing(config, module, plan, groups),
         callback_of(plan),
     ]
-    trainer.fit(module, datamodule=data)
+    if start:
+        trainer.strategy.checkpoint_io = Midway(groups, plan)
+    trainer.fit(module, datamodule=data, ckpt_path=start.path if start else None)
     return trainer, module, data
 
 
 NEVER = 10**9  # epochs between two validations
+
+
+def whole_horizon(config: Config, folder: Path) -> Horizon:
+    """How long the run is that these are like, from the batches of its data."""
+    trainer = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
+    return count_horizon(config, ready_data(config, trainer, config.seed), trainer.world_size)

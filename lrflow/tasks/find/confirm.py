@@ -18,14 +18,12 @@ from lrflow.layers import Group
 from lrflow.plan import Plan
 from lrflow.schedules import Duration, Horizon
 from lrflow.tasks import build
-from lrflow.tasks.data import ready_data
-from lrflow.tasks.find.brief import brief_fit
-from lrflow.tasks.length import count_horizon
-from lrflow.tasks.train import lightning_options
+from lrflow.tasks.find.brief import brief_fit, whole_horizon
 from lrflow.training import Block, Signals
 from lrflow.training.branches import Branch, compile_branched
-from lrflow.training.trainer import build_trainer
+from lrflow.training.feedback import LOSS, logged
 from lrflow.tuning.confirm import Confirmed, confirm
+from lrflow.tuning.metrics import is_validated
 
 FEWEST = 20  # steps of a short run
 LAST = 0.1  # share of a run whose training losses are averaged where nothing is held out for validation
@@ -46,8 +44,7 @@ def confirm_range(
     Returns:
         what they say, and the steps that they took.
     """
-    probe = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
-    whole = count_horizon(config, ready_data(config, probe, config.seed), probe.world_size)
+    whole = whole_horizon(config, folder)
     made: list[int] = []
 
     def loss(lr: float) -> float:
@@ -56,7 +53,9 @@ def confirm_range(
         tell(lr, value, steps)
         return value
 
-    return confirm(start, loss, find.confirm_runs), sum(made)
+    sign = -1 if find.mode == "max" else 1
+    found = confirm(start, lambda lr: sign * loss(lr), find.confirm_runs)
+    return replace(found, tried=tuple((lr, sign * value) for lr, value in found.tried)), sum(made)
 
 
 def short_plan(config: Config, groups: Sequence[Group], lr: float, whole: Horizon, steps: int) -> Plan:
@@ -77,7 +76,11 @@ def short_plan(config: Config, groups: Sequence[Group], lr: float, whole: Horizo
 
 
 def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folder: Path) -> tuple[float, int]:
-    """The loss that a short run ends at, and its steps: of validation where something is held out."""
+    """What a short run ends at, and its steps.
+
+    That is the metric that the range test reads; where it reads the training loss and something is held out, the loss
+    of validation.
+    """
     steps = min(whole.steps, max(FEWEST, Duration.parse(find.confirm_length).steps(whole)))
     losses: list[float] = []
 
@@ -95,8 +98,12 @@ def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folde
     )
     if not np.isfinite(losses).all():
         return math.inf, len(losses)
+    if find.monitor != LOSS and not is_validated(find.monitor):
+        return logged(trainer, find.monitor, key="find.monitor"), steps
     if is_overridden("val_dataloader", data) and is_overridden("validation_step", module):
         trainer.validate(module, datamodule=data, verbose=False)
+        if is_validated(find.monitor):
+            return logged(trainer, find.monitor, key="find.monitor"), steps
         if (found := trainer.callback_metrics.get("val/loss")) is not None:
             return float(found), steps
     return float(np.mean(losses[-max(10, int(LAST * steps)) :])), steps

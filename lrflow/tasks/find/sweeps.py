@@ -1,0 +1,90 @@
+"""The sweeps of a range test: how long they are, what they start from, and what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lrflow.config import Config, locate
+from lrflow.config.find import in_steps, reading_interval, sweep_length
+from lrflow.config.settings import RangeFind
+from lrflow.errors import ConfigError, Problem
+from lrflow.runs import find_checkpoint
+from lrflow.schedules import Duration, Horizon
+from lrflow.tasks import build
+from lrflow.tasks.find.brief import brief_fit, whole_horizon
+from lrflow.training.resume import Resumed
+from lrflow.tuning.metrics import is_validated, reader
+from lrflow.tuning.range_test import RangeTest, Sweep, sweep_plan
+
+
+def run_sweeps(
+    config: Config, find: RangeFind, folder: Path, each: Callable[[Iterable[int]], Iterable[int]] = iter
+) -> RangeTest:
+    """Run all sweeps.
+
+    Args:
+        config: of the run.
+        find: the range, and what is read.
+        folder: of the run; nothing is written there.
+        each: goes through the seeds, and may show how far it is.
+
+    Raises:
+        ConfigError: the sweeps are too short to be read, or the checkpoint that they start from does not fit.
+        LrflowError: the checkpoint is of another model, or nothing logs the metric.
+    """
+    start = _start(config) if config.task.name == "find" else None
+    whole = Horizon(1) if in_steps(find) and start is None else whole_horizon(config, folder)
+    points, every = sweep_length(find, whole)
+    if start:
+        _check_position(config, find, start, whole)
+    rates = np.geomspace(find.low, find.high, points)
+    seeds = range(config.seed, config.seed + find.sweeps)
+    readings = [_sweep(config, find, rates, every, seed, folder, start) for seed in each(seeds)]
+    return RangeTest(rates, np.array(readings), every)
+
+
+def _start(config: Config) -> Resumed | None:
+    """The checkpoint that every sweep starts from; None: each has a new model."""
+    if config.resume.source is None:
+        return None
+    start = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
+    start.check_config(build.record(config))
+    return start
+
+
+def _check_position(config: Config, find: RangeFind, start: Resumed, whole: Horizon) -> None:
+    """See that the place of the checkpoint in the data is one that the sweeps can start from."""
+    start.horizon(whole, None, whole.steps, config.trainer.accumulate_grad_batches)
+    if start.position.batch and Duration.parse(reading_interval(find)).unit == "epochs":
+        message = f"stands within an epoch, and {find.monitor} is read at the ends of epochs"
+        hint = "take a checkpoint of an epoch's end (trainer.checkpoint.every='1 epoch')"
+        raise ConfigError([Problem("resume.from", message, str(start.path), hint)])
+
+
+def _sweep(
+    config: Config,
+    find: RangeFind,
+    rates: npt.NDArray[np.float64],
+    every: int,
+    seed: int,
+    folder: Path,
+    start: Resumed | None,
+) -> npt.NDArray[np.float64]:
+    """The readings of one sweep: of a new model or one that goes on, on data in an order of its own; [n]."""
+    sweep = Sweep(rates, -1 if find.mode == "max" else 1)
+    steps = len(rates) * every
+    brief_fit(
+        config,
+        seed,
+        steps,
+        folder,
+        lambda groups: sweep_plan(groups, config.optimizer.lr, find.low, find.high, steps, every),
+        lambda plan: reader(sweep, find.monitor, every, plan),
+        val_every=every if is_validated(find.monitor) else None,
+        start=start,
+    )
+    return sweep.readings

@@ -1,0 +1,104 @@
+"""What a sweep reads and when: the training loss, a metric of validation, or one that the module logs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+
+from lrflow.errors import ConfigError, Problem
+from lrflow.plan import Plan
+from lrflow.training import Block, Signals
+from lrflow.training.feedback import LOSS, logged
+from lrflow.tuning.range_test import LOOK, Sweep
+
+KEY = "find.monitor"
+
+
+def is_validated(monitor: str) -> bool:
+    """Whether a metric is one of validation."""
+    return monitor.startswith("val/")
+
+
+def reader(sweep: Sweep, monitor: str, every: int, plan: Plan) -> pl.Callback:
+    """What hands a metric of a training to a sweep, and stops the training where the sweep ends.
+
+    Args:
+        sweep: is given a reading each `every` steps.
+        monitor: `train/loss`, a metric of validation (`val/...`; the Trainer has to validate each `every` steps), or
+            one that the module logs in training.
+        every: optimizer steps between two readings.
+        plan: of the sweep.
+    """
+    if monitor == LOSS:
+        return Signals(plan, LOOK * every, listeners=[_MeanLosses(sweep, every)])
+    return (_AfterValidation if is_validated(monitor) else _BetweenSteps)(sweep, monitor, every)
+
+
+class _MeanLosses:
+    """Listens to the signals; a reading is the mean training loss of `every` steps."""
+
+    def __init__(self, sweep: Sweep, every: int) -> None:
+        self._sweep, self._every = sweep, every
+        self._losses = np.empty(0)
+
+    def __call__(self, trainer: pl.Trainer, block: Block) -> None:
+        self._losses = np.append(self._losses, block.loss)
+        whole = len(self._losses) // self._every * self._every
+        readings, self._losses = self._losses[:whole].reshape(-1, self._every).mean(1), self._losses[whole:]
+        trainer.should_stop |= self._sweep.add(readings.tolist())
+
+
+class _Reader(Callback):
+    """Reads a metric of Lightning's."""
+
+    def __init__(self, sweep: Sweep, monitor: str, every: int) -> None:
+        self._sweep, self._monitor, self._every = sweep, monitor, every
+
+    def _read(self, trainer: pl.Trainer, hint: str | None = None) -> None:
+        trainer.should_stop |= self._sweep.add([logged(trainer, self._monitor, hint, KEY)])
+
+
+class _AfterValidation(_Reader):
+    """Reads after each validation."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See that there is something to validate.
+
+        Raises:
+            ConfigError: there is not.
+        """
+        if not sum(trainer.num_val_batches):
+            raise ConfigError([Problem(KEY, "the run has no validation", self._monitor, "give data.val_size")])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Read."""
+        self._read(trainer)
+
+
+class _BetweenSteps(_Reader):
+    """Reads each `every` steps; after the last step of an epoch, once Lightning knows the epoch's means."""
+
+    _step = 0
+    _due = False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Read where it is time."""
+        step = trainer.global_step
+        if step == self._step or step % self._every:
+            return
+        self._step = step
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or step == trainer.max_steps:
+            self._due = True
+        else:
+            self._read(trainer, "a metric that is logged at an epoch's end needs find.every='1 epoch'")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Read what waited for the end of the epoch."""
+        if self._due:
+            self._due = False
+            self._read(trainer)
