@@ -57,8 +57,8 @@ def write_find_page(folder: Path) -> Path:
     if record.confirmed:
         caption = "Runs of a part of the whole length, under its schedule, scaled. Crosses: diverged."
         page.figure("Short runs", _short_runs(record, record.confirmed), caption, height=360)
-        rows = [(rate, loss if math.isfinite(loss) else "diverged") for rate, loss in record.confirmed.tried]
-        page.table("What they ended at", ["LR", _ended_at(record)], rows)
+        ended = [(rate, loss if math.isfinite(loss) else "diverged") for rate, loss in record.confirmed.tried]
+        page.table("What they ended at", ["LR", _ended_at(record)], ended)
     marks = record.reading.marks.items()
     rows = [(name, rate, rate / record.reading.lr, EXPLAINED.get(name, "")) for name, rate in marks]
     page.table("Rules", ["rule", "LR", "times halfway", "what it is"], rows, strong=0)
