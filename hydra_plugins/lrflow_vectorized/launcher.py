@@ -6,6 +6,7 @@ not take postponed annotations beside a dataclass (1.3.8).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -16,11 +17,11 @@ from omegaconf import DictConfig
 
 @dataclass
 class VectorizedLauncherConf:
-    """How jobs train together."""
+    """How jobs train together; the values are checked with the config."""
 
     _target_: str = "hydra_plugins.lrflow_vectorized.launcher.VectorizedLauncher"
-    size: int = 64  # jobs that train together at most
-    measure: bool = True  # try first whether it pays; false: it is taken to
+    size: Any = 64  # jobs that train together at most
+    measure: Any = True  # try first whether it pays; false: it is taken to
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="vectorized", node=VectorizedLauncherConf, provider="lrflow")

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 ROWS = 10_000  # of the csv; a longer run is sampled evenly
 
 
-def write(plan: Plan, folder: Path, beside: Mapping[str, Any]) -> list[Path]:
-    """Write plan.png, plan.csv and plan.json into `folder` and return their paths."""
+def write(plan: Plan, folder: Path, beside: Mapping[str, Any], picture: bool = True) -> list[Path]:
+    """Write plan.png, unless no `picture` is wanted, plan.csv and plan.json into `folder` and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        plan.plot(folder / "plan.png"),
+        *([plan.plot(folder / "plan.png")] if picture else []),
         write_csv(plan, folder / "plan.csv"),
         write_json(plan, folder / "plan.json", beside),
     ]

@@ -195,14 +195,15 @@ class Plan:
         """Draw the LR of every group over the run into a PNG (or what the suffix says) and return its path."""
         return picture.plot(self, Path(path))
 
-    def write(self, folder: str | Path, beside: Mapping[str, Any] | None = None) -> list[Path]:
+    def write(self, folder: str | Path, beside: Mapping[str, Any] | None = None, picture: bool = True) -> list[Path]:
         """Write plan.png, plan.csv and plan.json into `folder` (made if missing) and return their paths.
 
         Args:
             folder: where to.
             beside: what plan.json tells besides the plan, such as how its peak came about; no part of the plan.
+            picture: whether to draw plan.png.
         """
-        return files.write(self, Path(folder), beside or {})
+        return files.write(self, Path(folder), beside or {}, picture)
 
     def diff(self, against: Plan) -> diff.PlanDiff:
         """What changed from the plan `against` to this one: horizon, groups, settings and LRs."""

@@ -105,8 +105,9 @@ def train_together(
         except Exception as error:  # memory that does not suffice, say: by themselves they may do
             what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             apart.setdefault(f"together they failed, {what}", []).extend(n for n in numbers if n not in found)
-    for reason, numbers in apart.items():
-        tell(f"{_jobs(numbers)} run one after the other: {reason}")
+    for reason, numbers in sorted(apart.items(), key=lambda told: told[1]):
+        how = "runs by itself" if len(numbers) == 1 else "run one after the other"
+        tell(f"{_jobs(numbers)} {how}: {reason}")
     return found
 
 
@@ -194,7 +195,7 @@ def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Trained]:
             open_.callback(close_loggers, loggers)
             open_.enter_context(failure_recorded(folder, {}))  # of what ends them all
             open_.enter_context(_discarded(folder.metrics))
-            record_start(config, folder, member.plan, 1)
+            record_start(config, folder, member.plan, 1, picture=False)  # which takes longer than a small member trains
             begun.append((number, folder, member))
         if first is None:
             return {}

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from lrflow.config import Config, save_config
-from lrflow.errors import LrflowError, StoppedError
+from lrflow.errors import LrflowError, PrunedError, StoppedError
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.tasks import build
@@ -61,7 +61,7 @@ def own_environment(folder: RunFolder) -> Iterator[None]:
         os.environ.update(before)
 
 
-def record_start(config: Config, folder: RunFolder, plan: Plan, devices: int) -> None:
+def record_start(config: Config, folder: RunFolder, plan: Plan, devices: int, picture: bool = True) -> None:
     """Write what the run is: its config, its environment and its plan.
 
     Args:
@@ -69,10 +69,11 @@ def record_start(config: Config, folder: RunFolder, plan: Plan, devices: int) ->
         folder: of the run.
         plan: what it will execute.
         devices: processes that train together.
+        picture: whether to draw the plan.
     """
     save_config(config, folder.config)
     folder.write_environment()
-    plan.write(folder.path, build.beside_plan(config, devices))
+    plan.write(folder.path, build.beside_plan(config, devices), picture)
 
 
 @contextmanager
@@ -83,7 +84,8 @@ def failure_recorded(folder: RunFolder, facts: Mapping[str, Any]) -> Iterator[No
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | StoppedError)
         why = str(error) if isinstance(error, LrflowError) else f"{type(error).__name__}: {error}"
-        conclude(folder, "stopped" if stopped else "failed", error=why, **facts)
+        status = "pruned" if isinstance(error, PrunedError) else "stopped" if stopped else "failed"
+        conclude(folder, status, error=why, **facts)
         raise
 
 

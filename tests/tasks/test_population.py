@@ -69,7 +69,7 @@ def test_each_folder_is_that_of_the_run_alone(common: list[str], tmp_path: Path)
     alone = {number: train.run(config) for number, config in jobs(tmp_path / "alone", common).items()}
     for number, result in alone.items():
         ours, theirs = (tmp_path / name / str(number) for name in ("together", "alone"))
-        assert sorted(path.name for path in ours.iterdir()) == sorted(path.name for path in theirs.iterdir())
+        assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()} - {"plan.png"}
         own = dict(found[number].result)
         assert own.pop("folder") == str(ours)
         assert own == pytest.approx({name: value for name, value in result.items() if name != "folder"}, rel=1e-3)
@@ -98,14 +98,74 @@ def test_a_member_is_evaluated_and_goes_on_like_any_run(tmp_path: Path) -> None:
         compose([*SMALL[:4], *SMALL[5:], *MEMBERS[1], "optimizer=adamw", *longer, f"output={tmp_path}"])
     )
     assert resumed["folder"] == str(folder)
-    assert rows(folder)[-1]["step"] == 60
+    assert rows(folder)[-1]["step"] == 50
 
 
 def test_a_member_that_diverges_fails_alone(tmp_path: Path) -> None:
-    members = (["optimizer.lr=0.05"], ["optimizer.lr=1e30"], ["optimizer.lr=0.1"])
-    found = together(tmp_path, ["optimizer=sgd", "schedule=constant"], members)
+    members = (["optimizer.lr=0.05"], ["optimizer.lr=1000", "optimizer.weight_decay=1"], ["optimizer.lr=0.1"])
+    found = together(tmp_path, ["optimizer=sgd", "schedule=constant", "model.norm=false"], members)
     assert isinstance(found[1].error, DivergedError)
     assert json.loads((tmp_path / "1/summary.json").read_text())["status"] == "failed"
     assert [found[number].error for number in (0, 2)] == [None, None]
-    (alone,) = jobs(tmp_path / "alone", ["optimizer=sgd", "schedule=constant"], members[2:]).values()
+    (alone,) = jobs(
+        tmp_path / "alone", ["optimizer=sgd", "schedule=constant", "model.norm=false"], members[2:]
+    ).values()
     assert found[2].result["val/loss"] == pytest.approx(train.run(alone)["val/loss"], rel=1e-4)
+
+
+ALONE = {
+    "optimizer=lion": "Lion is not one of SGD, Adam and AdamW",
+    "feedback=plateau": "feedback moves the LR as the run goes",
+    "trainer.accumulate_grad_batches=2": "gradients are accumulated",
+    "trainer.compile=true": "trainer.compile compiles each run",
+    "trainer.precision=bf16-mixed": "trainer.precision=bf16-mixed",
+    "optimizer.lr=auto": "the LR is looked for before the run",
+    "logger=wandb": "W&B has one run at a time in a process",
+    "task=plan": "task=plan trains nothing",
+}
+
+
+@pytest.mark.parametrize("word", ALONE)
+def test_what_has_to_run_alone_says_why(word: str) -> None:
+    assert population.why_not(compose([*SMALL, word])) == ALONE[word]
+
+
+def test_jobs_that_differ_in_more_than_numbers_are_sets_of_their_own(tmp_path: Path) -> None:
+    words = ["optimizer=sgd", "optimizer=sgd optimizer.lr=0.3 seed=3 schedule=linear", "optimizer=momentum"]
+    words += ["optimizer=adamw", "optimizer=sgd model.norm=false", "optimizer=sgd layers=uniform", "optimizer=nesterov"]
+    same = [population.likeness(compose([*SMALL, *word.split()])) for word in words]
+    assert same[0] == same[1] == same[2]  # momentum is a number
+    assert len(set(same)) == 5
+
+
+def test_what_cannot_or_need_not_train_together_is_left_and_told(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(population, "time_ordinary", lambda *_: 1.0)
+    monkeypatch.setattr(population, "time_together", lambda *_: 2.5)
+    told: list[str] = []
+    members = (["optimizer=sgd"], ["optimizer=sgd", "seed=1"], ["optimizer=lion"], ["optimizer=adamw"])
+    configs = jobs(tmp_path, [], members)
+    assert population.train_together(configs, 64, True, told.append) == {}
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    assert sorted(told) == [
+        "job 2 runs by itself: Lion is not one of SGD, Adam and AdamW",
+        "job 3 runs by itself: no other job differs from it in numbers alone",
+        "jobs 0 to 1 run one after the other: together they would not be faster: "
+        "measured 0.8 times as fast as one after the other",
+    ]
+
+
+def test_a_large_set_is_several_populations(tmp_path: Path) -> None:
+    members = [[f"optimizer.lr={lr}"] for lr in (0.01, 0.02, 0.05, 0.1, 0.2)]
+    found = together(tmp_path, ["optimizer=sgd", "trainer.max_steps=2"], members, size=2)
+    assert list(found) == [0, 1, 2, 3, 4]
+    sizes = [json.loads((tmp_path / str(number) / "summary.json").read_text())["members"] for number in found]
+    assert sorted(sizes) == [1, 2, 2, 2, 2]
+
+
+def test_the_trial_measures_and_leaves_nothing(tmp_path: Path) -> None:
+    configs = jobs(tmp_path, ["optimizer=sgd"])
+    trial = population._measure(list(configs.values()))
+    assert trial.ordinary > 0
+    assert trial.together > 0
+    assert trial.ratio == pytest.approx(3 * trial.ordinary / trial.together)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
