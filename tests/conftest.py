@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import settings
 
 # Two OpenMP threads on a busy machine of two cores can be many times slower than one.
@@ -35,3 +37,34 @@ def lrflow(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """Writes the run folder of a trial, as a run would have: `sweep/NUMBER/`, and gives `sweep/`."""
+
+    def make(
+        number: int | str,
+        overrides: Sequence[str] = (),
+        metrics: Mapping[str, float] | None = None,
+        status: str | None = "finished",
+        losses: Sequence[float] = (2.0, 1.0),
+        choices: Mapping[str, str] | None = None,
+        **facts: object,
+    ) -> Path:
+        folder = tmp_path / "sweep" / str(number)
+        folder.mkdir(parents=True)
+        config = {
+            "optimizer": {"lr": 0.001},
+            "trainer": {"checkpoint": {"monitor": "val/loss"}},
+            "lrflow": {"choices": {"optimizer": "adamw", **(choices or {})}, "overrides": list(overrides)},
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        rows = [f"{step},{loss}" for step, loss in enumerate(losses)]
+        (folder / "metrics.csv").write_text("\n".join(["step,train/loss", *rows, ""]))
+        if status is not None:
+            summary = {"status": status, "steps": 60, "seconds": 1.5, **facts, "metrics": dict(metrics or {})}
+            (folder / "summary.json").write_text(json.dumps(summary))
+        return folder.parent
+
+    return make

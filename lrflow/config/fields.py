@@ -146,6 +146,11 @@ def _one_or_more(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
     )
 
 
+def _is_margin(value: Any) -> bool:
+    share = re.fullmatch(r"(\d+\.?\d*|\.\d+)%", value) if isinstance(value, str) else None
+    return _within(float(share.group(1)) if share else value, 0, math.inf, True, False)
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
@@ -159,6 +164,9 @@ def _is_devices(value: Any) -> bool:
 
 
 Text = Annotated[str, expects("text", _is_text)]
+Margin = Annotated[
+    Any, expects("a share of what training gains, such as 5%, or a difference of the metric", _is_margin)
+]
 Switch = Annotated[bool, expects("true or false", lambda value: isinstance(value, bool))]
 AutoSwitch = Annotated[Any, expects("auto, true or false", lambda value: value == "auto" or isinstance(value, bool))]
 Count = Annotated[int, whole(1)]

@@ -222,7 +222,7 @@ class Analyze(Section):
     """What trials are judged by; None: the sweep's own metric."""
     mode: Annotated[Literal["min", "max"], f.one_of("min", "max")] | None = None
     """Whether less of it is better, or more; None: the sweep's own, or by the metric's name."""
-    margin: f.Text = "5%"
+    margin: f.Margin = "5%"
     """How much worse within the good basin: a share of what training gains, or a difference of the metric."""
 
 

@@ -11,14 +11,12 @@ from rich.text import Text
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.reports.sweep_page import doubts, write_page
 from lrflow.reports.sweep_picture import plot
-from lrflow.sweeps.analysis import Analysis, analyse
+from lrflow.sweeps.analysis import MARGIN, Analysis, analyse
 from lrflow.sweeps.best import command, write_best
 from lrflow.sweeps.results import Sweep
 
-MARGIN = "5%"
 
-
-def report(sweep: Sweep, console: Console, margin: str = MARGIN) -> Analysis | None:
+def report(sweep: Sweep, console: Console, margin: str | float = MARGIN) -> Analysis | None:
     """Write `sweep.csv`, `sweep.png`, `sweep.html` and `recipe/best.yaml` into a sweep folder, and print the answer.
 
     Args:
@@ -28,9 +26,6 @@ def report(sweep: Sweep, console: Console, margin: str = MARGIN) -> Analysis | N
 
     Returns:
         what the sweep says about its LR; None: it swept none, and no picture is drawn.
-
-    Raises:
-        ConfigError: the margin cannot be read.
     """
     analysis = analyse(sweep, margin)
     folder, best = sweep.folder, None

@@ -97,7 +97,7 @@ def _curves_table(page: Page, analysis: Analysis) -> None:
         answer = (curve.lr, low, high, analysis.metric(curve.cost)) if known else (None,) * 4
         rows.append([curve.name, *answer, *ends, curve.sensitivity])
     caption = "Basin: LRs between which the metric is worse than its best by no more than "
-    caption += f"{analysis.margin} of what training gains." if "%" in analysis.margin else f"{analysis.margin}."
+    caption += f"{analysis.margin} of what training gains." if "%" in str(analysis.margin) else f"{analysis.margin}."
     page.table("Side by side", columns, rows, caption, strong=0)
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrflow.errors import ConfigError, Problem
 from lrflow.sweeps.results import Sweep, Trial, Value, number
 from lrflow.tuning.valley import BESIDE, NEAR, Valley, find_valley
 
+MARGIN = "5%"  # how much worse than the best is still good, as a share of what training gains
 FEWEST = 4  # LRs that ended well; of fewer, a parabola tells nothing that they do not
 LEVELS = 6  # values of a number that make curves of their own; of more, the number is averaged over
 TOGETHER = BESIDE / 2  # decades: LRs that are closer are one
@@ -136,13 +136,13 @@ class Analysis:
     sweep: Sweep
     lr_key: str
     curves: tuple[Curve, ...]
-    margin: str
+    margin: str | float
     start: float
     averaged: tuple[str, ...]
 
     def margin_of(self, curve: Curve) -> float:
         """How much worse than its best the metric of a curve is at the ends of its basin, at most."""
-        allowed, is_share = read_margin(self.margin)
+        allowed, is_share = _read_margin(self.margin)
         return allowed * abs(self.start - self.metric(curve.cost)) if is_share else allowed
 
     def top(self, column: str) -> float:
@@ -155,7 +155,7 @@ class Analysis:
         return cost if self.sweep.mode == "min" else -cost
 
 
-def analyse(sweep: Sweep, margin: str = "5%") -> Analysis | None:
+def analyse(sweep: Sweep, margin: str | float = MARGIN) -> Analysis | None:
     """Reads the best learning rate off a sweep.
 
     Args:
@@ -165,11 +165,8 @@ def analyse(sweep: Sweep, margin: str = "5%") -> Analysis | None:
 
     Returns:
         what it says; None: no LR was swept, or no trial got so far.
-
-    Raises:
-        ConfigError: the margin cannot be read.
     """
-    allowed = read_margin(margin)
+    allowed = _read_margin(margin)
     key = sweep.lr_key
     known = [trial for trial in sweep.trials if not math.isnan(sweep.cost(trial)) and _lr(trial, key) is not None]
     if key is None or not known:
@@ -191,23 +188,11 @@ def analyse(sweep: Sweep, margin: str = "5%") -> Analysis | None:
     return Analysis(sweep, key, tuple(sorted(curves, key=lambda curve: curve.cost)), margin, start, averaged)
 
 
-def read_margin(text: str) -> tuple[float, bool]:
-    """How much worse a metric may be, and whether that is a share of what training gains.
-
-    Raises:
-        ConfigError: it is neither a share nor a number.
-    """
-    share = text.strip().endswith("%")
-    value = number(text.strip().removesuffix("%"))
-    if value is None or not 0 < value < math.inf:
-        raise ConfigError(
-            [
-                Problem(
-                    "task.margin", "expected a share of what training gains, `5%`, or a difference of the metric", text
-                )
-            ]
-        )
-    return value / 100 if share else value, share
+def _read_margin(margin: str | float) -> tuple[float, bool]:
+    """How much worse a metric may be, and whether that is a share of what training gains."""
+    if isinstance(margin, str) and margin.endswith("%"):
+        return float(margin.removesuffix("%")) / 100, True
+    return float(margin), False
 
 
 def _curve(

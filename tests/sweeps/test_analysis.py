@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from lrflow.sweeps.analysis import Analysis, analyse
+from lrflow.sweeps.results import read_sweep
+
+BEST = 0.02
+GRID = tuple(10.0 ** (position / 4) for position in range(-16, 1))  # a quarter of a decade apart, 1e-4 to 1
+
+
+def bowl(lr: float, best: float = BEST) -> float:
+    return 0.5 + 0.3 * math.log10(lr / best) ** 2
+
+
+@pytest.fixture
+def analysed(make_run) -> Callable[..., Analysis]:
+    """The analysis of trials that are given as LR, other overrides and what they ended at."""
+
+    def put(
+        trials: Sequence[tuple[float, Mapping[str, object], float]], metric: str = "val/loss", **options: str
+    ) -> Analysis:
+        for number, (lr, others, value) in enumerate(trials):
+            typed = [f"optimizer.lr={lr!r}", *(f"{key}={other}" for key, other in others.items())]
+            if math.isfinite(value):
+                folder = make_run(number, typed, {metric: value}, choices={"optimizer": "sgd"})
+            else:
+                folder = make_run(number, typed, status="failed", error=f"step 1: the loss is {value}")
+        found = analyse(read_sweep(folder, metric), **options)
+        assert found is not None
+        return found
+
+    return put
+
+
+def test_the_least_of_a_parabola_is_met(analysed) -> None:
+    (curve,) = analysed([(lr, {}, bowl(lr)) for lr in GRID]).curves
+    assert curve.lr == pytest.approx(BEST, rel=1e-6)
+    assert curve.interval[0] < BEST < curve.interval[1]
+    assert curve.doubts == ()
+
+
+def test_seeds_are_averaged_and_their_noise_widens_the_interval(analysed) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, (len(GRID), 4))
+    trials = [
+        (lr, {"seed": seed}, bowl(lr) + float(noise[place, seed])) for place, lr in enumerate(GRID) for seed in range(4)
+    ]
+    (curve,) = analysed(trials).curves
+    assert [len(point.trials) for point in curve.points] == [4] * len(GRID)
+    assert curve.points[3].cost == pytest.approx(bowl(GRID[3]) + noise[3].mean())
+    assert curve.points[3].error == pytest.approx(noise[3].std(ddof=1) / 2)
+    assert curve.interval[0] < BEST < curve.interval[1]
+    assert curve.lr == pytest.approx(BEST, rel=0.15)
+
+
+def test_each_choice_has_a_curve_and_the_best_comes_first(analysed) -> None:
+    trials = [
+        (lr, {"optimizer": optimizer, "schedule.warmup": warmup}, bowl(lr, best) + worse)
+        for optimizer, best, worse in (("sgd", 0.1, 0.2), ("adamw", 0.003, 0.0))
+        for warmup in ("0", "5%")
+        for lr in GRID
+    ]
+    found = analysed(trials)
+    assert [curve.name for curve in found.curves] == [
+        "adamw, warmup 0", "adamw, warmup 5%", "sgd, warmup 0", "sgd, warmup 5%",
+    ]  # fmt: skip
+    assert [curve.lr for curve in found.curves] == pytest.approx([0.003, 0.003, 0.1, 0.1], rel=1e-6)
+
+
+def test_what_diverged_or_did_not_learn_bends_no_parabola(analysed) -> None:
+    def loss(lr: float) -> float:
+        return bowl(lr) if lr < 0.05 else 1.9 if lr < 0.2 else math.nan
+
+    (curve,) = analysed([(lr, {}, loss(lr)) for lr in GRID]).curves
+    assert curve.lr == pytest.approx(BEST, rel=0.05)
+    assert [point.diverged for point in curve.points][-3:] == [1, 1, 1]
+
+
+def test_where_every_lr_diverged_nothing_is_said(analysed) -> None:
+    ends = {"sgd": lambda lr: math.inf, "adamw": bowl}
+    found = analysed([(lr, {"optimizer": name}, end(lr)) for name, end in ends.items() for lr in GRID])
+    assert [curve.doubts for curve in found.curves] == [(), ("every LR diverged",)]
+    assert math.isnan(found.curves[1].lr)
+
+
+def test_a_best_lr_at_the_edge_is_told(analysed) -> None:
+    (curve,) = analysed([(lr, {}, bowl(lr, 2.0)) for lr in GRID]).curves
+    assert curve.doubts == ("the highest LR, 1, was the best: one above it may be better",)
+    assert curve.basin.closed == (True, False)
+
+
+def test_three_are_too_few(analysed) -> None:
+    (curve,) = analysed([(lr, {}, bowl(lr)) for lr in (0.001, 0.01, 0.1)]).curves
+    assert curve.lr == 0.01
+    assert curve.interval == pytest.approx((0.001, 0.1))
+    assert curve.doubts == ("3 LRs are too few to fit: the best of those tried is shown",)
+    assert curve.told == "somewhere from 0.001 to 0.1"
+
+
+def test_half_the_seeds_diverging_is_diverging(analysed) -> None:
+    lost = {(0.01, 0), (0.01, 1), (0.001, 0)}
+    trials = [
+        (lr, {"seed": seed}, math.nan if (lr, seed) in lost else bowl(lr))
+        for lr in (0.0001, 0.001, 0.01, 0.1)
+        for seed in range(3)
+    ]
+    (curve,) = analysed(trials).curves
+    assert [math.isinf(point.cost) for point in curve.points] == [False, False, True, False]
+    assert curve.points[1].cost == pytest.approx(bowl(0.001))
+
+
+def test_sensitivity_as_wortsman_et_al_define_it(analysed) -> None:
+    found = analysed([(lr, {}, bowl(lr) if lr < 0.5 else math.nan) for lr in GRID])
+    assert found.start == 2.0  # the first training loss of every trial
+    expected = np.mean([min(bowl(lr) if lr < 0.5 else math.inf, 2.0) for lr in GRID]) - min(map(bowl, GRID))
+    assert found.curves[0].sensitivity == pytest.approx(expected)
+
+
+def test_sensitivity_weighs_lrs_by_the_range_that_they_stand_for(analysed) -> None:
+    crowded = sorted({*GRID, *(10.0 ** (position / 8) for position in range(-16, -11))})
+    line = np.interp(np.log10(crowded), np.log10(GRID), [bowl(lr) for lr in GRID])
+    (curve,) = analysed([(lr, {}, float(loss)) for lr, loss in zip(crowded, line, strict=True)]).curves
+    even = np.mean([bowl(lr) for lr in GRID]) - min(map(bowl, GRID))
+    assert curve.sensitivity == pytest.approx(even, rel=0.03)
+
+
+@pytest.mark.parametrize(("margin", "allowed"), [("0.03", 0.03), ("10%", 0.1 * (2.0 - 0.5))])
+def test_the_basin_ends_where_the_metric_is_worse_by_the_margin(analysed, margin: str, allowed: float) -> None:
+    grid = [BEST * 10.0 ** (position / 20) for position in range(-40, 41, 3)]
+    trials = [(lr, {}, bowl(lr)) for lr in sorted({*grid, BEST})]
+    (curve,) = analysed(trials, margin=margin).curves
+    half = math.sqrt(allowed / 0.3)
+    assert math.log10(curve.basin.high / BEST) == pytest.approx(half, abs=0.01)
+    assert math.log10(BEST / curve.basin.low) == pytest.approx(half, abs=0.01)
+    assert curve.basin.decades == pytest.approx(2 * half, abs=0.02)
+    assert curve.inside_basin()[0] == curve.basin.low
+    assert curve.inside_basin()[-1] == curve.basin.high
+
+
+def test_a_basin_ends_at_the_last_lr_before_a_divergence(analysed) -> None:
+    (curve,) = analysed([(lr, {}, 0.5 if lr < 0.5 else math.nan) for lr in GRID], margin="0.1").curves
+    assert curve.basin.high == pytest.approx(GRID[-3] if GRID[-2] > 0.5 else GRID[-2])
+    assert curve.basin.closed == (False, True)
+
+
+def test_more_is_better(analysed) -> None:
+    found = analysed([(lr, {}, 1.5 - bowl(lr)) for lr in GRID], "val/accuracy", margin="0.05")
+    (curve,) = found.curves
+    assert curve.lr == pytest.approx(BEST, rel=1e-6)
+    assert found.metric(curve.cost) == pytest.approx(max(1.5 - bowl(lr) for lr in GRID))
+    assert curve.sensitivity is None
+
+
+def test_lrs_that_a_sampler_drew_close_together_are_one(analysed) -> None:
+    random = np.random.default_rng(1)
+    rates = 10.0 ** random.uniform(-4, 0, 150)
+    trials = [
+        (float(lr), {"optimizer.weight_decay": float(random.uniform(0, 1))}, bowl(lr) + float(random.normal(0, 0.05)))
+        for lr in rates
+    ]
+    found = analysed(trials)
+    assert found.averaged == ("optimizer.weight_decay",)
+    (curve,) = found.curves
+    assert len(curve.points) <= 32  # an eighth of a decade apart
+    assert curve.interval[0] < BEST < curve.interval[1]
+    assert curve.lr == pytest.approx(BEST, rel=0.6)
+
+
+def test_a_sweep_of_something_else(make_run) -> None:
+    for seed in range(3):
+        folder = make_run(seed, [f"seed={seed}"], {"val/loss": 0.5})
+    assert analyse(read_sweep(folder)) is None

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lrflow.sweeps.importance import importance
+from lrflow.sweeps.results import read_sweep
+
+
+@pytest.fixture
+def swept(make_run) -> Path:
+    """Twenty-four trials whose loss depends on the LR, a little on the schedule, and not on the seed."""
+    number = 0
+    for lr in (1e-4, 1e-3, 1e-2, 1e-1):
+        for schedule, worse in (("cosine", 0.0), ("wsd", 0.5)):
+            for seed in range(3):
+                typed = [f"optimizer.lr={lr}", f"schedule={schedule}", f"seed={seed}"]
+                folder = make_run(number, typed, {"val/loss": float(np.log10(lr / 1e-2) ** 2 + worse)})
+                number += 1
+    return folder
+
+
+@pytest.mark.parametrize("optuna", [True, False])
+def test_what_the_loss_depends_on_comes_first(optuna: bool, swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if optuna:
+        pytest.importorskip("optuna")
+    else:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = importance(read_sweep(swept))
+    assert list(found.shares) == ["optimizer.lr", "schedule", "seed"]
+    assert found.trials == 24
+    assert ("fANOVA" in found.method) == optuna
+    assert found.shares["optimizer.lr"] > 0.9
+    assert found.shares["seed"] < 0.01 < found.shares["schedule"]
+
+
+def test_without_optuna_it_is_the_variance_between_values(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    sweep = read_sweep(swept)
+    costs = np.array([sweep.cost(trial) for trial in sweep.trials]).reshape(4, 2, 3)
+    found = importance(sweep)
+    assert found.shares["optimizer.lr"] == pytest.approx(costs.mean((1, 2)).var() / costs.var())
+    assert found.shares["schedule"] == pytest.approx(costs.mean((0, 2)).var() / costs.var())
+    assert found.shares["seed"] == pytest.approx(0, abs=1e-12)
+
+
+def test_few_trials_or_a_single_key_say_nothing(make_run) -> None:
+    for number in range(12):
+        folder = make_run(number, [f"optimizer.lr={0.1 / (number + 1)}"], {"val/loss": float(number)})
+    assert importance(read_sweep(folder)) is None

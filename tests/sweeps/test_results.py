@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import csv
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from lrflow.errors import ConfigError
+from lrflow.sweeps.results import find_sweep, mode_of, read_sweep
+
+
+def test_trials_with_what_they_were_given(make_run) -> None:
+    for number, lr in enumerate(("1e-3", "0.01", "0.1")):
+        folder = make_run(number, ["seed=7", f"optimizer.lr={lr}", "optimizer=sgd"], {"val/loss": 0.5 - number / 10})
+    sweep = read_sweep(folder)
+    assert [trial.number for trial in sweep.trials] == [0, 1, 2]
+    assert sweep.keys == ("optimizer.lr",)
+    assert [trial.given for trial in sweep.trials] == [{"optimizer.lr": lr} for lr in (0.001, 0.01, 0.1)]
+    assert (sweep.metric, sweep.mode, sweep.lr_key) == ("val/loss", "min", "optimizer.lr")
+    assert sweep.best is sweep.trials[2]
+    assert sweep.notes == ()
+
+
+def test_numbers_are_in_their_order_and_not_in_that_of_names(make_run) -> None:
+    for number in (10, 9, 2):
+        folder = make_run(number, [f"seed={number}"], {"val/loss": 1.0})
+    assert [trial.number for trial in read_sweep(folder).trials] == [2, 9, 10]
+
+
+def test_a_key_that_only_some_typed_has_the_value_of_their_options(make_run) -> None:
+    make_run(0, ["optimizer=sgd", "optimizer.momentum=0.9"])
+    folder = make_run(1, ["optimizer.lr=0.1"])
+    first, second = read_sweep(folder).trials
+    assert first.given == {"optimizer": "sgd", "optimizer.momentum": 0.9, "optimizer.lr": 0.001}
+    assert second.given == {"optimizer": "adamw", "optimizer.momentum": None, "optimizer.lr": 0.1}
+
+
+def test_what_says_where_and_not_what_is_no_swept_key(make_run) -> None:
+    make_run(0, ["seed=0", "trial.number=0", "output=a", "name=b"])
+    folder = make_run(1, ["seed=1", "trial.number=1", "output=c", "name=d"])
+    assert read_sweep(folder).keys == ("seed",)
+
+
+def test_how_trials_ended(make_run) -> None:
+    make_run(0, ["seed=0"], {"val/loss": 0.5})
+    make_run(1, ["seed=1"], status="failed", error="step 3: the loss is nan, at LR 1\n    lower it")
+    make_run(2, ["seed=2"], status="failed", error="OSError: the disk is full")
+    make_run(3, ["seed=3"], {"val/loss": 0.1}, status="pruned")
+    make_run(4, ["seed=4"], status=None)
+    folder = make_run(5, ["seed=5"], {"val/loss": math.nan})
+    sweep = read_sweep(folder)
+    assert [trial.status for trial in sweep.trials] == ["done", "failed", "failed", "pruned", "unfinished", "done"]
+    costs = [sweep.cost(trial) for trial in sweep.trials]
+    assert costs[0] == 0.5
+    assert [costs[1], costs[5]] == [math.inf, math.inf]  # diverged
+    assert all(math.isnan(cost) for cost in costs[2:5])  # nothing is known of what they would have ended at
+    assert sweep.best is sweep.trials[0]
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_read(make_run) -> None:
+    folder = make_run(0, ["seed=0"], {"val/loss": 0.5})
+    make_run(1, ["seed=1"], {"val/loss": 0.4})
+    (folder / "1" / "summary.json").write_text('{"status": "fini')
+    make_run(2, ["seed=2"])
+    (folder / "2" / "config.yaml").write_text("lrflow: [")
+    (folder / "3").mkdir()
+    (folder / "recipe").mkdir()
+    sweep = read_sweep(folder)
+    assert [trial.status for trial in sweep.trials] == ["done", "unfinished"]
+    assert sweep.notes == ("trial 2 left nothing that can be read", "trial 3 left nothing that can be read")
+
+
+def test_the_last_row_of_a_killed_run_may_be_half_a_row(make_run) -> None:
+    folder = make_run(0, losses=(2.0, 1.5))
+    with (folder / "0" / "metrics.csv").open("a") as file:
+        file.write("2,1.")
+    (trial,) = read_sweep(folder).trials
+    assert trial.history("train/loss", "val/loss") == [([0, 1, 2], [2.0, 1.5, 1.0]), ([], [])]
+    assert trial.first_loss() == 2.0
+
+
+def test_the_objective_of_the_sweep_holds_over_that_of_the_checkpoints(make_run) -> None:
+    folder = make_run(0, metrics={"val/loss": 0.5, "val/score": 0.7})
+    make_run(1, metrics={"val/loss": 0.4, "val/score": 0.6})
+    (folder / "sweep.yaml").write_text("settings: {metric: val/score, mode: max}\n")
+    sweep = read_sweep(folder)
+    assert (sweep.metric, sweep.mode) == ("val/score", "max")
+    assert sweep.best is sweep.trials[0]
+    assert read_sweep(folder, "val/loss").mode == "min"
+
+
+def test_without_the_usual_metric_another_loss_is_taken(make_run) -> None:
+    assert read_sweep(make_run(0, metrics={"accuracy": 0.5, "train/loss": 1.0})).metric == "train/loss"
+
+
+def test_a_row_a_trial(make_run, tmp_path: Path) -> None:
+    make_run(0, ["optimizer.lr=0.1", "optimizer=sgd"], {"val/loss": 0.5, "test/loss": 0.6})
+    folder = make_run(1, ["optimizer.lr=1", "optimizer=adamw"], status="failed", error="the loss is inf", steps=None)
+    with read_sweep(folder).write_csv(tmp_path / "sweep.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == [
+        "trial", "status", "optimizer.lr", "optimizer", "val/loss", "test/loss", "steps", "seconds", "folder", "error",
+    ]  # fmt: skip
+    assert rows[0] == ["0", "done", "0.1", "sgd", "0.5", "0.6", "60", "1.5", "0", ""]
+    assert rows[1] == ["1", "failed", "1", "adamw", "", "", "", "1.5", "1", "the loss is inf"]
+
+
+def test_a_sweep_is_found(make_run, tmp_path: Path) -> None:
+    folder = make_run(0)
+    assert find_sweep(str(folder), tmp_path, "task.from") == folder
+    for age, name in enumerate(("newer", "older")):
+        run = tmp_path / "outputs" / "sweeps" / name / "0"
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text("")
+        os.utime(run.parent, (1000 - age, 1000 - age))
+    assert find_sweep("last", tmp_path / "outputs", "task.from").name == "newer"
+
+
+@pytest.mark.parametrize("wanted", ["last", "nowhere", "sweep/0"])
+def test_a_sweep_that_there_is_not(wanted: str, make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(0)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        find_sweep(wanted, Path("outputs"), "task.from")
+    assert str(caught.value).startswith(f"task.from = '{wanted}': expected")
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode"), [("val/loss", "min"), ("test/accuracy", "max"), ("episode_return", "max"), ("val/mae", "min")]
+)
+def test_whether_more_is_better(metric: str, mode: str) -> None:
+    assert mode_of(metric) == mode

@@ -1,0 +1,125 @@
+"""A real sweep and what comes out of it, on the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from lrflow.cli import main
+from lrflow.runs import RunFolder
+
+SMALL = ["trainer.max_epochs=1", "data.batch_size=256", "trainer.progress=false"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working directory of a sweep of four trials."""
+    home = tmp_path_factory.mktemp("swept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("COLUMNS", "100")
+        words = [
+            "-m",
+            "recipe=logistic",
+            "fast=true",
+            "optimizer=sgd,adamw",
+            "optimizer.lr=1e-2,1e-1",
+            *SMALL,
+        ]
+        assert main(words) == 0
+    return home
+
+
+@pytest.fixture
+def folder(swept: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The sweep's folder, in whose home the command line is."""
+    monkeypatch.chdir(swept)
+    monkeypatch.setenv("COLUMNS", "100")
+    (found,) = (Path("outputs") / "sweeps").iterdir()
+    return found
+
+
+def test_a_sweep_leaves_its_answer(folder: Path) -> None:
+    left = {path.name for path in folder.iterdir()}
+    assert {"sweep.csv", "sweep.png", "sweep.html", "recipe"} <= left
+    with (folder / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["trial"] for row in rows] == [str(number) for number in range(4)]
+    for row in rows:
+        summary = RunFolder(folder / row["folder"]).read_summary()
+        assert row["val/loss"] == str(summary["metrics"].get("val/loss", ""))
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_shows_every_trial_and_leads_to_its_folder(folder: Path) -> None:
+    page = (folder / "sweep.html").read_text()
+    for number in range(4):
+        assert f'<a href="{number}/">{number}</a>' in page
+    figures = re.findall(r'<script type="application/json" id="figure-\d+">(.*?)</script>', page)
+    hints = [hint for trace in json.loads(figures[0])["data"] for hint in trace.get("customdata", [])]
+    assert sorted({int(re.search(r"trial (\d+)", hint)[1]) for hint in hints}) == list(range(4))
+    assert any("optimizer = sgd<br>optimizer.lr = 0.01" in hint for hint in hints)
+
+
+def test_the_best_trial_runs_again_from_its_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (folder / "sweep.csv").open(newline="") as file:
+        best = min((row for row in csv.DictReader(file) if row["val/loss"]), key=lambda row: float(row["val/loss"]))
+    before = set(Path("outputs").iterdir())
+    assert main(["--config-dir", str(folder), "recipe=best"]) == 0
+    (again,) = set(Path("outputs").iterdir()) - before
+    first = RunFolder(folder / best["folder"])
+    assert RunFolder(again).read_summary()["metrics"] == first.read_summary()["metrics"]
+    assert _rows(again / "metrics.csv") == _rows(first.metrics)
+
+
+def test_it_is_said_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "sweep.html").unlink()
+    capsys.readouterr()
+    assert main(["task=analyze"]) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[0] == f"{folder}, by val/loss (min)"
+    assert lines[1].split()[:3] == ["best", "LR", "interval"]
+    assert {lines[2].split()[0], lines[3].split()[0]} == {"sgd", "adamw"}
+    assert "2 LRs are too few to fit" in out
+    assert f"the best again: python -m lrflow --config-dir {folder} recipe=best" in out
+    assert (folder / "sweep.html").exists()
+
+
+def test_by_another_metric(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["task=analyze", f"task.from={folder}", "task.metric=val/accuracy", "task.margin=0.1"]) == 0
+    out = capsys.readouterr().out
+    assert "by val/accuracy (max)" in out
+    assert "sensitivity" not in out
+
+
+def test_without_plotly_the_rest_is_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    (folder / "sweep.png").unlink()
+    assert main(["task=analyze"]) == 0
+    assert "pip install 'lrflow[report]'" in capsys.readouterr().out
+    assert (folder / "sweep.png").exists()
+
+
+def test_what_cannot_be_analysed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["task=analyze", f"task.from={folder}/0"]) == 2
+    assert "give the folder above it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("margin", ["much", "-5%", "0", "0%", "5 %", "true"])
+def test_margins_that_are_none(margin: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["task=analyze", f"task.margin={margin}"]) == 2
+    assert "expected a share of what training gains" in capsys.readouterr().err
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [{key: value for key, value in row.items() if key != "train/step_time"} for row in csv.DictReader(file)]
