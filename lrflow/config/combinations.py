@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lrflow.config.config import Config
+from lrflow.config.curvature import check_curvature
 from lrflow.errors import Problem
 
 LINE_SEARCH = ("torch.optim.LBFGS",)
@@ -37,7 +38,7 @@ def check_combination(config: Config, processes: int | None = None) -> list[Prob
         elif better := UNSAVABLE.get(target):
             message = "keeps Python objects in its state, so that none of its checkpoints could be loaded"
             problems.append(Problem(f"{key}._target_", message, target, f"{better} is the same, saved as tensors"))
-    return problems
+    return [*problems, *check_curvature(config, processes)]
 
 
 def _with_line_search(config: Config) -> Iterator[Problem]:

@@ -31,6 +31,7 @@ class Config(schema.Section):
     trainer: settings.Trainer
     logger: settings.Logger
     health: settings.Health
+    sharpness: settings.Sharpness = settings.Sharpness()
     find: settings.Find = settings.RangeFind(kind="range")
     task: settings.Task
 

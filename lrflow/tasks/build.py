@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate, redact
+from lrflow.config.curvature import unread_keys
 from lrflow.config.feedback import doubts
 from lrflow.config.routes import check_routes
 from lrflow.config.scaling import batch_scaling
@@ -209,6 +210,8 @@ def give_advice(config: Config, plan: Plan, tell: Callable[[Any], None]) -> None
         tell(f"warning: {advice}")
     for doubt in doubts(config, plan.horizon):
         tell(f"warning: {doubt}")
+    for unread in unread_keys(config):
+        tell(f"warning: {unread}")
     if config.trainer.compile and plan.moved:
         tell(f"the optimizer's update is not compiled, since other settings move: {', '.join(plan.also)}")
 

@@ -60,7 +60,10 @@ def check_intervals(config: Config, horizon: Horizon) -> None:
     for key, given in {
         "trainer.val_every": trainer.val_every,
         "trainer.checkpoint.every": trainer.checkpoint.every,
+        "sharpness.every": config.sharpness.every,
     }.items():
+        if given is None:
+            continue
         every = Duration.parse(given)
         if key == "trainer.val_every" and every.unit == "epochs" and (every.value < 1 or every.value.is_integer()):
             continue  # Lightning counts whole epochs and shares of one itself

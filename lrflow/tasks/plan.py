@@ -14,6 +14,7 @@ from rich.console import Console
 
 from lrflow.config import Config, declared_horizon, load_config, locate, validate
 from lrflow.config.also import settings_of
+from lrflow.config.settings import StabilityFind
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
@@ -49,6 +50,11 @@ def run(config: Config) -> dict[str, Any]:
     folder = RunFolder.claim(config.run_folder) if config.run_folder else None
     folder = folder or RunFolder.create(Path(config.output), f"plan-{config.title}")
     written = plan.write(folder.path, build.beside_plan(config))
+    if config.find.check and isinstance(config.find, StabilityFind):
+        from lrflow.tasks.find.stability import find_ceiling  # which reads the data, and takes a Trainer
+
+        find_ceiling(config, config.find, folder.path, console, plan)
+        written = [*written, folder.path / "find.json"]
     names = ", ".join(path.name for path in written)
     console.print(f"{folder.path}/: {names}", soft_wrap=True, highlight=False)
     if failed := [check for check in plan.check() if not check.ok]:

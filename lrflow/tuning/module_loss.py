@@ -8,8 +8,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -21,9 +23,10 @@ class _TrainingStep(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, batch: Any, index: int) -> Tensor:
-        found: Any = self.module.training_step(batch, index)
-        loss: Tensor = found["loss"] if isinstance(found, Mapping) else found
+    def forward(self, batch: Any, index: int) -> Tensor | None:
+        step = self.module.training_step
+        found: Any = step(batch, index) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else step(batch)
+        loss: Tensor | None = found["loss"] if isinstance(found, Mapping) else found
         return loss
 
 
@@ -32,16 +35,19 @@ def module_loss(module: pl.LightningModule, batches: Sequence[Any]) -> Callable[
 
     Args:
         module: its own parameters stay as they are.
-        batches: on the module's device; each counts the same.
+        batches: on the module's device; each counts the same, but for those that the step skips by returning None.
 
     Returns:
-        From parameters by their names in the module to a scalar.
+        From parameters by their names in the module to a scalar; it raises a ValueError where every batch is skipped.
     """
     step = _TrainingStep(module)
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
         named = {f"module.{name}": tensor for name, tensor in parameters.items()}
-        losses = [functional_call(step, named, (batch, index)) for index, batch in enumerate(batches)]
+        found = [functional_call(step, named, (batch, index)) for index, batch in enumerate(batches)]
+        losses = [one for one in found if one is not None]
+        if not losses:
+            raise ValueError("the training step skips every batch")
         return torch.stack(losses).mean()
 
     return loss
@@ -51,7 +57,8 @@ def module_loss(module: pl.LightningModule, batches: Sequence[Any]) -> Callable[
 def as_a_function(module: pl.LightningModule) -> Iterator[None]:
     """Let the training step be a function of its parameters: nothing is drawn, noted or logged.
 
-    Dropout is off, and batch norms use the statistics of the batch and keep none. Everything is put back.
+    Dropout is off, and batch norms use the statistics of the batch and keep none. The function can be differentiated
+    twice, which a compiled model and the fused kernels of attention cannot. Everything is put back.
     """
     modes = {one: one.training for one in module.modules()}
     statistics = {one: one.track_running_stats for one in module.modules() if isinstance(one, _BatchNorm)}
@@ -69,7 +76,8 @@ def as_a_function(module: pl.LightningModule) -> Iterator[None]:
             one.eval()  # a frozen one normalises by what it has
     vars(module).update(silent)
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         for name in silent:
             del vars(module)[name]

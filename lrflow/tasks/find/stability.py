@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import move_data_to_device
@@ -15,29 +17,43 @@ from rich.console import Console
 from torch import Tensor
 
 from lrflow.config import Config
+from lrflow.config.combinations import check_combination
 from lrflow.config.settings import StabilityFind
-from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.errors import ConfigError, LrflowError
+from lrflow.plan import Plan, PlanScheduler
 from lrflow.plan.view import Grid, number
 from lrflow.tasks import build
 from lrflow.tasks.data import ready_data
 from lrflow.tasks.train import lightning_options
 from lrflow.training.trainer import build_trainer
 from lrflow.tuning.module_loss import as_a_function, module_loss
-from lrflow.tuning.sharpness import Loss, Sharpness, measure_sharpness, preconditioner, stability_limit
+from lrflow.tuning.probe import present_sharpness
+from lrflow.tuning.sharpness import Loss, Sharpness, check_twice_differentiable
 
 
-def find_ceiling(config: Config, find: StabilityFind, folder: Path, console: Console) -> dict[str, Any]:
+def find_ceiling(
+    config: Config, find: StabilityFind, folder: Path, console: Console, plan: Plan | None = None
+) -> dict[str, Any]:
     """Measure the sharpness at the start of the run, show and write which LR it allows.
+
+    Args:
+        config: of the run.
+        find: what is asked for.
+        folder: gets find.json.
+        console: is told what is found.
+        plan: of the run; where it is given, its first step and its peak are held against the bound. None: the
+            configured LR is.
 
     Returns:
         `ceiling` and `sharpness`.
 
     Raises:
         ConfigError: the optimizer has no known bound, or several devices were asked for.
-        LrflowError: the loss has no finite curvature.
+        LrflowError: the loss has no finite curvature, or cannot be differentiated twice.
     """
     trainer = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
-    _refuse(config, trainer)
+    if problems := check_combination(config, trainer.world_size):
+        raise ConfigError(problems)
     pl.seed_everything(config.seed, verbose=False)
     data, module = ready_data(config, trainer, config.seed), build.build_module(config)
     module.to(trainer.strategy.root_device)
@@ -47,35 +63,29 @@ def find_ceiling(config: Config, find: StabilityFind, folder: Path, console: Con
         move_data_to_device(batch, trainer.strategy.root_device)
         for batch in islice(data.train_dataloader(), max(find.batches, find.gradients))
     ]
-    # A compiled model cannot be differentiated twice.
-    with as_a_function(module), torch.compiler.set_stance("force_eager"):
-        if not isinstance(optimizer, torch.optim.SGD):
-            _gather(module, optimizer, batches[: find.gradients])
-        loss = module_loss(module, batches[: find.batches])
+    with as_a_function(module):
         try:
-            found = _measure(config, find, module, optimizer, loss)
-        except ValueError as error:
-            raise LrflowError(f"the curvature cannot be measured: {error}; look for NaN in the data") from error
+            if not isinstance(optimizer, torch.optim.SGD):
+                _gather(module, optimizer, batches[: find.gradients])
+            check_twice_differentiable(module_loss(module, batches[:1]), dict(module.named_parameters()))
+            loss = module_loss(module, batches[: find.batches])
+            # First at the peak LRs, as the optimizer was made.
+            found = present_sharpness(module, optimizer, loss, find.products, seed=config.seed)
+            along = [] if plan is None else list(_along(config, find, module, optimizer, loss, plan))
+        except (ValueError, RuntimeError) as error:
+            why = str(error).partition("\n")[0]
+            hint = "; look for NaN in the data" if "not finite" in why else ""
+            raise LrflowError(f"the curvature cannot be measured: {why}{hint}") from error
     ceiling = found.ceiling(config.optimizer.lr)
     facts = {**asdict(found), "share": found.share, "ceiling": ceiling, "lr": config.optimizer.lr}
+    if plan is not None:
+        facts["plan"] = [{"step": step, "lr": lr, "share": share} for step, lr, share in along]
     (folder / "find.json").write_text(json.dumps(facts, indent=2) + "\n")
-    _show(config, found, ceiling, console)
+    if plan is None:
+        _show(config, found, ceiling, console)
+    else:
+        _show_along(along, console)
     return {"ceiling": ceiling, "sharpness": found.top}
-
-
-def _refuse(config: Config, trainer: pl.Trainer) -> None:
-    problems = []
-    name = config.optimizer.target.rpartition(".")[2]
-    known = "it is known of SGD, Adam, AdamW, RMSprop and Adagrad"
-    if stability_limit(name, config.optimizer.node()) is None:
-        problems.append(Problem("optimizer._target_", "no stability bound is known of it", name, known))
-    if config.optimizer.routes:
-        problems.append(Problem("optimizer.routes", "no stability bound is known of several optimizers", ..., known))
-    if trainer.world_size > 1:
-        message = "the stability bound is measured on one device"
-        problems.append(Problem("trainer.devices", message, config.trainer.devices, "trainer.devices=1"))
-    if problems:
-        raise ConfigError(problems)
 
 
 def _gather(module: pl.LightningModule, optimizer: torch.optim.Optimizer, batches: list[Any]) -> None:
@@ -93,38 +103,21 @@ def _gather(module: pl.LightningModule, optimizer: torch.optim.Optimizer, batche
         group["lr"] = rate
 
 
-def _measure(
+def _along(
     config: Config,
     find: StabilityFind,
     module: pl.LightningModule,
     optimizer: torch.optim.Optimizer,
     loss: Loss,
-) -> Sharpness:
-    name = config.optimizer.target.rpartition(".")[2]
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    own = [{names[p]: p.detach() for p in group["params"]} for group in optimizer.param_groups]
-    divided: dict[str, Tensor] | None = None
-    if not isinstance(optimizer, torch.optim.SGD):
-        divided = {
-            names[parameter]: divisor
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if (divisor := preconditioner(name, group, optimizer.state[parameter])) is not None
-        }
-    # AdamW takes its decay off the weights themselves, the others put it into the gradient.
-    decays = [0.0 if name == "AdamW" else float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
-    limit = stability_limit(name, optimizer.param_groups[0])
-    assert limit is not None
-    return measure_sharpness(
-        loss,
-        own,
-        rates=[float(group["lr"]) for group in optimizer.param_groups],
-        limit=limit,
-        preconditioners=divided,
-        decay=decays,
-        products=find.products,
-        seed=config.seed,
-    )
+    plan: Plan,
+) -> Iterator[tuple[int, float, float]]:
+    """Step, highest LR and share of the bound, at the first weights, of the plan's first step and of its peak."""
+    scheduler = PlanScheduler(optimizer, plan)
+    highest = plan.lr(np.arange(plan.horizon.steps)).max(axis=1)
+    for step in sorted({0, int(highest.argmax())}):
+        scheduler.step(step)
+        found = present_sharpness(module, optimizer, loss, find.products, seed=config.seed)
+        yield step, float(highest[step]), found.share
 
 
 def _show(config: Config, found: Sharpness, ceiling: float, console: Console) -> None:
@@ -141,4 +134,19 @@ def _show(config: Config, found: Sharpness, ceiling: float, console: Console) ->
     table.row("Hessian-vector products", str(found.products))
     console.print(table)
     if found.share > 1:
-        say("[bold yellow]above the bound:[/] steps along the sharpest direction grow until the curvature gives way")
+        say(f"[bold yellow]above the bound:[/] {ABOVE}")
+
+
+def _show_along(along: list[tuple[int, float, float]], console: Console) -> None:
+    table = Grid("<stability bound at the first weights", "step", "LR", "share of it")
+    for step, lr, share in along:
+        table.row("first step" if step == 0 else "peak", f"{step:,}", number(lr), f"{100 * share:.3g}%")
+    console.print(table)
+    step, _, share = along[-1]
+    if share > 1:
+        which = "the plan starts" if step == 0 or along[0][2] > 1 else f"by step {step:,} the plan is"
+        text = f"[bold yellow]{which} above the bound:[/] {ABOVE}"
+        console.print(text, soft_wrap=True, highlight=False)
+
+
+ABOVE = "steps along the sharpest direction grow until the curvature gives way"

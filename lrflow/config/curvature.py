@@ -1,0 +1,70 @@
+"""What measuring the curvature of the loss (find=stability, sharpness.every) does not go together with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lrflow.config.config import Config
+from lrflow.config.settings import StabilityFind
+from lrflow.errors import Problem
+
+BOUNDED = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad")
+"""The classes of torch whose stability bound is known; `lrflow.tuning.sharpness.stability_limit` tells it."""
+
+
+def check_curvature(config: Config, processes: int | None = None) -> list[Problem]:
+    """Settings under which the curvature that is asked for cannot be measured, or has no bound to be held against.
+
+    Args:
+        config: of the run.
+        processes: how many train together; None: as many as the config tells.
+    """
+    asked = list(_asked(config))
+    if not asked:
+        return []
+    who, trainer = " and ".join(asked), config.trainer
+    problems = []
+    known = f"it is known of {', '.join(BOUNDED[:-1])} and {BOUNDED[-1]}; leave out {who}"
+    name = config.optimizer.target.rpartition(".")[2]
+    if name not in BOUNDED or not config.optimizer.target.startswith("torch."):
+        problems.append(Problem("optimizer._target_", "no stability bound is known of it", name, known))
+    if config.optimizer.routes:
+        problems.append(Problem("optimizer.routes", "no stability bound is known of several optimizers", ..., known))
+    if processes is None and trainer.devices != "auto":
+        devices = len(trainer.devices) if isinstance(trainer.devices, list) else trainer.devices
+        processes = devices * trainer.num_nodes
+    if processes is not None and processes > 1:
+        key, value = ("num_nodes", trainer.num_nodes) if trainer.num_nodes > 1 else ("devices", trainer.devices)
+        problems.append(Problem(f"trainer.{key}", f"{who} measures on one device", value, f"trainer.{key}=1"))
+    elif trainer.strategy not in ("auto", "single_device"):
+        message = f"{who} measures a model that no strategy wraps"
+        problems.append(Problem("trainer.strategy", message, trainer.strategy, "auto"))
+    if "sharpness.every" in asked and str(trainer.precision) in ("16-true", "bf16-true"):
+        message = "the curvature is lost in half precision"
+        problems.append(Problem("trainer.precision", message, trainer.precision, "a mixed one keeps whole weights"))
+    return problems
+
+
+def unread_keys(config: Config) -> list[str]:
+    """Keys of `find` and `sharpness` that were typed and that nothing in this run reads, each with what would."""
+    typed = [text.partition("=")[0].lstrip("+~") for text in config.overrides]
+    unread = []
+    plans, bounds = config.task.name == "plan", isinstance(config.find, StabilityFind)
+    looks = config.finds_lr or (config.find.check and (bounds or not plans)) or config.task.name in ("find", "evaluate")
+    found = getattr(config.find, "found", None) is not None  # by this run: so its keys were read
+    if not looks and not found:
+        keys = [key for key in typed if key == "find" or key.startswith("find.")]
+        would = "task=find, find.check=true or optimizer.lr=auto" if not plans else "task=find, or find=stability here,"
+        unread += [f"nothing reads {key}: {would} would" for key in keys if key != "find.check" or config.find.check]
+    if config.sharpness.every is None:
+        keys = [key for key in typed if key.startswith("sharpness.") and key != "sharpness.every"]
+        unread += [f"nothing reads {key}: sharpness.every says how often to measure" for key in keys]
+    return unread
+
+
+def _asked(config: Config) -> Iterator[str]:
+    task = config.task.name
+    if isinstance(config.find, StabilityFind) and (task == "find" or (config.find.check and task in ("train", "plan"))):
+        yield "find=stability"
+    if config.sharpness.every is not None and task in ("train", "plan"):
+        yield "sharpness.every"
