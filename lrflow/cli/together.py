@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,13 @@ from lrflow.config.composition import choices_of
 from lrflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hydra.types import HydraContext, TaskFunction
+    from hydra.types import HydraContext
 
 
 def launch(
     jobs: Mapping[int, Sequence[str]],
     context: HydraContext,
-    task_function: TaskFunction,
+    task_function: Callable[..., Any],
     config: DictConfig,
     size: int,
     measure: bool,

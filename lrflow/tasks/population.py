@@ -100,8 +100,8 @@ def train_together(
                 tell(f"{_jobs(numbers)} train together: {told}")
             for chunk in chosen:
                 found |= _train([(number, configs[number]) for number in chunk])
-        except UnfitError as reason:
-            apart.setdefault(str(reason), []).extend(numbers)
+        except UnfitError as why:
+            apart.setdefault(str(why), []).extend(numbers)
         except Exception as error:  # memory that does not suffice, say: by themselves they may do
             what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             apart.setdefault(f"together they failed, {what}", []).extend(n for n in numbers if n not in found)

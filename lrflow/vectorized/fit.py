@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lrflow.plan.view import setting_columns
@@ -28,6 +27,7 @@ from lrflow.training.position import stand_at
 from lrflow.training.signals import Block
 from lrflow.vectorized.batches import StackedBatches
 from lrflow.vectorized.member import Member, stack
+from lrflow.vectorized.population import Clip
 
 
 class PopulationFit:
@@ -198,7 +198,7 @@ def _validations(every: Duration, horizon: Horizon) -> Callable[[int], bool]:
     return lambda step: step % steps == 0
 
 
-def _clipping(trainer: pl.Trainer) -> Callable[[Tensor, Tensor], None] | None:
+def _clipping(trainer: pl.Trainer) -> Clip | None:
     """Clips gradients [members, weights] of these norms [members] in place, each member's by themselves."""
     limit = trainer.gradient_clip_val
     if limit is None:
