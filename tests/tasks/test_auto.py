@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from lrflow.config import compose, load_config
 from lrflow.errors import ConfigError, LrflowError
-from lrflow.tasks import train
+from lrflow.tasks import find, train
+from lrflow.training.checkpoint_io import read_checkpoint
+from lrflow.training.random_state import random_state
 
 SMALL = ("find.steps=120", "find.sweeps=2", "model=logistic", "optimizer=sgd", "data.batch_size=128")
 
@@ -20,6 +26,17 @@ SMALL = ("find.steps=120", "find.sweeps=2", "model=logistic", "optimizer=sgd", "
 def column(folder: Path, name: str) -> list[float]:
     with (folder / "metrics.csv").open(newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nests of plain data and tensors are equal, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
 
 
 def test_what_is_found_is_saved_shown_and_kept_to_the_end(lrflow: Callable, tmp_path: Path) -> None:
@@ -79,6 +96,37 @@ def test_a_run_looks_at_its_lr_and_stays_the_same(
     bound = [option for option in options if not option.startswith("find.")]
     train.run(compose([*bound, "find=stability", "find.check=true", "trainer.max_steps=2"]))
     assert "share of it that the configured LR uses" in capsys.readouterr().out
+
+
+def test_looking_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, batch norms, the optimizer, the generators and the place in the data: the checkpoint is the same."""
+    monkeypatch.chdir(tmp_path)
+    options = ["model=cnn", "model.widths=[4, 8]", "model.dropout=0.3", "optimizer=momentum", "trainer.progress=false"]
+    options += ["trainer.max_epochs=null", "trainer.max_steps=6", "find.steps=40", "find.sweeps=2"]
+    saved = {}
+    for name in ("plain", "looked"):
+        folder = train.run(compose([*options, f"find.check={str(name == 'looked').lower()}", f"name={name}"]))["folder"]
+        saved[name] = read_checkpoint(Path(folder) / "checkpoints/step-0000006.ckpt")
+    plain, looked = saved.values()
+    for kind in ("state_dict", "optimizer_states", "loops", "lr_schedulers"):
+        assert same(looked[kind], plain[kind]), kind
+    for kind in ("random", "position"):
+        assert same(looked["lrflow"][kind], plain["lrflow"][kind]), kind
+
+
+def test_what_is_drawn_after_a_range_test_is_what_would_have_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "plotly", None)  # as if it were not installed
+    torch.manual_seed(3)
+    before, variables = random_state(), dict(os.environ)
+    folder = find.run(compose(["task=find", "find.steps=40", "find.sweeps=1", "model=logistic"]))["folder"]
+    assert same(random_state(), before)
+    assert dict(os.environ) == variables
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert sorted(path.name for path in Path(folder).glob("find.*")) == ["find.csv", "find.json", "find.png"]
+    assert "no find.html: pip install 'lrflow[report]'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
