@@ -7,7 +7,9 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from lrflow.errors import ConfigError, Problem
 
@@ -49,12 +51,17 @@ def _of_project(path: Path) -> list[str]:
         return []
     key = "[tool.lrflow] trust"
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("lrflow", {}).get("trust", [])
+        found = _parsed(path.read_text(encoding="utf-8")).get("tool", {}).get("lrflow", {}).get("trust", [])
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([Problem(key, f"./{path} cannot be read: {error}")]) from None
     if not isinstance(found, list):
         raise ConfigError([Problem(key, "expected a list of package names", found, where=f"./{path}")])
     return [_checked(name, key) for name in found]
+
+
+@lru_cache(maxsize=1)  # it is asked for at each object that is built
+def _parsed(text: str) -> dict[str, Any]:
+    return tomllib.loads(text)
 
 
 def _checked(name: object, key: str) -> str:
