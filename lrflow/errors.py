@@ -51,6 +51,15 @@ class StoppedError(LrflowError):
         self.exit_code = exit_code
         super().__init__(message)
 
+    def __reduce__(self) -> tuple[type[StoppedError], tuple[str, int]]:
+        return StoppedError, (str(self), self.exit_code)
+
+
+class PrunedError(LrflowError):
+    """A trial of a sweep was given up early; the sweep goes on."""
+
+    exit_code = 0
+
 
 class ConfigError(LrflowError):
     """The configuration cannot be run; holds every problem that was found.
@@ -64,6 +73,9 @@ class ConfigError(LrflowError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Problem]]]:
+        return ConfigError, (self.problems,)
 
 
 LISTED = 50  # names that a hint lists at most; of more, nobody reads the others

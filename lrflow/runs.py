@@ -98,6 +98,19 @@ class RunFolder:
             finally:
                 lock.truncate(0)
 
+    def holder(self) -> str | None:
+        """The process that runs in this folder; None: there is none."""
+        try:
+            lock = (self.path / ".lock").open("r")
+        except OSError:
+            return None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return lock.read() or "unknown"
+        return None
+
     @contextmanager
     def as_before_unless(self, begun: Callable[[], bool]) -> Iterator[None]:
         """Put the record of the run back as it was, when what goes on with it fails before it has begun.

@@ -54,6 +54,29 @@ def with_earlier_run(overrides: Sequence[str]) -> list[str]:
     return [*kept, *(text for text in overrides if _split(text)[0] not in ("resume.from", "task.from")), *named]
 
 
+def with_earlier_sweep(overrides: Sequence[str]) -> list[str]:
+    """The overrides of the sweep that `sweep.resume=` speaks of, and then those that are typed.
+
+    Args:
+        overrides: as typed, short forms written out.
+
+    Raises:
+        ConfigError: there is no such sweep.
+    """
+    typed = dict(_split(text) for text in overrides)
+    source = typed.get("hydra.sweeper.resume")
+    if source in (None, "null"):
+        return list(overrides)
+    from lrflow.sweeps.record import find_sweep, read_record
+
+    folder = find_sweep(str(source), Path(typed.get("output", _OUTPUT)))
+    kept = [text for text in read_record(folder)["overrides"] if _split(text)[0] not in typed]
+    own = ("hydra.sweeper.resume", "hydra.sweep.dir")
+    kept = [text for text in kept if _split(text)[0] not in own]
+    rest = [text for text in overrides if _split(text)[0] not in own]
+    return [*kept, *rest, f"hydra.sweeper.resume={_quoted(folder)}", f"hydra.sweep.dir={_quoted(folder)}"]
+
+
 def _split(text: str) -> tuple[str, str]:
     key, _, value = text.partition("=")
     return key.lstrip("+~"), value

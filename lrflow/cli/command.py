@@ -17,7 +17,8 @@ from lrflow.errors import ConfigError, LrflowError, StoppedError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from lrflow.cli.jobs import Outcome
+    from lrflow.sweeps.outcome import Outcome
+    from lrflow.tasks.population import Trained
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -72,7 +73,7 @@ def _main(words: list[str]) -> int:
 
 def _check_and_run(args: Arguments) -> int:
     """Checks every job that was asked for; when all can be run, runs them."""
-    from lrflow.cli.again import with_earlier_run
+    from lrflow.cli.again import with_earlier_run, with_earlier_sweep
     from lrflow.cli.show import show_config
     from lrflow.cli.sweep import check_sweep
     from lrflow.config.catalogue import Catalogue
@@ -80,7 +81,8 @@ def _check_and_run(args: Arguments) -> int:
     from lrflow.config.overrides import expand, read
 
     catalogue = Catalogue([args.config_dir] if args.config_dir else [])
-    overrides = read(with_earlier_run(expand(args.overrides)), catalogue, sweep=args.multirun)
+    typed = with_earlier_sweep(expand(args.overrides))
+    overrides = read(with_earlier_run(typed), catalogue, sweep=args.multirun)
     if args.multirun:
         return _hand_to_hydra(args, overrides.texts, check_sweep(overrides, args.config_dir, catalogue))
     problems = None
@@ -115,13 +117,18 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
 
     process = os.getpid()
 
-    def job(cfg: DictConfig) -> None:
-        outcomes.append(_run(cfg, args.config_dir, jobs))
-        if outcomes[-1].error and os.getpid() != process:
-            raise outcomes[-1].error  # a launcher's own process: Hydra tells the sweep of it
-        if isinstance(outcomes[-1].error, StoppedError):
-            raise SystemExit(outcomes[-1].exit_code)  # and with it the sweep
+    def job(cfg: DictConfig, trained: Trained | None = None) -> Outcome:
+        outcome = _run(cfg, args.config_dir, jobs, trained)
+        if os.getpid() != process:  # a launcher's own process
+            if outcome.error and not sampled():
+                raise outcome.error  # Hydra's sweeper tells of nothing else
+            return outcome.portable()
+        outcomes.append(outcome)
+        if isinstance(outcome.error, StoppedError):
+            raise SystemExit(outcome.exit_code)  # and with it the sweep
+        return outcome
 
+    job.outcomes = outcomes  # type: ignore[attr-defined]  # lrflow's sweeper fills in those of other processes
     register_recipes()
     app = hydra.main(config_path=f"pkg://{MODULE}", config_name=ROOT, version_base="1.3")(job)
     logging.raiseExceptions = not args.info  # Hydra logs what it tells, also into a pipe that was closed
@@ -134,17 +141,20 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
 
             show_summary(outcomes)
     if args.multirun:
-        return int(any(outcome.error for outcome in outcomes))
+        return int(any(outcome.status in ("failed", "stopped") for outcome in outcomes))
     return outcomes[0].exit_code if outcomes else 0
 
 
-def _run(cfg: DictConfig, config_dir: Path | None, jobs: Sequence[str] | None) -> Outcome:
+def _run(
+    cfg: DictConfig, config_dir: Path | None, jobs: Sequence[str] | None, trained: Trained | None = None
+) -> Outcome:
     """Runs one job that Hydra composed.
 
     Args:
         cfg: its config.
         config_dir: the folder with more options.
         jobs: what is told of each job of the sweep; None: it is none.
+        trained: how its training has ended already, with others'.
     """
     from hydra.core.hydra_config import HydraConfig
     from rich.text import Text
@@ -153,19 +163,51 @@ def _run(cfg: DictConfig, config_dir: Path | None, jobs: Sequence[str] | None) -
     from lrflow.cli.report import console
     from lrflow.config import validate
     from lrflow.config.composition import choices_of, placed
-    from lrflow.config.overrides import as_typed
 
     node: Any = HydraConfig.get()
-    overrides = as_typed(node.overrides.task)
+    overrides = typed_overrides(node)
     folder = None
+    quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if jobs is not None:
         folder = Path(node.runtime.output_dir)
         folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         number = int(node.job.num)
         told = jobs[number] if number < len(jobs) else " ".join(overrides)  # a sweeper of its own may make more jobs
-        console().print(Text.assemble((f"\njob {number}", "bold"), f"  {told}\n", (f"{folder}/", "dim")))
-    config = validate(cfg, choices_of(node), overrides, folder)
-    return run_job(config, lambda problems: placed(problems, node.overrides.task, config_dir))
+        if sampled():
+            quiet = _output_to(folder / "output.txt")  # the sweep tells how it goes
+        else:
+            console().print(Text.assemble((f"\njob {number}", "bold"), f"  {told}\n", (f"{folder}/", "dim")))
+    with quiet:
+        config = validate(cfg, choices_of(node), overrides, folder)
+        return run_job(config, lambda problems: placed(problems, node.overrides.task, config_dir), trained)
+
+
+_SWEEPERS = ("++trial.", "++resume.from=")
+"""Overrides that lrflow's sweeper adds to those of a job."""
+
+
+def typed_overrides(node: Any) -> list[str]:
+    """The overrides of a job as they were typed, from Hydra's node of its config."""
+    from lrflow.config.overrides import as_typed
+
+    return as_typed(text for text in node.overrides.task if not text.startswith(_SWEEPERS))
+
+
+def sampled() -> bool:
+    """Whether the job that runs is one of lrflow's sweeper."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from lrflow.config.sweep import TARGET
+
+    return bool(HydraConfig.get().sweeper._target_ == TARGET)
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """What is printed within goes to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        yield
 
 
 def _started_by_a_run() -> Path | None:

@@ -28,6 +28,7 @@ TOPICS = {
     "find": "how task=find finds a learning rate",
     "recipe": "whole jobs; recipe=NAME/VARIANT is a variant, see its README",
     "fast": "whether to make a smoke run of it: fast=true",
+    "sweep": "what -m searches, and how; sweep.n_trials=50 sets how long",
 }
 
 COMMON = {

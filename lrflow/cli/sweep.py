@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.types import IntervalSweep
+from omegaconf import OmegaConf
 from rich.table import Table
 from rich.text import Text
 
-from lrflow.cli.jobs import Outcome
 from lrflow.cli.report import SweepError, console
 from lrflow.config.catalogue import Catalogue
-from lrflow.config.composition import checked, composer
+from lrflow.config.composition import Composer, checked, composer
 from lrflow.config.overrides import Overrides, as_typed, read
+from lrflow.config.sweep import TARGET, check_sweeper
 from lrflow.errors import ConfigError, Problem
+from lrflow.sweeps.outcome import Outcome
 
 
 def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalogue) -> list[str]:
@@ -33,10 +36,10 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
     """
     if overrides.problems:
         raise ConfigError(overrides.problems)
-    jobs = overrides.jobs()
     problems: dict[str, Problem] = {}
     holders: dict[str, list[int]] = {}
     with composer(config_dir) as composing:
+        jobs = _jobs_to_check(overrides, composing)
         for number, job in enumerate(jobs):
             try:
                 checked(read(job, catalogue), composing, catalogue)
@@ -52,6 +55,36 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
             found.setdefault(tuple(numbers), []).append(problems[name])
         raise SweepError(found, labels)
     return labels
+
+
+def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[str]]:
+    """The jobs of a sweep; of one that a sampler draws, jobs with every choice and both ends of every interval.
+
+    Raises:
+        ConfigError: the search space cannot be read, or the sweeper cannot draw from it.
+    """
+    jobs = overrides.jobs()
+    try:
+        node = composing(jobs[0]).hydra.sweeper
+    except Exception:  # which is told of with all other problems
+        return jobs
+    if node.get("_target_") == TARGET:
+        from lrflow.sweeps.space import read_space
+
+        if problems := check_sweeper(OmegaConf.to_container(node)):  # type: ignore[arg-type]
+            raise ConfigError(problems)
+        typed = [text for text in overrides.texts if not text.lstrip("+~").startswith("hydra")]
+        space = read_space(node.params, node.when, typed)
+        if not space.axes:
+            hint = "such as optimizer.lr=interval(1e-4,1) or sweep=lr_bayes"
+            raise ConfigError([Problem("sweep", "nothing is swept", hint=hint)])
+        return [space.overrides(values) for values in (space.grid() if node.sampler == "grid" else space.corners())]
+    hint = "add sweep.sampler=tpe, or random"
+    drawn = [override for override in overrides.ready if isinstance(override.value(), IntervalSweep)]
+    if drawn and str(node.get("_target_")).endswith("BasicSweeper"):
+        message = "an interval takes a sampler to draw from it"
+        raise ConfigError(Problem(o.key_or_group, message, str(o.input_line).partition("=")[2], hint) for o in drawn)
+    return jobs
 
 
 def show_summary(outcomes: Sequence[Outcome]) -> None:
@@ -117,7 +150,7 @@ FEWEST = 2
 
 ENDING = ("folder", "time")
 
-_STYLES = {"failed": "bold red", "stopped": "yellow", "done": "green"}
+_STYLES = {"failed": "bold red", "stopped": "yellow", "pruned": "cyan", "done": "green"}
 
 
 def _short(keys: Sequence[str]) -> list[str]:

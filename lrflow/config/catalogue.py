@@ -14,7 +14,7 @@ from lrflow.errors import ConfigError, Problem
 
 GROUPS = (
     "task", "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger",
-    "health", "find", "recipe", "fast",
+    "health", "find", "recipe", "fast", "sweep",
 )  # fmt: skip
 """In the order in which a person meets them."""
 

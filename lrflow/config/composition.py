@@ -23,6 +23,7 @@ from lrflow.config.hydra_node import check_hydra
 from lrflow.config.origins import Source, annotate, touches
 from lrflow.config.overrides import Overrides, as_typed, expand, read
 from lrflow.config.spelling import closest
+from lrflow.config.sweep import nearest_setting
 from lrflow.config.validation import validate
 from lrflow.errors import ConfigError, Problem, did_you_mean
 
@@ -162,7 +163,8 @@ def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
         options = list(error.options or catalogue.options(group))
         return Problem(group or "defaults", "there is no such option", option, did_you_mean(option, options))
     if found := re.search(r"Could not override '(hydra[^']*)'", str(error)):
-        return Problem(found.group(1), "Hydra has no such key", hint="--cfg hydra shows those it has")
+        hint = nearest_setting(found.group(1)) or "--cfg hydra shows those it has"
+        return Problem(found.group(1), "Hydra has no such key", hint=hint)
     if found := re.search(r"In '([^']+)': Could not override '([^'@]+)", str(error)):
         return _no_such_group(found.group(1), found.group(2), catalogue)
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines()]

@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr
 
 from lrflow.config import fields as f
 from lrflow.config import schema, settings
+from lrflow.config.sweep import Trial
 
 
 class Config(schema.Section):
@@ -45,6 +46,8 @@ class Config(schema.Section):
     against: f.Text | None = None
     """task=plan: a run folder, plan.json or config file to compare with, or `last`: the newest run that has a plan."""
     resume: settings.Resume = Field(default_factory=settings.Resume.model_construct)
+    trial: Trial | None = None
+    """Which trial of which sweep this is; the sweep fills it in."""
 
     _source: DictConfig = PrivateAttr()
     _choices: dict[str, str | None] = PrivateAttr(default_factory=dict)

@@ -10,9 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrflow.config.interpolation import leaves
 from lrflow.config.secrets import secret_problem
+from lrflow.config.sweep import TARGET, check_sweeper
 from lrflow.config.trust import trusted
 from lrflow.errors import Problem
 
+VECTORIZED = "hydra_plugins.lrflow_vectorized.launcher.VectorizedLauncher"
 _PLUGIN = re.compile(r"(hydra\._internal\.core_plugins|hydra_plugins)(\.\w+)+\.[A-Z]\w*")
 _ENVIRONMENT = re.compile(r"LRFLOW_.*|PYTHON.*|LD_.*|DYLD_.*|HYDRA_.*|PATH", re.IGNORECASE)
 _LOG_CLASSES = ("logging.StreamHandler", "logging.Formatter", "colorlog.ColoredFormatter")
@@ -35,8 +37,21 @@ def check_hydra(node: DictConfig) -> list[Problem]:
     if content["sweeper"].get("params") and str(content["sweeper"]["_target_"]).endswith(".BasicSweeper"):
         message = "what is swept stands on the command line, such as optimizer.lr=0.1,0.01"
         problems.append(Problem("hydra.sweeper.params", message, content["sweeper"]["params"]))
+    if content["sweeper"]["_target_"] == TARGET:
+        problems += check_sweeper(content["sweeper"])
+    if content["launcher"]["_target_"] == VECTORIZED:
+        problems += _check_vectorized(content["launcher"])
     found = (secret_problem(f"hydra.{key}", value) for key, value in leaves(content))
     return [*problems, *filter(None, found)]
+
+
+def _check_vectorized(launcher: Any) -> Iterator[Problem]:
+    """What the vectorised launcher cannot take."""
+    size, measure = launcher["size"], launcher["measure"]
+    if not isinstance(size, int) or isinstance(size, bool) or size < 2:
+        yield Problem("hydra.launcher.size", "expected a whole number from 2: jobs that train together at most", size)
+    if not isinstance(measure, bool):
+        yield Problem("hydra.launcher.measure", "expected true or false", measure)
 
 
 def _built(content: Any) -> Iterator[Problem]:

@@ -59,7 +59,12 @@ class Overrides:
 
 
 def expand(texts: Iterable[str]) -> list[str]:
-    """Writes out the short forms: `resume=last` is `resume.from=last`, `fast=true` is the option `fast=on`."""
+    """Writes out the short forms.
+
+    `resume=last` is `resume.from=last`, `fast=true` is the option `fast=on`, and `sweep.KEY` is a setting of lrflow's
+    sweeper, which is taken then.
+    """
+    texts = list(texts)
     short = {"resume": "resume.from"}
     switch = {"true": "on", "false": "off"}
     written = []
@@ -70,8 +75,12 @@ def expand(texts: Iterable[str]) -> list[str]:
             text = f"{sign}{short[name]}={value}"
         elif name == "fast" and value.lower() in switch:
             text = f"{sign}fast={switch[value.lower()]}"
+        elif name.startswith("sweep."):
+            text = f"{sign}hydra.sweeper.{name.removeprefix('sweep.')}={value}"
         written.append(text)
-    return written
+    ours = any(text.lstrip("+").startswith("sweep.") for text in texts)
+    chosen = any(text.startswith(("hydra/sweeper=", "sweep=")) for text in texts)
+    return [*written, "hydra/sweeper=lrflow"] if ours and not chosen else written
 
 
 def as_typed(texts: Iterable[str]) -> list[str]:

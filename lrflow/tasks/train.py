@@ -112,6 +112,10 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     with _former_kept(folder, resumed, trainer), failure_recorded(folder, ready.facts):
         if trainer.is_global_zero:  # before the processes that fit starts, which read the config there
             record_start(config, folder, plan, trainer.world_size)
+        if config.trial and config.trial.pruner != "none":
+            from lrflow.tasks.trial import follow_trial  # which takes Optuna
+
+            trainer.callbacks += follow_trial(config, folder.path, trainer, resumed is not None, console)  # type: ignore[attr-defined]
         trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
         metrics = _values(trainer.callback_metrics)
         if trainer.global_step != plan.horizon.steps:

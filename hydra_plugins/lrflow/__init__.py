@@ -1,0 +1,1 @@
+"""Hydra finds lrflow's sweeper here."""

@@ -1,0 +1,178 @@
+"""The schemas of a sweep: what `hydra/sweeper=lrflow` is told, and what its jobs are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import ValidationError
+
+from lrflow.config import fields as f
+from lrflow.config.schema import Section
+from lrflow.errors import Problem, did_you_mean, nearest
+
+TARGET = "hydra_plugins.lrflow.sweeper.LrflowSweeper"
+SAMPLERS = ("grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2")
+PRUNERS = ("none", "median", "asha", "hyperband", "wilcoxon", "patience")
+RUNGS = ("validations", "annealed")
+
+_URL = r"(sqlite|postgresql|mysql)(\+\w+)?://.+"
+_Storage = Annotated[
+    str, f.expects("memory, journal or the URL of a database, such as sqlite:///sweeps.db", lambda v: _is_storage(v))
+]
+_Mode = Annotated[Any, f.some_of("min", "max")]
+
+
+def _is_storage(value: Any) -> bool:
+    import re
+
+    return value in ("memory", "journal") or bool(re.fullmatch(_URL, str(value)))
+
+
+class Pruning(Section):
+    """When a trial is given up before its end; see `lrflow.sweeps.pruning`."""
+
+    rungs: Annotated[str, f.one_of(*RUNGS)] = "validations"
+    """What trials are compared by: their validations, or whole annealed runs of a fraction of the length."""
+    first: Annotated[float, f.number(0, 1, above=True, below=True)] = 1 / 9
+    """Share of a run before which none is given up: the first rung."""
+    reduction: Annotated[int, f.whole(2)] = 3
+    """asha, hyperband: one of so many trials goes on to the next rung, which is so many times as long."""
+    startup: f.CountOrNone = 5
+    """median, wilcoxon: trials that run to their end before any is given up."""
+    patience: f.Count = 3
+    """patience: validations without improvement that are put up with."""
+    p: Annotated[float, f.number(0, 1, above=True, below=True)] = 0.1
+    """wilcoxon: the significance at which a trial counts as worse than the best."""
+
+
+class Sweep(Section):
+    """The settings of the sweeper, `sweep.KEY` or `hydra.sweeper.KEY`."""
+
+    target: str = TARGET
+    sampler: Annotated[str, f.one_of(*SAMPLERS)] = "tpe"
+    """How the next trial is chosen."""
+    n_trials: f.Count | None = None
+    """Trials in all, those before a resumption included; None: the whole grid, else 20."""
+    metric: f.Texts = "val/loss"
+    """What is optimised; a list for several objectives."""
+    mode: _Mode = "min"
+    """Whether the best is the smallest or the largest; a list with several objectives."""
+    storage: _Storage = "journal"
+    """Where the trials are noted: a file in the sweep folder, a database that machines can share, or nowhere."""
+    study: f.Text | None = None
+    """The study's name in a database; None: the sweep folder's."""
+    resume: f.Text | None = None
+    """A sweep folder to go on with, or `last`."""
+    seed: f.Seed = 0
+    """Of the sampler; the runs have their own."""
+    retries: f.CountOrNone = 2
+    """How often a trial whose process died is run again."""
+    batch: f.Count | None = None
+    """Trials that the launcher is given at a time; None: as many as it can use."""
+    pruner: Annotated[str, f.one_of(*PRUNERS)] = "none"
+    """What gives trials up early."""
+    pruning: Pruning = Pruning()
+    """Its settings."""
+    params: dict[str, Any] | None = None
+    """The search space by key, in Hydra's grammar; the command line's comes first."""
+    when: dict[str, dict[str, Any]] | None = None
+    """Parts of the space by the choice that they hold under, `optimizer=sgd`."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """The objectives."""
+        return self.metric if isinstance(self.metric, list) else [self.metric]
+
+    @property
+    def modes(self) -> list[str]:
+        """`min` or `max` of each objective."""
+        modes = self.mode if isinstance(self.mode, list) else [self.mode]
+        return modes * len(self.metrics) if len(modes) == 1 else modes
+
+
+class Trial(Section):
+    """Which trial of which sweep a run is; the sweeper fills it in."""
+
+    number: f.CountOrNone
+    """Of the trial in its study."""
+    study: f.Text
+    """The study's name."""
+    storage: f.Text
+    """Where the study is: a journal's path or the URL of a database."""
+    metric: f.Text = "val/loss"
+    """What is reported."""
+    mode: Annotated[str, f.one_of("min", "max")] = "min"
+    """Whether less of it is better."""
+    pruner: Annotated[str, f.one_of(*PRUNERS)] = "none"
+    """What decides whether the run goes on."""
+    pruning: Pruning = Pruning()
+    """Its settings."""
+
+
+def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with the settings of the sweeper.
+
+    Args:
+        content: `hydra.sweeper` of a composed config; interpolations of it are left alone.
+    """
+    settings = {key: value for key, value in content.items() if key != "_target_" and not _is_open(value)}
+    try:
+        sweep = Sweep.model_validate(settings)
+    except ValidationError as error:
+        return [_problem(details) for details in error.errors(include_url=False)]
+    problems = []
+    if len(sweep.modes) != len(sweep.metrics):
+        message = f"expected one, or as many as sweep.metric has ({len(sweep.metrics)})"
+        problems.append(Problem("sweep.mode", message, sweep.mode))
+    if len(sweep.metrics) > 1 and sweep.pruner != "none":
+        problems.append(
+            Problem("sweep.pruner", "several objectives cannot be pruned", sweep.pruner, "sweep.pruner=none")
+        )
+    if len(sweep.metrics) > 1 and sweep.sampler == "cmaes":
+        message = "has one objective"
+        problems.append(Problem("sweep.sampler", message, sweep.sampler, "nsga2 and tpe take several"))
+    if sweep.pruner != "none" and sweep.metrics[0].startswith("test/"):
+        message = "trials are pruned by a metric of validation"
+        problems.append(Problem("sweep.metric", message, sweep.metrics[0], "such as val/loss"))
+    if sweep.storage == "memory" and sweep.pruner != "none":
+        hint = "sweep.storage=journal"
+        problems.append(
+            Problem("sweep.storage", "pruning is told through a storage that jobs can open", "memory", hint)
+        )
+    if sweep.storage == "memory" and sweep.resume:
+        problems.append(
+            Problem("sweep.storage", "a sweep in memory cannot be resumed", "memory", "sweep.storage=journal")
+        )
+    if sweep.pruning.rungs == "annealed" and sweep.pruner in ("patience", "wilcoxon"):
+        message = "has too few rungs to compare by, when each is a whole run"
+        problems.append(Problem("sweep.pruner", message, sweep.pruner, "asha, median and hyperband compare rungs"))
+    return problems
+
+
+def nearest_setting(key: str) -> str | None:
+    """A hint at the setting of the sweeper that an unknown key of Hydra's, `hydra.sweeper.ntrials`, is closest to."""
+    name, known = (
+        key.removeprefix("hydra.sweeper."),
+        [*Sweep.model_fields, *(f"pruning.{n}" for n in Pruning.model_fields)],
+    )
+    close = nearest(name, known, count=1) if name != key else []
+    return f"did you mean sweep.{close[0]}?" if close else None
+
+
+def _is_open(value: Any) -> bool:
+    return isinstance(value, str) and "${" in value
+
+
+def _problem(details: Any) -> Problem:
+    from lrflow.config.messages import dotted
+
+    name = dotted(details["loc"])
+    known = Pruning.model_fields if name.startswith("pruning.") else Sweep.model_fields
+    if details["type"] == "extra_forbidden":
+        return Problem(
+            f"sweep.{name}", "there is no such key", details["input"], did_you_mean(name.rpartition(".")[2], known)
+        )
+    context = details.get("ctx", {})
+    hint = did_you_mean(str(context["word"]), context["options"]) if details["type"] == "option" else None
+    return Problem(f"sweep.{name}", details["msg"][:1].lower() + details["msg"][1:], details["input"], hint)

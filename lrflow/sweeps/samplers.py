@@ -1,0 +1,103 @@
+"""The samplers of a sweep: Optuna's, each trial's choice a function of the seed, its number and what came before."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+ADAPTIVE = ("tpe", "gp", "cmaes", "nsga2")
+"""Those that learn from the trials before."""
+
+
+class Reseeded(BaseSampler):
+    """A sampler that is made anew for each trial, seeded by the trial's number.
+
+    So a resumed sweep goes on with the sequence instead of repeating it, and machines that share a study never draw
+    the same. Optuna's own seeded samplers start over in each process (5.0).
+
+    Args:
+        make: the sampler, of a seed.
+        seed: of the sweep.
+        space: the parameters that are drawn together; None: as the sampler finds them in the trials before.
+    """
+
+    def __init__(
+        self, make: Callable[[int], BaseSampler], seed: int, space: Mapping[str, BaseDistribution] | None = None
+    ) -> None:
+        self._make, self._seed, self._space = make, seed, space
+        self._inner: tuple[int, BaseSampler] | None = None
+
+    def _of(self, trial: FrozenTrial) -> BaseSampler:
+        if self._inner is None or self._inner[0] != trial.number:
+            seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
+            self._inner = (trial.number, self._make(seed))
+        return self._inner[1]
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The parameters that are drawn together."""
+        if self._space is not None:
+            return dict(self._space)
+        return self._of(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Their values."""
+        return self._of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        """The value of a parameter by itself."""
+        return self._of(trial).sample_independent(study, trial, name, distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Tells the sampler of a trial that begins."""
+        self._of(trial).before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Tells the sampler of a trial that ended."""
+        self._of(trial).after_trial(study, trial, state, values)
+
+
+def make_sampler(kind: str, seed: int, n_trials: int, common: Mapping[str, BaseDistribution]) -> BaseSampler:
+    """A sampler.
+
+    Args:
+        kind: `random`, `qmc`, `tpe`, `gp`, `cmaes`, `nsga2`; a `grid`'s trials are laid down beforehand.
+        seed: of the sweep.
+        n_trials: in all, by which it is settled how many are drawn at random first.
+        common: the parameters that every trial has.
+    """
+    samplers = optuna.samplers
+    first = max(3, min(10, n_trials // 3))
+
+    def make(seed: int) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            match kind:
+                case "tpe":  # trials that still run count as bad ones, so that a batch is spread
+                    return samplers.TPESampler(
+                        seed=seed, n_startup_trials=first, multivariate=True, group=True, constant_liar=True
+                    )
+                case "gp":
+                    return samplers.GPSampler(seed=seed, n_startup_trials=first)
+                case "cmaes":
+                    return samplers.CmaEsSampler(seed=seed)
+                case "nsga2":
+                    return samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, n_trials // 4)))
+                case "qmc":
+                    return samplers.QMCSampler(seed=seed, scramble=True)
+            return samplers.RandomSampler(seed=seed)
+
+    if kind == "qmc":  # one sequence, whose position is in the study
+        sequence = make(seed)
+        numeric = {name: axis for name, axis in common.items() if not isinstance(axis, CategoricalDistribution)}
+        return Reseeded(lambda _: sequence, seed, numeric)
+    return Reseeded(make, seed)

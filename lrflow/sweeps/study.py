@@ -1,0 +1,190 @@
+"""Where a sweep's trials are noted: Optuna's storages, and a journal that outlives kills and full disks."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.storages.journal import JournalFileBackend
+
+from lrflow.errors import ConfigError, LrflowError, Problem
+
+JOURNAL = "study.journal"
+"""The journal's name in a sweep folder."""
+
+HEARTBEAT = 60
+"""Seconds between two signs of life of a trial in a database; without one for twice as long it counts as dead."""
+
+
+def storage_of(name: str, folder: Path) -> str:
+    """What a job opens: the journal's path, or the URL of a database.
+
+    Args:
+        name: `journal`, `memory` or a URL.
+        folder: the sweep's.
+    """
+    return str((folder / JOURNAL).resolve()) if name == "journal" else name
+
+
+def open_storage(storage: str, retries: int = 0) -> BaseStorage:
+    """Opens a storage.
+
+    Args:
+        storage: as `storage_of` gives it.
+        retries: how often the trials of machines that died are run again, in a database.
+
+    Raises:
+        ConfigError: a database that cannot be opened.
+        LrflowError: a journal that cannot be read.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if storage == "memory":
+        return optuna.storages.InMemoryStorage()
+    if "://" not in storage:
+        return JournalStorage(Journal(Path(storage)))
+    try:
+        return optuna.storages.RDBStorage(
+            storage,
+            heartbeat_interval=HEARTBEAT,
+            failed_trial_callback=optuna.storages.RetryFailedTrialCallback(max_retry=retries) if retries else None,
+        )
+    except Exception as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ConfigError([Problem("sweep.storage", f"cannot be opened: {reason}", storage)]) from None
+
+
+class Journal(JournalFileBackend):
+    """Optuna's journal file, in which no half line stays.
+
+    Its lock is the kernel's, which a killed process lets go of at once. What a process wrote last before it was
+    killed, or before the disk was full, may be half a line: whoever writes next cuts it off.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(str(path), lock_obj=None)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends lines, all of them or none.
+
+        Raises:
+            LrflowError: the disk is full, or the file cannot be written.
+        """
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        try:
+            with self.path.open("r+b") as file, _held(file.fileno()):
+                end = _end_of_lines(file)
+                file.truncate(end)
+                file.seek(end)
+                try:
+                    file.write(text.encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+                except OSError:
+                    os.ftruncate(file.fileno(), end)
+                    raise
+        except OSError as error:
+            message = f"{self.path}: the trials cannot be noted: {error.strerror}; make room and resume the sweep"
+            raise LrflowError(message) from error
+
+
+@contextmanager
+def _held(file: int) -> Iterator[None]:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _end_of_lines(file: Any) -> int:
+    """The size of a file up to the end of its last whole line."""
+    size = file.seek(0, os.SEEK_END)
+    start = size
+    while start:
+        start = max(0, start - 4096)
+        file.seek(start)
+        if (at := file.read(min(4096, size - start)).rfind(b"\n")) >= 0:
+            return start + at + 1
+    return 0
+
+
+class Heartbeat:
+    """Signs of life of the trials of a batch, in a database; nothing elsewhere.
+
+    Args:
+        storage: of the study.
+        trials: their ids.
+    """
+
+    def __init__(self, storage: BaseStorage, trials: list[int]) -> None:
+        self._storage, self._trials, self._over = storage, trials, threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> None:
+        if isinstance(self._storage, BaseHeartbeat):
+            self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _beat(self) -> None:
+        assert isinstance(self._storage, BaseHeartbeat)
+        while True:
+            for trial in self._trials:
+                self._storage.record_heartbeat(trial)
+            if self._over.wait(HEARTBEAT / 2):
+                return
+
+
+def mend_journal(path: Path) -> str | None:
+    """Cuts off what is broken at the end of a journal, and keeps a copy of the whole.
+
+    To be called by the one sweep that the journal belongs to.
+
+    Args:
+        path: the file.
+
+    Returns:
+        what was done, or None.
+
+    Raises:
+        LrflowError: a line in the midst of it is broken.
+    """
+    if not path.exists():
+        return None
+    lines = path.read_bytes().splitlines(keepends=True)
+    broken = [number for number, line in enumerate(lines) if not _is_sound(line)]
+    if not broken:
+        return None
+    if any(_is_sound(line) for line in lines[broken[0] :]):
+        raise LrflowError(f"{path}: line {broken[0] + 1} is broken, and lines after it are not; put back a copy of it")
+    kept = next(
+        other for count in range(1, 1000) if not (other := path.with_name(f"{path.name}.broken-{count}")).exists()
+    )
+    kept.write_bytes(b"".join(lines))
+    with path.open("r+b") as file:
+        file.truncate(sum(map(len, lines[: broken[0]])))
+    what = "half a line" if len(broken) == 1 else f"{len(broken)} lines"
+    return f"{path}: {what} at its end could not be read and was cut off; the file as it was is {kept.name}"
+
+
+def _is_sound(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

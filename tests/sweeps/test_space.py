@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+
+from lrflow.errors import ConfigError
+from lrflow.sweeps.space import Space, read_space
+
+
+def space_of(*typed: str, params=None, when=None) -> Space:
+    return read_space(params, when, typed)
+
+
+def problems_of(*typed: str, params=None, when=None) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        space_of(*typed, params=params, when=when)
+    return {problem.key: problem.message for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("optimizer.lr=interval(1e-4,1)", "optimizer.lr: log [0.0001, 1]"),
+        ("optimizer.routes.muon.lr=interval(1e-4,1)", "optimizer.routes.muon.lr: log [0.0001, 1]"),
+        ("optimizer.weight_decay=interval(1e-4,1)", "optimizer.weight_decay: log [0.0001, 1]"),
+        ("optimizer.weight_decay=interval(0,1)", "optimizer.weight_decay: [0, 1]"),
+        ("optimizer.lr=tag(linear,interval(0.1,1))", "optimizer.lr: [0.1, 1]"),
+        ("optimizer.momentum=interval(0.5,0.9)", "optimizer.momentum: [0.5, 0.9]"),
+        ("optimizer.eps=tag(log,interval(1e-9,1e-7))", "optimizer.eps: log [1e-09, 1e-07]"),
+        ("data.batch_size=int(interval(8,64))", "data.batch_size: int [8, 64]"),
+        ("seed=range(0,3)", "seed: 0, 1, 2"),
+        ("optimizer=sgd,adamw", "optimizer: sgd, adamw"),
+        ("optimizer.lr=choice(0.1,0.01)", "optimizer.lr: 0.1, 0.01"),
+    ],
+)
+def test_hydras_grammar_makes_axes(text: str, told: str) -> None:
+    assert space_of(text).describe() == [told]
+
+
+def test_what_is_not_swept_is_given_to_every_trial() -> None:
+    space = space_of("++trainer.max_epochs=3", "++optimizer.lr=0.1,0.2")
+    assert [space.overrides(values) for values in space.grid()] == [
+        ["++trainer.max_epochs=3", "++optimizer.lr=0.1"],
+        ["++trainer.max_epochs=3", "++optimizer.lr=0.2"],
+    ]
+
+
+def test_the_command_line_goes_before_the_file() -> None:
+    space = space_of("++optimizer.lr=0.3", params={"optimizer.lr": "interval(1e-3,1)", "seed": [1, 2]})
+    assert space.describe() == ["seed: 1, 2"]
+    assert space.fixed == ("++optimizer.lr=0.3",)
+
+
+def test_the_last_key_of_a_grid_varies_fastest() -> None:
+    grid = space_of("optimizer=sgd,adamw", "seed=0,1").grid()
+    assert [list(values.values()) for values in grid] == [["sgd", "0"], ["sgd", "1"], ["adamw", "0"], ["adamw", "1"]]
+
+
+def test_a_condition_by_a_tag() -> None:
+    space = space_of("optimizer=sgd,adamw", "optimizer.momentum=tag(optimizer:sgd,choice(0.8,0.9))")
+    assert space.grid() == [
+        {"optimizer": "sgd", "optimizer.momentum": "0.8"},
+        {"optimizer": "sgd", "optimizer.momentum": "0.9"},
+        {"optimizer": "adamw"},
+    ]
+
+
+WHEN = {
+    "optimizer=sgd": {"optimizer.lr": "interval(1e-2,1)", "optimizer.momentum": "0.9,0.95"},
+    "optimizer=adamw,lion": {"optimizer.lr": "interval(1e-5,1e-2)"},
+}
+
+
+def test_each_choice_has_a_range_of_its_own() -> None:
+    space = space_of(
+        params={"optimizer": "sgd,adamw,adam", "optimizer.lr": "interval(1e-4,1e-1)"},
+        when={**WHEN, "optimizer=adamw,lion": {}},
+    )
+    ends: dict[str, set[str]] = {}
+    for values in space.corners():
+        ends.setdefault(values["optimizer"], set()).add(values["optimizer.lr"])
+        assert ("optimizer.momentum" in values) == (values["optimizer"] == "sgd")
+    assert ends == {"sgd": {"0.01", "1.0"}, "adamw": {"0.0001", "0.1"}, "adam": {"0.0001", "0.1"}}
+
+
+def test_a_choice_made_on_the_command_line_settles_the_conditions() -> None:
+    space = space_of("optimizer=sgd", params={"optimizer": "sgd,adamw,lion"}, when=WHEN)
+    assert space.describe() == ["optimizer.lr: log [0.01, 1]", "optimizer.momentum: 0.9, 0.95"]
+
+
+def test_corners_have_every_end_and_every_combination_of_options() -> None:
+    space = space_of("optimizer=sgd,adamw", "schedule=linear,cosine", "optimizer.lr=interval(0.1,1)", "seed=1,2,3")
+    corners = space.corners()
+    assert {(values["optimizer"], values["schedule"]) for values in corners} == {
+        (optimizer, schedule) for optimizer in ("sgd", "adamw") for schedule in ("linear", "cosine")
+    }
+    assert {values["optimizer.lr"] for values in corners} == {"0.1", "1.0"}
+    assert {values["seed"] for values in corners} == {"1", "2", "3"}
+
+
+def test_all_problems_of_a_space_at_once() -> None:
+    problems = problems_of(
+        "optimizer.lr=interval(0,1)",
+        "optimizer.momentum=interval(0.9,0.1)",
+        "data.batch_size=tag(logg,interval(1,2))",
+        "seed=tag(log,choice(1,2))",
+        "optimizer.nesterov=tag(optimizer:sdg,choice(true,false))",
+        "optimizer=sgd,adamw",
+        params={"schedule.warmup": "interval(1"},
+    )
+    assert "above 0" in problems["optimizer.lr"]
+    assert "LOW below HIGH" in problems["optimizer.momentum"]
+    assert problems["data.batch_size"] == "there is no such tag"
+    assert "interval" in problems["seed"]
+    assert "never sdg" in problems["optimizer.nesterov"]
+    assert problems["schedule.warmup"] == "this cannot be read"
+
+
+def test_a_condition_of_what_is_not_swept() -> None:
+    problems = problems_of(
+        params={"optimizer.lr": "0.1,0.2"}, when={"optimizer=sgd": {"optimizer.momentum": "0.8,0.9"}}
+    )
+    assert problems == {"optimizer.momentum": "stands under a condition of optimizer, which is not swept"}
+
+
+def test_a_grid_has_no_intervals() -> None:
+    with pytest.raises(ConfigError, match="a grid takes values"):
+        space_of("optimizer.lr=interval(0.1,1)").grid()

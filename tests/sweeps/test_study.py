@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import optuna
+import pytest
+
+from lrflow.errors import LrflowError
+from lrflow.sweeps.samplers import make_sampler
+from lrflow.sweeps.space import Space, read_space
+from lrflow.sweeps.study import JOURNAL, mend_journal, open_storage
+
+SAMPLERS = ["random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
+SPACE = read_space(None, None, ["optimizer.lr=interval(1e-4,1)", "optimizer.momentum=interval(0.1,0.9)"])
+CONDITIONAL = read_space(
+    {"optimizer": "sgd,adamw"},
+    {"optimizer=sgd": {"optimizer.momentum": "interval(0.1,0.9)"}},
+    ["optimizer.lr=interval(1e-4,1)"],
+)
+
+
+def draw(path: Path, sampler: str, count: int, space: Space = SPACE) -> list[dict[str, str]]:
+    """Trials of a process of its own: nothing is shared but the journal."""
+    study = optuna.create_study(
+        storage=open_storage(str(path)), study_name="s", load_if_exists=True,
+        sampler=make_sampler(sampler, 0, 12, space.common()),
+    )  # fmt: skip
+    drawn = []
+    for _ in range(count):
+        trial = study.ask()
+        drawn.append(space.suggest(trial))
+        study.tell(trial, (math.log10(float(drawn[-1]["optimizer.lr"])) + 2) ** 2)
+    return drawn
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
+def test_a_sampler_goes_on_where_another_process_stopped(sampler: str, tmp_path: Path) -> None:
+    whole = draw(tmp_path / "whole", sampler, 7)
+    parts = [*draw(tmp_path / "parts", sampler, 2), *draw(tmp_path / "parts", sampler, 5)]
+    assert parts == whole
+    assert len({tuple(values.items()) for values in whole}) == 7
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_from_a_conditional_space(sampler: str, tmp_path: Path) -> None:
+    for values in draw(tmp_path / "journal", sampler, 6, CONDITIONAL):
+        assert ("optimizer.momentum" in values) == (values["optimizer"] == "sgd")
+
+
+def test_quasi_random_trials_of_one_batch_are_spread(tmp_path: Path) -> None:
+    study = optuna.create_study(sampler=make_sampler("qmc", 0, 8, SPACE.common()))
+    rates = [math.log10(float(SPACE.suggest(study.ask())["optimizer.lr"])) for _ in range(8)]
+    assert sorted(int((rate + 4) * 2) for rate in rates) == list(range(8))  # one in each eighth of the range
+
+
+def test_an_adaptive_sampler_learns(tmp_path: Path) -> None:
+    rates = [math.log10(float(values["optimizer.lr"])) for values in draw(tmp_path / "journal", "gp", 12)]
+    early, late = (sum(abs(rate + 2) for rate in part) for part in (rates[:4], rates[-4:]))
+    assert late < early / 4
+
+
+def test_half_a_line_is_cut_off_by_whoever_writes_next(tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    draw(path, "random", 2)
+    size = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(b"{" + b"x" * 10_000)
+    draw(path, "random", 1)
+    assert path.read_bytes()[size : size + 2] == b'{"'
+    assert mend_journal(path) is None
+    assert len(open_storage(str(path)).get_all_trials(0)) == 3
+
+
+@pytest.mark.parametrize("tail", [b'{"op', b"\x00\x00\x00\n", b"\x00\n{\n"])
+def test_a_broken_end_is_mended_and_a_copy_kept(tail: bytes, tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    draw(path, "random", 2)
+    sound = path.read_bytes()
+    path.write_bytes(sound + tail)
+    told = mend_journal(path)
+    assert told is not None
+    assert "was cut off" in told
+    assert path.read_bytes() == sound
+    assert (tmp_path / f"{JOURNAL}.broken-1").read_bytes() == sound + tail
+    assert mend_journal(path) is None
+
+
+def test_a_broken_midst_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    draw(path, "random", 2)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"\x00\n", *lines[1:]]))
+    with pytest.raises(LrflowError, match="line 2 is broken"):
+        mend_journal(path)
+
+
+def test_a_write_that_fails_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / JOURNAL
+    draw(path, "random", 1)
+    before = path.read_bytes()
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(LrflowError, match="No space left on device; make room"):
+        draw(path, "random", 1)
+    assert path.read_bytes() == before

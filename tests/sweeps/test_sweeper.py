@@ -1,0 +1,301 @@
+"""Whole sweeps from the command line; only the training is replaced by a function."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+from lrflow.cli import main
+from lrflow.config import Config
+from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
+from lrflow.health.nonfinite import DivergedError
+from lrflow.sweeps.outcome import Outcome
+from lrflow.sweeps.study import JOURNAL, open_storage
+
+LR = "optimizer.lr=interval(1e-4,1)"
+
+
+def bowl(config: Config) -> float:
+    """Best at an LR of 0.01."""
+    return (math.log10(config.optimizer.lr) + 2) ** 2 + 0.1
+
+
+def trials_of(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    storage = open_storage(str(folder / JOURNAL))
+    (study,) = storage.get_all_studies()
+    return storage.get_all_trials(study._study_id)
+
+
+def test_a_search_finds_the_best_lr(objective, sweep_folder, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = objective(bowl)
+    assert main(["-m", LR, "sweep.sampler=tpe", "sweep.n_trials=9", "seed=3"]) == 0
+    assert len(ran) == 9
+    assert min(abs(math.log10(config.optimizer.lr) + 2) for config in ran) < 0.5
+    assert [config.run_folder.name for config in ran] == [str(number) for number in range(9)]
+    assert all(config.seed == 3 for config in ran)
+    assert [config.trial.number for config in ran] == list(range(9))
+    assert ran[0].overrides == ["seed=3", f"optimizer.lr={ran[0].optimizer.lr!r}"]
+    record = yaml.safe_load((sweep_folder() / "sweep.yaml").read_text())
+    assert record["space"] == ["optimizer.lr: log [0.0001, 1]"]
+    assert record["settings"]["sampler"] == "tpe"
+    out = capsys.readouterr().out
+    assert "sweep by tpe, 9 trials" in out
+    assert out.count("\ntrial ") == 9
+    assert "sweep of 9 jobs" in out
+
+
+def test_a_grid_is_hydras_product_in_its_order(objective) -> None:
+    ran = objective(bowl)
+    assert main(["-m", "optimizer=sgd,adamw", "optimizer.lr=0.1,0.01", "sweep.sampler=grid"]) == 0
+    given = [(config.choices["optimizer"], config.optimizer.lr) for config in ran]
+    assert given == [("sgd", 0.1), ("sgd", 0.01), ("adamw", 0.1), ("adamw", 0.01)]
+
+
+def test_a_resumed_sweep_goes_on_with_the_sequence(objective, sweep_folder) -> None:
+    whole = objective(bowl)
+    assert main(["-m", LR, "sweep.n_trials=5"]) == 0
+    parts = objective(bowl)
+    assert main(["-m", LR, "sweep.n_trials=2", "hydra.sweep.dir=outputs/sweeps/z"]) == 0
+    assert main(["-m", "sweep.resume=last", "sweep.n_trials=5"]) == 0
+    assert sweep_folder().name == "z"
+    rates = [config.optimizer.lr for config in parts]
+    assert rates == [config.optimizer.lr for config in whole]
+    assert len(set(rates)) == 5
+
+
+def test_a_failing_job_is_a_failed_trial(objective, sweep_folder, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(config: Config) -> float:
+        if config.seed == 1:
+            raise ValueError("oh")
+        if config.seed == 2:
+            raise DivergedError("step 3: the loss is nan")
+        return 0.5 if config.seed else math.nan
+
+    ran = objective(run)
+    assert main(["-m", "seed=0,1,2,3", "sweep.sampler=grid"]) == 1
+    assert len(ran) == 4
+    out = capsys.readouterr().out
+    assert "3 of 4 jobs failed: 0, 1, 2" in out
+    assert "ValueError: oh" in out
+    states = [trial.state.name for trial in trials_of(sweep_folder())]
+    assert states == ["PRUNED", "FAIL", "PRUNED", "COMPLETE"]  # samplers learn from what diverged
+    assert "ValueError: oh" in (sweep_folder() / "1/output.txt").read_text()
+
+
+def test_a_metric_that_no_run_has_ends_the_sweep(objective, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = objective(bowl)
+    assert main(["-m", LR, "sweep.metric=val/los", "sweep.n_trials=9"]) == 1
+    assert len(ran) == 1
+    err = capsys.readouterr().err
+    assert "val/los" in err
+    assert "did you mean val/loss?" in err
+
+
+def test_several_objectives(objective, sweep_folder) -> None:
+    objective(lambda config: {"val/loss": bowl(config), "val/accuracy": config.optimizer.lr})
+    words = ["sweep.sampler=nsga2", "sweep.metric=[val/loss,val/accuracy]", "sweep.mode=[min,max]", "sweep.n_trials=5"]
+    assert main(["-m", LR, *words]) == 0
+    assert all(len(trial.values) == 2 for trial in trials_of(sweep_folder()))
+
+
+KILLED = """
+    import os, sys
+    from types import ModuleType
+
+    module = ModuleType("lrflow.tasks.train")
+
+    def run(config):
+        if config.run_folder.name == "2":
+            os.kill(os.getpid(), 9)
+        return {"val/loss": config.optimizer.lr}
+
+    module.run = run
+    sys.modules[module.__name__] = module
+    from lrflow.cli import main
+    main(sys.argv[1:])
+"""
+
+
+def test_after_a_kill_nothing_is_lost_and_nothing_repeated(objective, here, capsys) -> None:
+    whole = objective(bowl)
+    assert main(["-m", LR, "sweep.n_trials=5", "sweep.sampler=random"]) == 0
+    words = [LR, "sweep.n_trials=5", "sweep.sampler=random", "hydra.sweep.dir=killed"]
+    script = [sys.executable, "-c", textwrap.dedent(KILLED), "-m", *words]
+    assert subprocess.run(script, capture_output=True, timeout=120).returncode == -signal.SIGKILL
+    journal = here / "killed" / JOURNAL
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":5,"worker_i')  # as a write that was cut short leaves it
+
+    ran = objective(bowl)
+    capsys.readouterr()
+    assert main(["-m", "sweep.resume=killed"]) == 0
+    assert [config.trial.number for config in ran] == [2, 3, 4]
+    assert [config.optimizer.lr for config in ran] == [config.optimizer.lr for config in whole[2:]]
+    assert [trial.state.name for trial in trials_of(here / "killed")] == ["COMPLETE"] * 5
+    out = capsys.readouterr().out
+    assert "half a line at its end" in out
+    assert "trial 2: its process is gone; it is run again" in out
+    assert (here / "killed" / f"{JOURNAL}.broken-1").read_bytes().endswith(b'"worker_i')
+
+
+def interrupted(objective, here: Path, at: int) -> list[Config]:
+    """A sweep of five trials that is stopped in one of them."""
+
+    def run(config: Config) -> float:
+        if config.run_folder.name == str(at):
+            raise KeyboardInterrupt
+        return bowl(config)
+
+    ran = objective(run)
+    assert main(["-m", LR, "sweep.n_trials=5", "hydra.sweep.dir=stopped"]) == 130
+    return ran
+
+
+def test_an_interrupted_sweep_says_how_to_go_on(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = interrupted(objective, here, 3)
+    assert len(ran) == 4
+    assert "go on with -m sweep.resume=stopped" in capsys.readouterr().out
+    ran = objective(bowl)
+    assert main(["-m", "sweep.resume=stopped"]) == 0
+    assert [config.trial.number for config in ran] == [3, 4]
+
+
+def test_a_run_that_ended_before_its_sweep_was_told_is_not_run_again(objective, here) -> None:
+    interrupted(objective, here, 3)
+    summary = {"status": "finished", "metrics": {"val/loss": 0.25}}
+    (here / "stopped/3/summary.json").write_text(json.dumps(summary))
+    ran = objective(bowl)
+    assert main(["-m", "sweep.resume=stopped"]) == 0
+    assert [config.trial.number for config in ran] == [4]
+    assert trials_of(here / "stopped")[3].value == 0.25
+
+
+def test_a_dead_run_goes_on_from_its_checkpoint(objective, here) -> None:
+    interrupted(objective, here, 3)
+    checkpoint = here / "stopped/3/checkpoints/step-0000010.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    ran = objective(bowl)
+    assert main(["-m", "sweep.resume=stopped"]) == 0
+    assert ran[0].resume.source == "stopped/3/checkpoints/step-0000010.ckpt"
+    assert ran[1].resume.source is None
+    assert all("resume" not in text and "trial" not in text for config in ran for text in config.overrides)
+
+
+def test_a_trial_that_dies_again_and_again_is_a_failed_one(objective, here) -> None:
+    interrupted(objective, here, 3)
+    for _ in range(2):
+        interrupted_again = objective(lambda config: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(["-m", "sweep.resume=stopped"]) == 130
+        assert [config.trial.number for config in interrupted_again] == [3]
+    ran = objective(bowl)
+    assert main(["-m", "sweep.resume=stopped"]) == 1
+    assert [config.trial.number for config in ran] == [4]
+    assert trials_of(here / "stopped")[3].user_attrs["error"] == "its process died 3 times"
+
+
+def test_the_space_of_a_sweep_that_goes_on_stays(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted(objective, here, 1)
+    ran = objective(bowl)
+    assert main(["-m", "sweep.resume=stopped", "optimizer.lr=interval(1e-3,1)", "sweep.mode=max"]) == 2
+    err = capsys.readouterr().err
+    assert "another search space" in err
+    assert "sweep.mode" in err
+    assert not ran
+
+
+def test_a_folder_holds_one_sweep(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted(objective, here, 1)
+    assert main(["-m", LR, "hydra.sweep.dir=stopped", "sweep.n_trials=5"]) == 2
+    assert "sweep.resume=stopped" in capsys.readouterr().err
+
+
+def test_a_database_is_shared_by_sweeps(objective, here) -> None:
+    ran = objective(bowl)
+    words = ["-m", LR, "sweep.storage=sqlite:///trials.db", "sweep.study=one", "sweep.sampler=random"]
+    assert main([*words, "sweep.n_trials=3", "hydra.sweep.dir=first"]) == 0
+    assert main([*words, "sweep.n_trials=5", "hydra.sweep.dir=second"]) == 0
+    assert len({config.optimizer.lr for config in ran}) == len(ran) == 5
+    assert [config.run_folder for config in ran][3:] == [Path("second/3"), Path("second/4")]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([LR], "add sweep.sampler=tpe"),
+        ([LR, "sweep.sampler=tpee"], "did you mean tpe?"),
+        ([LR, "sweep.n_trials=0"], "sweep.n_trials = 0"),
+        ([LR, "sweep.ntrials=3"], "n_trials"),
+        ([LR, "sweep.pruner=median", "sweep.metric=[a,b]"], "several objectives"),
+        ([LR, "sweep.storage=memory", "sweep.pruner=asha"], "sweep.storage=journal"),
+        ([LR, "sweep.storage=redis"], "the URL of a database"),
+        ([LR, "sweep.sampler=grid"], "a grid takes values"),
+        (["sweep.sampler=tpe"], "nothing is swept"),
+        (["optimizer.lr=interval(1e-3,1e4)", "sweep.sampler=tpe"], "at most 1000"),
+        (["optimizer.lr=interval(0,1)", "sweep.sampler=tpe"], "starts above 0"),
+        (["optimizer=sgd,adamw", "optimizer.momentum=interval(0.1,0.9)", "sweep.sampler=tpe"], "momentum"),
+        (["sweep.resume=nowhere"], "sweep.resume"),
+        (["sweep.resume=last"], "there is none"),
+    ],
+)
+def test_what_cannot_be_swept_is_told_before_the_first_job(
+    words: list[str], told: str, objective, here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = objective(bowl)
+    assert main(["-m", *words]) == 2
+    assert told in capsys.readouterr().err
+    assert not ran
+    assert not (here / "outputs").exists()
+
+
+def test_a_full_disk_is_told_plainly(objective, here, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(config: Config) -> float:
+        if config.run_folder.name == "2":
+            monkeypatch.setattr(os, "fsync", full)
+        return bowl(config)
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    objective(run)
+    assert main(["-m", LR, "sweep.n_trials=5", "hydra.sweep.dir=full"]) == 1
+    captured = capsys.readouterr()
+    assert "No space left on device; make room and resume the sweep" in captured.err
+    monkeypatch.undo()
+    os.chdir(here)
+    ran = objective(bowl)
+    assert main(["-m", "sweep.resume=full"]) == 0
+    assert [config.trial.number for config in ran] == [3, 4]  # the third had ended, as its folder says
+
+
+def test_a_journal_with_a_broken_midst_is_not_touched(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted(objective, here, 2)
+    journal = here / "stopped" / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], b"\x00\x00\n", *lines[3:]]))
+    assert main(["-m", "sweep.resume=stopped"]) == 1
+    assert "line 4 is broken" in capsys.readouterr().err
+
+
+def test_an_error_that_cannot_be_pickled_is_told_by_its_message() -> None:
+    class OddError(Exception):
+        pass
+
+    told = Outcome([], {}, OddError("why"), 1.0).portable().error
+    assert isinstance(told, LrflowError)
+    assert str(told) == "OddError: why"
+    stopped = pickle.loads(pickle.dumps(Outcome([], {}, StoppedError("stopped", 143), 1.0).portable()))
+    assert (stopped.status, stopped.exit_code) == ("stopped", 143)
+    wrong = pickle.loads(pickle.dumps(ConfigError([Problem("a", "b")])))
+    assert wrong.problems == [Problem("a", "b")]
