@@ -49,13 +49,14 @@ def unread_keys(config: Config) -> list[str]:
     """Keys of `find` and `sharpness` that were typed and that nothing in this run reads, each with what would."""
     typed = [text.partition("=")[0].lstrip("+~") for text in config.overrides]
     unread = []
-    plans, bounds = config.task.name == "plan", isinstance(config.find, StabilityFind)
-    looks = config.finds_lr or (config.find.check and (bounds or not plans)) or config.task.name in ("find", "evaluate")
+    task, check = config.task.name, config.find.check
+    plans, bounds = task == "plan", isinstance(config.find, StabilityFind)
+    looks = config.finds_lr or (check and (bounds or not plans)) or task in ("find", "evaluate")
     found = getattr(config.find, "found", None) is not None  # by this run: so its keys were read
     if not looks and not found:
-        keys = [key for key in typed if key == "find" or key.startswith("find.")]
-        would = "task=find, find.check=true or optimizer.lr=auto" if not plans else "task=find, or find=stability here,"
-        unread += [f"nothing reads {key}: {would} would" for key in keys if key != "find.check" or config.find.check]
+        keys = [key for key in typed if key == "find" or (key.startswith("find.") and (check or key != "find.check"))]
+        would = "task=find or find=stability find.check=true" if plans else "find.check=true or optimizer.lr=auto"
+        unread += [f"nothing reads {key} in task={task}: {would} would" for key in keys]
     if config.sharpness.every is None:
         keys = [key for key in typed if key.startswith("sharpness.") and key != "sharpness.every"]
         unread += [f"nothing reads {key}: sharpness.every says how often to measure" for key in keys]

@@ -42,7 +42,8 @@ def check_probing(config: Config, data: pl.LightningDataModule, tell: Callable[[
         raise ConfigError(problems)
     precision = str(config.trainer.precision)
     single = ", in single precision" if "mixed" in precision or precision in ("16", "bf16") else ""
-    tell(f"sharpness: every {Duration.parse(asked.every)}, on the same {asked.batches} batches{single}")
+    batches = "batch" if asked.batches == 1 else f"{asked.batches} batches"
+    tell(f"sharpness: every {Duration.parse(asked.every)}, on the same {batches}{single}")
 
 
 def probing(config: Config, horizon: Horizon, folder: Path, signals: Signals) -> list[pl.Callback]:
