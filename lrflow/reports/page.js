@@ -8,7 +8,7 @@ function template() {
   const colour = (name) => style.getPropertyValue(`--${name}`).trim();
   const axis = {
     gridcolor: colour("line"), linecolor: colour("line"), tickcolor: colour("line"), zerolinecolor: colour("line"),
-    automargin: true,
+    automargin: true, exponentformat: "power",
   };
   return {
     layout: {

@@ -59,7 +59,9 @@ def _answer(analysis: Analysis) -> Table:
     headings = ["best LR", "interval", metric, "basin"]
     headings += ["sensitivity"] if any(curve.sensitivity is not None for curve in analysis.curves) else []
     headings = ["", *headings] if len(analysis.curves) > 1 else headings
-    table = Table(*headings, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading != "")
     for curve in analysis.curves:
         cells = ["every LR diverged"]
         if curve.basin and math.isfinite(curve.cost):

@@ -22,9 +22,11 @@ LEVELS = 6  # values that an axis of parallel coordinates marks
 def rates_figure(analysis: Analysis) -> go.Figure:
     """The metric against the LR: trials as dots, means as lines that are thick within the basin, best LRs as stars."""
     figure = go.Figure()
-    scale = scale_of(analysis.metric(point.cost) for curve in analysis.curves for point in curve.points)
+    costs = [point.cost for curve in analysis.curves for point in curve.points if math.isfinite(point.cost)]
+    scale = scale_of(map(analysis.metric, costs))
+    worst = analysis.metric(max(costs, default=0.0))
     for place, curve in enumerate(analysis.curves):
-        _add_curve(figure, analysis, curve, CURVES[place % len(CURVES)], scale)
+        _add_curve(figure, analysis, curve, CURVES[place % len(CURVES)], scale, worst)
     best = analysis.curves[0]
     if best.fitted():
         low, high = best.interval
@@ -106,12 +108,13 @@ def parallel_figure(sweep: Sweep, keys: Sequence[str]) -> go.Figure:
 def told_of(sweep: Sweep, trial: Trial) -> str:
     """A trial in a few lines of a hint: its number, its values and what it ended at."""
     lines = [f"<b>trial {trial.number}</b>"]
-    lines += [f"{key} = {value}" for key, value in trial.given.items() if value is not None]
+    given = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.given.items()}
+    lines += [f"{key} = {value}" for key, value in given.items() if value is not None]
     lines += [f"{name} {trial.metrics[name]:.4g}" for name in sweep.metrics[:4] if name in trial.metrics]
     return "<br>".join(line if line.startswith("<b>") else escape(line) for line in lines)
 
 
-def _add_curve(figure: go.Figure, analysis: Analysis, curve: Curve, colour: str, scale: str) -> None:
+def _add_curve(figure: go.Figure, analysis: Analysis, curve: Curve, colour: str, scale: str, worst: float) -> None:
     sweep = analysis.sweep
     ended = [point for point in curve.points if math.isfinite(point.cost)]
     fitted = [(lr, analysis.metric(cost)) for lr, cost in curve.fitted()]
@@ -135,11 +138,11 @@ def _add_curve(figure: go.Figure, analysis: Analysis, curve: Curve, colour: str,
         customdata=[told_of(sweep, trial) for _, trial in shown],
         hovertemplate="%{customdata}<extra></extra>",
     )
-    lost = [(point.lr, trial) for point in curve.points for trial in point.trials if trial.diverged]
-    if lost and ended:
+    lost = [(point.lr, trial) for point in curve.points for trial in point.trials if sweep.cost(trial) == math.inf]
+    if lost:
         figure.add_scatter(
             x=[lr for lr, _ in lost],
-            y=[analysis.metric(max(point.cost for point in ended))] * len(lost),
+            y=[worst] * len(lost),
             mode="markers",
             marker={"color": colour, "size": 9, "symbol": "x"},
             customdata=[f"{told_of(sweep, trial)}<br>diverged" for _, trial in lost],

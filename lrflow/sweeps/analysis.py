@@ -130,7 +130,7 @@ class Analysis:
         curves: the best first.
         margin: how much worse than the best of its curve a metric is within a basin, as it was asked for.
         start: the metric without training: the loss before the first step, or the worst of all trials.
-        averaged: numbers that were swept too, and averaged over.
+        averaged: numbers that were drawn beside the LRs, and are averaged over.
     """
 
     sweep: Sweep
@@ -172,7 +172,7 @@ def analyse(sweep: Sweep, margin: str | float = MARGIN) -> Analysis | None:
     if key is None or not known:
         return None
     others = [name for name in sweep.keys if name != key and not name.rpartition(".")[2].endswith("seed")]
-    chosen = [name for name in others if _is_choice(sweep, name)]
+    chosen = [name for name in others if _is_choice(name, key, known)]
     initial = _initial_loss(sweep) if sweep.mode == "min" and "loss" in sweep.metric else None
     ended = [cost for trial in known if math.isfinite(cost := sweep.cost(trial))]
     worst = initial if initial is not None else max(ended, default=math.nan)
@@ -204,7 +204,7 @@ def _curve(
     initial: float | None,
     worst: float,
 ) -> Curve:
-    name = ", ".join(_named(other, value) for other, value in given.items())
+    name = ", ".join(_named(other, value) for other, value in given.items() if value is not None)
     points = _points(sweep, key, trials)
     costs = {math.log10(point.lr): point.cost for point in points}
     ended = {position: cost for position, cost in costs.items() if math.isfinite(cost)}
@@ -212,8 +212,10 @@ def _curve(
         return Curve(name, given, points, None, None, None, ("every LR diverged",))
     best = min(ended, key=lambda position: ended[position])
     below = ended[best] + CLIMB * (worst - ended[best])
-    close = [position for position, cost in ended.items() if abs(position - best) <= CLOSE and cost < below]
-    near = 0.0 if len(ended) < FEWEST else CLOSE if len(close) >= 3 else 2 * CLOSE
+    close = [point for point in points if abs(math.log10(point.lr) - best) <= CLOSE and point.cost < below]
+    # A parabola goes through any three points: then only the seeds tell how well it is known.
+    enough = 3 if any(point.error >= 0 for point in close) else 4
+    near = 0.0 if len(ended) < FEWEST else CLOSE if len(close) >= enough else 2 * CLOSE
     errors = [point.error for point in points if abs(math.log10(point.lr) - best) <= near and point.error >= 0]
     noise = math.sqrt(float(np.mean(np.square(errors)))) if errors else 0.0
     valley = find_valley(costs, near, noise, max(below, math.nextafter(ended[best], math.inf)))
@@ -273,7 +275,7 @@ def _doubts(points: Sequence[Point], valley: Valley, near: float, ended: int) ->
         doubts.append(f"{ended} LR{'s are' if ended > 1 else ' is'} too few to fit: the best of those tried is shown")
     elif valley.parabola is None:
         doubts.append("no parabola fits the LRs around the best: the best of those tried is shown")
-    elif near > CLOSE:
+    elif near > CLOSE and all(valley.bracketed):
         doubts.append("LRs up to a decade off the best were fitted: closer ones would tell more")
     if len(points) > 1 and not all(valley.bracketed):
         way, beyond = ("highest", "above") if valley.bracketed[0] else ("lowest", "below")
@@ -283,13 +285,16 @@ def _doubts(points: Sequence[Point], valley: Valley, near: float, ended: int) ->
     return doubts
 
 
-def _is_choice(sweep: Sweep, key: str) -> bool:
-    """Whether the values of a key make curves of their own; else they are numbers that are averaged over."""
-    values = {repr(trial.given.get(key)) for trial in sweep.trials}
-    numbers = all(
-        number(trial.given.get(key)) is not None for trial in sweep.trials if trial.given.get(key) is not None
-    )
-    return not numbers or (len(values) <= LEVELS and len(sweep.trials) >= 3 * len(values))
+def _is_choice(key: str, lr_key: str, trials: Sequence[Trial]) -> bool:
+    """Whether the values of a key make curves of their own: options, and numbers that were crossed with the LRs.
+
+    Numbers that a sampler draws beside each LR are averaged over.
+    """
+    values = [trial.given.get(key) for trial in trials]
+    if any(value is not None and number(value) is None for value in values):
+        return True
+    pairs = {(trial.given.get(lr_key), value) for trial, value in zip(trials, values, strict=True)}
+    return len({*values}) <= LEVELS and len(pairs) >= 2 * len({lr for lr, _ in pairs})
 
 
 def _lr(trial: Trial, key: str | None) -> float | None:

@@ -1,0 +1,105 @@
+"""What a sweep shows, on folders whose trials are known."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lrflow.reports.colours import COLD_TO_HOT, along, by_rate, scale_of
+from lrflow.reports.sweep import report
+from lrflow.sweeps.results import read_sweep
+
+
+def told(folder: Path) -> str:
+    """What is printed of a sweep."""
+    out = StringIO()
+    report(read_sweep(folder), Console(file=out, width=100))
+    return out.getvalue()
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    page = (folder / "sweep.html").read_text()
+    return [json.loads(text) for text in re.findall(r'id="figure-\d+">(.*?)</script>', page)]
+
+
+@pytest.fixture
+def swept(make_run) -> Path:
+    """Two optimizers at four LRs; at the highest, adamw diverged."""
+    for place, optimizer in enumerate(("sgd", "adamw")):
+        for rank, lr in enumerate((1e-3, 1e-2, 1e-1, 1.0)):
+            typed = [f"optimizer={optimizer}", f"optimizer.lr={lr}"]
+            if optimizer == "adamw" and lr == 1.0:
+                error = "step 2: the loss is nan, at LR 1"
+                folder = make_run(4 * place + rank, typed, status="failed", error=error, losses=[2.0, 9.0, math.nan])
+            else:
+                loss = 1.0 + 0.1 * place + 0.2 * (rank - 1) ** 2
+                folder = make_run(4 * place + rank, typed, {"val/loss": loss})
+    return folder
+
+
+def test_the_first_figure_shows_every_trial_where_it_ended(swept: Path) -> None:
+    told(swept)
+    traces = [trace for trace in figures(swept)[0]["data"] if trace["mode"] == "markers" and "customdata" in trace]
+    dots = {trace.get("name"): trace for trace in traces}
+    assert dots["sgd"]["x"] == [1e-3, 1e-2, 1e-1, 1.0]
+    assert dots["sgd"]["y"] == pytest.approx([1.2, 1.0, 1.2, 1.8])
+    (cross,) = [trace for trace in traces if trace["marker"].get("symbol") == "x"]
+    assert (cross["x"], cross["y"]) == ([1.0], [1.8])
+    assert "trial 7" in cross["customdata"][0]
+    assert "diverged" in cross["customdata"][0]
+
+
+def test_the_table_says_how_the_failed_one_ended(swept: Path) -> None:
+    told(swept)
+    page = (swept / "sweep.html").read_text()
+    assert "8 trials, 1 failed" in page
+    assert "step 2: the loss is nan, at LR 1" in page
+
+
+def test_what_is_printed(swept: Path) -> None:
+    lines = told(swept).splitlines()
+    assert lines[1].split()[:2] == ["sgd", "0.01"]
+    assert lines[2].split()[0] == "adamw"
+    assert "! adamw: 3 LRs are too few to fit: the best of those tried is shown" in lines
+    assert lines[-1] == f"the best again: python -m lrflow --config-dir {swept} recipe=best"
+    assert f"{swept}/: sweep.csv, sweep.png, sweep.html" in "".join(lines)
+
+
+def test_a_sweep_of_no_lr_has_a_page_too(make_run) -> None:
+    for seed in range(3):
+        folder = make_run(seed, [f"seed={seed}"], {"val/loss": 1.0 + seed})
+    told(folder)
+    assert "What the sweep found" in (folder / "sweep.html").read_text()
+    assert not (folder / "sweep.png").exists()
+    assert len(figures(folder)[0]["data"]) == 3  # the learning curves
+
+
+def test_a_sweep_whose_trials_all_failed(make_run) -> None:
+    for number, lr in enumerate((1.0, 10.0)):
+        folder = make_run(number, [f"optimizer.lr={lr}"], status="failed", error="the loss is inf", losses=[])
+    assert "every LR diverged" in told(folder)
+    assert (folder / "sweep.html").exists()
+
+
+def test_colours_go_from_cold_to_hot_with_the_logarithm() -> None:
+    assert by_rate([1e-4, 1e-2, 1.0, None]) == [COLD_TO_HOT[0], COLD_TO_HOT[2], COLD_TO_HOT[-1], "#888888"]
+    assert by_rate([0.1]) == [COLD_TO_HOT[2]]
+
+
+def test_an_axis_is_logarithmic_where_values_span_much() -> None:
+    assert scale_of([0.1, 3.0]) == "log"
+    assert scale_of([0.1, 1.0]) == scale_of([-1.0, 100.0]) == scale_of([math.inf]) == "linear"
+
+
+def test_a_point_between_corners_lies_on_the_line_as_it_is_drawn() -> None:
+    line = [(0.01, 1.0), (1.0, 100.0)]
+    assert along([0.1], line, "linear") == pytest.approx([50.5])
+    assert along([0.1], line, "log") == pytest.approx([10.0])
+    assert along([], [], "log") == []
