@@ -391,7 +391,7 @@ ELSEWHERE = {
         "feedback/test_plateau.py::test_what_torch_gets_wrong_a_worse_negative_metric_is_no_improvement",
     "GreedyLR never leaves its lower bound": "feedback/test_greedy.py::test_bounds_are_kept_and_left_again",
     "a range test smooths its losses so that they lag": "tuning/test_rules.py::test_smoothing_does_not_lag",
-    "a range test suggests an LR without its uncertainty": "tuning/test_rules.py::test_doubts",
+    "a range test suggests an LR without its uncertainty": "tuning/test_reading.py::test_doubts",
     "ASGD keeps an average that nothing reads":
         "optimizers/test_formulas.py::test_its_weights_are_those_of_sgd_at_any_lr_and_its_average_is_theirs",
     "Shampoo's checkpoints hold Python objects":
