@@ -16,7 +16,7 @@ from lrflow.config.catalogue import Catalogue
 from lrflow.config.composition import Composer, checked, composer
 from lrflow.config.overrides import Overrides, as_typed, read
 from lrflow.config.sweep import TARGET, check_sweeper
-from lrflow.errors import ConfigError, Problem
+from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.sweeps.outcome import Outcome
 
 
@@ -142,7 +142,10 @@ def _show_answer(home: Path) -> None:
 
         out = console()
         out.print()
-        report(sweep, out)
+        try:
+            report(sweep, out)
+        except (LrflowError, OSError) as error:  # the sweep itself went as it went
+            out.print(Text(f"what it found cannot be written: {error}", "yellow"), soft_wrap=True)
 
 
 FEWEST = 2

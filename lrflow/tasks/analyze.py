@@ -8,6 +8,7 @@ from typing import Any
 from lrflow.config import Config
 from lrflow.config.settings import Analyze
 from lrflow.console import QuietConsole
+from lrflow.errors import LrflowError
 from lrflow.reports.sweep import report
 from lrflow.sweeps.results import find_sweep, read_sweep
 
@@ -20,13 +21,17 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
         ConfigError: there is no such sweep.
+        LrflowError: its folder cannot be written to.
     """
     task = config.task
     assert isinstance(task, Analyze)
     sweep = read_sweep(find_sweep(task.source, Path(config.output), "task.from"), task.metric, task.mode)
     console = QuietConsole(highlight=False)
     console.print(f"{sweep.folder}, by {sweep.metric} ({sweep.mode})", style="bold", soft_wrap=True)
-    analysis = report(sweep, console, task.margin)
+    try:
+        analysis = report(sweep, console, task.margin)
+    except OSError as error:
+        raise LrflowError(f"{sweep.folder}: what the sweep found cannot be written: {error.strerror}") from error
     found: dict[str, Any] = {"folder": str(sweep.folder)}
     if analysis and (best := analysis.curves[0]).valley:
         low, high = best.interval

@@ -114,6 +114,17 @@ def test_what_cannot_be_analysed(folder: Path, capsys: pytest.CaptureFixture[str
     assert "give the folder above it" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_written_to(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lrflow.sweeps.results.Sweep.write_csv", full)
+    assert main(["task=analyze"]) == 1
+    assert "what the sweep found cannot be written: No space left on device" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("margin", ["much", "-5%", "0", "0%", "5 %", "true"])
 def test_margins_that_are_none(margin: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["task=analyze", f"task.margin={margin}"]) == 2
