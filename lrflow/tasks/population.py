@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,15 +15,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from lrflow.config import Config, locate
-from lrflow.config.schema import NoFeedback
+from lrflow.config import Config
 from lrflow.config.settings import Train
 from lrflow.console import QuietConsole
-from lrflow.data import DataModule
 from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder
 from lrflow.schedules import Duration
 from lrflow.tasks import build
+from lrflow.tasks.likeness import likeness, shares_data, why_not
 from lrflow.tasks.record import conclude, failure_recorded, open_folder, record_start
 from lrflow.tasks.train import Prepared, prepare
 from lrflow.training import Supervised
@@ -33,13 +31,9 @@ from lrflow.vectorized.fit import PopulationFit
 from lrflow.vectorized.member import Member
 from lrflow.vectorized.population import UnfitError
 from lrflow.vectorized.trial import Trial, time_ordinary, time_together
-from lrflow.vectorized.updates import UPDATES
 
 PAYS = 1.1
 """A population has to be so many times faster than its members one after the other: less may be noise."""
-
-_OPTIMIZERS = tuple(f"torch.optim.{kind.__name__}" for kind in UPDATES)
-_NUMBERS = ("lr", "momentum", "dampening", "betas", "eps", "weight_decay")  # in which members may differ
 
 
 @dataclass(frozen=True)
@@ -111,41 +105,6 @@ def train_together(
     return found
 
 
-def why_not(config: Config) -> str | None:
-    """Why a run cannot be a member of a population, as far as its config tells; None: nothing speaks against it."""
-    trainer, optimizer = config.trainer, config.optimizer
-    node, kind = optimizer.node(), optimizer.target.rpartition(".")[2]
-    one_device = trainer.num_nodes == 1 and str(trainer.devices) in ("1", "auto") and trainer.strategy == "auto"
-    reasons = {
-        f"task={config.task.name} trains nothing": not isinstance(config.task, Train),
-        "a run that is resumed goes on by itself": config.resume.source is not None,
-        "the LR is looked for before the run": config.finds_lr or config.find.check,
-        "feedback moves the LR as the run goes": not isinstance(config.feedback, NoFeedback),
-        f"{kind} is not one of SGD, Adam and AdamW": optimizer.target not in _OPTIMIZERS,
-        "the optimizer is routed": bool(optimizer.routes),
-        f"{kind} maximizes": node.get("maximize", False),
-        "gradients are accumulated": trainer.accumulate_grad_batches > 1,
-        "trainer.compile compiles each run": trainer.compile,
-        "trainer.channels_last is of one model's images": trainer.channels_last,
-        f"trainer.precision={trainer.precision}": str(trainer.precision) not in ("32-true", "32"),
-        "it is distributed": not one_device,
-        "W&B has one run at a time in a process": config.logger.wandb is not None,
-    }  # fmt: skip
-    return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def likeness(config: Config) -> str:
-    """What the members of a population have in common: everything but numbers of the optimizer, schedule and seed."""
-    same = config.plain()
-    for beside in ("schedule", "name", "output", "find", "against", "horizon", "seed", "resume", "trial"):
-        same.pop(beside, None)
-    same["optimizer"] = {key: value for key, value in same["optimizer"].items() if key not in _NUMBERS}
-    same["layers"] = _without_numbers(same["layers"])
-    if not _shares_data(config):
-        same["seed"] = config.seed
-    return json.dumps(same, sort_keys=True, default=str)
-
-
 def _measure(configs: Sequence[Config]) -> Trial:
     """What the first of some runs costs a step alone, and what all of them cost together."""
     config, quiet = configs[0], QuietConsole(quiet=True)
@@ -179,10 +138,15 @@ def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Trained]:
             folder = open_folder(config, None)
             loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
             try:
-                if loaded is None and _shares_data(config):
+                if loaded is None and shares_data(config):
                     loaded = _load(config)
                 ready = prepare(config, folder, None, loggers, quiet, copy.copy(loaded))
                 member = _member(ready)
+                if config.trial and config.trial.pruner != "none":
+                    from lrflow.tasks.trial import follow_trial  # which takes Optuna
+
+                    trainer = member.trainer
+                    trainer.callbacks += follow_trial(config, folder.path, trainer, False, quiet)  # type: ignore[attr-defined]
             except LrflowError:
                 continue  # it is told of where the job is run by itself
             if first is not None and (member.groups, member.plan.horizon) != (first.groups, first.plan.horizon):
@@ -273,21 +237,6 @@ def _load(config: Config) -> pl.LightningDataModule:
         data.prepare_data()
     data.setup("fit")
     return data
-
-
-def _shares_data(config: Config) -> bool:
-    """Whether the data are the same for every seed: lrflow's own data modules draw nothing of their own."""
-    made = locate(config.data.target)
-    return isinstance(made, type) and issubclass(made, DataModule)
-
-
-def _without_numbers(value: Any) -> Any:
-    """The structure of plain data."""
-    if isinstance(value, Mapping):
-        return {key: ... if key == "lr" else _without_numbers(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_numbers(item) for item in value]
-    return ... if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:

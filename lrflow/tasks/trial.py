@@ -13,6 +13,7 @@ from rich.console import Console
 from lrflow.config import Config
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.health import NonFinite
+from lrflow.plan import PlanScheduler
 from lrflow.sweeps.pruning import Reporter, given_up, rungs
 from lrflow.tasks.find.brief import brief_fit, whole_horizon
 from lrflow.tasks.find.confirm import short_plan
@@ -76,7 +77,9 @@ class Reports(pl.Callback):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         value = _metric(trainer, self._trial.metric)
-        share = min(1.0, trainer.global_step / trainer.estimated_stepping_batches)
+        scheduler = trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, PlanScheduler)
+        share = min(1.0, trainer.global_step / scheduler.plan.horizon.steps)
         over = self._reporter.report(value, share) if self._reporter else False
         if trainer.strategy.broadcast(over):
             raise given_up(self._trial, value, share)

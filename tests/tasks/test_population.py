@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from lrflow.config import Config, compose
+from lrflow.errors import LrflowError, StoppedError
 from lrflow.health.nonfinite import DivergedError
 from lrflow.tasks import evaluate, population, train
+from lrflow.tasks.likeness import likeness, why_not
+from lrflow.vectorized.population import Population
 
 SMALL = ["model.widths=[8]", "model.dropout=0", "trainer=cpu", "data.batch_size=128", "trainer.max_epochs=3"]
 SMALL += ["trainer.progress=false", "trainer.log_every=7", "model=mlp"]
@@ -21,6 +26,9 @@ MEMBERS = (
     ["optimizer.lr=0.2", "seed=1", "optimizer.weight_decay=0"],
     ["optimizer.lr=0.1", "seed=2", "schedule.warmup=20%"],
 )
+
+
+CLIP = ["trainer.gradient_clip_val=0.01", "trainer.gradient_clip_algorithm=value"]
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +68,7 @@ def weights(path: Path) -> dict[str, Any]:
     [
         ["optimizer=sgd"],
         ["optimizer=momentum", "schedule=one_cycle", "trainer.gradient_clip_val=0.5", "trainer.val_every=4 steps"],
-        ["optimizer=adamw", "trainer.max_steps=25", "trainer.val_every=50%", "layers=layer_decay"],
+        ["optimizer=adamw", "trainer.max_steps=25", "trainer.val_every=50%", "layers=layer_decay", *CLIP],
     ],
     ids=["sgd", "momentum", "adamw"],
 )
@@ -113,6 +121,45 @@ def test_a_member_that_diverges_fails_alone(tmp_path: Path) -> None:
     assert found[2].result["val/loss"] == pytest.approx(train.run(alone)["val/loss"], rel=1e-4)
 
 
+def test_members_that_are_asked_to_stop_are_saved_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, before = Population.step, signal.getsignal(signal.SIGTERM)
+    done: list[int] = []
+
+    def stopping(self: Population, *given: Any) -> Any:
+        done.append(len(done))
+        if len(done) == 14:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *given)
+
+    monkeypatch.setattr(Population, "step", stopping)
+    found = together(tmp_path, ["optimizer=momentum"])
+    assert len(done) == 14
+    assert signal.getsignal(signal.SIGTERM) is before
+    for number, trained in found.items():
+        assert isinstance(trained.error, StoppedError)
+        assert json.loads((tmp_path / f"{number}/summary.json").read_text())["status"] == "stopped"
+        assert (tmp_path / f"{number}/checkpoints/step-0000014.ckpt").exists()
+        assert (tmp_path / f"{number}/checkpoints/best.ckpt").exists()
+    resumed = train.run(compose([*SMALL, *MEMBERS[0], "optimizer=momentum", f"resume.from={tmp_path / '0'}"]))
+    monkeypatch.undo()
+    whole = together(tmp_path / "whole", ["optimizer=momentum"])
+    assert resumed["val/loss"] == pytest.approx(whole[0].result["val/loss"], rel=1e-4)
+
+
+def test_what_ends_a_member_at_a_validation_ends_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ending(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.global_step == 20 and trainer.callback_metrics["val/loss"] > 2.25:
+                raise LrflowError(f"given up in epoch {trainer.current_epoch}")
+
+    callbacks = train._callbacks
+    monkeypatch.setattr(train, "_callbacks", lambda *given: [*callbacks(*given), Ending()])
+    found = together(tmp_path, ["optimizer=sgd"], (["optimizer.lr=1e-4"], ["optimizer.lr=0.5"]))
+    assert str(found[0].error) == "given up in epoch 1"
+    assert found[1].error is None
+    assert (rows(tmp_path / "0")[-1]["step"], rows(tmp_path / "1")[-1]["step"]) == (19, 30)
+
+
 ALONE = {
     "optimizer=lion": "Lion is not one of SGD, Adam and AdamW",
     "feedback=plateau": "feedback moves the LR as the run goes",
@@ -127,13 +174,13 @@ ALONE = {
 
 @pytest.mark.parametrize("word", ALONE)
 def test_what_has_to_run_alone_says_why(word: str) -> None:
-    assert population.why_not(compose([*SMALL, word])) == ALONE[word]
+    assert why_not(compose([*SMALL, word])) == ALONE[word]
 
 
 def test_jobs_that_differ_in_more_than_numbers_are_sets_of_their_own(tmp_path: Path) -> None:
     words = ["optimizer=sgd", "optimizer=sgd optimizer.lr=0.3 seed=3 schedule=linear", "optimizer=momentum"]
     words += ["optimizer=adamw", "optimizer=sgd model.norm=false", "optimizer=sgd layers=uniform", "optimizer=nesterov"]
-    same = [population.likeness(compose([*SMALL, *word.split()])) for word in words]
+    same = [likeness(compose([*SMALL, *word.split()])) for word in words]
     assert same[0] == same[1] == same[2]  # momentum is a number
     assert len(set(same)) == 5
 
