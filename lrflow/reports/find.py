@@ -53,7 +53,7 @@ def write_find_page(folder: Path) -> Path:
     caption = (
         "Each sweep is a training whose peak LR rises. Marked: the answer with its interval, the LR of every rule."
     )
-    page.figure(f"{record.label.capitalize()} against the LR", _sweeps(record), caption, height=500)
+    page.figure(f"Sweeps: {record.label} against the LR", _sweeps(record), caption, height=500)
     if record.confirmed:
         caption = "Runs of a part of the whole length, under its schedule, scaled. Crosses: diverged."
         page.figure("Short runs", _short_runs(record, record.confirmed), caption, height=360)

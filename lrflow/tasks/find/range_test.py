@@ -59,10 +59,8 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     if rank() == 0:
         record.write(folder)
         plot(record, folder / "find.png")
-        try:
-            write_find_page(folder)
-        except ConfigError as error:
-            console.print(f"[dim]no find.html: {error.problems[0].hint}[/]", highlight=False)
+        if config.task.name == "find":  # a page of megabytes is too much for every run that looks at its LR
+            _write_page(folder, console)
     answer = record.answer
     verdict = judge(config.optimizer.lr, answer.interval, reading.ceiling)
     takes = "" if config.finds_lr else f"optimizer.lr={answer.lr:.2g} takes it ({verdict}); "
@@ -101,6 +99,13 @@ def _refuse(config: Config) -> None:
         message = "estimates the LR itself, and its lr is a factor of the estimate"
     if message:
         raise ConfigError([Problem("optimizer._target_", message, target, "there is no LR to be found")])
+
+
+def _write_page(folder: Path, console: Console) -> None:
+    try:
+        write_find_page(folder)
+    except ConfigError as error:
+        console.print(f"no find.html: {error.problems[0].hint}", style="dim", markup=False, highlight=False)
 
 
 def _told(seeds: Iterable[int], console: Console) -> Iterator[int]:
