@@ -29,6 +29,19 @@ def test_numbers_are_in_their_order_and_not_in_that_of_names(make_run) -> None:
     assert [trial.number for trial in read_sweep(folder).trials] == [2, 9, 10]
 
 
+def test_any_folder_of_run_folders_is_read(make_run) -> None:
+    make_run("2026-01-01_mlp", ["optimizer=sgd"], {"val/loss": 0.5})
+    folder = make_run("2026-01-02_mlp", [], {"val/loss": 0.4})
+    (folder / "sweeps" / "x").mkdir(parents=True)
+    sweep = read_sweep(folder)
+    assert [(trial.number, trial.folder.name) for trial in sweep.trials] == [
+        (0, "2026-01-01_mlp"),
+        (1, "2026-01-02_mlp"),
+    ]
+    assert [trial.given for trial in sweep.trials] == [{"optimizer": "sgd"}, {"optimizer": "adamw"}]
+    assert sweep.notes == ()
+
+
 def test_a_key_that_only_some_typed_has_the_value_of_their_options(make_run) -> None:
     make_run(0, ["optimizer=sgd", "optimizer.momentum=0.9"])
     folder = make_run(1, ["optimizer.lr=0.1"])
