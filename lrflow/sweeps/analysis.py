@@ -213,12 +213,14 @@ def _curve(
     best = min(ended, key=lambda position: ended[position])
     below = ended[best] + CLIMB * (worst - ended[best])
     close = [point for point in points if abs(math.log10(point.lr) - best) <= CLOSE and point.cost < below]
-    # A parabola goes through any three points: then only the seeds tell how well it is known.
-    enough = 3 if any(point.error >= 0 for point in close) else 4
-    near = 0.0 if len(ended) < FEWEST else CLOSE if len(close) >= enough else 2 * CLOSE
+    near = 0.0 if len(ended) < FEWEST else CLOSE if len(close) >= 3 else 2 * CLOSE
     errors = [point.error for point in points if abs(math.log10(point.lr) - best) <= near and point.error >= 0]
+    below = max(below, math.nextafter(ended[best], math.inf))
     noise = math.sqrt(float(np.mean(np.square(errors)))) if errors else 0.0
-    valley = find_valley(costs, near, noise, max(below, math.nextafter(ended[best], math.inf)))
+    if len(close) == 3 and not errors:
+        # A parabola goes through any three points: how well it fits is told by those further off.
+        noise = find_valley(costs, 2 * near, below=below).misfit
+    valley = find_valley(costs, near, noise, below)
     allowed = margin[0] * (worst - ended[best] if margin[1] else 1.0)
     sensitivity = None
     if initial is not None and len(costs) > 1:

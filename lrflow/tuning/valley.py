@@ -25,6 +25,7 @@ class Valley:
             beside the best to the other.
         bracketed: whether something was tried below the best, and above it.
         parabola: bend, slope and level of the parabola over the distance from `best`; None: none was fitted.
+        misfit: standard error of a loss about the parabola; 0 where it goes through all three that there are.
     """
 
     best: float
@@ -32,6 +33,7 @@ class Valley:
     interval: tuple[float, float]
     bracketed: tuple[bool, bool]
     parabola: tuple[float, float, float] | None = None
+    misfit: float = 0.0
 
 
 def find_valley(
@@ -61,11 +63,11 @@ def find_valley(
         bend, slope, level = (float(number) for number in np.polyfit(away, found, 2))
         if bend > 0:
             left_over = found - (bend * away**2 + slope * away + level)
-            misfit = math.hypot(math.sqrt(float((left_over**2).sum()) / max(1, len(close) - 3)), noise)
+            misfit = math.sqrt(float((left_over**2).sum()) / max(1, len(close) - 3))
             at = best + min(max(-slope / (2 * bend), low - best), high - best)
-            width = math.sqrt((FLAT * float(np.ptp(found)) + misfit) / bend)
+            width = math.sqrt((FLAT * float(np.ptp(found)) + math.hypot(misfit, noise)) / bend)
             interval = max(low, at - width), min(high, at + width)
-            return Valley(best, at, interval, bracketed, (bend, slope, level))
+            return Valley(best, at, interval, bracketed, (bend, slope, level), misfit)
     return Valley(best, best, (low, high), bracketed)
 
 

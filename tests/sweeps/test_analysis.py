@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lrflow.sweeps.analysis import Analysis, analyse
-from lrflow.sweeps.results import read_sweep
+from lrflow.sweeps.results import Sweep, Trial, read_sweep
 
 BEST = 0.02
 GRID = tuple(10.0 ** (position / 4) for position in range(-16, 1))  # a quarter of a decade apart, 1e-4 to 1
@@ -174,3 +175,32 @@ def test_a_sweep_of_something_else(make_run) -> None:
     for seed in range(3):
         folder = make_run(seed, [f"seed={seed}"], {"val/loss": 0.5})
     assert analyse(read_sweep(folder)) is None
+
+
+@pytest.mark.parametrize(("decades", "seeds", "noise"), [(0.25, 1, 0.1), (0.25, 3, 0.1), (0.5, 1, 0.02), (0.5, 3, 0.1)])
+def test_the_interval_holds_the_truth_and_the_fit_is_no_further_off_than_the_best_tried(
+    decades: float, seeds: int, noise: float
+) -> None:
+    """On simulated sweeps whose loss rises more steeply above its best LR than below, and diverges from there on."""
+    random = np.random.default_rng(0)
+    fitted, tried, held = [], [], []
+    for _ in range(60):
+        truth = random.uniform(-2.2, -1.2)
+        trials = []
+        for position in np.arange(-4, 0.1, decades):
+            off = position - truth
+            loss = 0.1 + 0.15 * off**2 + 1.5 * max(0.0, off - 0.3) ** 2 if off < 1.2 else math.nan
+            for seed in range(seeds):
+                value = loss * math.exp(random.normal(0, noise))
+                given = {"optimizer.lr": 10.0**position, "seed": seed}
+                trials.append(Trial(len(trials), Path("none"), "done", given, {"val/loss": value}))
+        found = analyse(Sweep(Path("none"), tuple(trials), ("optimizer.lr", "seed"), "val/loss", "min"))
+        (curve,) = found.curves
+        best = min(curve.points, key=lambda point: point.cost)
+        low, high = np.log10(curve.interval)
+        fitted.append(abs(math.log10(curve.lr) - truth))
+        tried.append(abs(math.log10(best.lr) - truth))
+        held.append(low <= truth <= high)
+    assert np.mean(held) >= 0.8
+    assert np.median(fitted) <= np.median(tried) + 0.01
+    assert np.median(fitted) < 0.15
