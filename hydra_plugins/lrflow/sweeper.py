@@ -20,7 +20,7 @@ class PruningConf:
     rungs: Any = "validations"  # what trials are compared by; annealed: whole short runs, each annealed to its end
     first: Any = 1 / 9  # share of a run before which none is given up
     reduction: Any = 3  # asha, hyperband: one of so many goes on to a rung so many times as long
-    startup: Any = 5  # median, wilcoxon: trials that run to their end first
+    startup: Any = 5  # median: trials that run to their end first
     patience: Any = 3  # patience: validations without improvement
     p: Any = 0.1  # wilcoxon: significance
 
@@ -81,4 +81,5 @@ class LrflowSweeper(Sweeper):
 
         assert self.launcher is not None
         assert self.config is not None
-        return run_sweep(self.launcher, self.config, arguments, self.task_function)
+        assert self.hydra_context is not None
+        return run_sweep(self.launcher, self.config, self.hydra_context.config_loader, arguments, self.task_function)

@@ -75,12 +75,14 @@ def _check_and_run(args: Arguments) -> int:
     """Checks every job that was asked for; when all can be run, runs them."""
     from lrflow.cli.again import with_earlier_run, with_earlier_sweep
     from lrflow.cli.show import show_config
-    from lrflow.cli.sweep import check_sweep
+    from lrflow.cli.sweep import check_sweep, require_multirun
     from lrflow.config.catalogue import Catalogue
     from lrflow.config.composition import checked, composer
     from lrflow.config.overrides import expand, read
 
     catalogue = Catalogue([args.config_dir] if args.config_dir else [])
+    if not args.multirun and not args.cfg:
+        require_multirun(args.overrides)
     typed = with_earlier_sweep(expand(args.overrides))
     overrides = read(with_earlier_run(typed), catalogue, sweep=args.multirun)
     if args.multirun:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import IntervalSweep
 from omegaconf import OmegaConf
 from rich.table import Table
@@ -18,6 +19,23 @@ from lrflow.config.overrides import Overrides, as_typed, read
 from lrflow.config.sweep import TARGET, check_sweeper
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.sweeps.outcome import Outcome
+
+
+def require_multirun(typed: Sequence[str]) -> None:
+    """Refuses what only a sweep takes.
+
+    Args:
+        typed: the overrides of a command without `-m`.
+
+    Raises:
+        ConfigError: some of them are of a sweep.
+    """
+    pairs = [text.lstrip("+").partition("=")[::2] for text in typed]
+    problems = [
+        Problem(key, "is of a sweep", value, "add -m") for key, value in pairs if key.partition(".")[0] == "sweep"
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalogue) -> list[str]:
@@ -69,12 +87,12 @@ def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[str]]
     except Exception:  # which is told of with all other problems
         return jobs
     if node.get("_target_") == TARGET:
-        from lrflow.sweeps.space import read_space
+        from lrflow.sweeps.grammar import read_space
 
         if problems := check_sweeper(OmegaConf.to_container(node)):  # type: ignore[arg-type]
             raise ConfigError(problems)
         typed = [text for text in overrides.texts if not text.lstrip("+~").startswith("hydra")]
-        space = read_space(node.params, node.when, typed)
+        space = read_space(node.params, node.when, typed, GlobalHydra.instance().config_loader())
         if not space.axes:
             hint = "such as optimizer.lr=interval(1e-4,1) or sweep=lr_bayes"
             raise ConfigError([Problem("sweep", "nothing is swept", hint=hint)])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import ValidationError
 
 from lrflow.config import fields as f
+from lrflow.config.extras import missing
 from lrflow.config.schema import Section
 from lrflow.errors import Problem, did_you_mean, nearest
 
@@ -24,8 +27,6 @@ _Mode = Annotated[Any, f.some_of("min", "max")]
 
 
 def _is_storage(value: Any) -> bool:
-    import re
-
     return value in ("memory", "journal") or bool(re.fullmatch(_URL, str(value)))
 
 
@@ -39,7 +40,7 @@ class Pruning(Section):
     reduction: Annotated[int, f.whole(2)] = 3
     """asha, hyperband: one of so many trials goes on to the next rung, which is so many times as long."""
     startup: f.CountOrNone = 5
-    """median, wilcoxon: trials that run to their end before any is given up."""
+    """median: trials that run to their end before any is given up."""
     patience: f.Count = 3
     """patience: validations without improvement that are put up with."""
     p: Annotated[float, f.number(0, 1, above=True, below=True)] = 0.1
@@ -121,7 +122,12 @@ def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
         sweep = Sweep.model_validate(settings)
     except ValidationError as error:
         return [_problem(details) for details in error.errors(include_url=False)]
-    problems = []
+    needed = {"optuna": True, "cmaes": sweep.sampler == "cmaes"}
+    problems = [
+        missing(package, "hydra/sweeper", "lrflow")
+        for package, is_needed in needed.items()
+        if is_needed and importlib.util.find_spec(package) is None
+    ]
     if len(sweep.modes) != len(sweep.metrics):
         message = f"expected one, or as many as sweep.metric has ({len(sweep.metrics)})"
         problems.append(Problem("sweep.mode", message, sweep.mode))

@@ -19,7 +19,7 @@ from lrflow.sweeps.results import Sweep
 
 NAME = "best"
 _NOT_OF_THE_JOB = (META, "hydra", "trial", "resume", "output", "against")
-_WRITTEN_OUT = ("recipe", "fast")  # groups whose values are given, as the recipe that is written takes their place
+_WRITTEN_OUT = ("recipe", "fast", "sweep")  # groups that the recipe which is written takes the place of
 
 
 def write_best(sweep: Sweep) -> Path | None:

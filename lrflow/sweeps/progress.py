@@ -100,14 +100,21 @@ class Progress:
         running = [trial for trial in trials if trial.state is TrialState.RUNNING]
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("trial", justify="right")
-        table.add_column("given")
-        table.add_column(", ".join(self._settings.metrics), justify="right")
         best = self._ranked(trials)[: max(1, SHOWN - len(running))]
+        keys = list(dict.fromkeys(key for trial in [*best, *running] for key in _given(trial)))
+        for key in keys:
+            short = key.rpartition(".")[2]
+            table.add_column(short if sum(k.rpartition(".")[2] == short for k in keys) == 1 else key, justify="right")
+        table.add_column(", ".join(self._settings.metrics), justify="right")
+
+        def add(trial: FrozenTrial, result: str, style: str) -> None:
+            given = _given(trial)
+            table.add_row(str(trial.number), *(given.get(key, "") for key in keys), result, style=style)
+
         for trial in best:
-            style = "green" if trial is best[0] else ""
-            table.add_row(str(trial.number), _given(trial), _value(trial), style=style)
+            add(trial, _value(trial), "green" if trial is best[0] else "")
         for trial in running[: SHOWN - 1]:
-            table.add_row(str(trial.number), _given(trial), self._so_far(trial), style="cyan")
+            add(trial, self._so_far(trial), "cyan")
         counts = {
             "done": len(self._ranked(trials)),
             "running": len(running),
@@ -132,8 +139,8 @@ class Progress:
         return f", about {_time(left)} left"
 
 
-def _given(trial: FrozenTrial) -> str:
-    return "  ".join(trial.user_attrs.get("overrides", []))
+def _given(trial: FrozenTrial) -> dict[str, str]:
+    return dict(text.partition("=")[::2] for text in trial.user_attrs.get("overrides", []))
 
 
 def _value(trial: FrozenTrial) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import optuna
 from optuna.pruners import BasePruner
 
 from lrflow.errors import PrunedError
-from lrflow.sweeps.study import open_storage
+from lrflow.sweeps.study import open_storage, quiet
 
 if TYPE_CHECKING:
     from lrflow.config.sweep import Pruning, Trial
@@ -36,8 +35,7 @@ def make_pruner(kind: str, settings: Pruning) -> BasePruner:
     """
     first = round(settings.first * WHOLE)
     pruners = optuna.pruners
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with quiet():
         match kind:
             case "median":
                 return pruners.MedianPruner(n_startup_trials=settings.startup, n_warmup_steps=first - 1)

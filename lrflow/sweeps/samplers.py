@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+
+from lrflow.sweeps.study import quiet
 
 ADAPTIVE = ("tpe", "gp", "cmaes", "nsga2")
 """Those that learn from the trials before."""
@@ -79,8 +80,7 @@ def make_sampler(kind: str, seed: int, n_trials: int, common: Mapping[str, BaseD
     first = max(3, min(10, n_trials // 3))
 
     def make(seed: int) -> BaseSampler:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with quiet():
             match kind:
                 case "tpe":  # trials that still run count as bad ones, so that a batch is spread
                     return samplers.TPESampler(

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,15 @@ JOURNAL = "study.journal"
 
 HEARTBEAT = 60
 """Seconds between two signs of life of a trial in a database; without one for twice as long it counts as dead."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's notices that its heartbeats and samplers may change, and that heartbeats are its own loop's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Heartbeat of storage")
+        yield
 
 
 def storage_of(name: str, folder: Path) -> str:
@@ -52,11 +62,11 @@ def open_storage(storage: str, retries: int = 0) -> BaseStorage:
     if "://" not in storage:
         return JournalStorage(Journal(Path(storage)))
     try:
-        return optuna.storages.RDBStorage(
-            storage,
-            heartbeat_interval=HEARTBEAT,
-            failed_trial_callback=optuna.storages.RetryFailedTrialCallback(max_retry=retries) if retries else None,
-        )
+        with quiet():
+            again = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=retries) if retries else None
+            return optuna.storages.RDBStorage(
+                storage, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=again
+            )
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ConfigError([Problem("sweep.storage", f"cannot be opened: {reason}", storage)]) from None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
@@ -20,27 +19,32 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lrflow.config.sweep import Sweep
-from lrflow.errors import ConfigError, LrflowError, Problem, PrunedError, StoppedError, did_you_mean
-from lrflow.health.nonfinite import DivergedError
+from lrflow.errors import ConfigError, LrflowError, Problem, PrunedError, StoppedError
 from lrflow.runs import RunFolder, newest_checkpoint
+from lrflow.sweeps.grammar import read_space
+from lrflow.sweeps.jobs import Pending, consecutive, overrides_of, workers
+from lrflow.sweeps.notes import note_end, noted, outcome_of
 from lrflow.sweeps.outcome import Outcome
 from lrflow.sweeps.progress import Progress
 from lrflow.sweeps.pruning import make_pruner
 from lrflow.sweeps.record import NAME, check_record, read_record, write_record
 from lrflow.sweeps.samplers import ADAPTIVE, make_sampler
-from lrflow.sweeps.space import Assignment, Space, read_space
-from lrflow.sweeps.study import Heartbeat, mend_journal, open_storage, storage_of
+from lrflow.sweeps.space import Space
+from lrflow.sweeps.study import Heartbeat, mend_journal, open_storage, quiet, storage_of
 
 TRIALS = 20
 """Trials of a sweep that does not say how many."""
 
 
-def run_sweep(launcher: Launcher, config: DictConfig, typed: Sequence[str], job: Any) -> list[Outcome]:
+def run_sweep(
+    launcher: Launcher, config: DictConfig, loader: ConfigLoader, typed: Sequence[str], job: Any
+) -> list[Outcome]:
     """Runs a sweep, or goes on with one.
 
     Args:
         launcher: runs batches of jobs.
         config: as Hydra composed it, with `hydra.sweeper`.
+        loader: knows what a glob of options stands for.
         typed: the overrides of the command line, without Hydra's own.
         job: what the launcher runs; where it has a list `outcomes`, that is filled.
 
@@ -53,42 +57,26 @@ def run_sweep(launcher: Launcher, config: DictConfig, typed: Sequence[str], job:
     """
     content: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     settings = Sweep.model_validate({key: value for key, value in content.items() if key != "_target_"})
-    space = read_space(settings.params, settings.when, typed)
     folder = Path(str(config.hydra.sweep.dir))
-    shared = "://" in settings.storage
+    url = storage_of(settings.storage, folder)
+    # What is written down and handed to jobs is what was typed: a URL out of the environment may hold a password.
+    written: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
+    settings = settings.model_copy(update={"storage": written["storage"]})
+    space = read_space(settings.params, settings.when, typed, loader)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         message = f"a sweep folder cannot be made there: {error.strerror}"
         raise ConfigError([Problem("output", message, str(folder))]) from error
-    with nullcontext() if shared else RunFolder(folder).held():
-        overrides = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
-        sweep = Sweeping(settings, space, folder, launcher, _workers(config.hydra.launcher), overrides)
+    with nullcontext() if "://" in url else RunFolder(folder).held():
+        given: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+        overrides = [*given["hydra"], *given["task"]]
+        sweep = Sweeping(settings, space, folder, url, launcher, workers(config.hydra.launcher), overrides)
         try:
             return sweep.run()
         finally:
             with suppress(LrflowError, OSError):
                 getattr(job, "outcomes", [])[:] = sweep.outcomes()
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A trial that is handed to the launcher.
-
-    Args:
-        trial: of the study.
-        assignment: what it gives to the swept keys.
-        checkpoint: where it goes on; None: it starts anew.
-    """
-
-    trial: optuna.Trial
-    assignment: Assignment
-    checkpoint: Path | None = None
-
-    @property
-    def number(self) -> int:
-        """Of the trial, of its job and of its folder."""
-        return self.trial.number
 
 
 class Sweeping:
@@ -98,6 +86,7 @@ class Sweeping:
         settings: the sweeper's.
         space: what is drawn from.
         folder: of the sweep; trial n runs in its folder n.
+        url: of the study's storage.
         launcher: runs batches of jobs.
         workers: jobs that it runs at a time; None: it does not say.
         overrides: of the command line, Hydra's own ones too.
@@ -108,6 +97,7 @@ class Sweeping:
         settings: Sweep,
         space: Space,
         folder: Path,
+        url: str,
         launcher: Launcher,
         workers: int | None,
         overrides: Sequence[str],
@@ -122,12 +112,12 @@ class Sweeping:
         grid = space.grid() if settings.sampler == "grid" else []
         self.n_trials = settings.n_trials or len(grid) or TRIALS
         self.name = record["study"] if known else settings.study or folder.name
-        self.storage = storage_of(settings.storage, folder)
+        self._is_shared = "://" in url
         self._batch = settings.batch or workers or (4 if settings.sampler in ADAPTIVE else self.n_trials)
         self.progress = Progress(settings, self.n_trials, self._batch)
-        if settings.storage == "journal" and (mended := mend_journal(Path(self.storage))):
+        if settings.storage == "journal" and (mended := mend_journal(Path(url))):
             self.progress.say(mended)
-        self._backend = open_storage(self.storage, settings.retries)
+        self._backend = open_storage(url, settings.retries)
         directions = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
         self.study = optuna.create_study(
             storage=self._backend,
@@ -135,7 +125,7 @@ class Sweeping:
             directions=[directions[mode] for mode in settings.modes],
             sampler=make_sampler(settings.sampler, settings.seed, self.n_trials, space.common()),
             pruner=make_pruner(settings.pruner, settings.pruning),
-            load_if_exists=known or "://" in self.storage,
+            load_if_exists=known or self._is_shared,
         )
         write_record(folder, settings, space, overrides, self.name)
         laid = sum("fixed_params" in trial.system_attrs for trial in self._trials())
@@ -152,7 +142,7 @@ class Sweeping:
             self.progress.look(self._trials(), self.folder)
             try:
                 while batch := self._next_batch():
-                    for jobs in _consecutive(batch):
+                    for jobs in consecutive(batch):
                         self._launch(jobs)
             except (KeyboardInterrupt, SystemExit, StoppedError):
                 left = "" if self.settings.storage == "memory" else f"; go on with -m sweep.resume={self.folder}"
@@ -163,15 +153,17 @@ class Sweeping:
     def outcomes(self) -> list[Outcome]:
         """How each trial that is over ended."""
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        return [self._outcome(trial) for trial in self._trials() if trial.state in states]
+        fixed = [text.removeprefix("++") for text in self.space.fixed]
+        return [noted(trial, fixed, self.folder) for trial in self._trials() if trial.state in states]
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
     def _next_batch(self) -> list[Pending]:
         """The trials that come next: those whose process died first, then new ones."""
-        if "://" in self.storage:
-            optuna.storages.fail_stale_trials(self.study)
+        if self._is_shared:
+            with quiet():
+                optuna.storages.fail_stale_trials(self.study)
         batch: list[Pending] = []
         for trial in self._trials():
             if len(batch) < self._batch and trial.state is TrialState.RUNNING and self._is_ours(trial):
@@ -180,12 +172,13 @@ class Sweeping:
         replaced = {trial.system_attrs.get("failed_trial") for trial in trials}
         begun = [t for t in trials if t.state is not TrialState.WAITING and t.number not in replaced]
         for _ in range(min(self._batch - len(batch), self.n_trials - len(begun))):
-            batch.append(self._ready(self.study.ask()))
+            with quiet():
+                batch.append(self._ready(self.study.ask()))
         return batch
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
         """Whether a trial that is noted as running is left to this process: nobody else can be at it."""
-        if "://" not in self.storage:
+        if not self._is_shared:
             return True
         host, _, process = str(trial.user_attrs.get("owner", "")).rpartition(":")
         return host == socket.gethostname() and (int(process) == os.getpid() or not _is_alive(int(process)))
@@ -231,7 +224,7 @@ class Sweeping:
 
     def _launch(self, jobs: Sequence[Pending]) -> None:
         """Runs a batch of trials with consecutive numbers, and tells how they ended."""
-        overrides = [self._overrides(pending) for pending in jobs]
+        overrides = [overrides_of(job, self.space, self.settings, self.name, self.folder) for job in jobs]
         self.progress.look(self._trials(), self.folder)
         try:
             with Heartbeat(self._backend, [pending.trial._trial_id for pending in jobs]):
@@ -246,7 +239,7 @@ class Sweeping:
         stopped: StoppedError | None = None
         for pending, result in zip(jobs, results, strict=True):
             failed = result.status is not JobStatus.COMPLETED
-            outcome = _outcome_of(result._return_value, failed, self.folder / str(pending.number))
+            outcome = outcome_of(result._return_value, failed, self.folder / str(pending.number))
             if isinstance(outcome.error, StoppedError):
                 stopped = outcome.error
             else:
@@ -254,99 +247,12 @@ class Sweeping:
         if stopped:
             raise stopped
 
-    def _overrides(self, pending: Pending) -> list[str]:
-        settings = self.settings
-        trial = {"number": pending.number, "study": self.name, "storage": self.storage}
-        if settings.pruner != "none":
-            trial |= {"metric": settings.metrics[0], "mode": settings.modes[0], "pruner": settings.pruner}
-        texts = [f"++trial.{key}={_quoted(value)}" for key, value in trial.items()]
-        if settings.pruner != "none":
-            texts += [f"++trial.pruning.{key}={value}" for key, value in settings.pruning.model_dump().items()]
-        texts += [f"++resume.from={_quoted(pending.checkpoint)}"] if pending.checkpoint else []
-        return [*self.space.overrides(pending.assignment), *texts]
-
     def _tell(self, trial: optuna.Trial, outcome: Outcome) -> None:
-        """Notes how a trial ended.
-
-        Raises:
-            LrflowError: its metrics are not those that are optimised, which no trial's would be.
-        """
-        metrics = {name: float(value) for name, value in outcome.result.items() if isinstance(value, int | float)}
-        values = [metrics.get(name, math.nan) for name in self.settings.metrics]
-        error = outcome.error
-        if error is None and not set(self.settings.metrics) <= metrics.keys():
-            error = self._unknown_metric(metrics)
-        elif error is None and not all(map(math.isfinite, values)):
-            error = DivergedError(", ".join(f"{n} is {v}" for n, v in zip(self.settings.metrics, values, strict=True)))
-        trial.set_user_attr("metrics", {name: value for name, value in metrics.items() if math.isfinite(value)})
-        trial.set_user_attr("seconds", round(outcome.seconds, 3))
-        if error is not None:
-            trial.set_user_attr(
-                "error", str(error) if isinstance(error, LrflowError) else f"{type(error).__name__}: {error}"
-            )
-        if error is None:
-            self.study.tell(trial, values)
-        else:
-            # Samplers leave failed trials out, and would go on to try LRs that diverge: they learn from pruned ones.
-            lost = isinstance(error, PrunedError) or (isinstance(error, DivergedError) and len(values) == 1)
-            trial.set_user_attr("status", "pruned" if isinstance(error, PrunedError) else "failed")
-            self.study.tell(trial, state=TrialState.PRUNED if lost else TrialState.FAIL)
-        self.progress.look(self._trials(), self.folder)
-        if isinstance(error, UnknownMetricError):
-            raise error
-
-    def _unknown_metric(self, metrics: Mapping[str, float]) -> LrflowError:
-        unknown = next(name for name in self.settings.metrics if name not in metrics)
-        hint = did_you_mean(unknown, metrics) or "the task gives none"
-        return UnknownMetricError(f"sweep.metric = {unknown}: a trial ended without this metric; {hint}")
-
-    def _outcome(self, trial: FrozenTrial) -> Outcome:
-        """How a trial ended, as the study has it."""
-        notes = trial.user_attrs
-        error = LrflowError(notes.get("error", "failed")) if trial.state is not TrialState.COMPLETE else None
-        if error and notes.get("status") == "pruned":
-            error = PrunedError(str(error))
-        folder = self.folder / str(trial.number)
-        given = [*(text.removeprefix("++") for text in self.space.fixed), *notes.get("overrides", [])]
-        return Outcome(given, notes.get("metrics", {}), error, notes.get("seconds", 0.0), folder)
-
-
-class UnknownMetricError(LrflowError):
-    """No trial will give the metric that is asked for."""
-
-
-def _outcome_of(value: Any, failed: bool, folder: Path) -> Outcome:
-    """How a job ended, from what it returned."""
-    if failed:
-        return Outcome([], {}, value if isinstance(value, Exception) else LrflowError(str(value)), 0.0, folder)
-    return (
-        value
-        if isinstance(value, Outcome)
-        else Outcome([], {}, LrflowError(f"the job returned {value!r}"), 0.0, folder)
-    )
-
-
-def _consecutive(batch: Sequence[Pending]) -> Iterator[list[Pending]]:
-    """Runs of trials whose numbers follow each other, as a launcher numbers its jobs."""
-    part: list[Pending] = []
-    for pending in sorted(batch, key=lambda pending: pending.number):
-        if part and pending.number != part[-1].number + 1:
-            yield part
-            part = []
-        part.append(pending)
-    if part:
-        yield part
-
-
-def _workers(launcher: DictConfig) -> int | None:
-    """How many jobs a launcher runs at a time, where that is known."""
-    kind = str(launcher.get("_target_", "")).rpartition(".")[2]
-    if kind == "BasicLauncher":
-        return 1
-    if kind == "JoblibLauncher":
-        count = int(launcher.get("n_jobs") or -1)
-        return count if count > 0 else os.cpu_count() or 1
-    return None
+        """Notes how a trial ended, and tells of it."""
+        try:
+            note_end(self.study, trial, self.settings.metrics, outcome)
+        finally:
+            self.progress.look(self._trials(), self.folder)
 
 
 def _is_alive(process: int) -> bool:
@@ -357,10 +263,3 @@ def _is_alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _quoted(value: Any) -> str:
-    if isinstance(value, int | float):
-        return str(value)
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

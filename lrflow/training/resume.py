@@ -26,7 +26,7 @@ from lrflow.training.incompatible import frozen_again, other_optimizer, parted
 from lrflow.training.position import Position
 
 #: Keys whose change is no change of the run: where it is written, what it is called, how it is asked for.
-_BESIDE_THE_RUN = ("resume", "task", "against", "output", "name", "horizon", "logger", "trainer.progress")
+_BESIDE_THE_RUN = ("resume", "task", "against", "output", "name", "horizon", "logger", "trial", "trainer.progress")
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,13 @@ def test_a_pruner_gives_up_what_is_behind(pruner: str, settings: Pruning, expect
     assert lengths(tmp_path / JOURNAL, pruner, settings, CURVES) == expected
 
 
+@pytest.mark.parametrize("pruner", ["hyperband", "wilcoxon"])
+def test_the_best_trial_is_not_given_up(pruner: str, tmp_path: Path) -> None:
+    made = lengths(tmp_path / JOURNAL, pruner, Pruning(first=0.25, reduction=2), CURVES)
+    assert made[0] == 4
+    assert all(1 <= count <= 4 for count in made)
+
+
 def test_patience_ends_what_no_longer_improves(tmp_path: Path) -> None:
     assert lengths(tmp_path / JOURNAL, "patience", Pruning(patience=1), [[1.0, 0.5, 0.6, 0.7]]) == [4]
     longer = [[1.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1]]

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from lrflow.errors import ConfigError
-from lrflow.sweeps.space import Space, read_space
+from lrflow.sweeps.grammar import read_space
+from lrflow.sweeps.space import Space
 
 
 def space_of(*typed: str, params=None, when=None) -> Space:

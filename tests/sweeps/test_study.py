@@ -7,8 +7,9 @@ import optuna
 import pytest
 
 from lrflow.errors import LrflowError
+from lrflow.sweeps.grammar import read_space
 from lrflow.sweeps.samplers import make_sampler
-from lrflow.sweeps.space import Space, read_space
+from lrflow.sweeps.space import Space
 from lrflow.sweeps.study import JOURNAL, mend_journal, open_storage
 
 SAMPLERS = ["random", "qmc", "tpe", "gp", "cmaes", "nsga2"]

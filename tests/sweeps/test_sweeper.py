@@ -55,6 +55,20 @@ def test_a_search_finds_the_best_lr(objective, sweep_folder, capsys: pytest.Capt
     assert "sweep of 9 jobs" in out
 
 
+def test_a_search_that_is_ready_made_takes_a_file_of_options(objective, here) -> None:
+    ran = objective(bowl)
+    file = here / "options/sweep/mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "# @package _global_\n# Mine.\ndefaults:\n  - override /hydra/sweeper: lrflow\nhydra:\n  sweeper:\n"
+        "    sampler: grid\n    params: {optimizer: 'glob(rms*)', seed: 'range(0,2)', optimizer.lr: '0.1,0.2'}\n"
+        "    when: {seed=1: {optimizer.lr: 0.3}}\n"
+    )
+    assert main(["-m", "--config-dir", "options", "sweep=mine"]) == 0
+    given = [(config.choices["optimizer"], config.seed, config.optimizer.lr) for config in ran]
+    assert given == [("rmsprop", 0, 0.1), ("rmsprop", 0, 0.2), ("rmsprop", 1, 0.3)]
+
+
 def test_a_grid_is_hydras_product_in_its_order(objective) -> None:
     ran = objective(bowl)
     assert main(["-m", "optimizer=sgd,adamw", "optimizer.lr=0.1,0.01", "sweep.sampler=grid"]) == 0
@@ -221,13 +235,16 @@ def test_a_folder_holds_one_sweep(objective, here, capsys: pytest.CaptureFixture
     assert "sweep.resume=stopped" in capsys.readouterr().err
 
 
-def test_a_database_is_shared_by_sweeps(objective, here) -> None:
+def test_a_database_is_shared_by_sweeps(objective, here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIALS", "sqlite:///trials.db")
     ran = objective(bowl)
-    words = ["-m", LR, "sweep.storage=sqlite:///trials.db", "sweep.study=one", "sweep.sampler=random"]
+    words = ["-m", LR, "sweep.storage=${oc.env:TRIALS}", "sweep.study=one", "sweep.sampler=random"]
     assert main([*words, "sweep.n_trials=3", "hydra.sweep.dir=first"]) == 0
     assert main([*words, "sweep.n_trials=5", "hydra.sweep.dir=second"]) == 0
     assert len({config.optimizer.lr for config in ran}) == len(ran) == 5
     assert [config.run_folder for config in ran][3:] == [Path("second/3"), Path("second/4")]
+    assert ran[0].trial.storage == "sqlite:///trials.db"
+    assert "trials.db" not in (here / "first/sweep.yaml").read_text()  # a URL may hold a password
 
 
 @pytest.mark.parametrize(
@@ -257,6 +274,13 @@ def test_what_cannot_be_swept_is_told_before_the_first_job(
     assert told in capsys.readouterr().err
     assert not ran
     assert not (here / "outputs").exists()
+
+
+def test_a_search_takes_the_flag(objective, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = objective(bowl)
+    assert main(["sweep=lr_bayes", "sweep.n_trials=3"]) == 2
+    assert capsys.readouterr().err.count("add -m") == 2
+    assert not ran
 
 
 def test_a_full_disk_is_told_plainly(objective, here, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
