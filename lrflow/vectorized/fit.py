@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from lrflow.errors import LrflowError
 from lrflow.plan.view import setting_columns
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.interrupt import StopRequest
@@ -165,6 +166,10 @@ class PopulationFit:
         living = self._living()
         if len(living) == len(self._rows):
             return
+        for member in self._rows:
+            if member.error is not None:
+                with suppress(LrflowError):  # what ended it is told already
+                    member.save_best()
         self._rows = [self._rows[row] for row in living]
         if living:
             for part in (self._population, self._numbers, self._batches):
@@ -176,9 +181,7 @@ class PopulationFit:
         for row, last in zip(rows, self._population.snapshots(rows), strict=True):
             member = self._rows[row]
             with member.alone():
-                if member.best is not None:
-                    member.bring_to(*member.best)
-                    member.checkpoints.save(member.trainer, best=True)
+                member.save_best()
                 member.bring_to(self._step, last)
                 member.checkpoints.stop.signal = asked
                 if asked is not None:

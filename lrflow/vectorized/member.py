@@ -105,6 +105,12 @@ class Member:
         scheduler.load_state_dict({"step": steps, "fingerprint": self.plan.fingerprint})
         stand_at(self.trainer, steps, self.plan.horizon.steps_per_epoch or steps)
 
+    def save_best(self) -> None:
+        """Save the best validated state, if there is one."""
+        if self.best is not None:
+            self.bring_to(*self.best)
+            self.checkpoints.save(self.trainer, best=True)
+
 
 def stack(members: Sequence[Member], device: torch.device) -> tuple[Population, StepNumbers]:
     """The members as a population, and the numbers of its steps."""

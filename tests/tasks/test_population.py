@@ -156,6 +156,7 @@ def test_what_ends_a_member_at_a_validation_ends_it_alone(tmp_path: Path, monkey
     monkeypatch.setattr(train, "_callbacks", lambda *given: [*callbacks(*given), Ending()])
     found = together(tmp_path, ["optimizer=sgd"], (["optimizer.lr=1e-4"], ["optimizer.lr=0.5"]))
     assert str(found[0].error) == "given up in epoch 1"
+    assert weights(tmp_path / "0/checkpoints/best.ckpt")["global_step"] == 20
     assert found[1].error is None
     assert (rows(tmp_path / "0")[-1]["step"], rows(tmp_path / "1")[-1]["step"]) == (19, 30)
 
