@@ -22,7 +22,7 @@ from lrflow.sweeps.study import JOURNAL, open_storage
 
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 SUBMITIT = ["hydra/launcher=submitit_local"]
-RAY = ["hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"]
+RAY = ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"]
 
 TRAINING = """
     import json, os, sys
@@ -56,6 +56,7 @@ def elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     site.mkdir()
     (site / "sitecustomize.py").write_text(textwrap.dedent(TRAINING))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by itself, which starves on a busy machine
     singletons = Singleton.get_state()
     yield here
     Singleton.set_state(singletons)
@@ -63,6 +64,8 @@ def elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         from joblib.externals.loky import get_reusable_executor
 
         get_reusable_executor().shutdown(wait=True, kill_workers=True)
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 def states(folder: Path) -> list[str]:

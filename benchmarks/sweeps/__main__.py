@@ -1,0 +1,74 @@
+"""What it takes to find a learning rate by a sweep, and what a sweep costs beside its runs.
+
+    python -m benchmarks.sweeps                  # what there is, and what of it is measured
+    python -m benchmarks.sweeps digits           # make the runs that are missing, then the table and the picture
+    python -m benchmarks.sweeps digits --seeds 3 --most 50   # of three seeds, at most fifty runs now
+    python -m benchmarks.sweeps overhead         # a trial of lrflow's sweep, of Hydra's, of Optuna by itself
+    python -m benchmarks.sweeps --redraw         # only the tables and the picture, of what there is
+
+Regret: every optimizer and LR (four a decade) is run once a seed at its whole length, at a third and at a ninth of it.
+The methods are then replayed on these runs with lrflow's own samplers and pruners, as tabular benchmarks of
+hyperparameter search do (HPOBench: Eggensperger et al., 2021, 2109.06716), each with several seeds of its sampler.
+What was measured is kept in `NAME.json` beside this file as it ends, so a measurement that is interrupted goes on.
+What follows `--` is added to every run, such as `data.root=FOLDER`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+
+from benchmarks.sweeps.landscape import LANDSCAPES, Landscape
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    extra = words[words.index("--") + 1 :] if "--" in words else []
+    words = words[: words.index("--")] if "--" in words else words
+    names = [landscape.name for landscape in LANDSCAPES]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweeps", description="Measure sweeps.")
+    parser.add_argument("names", nargs="*", choices=[[], *names, "overhead"], help="what to measure")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of the runs")
+    parser.add_argument("--most", type=int, help="make at most so many runs")
+    parser.add_argument("--trials", type=int, default=40, help="of the overhead's sweeps")
+    parser.add_argument("--redraw", action="store_true", help="measure nothing")
+    chosen = parser.parse_args(words)
+    for landscape in LANDSCAPES:
+        landscape.read()
+        if landscape.name in chosen.names and not chosen.redraw:
+            measure(landscape, chosen.seeds, chosen.most, extra)
+        print(f"{landscape.name}: {len(landscape.kept)} runs, whole for {len(landscape.seeds())} seeds")
+    if "overhead" in chosen.names and not chosen.redraw:
+        from benchmarks.sweeps.overhead import measure_overhead
+
+        measure_overhead(chosen.trials)
+    if chosen.names or chosen.redraw:
+        from benchmarks.sweeps.picture import draw
+        from benchmarks.sweeps.table import write_tables
+
+        done = [landscape for landscape in LANDSCAPES if landscape.seeds()]
+        print(write_tables(done))
+        if done:
+            draw(done)
+    return 0
+
+
+def measure(landscape: Landscape, seeds: int, most: int | None, extra: Sequence[str]) -> None:
+    """Makes the runs that are missing, at most `most` of them, and keeps each."""
+    import torch
+
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    missing = [run for seed in range(seeds) for run in landscape.runs(seed) if run not in landscape.kept]
+    for run in missing[:most]:
+        curve = landscape.measure(run, extra)
+        print(f"{landscape.name} {run} {curve.loss:.4g} after {curve.spent} steps", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The tables of docs/sweeps.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.sweeps.landscape import Landscape
+from benchmarks.sweeps.methods import METHODS, SAMPLINGS, after, regrets, whole_steps
+from benchmarks.sweeps.overhead import CONTESTANTS, FILE, costs
+
+PAGE = Path(__file__).parents[2] / "docs" / "sweeps.md"
+MARKS = "<!-- {0}: python -m benchmarks.sweeps {0} -->", "<!-- end of {0} -->"
+SHOWN = (3, 6, 12, 18)  # whole runs' worth of steps
+
+
+def write_tables(landscapes: Sequence[Landscape]) -> str:
+    """Puts the tables between their comments in the page; returns them."""
+    found = {landscape.name: regret_table(landscape) for landscape in landscapes}
+    if FILE.is_file():
+        found["overhead"] = overhead_table()
+    page = PAGE.read_text()
+    for name, text in found.items():
+        first, last = (mark.format(name) for mark in MARKS)
+        block = f"{first}\n{text}\n{last}"
+        page = re.sub(f"{re.escape(first)}.*?{re.escape(last)}", lambda _, block=block: block, page, flags=re.DOTALL)  # type: ignore[misc]
+    PAGE.write_text(page)
+    return "\n\n".join(found.values())
+
+
+def regret_table(landscape: Landscape) -> str:
+    """The mean regret of each method after some whole runs' worth of steps, and how often it has an answer at all."""
+    whole = whole_steps(landscape)
+    heads = [f"{landscape.title}; {len(landscape.seeds())} x {SAMPLINGS} seeds", *(f"{count} runs" for count in SHOWN)]
+    rows = [heads, ["---"] * len(heads)]
+    for name, method in METHODS.items():
+        curves = regrets(landscape, method)
+        cells = []
+        for count in SHOWN:
+            values = np.array([after(curve, count * whole) for curve in curves])
+            known = values[np.isfinite(values)]
+            none = len(values) - len(known)
+            told = f"{known.mean():.4f}, worst {known.max():.3f}" if len(known) else "no answer"
+            cells.append(f"{told} ({none} have none)" if none and len(known) else told)
+        rows.append([name, *cells])
+    return _lines(rows)
+
+
+def overhead_table() -> str:
+    """What a trial costs, and how many times as much as the bare one."""
+    trials, found = costs()
+    heads = [f"a trial of {trials}, 20 steps each", "CPU", "wall", "CPU over the bare one"]
+    rows = [heads, ["---"] * len(heads)]
+    for name in CONTESTANTS:
+        cpu, wall = found[name]
+        rows.append([name, f"{1000 * cpu:.0f} ms", f"{1000 * wall:.0f} ms", f"{cpu / found[CONTESTANTS[0]][0]:.1f}x"])
+    return _lines(rows)
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
