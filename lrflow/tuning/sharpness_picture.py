@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lrflow.plan.picture import COLOURS, FAINT, GREY, INK
+from lrflow.plan.picture import COLOURS, FAINT, INK
+from lrflow.plan.view import number
 
 COLUMNS = ("sharpness/top", "sharpness/share")
 """Of metrics.csv: the largest eigenvalue of P^-1 H, and the share of the stability bound that the step's LRs use."""
@@ -86,31 +87,33 @@ def draw_sharpness(folder: Path) -> Path | None:
     figure = Figure(figsize=(9, 5.6), layout="constrained", facecolor="white")
     axes, below = figure.subplots(2, sharex=True, height_ratios=[2, 1])
     bound = record.bound
-    axes.plot(record.lr_steps, bound, color=COLOURS[1], linewidth=1.4, label="stable below (limit / LR)")
+    axes.plot(record.lr_steps, bound, color=COLOURS[1], linewidth=1.4, label="stability bound (limit / LR)")
     axes.plot(record.steps, record.top, "o-", color=COLOURS[0], linewidth=1.4, markersize=3, label="sharpness")
-    positive = [*record.top[record.top > 0], *record.bound[np.isfinite(bound)]]
-    if positive:
+    if (convex := record.top[record.top > 0]).size:
         axes.set_yscale("log")
         # A warmup starts, and a decay ends, where any sharpness is stable; the picture need not reach there.
-        around = [*record.top[record.top > 0], bound.min()]
+        around = [*convex, bound.min()]
         axes.set_ylim(min(around) / 1.5, max(around) * 3)
+        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis(lambda value, _: number(value))
     axes.set_ylabel("sharpness", color=INK)
-    axes.legend(loc="upper right", frameon=False, fontsize=9, labelcolor=INK)
+    axes.legend(loc="best", frameon=False, fontsize=9, labelcolor=INK)
     below.axhline(1.0, color=COLOURS[1], linewidth=1.4)
     below.plot(record.steps, record.share, "o-", color=COLOURS[0], linewidth=1.4, markersize=3)
     below.set_ylim(0, max(1.25, 1.1 * float(record.share.max())))
     below.set_ylabel("share of the bound", color=INK)
+    below.set_xlim(0, record.lr_steps[-1] + 1)
     below.set_xlabel("optimizer step", color=INK)
     below.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
     for panel in (axes, below):
         panel.grid(axis="y", color=FAINT, linewidth=0.8)
         panel.set_axisbelow(True)
-        panel.tick_params(colors=GREY, length=3)
+        panel.tick_params(which="both", colors=INK, length=3)
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
     highest = int(record.share.argmax())
-    title = f"sharpness: at most {100 * record.share[highest]:.3g}% of the stability bound, at step"
-    axes.set_title(f"{title} {record.steps[highest]:,}", loc="left", fontsize=11, color=INK)
+    title = f"at most {100 * record.share[highest]:.3g}% of the stability bound, at step {record.steps[highest]:,}"
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
     path = folder / "sharpness.png"
     figure.savefig(path, dpi=100)
     return path
