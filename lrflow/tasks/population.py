@@ -82,7 +82,8 @@ def train_together(
             kin.setdefault(likeness(config), []).append(number)
     for numbers in kin.values():
         if len(numbers) == 1:
-            apart.setdefault("no other job differs from it in numbers alone", []).extend(numbers)
+            own = "" if shares_data(configs[numbers[0]]) else " (data of your own may differ with the seed)"
+            apart.setdefault(f"no other job differs from it in numbers alone{own}", []).extend(numbers)
             continue
         try:
             chosen = list(_chunks(numbers, size))
