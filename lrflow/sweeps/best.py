@@ -70,7 +70,8 @@ def _chosen(choices: Mapping[str, str | None]) -> dict[str, str | None]:
     """The options of the groups that are not what they are where nothing is said."""
     with _own_hydra(), composer() as composing:
         usual = choices_of(composing(()).hydra)
-    return {group: option for group, option in choices.items() if group not in _WRITTEN_OUT and option != usual[group]}
+    known = {group: option for group, option in choices.items() if group in usual and group not in _WRITTEN_OUT}
+    return {group: option for group, option in known.items() if option != usual[group]}
 
 
 def _compose(texts: Sequence[str], folder: Path | None = None) -> dict[str, Any]:
