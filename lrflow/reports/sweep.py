@@ -11,8 +11,9 @@ from rich.text import Text
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.reports.sweep_page import doubts, write_page
 from lrflow.reports.sweep_picture import plot
-from lrflow.sweeps.analysis import MARGIN, Analysis, analyse
+from lrflow.sweeps.analysis import MARGIN, analyse
 from lrflow.sweeps.best import command, write_best
+from lrflow.sweeps.curves import Analysis
 from lrflow.sweeps.results import Sweep
 
 

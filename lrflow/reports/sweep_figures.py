@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lrflow.reports.colours import COLD_TO_HOT, CURVES, along, by_rate, scale_of
-from lrflow.sweeps.analysis import Analysis, Curve
+from lrflow.sweeps.curves import Analysis, Curve
 from lrflow.sweeps.importance import Importance
 from lrflow.sweeps.learning import LearningCurve
 from lrflow.sweeps.results import Sweep, Trial, Value, number

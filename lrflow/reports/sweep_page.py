@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from lrflow.reports.page import Cell, Fact, Page
-from lrflow.sweeps.analysis import Analysis
 from lrflow.sweeps.best import command
+from lrflow.sweeps.curves import Analysis
 from lrflow.sweeps.importance import importance
 from lrflow.sweeps.learning import learning_curves
 from lrflow.sweeps.results import Sweep, Trial

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lrflow.reports.colours import CURVES, FAINT, INK, along, by_rate, scale_of
-from lrflow.sweeps.analysis import Analysis, Curve
+from lrflow.sweeps.curves import Analysis, Curve
 from lrflow.sweeps.learning import learning_curves
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrflow.sweeps.analysis import Analysis, analyse
+from lrflow.sweeps.analysis import analyse
+from lrflow.sweeps.curves import Analysis
 from lrflow.sweeps.results import Sweep, Trial, read_sweep
 
 BEST = 0.02
