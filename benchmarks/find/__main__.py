@@ -1,0 +1,73 @@
+"""How far the LR that a range test finds is from the one that trains best, and what training with it costs.
+
+    python -m benchmarks.find                    # which problems there are, and what of them is measured
+    python -m benchmarks.find digits-adamw       # measure what is missing, then the tables and the picture
+    python -m benchmarks.find digits-adamw --jobs 5   # at most five runs or answers, for a slow machine
+    python -m benchmarks.find --redraw           # only the tables and the picture, of what there is
+    python -m benchmarks.find digits-adamw --anew     # forget what there is of it
+
+The truth of each problem is a grid of whole runs (`task=train`, their schedule and all), four LRs a decade. Against
+it: `task=find` and `find.confirm=true` as they are shipped, each rule alone on the same sweeps, and the range tests of
+Lightning, torch-lr-finder and fastai (`peers.py`). What was measured is kept in `NAME.json` beside this file as it
+ends, so a measurement that is interrupted goes on where it was. The tables go into docs/find.md, of the problems that
+are measured whole, with a picture. What follows `--` is added to every run, such as `data.root=FOLDER`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+
+from benchmarks.find.picture import draw
+from benchmarks.find.problems import PROBLEMS, Problem
+from benchmarks.find.table import write_table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    extra = words[words.index("--") + 1 :] if "--" in words else []
+    words = words[: words.index("--")] if "--" in words else words
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.find", description="Measure finders of the LR.")
+    parser.add_argument("names", nargs="*", choices=[[], *(problem.name for problem in PROBLEMS)], help="problems")
+    parser.add_argument("--jobs", type=int, help="make at most so many runs and answers of each")
+    parser.add_argument("--redraw", action="store_true", help="measure nothing")
+    parser.add_argument("--anew", action="store_true", help="forget what was measured before")
+    chosen = parser.parse_args(words)
+    for problem in PROBLEMS:
+        if problem.name in chosen.names:
+            if chosen.anew:
+                problem.file.unlink(missing_ok=True)
+            if not chosen.redraw:
+                measure(problem.read(), extra, chosen.jobs)
+        problem.read()
+        print(f"{problem.name}: {len(problem.kept)} measured, {len(problem.missing())} missing")
+    if chosen.names or chosen.redraw:
+        done = [problem for problem in PROBLEMS if not problem.missing()]
+        if done:
+            print(write_table(done))
+            draw(done)
+    return 0
+
+
+def measure(problem: Problem, extra: Sequence[str], most: int | None) -> None:
+    """Makes the runs and asks for the answers that are missing, at most `most` of them, and keeps each."""
+    import torch
+
+    from benchmarks.find.contestants import ask
+
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    for job in problem.missing()[:most]:
+        result = ask(job, [*problem.options, *extra])
+        told = result.get("loss", result.get("answers"))
+        print(f"{problem.name} {job.contestant} {job.seed} {'' if job.lr is None else job.lr} {told}", flush=True)
+        problem.keep(job, result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""A run of the grid, and the answers that are set against it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.find.peers import Answer, fastai, lightning, torch_lr_finder
+from benchmarks.find.problems import CONFIRMED, CONSENSUS, CONTESTANTS, RUNS, Job
+from lrflow.config import compose
+from lrflow.errors import ConfigError
+from lrflow.health import DivergedError
+from lrflow.tasks import find, train
+from lrflow.tuning.record import Record
+
+
+def whole_run(options: Sequence[str], lr: float, seed: int) -> dict[str, Any]:
+    """The validation loss that a run of `task=train` ends at, infinite where it diverged, and its steps."""
+    words = [*options, f"optimizer.lr={lr}", f"seed={seed}", "task.test=false", "trainer.checkpoint.every=100%"]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            result = _quietly(train.run, words, folder)
+        except DivergedError:
+            return {"loss": math.inf, "steps": 0}
+        steps = json.loads((Path(result["folder"]) / "summary.json").read_text())["steps"]
+    loss = float(result["val/loss"])
+    return {"loss": loss if math.isfinite(loss) else math.inf, "steps": steps}
+
+
+def lrflow(options: Sequence[str], seed: int) -> Answer:
+    """What `task=find` says as it is shipped, by its rules and by its short runs.
+
+    Returns:
+        `answers` and `steps` (of the sweeps); of the short runs `short_steps` and what was `tried`; the `intervals`
+        and `doubts` of the consensus and of the short runs.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            result = _quietly(find.run, [*options, "task=find", "find.confirm=true", f"seed={seed}"], folder)
+        except ConfigError as error:  # the range does not hold the LR: no answer
+            return {"answers": {}, "steps": 0, "error": str(error)}
+        record = Record.read(Path(result["folder"]))
+    reading, confirmed = record.reading, record.confirmed
+    assert confirmed
+    alone = {f"{name} alone": lr for name, lr in reading.marks.items() if name != "halfway"}
+    return {
+        "answers": {CONFIRMED: confirmed.lr, CONSENSUS: reading.lr, **alone},
+        "steps": record.test.steps,
+        "short_steps": record.short_steps,
+        "tried": confirmed.tried,
+        "intervals": {CONFIRMED: confirmed.interval, CONSENSUS: reading.interval},
+        "doubts": {CONFIRMED: confirmed.doubts, CONSENSUS: reading.doubts},
+    }
+
+
+def _quietly(task: Callable[[Any], dict[str, Any]], options: Sequence[str], folder: str) -> dict[str, Any]:
+    """The result of a task, of which nothing is printed."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return task(compose([*options, f"output={folder}", "trainer.progress=false"]))
+
+
+def ask(job: Job, options: Sequence[str]) -> dict[str, Any]:
+    """Makes a run of the grid, or asks a contestant for an answer.
+
+    Args:
+        job: which.
+        options: of the problem.
+    """
+    if job.contestant == RUNS:
+        assert job.lr is not None
+        return whole_run(options, job.lr, job.seed)
+    finders = dict(zip(CONTESTANTS, (lrflow, lightning, torch_lr_finder, fastai), strict=True))
+    return finders[job.contestant](options, job.seed)

@@ -1,0 +1,187 @@
+"""The range tests of others: Lightning's as it is shipped, torch-lr-finder's and fastai's after their formulas."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+from pytorch_lightning.tuner import Tuner
+
+from lrflow.config import compose
+from lrflow.tasks import build
+from lrflow.tasks.find.brief import NEVER, brief_fit
+from lrflow.training import Block, Signals
+from lrflow.tuning.range_test import sweep_plan
+
+Floats = npt.NDArray[np.float64]
+Answer = dict[str, Any]
+"""`answers`, an LR (NaN: none) by the name of each rule, and `steps`, how many were made."""
+
+LOW, HIGH, STEPS = 1e-7, 10.0, 100  # of torch-lr-finder (its README and its defaults) and of fastai
+NAN = float("nan")
+
+
+def lightning(options: Sequence[str], seed: int) -> Answer:
+    """What Lightning's `Tuner.lr_find` suggests with its defaults."""
+    config = compose([*options, f"seed={seed}"])
+    pl.seed_everything(seed, verbose=False)
+    data, module = build.build_data(config), build.build_module(config)
+    factory = build.locate(config.optimizer.target)
+    node = {name: value for name, value in config.optimizer.node().items() if name not in ("_target_", "fused", "lr")}
+    module.lr = 1e-3
+    module.configure_optimizers = lambda: factory(module.parameters(), lr=module.lr, **node)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):  # its own bar
+        trainer = pl.Trainer(
+            max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, default_root_dir=folder, check_val_every_n_epoch=NEVER,
+        )  # fmt: skip
+        found = Tuner(trainer).lr_find(module, datamodule=data)
+    suggestion = found.suggestion() if found else None
+    steps = len(found.results["loss"]) if found else 0
+    return {"answers": {"Lightning": NAN if suggestion is None else float(suggestion)}, "steps": steps}
+
+
+def torch_lr_finder(options: Sequence[str], seed: int) -> Answer:
+    """What torch-lr-finder suggests (0.2.2, `range_test` and `plot`)."""
+    rates = np.geomspace(LOW, HIGH, STEPS)
+    losses = _sweep(options, seed, rates, lambda losses: len(falling_behind(losses)) < len(losses))
+    return {"answers": {"torch-lr-finder": steepest_step(rates, losses)}, "steps": len(falling_behind(losses))}
+
+
+def fastai(options: Sequence[str], seed: int) -> Answer:
+    """What the four rules of fastai's `lr_find` suggest (2.8)."""
+    rates = LOW * (HIGH / LOW) ** (np.arange(STEPS) / STEPS)
+    losses = _sweep(options, seed, rates, lambda losses: len(debiased(losses)) < len(losses))
+    smoothed = debiased(losses)
+    answers = {name: rule(*_kept(rates, smoothed)) for name, rule in FASTAI.items()}
+    return {"answers": {f"fastai {name}": lr for name, lr in answers.items()}, "steps": len(smoothed)}
+
+
+def _sweep(options: Sequence[str], seed: int, rates: Floats, ended: Callable[[Floats], bool]) -> Floats:
+    """The losses of a run whose LR rises over `rates`, until it is `ended`; at most [rates]."""
+    config = compose([*options, f"seed={seed}", "trainer.progress=false"])
+    losses: list[float] = []
+
+    def listen(trainer: pl.Trainer, block: Block) -> None:
+        losses.extend(block.loss.tolist())
+        trainer.should_stop |= ended(np.array(losses))
+
+    with tempfile.TemporaryDirectory() as folder:
+        brief_fit(
+            config,
+            seed,
+            len(rates),
+            Path(folder),
+            lambda groups: sweep_plan(groups, config.optimizer.lr, float(rates[0]), float(rates[-1]), len(rates)),
+            lambda plan: Signals(plan, 10, listeners=[listen]),
+        )
+    return np.array(losses[: len(rates)])
+
+
+def falling_behind(losses: Floats, share: float = 0.05, threshold: float = 5.0) -> Floats:
+    """torch-lr-finder's smoothed losses, up to where it stops.
+
+    Args:
+        losses: of each step.
+        share: of a new loss in the smoothed one, which begins at the first loss.
+        threshold: times the least smoothed loss so far, beyond which it stops.
+    """
+    smoothed: list[float] = []
+    for loss in losses.tolist():
+        smoothed.append(share * loss + (1 - share) * smoothed[-1] if smoothed else loss)
+        if smoothed[-1] > threshold * min(smoothed):
+            break
+    return np.array(smoothed)
+
+
+def steepest_step(rates: Floats, losses: Floats, skip: tuple[int, int] = (10, 5)) -> float:
+    """torch-lr-finder's suggestion: where its smoothed loss falls fastest from step to step; NaN for too few.
+
+    Args:
+        rates: LRs; [n].
+        losses: of each step, not smoothed yet; at most [n].
+        skip: how many points are left out at the start and at the end.
+    """
+    smoothed = falling_behind(losses)
+    if len(smoothed) < sum(skip) + 2:
+        return NAN
+    inner = slice(skip[0], len(smoothed) - skip[1])
+    return float(rates[inner][np.argmin(np.gradient(smoothed[inner]))])
+
+
+def debiased(losses: Floats, beta: float = 0.98, threshold: float = 4.0) -> Floats:
+    """fastai's smoothed losses, up to where it stops.
+
+    Args:
+        losses: of each step.
+        beta: of the running mean, which is divided by 1 - beta^n.
+        threshold: times the least smoothed loss so far, beyond which it stops.
+    """
+    mean, smoothed = 0.0, []
+    for count, loss in enumerate(losses.tolist(), 1):
+        mean = beta * mean + (1 - beta) * loss
+        smoothed.append(mean / (1 - beta**count))
+        if smoothed[-1] > threshold * min(smoothed):
+            break
+    return np.array(smoothed)
+
+
+def _kept(rates: Floats, smoothed: Floats) -> tuple[Floats, Floats]:
+    """What fastai's rules see: without the first tenth of the steps, the last five, and what follows a NaN."""
+    inner = slice(STEPS // 10, max(0, len(smoothed) - 5))
+    rates, smoothed = rates[: len(smoothed)][inner], smoothed[inner]
+    end = int(np.argmax(np.isnan(smoothed))) if np.isnan(smoothed).any() else len(smoothed)
+    return rates[:end], smoothed[:end]
+
+
+def valley(rates: Floats, losses: Floats) -> float:
+    """A half of the middle third of the longest fall, whose start is taken as its end less its length."""
+    lengths = np.ones(len(losses), int)
+    for index in range(1, len(losses)):
+        above = losses[:index] > losses[index]
+        if above.any():
+            lengths[index] = 1 + lengths[:index][above].max()
+    if not len(lengths):
+        return NAN
+    end = int(np.argmax(lengths))
+    third = int(lengths[end]) / 3
+    return float(rates[end - int(lengths[end]) + int(third) + int(third / 2)])
+
+
+def slide(rates: Floats, losses: Floats, width: int = 15, tolerance: float = 0.005) -> float:
+    """Where a window that slides down from the end first has the same slope, loss a step, at both its ends."""
+    if len(losses) < width + 2:
+        return NAN
+    slopes = np.gradient(losses)
+    right, left = len(losses) - 1, len(losses) - 1 - width
+    answer = float(rates[left])
+    while left >= 0 and abs(slopes[right] - slopes[left]) > tolerance:
+        answer = float(rates[left])
+        right, left = right - 1, left - 1
+    return answer
+
+
+def minimum(rates: Floats, losses: Floats) -> float:
+    """A tenth of the LR at which the loss is least."""
+    return float(rates[np.argmin(losses)]) / 10 if len(losses) else NAN
+
+
+def steep(rates: Floats, losses: Floats) -> float:
+    """Where the loss falls fastest over the logarithm of the LR, from one step to the next."""
+    return float(rates[np.argmin(np.diff(losses) / np.diff(np.log(rates)))]) if len(losses) > 1 else NAN
+
+
+FASTAI: dict[str, Callable[[Floats, Floats], float]] = {
+    "valley": valley,
+    "slide": slide,
+    "minimum": minimum,
+    "steep": steep,
+}
+"""fastai's rules, `valley` its default."""
