@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from lrflow.tuning.module_loss import as_a_function, module_loss
+from lrflow.tuning.sharpness import hessian_product
 
 
 class Noisy(pl.LightningModule):
@@ -53,3 +55,39 @@ def test_its_value_is_that_of_batch_statistics_without_dropout() -> None:
     with as_a_function(module):
         found = module_loss(module, [batch])(dict(module.named_parameters()))
     torch.testing.assert_close(found, expected)
+
+
+class Attends(pl.LightningModule):
+    """Whose step takes no index, and skips what is empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def training_step(self, batch: Tensor) -> Tensor | None:
+        return self.attention(batch, batch, batch, need_weights=False)[0].square().mean() if len(batch) else None
+
+
+def test_attention_has_second_derivatives() -> None:
+    torch.manual_seed(0)
+    module, batch = Attends(), torch.randn(3, 5, 4)
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    vector = torch.cat([torch.randn_like(p).reshape(-1) for p in parameters.values()])
+
+    def gradient(shift: float) -> Tensor:
+        moved, start = {}, 0
+        for name, p in parameters.items():
+            moved[name] = (p + shift * vector[start : start + p.numel()].view_as(p)).requires_grad_()
+            start += p.numel()
+        found = torch.autograd.grad(module_loss(module, [batch])(moved), list(moved.values()))
+        return torch.cat([one.reshape(-1) for one in found])
+
+    with as_a_function(module):
+        product = hessian_product(module_loss(module, [batch, batch[:0]]), parameters)(vector)
+    torch.testing.assert_close(product, (gradient(1e-3) - gradient(-1e-3)) / 2e-3, rtol=0.02, atol=1e-3)
+
+
+def test_batches_that_are_all_skipped_are_told() -> None:
+    module = Attends()
+    with pytest.raises(ValueError, match="skips every batch"):
+        module_loss(module, [torch.zeros(0, 5, 4)])(dict(module.named_parameters()))
