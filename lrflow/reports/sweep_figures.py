@@ -86,7 +86,7 @@ def importance_figure(found: Importance) -> go.Figure:
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
     )
     figure = go.Figure(bars)
-    figure.update_xaxes(tickformat=".0%", rangemode="tozero", title="share of the variance")
+    figure.update_xaxes(tickformat=".0%", range=[0, 1.2 * max(shares)], title="share of the variance")
     return figure
 
 
