@@ -35,8 +35,8 @@ def lightning(options: Sequence[str], seed: int) -> Answer:
     data, module = build.build_data(config), build.build_module(config)
     factory = build.locate(config.optimizer.target)
     node = {name: value for name, value in config.optimizer.node().items() if name not in ("_target_", "fused", "lr")}
-    module.lr = 1e-3
-    module.configure_optimizers = lambda: factory(module.parameters(), lr=module.lr, **node)
+    module.lr = 1e-3  # type: ignore[assignment]
+    module.configure_optimizers = lambda: factory(module.parameters(), lr=module.lr, **node)  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):  # its own bar
         trainer = pl.Trainer(
             max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
