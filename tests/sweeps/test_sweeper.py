@@ -18,6 +18,7 @@ import yaml
 
 from lrflow.cli import main
 from lrflow.config import Config
+from lrflow.config.sweep import check_sweeper
 from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
 from lrflow.health.nonfinite import DivergedError
 from lrflow.sweeps.outcome import Outcome
@@ -118,7 +119,7 @@ def test_a_metric_that_no_run_has_ends_the_sweep(objective, capsys: pytest.Captu
 
 def test_several_objectives(objective, sweep_folder) -> None:
     objective(lambda config: {"val/loss": bowl(config), "val/accuracy": config.optimizer.lr})
-    words = ["sweep.sampler=nsga2", "sweep.metric=[val/loss,val/accuracy]", "sweep.mode=[min,max]", "sweep.n_trials=5"]
+    words = ["sweep.sampler=nsga2", "sweep.metric=[val/loss,val/accuracy]", "sweep.mode=[min,max]", "sweep.n_trials=2"]
     assert main(["-m", LR, *words]) == 0
     assert all(len(trial.values) == 2 for trial in trials_of(sweep_folder()))
 
@@ -163,8 +164,12 @@ def test_after_a_kill_nothing_is_lost_and_nothing_repeated(objective, here, caps
     assert (here / "killed" / f"{JOURNAL}.broken-1").read_bytes().endswith(b'"worker_i')
 
 
+def stop(config: Config) -> float:
+    raise KeyboardInterrupt
+
+
 def interrupted(objective, here: Path, at: int) -> list[Config]:
-    """A sweep of five trials that is stopped in one of them."""
+    """A sweep of three trials that is stopped in one of them."""
 
     def run(config: Config) -> float:
         if config.run_folder.name == str(at):
@@ -172,51 +177,50 @@ def interrupted(objective, here: Path, at: int) -> list[Config]:
         return bowl(config)
 
     ran = objective(run)
-    assert main(["-m", LR, "sweep.n_trials=5", "hydra.sweep.dir=stopped"]) == 130
+    assert main(["-m", LR, "sweep.n_trials=3", "hydra.sweep.dir=stopped"]) == 130
     return ran
 
 
 def test_an_interrupted_sweep_says_how_to_go_on(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = interrupted(objective, here, 3)
-    assert len(ran) == 4
+    ran = interrupted(objective, here, 1)
+    assert len(ran) == 2
     assert "go on with -m sweep.resume=stopped" in capsys.readouterr().out
     ran = objective(bowl)
     assert main(["-m", "sweep.resume=stopped"]) == 0
-    assert [config.trial.number for config in ran] == [3, 4]
+    assert [config.trial.number for config in ran] == [1, 2]
 
 
 def test_a_run_that_ended_before_its_sweep_was_told_is_not_run_again(objective, here) -> None:
-    interrupted(objective, here, 3)
+    interrupted(objective, here, 1)
     summary = {"status": "finished", "metrics": {"val/loss": 0.25}}
-    (here / "stopped/3/summary.json").write_text(json.dumps(summary))
+    (here / "stopped/1/summary.json").write_text(json.dumps(summary))
     ran = objective(bowl)
     assert main(["-m", "sweep.resume=stopped"]) == 0
-    assert [config.trial.number for config in ran] == [4]
-    assert trials_of(here / "stopped")[3].value == 0.25
+    assert [config.trial.number for config in ran] == [2]
+    assert trials_of(here / "stopped")[1].value == 0.25
 
 
 def test_a_dead_run_goes_on_from_its_checkpoint(objective, here) -> None:
-    interrupted(objective, here, 3)
-    checkpoint = here / "stopped/3/checkpoints/step-0000010.ckpt"
+    interrupted(objective, here, 1)
+    checkpoint = here / "stopped/1/checkpoints/step-0000010.ckpt"
     checkpoint.parent.mkdir()
     checkpoint.touch()
     ran = objective(bowl)
     assert main(["-m", "sweep.resume=stopped"]) == 0
-    assert ran[0].resume.source == "stopped/3/checkpoints/step-0000010.ckpt"
+    assert ran[0].resume.source == "stopped/1/checkpoints/step-0000010.ckpt"
     assert ran[1].resume.source is None
     assert all("resume" not in text and "trial" not in text for config in ran for text in config.overrides)
 
 
-def test_a_trial_that_dies_again_and_again_is_a_failed_one(objective, here) -> None:
-    interrupted(objective, here, 3)
-    for _ in range(2):
-        interrupted_again = objective(lambda config: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert main(["-m", "sweep.resume=stopped"]) == 130
-        assert [config.trial.number for config in interrupted_again] == [3]
+def test_a_trial_that_dies_more_often_than_it_is_retried_is_a_failed_one(objective, here) -> None:
+    interrupted(objective, here, 1)
+    again = objective(stop)
+    assert main(["-m", "sweep.resume=stopped"]) == 130
+    assert [config.trial.number for config in again] == [1]
     ran = objective(bowl)
-    assert main(["-m", "sweep.resume=stopped"]) == 1
-    assert [config.trial.number for config in ran] == [4]
-    assert trials_of(here / "stopped")[3].user_attrs["error"] == "its process died 3 times"
+    assert main(["-m", "sweep.resume=stopped", "sweep.retries=1"]) == 1
+    assert [config.trial.number for config in ran] == [2]
+    assert trials_of(here / "stopped")[1].user_attrs["error"] == "its process died more than 1 times"
 
 
 def test_the_space_of_a_sweep_that_goes_on_stays(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,10 +243,10 @@ def test_a_database_is_shared_by_sweeps(objective, here, monkeypatch: pytest.Mon
     monkeypatch.setenv("TRIALS", "sqlite:///trials.db")
     ran = objective(bowl)
     words = ["-m", LR, "sweep.storage=${oc.env:TRIALS}", "sweep.study=one", "sweep.sampler=random"]
-    assert main([*words, "sweep.n_trials=3", "hydra.sweep.dir=first"]) == 0
-    assert main([*words, "sweep.n_trials=5", "hydra.sweep.dir=second"]) == 0
-    assert len({config.optimizer.lr for config in ran}) == len(ran) == 5
-    assert [config.run_folder for config in ran][3:] == [Path("second/3"), Path("second/4")]
+    assert main([*words, "sweep.n_trials=2", "hydra.sweep.dir=first"]) == 0
+    assert main([*words, "sweep.n_trials=3", "hydra.sweep.dir=second"]) == 0
+    assert len({config.optimizer.lr for config in ran}) == len(ran) == 3
+    assert ran[2].run_folder == Path("second/2")
     assert ran[0].trial.storage == "sqlite:///trials.db"
     assert "trials.db" not in (here / "first/sweep.yaml").read_text()  # a URL may hold a password
 
@@ -250,28 +254,31 @@ def test_a_database_is_shared_by_sweeps(objective, here, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([LR], "add sweep.sampler=tpe"),
-        ([LR, "sweep.sampler=tpee"], "did you mean tpe?"),
-        ([LR, "sweep.n_trials=0"], "sweep.n_trials = 0"),
-        ([LR, "sweep.ntrials=3"], "n_trials"),
-        ([LR, "sweep.pruner=median", "sweep.metric=[a,b]"], "several objectives"),
-        ([LR, "sweep.storage=memory", "sweep.pruner=asha"], "sweep.storage=journal"),
-        ([LR, "sweep.storage=redis"], "the URL of a database"),
-        ([LR, "sweep.sampler=grid"], "a grid takes values"),
-        (["sweep.sampler=tpe"], "nothing is swept"),
-        (["optimizer.lr=interval(1e-3,1e4)", "sweep.sampler=tpe"], "at most 1000"),
-        (["optimizer.lr=interval(0,1)", "sweep.sampler=tpe"], "starts above 0"),
-        (["optimizer=sgd,adamw", "optimizer.momentum=interval(0.1,0.9)", "sweep.sampler=tpe"], "momentum"),
-        (["sweep.resume=nowhere"], "sweep.resume"),
-        (["sweep.resume=last"], "there is none"),
+        ([LR], ["add sweep.sampler=tpe"]),
+        ([LR, "sweep.sampler=tpee", "sweep.n_trials=0"], ["did you mean tpe?", "sweep.n_trials = 0"]),
+        ([LR, "sweep.ntrials=3"], ["did you mean sweep.n_trials?"]),
+        ([LR, "sweep.sampler=grid"], ["a grid takes values"]),
+        (["sweep.sampler=tpe"], ["nothing is swept"]),
+        (["optimizer.lr=interval(1e-3,1e4)", "optimizer=sgd,adamm", "sweep.sampler=tpe"], ["adamm"]),
+        (
+            [
+                "optimizer.lr=interval(1e-3,1e4)",
+                "optimizer=adamw,lion",
+                "optimizer.momentum=interval(0.1,0.9)",
+                "sweep.sampler=tpe",
+            ],
+            ["at most 1000", "momentum"],
+        ),
+        (["sweep.resume=nowhere"], ["no sweep.yaml"]),
     ],
 )
 def test_what_cannot_be_swept_is_told_before_the_first_job(
-    words: list[str], told: str, objective, here, capsys: pytest.CaptureFixture[str]
+    words: list[str], told: list[str], objective, here, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran = objective(bowl)
     assert main(["-m", *words]) == 2
-    assert told in capsys.readouterr().err
+    err = " ".join(capsys.readouterr().err.split())
+    assert all(text in err for text in told), err
     assert not ran
     assert not (here / "outputs").exists()
 
@@ -281,6 +288,26 @@ def test_a_search_takes_the_flag(objective, capsys: pytest.CaptureFixture[str]) 
     assert main(["sweep=lr_bayes", "sweep.n_trials=3"]) == 2
     assert capsys.readouterr().err.count("add -m") == 2
     assert not ran
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"metric": ["a", "b"], "pruner": "median"}, ["several objectives cannot be pruned"]),
+        ({"metric": ["a", "b"], "mode": ["min"] * 3}, ["expected one, or as many as sweep.metric has (2)"]),
+        ({"metric": ["a", "b"], "sampler": "cmaes"}, ["has one objective"]),
+        ({"storage": "memory", "pruner": "asha"}, ["pruning is told through a storage that jobs can open"]),
+        ({"storage": "memory", "resume": "last"}, ["a sweep in memory cannot be resumed"]),
+        ({"storage": "redis", "retries": -1}, ["expected memory, journal or the URL", "expected a whole number"]),
+        ({"pruner": "patience", "pruning": {"rungs": "annealed"}}, ["has too few rungs"]),
+        ({"pruning": {"rungz": 1}}, ["there is no such key"]),
+        ({"storage": "${oc.env:TRIALS}"}, []),
+    ],
+)
+def test_settings_that_do_not_go_together(settings: dict[str, object], told: list[str]) -> None:
+    problems = [str(problem) for problem in check_sweeper(settings)]
+    assert len(problems) == len(told)
+    assert all(text in problem for text, problem in zip(told, problems, strict=True)), problems
 
 
 def test_a_full_disk_is_told_plainly(objective, here, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
