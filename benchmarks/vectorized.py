@@ -103,6 +103,8 @@ def main() -> None:
     """Measure, print a table, write benchmarks/vectorized.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the smallest sweep alone; nothing is written")
+    parser.add_argument("--model", default="", help="only the models whose name begins so; nothing is written")
+    parser.add_argument("--jobs", type=int, nargs="*", help="jobs of each sweep; default: those of the table")
     parser.add_argument("--most", type=int, default=16, help="jobs that are run one after the other")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -112,7 +114,8 @@ def main() -> None:
     table = Table("model", "jobs", "one after the other", "together", "ratio", box=None, pad_edge=False)
     results = []
     for model, words in MODELS.items():
-        for count in next(sizes for name, sizes in SIZES.items() if model.startswith(name)):
+        sizes = next(sizes for name, sizes in SIZES.items() if model.startswith(name))
+        for count in (options.jobs or sizes) if model.startswith(options.model) else ():
             found = measure(model, words, count, options.most)
             results.append(found)
             ratio = found.alone / found.together
@@ -124,8 +127,10 @@ def main() -> None:
             if options.quick:
                 return
     Console().print(table)
+    if options.model or options.jobs:
+        return
     content = {
-        "command": "python benchmarks/vectorized.py",
+        "command": f"python benchmarks/vectorized.py --most {options.most}",
         "machine": f"{platform.machine()}, one thread, torch {torch.__version__}",
         "results": [{**asdict(one), "ratio": one.alone / one.together} for one in results],
     }
