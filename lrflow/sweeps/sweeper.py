@@ -210,7 +210,8 @@ class Sweeping:
         if "overrides" in found.user_attrs:  # otherwise it was not even handed over
             trial.set_user_attr("deaths", deaths)
             if deaths > self.settings.retries:
-                self._tell(trial, Outcome([], {}, LrflowError(f"its process died more than {self.settings.retries} times"), 0.0, folder.path))
+                error = LrflowError(f"its process died more than {self.settings.retries} times")
+                self._tell(trial, Outcome([], {}, error, 0.0, folder.path))
                 return []
             self.progress.say(f"trial {found.number}: its process is gone; it is run again")
         return [self._ready(trial, newest_checkpoint(folder.path))]
