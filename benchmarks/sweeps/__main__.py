@@ -47,13 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         measure_overhead(chosen.trials)
     if chosen.names or chosen.redraw:
+        from benchmarks.sweeps.methods import regrets
         from benchmarks.sweeps.picture import draw
         from benchmarks.sweeps.table import write_tables
 
-        done = [landscape for landscape in LANDSCAPES if landscape.seeds()]
-        print(write_tables(done))
-        if done:
-            draw(done)
+        measured = {landscape.name: regrets(landscape) for landscape in LANDSCAPES if landscape.seeds()}
+        print(write_tables(measured))
+        if measured:
+            draw(measured)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import warnings
@@ -12,15 +13,15 @@ import optuna
 
 from benchmarks.sweeps.landscape import EPOCHS, LENGTHS, OPTIMIZERS, Curve, Landscape, Run, rates
 from lrflow.config.sweep import Pruning
+from lrflow.sweeps.grammar import read_space
 from lrflow.sweeps.pruning import WHOLE, make_pruner
 from lrflow.sweeps.samplers import make_sampler
-from lrflow.sweeps.grammar import read_space
 from lrflow.sweeps.space import Space
 
 BUDGET = 18
 """Whole runs that each method may spend; a grid of both optimizers and two LRs a decade takes as many."""
 MOST = 150  # trials of a method that prunes, whatever they cost
-SAMPLINGS = 8  # seeds of the sampler for each seed of the runs
+SAMPLINGS = 16  # seeds of the sampler for each seed of the runs
 
 
 @dataclass(frozen=True)
@@ -126,20 +127,26 @@ METHODS: dict[str, Method] = {
 }
 
 
-def regrets(landscape: Landscape, method: Method) -> list[list[Spent]]:
-    """How much worse than the best known loss a method's best is after each of its runs, by seed and sampling."""
+Regrets = dict[str, list[list[Spent]]]
+"""By method, for each seed of the runs and of the sampler: the steps spent and the regret after each run."""
+
+
+def regrets(landscape: Landscape) -> Regrets:
+    """How much worse than the best known loss the best of each method is after each of its runs."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    found = []
-    for seed in landscape.seeds():
-        best = landscape.best(seed)
-        for sampling in range(SAMPLINGS):
-            least = math.inf
-            curve = []
-            for spent in method(landscape, seed, sampling):
-                least = min(least, spent.loss)
-                curve.append(Spent(spent.steps, least - best))
-            found.append(curve)
-    return found
+    return {
+        name: [
+            _best_so_far(method(landscape, seed, sampling), landscape.best(seed))
+            for seed in landscape.seeds()
+            for sampling in range(SAMPLINGS)
+        ]
+        for name, method in METHODS.items()
+    }
+
+
+def _best_so_far(runs: Sequence[Spent], best: float) -> list[Spent]:
+    least = itertools.accumulate((run.loss for run in runs), min)
+    return [Spent(run.steps, loss - best) for run, loss in zip(runs, least, strict=True)]
 
 
 def after(curve: Sequence[Spent], steps: float) -> float:

@@ -86,6 +86,10 @@ def measure_overhead(trials: int) -> None:
             for length, count in (("short", SHORT), ("long", SHORT + trials)):
                 found[name][length].append(_timed(commands(count)[name]))
                 print(f"{name}, {count} trials: {found[name][length][-1]} s of CPU and wall time", flush=True)
+        _write(trials, found)
+
+
+def _write(trials: int, found: dict[str, dict[str, list[list[float]]]]) -> None:
     versions = {name: version(name) for name in ("torch", "hydra-core", "optuna")}
     head = {"command": f"python -m benchmarks.sweeps overhead --trials {trials}", "python": platform.python_version()}
     FILE.write_text(json.dumps({**head, **versions, "trials": trials, "seconds": found}, indent=1) + "\n")

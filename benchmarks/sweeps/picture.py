@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.sweeps.landscape import Landscape
-from benchmarks.sweeps.methods import BUDGET, METHODS, after, regrets, whole_steps
+from benchmarks.sweeps.landscape import LANDSCAPES
+from benchmarks.sweeps.methods import BUDGET, Regrets, after, whole_steps
 
 PATH = Path(__file__).parents[2] / "docs" / "images" / "sweeps_benchmark.png"
 INK, FAINT = "#222222", "#e6e6e6"
@@ -17,14 +17,18 @@ COLOURS = ("#999999", "#000000", "#0072B2", "#E69F00", "#D55E00", "#009E73")
 LEAST = 1e-4  # where the regret is drawn that is none
 
 
-def draw(landscapes: Sequence[Landscape]) -> Path:
-    """Draws the landscapes side by side; returns the file."""
+def draw(measured: Mapping[str, Regrets]) -> Path:
+    """Draws the landscapes side by side; returns the file.
+
+    Args:
+        measured: the regrets by the name of their landscape.
+    """
+    landscapes = [landscape for landscape in LANDSCAPES if landscape.name in measured]
     figure = Figure(figsize=(6.4 * len(landscapes), 4.2), layout="constrained", facecolor="white")
     panels = figure.subplots(1, len(landscapes), squeeze=False)[0]
     for axes, landscape in zip(panels, landscapes, strict=True):
         spent = np.linspace(0.25, BUDGET, 400)
-        for (name, method), colour in zip(METHODS.items(), COLOURS, strict=True):
-            curves = regrets(landscape, method)
+        for (name, curves), colour in zip(measured[landscape.name].items(), COLOURS, strict=True):
             values = np.array([[after(curve, x * whole_steps(landscape)) for x in spent] for curve in curves])
             known = np.isfinite(values).all(0)  # from where on every seed has an answer
             middle = np.maximum(np.median(values[:, known], 0), LEAST)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.sweeps.landscape import Landscape
-from benchmarks.sweeps.methods import METHODS, SAMPLINGS, after, regrets, whole_steps
+from benchmarks.sweeps.landscape import LANDSCAPES, Landscape
+from benchmarks.sweeps.methods import SAMPLINGS, Regrets, after, whole_steps
 from benchmarks.sweeps.overhead import CONTESTANTS, FILE, costs
 
 PAGE = Path(__file__).parents[2] / "docs" / "sweeps.md"
@@ -17,9 +17,14 @@ MARKS = "<!-- {0}: python -m benchmarks.sweeps {0} -->", "<!-- end of {0} -->"
 SHOWN = (3, 6, 12, 18)  # whole runs' worth of steps
 
 
-def write_tables(landscapes: Sequence[Landscape]) -> str:
-    """Puts the tables between their comments in the page; returns them."""
-    found = {landscape.name: regret_table(landscape) for landscape in landscapes}
+def write_tables(measured: Mapping[str, Regrets]) -> str:
+    """Puts the tables between their comments in the page; returns them.
+
+    Args:
+        measured: the regrets by the name of their landscape.
+    """
+    of_name = {landscape.name: landscape for landscape in LANDSCAPES}
+    found = {name: regret_table(of_name[name], regrets) for name, regrets in measured.items()}
     if FILE.is_file():
         found["overhead"] = overhead_table()
     page = PAGE.read_text()
@@ -31,13 +36,12 @@ def write_tables(landscapes: Sequence[Landscape]) -> str:
     return "\n\n".join(found.values())
 
 
-def regret_table(landscape: Landscape) -> str:
+def regret_table(landscape: Landscape, regrets: Regrets) -> str:
     """The mean regret of each method after some whole runs' worth of steps, and how often it has an answer at all."""
     whole = whole_steps(landscape)
     heads = [f"{landscape.title}; {len(landscape.seeds())} x {SAMPLINGS} seeds", *(f"{count} runs" for count in SHOWN)]
     rows = [heads, ["---"] * len(heads)]
-    for name, method in METHODS.items():
-        curves = regrets(landscape, method)
+    for name, curves in regrets.items():
         cells = []
         for count in SHOWN:
             values = np.array([after(curve, count * whole) for curve in curves])
