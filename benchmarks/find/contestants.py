@@ -34,11 +34,11 @@ def whole_run(options: Sequence[str], lr: float, seed: int) -> dict[str, Any]:
 
 
 def lrflow(options: Sequence[str], seed: int) -> Answer:
-    """What `task=find` says as it is shipped, by its rules and by its short runs.
+    """What `task=find` says as it is shipped, by its rules and by its trial runs.
 
     Returns:
-        `answers` and `steps` (of the sweeps); of the short runs `short_steps` and what was `tried`; the `intervals`
-        and `doubts` of the consensus and of the short runs.
+        `answers` and `steps` (of the sweeps); of the trial runs `short_steps` and what was `tried`; the `intervals`
+        and `doubts` of the consensus and of the trial runs.
     """
     with tempfile.TemporaryDirectory() as folder:
         try:

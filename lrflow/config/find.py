@@ -38,7 +38,7 @@ def check_find(config: Config, horizon: Horizon | None) -> list[Problem]:
         message = f"find.monitor={find.monitor} is read from validations, of which there are none"
         problems.append(Problem("trainer.limit_val_batches", message, 0, "give more batches, or leave it out"))
     if find.confirm and config.task.name == "find" and config.resume.source is not None:
-        message = "short runs follow the whole schedule from its start, and this test starts at a checkpoint"
+        message = "trial runs follow the whole schedule from its start, and this test starts at a checkpoint"
         problems.append(Problem("find.confirm", message, True, "leave out find.confirm or resume"))
     if config.task.name != "plan" and (horizon is not None or in_steps(find)):
         try:

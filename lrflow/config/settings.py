@@ -170,10 +170,10 @@ class RangeFind(Section):
     check: f.Switch = False
     """Look at the configured LR before a run starts."""
     confirm: f.Switch = False
-    """Settle the answer by short runs under the run's own schedule, scaled to them."""
-    confirm_runs: f.Count = 6
+    """Settle the answer by trial runs under the run's own schedule, scaled to them."""
+    confirm_runs: f.Count = 4
     """How many at most."""
-    confirm_length: f.Interval = "50%"
+    confirm_length: f.Interval = "100%"
     """Of each; a duration."""
     found: dict[str, Any] | None = None
     """Written by a run with optimizer.lr=auto: what was found, and how."""

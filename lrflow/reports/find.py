@@ -1,4 +1,4 @@
-"""The page of a range test: the sweeps, what was read from them, and the short runs that settled it."""
+"""The page of a range test: the sweeps, what was read from them, and the trial runs that settled it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_find_page(folder: Path) -> Path:
     page = Page("Range test", str(folder))
     low, high = (number(rate) for rate in answer.interval)
     sweeps = len(record.test.losses)
-    how = "short runs" if record.confirmed else f"{sweeps} sweeps" if sweeps > 1 else "one sweep"
+    how = "trial runs" if record.confirmed else f"{sweeps} sweeps" if sweeps > 1 else "one sweep"
     ceiling = record.reading.ceiling
     page.facts(
         [
@@ -56,7 +56,7 @@ def write_find_page(folder: Path) -> Path:
     page.figure(f"Sweeps: {record.label} against the LR", _sweeps(record), caption, height=500)
     if record.confirmed:
         caption = "Runs of a part of the whole length, under its schedule, scaled. Crosses: diverged."
-        page.figure("Short runs", _short_runs(record, record.confirmed), caption, height=360)
+        page.figure("Trial runs", _short_runs(record, record.confirmed), caption, height=360)
         ended = [(rate, loss if math.isfinite(loss) else "diverged") for rate, loss in record.confirmed.tried]
         page.table("What they ended at", ["LR", _ended_at(record)], ended)
     marks = record.reading.marks.items()
@@ -107,7 +107,7 @@ def _sweeps(record: Record) -> Figure:
 
 
 def _short_runs(record: Record, confirmed: Confirmed) -> Figure:
-    """What the short runs ended at, and the LR between them."""
+    """What the trial runs ended at, and the LR between them."""
     from plotly.graph_objects import Figure
 
     figure = Figure()
@@ -116,7 +116,7 @@ def _short_runs(record: Record, confirmed: Confirmed) -> Figure:
     hover = "LR %{x:.3g}<br>%{y:.4g}<extra></extra>"
     line, marker = {"color": COLOURS[0], "width": 2}, {"size": 9}
     figure.add_scatter(
-        x=rates, y=losses, mode="lines+markers", line=line, marker=marker, name="short runs", hovertemplate=hover
+        x=rates, y=losses, mode="lines+markers", line=line, marker=marker, name="trial runs", hovertemplate=hover
     )
     worst = max(losses, key=lambda loss: record.sign * loss)
     if lost := [rate for rate, loss in confirmed.tried if not math.isfinite(loss)]:

@@ -14,7 +14,7 @@ FINEST = BESIDE  # between those that are tried then
 
 @dataclass(frozen=True)
 class Confirmed:
-    """What a few short runs say of an LR.
+    """What a few trial runs say of an LR.
 
     Args:
         lr: where a parabola, fitted to the losses around the best over the logarithm of the LR, is least.
@@ -70,7 +70,7 @@ def confirm(start: float, loss: Callable[[float], float], runs: int) -> Confirme
         at(between)
     best = min(found, key=lambda position: found[position])
     if not math.isfinite(found[best]):
-        raise ValueError("every short run diverged")
+        raise ValueError("every trial run diverged")
     return _read(start, found)
 
 

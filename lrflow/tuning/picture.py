@@ -20,7 +20,7 @@ def plot(record: Record, path: Path) -> Path:
     """Draw the sweeps, their mean, the LR that was found with its interval, every rule's mark and the divergence.
 
     Args:
-        record: what is drawn; what short runs said stands below.
+        record: what is drawn; what trial runs said stands below.
         path: of the PNG.
     """
     from matplotlib.figure import Figure  # itself and not pyplot: no state, no display
@@ -72,7 +72,7 @@ def plot(record: Record, path: Path) -> Path:
 
 
 def _draw_short_runs(axes: Axes, confirmed: Confirmed, record: Record) -> None:
-    """What short runs ended at, those that diverged as crosses where it is worst, and the LR between them."""
+    """What trial runs ended at, those that diverged as crosses where it is worst, and the LR between them."""
     ended = [(rate, loss) for rate, loss in confirmed.tried if np.isfinite(loss)]
     rates, losses = zip(*ended, strict=True)
     axes.plot(rates, losses, "o-", color=COLOURS[0], linewidth=1.2, markersize=5)
@@ -87,6 +87,6 @@ def _draw_short_runs(axes: Axes, confirmed: Confirmed, record: Record) -> None:
     axes.axvspan(*confirmed.interval, color=COLOURS[2], alpha=0.2, linewidth=0)
     axes.axvline(confirmed.lr, color=COLOURS[2], linewidth=2.2)
     what = "loss" if record.label == "training loss" else record.label
-    axes.set_ylabel(f"{what} after a short run", color=INK)
-    title = f"short runs: LR {number(confirmed.lr)}{'' if confirmed.confident else '  (not confident)'}"
+    axes.set_ylabel(f"{what} after a trial run", color=INK)
+    title = f"trial runs: LR {number(confirmed.lr)}{'' if confirmed.confident else '  (not confident)'}"
     axes.set_title(title, loc="left", fontsize=11, color=INK)

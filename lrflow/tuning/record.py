@@ -30,7 +30,7 @@ class Record:
         monitor: the metric.
         mode: `min` where less of it is better, `max` where more is.
         configured: the peak LR that the config says.
-        confirmed: what short runs said then; None: none were made.
+        confirmed: what trial runs said then; None: none were made.
         short_steps: that these took together.
     """
 

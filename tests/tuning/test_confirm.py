@@ -1,4 +1,4 @@
-"""The search among short runs, on losses whose best LR is known."""
+"""The search among trial runs, on losses whose best LR is known."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_beside_a_cliff_the_answer_is_one_that_ended_well() -> None:
 
 def test_a_start_that_diverges_goes_down() -> None:
     assert confirm(10.0, bowl(0.5, cliff=2.0), runs=5).lr == pytest.approx(0.5, rel=0.5)
-    with pytest.raises(ValueError, match="every short run diverged"):
+    with pytest.raises(ValueError, match="every trial run diverged"):
         confirm(1.0, lambda lr: math.nan, runs=3)
 
 

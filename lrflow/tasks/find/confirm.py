@@ -1,4 +1,4 @@
-"""find.confirm: settle what a range test found by a few short runs under the run's own schedule."""
+"""find.confirm: settle what a range test found by a few trial runs under the run's own schedule."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from lrflow.training.feedback import LOSS, logged
 from lrflow.tuning.confirm import Confirmed, confirm
 from lrflow.tuning.metrics import is_validated
 
-FEWEST = 20  # steps of a short run
+FEWEST = 20  # steps of a trial run
 LAST = 0.1  # share of a run whose training losses are averaged where nothing is held out for validation
 
 
 def confirm_range(
     config: Config, find: RangeFind, start: float, folder: Path, tell: Callable[[float, float, int], None]
 ) -> tuple[Confirmed, int]:
-    """Make the short runs.
+    """Make the trial runs.
 
     Args:
-        config: of the run; each short run has its seed, its data in the same order and the model it starts from.
+        config: of the run; each trial run has its seed, its data in the same order and the model it starts from.
         find: how many, and how long.
         start: the LR of the first ones.
         folder: of the run.
@@ -59,7 +59,7 @@ def confirm_range(
 
 
 def short_plan(config: Config, groups: Sequence[Group], lr: float, whole: Horizon, steps: int) -> Plan:
-    """The plan of a short run: that of the whole run, all durations scaled, at another peak.
+    """The plan of a trial run: that of the whole run, all durations scaled, at another peak.
 
     Args:
         config: whose schedule it follows.
@@ -76,7 +76,7 @@ def short_plan(config: Config, groups: Sequence[Group], lr: float, whole: Horizo
 
 
 def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folder: Path) -> tuple[float, int]:
-    """What a short run ends at, and its steps.
+    """What a trial run ends at, and its steps.
 
     That is the metric that the range test reads; where it reads the training loss and something is held out, the loss
     of validation.

@@ -32,7 +32,7 @@ from lrflow.tuning.record import Record
 
 
 def find_range(config: Config, find: RangeFind, folder: Path, console: Console) -> dict[str, Any]:
-    """Run the sweeps, read them, settle the answer by short runs where that is asked for; show and write it all.
+    """Run the sweeps, read them, settle the answer by trial runs where that is asked for; show and write it all.
 
     Returns:
         `lr` and its interval, `low` and `high`; `doubts` and `steps`.
@@ -71,9 +71,9 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
 
 
 def _confirm(config: Config, find: RangeFind, start: float, folder: Path, console: Console) -> tuple[Confirmed, int]:
-    """Make the short runs, and tell of each as it ends."""
+    """Make the trial runs, and tell of each as it ends."""
     say = partial(console.print, soft_wrap=True, highlight=False)
-    say(f"short runs, each {find.confirm_length} of the whole one under its schedule:")
+    say(f"trial runs under the schedule, each {find.confirm_length} of the run:")
     what = "loss" if find.monitor == LOSS else find.monitor
 
     def tell(lr: float, value: float, steps: int) -> None:
