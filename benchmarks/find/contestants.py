@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.find.peers import Answer, fastai, lightning, torch_lr_finder
-from benchmarks.find.problems import CONFIRMED, CONSENSUS, CONTESTANTS, RUNS, Job
+from benchmarks.find.problems import CONFIRMED, CONSENSUS, CONTESTANTS, HALF, RUNS, Job
 from lrflow.config import compose
 from lrflow.errors import ConfigError
 from lrflow.health import DivergedError
@@ -40,9 +40,18 @@ def lrflow(options: Sequence[str], seed: int) -> Answer:
         `answers` and `steps` (of the sweeps); of the trial runs `short_steps` and what was `tried`; the `intervals`
         and `doubts` of the consensus and of the trial runs.
     """
+    return _found(options, seed, CONFIRMED, rules=True)
+
+
+def half(options: Sequence[str], seed: int) -> Answer:
+    """What it says with trial runs of half the length, as `lrflow` does."""
+    return _found(options, seed, HALF, rules=False)
+
+
+def _found(options: Sequence[str], seed: int, command: str, rules: bool) -> Answer:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            result = _quietly(find.run, [*options, "task=find", "find.confirm=true", f"seed={seed}"], folder)
+            result = _quietly(find.run, [*options, *command.split(), f"seed={seed}"], folder)
         except ConfigError as error:  # the range does not hold the LR: no answer
             return {"answers": {}, "steps": 0, "error": str(error)}
         record = Record.read(Path(result["folder"]))
@@ -50,12 +59,12 @@ def lrflow(options: Sequence[str], seed: int) -> Answer:
     assert confirmed
     alone = {f"{name} alone": lr for name, lr in reading.marks.items() if name != "halfway"}
     return {
-        "answers": {CONFIRMED: confirmed.lr, CONSENSUS: reading.lr, **alone},
+        "answers": {command: confirmed.lr, **({CONSENSUS: reading.lr, **alone} if rules else {})},
         "steps": record.test.steps,
         "short_steps": record.short_steps,
         "tried": confirmed.tried,
-        "intervals": {CONFIRMED: confirmed.interval, CONSENSUS: reading.interval},
-        "doubts": {CONFIRMED: confirmed.doubts, CONSENSUS: reading.doubts},
+        "intervals": {command: confirmed.interval, **({CONSENSUS: reading.interval} if rules else {})},
+        "doubts": {command: confirmed.doubts, **({CONSENSUS: reading.doubts} if rules else {})},
     }
 
 
@@ -75,5 +84,5 @@ def ask(job: Job, options: Sequence[str]) -> dict[str, Any]:
     if job.contestant == RUNS:
         assert job.lr is not None
         return whole_run(options, job.lr, job.seed)
-    finders = dict(zip(CONTESTANTS, (lrflow, lightning, torch_lr_finder, fastai), strict=True))
+    finders = dict(zip(CONTESTANTS, (lrflow, half, lightning, torch_lr_finder, fastai), strict=True))
     return finders[job.contestant](options, job.seed)

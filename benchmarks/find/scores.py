@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.find.problems import CONFIRMED, CONSENSUS, RUNS, WHOLE, Floats, Problem
-from lrflow.tuning.confirm import Confirmed, confirm
+from benchmarks.find.problems import CONFIRMED, CONSENSUS, HALF, RUNS, Floats, Problem
 
 GOOD = 1.03  # times the loss of the best LR: what a found one should reach
 
@@ -45,27 +44,10 @@ def scores(problem: Problem) -> dict[str, Score]:
         if row["contestant"] != RUNS:
             for name, lr in row["answers"].items():
                 found.setdefault(name, []).append(lr)
-                more = row.get("short_steps", 0) if name == CONFIRMED else 0
+                more = row.get("short_steps", 0) if name in (CONFIRMED, HALF) else 0
                 steps.setdefault(name, []).append(row["steps"] + more)
-    whole = [replayed(problem, lr, seed) for lr in found[CONSENSUS] for seed in range(problem.runs)]
-    found[WHOLE] = [answer.lr for answer in whole]
-    made = float(np.mean([len(answer.tried) for answer in whole]))
-    steps[WHOLE] = [float(np.mean(steps[CONSENSUS])) + made * problem.steps]
-    order = list(dict.fromkeys((WHOLE, CONFIRMED, CONSENSUS, *found)))
+    order = list(dict.fromkeys((CONFIRMED, HALF, CONSENSUS, *found)))
     return {name: _score(problem, np.array(found[name], float), float(np.mean(steps[name]))) for name in order}
-
-
-def replayed(problem: Problem, start: float, seed: int) -> Confirmed:
-    """What short runs that are as long as the whole one would say: a seed of the grid answers in their place.
-
-    Args:
-        problem: whose grid.
-        start: the answer of a range test.
-        seed: of the grid's runs; between its LRs their loss is read in straight lines over logarithms.
-    """
-    rows = sorted((row["lr"], row["loss"]) for row in problem.kept if row["contestant"] == RUNS and row["seed"] == seed)
-    logs, losses = np.log([row for row in rows if np.isfinite(row[1])]).T
-    return confirm(start, lambda lr: float(np.exp(np.interp(np.log(lr), logs, losses, right=np.inf))), runs=4)
 
 
 def _score(problem: Problem, answers: Floats, steps: float) -> Score:
