@@ -224,12 +224,11 @@ def test_another_optimizer_on_a_route_is_refused(run: Callable[..., Any], tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("optimizer", "model"), [("muon", "mlp"), ("airbench", "cnn")])
-def test_the_command_line_learns_digits_killed_in_the_middle(tmp_path: Path, optimizer: str, model: str) -> None:
+def test_the_command_line_learns_digits_killed_in_the_middle(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def command(*more: str, output: Path = tmp_path / "killed") -> list[str]:
-        given = [f"optimizer={optimizer}", f"model={model}", "trainer=cpu", "trainer.max_epochs=6", f"output={output}"]
+        given = ["optimizer=airbench", "model=cnn", "trainer=cpu", "trainer.max_epochs=6", f"output={output}"]
         return [sys.executable, "-m", "lrflow", *given, *more]
 
     whole = subprocess.run(command(output=tmp_path / "whole"), env=environment, capture_output=True, text=True)
