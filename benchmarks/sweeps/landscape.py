@@ -32,6 +32,8 @@ LOW, HIGH, PER_DECADE = -4, 0, 4
 EPOCHS = 9
 LENGTHS = (EPOCHS, 3, 1)
 """Epochs of a whole run, then of the rungs at a third and a ninth of it, each annealed to its end."""
+SHORT_RUNS = ("find.confirm=true", "find.confirm_length=50%", "find.confirm_runs=6")
+"""Settle what a range test finds by annealed runs of half the length."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Run:
     Args:
         optimizer: which.
         seed: of the run.
-        lr: its LR; None: `task=find find.confirm=true` looks for it, and a whole run is made with what it finds.
+        lr: its LR; None: `task=find` with `SHORT_RUNS` looks for it, and a whole run is made with what it finds.
         epochs: how long it is.
     """
 
@@ -129,7 +131,7 @@ class Landscape:
         """Makes a run and keeps it."""
         words = (*self.options, *extra, f"optimizer={run.optimizer}", f"trainer.max_epochs={EPOCHS}")
         if run.lr is None:
-            lr, steps = _find([*words, f"seed={run.seed}", "find.confirm=true"])
+            lr, steps = _find([*words, f"seed={run.seed}", *SHORT_RUNS])
             found = train(words, lr, run.seed)
             curve = Curve(found.steps, found.losses, found.spent + steps, found.diverged)
         else:
