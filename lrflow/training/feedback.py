@@ -12,15 +12,15 @@ import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
-from lrflow.errors import LrflowError, Problem, did_you_mean
+from lrflow.errors import LrflowError
 from lrflow.feedback import Feedback, MetricFeedback, StepFeedback
 from lrflow.feedback.feedback import wide
 from lrflow.plan import PlanScheduler
 from lrflow.schedules import Horizon
+from lrflow.training.metrics import LOSS, ReadingTimes, logged
 
 log = logging.getLogger("lrflow")
 
-LOSS = "train/loss"
 REMEMBERED = 1000  # changes of the factor
 Acting = TypeVar("Acting", bound=Feedback)
 
@@ -144,8 +144,7 @@ class AfterValidation(FeedbackLoop):
 class BetweenSteps(FeedbackLoop):
     """Reads a metric of training every so many steps.
 
-    Where that is an epoch's last step it waits for the epoch's end, when Lightning knows the epoch's means. The
-    training loss is gathered here, on the device.
+    The training loss is gathered here, on the device.
     """
 
     feedback: MetricFeedback
@@ -154,9 +153,7 @@ class BetweenSteps(FeedbackLoop):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count, and to gather."""
         super().on_train_start(trainer, pl_module)
-        self._every = self.feedback.interval(self._horizon)
-        self._step = trainer.global_step
-        self._due = False
+        self._times = ReadingTimes(self.feedback.interval(self._horizon), trainer.global_step)
         self._gathers = self.feedback.monitor == LOSS
         # The sum of the losses since the last reading, as Lightning hands them over, and how many they are.
         self._sums = torch.zeros(2, dtype=wide(pl_module.device), device=pl_module.device)
@@ -170,20 +167,12 @@ class BetweenSteps(FeedbackLoop):
         if self._gathers and outputs:  # else the training step returned None: Lightning skips the batch
             self._sums[0] += outputs["loss"].detach()
             self._sums[1] += 1
-        step = trainer.global_step
-        if step == self._step:
-            return
-        self._step = step
-        if step % self._every == 0:
-            if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or step == trainer.max_steps:
-                self._due = True
-            else:
-                self._read(trainer, "a metric that is logged at an epoch's end needs feedback.every='1 epoch'")
+        if self._times.after_batch(trainer):
+            self._read(trainer, "a metric that is logged at an epoch's end needs feedback.every='1 epoch'")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read what waited for the end of the epoch."""
-        if self._due:
-            self._due = False
+        if self._times.after_epoch():
             self._read(trainer)
 
     def _read(self, trainer: pl.Trainer, hint: str | None = None) -> None:
@@ -271,28 +260,6 @@ def dropped(saved: Mapping[str, Any]) -> str:
         f"feedback: the run had {saved['kind']} at factor {saved['factor']:.4g}; its state is dropped, "
         "and the LR goes on from the planned one"
     )
-
-
-def logged(trainer: pl.Trainer, name: str, hint: str | None = None, key: str = "feedback.monitor") -> float:
-    """A metric that the module logged, as the first process has it: others may have another value, or none.
-
-    Args:
-        trainer: of the run.
-        name: the metric.
-        hint: what else may help where there is no such metric, besides the nearest name.
-        key: of the config that asks for it.
-
-    Raises:
-        LrflowError: there is no such metric; names those that there are.
-    """
-    found = trainer.callback_metrics.get(name)
-    value: float | None = trainer.strategy.broadcast(None if found is None else float(found))
-    if value is None:
-        known = sorted({*trainer.callback_metrics, LOSS})
-        hint = "\n    ".join(filter(None, (did_you_mean(name, known), hint)))
-        message = f"there is no such metric at step {trainer.global_step}: there are {', '.join(known)}"
-        raise LrflowError(str(Problem(key, message, name, hint)))
-    return value
 
 
 def _share(sums: list[list[float]], trainer: pl.Trainer) -> list[float]:

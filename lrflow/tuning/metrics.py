@@ -11,7 +11,7 @@ from pytorch_lightning import Callback
 from lrflow.errors import ConfigError, Problem
 from lrflow.plan import Plan
 from lrflow.training import Block, Signals
-from lrflow.training.feedback import LOSS, logged
+from lrflow.training.metrics import LOSS, ReadingTimes, logged
 from lrflow.tuning.range_test import LOOK, Sweep
 
 KEY = "find.monitor"
@@ -79,26 +79,20 @@ class _AfterValidation(_Reader):
 
 
 class _BetweenSteps(_Reader):
-    """Reads each `every` steps; after the last step of an epoch, once Lightning knows the epoch's means."""
+    """Reads each `every` steps."""
 
-    _step = 0
-    _due = False
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to count."""
+        self._times = ReadingTimes(self._every)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Read where it is time."""
-        step = trainer.global_step
-        if step == self._step or step % self._every:
-            return
-        self._step = step
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or step == trainer.max_steps:
-            self._due = True
-        else:
+        if self._times.after_batch(trainer):
             self._read(trainer, "a metric that is logged at an epoch's end needs find.every='1 epoch'")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read what waited for the end of the epoch."""
-        if self._due:
-            self._due = False
+        if self._times.after_epoch():
             self._read(trainer)

@@ -21,7 +21,7 @@ from lrflow.tasks import build
 from lrflow.tasks.find.brief import brief_fit, whole_horizon
 from lrflow.training import Block, Signals
 from lrflow.training.branches import Branch, compile_branched
-from lrflow.training.feedback import LOSS, logged
+from lrflow.training.metrics import LOSS, logged
 from lrflow.tuning.confirm import Confirmed, confirm
 from lrflow.tuning.metrics import is_validated
 

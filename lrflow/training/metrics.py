@@ -1,0 +1,62 @@
+"""Reading the metrics of a run while it trains: which there are, and when they are there."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+
+from lrflow.errors import LrflowError, Problem, did_you_mean
+
+LOSS = "train/loss"
+"""The training loss, which Lightning hands over without its being logged."""
+
+
+def logged(trainer: pl.Trainer, name: str, hint: str | None = None, key: str = "feedback.monitor") -> float:
+    """A metric that the module logged, as the first process has it: others may have another value, or none.
+
+    Args:
+        trainer: of the run.
+        name: the metric.
+        hint: what else may help where there is no such metric, besides the nearest name.
+        key: of the config that asks for it.
+
+    Raises:
+        LrflowError: there is no such metric; names those that there are.
+    """
+    found = trainer.callback_metrics.get(name)
+    value: float | None = trainer.strategy.broadcast(None if found is None else float(found))
+    if value is None:
+        known = sorted({*trainer.callback_metrics, LOSS})
+        hint = "\n    ".join(filter(None, (did_you_mean(name, known), hint)))
+        message = f"there is no such metric at step {trainer.global_step}: there are {', '.join(known)}"
+        raise LrflowError(str(Problem(key, message, name, hint)))
+    return value
+
+
+class ReadingTimes:
+    """When a metric of training is read: each `every` optimizer steps.
+
+    Where that is an epoch's last step it waits for the epoch's end, when Lightning knows the epoch's means.
+
+    Args:
+        every: optimizer steps.
+        step: those that are over.
+    """
+
+    def __init__(self, every: int, step: int = 0) -> None:
+        self._every, self._step, self._waits = every, step, False
+
+    def after_batch(self, trainer: pl.Trainer) -> bool:
+        """Whether to read now, at the end of a batch."""
+        step = trainer.global_step
+        if step == self._step:  # gradients are accumulated: no step was made
+            return False
+        self._step = step
+        if step % self._every:
+            return False
+        self._waits = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or step == trainer.max_steps
+        return not self._waits
+
+    def after_epoch(self) -> bool:
+        """Whether to read now, at the end of an epoch."""
+        waited, self._waits = self._waits, False
+        return waited
