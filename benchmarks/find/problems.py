@@ -147,7 +147,6 @@ PROBLEMS = (
         -3.5,
         -0.5,
         runs=2,
-        answers=4,
     ),
     Problem(
         "fashion_mnist",
@@ -156,7 +155,6 @@ PROBLEMS = (
         -4.0,
         -0.5,
         runs=2,
-        answers=4,
     ),
     Problem(
         "finetune_vision",
@@ -165,6 +163,5 @@ PROBLEMS = (
         -4.0,
         -1.5,
         runs=2,
-        answers=4,
     ),
 )

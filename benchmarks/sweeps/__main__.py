@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", choices=[[], *names, "overhead"], help="what to measure")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of the runs")
     parser.add_argument("--most", type=int, help="make at most so many runs")
-    parser.add_argument("--trials", type=int, default=40, help="of the overhead's sweeps")
+    parser.add_argument("--trials", type=int, default=200, help="of the overhead's sweeps")
+    parser.add_argument("--peer", help="overhead: the Python of an environment with hydra-optuna-sweeper")
     parser.add_argument("--redraw", action="store_true", help="measure nothing")
     chosen = parser.parse_args(words)
     for landscape in LANDSCAPES:
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "overhead" in chosen.names and not chosen.redraw:
         from benchmarks.sweeps.overhead import measure_overhead
 
-        measure_overhead(chosen.trials)
+        measure_overhead(chosen.trials, chosen.peer)
     if chosen.names or chosen.redraw:
         from benchmarks.sweeps.methods import regrets
         from benchmarks.sweeps.picture import draw

@@ -1,8 +1,11 @@
-"""What a trial of a sweep costs: lrflow's sweeper, Hydra's basic one, and Optuna calling a bare training function.
+"""What a trial of a sweep costs: lrflow's, and those of scripts by Hydra, Lightning and Optuna.
 
 Each trial trains the digits MLP for an epoch (20 steps of AdamW under a cosine). A trial's cost is the difference of a
 long and a short sweep over the difference of their trials, so that starting Python and importing torch cancels out; it
 is given in CPU time of the processes, which a busy machine leaves alone, and in wall time.
+
+hydra-optuna-sweeper 1.3.0 takes optuna 2 and Hydra alone: it needs an environment of its own, whose Python is named by
+`--peer`, with torch, pytorch-lightning, scikit-learn and it.
 """
 
 from __future__ import annotations
@@ -24,68 +27,55 @@ FILE = Path(__file__).with_name("overhead.json")
 SHORT = 4  # trials of the short sweep
 ROUNDS = 2  # each sweep is run so often, in turn; the least of each counts
 QUIET = ("trainer.max_epochs=1", "trainer.progress=false", "task.test=false")
-CONTESTANTS = ("bare function, Optuna", "lrflow, Hydra's basic sweeper", "lrflow, hydra/sweeper=lrflow")
+PEER = ("-m", "benchmarks.sweeps.peer", "-m")
+PLUGIN = ("hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "hydra.sweeper.direction=minimize")
 
 
 def bare_sweep(trials: int) -> None:
     """A sweep as a script of thirty lines has it: Optuna in memory, a loop in torch, nothing written."""
     import optuna
-    import torch
-    from sklearn.datasets import load_digits
-    from torch import nn
-    from torch.nn import functional
 
-    torch.set_num_threads(1)
+    from benchmarks.sweeps.peer import bare
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    digits = load_digits()
-    inputs = (torch.from_numpy(digits.images).float().flatten(1) / 16 - 0.3053) / 0.376
-    targets = torch.from_numpy(digits.target).long()
-    train, val = torch.arange(1257), torch.arange(1257, 1437)
-
-    def objective(trial: optuna.Trial) -> float:
-        torch.manual_seed(0)
-        stages = [
-            nn.Sequential(nn.Linear(width, 256), nn.LayerNorm(256), nn.ReLU(), nn.Dropout(0.1)) for width in (64, 256)
-        ]
-        model = nn.Sequential(*stages, nn.Linear(256, 10))
-        lr = trial.suggest_float("lr", 1e-4, 1e-1, log=True)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05, fused=True)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
-        model.train()
-        for rows in train[torch.randperm(len(train))].split(64):
-            optimizer.zero_grad()
-            functional.cross_entropy(model(inputs[rows]), targets[rows]).backward()
-            optimizer.step()
-            scheduler.step()
-        model.eval()
-        with torch.no_grad():
-            return float(functional.cross_entropy(model(inputs[val]), targets[val]))
-
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    study.optimize(objective, n_trials=trials)
+    study.optimize(lambda trial: bare(trial.suggest_float("lr", 1e-4, 1e-1, log=True)), n_trials=trials)
 
 
-def commands(trials: int) -> dict[str, list[str]]:
-    """What runs a sweep of so many trials, by contestant."""
+def commands(trials: int, peer: str | None) -> dict[str, list[str]]:
+    """What runs a sweep of so many trials, by contestant.
+
+    Args:
+        trials: how many.
+        peer: the Python that has hydra-optuna-sweeper; None: its rows are left out.
+    """
     rates = ",".join(f"{10 ** (-4 + 3 * number / trials):.4g}" for number in range(trials))
-    sampled = ["optimizer.lr=interval(1e-4,1e-1)", "sweep.sampler=random", f"sweep.n_trials={trials}"]
+    drawn = "tag(log,interval(1e-4,1e-1))"
     call = f"from benchmarks.sweeps.overhead import bare_sweep; bare_sweep({trials})"
-    lines = (
-        ["-c", call],
-        ["-m", "lrflow", "-m", *QUIET, f"optimizer.lr={rates}"],
-        ["-m", "lrflow", "-m", *QUIET, *sampled],
-    )
-    return {name: [sys.executable, *words] for name, words in zip(CONTESTANTS, lines, strict=True)}
+    plugin = (*PEER, *PLUGIN, f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.n_jobs=1", f"lr={drawn}")
+    sampled = ("sweep.sampler=random", f"sweep.n_trials={trials}", f"optimizer.lr={drawn}")
+    found = {
+        "bare loop, Optuna": [sys.executable, "-c", call],
+        "bare loop, Hydra's basic sweeper": [sys.executable, *PEER, f"lr={rates}"],
+        "Lightning, Hydra's basic sweeper": [sys.executable, *PEER, "how=lightning", f"lr={rates}"],
+        "lrflow, Hydra's basic sweeper": [sys.executable, "-m", "lrflow", "-m", *QUIET, f"optimizer.lr={rates}"],
+        "lrflow, hydra/sweeper=lrflow": [sys.executable, "-m", "lrflow", "-m", *QUIET, *sampled],
+    }
+    if peer:
+        found["bare loop, hydra-optuna-sweeper"] = [peer, *plugin]
+        found["Lightning, hydra-optuna-sweeper"] = [peer, *plugin, "how=lightning"]
+    return found
 
 
-def measure_overhead(trials: int) -> None:
+def measure_overhead(trials: int, peer: str | None) -> None:
     """Runs every sweep, long and short, and keeps what they cost."""
-    found: dict[str, dict[str, list[list[float]]]] = {name: {"short": [], "long": []} for name in CONTESTANTS}
+    found: dict[str, dict[str, list[list[float]]]] = {}
     for _ in range(ROUNDS):
-        for name in CONTESTANTS:
-            for length, count in (("short", SHORT), ("long", SHORT + trials)):
-                found[name][length].append(_timed(commands(count)[name]))
-                print(f"{name}, {count} trials: {found[name][length][-1]} s of CPU and wall time", flush=True)
+        for length, count in (("short", SHORT), ("long", SHORT + trials)):
+            for name, command in commands(count, peer).items():
+                taken = _timed(command)
+                found.setdefault(name, {}).setdefault(length, []).append(taken)
+                print(f"{name}, {count} trials: {taken} s of CPU and wall time", flush=True)
         _write(trials, found)
 
 

@@ -160,7 +160,7 @@ def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Trained]:
             open_.callback(close_loggers, loggers)
             open_.enter_context(failure_recorded(folder, {}))  # of what ends them all
             open_.enter_context(_discarded(folder.metrics))
-            record_start(config, folder, member.plan, 1, picture=False)  # which takes longer than a small member trains
+            record_start(config, folder, member.plan, 1, picture=False)
             begun.append((number, folder, member))
         if first is None:
             return {}

@@ -69,7 +69,7 @@ def record_start(config: Config, folder: RunFolder, plan: Plan, devices: int, pi
         folder: of the run.
         plan: what it will execute.
         devices: processes that train together.
-        picture: whether to draw the plan.
+        picture: whether to draw the plan, which takes longer than a small trial trains.
     """
     save_config(config, folder.config)
     folder.write_environment()

@@ -111,7 +111,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     assert isinstance(config.task, Train)
     with _former_kept(folder, resumed, trainer), failure_recorded(folder, ready.facts):
         if trainer.is_global_zero:  # before the processes that fit starts, which read the config there
-            record_start(config, folder, plan, trainer.world_size)
+            record_start(config, folder, plan, trainer.world_size, picture=config.trial is None)
         if config.trial and config.trial.pruner != "none":
             from lrflow.tasks.trial import follow_trial  # which takes Optuna
 
