@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -56,9 +56,21 @@ class StoppedError(LrflowError):
 
 
 class PrunedError(LrflowError):
-    """A trial of a sweep was given up early; the sweep goes on."""
+    """A trial of a sweep was given up early; the sweep goes on.
+
+    Args:
+        message: when, and by what.
+        metrics: the last that it had, by name.
+    """
 
     exit_code = 0
+
+    def __init__(self, message: str, metrics: Mapping[str, float] | None = None) -> None:
+        self.metrics = dict(metrics or {})
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[PrunedError], tuple[str, dict[str, float]]]:
+        return PrunedError, (str(self), self.metrics)
 
 
 class ConfigError(LrflowError):

@@ -42,6 +42,7 @@ def run_job(
     except Exception as error:
         failure = ConfigError(place(error.problems)) if isinstance(error, ConfigError) else error
         if isinstance(error, PrunedError):
+            result = error.metrics
             print(error)
         else:
             show_failure(failure, "This job was not run." if config.run_folder else "Nothing was run.")

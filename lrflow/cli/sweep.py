@@ -152,7 +152,7 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
 
 def _show_answer(home: Path) -> None:
     """Writes and prints what a sweep says about the LR, where it swept one."""
-    from lrflow.sweeps.results import read_sweep
+    from lrflow.sweeps.reading import read_sweep
 
     sweep = read_sweep(home)
     if sweep.lr_key is not None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lrflow.sweeps.curves import Analysis, Basin, Curve, Point, read_margin
-from lrflow.sweeps.results import Sweep, Trial, Value, number
+from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.trials import Trial, Value, number
 from lrflow.tuning.valley import BESIDE, NEAR, Valley, find_valley
 
 MARGIN = "5%"  # how much worse than the best is still good, as a share of what training gains

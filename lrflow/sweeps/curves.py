@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrflow.sweeps.results import Sweep, Trial, Value
+from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.trials import Trial, Value
 from lrflow.tuning.valley import Valley
 
 

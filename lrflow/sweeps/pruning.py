@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import optuna
@@ -89,8 +90,7 @@ class Reporter:
         return share < 1 and optuna.Trial(self._study, self._id).should_prune()
 
 
-def given_up(trial: Trial, value: float, share: float) -> PrunedError:
-    """The error that ends a trial, at a share of the run."""
-    return PrunedError(
-        f"trial {trial.number} was pruned by {trial.pruner}: {trial.metric} {value:.4g} at {share:.0%} of the run"
-    )
+def given_up(trial: Trial, metrics: Mapping[str, float], share: float) -> PrunedError:
+    """The error that ends a trial, at a share of the run, with the metrics that it has there."""
+    reached = f"{trial.metric} {metrics[trial.metric]:.4g} at {share:.0%} of the run"
+    return PrunedError(f"trial {trial.number} was pruned by {trial.pruner}: {reached}", metrics)

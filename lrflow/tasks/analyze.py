@@ -10,7 +10,7 @@ from lrflow.config.settings import Analyze
 from lrflow.console import QuietConsole
 from lrflow.errors import LrflowError
 from lrflow.reports.sweep import report
-from lrflow.sweeps.results import find_sweep, read_sweep
+from lrflow.sweeps.reading import find_sweep, read_sweep
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def failure_recorded(folder: RunFolder, facts: Mapping[str, Any]) -> Iterator[No
         stopped = isinstance(error, KeyboardInterrupt | StoppedError)
         why = str(error) if isinstance(error, LrflowError) else f"{type(error).__name__}: {error}"
         status = "pruned" if isinstance(error, PrunedError) else "stopped" if stopped else "failed"
-        conclude(folder, status, error=why, **facts)
+        metrics = error.metrics if isinstance(error, PrunedError) else None
+        conclude(folder, status, metrics, error=why, **facts)
         raise
 
 

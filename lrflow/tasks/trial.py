@@ -76,13 +76,13 @@ class Reports(pl.Callback):
         """
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        value = _metric(trainer, self._trial.metric)
+        metrics = _metrics(trainer, self._trial.metric)
         scheduler = trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, PlanScheduler)
         share = min(1.0, trainer.global_step / scheduler.plan.horizon.steps)
-        over = self._reporter.report(value, share) if self._reporter else False
+        over = self._reporter.report(metrics[self._trial.metric], share) if self._reporter else False
         if trainer.strategy.broadcast(over):
-            raise given_up(self._trial, value, share)
+            raise given_up(self._trial, metrics, share)
 
 
 def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, console: Console) -> None:
@@ -109,16 +109,17 @@ def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, conso
             lambda plan, watch=watch: Signals(plan, config.trainer.log_every, listeners=[watch]),  # type: ignore[misc]
         )
         trainer.validate(module, datamodule=data, verbose=False)
-        value = _metric(trainer, trial.metric)
-        console.print(f"rung of {steps} steps: {trial.metric} {value:.4g}", highlight=False)
-        if reporter.report(value, share):
-            raise given_up(trial, value, share)
+        metrics = _metrics(trainer, trial.metric)
+        console.print(f"rung of {steps} steps: {trial.metric} {metrics[trial.metric]:.4g}", highlight=False)
+        if reporter.report(metrics[trial.metric], share):
+            raise given_up(trial, metrics, share)
 
 
-def _metric(trainer: pl.Trainer, name: str) -> float:
-    """The metric that trials are compared by."""
+def _metrics(trainer: pl.Trainer, name: str) -> dict[str, float]:
+    """The metrics of a validation, among them the one that trials are compared by."""
     found = trainer.callback_metrics.get(name)
     if found is None:
         hint = did_you_mean(name, trainer.callback_metrics) or "the module logs none"
         raise LrflowError(f"sweep.metric = {name}: no validation gives this metric, which trials are pruned by; {hint}")
-    return float(found) if math.isfinite(float(found)) else math.nan
+    metrics = {other: float(value) for other, value in trainer.callback_metrics.items()}
+    return metrics if math.isfinite(metrics[name]) else {**metrics, name: math.nan}

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lrflow.reports.colours import COLD_TO_HOT, along, by_rate, scale_of
 from lrflow.reports.sweep import report
-from lrflow.sweeps.results import read_sweep
+from lrflow.sweeps.reading import read_sweep
 
 
 def told(folder: Path) -> str:

@@ -9,7 +9,9 @@ import pytest
 
 from lrflow.sweeps.analysis import analyse
 from lrflow.sweeps.curves import Analysis
-from lrflow.sweeps.results import Sweep, Trial, read_sweep
+from lrflow.sweeps.reading import read_sweep
+from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.trials import Objective, Trial
 
 BEST = 0.02
 GRID = tuple(10.0 ** (position / 4) for position in range(-16, 1))  # a quarter of a decade apart, 1e-4 to 1
@@ -195,7 +197,7 @@ def test_the_interval_holds_the_truth_and_the_fit_is_no_further_off_than_the_bes
                 value = loss * math.exp(random.normal(0, noise))
                 given = {"optimizer.lr": 10.0**position, "seed": seed}
                 trials.append(Trial(len(trials), Path("none"), "done", given, {"val/loss": value}))
-        found = analyse(Sweep(Path("none"), tuple(trials), ("optimizer.lr", "seed"), "val/loss", "min"))
+        found = analyse(Sweep(Path("none"), tuple(trials), ("optimizer.lr", "seed"), (Objective("val/loss", "min"),)))
         (curve,) = found.curves
         best = min(curve.points, key=lambda point: point.cost)
         low, high = np.log10(curve.interval)

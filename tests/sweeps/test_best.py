@@ -9,7 +9,7 @@ from lrflow.config import compose, save_config
 from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder
 from lrflow.sweeps.best import write_best
-from lrflow.sweeps.results import read_sweep
+from lrflow.sweeps.reading import read_sweep
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lrflow.sweeps.importance import importance
-from lrflow.sweeps.results import read_sweep
+from lrflow.sweeps.reading import read_sweep
 
 
 @pytest.fixture

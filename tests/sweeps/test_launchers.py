@@ -39,7 +39,7 @@ TRAINING = """
             from lrflow.sweeps.pruning import Reporter, given_up
 
             if Reporter(config.trial).report(metrics["val/loss"], 0.5):
-                raise given_up(config.trial, metrics["val/loss"], 0.5)
+                raise given_up(config.trial, metrics, 0.5)
         (config.run_folder / "summary.json").write_text(json.dumps({"status": "finished", "metrics": metrics}))
         return {**metrics, "folder": str(config.run_folder)}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lrflow.errors import ConfigError
-from lrflow.sweeps.results import find_sweep, mode_of, read_sweep
+from lrflow.sweeps.reading import find_sweep, read_sweep
+from lrflow.sweeps.trials import mode_of
 
 
 def test_trials_with_what_they_were_given(make_run) -> None:
