@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lrflow.sweeps.trials import Value, number
+from lrflow.sweeps.recorded import Value, number
 
 # Okabe and Ito (2008), each as light as is read on white and on black.
 CURVES = ("#1683c4", "#d9641e", "#12a07a", "#c46fa3", "#b58900", "#7a7fd1")

@@ -13,8 +13,8 @@ from lrflow.reports.colours import COLD_TO_HOT, CURVES, along, by_rate, scale_of
 from lrflow.sweeps.curves import Analysis, Curve
 from lrflow.sweeps.importance import Importance
 from lrflow.sweeps.learning import LearningCurve
+from lrflow.sweeps.recorded import Trial, Value, number
 from lrflow.sweeps.results import Sweep
-from lrflow.sweeps.trials import Trial, Value, number
 
 LINES = 12  # that a legend names
 LEVELS = 6  # values that an axis of parallel coordinates marks

@@ -10,8 +10,8 @@ from lrflow.sweeps.best import command
 from lrflow.sweeps.curves import Analysis
 from lrflow.sweeps.importance import importance
 from lrflow.sweeps.learning import learning_curves
+from lrflow.sweeps.recorded import Trial
 from lrflow.sweeps.results import Sweep
-from lrflow.sweeps.trials import Trial
 
 
 def write_page(sweep: Sweep, analysis: Analysis | None, best: Path | None, path: Path) -> Path:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lrflow.sweeps.curves import Analysis, Basin, Curve, Point, read_margin
+from lrflow.sweeps.recorded import Trial, Value, number
 from lrflow.sweeps.results import Sweep
-from lrflow.sweeps.trials import Trial, Value, number
 from lrflow.tuning.valley import BESIDE, NEAR, Valley, find_valley
 
 MARGIN = "5%"  # how much worse than the best is still good, as a share of what training gains
@@ -33,24 +33,27 @@ def analyse(sweep: Sweep, margin: str | float = MARGIN) -> Analysis | None:
     """
     allowed = read_margin(margin)
     key = sweep.lr_key
-    known = [trial for trial in sweep.trials if not math.isnan(sweep.cost(trial)) and _lr(trial, key) is not None]
+    rated = [trial for trial in sweep.trials if trial.rate(key) is not None]
+    known = [trial for trial in rated if not math.isnan(sweep.cost(trial))]
     if key is None or not known:
         return None
+    pruned = [trial for trial in rated if trial.status == "pruned"]
     others = [name for name in sweep.keys if name != key and not name.rpartition(".")[2].endswith("seed")]
     chosen = [name for name in others if _is_choice(name, key, known)]
     initial = _initial_loss(sweep) if sweep.mode == "min" and "loss" in sweep.metric else None
     ended = [cost for trial in known if math.isfinite(cost := sweep.cost(trial))]
     worst = initial if initial is not None else max(ended, default=math.nan)
-    families: dict[str, list[Trial]] = {}
-    for trial in known:
-        families.setdefault(repr([trial.given[name] for name in chosen]), []).append(trial)
+    families: dict[tuple[Value, ...], list[Trial]] = {}
+    for trial in [*known, *pruned]:
+        families.setdefault(tuple(trial.given[name] for name in chosen), []).append(trial)
     curves = [
-        _curve(sweep, key, {name: trials[0].given[name] for name in chosen}, trials, allowed, initial, worst)
-        for trials in families.values()
+        _curve(sweep, key, dict(zip(chosen, choice, strict=True)), trials, allowed, initial, worst)
+        for choice, trials in families.items()
     ]
     averaged = tuple(name for name in others if name not in chosen)
     start = worst if sweep.mode == "min" else -worst
-    return Analysis(sweep, key, tuple(sorted(curves, key=lambda curve: curve.cost)), margin, start, averaged)
+    ranked = tuple(sorted(curves, key=lambda curve: curve.cost))
+    return Analysis(sweep, key, ranked, margin, start, averaged, tuple(pruned))
 
 
 def _curve(
@@ -63,7 +66,9 @@ def _curve(
     worst: float,
 ) -> Curve:
     name = ", ".join(_named(other, value) for other, value in given.items() if value is not None)
-    points = _points(sweep, key, trials)
+    points = _points(sweep, key, [trial for trial in trials if trial.status != "pruned"])
+    if not points:
+        return Curve(name, given, points, None, None, None, ("every trial was pruned",))
     costs = {math.log10(point.lr): point.cost for point in points}
     ended = {position: cost for position, cost in costs.items() if math.isfinite(cost)}
     if not ended:
@@ -86,12 +91,14 @@ def _curve(
         capped = np.minimum(np.array(list(costs.values())), initial)
         sensitivity = float((share * capped).sum() / share.sum()) - min(ended[best], initial)
     basin = _basin(costs, best, ended[best] + allowed)
-    return Curve(name, given, points, valley, basin, sensitivity, tuple(_doubts(points, valley, near, len(ended))))
+    pruned = [trial.rate(key) or math.nan for trial in trials if trial.status == "pruned"]
+    doubts = _doubts(points, pruned, valley, near, len(ended))
+    return Curve(name, given, points, valley, basin, sensitivity, tuple(doubts))
 
 
 def _points(sweep: Sweep, key: str, trials: Sequence[Trial]) -> tuple[Point, ...]:
     """The trials by rising LR, those of LRs that lie close together as one."""
-    placed = sorted(((_lr(trial, key) or math.nan, trial) for trial in trials), key=lambda pair: pair[0])
+    placed = sorted(((trial.rate(key) or math.nan, trial) for trial in trials), key=lambda pair: pair[0])
     heaps: list[list[tuple[float, Trial]]] = []
     for lr, trial in placed:
         if heaps and math.log10(lr / heaps[-1][0][0]) < TOGETHER:
@@ -128,7 +135,7 @@ def _basin(costs: Mapping[float, float], best: float, allowed: float) -> Basin:
     return Basin(ends[0], ends[1], (closed[0], closed[1]))
 
 
-def _doubts(points: Sequence[Point], valley: Valley, near: float, ended: int) -> list[str]:
+def _doubts(points: Sequence[Point], pruned: Sequence[float], valley: Valley, near: float, ended: int) -> list[str]:
     doubts = []
     best = min(points, key=lambda point: point.cost)
     if ended < FEWEST:
@@ -139,7 +146,16 @@ def _doubts(points: Sequence[Point], valley: Valley, near: float, ended: int) ->
         doubts.append("LRs up to a decade off the best were fitted: closer ones would tell more")
     if len(points) > 1 and not all(valley.bracketed):
         way, beyond = ("highest", "above") if valley.bracketed[0] else ("lowest", "below")
-        doubts.append(f"the {way} LR, {best.lr:.3g}, was the best: one {beyond} it may be better")
+        further = sum(lr > best.lr if valley.bracketed[0] else lr < best.lr for lr in pruned)
+        if further:
+            told = (
+                f"all of those {beyond} it, {further}, were pruned"
+                if further > 1
+                else f"the one {beyond} it was pruned"
+            )
+            doubts.append(f"{best.lr:.3g}, the {way} LR that was not pruned, was the best: {told}")
+        else:
+            doubts.append(f"the {way} LR, {best.lr:.3g}, was the best: one {beyond} it may be better")
     if best.diverged:
         doubts.append(f"{best.diverged} of {len(best.trials)} trials at the best LR, {best.lr:.3g}, diverged")
     return doubts
@@ -155,11 +171,6 @@ def _is_choice(key: str, lr_key: str, trials: Sequence[Trial]) -> bool:
         return True
     pairs = {(trial.given.get(lr_key), value) for trial, value in zip(trials, values, strict=True)}
     return len({*values}) <= LEVELS and len(pairs) >= 2 * len({lr for lr, _ in pairs})
-
-
-def _lr(trial: Trial, key: str | None) -> float | None:
-    value = number(trial.given.get(key or ""))
-    return value if value is not None and value > 0 else None
 
 
 def _named(key: str, value: Value) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lrflow.sweeps.recorded import Trial, Value
 from lrflow.sweeps.results import Sweep
-from lrflow.sweeps.trials import Trial, Value
 from lrflow.tuning.valley import Valley
 
 
@@ -58,8 +58,8 @@ class Curve:
     Args:
         name: what was chosen, `sgd, cosine`; empty where nothing else was swept.
         given: the same by key.
-        points: by rising LR.
-        valley: where it is best, in decades of the LR; None: every LR diverged.
+        points: by rising LR; none where every trial was pruned.
+        valley: where it is best, in decades of the LR; None: every LR diverged or was pruned.
         basin: how far off the LR may be set.
         sensitivity: mean of min(loss, initial loss) over the LRs of the sweep, less the best loss (Wortsman et al.,
             2023, 2309.14322); None: the metric is no loss, or there is one LR.
@@ -95,7 +95,7 @@ class Curve:
     @property
     def cost(self) -> float:
         """The best mean among its points."""
-        return min(point.cost for point in self.points)
+        return min((point.cost for point in self.points), default=math.inf)
 
     def fitted(self) -> list[tuple[float, float]]:
         """LRs of the interval and the costs that the parabola has there; empty where none was fitted."""
@@ -125,6 +125,7 @@ class Analysis:
         margin: how much worse than the best of its curve a metric is within a basin, as it was asked for.
         start: the metric without training: the loss before the first step, or the worst of all trials.
         averaged: numbers that were drawn beside the LRs, and are averaged over.
+        pruned: trials that were given up early: they are shown, and bend no curve.
     """
 
     sweep: Sweep
@@ -133,6 +134,7 @@ class Analysis:
     margin: str | float
     start: float
     averaged: tuple[str, ...]
+    pruned: tuple[Trial, ...] = ()
 
     def margin_of(self, curve: Curve) -> float:
         """How much worse than its best the metric of a curve is at the ends of its basin, at most."""
@@ -146,7 +148,22 @@ class Analysis:
 
     def metric(self, cost: float) -> float:
         """A cost as the metric has it, and a metric as a cost."""
-        return cost if self.sweep.mode == "min" else -cost
+        return self.sweep.objectives[0].turned(cost)
+
+    def given_up(self) -> list[tuple[float, float, Trial]]:
+        """The pruned trials as they are drawn: the LR, and the metric that it was given up with, each.
+
+        What is too far off to be worth looking at is moved to where that begins.
+        """
+        name = self.sweep.metric
+        ended = [
+            self.metric(point.cost) for curve in self.curves for point in curve.points if math.isfinite(point.cost)
+        ]
+        top = max([self.top(name), *ended])
+        known = [
+            (trial.rate(self.lr_key) or math.nan, trial.metrics.get(name, math.nan), trial) for trial in self.pruned
+        ]
+        return [(lr, min(value, top), trial) for lr, value, trial in known if math.isfinite(value)]
 
 
 def read_margin(margin: str | float) -> tuple[float, bool]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from lrflow.sweeps.recorded import Value, number
 from lrflow.sweeps.results import Sweep
-from lrflow.sweeps.trials import Value, number
 
 FEWEST = 10  # trials; of fewer, nothing is said
 BINS = 5  # ranges of a number, in which trials are compared where it has more values than that

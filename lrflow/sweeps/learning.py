@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lrflow.sweeps.recorded import Trial
 from lrflow.sweeps.results import Sweep
-from lrflow.sweeps.trials import Trial
 
 COLUMN = "train/loss"
 READINGS = 4  # of the metric that a curve needs, else the training loss is shown

@@ -13,8 +13,8 @@ import yaml
 from lrflow.config.files import read as read_yaml
 from lrflow.errors import ConfigError, Problem
 from lrflow.runs import RunFolder
+from lrflow.sweeps.recorded import Objective, Trial, Value, mode_of, number
 from lrflow.sweeps.results import Sweep
-from lrflow.sweeps.trials import Objective, Trial, Value, mode_of, number
 
 METRIC = "val/loss"  # where neither the sweep nor its trials say another
 NOT_SWEPT = ("hydra", "trial", "resume", "output", "name", "task", "against")  # keys that say where, not what
@@ -27,7 +27,7 @@ def read_sweep(
 
     Args:
         folder: whose folders are runs.
-        metric: that trials are judged by, or several; None: the sweep's own, or what its best checkpoints are chosen by.
+        metric: that trials are judged by, or several; None: the sweep's own, or that of the best checkpoints.
         mode: `min` or `max` of each, or one for all; None: the sweep's own, or as the metric's name suggests.
     """
     records: list[tuple[Path, dict[str, Any], dict[str, Any]]] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrflow.sweeps.trials import Objective, Trial
+from lrflow.sweeps.recorded import Objective, Trial
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Sweep:
     @property
     def lr_key(self) -> str | None:
         """The learning rate that was swept; None: none was."""
-        rates = [key for key in self.keys if key.rpartition(".")[2] == "lr" and self._varies(key)]
+        rates = [key for key in self.keys if key.rpartition(".")[2] == "lr" and len(self._rates(key)) > 1]
         return next((key for key in rates if key == "optimizer.lr"), rates[0] if rates else None)
 
     def cost(self, trial: Trial) -> float:
@@ -86,8 +86,8 @@ class Sweep:
             return math.nan
         return objective.turned(value) if math.isfinite(value) else math.inf
 
-    def _varies(self, key: str) -> bool:
-        return len({trial.rate(key) for trial in self.trials} - {None}) > 1
+    def _rates(self, key: str) -> set[float]:
+        return {rate for trial in self.trials if (rate := trial.rate(key)) is not None}
 
     def write_csv(self, path: Path) -> Path:
         """Write one row a trial: number, status, swept keys, metrics, steps, seconds, folder, error.

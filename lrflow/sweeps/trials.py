@@ -1,117 +1,55 @@
-"""A trial of a sweep, and what it is judged by."""
+"""The trials of a sweep, as its slots share them: which comes next, and how each ended."""
 
 from __future__ import annotations
 
-import csv
-import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from lrflow.runs import RunFolder
+import optuna
+from optuna.trial import FrozenTrial, TrialState
 
-Value = str | float | bool | None
-
-_LARGER_IS_BETTER = ("accuracy", "return", "reward", "r2", "f1", "auroc", "precision", "recall")
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A metric that trials are judged by.
-
-    Args:
-        metric: its name.
-        mode: `min` or `max` of it is the best.
-    """
-
-    metric: str
-    mode: str
-
-    def turned(self, value: float) -> float:
-        """A value of the metric as a cost, of which less is better, and a cost as a value."""
-        return value if self.mode == "min" else -value
+from lrflow.config.sweep import Sweep
+from lrflow.errors import LrflowError, PrunedError, StoppedError
+from lrflow.runs import RunFolder, newest_checkpoint
+from lrflow.sweeps.jobs import Pending
+from lrflow.sweeps.notes import note_end, noted
+from lrflow.sweeps.outcome import Outcome
+from lrflow.sweeps.progress import Progress
+from lrflow.sweeps.space import Space
+from lrflow.sweeps.study import quiet
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A job of a sweep, as its run folder tells of it.
+class Trials:
+    """The trials of a sweep. Several threads may take and note them.
 
     Args:
-        number: its job number, or its place among folders without one.
-        folder: of the run.
-        status: `done`, `failed`, `stopped`, `pruned`, or `unfinished`: it is running, or was killed.
-        given: the swept keys and their values; None: the trial has no such key.
-        metrics: the last of each, by name; of a pruned trial those that it was given up with.
-        steps, seconds: that it took; None: it did not end.
-        error: why it did not end well.
+        study: where they are noted.
+        space: what they are drawn from.
+        settings: the sweeper's.
+        n_trials: in all.
+        folder: of the sweep; trial n runs in its folder n.
+        progress: what is told of them.
     """
 
-    number: int
-    folder: Path
-    status: str
-    given: Mapping[str, Value]
-    metrics: Mapping[str, float]
-    steps: int | None = None
-    seconds: float | None = None
-    error: str = ""
+    def __init__(
+        self, study: optuna.Study, space: Space, settings: Sweep, n_trials: int, folder: Path, progress: Progress
+    ) -> None:
+        self._study, self._space, self._settings = study, space, settings
+        self._n_trials, self._folder, self._progress = n_trials, folder, progress
+        self._is_shared = "://" in settings.storage or "${" in settings.storage
+        self._lock = threading.Lock()  # a sampler sees one trial after the other
+        self._taken: set[int] = set()
+        self._is_closed = False
 
-    @property
-    def diverged(self) -> bool:
-        """Whether it failed because its numbers were no longer finite."""
-        return self.status == "failed" and re.search(r"\b(nan|inf)\b|not finite", self.error) is not None
+    def close(self) -> list[RunFolder]:
+        """Hands out no more trials.
 
-    def value(self, metric: str) -> float | None:
-        """The metric that it ended with: not finite where it diverged, None where it did not get so far."""
-        if self.diverged:
-            return math.nan
-        return self.metrics.get(metric) if self.status == "done" else None
-
-    def rate(self, key: str | None) -> float | None:
-        """The learning rate that it was given by this key; None: it has none, or one that is not positive."""
-        value = number(self.given.get(key or ""))
-        return value if value is not None and value > 0 else None
-
-    def first_loss(self) -> float | None:
-        """The training loss before the first step; None: it is not known, or not finite."""
-        try:
-            with RunFolder(self.folder).metrics.open(newline="") as file:
-                first = next(csv.DictReader(file), {})
-        except OSError:
-            return None
-        loss = number(first.get("train/loss")) if first.get("step") == "0" else None
-        return loss if loss is not None and math.isfinite(loss) else None
-
-    def history(self, *columns: str) -> list[tuple[list[int], list[float]]]:
-        """Steps and values of columns of `metrics.csv`; empty where there is nothing to read."""
-        found: list[tuple[list[int], list[float]]] = [([], []) for _ in columns]
-        try:
-            with RunFolder(self.folder).metrics.open(newline="") as file:
-                rows = csv.reader(file)
-                header = next(rows, [])
-                places = [
-                    (header.index(name), into) for name, into in zip(columns, found, strict=True) if name in header
-                ]
-                for row in rows:
-                    for place, (steps, values) in places:
-                        if len(row) > place and row[place]:
-                            values.append(float(row[place]))
-                            steps.append(int(row[0]))
-        except (OSError, ValueError):
-            pass  # the last row of a run that was killed may be half a row
-        return found
-
-
-def mode_of(metric: str) -> str:
-    """Whether less (`min`) or more (`max`) of a metric is better, by its name."""
-    return "max" if any(word in metric.lower() for word in _LARGER_IS_BETTER) else "min"
-
-
-def number(value: object) -> float | None:
-    """A value as a number; None where it is none."""
-    if isinstance(value, bool):
-        return None
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
+        Returns:
+            the folders of those that are taken.
+        """
+        self._is_closed = True
+        return [RunFolder(self._folder / str(number)) for number in tuple(self._taken)]

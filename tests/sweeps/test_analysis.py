@@ -10,8 +10,8 @@ import pytest
 from lrflow.sweeps.analysis import analyse
 from lrflow.sweeps.curves import Analysis
 from lrflow.sweeps.reading import read_sweep
+from lrflow.sweeps.recorded import Objective, Trial
 from lrflow.sweeps.results import Sweep
-from lrflow.sweeps.trials import Objective, Trial
 
 BEST = 0.02
 GRID = tuple(10.0 ** (position / 4) for position in range(-16, 1))  # a quarter of a decade apart, 1e-4 to 1
