@@ -10,7 +10,7 @@ run: $(VENV)/installed
 
 test: $(VENV)/installed-dev check
 	-$(BIN)/python -m lrflow.data.fetch fashion_mnist wordnet # without them the tests that need them are skipped
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check --quiet .

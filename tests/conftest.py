@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import copies
 import pytest
 import yaml
 from hypothesis import settings
@@ -22,21 +24,44 @@ settings.register_profile("lrflow", deadline=None)
 settings.load_profile("lrflow")
 
 
-@pytest.fixture
-def lrflow(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `python -m lrflow ARGS` in an empty folder, as a user would; keyword arguments become environment."""
+@pytest.fixture(scope="session")
+def python() -> Iterator[Callable[..., copies.Process]]:
+    """Starts `python ARGUMENTS` in the folder `cwd`; further keyword arguments become environment."""
 
-    def run(*arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "lrflow", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+    def start(*arguments: str | Path, cwd: Path, **environment: str) -> copies.Process:
+        return copies.Process(arguments, cwd, {**os.environ, **environment}, captured=True)
+
+    with tempfile.TemporaryDirectory() as folder, copies.ready(Path(folder)):
+        yield start
+
+
+@pytest.fixture
+def lrflow(python: Callable[..., copies.Process], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `python -m lrflow ARGS` as a user would, by default in an empty folder."""
+
+    def run(*arguments: str, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = python("-m", "lrflow", *arguments, cwd=cwd, **environment)
+        out, err = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def same() -> Callable[[Any, Any], bool]:
+    """Tells whether two nests of plain data and tensors are equal, bit for bit."""
+    import torch
+
+    def equal(one: Any, other: Any) -> bool:
+        if isinstance(one, torch.Tensor):
+            return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+        if isinstance(one, dict):
+            return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+        if isinstance(one, list | tuple):
+            return len(one) == len(other) and all(map(equal, one, other))
+        return type(one) is type(other) and bool(one == other)
+
+    return equal
 
 
 @pytest.fixture

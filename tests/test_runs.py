@@ -8,11 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import copies
 import numpy as np
 import pytest
 import torch
@@ -22,9 +22,10 @@ from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Start = Callable[..., copies.Process]
 
 # Dropout and shuffling, validations and saves within epochs: everything that a resumed run can get wrong.
-LONG = ("trainer.max_epochs=40", "trainer.log_every=1", "trainer.val_every=30", "trainer.checkpoint.every=7")
+LONG = ("trainer.max_epochs=20", "trainer.log_every=1", "trainer.val_every=30", "trainer.checkpoint.every=7")
 
 
 def only_run(folder: Path) -> Path:
@@ -45,22 +46,9 @@ def final_weights(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(last, weights_only=True)["state_dict"]
 
 
-def interrupt(folder: Path, arguments: tuple[str, ...], after: int, number: signal.Signals) -> int:
-    """Start a run, send it a signal once `after` steps are on disk, and return its exit code."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lrflow", *arguments], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            files = list(folder.glob("outputs/*/metrics.csv"))
-            if files and len(files[0].read_text().splitlines()) > after:
-                process.send_signal(number)
-                break
-            time.sleep(0.005)
-        return process.wait(timeout=120)
-    finally:
-        process.kill()
+def rows_beyond(folder: Path, count: int) -> bool:
+    """Whether the run under `outputs` has written more rows than that."""
+    return any(len(path.read_text().splitlines()) > count for path in folder.glob("outputs/*/metrics.csv"))
 
 
 def test_the_default_run_learns_the_digits(lrflow: Run, tmp_path: Path) -> None:
@@ -98,18 +86,17 @@ def test_the_default_run_learns_the_digits(lrflow: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_as_if_nothing_had_happened(python: Start, lrflow: Run, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
-    command = [sys.executable, "-m", "lrflow", *LONG]
-    subprocess.run(command, cwd=whole, check=True, capture_output=True)
-
-    assert interrupt(killed, LONG, 333, signal.SIGKILL) == -signal.SIGKILL
+    assert lrflow(*LONG, cwd=whole).returncode == 0
+    process = python("-m", "lrflow", *LONG, cwd=killed)
+    assert process.interrupt(signal.SIGKILL, lambda: rows_beyond(killed, 100)) == -signal.SIGKILL
     stopped_at = len(rows(only_run(killed)))
-    done = subprocess.run(
-        [sys.executable, "-m", "lrflow", "resume=last"], cwd=killed, check=True, capture_output=True, text=True
-    )
+    # A process from scratch: its hashes of strings, and so the order of its sets, are others.
+    command = [sys.executable, "-m", "lrflow", "resume=last"]
+    done = subprocess.run(command, cwd=killed, check=True, capture_output=True, text=True)
     assert "resumed from" in done.stdout
     first, second = only_run(whole), only_run(killed)
     assert stopped_at < len(rows(first)), "the run was over before it was killed"
@@ -120,8 +107,9 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_sigterm_saves_at_a_step_boundary_and_exits_with_143(lrflow: Run, tmp_path: Path) -> None:
-    assert interrupt(tmp_path, LONG, 20, signal.SIGTERM) == 143
+def test_sigterm_saves_at_a_step_boundary_and_exits_with_143(python: Start, lrflow: Run, tmp_path: Path) -> None:
+    process = python("-m", "lrflow", *LONG, cwd=tmp_path)
+    assert process.interrupt(signal.SIGTERM, lambda: rows_beyond(tmp_path, 20)) == 143
     run = only_run(tmp_path)
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "stopped"
@@ -161,16 +149,12 @@ def test_a_sweep_checks_all_jobs_first_and_survives_a_failing_one(lrflow: Run, t
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_asked_to_stop_stops(tmp_path: Path) -> None:
+def test_a_sweep_that_is_asked_to_stop_stops(python: Start, tmp_path: Path) -> None:
     job = "outputs/sweeps/*/0"
-    command = [sys.executable, "-m", "lrflow", "-m", "trainer.max_epochs=200", *LONG[1:], "optimizer.lr=0.01,0.001"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(tmp_path.glob(f"{job}/checkpoints/step-*.ckpt")):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 143
+    words = ("-m", "trainer.max_epochs=200", *LONG[1:], "optimizer.lr=0.01,0.001")
+    process = python("-m", "lrflow", *words, cwd=tmp_path)
+    assert process.interrupt(signal.SIGTERM, lambda: list(tmp_path.glob(f"{job}/checkpoints/step-*.ckpt"))) == 143
+    said, _ = process.communicate()
     assert "stopped" in said
     (first,) = tmp_path.glob(f"{job}/summary.json")
     assert json.loads(first.read_text())["status"] == "stopped"
@@ -201,8 +185,10 @@ def test_a_plan_needs_no_data_and_is_compared_with_a_run(lrflow: Run, tmp_path: 
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_run(lrflow: Run, tmp_path: Path) -> None:
-    done = lrflow("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=3")
+def test_two_processes_share_a_run(tmp_path: Path) -> None:
+    """Both from scratch, and the second started by Lightning."""
+    command = [sys.executable, "-m", "lrflow", "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
     plan = Plan.from_dict(json.loads((run / "plan.json").read_text()))

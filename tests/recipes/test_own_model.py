@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -34,14 +34,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 @pytest.fixture
-def lrflow(project: SimpleNamespace, tmp_path: Path) -> Callable[..., Done]:
+def lrflow(project: SimpleNamespace, python: Any, tmp_path: Path) -> Callable[..., Done]:
     """Runs the command line in a folder, by default one that has nothing to do with the project."""
 
     def run(*words: str, cwd: Path = tmp_path, options: Path = project.folder / "options") -> Done:
-        environment = {name: value for name, value in os.environ.items() if name != "LRFLOW_TRUST"}
-        environment |= {"PYTHONPATH": str(project.site), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "lrflow", "--config-dir", str(options), *words, f"output={tmp_path / 'runs'}"]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+        words = ("--config-dir", str(options), *words, f"output={tmp_path / 'runs'}")
+        job = python("-m", "lrflow", *words, cwd=cwd, PYTHONPATH=str(project.site), LRFLOW_TRUST="")
+        return Done(words, job.wait(), *job.communicate())
 
     return run
 
