@@ -2,46 +2,74 @@
 
     python benchmarks/vectorized.py            # about a quarter of an hour on one core
     python benchmarks/vectorized.py --quick    # the smallest sweep alone
+    python benchmarks/vectorized.py --only halving
 
 Both ways end in the same run folders: config, plan, metrics of every step, checkpoints, summary. What is compared is
-the CPU time of the process on one thread. Jobs one after the other cost the same each, so that of more than `--most`
-only as many are run, and the others are counted like them. The trial that decides is part of the time together.
+the CPU time on one thread, of this process and of the compilers that it starts. Jobs one after the other cost the same
+each, so that of more than `--most` only as many are run, and the others are counted like them. The trial that decides
+is part of the time together.
+
+- `sweeps`: jobs together, by model and number.
+- `compiled`: the same with `trainer.compile=true`, compiled anew, by the length of the runs.
+- `halving`: successive halving within a population: what it costs, and whether it ends at the same best LR.
+- `fallback`: what the trial costs a sweep that does not pay.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import io
 import json
 import os
 import platform
+import resource
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # its processes would not be counted
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from lrflow.cli import main as lrflow
 from lrflow.config import Config, compose
-from lrflow.tasks import train
+from lrflow.tasks import population, train
 from lrflow.tasks.population import train_together
 
-COMMON = ["trainer=cpu", "trainer.progress=false", "trainer.max_epochs=10", "schedule=cosine"]
+COMMON = ["trainer=cpu", "trainer.progress=false", "schedule=cosine"]
+TINY, MLP, CNN = (
+    "tiny MLP (64-32-10), SGD, batch 32",
+    "digits MLP (64-256-256-10), AdamW, batch 64",
+    "digits CNN (16, 32, 64), SGD, batch 64",
+)
 MODELS = {
-    "tiny MLP (64-32-10), SGD, batch 32": [
+    TINY: [
         "model=mlp", "model.widths=[32]", "model.dropout=0", "model.norm=false", "optimizer=sgd", "data.batch_size=32"
     ],
-    "digits MLP (64-256-256-10), AdamW, batch 64": ["model=mlp", "optimizer=adamw"],
-    "digits CNN (16, 32, 64), SGD, batch 64": ["model=cnn", "optimizer=sgd"],
+    MLP: ["model=mlp", "optimizer=adamw"],
+    CNN: ["model=cnn", "optimizer=sgd"],
 }  # fmt: skip
-SIZES = {"tiny": (4, 16, 64), "digits MLP": (4, 16, 64), "digits CNN": (16,)}
+SWEEPS = [
+    (model, count, 10) for model, counts in ((TINY, (4, 16, 64)), (MLP, (4, 16, 64)), (CNN, (16,))) for count in counts
+]
+COMPILED = [(TINY, 64, 10), (TINY, 64, 100), (MLP, 16, 100)]  # model, jobs, epochs
+RATES = [f"{10 ** (-3 + 4 * number / 63):.4g}" for number in range(64)]  # 1e-3 to 10
+HALVED = [*MODELS[TINY], "trainer.max_epochs=27"]  # with validations at a ninth and a third of it
+FALLBACK = [
+    "data=fashion_mnist",
+    "model=cnn",
+    "optimizer=nesterov",
+    "trainer.max_epochs=1",
+    "optimizer.lr=0.02,0.05,0.1,0.2",
+]
+PARTS = ("sweeps", "compiled", "halving", "fallback")
 
 
 @dataclass(frozen=True)
@@ -51,19 +79,23 @@ class Measured:
     Args:
         model: what was trained.
         jobs: of the sweep.
+        epochs: of each.
         alone: CPU seconds of the jobs one after the other.
         together: CPU seconds by the vectorised launcher.
-        told: what it said of the jobs.
+        compiled: CPU seconds by it with `trainer.compile=true`; None: not measured.
+        told: what it said of the jobs, the last time.
     """
 
     model: str
     jobs: int
+    epochs: int
     alone: float
     together: float
+    compiled: float | None
     told: str
 
 
-def jobs(words: list[str], count: int, output: Path) -> dict[int, Config]:
+def jobs(words: Sequence[str], count: int, output: Path) -> dict[int, Config]:
     """The jobs of a sweep: eight learning rates, and as many seeds as it takes."""
     found = {}
     for number in range(count):
@@ -75,66 +107,158 @@ def jobs(words: list[str], count: int, output: Path) -> dict[int, Config]:
 
 
 def cpu_seconds(run: Callable[[], Any]) -> float:
-    """CPU time of what is run, its output thrown away."""
-    started = time.process_time()
+    """CPU time of what is run, and of the processes that it starts and awaits; its output is thrown away."""
+    started = _used()
     with contextlib.redirect_stdout(io.StringIO()):
         run()
-    return time.process_time() - started
+    return _used() - started
 
 
-def measure(model: str, words: list[str], count: int, most: int) -> Measured:
-    """Both ways of a sweep."""
+def _used() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def one_after_the_other(words: Sequence[str], count: int, most: int) -> float:
+    """CPU seconds of ordinary runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        some = list(jobs(words, min(count, most), Path(folder)).values())
+        return cpu_seconds(lambda: [train.run(config) for config in some]) * count / len(some)
+
+
+def together(words: Sequence[str], count: int) -> tuple[float, str]:
+    """CPU seconds by the vectorised launcher, and what it said."""
     told: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        some = list(jobs(words, min(count, most), Path(folder) / "alone").values())
-        alone = cpu_seconds(lambda: [train.run(config) for config in some]) * count / len(some)
-        configs = jobs(words, count, Path(folder) / "together")
+        configs = jobs(words, count, Path(folder))
 
-        def together() -> None:
+        def run() -> None:
             found = train_together(configs, 64, True, told.append)
             for number, config in configs.items():
                 if number not in found:
                     train.run(config)
 
-        return Measured(model, count, alone, cpu_seconds(together), " ".join(told))
+        return cpu_seconds(run), " ".join(told)
+
+
+def measure_sweep(model: str, count: int, epochs: int, most: int, compiled: bool = False) -> Measured:
+    """A sweep each way."""
+    words = [*MODELS[model], f"trainer.max_epochs={epochs}"]
+    alone = one_after_the_other(words, count, most)
+    taken, told = together(words, count)
+    compiling = None
+    if compiled:
+        with tempfile.TemporaryDirectory() as cache:  # nothing is compiled already
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+            compiling, told = together([*words, "trainer.compile=true"], count)
+    found = Measured(model, count, epochs, alone, taken, compiling, told)
+    last = "" if compiling is None else f", compiled {compiling:.1f} s, {alone / compiling:.2f}x"
+    print(f"{model}: {count} jobs of {epochs} epochs, {alone:.1f} s, {taken:.1f} s, {alone / taken:.2f}x{last}; {told}")
+    return found
+
+
+def measure_halving(most: int) -> dict[str, Any]:
+    """Successive halving within a population against whole runs, and the best LR of each."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        some = RATES[:: max(1, len(RATES) // most)]
+        configs = [compose([*COMMON, *HALVED, f"optimizer.lr={rate}", f"output={folder}"]) for rate in some]
+        found["alone"] = cpu_seconds(lambda: [train.run(config) for config in configs]) * len(RATES) / len(some)
+    for name, pruner in (("together", "none"), ("halved", "asha")):
+        with tempfile.TemporaryDirectory() as folder:
+            words = ["hydra/launcher=vectorized", "sweep.sampler=grid", f"sweep.pruner={pruner}", *COMMON, *HALVED]
+            words += [f"optimizer.lr={','.join(RATES)}", f"output={folder}"]
+            found[name] = cpu_seconds(lambda words=words: lrflow(["-m", *words]))  # type: ignore[misc]
+            (sweep,) = (Path(folder) / "sweeps").iterdir()
+            with (sweep / "sweep.csv").open() as file:
+                rows = list(csv.DictReader(file))
+            done = [row for row in rows if row["status"] == "finished"]
+            best = min(done, key=lambda row: float(row["val/loss"]))
+            found |= {
+                f"{name}_finished": len(done),
+                f"{name}_steps": sum(int(row["steps"] or 0) for row in rows),
+                f"{name}_best_lr": float(best["optimizer.lr"]),
+                f"{name}_best_loss": float(best["val/loss"]),
+            }
+    print(json.dumps(found))
+    return found
+
+
+def measure_fallback() -> dict[str, Any]:
+    """A sweep whose jobs run one after the other, by the launcher that finds that out and by the one that runs them."""
+    found: dict[str, Any] = {}
+    measure, trials = population._measure, []
+
+    def timed(configs: Sequence[Config]) -> Any:
+        trials.append(0.0)
+        started = _used()
+        try:
+            return measure(configs)
+        finally:
+            trials[-1] = _used() - started
+
+    population._measure = timed
+    for launcher in ("basic", "vectorized"):
+        with tempfile.TemporaryDirectory() as folder:
+            words = [f"hydra/launcher={launcher}", *COMMON, *FALLBACK, f"output={folder}"]
+            found[launcher] = cpu_seconds(lambda words=words: lrflow(["-m", *words]))  # type: ignore[misc]
+    population._measure = measure
+    found["trial"] = sum(trials)
+    print(json.dumps(found))
+    return found
 
 
 def main() -> None:
-    """Measure, print a table, write benchmarks/vectorized.json."""
+    """Measure, print tables, write benchmarks/vectorized.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the smallest sweep alone; nothing is written")
-    parser.add_argument("--model", default="", help="only the models whose name begins so; nothing is written")
-    parser.add_argument("--jobs", type=int, nargs="*", help="jobs of each sweep; default: those of the table")
-    parser.add_argument("--most", type=int, default=16, help="jobs that are run one after the other")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="parts that are measured anew")
+    parser.add_argument("--most", type=int, default=8, help="jobs that are run one after the other")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:  # what is imported and made at the first run counts for neither way
-        first = next(iter(jobs(next(iter(MODELS.values())), 1, Path(folder)).values()))
+        first = jobs([*MODELS[TINY], "trainer.max_epochs=1"], 1, Path(folder))[0]
         cpu_seconds(lambda: train.run(first))
-    table = Table("model", "jobs", "one after the other", "together", "ratio", box=None, pad_edge=False)
-    results = []
-    for model, words in MODELS.items():
-        sizes = next(sizes for name, sizes in SIZES.items() if model.startswith(name))
-        for count in (options.jobs or sizes) if model.startswith(options.model) else ():
-            found = measure(model, words, count, options.most)
-            results.append(found)
-            ratio = found.alone / found.together
-            print(
-                f"{model}: {count} jobs, {found.alone:.1f} s, {found.together:.1f} s, {ratio:.2f}x; {found.told}",
-                flush=True,
-            )
-            table.add_row(model, str(count), f"{found.alone:.1f} s", f"{found.together:.1f} s", f"{ratio:.1f}x")
-            if options.quick:
-                return
-    Console().print(table)
-    if options.model or options.jobs:
+    if options.quick:
+        measure_sweep(*SWEEPS[0], options.most)
         return
-    content = {
+    file = Path(__file__).with_suffix(".json")
+    content = json.loads(file.read_text()) if file.exists() else {}
+    content |= {
         "command": f"python benchmarks/vectorized.py --most {options.most}",
         "machine": f"{platform.machine()}, one thread, torch {torch.__version__}",
-        "results": [{**asdict(one), "ratio": one.alone / one.together} for one in results],
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
+    for part in options.only:
+        if part in ("sweeps", "compiled"):
+            asked = SWEEPS if part == "sweeps" else COMPILED
+            measured = [measure_sweep(*one, options.most, part == "compiled") for one in asked]
+            content[part] = [asdict(one) for one in measured]
+            Console().print(table(measured))
+        else:
+            content[part] = measure_halving(options.most) if part == "halving" else measure_fallback()
+        file.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def table(measured: Sequence[Measured]) -> Table:
+    """Seconds and ratios of sweeps."""
+    found = Table(
+        "model",
+        "jobs",
+        "epochs",
+        "one after the other",
+        "together",
+        "ratio",
+        "compiled",
+        "ratio",
+        box=None,
+        pad_edge=False,
+    )
+    for one in measured:
+        row = [one.model, f"{one.jobs}", f"{one.epochs}", f"{one.alone:.1f} s"]
+        for seconds in (one.together, one.compiled):
+            row += ["", ""] if seconds is None else [f"{seconds:.1f} s", f"{one.alone / seconds:.1f}x"]
+        found.add_row(*row)
+    return found
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.find.peers import Answer, fastai, lightning, torch_lr_finder
-from benchmarks.find.problems import CONFIRMED, CONSENSUS, CONTESTANTS, HALF, RUNS, Job
+from benchmarks.find.problems import CONFIRMED, CONSENSUS, CONTESTANTS, RUNS, Job
 from lrflow.config import compose
 from lrflow.errors import ConfigError
 from lrflow.health import DivergedError
@@ -33,39 +34,26 @@ def whole_run(options: Sequence[str], lr: float, seed: int) -> dict[str, Any]:
     return {"loss": loss if math.isfinite(loss) else math.inf, "steps": steps}
 
 
-def lrflow(options: Sequence[str], seed: int) -> Answer:
-    """What `task=find` says as it is shipped, by its rules and by its trial runs.
+def lrflow(command: str, options: Sequence[str], seed: int) -> Answer:
+    """What a command says as it is shipped.
 
     Returns:
-        `answers` and `steps` (of the sweeps); of the trial runs `short_steps` and what was `tried`; the `intervals`
-        and `doubts` of the consensus and of the trial runs.
+        `answers`, with each rule alone where there are no trial runs; `steps`; with trial runs `short_steps`, theirs,
+        and what was `tried`; the `intervals` and `doubts` of the answer.
     """
-    return _found(options, seed, CONFIRMED, rules=True)
-
-
-def half(options: Sequence[str], seed: int) -> Answer:
-    """What it says with trial runs of half the length, as `lrflow` does."""
-    return _found(options, seed, HALF, rules=False)
-
-
-def _found(options: Sequence[str], seed: int, command: str, rules: bool) -> Answer:
     with tempfile.TemporaryDirectory() as folder:
         try:
             result = _quietly(find.run, [*options, *command.split(), f"seed={seed}"], folder)
         except ConfigError as error:  # the range does not hold the LR: no answer
             return {"answers": {}, "steps": 0, "error": str(error)}
         record = Record.read(Path(result["folder"]))
-    reading, confirmed = record.reading, record.confirmed
-    assert confirmed
-    alone = {f"{name} alone": lr for name, lr in reading.marks.items() if name != "halfway"}
-    return {
-        "answers": {command: confirmed.lr, **({CONSENSUS: reading.lr, **alone} if rules else {})},
-        "steps": record.test.steps,
-        "short_steps": record.short_steps,
-        "tried": confirmed.tried,
-        "intervals": {command: confirmed.interval, **({CONSENSUS: reading.interval} if rules else {})},
-        "doubts": {command: confirmed.doubts, **({CONSENSUS: reading.doubts} if rules else {})},
-    }
+    answer = record.confirmed or record.reading
+    found = {"intervals": {command: answer.interval}, "doubts": {command: answer.doubts}, "steps": record.test.steps}
+    if record.confirmed:
+        tried = {"short_steps": record.short_steps, "tried": record.confirmed.tried}
+        return {"answers": {command: answer.lr}, **found, **tried}
+    alone = {f"{name} alone": lr for name, lr in record.reading.marks.items() if name != "halfway"}
+    return {"answers": {command: answer.lr, **alone}, **found}
 
 
 def _quietly(task: Callable[[Any], dict[str, Any]], options: Sequence[str], folder: str) -> dict[str, Any]:
@@ -84,5 +72,11 @@ def ask(job: Job, options: Sequence[str]) -> dict[str, Any]:
     if job.contestant == RUNS:
         assert job.lr is not None
         return whole_run(options, job.lr, job.seed)
-    finders = dict(zip(CONTESTANTS, (lrflow, half, lightning, torch_lr_finder, fastai), strict=True))
-    return finders[job.contestant](options, job.seed)
+    finders: tuple[Callable[[Sequence[str], int], Answer], ...] = (
+        partial(lrflow, CONSENSUS),
+        partial(lrflow, CONFIRMED),
+        lightning,
+        torch_lr_finder,
+        fastai,
+    )
+    return dict(zip(CONTESTANTS, finders, strict=True))[job.contestant](options, job.seed)

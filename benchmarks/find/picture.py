@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.find.problems import CONFIRMED, HALF, Problem
+from benchmarks.find.problems import CONFIRMED, Problem
 from benchmarks.find.scores import basin, scores
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PATH = Path(__file__).parent.parent.parent / "docs" / "images" / "find_benchmark.png"
 INK, FAINT, OURS, THEIRS, BASIN = "#222222", "#e6e6e6", "#0072B2", "#D55E00", "#009E73"
-SHORT = {CONFIRMED: "find.confirm=true", HALF: "find.confirm_length=50%"}
+SHORT = {CONFIRMED: "find.confirm=true"}
 HIGHEST = 4.0  # times the least loss: what lies above is cut off
 
 

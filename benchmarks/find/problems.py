@@ -16,9 +16,8 @@ import numpy.typing as npt
 HERE = Path(__file__).parent
 PER_DECADE = 4
 RUNS = "runs"  # the grid, among the contestants of a job
-CONTESTANTS = ("lrflow", "lrflow, half as long", "Lightning", "torch-lr-finder", "fastai")
+CONTESTANTS = ("lrflow", "lrflow, trial runs", "Lightning", "torch-lr-finder", "fastai")
 CONSENSUS, CONFIRMED = "task=find", "task=find find.confirm=true"  # what lrflow's answers are called
-HALF = f"{CONFIRMED} find.confirm_length=50% find.confirm_runs=6"
 
 Floats = npt.NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.find.problems import CONFIRMED, CONSENSUS, HALF, RUNS, Floats, Problem
+from benchmarks.find.problems import CONFIRMED, CONSENSUS, RUNS, Floats, Problem
 
 GOOD = 1.03  # times the loss of the best LR: what a found one should reach
 
@@ -44,9 +44,8 @@ def scores(problem: Problem) -> dict[str, Score]:
         if row["contestant"] != RUNS:
             for name, lr in row["answers"].items():
                 found.setdefault(name, []).append(lr)
-                more = row.get("short_steps", 0) if name in (CONFIRMED, HALF) else 0
-                steps.setdefault(name, []).append(row["steps"] + more)
-    order = list(dict.fromkeys((CONFIRMED, HALF, CONSENSUS, *found)))
+                steps.setdefault(name, []).append(row["steps"] + row.get("short_steps", 0))
+    order = list(dict.fromkeys((CONFIRMED, CONSENSUS, *found)))
     return {name: _score(problem, np.array(found[name], float), float(np.mean(steps[name]))) for name in order}
 
 

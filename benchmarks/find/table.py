@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.find.problems import CONFIRMED, CONSENSUS, HALF, Problem
+from benchmarks.find.problems import CONFIRMED, CONSENSUS, Problem
 from benchmarks.find.scores import Score, basin, best, honest, scores
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "find.md"
@@ -49,7 +49,6 @@ def _answers(problems: Sequence[Problem]) -> str:
     for name in dict.fromkeys(name for column in found for name in column):
         rule = name.removesuffix(" alone")
         shown = f"`{rule}` alone" if rule != name else f"`{name}`" if name in (CONFIRMED, CONSENSUS) else name
-        shown = f"`{name.removeprefix(CONFIRMED).strip()}` as well" if name == HALF else shown
         rows.append([shown, *(_cell(column.get(name)) for column in found)])
     return _lines(rows)
 

@@ -32,7 +32,7 @@ LOW, HIGH, PER_DECADE = -4, 0, 4
 EPOCHS = 9
 LENGTHS = (EPOCHS, 3, 1)
 """Epochs of a whole run, then of the rungs at a third and a ninth of it, each annealed to its end."""
-SHORT_RUNS = ("find.confirm=true", "find.confirm_length=50%", "find.confirm_runs=6")
+SHORT_RUNS = ("find.confirm=true", "find.confirm_length=50%", "find.confirm_runs=5")
 """Settle what a range test finds by annealed runs of half the length."""
 
 

@@ -159,8 +159,8 @@ class RangeFind(Section):
     """Peak LR at its last step."""
     steps: f.Interval = 200
     """Of a sweep; a duration."""
-    sweeps: f.Count = 5
-    """Each with a model and an order of the data of its own."""
+    sweeps: f.Count | None = None
+    """Each with a model and an order of the data of its own; None: 5, or 2 where trial runs settle the answer."""
     monitor: f.Text = "train/loss"
     """The metric: train/loss, one of validation (val/...), or one that the module logs."""
     mode: Annotated[Literal["min", "max"], f.one_of("min", "max")] = "min"
@@ -177,6 +177,11 @@ class RangeFind(Section):
     """Of each; a duration."""
     found: dict[str, Any] | None = None
     """Written by a run with optimizer.lr=auto: what was found, and how."""
+
+    @property
+    def sweep_count(self) -> int:
+        """How many sweeps are made."""
+        return self.sweeps or (2 if self.confirm else 5)
 
 
 class StabilityFind(Section):
@@ -218,12 +223,14 @@ class Analyze(Section):
     name: Literal["analyze"]
     source: f.Text = Field("last", alias="from")
     """A sweep folder, any folder of run folders, or `last`: the newest sweep."""
-    metric: f.Text | None = None
-    """What trials are judged by; None: the sweep's own metric."""
-    mode: Annotated[Literal["min", "max"], f.one_of("min", "max")] | None = None
-    """Whether less of it is better, or more; None: the sweep's own, or by the metric's name."""
+    metric: f.Texts | None = None
+    """What trials are judged by, or a list of several objectives; None: the sweep's own."""
+    mode: Annotated[Any, f.some_of("min", "max")] | None = None
+    """Whether less of it is better, or more, or a list for several; None: the sweep's own, or by the metric's name."""
     margin: f.Margin = "5%"
     """How much worse within the good basin: a share of what training gains, or a difference of the metric."""
+    trial: f.CountOrNone | None = None
+    """A trial to write as `recipe/trial-NUMBER.yaml`; None: the best alone is written, as `recipe/best.yaml`."""
 
 
 def _name_of_task(value: Any) -> str:

@@ -38,9 +38,10 @@ class Confirmed:
 def confirm(start: float, loss: Callable[[float], float], runs: int) -> Confirmed:
     """Look for the best LR near one, by runs whose LR is annealed as the whole run's.
 
-    Half a decade at a time it goes to where the loss falls, until it rises again; then into the two gaps beside the
-    best, the better side first. How losses rank before an LR is annealed says little of how they rank after, so each
-    run follows the whole schedule, scaled to its length.
+    It looks half a decade to both sides, goes on by half decades where the loss still falls, then into the two gaps
+    beside the best, the better side first. Both sides, because on a plateau of LRs that are too high the loss may fall
+    a little upwards. How losses rank before an LR is annealed says little of how they rank after, so each run follows
+    the whole schedule, scaled to its length.
 
     Args:
         start: where to begin, such as the answer of a range test.
@@ -52,33 +53,29 @@ def confirm(start: float, loss: Callable[[float], float], runs: int) -> Confirme
     """
     found: dict[float, float] = {}
 
-    def at(position: float) -> float:
-        """The loss at a distance from the start, in decades."""
-        if position not in found:
-            value = loss(start * 10.0**position)
-            found[position] = value if math.isfinite(value) else math.inf
-        return found[position]
-
-    up = at(STEP) <= at(0.0) and math.isfinite(at(STEP))
-    edge = STEP if up else 0.0
-    while len(found) < runs:
-        further = edge + (STEP if up else -STEP)
-        if at(further) >= found[edge] and math.isfinite(found[edge]):
-            break
-        edge = further
-    while len(found) < runs and (between := _between(found)) is not None:
-        at(between)
-    best = min(found, key=lambda position: found[position])
-    if not math.isfinite(found[best]):
+    while len(found) < runs and (position := _next(found)) is not None:
+        value = loss(start * 10.0**position)
+        found[position] = value if math.isfinite(value) else math.inf
+    if not any(map(math.isfinite, found.values())):
         raise ValueError("every trial run diverged")
     return _read(start, found)
 
 
-def _between(found: dict[float, float]) -> float | None:
-    """The middle of a gap beside the best that is wider than the finest step, on the better side if both are."""
+def _next(found: dict[float, float]) -> float | None:
+    """The distance from the start, in decades, at which to look next; None: there is nothing left to refine."""
+    if not found:
+        return 0.0
+    if not any(map(math.isfinite, found.values())):
+        return min(found) - STEP
+    if STEP not in found and math.isfinite(found[0.0]):
+        return STEP
+    if -STEP not in found:
+        return -STEP
     below, best, above = _around(found)
-    if below is None or above is None:
-        return None  # not bracketed: there is nothing to refine
+    if below is None:
+        return best - STEP
+    if above is None:
+        return best + STEP
     sides = sorted((below, above), key=lambda side: found[side])
     return next(((best + side) / 2 for side in sides if abs(side - best) > FINEST * 1.001), None)
 

@@ -50,7 +50,7 @@ def _with_lr(config: Config, found: dict[str, Any]) -> Config:
     """
     assert isinstance(config.find, RangeFind)
     lr, interval = float(f"{found['lr']:.3g}"), [float(f"{found[end]:.3g}") for end in ("low", "high")]
-    how = f"range test of {config.find.sweeps} sweeps" + (", settled by trial runs" if config.find.confirm else "")
+    how = f"range test of {config.find.sweep_count} sweeps" + (", settled by trial runs" if config.find.confirm else "")
     record = {"lr": lr, "interval": interval, "how": how, "steps": found["steps"]}
     source = config.source.copy()
     OmegaConf.update(source, "optimizer.lr", lr)

@@ -15,6 +15,7 @@ from lrflow.config import Config
 from lrflow.config.also import settings_of
 from lrflow.config.settings import RangeFind
 from lrflow.layers import Group
+from lrflow.memory import freed_after
 from lrflow.plan import Plan
 from lrflow.schedules import Duration, Horizon
 from lrflow.tasks import build
@@ -75,6 +76,7 @@ def short_plan(config: Config, groups: Sequence[Group], lr: float, whole: Horizo
     return compile_branched(scaled, build.build_schedule(config), horizon, [branch], settings_of(config.optimizer))
 
 
+@freed_after()
 def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folder: Path) -> tuple[float, int]:
     """What a trial run ends at, and its steps.
 

@@ -12,6 +12,7 @@ from lrflow.config import Config, locate
 from lrflow.config.find import in_steps, reading_interval, sweep_length
 from lrflow.config.settings import RangeFind
 from lrflow.errors import ConfigError, Problem
+from lrflow.memory import freed_after
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Duration, Horizon
 from lrflow.tasks import build
@@ -42,7 +43,7 @@ def run_sweeps(
     if start:
         _check_position(config, find, start, whole)
     rates = np.geomspace(find.low, find.high, points)
-    seeds = range(config.seed, config.seed + find.sweeps)
+    seeds = range(config.seed, config.seed + find.sweep_count)
     readings = [_sweep(config, find, rates, every, seed, folder, start) for seed in each(seeds)]
     return RangeTest(rates, np.array(readings), every)
 
@@ -65,6 +66,7 @@ def _check_position(config: Config, find: RangeFind, start: Resumed, whole: Hori
         raise ConfigError([Problem("resume.from", message, str(start.path), hint)])
 
 
+@freed_after()
 def _sweep(
     config: Config,
     find: RangeFind,
