@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrflow.cli.report import show_failure
 from lrflow.config import Config
 from lrflow.errors import ConfigError, Problem, PrunedError
+from lrflow.memory import freed_after, without_locals
 from lrflow.sweeps.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -34,6 +36,11 @@ def run_job(
         place: adds to problems the file and line that they come from.
         trained: how it has ended already, where it was trained with others; None: it is run.
     """
+    with freed_after() if config.run_folder else nullcontext():  # another job of the sweep may come
+        return _run_job(config, place, trained)
+
+
+def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], trained: Trained | None) -> Outcome:
     started = time.monotonic()
     result: Mapping[str, Any] = {}
     failure: Exception | None = None
@@ -46,6 +53,7 @@ def run_job(
             print(error)
         else:
             show_failure(failure, "This job was not run." if config.run_folder else "Nothing was run.")
+        without_locals(error)
     folder = result.get("folder") or config.run_folder
     seconds = trained.seconds if trained else time.monotonic() - started
     return Outcome(config.overrides, result, failure, seconds, Path(folder) if folder else None)
