@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import IntervalSweep
@@ -17,8 +18,12 @@ from lrflow.config.catalogue import Catalogue
 from lrflow.config.composition import Composer, checked, composer
 from lrflow.config.overrides import Overrides, as_typed, read
 from lrflow.config.sweep import TARGET, check_sweeper
+from lrflow.console import short_names
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.sweeps.outcome import Outcome
+
+if TYPE_CHECKING:
+    from lrflow.sweeps.results import Sweep
 
 
 def require_multirun(typed: Sequence[str]) -> None:
@@ -120,8 +125,10 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
         "status": [outcome.status for outcome in outcomes],
         "folder": [_name(outcome.folder, home) for outcome in outcomes],
     }
-    metrics = _metrics(outcomes)
-    for headings, left_out in ((swept, ()), (_short(swept), ()), (_short(swept), ("folder",)), (_short(swept), ENDING)):
+    sweep = _read(home)
+    metrics = _metrics(outcomes, [each.metric for each in sweep.objectives] if sweep else [])
+    short = short_names(swept, ("job", "status", *ENDING))
+    for headings, left_out in ((swept, ()), (short, ()), (short, ("folder",)), (short, ENDING)):
         ending = {name: cells for name, cells in ending.items() if name not in left_out}
         columns = {"job": [str(number) for number in range(len(outcomes))]}
         columns |= {name: [job.get(key, "") for job in given] for name, key in zip(headings, swept, strict=True)}
@@ -146,24 +153,32 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     out.print(table)
     if failed := [str(number) for number, outcome in enumerate(outcomes) if outcome.status == "failed"]:
         out.print(Text(f"{len(failed)} of {_jobs(len(outcomes))} failed: {', '.join(failed)}", "bold red"))
-    if home is not None:
-        _show_answer(home)
+    if sweep is not None and (sweep.lr_key is not None or (sweep.folder / RECORD).exists()):
+        _show_answer(sweep)
 
 
-def _show_answer(home: Path) -> None:
-    """Writes and prints what a sweep says about the LR, where it swept one."""
+def _read(home: Path | None) -> Sweep | None:
+    """What the jobs left in their sweep's folder; None: nothing."""
     from lrflow.sweeps.reading import read_sweep
 
-    sweep = read_sweep(home)
-    if sweep.lr_key is not None:
-        from lrflow.reports.sweep import report
+    sweep = read_sweep(home) if home is not None and home.is_dir() else None
+    return sweep if sweep and sweep.trials else None
 
-        out = console()
-        out.print()
-        try:
-            report(sweep, out)
-        except (LrflowError, OSError) as error:  # the sweep itself went as it went
-            out.print(Text(f"what it found cannot be written: {error}", "yellow"), soft_wrap=True)
+
+def _show_answer(sweep: Sweep) -> None:
+    """Writes and prints what a sweep says about what it searched."""
+    from lrflow.reports.sweep import report
+
+    out = console()
+    out.print()
+    try:
+        report(sweep, out)
+    except (LrflowError, OSError) as error:  # the sweep itself went as it went
+        out.print(Text(f"what it found cannot be written: {error}", "yellow"), soft_wrap=True)
+
+
+RECORD = "sweep.yaml"
+"""What a search leaves in its folder; a grid of Hydra's own leaves none."""
 
 
 FEWEST = 2
@@ -174,18 +189,12 @@ ENDING = ("folder", "time")
 _STYLES = {"failed": "bold red", "stopped": "yellow", "pruned": "cyan", "done": "green"}
 
 
-def _short(keys: Sequence[str]) -> list[str]:
-    """The shortest ends of keys, in whole words, that tell them apart from each other and from the other columns."""
-    ends = [[".".join(key.split(".")[-count:]) for count in range(1, key.count(".") + 2)] for key in keys]
-    taken = Counter(end for each in ends for end in each) + Counter(("job", "status", *ENDING))
-    return [next((end for end in each if taken[end] == 1), each[-1]) for each in ends]
-
-
-def _metrics(outcomes: Sequence[Outcome]) -> list[str]:
-    """The names of the jobs' metrics: those of the test first, then those of the validation; losses last of each."""
+def _metrics(outcomes: Sequence[Outcome], judged: Sequence[str]) -> list[str]:
+    """The names of the jobs' metrics: what they are judged by, then those of the test, then those of the validation."""
     names = [name for o in outcomes for name, value in o.result.items() if isinstance(value, int | float)]
     order = {"test": 0, "val": 1}
-    return sorted(dict.fromkeys(names), key=lambda name: (order.get(name.partition("/")[0], 2), "loss" in name))
+    others = sorted(dict.fromkeys(names), key=lambda name: (order.get(name.partition("/")[0], 2), "loss" in name))
+    return [*(name for name in judged if name in others), *(name for name in others if name not in judged)]
 
 
 def _name(folder: Path | None, home: Path | None) -> str:

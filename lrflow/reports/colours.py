@@ -14,6 +14,8 @@ CURVES = ("#1683c4", "#d9641e", "#12a07a", "#c46fa3", "#b58900", "#7a7fd1")
 COLD_TO_HOT = ("#3b6fd4", "#2a9d9d", "#8aa53a", "#d99a2b", "#d1493f")  # the lowest LR to the highest
 
 INK, FAINT = "#222222", "#e6e6e6"  # of a picture on white
+MUTED = "#8d949c"  # what is beside the point, on white and on black
+NAMED = 12  # trials of a Pareto front that are named by their numbers; of more, none is
 SPAN = 20  # ratio of the largest to the smallest value from which on an axis is logarithmic
 
 
@@ -46,7 +48,7 @@ def by_rate(rates: Sequence[Value]) -> list[str]:
     return [
         _between((np.log10(value) - low) / (high - low) if high > low else 0.5)
         if (value := number(rate)) is not None and value > 0
-        else "#888888"
+        else MUTED
         for rate in rates
     ]
 

@@ -1,4 +1,4 @@
-"""What comes out of a sweep: a table, a picture, a page, and the best trial as a recipe."""
+"""What comes out of a sweep: tables, a picture, a page, and the best trial as a recipe."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lrflow.console import short_names
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.reports.sweep_page import doubts, write_page
 from lrflow.reports.sweep_picture import plot
 from lrflow.sweeps.analysis import MARGIN, analyse
-from lrflow.sweeps.best import command, write_best
+from lrflow.sweeps.best import command, write_recipe
 from lrflow.sweeps.curves import Analysis
+from lrflow.sweeps.recorded import Value
 from lrflow.sweeps.results import Sweep
 
+SHOWN = 12  # trials of a Pareto front that are printed
 
-def report(sweep: Sweep, console: Console, margin: str | float = MARGIN) -> Analysis | None:
+
+def report(sweep: Sweep, console: Console, margin: str | float = MARGIN) -> list[Analysis]:
     """Write `sweep.csv`, `sweep.png`, `sweep.html` and `recipe/best.yaml` into a sweep folder, and print the answer.
 
     Args:
@@ -26,32 +30,61 @@ def report(sweep: Sweep, console: Console, margin: str | float = MARGIN) -> Anal
         margin: how much worse than the best a metric may be within a basin, as `analyse` takes it.
 
     Returns:
-        what the sweep says about its LR; None: it swept none, and no picture is drawn.
+        what the sweep says about its LR by each objective; empty: it swept none. Then a picture is drawn of two
+        objectives alone.
     """
-    analysis = analyse(sweep, margin)
+    analyses = [found for objective in sweep.objectives if (found := analyse(sweep.by(objective), margin))]
+    several = len(sweep.objectives) > 1
     folder, best = sweep.folder, None
     written, missing = [sweep.write_csv(folder / "sweep.csv")], []
-    if analysis:
-        written.append(plot(analysis, folder / "sweep.png"))
+    if analyses or (len(sweep.objectives) == 2 and sweep.ended):
+        written.append(plot(sweep, analyses, folder / "sweep.png"))
     try:
-        best = write_best(sweep)
+        best = write_recipe(sweep, sweep.best) if sweep.best else None
     except LrflowError as error:
         missing.append(f"no recipe of the best trial: {error}")
     try:
-        written.append(write_page(sweep, analysis, best, folder / "sweep.html"))
+        written.append(write_page(sweep, analyses, best, folder / "sweep.html"))
     except ConfigError as error:
         missing += [f"no sweep.html: it {problem.message}: {problem.hint}" for problem in error.problems]
-    if analysis:
+    if several:
+        console.print(_front(sweep))
+    for analysis in analyses:
         console.print(_answer(analysis))
-    for doubt in [*doubts(analysis), *sweep.notes]:
+    for doubt in [*doubts(analyses), *sweep.notes]:
         console.print(Text(f"! {doubt}", "yellow"), soft_wrap=True)
     for line in missing:
         console.print(Text(line, "dim"), soft_wrap=True)
     names = ", ".join(str(path.relative_to(folder)) for path in written)
     console.print(f"{folder}/: {names}", soft_wrap=True)
     if best:
-        console.print(Text.assemble(("the best again: ", "dim"), command(sweep)), soft_wrap=True)
-    return analysis
+        which = f"the best by {sweep.metric} again: " if several else "the best again: "
+        console.print(Text.assemble((which, "dim"), command(sweep)), soft_wrap=True)
+    if len(sweep.front) > 1 and several:
+        another = f"python -m lrflow task=analyze task.from={folder} task.trial={sweep.front[1].number}"
+        console.print(Text.assemble(("another as a recipe: ", "dim"), another), soft_wrap=True)
+    return analyses
+
+
+def _front(sweep: Sweep) -> Table:
+    """A row a trial of the Pareto front: its number, what it was given, what it ended at."""
+    shown = sweep.front[:SHOWN]
+    more = f", of which {SHOWN} are shown" if len(sweep.front) > SHOWN else ""
+    title = f"Pareto front: {len(sweep.front)} of {len(sweep.trials)} trials{more}"
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold")
+    judged = [objective.metric for objective in sweep.objectives]
+    for heading in ["trial", *short_names(sweep.keys, ["trial", *judged]), *judged]:
+        table.add_column(heading, justify="right")
+    for trial in shown:
+        values = [*(trial.given.get(key) for key in sweep.keys), *(trial.metrics[metric] for metric in judged)]
+        table.add_row(str(trial.number), *(_told(value) for value in values))
+    return table
+
+
+def _told(value: Value) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _answer(analysis: Analysis) -> Table:
@@ -64,7 +97,7 @@ def _answer(analysis: Analysis) -> Table:
     for heading in headings:
         table.add_column(heading, no_wrap=heading != "")
     for curve in analysis.curves:
-        cells = ["every LR diverged"]
+        cells = list(curve.doubts[:1])
         if curve.basin and math.isfinite(curve.cost):
             low, high = curve.interval
             cells = [f"{curve.lr:.3g}", f"{low:.3g} to {high:.3g}", f"{analysis.metric(curve.cost):.4g}"]

@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from lrflow.reports.colours import COLD_TO_HOT, CURVES, along, by_rate, scale_of
+from lrflow.reports.colours import COLD_TO_HOT, CURVES, MUTED, NAMED, along, by_rate, scale_of
 from lrflow.sweeps.curves import Analysis, Curve
 from lrflow.sweeps.importance import Importance
 from lrflow.sweeps.learning import LearningCurve
@@ -17,24 +17,76 @@ from lrflow.sweeps.recorded import Trial, Value, number
 from lrflow.sweeps.results import Sweep
 
 LINES = 12  # that a legend names
+NARROW = 30  # ratio of the highest to the lowest LR below which decades alone are too few marks
 LEVELS = 6  # values that an axis of parallel coordinates marks
 
 
 def rates_figure(analysis: Analysis) -> go.Figure:
-    """The metric against the LR: trials as dots, means as lines that are thick within the basin, best LRs as stars."""
+    """The metric against the LR: trials as dots, means as lines that are thick within the basin, best LRs as stars.
+
+    Pruned trials are grey, where they were given up; those that diverged are crosses at the worst of the others.
+    """
     figure = go.Figure()
     costs = [point.cost for curve in analysis.curves for point in curve.points if math.isfinite(point.cost)]
-    scale = scale_of(map(analysis.metric, costs))
-    worst = analysis.metric(max(costs, default=0.0))
+    pruned = analysis.given_up()
+    values = [*map(analysis.metric, costs), *(value for _, value, _ in pruned)]
+    scale = scale_of(values)
+    worst = analysis.metric(max(map(analysis.metric, values), default=0.0))
     for place, curve in enumerate(analysis.curves):
         _add_curve(figure, analysis, curve, CURVES[place % len(CURVES)], scale, worst)
     best = analysis.curves[0]
     if best.fitted():
         low, high = best.interval
         figure.add_vrect(low, high, fillcolor=CURVES[0], opacity=0.12, line_width=0, layer="below")
-    figure.update_xaxes(type="log", title=analysis.lr_key, dtick=1, minor={"dtick": "L1", "showgrid": False})
+    if pruned:
+        figure.add_scatter(
+            x=[lr for lr, _, _ in pruned],
+            y=[value for _, value, _ in pruned],
+            mode="markers",
+            marker={"color": MUTED, "size": 9, "symbol": "triangle-down-open", "line": {"width": 1.5}},
+            name="pruned",
+            customdata=[f"{told_of(analysis.sweep, trial)}<br>{escape(trial.why)}" for _, _, trial in pruned],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    rates = [point.lr for curve in analysis.curves for point in curve.points] + [lr for lr, _, _ in pruned]
+    narrow = max(rates) / min(rates) < NARROW
+    marks = {"dtick": "D2"} if narrow else {"dtick": 1, "minor": {"dtick": "L1", "showgrid": False}}
+    figure.update_xaxes(type="log", title=analysis.lr_key, **marks)
     figure.update_yaxes(title=analysis.sweep.metric, **_ticks(scale))
-    figure.update_layout(hovermode="closest", showlegend=1 < len(analysis.curves) <= LINES)
+    figure.update_layout(hovermode="closest", showlegend=1 < len(analysis.curves) + bool(pruned) <= LINES)
+    return figure
+
+
+def front_figure(sweep: Sweep) -> go.Figure:
+    """Two objectives against each other: the Pareto front as a line, the other trials faint, coloured by their LR."""
+    across, up = sweep.objectives
+    shades = by_rate([trial.rate(sweep.lr_key) for trial in sweep.ended])
+    colours = {trial.number: colour for trial, colour in zip(sweep.ended, shades, strict=True)}
+    front = sorted(sweep.front, key=lambda trial: trial.metrics[across.metric])
+    others = [trial for trial in sweep.ended if trial not in front]
+    figure = go.Figure()
+    # What the front leaves behind ends at the trial before where less is better, and at the next where more is.
+    line = {"color": MUTED, "width": 1.5, "shape": "hv" if across.mode == "min" else "vh"}
+    x, y = ([trial.metrics[each.metric] for trial in front] for each in sweep.objectives)
+    figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    named = len(front) <= NAMED
+    for name, trials, size, opacity in (("others", others, 8, 0.45), ("Pareto front", front, 13, 1.0)):
+        figure.add_scatter(
+            x=[trial.metrics[across.metric] for trial in trials],
+            y=[trial.metrics[up.metric] for trial in trials],
+            mode="markers+text" if trials is front and named else "markers",
+            marker={"color": [colours[trial.number] for trial in trials], "size": size, "opacity": opacity},
+            text=[str(trial.number) for trial in trials],
+            textposition="top center",
+            name=name,
+            customdata=[told_of(sweep, trial) for trial in trials],
+            hovertemplate="%{customdata}<extra></extra>",
+            showlegend=False,
+        )
+    for update, each in ((figure.update_xaxes, across), (figure.update_yaxes, up)):
+        values = [trial.metrics[each.metric] for trial in sweep.ended]
+        update(title=f"{each.metric} ({each.mode})", **_ticks(scale_of(values)))
+    figure.update_layout(hovermode="closest")
     return figure
 
 
@@ -93,16 +145,16 @@ def importance_figure(found: Importance) -> go.Figure:
 
 def parallel_figure(sweep: Sweep, keys: Sequence[str]) -> go.Figure:
     """Each trial as a line through its values, coloured by its metric; a range of an axis can be picked out."""
-    trials = [trial for trial in sweep.trials if math.isfinite(sweep.cost(trial))]
-    metrics = [trial.metrics[sweep.metric] for trial in trials]
-    logarithmic = scale_of(metrics) == "log"
-    dimensions = [_dimension(key, [trial.given.get(key) for trial in trials]) for key in keys]
-    dimensions.append(_axis(sweep.metric, metrics, logarithmic))
-    shades = np.log10(metrics) if logarithmic else np.array(metrics)
+    dimensions = [_dimension(key, [trial.given.get(key) for trial in sweep.ended]) for key in keys]
+    for objective in sweep.objectives:
+        values = [trial.metrics[objective.metric] for trial in sweep.ended]
+        dimensions.append(_axis(objective.metric, values, scale_of(values) == "log"))
+    metrics = [trial.metrics[sweep.metric] for trial in sweep.ended]
+    shades = np.log10(metrics) if scale_of(metrics) == "log" else np.array(metrics)
     scale = [list(pair) for pair in zip(np.linspace(0, 1, len(COLD_TO_HOT)).tolist(), COLD_TO_HOT, strict=True)]
     line = {"color": shades, "colorscale": scale, "reversescale": sweep.mode == "max"}
     return go.Figure(
-        go.Parcoords(dimensions=dimensions, line=line, labelangle=0), layout={"margin": {"l": 60, "r": 60, "t": 50}}
+        go.Parcoords(dimensions=dimensions, line=line, labelangle=0), layout={"margin": {"l": 70, "r": 60, "t": 50}}
     )
 
 
@@ -135,7 +187,7 @@ def _add_curve(figure: go.Figure, analysis: Analysis, curve: Curve, colour: str,
         y=[trial.metrics[sweep.metric] for _, trial in shown],
         mode="markers",
         marker={"color": colour, "size": 8, "opacity": 0.75},
-        name=curve.name or sweep.metric,
+        name=curve.name or "done",
         customdata=[told_of(sweep, trial) for _, trial in shown],
         hovertemplate="%{customdata}<extra></extra>",
     )
@@ -189,17 +241,18 @@ def _dimension(key: str, values: Sequence[Value]) -> dict[str, object]:
 def _axis(label: str, values: Sequence[float], logarithmic: bool) -> dict[str, object]:
     if not logarithmic:
         levels = sorted({*values})
-        marked = {"tickvals": levels} if len(levels) <= LEVELS else {}
-        return {"label": label, "values": values, **marked}
+        marked = {"tickvals": levels, "ticktext": [f"{level:.4g}" for level in levels]} if len(levels) <= LEVELS else {}
+        return {"label": label, "values": values, "tickformat": ".4~g", **marked}
     positions = np.log10(values)
     low, high = float(positions.min()), float(positions.max())
-    marks = [*range(math.ceil(low), math.floor(high) + 1)] if high - low >= 1 else [low, high]
+    decades = [float(decade) for decade in range(math.ceil(low), math.floor(high) + 1)]
+    marks = decades if len(decades) > 1 else [low, high]
     return {"label": label, "values": positions, "tickvals": marks, "ticktext": [f"{10.0**mark:.3g}" for mark in marks]}
 
 
 def _ticks(scale: str) -> dict[str, object]:
     """An axis of this scale; a logarithmic one with marks at 1, 2 and 5."""
-    return {"type": scale, "dtick": "D2"} if scale == "log" else {"type": scale}
+    return {"type": scale, "dtick": "D2", "exponentformat": "none"} if scale == "log" else {"type": scale}
 
 
 def _in_turn(count: int) -> list[str]:

@@ -148,11 +148,7 @@ def _doubts(points: Sequence[Point], pruned: Sequence[float], valley: Valley, ne
         way, beyond = ("highest", "above") if valley.bracketed[0] else ("lowest", "below")
         further = sum(lr > best.lr if valley.bracketed[0] else lr < best.lr for lr in pruned)
         if further:
-            told = (
-                f"all of those {beyond} it, {further}, were pruned"
-                if further > 1
-                else f"the one {beyond} it was pruned"
-            )
+            told = f"the {further} {beyond} it were pruned" if further > 1 else f"the one {beyond} it was pruned"
             doubts.append(f"{best.lr:.3g}, the {way} LR that was not pruned, was the best: {told}")
         else:
             doubts.append(f"the {way} LR, {best.lr:.3g}, was the best: one {beyond} it may be better")

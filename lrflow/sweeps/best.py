@@ -1,4 +1,4 @@
-"""The best trial of a sweep as a recipe, which makes that run again."""
+"""A trial of a sweep as a recipe, which makes that run again."""
 
 from __future__ import annotations
 
@@ -15,55 +15,60 @@ from lrflow.config.composition import choices_of, composer
 from lrflow.config.interpolation import settle
 from lrflow.config.validation import META
 from lrflow.errors import LrflowError
+from lrflow.sweeps.recorded import Trial
 from lrflow.sweeps.results import Sweep
 
-NAME = "best"
+BEST = "best"
 _NOT_OF_THE_JOB = (META, "hydra", "trial", "resume", "output", "against")
 _WRITTEN_OUT = ("recipe", "fast", "sweep")  # groups that the recipe which is written takes the place of
 
 
-def write_best(sweep: Sweep) -> Path | None:
-    """Write the config of the best trial as `recipe/best.yaml` in the sweep folder.
+def write_recipe(sweep: Sweep, trial: Trial, name: str = BEST) -> Path:
+    """Write the config of a trial as `recipe/NAME.yaml` in the sweep folder.
 
     It holds the options that the trial chose and the values in which it differs from them.
 
+    Args:
+        sweep: of the trial.
+        trial: to be run again.
+        name: of the recipe.
+
     Returns:
-        the file; None: no trial ended well.
+        the file.
 
     Raises:
         LrflowError: no recipe can say it, since the trial took options of another folder, or deleted keys.
     """
-    best = sweep.best
-    if best is None:
-        return None
-    path = sweep.folder / "recipe" / f"{NAME}.yaml"
+    path = sweep.folder / "recipe" / f"{name}.yaml"
     try:
-        saved = load_config(best.folder / "config.yaml")
+        saved = load_config(trial.folder / "config.yaml")
         if any(text.startswith("~") for text in saved[META].overrides):
             raise LrflowError("a key was deleted")
         wanted, chosen = _content(saved), _chosen(saved[META].choices)
         usual = _compose([f"{group}={option}" for group, option in chosen.items()])
         content = {"defaults": [{f"override /{group}": option} for group, option in chosen.items()]} if chosen else {}
+        judged = [each.metric for each in sweep.objectives if each.metric in trial.metrics]
+        told = "".join(f", {metric} {trial.metrics[metric]:.4g}" for metric in judged)
         head = [
             "@package _global_",
-            f"Trial {best.number} of a sweep: {sweep.metric} {best.metrics[sweep.metric]:.4g}",
-            command(sweep),
+            f"Trial {trial.number} of a sweep: {trial.status}{told}",
+            command(sweep, name),
         ]
         path.parent.mkdir(exist_ok=True)
         text = OmegaConf.to_yaml(OmegaConf.create({**content, **_differences(wanted, usual)}))
         path.write_text("".join(f"# {line}\n" for line in head) + text, encoding="utf-8")
-        if differing := _differences(wanted, _compose([f"recipe={NAME}"], sweep.folder)):
+        if differing := _differences(wanted, _compose([f"recipe={name}"], sweep.folder)):
             raise LrflowError(f"{', '.join(differing)} cannot be said there")
     except Exception as error:
         path.unlink(missing_ok=True)
         why = str(error).partition("\n")[0]
-        raise LrflowError(f"trial {best.number}, the best, cannot be written as a recipe: {why}") from error
+        raise LrflowError(f"trial {trial.number} cannot be written as a recipe: {why}") from error
     return path
 
 
-def command(sweep: Sweep) -> str:
-    """What runs the best trial again."""
-    return f"python -m lrflow --config-dir {sweep.folder} recipe={NAME}"
+def command(sweep: Sweep, name: str = BEST) -> str:
+    """What runs the trial of a recipe again."""
+    return f"python -m lrflow --config-dir {sweep.folder} recipe={name}"
 
 
 def _chosen(choices: Mapping[str, str | None]) -> dict[str, str | None]:

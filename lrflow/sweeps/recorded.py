@@ -61,6 +61,11 @@ class Trial:
         """Whether it failed because its numbers were no longer finite."""
         return self.status == "failed" and re.search(r"\b(nan|inf)\b|not finite", self.error) is not None
 
+    @property
+    def why(self) -> str:
+        """Why it did not end well, without its number."""
+        return self.error.removeprefix(f"trial {self.number} was ")
+
     def value(self, metric: str) -> float | None:
         """The metric that it ended with: not finite where it diverged, None where it did not get so far."""
         if self.diverged:

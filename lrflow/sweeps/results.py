@@ -47,16 +47,22 @@ class Sweep:
         return replace(self, objectives=(objective,))
 
     @cached_property
+    def ended(self) -> tuple[Trial, ...]:
+        """The trials that ended well: each objective of theirs is known and finite."""
+        return tuple(
+            trial for trial in self.trials if all(math.isfinite(self._cost(trial, each)) for each in self.objectives)
+        )
+
+    @cached_property
     def front(self) -> tuple[Trial, ...]:
         """The Pareto front: the trials that no other is better than, by the first objective; by one alone the best.
 
         A trial is better than another where it is as good in every objective, and better in one. Trials that did not
         end well are not on it.
         """
-        costs = np.array([[self._cost(trial, each) for each in self.objectives] for trial in self.trials])
-        ended = [place for place in range(len(costs)) if np.isfinite(costs[place]).all()]
-        front = [place for place in ended if not _is_beaten(costs[place], costs[ended])]
-        return tuple(self.trials[place] for place in sorted(front, key=lambda place: tuple(costs[place])))
+        costs = np.array([[self._cost(trial, each) for each in self.objectives] for trial in self.ended])
+        front = [place for place, cost in enumerate(costs) if not _is_beaten(cost, costs)]
+        return tuple(self.ended[place] for place in sorted(front, key=lambda place: tuple(costs[place])))
 
     @property
     def best(self) -> Trial | None:

@@ -5,35 +5,71 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from lrflow.config import Config
 from lrflow.config.settings import Analyze
 from lrflow.console import QuietConsole
-from lrflow.errors import LrflowError
+from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.reports.sweep import report
+from lrflow.sweeps.best import command, write_recipe
 from lrflow.sweeps.reading import find_sweep, read_sweep
+from lrflow.sweeps.recorded import Trial
+from lrflow.sweeps.results import Sweep
 
 
 def run(config: Config) -> dict[str, Any]:
     """Analyse a sweep again, or any folder of run folders.
 
     Returns:
-        `lr`, `low`, `high` and the metric of the best curve where an LR was swept, and `folder`.
+        `lr`, `low`, `high` and the metric of the best curve by the first objective where an LR was swept, and `folder`.
 
     Raises:
-        ConfigError: there is no such sweep.
+        ConfigError: there is no such sweep, metric or trial.
         LrflowError: its folder cannot be written to.
     """
     task = config.task
     assert isinstance(task, Analyze)
     sweep = read_sweep(find_sweep(task.source, Path(config.output), "task.from"), task.metric, task.mode)
+    if problems := _problems(task, sweep):
+        raise ConfigError(problems)
     console = QuietConsole(highlight=False)
-    console.print(f"{sweep.folder}, by {sweep.metric} ({sweep.mode})", style="bold", soft_wrap=True)
+    judged = ", ".join(f"{each.metric} ({each.mode})" for each in sweep.objectives)
+    console.print(f"{sweep.folder}, by {judged}", style="bold", soft_wrap=True)
     try:
-        analysis = report(sweep, console, task.margin)
+        analyses = report(sweep, console, task.margin)
+        if task.trial is not None:
+            _write(sweep, next(trial for trial in sweep.trials if trial.number == task.trial), console)
     except OSError as error:
         raise LrflowError(f"{sweep.folder}: what the sweep found cannot be written: {error.strerror}") from error
     found: dict[str, Any] = {"folder": str(sweep.folder)}
-    if analysis and (best := analysis.curves[0]).valley:
+    if analyses and (best := analyses[0].curves[0]).valley:
         low, high = best.interval
-        found |= {"lr": best.lr, "low": low, "high": high, sweep.metric: analysis.metric(best.cost)}
+        found |= {"lr": best.lr, "low": low, "high": high, sweep.metric: analyses[0].metric(best.cost)}
     return found
+
+
+def _problems(task: Analyze, sweep: Sweep) -> list[Problem]:
+    """What is asked of a sweep that it does not have."""
+    metrics, modes = ([value] if isinstance(value, str) else value or [] for value in (task.metric, task.mode))
+    known = {name for trial in sweep.trials for name in trial.metrics}
+    problems = [
+        Problem("task.metric", "no trial has this metric", metric, did_you_mean(metric, known))
+        for metric in metrics
+        if known and metric not in known
+    ]
+    if len(modes) > 1 and len(modes) != len(sweep.objectives):
+        message = f"expected one, or as many as there are objectives ({len(sweep.objectives)})"
+        problems.append(Problem("task.mode", message, modes))
+    numbers = [trial.number for trial in sweep.trials]
+    if task.trial is not None and task.trial not in numbers:
+        hint = f"they are {min(numbers)} to {max(numbers)}" if numbers else None
+        problems.append(Problem("task.trial", "there is no such trial", task.trial, hint))
+    return problems
+
+
+def _write(sweep: Sweep, trial: Trial, console: Console) -> None:
+    """Write a trial as a recipe, and say how it is run again."""
+    name = f"trial-{trial.number}"
+    write_recipe(sweep, trial, name)
+    console.print(f"trial {trial.number} again: {command(sweep, name)}", soft_wrap=True)

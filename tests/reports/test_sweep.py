@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lrflow.reports.colours import COLD_TO_HOT, along, by_rate, scale_of
+from lrflow.reports.colours import COLD_TO_HOT, MUTED, along, by_rate, scale_of
 from lrflow.reports.sweep import report
 from lrflow.sweeps.reading import read_sweep
 
@@ -72,6 +72,57 @@ def test_what_is_printed(swept: Path) -> None:
     assert f"{swept}/: sweep.csv, sweep.png, sweep.html" in "".join(lines)
 
 
+def test_pruned_trials_are_grey_where_they_were_given_up(swept: Path, make_run) -> None:
+    make_run(
+        8, ["optimizer=sgd", "optimizer.lr=0.3"], {"val/loss": 3.0}, status="pruned", error="trial 8 was pruned by x"
+    )
+    make_run(9, ["optimizer=sgd", "optimizer.lr=10"], {"val/loss": 30.0}, status="pruned")
+    lines = told(swept).splitlines()
+    assert lines[1].split()[:2] == ["sgd", "0.01"]  # as without them
+    (pruned,) = [trace for trace in figures(swept)[0]["data"] if trace.get("name") == "pruned"]
+    assert (pruned["x"], pruned["y"]) == ([0.3, 10.0], [3.0, 4.0])  # at most twice the loss before training
+    assert pruned["marker"]["color"] == MUTED
+    assert "val/loss 3<br>pruned by x" in pruned["customdata"][0]
+    assert "Those above 4 are drawn at it." in (swept / "sweep.html").read_text()
+
+
+@pytest.fixture
+def traded(make_run) -> Path:
+    """Two objectives at six LRs: the lower the loss the slower; the trial at 0.1 is beaten in both, one was pruned."""
+    for number, (lr, loss, speed) in enumerate(
+        [(1e-4, 1.5, 90.0), (1e-3, 1.2, 70.0), (1e-2, 1.0, 50.0), (1e-1, 1.3, 60.0), (1.0, 0.9, 30.0)]
+    ):
+        make_run(number, [f"optimizer.lr={lr}", f"seed={number}"], {"val/loss": loss, "val/speed": speed})
+    folder = make_run(5, ["optimizer.lr=3", "seed=5"], {"val/loss": 0.1, "val/speed": 99.0}, status="pruned")
+    (folder / "sweep.yaml").write_text("settings: {metric: [val/loss, val/speed], mode: [min, max]}\n")
+    return folder
+
+
+def test_two_objectives_are_drawn_against_each_other(traded: Path) -> None:
+    out = told(traded)
+    assert "! val/loss: 1, the highest LR that was not pruned, was the best: the one above it was pruned" in out
+    assert f"another as a recipe: python -m lrflow task=analyze task.from={traded} task.trial=2" in out
+    lines = out.splitlines()
+    assert lines[0].strip() == "Pareto front: 4 of 6 trials"
+    assert lines[1].split() == ["trial", "lr", "seed", "val/loss", "val/speed"]
+    assert [line.split()[0] for line in lines[2:6]] == ["4", "2", "1", "0"]
+    line, others, front = figures(traded)[0]["data"]
+    assert (line["x"], line["y"]) == ([0.9, 1.0, 1.2, 1.5], [30.0, 50.0, 70.0, 90.0])
+    assert line["line"]["shape"] == "hv"
+    assert (others["x"], front["text"]) == ([1.3], ["4", "2", "1", "0"])
+    titles = re.findall(r"<h2>(.*?)</h2>", (traded / "sweep.html").read_text())
+    assert titles[:3] == ["The Pareto front", "val/loss against optimizer.lr", "val/speed against optimizer.lr"]
+    assert (traded / "sweep.png").exists()
+
+
+def test_two_objectives_without_an_lr_have_a_picture(make_run) -> None:
+    for seed in range(3):
+        folder = make_run(seed, [f"seed={seed}"], {"val/loss": 1.0 + seed, "val/speed": 10.0 * seed})
+    sweep = read_sweep(folder, ["val/loss", "val/speed"], ["min", "max"])
+    report(sweep, Console(file=StringIO()))
+    assert (folder / "sweep.png").exists()
+
+
 def test_a_sweep_of_no_lr_has_a_page_too(make_run) -> None:
     for seed in range(3):
         folder = make_run(seed, [f"seed={seed}"], {"val/loss": 1.0 + seed})
@@ -89,7 +140,7 @@ def test_a_sweep_whose_trials_all_failed(make_run) -> None:
 
 
 def test_colours_go_from_cold_to_hot_with_the_logarithm() -> None:
-    assert by_rate([1e-4, 1e-2, 1.0, None]) == [COLD_TO_HOT[0], COLD_TO_HOT[2], COLD_TO_HOT[-1], "#888888"]
+    assert by_rate([1e-4, 1e-2, 1.0, None]) == [COLD_TO_HOT[0], COLD_TO_HOT[2], COLD_TO_HOT[-1], MUTED]
     assert by_rate([0.1]) == [COLD_TO_HOT[2]]
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lrflow.sweeps.analysis import analyse
 from lrflow.sweeps.curves import Analysis
@@ -207,3 +209,92 @@ def test_the_interval_holds_the_truth_and_the_fit_is_no_further_off_than_the_bes
     assert np.mean(held) >= 0.8
     assert np.median(fitted) <= np.median(tried) + 0.01
     assert np.median(fitted) < 0.15
+
+
+LOSSES = st.lists(st.floats(0.2, 1.9), min_size=5, max_size=9)
+
+
+def swept(rates: Sequence[float], losses: Sequence[float], others: Sequence[Trial] = (), mode: str = "min") -> Sweep:
+    """A sweep that ended at these losses, which start at none that is known."""
+    trials = [
+        Trial(number, Path("none"), "done", {"optimizer.lr": lr}, {"val/score": loss})
+        for number, (lr, loss) in enumerate(zip(rates, losses, strict=True))
+    ]
+    return Sweep(Path("none"), (*trials, *others), ("optimizer.lr",), (Objective("val/score", mode),))
+
+
+def answer(sweep: Sweep) -> list[float]:
+    """The best LR, its interval and its basin, in decades; and the best cost."""
+    found = analyse(sweep)
+    assert found is not None
+    (curve,) = found.curves
+    assert curve.basin is not None
+    return [*np.log10([curve.lr, *curve.interval, curve.basin.low, curve.basin.high]), curve.cost]
+
+
+@given(LOSSES, st.integers(-3, 3))
+@settings(max_examples=40)
+def test_where_the_lrs_lie_moves_the_answer_along(losses: list[float], decades: int) -> None:
+    rates = [10.0 ** (place / 2 - 4) for place in range(len(losses))]
+    moved = answer(swept([lr * 10.0**decades for lr in rates], losses))
+    expected = answer(swept(rates, losses))
+    assert moved[:-1] == pytest.approx([value + decades for value in expected[:-1]], abs=1e-6)
+    assert moved[-1] == expected[-1]
+
+
+@given(LOSSES, st.randoms())
+@settings(max_examples=40)
+def test_the_order_of_the_trials_does_not_matter_and_more_is_the_mirror_of_less(losses: list[float], random) -> None:
+    rates = [10.0 ** (place / 2 - 4) for place in range(len(losses))]
+    pairs = list(zip(rates, losses, strict=True))
+    random.shuffle(pairs)
+    expected = pytest.approx(answer(swept(rates, losses)), abs=1e-9)
+    assert answer(swept([lr for lr, _ in pairs], [loss for _, loss in pairs])) == expected
+    assert answer(swept(rates, [-loss for loss in losses], mode="max")) == expected
+
+
+@given(LOSSES)
+@settings(max_examples=40)
+def test_the_best_lr_lies_within_its_interval_and_the_best_of_those_tried_within_the_basin(losses: list[float]) -> None:
+    rates = [10.0 ** (place / 2 - 4) for place in range(len(losses))]
+    best, low, high, basin_low, basin_high, _ = answer(swept(rates, losses))
+    tried = math.log10(rates[losses.index(min(losses))])
+    assert low - 1e-9 <= best <= high + 1e-9
+    assert basin_low - 1e-9 <= tried <= basin_high + 1e-9
+    assert math.log10(rates[0]) - 1e-9 <= basin_low
+    assert basin_high <= math.log10(rates[-1]) + 1e-9
+
+
+def test_pruned_trials_bend_no_curve_and_are_told_beyond_its_edge() -> None:
+    rates = [10.0 ** (place / 2 - 4) for place in range(5)]
+    losses = [1.6, 1.2, 0.9, 0.7, 0.6]
+    pruned = [
+        Trial(5 + place, Path("none"), "pruned", {"optimizer.lr": lr}, {"val/score": score})
+        for place, (lr, score) in enumerate([(1e-3, 0.1), (0.1, 3.0), (1.0, 5.0)])
+    ]
+    assert answer(swept(rates, losses, pruned)) == answer(swept(rates, losses))
+    found = analyse(swept(rates, losses, pruned))
+    assert found is not None
+    assert "0.01, the highest LR that was not pruned, was the best: the 2 above it were pruned" in (
+        found.curves[0].doubts
+    )
+    assert [(lr, value) for lr, value, _ in found.given_up()] == [(1e-3, 0.1), (0.1, 3.0), (1.0, 5.0)]
+
+
+def test_what_was_given_up_far_above_the_start_is_drawn_where_the_picture_ends(make_run) -> None:
+    for number, lr in enumerate((1e-3, 1e-2, 1e-1)):
+        make_run(number, [f"optimizer.lr={lr}"], {"val/loss": 0.5 + number / 10})
+    folder = make_run(3, ["optimizer.lr=1"], {"val/loss": 17.0}, status="pruned")
+    found = analyse(read_sweep(folder))
+    assert found is not None
+    assert found.start == 2.0
+    assert [(lr, value) for lr, value, _ in found.given_up()] == [(1.0, 4.0)]
+
+
+def test_a_choice_of_which_every_trial_was_pruned_is_told(make_run) -> None:
+    for number, lr in enumerate((1e-3, 1e-2)):
+        make_run(number, [f"optimizer.lr={lr}", "optimizer=sgd"], {"val/loss": 0.5})
+    folder = make_run(2, ["optimizer.lr=1e-3", "optimizer=adamw"], {"val/loss": 0.4}, status="pruned")
+    found = analyse(read_sweep(folder))
+    assert found is not None
+    assert [(curve.name, curve.doubts) for curve in found.curves][1] == ("adamw", ("every trial was pruned",))

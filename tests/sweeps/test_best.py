@@ -8,7 +8,7 @@ import pytest
 from lrflow.config import compose, save_config
 from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder
-from lrflow.sweeps.best import write_best
+from lrflow.sweeps.best import write_recipe
 from lrflow.sweeps.reading import read_sweep
 
 
@@ -38,7 +38,8 @@ def swept(tmp_path: Path):
 )
 def test_the_recipe_is_the_run(overrides: list[str], swept) -> None:
     folder = swept(overrides)
-    path = write_best(read_sweep(folder))
+    sweep = read_sweep(folder)
+    path = write_recipe(sweep, sweep.trials[0])
     assert path == folder / "recipe" / "best.yaml"
     again = compose(["recipe=best"], config_dir=folder)
     assert again.model_dump() == compose(overrides).model_dump()
@@ -48,10 +49,7 @@ def test_a_key_that_was_deleted_cannot_be_said(swept) -> None:
     folder = swept(["schedule=wsd"])
     config = folder / "0" / "config.yaml"
     config.write_text(config.read_text().replace("  overrides:\n", "  overrides:\n  - ~schedule.cooldown\n"))
-    with pytest.raises(LrflowError, match=r"trial 0, the best, cannot be written as a recipe: a key was deleted"):
-        write_best(read_sweep(folder))
+    sweep = read_sweep(folder)
+    with pytest.raises(LrflowError, match=r"trial 0 cannot be written as a recipe: a key was deleted"):
+        write_recipe(sweep, sweep.trials[0])
     assert not (folder / "recipe" / "best.yaml").exists()
-
-
-def test_without_a_trial_that_ended_there_is_none(make_run) -> None:
-    assert write_best(read_sweep(make_run(0, status="failed", error="the loss is nan"))) is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -82,8 +83,14 @@ def test_a_run_that_is_behind_is_pruned_and_its_folder_says_so(here: Path, capsy
     assert second["status"] == "pruned"
     assert "pruned by asha: val/loss" in second["error"]
     assert "at 11% of the run" in second["error"]
+    last = second["metrics"]["val/loss"]
+    assert f"val/loss {last:.4g} at 11%" in second["error"]
     assert (here / "swept/1/config.yaml").exists()
-    assert "pruned" in capsys.readouterr().out
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.rstrip().endswith("pruned  1"))
+    assert f"{last:.4g}" in printed.split()
+    with (here / "swept/sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert (rows[1]["status"], rows[1]["val/loss"]) == ("pruned", str(last))
 
 
 def test_annealed_rungs_are_whole_runs_and_leave_the_run_as_it_is(here: Path) -> None:
@@ -96,6 +103,7 @@ def test_annealed_rungs_are_whole_runs_and_leave_the_run_as_it_is(here: Path) ->
     )
     assert whole["metrics"] == plain["metrics"]  # to the last bit
     assert pruned["status"] == "pruned"
+    assert f"val/loss {pruned['metrics']['val/loss']:.4g} at 11%" in pruned["error"]
     told = [trial.intermediate_values for trial in open_storage(str(here / "swept" / JOURNAL)).get_all_trials(0)]
     assert [list(values) for values in told] == [[111, 333], [111]]
     assert told[0][333] < told[0][111]

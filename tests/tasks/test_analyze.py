@@ -109,6 +109,25 @@ def test_without_plotly_the_rest_is_written(
     assert (folder / "sweep.png").exists()
 
 
+def test_by_two_metrics(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"task.from={folder}", "task.metric=[val/accuracy,val/loss]", "task.trial=2"]
+    assert main(["task=analyze", *words]) == 0
+    out = capsys.readouterr().out
+    assert "by val/accuracy (max), val/loss (min)" in out
+    assert "Pareto front: " in out
+    assert f"trial 2 again: python -m lrflow --config-dir {folder} recipe=trial-2" in out
+    assert "# Trial 2 of a sweep: done, val/accuracy" in (folder / "recipe" / "trial-2.yaml").read_text()
+
+
+def test_a_metric_or_a_trial_that_there_is_not(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"task.from={folder}", "task.metric=[val/los,val/loss]", "task.mode=[min,min,max]", "task.trial=7"]
+    assert main(["task=analyze", *words]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "did you mean val/loss?" in err
+    assert "as many as there are objectives (2)" in err
+    assert "they are 0 to 3" in err
+
+
 def test_what_cannot_be_analysed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["task=analyze", f"task.from={folder}/0"]) == 2
     assert "give the folder above it" in capsys.readouterr().err
