@@ -39,7 +39,7 @@ class SweeperConf:
     resume: Any = None  # a sweep folder, or last
     seed: Any = 0  # of the sampler
     retries: Any = 2  # how often a trial whose process died is run again
-    batch: Any = None  # trials that the launcher is given at a time; null: as many as it can use
+    batch: Any = None  # trials at a time; null: as many as the launcher can use
     pruner: Any = "none"  # none | median | asha | hyperband | wilcoxon | patience
     pruning: PruningConf = field(default_factory=PruningConf)
     params: Any = None  # the search space by key, in Hydra's grammar

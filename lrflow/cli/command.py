@@ -120,8 +120,11 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
     process = os.getpid()
 
     def job(cfg: DictConfig, trained: Trained | None = None) -> Outcome:
+        parent = os.getppid()
         outcome = _run(cfg, args.config_dir, jobs, trained)
         if os.getpid() != process:  # a launcher's own process
+            if os.getppid() != parent:  # the launcher was killed: joblib's worker would wait for it for minutes
+                os._exit(outcome.exit_code)
             if outcome.error and not sampled():
                 raise outcome.error  # Hydra's sweeper tells of nothing else
             return outcome.portable()

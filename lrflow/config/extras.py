@@ -12,6 +12,8 @@ EXTRAS = {
     "pytorch_optimizer": ("pytorch-optimizer", "optimizers"),
     "cmaes": ("cmaes", "sweep"),
     "optuna": ("optuna", "sweep"),
+    "psycopg": ("psycopg", "postgresql"),
+    "psycopg2": ("psycopg, asked for as postgresql+psycopg://", "postgresql"),
     "gymnasium": ("gymnasium", "rl"),
     "Box2D": ("box2d", "rl"),
     "mujoco": ("mujoco", "rl"),

@@ -17,6 +17,7 @@ _KEY = re.compile(rf"(^|[_.-])({_WORDS})$", re.IGNORECASE)
 _VOCABULARY = re.compile(r"(^|_)(pad|eos|bos|unk|sep|cls|mask|special)_token$", re.IGNORECASE)
 _VARIABLE = re.compile(rf"(^|_)({_WORDS})(_|$)", re.IGNORECASE)
 _SHORTEST = 8
+_IN_URL = re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)")
 
 
 def is_secret_name(key: str) -> bool:
@@ -70,10 +71,15 @@ def redact(container: Any) -> Any:
 
 
 def redact_text(text: str) -> str:
-    """Text without the values of secret environment variables."""
+    """Text without the values of secret environment variables and the passwords in URLs."""
     for secret in secret_values().values():
         text = text.replace(secret, MASK)
-    return text
+    return without_password(text)
+
+
+def without_password(text: str) -> str:
+    """Text without the passwords of URLs such as `postgresql://user:password@host/name`."""
+    return _IN_URL.sub(rf"\1{MASK}", text)
 
 
 def _redact(value: Any, secrets: Mapping[str, str], name: str = "") -> Any:
@@ -87,4 +93,4 @@ def _redact(value: Any, secrets: Mapping[str, str], name: str = "") -> Any:
         return MASK
     for secret in secrets.values():
         value = value.replace(secret, MASK)
-    return value
+    return without_password(value)

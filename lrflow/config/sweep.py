@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from lrflow.config import fields as f
 from lrflow.config.extras import missing
 from lrflow.config.schema import Section
+from lrflow.config.secrets import without_password
 from lrflow.errors import Problem, did_you_mean, nearest
 
 TARGET = "hydra_plugins.lrflow.sweeper.LrflowSweeper"
@@ -70,7 +71,7 @@ class Sweep(Section):
     retries: f.CountOrNone = 2
     """How often a trial whose process died is run again."""
     batch: f.Count | None = None
-    """Trials that the launcher is given at a time; None: as many as it can use."""
+    """Trials at a time; None: as many as the launcher can use."""
     pruner: Annotated[str, f.one_of(*PRUNERS)] = "none"
     """What gives trials up early."""
     pruning: Pruning = Pruning()
@@ -141,6 +142,9 @@ def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
     if sweep.pruner != "none" and sweep.metrics[0].startswith("test/"):
         message = "trials are pruned by a metric of validation"
         problems.append(Problem("sweep.metric", message, sweep.metrics[0], "such as val/loss"))
+    if without_password(sweep.storage) != sweep.storage:
+        message, hint = "a password stands here in the clear", "put the URL into an environment variable: sweep.storage"
+        problems.append(Problem("sweep.storage", message, sweep.storage, hint + "=${oc.env:NAME} (in quotes)"))
     if sweep.storage == "memory" and sweep.pruner != "none":
         hint = "sweep.storage=journal"
         problems.append(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from omegaconf import DictConfig
 
 from lrflow.config.sweep import Sweep
 from lrflow.sweeps.space import Assignment, Space
@@ -66,19 +64,6 @@ def consecutive(batch: Sequence[Pending]) -> Iterator[list[Pending]]:
         part.append(pending)
     if part:
         yield part
-
-
-def workers(launcher: DictConfig) -> int | None:
-    """How many jobs a launcher runs at a time, where that is known."""
-    kind = str(launcher.get("_target_", "")).rpartition(".")[2]
-    if kind == "BasicLauncher":
-        return 1
-    if kind == "JoblibLauncher":
-        count = int(launcher.get("n_jobs") or -1)
-        return count if count > 0 else os.cpu_count() or 1
-    if kind == "LocalLauncher":  # submitit's, which would start all jobs at once
-        return os.cpu_count() or 1
-    return None
 
 
 def _quoted(value: Any) -> str:

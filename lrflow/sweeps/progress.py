@@ -26,11 +26,10 @@ class Progress:
     Args:
         settings: the sweeper's.
         n_trials: in all.
-        batch: trials at a time.
     """
 
-    def __init__(self, settings: Sweep, n_trials: int, batch: int) -> None:
-        self._settings, self._n_trials, self._batch = settings, n_trials, batch
+    def __init__(self, settings: Sweep, n_trials: int) -> None:
+        self._settings, self._n_trials = settings, n_trials
         # The jobs' own output goes into their folders; this goes where it went when the sweep began.
         self._console = Console(file=sys.stdout, highlight=False, markup=False)
         self._live: Live | None = None

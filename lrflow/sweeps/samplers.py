@@ -12,6 +12,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from lrflow.sweeps.space import Space
 from lrflow.sweeps.study import quiet
 
 ADAPTIVE = ("tpe", "gp", "cmaes", "nsga2")
@@ -67,11 +68,47 @@ class Reseeded(BaseSampler):
         self._of(trial).after_trial(study, trial, state, values)
 
 
+class Grid(BaseSampler):
+    """The points of a grid in their order; what comes after them is drawn.
+
+    Which point a trial has follows from its number alone, so that machines can share a grid. Trials that are run again
+    under another number have their point already, and do not count.
+
+    Args:
+        space: whose choices are combined.
+        rest: draws trials beyond the grid.
+    """
+
+    def __init__(self, space: Space, rest: BaseSampler) -> None:
+        self._points = [space.parameters(assignment) for assignment in space.grid()]
+        self._axes = {axis.name: axis.distribution() for axis in space.axes}
+        self._rest = rest
+
+    def _point(self, study: Study, trial: FrozenTrial) -> dict[str, str]:
+        earlier = study.get_trials(deepcopy=False)[: trial.number]
+        position = trial.number - sum("retry_history" in other.system_attrs for other in earlier)
+        return self._points[position] if position < len(self._points) else {}
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The parameters of the trial's point."""
+        return {name: self._axes[name] for name in self._point(study, trial)}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Their values."""
+        return dict(self._point(study, trial))
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        """The value of a parameter beyond the grid."""
+        return self._rest.sample_independent(study, trial, name, distribution)
+
+
 def make_sampler(kind: str, seed: int, n_trials: int, common: Mapping[str, BaseDistribution]) -> BaseSampler:
     """A sampler.
 
     Args:
-        kind: `random`, `qmc`, `tpe`, `gp`, `cmaes`, `nsga2`; a `grid`'s trials are laid down beforehand.
+        kind: `random`, `qmc`, `tpe`, `gp`, `cmaes`, `nsga2`; a `grid` is drawn at random beyond its points.
         seed: of the sweep.
         n_trials: in all, by which it is settled how many are drawn at random first.
         common: the parameters that every trial has.

@@ -8,7 +8,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend
 
+from lrflow.config.extras import missing
 from lrflow.errors import ConfigError, LrflowError, Problem
 
 JOURNAL = "study.journal"
@@ -33,6 +34,11 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", "Heartbeat of storage")
         yield
+
+
+def why(error: Exception) -> str:
+    """What a database says of an error, in a line."""
+    return str(error.__cause__ or error).strip().splitlines()[0]
 
 
 def storage_of(name: str, folder: Path) -> str:
@@ -65,11 +71,16 @@ def open_storage(storage: str, retries: int = 0) -> BaseStorage:
         with quiet():
             again = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=retries) if retries else None
             return optuna.storages.RDBStorage(
-                storage, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=again
+                storage,
+                engine_kwargs={"pool_pre_ping": True},  # a server may be started again meanwhile
+                heartbeat_interval=HEARTBEAT,
+                heartbeat_stale_trial_callback=again,
             )
+    except ImportError as error:
+        driver = getattr(error.__cause__, "name", None) or "sqlalchemy"
+        raise ConfigError([missing(driver, "sweep.storage", storage)]) from None
     except Exception as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ConfigError([Problem("sweep.storage", f"cannot be opened: {reason}", storage)]) from None
+        raise ConfigError([Problem("sweep.storage", f"cannot be opened: {why(error)}", storage)]) from None
 
 
 class Journal(JournalFileBackend):
@@ -156,7 +167,8 @@ class Heartbeat:
         assert isinstance(self._storage, BaseHeartbeat)
         while True:
             for trial in self._trials:
-                self._storage.record_heartbeat(trial)
+                with suppress(optuna.exceptions.StorageInternalError):  # a server that is away may come back
+                    self._storage.record_heartbeat(trial)
             if self._over.wait(HEARTBEAT / 2):
                 return
 

@@ -40,16 +40,172 @@ class Trials:
     ) -> None:
         self._study, self._space, self._settings = study, space, settings
         self._n_trials, self._folder, self._progress = n_trials, folder, progress
-        self._is_shared = "://" in settings.storage or "${" in settings.storage
-        self._lock = threading.Lock()  # a sampler sees one trial after the other
+        self._is_shared = settings.storage not in ("journal", "memory")
+        self._lock = threading.Lock()  # a sampler draws one trial after the other, and knows how those before ended
         self._taken: set[int] = set()
-        self._is_closed = False
+        self.closed = False  # no more are handed out
 
-    def close(self) -> list[RunFolder]:
-        """Hands out no more trials.
+    def all(self) -> list[FrozenTrial]:
+        """As the study has them now."""
+        return self._study.get_trials(deepcopy=False)
+
+    def outcomes(self) -> list[Outcome]:
+        """How each trial that is over ended; one that was run again under another number is not told of."""
+        fixed = [text.removeprefix("++") for text in self._space.fixed]
+        replaced = _replaced(trials := self.all())
+        over = [trial for trial in trials if trial.state.is_finished() and trial.number not in replaced]
+        return [noted(trial, fixed, self._folder) for trial in over]
+
+    def look(self) -> None:
+        """Lets the progress see them."""
+        with self._lock:
+            self._look()
+
+    def take(self, count: int) -> list[Pending]:
+        """The trials that come next: those whose process died first, then new ones.
+
+        Args:
+            count: of them, at most.
 
         Returns:
-            the folders of those that are taken.
+            what no other slot has, until it is given back; none: there is nothing left to do.
         """
-        self._is_closed = True
+        batch: list[Pending] = []
+        while not batch:
+            with self._lock:
+                dead = self._take_dead(count)
+            for trial in dead:  # without the lock: other slots go on
+                self._wait_for(RunFolder(self._folder / str(trial.number)))
+            with self._lock:
+                batch += [pending for trial in dead if (pending := self._revived(trial))]
+                batch += self._draw(count - len(batch))
+                self._look()
+            if not dead:
+                break
+        return batch
+
+    def give_back(self, jobs: Sequence[Pending]) -> None:
+        """Takes back trials of which nothing is known: their process may be dead."""
+        with self._lock:
+            self._taken -= {pending.number for pending in jobs}
+
+    def note(self, jobs: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
+        """Notes how trials ended.
+
+        Raises:
+            StoppedError: one was asked to stop, and the sweep with it.
+            UnknownMetricError: no trial will give what is optimised.
+        """
+        stopped: StoppedError | None = None
+        with self._lock:
+            for pending, outcome in zip(jobs, outcomes, strict=True):
+                if isinstance(outcome.error, StoppedError):
+                    stopped = outcome.error
+                else:
+                    self._tell(pending.trial, outcome)
+            self._taken -= {pending.number for pending in jobs}
+        if stopped:
+            raise stopped
+
+    def close(self) -> list[RunFolder]:
+        """Lets no more trials be taken.
+
+        Returns:
+            the folders of those that are.
+        """
+        self.closed = True
         return [RunFolder(self._folder / str(number)) for number in tuple(self._taken)]
+
+    def _look(self) -> None:
+        self._progress.look(self.all(), self._folder)
+
+    def _take_dead(self, count: int) -> list[FrozenTrial]:
+        if self.closed:
+            return []
+        if self._is_shared:
+            with quiet():
+                optuna.storages.fail_stale_trials(self._study)
+        running = [trial for trial in self.all() if trial.state is TrialState.RUNNING]
+        dead = [trial for trial in running if trial.number not in self._taken and self._is_ours(trial)][:count]
+        self._taken |= {trial.number for trial in dead}
+        return dead
+
+    def _is_ours(self, trial: FrozenTrial) -> bool:
+        """Whether a trial that is noted as running is left to this process: nobody else can be at it."""
+        if not self._is_shared:
+            return True
+        host, _, process = str(trial.user_attrs.get("owner", "")).rpartition(":")
+        return host == socket.gethostname() and (int(process) == os.getpid() or not _is_alive(int(process)))
+
+    def _draw(self, count: int) -> list[Pending]:
+        """New trials, as far as there are any left."""
+        replaced = _replaced(trials := self.all())
+        begun = [t for t in trials if t.state is not TrialState.WAITING and t.number not in replaced]
+        left = 0 if self.closed else self._n_trials - len(begun)
+        drawn = []
+        for _ in range(min(count, left)):
+            with quiet():
+                drawn.append(self._ready(self._study.ask()))
+        return drawn
+
+    def _ready(self, trial: optuna.Trial, checkpoint: Path | None = None) -> Pending:
+        """A trial whose values are drawn and noted."""
+        self._taken.add(trial.number)
+        assignment = self._space.suggest(trial)
+        trial.set_user_attr("owner", f"{socket.gethostname()}:{os.getpid()}")
+        trial.set_user_attr("overrides", [f"{key}={value}" for key, value in assignment.items()])
+        return Pending(trial, assignment, checkpoint)
+
+    def _revived(self, found: FrozenTrial) -> Pending | None:
+        """A trial whose process is gone, if there is anything left of it to do; one that ended is told of.
+
+        It keeps its number and its folder, and goes on from its last checkpoint.
+        """
+        folder = RunFolder(self._folder / str(found.number))
+        trial = optuna.Trial(self._study, found._trial_id)
+        summary = folder.read_summary()
+        status = summary.get("status")
+        if status in ("finished", "pruned", "failed"):
+            reason = str(summary.get("error", ""))
+            kinds = {"finished": None, "pruned": PrunedError(reason), "failed": LrflowError(reason)}
+            outcome = Outcome([], summary.get("metrics", {}), kinds[status], summary.get("seconds", 0.0), folder.path)
+            self._tell(trial, outcome)
+            return None
+        deaths = found.user_attrs.get("deaths", 0) + (status != "stopped")
+        if "overrides" in found.user_attrs:  # otherwise it was not even handed over
+            trial.set_user_attr("deaths", deaths)
+            if deaths > self._settings.retries:
+                error = LrflowError(f"its process died more than {self._settings.retries} times")
+                self._tell(trial, Outcome([], {}, error, 0.0, folder.path))
+                return None
+            self._progress.say(f"trial {found.number}: its process is gone; it is run again")
+        return self._ready(trial, newest_checkpoint(folder.path))
+
+    def _wait_for(self, folder: RunFolder) -> None:
+        """Waits for a run whose sweep is gone, and which is still going."""
+        if holder := folder.holder():
+            self._progress.say(f"{folder.path}: still runs as process {holder}, which is waited for")
+        while folder.holder():
+            time.sleep(1)
+
+    def _tell(self, trial: optuna.Trial, outcome: Outcome) -> None:
+        """Notes how a trial ended, and tells of it."""
+        try:
+            note_end(self._study, trial, self._settings.metrics, outcome)
+        finally:
+            self._look()
+
+
+def _replaced(trials: Sequence[FrozenTrial]) -> set[int]:
+    """The numbers of trials in a database whose machine fell silent, and which are run again under another."""
+    return {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

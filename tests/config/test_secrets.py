@@ -72,6 +72,10 @@ def test_redaction() -> None:
         "password": "",
     }
     assert redact_text(f"it is {SECRET}.") == "it is ***."
+    for text in ("postgresql+psycopg://lr:p%40ss:w@host:5432/trials", "see mysql://lr:p%40ss:w@host, and me@host"):
+        assert redact_text(text) == redact({"url": text})["url"] == text.replace("p%40ss:w", "***")
+    for text in ("sqlite:///trials.db", "https://host:80/a", "https://host/a:b@c", "postgresql://lr@host/trials"):
+        assert redact_text(text) == redact([text])[0] == text
 
 
 def test_a_problem_does_not_show_a_secret_that_was_filled_in(problems_of) -> None:

@@ -8,8 +8,10 @@ import resource
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.config_store import ConfigStore
@@ -18,6 +20,7 @@ from hydra.core.singleton import Singleton
 from lrflow.cli import main
 from lrflow.config import compose
 from lrflow.errors import ConfigError
+from lrflow.runs import RunFolder
 from lrflow.sweeps.study import JOURNAL, open_storage
 
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -25,7 +28,7 @@ SUBMITIT = ["hydra/launcher=submitit_local"]
 RAY = ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"]
 
 TRAINING = """
-    import json, os, sys
+    import json, os, sys, time
     from types import ModuleType
 
     def run(config):
@@ -34,6 +37,12 @@ TRAINING = """
         if config.seed == 2 and not (mark := config.run_folder / "killed").exists():
             mark.touch()
             os.kill(os.getpid(), 9)
+        if config.seed == 5:
+            from lrflow.runs import RunFolder
+
+            with RunFolder(config.run_folder).held():
+                while not config.run_folder.with_name("go").exists():
+                    time.sleep(0.05)
         metrics = {"val/loss": config.optimizer.lr, "process": os.getpid()}
         if config.trial.pruner != "none":
             from lrflow.sweeps.pruning import Reporter, given_up
@@ -107,6 +116,32 @@ def test_a_worker_that_is_killed_loses_no_trial(elsewhere: Path, capsys: pytest.
     assert "the launcher failed: TerminatedWorkerError" in out
     assert "trial 1: its process is gone; it is run again" in out
     assert states(elsewhere / "swept") == ["COMPLETE"] * 4
+
+
+def test_a_sweep_that_is_killed_leaves_runs_that_are_waited_for(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs(JOBLIB)
+
+    def sleep(seconds: float) -> None:  # as the sweep does while it waits
+        (elsewhere / "swept/go").touch()
+        time.sleep(0.1)
+
+    words = ["hydra.sweep.dir=swept", "seed=5,3", "optimizer.lr=0.1,0.2"]
+    with subprocess.Popen([sys.executable, "-m", "lrflow", "-m", *JOBLIB, *words], stdout=subprocess.DEVNULL) as killed:
+        runs = [RunFolder(elsewhere / "swept" / str(number)) for number in (0, 1)]
+        while not all(holders := [run.holder() for run in runs]):
+            assert killed.poll() is None
+            time.sleep(0.1)
+        killed.kill()
+    monkeypatch.setattr("lrflow.sweeps.trials.time", SimpleNamespace(sleep=sleep))
+    assert main(["-m", "sweep.resume=swept"]) == 0
+    assert states(elsewhere / "swept") == ["COMPLETE"] * 4
+    assert [str(run.read_summary()["metrics"]["process"]) for run in runs] == holders  # and no other process's
+    assert "still runs as process" in capsys.readouterr().out
+    for holder in holders:
+        while Path(f"/proc/{holder}").exists():  # a worker whose sweep is gone ends with its run
+            time.sleep(0.1)
 
 
 def test_a_disk_without_room_ends_a_sweep_that_can_go_on(elsewhere: Path, objective, capsys) -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from lrflow.errors import LrflowError
 from lrflow.sweeps.grammar import read_space
-from lrflow.sweeps.samplers import make_sampler
+from lrflow.sweeps.samplers import Grid, make_sampler
 from lrflow.sweeps.space import Space
-from lrflow.sweeps.study import JOURNAL, mend_journal, open_storage
+from lrflow.sweeps.study import JOURNAL, mend_journal, open_storage, quiet
 
 SAMPLERS = ["random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
 SPACE = read_space(None, None, ["optimizer.lr=interval(1e-4,1)", "optimizer.momentum=interval(0.1,0.9)"])
@@ -47,6 +48,29 @@ def test_a_sampler_goes_on_where_another_process_stopped(sampler: str, tmp_path:
 def test_every_sampler_draws_from_a_conditional_space(sampler: str, tmp_path: Path) -> None:
     for values in draw(tmp_path / "journal", sampler, 6, CONDITIONAL):
         assert ("optimizer.momentum" in values) == (values["optimizer"] == "sgd")
+
+
+def test_machines_share_a_grid(tmp_path: Path) -> None:
+    space = read_space({"optimizer": "sgd,adamw"}, {"optimizer=sgd": {"optimizer.momentum": "0.5,0.9"}}, ["seed=1,2"])
+    machines = [
+        optuna.create_study(
+            storage=open_storage(str(tmp_path / JOURNAL)), study_name="s", load_if_exists=True,
+            sampler=Grid(space, make_sampler("grid", 0, 9, {})),
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    drawn = []
+    for number in range(6):
+        trial = machines[number % 2].ask()
+        drawn.append(space.suggest(trial))
+        if number == 2:  # it fell silent, and is run again
+            machines[0].tell(trial, state=TrialState.FAIL)
+            with quiet():
+                optuna.storages.RetryHeartbeatStaleTrialCallback()(machines[0], machines[0].trials[2])
+            again = machines[1].ask()
+            assert (again.number, space.suggest(again)) == (3, drawn[2])
+    assert drawn == space.grid()
+    assert set(space.suggest(machines[0].ask())) >= {"optimizer", "seed"}  # beyond the grid
 
 
 def test_quasi_random_trials_of_one_batch_are_spread(tmp_path: Path) -> None:

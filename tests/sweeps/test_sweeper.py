@@ -7,9 +7,12 @@ import math
 import os
 import pickle
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -251,6 +254,53 @@ def test_a_database_is_shared_by_sweeps(objective, here, monkeypatch: pytest.Mon
     assert "trials.db" not in (here / "first/sweep.yaml").read_text()  # a URL may hold a password
 
 
+def test_a_trial_whose_machine_fell_silent_is_run_again_under_a_new_number(objective, here, monkeypatch) -> None:
+    words = ["-m", LR, "sweep.storage=sqlite:///trials.db", "sweep.study=one", "sweep.sampler=random"]
+    drawn: list[list[Config]] = []
+    for folder, silent in (("first", 1), ("second", 2)):  # each is killed in a trial, the second in the first's
+        with monkeypatch.context() as away:
+            away.setattr(socket, "gethostname", lambda folder=folder: folder)
+
+            def run(config: Config, silent: int = silent) -> float:
+                if config.run_folder.name == str(silent):
+                    raise KeyboardInterrupt
+                return bowl(config)
+
+            drawn.append(objective(run))
+            assert main([*words, "sweep.n_trials=3", f"hydra.sweep.dir={folder}"]) == 130
+        with closing(sqlite3.connect(here / "trials.db")) as database, database:
+            assert database.execute("update trial_heartbeats set heartbeat = datetime('now', '-121 seconds')").rowcount
+    ran = objective(bowl)
+    assert main([*words, "sweep.n_trials=3", "hydra.sweep.dir=third"]) == 0
+    assert [config.trial.number for config in ran] == [3, 4]
+    assert ran[0].optimizer.lr == drawn[1][-1].optimizer.lr == drawn[0][-1].optimizer.lr
+    (study,) = (storage := open_storage("sqlite:///trials.db")).get_all_studies()
+    ended = [trial.state.name for trial in storage.get_all_trials(study._study_id)]
+    assert ended == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+
+
+@pytest.mark.parametrize(
+    ("url", "driver", "remedy"),
+    [
+        ("postgresql+psycopg://lr:hidden@nowhere/trials", "psycopg", "pip install 'lrflow[postgresql]'"),
+        ("mysql+pymysql://lr:hidden@nowhere/trials", "pymysql", ""),
+    ],
+)
+def test_a_database_whose_driver_is_not_installed(
+    url: str, driver: str, remedy: str, objective, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, driver, None)
+    monkeypatch.setenv("TRIALS", url)
+    ran = objective(bowl)
+    assert main(["-m", LR, "sweep.storage=${oc.env:TRIALS}", "sweep.n_trials=2"]) == 2
+    err = capsys.readouterr().err
+    assert f"needs the package {driver}, which is not installed" in err
+    assert remedy in err
+    assert url.replace("hidden", "***") in err
+    assert "hidden" not in err
+    assert not ran
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -302,6 +352,8 @@ def test_a_search_takes_the_flag(objective, capsys: pytest.CaptureFixture[str]) 
         ({"pruner": "patience", "pruning": {"rungs": "annealed"}}, ["has too few rungs"]),
         ({"pruning": {"rungz": 1}}, ["there is no such key"]),
         ({"storage": "${oc.env:TRIALS}"}, []),
+        ({"storage": "postgresql://lr:hidden@host/trials"}, ["a password stands here in the clear"]),
+        ({"storage": "postgresql://lr@host/trials"}, []),
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, object], told: list[str]) -> None:
