@@ -47,6 +47,12 @@ def lrflow(python: Callable[..., copies.Process], tmp_path: Path) -> Callable[..
     return run
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans are not drawn in this process, which takes as long as a small run."""
+    monkeypatch.setattr("lrflow.plan.Plan.plot", lambda plan, path: Path(path).touch())
+
+
 @pytest.fixture(scope="session")
 def same() -> Callable[[Any, Any], bool]:
     """Tells whether two nests of plain data and tensors are equal, bit for bit."""

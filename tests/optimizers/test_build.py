@@ -54,13 +54,9 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 20) -
     return [parameter.detach() for parameter in model.parameters()]
 
 
-def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
-
-
 @each
 @pytest.mark.parametrize("fused", [False, True])
-def test_the_trajectory_is_that_of_groups_written_by_hand(config: dict, factory: Any, fused: bool) -> None:
+def test_the_trajectory_is_that_of_groups_written_by_hand(same: Any, config: dict, factory: Any, fused: bool) -> None:
     model, other = make(), make()
     ours = train(model, build_optimizer(groups_of(model, config["lr"]), {**config, "fused": fused}, factory))
 
@@ -95,7 +91,7 @@ def test_groups_with_equal_settings_share_a_parameter_group() -> None:
 
 @each
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_tensor_lr_changes_nothing(config: dict, factory: Any, fused: bool) -> None:
+def test_a_tensor_lr_changes_nothing(same: Any, config: dict, factory: Any, fused: bool) -> None:
     plain, tensor = make(), make()
     config = {**config, "fused": fused}
     expected = train(plain, build_optimizer(groups_of(plain), config, factory))

@@ -62,10 +62,6 @@ def roundtrip(state: dict[str, Any]) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-def same(left: list[Any], right: list[Any]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     kinds=st.tuples(*[st.sampled_from(sorted(KINDS))] * 3),
@@ -75,7 +71,7 @@ def same(left: list[Any], right: list[Any]) -> bool:
     again=st.sampled_from(["save", "pickle", "deepcopy"]),
 )
 def test_each_member_does_what_it_does_alone(
-    kinds: tuple[str, ...], homes: list[Any], steps: int, seed: int, again: str
+    same: Any, kinds: tuple[str, ...], homes: list[Any], steps: int, seed: int, again: str
 ) -> None:
     """Bit for bit, over random steps with gradients missing, saved and loaded in the middle."""
     routes = dict(zip([None, "a", "b"], kinds, strict=True))
@@ -214,7 +210,7 @@ class TestGradientScaler:
     """16-mixed: gradients are unscaled before every member, and a step that overflowed is skipped by all."""
 
     @pytest.mark.parametrize("fused", [False, True])
-    def test_it_steps_as_without_a_scale(self, fused: bool) -> None:
+    def test_it_steps_as_without_a_scale(self, same: Any, fused: bool) -> None:
         def make(weights: list[nn.Parameter]) -> Routed:
             adamw = torch.optim.AdamW([weights[0]], lr=0.01, fused=fused)
             return Routed({None: adamw, "muon": Muon([weights[1]])})
@@ -237,7 +233,7 @@ class TestGradientScaler:
             scaler.update()
             assert same(plain, scaled)
 
-    def test_a_step_that_overflowed_moves_nothing(self, routed: Routed, weights: list[nn.Parameter]) -> None:
+    def test_a_step_that_overflowed_moves_nothing(self, same: Any, routed: Routed, weights: list[nn.Parameter]) -> None:
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
         scaler.scale(torch.zeros(()))
         give_gradients(weights, torch.Generator())
@@ -282,7 +278,7 @@ def test_a_member_that_needs_the_closure_is_refused() -> None:
 class TestSecondOrder:
     """A member that differentiates the gradients takes its step before the weights move."""
 
-    def test_on_a_route_it_does_what_it_does_alone(self) -> None:
+    def test_on_a_route_it_does_what_it_does_alone(self, same: Any) -> None:
         adahessian = pytest.importorskip("pytorch_optimizer").AdaHessian
 
         def go(together: bool) -> list[Tensor]:

@@ -28,17 +28,6 @@ def column(folder: Path, name: str) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) if row[name]]
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two nests of plain data and tensors are equal, bit for bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
-
-
 def test_what_is_found_is_saved_shown_and_kept_to_the_end(lrflow: Callable, tmp_path: Path) -> None:
     done = lrflow(*SMALL, "optimizer.lr=auto", "trainer.max_epochs=3", "name=a")
     assert done.returncode == 0, done.stderr
@@ -98,7 +87,7 @@ def test_a_run_looks_at_its_lr_and_stays_the_same(
     assert "share of it that the configured LR uses" in capsys.readouterr().out
 
 
-def test_looking_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looking_leaves_no_trace(same: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights, batch norms, the optimizer, the generators and the place in the data: the checkpoint is the same."""
     monkeypatch.chdir(tmp_path)
     options = ["model=cnn", "model.widths=[4, 8]", "model.dropout=0.3", "optimizer=momentum", "trainer.progress=false"]
@@ -115,7 +104,7 @@ def test_looking_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_drawn_after_a_range_test_is_what_would_have_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    same: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "plotly", None)  # as if it were not installed

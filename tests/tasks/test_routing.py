@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,16 +43,6 @@ def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 def last(result: dict[str, Any]) -> dict[str, Any]:
     """The last checkpoint of a run."""
     return torch.load(max(Path(result["folder"]).glob("checkpoints/step-*.ckpt")), weights_only=True)
-
-
-def alike(left: Any, right: Any) -> bool:
-    if isinstance(left, torch.Tensor):
-        return torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(alike(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(alike, left, right))
-    return left == right
 
 
 def test_the_plan_says_which_optimizer_a_group_goes_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,13 +157,13 @@ def test_what_only_the_model_tells(overrides: list[str], key: str, words: str) -
     ],
     ids=["plain", "clipped", "mixed", "airbench"],
 )
-def test_it_trains_and_goes_on_exactly(run: Callable[..., Any], tmp_path: Path, options: list[str]) -> None:
+def test_it_trains_and_goes_on_exactly(same: Any, run: Callable[..., Any], tmp_path: Path, options: list[str]) -> None:
     whole = run(*options)
     assert all(not torch.equal(value, torch.zeros_like(value)) for value in _momenta(last(whole)))
     checkpoint = Path(whole["folder"]) / "checkpoints" / "step-0000008.ckpt"
     again = run(*options, f"resume.from={checkpoint}", folder=tmp_path / "again")
     for part in ("state_dict", "optimizer_states"):
-        assert alike(last(again)[part], last(whole)[part]), part
+        assert same(last(again)[part], last(whole)[part]), part
 
 
 def _momenta(checkpoint: dict[str, Any]) -> list[torch.Tensor]:
@@ -224,39 +210,30 @@ def test_another_optimizer_on_a_route_is_refused(run: Callable[..., Any], tmp_pa
 
 
 @pytest.mark.slow
-def test_the_command_line_learns_digits_killed_in_the_middle(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def test_the_command_line_learns_digits_killed_in_the_middle(same: Any, python: Any, tmp_path: Path) -> None:
+    options = ["optimizer=airbench", "model=cnn", "trainer=cpu", "trainer.max_epochs=6"]
 
-    def command(*more: str, output: Path = tmp_path / "killed") -> list[str]:
-        given = ["optimizer=airbench", "model=cnn", "trainer=cpu", "trainer.max_epochs=6", f"output={output}"]
-        return [sys.executable, "-m", "lrflow", *given, *more]
+    def start(*more: str) -> Any:
+        return python("-m", "lrflow", *options, *more, cwd=tmp_path)
 
-    whole = subprocess.run(command(output=tmp_path / "whole"), env=environment, capture_output=True, text=True)
-    assert whole.returncode == 0, whole.stderr
+    assert start("output=whole").wait() == 0
     (folder,) = (tmp_path / "whole").iterdir()
     assert json.loads((folder / "summary.json").read_text())["metrics"]["test/accuracy"] >= 0.95
 
-    job = subprocess.Popen(command(), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("killed/*/checkpoints/step-0000040.ckpt")):
-        assert job.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    resumed = subprocess.run(command("resume=last"), env=environment, capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
+    saved = "killed/*/checkpoints/step-0000040.ckpt"
+    assert start("output=killed").interrupt(signal.SIGKILL, lambda: list(tmp_path.glob(saved))) == -signal.SIGKILL
+    assert start("output=killed", "resume=last").wait() == 0
     (again,) = (tmp_path / "killed").iterdir()
     left, right = last({"folder": again}), last({"folder": folder})
-    assert all(alike(left[part], right[part]) for part in ("state_dict", "optimizer_states"))
+    assert all(same(left[part], right[part]) for part in ("state_dict", "optimizer_states"))
 
 
 @pytest.mark.slow
-def test_two_processes_train_alike(tmp_path: Path) -> None:
+def test_two_processes_train_alike(python: Any, tmp_path: Path) -> None:
     options = [word for word in SHORT if not word.startswith("trainer=")]
-    command = [sys.executable, "-m", "lrflow", *options, "trainer=ddp", "trainer.accelerator=cpu", f"output={tmp_path}"]
-    job = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert job.returncode == 0, job.stderr
+    job = python("-m", "lrflow", *options, "trainer=ddp", "trainer.accelerator=cpu", f"output={tmp_path}", cwd=tmp_path)
+    _, told = job.communicate()
+    assert job.returncode == 0, told
     (folder,) = tmp_path.iterdir()
     assert json.loads((folder / "summary.json").read_text())["steps"] == 12
     assert len(_momenta(last({"folder": folder}))) == 2
@@ -273,13 +250,13 @@ class TestOptimizersOfOthers:
     def _installed(self) -> None:
         pytest.importorskip("pytorch_optimizer")
 
-    def test_shampoo_is_saved_and_goes_on_exactly(self, run: Callable[..., dict[str, Any]]) -> None:
+    def test_shampoo_is_saved_and_goes_on_exactly(self, same: Any, run: Callable[..., dict[str, Any]]) -> None:
         whole = run(*self.ASKED, self.SHAMPOO)
         cut = Path(whole["folder"]) / "checkpoints" / "step-0000004.ckpt"
         resumed = run(*self.ASKED, self.SHAMPOO, f"resume={cut}")
-        end, same = last(whole), last(resumed)
-        assert alike(end["state_dict"], same["state_dict"])
-        assert alike(end["optimizer_states"], same["optimizer_states"])
+        end, again = last(whole), last(resumed)
+        assert same(end["state_dict"], again["state_dict"])
+        assert same(end["optimizer_states"], again["optimizer_states"])
 
     def test_one_of_second_order_trains_and_is_searched_for(
         self, run: Callable[..., dict[str, Any]], tmp_path: Path

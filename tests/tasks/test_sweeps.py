@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,12 +160,12 @@ def test_what_cannot_be_read_is_told_before_anything_runs(arguments: tuple[str, 
 
 
 @pytest.mark.slow
-def test_two_devices_read_the_mean_of_both(tmp_path: Path) -> None:
+def test_two_devices_read_the_mean_of_both(python: Any, tmp_path: Path) -> None:
     two = ("trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=32", "data.drop_last=true")
     words = [*(word for word in SMALL if "accelerator" not in word), *STILL, "find.steps=40", *two]
-    command = [sys.executable, "-m", "lrflow", *words]  # which the second process repeats
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    job = python("-m", "lrflow", *words, cwd=tmp_path)  # which the second process repeats
+    _, told = job.communicate()
+    assert job.returncode == 0, told
     (folder,) = (tmp_path / "outputs").iterdir()
     with (folder / "find.csv").open() as file:
         found = [float(row["loss_0"]) for row in csv.DictReader(file)]

@@ -5,14 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import copies
 import numpy as np
 import pytest
 import torch
@@ -21,6 +18,8 @@ from lrflow.plan import Plan
 from lrflow.training.checkpoint_io import read_checkpoint
 
 pytestmark = pytest.mark.slow
+
+Start = Callable[..., copies.Process]
 
 SCRIPT = """
 import os, signal, sys
@@ -76,18 +75,15 @@ OPTIONS = [
 class Jobs:
     """Runs of the script in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, python: Start) -> None:
+        self.folder, self.python = folder, python
         (folder / "job.py").write_text(SCRIPT)
 
-    def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    def start(self, *more: str, **environment: str) -> copies.Process:
         given = {word.partition("=")[0]: word for word in (*OPTIONS, f"output={self.folder}/runs", *more)}
-        command = [sys.executable, "job.py", *given.values()]
-        output: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=self.folder, env=variables, **output)
+        return self.python("job.py", *given.values(), cwd=self.folder, **environment)
 
-    def run(self, *more: str, **environment: str) -> tuple[int, str]:
+    def run(self, *more: str, **environment: str) -> tuple[int | None, str]:
         """The exit code, and what was said on stderr."""
         job = self.start(*more, **environment)
         _, told = job.communicate(timeout=200)
@@ -104,9 +100,9 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(python: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of an uninterrupted run on two devices; the ranks' weights lie two folders above it."""
-    jobs = Jobs(tmp_path_factory.mktemp("whole"))
+    jobs = Jobs(tmp_path_factory.mktemp("whole"), python)
     code, told = jobs.run()
     assert code == 0, told
     (folder,) = jobs.folders
@@ -140,17 +136,15 @@ def test_it_learns_and_is_validated_as_a_whole(whole: Path) -> None:
     assert json.loads((whole / "summary.json").read_text())["status"] == "finished"
 
 
-def test_stopped_and_then_killed_it_goes_on_exactly(whole: Path, tmp_path: Path) -> None:
-    jobs = Jobs(tmp_path)
+def test_stopped_and_then_killed_it_goes_on_exactly(whole: Path, python: Start, tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path, python)
     job = jobs.start()
-    deadline = time.monotonic() + 120
-    while not any(len(path.read_text().splitlines()) > 5 for path in tmp_path.glob("runs/*/metrics.csv")):
-        assert job.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    job.send_signal(signal.SIGTERM)
-    _, told = job.communicate(timeout=100)
-    assert job.returncode == 143, told
+
+    def begun() -> bool:
+        return any(len(path.read_text().splitlines()) > 5 for path in tmp_path.glob("runs/*/metrics.csv"))
+
+    assert job.interrupt(signal.SIGTERM, begun) == 143
+    _, told = job.communicate()
     assert "stopped as asked after" in told
     (folder,) = jobs.folders
     stopped = read_checkpoint(max(folder.glob("checkpoints/step-*.ckpt")))["global_step"]
@@ -171,12 +165,12 @@ def test_stopped_and_then_killed_it_goes_on_exactly(whole: Path, tmp_path: Path)
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_groups_are_unfrozen_on_all_devices_at_once(tmp_path: Path) -> None:
+def test_groups_are_unfrozen_on_all_devices_at_once(python: Start, tmp_path: Path) -> None:
     """DDP reduces what asked for a gradient when it was made; the reference is one process with twice the batch."""
     for name, options in {"two": ["data.batch_size=32"], "one": ["data.batch_size=64", "trainer.devices=1"]}.items():
         (tmp_path / name).mkdir()
         shortened = ["trainer.max_epochs=2", "data.drop_last=true", "optimizer=sgd", "model.dropout=0"]
-        code, told = Jobs(tmp_path / name).run(*shortened, *options)
+        code, told = Jobs(tmp_path / name, python).run(*shortened, *options)
         assert code == 0, told
     first, second = (torch.load(tmp_path / f"two/rank{rank}.pt", weights_only=True) for rank in (0, 1))
     alone = torch.load(tmp_path / "one/rank0.pt", weights_only=True)

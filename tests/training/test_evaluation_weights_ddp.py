@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import copies
 import pytest
 import torch
 
@@ -18,6 +17,8 @@ from lrflow.training.checkpoint_io import read_checkpoint
 
 pytest.importorskip("schedulefree")
 pytestmark = pytest.mark.slow
+
+Start = Callable[..., copies.Process]
 
 SCRIPT = """
 import sys
@@ -52,15 +53,13 @@ OPTIONS = (
 )
 
 
-def run(folder: Path, *more: str) -> Path:
+def run(python: Start, folder: Path, *more: str) -> Path:
     """The run folder of a job of two processes."""
     folder.mkdir(exist_ok=True)
     (folder / "job.py").write_text(SCRIPT)
-    command = [sys.executable, "job.py", *OPTIONS, f"output={folder}/runs", *more]
-    job = subprocess.run(
-        command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200
-    )
-    assert job.returncode == 0, job.stderr
+    job = python("job.py", *OPTIONS, f"output={folder}/runs", *more, cwd=folder)
+    _, told = job.communicate(timeout=200)
+    assert job.returncode == 0, told
     (made,) = (folder / "runs").iterdir()
     return made
 
@@ -75,8 +74,8 @@ def load(path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tmp_path_factory.mktemp("whole"))
+def whole(python: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(python, tmp_path_factory.mktemp("whole"))
 
 
 def test_both_end_at_the_average_that_was_saved(whole: Path) -> None:
@@ -87,9 +86,9 @@ def test_both_end_at_the_average_that_was_saved(whole: Path) -> None:
     assert {int(value) for value in statistics.values()} == {5}
 
 
-def test_resumed_it_goes_on_exactly(whole: Path, tmp_path: Path) -> None:
+def test_resumed_it_goes_on_exactly(whole: Path, python: Start, tmp_path: Path) -> None:
     cut = whole / "checkpoints/step-0000009.ckpt"
-    resumed = run(tmp_path, f"resume.from={cut}")
+    resumed = run(python, tmp_path, f"resume.from={cut}")
     one, other = (read_checkpoint(max(folder.glob("checkpoints/step-*.ckpt"))) for folder in (whole, resumed))
     assert one["global_step"] == other["global_step"] == 20
     assert equal(one["state_dict"], other["state_dict"])

@@ -6,10 +6,7 @@ import csv
 import json
 import logging
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -496,7 +493,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_have_one_factor_and_resume_it(tmp_path: Path) -> None:
+def test_two_processes_have_one_factor_and_resume_it(python: Any, tmp_path: Path) -> None:
     """The mean training loss is that of both, and what each had gathered when it was saved is its own again."""
     (tmp_path / "job.py").write_text(DDP)
     options = [
@@ -506,10 +503,9 @@ def test_two_processes_have_one_factor_and_resume_it(tmp_path: Path) -> None:
     ]  # fmt: skip
 
     def run(name: str, *more: str) -> list[dict[str, Any]]:
-        command = [sys.executable, "job.py", name, *options, *more]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, done.stderr
+        job = python("job.py", name, *options, *more, cwd=tmp_path)
+        _, told = job.communicate(timeout=200)
+        assert job.returncode == 0, told
         return [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in (0, 1)]
 
     first, second = run("whole")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from lrflow.config import compose
 from lrflow.tasks import train
 
 pytest.importorskip("gymnasium", reason="the extra rl is not installed")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 QUICK = ["fast=true", "task.test=false", "trainer.val_every=100%", "trainer.checkpoint.monitor=null"]
 Run = Callable[..., Path]
@@ -46,19 +44,8 @@ def last_state(folder: Path) -> dict[str, Any]:
     return {key: saved[key] for key in ("state_dict", "optimizer_states", "OffPolicyData", "global_step")}
 
 
-def same(first: Any, second: Any) -> bool:
-    """Whether two states are equal, bit for bit."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return bool(first == second)
-
-
 @pytest.mark.parametrize("recipe", ["rl_dqn", "rl_sac"])
-def test_from_any_of_its_checkpoints_a_run_goes_on_exactly(run: Run, recipe: str) -> None:
+def test_from_any_of_its_checkpoints_a_run_goes_on_exactly(same: Any, run: Run, recipe: str) -> None:
     # Of DQN the 37th step stands between two batches of one collection, the 74th in the second epoch.
     settings = [f"recipe={recipe}", "trainer.checkpoint.every=37", "trainer.checkpoint.keep=null", "seed=3"]
     whole = run(*settings)
@@ -77,22 +64,15 @@ def test_the_environment_steps_of_a_run_are_what_was_asked_for(run: Run) -> None
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_exactly(tmp_path: Path, run: Run) -> None:
+def test_a_killed_run_goes_on_exactly(same: Any, python: Any, lrflow: Any, tmp_path: Path, run: Run) -> None:
     settings = ["recipe=rl_dqn", "trainer.max_epochs=8", "trainer.checkpoint.every=5"]
     whole = run(*settings)
-    command = [sys.executable, "-m", "lrflow", *QUICK, *settings, f"output={tmp_path}/killed"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if list(tmp_path.glob("killed/*/checkpoints/step-00002[0-9][0-9].ckpt")):
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.002)
-    assert process.wait(timeout=60) == -signal.SIGKILL
+    process = python("-m", "lrflow", *QUICK, *settings, f"output={tmp_path}/killed", cwd=tmp_path)
+    saved = "killed/*/checkpoints/step-00002[0-9][0-9].ckpt"
+    assert process.interrupt(signal.SIGKILL, lambda: list(tmp_path.glob(saved))) == -signal.SIGKILL
     (killed,) = tmp_path.glob("killed/*/")
     assert last_state(killed)["global_step"] < last_state(whole)["global_step"]
-    again = [sys.executable, "-m", "lrflow", f"resume={killed}", "task.test=false"]
-    done = subprocess.run(again, capture_output=True, text=True, check=False)
+    done = lrflow(f"resume={killed}", "task.test=false")
     assert done.returncode == 0, done.stderr
     assert "resumed from" in done.stdout
     assert "warning" not in done.stdout + done.stderr
