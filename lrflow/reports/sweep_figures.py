@@ -45,7 +45,7 @@ def rates_figure(analysis: Analysis) -> go.Figure:
             mode="markers",
             marker={"color": MUTED, "size": 9, "symbol": "triangle-down-open", "line": {"width": 1.5}},
             name="pruned",
-            customdata=[f"{told_of(analysis.sweep, trial)}<br>{escape(trial.why)}" for _, _, trial in pruned],
+            customdata=[told_of(analysis.sweep, trial) for _, _, trial in pruned],
             hovertemplate="%{customdata}<extra></extra>",
         )
     rates = [point.lr for curve in analysis.curves for point in curve.points] + [lr for lr, _, _ in pruned]
@@ -159,11 +159,12 @@ def parallel_figure(sweep: Sweep, keys: Sequence[str]) -> go.Figure:
 
 
 def told_of(sweep: Sweep, trial: Trial) -> str:
-    """A trial in a few lines of a hint: its number, its values and what it ended at."""
+    """A trial in a few lines of a hint: its number, its values, what it ended at and why, where it did not end well."""
     lines = [f"<b>trial {trial.number}</b>"]
     given = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.given.items()}
     lines += [f"{key} = {value}" for key, value in given.items() if value is not None]
     lines += [f"{name} {trial.metrics[name]:.4g}" for name in sweep.metrics[:4] if name in trial.metrics]
+    lines += [(trial.why or trial.status).partition("\n")[0]] * (trial.status != "done")
     return "<br>".join(line if line.startswith("<b>") else escape(line) for line in lines)
 
 

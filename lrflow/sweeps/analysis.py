@@ -85,13 +85,13 @@ def _curve(
         noise = find_valley(costs, 2 * near, below=below).misfit
     valley = find_valley(costs, near, noise, below)
     allowed = margin[0] * (worst - ended[best] if margin[1] else 1.0)
+    pruned = [trial.rate(key) or math.nan for trial in trials if trial.status == "pruned"]
     sensitivity = None
-    if initial is not None and len(costs) > 1:
+    if initial is not None and len(costs) > 1 and not pruned:  # the LRs that are left would be the good ones
         share = np.gradient(np.array(list(costs)))
         capped = np.minimum(np.array(list(costs.values())), initial)
         sensitivity = float((share * capped).sum() / share.sum()) - min(ended[best], initial)
     basin = _basin(costs, best, ended[best] + allowed)
-    pruned = [trial.rate(key) or math.nan for trial in trials if trial.status == "pruned"]
     doubts = _doubts(points, pruned, valley, near, len(ended))
     return Curve(name, given, points, valley, basin, sensitivity, tuple(doubts))
 

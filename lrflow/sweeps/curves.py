@@ -62,7 +62,7 @@ class Curve:
         valley: where it is best, in decades of the LR; None: every LR diverged or was pruned.
         basin: how far off the LR may be set.
         sensitivity: mean of min(loss, initial loss) over the LRs of the sweep, less the best loss (Wortsman et al.,
-            2023, 2309.14322); None: the metric is no loss, or there is one LR.
+            2023, 2309.14322); None: the metric is no loss, there is one LR, or bad LRs were pruned.
         doubts: why the answer is not to be trusted, each a sentence.
     """
 

@@ -288,6 +288,7 @@ def test_what_was_given_up_far_above_the_start_is_drawn_where_the_picture_ends(m
     found = analyse(read_sweep(folder))
     assert found is not None
     assert found.start == 2.0
+    assert found.curves[0].sensitivity is None
     assert [(lr, value) for lr, value, _ in found.given_up()] == [(1.0, 4.0)]
 
 
