@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 HERE = Path(__file__).parent
-LONG = 40  # characters of a cell that is broken into lines
+LONG = 60  # characters of a cell that is broken into lines
 
 
 @dataclass(frozen=True)

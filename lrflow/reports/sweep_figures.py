@@ -50,8 +50,8 @@ def rates_figure(analysis: Analysis) -> go.Figure:
         )
     rates = [point.lr for curve in analysis.curves for point in curve.points] + [lr for lr, _, _ in pruned]
     narrow = max(rates) / min(rates) < NARROW
-    marks = {"dtick": "D2"} if narrow else {"dtick": 1, "minor": {"dtick": "L1", "showgrid": False}}
-    figure.update_xaxes(type="log", title=analysis.lr_key, **marks)
+    marks = _ticks("log") if narrow else {"type": "log", "dtick": 1, "minor": {"dtick": "L1", "showgrid": False}}
+    figure.update_xaxes(title=analysis.lr_key, **marks)
     figure.update_yaxes(title=analysis.sweep.metric, **_ticks(scale))
     figure.update_layout(hovermode="closest", showlegend=1 < len(analysis.curves) + bool(pruned) <= LINES)
     return figure
@@ -253,7 +253,7 @@ def _axis(label: str, values: Sequence[float], logarithmic: bool) -> dict[str, o
 
 def _ticks(scale: str) -> dict[str, object]:
     """An axis of this scale; a logarithmic one with marks at 1, 2 and 5."""
-    return {"type": scale, "dtick": "D2", "exponentformat": "none"} if scale == "log" else {"type": scale}
+    return {"type": scale, "dtick": "D2", "tickformat": "~g"} if scale == "log" else {"type": scale}
 
 
 def _in_turn(count: int) -> list[str]:
