@@ -34,7 +34,6 @@ def why_not(config: Config) -> str | None:
         "the optimizer is routed": bool(optimizer.routes),
         f"{kind} maximizes": node.get("maximize", False),
         "gradients are accumulated": trainer.accumulate_grad_batches > 1,
-        "trainer.compile compiles each run": trainer.compile,
         "trainer.channels_last is of one model's images": trainer.channels_last,
         f"trainer.precision={trainer.precision}": str(trainer.precision) not in ("32-true", "32"),
         "it is distributed": not one_device,

@@ -30,7 +30,7 @@ from lrflow.training.loggers import build_loggers, close_loggers
 from lrflow.vectorized.fit import PopulationFit
 from lrflow.vectorized.member import Member
 from lrflow.vectorized.population import UnfitError
-from lrflow.vectorized.trial import Trial, time_ordinary, time_together
+from lrflow.vectorized.trial import COMPILING, SHARE, Trial, time_ordinary, time_together
 
 PAYS = 1.1
 """A population has to be so many times faster than its members one after the other: less may be noise."""
@@ -113,12 +113,17 @@ def _measure(configs: Sequence[Config]) -> Trial:
     member = _member(prepare(config, folder, None, [], quiet))
     alone = prepare(config, folder, None, [], quiet)
     assert alone is not None
-    ordinary = time_ordinary(alone.trainer, alone.module, alone.data)
+    step, before = time_ordinary(alone.trainer, alone.module, alone.data)
+    size, steps, compiled = len(configs), member.plan.horizon.steps, config.trainer.compile
+    whole = step * size * steps
+    if compiled and before > COMPILING * whole:
+        message = "too short for what compiling their step would take; without trainer.compile they may train together"
+        raise UnfitError(message)
     try:
-        together = time_together(member, len(configs), ordinary)
+        together, compiling = time_together(member, size, SHARE * whole, compiled)
     except RuntimeError as error:  # what torch says of a model that it cannot vectorise
         raise UnfitError(f"the model cannot be vectorised: {str(error).partition(chr(10))[0]}") from error
-    return Trial(ordinary, together, len(configs))
+    return Trial(step, together, size, steps, compiling)
 
 
 def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Trained]:
@@ -172,6 +177,7 @@ def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Trained]:
             Duration.parse(config.trainer.val_every),
             config.trainer.log_every,
             config.task.test,
+            config.trainer.compile,
         ).run()
     seconds = time.monotonic() - started
     return {number: _conclude(folder, member, seconds, len(begun)) for number, folder, member in begun}

@@ -39,7 +39,7 @@ class PopulationFit:
         val_every: how often they validate.
         log_every: steps between two readings of the signals.
         test: whether to evaluate the test set at the end.
-        watch: called with the step after each validation.
+        compiled: whether the population's step is compiled.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class PopulationFit:
         val_every: Duration,
         log_every: int,
         test: bool = True,
-        watch: Callable[[int], None] = lambda _: None,
+        compiled: bool = False,
     ) -> None:
         self._rows = list(members)
         first = members[0]
@@ -57,14 +57,14 @@ class PopulationFit:
         self._validates = _validations(val_every, self._horizon)
         self._limit = first.trainer.limit_val_batches
         self._test = test
-        self._watch = watch
         self._clip = _clipping(first.trainer)
-        self._population, self._numbers = stack(members, self._device)
+        self._population, self._numbers = stack(members, self._device, compiled)
         self._batches = StackedBatches([one.data.train_dataloader() for one in members], self._device)
         self._loaders = {"val": first.data.val_dataloader()}
         self._stop = StopRequest()
         self._losses = torch.zeros(log_every, len(members), 2, device=self._device)
         self._seconds: list[float] = []
+        self._pace = 0.0  # seconds of a step, lately
         self._step = 0
 
     def run(self) -> None:
@@ -114,6 +114,7 @@ class PopulationFit:
         count = len(self._seconds)
         values = self._losses[:count].double().cpu().numpy()
         seconds, first = np.array(self._seconds), self._step - count
+        self._pace = float(np.median(seconds))
         steps = np.arange(first, self._step)
         for row in self._living():
             member = self._rows[row]
@@ -141,7 +142,6 @@ class PopulationFit:
                     callback.on_validation_end(member.trainer, member.module)
         for row, snapshot in zip(better, self._population.snapshots(better), strict=True):
             self._rows[row].best = (self._step, snapshot)
-        self._watch(self._step)
         self._clock = time.perf_counter()
 
     def _evaluate(self, stage: str, step: int, epoch: int) -> bool:
@@ -164,12 +164,13 @@ class PopulationFit:
     def _drop(self) -> None:
         """Go on without the members that have ended."""
         living = self._living()
-        if len(living) == len(self._rows):
-            return
         for member in self._rows:
             if member.error is not None:
                 with suppress(LrflowError):  # what ended it is told already
                     member.save_best()
+        wasted = self._pace * (1 - len(living) / len(self._rows)) * (self._horizon.steps - self._step)
+        if wasted <= self._population.compiling:  # so long their rows are carried along
+            return
         self._rows = [self._rows[row] for row in living]
         if living:
             for part in (self._population, self._numbers, self._batches):

@@ -36,7 +36,7 @@ class Member:
         metrics: its latest ones, by name.
         steps: optimizer steps made.
         error: what ended it early.
-        best: the validated state that was best, and the steps behind it.
+        best: the validated state that was best, and the steps behind it, until it is saved.
     """
 
     trainer: pl.Trainer
@@ -106,16 +106,18 @@ class Member:
         stand_at(self.trainer, steps, self.plan.horizon.steps_per_epoch or steps)
 
     def save_best(self) -> None:
-        """Save the best validated state, if there is one."""
+        """Save the best validated state, if there is one that is not saved yet."""
         if self.best is not None:
-            self.bring_to(*self.best)
+            best, self.best = self.best, None
+            self.bring_to(*best)
             self.checkpoints.save(self.trainer, best=True)
 
 
-def stack(members: Sequence[Member], device: torch.device) -> tuple[Population, StepNumbers]:
-    """The members as a population, and the numbers of its steps."""
+def stack(members: Sequence[Member], device: torch.device, compiled: bool = False) -> tuple[Population, StepNumbers]:
+    """The members as a population, whose step may be compiled, and the numbers of its steps."""
     first = members[0]
     update = UPDATES[type(first.optimizer)](first.optimizer.param_groups[0])
     numbers = StepNumbers([one.plan for one in members], [one.optimizer for one in members], update, device)
     networks = [one.module.model for one in members]
-    return Population(networks, first.groups, first.module.loss, update, numbers.kept(), device), numbers
+    kept = numbers.kept()
+    return Population(networks, first.groups, first.module.loss, update, kept, device, compiled), numbers

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.utils import parameters_to_vector
 from torch.optim import Optimizer
 
@@ -36,6 +37,10 @@ class Population:
         update: the rule of the optimizer.
         kept: what the rule keeps for each weight.
         device: where to train.
+        compiled: whether `torch.compile` makes one program of the whole step.
+
+    Attributes:
+        compiling: seconds that compiling took; 0 where nothing is compiled.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class Population:
         update: Update,
         kept: Sequence[str],
         device: torch.device,
+        compiled: bool = False,
     ) -> None:
         self._network = copy.deepcopy(networks[0])
         shapes = {name: parameter.shape for name, parameter in self._network.named_parameters()}
@@ -71,6 +77,9 @@ class Population:
 
         self._losses = vmap(member_loss, randomness="different")
         self._outputs = vmap(member_output, in_dims=(0, 0, None), randomness="error")
+        self._compiled = compiled
+        self._shape: torch.Size | None = None  # of the batches that there is a program for
+        self.compiling = 0.0
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -90,21 +99,62 @@ class Population:
             The losses before the step and the norms of the gradients before they are clipped, both [members].
         """
         self._network.train()
-        leaf = self.weights.requires_grad_()
-        losses = self._losses(self._named(leaf), self.buffers, inputs, targets)
-        (grad,) = torch.autograd.grad(losses.sum(), leaf)
-        self.weights = leaf.detach()
+        given = (self.weights, self.state, self.buffers, inputs, targets, coefficients, clip)
+        if not self._compiled:
+            return self._make_step(*given)
+        if self._shape is None:
+            self._shape = inputs.shape
+            torch.compiler.reset()  # programs of other shapes would count: torch makes eight of a function at most
+            self._program = torch.compile(
+                self._make_step, fullgraph=True, dynamic=False
+            )  # vmap takes no symbolic sizes
+            started = time.perf_counter()
+            found = self._program(*given)
+            self.compiling = time.perf_counter() - started
+            return found
+        # The last batch of an epoch may be smaller: a program for it alone would not pay.
+        return self._program(*given) if inputs.shape == self._shape else self._make_step(*given)
+
+    def _make_step(
+        self,
+        weights: Tensor,
+        state: Mapping[str, Tensor],
+        buffers: dict[str, Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        coefficients: Mapping[str, Tensor],
+        clip: Clip | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The step itself, of what changes from step to step: weights, state and buffers in place."""
+        losses, grad = self._gradients(weights, buffers, inputs, targets)
         with torch.no_grad():
             norms = torch.linalg.vector_norm(grad, dim=1)
             if clip is not None:
                 clip(grad, norms)
-            state = {name: kept.split(self._group_sizes, dim=1) for name, kept in self.state.items()}
-            parts = zip(self.weights.split(self._group_sizes, 1), grad.split(self._group_sizes, 1), strict=True)
-            for group, (weights, gradients) in enumerate(parts):
-                own = {name: kept[group] for name, kept in state.items()}
+            split = {name: kept.split(self._group_sizes, dim=1) for name, kept in state.items()}
+            parts = zip(weights.split(self._group_sizes, 1), grad.split(self._group_sizes, 1), strict=True)
+            for group, (own_weights, own_grad) in enumerate(parts):
+                own = {name: kept[group] for name, kept in split.items()}
                 by = {name: values[:, group : group + 1] for name, values in coefficients.items()}
-                self._update(weights, gradients, own, by)
-        return losses.detach(), norms
+                self._update(own_weights, own_grad, own, by)
+        return losses, norms
+
+    def _gradients(
+        self, weights: Tensor, buffers: dict[str, Tensor], inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The losses [members] and the gradient of each [members, weights]: none depends on another's weights."""
+        if torch.compiler.is_compiling():  # which traces no torch.autograd.grad
+
+            def total(weights: Tensor) -> tuple[Tensor, Tensor]:
+                losses = self._losses(self._named(weights), buffers, inputs, targets)
+                return losses.sum(), losses
+
+            grad, (_, losses) = grad_and_value(total, has_aux=True)(weights)
+            return losses, grad
+        leaf = weights.detach().requires_grad_()  # uncompiled, grad_and_value takes half as long again
+        losses = self._losses(self._named(leaf), buffers, inputs, targets)
+        (grad,) = torch.autograd.grad(losses.sum(), leaf)
+        return losses.detach(), grad
 
     @torch.no_grad()
     def outputs(self, inputs: Tensor) -> Tensor:
@@ -113,7 +163,8 @@ class Population:
         return self._outputs(self._named(self.weights), self.buffers, inputs)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these members alone, in this order."""
+        """Go on with these members alone, in this order; a compiled step is compiled anew."""
+        self._shape = None
         index = torch.tensor(rows, dtype=torch.int64, device=self.weights.device)
         self.weights = self.weights[index]
         self.state = {name: kept[index] for name, kept in self.state.items()}

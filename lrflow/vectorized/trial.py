@@ -17,6 +17,7 @@ from lrflow.vectorized.member import Member, stack
 STEPS, WARMUP = 12, 4  # of the ordinary run
 TOGETHER = 5  # steps of the population at most, after one that is not counted
 SHARE = 0.02  # of the time that the ordinary runs would take: the population's steps stop there
+COMPILING = 0.1  # of that time: what takes longer to compile is not tried
 
 
 @dataclass(frozen=True)
@@ -27,71 +28,86 @@ class Trial:
         ordinary: seconds of an ordinary run's step.
         together: seconds of a population's step.
         size: members of the population.
+        steps: of a run.
+        compiling: seconds that it took to compile the population's step.
     """
 
     ordinary: float
     together: float
     size: int
+    steps: int
+    compiling: float = 0.0
 
     @property
     def ratio(self) -> float:
-        """How many times faster the population's step is than a step of each of its members."""
-        return self.size * self.ordinary / self.together
+        """How many times faster the population is than its members one after the other.
+
+        What these compile is not counted: the first does it, and the others find most of it done.
+        """
+        return self.size * self.ordinary * self.steps / (self.compiling + self.together * self.steps)
 
 
-def time_ordinary(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> float:
-    """Seconds of a step of an ordinary run, which is begun and thrown away.
+def time_ordinary(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> tuple[float, float]:
+    """Begins an ordinary run, and throws it away.
 
     Args:
         trainer: of the run; without its loggers.
         module: supplied with its optimizer and plan.
         data: set up.
+
+    Returns:
+        seconds of a step, and seconds until there are steps like it: what is compiled, is compiled before.
     """
     clock = _Clock(WARMUP)
     signals = [one for one in trainer.callbacks if isinstance(one, Signals)]  # type: ignore[attr-defined]
     trainer.callbacks = [*signals, clock]  # type: ignore[attr-defined]
     trainer.limit_val_batches = 0
     trainer.fit_loop.epoch_loop.max_steps = STEPS
+    started = _now(module.device)
     trainer.fit(module, datamodule=data)
-    return clock.seconds / max(1, trainer.global_step - WARMUP)
+    return clock.step, clock.started - started
 
 
-def time_together(member: Member, size: int, ordinary: float) -> float:
-    """Seconds of a step of a population, of copies of one member that is left as it is.
+def time_together(member: Member, size: int, budget: float, compiled: bool = False) -> tuple[float, float]:
+    """Makes steps of a population, of copies of one member that is left as it is.
 
     Args:
         member: attached.
         size: how many copies.
-        ordinary: seconds of an ordinary step, which tell when to stop measuring.
+        budget: seconds after which no further step is timed.
+        compiled: whether its step is compiled.
+
+    Returns:
+        seconds of a step, and seconds that it took to be compiled.
     """
     device = member.trainer.strategy.root_device
-    population, numbers = stack([member] * size, device)
+    population, numbers = stack([member] * size, device, compiled)
     one = next(iter(StackedBatches([member.data.train_dataloader()], device).epoch(0)))
     inputs, targets = (part.repeat(size, *[1] * (part.ndim - 1)) for part in one)
-    budget = SHARE * ordinary * size * member.plan.horizon.steps
+    started = _now(device)
     population.step(inputs, targets, numbers.at(0))
+    compiling = _now(device) - started if compiled else 0.0
     done, started = 0, _now(device)
     while done < TOGETHER and (not done or (_now(device) - started) * (done + 1) / done < budget):
         population.step(inputs, targets, numbers.at(0))
         done += 1
-    return (_now(device) - started) / done
+    return (_now(device) - started) / done, compiling
 
 
 class _Clock(Callback):
-    """Times the steps of a fit after the first few."""
+    """Times the steps of a fit after the first few; where there are no more, all of them."""
 
     def __init__(self, warmup: int) -> None:
         self._warmup = warmup
-        self.seconds = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *given: Any) -> None:
         """Start after the warmup."""
-        if trainer.global_step == self._warmup:
-            self._started = _now(pl_module.device)
+        if trainer.global_step in (0, self._warmup):
+            self.started, self._first = _now(pl_module.device), trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop."""
-        self.seconds = _now(pl_module.device) - self._started
+        self.step = (_now(pl_module.device) - self.started) / (trainer.global_step - self._first)
 
 
 def _now(device: torch.device) -> float:

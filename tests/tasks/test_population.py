@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,20 @@ def test_members_that_are_asked_to_stop_are_saved_and_go_on(tmp_path: Path, monk
     assert resumed["val/loss"] == pytest.approx(whole[0].result["val/loss"], rel=1e-4)
 
 
-def test_what_ends_a_member_at_a_validation_ends_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compiling", [0.0, 1e9], ids=["left out", "carried along"])
+def test_what_ends_a_member_at_a_validation_ends_it_alone(
+    compiling: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows_kept: list[Any] = []
+    keep, make = Population.keep, Population.__init__
+
+    def timed(self: Population, *given: Any) -> None:
+        make(self, *given)
+        self.compiling = compiling
+
+    monkeypatch.setattr(Population, "__init__", timed)
+    monkeypatch.setattr(Population, "keep", lambda self, rows: (rows_kept.append(rows), keep(self, rows)))
+
     class Ending(pl.Callback):
         def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             if trainer.global_step == 20 and trainer.callback_metrics["val/loss"] > 2.25:
@@ -159,13 +173,13 @@ def test_what_ends_a_member_at_a_validation_ends_it_alone(tmp_path: Path, monkey
     assert weights(tmp_path / "0/checkpoints/best.ckpt")["global_step"] == 20
     assert found[1].error is None
     assert (rows(tmp_path / "0")[-1]["step"], rows(tmp_path / "1")[-1]["step"]) == (19, 30)
+    assert rows_kept == ([] if compiling else [[1]])
 
 
 ALONE = {
     "optimizer=lion": "Lion is not one of SGD, Adam and AdamW",
     "feedback=plateau": "feedback moves the LR as the run goes",
     "trainer.accumulate_grad_batches=2": "gradients are accumulated",
-    "trainer.compile=true": "trainer.compile compiles each run",
     "trainer.precision=bf16-mixed": "trainer.precision=bf16-mixed",
     "optimizer.lr=auto": "the LR is looked for before the run",
     "logger=wandb": "W&B has one run at a time in a process",
@@ -187,8 +201,8 @@ def test_jobs_that_differ_in_more_than_numbers_are_sets_of_their_own(tmp_path: P
 
 
 def test_what_cannot_or_need_not_train_together_is_left_and_told(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(population, "time_ordinary", lambda *_: 1.0)
-    monkeypatch.setattr(population, "time_together", lambda *_: 2.5)
+    monkeypatch.setattr(population, "time_ordinary", lambda *_: (1.0, 0.0))
+    monkeypatch.setattr(population, "time_together", lambda *_: (2.5, 0.0))
     told: list[str] = []
     members = (["optimizer=sgd"], ["optimizer=sgd", "seed=1"], ["optimizer=lion"], ["optimizer=adamw"])
     configs = jobs(tmp_path, [], members)
@@ -216,4 +230,5 @@ def test_the_trial_measures_and_leaves_nothing(tmp_path: Path) -> None:
     assert trial.ordinary > 0
     assert trial.together > 0
     assert trial.ratio == pytest.approx(3 * trial.ordinary / trial.together)
+    assert replace(trial, compiling=trial.steps * trial.together).ratio == pytest.approx(trial.ratio / 2)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))

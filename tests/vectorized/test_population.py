@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 
 from lrflow.layers import Rule, resolve
@@ -71,13 +72,14 @@ def batches(seed: int, steps: int = STEPS) -> list[tuple[Tensor, Tensor]]:
     return list(zip(inputs, targets, strict=True))
 
 
-def stacked(members: Sequence[Alone]) -> tuple[Population, StepNumbers]:
+def stacked(members: Sequence[Alone], compiled: bool = False) -> tuple[Population, StepNumbers]:
     cpu = torch.device("cpu")
     first = members[0].optimizer
     update = UPDATES[type(first)](first.param_groups[0])
     numbers = StepNumbers([one.plan for one in members], [one.optimizer for one in members], update, cpu)
     networks = [one.network for one in members]
-    return Population(networks, members[0].names, cross_entropy, update, numbers.kept(), cpu), numbers
+    names, kept = members[0].names, numbers.kept()
+    return Population(networks, names, cross_entropy, update, kept, cpu, compiled), numbers
 
 
 def train(
@@ -137,3 +139,27 @@ def test_each_member_is_its_own_run(family: str) -> None:
             torch.testing.assert_close(copy.network.state_dict()[name], value, rtol=1e-3, atol=1e-5, msg=name)
         ours, theirs = copy.optimizer.state_dict()["state"], member.optimizer.state_dict()["state"]
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow  # compiling takes most of a minute
+def test_a_compiled_step_is_the_same_step() -> None:
+    """With smaller last batches, and a row that is no number from a point on."""
+    settings = [*each(PLAIN, "momentum", (0.9, 0.0, 0.5)), {"lr": 1e30, "weight_decay": 0.0, "momentum": 0.0}]
+
+    def clip(grad: Tensor, norms: Tensor) -> None:
+        grad.mul_((2.0 / (norms + 1e-6)).clamp(max=1.0)[:, None])
+
+    data = [batches(seed, 60) for seed in range(4)]
+    shorter = [[(x[:5], y[:5]) if step % 20 == 19 else (x, y) for step, (x, y) in enumerate(own)] for own in data]
+    found = []
+    counters.clear()
+    for compiled in (False, True):
+        members = [Alone("mlp", seed, SGD, own, SCHEDULES[seed % 2]) for seed, own in enumerate(settings)]
+        population, numbers = stacked(members, compiled)
+        losses = train(population, numbers, shorter, clip)
+        assert losses[3, -1].isnan()
+        found.append((losses[:3], population.weights[:3], population.state["momentum_buffer"][:3]))
+        assert (population.compiling > 0) == compiled
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+    assert found[0][0].isfinite().all()
+    assert counters["stats"]["unique_graphs"] == 1
