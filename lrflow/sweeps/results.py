@@ -55,7 +55,7 @@ class Sweep:
 
     @cached_property
     def front(self) -> tuple[Trial, ...]:
-        """The Pareto front: the trials that no other is better than, by the first objective; by one alone the best.
+        """The Pareto front, sorted by the first objective: the trials that no other is better than.
 
         A trial is better than another where it is as good in every objective, and better in one. Trials that did not
         end well are not on it.

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from lrflow.cli import main
+from lrflow.cli.sweep import show_summary
 from lrflow.config import Config
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.sweeps.outcome import Outcome
 
 
 def test_every_job_is_run_in_its_folder(task, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +60,24 @@ def test_metrics_come_before_whole_keys_and_folders(
     (shown,) = [line.split() for line in table if line.startswith("job")]
     assert shown == headings
     assert max(map(len, table)) <= 80
+
+
+def test_what_jobs_are_judged_by_comes_first_and_a_search_without_an_lr_leaves_its_files(
+    make_run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcomes = []
+    for number, decay in enumerate(("0.1", "0.2")):
+        overrides, metrics = [f"optimizer.weight_decay={decay}"], {"test/accuracy": 0.9, "val/f1": 0.5 + number / 10}
+        folder = make_run(number, overrides, metrics)
+        outcomes.append(Outcome(overrides, metrics, None, 1.0, folder / str(number)))
+    show_summary(outcomes)
+    assert not (folder / "sweep.csv").exists()  # a grid
+    capsys.readouterr()
+    (folder / "sweep.yaml").write_text("settings: {metric: val/f1, mode: max}\n")
+    show_summary(outcomes)
+    (shown,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("job")]
+    assert shown[1:4] == ["optimizer.weight_decay", "val/f1", "test/accuracy"]
+    assert {"sweep.csv", "sweep.html"} <= {path.name for path in folder.iterdir()}
 
 
 def test_one_failure_does_not_stop_the_others(task, capsys: pytest.CaptureFixture[str]) -> None:
