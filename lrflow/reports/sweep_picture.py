@@ -128,9 +128,10 @@ def _draw_learning(axes: Axes, sweep: Sweep, analysis: Analysis | None) -> None:
     for curve, colour in zip(curves, colours, strict=True):
         axes.plot(curve.steps, curve.values, color=colour, linewidth=1, alpha=0.8)
     values = [value for curve in curves for value in curve.values]
-    _mark(axes, "y", scale_of(values))
+    scale = scale_of(values)
+    _mark(axes, "y", scale)
     if analysis and values and max(values) > (top := analysis.top(column)):
-        axes.set_ylim(top=top)
+        axes.set_ylim(0.8 * min(values) if scale == "log" else None, top)
     axes.set_xlabel("optimizer step", color=INK)
     axes.set_ylabel(column, color=INK)
     title = "how the trials learned" + (", by LR: blue low, red high" if analysis else "")
