@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lrflow.cli import sweep
 from lrflow.cli.arguments import parse
-from lrflow.cli.sweep import check_sweep
 from lrflow.config import compose
 from lrflow.config.catalogue import GROUPS, Catalogue, home, recipes
 from lrflow.config.overrides import expand, read
@@ -68,46 +68,66 @@ def test_a_recipe_is_told_of_in_its_readme(name: str) -> None:
 COMMANDS = sorted({command for path in DOCUMENTS for command in COMMAND.findall(path.read_text())})
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the options and the package that the documentation speaks of."""
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the options and the packages that the documentation speaks of."""
+    folder = tmp_path_factory.mktemp("place")
     for path in DOCUMENTS:
         for _, block in FENCED.findall(path.read_text()):
             if named := FILE.search(block):
-                file = tmp_path / named.group(1)
+                file = folder / named.group(1)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(block)
             elif "LogDecay" in block or "def late" in block:
-                with (tmp_path / "shapes.py").open("a") as shapes:
+                with (folder / "shapes.py").open("a") as shapes:
                     shapes.write(block)
-    with (tmp_path / "my_pkg/__init__.py").open("a") as package:
-        package.write((tmp_path / "shapes.py").read_text())
+    with (folder / "my_pkg/__init__.py").open("a") as package:
+        package.write((folder / "shapes.py").read_text())
     # What recipes/own_model/README.md is copied to, seen from inside and from beside.
     own = home("recipes") / "own_model"
-    shutil.copytree(own / "my_project", tmp_path / "my_project")
-    shutil.copytree(own / "options", tmp_path / "my_project/options")
-    shutil.copytree(own / "options", tmp_path / "options", dirs_exist_ok=True)
-    shutil.copy(own / "pyproject.toml", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    shutil.copytree(own / "my_project", folder / "my_project")
+    shutil.copytree(own / "options", folder / "my_project/options")
+    shutil.copytree(own / "options", folder / "options", dirs_exist_ok=True)
+    shutil.copy(own / "pyproject.toml", folder)
+    return folder
+
+
+@pytest.fixture
+def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In that folder, whose packages have not been imported, with sweeps of no more jobs than it takes."""
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(str(place))
     monkeypatch.setenv("LRFLOW_TRUST", "")
+    every = sweep._jobs_to_check
+    monkeypatch.setattr(sweep, "_jobs_to_check", lambda *asked: covering(every(*asked)))
     for package in ("my_pkg", "my_project"):
         monkeypatch.delitem(sys.modules, package, raising=False)
-    return tmp_path
+
+
+def covering(jobs: list[list[str]]) -> list[list[str]]:
+    """The first jobs of a sweep that have every value of every key."""
+    seen: set[str] = set()
+    found = []
+    for job in jobs:
+        if not seen.issuperset(job):
+            found.append(job)
+            seen.update(job)
+    return found
 
 
 def test_there_are_commands() -> None:
     assert len(COMMANDS) > 20
 
 
+@pytest.mark.usefixtures("there")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_can_be_run(command: str, place: Path) -> None:
+def test_commands_can_be_run(command: str) -> None:
     words = shlex.split(command.replace("\\\n", " "), comments=True)
     args = parse(words[words.index("lrflow") + 1 :])
     extend(args.trust)
     if args.multirun:
         catalogue = Catalogue([args.config_dir] if args.config_dir else [])
-        check_sweep(read(expand(args.overrides), catalogue, sweep=True), args.config_dir, catalogue)
+        sweep.check_sweep(read(expand(args.overrides), catalogue, sweep=True), args.config_dir, catalogue)
     elif not args.help:
         compose(expand(args.overrides), args.config_dir)
     sys.modules.pop("my_pkg", None)
