@@ -71,7 +71,8 @@ def noted(trial: FrozenTrial, fixed: Sequence[str], folder: Path) -> Outcome:
         kind = PrunedError if notes.get("status") == "pruned" else LrflowError
         error = kind(notes.get("error", "failed"))
     given = [*fixed, *notes.get("overrides", [])]
-    return Outcome(given, notes.get("metrics", {}), error, notes.get("seconds", 0.0), folder / str(trial.number))
+    path = folder / str(trial.number)  # of a trial that another machine ran it may be elsewhere
+    return Outcome(given, notes.get("metrics", {}), error, notes.get("seconds", 0.0), path if path.exists() else None)
 
 
 def outcome_of(value: Any, failed: bool, folder: Path) -> Outcome:

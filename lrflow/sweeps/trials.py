@@ -171,15 +171,20 @@ class Trials:
             outcome = Outcome([], summary.get("metrics", {}), kinds[status], summary.get("seconds", 0.0), folder.path)
             self._tell(trial, outcome)
             return None
-        deaths = found.user_attrs.get("deaths", 0) + (status != "stopped")
+        checkpoint = newest_checkpoint(folder.path)
+        name = checkpoint.name if checkpoint else None
+        # One that gets further each time is not what kills its process: that may be the trial beside it.
+        before = found.user_attrs.get("deaths", 0) if name == found.user_attrs.get("checkpoint") else 0
+        deaths = before + (status != "stopped")
         if "overrides" in found.user_attrs:  # otherwise it was not even handed over
             trial.set_user_attr("deaths", deaths)
+            trial.set_user_attr("checkpoint", name)
             if deaths > self._settings.retries:
                 error = LrflowError(f"its process died more than {self._settings.retries} times")
                 self._tell(trial, Outcome([], {}, error, 0.0, folder.path))
                 return None
             self._progress.say(f"trial {found.number}: its process is gone; it is run again")
-        return self._ready(trial, newest_checkpoint(folder.path))
+        return self._ready(trial, checkpoint)
 
     def _wait_for(self, folder: RunFolder) -> None:
         """Waits for a run whose sweep is gone, and which is still going."""

@@ -9,12 +9,15 @@ import subprocess
 import sys
 import textwrap
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import optuna
 import pytest
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 
 from lrflow.cli import main
@@ -66,6 +69,7 @@ def elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (site / "sitecustomize.py").write_text(textwrap.dedent(TRAINING))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by itself, which starves on a busy machine
+    Plugins.instance()  # which register their options once a process
     singletons = Singleton.get_state()
     yield here
     Singleton.set_state(singletons)
@@ -161,6 +165,28 @@ def test_a_disk_without_room_ends_a_sweep_that_can_go_on(elsewhere: Path, object
     assert main(["-m", "sweep.resume=swept"]) == 0
     assert states(elsewhere / "swept") == ["COMPLETE"] * 20
     assert 20 - done - 1 <= len(ran) <= 20 - done  # the one that was running may have ended, as its folder says
+
+
+@pytest.mark.skipif("LRFLOW_TEST_DATABASE" not in os.environ, reason="LRFLOW_TEST_DATABASE names no database server")
+def test_sweeps_at_the_same_time_share_a_study_on_a_database_server(elsewhere: Path) -> None:
+    name = f"test-{uuid.uuid4()}"
+    words = ["sweep.storage=${oc.env:LRFLOW_TEST_DATABASE}", f"sweep.study={name}", "optimizer.lr=0.1,0.2,0.3,0.4"]
+    words += ["sweep.sampler=grid", "seed=3,4,6"]
+    command = [sys.executable, "-m", "lrflow", "-m", *words]
+    try:
+        sweeps = [subprocess.Popen([*command, f"hydra.sweep.dir={folder}"], text=True) for folder in ("one", "two")]
+        assert [sweep.wait(240) for sweep in sweeps] == [0, 0]
+        storage = open_storage(os.environ["LRFLOW_TEST_DATABASE"])
+        trials = storage.get_all_trials(storage.get_study_id_from_name(name))
+    finally:
+        optuna.delete_study(study_name=name, storage=os.environ["LRFLOW_TEST_DATABASE"])
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 12
+    assert len({tuple(trial.user_attrs["overrides"]) for trial in trials}) == 12
+    ran = {
+        folder: {path.parent.name for path in (elsewhere / folder).glob("*/summary.json")} for folder in ("one", "two")
+    }
+    assert ran["one"].isdisjoint(ran["two"])
+    assert ran["one"] | ran["two"] == {str(number) for number in range(12)}
 
 
 def test_a_launcher_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

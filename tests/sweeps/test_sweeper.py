@@ -226,6 +226,25 @@ def test_a_trial_that_dies_more_often_than_it_is_retried_is_a_failed_one(objecti
     assert trials_of(here / "stopped")[1].user_attrs["error"] == "its process died more than 1 times"
 
 
+def test_a_trial_that_gets_further_each_time_is_run_again_however_often_it_dies(objective, here) -> None:
+    interrupted(objective, here, 1)
+    checkpoints = here / "stopped/1/checkpoints"
+    checkpoints.mkdir()
+    steps = iter(range(1, 4))
+
+    def run(config: Config) -> float:
+        if config.run_folder.name == "1" and (step := next(steps, None)):
+            (checkpoints / f"step-{step:07}.ckpt").touch()
+            raise KeyboardInterrupt
+        return bowl(config)
+
+    ran = objective(run)
+    for code in (130, 130, 130, 0):
+        assert main(["-m", "sweep.resume=stopped", "sweep.retries=1"]) == code
+    assert [config.trial.number for config in ran] == [1, 1, 1, 1, 2]
+    assert Path(ran[3].resume.source).name == "step-0000003.ckpt"
+
+
 def test_the_space_of_a_sweep_that_goes_on_stays(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
     interrupted(objective, here, 1)
     ran = objective(bowl)
@@ -242,7 +261,7 @@ def test_a_folder_holds_one_sweep(objective, here, capsys: pytest.CaptureFixture
     assert "sweep.resume=stopped" in capsys.readouterr().err
 
 
-def test_a_database_is_shared_by_sweeps(objective, here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_is_shared_by_sweeps(objective, here, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIALS", "sqlite:///trials.db")
     ran = objective(bowl)
     words = ["-m", LR, "sweep.storage=${oc.env:TRIALS}", "sweep.study=one", "sweep.sampler=random"]
@@ -250,6 +269,8 @@ def test_a_database_is_shared_by_sweeps(objective, here, monkeypatch: pytest.Mon
     assert main([*words, "sweep.n_trials=3", "hydra.sweep.dir=second"]) == 0
     assert len({config.optimizer.lr for config in ran}) == len(ran) == 3
     assert ran[2].run_folder == Path("second/2")
+    row = capsys.readouterr().out.rpartition("sweep of 3 jobs in second/")[2].splitlines()[2:5]
+    assert [line.split()[-1] for line in row] == ["done", "done", "2"]  # the others' folders lie elsewhere
     assert ran[0].trial.storage == "sqlite:///trials.db"
     assert "trials.db" not in (here / "first/sweep.yaml").read_text()  # a URL may hold a password
 
