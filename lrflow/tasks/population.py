@@ -110,8 +110,9 @@ def _measure(configs: Sequence[Config]) -> Trial:
     """What the first of some runs costs a step alone, and what all of them cost together."""
     config, quiet = configs[0], QuietConsole(quiet=True)
     folder = RunFolder(config.run_folder or Path(config.output))  # nothing is written
-    member = _member(prepare(config, folder, None, [], quiet))
-    alone = prepare(config, folder, None, [], quiet)
+    loaded = _load(config) if shares_data(config) else None
+    member = _member(prepare(config, folder, None, [], quiet, copy.copy(loaded)))
+    alone = prepare(config, folder, None, [], quiet, copy.copy(loaded))
     assert alone is not None
     step, before = time_ordinary(alone.trainer, alone.module, alone.data)
     size, steps, compiled = len(configs), member.plan.horizon.steps, config.trainer.compile

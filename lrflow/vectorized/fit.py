@@ -132,7 +132,9 @@ class PopulationFit:
         if not self._evaluate("val", self._step - 1, epoch):
             return
         better = []
-        for row in self._living():
+        # A pruner compares a member with those that were asked before it, and the members may stand in the order of
+        # their LRs.
+        for row in np.random.default_rng(self._step).permutation(self._living()):
             member = self._rows[row]
             stand_at(member.trainer, self._step, steps_per_epoch)
             with member.alone():

@@ -216,6 +216,18 @@ def test_what_cannot_or_need_not_train_together_is_left_and_told(tmp_path: Path,
     ]
 
 
+def test_what_is_too_short_to_be_compiled_is_left_and_told(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(population, "time_ordinary", lambda *_: (1e-3, 1.0))
+    monkeypatch.setattr(population, "time_together", lambda *_: pytest.fail("it was tried"))
+    told: list[str] = []
+    configs = jobs(tmp_path, ["optimizer=sgd", "trainer.compile=true"])
+    assert population.train_together(configs, 64, True, told.append) == {}
+    assert told == [
+        "jobs 0 to 2 run one after the other: too short for what compiling their step would take; "
+        "without trainer.compile they may train together"
+    ]
+
+
 def test_a_large_set_is_several_populations(tmp_path: Path) -> None:
     members = [[f"optimizer.lr={lr}"] for lr in (0.01, 0.02, 0.05, 0.1, 0.2)]
     found = together(tmp_path, ["optimizer=sgd", "trainer.max_steps=2"], members, size=2)
