@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch import nn
 from lrflow.config import compose
 from lrflow.config.catalogue import Catalogue
 from lrflow.layers import Rule, resolve
-from lrflow.plan import Plan
 from lrflow.tasks import train
 from lrflow.tasks.build import make_optimizer
 
@@ -29,7 +29,7 @@ ONE_LR = {
 FOR_OTHER_MODELS = {"airbench": ["model=cnn"], "nanogpt": ["layers.head=head.*"]}
 """Options whose layer rules are written for a kind of model."""
 
-each = pytest.mark.parametrize("option", OPTIONS)
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 class Twins(nn.Module):
@@ -84,39 +84,38 @@ def test_a_step_is_as_large_as_its_groups_lr_says(option: str, monkeypatch: pyte
     torch.testing.assert_close(fast, 10 * slow, rtol=1e-4, atol=0.0)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the run of each option stands, which two tests look at."""
-    return tmp_path_factory.mktemp("runs")
-
-
-def run(option: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> dict[str, Any]:
-    monkeypatch.setattr(Plan, "plot", lambda *_, **__: None)  # half a second each
+def run(option: str, folder: Path, *overrides: str) -> dict[str, Any]:
     epochs = ("trainer.max_epochs=6", "trainer.checkpoint.every=50 steps", "trainer.checkpoint.keep=null")
     asked = [f"optimizer={option}", f"output={folder}", *epochs, "trainer.progress=false", *overrides]
     asked += FOR_OTHER_MODELS.get(option, [])
     return train.run(compose(asked))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """Trains with an option, once."""
+    return cache(lambda option: run(option, tmp_path_factory.mktemp(option)))
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("option", OPTIONS, scope="class")
 class TestDigits:
     """The default model and data, with the options' own defaults, in 120 steps."""
 
-    @each
-    def test_it_trains(self, option: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        metrics = run(option, runs / option, monkeypatch)
-        assert metrics["test/accuracy"] >= 0.90
+    def test_it_trains(self, option: str, whole: Callable[[str], dict[str, Any]]) -> None:
+        assert whole(option)["test/accuracy"] >= 0.90
 
-    @each
-    def test_cut_off_it_goes_on_exactly(self, option: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (whole,) = (runs / option).iterdir()
-        cut = whole / "checkpoints" / "step-0000100.ckpt"
-        resumed = Path(run(option, runs / option, monkeypatch, f"resume={cut}")["folder"])
-        end, same = (load(folder / "checkpoints" / "step-0000120.ckpt") for folder in (whole, resumed))
-        assert resumed != whole
-        assert equal(end["state_dict"], same["state_dict"])
-        assert equal(end["optimizer_states"], same["optimizer_states"])
-        assert not equal(end["state_dict"], load(cut)["state_dict"])
+    def test_cut_off_it_goes_on_exactly(
+        self, same: Any, option: str, whole: Callable[[str], dict[str, Any]], tmp_path: Path
+    ) -> None:
+        folder = Path(whole(option)["folder"])
+        cut = folder / "checkpoints" / "step-0000100.ckpt"
+        resumed = Path(run(option, tmp_path, f"resume={cut}")["folder"])
+        assert resumed != folder
+        end, again = (load(place / "checkpoints" / "step-0000120.ckpt") for place in (folder, resumed))
+        assert same(end["state_dict"], again["state_dict"])
+        assert same(end["optimizer_states"], again["optimizer_states"])
+        assert not same(end["state_dict"], load(cut)["state_dict"])
 
 
 @pytest.mark.slow
@@ -128,7 +127,7 @@ def test_compiled_it_steps_as_it_does_otherwise(option: str, tmp_path: Path, mon
     losses = []
     for compiled in ("false", "true"):
         torch._dynamo.reset()
-        folder = run(option, tmp_path, monkeypatch, *asked, f"trainer.compile={compiled}")["folder"]
+        folder = run(option, tmp_path, *asked, f"trainer.compile={compiled}")["folder"]
         with (Path(folder) / "metrics.csv").open(newline="") as file:
             losses.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
     assert len(losses[0]) == 5
@@ -137,14 +136,3 @@ def test_compiled_it_steps_as_it_does_otherwise(option: str, tmp_path: Path, mon
 
 def load(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
-
-
-def equal(left: Any, right: Any) -> bool:
-    """Whether nested states are the same, bit for bit."""
-    if isinstance(left, torch.Tensor):
-        return isinstance(right, torch.Tensor) and left.dtype == right.dtype and torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(equal(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(equal, left, right))
-    return type(left) is type(right) and left == right

@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,8 @@ import gymnasium as gym
 from lrflow.recipes.rl_ppo.actors import CategoricalActor, GaussianActor, RunningNorm
 from lrflow.recipes.rl_ppo.data import Batch, Rollouts, generalized_advantages
 from lrflow.recipes.rl_ppo.model import PPO
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def random_rollout(steps: int = 9, count: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -293,21 +292,14 @@ def test_what_is_logged_of_an_iteration(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_exactly(python: Any, lrflow: Any, tmp_path: Path) -> None:
     settings = ["recipe=rl_ppo", "trainer.max_epochs=60", "trainer.val_every=100%", "trainer.checkpoint.every=3"]
     whole = ppo(tmp_path / "whole", *settings)
-    command = [sys.executable, "-m", "lrflow", *QUICK, *settings, f"output={tmp_path}/killed"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if list(tmp_path.glob("killed/*/checkpoints/step-00000[3-9][0-9].ckpt")):
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.002)
-    assert process.wait(timeout=60) == -signal.SIGKILL
+    process = python("-m", "lrflow", *QUICK, *settings, f"output={tmp_path}/killed", cwd=tmp_path)
+    saved = "killed/*/checkpoints/step-00000[3-9][0-9].ckpt"
+    assert process.interrupt(signal.SIGKILL, lambda: list(tmp_path.glob(saved))) == -signal.SIGKILL
     (killed,) = tmp_path.glob("killed/*/")
-    again = [sys.executable, "-m", "lrflow", f"resume={killed}", "task.test=false"]
-    done = subprocess.run(again, capture_output=True, text=True, check=False)
+    done = lrflow(f"resume={killed}", "task.test=false")
     assert done.returncode == 0, done.stderr
     assert "resumed from" in done.stdout
     assert "warning" not in done.stdout + done.stderr

@@ -12,6 +12,11 @@ from hydra.core.hydra_config import HydraConfig
 from lrflow.cli import main
 
 
+@pytest.fixture(autouse=True)
+def _undrawn(undrawn: None) -> None:
+    pass
+
+
 @pytest.fixture
 def lrflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

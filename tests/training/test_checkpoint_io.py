@@ -68,13 +68,14 @@ class TestBroken:
         """Torch's archive alone lets some through, and loads another tensor (2.13)."""
         path = save(tmp_path / "step-0000003.ckpt", {"weight": torch.arange(6.0), "step": 3})
         whole = path.read_bytes()
-        for at in range(len(whole)):
+        seal = len(whole) - 80
+        for at in (*range(0, seal, 3), *range(seal, len(whole))):  # the seal is of all bytes alike
             path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
             try:
                 found = read_checkpoint(path)
             except BrokenCheckpointError:
                 continue
-            assert at >= len(whole) - 80  # in the seal itself
+            assert at >= seal
             assert found["step"] == 3
             assert torch.equal(found["weight"], torch.arange(6.0))
 
