@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
@@ -16,7 +17,7 @@ from lrflow.vectorized.member import Member, stack
 
 STEPS, WARMUP = 12, 4  # of the ordinary run
 TOGETHER = 5  # steps of the population at most, after one that is not counted
-SHARE = 0.02  # of the time that the ordinary runs would take: the population's steps stop there
+SHARE = 0.01  # of the time that the ordinary runs would take: the population's steps stop there
 # Compiling is tried where an ordinary run's takes no more of that time: a population's took seven times as long (an MLP
 # on a CPU, torch 2.13).
 COMPILING = 0.02
@@ -86,14 +87,15 @@ def time_together(member: Member, size: int, budget: float, compiled: bool = Fal
     population, numbers = stack([member] * size, device, compiled)
     one = next(iter(StackedBatches([member.data.train_dataloader()], device).epoch(0)))
     inputs, targets = (part.repeat(size, *[1] * (part.ndim - 1)) for part in one)
-    started = _now(device)
-    population.step(inputs, targets, numbers.at(0))
-    compiling = _now(device) - started if compiled else 0.0
-    done, started = 0, _now(device)
-    while done < TOGETHER and (not done or (_now(device) - started) * (done + 1) / done < budget):
+    compiling, taken = 0.0, []
+    while len(taken) < 2 or (len(taken) <= TOGETHER and sum(taken) < budget):
+        started = _now(device)
         population.step(inputs, targets, numbers.at(0))
-        done += 1
-    return (_now(device) - started) / done, compiling
+        if compiled and not compiling:
+            compiling = _now(device) - started
+        else:
+            taken.append(_now(device) - started)
+    return float(np.mean(taken[1:])), compiling
 
 
 class _Clock(Callback):
