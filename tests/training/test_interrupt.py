@@ -6,10 +6,8 @@ import csv
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,27 +173,23 @@ except LrflowError as error:
 
 
 @pytest.mark.slow
-def test_a_whole_job_is_stopped_from_outside_and_resumed(tmp_path: Path) -> None:
+def test_a_whole_job_is_stopped_from_outside_and_resumed(python: Any, tmp_path: Path) -> None:
     """As a cluster does it: SIGTERM, whenever it comes."""
     (tmp_path / "job.py").write_text(SCRIPT)
     common = [
         f"output={tmp_path}/runs",
         "trainer=cpu",
-        "trainer.max_epochs=40",
+        "trainer.max_epochs=20",
         "trainer.log_every=10",
         "task.test=false",
     ]
-    command = [sys.executable, str(tmp_path / "job.py"), *common]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True)
-    deadline = time.monotonic() + 120
-    while not any(len(path.read_text().splitlines()) > 60 for path in tmp_path.glob("runs/*/metrics.csv")):
-        assert job.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    job.send_signal(signal.SIGTERM)
-    _, told = job.communicate(timeout=60)
-    assert job.returncode == 143
+    job = python("job.py", *common, cwd=tmp_path)
+
+    def begun() -> bool:
+        return any(len(path.read_text().splitlines()) > 30 for path in tmp_path.glob("runs/*/metrics.csv"))
+
+    assert job.interrupt(signal.SIGTERM, begun) == 143
+    _, told = job.communicate()
     assert "stopped as asked after" in told
     (folder,) = (tmp_path / "runs").iterdir()
     assert f"go on with resume={folder}" in told
