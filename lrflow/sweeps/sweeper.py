@@ -140,7 +140,7 @@ class Sweeping:
         with self.progress:
             self.trials.look()
             try:
-                if self._slots.shared:
+                if self._slots.shared and self._slots.count > 1:
                     self._launcher.launch([], initial_job_idx=0)
                 self._slots.run(self._work, self._stop)
             except (KeyboardInterrupt, SystemExit, StoppedError):
