@@ -232,8 +232,8 @@ def main() -> None:
         measure_sweep(*SWEEPS[0], options.most)
         return
     file = Path(__file__).with_suffix(".json")
-    content = json.loads(file.read_text()) if file.exists() else {}
-    content |= {
+    before = json.loads(file.read_text()) if file.exists() else {}
+    content = {part: before[part] for part in PARTS if part in before} | {
         "command": f"python benchmarks/vectorized.py --most {options.most}",
         "machine": f"{platform.machine()}, one thread, torch {torch.__version__}",
     }
