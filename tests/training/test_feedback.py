@@ -391,6 +391,7 @@ class TestResumedUnderAnotherConfiguration:
             run.fit()
 
 
+@pytest.mark.usefixtures("undrawn")
 class TestFromTheCommandLine:
     """Through `task=train` itself."""
 
