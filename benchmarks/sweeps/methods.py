@@ -21,7 +21,7 @@ from lrflow.sweeps.space import Space
 BUDGET = 18
 """Whole runs that each method may spend; a grid of both optimizers and two LRs a decade takes as many."""
 MOST = 150  # trials of a method that prunes, whatever they cost
-SAMPLINGS = 16  # seeds of the sampler for each seed of the runs
+SAMPLINGS = 8  # seeds of the sampler for each seed of the runs
 
 
 @dataclass(frozen=True)
