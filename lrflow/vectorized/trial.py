@@ -87,7 +87,8 @@ def time_together(member: Member, size: int, budget: float, compiled: bool = Fal
     population, numbers = stack([member] * size, device, compiled)
     one = next(iter(StackedBatches([member.data.train_dataloader()], device).epoch(0)))
     inputs, targets = (part.repeat(size, *[1] * (part.ndim - 1)) for part in one)
-    compiling, taken = 0.0, []
+    compiling = 0.0
+    taken: list[float] = []
     while len(taken) < 2 or (len(taken) <= TOGETHER and sum(taken) < budget):
         started = _now(device)
         population.step(inputs, targets, numbers.at(0))
