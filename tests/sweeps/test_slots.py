@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,15 @@ def test_runs_of_this_machine_save_what_they_have_when_the_sweep_is_stopped(tmp_
     assert idle.exitcode == -signal.SIGKILL
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the tests run in the background, whose shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("by", ["job", "ctrl-c", "sigterm"])
 def test_a_sweep_that_is_stopped_waits_for_no_job(by: str, sweep, capsys: pytest.CaptureFixture[str]) -> None:
     """Where the jobs run elsewhere, as on a cluster."""
