@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import gc
 import weakref
+from pathlib import Path
 
 import pytest
 
+import lrflow.cli.jobs
+from lrflow.cli.jobs import run_job
+from lrflow.config import compose, validate
+from lrflow.errors import LrflowError
 from lrflow.memory import freed_after, without_locals
 
 
@@ -52,4 +57,24 @@ def test_a_cycle_whose_error_is_kept_is_freed() -> None:
             kept = error
             without_locals(error)
     assert str(kept) == "told"
+    assert made[0]() is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_job_of_a_sweep_leaves_nothing_in_cycles(
+    fails: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[weakref.ref[Ring]] = []
+
+    def task(config: object) -> dict[str, float]:
+        ring = Ring()
+        made.append(weakref.ref(ring))
+        if fails:
+            raise LrflowError("diverged")
+        return {"val/loss": 1.0}
+
+    monkeypatch.setattr(lrflow.cli.jobs, "run_task", task)
+    config = compose()
+    outcome = run_job(validate(config.source, config.choices, [], tmp_path / "0"))
+    assert outcome.status == ("failed" if fails else "done")
     assert made[0]() is None

@@ -76,12 +76,13 @@ def measure_overhead(trials: int, peer: str | None) -> None:
                 taken = _timed(command)
                 found.setdefault(name, {}).setdefault(length, []).append(taken)
                 print(f"{name}, {count} trials: {taken} s of CPU and wall time", flush=True)
-        _write(trials, found)
+        _write(trials, peer, found)
 
 
-def _write(trials: int, found: dict[str, dict[str, list[list[float]]]]) -> None:
+def _write(trials: int, peer: str | None, found: dict[str, dict[str, list[list[float]]]]) -> None:
     versions = {name: version(name) for name in ("torch", "hydra-core", "optuna")}
-    head = {"command": f"python -m benchmarks.sweeps overhead --trials {trials}", "python": platform.python_version()}
+    command = f"python -m benchmarks.sweeps overhead --trials {trials}{' --peer PYTHON' if peer else ''}"
+    head = {"command": command, "python": platform.python_version()}
     FILE.write_text(json.dumps({**head, **versions, "trials": trials, "seconds": found}, indent=1) + "\n")
 
 

@@ -112,6 +112,8 @@ def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[str]]
 
 def show_summary(outcomes: Sequence[Outcome]) -> None:
     """Prints how the jobs of a sweep ended: what each was given, its last metrics, its folder."""
+    from lrflow.sweeps.reading import RECORD
+
     out = console()
     given = [dict(text.partition("=")[::2] for text in outcome.overrides) for outcome in outcomes]
     keys = list(dict.fromkeys(key for job in given for key in job))
@@ -175,10 +177,6 @@ def _show_answer(sweep: Sweep) -> None:
         report(sweep, out)
     except (LrflowError, OSError) as error:  # the sweep itself went as it went
         out.print(Text(f"what it found cannot be written: {error}", "yellow"), soft_wrap=True)
-
-
-RECORD = "sweep.yaml"
-"""What a search leaves in its folder; a grid of Hydra's own leaves none."""
 
 
 FEWEST = 2

@@ -16,6 +16,7 @@ from lrflow.runs import RunFolder
 from lrflow.sweeps.recorded import Objective, Trial, Value, mode_of, number
 from lrflow.sweeps.results import Sweep
 
+RECORD = "sweep.yaml"  # in the folder of a search: what it was asked for; a grid of Hydra's own leaves none
 METRIC = "val/loss"  # where neither the sweep nor its trials say another
 NOT_SWEPT = ("hydra", "trial", "resume", "output", "name", "task", "against")  # keys that say where, not what
 
@@ -48,7 +49,7 @@ def read_sweep(
         _trial(place, path, {key: given[key] for key in swept}, summary)
         for place, ((path, _, summary), given) in enumerate(zip(records, values, strict=True))
     ]
-    own = _mapping(folder / "sweep.yaml").get("settings", {})
+    own = _mapping(folder / RECORD).get("settings", {})
     wanted = _listed(metric) or _listed(own.get("metric")) or [_usual(trials, [config for _, config, _ in records])]
     modes = _paired(_listed(own.get("metric")), _listed(own.get("mode"))) | _paired(wanted, _listed(mode))
     objectives = tuple(Objective(name, modes.get(name) or mode_of(name)) for name in wanted)

@@ -12,9 +12,8 @@ import lrflow
 from lrflow.config.secrets import redact
 from lrflow.config.sweep import Sweep
 from lrflow.errors import ConfigError, Problem
+from lrflow.sweeps.reading import RECORD
 from lrflow.sweeps.space import Space
-
-NAME = "sweep.yaml"
 
 _MAY_CHANGE = (
     "sampler",
@@ -49,10 +48,10 @@ def write_record(folder: Path, settings: Sweep, space: Space, overrides: Sequenc
         "space": space.describe(),
         "settings": {**settings.model_dump(exclude={"target", "resume", "study"}), "study": study},
     }
-    part = folder / f"{NAME}.part"
+    part = folder / f"{RECORD}.part"
     text = yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True, width=120)
     part.write_text(f"# What this sweep was asked for; its trials lie beside it.\n{text}", encoding="utf-8")
-    part.replace(folder / NAME)
+    part.replace(folder / RECORD)
 
 
 def find_sweep(wanted: str, output: Path) -> Path:
@@ -63,7 +62,7 @@ def find_sweep(wanted: str, output: Path) -> Path:
     """
     if wanted != "last":
         return Path(wanted)
-    found = list(output.glob(f"sweeps/*/{NAME}"))
+    found = list(output.glob(f"sweeps/*/{RECORD}"))
     if not found:
         message = f"expected a sweep of hydra/sweeper=lrflow under {output}/sweeps/, and there is none"
         raise ConfigError([Problem("sweep.resume", message, wanted)])
@@ -77,14 +76,14 @@ def read_record(folder: Path) -> dict[str, Any]:
         ConfigError: the folder is none of a sweep's, or its record is broken.
     """
     try:
-        found = yaml.safe_load((folder / NAME).read_text(encoding="utf-8"))
+        found = yaml.safe_load((folder / RECORD).read_text(encoding="utf-8"))
         if isinstance(found, dict) and {"overrides", "space", "settings", "study"} <= found.keys():
             return found
-        message = f"{NAME} there is not one of a sweep"
+        message = f"{RECORD} there is not one of a sweep"
     except FileNotFoundError:
-        message = f"expected a sweep folder of hydra/sweeper=lrflow, and there is no {NAME}"
+        message = f"expected a sweep folder of hydra/sweeper=lrflow, and there is no {RECORD}"
     except (OSError, yaml.YAMLError) as error:
-        message = f"{NAME} there cannot be read: {error}"
+        message = f"{RECORD} there cannot be read: {error}"
     raise ConfigError([Problem("sweep.resume", message, str(folder))])
 
 

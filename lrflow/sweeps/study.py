@@ -51,6 +51,11 @@ def storage_of(name: str, folder: Path) -> str:
     return str((folder / JOURNAL).resolve()) if name == "journal" else name
 
 
+def is_database(storage: str) -> bool:
+    """Whether a storage, as `storage_of` gives it, is a database, which several machines may share."""
+    return "://" in storage
+
+
 def open_storage(storage: str, retries: int = 0) -> BaseStorage:
     """Opens a storage.
 
@@ -65,7 +70,7 @@ def open_storage(storage: str, retries: int = 0) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if storage == "memory":
         return optuna.storages.InMemoryStorage()
-    if "://" not in storage:
+    if not is_database(storage):
         return JournalStorage(Journal(Path(storage)))
     try:
         with quiet():

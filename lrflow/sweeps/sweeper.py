@@ -23,11 +23,12 @@ from lrflow.sweeps.notes import outcome_of
 from lrflow.sweeps.outcome import Outcome
 from lrflow.sweeps.progress import Progress
 from lrflow.sweeps.pruning import make_pruner
-from lrflow.sweeps.record import NAME, check_record, read_record, write_record
+from lrflow.sweeps.reading import RECORD
+from lrflow.sweeps.record import check_record, read_record, write_record
 from lrflow.sweeps.samplers import ADAPTIVE, Grid, make_sampler
 from lrflow.sweeps.slots import ask_to_stop, slots_for
 from lrflow.sweeps.space import Space
-from lrflow.sweeps.study import Heartbeat, mend_journal, open_storage, storage_of, why
+from lrflow.sweeps.study import Heartbeat, is_database, mend_journal, open_storage, storage_of, why
 from lrflow.sweeps.trials import Trials
 
 TRIALS = 20
@@ -66,7 +67,7 @@ def run_sweep(
     except OSError as error:
         message = f"a sweep folder cannot be made there: {error.strerror}"
         raise ConfigError([Problem("output", message, str(folder))]) from error
-    with nullcontext() if "://" in url else RunFolder(folder).held():
+    with nullcontext() if is_database(url) else RunFolder(folder).held():
         given: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
         overrides = [*given["hydra"], *given["task"]]
         sweep = Sweeping(settings, space, folder, url, launcher, config.hydra.launcher, overrides)
@@ -104,7 +105,7 @@ class Sweeping:
         overrides: Sequence[str],
     ) -> None:
         self.settings, self.space, self.folder, self._launcher = settings, space, folder, launcher
-        known = (folder / NAME).exists()
+        known = (folder / RECORD).exists()
         if known and not settings.resume:
             raise ConfigError([Problem("hydra.sweep.dir", "holds a sweep", str(folder), f"sweep.resume={folder}")])
         if known:
@@ -126,7 +127,7 @@ class Sweeping:
             directions=[directions[mode] for mode in settings.modes],
             sampler=Grid(space, sampler) if grid else sampler,
             pruner=make_pruner(settings.pruner, settings.pruning),
-            load_if_exists=known or "://" in url,
+            load_if_exists=known or is_database(url),
         )
         write_record(folder, settings, space, overrides, self.name)
         self.trials = Trials(study, space, settings, self.n_trials, folder, self.progress)

@@ -20,7 +20,7 @@ from lrflow.sweeps.notes import note_end, noted
 from lrflow.sweeps.outcome import Outcome
 from lrflow.sweeps.progress import Progress
 from lrflow.sweeps.space import Space
-from lrflow.sweeps.study import quiet
+from lrflow.sweeps.study import is_database, quiet
 
 
 class Trials:
@@ -40,7 +40,7 @@ class Trials:
     ) -> None:
         self._study, self._space, self._settings = study, space, settings
         self._n_trials, self._folder, self._progress = n_trials, folder, progress
-        self._is_shared = settings.storage not in ("journal", "memory")
+        self._is_shared = is_database(settings.storage)
         self._lock = threading.Lock()  # a sampler draws one trial after the other, and knows how those before ended
         self._taken: set[int] = set()
         self.closed = False  # no more are handed out

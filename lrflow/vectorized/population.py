@@ -105,9 +105,8 @@ class Population:
         if self._shape is None:
             self._shape = inputs.shape
             torch.compiler.reset()  # programs of other shapes would count: torch makes eight of a function at most
-            self._program = torch.compile(
-                self._make_step, fullgraph=True, dynamic=False
-            )  # vmap takes no symbolic sizes
+            # Not dynamic, since vmap takes no symbolic sizes.
+            self._program = torch.compile(self._make_step, fullgraph=True, dynamic=False)
             started = time.perf_counter()
             found = self._program(*given)
             self.compiling = time.perf_counter() - started

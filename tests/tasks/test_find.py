@@ -49,8 +49,11 @@ def test_a_range_test(lrflow: Callable, tmp_path: Path) -> None:
 
 
 def test_short_runs_settle_the_answer(lrflow: Callable, tmp_path: Path) -> None:
-    done = lrflow(*SMALL, "optimizer=sgd", "find.confirm=true", "find.confirm_runs=4", "trainer.max_epochs=6")
+    small = [option for option in SMALL if not option.startswith("find.sweeps=")]
+    done = lrflow(*small, "optimizer=sgd", "find.confirm=true", "find.confirm_runs=4", "trainer.max_epochs=6")
     assert done.returncode == 0, done.stderr
+    assert (folder(tmp_path) / "find.csv").read_text().startswith("lr,loss_0,loss_1\n")  # two sweeps are enough here
+    assert compose(["task=find"]).find.sweep_count == 5
     found = json.loads((folder(tmp_path) / "find.json").read_text())
     assert found["range_test"]["marks"]["halfway"] == found["range_test"]["lr"]
     tried = dict(found["tried"])
