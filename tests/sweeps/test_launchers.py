@@ -22,6 +22,7 @@ from hydra.core.singleton import Singleton
 
 from lrflow.cli import main
 from lrflow.config import compose
+from lrflow.config.composition import register_recipes
 from lrflow.errors import ConfigError
 from lrflow.runs import RunFolder
 from lrflow.sweeps.study import JOURNAL, open_storage
@@ -69,7 +70,8 @@ def elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (site / "sitecustomize.py").write_text(textwrap.dedent(TRAINING))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by itself, which starves on a busy machine
-    Plugins.instance()  # which register their options once a process
+    Plugins.instance()  # these and the recipes register their options once a process
+    register_recipes()
     singletons = Singleton.get_state()
     yield here
     Singleton.set_state(singletons)
