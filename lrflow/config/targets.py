@@ -19,6 +19,7 @@ from lrflow.config.extras import check_installed, missing
 from lrflow.config.files import shown
 from lrflow.config.trust import trusted
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
+from lrflow.lightning_alias import alias_lightning, original_name
 
 ROOMS = (
     "lrflow.schedules",
@@ -75,6 +76,7 @@ def check_name(target: Any, key: str = "_target_") -> Problem | None:
     """
     if not isinstance(target, str) or not _NAME.fullmatch(target):
         return Problem(key, "expected the dotted name of a class or function, without private parts", target)
+    target = original_name(target)
     if _below(target, "torch.optim.lr_scheduler"):
         same = SCHEDULERS.get(target.rpartition(".")[2])
         instead = f"schedule={same} is the same curve" if same else "see schedule in --help"
@@ -113,6 +115,8 @@ def locate(target: str, key: str = "_target_") -> Any:
     problem = check_name(target, key) or check_installed(target, key.removesuffix("_target_").removesuffix("."))
     if problem:
         raise ConfigError([problem])
+    alias_lightning()  # before a user's package is imported, which may import lightning
+    target = original_name(target)
     found: Any = None
     parts = target.split(".")
     for depth, part in enumerate(parts, start=1):

@@ -28,6 +28,7 @@ from lrflow.feedback import Feedback
 from lrflow.layers import GradualUnfreezing, Group, MuP, Rule, merge, resolve
 from lrflow.layers.explain import abbreviated
 from lrflow.layers.rules import as_tuple
+from lrflow.lightning_alias import is_of_lightning
 from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, compiles
 from lrflow.plan import Plan
 from lrflow.runs import find_checkpoint
@@ -46,6 +47,7 @@ def build_data(config: Config) -> pl.LightningDataModule:
     """
     data = instantiate(config.data.node())
     if not isinstance(data, pl.LightningDataModule):
+        _refuse_other_lightning(data, "LightningDataModule", "data._target_", config.data.target)
         message = f"expected a LightningDataModule, got {type(data).__name__}"
         raise ConfigError([Problem("data._target_", message, config.data.target)])
     if not is_overridden("train_dataloader", data):
@@ -80,6 +82,11 @@ def _make_module(config: Config) -> pl.LightningModule:
     elif not isinstance(model, nn.Module):
         message = f"expected a torch.nn.Module or a LightningModule, got {type(model).__name__}"
         raise ConfigError([Problem("model._target_", message, config.model.target)])
+    elif hasattr(model, "training_step"):
+        _refuse_other_lightning(model, "LightningModule", "model._target_", config.model.target)
+        message = f"{type(model).__name__} has a training_step, so it is no plain module, and it is no LightningModule"
+        hint = "derive it from pytorch_lightning.LightningModule, or from that of `import lightning as L`"
+        raise ConfigError([Problem("model._target_", message, config.model.target, hint)])
     elif config.model.loss is None:
         raise ConfigError([Problem("model.loss", "expected cross_entropy or mse: a plain module brings no loss", None)])
     else:
@@ -90,6 +97,18 @@ def _make_module(config: Config) -> pl.LightningModule:
     if config.trainer.compile and isinstance(module, Supervised):
         network.compile()
     return module
+
+
+def _refuse_other_lightning(built: object, name: str, key: str, target: str) -> None:
+    """Refuse an object of the real package `lightning`, which was imported before lrflow could stand in for it.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if is_of_lightning(type(built), name):
+        message = f"is a {name} of the package lightning, whose classes are not those of pytorch_lightning"
+        hint = "import lrflow's command line before lightning, or write `import pytorch_lightning as L`"
+        raise ConfigError([Problem(key, message, target, hint)])
 
 
 def build_groups(
