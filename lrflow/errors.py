@@ -73,6 +73,28 @@ class PrunedError(LrflowError):
         return PrunedError, (str(self), self.metrics)
 
 
+class DivergedError(LrflowError):
+    """The run's loss, gradients or weights are no longer finite."""
+
+
+class EndedEarlyError(LrflowError):
+    """The run made fewer steps than its plan has, since something else ended it; it was validated and tested.
+
+    Args:
+        message: after how many of how many steps, and by what.
+        metrics: the last that it had, by name.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, metrics: Mapping[str, float] | None = None) -> None:
+        self.metrics = dict(metrics or {})
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[EndedEarlyError], tuple[str, dict[str, float]]]:
+        return EndedEarlyError, (str(self), self.metrics)
+
+
 class ConfigError(LrflowError):
     """The configuration cannot be run; holds every problem that was found.
 

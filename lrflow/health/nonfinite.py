@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from lrflow.errors import LrflowError
+from lrflow.errors import DivergedError
 
 log = logging.getLogger("lrflow")
 
@@ -16,10 +16,6 @@ _DATA = "it was so from the first step: look for NaN or infinite values in the d
 _LR = (
     "the LR is likely too high, or a batch holds NaN: try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
 )
-
-
-class DivergedError(LrflowError):
-    """The run's loss, gradients or weights are no longer finite."""
 
 
 class NonFinite:
