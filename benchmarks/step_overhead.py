@@ -153,7 +153,7 @@ def lrflow(steps: int, fused: bool) -> None:
         nonfinite = NonFinite()
 
         def watch(trainer: pl.Trainer, block: Block) -> None:
-            nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual)
+            nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual, block.skipped)
 
         signals = Signals(plan, 50, [progress, watch])
         checkpoints = Checkpoints(

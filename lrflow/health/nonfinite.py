@@ -36,22 +36,25 @@ class NonFinite:
         loss: npt.NDArray[np.float64],
         grad_norm: npt.NDArray[np.float64],
         lr: npt.NDArray[np.float64],
+        skipped: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         """Look at the signals of consecutive steps.
 
         Args:
             first: the first step.
-            loss: [n]; not a number too where a step was skipped, which its gradient norm of 0 tells.
+            loss: [n].
             grad_norm: [n].
             lr: what the optimizer used, [n, groups].
+            skipped: whether a step has no loss; [n]. None: every step has one.
 
         Raises:
             DivergedError: `action` is `stop` and a step is not finite.
         """
         if self._action == "ignore":
             return
-        # A step whose batches the module all skipped has neither a loss nor a gradient.
-        finite = np.isfinite(loss) | (grad_norm == 0.0)
+        finite = np.isfinite(loss)
+        if skipped is not None:
+            finite |= skipped
         if not self._skipped_steps:
             finite &= np.isfinite(grad_norm)
         if finite.all():

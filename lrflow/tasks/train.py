@@ -220,7 +220,7 @@ def _callbacks(
     nonfinite = NonFinite(config.health.nonfinite, skipped_steps=str(config.trainer.precision).startswith("16"))
 
     def watch(trainer: pl.Trainer, block: Block) -> None:
-        nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual)
+        nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual, block.skipped)
 
     signals = Signals(plan, config.trainer.log_every, listeners=[progress, watch])
 

@@ -98,7 +98,7 @@ def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, conso
         nonfinite = NonFinite(config.health.nonfinite, str(config.trainer.precision).startswith("16"))
 
         def watch(trainer: pl.Trainer, block: Block, nonfinite: NonFinite = nonfinite) -> None:
-            nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual)
+            nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual, block.skipped)
 
         trainer, module, data = brief_fit(
             config,

@@ -48,7 +48,8 @@ class ProgressBar(Callback):
 
     def __call__(self, trainer: pl.Trainer, block: Block) -> None:
         """Take the latest signals."""
-        self._loss = float(block.loss[-1])
+        if len(block.losses):
+            self._loss = float(block.losses[-1])
         self._rates = sorted({float(rate) for rate in block.effective[-1]})
         if self._bar:
             self._bar.update(self._task, completed=block.first + len(block), state=self._state())

@@ -25,8 +25,8 @@ class Block:
 
     Args:
         first: the first step.
-        loss: the mean training loss over each step's accumulation window on this device, NaN where every batch of
-            it was skipped; [n], float64.
+        loss: the mean training loss over each step's accumulation window on this device; [n], float64. It says nothing
+            where the step was skipped.
         grad_norm: the norm of all gradients before clipping; [n], float64.
         seconds: wall time from the step before; [n], float64.
         planned: the plan's LR; [n, groups], float64.
@@ -34,6 +34,8 @@ class Block:
         estimate: what an optimizer that estimates its LR multiplied it by, NaN for groups of another; [n, groups],
             float64. None where no optimizer does.
         settings: what moved besides the LR, as the optimizer used it; by name, `momentum/head`, [n], float64.
+        skipped: whether `training_step` returned None for every batch of the step, so that it has no loss and no
+            gradient; [n], bool. None: no step was.
     """
 
     first: int
@@ -44,6 +46,16 @@ class Block:
     actual: np.ndarray
     estimate: np.ndarray | None = None
     settings: Mapping[str, np.ndarray] = field(default_factory=dict)
+    skipped: np.ndarray = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.skipped is None:
+            object.__setattr__(self, "skipped", np.zeros(len(self.loss), bool))
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The losses of the steps that have one; [n or fewer], float64."""
+        return self.loss[~self.skipped]
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -107,6 +119,7 @@ class Signals(Callback):
         self._batches = 0
         self._rates: list[list[Any]] = []
         self._seconds: list[float] = []
+        self._skipped: list[bool] = []
         self._last_step = trainer.global_step
         self._clock = self._read_at = time.perf_counter()
 
@@ -146,7 +159,8 @@ class Signals(Callback):
         if len(self._rates) == self._count:
             return
         # Lightning hands over each loss divided by the batches of a full window, whatever this one has.
-        self._buffer[self._count, 0] = self._loss * trainer.accumulate_grad_batches / self._batches
+        self._skipped.append(not self._batches)
+        self._buffer[self._count, 0] = self._loss * trainer.accumulate_grad_batches / max(self._batches, 1)
         self._loss.zero_()
         self._batches = 0
         self._count += 1
@@ -208,11 +222,13 @@ class Signals(Callback):
             actual=used[:, self._carrier],
             estimate=self._take_estimates(),
             settings=self._take_settings(),
+            skipped=np.array(self._skipped),
         )
         self._last_step += self._count
         self._count = 0
         self._rates.clear()
         self._seconds.clear()
+        self._skipped.clear()
         self._read_at = time.perf_counter()
         self.hand_over(trainer, block)
 
@@ -250,5 +266,7 @@ def _rows(block: Block) -> list[list[Any]]:
     if block.estimate is not None:
         estimating = ~np.isnan(block.estimate[0])
         columns += [block.estimate[:, estimating], block.effective[:, estimating]]
-    table = np.column_stack(columns)
-    return [[block.first + index, *row] for index, row in enumerate(table.tolist())]
+    rows = [[block.first + index, *row] for index, row in enumerate(np.column_stack(columns).tolist())]
+    for index in np.flatnonzero(block.skipped):
+        rows[index][1] = None  # no loss, which is not a loss that is no number
+    return rows

@@ -38,17 +38,36 @@ def reader(sweep: Sweep, monitor: str, every: int, plan: Plan) -> pl.Callback:
 
 
 class _MeanLosses:
-    """Listens to the signals; a reading is the mean training loss of `every` steps."""
+    """Listens to the signals; a reading is the mean training loss of `every` steps.
+
+    A skipped step has the loss of the step before it, and the first ones that of the first step that has one: a sweep
+    reads a loss at each LR.
+    """
 
     def __init__(self, sweep: Sweep, every: int) -> None:
         self._sweep, self._every = sweep, every
         self._losses = np.empty(0)
+        self._lacking = 0
+        self._last: float | None = None
 
     def __call__(self, trainer: pl.Trainer, block: Block) -> None:
-        self._losses = np.append(self._losses, block.loss)
+        self._losses = np.append(self._losses, self._filled(block))
         whole = len(self._losses) // self._every * self._every
         readings, self._losses = self._losses[:whole].reshape(-1, self._every).mean(1), self._losses[whole:]
         trainer.should_stop |= self._sweep.add(readings.tolist())
+
+    def _filled(self, block: Block) -> np.ndarray:
+        """The losses of a block and of the skipped steps before it that had none to take."""
+        losses: list[float] = []
+        for loss, skipped in zip(block.loss.tolist(), block.skipped.tolist(), strict=True):
+            if not skipped:
+                losses += [loss] * (self._lacking + 1)
+                self._lacking, self._last = 0, loss
+            elif self._last is None:
+                self._lacking += 1
+            else:
+                losses.append(self._last)
+        return np.array(losses)
 
 
 class _Reader(Callback):

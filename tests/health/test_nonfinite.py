@@ -86,7 +86,11 @@ def test_a_gradient_scaler_may_skip_steps() -> None:
 
 
 def test_a_step_that_the_module_skipped_has_no_loss() -> None:
-    look(NonFinite(), loss=np.array([1.0, np.nan, 1.0]), grad_norm=np.array([1.0, 0.0, 1.0]))
+    """Its mark tells it, not its gradient norm: a loss that is not finite may have a gradient of 0."""
+    loss, norm, lr = np.array([1.0, np.nan, 1.0]), np.array([1.0, 0.0, 1.0]), np.full((3, 1), 0.1)
+    NonFinite().watch(0, loss, norm, lr, np.array([False, True, False]))
+    with pytest.raises(DivergedError, match="step 1: the loss is nan"):
+        NonFinite().watch(0, loss, norm, lr, np.array([False, False, False]))
 
 
 @pytest.mark.parametrize("largest", [np.nan, np.inf])

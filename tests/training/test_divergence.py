@@ -23,7 +23,7 @@ def watched(prepare: Any) -> Any:
         nonfinite = NonFinite(action)
 
         def watch(trainer: Any, block: Any) -> None:
-            nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual)
+            nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual, block.skipped)
 
         run = prepare(folder, listeners=[watch], **options)
         flush = run.signals.flush

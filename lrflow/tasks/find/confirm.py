@@ -87,8 +87,8 @@ def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folde
     losses: list[float] = []
 
     def listen(trainer: pl.Trainer, block: Block) -> None:
-        losses.extend(block.loss.tolist())
-        trainer.should_stop |= not np.isfinite(block.loss).all()
+        losses.extend(block.losses.tolist())
+        trainer.should_stop |= not np.isfinite(block.losses).all()
 
     trainer, module, data = brief_fit(
         config,
