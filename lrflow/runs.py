@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import os
 import platform
+import secrets
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lrflow import files
 from lrflow.errors import ConfigError, LrflowError, Problem
 
 
@@ -23,8 +25,8 @@ from lrflow.errors import ConfigError, LrflowError, Problem
 class RunFolder:
     """Where everything about one run lies.
 
-    Holds `config.yaml`, `plan.json` with its table and picture, `metrics.csv`, `environment.json`, `summary.json`
-    and `checkpoints/`.
+    Holds `config.yaml`, `plan.json` with its table and picture, `metrics.csv`, `environment.json`, `summary.json`,
+    `run_id` and `checkpoints/`.
 
     Args:
         path: the folder itself.
@@ -73,7 +75,8 @@ class RunFolder:
         Raises:
             OSError: it holds something.
         """
-        (self.path / ".lock").unlink(missing_ok=True)
+        for name in (".lock", "run_id"):
+            (self.path / name).unlink(missing_ok=True)
         self.path.rmdir()
 
     @contextmanager
@@ -83,33 +86,15 @@ class RunFolder:
         Raises:
             LrflowError: one does.
         """
-        lock = (self.path / ".lock").open("a+")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                raise LrflowError(f"{self.path}: this run is running already, as process {lock.read()}") from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            try:
+        try:
+            with files.lock(self.path / ".lock", wait=False):
                 yield
-            finally:
-                lock.truncate(0)
+        except files.LockedError as error:
+            raise LrflowError(f"{self.path}: this run is running already, as process {error.holder}") from None
 
     def holder(self) -> str | None:
         """The process that runs in this folder; None: there is none."""
-        try:
-            lock = (self.path / ".lock").open("r")
-        except OSError:
-            return None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return lock.read() or "unknown"
-        return None
+        return files.holder(self.path / ".lock")
 
     @contextmanager
     def as_before_unless(self, begun: Callable[[], bool]) -> Iterator[None]:
@@ -121,19 +106,35 @@ class RunFolder:
             begun: tells whether it has, at a failure.
         """
         names = ("config.yaml", "environment.json", "plan.csv", "plan.json", "plan.png", "summary.json")
-        files = [self.path / name for name in names]
-        before = {file: file.read_bytes() for file in files if file.exists()}
+        record = [self.path / name for name in names]
+        before = {file: file.read_bytes() for file in record if file.exists()}
         try:
             yield
         except BaseException:
             if not begun():
-                for file in files:
+                for file in record:
                     file.unlink(missing_ok=True)
                 for file, content in before.items():
-                    part = file.with_suffix(".part")
-                    part.write_bytes(content)
-                    part.replace(file)
+                    files.write_whole(file, content)
             raise
+
+    @property
+    def run_id(self) -> str:
+        """What dashboards know the run by: made once, at random, and kept in the folder however often it is resumed.
+
+        A folder that lrflow 0.1 wrote before it kept ids has the one that dashboards got then, made of the folder's
+        name, so that its run goes on there. Not so the job of a sweep, whose name is its number: every sweep's job of
+        that number had the same id, and to write on under it would mix the run with theirs; it gets a new one.
+        """
+        path = self.path / "run_id"
+        try:
+            return path.read_text().strip()
+        except FileNotFoundError:
+            name = self.path.name
+            before = self.config.exists() and not name.isdecimal()
+            made = hashlib.sha256(name.encode()).hexdigest()[:12] if before else secrets.token_hex(6)
+            files.write_whole(path, f"{made}\n")
+            return made
 
     @property
     def config(self) -> Path:
@@ -187,9 +188,7 @@ class RunFolder:
 
     @staticmethod
     def _write(path: Path, record: Mapping[str, Any]) -> None:
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(record, indent=2) + "\n")
-        part.replace(path)
+        files.write_whole(path, json.dumps(record, indent=2) + "\n")
 
 
 def _version(package: str) -> str | None:

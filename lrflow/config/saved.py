@@ -13,6 +13,7 @@ from lrflow.config.files import problem_of
 from lrflow.config.secrets import redact
 from lrflow.config.validation import META
 from lrflow.errors import ConfigError, Problem
+from lrflow.files import write_whole
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -30,9 +31,7 @@ def save_config(config: Config, path: Path) -> None:
         "run_folder": None if config.run_folder is None else str(config.run_folder),
     }
     text = OmegaConf.to_yaml(OmegaConf.create(redact({**content, META: meta})))
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(f"# The config of this run; `{META}` says what it was composed of.\n{text}", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, f"# The config of this run; `{META}` says what it was composed of.\n{text}")
 
 
 def load_config(path: Path) -> DictConfig:

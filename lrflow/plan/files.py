@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrflow.files import write_whole
 from lrflow.plan.spec import plain
 from lrflow.plan.view import sampled, setting_columns
 
@@ -38,11 +40,11 @@ def write_csv(plan: Plan, path: Path) -> Path:
     rates, moving = plan.lr(steps := sampled(plan, ROWS)), setting_columns(plan)
     values = {name: plan.setting(name, steps) for name in plan.also}
     rates = np.column_stack([rates, *(values[name][:, column] for name, column, _ in moving)])
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["step", *plan.names, *(title for _, _, title in moving)])
-        table.writerows([step, *row] for step, row in zip(steps.tolist(), rates.tolist(), strict=True))
-    return path
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(["step", *plan.names, *(title for _, _, title in moving)])
+    table.writerows([step, *row] for step, row in zip(steps.tolist(), rates.tolist(), strict=True))
+    return write_whole(path, text.getvalue())
 
 
 def write_json(plan: Plan, path: Path, beside: Mapping[str, Any] | None = None) -> Path:
@@ -62,5 +64,4 @@ def write_json(plan: Plan, path: Path, beside: Mapping[str, Any] | None = None) 
         "checks": [asdict(check) for check in plan.check()],
         **(beside or {}),
     }
-    path.write_text(json.dumps(content, indent=2, default=plain) + "\n", encoding="utf-8")
-    return path
+    return write_whole(path, json.dumps(content, indent=2, default=plain) + "\n")

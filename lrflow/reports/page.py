@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import lrflow
 from lrflow.config.extras import missing
 from lrflow.errors import ConfigError
+from lrflow.files import write_whole
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -157,10 +158,7 @@ class Page:
             plotly=f"<script>{self._plotly}</script>",
             footer=f"lrflow {lrflow.__version__}",
         )
-        part = path.with_suffix(".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-        return path
+        return write_whole(path, text)
 
     def _card(self, heading: str, caption: str, content: str) -> None:
         told = f'<p class="caption">{escape(caption)}</p>' if caption else ""

@@ -15,6 +15,7 @@ from lrflow.config.composition import choices_of, composer
 from lrflow.config.interpolation import settle
 from lrflow.config.validation import META
 from lrflow.errors import LrflowError
+from lrflow.files import write_whole
 from lrflow.sweeps.recorded import Trial
 from lrflow.sweeps.results import Sweep
 
@@ -56,7 +57,7 @@ def write_recipe(sweep: Sweep, trial: Trial, name: str = BEST) -> Path:
         ]
         path.parent.mkdir(exist_ok=True)
         text = OmegaConf.to_yaml(OmegaConf.create({**content, **_differences(wanted, usual)}))
-        path.write_text("".join(f"# {line}\n" for line in head) + text, encoding="utf-8")
+        write_whole(path, "".join(f"# {line}\n" for line in head) + text)
         if differing := _differences(wanted, _compose([f"recipe={name}"], sweep.folder)):
             raise LrflowError(f"{', '.join(differing)} cannot be said there")
     except Exception as error:

@@ -12,6 +12,7 @@ import lrflow
 from lrflow.config.secrets import redact
 from lrflow.config.sweep import Sweep
 from lrflow.errors import ConfigError, Problem
+from lrflow.files import write_whole
 from lrflow.sweeps.reading import RECORD
 from lrflow.sweeps.space import Space
 
@@ -48,10 +49,8 @@ def write_record(folder: Path, settings: Sweep, space: Space, overrides: Sequenc
         "space": space.describe(),
         "settings": {**settings.model_dump(exclude={"target", "resume", "study"}), "study": study},
     }
-    part = folder / f"{RECORD}.part"
     text = yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True, width=120)
-    part.write_text(f"# What this sweep was asked for; its trials lie beside it.\n{text}", encoding="utf-8")
-    part.replace(folder / RECORD)
+    write_whole(folder / RECORD, f"# What this sweep was asked for; its trials lie beside it.\n{text}")
 
 
 def find_sweep(wanted: str, output: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lrflow.files import write_whole
 from lrflow.sweeps.recorded import Objective, Trial
 
 
@@ -102,16 +104,16 @@ class Sweep:
         """
         several = len(self.objectives) > 1
         head: Sequence[str] = ["trial", "status", *(["pareto"] if several else []), *self.keys, *self.metrics]
-        with path.open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow([*head, "steps", "seconds", "folder", "error"])
-            for trial in self.trials:
-                told = [trial.number, trial.status, *([str(trial in self.front).lower()] if several else [])]
-                given = [trial.given.get(key) for key in self.keys]
-                metrics = [trial.metrics.get(name) for name in self.metrics]
-                ending = [trial.steps, trial.seconds, trial.folder.relative_to(self.folder), trial.error]
-                rows.writerow([*told, *given, *metrics, *ending])
-        return path
+        text = io.StringIO(newline="")
+        rows = csv.writer(text)
+        rows.writerow([*head, "steps", "seconds", "folder", "error"])
+        for trial in self.trials:
+            told = [trial.number, trial.status, *([str(trial in self.front).lower()] if several else [])]
+            given = [trial.given.get(key) for key in self.keys]
+            metrics = [trial.metrics.get(name) for name in self.metrics]
+            ending = [trial.steps, trial.seconds, trial.folder.relative_to(self.folder), trial.error]
+            rows.writerow([*told, *given, *metrics, *ending])
+        return write_whole(path, text.getvalue())
 
 
 def _is_beaten(cost: np.ndarray, others: np.ndarray) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import threading
@@ -19,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from lrflow.config.extras import missing
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.files import lock, write_whole
 
 JOURNAL = "study.journal"
 """The journal's name in a sweep folder."""
@@ -91,7 +91,7 @@ def open_storage(storage: str, retries: int = 0) -> BaseStorage:
 class Journal(JournalFileBackend):
     """Optuna's journal file, in which no half line stays.
 
-    Its lock is the kernel's, which a killed process lets go of at once. What a process wrote last before it was
+    Its lock is one that a killed process lets go of at once. What a process wrote last before it was
     killed, or before the disk was full, may be half a line: whoever writes next cuts it off.
 
     Args:
@@ -110,7 +110,7 @@ class Journal(JournalFileBackend):
         """
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         try:
-            with self.path.open("r+b") as file, _held(file.fileno()):
+            with lock(self.path.with_name(f".{self.path.name}.lock")), self.path.open("r+b") as file:
                 end = _end_of_lines(file)
                 file.truncate(end)
                 file.seek(end)
@@ -124,15 +124,6 @@ class Journal(JournalFileBackend):
         except OSError as error:
             message = f"{self.path}: the trials cannot be noted: {error.strerror}; make room and resume the sweep"
             raise LrflowError(message) from error
-
-
-@contextmanager
-def _held(file: int) -> Iterator[None]:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _end_of_lines(file: Any) -> int:
@@ -203,7 +194,7 @@ def mend_journal(path: Path) -> str | None:
     kept = next(
         other for count in range(1, 1000) if not (other := path.with_name(f"{path.name}.broken-{count}")).exists()
     )
-    kept.write_bytes(b"".join(lines))
+    write_whole(kept, b"".join(lines))
     with path.open("r+b") as file:
         file.truncate(sum(map(len, lines[: broken[0]])))
     what = "half a line" if len(broken) == 1 else f"{len(broken)} lines"

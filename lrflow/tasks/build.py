@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +24,7 @@ from lrflow.config.schema import NoFeedback, Optimizer
 from lrflow.config.targets import takes
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
+from lrflow.files import lock
 from lrflow.layers import GradualUnfreezing, Group, MuP, Rule, merge, resolve
 from lrflow.layers.explain import abbreviated
 from lrflow.layers.rules import as_tuple
@@ -269,8 +269,7 @@ def record(config: Config) -> dict[str, Any]:
 @contextmanager
 def one_at_a_time(what: str) -> Iterator[None]:
     """Let the processes of this machine do something after one another, such as preparing the same data."""
-    with (Path(gettempdir()) / f"lrflow-{what}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock(Path(gettempdir()) / f"lrflow-{what}.lock"):
         yield
 
 

@@ -14,6 +14,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
 from lrflow.errors import LrflowError
+from lrflow.files import write_whole
 from lrflow.runs import checkpoints_in
 
 # A checkpoint is torch's zip archive with a comment at its end: this word and the SHA-256 of all that stands before
@@ -47,17 +48,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                _save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(target)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        _sync_folder(target.parent)
+        write_whole(target, lambda file: _save(checkpoint, file))
 
     def load_checkpoint(
         self,
@@ -172,14 +163,3 @@ def _what_is_broken_in_archive(path: Path) -> str | None:
     except Exception:  # a damaged directory makes zipfile stumble in many ways
         return "is cut short, or no checkpoint at all"
     return f"is corrupted (checksum of {broken})" if broken else None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut, where the system can sync a folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from lrflow.errors import LrflowError, StoppedError, did_you_mean
+from lrflow.files import link_whole
 from lrflow.runs import checkpoints_in
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.interrupt import StopRequest
@@ -246,13 +245,7 @@ class Checkpoints(Checkpoint):
     def _tidy(self, path: Path, best: bool) -> None:
         """Give the best one its second name, and let go of the oldest and of what a killed process left."""
         if best:
-            part = self.folder / ".best.part"
-            part.unlink(missing_ok=True)
-            try:
-                os.link(path, part)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(path, part)
-            part.replace(self.folder / "best.ckpt")
+            link_whole(path, self.folder / "best.ckpt")
         if self._keep is not None:
             for old in checkpoints_in(self.folder)[: -self._keep]:
                 old.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from lrflow.files import write_whole
 from lrflow.training.ranks import rank
 
 log = logging.getLogger("lrflow")
@@ -110,12 +111,11 @@ class CSVLogger(Logger):
             rows = list(csv.reader(io.StringIO(whole + newline, newline="")))[1:]
         if before is not None:
             rows = [row for row in rows if not (row and row[0].isdigit() and int(row[0]) >= before)]
-        part = self.path.with_suffix(".part")
-        with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(self._columns)
-            writer.writerows(row + [""] * (len(self._columns) - len(row)) for row in rows)
-        part.replace(self.path)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(self._columns)
+        writer.writerows(row + [""] * (len(self._columns) - len(row)) for row in rows)
+        write_whole(self.path, text.getvalue())
         self._columns_in_file = len(self._columns)
 
 

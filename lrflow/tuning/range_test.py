@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lrflow.files import write_whole
 from lrflow.layers import Group
 from lrflow.plan import Plan
 from lrflow.schedules import Constant, Duration, Horizon, Schedule
@@ -41,12 +43,12 @@ class RangeTest:
 
     def write(self, path: Path) -> Path:
         """Write a row for each LR, with a column for each sweep's loss, and return the path."""
-        with path.open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["lr", *(f"loss_{index}" for index in range(len(self.losses)))])
-            for rate, losses in zip(self.rates.tolist(), self.losses.T.tolist(), strict=True):
-                table.writerow([rate, *("" if loss != loss else loss for loss in losses)])
-        return path
+        text = io.StringIO(newline="")
+        table = csv.writer(text)
+        table.writerow(["lr", *(f"loss_{index}" for index in range(len(self.losses)))])
+        for rate, losses in zip(self.rates.tolist(), self.losses.T.tolist(), strict=True):
+            table.writerow([rate, *("" if loss != loss else loss for loss in losses)])
+        return write_whole(path, text.getvalue())
 
     @classmethod
     def read(cls, path: Path, every: int = 1) -> RangeTest:

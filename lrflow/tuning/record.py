@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lrflow.files import write_whole
 from lrflow.tuning.confirm import Confirmed
 from lrflow.tuning.range_test import RangeTest
 from lrflow.tuning.reading import Reading
@@ -90,7 +91,7 @@ class Record:
         content = asdict(self.answer) | ({"range_test": asdict(self.reading)} if self.confirmed else {})
         content |= {"confident": self.answer.confident, "steps": self.steps, "short_steps": self.short_steps}
         content |= {"monitor": self.monitor, "mode": self.mode, "every": self.test.every, "configured": self.configured}
-        (folder / "find.json").write_text(json.dumps(content, indent=2) + "\n")
+        write_whole(folder / "find.json", json.dumps(content, indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +141,10 @@ def test_a_full_disk_keeps_rows_for_later(path: Path, caplog: pytest.LogCaptureF
 def test_a_full_disk_at_a_new_column(path: Path) -> None:
     logger = CSVLogger(path)
     logger.log_rows(["loss"], [[0, 1.5]])
-    path.with_suffix(".part").symlink_to("/dev/full")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.symlink_to("/dev/full")
     logger.log_rows(["new"], [[1, 2.0]])
-    path.with_suffix(".part").unlink()
+    assert not part.is_symlink(), "nothing is left of the attempt"
     logger.log_rows(["loss"], [[2, 1.0]])
     assert [row["step"] for row in read(path)] == ["0", "1", "2"]
     assert [row["new"] for row in read(path)] == ["", "2.0", ""]

@@ -20,6 +20,7 @@ from lrflow.config import Config
 from lrflow.config.combinations import check_combination
 from lrflow.config.settings import StabilityFind
 from lrflow.errors import ConfigError, LrflowError
+from lrflow.files import write_whole
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.plan.view import Grid, number
 from lrflow.tasks import build
@@ -80,7 +81,7 @@ def find_ceiling(
     facts = {**asdict(found), "share": found.share, "ceiling": ceiling, "lr": config.optimizer.lr}
     if plan is not None:
         facts["plan"] = [{"step": step, "lr": lr, "share": share} for step, lr, share in along]
-    (folder / "find.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_whole(folder / "find.json", json.dumps(facts, indent=2) + "\n")
     if plan is None:
         _show(config, found, ceiling, console)
     else:
