@@ -1,0 +1,150 @@
+"""Completing a module before its parameters are grouped: what it makes in `setup()`, `configure_model()`, or lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixin
+from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
+from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from lrflow.errors import ConfigError, Problem
+from lrflow.layers.explain import abbreviated
+from lrflow.training.example import UnusableError, run_example
+
+_MODEL_HOOKS = ("configure_model", "configure_sharded_model")
+_FUNCTIONS = {"fit": TrainerFn.FITTING, "validate": TrainerFn.VALIDATING, "test": TrainerFn.TESTING}
+
+
+def is_made_later(module: pl.LightningModule) -> bool:
+    """Whether `__init__` may have left parts of a module to its hooks, or to its first batch."""
+    hooks = any(is_overridden(hook, module) for hook in ("setup", *_MODEL_HOOKS) if hasattr(pl.LightningModule, hook))
+    return hooks or bool(_lazy(module))
+
+
+def complete(module: pl.LightningModule, trainer: pl.Trainer, data: pl.LightningDataModule, stage: str = "fit") -> None:
+    """Let a module make all of its parts now; when Lightning calls its hooks, they are not made a second time.
+
+    The module sees what it would see in Lightning's calls: its trainer, and the data that were set up. Lazy parameters
+    get their shapes from an example of the data. Under a strategy that shards parameters as `configure_model` makes
+    them (FSDP, DeepSpeed, model parallel), that hook is left to Lightning.
+
+    Args:
+        module: changed in place.
+        trainer: of the run.
+        data: set up for the stage.
+        stage: `fit`, `validate` or `test`.
+
+    Raises:
+        ConfigError: lazy parameters remain without a shape.
+    """
+    trainer.datamodule, module.trainer = data, trainer  # type: ignore[attr-defined]
+    for part in module.modules():
+        if isinstance(part, _DeviceDtypeModuleMixin):
+            part._device = trainer.strategy.root_device  # as Lightning announces it to setup()
+    with _running(trainer, stage):
+        if is_overridden("prepare_data", module):
+            module.prepare_data()
+        if is_overridden("setup", module):
+            _setup_once(module)(stage)
+        for hook in _MODEL_HOOKS:
+            if is_overridden(hook, module) and not shards_in_construction(trainer.strategy):
+                make = _once(module, hook)
+                with trainer.precision_plugin.module_init_context():
+                    make()
+        if _lazy(module):
+            _materialize(module, data, stage)
+
+
+def shards_in_construction(strategy: Strategy) -> bool:
+    """Whether `configure_model` has to run in the strategy's own context."""
+    own = type(strategy).model_sharded_context is not Strategy.model_sharded_context
+    return own or isinstance(strategy, ModelParallelStrategy)
+
+
+@contextmanager
+def _running(trainer: pl.Trainer, stage: str) -> Iterator[None]:
+    """The state that a trainer has when it calls the hooks."""
+    state = trainer.state
+    before = state.fn, state.status, state.stage
+    state.fn, state.status = _FUNCTIONS[stage], TrainerStatus.RUNNING
+    setattr(trainer, {"fit": "training", "validate": "validating", "test": "testing"}[stage], True)
+    try:
+        yield
+    finally:
+        state.fn, state.status, state.stage = before
+
+
+def _setup_once(module: pl.LightningModule) -> Callable[[str], None]:
+    """`setup` once per stage; parts that a later stage makes anew keep the weights that they have."""
+    setup, done = module.setup, set[str]()
+
+    @wraps(setup)
+    def setup_once(stage: str) -> None:
+        if stage in done:
+            return
+        before = dict(module.state_dict(keep_vars=True)) if done else {}
+        done.add(stage)
+        setup(stage)
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            old = before.get(name)
+            if isinstance(tensor, torch.Tensor) and old is not None and old is not tensor and old.shape == tensor.shape:
+                with torch.no_grad():
+                    tensor.copy_(old)
+
+    module.setup = setup_once  # type: ignore[method-assign]
+    return setup_once
+
+
+def _once(module: pl.LightningModule, hook: str) -> Callable[[], None]:
+    make, done = getattr(module, hook), list[bool]()
+
+    @wraps(make)
+    def once() -> None:
+        if not done:
+            done.append(True)
+            make()
+
+    setattr(module, hook, once)
+    return once
+
+
+def _lazy(module: nn.Module) -> list[str]:
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return [name for name, tensor in tensors if nn.parameter.is_lazy(tensor)]
+
+
+def _materialize(module: pl.LightningModule, data: pl.LightningDataModule, stage: str) -> None:
+    """Give lazy modules the shapes that they have on an example.
+
+    A copy of the module runs on it, and the lazy modules of the original are then initialised for the same inputs:
+    nothing else of the original changes.
+    """
+    lazies = {name: part for name, part in module.named_modules() if isinstance(part, LazyModuleMixin)}
+    seen: dict[str, tuple[Any, Any]] = {}
+
+    def watch(copy: pl.LightningModule) -> None:
+        for name, part in copy.named_modules():
+            if name in lazies:
+                note = lambda _, args, kwargs, name=name: seen.setdefault(name, (args, kwargs)) and None  # noqa: E731
+                part.register_forward_pre_hook(note, with_kwargs=True, prepend=True)
+
+    why = ""
+    try:
+        run_example(module, data, watch, stage)
+    except UnusableError as error:
+        why = f" ({error})"
+    for name, (args, kwargs) in seen.items():
+        lazies[name]._infer_parameters(lazies[name], args, kwargs)  # type: ignore[operator]
+    if left := _lazy(module):
+        message = f"lazy modules whose parameters have no shape yet, nor after an example batch{why}: "
+        hint = "give the layers their input sizes, or run one batch through the model before it is handed over"
+        raise ConfigError([Problem("model", f"{message}{abbreviated(left)}", ..., hint)])
