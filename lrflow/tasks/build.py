@@ -36,6 +36,8 @@ from lrflow.schedules import Curve
 from lrflow.tasks.widths import mup_rules
 from lrflow.training import Supervised, planned_module
 from lrflow.training.advice import advise
+from lrflow.training.completion import complete, is_made_later
+from lrflow.training.trainer import build_trainer
 from lrflow.training.weights import load_weights
 
 
@@ -55,21 +57,60 @@ def build_data(config: Config) -> pl.LightningDataModule:
     return data
 
 
-def build_module(config: Config, start: bool = True) -> pl.LightningModule:
-    """The Lightning module: the user's own, or a plain network in lrflow's.
+def build_module(
+    config: Config,
+    start: bool = True,
+    trainer: pl.Trainer | None = None,
+    data: pl.LightningDataModule | None = None,
+    stage: str = "fit",
+) -> pl.LightningModule:
+    """The Lightning module, with all that it makes before its first step.
+
+    It is the user's own, or a plain network in lrflow's.
 
     Args:
         config: `model`; `trainer.channels_last`, `trainer.compile`.
         start: with the weights that `model.init_from` names; false where a checkpoint of the run brings its own.
+        trainer: what the module's hooks see; None: one of a single CPU.
+        data: likewise, set up for the stage; None: they are read where the module has such hooks.
+        stage: `fit`, `validate` or `test`.
 
     Raises:
         ConfigError: the model is no module, is a plain one without a loss, or the weights do not fit.
     """
     module = _make_module(config)
+    if is_made_later(module):
+        complete(module, trainer or _stand_in(config), data or load_data(config), stage)
+    network = planned_module(module)
+    if config.trainer.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.trainer.compile and isinstance(module, Supervised):
+        network.compile()
     if start and config.model.init_from is not None:
         source = find_checkpoint(config.model.init_from, Path(config.output), "model.init_from")
-        load_weights(planned_module(module), source, as_tuple(config.model.fresh))
+        load_weights(network, source, as_tuple(config.model.fresh))
     return module
+
+
+def load_data(config: Config) -> pl.LightningDataModule:
+    """The data module, set up for training.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    data = build_data(config)
+    with one_at_a_time("data"):
+        data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def _stand_in(config: Config) -> pl.Trainer:
+    """A trainer for hooks that ask for one where nothing is trained."""
+    ends = config.trainer
+    options = {"max_epochs": ends.max_epochs or -1, "max_steps": ends.max_steps or -1}
+    options |= {name: getattr(ends, name) for name in ("accumulate_grad_batches", "precision")}
+    return build_trainer({"accelerator": "cpu", "devices": 1, **options}, Path(config.output), [], ends.log_every)
 
 
 def _make_module(config: Config) -> pl.LightningModule:
@@ -78,25 +119,18 @@ def _make_module(config: Config) -> pl.LightningModule:
         if not model.automatic_optimization:
             message = "optimizes by hand (automatic_optimization = False), and lrflow supplies the optimizer"
             raise ConfigError([Problem("model._target_", message, config.model.target)])
-        module = model
-    elif not isinstance(model, nn.Module):
+        return model
+    if not isinstance(model, nn.Module):
         message = f"expected a torch.nn.Module or a LightningModule, got {type(model).__name__}"
         raise ConfigError([Problem("model._target_", message, config.model.target)])
-    elif hasattr(model, "training_step"):
+    if hasattr(model, "training_step"):
         _refuse_other_lightning(model, "LightningModule", "model._target_", config.model.target)
         message = f"{type(model).__name__} has a training_step, so it is no plain module, and it is no LightningModule"
         hint = "derive it from pytorch_lightning.LightningModule, or from that of `import lightning as L`"
         raise ConfigError([Problem("model._target_", message, config.model.target, hint)])
-    elif config.model.loss is None:
+    if config.model.loss is None:
         raise ConfigError([Problem("model.loss", "expected cross_entropy or mse: a plain module brings no loss", None)])
-    else:
-        module = Supervised(model, config.model.loss)
-    network = planned_module(module)
-    if config.trainer.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.trainer.compile and isinstance(module, Supervised):
-        network.compile()
-    return module
+    return Supervised(model, config.model.loss)
 
 
 def _refuse_other_lightning(built: object, name: str, key: str, target: str) -> None:

@@ -43,9 +43,12 @@ def run(config: Config) -> dict[str, Any]:
         trainer = build_trainer(lightning_options(config), folder.path, [], config.trainer.log_every)
         data = build.build_data(config)
         put_in_order(data, trainer, config.seed, Position())
-        module = build.build_module(config, start=False)
+        stage, evaluate = ("test", trainer.test) if task.split == "test" else ("validate", trainer.validate)
+        with build.one_at_a_time("data"):
+            data.prepare_data()
+        data.setup(stage)  # which the module may look at as it makes its parts
+        module = build.build_module(config, start=False, trainer=trainer, data=data, stage=stage)
         saved.check(module)
-        evaluate = trainer.test if task.split == "test" else trainer.validate
         found = evaluate(module, datamodule=data, ckpt_path=str(checkpoint), verbose=False)
     if not found:
         raise LrflowError(f"task.split = {task.split!r}: there is no such data, or the module has no step for it")

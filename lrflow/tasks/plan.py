@@ -18,7 +18,6 @@ from lrflow.config.settings import StabilityFind
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
-from lrflow.schedules import Horizon
 from lrflow.tasks import build
 from lrflow.tasks.length import check_intervals, count_horizon
 from lrflow.training.feedback import close_loop
@@ -73,10 +72,12 @@ def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -
         ConfigError: the rules, the schedule and the run's length do not go together.
     """
     pl.seed_everything(config.seed, verbose=False)
-    horizon = declared_horizon(config) or _horizon_of_data(config)
+    declared = declared_horizon(config)
+    data = None if declared else build.load_data(config)
+    horizon = declared or count_horizon(config, data, 1)
     if config.horizon.steps is None:
         check_intervals(config, horizon)
-    module = build.build_module(config)
+    module = build.build_module(config, data=data)
     groups = build.build_groups(config, module, tell=tell)
     schedule = build.build_schedule(config)
     plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
@@ -134,11 +135,3 @@ _READERS = {".json": _read_json, ".yaml": _read_yaml, ".yml": _read_yaml}
 
 def _bad(given: str | Path, *messages: str) -> ConfigError:
     return ConfigError([Problem("against", message, str(given)) for message in messages])
-
-
-def _horizon_of_data(config: Config) -> Horizon:
-    data = build.build_data(config)
-    with build.one_at_a_time("data"):
-        data.prepare_data()
-    data.setup("fit")
-    return count_horizon(config, data, 1)

@@ -110,7 +110,7 @@ def _measure(configs: Sequence[Config]) -> Trial:
     """What the first of some runs costs a step alone, and what all of them cost together."""
     config, quiet = configs[0], QuietConsole(quiet=True)
     folder = RunFolder(config.run_folder or Path(config.output))  # nothing is written
-    loaded = _load(config) if shares_data(config) else None
+    loaded = build.load_data(config) if shares_data(config) else None
     member = _member(prepare(config, folder, None, [], quiet, copy.copy(loaded)))
     alone = prepare(config, folder, None, [], quiet, copy.copy(loaded))
     assert alone is not None
@@ -146,7 +146,7 @@ def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Trained]:
             loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
             try:
                 if loaded is None and shares_data(config):
-                    loaded = _load(config)
+                    loaded = build.load_data(config)
                 ready = prepare(config, folder, None, loggers, quiet, copy.copy(loaded))
                 member = _member(ready)
                 if config.trial and config.trial.pruner != "none":
@@ -236,15 +236,6 @@ def _member(ready: Prepared | None) -> Member:
 
 
 _HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer", "transfer_batch_to_device")
-
-
-def _load(config: Config) -> pl.LightningDataModule:
-    """The data that all members share."""
-    data = build.build_data(config)
-    with build.one_at_a_time("data"):
-        data.prepare_data()
-    data.setup("fit")
-    return data
 
 
 def _chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -165,7 +165,7 @@ def prepare(
             f"{finished.path} is finished: all {resumed.step} steps are done", soft_wrap=True, highlight=False
         )
         return None
-    module = build.build_module(config, start=resumed is None)
+    module = build.build_module(config, resumed is None, trainer, data)
     tell = partial(console.print, soft_wrap=True, highlight=False)
     groups = build.build_groups(config, module, trainer.world_size, tell)
     schedule, settings = build.build_schedule(config), settings_of(config.optimizer)

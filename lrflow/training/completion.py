@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import pytorch_lightning as pl
@@ -134,8 +134,10 @@ def _materialize(module: pl.LightningModule, data: pl.LightningDataModule, stage
     def watch(copy: pl.LightningModule) -> None:
         for name, part in copy.named_modules():
             if name in lazies:
-                note = lambda _, args, kwargs, name=name: seen.setdefault(name, (args, kwargs)) and None  # noqa: E731
-                part.register_forward_pre_hook(note, with_kwargs=True, prepend=True)
+                part.register_forward_pre_hook(partial(note, name), with_kwargs=True, prepend=True)
+
+    def note(name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
+        seen.setdefault(name, (args, kwargs))
 
     why = ""
     try:

@@ -11,6 +11,7 @@ import torch
 from lrflow.errors import LrflowError
 from lrflow.optimizers import Routed, compiles, fit_closure
 from lrflow.plan import Plan, PlanScheduler
+from lrflow.training.accounting import check_accounted
 
 #: Settings of how torch computes a step; which of them an optimizer has differs between versions of torch.
 _IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
@@ -47,6 +48,7 @@ def supply_optimizer(
 
     def configure_optimizers() -> dict[str, Any]:
         optimizer = make(module.device)
+        check_accounted(module, optimizer)
         fit_closure(optimizer, module)
         held: dict[str | None, set[str]] = {name: {*own, *_WRITTEN} for name, own in (routes or {}).items()}
         held[None] = {*settings, *_WRITTEN}

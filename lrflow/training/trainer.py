@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from lrflow.errors import ConfigError, Problem
 from lrflow.plan import PlanChangedWarning
 from lrflow.schedules import Duration, Horizon
+from lrflow.training.accounting import Accounting
 from lrflow.training.checkpoint_io import AtomicCheckpointIO
 
 
@@ -57,6 +58,7 @@ def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Lo
             default_root_dir=folder,
             logger=list(loggers) or False,
             log_every_n_steps=log_every,
+            callbacks=[Accounting()],
             plugins=[AtomicCheckpointIO()],
             profiler=NoProfiler(),
             enable_checkpointing=False,

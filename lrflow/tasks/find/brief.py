@@ -61,7 +61,7 @@ def brief_fit(
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
     data = ready_data(config, trainer, seed, start.position if start else None)
-    module = build.build_module(config, start=start is None)
+    module = build.build_module(config, start is None, trainer, data)
     if start:
         start.check(module)
     groups = build.build_groups(config, module, trainer.world_size)

@@ -56,7 +56,8 @@ def find_ceiling(
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
     pl.seed_everything(config.seed, verbose=False)
-    data, module = ready_data(config, trainer, config.seed), build.build_module(config)
+    data = ready_data(config, trainer, config.seed)
+    module = build.build_module(config, trainer=trainer, data=data)
     module.to(trainer.strategy.root_device)
     groups = build.build_groups(config, module)
     optimizer = build.make_optimizer(config, groups, trainer.strategy.root_device)
