@@ -117,6 +117,9 @@ def _copy(module: pl.LightningModule) -> pl.LightningModule:
     shared: list[Any] = [parameter for parameter in module.parameters() if not nn.parameter.is_lazy(parameter)]
     trainers = {id(part._trainer): part._trainer for part in module.modules() if isinstance(part, pl.LightningModule)}
     memo = {id(value): value for value in [*shared, *trainers.values()] if value is not None}
+    for buffer in module.buffers():
+        if nn.parameter.is_lazy(buffer):  # torch cannot copy these
+            memo[id(buffer)] = nn.UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)
     for part in module.modules():  # weights that a hook computes anew; torch refuses to copy them
         for value in vars(part).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
