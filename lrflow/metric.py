@@ -60,6 +60,18 @@ class Metric:
     def __str__(self) -> str:
         return f"{self.name} ({self.mode})"
 
+    def doubt(self, key: str) -> str | None:
+        """What a person should know of a mode that was guessed, in a line; None: it is as everybody expects.
+
+        Args:
+            key: of the config that would say it.
+        """
+        if not self.guessed or guess(self.name) == "min":
+            return None
+        if guess(self.name) == "max":
+            return f"more of {self.name} is taken to be better, by its name: {key}=min says otherwise"
+        return f"less of {self.name} is taken to be better, since its name does not say: {key}=max says otherwise"
+
     @property
     def sign(self) -> float:
         """1 where less is better, -1 where more is."""
@@ -122,12 +134,12 @@ class Directions:
 
     Args:
         said: key, metric and mode of each place that gives a mode.
-        judged: the metrics that a sweep of such runs is judged by, in their order.
+        named: the metrics of each place that names any.
         noted: modes that a run folder has noted; they hold where nobody says another.
     """
 
-    said: tuple[tuple[str, str, str], ...]
-    judged: tuple[str, ...]
+    said: tuple[tuple[str, str, str], ...] = ()
+    named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     noted: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -138,15 +150,18 @@ class Directions:
             content: plain and resolved; the settings of a sweep stand under `sweep`.
             noted: modes that a run folder has noted.
         """
-        said, named = [], {}
+        said: list[tuple[str, str, str]] = []
+        named: dict[str, tuple[str, ...]] = {}
         for place, key in PLACES.items():
             node = _node(content, place)
             names, modes = _listed(node.get(key)), _listed(node.get("mode"))
-            named[place] = names
+            if place == "sweep" and not names and modes:  # of what the runs are judged by themselves
+                names = [*_judged(named)]
+            if names:
+                named[place] = tuple(names)
             modes = modes * len(names) if len(modes) == 1 else modes
             said += [(f"{place}.mode", name, mode) for name, mode in zip(names, modes, strict=False)]
-        judged = named["sweep"] or named["trial"] or named["trainer.checkpoint"] or [LOSS]
-        return cls(tuple(said), tuple(judged), noted or {})
+        return cls(tuple(said), named, noted or {})
 
     def __call__(self, name: str, own: str | None = None) -> Metric:
         """A metric with its direction: its own mode where it has one, else as said elsewhere, noted, or guessed."""
@@ -155,8 +170,13 @@ class Directions:
 
     @property
     def objectives(self) -> tuple[Metric, ...]:
-        """The metrics that a sweep of such runs is judged by."""
-        return tuple(map(self, self.judged))
+        """What a sweep of such runs is judged by: its own metrics, else that of their best checkpoints."""
+        return tuple(map(self, _judged(self.named)))
+
+    def metrics(self) -> dict[str, str]:
+        """The mode of each metric that is named anywhere, the objectives first."""
+        names = [*_judged(self.named), *(name for names in self.named.values() for name in names)]
+        return {name: self(name).mode for name in names}
 
     def conflicts(self) -> Iterator[tuple[str, str, str, str, str]]:
         """Metrics of which two places say different modes: key and mode here, key and mode there, the metric."""
@@ -165,6 +185,10 @@ class Directions:
             there, before = first.setdefault(name, (key, mode))
             if mode != before:
                 yield key, mode, there, before, name
+
+
+def _judged(named: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    return named.get("sweep") or named.get("trial") or named.get("trainer.checkpoint") or (LOSS,)
 
 
 def _node(content: Any, place: str) -> Mapping[str, Any]:
