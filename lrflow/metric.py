@@ -108,6 +108,11 @@ def is_validation(name: str) -> bool:
     return next(_words(name), "") in ("val", "valid", "validation")
 
 
+def is_of_test(name: str) -> bool:
+    """Whether a metric is one of the test, by its name."""
+    return next(_words(name), "") == "test"
+
+
 def _words(name: str) -> Iterator[str]:
     """The words of a name in lower case: each piece whole, its parts by camelCase, and both without a last number."""
     for piece in re.split(r"[^A-Za-z0-9]+", name):

@@ -32,8 +32,8 @@ class SweeperConf:
     _target_: str = "hydra_plugins.lrflow.sweeper.LrflowSweeper"
     sampler: Any = "tpe"  # grid | random | qmc | tpe | gp | cmaes | nsga2
     n_trials: Any = None  # in all, those before a resumption included; null: the whole grid, else 20
-    metric: Any = "val/loss"  # a list for several objectives
-    mode: Any = "min"  # min | max, or one an objective
+    metric: Any = None  # a list for several objectives; null: trainer.checkpoint.monitor
+    mode: Any = None  # min | max, or one an objective; null: as the runs have it, or by the metric's name
     storage: Any = "journal"  # journal (a file in the sweep folder) | memory | the URL of a database
     study: Any = None  # its name in a database; null: the sweep folder's
     resume: Any = None  # a sweep folder, or last

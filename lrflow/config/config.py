@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr
 from lrflow.config import fields as f
 from lrflow.config import schema, settings
 from lrflow.config.sweep import Trial
+from lrflow.metric import Directions
 
 
 class Config(schema.Section):
@@ -54,6 +55,7 @@ class Config(schema.Section):
     _overrides: list[str] = PrivateAttr(default_factory=list)
     _run_folder: Path | None = PrivateAttr(default=None)
     _finds_lr: bool = PrivateAttr(default=False)
+    _directions: Directions = PrivateAttr(default=Directions())
 
     def attach(
         self,
@@ -62,10 +64,12 @@ class Config(schema.Section):
         overrides: Iterable[str],
         run_folder: Path | None,
         finds_lr: bool = False,
+        directions: Directions = Directions(),  # noqa: B008  # frozen
     ) -> Config:
         """Notes where the config came from; `validate` calls it once."""
         self._source, self._choices = source, dict(choices)
         self._overrides, self._run_folder, self._finds_lr = list(overrides), run_folder, finds_lr
+        self._directions = directions
         return self
 
     @property
@@ -87,6 +91,11 @@ class Config(schema.Section):
     def run_folder(self) -> Path | None:
         """The folder that a sweep gave to this job; None in a single run."""
         return self._run_folder
+
+    @property
+    def directions(self) -> Directions:
+        """The metrics that the config names, and which way of each is better."""
+        return self._directions
 
     @property
     def finds_lr(self) -> bool:

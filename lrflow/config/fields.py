@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
@@ -164,6 +164,7 @@ def _is_devices(value: Any) -> bool:
 
 
 Text = Annotated[str, expects("text", _is_text)]
+Mode = Annotated[Literal["min", "max"], one_of("min", "max")]
 Margin = Annotated[
     Any, expects("a share of what training gains, such as 5%, or a difference of the metric", _is_margin)
 ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lrflow.config.settings import RangeFind
 from lrflow.errors import ConfigError, Problem
+from lrflow.metric import is_validation
 from lrflow.schedules import Duration, Horizon
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def check_find(config: Config, horizon: Horizon | None) -> list[Problem]:
     if find.confirm_runs < FEWEST_RUNS:
         message = f"expected at least {FEWEST_RUNS}: a best LR with one on either side"
         problems.append(Problem("find.confirm_runs", message, find.confirm_runs))
-    if find.monitor.startswith("val/") and config.trainer.limit_val_batches == 0:
+    if is_validation(find.monitor) and config.trainer.limit_val_batches == 0:
         message = f"find.monitor={find.monitor} is read from validations, of which there are none"
         problems.append(Problem("trainer.limit_val_batches", message, 0, "give more batches, or leave it out"))
     if find.confirm and config.task.name == "find" and config.resume.source is not None:
@@ -81,7 +82,7 @@ def reading_interval(find: RangeFind) -> int | float | str:
         return given
     if find.monitor == LOSS:
         return 1
-    return 5 if find.monitor.startswith("val/") else "1 epoch"
+    return 5 if is_validation(find.monitor) else "1 epoch"
 
 
 def in_steps(find: RangeFind) -> bool:

@@ -28,6 +28,7 @@ def save_config(config: Config, path: Path) -> None:
         "version": lrflow.__version__,
         "choices": config.choices,
         "overrides": config.overrides,
+        "metrics": config.directions.metrics(),
         "run_folder": None if config.run_folder is None else str(config.run_folder),
     }
     text = OmegaConf.to_yaml(OmegaConf.create(redact({**content, META: meta})))

@@ -203,8 +203,8 @@ class Feedback(Node):
     """The metric: val/... is looked at after each validation, train/loss and what the module logs each `every`."""
     every: f.Interval | None = None
     """How often it looks; None: as the kind has it."""
-    mode: Annotated[str, f.one_of("min", "max")] = "min"
-    """Whether less of the metric is better, or more."""
+    mode: f.Mode | None = None
+    """Whether less of the metric is better, or more; None: as the metric has it elsewhere, or by its name."""
     factor: f.Positive = 0.1
     """Of one move."""
     patience: f.CountOrNone = 0

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag
 
 from lrflow.config import fields as f
 from lrflow.config.schema import Section
+from lrflow.metric import Metric
 
 
 class Checkpoint(Section):
@@ -20,8 +21,13 @@ class Checkpoint(Section):
     """How many of the latest to keep; None: all."""
     monitor: f.Text | None = "val/loss"
     """Also keep the best by this metric; None: only the latest."""
-    mode: Annotated[Literal["min", "max"], f.one_of("min", "max")] = "min"
-    """Whether the best is the smallest or the largest."""
+    mode: f.Mode | None = None
+    """Whether the best is the smallest or the largest; None: as the metric has it elsewhere, or by its name."""
+
+    @property
+    def metric(self) -> Metric | None:
+        """What the best is best by; None: no best one is kept."""
+        return None if self.monitor is None else Metric.parse(self.monitor, self.mode)
 
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
@@ -163,10 +169,10 @@ class RangeFind(Section):
     """Each with a model and an order of the data of its own; None: 5, or 2 where trial runs settle the answer."""
     monitor: f.Text = "train/loss"
     """The metric: train/loss, one of validation (val/...), or one that the module logs."""
-    mode: Annotated[Literal["min", "max"], f.one_of("min", "max")] = "min"
-    """Whether less of it is better, or more."""
+    mode: f.Mode | None = None
+    """Whether less of it is better, or more; None: as the metric has it elsewhere, or by its name."""
     every: f.Interval | None = None
-    """How often it is read, and the LR rises; None: each step, 5 steps (val/...) or 1 epoch (what the module logs)."""
+    """How often it is read, and the LR rises; None: each step, 5 steps (val/...) or 1 epoch (others)."""
     check: f.Switch = False
     """Look at the configured LR before a run starts."""
     confirm: f.Switch = False
@@ -177,6 +183,11 @@ class RangeFind(Section):
     """Of each; a duration."""
     found: dict[str, Any] | None = None
     """Written by a run with optimizer.lr=auto: what was found, and how."""
+
+    @property
+    def metric(self) -> Metric:
+        """What is monitored."""
+        return Metric.parse(self.monitor, self.mode)
 
     @property
     def sweep_count(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from lrflow.config.extras import missing
 from lrflow.config.schema import Section
 from lrflow.config.secrets import without_password
 from lrflow.errors import Problem, did_you_mean, nearest
+from lrflow.metric import Directions, Metric, is_of_test
 
 TARGET = "hydra_plugins.lrflow.sweeper.LrflowSweeper"
 SAMPLERS = ("grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2")
@@ -56,10 +57,10 @@ class Sweep(Section):
     """How the next trial is chosen."""
     n_trials: f.Count | None = None
     """Trials in all, those before a resumption included; None: the whole grid, else 20."""
-    metric: f.Texts = "val/loss"
-    """What is optimised; a list for several objectives."""
-    mode: _Mode = "min"
-    """Whether the best is the smallest or the largest; a list with several objectives."""
+    metric: f.Texts | None = None
+    """What is optimised; a list for several objectives; None: what the runs' best checkpoints are best by."""
+    mode: _Mode | None = None
+    """Whether the best is the smallest or the largest, or a list; None: as the runs have it, or by the name."""
     storage: _Storage = "journal"
     """Where the trials are noted: a file in the sweep folder, a database that machines can share, or nowhere."""
     study: f.Text | None = None
@@ -82,15 +83,15 @@ class Sweep(Section):
     """Parts of the space by the choice that they hold under, `optimizer=sgd`."""
 
     @property
-    def metrics(self) -> list[str]:
-        """The objectives."""
-        return self.metric if isinstance(self.metric, list) else [self.metric]
+    def objectives(self) -> tuple[Metric, ...]:
+        """What is optimised; of settings without a metric, what runs are judged by where nobody says another."""
+        return Directions.of({"sweep": self.model_dump(include={"metric", "mode"})}).objectives
 
-    @property
-    def modes(self) -> list[str]:
-        """`min` or `max` of each objective."""
-        modes = self.mode if isinstance(self.mode, list) else [self.mode]
-        return modes * len(self.metrics) if len(modes) == 1 else modes
+    def judged_by(self, objectives: Sequence[Metric]) -> Sweep:
+        """The same settings with these objectives."""
+        metrics, modes = [each.name for each in objectives], [each.mode for each in objectives]
+        one = len(metrics) == 1
+        return self.model_copy(update={"metric": metrics[0] if one else metrics, "mode": modes[0] if one else modes})
 
 
 class Trial(Section):
@@ -102,10 +103,10 @@ class Trial(Section):
     """The study's name."""
     storage: f.Text
     """Where the study is: a journal's path or the URL of a database."""
-    metric: f.Text = "val/loss"
-    """What is reported."""
-    mode: Annotated[str, f.one_of("min", "max")] = "min"
-    """Whether less of it is better."""
+    metric: f.Texts | None = None
+    """What the sweep is judged by, and what is reported to it; a list for several objectives."""
+    mode: _Mode | None = None
+    """Whether less of it is better, or more; a list for several objectives."""
     pruner: Annotated[str, f.one_of(*PRUNERS)] = "none"
     """What decides whether the run goes on."""
     pruning: Pruning = Pruning()
@@ -129,19 +130,20 @@ def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
         for package, is_needed in needed.items()
         if is_needed and importlib.util.find_spec(package) is None
     ]
-    if len(sweep.modes) != len(sweep.metrics):
-        message = f"expected one, or as many as sweep.metric has ({len(sweep.metrics)})"
+    several = len(sweep.metric) if isinstance(sweep.metric, list) else 1
+    if isinstance(sweep.mode, list) and len(sweep.mode) not in (1, several):
+        message = f"expected one, or as many as sweep.metric has ({several})"
         problems.append(Problem("sweep.mode", message, sweep.mode))
-    if len(sweep.metrics) > 1 and sweep.pruner != "none":
+    if several > 1 and sweep.pruner != "none":
         problems.append(
             Problem("sweep.pruner", "several objectives cannot be pruned", sweep.pruner, "sweep.pruner=none")
         )
-    if len(sweep.metrics) > 1 and sweep.sampler == "cmaes":
+    if several > 1 and sweep.sampler == "cmaes":
         message = "has one objective"
         problems.append(Problem("sweep.sampler", message, sweep.sampler, "nsga2 and tpe take several"))
-    if sweep.pruner != "none" and sweep.metrics[0].startswith("test/"):
+    if sweep.pruner != "none" and is_of_test(sweep.objectives[0].name):
         message = "trials are pruned by a metric of validation"
-        problems.append(Problem("sweep.metric", message, sweep.metrics[0], "such as val/loss"))
+        problems.append(Problem("sweep.metric", message, sweep.objectives[0].name, "such as val/loss"))
     if without_password(sweep.storage) != sweep.storage:
         message, hint = "a password stands here in the clear", "put the URL into an environment variable: sweep.storage"
         problems.append(Problem("sweep.storage", message, sweep.storage, hint + "=${oc.env:NAME} (in quotes)"))

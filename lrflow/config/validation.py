@@ -15,6 +15,7 @@ from lrflow.config.checks import check
 from lrflow.config.config import Config
 from lrflow.config.interpolation import resolve, settle
 from lrflow.config.messages import problem_of
+from lrflow.config.metrics import check_modes, directions_of, fill_modes
 from lrflow.config.origins import touches
 from lrflow.config.secrets import find_secrets, find_told_secrets
 from lrflow.errors import ConfigError, Problem
@@ -49,6 +50,10 @@ def validate(
     settle(source)
     content, problems = resolve(source)
     finds_lr = take_out(content)
+    directions = directions_of(content, cfg, meta.get("metrics"))
+    fill_modes(content, directions)
+    if not meta:  # what was saved has run as it says
+        problems += check_modes(directions)
     problems += [*find_secrets(OmegaConf.to_container(source)), *find_told_secrets(content)]
     config, wrong = _typed(content, {problem.key for problem in problems})
     problems += wrong
@@ -57,7 +62,7 @@ def validate(
         problems += check_auto(config)
     if problems or config is None:
         raise ConfigError(_in_order(problems))
-    return config.attach(source, choices, overrides, run_folder, finds_lr)
+    return config.attach(source, choices, overrides, run_folder, finds_lr, directions)
 
 
 def _typed(content: dict[str, Any], failed: Collection[str]) -> tuple[Config | None, list[Problem]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrflow.errors import ConfigError, Problem
+from lrflow.metric import is_validation
 from lrflow.schedules import Duration, Horizon
 from lrflow.schedules.durations import DurationLike
 
@@ -106,8 +107,8 @@ class MetricFeedback(Feedback):
     """A feedback that looks at one number of the run now and then.
 
     Args:
-        monitor: the metric. `val/...` is looked at after each validation, anything else each `every`; `train/loss`
-            is the mean training loss since the last look.
+        monitor: the metric. One of validation (`val/...`, `val_...`) is looked at after each validation, anything else
+            each `every`; `train/loss` is the mean training loss since the last look.
         min_factor: lower bound.
         max_factor: upper bound.
         every: a duration; None: an epoch.
@@ -123,7 +124,7 @@ class MetricFeedback(Feedback):
     @property
     def after_validation(self) -> bool:
         """Whether the metric is one of validation."""
-        return self.monitor.startswith("val/")
+        return is_validation(self.monitor)
 
     @property
     def subject(self) -> str:

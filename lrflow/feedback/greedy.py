@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from lrflow.feedback.feedback import MetricFeedback, expect, refuse
-from lrflow.feedback.improvement import Improvement, Mode, ThresholdMode
+from lrflow.feedback.improvement import Improvement, ThresholdMode
+from lrflow.metric import Metric, Mode
 from lrflow.schedules.durations import DurationLike
 
 
@@ -23,7 +24,7 @@ class Greedy(MetricFeedback):
 
     Args:
         monitor: the metric, see `MetricFeedback`.
-        mode: `min` or `max`.
+        mode: `min` or `max`; None: by the name of the metric.
         factor: of one move; above 0 and below 1.
         patience: improvements or failures in a row after which nothing happens yet.
         threshold: how much better than the best one a reading has to be.
@@ -45,7 +46,7 @@ class Greedy(MetricFeedback):
     def __init__(
         self,
         monitor: str = "train/loss",
-        mode: Mode = "min",
+        mode: Mode | None = None,
         factor: float = 0.95,
         patience: int = 10,
         threshold: float = 1e-6,
@@ -59,7 +60,7 @@ class Greedy(MetricFeedback):
         every: DurationLike | None = None,
     ) -> None:
         super().__init__(monitor, min_factor, max_factor, every)
-        self._better = Improvement(mode, threshold, threshold_mode)
+        self._better = Improvement(mode or Metric.parse(monitor).mode, threshold, threshold_mode)
         refuse(
             [
                 *self._better.problems(),

@@ -8,8 +8,8 @@ from typing import Literal
 
 from lrflow.errors import Problem
 from lrflow.feedback.feedback import expect
+from lrflow.metric import Metric, Mode
 
-Mode = Literal["min", "max"]
 ThresholdMode = Literal["rel", "abs"]
 
 
@@ -44,7 +44,7 @@ class Improvement:
             return False
         if best is None:
             return True
-        sign = 1.0 if self.mode == "min" else -1.0
+        sign = Metric("", self.mode).sign
         value, best = sign * value, sign * best
         if self.threshold_mode == "abs":
             return value < best - self.threshold

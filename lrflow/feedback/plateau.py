@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from lrflow.feedback.feedback import MetricFeedback, expect, refuse
-from lrflow.feedback.improvement import Improvement, Mode, ThresholdMode
+from lrflow.feedback.improvement import Improvement, ThresholdMode
+from lrflow.metric import Metric, Mode
 from lrflow.schedules.durations import DurationLike
 
 
@@ -17,7 +18,7 @@ class Plateau(MetricFeedback):
 
     Args:
         monitor: the metric, see `MetricFeedback`.
-        mode: `min` or `max`.
+        mode: `min` or `max`; None: by the name of the metric.
         factor: of one cut; above 0 and below 1.
         patience: readings without improvement that are put up with.
         threshold: how much better than the best one a reading has to be.
@@ -35,7 +36,7 @@ class Plateau(MetricFeedback):
     def __init__(
         self,
         monitor: str = "val/loss",
-        mode: Mode = "min",
+        mode: Mode | None = None,
         factor: float = 0.1,
         patience: int = 10,
         threshold: float = 1e-4,
@@ -45,7 +46,7 @@ class Plateau(MetricFeedback):
         every: DurationLike | None = None,
     ) -> None:
         super().__init__(monitor, min_factor, 1.0, every)
-        self._better = Improvement(mode, threshold, threshold_mode)
+        self._better = Improvement(mode or Metric.parse(monitor).mode, threshold, threshold_mode)
         refuse(
             [
                 *self._better.problems(),

@@ -236,7 +236,7 @@ def _callbacks(
         Duration.parse(saving.every),
         keep=saving.keep,
         monitor=saving.monitor,
-        mode=saving.mode,
+        mode=saving.metric.mode if saving.metric else "min",
         stop=StopRequest(),
         agree_every=config.trainer.log_every,
         groups=[[name for group in members for name, _ in group.parameters] for members in merge(groups)],

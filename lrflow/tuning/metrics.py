@@ -9,17 +9,13 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from lrflow.errors import ConfigError, Problem
+from lrflow.metric import is_validation
 from lrflow.plan import Plan
 from lrflow.training import Block, Signals
 from lrflow.training.metrics import LOSS, ReadingTimes, logged
 from lrflow.tuning.range_test import LOOK, Sweep
 
 KEY = "find.monitor"
-
-
-def is_validated(monitor: str) -> bool:
-    """Whether a metric is one of validation."""
-    return monitor.startswith("val/")
 
 
 def reader(sweep: Sweep, monitor: str, every: int, plan: Plan) -> pl.Callback:
@@ -34,7 +30,7 @@ def reader(sweep: Sweep, monitor: str, every: int, plan: Plan) -> pl.Callback:
     """
     if monitor == LOSS:
         return Signals(plan, LOOK * every, listeners=[_MeanLosses(sweep, every)])
-    return (_AfterValidation if is_validated(monitor) else _BetweenSteps)(sweep, monitor, every)
+    return (_AfterValidation if is_validation(monitor) else _BetweenSteps)(sweep, monitor, every)
 
 
 class _MeanLosses:

@@ -16,6 +16,7 @@ from lrflow.config.also import settings_of
 from lrflow.config.settings import RangeFind
 from lrflow.layers import Group
 from lrflow.memory import freed_after
+from lrflow.metric import is_validation
 from lrflow.plan import Plan
 from lrflow.schedules import Duration, Horizon
 from lrflow.tasks import build
@@ -24,7 +25,6 @@ from lrflow.training import Block, Signals
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.metrics import LOSS, logged
 from lrflow.tuning.confirm import Confirmed, confirm
-from lrflow.tuning.metrics import is_validated
 
 FEWEST = 20  # steps of a trial run
 LAST = 0.1  # share of a run whose training losses are averaged where nothing is held out for validation
@@ -54,7 +54,7 @@ def confirm_range(
         tell(lr, value, steps)
         return value
 
-    sign = -1 if find.mode == "max" else 1
+    sign = find.metric.sign
     found = confirm(start, lambda lr: sign * loss(lr), find.confirm_runs)
     return replace(found, tried=tuple((lr, sign * value) for lr, value in found.tried)), sum(made)
 
@@ -100,11 +100,11 @@ def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folde
     )
     if not np.isfinite(losses).all():
         return math.inf, len(losses)
-    if find.monitor != LOSS and not is_validated(find.monitor):
+    if find.monitor != LOSS and not is_validation(find.monitor):
         return logged(trainer, find.monitor, key="find.monitor"), steps
     if is_overridden("val_dataloader", data) and is_overridden("validation_step", module):
         trainer.validate(module, datamodule=data, verbose=False)
-        if is_validated(find.monitor):
+        if is_validation(find.monitor):
             return logged(trainer, find.monitor, key="find.monitor"), steps
         if (found := trainer.callback_metrics.get("val/loss")) is not None:
             return float(found), steps

@@ -44,7 +44,7 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     """
     _refuse(config)
     test = run_sweeps(config, find, folder, partial(_told, console=console))
-    name, more = "the loss" if find.monitor == LOSS else find.monitor, find.mode == "max"
+    name, more = "the loss" if find.monitor == LOSS else find.monitor, find.metric.mode == "max"
     if not np.isfinite(test.losses[:, 0]).any():
         raise LrflowError(f"{name} is not finite at an LR of {find.low:g} already: look for NaN in the data")
     try:
@@ -52,7 +52,7 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     except ValueError as error:
         raise ConfigError([Problem("find.low", str(error), find.low, "start lower")]) from error
     _show(reading, test, console)
-    record = Record(test, reading, find.monitor, find.mode, config.optimizer.lr)
+    record = Record(test, reading, find.monitor, find.metric.mode, config.optimizer.lr)
     if find.confirm:
         confirmed, steps = _confirm(config, find, reading.lr, folder, console)
         record = replace(record, confirmed=confirmed, short_steps=steps)

@@ -13,12 +13,13 @@ from lrflow.config.find import in_steps, reading_interval, sweep_length
 from lrflow.config.settings import RangeFind
 from lrflow.errors import ConfigError, Problem
 from lrflow.memory import freed_after
+from lrflow.metric import is_validation
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Duration, Horizon
 from lrflow.tasks import build
 from lrflow.tasks.find.brief import brief_fit, whole_horizon
 from lrflow.training.resume import Resumed
-from lrflow.tuning.metrics import is_validated, reader
+from lrflow.tuning.metrics import reader
 from lrflow.tuning.range_test import RangeTest, Sweep, sweep_plan
 
 
@@ -77,7 +78,7 @@ def _sweep(
     start: Resumed | None,
 ) -> npt.NDArray[np.float64]:
     """The readings of one sweep: of a new model or one that goes on, on data in an order of its own; [n]."""
-    sweep = Sweep(rates, -1 if find.mode == "max" else 1)
+    sweep = Sweep(rates, find.metric.sign)
     steps = len(rates) * every
     brief_fit(
         config,
@@ -86,7 +87,7 @@ def _sweep(
         folder,
         lambda groups: sweep_plan(groups, config.optimizer.lr, find.low, find.high, steps, every),
         lambda plan: reader(sweep, find.monitor, every, plan),
-        val_every=every if is_validated(find.monitor) else None,
+        val_every=every if is_validation(find.monitor) else None,
         start=start,
     )
     return sweep.readings

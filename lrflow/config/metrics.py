@@ -1,0 +1,61 @@
+"""The metrics that a config names: which way of each is better, given once and held everywhere in the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lrflow.config.sweep import TARGET
+from lrflow.errors import Problem
+from lrflow.metric import Directions, guess
+
+
+def directions_of(content: Mapping[str, Any], config: DictConfig, noted: Mapping[str, str] | None = None) -> Directions:
+    """What a composed config says about its metrics.
+
+    Args:
+        content: the config, resolved.
+        config: the same as it was composed; its `hydra.sweeper` may name metrics too.
+        noted: modes that a run folder has noted.
+    """
+    sweeper: Any = OmegaConf.to_container(OmegaConf.select(config, "hydra.sweeper", default=OmegaConf.create({})))
+    sweeper = sweeper if sweeper.get("_target_") == TARGET else {}
+    plain = {key: sweeper.get(key) for key in ("metric", "mode") if "${" not in str(sweeper.get(key))}
+    return Directions.of({**content, "sweep": plain}, noted)
+
+
+def fill_modes(content: dict[str, Any], directions: Directions) -> None:
+    """Put the mode of its metric where a config leaves it open.
+
+    Args:
+        content: the resolved config, changed in place.
+        directions: what it says about its metrics.
+    """
+    for place in ("trainer.checkpoint", "feedback", "find"):
+        node: Any = content
+        for part in place.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and "mode" in node and node["mode"] is None and isinstance(node.get("monitor"), str):
+            node["mode"] = directions(node["monitor"]).mode
+
+
+def check_modes(directions: Directions) -> Iterator[Problem]:
+    """Two modes that are given for one metric."""
+    for key, mode, there, other, metric in directions.conflicts():
+        here, there = (name.replace("trial.", "sweep.") for name in (key, there))
+        hint = f"give one of them, {here} or {there}: it holds for both"
+        yield Problem(here, f"{there} says {other} of the same metric, {metric}", mode, hint)
+
+
+def doubtful_modes(directions: Directions) -> Iterator[str]:
+    """Modes that were guessed where the name leaves a doubt, and modes that were given against the name."""
+    given = {metric: (key, mode) for key, metric, mode in reversed(directions.said)}
+    for place, names in directions.named.items():
+        for name in names if place != "find" else ():  # a range test tells of its own
+            key, mode = given.pop(name, (f"{place}.mode", None))
+            if mode == "min" and guess(name) == "max":
+                yield f"{key} is min, and {name} looks like a metric of which more is better: {key}=max"
+            elif doubt := directions(name).doubt(key):
+                yield doubt
