@@ -145,7 +145,7 @@ class Directions:
 
     said: tuple[tuple[str, str, str], ...] = ()
     named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    noted: Mapping[str, str] = field(default_factory=dict)
+    noted: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, content: Mapping[str, Any], noted: Mapping[str, str] | None = None) -> Directions:

@@ -67,9 +67,10 @@ def with_earlier_sweep(overrides: Sequence[str]) -> list[str]:
     source = typed.get("hydra.sweeper.resume")
     if source in (None, "null"):
         return list(overrides)
-    from lrflow.sweeps.record import find_sweep, read_record
+    from lrflow.sweeps.reading import find_sweep
+    from lrflow.sweeps.record import read_record
 
-    folder = find_sweep(str(source), Path(typed.get("output", _OUTPUT)))
+    folder = find_sweep(str(source), Path(typed.get("output", _OUTPUT)), "sweep.resume", searched=True)
     kept = [text for text in read_record(folder)["overrides"] if _split(text)[0] not in typed]
     own = ("hydra.sweeper.resume", "hydra.sweep.dir")
     kept = [text for text in kept if _split(text)[0] not in own]

@@ -128,7 +128,7 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
         "folder": [_name(outcome.folder, home) for outcome in outcomes],
     }
     sweep = _read(home)
-    metrics = _metrics(outcomes, [each.metric for each in sweep.objectives] if sweep else [])
+    metrics = _metrics(outcomes, [each.name for each in sweep.objectives] if sweep else [])
     short = short_names(swept, ("job", "status", *ENDING))
     for headings, left_out in ((swept, ()), (short, ()), (short, ("folder",)), (short, ENDING)):
         ending = {name: cells for name, cells in ending.items() if name not in left_out}

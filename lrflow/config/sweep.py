@@ -112,6 +112,11 @@ class Trial(Section):
     pruning: Pruning = Pruning()
     """Its settings."""
 
+    @property
+    def objective(self) -> Metric:
+        """What trials are compared by while they run: the first of what the sweep is judged by."""
+        return Directions.of({"trial": self.model_dump(include={"metric", "mode"})}).objectives[0]
+
 
 def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
     """What is wrong with the settings of the sweeper.

@@ -72,7 +72,7 @@ def _front(sweep: Sweep) -> Table:
     more = f", of which {SHOWN} are shown" if len(sweep.front) > SHOWN else ""
     title = f"Pareto front: {len(sweep.front)} of {len(sweep.trials)} trials{more}"
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold")
-    judged = [objective.metric for objective in sweep.objectives]
+    judged = [objective.name for objective in sweep.objectives]
     for heading in ["trial", *short_names(sweep.keys, ["trial", *judged]), *judged]:
         table.add_column(heading, justify="right")
     for trial in shown:

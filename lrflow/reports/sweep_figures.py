@@ -62,18 +62,18 @@ def front_figure(sweep: Sweep) -> go.Figure:
     across, up = sweep.objectives
     shades = by_rate([trial.rate(sweep.lr_key) for trial in sweep.ended])
     colours = {trial.number: colour for trial, colour in zip(sweep.ended, shades, strict=True)}
-    front = sorted(sweep.front, key=lambda trial: trial.metrics[across.metric])
+    front = sorted(sweep.front, key=lambda trial: trial.metrics[across.name])
     others = [trial for trial in sweep.ended if trial not in front]
     figure = go.Figure()
     # What the front leaves behind ends at the trial before where less is better, and at the next where more is.
     line = {"color": MUTED, "width": 1.5, "shape": "hv" if across.mode == "min" else "vh"}
-    x, y = ([trial.metrics[each.metric] for trial in front] for each in sweep.objectives)
+    x, y = ([trial.metrics[each.name] for trial in front] for each in sweep.objectives)
     figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
     named = len(front) <= NAMED
     for name, trials, size, opacity in (("others", others, 8, 0.45), ("Pareto front", front, 13, 1.0)):
         figure.add_scatter(
-            x=[trial.metrics[across.metric] for trial in trials],
-            y=[trial.metrics[up.metric] for trial in trials],
+            x=[trial.metrics[across.name] for trial in trials],
+            y=[trial.metrics[up.name] for trial in trials],
             mode="markers+text" if trials is front and named else "markers",
             marker={"color": [colours[trial.number] for trial in trials], "size": size, "opacity": opacity},
             text=[str(trial.number) for trial in trials],
@@ -84,8 +84,8 @@ def front_figure(sweep: Sweep) -> go.Figure:
             showlegend=False,
         )
     for update, each in ((figure.update_xaxes, across), (figure.update_yaxes, up)):
-        values = [trial.metrics[each.metric] for trial in sweep.ended]
-        update(title=f"{each.metric} ({each.mode})", **_ticks(scale_of(values)))
+        values = [trial.metrics[each.name] for trial in sweep.ended]
+        update(title=str(each), **_ticks(scale_of(values)))
     figure.update_layout(hovermode="closest")
     return figure
 
@@ -147,8 +147,8 @@ def parallel_figure(sweep: Sweep, keys: Sequence[str]) -> go.Figure:
     """Each trial as a line through its values, coloured by its metric; a range of an axis can be picked out."""
     dimensions = [_dimension(key, [trial.given.get(key) for trial in sweep.ended]) for key in keys]
     for objective in sweep.objectives:
-        values = [trial.metrics[objective.metric] for trial in sweep.ended]
-        dimensions.append(_axis(objective.metric, values, scale_of(values) == "log"))
+        values = [trial.metrics[objective.name] for trial in sweep.ended]
+        dimensions.append(_axis(objective.name, values, scale_of(values) == "log"))
     metrics = [trial.metrics[sweep.metric] for trial in sweep.ended]
     shades = np.log10(metrics) if scale_of(metrics) == "log" else np.array(metrics)
     scale = [list(pair) for pair in zip(np.linspace(0, 1, len(COLD_TO_HOT)).tolist(), COLD_TO_HOT, strict=True)]

@@ -50,7 +50,7 @@ def write_page(sweep: Sweep, analyses: Sequence[Analysis], best: Path | None, pa
     for objective in sweep.objectives:
         if found := importance(sweep.by(objective)):
             told = f"{found.method}, over {found.trials} trials."
-            heading = f"What matters to {objective.metric}"
+            heading = f"What matters to {objective.name}"
             page.figure(heading, figures.importance_figure(found), told, 110 + 34 * len(found.shares))
     if len(sweep.keys) > 1 and len(sweep.ended) > 1:
         told = f"A line is a trial, its colour {sweep.metric}. Drag along an axis to pick a range out."
@@ -101,8 +101,8 @@ def _facts(sweep: Sweep, analyses: Sequence[Analysis]) -> list[Fact]:
             facts.append(Fact("LR sensitivity", f"{curve.sensitivity:.3g}", "mean loss over the LRs, less the best"))
     for objective in sweep.objectives:
         if best := sweep.by(objective).best:
-            value = f"{best.metrics[objective.metric]:.4g}"
-            facts.append(Fact(f"best {objective.metric}", value, f"trial {best.number}"))
+            value = f"{best.metrics[objective.name]:.4g}"
+            facts.append(Fact(f"best {objective.name}", value, f"trial {best.number}"))
     return facts
 
 

@@ -105,18 +105,18 @@ def _draw_front(axes: Axes, sweep: Sweep) -> None:
     across, up = sweep.objectives
     colours = by_rate([trial.rate(sweep.lr_key) for trial in sweep.ended])
     for trial, colour in zip(sweep.ended, colours, strict=True):
-        x, y = trial.metrics[across.metric], trial.metrics[up.metric]
+        x, y = trial.metrics[across.name], trial.metrics[up.name]
         on_front = trial in sweep.front
         axes.plot(x, y, "o", color=colour, markersize=8 if on_front else 5, alpha=1 if on_front else 0.4)
         if on_front and len(sweep.front) <= NAMED:
             axes.annotate(str(trial.number), (x, y), (5, 5), textcoords="offset points", fontsize=9, color=INK)
-    front = sorted([trial.metrics[each.metric] for each in sweep.objectives] for trial in sweep.front)
+    front = sorted([trial.metrics[each.name] for each in sweep.objectives] for trial in sweep.front)
     # What the front leaves behind ends at the trial before where less is better, and at the next where more is.
     steps: Literal["post", "pre"] = "post" if across.mode == "min" else "pre"
     axes.step([x for x, _ in front], [y for _, y in front], where=steps, color=MUTED, linewidth=1.2, zorder=1)
     for side, set_label, each in (("x", axes.set_xlabel, across), ("y", axes.set_ylabel, up)):
-        _mark(axes, side, scale_of(trial.metrics[each.metric] for trial in sweep.ended))
-        set_label(f"{each.metric} ({each.mode})", color=INK)
+        _mark(axes, side, scale_of(trial.metrics[each.name] for trial in sweep.ended))
+        set_label(str(each), color=INK)
     title = f"Pareto front: {len(sweep.front)} of {len(sweep.trials)} trials, by number"
     axes.set_title(title, loc="left", fontsize=11, color=INK)
 

@@ -51,7 +51,7 @@ def analyse(sweep: Sweep, margin: str | float = MARGIN) -> Analysis | None:
         for choice, trials in families.items()
     ]
     averaged = tuple(name for name in others if name not in chosen)
-    start = worst if sweep.mode == "min" else -worst
+    start = sweep.objectives[0].cost(worst)
     ranked = tuple(sorted(curves, key=lambda curve: curve.cost))
     return Analysis(sweep, key, ranked, margin, start, averaged, tuple(pruned))
 

@@ -48,7 +48,7 @@ def write_recipe(sweep: Sweep, trial: Trial, name: str = BEST) -> Path:
         wanted, chosen = _content(saved), _chosen(saved[META].choices)
         usual = _compose([f"{group}={option}" for group, option in chosen.items()])
         content = {"defaults": [{f"override /{group}": option} for group, option in chosen.items()]} if chosen else {}
-        judged = [each.metric for each in sweep.objectives if each.metric in trial.metrics]
+        judged = [each.name for each in sweep.objectives if each.name in trial.metrics]
         told = "".join(f", {metric} {trial.metrics[metric]:.4g}" for metric in judged)
         head = [
             "@package _global_",

@@ -148,7 +148,7 @@ class Analysis:
 
     def metric(self, cost: float) -> float:
         """A cost as the metric has it, and a metric as a cost."""
-        return self.sweep.objectives[0].turned(cost)
+        return self.sweep.objectives[0].cost(cost)
 
     def given_up(self) -> list[tuple[float, float, Trial]]:
         """The pruned trials as they are drawn: the LR, and the metric that it was given up with, each.

@@ -45,8 +45,9 @@ def overrides_of(pending: Pending, space: Space, settings: Sweep, study: str, fo
         folder: of the sweep.
     """
     trial = {"number": pending.number, "study": study, "storage": storage_of(settings.storage, folder)}
+    trial |= {"metric": settings.metric, "mode": settings.mode}  # which hold for the run too
     if settings.pruner != "none":
-        trial |= {"metric": settings.metrics[0], "mode": settings.modes[0], "pruner": settings.pruner}
+        trial |= {"pruner": settings.pruner}
     texts = [f"++trial.{key}={_quoted(value)}" for key, value in trial.items()]
     if settings.pruner != "none":
         texts += [f"++trial.pruning.{key}={value}" for key, value in settings.pruning.model_dump().items()]
@@ -69,5 +70,7 @@ def consecutive(batch: Sequence[Pending]) -> Iterator[list[Pending]]:
 def _quoted(value: Any) -> str:
     if isinstance(value, int | float):
         return str(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_quoted, value))}]"
     escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

@@ -85,14 +85,14 @@ class Progress:
 
     def _result(self, trial: FrozenTrial) -> str:
         if trial.state is TrialState.COMPLETE:
-            return "  ".join(f"{n} {v:.4g}" for n, v in zip(self._settings.metrics, trial.values, strict=True))
+            told = zip(self._settings.objectives, trial.values, strict=True)
+            return "  ".join(f"{each.name} {value:.4g}" for each, value in told)
         return str(trial.user_attrs.get("error", trial.state.name.lower())).partition("\n")[0]
 
     def _ranked(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """The trials that ended well, the best by the first objective first."""
-        sign = 1 if self._settings.modes[0] == "min" else -1
         done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-        return sorted(done, key=lambda trial: sign * trial.values[0])
+        return sorted(done, key=lambda trial: self._settings.objectives[0].cost(trial.values[0]))
 
     def _table(self) -> RenderableType:
         trials = self._trials
@@ -104,7 +104,7 @@ class Progress:
         for key in keys:
             short = key.rpartition(".")[2]
             table.add_column(short if sum(k.rpartition(".")[2] == short for k in keys) == 1 else key, justify="right")
-        table.add_column(", ".join(self._settings.metrics), justify="right")
+        table.add_column(", ".join(each.name for each in self._settings.objectives), justify="right")
 
         def add(trial: FrozenTrial, result: str, style: str) -> None:
             given = _given(trial)

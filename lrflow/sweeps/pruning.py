@@ -92,5 +92,5 @@ class Reporter:
 
 def given_up(trial: Trial, metrics: Mapping[str, float], share: float) -> PrunedError:
     """The error that ends a trial, at a share of the run, with the metrics that it has there."""
-    reached = f"{trial.metric} {metrics[trial.metric]:.4g} at {share:.0%} of the run"
+    reached = f"{trial.objective.name} {metrics[trial.objective.name]:.4g} at {share:.0%} of the run"
     return PrunedError(f"trial {trial.number} was pruned by {trial.pruner}: {reached}", metrics)

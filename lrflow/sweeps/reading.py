@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import yaml
 
 from lrflow.config.files import read as read_yaml
 from lrflow.errors import ConfigError, Problem
+from lrflow.metric import Directions, Metric
 from lrflow.runs import RunFolder
-from lrflow.sweeps.recorded import Objective, Trial, Value, mode_of, number
+from lrflow.sweeps.recorded import Trial, Value, number
 from lrflow.sweeps.results import Sweep
 
 RECORD = "sweep.yaml"  # in the folder of a search: what it was asked for; a grid of Hydra's own leaves none
-METRIC = "val/loss"  # where neither the sweep nor its trials say another
 NOT_SWEPT = ("hydra", "trial", "resume", "output", "name", "task", "against")  # keys that say where, not what
 
 
@@ -50,31 +51,37 @@ def read_sweep(
         for place, ((path, _, summary), given) in enumerate(zip(records, values, strict=True))
     ]
     own = _mapping(folder / RECORD).get("settings", {})
-    wanted = _listed(metric) or _listed(own.get("metric")) or [_usual(trials, [config for _, config, _ in records])]
-    modes = _paired(_listed(own.get("metric")), _listed(own.get("mode"))) | _paired(wanted, _listed(mode))
-    objectives = tuple(Objective(name, modes.get(name) or mode_of(name)) for name in wanted)
+    asked = _directions(records[0][1] if records else {}, own)
+    names = _listed(metric) or ([each.name for each in asked.objectives] if own else [_usual(trials, asked)])
+    modes = _paired(names, _listed(mode))
+    objectives = tuple(Metric.parse(name, modes[name]) if name in modes else asked(name) for name in names)
     return Sweep(folder, tuple(trials), tuple(swept), objectives, tuple(notes))
 
 
-def find_sweep(wanted: str, output: Path, key: str) -> Path:
+def find_sweep(wanted: str, output: Path, key: str, searched: bool = False) -> Path:
     """The folder that `last` or a path stands for.
 
     Args:
-        wanted: `last`: the newest sweep under `output`; or a folder of run folders.
+        wanted: `last`: the sweep under `output` that began last, or went on last; or a folder of run folders.
         output: where sweep folders are made, under its `sweeps/`.
         key: of the configuration that asks, for the message.
+        searched: only those of `hydra/sweeper=lrflow` are looked for, which leave a record.
 
     Raises:
         ConfigError: there is no such folder, or no run is in it.
     """
     if wanted == "last":
-        found = {path.parent.parent for path in output.glob("sweeps/*/*/config.yaml")}
-        if not found:
-            message = f"expected a sweep under {output}/sweeps/, and there is none"
+        begun: dict[Path, float] = {}
+        for path in output.glob(f"sweeps/*/{RECORD}" if searched else "sweeps/*/*/config.yaml"):
+            sweep = path.parent if searched else path.parent.parent
+            begun[sweep] = max(path.stat().st_mtime, begun.get(sweep, 0.0))
+        if not begun:
+            kind = "a sweep of hydra/sweeper=lrflow" if searched else "a sweep"
+            message = f"expected {kind} under {output}/sweeps/, and there is none"
             raise ConfigError([Problem(key, message, wanted, "sweep first (-m), or give a folder of run folders")])
-        return max(found, key=lambda path: (path.stat().st_mtime, path.name))
+        return max(begun, key=lambda folder: (begun[folder], folder.name))
     folder = Path(wanted)
-    if not any(folder.glob("*/config.yaml")):
+    if not searched and not any(folder.glob("*/config.yaml")):
         message = "expected `last` or a folder that holds run folders"
         hint = "give the folder above it" if (folder / "config.yaml").is_file() else None
         raise ConfigError([Problem(key, message, wanted, hint)])
@@ -132,10 +139,22 @@ def _mapping(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _usual(trials: Sequence[Trial], configs: Sequence[Mapping[str, Any]]) -> str:
-    """The metric that the best checkpoint is chosen by; where no trial has it another, a loss rather than anything."""
-    saving = [config.get("trainer", {}).get("checkpoint", {}) for config in configs]
-    usual = next((each["monitor"] for each in saving if each.get("monitor")), METRIC)
+def _directions(config: Mapping[str, Any], own: Mapping[str, Any]) -> Directions:
+    """What a run of a sweep says about its metrics, and the record of the sweep.
+
+    Runs that note no modes are older, and have `min` where nobody had given one: there it holds where it was typed.
+    """
+    noted = config.get("lrflow", {}).get("metrics")
+    said = Directions.of({**config, "sweep": own}, noted)
+    if noted is not None:
+        return said
+    typed = {*_typed(config), "sweep.mode", "trial.mode"}
+    return replace(said, said=tuple(each for each in said.said if each[2] != "min" or each[0] in typed))
+
+
+def _usual(trials: Sequence[Trial], asked: Directions) -> str:
+    """What the runs are judged by; where no trial has it another metric, a loss rather than anything."""
+    usual = asked.objectives[0].name
     known = {name for trial in trials for name in trial.metrics}
     return min(known or {usual}, key=lambda name: (name != usual, "loss" not in name, name))
 

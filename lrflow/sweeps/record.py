@@ -53,21 +53,6 @@ def write_record(folder: Path, settings: Sweep, space: Space, overrides: Sequenc
     write_whole(folder / RECORD, f"# What this sweep was asked for; its trials lie beside it.\n{text}")
 
 
-def find_sweep(wanted: str, output: Path) -> Path:
-    """The sweep folder that `last` or a path stands for.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if wanted != "last":
-        return Path(wanted)
-    found = list(output.glob(f"sweeps/*/{RECORD}"))
-    if not found:
-        message = f"expected a sweep of hydra/sweeper=lrflow under {output}/sweeps/, and there is none"
-        raise ConfigError([Problem("sweep.resume", message, wanted)])
-    return max(found, key=lambda path: (path.stat().st_mtime, path.parent.name)).parent
-
-
 def read_record(folder: Path) -> dict[str, Any]:
     """What `write_record` wrote.
 

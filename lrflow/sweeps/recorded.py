@@ -1,4 +1,4 @@
-"""A trial as its run folder records it, and what it is judged by."""
+"""A trial as its run folder records it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,6 @@ from pathlib import Path
 from lrflow.runs import RunFolder
 
 Value = str | float | bool | None
-
-_LARGER_IS_BETTER = ("accuracy", "return", "reward", "r2", "f1", "auroc", "precision", "recall")
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A metric that trials are judged by.
-
-    Args:
-        metric: its name.
-        mode: `min` or `max` of it is the best.
-    """
-
-    metric: str
-    mode: str
-
-    def turned(self, value: float) -> float:
-        """A value of the metric as a cost, of which less is better, and a cost as a value."""
-        return value if self.mode == "min" else -value
 
 
 @dataclass(frozen=True)
@@ -105,11 +86,6 @@ class Trial:
         except (OSError, ValueError):
             pass  # the last row of a run that was killed may be half a row
         return found
-
-
-def mode_of(metric: str) -> str:
-    """Whether less (`min`) or more (`max`) of a metric is better, by its name."""
-    return "max" if any(word in metric.lower() for word in _LARGER_IS_BETTER) else "min"
 
 
 def number(value: object) -> float | None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from lrflow.files import write_whole
-from lrflow.sweeps.recorded import Objective, Trial
+from lrflow.metric import Metric
+from lrflow.sweeps.recorded import Trial
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,20 @@ class Sweep:
     folder: Path
     trials: tuple[Trial, ...]
     keys: tuple[str, ...]
-    objectives: tuple[Objective, ...]
+    objectives: tuple[Metric, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def metric(self) -> str:
         """The first objective's."""
-        return self.objectives[0].metric
+        return self.objectives[0].name
 
     @property
     def mode(self) -> str:
         """The first objective's."""
         return self.objectives[0].mode
 
-    def by(self, objective: Objective) -> Sweep:
+    def by(self, objective: Metric) -> Sweep:
         """The same sweep, judged by one objective."""
         return replace(self, objectives=(objective,))
 
@@ -74,7 +75,7 @@ class Sweep:
     @property
     def metrics(self) -> list[str]:
         """The names of all metrics: those that trials are judged by, then the others."""
-        judged = [objective.metric for objective in self.objectives]
+        judged = [objective.name for objective in self.objectives]
         names = {name for trial in self.trials for name in trial.metrics}
         return [*(name for name in judged if name in names), *sorted(names - {*judged})]
 
@@ -88,11 +89,11 @@ class Sweep:
         """The metric of a trial, turned so that less is better; infinite: it diverged, nan: it is not known."""
         return self._cost(trial, self.objectives[0])
 
-    def _cost(self, trial: Trial, objective: Objective) -> float:
-        value = trial.value(objective.metric)
+    def _cost(self, trial: Trial, objective: Metric) -> float:
+        value = trial.value(objective.name)
         if value is None:
             return math.nan
-        return objective.turned(value) if math.isfinite(value) else math.inf
+        return objective.cost(value) if math.isfinite(value) else math.inf
 
     def _rates(self, key: str) -> set[float]:
         return {rate for trial in self.trials if (rate := trial.rate(key)) is not None}

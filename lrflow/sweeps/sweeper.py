@@ -14,8 +14,10 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from optuna.study import StudyDirection
 
+from lrflow.config.interpolation import resolve
 from lrflow.config.sweep import Sweep
 from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
+from lrflow.metric import Directions, Metric
 from lrflow.runs import RunFolder
 from lrflow.sweeps.grammar import read_space
 from lrflow.sweeps.jobs import Pending, consecutive, overrides_of
@@ -57,6 +59,7 @@ def run_sweep(
     content: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     settings = Sweep.model_validate({key: value for key, value in content.items() if key != "_target_"})
     folder = Path(str(config.hydra.sweep.dir))
+    settings = settings.judged_by(_objectives(config, settings, folder))
     url = storage_of(settings.storage, folder)
     # What is written down and handed to jobs is what was typed: a URL out of the environment may hold a password.
     written: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
@@ -79,6 +82,16 @@ def run_sweep(
         finally:
             with suppress(LrflowError, OSError, optuna.exceptions.StorageInternalError):
                 getattr(job, "outcomes", [])[:] = sweep.trials.outcomes()
+
+
+def _objectives(config: DictConfig, settings: Sweep, folder: Path) -> tuple[Metric, ...]:
+    """What a sweep is judged by: as its settings say, as it was before it goes on, or as its runs are."""
+    asked = {"metric": settings.metric, "mode": settings.mode}
+    before: dict[str, Any] = read_record(folder)["settings"] if (folder / RECORD).exists() else {}
+    if settings.metric in (None, before.get("metric")):
+        asked = {key: value if value is not None else before.get(key) for key, value in asked.items()}
+    content, _ = resolve(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    return Directions.of({**content, "sweep": asked}).objectives
 
 
 class Sweeping:
@@ -116,6 +129,9 @@ class Sweeping:
         self.name = record["study"] if known else settings.study or folder.name
         self._slots = slots_for(launching, settings.batch, 4 if settings.sampler in ADAPTIVE else self.n_trials)
         self.progress = Progress(settings, self.n_trials)
+        for each in settings.objectives:
+            if doubt := each.doubt("sweep.mode"):
+                self.progress.say(doubt)
         if settings.storage == "journal" and (mended := mend_journal(Path(url))):
             self.progress.say(mended)
         self._backend = open_storage(url, settings.retries)
@@ -124,7 +140,7 @@ class Sweeping:
         study = optuna.create_study(
             storage=self._backend,
             study_name=self.name,
-            directions=[directions[mode] for mode in settings.modes],
+            directions=[directions[each.mode] for each in settings.objectives],
             sampler=Grid(space, sampler) if grid else sampler,
             pruner=make_pruner(settings.pruner, settings.pruning),
             load_if_exists=known or is_database(url),

@@ -196,7 +196,7 @@ class Trials:
     def _tell(self, trial: optuna.Trial, outcome: Outcome) -> None:
         """Notes how a trial ended, and tells of it."""
         try:
-            note_end(self._study, trial, self._settings.metrics, outcome)
+            note_end(self._study, trial, [each.name for each in self._settings.objectives], outcome)
         finally:
             self._look()
 

@@ -34,7 +34,7 @@ def run(config: Config) -> dict[str, Any]:
     if problems := _problems(task, sweep):
         raise ConfigError(problems)
     console = QuietConsole(highlight=False)
-    judged = ", ".join(f"{each.metric} ({each.mode})" for each in sweep.objectives)
+    judged = ", ".join(map(str, sweep.objectives))
     console.print(f"{sweep.folder}, by {judged}", style="bold", soft_wrap=True)
     try:
         analyses = report(sweep, console, task.margin)

@@ -76,11 +76,11 @@ class Reports(pl.Callback):
         """
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        metrics = _metrics(trainer, self._trial.metric)
+        metrics = _metrics(trainer, self._trial.objective.name)
         scheduler = trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, PlanScheduler)
         share = min(1.0, trainer.global_step / scheduler.plan.horizon.steps)
-        over = self._reporter.report(metrics[self._trial.metric], share) if self._reporter else False
+        over = self._reporter.report(metrics[self._trial.objective.name], share) if self._reporter else False
         if trainer.strategy.broadcast(over):
             raise given_up(self._trial, metrics, share)
 
@@ -90,7 +90,7 @@ def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, conso
 
     Comparing runs in the midst of a schedule favours low learning rates, which have less left to gain from the decay.
     """
-    whole = whole_horizon(config, folder)
+    whole, name = whole_horizon(config, folder), trial.objective.name
     for share in rungs(trial.pruning):
         if reporter.knows(share):  # before the process died
             continue
@@ -109,9 +109,9 @@ def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, conso
             lambda plan, watch=watch: Signals(plan, config.trainer.log_every, listeners=[watch]),  # type: ignore[misc]
         )
         trainer.validate(module, datamodule=data, verbose=False)
-        metrics = _metrics(trainer, trial.metric)
-        console.print(f"rung of {steps} steps: {trial.metric} {metrics[trial.metric]:.4g}", highlight=False)
-        if reporter.report(metrics[trial.metric], share):
+        metrics = _metrics(trainer, name)
+        console.print(f"rung of {steps} steps: {name} {metrics[name]:.4g}", highlight=False)
+        if reporter.report(metrics[name], share):
             raise given_up(trial, metrics, share)
 
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrflow.metric import Metric
 from lrflow.sweeps.analysis import analyse
 from lrflow.sweeps.curves import Analysis
 from lrflow.sweeps.reading import read_sweep
-from lrflow.sweeps.recorded import Objective, Trial
+from lrflow.sweeps.recorded import Trial
 from lrflow.sweeps.results import Sweep
 
 BEST = 0.02
@@ -199,7 +200,7 @@ def test_the_interval_holds_the_truth_and_the_fit_is_no_further_off_than_the_bes
                 value = loss * math.exp(random.normal(0, noise))
                 given = {"optimizer.lr": 10.0**position, "seed": seed}
                 trials.append(Trial(len(trials), Path("none"), "done", given, {"val/loss": value}))
-        found = analyse(Sweep(Path("none"), tuple(trials), ("optimizer.lr", "seed"), (Objective("val/loss", "min"),)))
+        found = analyse(Sweep(Path("none"), tuple(trials), ("optimizer.lr", "seed"), (Metric("val/loss", "min"),)))
         (curve,) = found.curves
         best = min(curve.points, key=lambda point: point.cost)
         low, high = np.log10(curve.interval)
@@ -220,7 +221,7 @@ def swept(rates: Sequence[float], losses: Sequence[float], others: Sequence[Tria
         Trial(number, Path("none"), "done", {"optimizer.lr": lr}, {"val/score": loss})
         for number, (lr, loss) in enumerate(zip(rates, losses, strict=True))
     ]
-    return Sweep(Path("none"), (*trials, *others), ("optimizer.lr",), (Objective("val/score", mode),))
+    return Sweep(Path("none"), (*trials, *others), ("optimizer.lr",), (Metric("val/score", mode),))
 
 
 def answer(sweep: Sweep) -> list[float]:

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrflow.metric import Metric
 from lrflow.sweeps.reading import read_sweep
-from lrflow.sweeps.recorded import Objective, Trial
+from lrflow.sweeps.recorded import Trial
 from lrflow.sweeps.results import Sweep
 
 
 def swept(values: Sequence[Sequence[float]], modes: Sequence[str]) -> Sweep:
     """A sweep whose trials ended at these values of its objectives."""
-    objectives = tuple(Objective(f"metric{place}", mode) for place, mode in enumerate(modes))
+    objectives = tuple(Metric(f"metric{place}", mode) for place, mode in enumerate(modes))
     trials = [
         Trial(number, Path(str(number)), "done", {}, {f"metric{p}": value for p, value in enumerate(row)})
         for number, row in enumerate(values)
@@ -66,7 +67,7 @@ def test_what_did_not_end_well_is_not_on_the_front(make_run) -> None:
     folder = make_run(4, ["seed=4"], {"val/loss": 0.4, "val/accuracy": 0.7})
     (folder / "sweep.yaml").write_text("settings: {metric: [val/loss, val/accuracy], mode: [min, max]}\n")
     sweep = read_sweep(folder)
-    assert [(each.metric, each.mode) for each in sweep.objectives] == [("val/loss", "min"), ("val/accuracy", "max")]
+    assert [(each.name, each.mode) for each in sweep.objectives] == [("val/loss", "min"), ("val/accuracy", "max")]
     assert [trial.number for trial in sweep.front] == [4, 0]
     with sweep.write_csv(folder / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -87,4 +88,4 @@ def test_what_did_not_end_well_is_not_on_the_front(make_run) -> None:
 def test_objectives_of_the_sweep_and_those_that_are_asked_for(settings, metric, mode, expected, make_run) -> None:
     folder = make_run(0, metrics={"a": 1.0, "b": 2.0, "accuracy": 0.5})
     (folder / "sweep.yaml").write_text(f"settings: {settings}\n")
-    assert [(each.metric, each.mode) for each in read_sweep(folder, metric, mode).objectives] == expected
+    assert [(each.name, each.mode) for each in read_sweep(folder, metric, mode).objectives] == expected

@@ -9,7 +9,6 @@ import pytest
 
 from lrflow.errors import ConfigError
 from lrflow.sweeps.reading import find_sweep, read_sweep
-from lrflow.sweeps.recorded import mode_of
 
 
 def test_trials_with_what_they_were_given(make_run) -> None:
@@ -128,8 +127,21 @@ def test_a_sweep_is_found(make_run, tmp_path: Path) -> None:
         run = tmp_path / "outputs" / "sweeps" / name / "0"
         run.mkdir(parents=True)
         (run / "config.yaml").write_text("")
-        os.utime(run.parent, (1000 - age, 1000 - age))
+        os.utime(run / "config.yaml", (1000 - age, 1000 - age))
     assert find_sweep("last", tmp_path / "outputs", "task.from").name == "newer"
+    (tmp_path / "outputs" / "sweeps" / "older" / "sweep.csv").write_text("")  # as task=analyze writes it
+    assert find_sweep("last", tmp_path / "outputs", "task.from").name == "newer"
+
+
+def test_what_goes_on_is_the_last_that_left_a_record(tmp_path: Path) -> None:
+    for age, name in enumerate(("grid", "newer", "older")):
+        folder = tmp_path / "sweeps" / name
+        (folder / "0").mkdir(parents=True)
+        left = folder / "0" / "config.yaml" if name == "grid" else folder / "sweep.yaml"
+        left.write_text("")
+        os.utime(left, (1000 - age, 1000 - age))
+    assert find_sweep("last", tmp_path, "sweep.resume", searched=True).name == "newer"
+    assert find_sweep("nowhere", tmp_path, "sweep.resume", searched=True) == Path("nowhere")  # its record is read next
 
 
 @pytest.mark.parametrize("wanted", ["last", "nowhere", "sweep/0"])
@@ -139,10 +151,3 @@ def test_a_sweep_that_there_is_not(wanted: str, make_run, tmp_path: Path, monkey
     with pytest.raises(ConfigError) as caught:
         find_sweep(wanted, Path("outputs"), "task.from")
     assert str(caught.value).startswith(f"task.from = '{wanted}': expected")
-
-
-@pytest.mark.parametrize(
-    ("metric", "mode"), [("val/loss", "min"), ("test/accuracy", "max"), ("episode_return", "max"), ("val/mae", "min")]
-)
-def test_whether_more_is_better(metric: str, mode: str) -> None:
-    assert mode_of(metric) == mode
