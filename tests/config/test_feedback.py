@@ -17,11 +17,21 @@ RUN = Horizon(120, 20)
     [
         (["feedback=plateau"], []),
         (["feedback=plateau", "feedback.monitor=val/accuracy", "feedback.mode=max"], []),
-        (["feedback=plateau", "feedback.monitor=val/accuracy"], ["feedback.mode is min, and val/accuracy looks like"]),
-        (["feedback=greedy", "feedback.monitor=train/top5_acc"], ["feedback.mode is min, and train/top5_acc"]),
+        (
+            ["feedback=plateau", "feedback.monitor=val/accuracy"],
+            ["more of val/accuracy is taken to be better, by its name: feedback.mode=min says"],
+        ),
+        (["feedback=greedy", "feedback.monitor=train/top5_acc"], ["more of train/top5_acc is taken to be better"]),
         (["feedback=greedy", "feedback.monitor=train/reward_loss"], []),
-        (["feedback=greedy", "feedback.monitor=train/account"], []),
-        (["trainer.checkpoint.monitor=val/f1"], ["trainer.checkpoint.mode is min, and val/f1"]),
+        (["feedback=greedy", "feedback.monitor=train/account"], ["less of train/account is taken to be better, since"]),
+        (
+            ["feedback=greedy", "feedback.monitor=train/acc", "feedback.mode=min"],
+            ["feedback.mode is min, and train/acc"],
+        ),
+        (
+            ["trainer.checkpoint.monitor=val/f1"],
+            ["more of val/f1 is taken to be better, by its name: trainer.checkpoint.mode"],
+        ),
         (["trainer.checkpoint.monitor=val/f1", "trainer.checkpoint.mode=max"], []),
         (["feedback=greedy", "feedback.every=120"], []),
         (["feedback=greedy", "feedback.every=7 epochs"], ["feedback.every is 7 epochs, and the run has 120 steps"]),
@@ -33,6 +43,22 @@ def test_what_is_hardly_meant(overrides: list[str], said: list[str]) -> None:
     found = doubts(compose(overrides), RUN)
     assert len(found) == len(said)
     assert all(text.startswith(start) for text, start in zip(found, said, strict=True))
+
+
+def test_a_mode_that_is_given_once_holds_for_the_metric_everywhere() -> None:
+    config = compose(
+        ["trainer.checkpoint.monitor=val/x", "feedback=plateau", "feedback.monitor=val/x", "feedback.mode=max"]
+    )
+    assert config.trainer.checkpoint.mode == config.feedback.mode == config.feedback.node()["mode"] == "max"
+    assert not doubts(config, RUN)
+
+
+def test_two_modes_of_one_metric_are_refused_by_both_their_keys() -> None:
+    words = ["trainer.checkpoint.monitor=val/x", "trainer.checkpoint.mode=min", "find.monitor=val/x", "find.mode=max"]
+    with pytest.raises(ConfigError) as caught:
+        compose(words)
+    assert [problem.key for problem in caught.value.problems] == ["find.mode"]
+    assert "trainer.checkpoint.mode says min of the same metric, val/x" in str(caught.value)
 
 
 def test_a_run_shorter_than_the_epoch_after_which_it_looks() -> None:
