@@ -1,9 +1,26 @@
-"""Optimizers built from groups of parameters."""
+"""Optimizers built from groups of parameters. Each part is imported when it is first used: traits need no torch."""
 
-from lrflow.optimizers.asgd import ASGD
-from lrflow.optimizers.build import build_optimizer, check_groups, compiles
-from lrflow.optimizers.closures import fit_closure
-from lrflow.optimizers.muon import Muon
-from lrflow.optimizers.routed import Routed, check_members
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["ASGD", "Muon", "Routed", "build_optimizer", "check_groups", "check_members", "compiles", "fit_closure"]
+if TYPE_CHECKING:
+    from lrflow.optimizers.asgd import ASGD
+    from lrflow.optimizers.build import build_optimizer, check_groups
+    from lrflow.optimizers.closures import fit_closure
+    from lrflow.optimizers.muon import Muon
+    from lrflow.optimizers.routed import Routed, check_members
+    from lrflow.optimizers.traits import Traits, traits_of
+
+__all__ = [
+    "ASGD", "Muon", "Routed", "Traits", "build_optimizer", "check_groups", "check_members", "fit_closure", "traits_of",
+]  # fmt: skip
+_MODULES = {
+    "ASGD": "asgd", "Muon": "muon", "Routed": "routed", "Traits": "traits", "build_optimizer": "build",
+    "check_groups": "build", "check_members": "routed", "fit_closure": "closures", "traits_of": "traits",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,294 @@
+"""What is peculiar to each optimizer, in one record per class; nothing here imports torch.
+
+Checks, training, range tests and populations ask a record what an optimizer can do and what it needs, and never ask for
+its name. `traits_of` finds the record of a class along its base classes, so that a subclass is treated as its parent;
+`traits_named` finds it by the dotted name, for the checks that run before anything is imported.
+
+A class of your own may bring traits, as an attribute `lrflow_traits`: a `Traits`, or a dictionary of what differs from
+its parent's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from lrflow.errors import ConfigError, Problem, did_you_mean
+
+ATTRIBUTE = "lrflow_traits"
+"""Of a class, or of a function that makes an optimizer: its traits."""
+
+IMPLEMENTATION = frozenset({"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"})
+"""Settings of how torch computes a step; which of them an optimizer has differs between versions of torch."""
+
+Range = Literal["count", "positive", "not_negative", "above_one"] | tuple[str | None, ...]
+"""What an argument may be: a whole number above 0, a number of a kind (`above_one`: or inf), or one of these words."""
+
+Table = Literal["adam", "sgd"]
+Bound = Literal["sgd", "adam", "rmsprop", "adagrad"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What is peculiar to an optimizer. The defaults are those of one that has nothing peculiar.
+
+    Attributes:
+        package: an optional package that it needs, as it is imported.
+        line_search: it evaluates the loss several times per step, as L-BFGS does.
+        needs_closure: it cannot step without a closure that evaluates the model.
+        one_vector: it trains all parameters as one vector, so that all groups need the same settings.
+        second_order: it differentiates gradients, which have to keep their graph.
+        modes: it trains at other weights than those that are to be used; `train()` and `eval()` switch.
+        estimates_lr: it estimates the LR, one for all parameters; `lr` multiplies the estimate and is 1.
+        first_lr_only: it reads the LR at its first step, and adapts its step sizes by itself from there.
+        own_warmup: its argument that adds a warmup to the schedule's.
+        whole_matrices: an update is computed from a whole matrix, which cannot be sharded.
+        compilable: `torch.compile` is of use to its step and does not change it. What counts steps in Python would
+            be compiled anew at each of them.
+        saved_by: its state holds Python objects, which no checkpoint can hold: a class that computes the same and saves
+            tensors.
+        nesterov_needs_momentum: it refuses `nesterov` where momentum is 0 or damped.
+        swallows: it takes any keyword; those that it reads. Others would have no effect.
+        ranges: of its arguments, where other values end in a crash or train nothing.
+        decoupled: weight decay is taken off the weights; else it passes through the gradient.
+        decoupling: its argument that switches `decoupled`.
+        update: of torch's update rules the one that it computes; populations train by it. It goes, with the three
+            below, where a subclass has a `step` of its own.
+        mup: which of muP's tables holds for its LR (Yang et al., 2022, appendix B): `adam` where updates are normalised
+            entry by entry, `sgd` where they are sums of gradients; None: no published rule covers it.
+        bound: its formula for the largest LR at which training is stable; None: no such bound is known.
+        state: classes of the same word have states of one kind, and go on from each other's checkpoints.
+        state_switches: settings that bring state of their own once they are on.
+        state_sizes: settings that say how large the state is.
+    """
+
+    package: str | None = None
+    line_search: bool = False
+    needs_closure: bool = False
+    one_vector: bool = False
+    second_order: bool = False
+    modes: bool = False
+    estimates_lr: bool = False
+    first_lr_only: bool = False
+    own_warmup: str | None = None
+    whole_matrices: bool = False
+    compilable: bool = True
+    saved_by: str | None = None
+    nesterov_needs_momentum: bool = False
+    swallows: tuple[str, ...] = ()
+    ranges: Mapping[str, Range] = field(default_factory=lambda: MappingProxyType({}))
+    decoupled: bool = False
+    decoupling: str | None = None
+    update: Table | None = None
+    mup: Table | None = None
+    bound: Bound | None = None
+    state: str | None = None
+    state_switches: tuple[str, ...] = ("amsgrad", "centered")
+    state_sizes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, kind in (("update", Table), ("mup", Table), ("bound", Bound)):
+            known = get_args(kind)
+            if getattr(self, name) not in (None, *known):
+                raise ValueError(f"{name} is one of {', '.join(known)}, or None, and this is {getattr(self, name)!r}")
+        kinds = get_args(get_args(Range)[0])
+        for name, limits in self.ranges.items():
+            if not isinstance(limits, tuple) and limits not in kinds:
+                raise ValueError(f"the range of {name} is a tuple of words or one of {', '.join(kinds)}")
+
+    def is_decoupled(self, settings: Mapping[str, Any]) -> bool:
+        """Whether weight decay is taken off the weights under these settings, of a config or of a parameter group."""
+        return bool(settings.get(self.decoupling, self.decoupled)) if self.decoupling else self.decoupled
+
+
+_FREE = {"modes": True, "decoupled": True}
+_ESTIMATE: dict[str, Range] = {"d0": "positive", "growth_rate": "above_one"}
+_HESSIAN: dict[str, Range] = {"update_period": "count", "num_samples": "count"}
+_BLOCKS: dict[str, Range] = {
+    name: "count" for name in ("block_size", "start_preconditioning_step", "preconditioning_compute_steps")
+}
+_NEWTON_SCHULZ: dict[str, Range] = {"ns_steps": "count"}
+_AVERAGE: dict[str, Range] = {"t0": "not_negative", "lambd": "not_negative"}
+_ADAM = Traits(
+    update="adam", mup="adam", bound="adam", state="adam", decoupling="decoupled_weight_decay",
+    state_switches=("amsgrad",),
+)  # fmt: skip
+_ADAHESSIAN = Traits(second_order=True, decoupled=True, decoupling="weight_decouple", ranges=_HESSIAN)
+
+# What no published rule of muP covers: Rprop (the LR only sets its first step), LBFGS, Adadelta and Adafactor (steps
+# relative to earlier steps or to the weights), LARS and LAMB (trust ratios), Muon, Shampoo, SOAP, and what estimates its
+# own LR. A sign is a normalisation entry by entry. An average of iterates (schedule-free) scales as what it is taken of.
+_RECORDS = {
+    "torch.optim.SGD": Traits(update="sgd", mup="sgd", bound="sgd", nesterov_needs_momentum=True),
+    "torch.optim.ASGD": Traits(mup="sgd", ranges=_AVERAGE),
+    "torch.optim.Adam": _ADAM,
+    "torch.optim.AdamW": replace(_ADAM, decoupled=True, decoupling=None),
+    "torch.optim.Adamax": Traits(mup="adam"),
+    "torch.optim.NAdam": Traits(mup="adam", decoupling="decoupled_weight_decay"),
+    "torch.optim.RAdam": Traits(mup="adam", decoupling="decoupled_weight_decay"),
+    "torch.optim.RMSprop": Traits(mup="adam", bound="rmsprop", state_switches=("centered", "momentum")),
+    "torch.optim.Adagrad": Traits(mup="adam", bound="adagrad"),
+    "torch.optim.Adadelta": Traits(),
+    "torch.optim.Adafactor": Traits(decoupled=True),
+    "torch.optim.Rprop": Traits(first_lr_only=True),
+    "torch.optim.LBFGS": Traits(
+        line_search=True, needs_closure=True, one_vector=True, compilable=False, state_sizes=("history_size",),
+        ranges={"max_iter": "count", "history_size": "count", "line_search_fn": ("strong_wolfe", None)},
+    ),
+    "torch.optim.Muon": Traits(
+        whole_matrices=True, decoupled=True,
+        ranges=_NEWTON_SCHULZ | {"adjust_lr_fn": ("original", "match_rms_adamw", None)},
+    ),
+    "lrflow.optimizers.Muon": Traits(
+        whole_matrices=True, decoupled=True,
+        ranges=_NEWTON_SCHULZ
+        | {"adjust_lr_fn": ("original", "match_rms_adamw"), "ns_dtype": ("auto", "float32", "bfloat16")},
+    ),
+    "lrflow.optimizers.ASGD": Traits(modes=True, mup="sgd", compilable=False, ranges=_AVERAGE),
+    "lrflow.optimizers.Shampoo": Traits(
+        package="pytorch_optimizer", compilable=False, decoupling="weight_decouple", ranges=_BLOCKS
+    ),
+    "schedulefree.SGDScheduleFree": Traits(mup="sgd", own_warmup="warmup_steps", **_FREE),
+    "schedulefree.AdamWScheduleFree": Traits(mup="adam", own_warmup="warmup_steps", **_FREE),
+    "schedulefree.RAdamScheduleFree": Traits(mup="adam", **_FREE),
+    "prodigyopt.Prodigy": Traits(
+        estimates_lr=True, decoupled=True, decoupling="decouple",
+        ranges=_ESTIMATE | {"d_coef": "positive", "slice_p": "count"},
+    ),
+    "pytorch_optimizer.DAdaptAdam": Traits(estimates_lr=True, decoupling="weight_decouple", ranges=_ESTIMATE),
+    "pytorch_optimizer.AdaHessian": _ADAHESSIAN,
+    "pytorch_optimizer.SophiaH": _ADAHESSIAN,
+    "pytorch_optimizer.ScalableShampoo": Traits(
+        saved_by="lrflow.optimizers.shampoo.Shampoo", decoupling="weight_decouple", ranges=_BLOCKS
+    ),
+    "pytorch_optimizer.SOAP": Traits(decoupled=True, ranges={"precondition_frequency": "count"}),
+    "pytorch_optimizer.Lion": Traits(mup="adam", decoupled=True, decoupling="weight_decouple"),
+    "pytorch_optimizer.AdEMAMix": Traits(mup="adam", decoupling="weight_decouple"),
+    "pytorch_optimizer.Adan": Traits(decoupling="weight_decouple"),
+    "pytorch_optimizer.ADOPT": Traits(decoupling="weight_decouple"),
+    "pytorch_optimizer.MARS": Traits(decoupled=True, decoupling="weight_decouple"),
+    "pytorch_optimizer.Lamb": Traits(decoupled=True, decoupling="weight_decouple"),
+    "pytorch_optimizer.LARS": Traits(),
+}  # fmt: skip
+"""By package and class name, wherever in the package the class is defined."""
+
+_PACKAGES: dict[str, dict[str, Any]] = {
+    "torch.optim": {},
+    "lrflow.optimizers": {},
+    "schedulefree": {"package": "schedulefree", "compilable": False},
+    "prodigyopt": {"package": "prodigyopt", "compilable": False},
+    "pytorch_optimizer": {
+        "package": "pytorch_optimizer",
+        "compilable": False,
+        "swallows": ("adam_debias", "adanorm", "adanorm_r", "cautious", "stable_adamw", "use_gc"),
+    },
+}
+"""What holds for every class of a package."""
+
+_NAMED = {name: replace(record, **_PACKAGES[name.rpartition(".")[0]]) for name, record in _RECORDS.items()}
+_UPDATE: dict[str, Any] = {"update": None, "mup": None, "bound": None, "state": None}
+"""What is no longer known of a class that computes its steps in another way than its parent."""
+
+
+def traits_named(target: str) -> Traits | None:
+    """The record of a class that lrflow knows by its dotted name; None: only the class itself can tell.
+
+    Args:
+        target: such as `torch.optim.AdamW`, or `torch.optim.adamw.AdamW`.
+    """
+    return _NAMED.get(_name(*target.rpartition(".")[::2]))
+
+
+def known_with(trait: str) -> list[str]:
+    """The names of the classes, without their packages, whose records have a trait, in the order of the records."""
+    return list(dict.fromkeys(name.rpartition(".")[2] for name, record in _NAMED.items() if getattr(record, trait)))
+
+
+def package_of(target: str) -> str | None:
+    """The optional package that whatever a dotted name stands for comes from, or is known to need."""
+    if record := traits_named(target):
+        return record.package
+    package: str | None = _PACKAGES.get(_package(target) or "", {}).get("package")
+    return package
+
+
+def traits_of(made: Callable[..., Any]) -> Traits:
+    """The traits of an optimizer's class, or as far as they can be seen of a function that makes an optimizer.
+
+    From the first base class to the class itself, each adds what is known of it: its record, what its methods and
+    arguments show, and last its own `lrflow_traits`.
+
+    Args:
+        made: the class or function.
+
+    Raises:
+        ConfigError: `lrflow_traits` is not what it should be.
+    """
+    if not isinstance(made, type):
+        return _brought(made, getattr(made, ATTRIBUTE, None), _shown(made, Traits()))
+    traits = Traits()
+    for base in reversed(made.__mro__[:-1]):
+        name = _name(base.__module__, base.__name__)
+        traits = _NAMED[name] if name in _NAMED else _shown(base, replace(traits, **_facts(base)))
+        traits = _brought(base, vars(base).get(ATTRIBUTE), traits)
+    return traits
+
+
+def _shown(made: Callable[..., Any], traits: Traits) -> Traits:
+    """The traits of a parent with what a class or function without a record shows of itself."""
+    own = vars(made) if isinstance(made, type) else {}
+    changes: dict[str, Any] = {}
+    if "step" in own and _package(made.__module__) is None:
+        changes |= _UPDATE
+    if closure := _parameters(own["step"]).get("closure") if "step" in own else None:
+        changes["needs_closure"] = closure.default is closure.empty
+    # The compiler runs `_init_group` while it traces and never again; torch's own only makes state there.
+    if "_init_group" in own and not made.__module__.startswith("torch."):
+        changes["compilable"] = False
+    if isinstance(made, type) and all(callable(getattr(made, mode, None)) for mode in ("train", "eval")):
+        changes["modes"] = True
+    arguments = _parameters(own.get("__init__") if isinstance(made, type) else made)
+    if "d0" in arguments:  # the first estimate
+        changes["estimates_lr"] = True
+    if "warmup_steps" in arguments and (changes.get("modes") or traits.modes):
+        changes["own_warmup"] = "warmup_steps"
+    return replace(traits, **changes)
+
+
+def _brought(made: Any, own: Any, traits: Traits) -> Traits:
+    """The traits with those that a class or function brings."""
+    if own is None or isinstance(own, Traits):
+        return own or traits
+    name, hint = getattr(made, "__qualname__", "the optimizer"), "Traits(...) or a dictionary of traits"
+    try:
+        return replace(traits, **own)
+    except (TypeError, ValueError) as error:
+        known = [one.name for one in fields(Traits)]
+        unknown = [key for key in own if key not in known] if isinstance(own, Mapping) else []
+        message = f"{name}.{ATTRIBUTE} is wrong: {error}"
+        if unknown:
+            message, hint = f"{name}.{ATTRIBUTE} has no trait {unknown[0]}", did_you_mean(str(unknown[0]), known)
+        raise ConfigError([Problem("optimizer._target_", message, hint=hint)]) from error
+
+
+def _parameters(made: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(made).parameters if made is not None else {}
+    except (TypeError, ValueError):  # of something built in
+        return {}
+
+
+def _facts(base: type) -> dict[str, Any]:
+    return _PACKAGES.get(_package(base.__module__) or "", {})
+
+
+def _package(module: str) -> str | None:
+    return next((package for package in _PACKAGES if f"{module}.".startswith(f"{package}.")), None)
+
+
+def _name(module: str, name: str) -> str:
+    """The key of a class in the records: a class is known wherever in its package it is defined or exported."""
+    return f"{_package(module) or module}.{name}"
