@@ -1,40 +1,50 @@
-"""Ranges of single optimizers' arguments, whose classes take values that end in a crash or in no training at all."""
+"""Ranges of single optimizers' arguments, as their traits give them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import TypeAdapter, ValidationError
 
 from lrflow.config import fields as f
+from lrflow.config.messages import problem_of
+from lrflow.errors import Problem
+from lrflow.optimizers.traits import Range
 
-LineSearch = Annotated[Any, f.expects("strong_wolfe, or null for none", lambda value: value in ("strong_wolfe", None))]
-Growth = Annotated[
-    float, f.expects("a number above 1, or inf", lambda value: value == math.inf or (f.is_number(value) and value > 1))
-]
+_KINDS: dict[str, Any] = {
+    "count": f.Count,
+    "positive": f.Positive,
+    "not_negative": f.NotNegative,
+    "above_one": Annotated[
+        float,
+        f.expects("a number above 1, or inf", lambda value: value == math.inf or (f.is_number(value) and value > 1)),
+    ],
+}
 
 
-class Arguments(BaseModel):
-    """By the name that the optimizer of the comment gives them; what they mean stands in its option file."""
+def check_ranges(arguments: Mapping[str, Any], ranges: Mapping[str, Range], key: str) -> Iterator[Problem]:
+    """Arguments that would end in a crash or in no training at all.
 
-    # L-BFGS
-    max_iter: f.Count = 4
-    history_size: f.Count = 10
-    line_search_fn: LineSearch = "strong_wolfe"
-    # Prodigy and D-adaptation
-    d0: f.Positive = 1e-6
-    d_coef: f.Positive = 1.0
-    growth_rate: Growth = math.inf
-    slice_p: f.Count = 1
-    # AdaHessian and Sophia
-    update_period: f.Count = 1
-    num_samples: f.Count = 1
-    # averaged SGD
-    t0: f.NotNegative = 0
-    lambd: f.NotNegative = 0.0
-    # Shampoo and SOAP
-    block_size: f.Count = 256
-    start_preconditioning_step: f.Count = 25
-    preconditioning_compute_steps: f.Count = 10
-    precondition_frequency: f.Count = 10
+    Args:
+        arguments: of an optimizer, by name.
+        ranges: of its traits.
+        key: where the optimizer stands.
+    """
+    for name in ranges.keys() & arguments.keys():
+        try:
+            TypeAdapter(_field(ranges[name])).validate_python(arguments[name])
+        except ValidationError as error:
+            (details, *_) = error.errors(include_url=False)
+            details["loc"] = (*key.split("."), name)
+            yield problem_of(details, {})
+
+
+def _field(limits: Range) -> Any:
+    if isinstance(limits, str):
+        return _KINDS[limits]
+    words = [word for word in limits if word is not None]
+    if None in limits:
+        return Annotated[Any, f.expects(f"{', '.join(words)}, or null for none", lambda value: value in limits)]
+    return Annotated[Any, f.one_of(*words)]

@@ -197,11 +197,6 @@ def check_uses(config: Config) -> list[Problem]:
     elif config.resume.horizon is not None and config.resume.source is None:
         message = "only a resumed run reads it"
         problems.append(Problem("resume.horizon", message, config.resume.horizon, "add resume=last or resume=PATH"))
-    routes = {f"optimizer.routes.{name}": route for name, route in config.optimizer.routes.items()}
-    for key, optimizer in {"optimizer": config.optimizer, **routes}.items():
-        plain = optimizer.momentum == 0 or optimizer.dampening != 0
-        if optimizer.nesterov and plain and optimizer.target == "torch.optim.SGD":
-            problems.append(Problem(f"{key}.nesterov", "needs momentum above 0 and dampening 0", True))
     return problems
 
 

@@ -4,46 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lrflow.config.arguments import check_ranges
 from lrflow.config.config import Config
 from lrflow.config.curvature import check_curvature
-from lrflow.errors import Problem
-
-LINE_SEARCH = ("torch.optim.LBFGS",)
-SECOND_ORDER = ("pytorch_optimizer.AdaHessian", "pytorch_optimizer.SophiaH")
-UNSAVABLE = {"pytorch_optimizer.ScalableShampoo": "lrflow.optimizers.shampoo.Shampoo"}
-"""Classes that keep Python objects in their state, and the same with a state of plain data."""
-SCHEDULE_FREE = ("schedulefree.",)
-OF_MATRICES = ("lrflow.optimizers.Muon", "torch.optim.Muon")
+from lrflow.config.schema import Optimizer
+from lrflow.config.targets import defaults, optimizer_traits
+from lrflow.errors import ConfigError, Problem
+from lrflow.optimizers.traits import Traits, traits_named
 
 
 def check_combination(config: Config, processes: int | None = None) -> list[Problem]:
-    """Settings of the trainer, and of the optimizer itself, that a run with it would not work with.
+    """Settings of the trainer, and of the optimizers themselves, that a run with them would not work with.
 
     Args:
         config: of the run.
         processes: how many train together; None: as many as the config tells.
     """
     problems: list[Problem] = []
-    routes = {f"optimizer.routes.{name}": route.target for name, route in config.optimizer.routes.items()}
-    for key, target in {"optimizer": config.optimizer.target, **routes}.items():
-        if target in LINE_SEARCH:
-            problems += [*_with_line_search(config), *_alone(config, processes, "each would take another step length")]
-        elif target in SECOND_ORDER:
-            lost = "gradients that were averaged over devices have lost the graph that the Hessian is taken from"
-            problems += [*_of_second_order(config), *_alone(config, processes, lost)]
-        elif target.startswith(SCHEDULE_FREE):
-            problems += _schedule_free(config)
-        elif target in OF_MATRICES:
-            problems += _unsharded(config, "orthogonalises whole matrices")
-        elif better := UNSAVABLE.get(target):
-            message = "keeps Python objects in its state, so that none of its checkpoints could be loaded"
-            problems.append(Problem(f"{key}._target_", message, target, f"{better} is the same, saved as tensors"))
+    routes = {f"optimizer.routes.{name}": route for name, route in config.optimizer.routes.items()}
+    for key, optimizer in {"optimizer": config.optimizer, **routes}.items():
+        try:
+            traits = optimizer_traits(optimizer.target, f"{key}._target_")
+        except ConfigError as error:
+            return error.problems
+        problems += check_optimizer(config, optimizer, traits, key, processes)
     return [*problems, *check_curvature(config, processes)]
 
 
-def _with_line_search(config: Config) -> Iterator[Problem]:
+def check_optimizer(
+    config: Config, optimizer: Optimizer, traits: Traits, key: str, processes: int | None = None
+) -> Iterator[Problem]:
+    """What a run with one of its optimizers would not work with.
+
+    Args:
+        config: of the run.
+        optimizer: the main one, or that of a route.
+        traits: of its class.
+        key: where it stands.
+        processes: how many train together; None: as many as the config tells.
+    """
+    yield from check_ranges(optimizer.node(), traits.ranges, key)
+    if traits.line_search:
+        yield from _with_line_search(config, optimizer, traits)
+        yield from _alone(config, processes, "each would take another step length")
+    if traits.second_order:
+        yield from _of_second_order(config)
+        lost = "gradients that were averaged over devices have lost the graph that the Hessian is taken from"
+        yield from _alone(config, processes, lost)
+    if traits.own_warmup and (steps := optimizer.node().get(traits.own_warmup)):
+        hint = f"schedule.warmup={steps} is the same, and the plan shows it"
+        yield Problem(f"{key}.{traits.own_warmup}", "a second warmup, on top of the schedule's", steps, hint)
+    if traits.modes:
+        yield from _unsharded(config, "needs whole ones to change between training and evaluation")
+    if traits.whole_matrices:
+        yield from _unsharded(config, "orthogonalises whole matrices")
+    if traits.saved_by:
+        message = "keeps Python objects in its state, so that none of its checkpoints could be loaded"
+        hint = f"{traits.saved_by} is the same, saved as tensors"
+        yield Problem(f"{key}._target_", message, optimizer.target, hint)
+    if traits.nesterov_needs_momentum and optimizer.nesterov:
+        # What the config leaves out, torch's own classes have as the schema does; others may have another default.
+        given = optimizer.node() if traits_named(optimizer.target) else defaults(optimizer.target) | optimizer.node()
+        if given.get("momentum", 0) == 0 or given.get("dampening", 0) != 0:
+            yield Problem(f"{key}.nesterov", "needs momentum above 0 and dampening 0", True)
+
+
+def _with_line_search(config: Config, optimizer: Optimizer, traits: Traits) -> Iterator[Problem]:
     trainer = config.trainer
-    why = "L-BFGS evaluates each batch several times a step"
+    why = f"{optimizer.target.rpartition('.')[2]} evaluates each batch several times a step"
     if trainer.accumulate_grad_batches > 1:
         message = f"{why}, and only the last one of a window"
         hint = f"data.batch_size={(config.data.batch_size or 0) * trainer.accumulate_grad_batches} in one batch"
@@ -55,7 +83,7 @@ def _with_line_search(config: Config) -> Iterator[Problem]:
         )
     if trainer.gradient_clip_val is not None:
         message = f"{why} and learns curvature from how the gradient changes, which clipping hides"
-        hint = "line_search_fn=strong_wolfe keeps steps short"
+        hint = "line_search_fn=strong_wolfe keeps steps short" if "line_search_fn" in traits.ranges else None
         yield Problem("trainer.gradient_clip_val", message, trainer.gradient_clip_val, hint)
     yield from _not_in_half_precision(config, f"{why}, and the scaler of float16 gradients only once")
 
@@ -65,13 +93,6 @@ def _of_second_order(config: Config) -> Iterator[Problem]:
         message = "a compiled model cannot be differentiated twice, as the optimizer does"
         yield Problem("trainer.compile", message, True, "leave it out")
     yield from _not_in_half_precision(config, "the optimizer differentiates gradients, before they are unscaled")
-
-
-def _schedule_free(config: Config) -> Iterator[Problem]:
-    if steps := config.optimizer.node().get("warmup_steps"):
-        hint = f"schedule.warmup={steps} is the same, and the plan shows it"
-        yield Problem("optimizer.warmup_steps", "a second warmup, on top of the schedule's", steps, hint)
-    yield from _unsharded(config, "needs whole ones to change between training and evaluation")
 
 
 def _unsharded(config: Config, why: str) -> Iterator[Problem]:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 from lrflow.config.config import Config
 from lrflow.config.settings import StabilityFind
+from lrflow.config.targets import optimizer_traits
 from lrflow.errors import Problem
-
-BOUNDED = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad")
-"""The classes of torch whose stability bound is known; `lrflow.tuning.sharpness.stability_limit` tells it."""
+from lrflow.optimizers.traits import known_with
 
 
 def check_curvature(config: Config, processes: int | None = None) -> list[Problem]:
@@ -24,9 +23,10 @@ def check_curvature(config: Config, processes: int | None = None) -> list[Proble
         return []
     who, trainer = " and ".join(asked), config.trainer
     problems = []
-    known = f"it is known of {', '.join(BOUNDED[:-1])} and {BOUNDED[-1]}; leave out {who}"
-    name = config.optimizer.target.rpartition(".")[2]
-    if name not in BOUNDED or not config.optimizer.target.startswith("torch."):
+    *names, last = known_with("bound")
+    known = f"it is known of {', '.join(names)} and {last}; leave out {who}"
+    if optimizer_traits(config.optimizer.target).bound is None:
+        name = config.optimizer.target.rpartition(".")[2]
         problems.append(Problem("optimizer._target_", "no stability bound is known of it", name, known))
     if config.optimizer.routes:
         problems.append(Problem("optimizer.routes", "no stability bound is known of several optimizers", ..., known))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from lrflow.errors import Problem
+from lrflow.optimizers.traits import package_of
 
 EXTRAS = {
     "schedulefree": ("schedulefree", "optimizers"),
@@ -38,10 +39,6 @@ LAUNCHERS = {
 }
 """Which of these packages a choice of `hydra/launcher` needs."""
 
-_OPTIMIZERS = ("schedulefree", "prodigyopt", "pytorch_optimizer")
-NEEDS = {**{package: package for package in _OPTIMIZERS}, "lrflow.optimizers.shampoo": "pytorch_optimizer"}
-"""Which of these packages the targets below a module need."""
-
 
 def check_installed(target: str, key: str, option: str | None = None) -> Problem | None:
     """What is missing to build a target, where that is a package of one of lrflow's extras; nothing is imported.
@@ -51,7 +48,7 @@ def check_installed(target: str, key: str, option: str | None = None) -> Problem
         key: of the node that names it, `optimizer`.
         option: what was chosen there, `lion`; None: the target was given by itself.
     """
-    package = next((package for place, package in NEEDS.items() if f"{target}.".startswith(f"{place}.")), None)
+    package = package_of(target)
     if package is None or importlib.util.find_spec(package) is not None:
         return None
     where, value = (key, option) if option else (f"{key}._target_", target)

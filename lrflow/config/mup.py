@@ -5,39 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from lrflow.config.targets import check_arguments, optimizer_traits
 from lrflow.errors import ConfigError, Problem
+from lrflow.optimizers.traits import known_with
 
 TARGET = "lrflow.layers.MuP"
-
-# Yang et al., 2022, appendix B, and the paper's own package (microsoft/mup, optim.py): updates that are normalised
-# entry by entry scale as Adam's, those that are sums of gradients as SGD's. A sign is such a normalisation. Averaging
-# the iterates (schedule-free) changes nothing, as an average scales as what it is taken of.
-# Not here, since no published rule covers them: Rprop (the LR only sets its first step), LBFGS, Adadelta and Adafactor
-# (steps relative to earlier steps or to the weights), LARS and LAMB (trust ratios), Muon, Shampoo, SOAP, and what
-# estimates its own LR.
-ADAM = frozenset(
-    {
-        "torch.optim.Adam",
-        "torch.optim.AdamW",
-        "torch.optim.Adamax",
-        "torch.optim.NAdam",
-        "torch.optim.RAdam",
-        "torch.optim.RMSprop",
-        "torch.optim.Adagrad",
-        "schedulefree.AdamWScheduleFree",
-        "schedulefree.RAdamScheduleFree",
-        "pytorch_optimizer.Lion",
-        "pytorch_optimizer.AdEMAMix",
-    }
-)
-SGD = frozenset({"torch.optim.SGD", "torch.optim.ASGD", "lrflow.optimizers.ASGD", "schedulefree.SGDScheduleFree"})
-_COUPLED = ADAM - {  # unless they are told otherwise
-    "torch.optim.AdamW",
-    "schedulefree.AdamWScheduleFree",
-    "schedulefree.RAdamScheduleFree",
-    "pytorch_optimizer.Lion",
-}
-_DECOUPLED = ("decoupled_weight_decay", "weight_decouple")  # arguments that say so, where an optimizer has the choice
 
 
 def table_of(optimizer: Mapping[str, Any], asked: str = "auto") -> Literal["adam", "sgd"]:
@@ -53,19 +25,17 @@ def table_of(optimizer: Mapping[str, Any], asked: str = "auto") -> Literal["adam
     if asked in ("adam", "sgd"):
         return "adam" if asked == "adam" else "sgd"
     target = str(optimizer.get("_target_"))
-    if target in SGD:
-        return "sgd"
-    if target not in ADAM:
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in ADAM | SGD}))
-        hint = f"it is for {known}; if yours moves as one of them, say so: layers.optimizer=adam or sgd"
+    traits = optimizer_traits(target)
+    if traits.mup is None:
+        hint = f"it is for {', '.join(sorted(known_with('mup')))}; "
+        hint += "if yours moves as one of them, say so: layers.optimizer=adam or sgd"
         raise ConfigError([Problem("optimizer._target_", "no rule of muP is known for this optimizer", target, hint)])
     decay = optimizer.get("weight_decay")
-    said = [optimizer[name] for name in _DECOUPLED if name in optimizer]
-    if decay and not (said[0] if said else target not in _COUPLED):
+    if decay and traits.mup == "adam" and not traits.is_decoupled(optimizer):
         message = "this decay passes through the normalised gradient, where no rule of muP is known for it"
         hint = "take optimizer=adamw, whose decay is kept in proportion, or optimizer.weight_decay=0"
         raise ConfigError([Problem("optimizer.weight_decay", message, decay, hint)])
-    return "adam"
+    return traits.mup
 
 
 def check_mup(content: Mapping[str, Any]) -> Iterator[Problem]:
@@ -92,8 +62,6 @@ def _check_arguments(model: Mapping[str, Any], arguments: Mapping[str, Any], key
     if "_target_" in arguments:
         yield Problem(f"{key}._target_", "it is the same class as the model's", arguments["_target_"], "leave it out")
     elif new := {name: value for name, value in arguments.items() if name not in model}:
-        from lrflow.config.targets import check_arguments
-
         known = [name for name in model if not str(name).startswith("_")]
         for problem in check_arguments(str(model.get("_target_")), {**model, **new}, "model", ignore=("loss",)):
             name = problem.key.removeprefix("model.")

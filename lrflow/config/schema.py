@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from lrflow.config import fields as f
-from lrflow.config.arguments import Arguments
 
 
 class Section(BaseModel):
@@ -44,12 +43,8 @@ class Node(Section):
         return content
 
 
-ADJUST_LR = ("original", "match_rms_adamw")  # as lrflow.optimizers has them, which takes torch to import
-NS_DTYPES = ("auto", "float32", "bfloat16")
-
-
-class Optimizer(Arguments, Node):
-    """An optimizer of `torch.optim` or a class that is called like one."""
+class Optimizer(Node):
+    """An optimizer of `torch.optim` or a class that is called like one; `lrflow.optimizers.Traits` has more ranges."""
 
     offered = frozenset({"routes"})
 
@@ -71,12 +66,6 @@ class Optimizer(Arguments, Node):
     """Keep the running maximum of the second moment."""
     fused: f.AutoSwitch = "auto"
     """The fused kernel; auto: where the device has one."""
-    adjust_lr_fn: Annotated[str, f.one_of(*ADJUST_LR)] | None = None
-    """Of Muon: how the size of an update follows the shape of its matrix."""
-    ns_steps: f.Count = 5
-    """Of Muon: Newton-Schulz iterations."""
-    ns_dtype: Annotated[str, f.one_of(*NS_DTYPES)] = "auto"
-    """Of Muon: what they are computed in; auto: bfloat16 on a GPU, else float32."""
     routes: dict[f.Text, Optimizer] = Field(default_factory=dict)
     """Other optimizers by name, to which layer rules send parameters with `route`."""
 

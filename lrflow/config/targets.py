@@ -20,6 +20,7 @@ from lrflow.config.files import shown
 from lrflow.config.trust import trusted
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.lightning_alias import alias_lightning, original_name
+from lrflow.optimizers.traits import Traits, package_of, traits_named, traits_of
 
 ROOMS = (
     "lrflow.schedules",
@@ -58,11 +59,6 @@ SCHEDULERS = {
 
 CONTROLS = ("_target_", "_partial_", "_args_")
 """Keys of a node that say how it is built; the others are arguments."""
-
-_SWALLOWED = {
-    "pytorch_optimizer": ("adam_debias", "adanorm", "adanorm_r", "cautious", "stable_adamw", "use_gc"),
-}
-"""Packages whose classes take any keyword, and the keywords that they read there; others would have no effect."""
 
 _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 
@@ -139,6 +135,19 @@ def locate(target: str, key: str = "_target_") -> Any:
     return found
 
 
+def optimizer_traits(target: str, key: str = "optimizer._target_") -> Traits:
+    """What is peculiar to the optimizer that a `_target_` names; it is imported unless lrflow knows the name.
+
+    Args:
+        target: the dotted name of a class, or of a function that makes an optimizer.
+        key: where it stands, for the message.
+
+    Raises:
+        ConfigError: it may not be built, there is no such thing, or the traits that it brings are wrong.
+    """
+    return traits_named(target) or traits_of(locate(target, key), key)
+
+
 def instantiate(node: Any, /, **extra: Any) -> Any:
     """Builds what a config describes.
 
@@ -209,7 +218,8 @@ def defaults(target: str) -> dict[str, Any]:
 def _parameters(found: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     """The arguments that can be passed by name, and whether it takes any others.
 
-    A class of lrflow's that hands its `**options` on to its parent takes what the parent takes.
+    A class that hands its `**options` on to a parent of lrflow's, or to an optimizer whose keywords are known, takes
+    what the parent takes.
     """
     try:
         parameters = list(inspect.signature(found).parameters.values())
@@ -217,15 +227,15 @@ def _parameters(found: Any) -> tuple[dict[str, inspect.Parameter], bool]:
         return {}, True
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     rest = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    if rest and (read := _SWALLOWED.get(str(found.__module__).partition(".")[0])):
-        for name in read:
-            named.setdefault(name, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None))
-        return named, False
     if rest and inspect.isclass(found):
         # inspect.signature answers for the class itself; its own __init__ is the first one along the MRO.
         owners = [cls for cls in found.__mro__ if "__init__" in vars(cls)]
         parent = owners[1] if len(owners) > 1 else object
-        if parent.__module__.startswith("lrflow."):
+        swallowed = traits_of(found).swallows
+        if swallowed and package_of(f"{owners[0].__module__}.{owners[0].__name__}"):
+            extra = {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in swallowed}
+            return {**extra, **named}, False
+        if swallowed or parent.__module__.startswith("lrflow."):
             inherited, rest = _parameters(parent)
             named = {**inherited, **named}
     return named, rest

@@ -13,11 +13,9 @@ import torch
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.layers import Group, merge
-from lrflow.optimizers.learning_rate_free import check_one_lr
-from lrflow.optimizers.modes import has_modes
+from lrflow.optimizers.traits import traits_of
 
 _FUSED_DEVICES = ("cpu", "cuda", "mps")
-_UNCOMPILED = ("pytorch_optimizer", "schedulefree", "prodigyopt")  # count steps in Python: each would be compiled anew
 
 
 def build_optimizer(
@@ -71,7 +69,7 @@ def build_optimizer(
         if name := _named(arguments, said):
             problem = Problem(f"{key}.{name}", f"the optimizer refuses it: {said}", config[name])
         raise ConfigError([problem]) from error
-    if has_modes(optimizer):
+    if traits_of(type(optimizer), f"{key}._target_").modes:
         optimizer.train()  # type: ignore[attr-defined]  # schedule-free ones refuse a step in any other mode
     return optimizer
 
@@ -87,25 +85,18 @@ def check_groups(groups: Sequence[Group], factory: Callable[..., torch.optim.Opt
     problems = list(_check_decay(merged, inspect.signature(factory).parameters))
     if not merged:
         problems.append(Problem("layers.rules", "every group is frozen, so there is nothing to train"))
-    problems += check_one_lr(merged, factory)
-    if len(merged) > 1 and _is(factory, torch.optim.LBFGS):
-        names = ", ".join(members[0].name for members in merged)
-        message = f"L-BFGS trains all parameters as one vector, and these groups differ in LR or schedule: {names}"
+    traits, name = traits_of(factory), getattr(factory, "__name__", "the optimizer")
+    firsts = [members[0] for members in merged]
+    names = ", ".join(group.name for group in firsts)
+    if traits.estimates_lr and any((one.lr, one.schedule) != (firsts[0].lr, firsts[0].schedule) for one in firsts):
+        # prodigyopt refuses them at its first step; pytorch_optimizer's classes take the first group's LR for all of
+        # them, without a word. The estimate is one number, of steps that all parameters make at one LR.
+        message = f"{name} estimates one LR for all parameters, and these groups differ in LR or schedule: {names}"
+        problems.append(Problem("layers", message, hint="layers=no_decay and layers=uniform give all of them one LR"))
+    if traits.one_vector and len(merged) > 1:
+        message = f"{name} trains all parameters as one vector, and these groups differ in LR or schedule: {names}"
         problems.append(Problem("layers", message, hint="layers=uniform makes one group"))
     return problems
-
-
-def compiles(factory: Callable[..., torch.optim.Optimizer]) -> bool:
-    """Whether `torch.compile` is of use to the steps of an optimizer, and leaves them what they are."""
-    bases = getattr(factory, "__mro__", ())
-    packages = {base: base.__module__.partition(".")[0] for base in bases}
-    # The compiler runs `_init_group` while it traces and never again; torch's own only makes state there.
-    traced_away = any("_init_group" in vars(base) for base, package in packages.items() if package != "torch")
-    return not (_is(factory, torch.optim.LBFGS) or traced_away or {*packages.values()} & {*_UNCOMPILED})
-
-
-def _is(factory: object, kind: type) -> bool:
-    return isinstance(factory, type) and issubclass(factory, kind)
 
 
 def _param_group(members: Sequence[Group], device: torch.device, tensor_lr: bool, decays: bool) -> dict[str, Any]:

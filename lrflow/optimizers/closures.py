@@ -7,22 +7,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
-SECOND_ORDER = ("pytorch_optimizer.AdaHessian", "pytorch_optimizer.SophiaH")
-
-
-def is_second_order(kind: Any) -> bool:
-    """Whether a class differentiates the gradients that it is given, as AdaHessian does."""
-    bases = getattr(kind, "__mro__", ())
-    return any(f"{base.__module__.partition('.')[0]}.{base.__name__}" in SECOND_ORDER for base in bases)
+from lrflow.optimizers.routed import members
+from lrflow.optimizers.traits import traits_of
 
 
 def fit_closure(optimizer: Optimizer, module: pl.LightningModule) -> None:
     """Let Lightning's automatic optimization give an optimizer what it needs of a step.
 
-    L-BFGS evaluates the loss several times a step, and compares; every evaluation draws the same random numbers, so
-    that dropout does not make it another function each time. A batch that the module skips changes nothing.
+    A line search evaluates the loss several times per step, and compares; every evaluation draws the same random
+    numbers, so that dropout does not make it another function each time. A batch that the module skips changes nothing.
 
     An optimizer of second order takes the gradients with their graph (`create_graph=True`) at the steps at which it
     estimates the Hessian, and they are let go after the step: a gradient and its graph hold each other in memory.
@@ -31,14 +26,14 @@ def fit_closure(optimizer: Optimizer, module: pl.LightningModule) -> None:
         optimizer: changed in place where it is one of these; any other one is left alone.
         module: the module that is trained; changed in place for an optimizer of second order.
     """
-    if isinstance(optimizer, LBFGS):
+    if traits_of(type(optimizer)).line_search:
         _evaluate_alike(optimizer)
-    for member in getattr(optimizer, "optimizers", {None: optimizer}).values():  # those that are routed to, too
-        if is_second_order(type(member)):
+    for member in members(optimizer).values():
+        if traits_of(type(member)).second_order:
             _keep_graph(optimizer, member, module)
 
 
-def _evaluate_alike(optimizer: LBFGS) -> None:
+def _evaluate_alike(optimizer: Optimizer) -> None:
     step = optimizer.step
     device = optimizer.param_groups[0]["params"][0].device
 
@@ -51,7 +46,7 @@ def _evaluate_alike(optimizer: LBFGS) -> None:
             if device_state is not None:
                 torch.cuda.set_rng_state(device_state, device)
             loss = closure()
-            return torch.zeros(()) if loss is None else loss  # no gradient either: L-BFGS takes it for the optimum
+            return torch.zeros(()) if loss is None else loss  # no gradient either: it is taken for the optimum
 
         return step(evaluate)
 
@@ -62,7 +57,7 @@ def _keep_graph(optimizer: Optimizer, member: Any, module: pl.LightningModule) -
     backward = module.backward
 
     def backward_with_graph(loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-        due = member.param_groups[0].get("step", 0) % member.update_period == 0
+        due = member.param_groups[0].get("step", 0) % getattr(member, "update_period", 1) == 0
         backward(loss, *args, create_graph=due, **kwargs)
 
     def let_go(*_: Any) -> None:

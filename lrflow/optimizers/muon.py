@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lrflow.optimizers.traits import ADJUST_LR, NS_DTYPES
+
 QUINTIC = (3.4445, -4.7750, 2.0315)  # steepest at 0, so that small singular values grow fastest; ends near 1, not at it
-ADJUST_LR = ("original", "match_rms_adamw")
-NS_DTYPES = ("auto", "float32", "bfloat16")
 
 
 class Muon(Optimizer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lrflow.errors import ConfigError, LrflowError, Problem
-from lrflow.optimizers.closures import is_second_order
+from lrflow.optimizers.traits import traits_of
 
 
 class Routed(Optimizer):
@@ -44,7 +43,7 @@ class Routed(Optimizer):
         if problems:
             raise ConfigError(problems)
         # One of second order differentiates gradients, whose graph has to find every weight where it was.
-        turns = sorted(optimizers.values(), key=lambda member: not is_second_order(type(member)))
+        turns = sorted(optimizers.values(), key=lambda member: not traits_of(type(member)).second_order)
         # Not torch's own constructor, which would make groups and state of its own: these are the members'.
         self.__setstate__({"defaults": {}, "optimizers": dict(optimizers), "_turns": turns})
 
@@ -151,8 +150,13 @@ class Routed(Optimizer):
 
     def _switch(self, mode: str) -> None:
         for optimizer in self.optimizers.values():
-            if hasattr(optimizer, mode):
+            if traits_of(type(optimizer)).modes:
                 getattr(optimizer, mode)()
+
+
+def members(optimizer: Optimizer) -> dict[str | None, Optimizer]:
+    """The optimizers that one is composed of, by their routes; itself, where it is a single one."""
+    return optimizer.optimizers if isinstance(optimizer, Routed) else {None: optimizer}
 
 
 def _renumbered(state_dict: dict[str, Any], first: int) -> dict[str, Any]:
@@ -175,20 +179,21 @@ def check_members(kinds: Mapping[str | None, Callable[..., Optimizer]]) -> list[
     """
     problems = []
     for route, kind in kinds.items() if len(kinds) > 1 else ():
-        closure = inspect.signature(getattr(kind, "step", kind)).parameters.get("closure")
-        if closure is not None and closure.default is closure.empty:
-            message = (
-                f"{kind.__name__} evaluates the model several times a step, which optimizers beside it cannot share"
-            )
+        if traits_of(kind).needs_closure:
+            message = f"{_name(kind)} evaluates the model several times a step, which optimizers beside it cannot share"
             problems.append(
                 Problem(_key(route), message, hint="let it train every parameter: layers=uniform, without routes")
             )
-    second = [route for route, kind in kinds.items() if is_second_order(kind)]
+    second = [route for route, kind in kinds.items() if traits_of(kind).second_order]
     for route in second[1:]:
-        message = f"{kinds[route].__name__} differentiates the gradients, as {kinds[second[0]].__name__} does beside it"
+        message = f"{_name(kinds[route])} differentiates the gradients, as {_name(kinds[second[0]])} does beside it"
         hint = "the step of the one changes the weights under the other: keep one of them"
         problems.append(Problem(_key(route), message, hint=hint))
     return problems
+
+
+def _name(kind: Callable[..., Optimizer]) -> str:
+    return getattr(kind, "__name__", "the optimizer")
 
 
 def _key(route: str | None) -> str:

@@ -24,6 +24,12 @@ ATTRIBUTE = "lrflow_traits"
 IMPLEMENTATION = frozenset({"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"})
 """Settings of how torch computes a step; which of them an optimizer has differs between versions of torch."""
 
+ADJUST_LR = ("original", "match_rms_adamw")
+"""How Muon scales an update by the shape of its matrix."""
+
+NS_DTYPES = ("auto", "float32", "bfloat16")
+"""What lrflow's Muon computes its iterations in; auto: bfloat16 on a GPU, else float32."""
+
 Range = Literal["count", "positive", "not_negative", "above_one"] | tuple[str | None, ...]
 """What an argument may be: a whole number above 0, a number of a kind (`above_one`: or inf), or one of these words."""
 
@@ -104,12 +110,12 @@ class Traits:
         return bool(settings.get(self.decoupling, self.decoupled)) if self.decoupling else self.decoupled
 
 
-_FREE = {"modes": True, "decoupled": True}
+_MODES = ("train", "eval")
 _ESTIMATE: dict[str, Range] = {"d0": "positive", "growth_rate": "above_one"}
 _HESSIAN: dict[str, Range] = {"update_period": "count", "num_samples": "count"}
 _BLOCKS: dict[str, Range] = {
-    name: "count" for name in ("block_size", "start_preconditioning_step", "preconditioning_compute_steps")
-}
+    "block_size": "count", "start_preconditioning_step": "count", "preconditioning_compute_steps": "count",
+}  # fmt: skip
 _NEWTON_SCHULZ: dict[str, Range] = {"ns_steps": "count"}
 _AVERAGE: dict[str, Range] = {"t0": "not_negative", "lambd": "not_negative"}
 _ADAM = Traits(
@@ -118,9 +124,9 @@ _ADAM = Traits(
 )  # fmt: skip
 _ADAHESSIAN = Traits(second_order=True, decoupled=True, decoupling="weight_decouple", ranges=_HESSIAN)
 
-# What no published rule of muP covers: Rprop (the LR only sets its first step), LBFGS, Adadelta and Adafactor (steps
-# relative to earlier steps or to the weights), LARS and LAMB (trust ratios), Muon, Shampoo, SOAP, and what estimates its
-# own LR. A sign is a normalisation entry by entry. An average of iterates (schedule-free) scales as what it is taken of.
+# No published rule of muP covers Rprop (the LR only sets its first step), LBFGS, Adadelta and Adafactor (steps relative
+# to earlier steps or to the weights), LARS and LAMB (trust ratios), Muon, Shampoo, SOAP, and what estimates its own LR.
+# A sign is a normalisation entry by entry. An average of iterates (schedule-free) scales as what it is taken of.
 _RECORDS = {
     "torch.optim.SGD": Traits(update="sgd", mup="sgd", bound="sgd", nesterov_needs_momentum=True),
     "torch.optim.ASGD": Traits(mup="sgd", ranges=_AVERAGE),
@@ -140,20 +146,19 @@ _RECORDS = {
     ),
     "torch.optim.Muon": Traits(
         whole_matrices=True, decoupled=True,
-        ranges=_NEWTON_SCHULZ | {"adjust_lr_fn": ("original", "match_rms_adamw", None)},
+        ranges=_NEWTON_SCHULZ | {"adjust_lr_fn": (*ADJUST_LR, None)},
     ),
     "lrflow.optimizers.Muon": Traits(
         whole_matrices=True, decoupled=True,
-        ranges=_NEWTON_SCHULZ
-        | {"adjust_lr_fn": ("original", "match_rms_adamw"), "ns_dtype": ("auto", "float32", "bfloat16")},
+        ranges=_NEWTON_SCHULZ | {"adjust_lr_fn": ADJUST_LR, "ns_dtype": NS_DTYPES},
     ),
     "lrflow.optimizers.ASGD": Traits(modes=True, mup="sgd", compilable=False, ranges=_AVERAGE),
     "lrflow.optimizers.Shampoo": Traits(
         package="pytorch_optimizer", compilable=False, decoupling="weight_decouple", ranges=_BLOCKS
     ),
-    "schedulefree.SGDScheduleFree": Traits(mup="sgd", own_warmup="warmup_steps", **_FREE),
-    "schedulefree.AdamWScheduleFree": Traits(mup="adam", own_warmup="warmup_steps", **_FREE),
-    "schedulefree.RAdamScheduleFree": Traits(mup="adam", **_FREE),
+    "schedulefree.SGDScheduleFree": Traits(mup="sgd", modes=True, own_warmup="warmup_steps", decoupled=True),
+    "schedulefree.AdamWScheduleFree": Traits(mup="adam", modes=True, own_warmup="warmup_steps", decoupled=True),
+    "schedulefree.RAdamScheduleFree": Traits(mup="adam", modes=True, decoupled=True),
     "prodigyopt.Prodigy": Traits(
         estimates_lr=True, decoupled=True, decoupling="decouple",
         ranges=_ESTIMATE | {"d_coef": "positive", "slice_p": "count"},
@@ -215,7 +220,7 @@ def package_of(target: str) -> str | None:
     return package
 
 
-def traits_of(made: Callable[..., Any]) -> Traits:
+def traits_of(made: Callable[..., Any], key: str = "optimizer._target_") -> Traits:
     """The traits of an optimizer's class, or as far as they can be seen of a function that makes an optimizer.
 
     From the first base class to the class itself, each adds what is known of it: its record, what its methods and
@@ -223,17 +228,18 @@ def traits_of(made: Callable[..., Any]) -> Traits:
 
     Args:
         made: the class or function.
+        key: where the config names it, for the message.
 
     Raises:
-        ConfigError: `lrflow_traits` is not what it should be.
+        ConfigError: its `lrflow_traits` is not what it should be.
     """
     if not isinstance(made, type):
-        return _brought(made, getattr(made, ATTRIBUTE, None), _shown(made, Traits()))
+        return _brought(made, getattr(made, ATTRIBUTE, None), _shown(made, Traits()), key)
     traits = Traits()
     for base in reversed(made.__mro__[:-1]):
         name = _name(base.__module__, base.__name__)
         traits = _NAMED[name] if name in _NAMED else _shown(base, replace(traits, **_facts(base)))
-        traits = _brought(base, vars(base).get(ATTRIBUTE), traits)
+        traits = _brought(base, vars(base).get(ATTRIBUTE), traits, key)
     return traits
 
 
@@ -241,14 +247,13 @@ def _shown(made: Callable[..., Any], traits: Traits) -> Traits:
     """The traits of a parent with what a class or function without a record shows of itself."""
     own = vars(made) if isinstance(made, type) else {}
     changes: dict[str, Any] = {}
-    if "step" in own and _package(made.__module__) is None:
-        changes |= _UPDATE
-    if closure := _parameters(own["step"]).get("closure") if "step" in own else None:
-        changes["needs_closure"] = closure.default is closure.empty
+    if "step" in own:
+        closure = _parameters(own["step"]).get("closure")
+        changes |= {**_UPDATE, "needs_closure": closure is not None and closure.default is closure.empty}
     # The compiler runs `_init_group` while it traces and never again; torch's own only makes state there.
     if "_init_group" in own and not made.__module__.startswith("torch."):
         changes["compilable"] = False
-    if isinstance(made, type) and all(callable(getattr(made, mode, None)) for mode in ("train", "eval")):
+    if own.keys() & {*_MODES} and all(callable(getattr(made, mode, None)) for mode in _MODES):
         changes["modes"] = True
     arguments = _parameters(own.get("__init__") if isinstance(made, type) else made)
     if "d0" in arguments:  # the first estimate
@@ -258,7 +263,7 @@ def _shown(made: Callable[..., Any], traits: Traits) -> Traits:
     return replace(traits, **changes)
 
 
-def _brought(made: Any, own: Any, traits: Traits) -> Traits:
+def _brought(made: Any, own: Any, traits: Traits, key: str) -> Traits:
     """The traits with those that a class or function brings."""
     if own is None or isinstance(own, Traits):
         return own or traits
@@ -271,7 +276,7 @@ def _brought(made: Any, own: Any, traits: Traits) -> Traits:
         message = f"{name}.{ATTRIBUTE} is wrong: {error}"
         if unknown:
             message, hint = f"{name}.{ATTRIBUTE} has no trait {unknown[0]}", did_you_mean(str(unknown[0]), known)
-        raise ConfigError([Problem("optimizer._target_", message, hint=hint)]) from error
+        raise ConfigError([Problem(key, message, hint=hint)]) from error
 
 
 def _parameters(made: Any) -> Mapping[str, inspect.Parameter]:

@@ -16,12 +16,13 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate, redact
+from lrflow.config.combinations import check_optimizer
 from lrflow.config.curvature import unread_keys
 from lrflow.config.feedback import doubts
 from lrflow.config.routes import check_routes
 from lrflow.config.scaling import batch_scaling
 from lrflow.config.schema import NoFeedback, Optimizer
-from lrflow.config.targets import takes
+from lrflow.config.targets import optimizer_traits, takes
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
 from lrflow.files import lock
@@ -29,7 +30,7 @@ from lrflow.layers import GradualUnfreezing, Group, MuP, Rule, merge, resolve
 from lrflow.layers.explain import abbreviated
 from lrflow.layers.rules import as_tuple
 from lrflow.lightning_alias import is_of_lightning
-from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, compiles
+from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, traits_of
 from lrflow.plan import Plan
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Curve
@@ -227,7 +228,7 @@ def make_optimizer(
     """
     declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
     compiled = config.trainer.compile if compiled is None else compiled
-    tensor_lr = compiled and all(compiles(locate(optimizer.target)) for optimizer in declared.values())
+    tensor_lr = compiled and all(optimizer_traits(optimizer.target).compilable for optimizer in declared.values())
     optimizers: dict[str | None, torch.optim.Optimizer] = {}
     for route in dict.fromkeys(members[0].route for members in merge(groups)):
         node = declared[route].node()
@@ -236,7 +237,13 @@ def make_optimizer(
             node = {name: value for name, value in node.items() if (name, value) != ("fused", "auto")}
         own = [group for group in groups if group.route == route]
         key = "optimizer" if route is None else f"optimizer.routes.{route}"
-        optimizers[route] = build_optimizer(own, node, locate(node["_target_"]), device, tensor_lr, key)
+        factory = locate(node["_target_"])
+        optimizers[route] = made = build_optimizer(own, node, factory, device, tensor_lr, key)
+        if not isinstance(factory, type):  # what a function makes is known only now
+            problems = list(check_optimizer(config, declared[route], traits_of(type(made)), key))
+            problems += check_groups(own, type(made))
+            if problems:
+                raise ConfigError(problems)
     return Routed(optimizers) if len(optimizers) > 1 else optimizers[None]
 
 

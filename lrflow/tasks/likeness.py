@@ -9,10 +9,9 @@ from typing import Any
 from lrflow.config import Config, locate
 from lrflow.config.schema import NoFeedback
 from lrflow.config.settings import Train
+from lrflow.config.targets import optimizer_traits
 from lrflow.data import DataModule
-from lrflow.vectorized.updates import UPDATES
 
-_OPTIMIZERS = tuple(f"torch.optim.{kind.__name__}" for kind in UPDATES)
 _NUMBERS = ("lr", "momentum", "dampening", "betas", "eps", "weight_decay")  # in which members may differ
 
 
@@ -30,7 +29,7 @@ def why_not(config: Config) -> str | None:
         "the LR is looked for before the run": config.finds_lr or config.find.check,
         "feedback moves the LR as the run goes": not isinstance(config.feedback, NoFeedback),
         "the sharpness is measured as the run goes": config.sharpness.every is not None,
-        f"{kind} is not one of SGD, Adam and AdamW": optimizer.target not in _OPTIMIZERS,
+        f"{kind} is not one of SGD, Adam and AdamW": optimizer_traits(optimizer.target).update is None,
         "the optimizer is routed": bool(optimizer.routes),
         f"{kind} maximizes": node.get("maximize", False),
         "gradients are accumulated": trainer.accumulate_grad_batches > 1,

@@ -20,6 +20,7 @@ from lrflow.config import Config, locate
 from lrflow.config.also import settings_of
 from lrflow.config.combinations import check_combination
 from lrflow.config.settings import Train
+from lrflow.config.targets import optimizer_traits
 from lrflow.console import QuietConsole
 from lrflow.errors import ConfigError
 from lrflow.health import NonFinite
@@ -60,7 +61,7 @@ def run(config: Config) -> dict[str, Any]:
     if config.resume.source:
         resumed = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
         resumed = branch_point(config, resumed) if config.resume.horizon == "branch" else resumed
-        resumed.check_config(build.record(config))
+        resumed.check_config(build.record(config), optimizer_traits)
     folder = open_folder(config, resumed)
     loggers: list[Logger] = []
     with folder.held() if rank() == 0 else nullcontext(), own_environment(folder):

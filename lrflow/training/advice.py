@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from torch.optim import Optimizer, Rprop
+from torch.optim import Optimizer
 
-from lrflow.optimizers.learning_rate_free import estimates_lr
-from lrflow.optimizers.modes import has_modes
+from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan
 
 _LOOKS = 1000  # steps at which a schedule is looked at
@@ -27,19 +26,19 @@ def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., Optimizer]]
         if not columns:
             continue
         key = "optimizer" if route is None else f"optimizer.routes.{route}"
-        name = getattr(factory, "__name__", key)
+        name, traits = getattr(factory, "__name__", key), traits_of(factory, f"{key}._target_")
         lr = plan.trainable[columns[0]].lr
-        if estimates_lr(factory) and lr != 1.0:
+        if traits.estimates_lr and lr != 1.0:
             advice.append(
                 f"{name} estimates the LR itself; {key}.lr is a multiplier on it and is 1 in its paper, found {lr:g}"
             )
         first = float(plan.lr(0)[columns[0]])
-        if isinstance(factory, type) and issubclass(factory, Rprop) and (first != lr or _fall(plan, columns)):
+        if traits.first_lr_only and (first != lr or _fall(plan, columns)):
             advice.append(
                 f"{name} adapts a step size of each weight by itself, from the LR of step 0, {first:.3g}, and the "
                 "schedule does not act on it after that: take schedule=constant"
             )
-        if isinstance(factory, type) and has_modes(factory) and (fall := _fall(plan, columns)):
+        if traits.modes and (fall := _fall(plan, columns)):
             advice.append(
                 f"{name} averages its weights instead of decaying the LR, and the schedule brings it from "
                 f"{fall[0]:g} down to {fall[1]:.3g}: take schedule=constant_with_warmup"

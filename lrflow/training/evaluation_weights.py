@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lrflow.errors import ConfigError, Problem
-from lrflow.optimizers.modes import has_modes, members
+from lrflow.optimizers.routed import members
+from lrflow.optimizers.traits import traits_of
 from lrflow.training.batch_norm import estimate_statistics, running_statistics
 
 
@@ -22,8 +23,8 @@ class EvaluationWeights(Callback):
 
     A schedule-free optimizer (Defazio et al., 2024, arXiv 2405.15682) takes gradients at y, between the point z that
     it moves and the average x of where z has been; x is the result. Its `eval()` and `train()` turn y into x and
-    back, up to rounding. Any optimizer with these two methods is taken for one of the kind; without one this callback
-    leaves the run at its start.
+    back, up to rounding. Any optimizer with these two methods is taken for one of the kind, unless its traits say
+    otherwise; without one this callback leaves the run at its start.
 
     - Validation is at x, with BatchNorm statistics estimated there. Afterwards the weights and statistics of the
       training are put back from copies, bit for bit.
@@ -52,7 +53,8 @@ class EvaluationWeights(Callback):
         Raises:
             ConfigError: it has, and no device holds all of the weights.
         """
-        self._optimizers = [one for optimizer in trainer.optimizers for one in members(optimizer) if has_modes(one)]
+        parts = [one for optimizer in trainer.optimizers for one in members(optimizer).values()]
+        self._optimizers = [one for one in parts if traits_of(type(one)).modes]
         if not self._optimizers:
             trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
             return

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from lrflow.errors import Problem
+from lrflow.errors import ConfigError, Problem
 from lrflow.layers.explain import abbreviated
+from lrflow.optimizers.traits import Traits
 from lrflow.plan import Plan
 
-_ALIKE = ({"torch.optim.Adam", "torch.optim.AdamW"},)
-"""Classes whose states are the same."""
-_BRINGS_STATE = {"amsgrad": (), "centered": (), "momentum": ("torch.optim.RMSprop",)}
-"""Settings that bring state of their own once they are on, and the classes that is so for; empty: all."""
-_SIZES_STATE = ("history_size",)
-"""Settings that say how large the state is."""
+FindTraits = Callable[[str], Traits]
+"""From the dotted name of an optimizer to its traits; raises ConfigError where there is no such class."""
 
 
-def other_optimizer(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
+def other_optimizer(before: Mapping[str, Any], now: Mapping[str, Any], find: FindTraits) -> list[Problem]:
     """What of an optimizer's configuration asks for state that the checkpoint of another one does not hold.
 
     A route that was not there before is none of it: its parameters start without state.
@@ -27,28 +24,37 @@ def other_optimizer(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[P
     Args:
         before: `optimizer` of the configuration that the checkpoint's run had.
         now: that of the run which is to go on from it.
+        find: the traits of an optimizer.
     """
-    problems = list(_differ(before, now, "optimizer"))
+    problems = list(_differ(before, now, "optimizer", find))
     former = before.get("routes") or {}
     for route, own in (now.get("routes") or {}).items():
         if route in former:
-            problems += _differ(former[route], own, f"optimizer.routes.{route}")
+            problems += _differ(former[route], own, f"optimizer.routes.{route}", find)
     return problems
 
 
-def _differ(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> Iterator[Problem]:
+def _differ(before: Mapping[str, Any], now: Mapping[str, Any], key: str, find: FindTraits) -> Iterator[Problem]:
     hint = "resume with the run's own, or start a new run"
-    had, has = before.get("_target_"), now.get("_target_")
-    if had != has and not any({had, has} <= alike for alike in _ALIKE):
+    had, has = str(before.get("_target_")), str(now.get("_target_"))
+    traits = find(has)
+    if had != has and (traits.state is None or _state(had, find) != traits.state):
         yield Problem(f"{key}._target_", f"the checkpoint is of another optimizer: {had}", has, hint)
         return
-    for name, classes in _BRINGS_STATE.items():
-        if now.get(name) and not before.get(name) and (not classes or has in classes):
+    for name in traits.state_switches:
+        if now.get(name) and not before.get(name):
             message = f"the checkpoint's run had {before.get(name, False)}, and so has no state of it"
             yield Problem(f"{key}.{name}", message, now[name], hint)
-    for name in _SIZES_STATE:
+    for name in traits.state_sizes:
         if name in now and name in before and now[name] != before[name]:
             yield Problem(f"{key}.{name}", f"the checkpoint's run had {before[name]}", now[name], hint)
+
+
+def _state(target: str, find: FindTraits) -> str | None:
+    try:
+        return find(target).state
+    except ConfigError:  # the class of the earlier run is gone
+        return None
 
 
 def frozen_again(before: Plan, now: Plan, step: int) -> list[Problem]:

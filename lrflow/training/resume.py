@@ -22,7 +22,7 @@ from lrflow.schedules.durations import durations_in
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.checkpoint_io import read_checkpoint
 from lrflow.training.feedback import dropped
-from lrflow.training.incompatible import frozen_again, other_optimizer, parted
+from lrflow.training.incompatible import FindTraits, frozen_again, other_optimizer, parted
 from lrflow.training.position import Position
 
 #: Keys whose change is no change of the run: where it is written, what it is called, how it is asked for.
@@ -130,13 +130,17 @@ class Resumed:
             shown = "\n    ".join([*differ[:5], *(["..."] if len(differ) > 5 else [])])
             raise LrflowError(f"{self.path}: another model than the one to be trained\n    {shown}")
 
-    def check_config(self, config: Mapping[str, Any]) -> None:
+    def check_config(self, config: Mapping[str, Any], find: FindTraits) -> None:
         """See whether the checkpoint holds the state that the configured optimizer goes on from.
+
+        Args:
+            config: of the run that is to go on from it.
+            find: the traits of an optimizer.
 
         Raises:
             ConfigError: says what does not fit.
         """
-        if problems := other_optimizer(self.config.get("optimizer", {}), config.get("optimizer", {})):
+        if problems := other_optimizer(self.config.get("optimizer", {}), config.get("optimizer", {}), find):
             raise ConfigError(problems)
 
     def check_plan(self, plan: Plan) -> None:

@@ -9,12 +9,12 @@ import pytorch_lightning as pl
 import torch
 
 from lrflow.errors import LrflowError
-from lrflow.optimizers import Routed, compiles, fit_closure
+from lrflow.optimizers import fit_closure, traits_of
+from lrflow.optimizers.routed import members
+from lrflow.optimizers.traits import IMPLEMENTATION
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.training.accounting import check_accounted
 
-#: Settings of how torch computes a step; which of them an optimizer has differs between versions of torch.
-_IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
 #: What lrflow writes into every parameter group; the LR for its kind, a number or a tensor: the plan writes its value.
 _WRITTEN = ("lr", "weight_decay", "name", "members", "route")
 
@@ -58,9 +58,9 @@ def supply_optimizer(
         ]
 
         def refuse_another(loading: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-            for route, member in _members(loading).items():
+            for route, member in members(loading).items():
                 saved = next(group for group in state["param_groups"] if group.get("route") == route)
-                if missing := set(member.defaults) - set(saved) - _IMPLEMENTATION:
+                if missing := set(member.defaults) - set(saved) - IMPLEMENTATION:
                     raise LrflowError(
                         f"the checkpoint is of another optimizer than {type(member).__name__}: it has no "
                         f"{', '.join(sorted(missing))}\n    resume with the run's own optimizer, or start a new run"
@@ -72,8 +72,9 @@ def supply_optimizer(
 
         optimizer.register_load_state_dict_pre_hook(refuse_another)
         optimizer.register_load_state_dict_post_hook(hold)
-        if compiled and not plan.moved and all(compiles(type(member)) for member in _members(optimizer).values()):
-            for member in _members(optimizer).values():
+        parts = members(optimizer).values()
+        if compiled and not plan.moved and all(traits_of(type(member)).compilable for member in parts):
+            for member in parts:
                 compile_step(member)
         return {
             "optimizer": optimizer,
@@ -81,11 +82,6 @@ def supply_optimizer(
         }
 
     module.configure_optimizers = configure_optimizers  # type: ignore[method-assign, assignment]
-
-
-def _members(optimizer: torch.optim.Optimizer) -> Mapping[str | None, torch.optim.Optimizer]:
-    """The optimizers that one is composed of, by their routes, or itself."""
-    return optimizer.optimizers if isinstance(optimizer, Routed) else {None: optimizer}
 
 
 def compile_step(optimizer: torch.optim.Optimizer, **options: Any) -> None:

@@ -14,6 +14,7 @@ from pytorch_lightning import Callback
 from torch import Tensor
 
 from lrflow.errors import LrflowError
+from lrflow.optimizers.traits import traits_of
 from lrflow.training.beside import as_trained, batches_beside, seed_generators, undisturbed
 from lrflow.training.loggers import log_rows
 from lrflow.training.signals import Signals
@@ -48,7 +49,7 @@ def present_sharpness(
 
     Args:
         module: whose weights they are.
-        optimizer: one that `stability_limit` knows.
+        optimizer: one whose stability bound is known.
         loss: of the module, within `as_a_function`.
         products: Hessian-vector products at most.
         tolerance: of the relative error; enough then.
@@ -57,18 +58,17 @@ def present_sharpness(
     Raises:
         ValueError: the curvature is not finite, or nothing moves.
     """
-    kind = type(optimizer).__name__
-    limit = stability_limit(kind, optimizer.param_groups[0])
-    if limit is None:
-        raise ValueError(f"no stability bound is known of {kind}")
+    traits = traits_of(type(optimizer))
+    if (bound := traits.bound) is None:
+        raise ValueError(f"no stability bound is known of {type(optimizer).__name__}")
+    limit = stability_limit(bound, optimizer.param_groups[0])
     names = {parameter: name for name, parameter in module.named_parameters()}
-    plain = isinstance(optimizer, torch.optim.SGD)
     groups: list[dict[str, Tensor]] = []
     divided: dict[str, Tensor] = {}
     for group in optimizer.param_groups:
-        moving = [p for p in group["params"] if p.requires_grad and (plain or optimizer.state[p])]
+        moving = [p for p in group["params"] if p.requires_grad and (bound == "sgd" or optimizer.state[p])]
         groups.append({names[p]: p.detach() for p in moving})
-        found = {names[p]: preconditioner(kind, group, optimizer.state[p]) for p in moving}
+        found = {names[p]: preconditioner(bound, group, optimizer.state[p]) for p in moving}
         divided |= {name: divisor for name, divisor in found.items() if divisor is not None}
     if not any(groups):
         raise ValueError("no parameter moves")
@@ -78,8 +78,11 @@ def present_sharpness(
         rates=[float(group["lr"]) for group in optimizer.param_groups],
         limit=limit,
         preconditioners=divided or None,
-        # AdamW takes its decay off the weights themselves, the others put it into the gradient.
-        decay=[0.0 if kind == "AdamW" else float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups],
+        # Decay that passes through the gradient is part of the loss; what is taken off the weights is not.
+        decay=[
+            0.0 if traits.is_decoupled(group) else float(group.get("weight_decay", 0.0))
+            for group in optimizer.param_groups
+        ],
         products=products,
         tolerance=tolerance,
         seed=seed,
@@ -145,7 +148,7 @@ class SharpnessProbe(Callback):
         if step % self._every or step == self._measured:
             return
         self._measured = step
-        if not isinstance(optimizer, torch.optim.SGD) and not optimizer.state:
+        if traits_of(type(optimizer)).bound != "sgd" and not optimizer.state:
             return
         self._signals.flush(trainer)
         found = self._measure(pl_module, optimizer)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrflow.optimizers.traits import Bound
 from lrflow.tuning.lanczos import lanczos
 
 Loss = Callable[[dict[str, Tensor]], Tensor]
@@ -160,48 +161,46 @@ def check_twice_differentiable(loss: Loss, parameters: Mapping[str, Tensor]) -> 
     hessian_product(loss, parameters)(torch.cat([tensor.detach().reshape(-1) for tensor in parameters.values()]))
 
 
-def stability_limit(optimizer: str, settings: Mapping[str, Any]) -> float | None:
-    """What the largest eigenvalue of `lr P^-1 H` may be before an optimizer's steps grow; None where it is not known.
+def stability_limit(bound: Bound, settings: Mapping[str, Any]) -> float:
+    """What the largest eigenvalue of `lr P^-1 H` may be before an optimizer's steps grow.
 
     Gradient descent 2; with heavy-ball momentum b (2 + 2b) / (1 - dampening); Nesterov's (2 + 2b) / (1 + 2b) (Cohen et
     al., 2021); Adam's running mean (2 + 2 b1) / (1 - b1), which is 38 at 0.9 (Cohen et al., 2022).
 
     Args:
-        optimizer: class name, `SGD`, `Adam`, `AdamW`, `RMSprop` or `Adagrad`.
+        bound: which formula holds, as the optimizer's traits have it.
         settings: of a parameter group: `momentum`, `dampening`, `nesterov`, `betas`.
     """
-    if optimizer in ("Adam", "AdamW"):
+    if bound == "adam":
         first = float(settings["betas"][0])
         return (2 + 2 * first) / (1 - first)
-    if optimizer == "Adagrad":
+    if bound == "adagrad":
         return 2.0
-    if optimizer not in ("SGD", "RMSprop"):
-        return None
     momentum = float(settings.get("momentum", 0.0))
     if settings.get("nesterov"):
         return (2 + 2 * momentum) / (1 + 2 * momentum)
     return (2 + 2 * momentum) / (1 - float(settings.get("dampening", 0.0)))
 
 
-def preconditioner(optimizer: str, settings: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor | None:
+def preconditioner(bound: Bound, settings: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor | None:
     """The diagonal that an optimizer divides a parameter's gradient by; None where it divides by nothing.
 
     Args:
-        optimizer: class name, one that `stability_limit` knows.
+        bound: as in `stability_limit`.
         settings: of the parameter group.
         state: of the parameter.
 
     Raises:
         ValueError: the optimizer has not seen a gradient of the parameter yet.
     """
-    if optimizer == "SGD":
+    if bound == "sgd":
         return None
     if not state:
         raise ValueError("the optimizer has not seen a gradient yet")
     eps = float(settings["eps"])
-    if optimizer == "Adagrad":
+    if bound == "adagrad":
         return state["sum"].sqrt() + eps
-    if optimizer == "RMSprop":
+    if bound == "rmsprop":
         square = state["square_avg"]
         if settings.get("centered"):
             square = square - state["grad_avg"].square()

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lrflow.errors import LrflowError
+from lrflow.optimizers.traits import known_with, traits_of
 from lrflow.plan import Plan
 from lrflow.training.checkpoints import Checkpoints
 from lrflow.training.evaluation_weights import EvaluationWeights
@@ -19,7 +20,7 @@ from lrflow.training.position import stand_at
 from lrflow.training.progress import ProgressBar
 from lrflow.training.signals import Signals
 from lrflow.vectorized.numbers import StepNumbers
-from lrflow.vectorized.population import Population, Snapshot
+from lrflow.vectorized.population import Population, Snapshot, UnfitError
 from lrflow.vectorized.updates import UPDATES
 
 
@@ -116,7 +117,10 @@ class Member:
 def stack(members: Sequence[Member], device: torch.device, compiled: bool = False) -> tuple[Population, StepNumbers]:
     """The members as a population, whose step may be compiled, and the numbers of its steps."""
     first = members[0]
-    update = UPDATES[type(first.optimizer)](first.optimizer.param_groups[0])
+    rule = traits_of(type(first.optimizer)).update
+    if rule is None:
+        raise UnfitError(f"{type(first.optimizer).__name__} is not one of {', '.join(known_with('update'))}")
+    update = UPDATES[rule](first.optimizer.param_groups[0])
     numbers = StepNumbers([one.plan for one in members], [one.optimizer for one in members], update, device)
     networks = [one.module.model for one in members]
     kept = numbers.kept()

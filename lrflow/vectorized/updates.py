@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from lrflow.optimizers.traits import Table
 
 Numbers = dict[str, npt.NDArray[np.float64]]
 
@@ -145,5 +146,5 @@ class AdamUpdate(Update):
         return bool(self._switches["decoupled_weight_decay"])
 
 
-UPDATES: dict[type[Optimizer], type[Update]] = {SGD: SGDUpdate, Adam: AdamUpdate, AdamW: AdamUpdate}
-"""The optimizers that a population can train by, with their rules."""
+UPDATES: dict[Table, type[Update]] = {"sgd": SGDUpdate, "adam": AdamUpdate}
+"""The update rules that a population can train by, as the traits of optimizers name them."""

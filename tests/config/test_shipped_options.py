@@ -13,7 +13,6 @@ from lrflow.config.spelling import closest, names_of
 from lrflow.config.targets import CONTROLS, _parameters, check_arguments, locate
 from lrflow.layers import Rule
 from lrflow.layers.rules import SELECTS
-from lrflow.optimizers import muon
 
 CATALOGUE = Catalogue()
 OPTIONS = [option for group in GROUPS for option in CATALOGUE.options(group).values()]
@@ -81,7 +80,3 @@ def test_the_default_trainer_says_everything_that_the_schema_knows() -> None:
 
 def test_the_schema_knows_the_kinds_of_parameters_that_rules_select() -> None:
     assert schema.SELECTS == SELECTS
-
-
-def test_the_schema_knows_the_words_of_muon() -> None:
-    assert (schema.ADJUST_LR, schema.NS_DTYPES) == (muon.ADJUST_LR, muon.NS_DTYPES)

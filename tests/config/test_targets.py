@@ -11,11 +11,12 @@ import torch
 from lrflow.cli.command import main
 from lrflow.config import instantiate, locate
 from lrflow.config.catalogue import Catalogue
-from lrflow.config.extras import EXTRAS, NEEDS
+from lrflow.config.extras import EXTRAS
 from lrflow.config.schema import Data
 from lrflow.config.targets import check_arguments, check_name
 from lrflow.config.trust import extend, read_names, trusted
 from lrflow.errors import ConfigError
+from lrflow.optimizers.traits import package_of
 from lrflow.schedules import Cosine, Schedule
 
 
@@ -165,9 +166,8 @@ class TestExtras:
 
     def test_an_option_that_needs_one(self, hidden: str, capsys: pytest.CaptureFixture[str]) -> None:
         distribution, extra = EXTRAS[hidden]
-        places = tuple(f"{place}." for place, package in NEEDS.items() if package == hidden)
         targets = shipped_optimizers().items()
-        needy = [option for option, found in targets if any(target.startswith(places) for target in found)]
+        needy = [option for option, found in targets if any(package_of(target) == hidden for target in found)]
         assert needy
         for option in {needy[0], needy[-1]}:
             assert main([f"optimizer={option}"]) == 2
@@ -276,11 +276,3 @@ class Child(Digits):
             ("data.batch_sise", "did you mean data.batch_size?")
         ]
         assert check_arguments("theirs.Anything", {"batch_sise": 4}, "data") == []
-
-
-def test_what_is_of_second_order_is_so_for_the_checks_and_for_the_step() -> None:
-    """The checks know it by name, without torch; the step by the class."""
-    from lrflow.config import combinations
-    from lrflow.optimizers import closures
-
-    assert combinations.SECOND_ORDER == closures.SECOND_ORDER

@@ -13,9 +13,9 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lrflow.config import combinations, compose
+from lrflow.config import compose
 from lrflow.errors import ConfigError
-from lrflow.optimizers import closures, fit_closure
+from lrflow.optimizers import fit_closure
 from lrflow.tasks import train
 
 pytorch_optimizer = pytest.importorskip("pytorch_optimizer")
@@ -123,11 +123,6 @@ def test_what_does_not_work_together_is_told_before_the_run(option: str) -> None
         assert words in str(problem)
 
 
-def test_the_config_knows_the_same_kinds_of_second_order_as_the_run() -> None:
-    """Without importing torch."""
-    assert combinations.SECOND_ORDER == closures.SECOND_ORDER
-
-
 def test_a_class_whose_checkpoints_cannot_be_loaded_is_refused() -> None:
     asked = ["optimizer=shampoo", "optimizer._target_=pytorch_optimizer.ScalableShampoo"]
     with pytest.raises(ConfigError, match=r"lrflow\.optimizers\.shampoo\.Shampoo is the same"):
@@ -181,11 +176,3 @@ class TestSecondOrder:
             gc.enable()
         assert all(parameter.grad is None for parameter in module.parameters())
         assert [output() for output in outputs[:-1]] == [None] * 3
-
-    def test_it_is_known_by_its_class_or_a_base_of_it(self) -> None:
-        class Mine(pytorch_optimizer.SophiaH):
-            pass
-
-        assert closures.is_second_order(Mine)
-        assert closures.is_second_order(pytorch_optimizer.AdaHessian)
-        assert not closures.is_second_order(torch.optim.AdamW)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from lrflow.layers import Group, Rule, merge, resolve
-from lrflow.optimizers.learning_rate_free import check_one_lr, estimates_lr
+from lrflow.layers import Group, Rule, resolve
+from lrflow.optimizers import check_groups
 from lrflow.schedules import Constant, Schedule
 
 prodigyopt = pytest.importorskip("prodigyopt")
@@ -17,13 +17,8 @@ HEAD = Rule("head", match="1.*", lr="10x")
 REST = Rule("rest", match="*")
 
 
-def groups(*rules: Rule) -> list[list[Group]]:
-    return merge(resolve(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), rules, 1.0))
-
-
-def test_they_are_known_by_their_first_estimate() -> None:
-    assert estimates_lr(prodigyopt.Prodigy)
-    assert not estimates_lr(torch.optim.AdamW)
+def groups(*rules: Rule) -> list[Group]:
+    return resolve(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), rules, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -32,10 +27,10 @@ def test_they_are_known_by_their_first_estimate() -> None:
     ids=["scaled", "scheduled", "absolute"],
 )
 def test_groups_with_rates_of_their_own_are_refused(rule: Rule) -> None:
-    (problem,) = check_one_lr(groups(rule, REST), prodigyopt.Prodigy)
+    (problem,) = check_groups(groups(rule, REST), prodigyopt.Prodigy)
     assert problem.key == "layers"
     assert "head, rest" in problem.message
-    assert not list(check_one_lr(groups(rule, REST), torch.optim.AdamW))
+    assert check_groups(groups(rule, REST), torch.optim.AdamW) == []
 
 
 @pytest.mark.parametrize(
@@ -48,7 +43,7 @@ def test_groups_with_rates_of_their_own_are_refused(rule: Rule) -> None:
     ids=["one", "another weight decay", "frozen"],
 )
 def test_groups_of_one_rate_are_taken(rules: Any) -> None:
-    assert not list(check_one_lr(groups(*rules), prodigyopt.Prodigy))
+    assert check_groups(groups(*rules), prodigyopt.Prodigy) == []
 
 
 def test_prodigy_itself_refuses_them_at_its_first_step() -> None:

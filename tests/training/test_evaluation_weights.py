@@ -20,8 +20,7 @@ from torchmetrics import MeanMetric
 from lrflow.config import compose
 from lrflow.data import ordered
 from lrflow.errors import ConfigError, StoppedError
-from lrflow.optimizers.modes import has_modes, members
-from lrflow.optimizers.routed import Routed
+from lrflow.optimizers.routed import Routed, members
 from lrflow.schedules import Constant, Schedule
 from lrflow.tasks import train as train_task
 from lrflow.training import EvaluationWeights, Supervised
@@ -368,14 +367,11 @@ class TestOtherOptimizers:
         assert equal(again["state_dict"], content["state_dict"])
         assert equal(again["lrflow"]["training"], content["lrflow"]["training"])
 
-    def test_members_and_modes(self) -> None:
+    def test_members(self) -> None:
         weights = [nn.Parameter(torch.ones(2)) for _ in range(2)]
         plain, free = torch.optim.SGD(weights[:1]), schedulefree.SGDScheduleFree(weights[1:])
-        assert has_modes(free)
-        assert has_modes(type(free))
-        assert not has_modes(plain)
-        assert members(plain) == [plain]
-        assert [one for one in members(Routed({None: plain, "free": free})) if has_modes(one)] == [free]
+        assert members(plain) == {None: plain}
+        assert members(Routed({None: plain, "free": free})) == {None: plain, "free": free}
 
     def test_sharded_weights_are_refused(self) -> None:
         class Strategy:

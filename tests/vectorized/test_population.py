@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 
 from lrflow.layers import Rule, resolve
-from lrflow.optimizers import build_optimizer
+from lrflow.optimizers import build_optimizer, traits_of
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.schedules import Constant, Cosine, Horizon, Schedule
 from lrflow.vectorized.numbers import StepNumbers
@@ -75,7 +75,7 @@ def batches(seed: int, steps: int = STEPS) -> list[tuple[Tensor, Tensor]]:
 def stacked(members: Sequence[Alone], compiled: bool = False) -> tuple[Population, StepNumbers]:
     cpu = torch.device("cpu")
     first = members[0].optimizer
-    update = UPDATES[type(first)](first.param_groups[0])
+    update = UPDATES[traits_of(type(first)).update](first.param_groups[0])
     numbers = StepNumbers([one.plan for one in members], [one.optimizer for one in members], update, cpu)
     networks = [one.network for one in members]
     names, kept = members[0].names, numbers.kept()

@@ -13,12 +13,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lrflow.config import Config, locate
-from lrflow.config.combinations import LINE_SEARCH
+from lrflow.config import Config
 from lrflow.config.find import LOSS
 from lrflow.config.settings import RangeFind
+from lrflow.config.targets import optimizer_traits
 from lrflow.errors import ConfigError, LrflowError, Problem
-from lrflow.optimizers.learning_rate_free import estimates_lr
 from lrflow.plan.view import Grid, number
 from lrflow.reports.find import write_find_page
 from lrflow.tasks.find.confirm import confirm_range
@@ -92,10 +91,10 @@ def _confirm(config: Config, find: RangeFind, start: float, folder: Path, consol
 
 def _refuse(config: Config) -> None:
     target = config.optimizer.target
-    message = None
-    if target in LINE_SEARCH:
+    traits, message = optimizer_traits(target), None
+    if traits.line_search:
         message = "searches for the length of each step itself"
-    elif estimates_lr(locate(target)):
+    elif traits.estimates_lr:
         message = "estimates the LR itself, and its lr is a factor of the estimate"
     if message:
         raise ConfigError([Problem("optimizer._target_", message, target, "there is no LR to be found")])

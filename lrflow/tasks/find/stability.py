@@ -21,6 +21,7 @@ from lrflow.config.combinations import check_combination
 from lrflow.config.settings import StabilityFind
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.files import write_whole
+from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.plan.view import Grid, number
 from lrflow.tasks import build
@@ -67,7 +68,7 @@ def find_ceiling(
     ]
     with as_a_function(module):
         try:
-            if not isinstance(optimizer, torch.optim.SGD):
+            if traits_of(type(optimizer)).bound != "sgd":  # which alone divides by no statistics
                 _gather(module, optimizer, batches[: find.gradients])
             check_twice_differentiable(module_loss(module, batches[:1]), dict(module.named_parameters()))
             loss = module_loss(module, batches[: find.batches])

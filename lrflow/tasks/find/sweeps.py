@@ -11,6 +11,7 @@ import numpy.typing as npt
 from lrflow.config import Config, locate
 from lrflow.config.find import in_steps, reading_interval, sweep_length
 from lrflow.config.settings import RangeFind
+from lrflow.config.targets import optimizer_traits
 from lrflow.errors import ConfigError, Problem
 from lrflow.memory import freed_after
 from lrflow.metric import is_validation
@@ -54,7 +55,7 @@ def _start(config: Config) -> Resumed | None:
     if config.resume.source is None:
         return None
     start = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
-    start.check_config(build.record(config))
+    start.check_config(build.record(config), optimizer_traits)
     return start
 
 
