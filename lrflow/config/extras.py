@@ -48,7 +48,7 @@ def check_installed(target: str, key: str, option: str | None = None) -> Problem
         key: of the node that names it, `optimizer`.
         option: what was chosen there, `lion`; None: the target was given by itself.
     """
-    package = package_of(target)
+    package = package_of(str(target))  # whatever the config has there
     if package is None or importlib.util.find_spec(package) is not None:
         return None
     where, value = (key, option) if option else (f"{key}._target_", target)

@@ -233,8 +233,9 @@ def _parameters(found: Any) -> tuple[dict[str, inspect.Parameter], bool]:
         parent = owners[1] if len(owners) > 1 else object
         swallowed = traits_of(found).swallows
         if swallowed and package_of(f"{owners[0].__module__}.{owners[0].__name__}"):
-            extra = {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in swallowed}
-            return {**extra, **named}, False
+            for name in swallowed:
+                named.setdefault(name, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None))
+            return named, False
         if swallowed or parent.__module__.startswith("lrflow."):
             inherited, rest = _parameters(parent)
             named = {**inherited, **named}

@@ -154,7 +154,7 @@ _RECORDS = {
     ),
     "lrflow.optimizers.ASGD": Traits(modes=True, mup="sgd", compilable=False, ranges=_AVERAGE),
     "lrflow.optimizers.Shampoo": Traits(
-        package="pytorch_optimizer", compilable=False, decoupling="weight_decouple", ranges=_BLOCKS
+        package="pytorch_optimizer", compilable=False, decoupling="decoupled_weight_decay", ranges=_BLOCKS
     ),
     "schedulefree.SGDScheduleFree": Traits(mup="sgd", modes=True, own_warmup="warmup_steps", decoupled=True),
     "schedulefree.AdamWScheduleFree": Traits(mup="adam", modes=True, own_warmup="warmup_steps", decoupled=True),
@@ -167,7 +167,7 @@ _RECORDS = {
     "pytorch_optimizer.AdaHessian": _ADAHESSIAN,
     "pytorch_optimizer.SophiaH": _ADAHESSIAN,
     "pytorch_optimizer.ScalableShampoo": Traits(
-        saved_by="lrflow.optimizers.shampoo.Shampoo", decoupling="weight_decouple", ranges=_BLOCKS
+        saved_by="lrflow.optimizers.shampoo.Shampoo", decoupling="decoupled_weight_decay", ranges=_BLOCKS
     ),
     "pytorch_optimizer.SOAP": Traits(decoupled=True, ranges={"precondition_frequency": "count"}),
     "pytorch_optimizer.Lion": Traits(mup="adam", decoupled=True, decoupling="weight_decouple"),

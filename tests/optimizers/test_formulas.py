@@ -182,11 +182,13 @@ class TestASGD:
 
 
 class TestShampoo:
-    @pytest.mark.parametrize("graft", [0, 1, 2, 3])
-    def test_its_state_is_plain_and_goes_on_exactly(self, graft: int) -> None:
+    @pytest.mark.parametrize("start", [3, 25], ids=["preconditioned", "grafted"])
+    @pytest.mark.parametrize("graft", [0, 1, 2, 3, 4])
+    def test_its_state_is_plain_and_goes_on_exactly(self, graft: int, start: int) -> None:
+        """Resumed after step 5. Until `start` the steps are those of the graft, from its momentum and statistics."""
         pytest.importorskip("pytorch_optimizer")
         overrides = [f"optimizer.graft_type={graft}", "optimizer.preconditioning_compute_steps=2"]
-        config = compose(["optimizer=shampoo", *overrides, "optimizer.start_preconditioning_step=3"])
+        config = compose(["optimizer=shampoo", *overrides, f"optimizer.start_preconditioning_step={start}"])
 
         def make() -> tuple[nn.Module, torch.optim.Optimizer]:
             torch.manual_seed(0)
