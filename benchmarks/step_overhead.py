@@ -142,9 +142,8 @@ def lrflow(steps: int, fused: bool) -> None:
     """lrflow as `task=train` sets it up by default: metrics.csv, signals, health, checkpoints, progress."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        trainer = build_trainer(
-            {"accelerator": "cpu", "max_steps": steps}, folder, [CSVLogger(folder / "metrics.csv")], 50
-        )
+        trainer = build_trainer({"accelerator": "cpu"}, folder, [CSVLogger(folder / "metrics.csv")], 50)
+        trainer.run_for(Horizon(steps, steps))
         module = Supervised(network(), "cross_entropy")
         rules = [Rule("no_decay", select=["bias", "norm"], weight_decay=0.0), Rule("decay", match="*")]
         groups = resolve(module.model, rules, LR, DECAY)

@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lrflow.config.checks import declared_horizon
     from lrflow.config.composition import compose
     from lrflow.config.config import Config
+    from lrflow.config.length import declared_horizon
     from lrflow.config.saved import load_config, save_config
     from lrflow.config.secrets import redact
     from lrflow.config.targets import instantiate, locate
@@ -27,7 +27,7 @@ __all__ = [
 _HOMES = {
     "Config": "config",
     "compose": "composition",
-    "declared_horizon": "checks",
+    "declared_horizon": "length",
     "instantiate": "targets",
     "load_config": "saved",
     "locate": "targets",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from lrflow.config.extras import check_installed
 from lrflow.config.feedback import check_feedback
 from lrflow.config.find import check_find
 from lrflow.config.freezing import check_freezing
+from lrflow.config.length import declared_horizon
 from lrflow.config.mup import check_mup
 from lrflow.config.routes import check_routes
 from lrflow.config.scaling import check_scaling
@@ -103,49 +103,6 @@ def check_node(
         hint = f"did you mean {key}.{meant}?"
         problems.append(Problem(f"{key}.{name}", f"{target} takes no {name}", node[name], hint))
     return problems
-
-
-def declared_horizon(config: Config) -> Horizon | None:
-    """How long the run is as far as the config tells, before data is read; None where it does not tell.
-
-    Raises:
-        ConfigError: the run never ends, or there is not one batch to train on.
-    """
-    own, trainer, data = config.horizon, config.trainer, config.data
-    if own.steps is not None:
-        return Horizon(own.steps, own.steps_per_epoch, own.samples_per_step)
-    if (trainer.max_epochs, trainer.max_steps, trainer.max_samples) == (None, None, None):
-        hint = "give max_epochs, max_steps or max_samples"
-        problem = Problem("trainer.max_epochs", "the run would never end", None, hint)
-        raise ConfigError([problem])
-    examples = data.facts.examples if data.facts else None
-    if examples is None or data.batch_size is None or trainer.devices == "auto":
-        return None
-    devices = (len(trainer.devices) if isinstance(trainer.devices, list) else trainer.devices) * trainer.num_nodes
-    left = examples - data.val_size - data.test_size
-    if left <= 0:
-        held = f" and test_size={data.test_size}" if data.test_size else ""
-        message = f"of {examples} examples, val_size={data.val_size}{held} leave none to train on"
-        raise ConfigError([Problem("data.val_size", message, data.val_size)])
-    share = math.ceil(left / devices)
-    if data.batch_size > share:
-        message = f"is larger than the {share} training examples" + (" of each device" if devices > 1 else "")
-        raise ConfigError([Problem("data.batch_size", message, data.batch_size)])
-    try:
-        return Horizon.count(
-            left,
-            batch_size=data.batch_size,
-            drop_last=data.drop_last,
-            devices=devices,
-            accumulate=trainer.accumulate_grad_batches,
-            max_epochs=trainer.max_epochs,
-            max_steps=trainer.max_steps,
-            limit_batches=1.0 if trainer.limit_train_batches is None else trainer.limit_train_batches,
-            max_samples=trainer.max_samples,
-        )
-    except ValueError as error:
-        # All that can be wrong with the batches has been told above.
-        raise ConfigError([Problem("trainer.max_samples", str(error), trainer.max_samples)]) from None
 
 
 def check_schedule(

@@ -109,9 +109,7 @@ def _not_in_half_precision(config: Config, message: str) -> Iterator[Problem]:
 
 def _alone(config: Config, processes: int | None, why: str) -> Iterator[Problem]:
     trainer = config.trainer
-    if processes is None and trainer.devices != "auto":
-        devices = len(trainer.devices) if isinstance(trainer.devices, list) else trainer.devices
-        processes = devices * trainer.num_nodes
+    processes = processes or trainer.processes
     if processes is not None and processes > 1:
         key, value = ("num_nodes", trainer.num_nodes) if trainer.num_nodes > 1 else ("devices", trainer.devices)
         yield Problem(f"trainer.{key}", f"the optimizer works in one process: {why}", value, f"trainer.{key}=1")

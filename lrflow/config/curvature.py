@@ -30,9 +30,7 @@ def check_curvature(config: Config, processes: int | None = None) -> list[Proble
         problems.append(Problem("optimizer._target_", "no stability bound is known of it", name, known))
     if config.optimizer.routes:
         problems.append(Problem("optimizer.routes", "no stability bound is known of several optimizers", ..., known))
-    if processes is None and trainer.devices != "auto":
-        devices = len(trainer.devices) if isinstance(trainer.devices, list) else trainer.devices
-        processes = devices * trainer.num_nodes
+    processes = processes or trainer.processes
     if processes is not None and processes > 1:
         key, value = ("num_nodes", trainer.num_nodes) if trainer.num_nodes > 1 else ("devices", trainer.devices)
         problems.append(Problem(f"trainer.{key}", f"{who} measures on one device", value, f"trainer.{key}=1"))

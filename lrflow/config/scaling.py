@@ -90,11 +90,10 @@ def batch_scaling(config: Config, devices: int | None = None) -> BatchScaling | 
         message = f"expected a number of examples: {asked.rule} scaling needs the batch, and the data names none"
         hint = "give data.batch_size where the data takes one, or the examples of an optimizer step: scaling.batch=N"
         raise ConfigError([Problem("scaling.batch", message, None, hint)])
+    devices = devices or trainer.processes
     if devices is None:
-        if trainer.devices == "auto":
-            message = f"expected a number: {asked.rule} scaling needs to know how many devices there are"
-            raise ConfigError([Problem("trainer.devices", message, "auto")])
-        devices = (len(trainer.devices) if isinstance(trainer.devices, list) else trainer.devices) * trainer.num_nodes
+        message = f"expected a number: {asked.rule} scaling needs to know how many devices there are"
+        raise ConfigError([Problem("trainer.devices", message, "auto")])
     counts = {"devices": devices, "accumulated": trainer.accumulate_grad_batches}
     parts = [str(config.data.batch_size), *(f"{count} {what}" for what, count in counts.items() if count > 1)]
     batch = config.data.batch_size * math.prod(counts.values())

@@ -80,6 +80,13 @@ class Trainer(Section):
     progress: f.AutoSwitch = "auto"
     """A progress bar; auto: on a terminal."""
 
+    @property
+    def processes(self) -> int | None:
+        """How many processes train together, on all nodes; None: `devices=auto`, which the machine decides."""
+        if self.devices == "auto":
+            return None
+        return (len(self.devices) if isinstance(self.devices, list) else int(self.devices)) * self.num_nodes
+
 
 class Wandb(Section):
     """Weights & Biases."""

@@ -17,7 +17,6 @@ from lrflow.tasks import build
 from lrflow.tasks.record import own_environment
 from lrflow.tasks.train import lightning_options
 from lrflow.training.loaders import put_in_order
-from lrflow.training.position import Position
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import build_trainer
 
@@ -42,7 +41,7 @@ def run(config: Config) -> dict[str, Any]:
     with own_environment(folder):
         trainer = build_trainer(lightning_options(config), folder.path, [], config.trainer.log_every)
         data = build.build_data(config)
-        put_in_order(data, trainer, config.seed, Position())
+        put_in_order(data, config.seed, rank=trainer.global_rank, world=trainer.world_size)
         stage, evaluate = ("test", trainer.test) if task.split == "test" else ("validate", trainer.validate)
         with build.one_at_a_time("data"):
             data.prepare_data()

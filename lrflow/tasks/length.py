@@ -5,49 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import CombinedLoader
 
 from lrflow.config import Config
+from lrflow.config.length import Epoch, count_steps
 from lrflow.errors import ConfigError, Problem
 from lrflow.schedules import Duration, Horizon
 from lrflow.schedules.fields import uncounted
+from lrflow.training.loops import combine
 
 
-def count_horizon(config: Config, data: pl.LightningDataModule, devices: int) -> Horizon:
+def count_horizon(config: Config, data: pl.LightningDataModule, processes: int) -> Horizon:
     """How many optimizer steps the run has, from the batches of the data that was set up.
 
     Args:
-        config: `max_epochs`, `max_steps`, `max_samples`, `accumulate_grad_batches`, `limit_train_batches`.
-        data: its loaders are already sharded over the devices.
-        devices: processes that each draw batches of their own.
+        config: what ends the run.
+        data: its loaders are already divided among the processes.
+        processes: that each draw batches of their own.
 
     Raises:
         ConfigError: an epoch has no batch, or no length is known.
     """
-    trainer = config.trainer
-    loader = data.train_dataloader()
-    batches, samples = _batches(loader), _samples_per_batch(loader)
-    if batches is None and trainer.max_steps is None and trainer.max_samples is None:
-        message = "expected a number of steps: the training data has no length"
-        raise ConfigError([Problem("trainer.max_steps", message, None)])
-    if batches == 0:
-        message = f"the training data on {devices} device(s) does not fill a single batch"
+    loaders = data.train_dataloader()
+    epoch = Epoch(_batches(loaders), _samples_per_batch(loaders))
+    if epoch.batches == 0:
+        message = f"the training data on {processes} device(s) does not fill a single batch"
         hint = "give more examples, or a smaller batch"
-        raise ConfigError([Problem("data.batch_size", message, samples or ..., hint)])
-    try:
-        return Horizon.count(
-            batches=batches,
-            devices=devices,
-            accumulate=trainer.accumulate_grad_batches,
-            max_epochs=trainer.max_epochs,
-            max_steps=trainer.max_steps,
-            limit_batches=trainer.limit_train_batches or 1.0,
-            max_samples=trainer.max_samples,
-            samples_per_batch=samples,
-        )
-    except ValueError as error:
-        known = None if samples else "give max_steps or max_epochs, or a loader that has samples_per_batch"
-        raise ConfigError([Problem("trainer.max_samples", str(error), trainer.max_samples, known)]) from None
+        raise ConfigError([Problem("data.batch_size", message, epoch.samples_per_batch or ..., hint)])
+    return count_steps(config, epoch, processes)
 
 
 def check_intervals(config: Config, horizon: Horizon) -> None:
@@ -65,8 +49,8 @@ def check_intervals(config: Config, horizon: Horizon) -> None:
         if given is None:
             continue
         every = Duration.parse(given)
-        if key == "trainer.val_every" and every.unit == "epochs" and (every.value < 1 or every.value.is_integer()):
-            continue  # Lightning counts whole epochs and shares of one itself
+        if key == "trainer.val_every" and every.unit == "epochs" and every.value.is_integer():
+            continue  # the end of an epoch is seen when it is there
         try:
             every.steps(horizon)
         except ValueError as error:
@@ -77,7 +61,7 @@ def check_intervals(config: Config, horizon: Horizon) -> None:
 
 def _batches(loaders: Any) -> int | None:
     """Batches of an epoch as Lightning counts them: of several loaders, those of the longest; None: no end is known."""
-    combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "max_size_cycle")
+    combined = combine(loaders)
     try:
         lengths = [len(loader) for loader in combined.flattened]
     except TypeError:

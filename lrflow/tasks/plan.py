@@ -19,8 +19,11 @@ from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.tasks import build
+from lrflow.tasks.data import ready_data
 from lrflow.tasks.length import check_intervals, count_horizon
+from lrflow.tasks.train import lightning_options
 from lrflow.training.feedback import close_loop
+from lrflow.training.trainer import build_trainer
 
 
 class FailedCheckError(LrflowError):
@@ -72,9 +75,11 @@ def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -
         ConfigError: the rules, the schedule and the run's length do not go together.
     """
     pl.seed_everything(config.seed, verbose=False)
-    declared = declared_horizon(config)
-    data = None if declared else build.load_data(config)
-    horizon = declared or count_horizon(config, data, 1)
+    horizon, data = declared_horizon(config), None
+    if horizon is None:  # counted where the run is to be trained, without its processes
+        processes = _processes(config)
+        data = ready_data(config, None, config.seed, processes=processes)
+        horizon = count_horizon(config, data, processes)
     if config.horizon.steps is None:
         check_intervals(config, horizon)
     module = build.build_module(config, data=data)
@@ -135,3 +140,8 @@ _READERS = {".json": _read_json, ".yaml": _read_yaml, ".yml": _read_yaml}
 
 def _bad(given: str | Path, *messages: str) -> ConfigError:
     return ConfigError([Problem("against", message, str(given)) for message in messages])
+
+
+def _processes(config: Config) -> int:
+    """How many train together; where the config leaves it to the machine, as many as a trainer finds here."""
+    return config.trainer.processes or build_trainer(lightning_options(config), Path(config.output), [], 1).world_size

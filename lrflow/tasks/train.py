@@ -25,6 +25,7 @@ from lrflow.console import QuietConsole
 from lrflow.errors import ConfigError
 from lrflow.health import NonFinite
 from lrflow.layers import Group, merge
+from lrflow.outcome import Outcome
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.schedules import Duration
@@ -43,7 +44,7 @@ from lrflow.training.progress import ProgressBar
 from lrflow.training.ranks import rank
 from lrflow.training.resume import Resumed
 from lrflow.training.supply import supply_optimizer
-from lrflow.training.trainer import build_trainer, validate_every
+from lrflow.training.trainer import Trainer, build_trainer, validate_every
 
 log = logging.getLogger("lrflow")
 
@@ -93,7 +94,7 @@ class Prepared:
         facts: of the summary, as they stand when it is written.
     """
 
-    trainer: pl.Trainer
+    trainer: Trainer
     module: pl.LightningModule
     data: pl.LightningDataModule
     plan: Plan
@@ -118,12 +119,14 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
 
             trainer.callbacks += follow_trial(config, folder.path, trainer, resumed is not None, console)  # type: ignore[attr-defined]
         trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
+        if trainer.global_step < plan.horizon.steps and not trainer.is_last_step_validated:
+            trainer.validate(module, datamodule=data, verbose=False)
         metrics = _values(trainer.callback_metrics)
-        if trainer.global_step != plan.horizon.steps:
-            log.warning("the run made %d steps, and its plan has %d", trainer.global_step, plan.horizon.steps)
         if config.task.test and is_overridden("test_step", module) and is_overridden("test_dataloader", data):
             trainer.test(module, datamodule=data, verbose=False)
             metrics |= _values(trainer.callback_metrics)
+        if (made := trainer.global_step) < (planned := plan.horizon.steps):
+            Outcome.ended_early(trainer.ended_by or "the training", made, planned, metrics).check()
     seconds = time.monotonic() - started
     conclude(folder, "finished", metrics, steps=trainer.global_step, seconds=round(seconds, 2), **ready.facts)
     say_goodbye(console, folder, metrics, trainer.global_step, seconds)
@@ -196,8 +199,7 @@ def prepare(
     trainer.callbacks += freezing(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
     trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, console)  # type: ignore[attr-defined]
     validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
-    if config.trainer.max_samples is not None:
-        trainer.fit_loop.epoch_loop.max_steps = horizon.steps  # Lightning counts no samples
+    trainer.run_for(horizon)
     compiled = config.trainer.compile and not plan.moved
     make = partial(build.make_optimizer, config, groups, compiled=compiled)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
@@ -266,15 +268,13 @@ def freezing(
 
 
 def lightning_options(config: Config) -> dict[str, Any]:
-    """Lightning's own arguments among the trainer's."""
+    """Lightning's own arguments among the trainer's; `Trainer.run_for` says how long it trains."""
     trainer = config.trainer
     names = (
-        "accelerator devices num_nodes strategy precision max_epochs max_steps accumulate_grad_batches "
+        "accelerator devices num_nodes strategy precision accumulate_grad_batches "
         "gradient_clip_val gradient_clip_algorithm limit_train_batches limit_val_batches deterministic"
     )
     options = {name: getattr(trainer, name) for name in names.split()}
-    if trainer.max_epochs is None:
-        options["max_epochs"] = -1
     if trainer.gradient_clip_val is None:
         del options["gradient_clip_algorithm"]
     return options

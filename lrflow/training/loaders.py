@@ -12,12 +12,14 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from lrflow.data import is_ordered, ordered
-from lrflow.training.position import Position
+from lrflow.training.position import START, Position
 
 log = logging.getLogger("lrflow")
 
 
-def put_in_order(data: pl.LightningDataModule, trainer: pl.Trainer, seed: int, position: Position) -> None:
+def put_in_order(
+    data: pl.LightningDataModule, seed: int, position: Position = START, rank: int = 0, world: int = 1
+) -> None:
     """Make a data module's loaders resumable and sharded; they stay the user's in everything else.
 
     `setup` runs once a stage, since lrflow counts the run's steps before Lightning sets the data up again. A data
@@ -25,19 +27,22 @@ def put_in_order(data: pl.LightningDataModule, trainer: pl.Trainer, seed: int, p
 
     Args:
         data: changed in place.
-        trainer: tells which of how many devices this is.
         seed: of the order.
         position: where the training loader begins.
+        rank: this process, from 0.
+        world: processes that share the data.
     """
+
+    told: list[object] = []
 
     def in_order(loader: DataLoader[Any], training: bool, alone: bool) -> DataLoader[Any]:
         # Of several loaders the shorter ones begin again within an epoch, so none can be begun in its middle.
         at = position if training and alone else Position(position.epoch if training else 0)
         if training and not alone and position.batch:
             log.warning("of several training loaders each begins its epoch anew: the resumed run is not exact")
-        rank, world = trainer.global_rank, trainer.world_size
         result = ordered(loader, seed, rank, world, epoch=at.epoch, start=at.batch, pad=training)
-        if training and not is_ordered(result) and not is_overridden("load_state_dict", data):
+        if training and not is_ordered(result) and not is_overridden("load_state_dict", data) and not told:
+            told.append(loader)
             log.warning(
                 "the training loader brings its own order (%s): a run interrupted within an epoch cannot be resumed "
                 "exactly, and lrflow does not shard it over devices",

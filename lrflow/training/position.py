@@ -62,6 +62,9 @@ class Position:
         validation["total"] = validation["current"] = _all(0)
 
 
+START = Position()
+
+
 def stand_at(trainer: pl.Trainer, step: int, steps_per_epoch: int) -> None:
     """Set the counters of a trainer as they are after so many steps of one batch each, before a validation.
 

@@ -63,8 +63,7 @@ class ProgressBar(Callback):
         if self._bar:
             self._bar.update(self._task, state=self._state())
         elif trainer.training or trainer.validating:
-            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  " if (trainer.max_epochs or 0) > 0 else ""
-            self._console.print(f"{epoch}step {trainer.global_step}  {self._state()}", soft_wrap=True)
+            self._console.print(f"{_epoch(trainer)}step {trainer.global_step}  {self._state()}", soft_wrap=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the finished bar where it is."""
@@ -83,3 +82,11 @@ class ProgressBar(Callback):
         if len(self._rates) > 1:
             rates = f"{self._rates[0]:.3g}..{self._rates[-1]:.3g}"
         return f"loss {self._loss:.4g}  lr {rates}  {self._metrics}".rstrip()
+
+
+def _epoch(trainer: pl.Trainer) -> str:
+    """The epoch, and of how many where that is certain; empty where nobody knows how long one is."""
+    if not (trainer.max_epochs or 0) > 0:
+        return ""
+    total = "" if math.isinf(trainer.num_training_batches) else f"/{trainer.max_epochs}"
+    return f"epoch {trainer.current_epoch + 1}{total}  "

@@ -170,6 +170,8 @@ class Resumed:
     ) -> Horizon:
         """How long the run is, counted from where it stands: its epochs so far may have had another length.
 
+        Where what ends the run and divides its epochs is what it was, it is as long as it was.
+
         Args:
             counted: how long a new run would be.
             max_epochs: epochs of the whole run; None or -1 for no limit.
@@ -181,16 +183,25 @@ class Resumed:
             ConfigError: the run stands within an epoch, and epochs are divided otherwise now.
         """
         each, now = self.plan.horizon.steps_per_epoch, counted.steps_per_epoch
-        if self.position.batch and (each, self.accumulate) != (now, accumulate):
+        divided_alike = (each, self.accumulate) == (now, accumulate)
+        if self.position.batch and not divided_alike:
             message = (
                 f"the checkpoint stands within an epoch of {each} steps of {self.accumulate} batches, and an epoch has "
                 f"{now} of {accumulate} now: where it would go on in the data is not known"
             )
             hint = "resume with the run's batch size, devices and accumulation, or from a checkpoint of an epoch's end"
             raise ConfigError([Problem("resume.from", message, str(self.path), hint)])
+        ends = {"max_epochs": max_epochs, "max_steps": max_steps, "max_samples": max_samples}
+        was = self.config.get("trainer", {})
+        sees_alike = max_samples is None or counted.samples_per_step == self.plan.horizon.samples_per_step
+        if divided_alike and sees_alike and all(name in was and was[name] == end for name, end in ends.items()):
+            return replace(counted, steps=self.plan.horizon.steps)
         limits = [] if max_steps in (None, -1) else [max_steps]
         if now is not None and max_epochs not in (None, -1):
-            limits.append(self.step + (max_epochs - self.position.epoch) * now - self.position.batch // accumulate)
+            if divided_alike and not self.branches:
+                limits.append(max_epochs * now)  # whatever number of steps its epochs really had
+            else:
+                limits.append(self.step + (max_epochs - self.position.epoch) * now - self.position.batch // accumulate)
         if max_samples is not None:
             per_step = Decimal(repr(counted.samples_per_step))
             seen = self.step * per_step if self.samples is None else self.samples

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -19,6 +23,7 @@ from lrflow.plan import PlanChangedWarning
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.accounting import Accounting
 from lrflow.training.checkpoint_io import AtomicCheckpointIO
+from lrflow.training.loops import FitLoop
 
 
 class NoProfiler(Profiler):
@@ -38,8 +43,76 @@ class NoProfiler(Profiler):
 _NOTHING = nullcontext()
 
 
-def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Logger], log_every: int) -> pl.Trainer:
+class Trainer(pl.Trainer):
+    """A Trainer whose only limit is the horizon of its run, and that knows what ended the run before.
+
+    Attributes:
+        horizon: of the run; None until `run_for`.
+        ended_by: what asked it to stop before the last step; None: nothing did.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.horizon: Horizon | None = None
+        self.ended_by: str | None = None
+        super().__init__(max_epochs=-1, **options)
+        self.fit_loop = FitLoop(self)
+
+    def run_for(self, horizon: Horizon) -> None:
+        """Make exactly the steps of a horizon, over as many epochs as they take."""
+        self.horizon = horizon
+        self.fit_loop.epoch_loop.max_steps = horizon.steps
+        self.fit_loop.epoch_loop.steps_per_epoch = horizon.steps_per_epoch
+
+    def stop(self, why: str) -> None:
+        """End the run after this step, for a reason that its outcome tells."""
+        self.ended_by = self.ended_by or why
+        self.should_stop = True
+
+    @property
+    def is_last_step_validated(self) -> bool:
+        """Whether the weights are those of the last validation of the fit, or are not to be validated."""
+        loop = self.fit_loop.epoch_loop
+        return loop.is_validated or not loop.validates_at_end or not self.enable_validation
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the run is to end after this step."""
+        return self._should_stop
+
+    @should_stop.setter
+    def should_stop(self, value: bool) -> None:
+        self._should_stop = bool(value)
+        if not value:
+            self.ended_by = None
+        elif self.ended_by is None:
+            self.ended_by = _who(sys._getframe(1))
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs that the plan counts, for modules that ask; -1 where nobody knows them. They end nothing."""
+        if self.horizon is None or self.horizon.steps_per_epoch is None:
+            return -1
+        return max(math.ceil(self.horizon.epochs), self.current_epoch)
+
+
+def _who(frame: FrameType | None) -> str:
+    """Which callback or module a frame belongs to, as the reason of a stop."""
+    while frame is not None:
+        one = frame.f_locals.get("self")
+        if isinstance(one, Timer):
+            return "the time limit of the callback Timer"
+        if isinstance(one, pl.Callback):
+            return f"the callback {type(one).__name__}"
+        if isinstance(one, pl.LightningModule):
+            return f"the module {type(one).__name__}"
+        frame = frame.f_back
+    return "trainer.should_stop"
+
+
+def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Logger], log_every: int) -> Trainer:
     """A Trainer without Lightning's own progress bar, summary, sanity check, sampler and checkpoints.
+
+    How long it trains is told by `Trainer.run_for`.
 
     Args:
         options: Lightning's own arguments; None leaves one at Lightning's default.
@@ -53,7 +126,7 @@ def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Lo
     quieten_lightning()
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        return pl.Trainer(
+        return Trainer(
             **given,
             default_root_dir=folder,
             logger=list(loggers) or False,
@@ -80,37 +153,25 @@ def _refused(given: Mapping[str, Any], message: str) -> Problem:
     return Problem("trainer", f"Lightning refuses it: {message.rstrip('.!')}")
 
 
-def validate_every(trainer: pl.Trainer, every: Duration, horizon: Horizon) -> None:
-    """Set how often a trainer validates.
+def validate_every(trainer: Trainer, every: Duration, horizon: Horizon) -> None:
+    """Set how often a trainer validates; it does so at the end of the run as well.
 
-    Whole epochs and shares of one are counted in each epoch; steps, shares of the run and one and a half epochs in
-    optimizer steps over all of it.
-    """
-    if every.unit == "epochs" and every.value >= 1 and float(every.value).is_integer():
-        trainer.check_val_every_n_epoch = int(every.value)
-        trainer.val_check_interval = 1.0
-    elif every.unit == "epochs" and every.value < 1:
-        trainer.check_val_every_n_epoch = 1
-        trainer.val_check_interval = float(every.value)
-    else:
-        trainer.check_val_every_n_epoch = None
-        trainer.val_check_interval = 1  # every batch; which of them, is told by the steps
-        _validate_at_steps(trainer, max(1, every.steps(horizon)))
-
-
-def _validate_at_steps(trainer: pl.Trainer, every: int) -> None:
-    """Validate where a multiple of `every` optimizer steps is done.
-
-    Lightning counts batches (2.6.6), of which the last step of an epoch may have fewer than the others.
+    Whole epochs are those that the data really have. Shares of one are counted in batches of the length that the data
+    say; steps, shares of the run and one and a half epochs in optimizer steps over all of the run.
     """
     loop = trainer.fit_loop.epoch_loop
-    by_batch = loop._should_check_val_fx
-
-    def at_steps(fetcher: Any) -> bool:
-        done = not loop._should_accumulate() and trainer.global_step % every == 0
-        return by_batch(fetcher) and (done or trainer.should_stop)
-
-    loop._should_check_val_fx = at_steps  # type: ignore[method-assign, assignment]
+    loop.validates_at_end = True
+    if every.unit == "epochs" and float(every.value).is_integer():
+        trainer.check_val_every_n_epoch = loop.each_epochs = int(every.value)
+        trainer.val_check_interval = 1.0
+        return
+    trainer.val_check_interval = 1  # every batch; which of them, the loop tells
+    if every.unit == "epochs" and every.value < 1:
+        trainer.check_val_every_n_epoch = 1
+        loop.each_share = float(every.value)
+    else:
+        trainer.check_val_every_n_epoch = None
+        loop.each_steps = max(1, every.steps(horizon))
 
 
 def quieten_lightning() -> None:

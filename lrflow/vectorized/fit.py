@@ -194,14 +194,14 @@ class PopulationFit:
 
 def _validations(every: Duration, horizon: Horizon) -> Callable[[int], bool]:
     """After which steps a run validates, as `validate_every` has Lightning do it."""
-    each = horizon.steps_per_epoch or horizon.steps
+    each, last = horizon.steps_per_epoch or horizon.steps, horizon.steps
     if every.unit == "epochs" and every.value < 1:
         share = max(1, int(each * float(every.value)))
-        return lambda step: ((step - 1) % each + 1) % share == 0
+        return lambda step: ((step - 1) % each + 1) % share == 0 or step == last
     if every.unit == "epochs" and float(every.value).is_integer():
-        return lambda step: step % (each * int(every.value)) == 0
+        return lambda step: step % (each * int(every.value)) == 0 or step == last
     steps = max(1, every.steps(horizon))
-    return lambda step: step % steps == 0
+    return lambda step: step % steps == 0 or step == last
 
 
 def _clipping(trainer: pl.Trainer) -> Clip | None:

@@ -11,7 +11,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
 
+from lrflow.schedules import Horizon
 from lrflow.training.signals import Signals
+from lrflow.training.trainer import Trainer
 from lrflow.vectorized.batches import StackedBatches
 from lrflow.vectorized.member import Member, stack
 
@@ -50,7 +52,7 @@ class Trial:
         return self.size * self.ordinary * self.steps / (self.compiling + self.together * self.steps)
 
 
-def time_ordinary(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> tuple[float, float]:
+def time_ordinary(trainer: Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> tuple[float, float]:
     """Begins an ordinary run, and throws it away.
 
     Args:
@@ -65,7 +67,7 @@ def time_ordinary(trainer: pl.Trainer, module: pl.LightningModule, data: pl.Ligh
     signals = [one for one in trainer.callbacks if isinstance(one, Signals)]  # type: ignore[attr-defined]
     trainer.callbacks = [*signals, clock]  # type: ignore[attr-defined]
     trainer.limit_val_batches = 0
-    trainer.fit_loop.epoch_loop.max_steps = STEPS
+    trainer.run_for(Horizon(STEPS))
     started = _now(module.device)
     trainer.fit(module, datamodule=data)
     return clock.step, clock.started - started

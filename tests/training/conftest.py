@@ -235,8 +235,6 @@ def build(
     lightning: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
-        "max_epochs": options.max_epochs,
-        "max_steps": options.max_steps,
         "accumulate_grad_batches": options.accumulate,
         "gradient_clip_val": options.clip,
         "limit_train_batches": options.limit_train_batches,
@@ -249,7 +247,7 @@ def build(
         num_workers=options.workers,
         drop_last=options.drop_last,
     )
-    put_in_order(data, trainer, options.seed, resumed.position if resumed else Position())
+    put_in_order(data, options.seed, resumed.position if resumed else Position())
     data.setup("fit")
     horizon = horizon_of(data.train_dataloader(), options)
     module = module or Supervised(network(), "cross_entropy")
@@ -282,6 +280,7 @@ def build(
     weights = EvaluationWeights(options.batch_norm_batches, options.seed)
     freezing = Freezing(planned_module(module), groups, plan.starts, resumed.step if resumed else 0, options.compiled)
     trainer.callbacks += [weights, freezing, record, *callbacks, signals, checkpoints]  # type: ignore[attr-defined]
+    trainer.run_for(horizon)
     validate_every(trainer, Duration.parse(options.val_every), horizon)
     supply_optimizer(
         module,

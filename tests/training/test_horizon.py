@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 
 from lrflow.schedules import Horizon
 
@@ -19,7 +20,10 @@ def test_it_is_what_lightning_estimates(batch_size: int, prepare: Any, points: A
     for accumulate, drop_last, max_steps, limit, epochs in GRID:
         options = {"accumulate": accumulate, "drop_last": drop_last, "max_steps": max_steps, "max_epochs": epochs}
         run = prepare(tmp_path, batch_size=batch_size, limit_train_batches=limit, **options)
-        trainer = run.trainer
+        trainer = pl.Trainer(
+            accelerator="cpu", max_epochs=epochs, max_steps=max_steps or -1, accumulate_grad_batches=accumulate,
+            limit_train_batches=limit or 1.0, logger=False, enable_checkpointing=False, use_distributed_sampler=False,
+        )  # fmt: skip
         trainer.strategy.connect(run.module)
         trainer._data_connector.attach_data(run.module, datamodule=run.data)
         assert run.horizon.steps == trainer.estimated_stepping_batches, (options, limit)

@@ -26,13 +26,6 @@ from lrflow.training.position import Position
 DATA = TensorDataset(torch.arange(20.0))
 
 
-class Trainer:
-    """As much of a trainer as is asked for."""
-
-    def __init__(self, rank: int = 0, world: int = 1) -> None:
-        self.global_rank, self.world_size = rank, world
-
-
 class Users(pl.LightningDataModule):
     """A user's own data module."""
 
@@ -54,7 +47,7 @@ class WithValidation(Users):
 
 
 def ordered(data: pl.LightningDataModule, position: Position | None = None, rank: int = 0, world: int = 1) -> Any:
-    put_in_order(data, Trainer(rank, world), 0, position or Position())  # type: ignore[arg-type]
+    put_in_order(data, 0, position or Position(), rank, world)
     return data
 
 

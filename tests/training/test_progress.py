@@ -40,11 +40,11 @@ def test_off_a_terminal_it_writes_a_line_a_validation(train: Any, tmp_path: Path
     ]
 
 
-def test_it_shows_the_range_of_several_lrs_and_no_epochs_where_there_are_none(train: Any, tmp_path: Path) -> None:
+def test_it_shows_the_range_of_several_lrs_and_the_epochs_of_the_plan(train: Any, tmp_path: Path) -> None:
     shown = Shown(14, bar=False)
     run = train(tmp_path, rules=HEAD, max_epochs=-1, max_steps=14, **shown.options())
     last = run.plan.lr(13)
-    assert shown.text.getvalue().splitlines()[-1].startswith("step 14  loss ")
+    assert shown.text.getvalue().splitlines()[-1].startswith("epoch 2/2  step 14  loss ")
     assert f"  lr {min(last):.3g}..{max(last):.3g}  val/loss" in shown.text.getvalue()
 
 

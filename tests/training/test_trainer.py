@@ -17,22 +17,22 @@ from lrflow.training.trainer import NoProfiler, build_trainer
     [
         ("1 epoch", {}, [7, 14, 21]),
         ("3 epochs", {}, [21]),
-        ("2 epochs", {"max_epochs": 5}, [14, 28]),
-        ("1.5 epochs", {}, [11]),  # 10.5 steps, rounded half up, and 22 would come after the end
-        ("0.5 epochs", {}, [3, 6, 10, 13, 17, 20]),
+        ("2 epochs", {"max_epochs": 5}, [14, 28, 35]),
+        ("1.5 epochs", {}, [11, 21]),  # 10.5 steps, rounded half up; 22 would come after the end, which is validated
+        ("0.5 epochs", {}, [3, 6, 10, 13, 17, 20, 21]),
         ("0.01 epochs", {"max_epochs": 1}, [1, 2, 3, 4, 5, 6, 7]),
-        ("5 steps", {}, [5, 10, 15, 20]),
-        ("10 steps", {}, [10, 20]),
-        ("20%", {}, [4, 8, 12, 16, 20]),
+        ("5 steps", {}, [5, 10, 15, 20, 21]),
+        ("10 steps", {}, [10, 20, 21]),
+        ("20%", {}, [4, 8, 12, 16, 20, 21]),
         ("1%", {"max_epochs": 1}, [1, 2, 3, 4, 5, 6, 7]),
         ("1 epoch", {"accumulate": 3}, [3, 6, 9]),
         ("1 step", {"accumulate": 3, "drop_last": True}, [1, 2, 3, 4, 5, 6]),
         ("1 step", {"accumulate": 3}, [1, 2, 3, 4, 5, 6, 7, 8, 9]),  # though every third step has a single batch
-        ("2 steps", {"accumulate": 3}, [2, 4, 6, 8]),
-        ("50%", {"accumulate": 3}, [5]),
-        ("1.5 epochs", {"accumulate": 3, "max_epochs": 4}, [5, 10]),
-        ("1 epoch", {"max_epochs": -1, "max_steps": 10}, [7]),
-        ("4 steps", {"max_epochs": -1, "max_steps": 10}, [4, 8]),
+        ("2 steps", {"accumulate": 3}, [2, 4, 6, 8, 9]),
+        ("50%", {"accumulate": 3}, [5, 9]),
+        ("1.5 epochs", {"accumulate": 3, "max_epochs": 4}, [5, 10, 12]),
+        ("1 epoch", {"max_epochs": -1, "max_steps": 10}, [7, 10]),
+        ("4 steps", {"max_epochs": -1, "max_steps": 10}, [4, 8, 10]),
     ],
 )
 def test_it_validates_when_asked(
@@ -43,7 +43,7 @@ def test_it_validates_when_asked(
 
 
 def test_lightnings_own_additions_are_left_out(tmp_path: Path) -> None:
-    trainer = build_trainer({"accelerator": "cpu", "max_epochs": 1, "max_steps": None}, tmp_path, [], 10)
+    trainer = build_trainer({"accelerator": "cpu", "precision": None}, tmp_path, [], 10)
     assert not any(isinstance(one, ModelCheckpoint | ModelSummary | ProgressBar) for one in trainer.callbacks)
     assert isinstance(trainer.profiler, NoProfiler)
     assert trainer.loggers == []

@@ -52,8 +52,8 @@ def brief_fit(
         LrflowError: the checkpoint is of another model.
     """
     pl.seed_everything(seed, verbose=False)
-    options = lightning_options(config) | {"max_epochs": -1, "max_steps": steps}
-    trainer = build_trainer(options, folder, [], config.trainer.log_every)
+    trainer = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
+    trainer.run_for(Horizon(steps))
     if val_every is None:
         trainer.check_val_every_n_epoch = NEVER
     else:

@@ -1,0 +1,193 @@
+"""Lightning's loops under a plan: the planned steps are made, over epochs that are as long as the data make them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loops import _FitLoop, _TrainingEpochLoop
+from pytorch_lightning.loops.fetchers import _DataFetcher
+from pytorch_lightning.trainer.connectors.data_connector import _DataLoaderSource
+from pytorch_lightning.utilities import CombinedLoader
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from lrflow.data import is_ordered
+
+log = logging.getLogger("lrflow")
+
+
+class LookAhead(CombinedLoader):
+    """Loaders whose length is only nominal: Lightning fetches one batch ahead of them, so it knows their last one.
+
+    A length that Lightning knows it trusts (2.6.6): it cuts an epoch there, and where the loader ends before, the epoch
+    ends without its validation and without the last step of an accumulation window.
+
+    Args:
+        loaders: as `CombinedLoader` takes them; the loaders themselves keep their lengths.
+        mode: likewise.
+        limit: batches of an epoch that are used at most; None for no limit.
+    """
+
+    def __init__(self, loaders: Any, mode: Any, limit: int | None = None) -> None:
+        super().__init__(loaders, mode)
+        self._limit, self._given = limit, 0
+
+    def __len__(self) -> int:
+        raise TypeError("the length of the training data is only nominal")
+
+    def __iter__(self) -> LookAhead:
+        self._given = 0
+        super().__iter__()
+        return self
+
+    def __next__(self) -> Any:
+        if self._given == self._limit:
+            raise StopIteration
+        batch = super().__next__()
+        self._given += 1
+        return batch
+
+
+class _Source(_DataLoaderSource):
+    """Where the training loaders come from; those whose length is only nominal are looked ahead of."""
+
+    def dataloader(self) -> Any:
+        loaders, data = super().dataloader(), self.instance
+        assert isinstance(data, pl.LightningDataModule)
+        if not is_nominal(loaders, data):
+            return loaders
+        assert data.trainer is not None
+        limit = data.trainer.limit_train_batches
+        combined = combine(loaders)
+        return LookAhead(combined.iterables, combined._mode, limit if isinstance(limit, int) else None)
+
+
+def combine(loaders: Any) -> CombinedLoader:
+    """Loaders as Lightning goes through them: of several, until the longest is at its end."""
+    return loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "max_size_cycle")
+
+
+def is_nominal(loaders: Any, data: pl.LightningDataModule) -> bool:
+    """Whether an epoch may have another number of batches than the loaders say, and Lightning is to look ahead.
+
+    It is exact where lrflow makes the order. It is trusted where the data save their own state, which would be that of
+    a batch too many.
+    """
+    leaves = combine(loaders).flattened
+    stateful = is_overridden("load_state_dict", data) or any(hasattr(loader, "state_dict") for loader in leaves)
+    return not stateful and not all(is_ordered(loader) for loader in leaves)
+
+
+class FitLoop(_FitLoop):
+    """Goes from epoch to epoch until the steps of the plan are made: no number of epochs ends a run."""
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__(trainer, min_epochs=0, max_epochs=-1)
+        self.epoch_loop = EpochLoop(trainer)
+        self._data_source = _Source(None, "train_dataloader")
+
+    @property
+    def max_epochs(self) -> int:  # type: ignore[override]
+        """None is a limit."""
+        return -1
+
+    @max_epochs.setter
+    def max_epochs(self, value: int | None) -> None:
+        """Lightning writes what `Trainer.max_epochs` tells."""
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """The batches of an epoch, whatever their number, and the validation that belongs to its end and to the run's.
+
+    Attributes:
+        steps_per_epoch: optimizer steps of an epoch as the plan counts them; None where nobody knows.
+        validates_at_end: whether the end of the run is validated.
+        each_epochs: validate at the end of every so many epochs; None: not by epochs.
+        each_share: validate after every such share of an epoch's batches; None: not by shares.
+        each_steps: validate after every so many optimizer steps; None: not by steps.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__(trainer)
+        self.steps_per_epoch: int | None = None
+        self.validates_at_end = False
+        self.each_epochs: int | None = None
+        self.each_share: float | None = None
+        self.each_steps: int | None = None
+        self._told = False
+        self._validated = -1  # batches behind the last validation
+        validate = self.val_loop.run
+
+        def noting() -> Any:
+            self._validated = self.batch_progress.total.ready
+            return validate()
+
+        self.val_loop.run = noting  # type: ignore[method-assign]
+
+    @property
+    def is_run_over(self) -> bool:
+        """Whether the last step of the plan is made, or something has ended the run before."""
+        stopped = self.trainer.should_stop and self.trainer.fit_loop._can_stop_early
+        return stopped or self.global_step >= self.max_steps > -1
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether no batch was trained since the last validation."""
+        return self._validated == self.batch_progress.total.ready
+
+    def run(self, data_fetcher: _DataFetcher) -> None:
+        """Train an epoch; afterwards see how it ended, and validate where that is due and was not done."""
+        whole, before = not self.restarting, self.global_step
+        super().run(data_fetcher)
+        if not self.is_run_over:  # so the loader is at its end, whatever its length said
+            self.batch_progress.is_last_batch = True
+            if whole:
+                self._look_at(self.global_step - before)
+        if self._is_validation_due() and not self.is_validated:
+            self._validate()
+
+    def _validate(self) -> None:
+        """As Lightning does after a batch; what is logged belongs to the last step, as there."""
+        stepped = not self._should_accumulate()
+        self._batches_that_stepped -= stepped
+        self.val_loop.restarting = False
+        self.trainer.validating = True
+        self.val_loop.run()
+        self.trainer.training = True
+        self._batches_that_stepped += stepped
+
+    def _look_at(self, steps: int) -> None:
+        """See whether an epoch had the steps that the plan counts."""
+        epoch = self.trainer.current_epoch + 1
+        if not steps:
+            self.trainer.stop(f"the training data: epoch {epoch} had no batch to make a step with")  # type: ignore[attr-defined]
+        elif self.steps_per_epoch not in (None, steps) and not self._told:
+            self._told = True
+            log.warning(
+                "epoch %d had %d steps and not the %d that the length of the training data says: the %d steps of the "
+                "plan are made all the same, over as many epochs as they take",
+                epoch,
+                steps,
+                self.steps_per_epoch,
+                self.max_steps,
+            )
+
+    def _is_validation_due(self) -> bool:
+        if not self.trainer.enable_validation or not self.batch_progress.total.ready:
+            return False
+        if self.is_run_over:
+            return self.validates_at_end
+        return bool(self.each_epochs) and (self.trainer.current_epoch + 1) % self.each_epochs == 0
+
+    def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
+        """Lightning counts batches (2.6.6), of which the last step of an epoch may have fewer than the others."""
+        trainer, due = self.trainer, True
+        if self.each_steps is not None:
+            due = not self._should_accumulate() and self.global_step % self.each_steps == 0
+        elif self.each_share is not None:
+            batches = trainer.num_training_batches
+            if batches == float("inf"):
+                batches = (self.steps_per_epoch or 1) * trainer.accumulate_grad_batches
+            due = self.batch_progress.current.ready % max(1, int(batches * self.each_share)) == 0
+        return (due or trainer.should_stop) and super()._should_check_val_fx(data_fetcher)
