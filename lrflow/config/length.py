@@ -52,7 +52,9 @@ def count_steps(config: Config, epoch: Epoch, processes: int) -> Horizon:
             samples_per_batch=epoch.samples_per_batch,
         )
     except ValueError as error:
-        known = None if epoch.samples_per_batch else "give max_steps or max_epochs, or a loader that has samples_per_batch"
+        known = (
+            None if epoch.samples_per_batch else "give max_steps or max_epochs, or a loader that has samples_per_batch"
+        )
         raise ConfigError([Problem("trainer.max_samples", str(error), trainer.max_samples, known)]) from None
 
 
