@@ -54,10 +54,8 @@ class _Source(_DataLoaderSource):
 
     def dataloader(self) -> Any:
         loaders, data = super().dataloader(), self.instance
-        assert isinstance(data, pl.LightningDataModule)
-        if not is_nominal(loaders, data):
+        if not isinstance(data, pl.LightningDataModule) or data.trainer is None or not is_nominal(loaders, data):
             return loaders
-        assert data.trainer is not None
         limit = data.trainer.limit_train_batches
         combined = combine(loaders)
         return LookAhead(combined.iterables, combined._mode, limit if isinstance(limit, int) else None)
@@ -82,13 +80,15 @@ def is_nominal(loaders: Any, data: pl.LightningDataModule) -> bool:
 class FitLoop(_FitLoop):
     """Goes from epoch to epoch until the steps of the plan are made: no number of epochs ends a run."""
 
+    epoch_loop: EpochLoop
+
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer, min_epochs=0, max_epochs=-1)
         self.epoch_loop = EpochLoop(trainer)
         self._data_source = _Source(None, "train_dataloader")
 
     @property
-    def max_epochs(self) -> int:  # type: ignore[override]
+    def max_epochs(self) -> int:
         """None is a limit."""
         return -1
 
@@ -178,7 +178,7 @@ class EpochLoop(_TrainingEpochLoop):
             return False
         if self.is_run_over:
             return self.validates_at_end
-        return bool(self.each_epochs) and (self.trainer.current_epoch + 1) % self.each_epochs == 0
+        return self.each_epochs is not None and (self.trainer.current_epoch + 1) % self.each_epochs == 0
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
         """Lightning counts batches (2.6.6), of which the last step of an epoch may have fewer than the others."""

@@ -51,6 +51,8 @@ class Trainer(pl.Trainer):
         ended_by: what asked it to stop before the last step; None: nothing did.
     """
 
+    fit_loop: FitLoop
+
     def __init__(self, **options: Any) -> None:
         self.horizon: Horizon | None = None
         self.ended_by: str | None = None
