@@ -45,7 +45,7 @@ from lrflow.layers import Rule, merge, resolve
 from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan
 from lrflow.schedules import Cosine, Duration, Horizon, Schedule
-from lrflow.training import Block, Checkpoints, Signals, Supervised
+from lrflow.training import Checkpoints, Signals, Supervised
 from lrflow.training.loggers import CSVLogger
 from lrflow.training.progress import ProgressBar
 from lrflow.training.supply import supply_optimizer
@@ -149,12 +149,7 @@ def lrflow(steps: int, fused: bool) -> None:
         groups = resolve(module.model, rules, LR, DECAY)
         plan = Plan.compile(groups, Schedule(Cosine()), Horizon(steps, steps))
         progress = ProgressBar(steps, Console(quiet=True), bar=False)
-        nonfinite = NonFinite()
-
-        def watch(trainer: pl.Trainer, block: Block) -> None:
-            nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual, block.skipped)
-
-        signals = Signals(plan, 50, [progress, watch])
+        signals = Signals(plan, 50)
         checkpoints = Checkpoints(
             folder / "checkpoints",
             plan.horizon,
@@ -162,9 +157,8 @@ def lrflow(steps: int, fused: bool) -> None:
             monitor="val/loss",
             groups=[[name for group in members for name, _ in group.parameters] for members in merge(groups)],
             extra={"plan": plan.to_dict(), "branches": [], "config": {}},
-            vet=signals.flush,
         )
-        trainer.callbacks += [progress, signals, checkpoints]  # type: ignore[attr-defined]
+        trainer.callbacks += [progress, signals, NonFinite(), checkpoints]  # type: ignore[attr-defined]
         settings = {"lr": LR, "weight_decay": DECAY, "fused": fused}
         supply_optimizer(
             module, plan, lambda device: build_optimizer(groups, settings, torch.optim.AdamW, device), settings

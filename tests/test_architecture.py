@@ -13,9 +13,9 @@ FLOORS = {
     "console": 1, "outcome": 1, "runs": 1, "schedules": 1,
     "layers": 2, "models": 2, "data": 2,
     "optimizers": 3, "plan": 3, "feedback": 3,
-    "health": 4, "training": 4,
+    "training": 4,
     "tuning": 5, "vectorized": 5, "config": 5,
-    "sweeps": 6, "reports": 7, "tasks": 8, "cli": 9,
+    "health": 6, "sweeps": 6, "reports": 7, "tasks": 8, "cli": 9,
 }  # fmt: skip
 MODULES = [
     path

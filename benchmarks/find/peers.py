@@ -18,6 +18,7 @@ from lrflow.config import compose
 from lrflow.tasks import build
 from lrflow.tasks.find.brief import NEVER, brief_fit
 from lrflow.training import Block, Signals
+from lrflow.training.monitor import Monitor
 from lrflow.tuning.range_test import sweep_plan
 
 Floats = npt.NDArray[np.float64]
@@ -67,12 +68,7 @@ def fastai(options: Sequence[str], seed: int) -> Answer:
 def _sweep(options: Sequence[str], seed: int, rates: Floats, ended: Callable[[Floats], bool]) -> Floats:
     """The losses of a run whose LR rises over `rates`, until it is `ended`; at most [rates]."""
     config = compose([*options, f"seed={seed}", "trainer.progress=false"])
-    losses: list[float] = []
-
-    def listen(trainer: pl.Trainer, block: Block) -> None:
-        losses.extend(block.loss.tolist())
-        trainer.should_stop |= ended(np.array(losses))
-
+    followed = _Followed(ended)
     with tempfile.TemporaryDirectory() as folder:
         brief_fit(
             config,
@@ -80,9 +76,21 @@ def _sweep(options: Sequence[str], seed: int, rates: Floats, ended: Callable[[Fl
             len(rates),
             Path(folder),
             lambda groups: sweep_plan(groups, config.optimizer.lr, float(rates[0]), float(rates[-1]), len(rates)),
-            lambda plan: Signals(plan, 10, listeners=[listen]),
+            lambda _, __, plan: [Signals(plan, 10), followed],
         )
-    return np.array(losses[: len(rates)])
+    return np.array(followed.losses[: len(rates)])
+
+
+class _Followed(Monitor):
+    """Keeps the losses of a run, and stops it once they are `ended`."""
+
+    def __init__(self, ended: Callable[[Floats], bool]) -> None:
+        self.losses: list[float] = []
+        self._ended = ended
+
+    def on_block(self, trainer: pl.Trainer, block: Block) -> None:
+        self.losses.extend(block.loss.tolist())
+        trainer.should_stop |= self._ended(np.array(self.losses))
 
 
 def falling_behind(losses: Floats, share: float = 0.05, threshold: float = 5.0) -> Floats:

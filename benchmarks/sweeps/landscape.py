@@ -25,6 +25,7 @@ from lrflow.tasks import find
 from lrflow.tasks.find.brief import brief_fit, whole_horizon
 from lrflow.tasks.find.confirm import short_plan
 from lrflow.training import Block, Signals
+from lrflow.training.monitor import Monitor
 
 HERE = Path(__file__).parent
 OPTIMIZERS = ("momentum", "adamw")
@@ -156,16 +157,15 @@ def train(words: tuple[str, ...], lr: float, seed: int, share: float = 1.0) -> C
     """
     config, whole = _config(words)
     steps = round(share * whole.steps)
-    followed: list[Any] = []
+    followed = _Followed()
 
-    def follow(plan: Plan) -> Signals:
-        followed.append(_Followed(plan, config.trainer.log_every))
-        return followed[0]
+    def watching(_: pl.Trainer, __: pl.LightningDataModule, plan: Plan) -> list[pl.Callback]:
+        return [Signals(plan, config.trainer.log_every), followed]
 
     plan_of = partial(short_plan, config, lr=lr, whole=whole, steps=steps)
     with contextlib.redirect_stdout(io.StringIO()):
-        brief_fit(config, seed, steps, Path(), plan_of, follow, val_every=whole.steps_per_epoch)
-    marks, spent, finite = followed[0].marks, followed[0].spent, followed[0].finite
+        brief_fit(config, seed, steps, Path(), plan_of, watching, val_every=whole.steps_per_epoch)
+    marks, spent, finite = followed.marks, followed.spent, followed.finite
     finite = finite and all(math.isfinite(loss) for _, loss in marks)
     return Curve(tuple(step for step, _ in marks), tuple(loss for _, loss in marks), spent, not finite)
 
@@ -177,21 +177,19 @@ def _config(words: tuple[str, ...]) -> tuple[Config, Horizon]:
     return config, whole_horizon(config, Path())
 
 
-class _Followed(Signals):
+class _Followed(Monitor):
     """Keeps the validation losses of a run, and ends it where its training loss is no longer finite."""
 
-    def __init__(self, plan: Plan, every: int) -> None:
-        super().__init__(plan, every, listeners=[self._watch])
+    def __init__(self) -> None:
         self.marks: list[tuple[int, float]] = []
         self.spent, self.finite = 0, True
 
-    def _watch(self, trainer: pl.Trainer, block: Block) -> None:
+    def on_block(self, trainer: pl.Trainer, block: Block) -> None:
         self.spent += len(block.loss)
         self.finite &= bool(np.isfinite(block.loss).all())
         trainer.should_stop |= not self.finite
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_validation_end(trainer, pl_module)
         self.marks.append((trainer.global_step, float(trainer.callback_metrics["val/loss"])))
 
 

@@ -20,6 +20,7 @@ from lrflow.config.mup import check_mup
 from lrflow.config.routes import check_routes
 from lrflow.config.scaling import check_scaling
 from lrflow.config.schema import Data, Model, Optimizer, Rules, Schedule
+from lrflow.config.settings import Health
 from lrflow.config.spelling import closest
 from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
 from lrflow.errors import ConfigError, Problem
@@ -42,7 +43,7 @@ def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None])
     return problems
 
 
-GROUPS = ("optimizer", "schedule", "feedback", "layers", "model", "data", "logger")
+GROUPS = ("optimizer", "schedule", "feedback", "layers", "model", "data", "logger", "health")
 """The groups that build objects."""
 
 PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
@@ -168,6 +169,18 @@ def check_names(rules: Rules) -> list[Problem]:
     return problems
 
 
+def check_monitors(health: Health) -> list[Problem]:
+    """Monitors that are switched off under a name that was surely meant to be another."""
+    known = list(Health.model_fields)
+    off = [name for name, node in (health.__pydantic_extra__ or {}).items() if node is None]
+    meant = {name: closest(name, known) for name in off}
+    return [
+        Problem(f"health.{name}", "there is no such monitor", None, f"did you mean health.{near}?")
+        for name, near in meant.items()
+        if near
+    ]
+
+
 LENGTH = (
     "trainer.max_",
     "trainer.devices",
@@ -226,6 +239,7 @@ def check(
     if sound("scaling", "data.batch_size", "trainer."):
         problems += check_scaling(config)
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
+    problems += check_monitors(config.health)
     problems += check_feedback(config) if sound("feedback", "trainer.limit_val") else []
     problems += check_find(config, horizon) if sound("find", "trainer.limit_val") else []
     return [*problems, *(check_uses(config) if sound(*USES) else [])]

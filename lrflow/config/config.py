@@ -33,7 +33,8 @@ class Config(schema.Section):
     trainer: settings.Trainer
     logger: settings.Logger
     health: settings.Health
-    sharpness: settings.Sharpness = settings.Sharpness()
+    sharpness: settings.Probing = settings.Probing()
+    """Short for `health.sharpness`: what is given here holds."""
     find: settings.Find = settings.RangeFind(kind="range")
     task: settings.Task
 
@@ -101,6 +102,19 @@ class Config(schema.Section):
     def finds_lr(self) -> bool:
         """Whether the LR is to be found before the training (`optimizer.lr=auto`); until then it is a stand-in."""
         return self._finds_lr
+
+    @property
+    def monitors(self) -> dict[str, dict[str, Any]]:
+        """`_target_` and arguments of each monitor of the run, by its name in `health`."""
+        nodes = self.health.nodes()
+        if short := {key: value for key, value in self.sharpness.plain().items() if value is not None}:
+            nodes["sharpness"] = {"_target_": settings.Sharpness.default, **nodes.get("sharpness", {}), **short}
+        return nodes
+
+    @property
+    def sharpness_every(self) -> Any:
+        """How often the sharpness is measured, a duration; None: never."""
+        return self.monitors.get("sharpness", {}).get("every")
 
     @property
     def title(self) -> str:

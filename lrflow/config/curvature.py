@@ -55,8 +55,9 @@ def unread_keys(config: Config) -> list[str]:
         keys = [key for key in typed if key == "find" or (key.startswith("find.") and (check or key != "find.check"))]
         would = "task=find or find=stability find.check=true" if plans else "find.check=true or optimizer.lr=auto"
         unread += [f"nothing reads {key} in task={task}: {would} would" for key in keys]
-    if config.sharpness.every is None:
-        keys = [key for key in typed if key.startswith("sharpness.") and key != "sharpness.every"]
+    if config.sharpness_every is None:
+        given = [key for key in typed if key.removeprefix("health.").startswith("sharpness.")]
+        keys = [key for key in given if not key.endswith(("sharpness.every", "sharpness._target_"))]
         unread += [f"nothing reads {key}: sharpness.every says how often to measure" for key in keys]
     return unread
 
@@ -65,5 +66,5 @@ def _asked(config: Config) -> Iterator[str]:
     task = config.task.name
     if isinstance(config.find, StabilityFind) and (task == "find" or (config.find.check and task in ("train", "plan"))):
         yield "find=stability"
-    if config.sharpness.every is not None and task in ("train", "plan"):
+    if config.sharpness_every is not None and task in ("train", "plan"):
         yield "sharpness.every"

@@ -44,6 +44,8 @@ def problem_of(details: ErrorDetails, content: dict[str, Any]) -> Problem:
         case "union_tag_invalid":
             return _no_such_kind(details["loc"], value, str(context["expected_tags"]))
         case "model_type" | "model_attributes_type" | "dict_type":
+            if key.startswith("health.") and key.count(".") == 1:  # a monitor is a mapping, and this is none
+                return unknown_key(key, value, content)
             return Problem(key, "expected a mapping of keys to values", value)
         case "list_type":
             return Problem(key, "expected a list", value)
@@ -70,6 +72,11 @@ def _missing(key: str, content: Mapping[str, Any]) -> Problem:
         route, routes = group.removeprefix("optimizer.routes."), content["optimizer"]["routes"]
         if near := closest(route, [other for other in routes if other != route]):
             return Problem(group, "there is no such route", hint=f"did you mean optimizer.routes.{near}?")
+    if name == "_target_" and group.startswith("health."):
+        known = [monitor for monitor in content["health"] if f"health.{monitor}" != group]
+        if near := closest(group.removeprefix("health."), known):
+            return Problem(group, "there is no such monitor", hint=f"did you mean health.{near}?")
+        return Problem(key, "is missing", hint="the dotted name of a lrflow.health.Monitor")
     if name == "_target_":
         example = EXAMPLES.get(group.rpartition(".")[2])
         such = f", such as {example}" if example else ""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from lrflow.config import fields as f
-from lrflow.config.schema import Section
+from lrflow.config.schema import Node, Section
 from lrflow.metric import Metric
 
 
@@ -113,15 +113,34 @@ class Logger(Section):
     """Arguments of Lightning's TensorBoardLogger."""
 
 
-class Health(Section):
-    """What is watched during a run."""
+class MonitorNode(Node):
+    """One monitor: `_target_`, a `lrflow.health.Monitor`, and the arguments that it takes."""
 
-    nonfinite: Annotated[Literal["stop", "warn", "ignore"], f.one_of("stop", "warn", "ignore")] = "stop"
-    """What happens when the loss is no longer finite."""
+    default: ClassVar[str | None] = None
+    """What is built where the node names no `_target_`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_target(cls, given: Any) -> Any:
+        if cls.default is not None and isinstance(given, Mapping) and not {"_target_", "target"} & given.keys():
+            return {"_target_": cls.default, **given}
+        return given
 
 
-class Sharpness(Section):
-    """How close a run is to the edge of stability, measured as it trains; see `lrflow.tuning.probe`."""
+ACTIONS = ("stop", "warn", "ignore")
+
+
+class NonFinite(MonitorNode):
+    """Loss, gradients and weights that are not finite; see `lrflow.health.NonFinite`."""
+
+    default = "lrflow.health.NonFinite"
+
+    action: Annotated[Literal["stop", "warn", "ignore"], f.one_of(*ACTIONS)] = "stop"
+    """What happens then."""
+
+
+class Probing(Section):
+    """When the sharpness is measured, and how exactly."""
 
     every: f.Interval | None = None
     """Measure this often; None: never."""
@@ -129,6 +148,38 @@ class Sharpness(Section):
     """Of training data, the same ones throughout the run."""
     products: f.Count = 20
     """Hessian-vector products of a measurement at most."""
+
+
+class Sharpness(Probing, MonitorNode):
+    """How close a run is to the edge of stability, measured as it trains; see `lrflow.health.Sharpness`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    default = "lrflow.health.Sharpness"
+
+
+def _action_alone(given: Any) -> Any:
+    """`health.nonfinite=warn` is short for `health.nonfinite.action=warn`."""
+    return given if given is None or isinstance(given, Mapping | NonFinite) else {"action": given}
+
+
+class Health(Section):
+    """The monitors that watch a run, by name; null: none of the name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, MonitorNode | None]
+
+    nonfinite: Annotated[NonFinite | None, BeforeValidator(_action_alone)] = Field(
+        default_factory=lambda: NonFinite.model_validate({})
+    )
+    """What is no longer finite."""
+    sharpness: Sharpness | None = Field(default_factory=lambda: Sharpness.model_validate({}))
+    """The curvature, against the LR."""
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """`_target_` and arguments of each monitor, by its name."""
+        found = {"nonfinite": self.nonfinite, "sharpness": self.sharpness, **(self.__pydantic_extra__ or {})}
+        return {name: node.node() for name, node in found.items() if node is not None}
 
 
 class Scaling(Section):

@@ -28,6 +28,7 @@ ROOMS = (
     "lrflow.optimizers",
     "lrflow.optimizers.shampoo",
     "lrflow.feedback",
+    "lrflow.health",
     "lrflow.models",
     "lrflow.data",
     "torch.utils.data",

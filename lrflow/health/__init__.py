@@ -1,5 +1,8 @@
-"""Health: what a run's signals say about its learning rate, and what is done about it."""
+"""Health: the monitors that watch a run, each with its config node in `health`."""
 
-from lrflow.health.nonfinite import DivergedError, NonFinite
+from lrflow.errors import DivergedError
+from lrflow.health.nonfinite import NonFinite
+from lrflow.health.sharpness import Sharpness
+from lrflow.training.monitor import Monitor, Watched
 
-__all__ = ["DivergedError", "NonFinite"]
+__all__ = ["DivergedError", "Monitor", "NonFinite", "Sharpness", "Watched"]

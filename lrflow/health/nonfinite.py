@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+import math
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
+import pytorch_lightning as pl
+import torch
 
 from lrflow.errors import DivergedError
+from lrflow.training.monitor import Monitor
+from lrflow.training.signals import Block
 
 log = logging.getLogger("lrflow")
 
@@ -18,65 +22,64 @@ _LR = (
 )
 
 
-class NonFinite:
+class NonFinite(Monitor):
     """Ends a run, or warns once, at the first step whose loss, gradient norm or weights are not finite.
 
+    In half precision, where a gradient scaler skips steps, single infinite gradients are left alone.
+
     Args:
-        action: `stop` raises, `warn` says it once, `ignore` does nothing.
-        skipped_steps: whether gradients may be infinite now and then without harm, as under a gradient scaler.
+        action: `stop` raises a `DivergedError`, `warn` logs one warning, `ignore` does nothing.
     """
 
-    def __init__(self, action: Literal["stop", "warn", "ignore"] = "stop", skipped_steps: bool = False) -> None:
+    def __init__(self, action: Literal["stop", "warn", "ignore"] = "stop") -> None:
         self._action = action
-        self._skipped_steps = skipped_steps
 
-    def watch(
-        self,
-        first: int,
-        loss: npt.NDArray[np.float64],
-        grad_norm: npt.NDArray[np.float64],
-        lr: npt.NDArray[np.float64],
-        skipped: npt.NDArray[np.bool_] | None = None,
-    ) -> None:
-        """Look at the signals of consecutive steps.
+    @property
+    def active(self) -> bool:
+        """Whether it does anything."""
+        return self._action != "ignore"
 
-        Args:
-            first: the first step.
-            loss: [n].
-            grad_norm: [n].
-            lr: what the optimizer used, [n, groups].
-            skipped: whether a step has no loss; [n]. None: every step has one.
+    def on_block(self, trainer: pl.Trainer, block: Block) -> None:
+        """Look at the loss and the gradient norm of each step.
 
         Raises:
             DivergedError: `action` is `stop` and a step is not finite.
         """
         if self._action == "ignore":
             return
-        finite = np.isfinite(loss)
-        if skipped is not None:
-            finite |= skipped
-        if not self._skipped_steps:
-            finite &= np.isfinite(grad_norm)
+        finite = np.isfinite(block.loss) | block.skipped
+        if not str(trainer.precision).startswith("16"):
+            finite &= np.isfinite(block.grad_norm)
         if finite.all():
             return
         at = int(np.argmin(finite))
-        what = f"the loss is {loss[at]}" if not np.isfinite(loss[at]) else f"the gradient norm is {grad_norm[at]}"
-        rates = ", ".join(f"{rate:.3g}" for rate in sorted({*lr[at].tolist()}))
-        message = f"step {first + at}: {what}, at LR {rates}"
-        self._act(message, _DATA if first + at == 0 else _LR)
+        loss, norm = block.loss[at], block.grad_norm[at]
+        what = f"the gradient norm is {norm}" if np.isfinite(loss) else f"the loss is {loss}"
+        rates = ", ".join(f"{rate:.3g}" for rate in sorted({*block.actual[at].tolist()}))
+        step = block.first + at
+        self._act(f"step {step}: {what}, at LR {rates}", _DATA if step == 0 else _LR)
 
-    def weigh(self, steps: int, largest: float) -> None:
-        """Look at the weights before they are saved: the last step may have broken them.
-
-        Args:
-            steps: that were made.
-            largest: the largest absolute value among the weights.
+    def before_save(self, trainer: pl.Trainer) -> None:
+        """Look at the weights: the last step may have broken them.
 
         Raises:
-            DivergedError: `action` is `stop` and it is not finite.
+            DivergedError: `action` is `stop` and they are not finite.
         """
-        if self._action != "ignore" and not np.isfinite(largest):
-            self._act(f"after {steps} steps: the weights are not finite", _LR)
+        if self._action == "ignore":
+            return
+        groups = trainer.optimizers[0].param_groups
+        weights = [parameter.detach() for group in groups for parameter in group["params"]]
+        if not math.isfinite(float(torch.stack(torch._foreach_norm(weights, math.inf)).max())):
+            self._act(f"after {trainer.global_step} steps: the weights are not finite", _LR)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it has warned."""
+        return {"action": self._action} if self._action == "ignore" else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Warn no second time in a resumed run."""
+        if self._action == "warn":
+            self._action = state_dict["action"]
 
     def _act(self, message: str, hint: str) -> None:
         if self._action == "stop":

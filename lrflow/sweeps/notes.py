@@ -10,8 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from lrflow.errors import LrflowError, PrunedError, did_you_mean
-from lrflow.health.nonfinite import DivergedError
+from lrflow.errors import DivergedError, LrflowError, PrunedError, did_you_mean
 from lrflow.sweeps.outcome import Outcome
 
 

@@ -44,7 +44,7 @@ def check_intervals(config: Config, horizon: Horizon) -> None:
     for key, given in {
         "trainer.val_every": trainer.val_every,
         "trainer.checkpoint.every": trainer.checkpoint.every,
-        "sharpness.every": config.sharpness.every,
+        "sharpness.every": config.sharpness_every,
     }.items():
         if given is None:
             continue

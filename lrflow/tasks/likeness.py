@@ -8,7 +8,7 @@ from typing import Any
 
 from lrflow.config import Config, locate
 from lrflow.config.schema import NoFeedback
-from lrflow.config.settings import Train
+from lrflow.config.settings import NonFinite, Sharpness, Train
 from lrflow.config.targets import optimizer_traits
 from lrflow.data import DataModule
 
@@ -23,12 +23,15 @@ def why_not(config: Config) -> str | None:
         config.trial is not None and config.trial.pruner != "none" and config.trial.pruning.rungs != "validations"
     )
     one_device = trainer.num_nodes == 1 and str(trainer.devices) in ("1", "auto") and trainer.strategy == "auto"
+    ours = (NonFinite.default, Sharpness.default)
+    own = [f"health.{name}" for name, monitor in config.monitors.items() if monitor["_target_"] not in ours]
     reasons = {
         f"task={config.task.name} trains nothing": not isinstance(config.task, Train),
         "a run that is resumed goes on by itself": config.resume.source is not None,
         "the LR is looked for before the run": config.finds_lr or config.find.check,
         "feedback moves the LR as the run goes": not isinstance(config.feedback, NoFeedback),
-        "the sharpness is measured as the run goes": config.sharpness.every is not None,
+        "the sharpness is measured as the run goes": config.sharpness_every is not None,
+        f"{', '.join(own)} may watch each step as it is made": bool(own),
         f"{kind} is not one of SGD, Adam and AdamW": optimizer_traits(optimizer.target).update is None,
         "the optimizer is routed": bool(optimizer.routes),
         f"{kind} maximizes": node.get("maximize", False),

@@ -23,7 +23,6 @@ from lrflow.config.settings import Train
 from lrflow.config.targets import optimizer_traits
 from lrflow.console import QuietConsole
 from lrflow.errors import ConfigError
-from lrflow.health import NonFinite
 from lrflow.layers import Group, merge
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
@@ -33,13 +32,15 @@ from lrflow.tasks import build
 from lrflow.tasks.branch import branch_point
 from lrflow.tasks.data import ready_data
 from lrflow.tasks.length import check_intervals, count_horizon
+from lrflow.tasks.monitors import build_monitors
 from lrflow.tasks.record import conclude, failure_recorded, open_folder, own_environment, record_start, say_goodbye
-from lrflow.tasks.sharpness import check_probing, probing
-from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, planned_module
+from lrflow.training import Checkpoints, EvaluationWeights, Freezing, Signals, planned_module
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.feedback import FeedbackLoop, close_loop
 from lrflow.training.interrupt import StopRequest
+from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loggers import build_loggers, close_loggers
+from lrflow.training.monitor import Monitor, Watched
 from lrflow.training.progress import ProgressBar
 from lrflow.training.ranks import rank
 from lrflow.training.resume import Resumed
@@ -195,9 +196,12 @@ def prepare(
     elif resumed and resumed.feedback:
         tell(resumed.feedback)
     build.give_advice(config, plan, tell)
-    check_probing(config, data, tell)
+    signals = Signals(plan, config.trainer.log_every)
+    watching = build_monitors(config, Watched(trainer, data, plan, folder.path, config.seed, signals))
+    for line in filter(None, (monitor.describe() for monitor in watching)):
+        tell(line)
     trainer.callbacks += freezing(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
-    trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, console)  # type: ignore[attr-defined]
+    trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, signals, watching, console)  # type: ignore[attr-defined]
     validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
     trainer.run_for(horizon)
     compiled = config.trainer.compile and not plan.moved
@@ -215,23 +219,13 @@ def _callbacks(
     groups: Sequence[Group],
     branches: Sequence[Branch],
     acting: FeedbackLoop | None,
+    signals: Signals,
+    watching: Sequence[Monitor],
     console: Console,
 ) -> list[pl.Callback]:
-    """What acts on the run besides Lightning: the progress bar, the signals with what listens to them, the saving."""
+    """What acts on the run besides Lightning: the progress bar, the signals, the monitors, the saving."""
     asked = config.trainer.progress
     progress = ProgressBar(plan.horizon.steps, console, bar=asked if isinstance(asked, bool) else console.is_terminal)
-    nonfinite = NonFinite(config.health.nonfinite, skipped_steps=str(config.trainer.precision).startswith("16"))
-
-    def watch(trainer: pl.Trainer, block: Block) -> None:
-        nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual, block.skipped)
-
-    signals = Signals(plan, config.trainer.log_every, listeners=[progress, watch])
-
-    def vet(trainer: pl.Trainer) -> None:
-        """Raises where a step or the weights are not finite, so that they are never saved."""
-        signals.flush(trainer)
-        nonfinite.weigh(trainer.global_step, signals.largest_weight())
-
     saving = config.trainer.checkpoint
     checkpoints = Checkpoints(
         folder.checkpoints,
@@ -249,13 +243,11 @@ def _callbacks(
             "branches": [branch.as_dict() for branch in branches],
             "config": build.record(config),
         },
-        vet=vet,
     )
     # First, so that whatever else looks at a validation finds the weights that are validated; feedback before what
     # notes the LR of a step; saving comes last.
-    first = EvaluationWeights(config.trainer.batch_norm_batches, config.seed)
-    measured = probing(config, plan.horizon, folder.path, signals)
-    return [first, progress, *([acting] if acting else []), signals, *measured, checkpoints]
+    first = [UndisturbedByValidation(), EvaluationWeights(config.trainer.batch_norm_batches, config.seed)]
+    return [*first, progress, *([acting] if acting else []), signals, *watching, checkpoints]
 
 
 def freezing(

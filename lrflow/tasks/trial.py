@@ -12,12 +12,13 @@ from rich.console import Console
 
 from lrflow.config import Config
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
-from lrflow.health import NonFinite
-from lrflow.plan import PlanScheduler
+from lrflow.plan import Plan, PlanScheduler
 from lrflow.sweeps.pruning import Reporter, given_up, rungs
 from lrflow.tasks.find.brief import brief_fit, whole_horizon
 from lrflow.tasks.find.confirm import short_plan
-from lrflow.training import Block, Signals
+from lrflow.tasks.monitors import build_monitors
+from lrflow.training import Signals
+from lrflow.training.monitor import Watched
 from lrflow.training.random_state import random_state, set_random_state
 
 if TYPE_CHECKING:
@@ -95,10 +96,11 @@ def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, conso
         if reporter.knows(share):  # before the process died
             continue
         steps = max(1, round(share * whole.steps))
-        nonfinite = NonFinite(config.health.nonfinite, str(config.trainer.precision).startswith("16"))
 
-        def watch(trainer: pl.Trainer, block: Block, nonfinite: NonFinite = nonfinite) -> None:
-            nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual, block.skipped)
+        def watching(trainer: pl.Trainer, data: pl.LightningDataModule, plan: Plan) -> list[pl.Callback]:
+            signals = Signals(plan, config.trainer.log_every)
+            run = Watched(trainer, data, plan, folder, config.seed, signals)
+            return [signals, *build_monitors(config, run, only=["nonfinite"])]
 
         trainer, module, data = brief_fit(
             config,
@@ -106,7 +108,7 @@ def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, conso
             steps,
             folder,
             partial(short_plan, config, lr=config.optimizer.lr, whole=whole, steps=steps),
-            lambda plan, watch=watch: Signals(plan, config.trainer.log_every, listeners=[watch]),  # type: ignore[misc]
+            watching,
         )
         trainer.validate(module, datamodule=data, verbose=False)
         metrics = _metrics(trainer, name)

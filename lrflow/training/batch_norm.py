@@ -14,7 +14,8 @@ from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lrflow.training.beside import as_trained, batches_beside, seed_generators, undisturbed
+from lrflow.training.beside import as_trained, batches_beside, seed_generators
+from lrflow.training.isolation import isolated
 
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
@@ -50,18 +51,13 @@ def estimate_statistics(trainer: pl.Trainer, module: pl.LightningModule, batches
         ]
         if not layers or not batches:
             return
-        momenta = [layer.momentum for layer in layers]
-        with undisturbed(module, [statistic for layer in layers for statistic in running_statistics(layer)]):
+        with isolated(module, [statistic for layer in layers for statistic in running_statistics(layer)]):
             seed_generators(seed)
             for layer in layers:
                 layer.reset_running_stats()
                 layer.momentum = None  # torch's word for a cumulative average
-            try:
-                for index, batch in enumerate(islice(batches_beside(trainer, seed), batches)):
-                    _run_step(trainer, module, batch, index)
-            finally:
-                for layer, momentum in zip(layers, momenta, strict=True):
-                    layer.momentum = momentum
+            for index, batch in enumerate(islice(batches_beside(trainer, seed), batches)):
+                _run_step(trainer, module, batch, index)
 
 
 def _run_step(trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:

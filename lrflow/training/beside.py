@@ -1,24 +1,20 @@
-"""Looking at the training data and at training steps beside the training, which goes on as if nobody had."""
+"""Training batches for steps beside the training, which does not notice."""
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import CombinedLoader
-from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
-from torchmetrics import Metric
 
 from lrflow.data import ordered
-from lrflow.training.random_state import random_state, set_random_state
 
 
 def batches_beside(trainer: pl.Trainer, seed: int) -> Iterator[Any]:
@@ -49,42 +45,8 @@ def as_trained(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> A
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
-@contextmanager
-def undisturbed(module: pl.LightningModule, changing: Sequence[Tensor] = ()) -> Iterator[None]:
-    """What training steps change is put back: generators, buffers, metrics. What they log is not logged.
-
-    Args:
-        module: whose steps are made.
-        changing: buffers that are meant to change.
-    """
-    generators = random_state()
-    meant = {id(buffer) for buffer in changing}
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers() if id(buffer) not in meant]
-    metrics = [(metric, _state(metric)) for metric in module.modules() if isinstance(metric, Metric)]
-    silent = {name: lambda *_, **__: None for name in ("log", "log_dict") if name not in vars(module)}
-    vars(module).update(silent)
-    try:
-        yield
-    finally:
-        for name in silent:
-            del vars(module)[name]
-        for metric, state in metrics:
-            vars(metric).update(state)
-        for buffer, before in buffers:
-            buffer.copy_(before)
-        set_random_state(generators)
-
-
 def seed_generators(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's generators, within `undisturbed`."""
+    """Seed Python's, NumPy's and torch's generators, within `isolated`."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def _state(metric: Metric) -> dict[str, Any]:
-    """What updates of a metric change; a list of tensors grows in place, and tensors may too."""
-    state = {
-        name: list(value) if isinstance(value, list) else value.clone() for name, value in metric.metric_state.items()
-    }
-    return {**state, **{name: vars(metric)[name] for name in ("_update_count", "_computed")}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from lrflow.runs import checkpoints_in
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loggers import drop_rows_from
+from lrflow.training.monitor import monitors
 from lrflow.training.position import Position
 from lrflow.training.random_state import random_state, set_random_state
 from lrflow.training.regroup import regroup
+from lrflow.training.signals import Signals
 
 log = logging.getLogger("lrflow")
 
@@ -44,7 +46,6 @@ class Checkpoints(Checkpoint):
         groups: the names of the parameters in each of the optimizer's groups.
         routes: the route of each of these groups; empty: none is routed.
         extra: plain data to save under `lrflow` in each checkpoint.
-        vet: called before each save; raises when the state must not be saved.
     """
 
     def __init__(
@@ -60,7 +61,6 @@ class Checkpoints(Checkpoint):
         groups: Sequence[Sequence[str]] = (),
         routes: Sequence[str | None] = (),
         extra: dict[str, Any] | None = None,
-        vet: Callable[[pl.Trainer], None] | None = None,
     ) -> None:
         super().__init__()
         self.folder = folder
@@ -74,7 +74,6 @@ class Checkpoints(Checkpoint):
         self._groups = [list(names) for names in groups]
         self._routes = list(routes) or [None] * len(self._groups)
         self._extra = extra or {}
-        self._vet = vet
         self._step = 0
         self._saved_step = -1
         self._saved: Path | None = None
@@ -83,7 +82,6 @@ class Checkpoints(Checkpoint):
         self._due = self._due_best = False
         self._restored: dict[str, Any] | None = None
         self._relabel = False
-        self._before_validation: dict[str, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put a resumed run's generators back: after its iterator was made, before its first batch is fetched."""
@@ -126,15 +124,10 @@ class Checkpoints(Checkpoint):
             if not last and not validates:
                 self._save(trainer)
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the generators, so that validating more or less often does not change the training."""
-        self._before_validation = random_state()
-
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the generators back, and save what waited for this validation."""
+        """Save what waited for this validation."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        set_random_state(self._before_validation)
         self._due_best |= self.improves(trainer)
         self._due |= self.stop.agreed(trainer)
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or trainer.global_step == trainer.max_steps
@@ -221,8 +214,11 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: pl.Trainer) -> None:
         """Write a checkpoint; one that fails leaves the earlier ones and lets the run go on."""
         best, self._due, self._due_best = self._due_best, False, False
-        if self._vet:
-            self._vet(trainer)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Signals):
+                callback.flush(trainer)
+        for monitor in monitors(trainer):
+            monitor.before_save(trainer)
         path = self.folder / f"step-{trainer.global_step:07d}.ckpt"
         self._failure = None
         try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 import pytorch_lightning as pl
-from pytorch_lightning import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lrflow.training.monitor import Monitor
 from lrflow.training.signals import Block
 
 
-class ProgressBar(Callback):
+class ProgressBar(Monitor):
     """Shows step, loss, LR and the latest validation metrics.
 
     It is fed by `Signals`, so it costs nothing on the steps between two readings.
@@ -46,7 +46,7 @@ class ProgressBar(Callback):
             self._bar.update(self._task, completed=trainer.global_step)
             self._bar.start()
 
-    def __call__(self, trainer: pl.Trainer, block: Block) -> None:
+    def on_block(self, trainer: pl.Trainer, block: Block) -> None:
         """Take the latest signals."""
         if len(block.losses):
             self._loss = float(block.losses[-1])

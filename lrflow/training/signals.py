@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from lrflow.plan import Plan
 from lrflow.plan.scheduler import read_setting
 from lrflow.plan.view import setting_columns
 from lrflow.training.loggers import log_rows
+from lrflow.training.monitor import monitors
 
 
 @dataclass(frozen=True)
@@ -70,21 +71,19 @@ class Signals(Callback):
     """Collects loss, gradient norm, LR and time of every step without making the device wait.
 
     Loss and gradient norm go into a buffer on the device; every `every` steps (and once a second on one device)
-    the buffer is read at once and handed to the loggers and the listeners as a `Block`. One row a step reaches
-    the loggers: `train/loss`, `train/grad_norm`, `train/step_time`, `lr/NAME` (what the optimizer used) and
-    `lr_planned/NAME` for each group by its name. What the plan moves besides is `momentum/NAME`, `weight_decay/NAME`
-    and the like. Where the optimizer estimates its LR (Prodigy, D-adaptation: `d` in
-    its groups), the estimate is `lr_estimate/NAME`, and its product with the LR `lr_effective/NAME`.
+    the buffer is read at once, and handed to the loggers and as a `Block` to every `Monitor` among the trainer's
+    callbacks. One row per step reaches the loggers: `train/loss`, `train/grad_norm`, `train/step_time`, `lr/NAME` (what
+    the optimizer used) and `lr_planned/NAME` for each group by its name. What the plan moves besides is
+    `momentum/NAME`, `weight_decay/NAME` and the like. Where the optimizer estimates its LR (Prodigy, D-adaptation: `d`
+    in its groups), the estimate is `lr_estimate/NAME`, and its product with the LR `lr_effective/NAME`.
 
     Args:
         plan: the plan being executed.
         every: steps between two readings.
-        listeners: called with each block after the loggers, on every rank.
     """
 
-    def __init__(self, plan: Plan, every: int, listeners: Sequence[Callable[[pl.Trainer, Block], None]] = ()) -> None:
+    def __init__(self, plan: Plan, every: int) -> None:
         self._plan = plan
-        self._listeners = listeners
         self._columns = ["train/loss", "train/grad_norm", "train/step_time"]
         self._columns += [f"lr/{name}" for name in plan.names] + [f"lr_planned/{name}" for name in plan.names]
         self._moving = setting_columns(plan)
@@ -191,13 +190,8 @@ class Signals(Callback):
         """Leave what was done since the last step out of the next one's time."""
         self._clock = time.perf_counter()
 
-    def largest_weight(self) -> float:
-        """The largest absolute value among the trained weights, not finite if any is not; waits for the device."""
-        weights = [parameter.detach() for parameter in self._parameters]
-        return float(torch.stack(torch._foreach_norm(weights, math.inf)).max())
-
     def flush(self, trainer: pl.Trainer, together: bool = True) -> None:
-        """Read the buffer and hand it to the loggers and the listeners.
+        """Read the buffer and hand it to the loggers and the monitors.
 
         Args:
             trainer: whose loggers.
@@ -233,12 +227,12 @@ class Signals(Callback):
         self.hand_over(trainer, block)
 
     def hand_over(self, trainer: pl.Trainer, block: Block) -> None:
-        """Give a block to the loggers and the listeners."""
+        """Give a block to the loggers, then to the monitors."""
         rows = _rows(block)
         for logger in trainer.loggers:
             log_rows(logger, self._columns, rows)
-        for listener in self._listeners:
-            listener(trainer, block)
+        for monitor in monitors(trainer):
+            monitor.on_block(trainer, block)
 
     def _take_settings(self) -> dict[str, np.ndarray]:
         table = np.array(self._settings[: self._count]).reshape(self._count, -1)

@@ -13,12 +13,13 @@ from lrflow.metric import is_validation
 from lrflow.plan import Plan
 from lrflow.training import Block, Signals
 from lrflow.training.metrics import LOSS, ReadingTimes, logged
+from lrflow.training.monitor import Monitor
 from lrflow.tuning.range_test import LOOK, Sweep
 
 KEY = "find.monitor"
 
 
-def reader(sweep: Sweep, monitor: str, every: int, plan: Plan) -> pl.Callback:
+def readers(sweep: Sweep, monitor: str, every: int, plan: Plan) -> list[pl.Callback]:
     """What hands a metric of a training to a sweep, and stops the training where the sweep ends.
 
     Args:
@@ -29,12 +30,12 @@ def reader(sweep: Sweep, monitor: str, every: int, plan: Plan) -> pl.Callback:
         plan: of the sweep.
     """
     if monitor == LOSS:
-        return Signals(plan, LOOK * every, listeners=[_MeanLosses(sweep, every)])
-    return (_AfterValidation if is_validation(monitor) else _BetweenSteps)(sweep, monitor, every)
+        return [Signals(plan, LOOK * every), _MeanLosses(sweep, every)]
+    return [(_AfterValidation if is_validation(monitor) else _BetweenSteps)(sweep, monitor, every)]
 
 
-class _MeanLosses:
-    """Listens to the signals; a reading is the mean training loss of `every` steps.
+class _MeanLosses(Monitor):
+    """Reads the signals; a reading is the mean training loss of `every` steps.
 
     A skipped step has the loss of the step before it, and the first ones that of the first step that has one: a sweep
     reads a loss at each LR.
@@ -46,7 +47,7 @@ class _MeanLosses:
         self._lacking = 0
         self._last: float | None = None
 
-    def __call__(self, trainer: pl.Trainer, block: Block) -> None:
+    def on_block(self, trainer: pl.Trainer, block: Block) -> None:
         self._losses = np.append(self._losses, self._filled(block))
         whole = len(self._losses) // self._every * self._every
         readings, self._losses = self._losses[:whole].reshape(-1, self._every).mean(1), self._losses[whole:]

@@ -15,6 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from lrflow.training.isolation import isolated
+
 
 class _TrainingStep(nn.Module):
     """Calls the training step as a forward pass, which is what `functional_call` can call."""
@@ -44,8 +46,16 @@ def module_loss(module: pl.LightningModule, batches: Sequence[Any]) -> Callable[
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
         named = {f"module.{name}": tensor for name, tensor in parameters.items()}
-        found = [functional_call(step, named, (batch, index)) for index, batch in enumerate(batches)]
-        losses = [one for one in found if one is not None]
+        buffers = {f"module.{name}": buffer for name, buffer in module.named_buffers()}
+
+        def one(batch: Any, index: int) -> Tensor | None:
+            # Each call has buffers of its own, since the graph of an earlier one may still need theirs.
+            copies = {name: buffer.clone() for name, buffer in buffers.items()}
+            result: Tensor | None = functional_call(step, named | copies, (batch, index))
+            return result
+
+        found = [one(batch, index) for index, batch in enumerate(batches)]
+        losses = [value for value in found if value is not None]
         if not losses:
             raise ValueError("the training step skips every batch")
         return torch.stack(losses).mean()
@@ -55,35 +65,19 @@ def module_loss(module: pl.LightningModule, batches: Sequence[Any]) -> Callable[
 
 @contextmanager
 def as_a_function(module: pl.LightningModule) -> Iterator[None]:
-    """Let the training step be a function of its parameters: nothing is drawn, noted or logged.
+    """Let the training step be a function of its parameters, and leave no trace of its calls.
 
     Dropout is off, and batch norms use the statistics of the batch and keep none. The function can be differentiated
-    twice, which a compiled model and the fused kernels of attention cannot. Everything is put back.
+    twice, which a compiled model and the fused kernels of attention cannot.
     """
-    modes = {one: one.training for one in module.modules()}
-    statistics = {one: one.track_running_stats for one in module.modules() if isinstance(one, _BatchNorm)}
-    kept = {one: (one.running_mean, one.running_var, one.num_batches_tracked) for one in statistics}
-    silent = {name: lambda *_, **__: None for name in ("log", "log_dict")}
-    before = {name: vars(module)[name] for name in silent if name in vars(module)}
-    module.train()
-    for one in module.modules():
-        if isinstance(one, _DropoutNd):
-            one.eval()
-        elif isinstance(one, _BatchNorm) and modes[one]:
-            one.track_running_stats = False
-            one.running_mean = one.running_var = one.num_batches_tracked = None
-        elif isinstance(one, _BatchNorm):
-            one.eval()  # a frozen one normalises by what it has
-    vars(module).update(silent)
-    try:
+    with isolated(module):
+        frozen = [one for one in module.modules() if isinstance(one, _BatchNorm) and not one.training]
+        module.train()
+        for one in module.modules():
+            if isinstance(one, _DropoutNd) or one in frozen:
+                one.eval()  # a frozen batch norm normalises by what it has
+            elif isinstance(one, _BatchNorm):
+                one.track_running_stats = False
+                one.running_mean = one.running_var = one.num_batches_tracked = None
         with torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH):
             yield
-    finally:
-        for name in silent:
-            del vars(module)[name]
-        vars(module).update(before)
-        for norm, (mean, variance, count) in kept.items():
-            norm.track_running_stats = statistics[norm]
-            norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, variance, count
-        for one, mode in modes.items():
-            one.training = mode

@@ -15,6 +15,7 @@ from lrflow.optimizers.traits import known_with, traits_of
 from lrflow.plan import Plan
 from lrflow.training.checkpoints import Checkpoints
 from lrflow.training.evaluation_weights import EvaluationWeights
+from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.module import Supervised
 from lrflow.training.position import stand_at
 from lrflow.training.progress import ProgressBar
@@ -69,7 +70,7 @@ class Member:
 
     @property
     def signals(self) -> Signals:
-        """What its loggers and listeners are fed by."""
+        """What its loggers and monitors are fed by."""
         return next(one for one in self.trainer.callbacks if isinstance(one, Signals))  # type: ignore[attr-defined]
 
     @property
@@ -80,7 +81,7 @@ class Member:
     @property
     def others(self) -> list[pl.Callback]:
         """What else looks at its validations, such as a pruner."""
-        own = (Signals, Checkpoints, EvaluationWeights, ProgressBar)
+        own = (Signals, Checkpoints, EvaluationWeights, ProgressBar, UndisturbedByValidation)
         return [one for one in self.trainer.callbacks if not isinstance(one, own)]  # type: ignore[attr-defined]
 
     @contextmanager

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
 from lrflow.errors import LrflowError
 from lrflow.health import DivergedError, NonFinite
+from lrflow.training import Block
 
 FINE = np.array([1.0, 0.9, 0.8])
 
@@ -19,8 +23,18 @@ def look(
     loss: np.ndarray = FINE,
     grad_norm: np.ndarray = FINE,
     lr: np.ndarray | None = None,
+    precision: str = "32-true",
+    skipped: np.ndarray | None = None,
 ) -> None:
-    watcher.watch(first, loss, grad_norm, np.full((len(loss), 1), 0.1) if lr is None else lr)
+    rates = np.full((len(loss), 1), 0.1) if lr is None else lr
+    skips = np.zeros(len(loss), bool) if skipped is None else skipped
+    block = Block(first, loss, grad_norm, np.zeros(len(loss)), rates, rates, skipped=skips)
+    watcher.on_block(cast(Any, SimpleNamespace(precision=precision)), block)
+
+
+def weigh(watcher: NonFinite, steps: int, largest: float) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.tensor([0.0, -largest]))], 0.1)
+    watcher.before_save(cast(Any, SimpleNamespace(optimizers=[optimizer], global_step=steps)))
 
 
 def test_finite_steps_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -79,31 +93,45 @@ def test_ignored(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_gradient_scaler_may_skip_steps() -> None:
     """It finds its scale by trying until gradients overflow; a loss that is not finite is another matter."""
-    watcher = NonFinite(skipped_steps=True)
-    look(watcher, grad_norm=np.array([np.inf, np.nan, 1.0]))
+    look(NonFinite(), grad_norm=np.array([np.inf, np.nan, 1.0]), precision="16-mixed")
     with pytest.raises(DivergedError, match="the loss is nan"):
-        look(watcher, loss=np.array([1.0, np.nan, 1.0]))
+        look(NonFinite(), loss=np.array([1.0, np.nan, 1.0]), precision="16-mixed")
 
 
 def test_a_step_that_the_module_skipped_has_no_loss() -> None:
-    """Its mark tells it, not its gradient norm: a loss that is not finite may have a gradient of 0."""
-    loss, norm, lr = np.array([1.0, np.nan, 1.0]), np.array([1.0, 0.0, 1.0]), np.full((3, 1), 0.1)
-    NonFinite().watch(0, loss, norm, lr, np.array([False, True, False]))
+    losses, norms = np.array([1.0, np.nan, 1.0]), np.array([1.0, 0.0, 1.0])
+    look(NonFinite(), loss=losses, grad_norm=norms, skipped=np.array([False, True, False]))
     with pytest.raises(DivergedError, match="step 1: the loss is nan"):
-        NonFinite().watch(0, loss, norm, lr, np.array([False, False, False]))
+        look(NonFinite(), loss=losses, grad_norm=norms)
 
 
 @pytest.mark.parametrize("largest", [np.nan, np.inf])
 def test_weights_that_are_not_finite(largest: float) -> None:
     with pytest.raises(DivergedError) as caught:
-        NonFinite().weigh(7, largest)
+        weigh(NonFinite(), 7, largest)
     assert str(caught.value) == (
         "after 7 steps: the weights are not finite\n"
         "    the LR is likely too high, or a batch holds NaN: "
         "try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
     )
-    NonFinite("ignore").weigh(7, largest)
+    weigh(NonFinite("ignore"), 7, largest)
 
 
 def test_finite_weights_may_be_large() -> None:
-    NonFinite().weigh(7, 3e38)
+    weigh(NonFinite(), 7, 3e38)
+
+
+def test_a_resumed_run_does_not_warn_again(caplog: pytest.LogCaptureFixture) -> None:
+    watcher, resumed = NonFinite("warn"), NonFinite("warn")
+    assert watcher.state_dict() == {}
+    look(watcher, loss=np.array([np.nan] * 3))
+    resumed.load_state_dict(watcher.state_dict())
+    look(resumed, first=3, loss=np.array([np.nan] * 3))
+    assert len(caplog.records) == 1
+
+
+def test_a_run_resumed_under_stop_is_watched_though_it_was_only_warned_of() -> None:
+    resumed = NonFinite("stop")
+    resumed.load_state_dict({"action": "ignore"})
+    with pytest.raises(DivergedError):
+        look(resumed, loss=np.array([np.nan] * 3))

@@ -22,8 +22,7 @@ import yaml
 from lrflow.cli import main
 from lrflow.config import Config
 from lrflow.config.sweep import check_sweeper
-from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
-from lrflow.health.nonfinite import DivergedError
+from lrflow.errors import ConfigError, DivergedError, LrflowError, Problem, StoppedError
 from lrflow.sweeps.outcome import Outcome
 from lrflow.sweeps.study import JOURNAL, open_storage
 

@@ -14,8 +14,7 @@ import pytorch_lightning as pl
 import torch
 
 from lrflow.config import Config, compose
-from lrflow.errors import LrflowError, StoppedError
-from lrflow.health.nonfinite import DivergedError
+from lrflow.errors import DivergedError, LrflowError, StoppedError
 from lrflow.tasks import evaluate, population, train
 from lrflow.tasks.likeness import likeness, why_not
 from lrflow.vectorized.population import Population

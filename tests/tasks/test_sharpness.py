@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
@@ -13,9 +14,11 @@ import pytorch_lightning as pl
 from lrflow.config import compose
 from lrflow.config.curvature import unread_keys
 from lrflow.errors import ConfigError
+from lrflow.health import Watched
+from lrflow.health.sharpness_picture import read_sharpness
+from lrflow.schedules import Horizon
 from lrflow.tasks import find, plan, train
-from lrflow.tasks.sharpness import check_probing
-from lrflow.tuning.sharpness_picture import read_sharpness
+from lrflow.tasks.monitors import build_monitors
 
 SMALL = ["model=logistic", "optimizer=sgd", "optimizer.lr=2.0", "optimizer.weight_decay=0"]
 
@@ -76,9 +79,10 @@ def test_data_and_loggers_that_measuring_cannot_do_with() -> None:
         def train_dataloader(self) -> Any:
             return iter([1, 2])
 
-    config = compose(["sharpness.every=5 steps", "logger=none"])
+    plan = SimpleNamespace(horizon=Horizon(100))
+    watched = cast(Watched, SimpleNamespace(data=Own(), plan=plan, trainer=SimpleNamespace(loggers=[])))
     with pytest.raises(ConfigError) as caught:
-        check_probing(config, Own(), print)
+        build_monitors(compose(["sharpness.every=5 steps"]), watched)
     told = str(caught.value)
     assert "an order of its own" in told
     assert "no logger would keep it" in told

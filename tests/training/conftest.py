@@ -26,8 +26,10 @@ from lrflow.schedules import Cosine, Curve, Duration, Horizon, Schedule
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, Supervised, planned_module
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.interrupt import StopRequest
+from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import put_in_order
 from lrflow.training.loggers import CSVLogger
+from lrflow.training.monitor import Monitor, Watched
 from lrflow.training.position import Position
 from lrflow.training.resume import Resumed
 from lrflow.training.supply import supply_optimizer
@@ -143,6 +145,16 @@ class Recorder(pl.Callback):
         self.batches.append(batch[0][:, 0].tolist())
 
 
+class Blocks(Monitor):
+    """The blocks of signals that monitors are handed."""
+
+    def __init__(self) -> None:
+        self.all: list[Block] = []
+
+    def on_block(self, trainer: pl.Trainer, block: Block) -> None:
+        self.all.append(block)
+
+
 class Interrupted(Exception):  # noqa: N818
     """Stands for whatever ends a process; nothing in lrflow knows it."""
 
@@ -180,6 +192,15 @@ class Run:
     def fit(self) -> Run:
         self.trainer.fit(self.module, datamodule=self.data, ckpt_path=self.resumed.path if self.resumed else None)
         return self
+
+    def watched(self) -> Watched:
+        """What its monitors know of it."""
+        return Watched(self.trainer, self.data, self.plan, self.folder, self.options.seed, self.signals)
+
+    def watch(self, name: str, monitor: Monitor) -> None:
+        """Add a monitor, where `task=train` has them."""
+        monitor.begin(name, self.watched())
+        self.trainer.callbacks.insert(-1, monitor)  # type: ignore[attr-defined]
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
@@ -226,7 +247,6 @@ def build(
     callbacks: Sequence[pl.Callback] = (),
     module: pl.LightningModule | None = None,
     data: pl.LightningDataModule | None = None,
-    listeners: Sequence[Callable[..., None]] = (),
     stop: StopRequest | None = None,
 ) -> Run:
     """The parts of `task=train`, in its order."""
@@ -260,8 +280,8 @@ def build(
         horizon = resumed.horizon(horizon, options.max_epochs, options.max_steps, options.accumulate)
         branches = resumed.branched(horizon, options.how, groups, options.schedule, settings)
     plan = compile_branched(groups, options.schedule, horizon, branches, settings)
-    record, blocks = Recorder(), []
-    signals = Signals(plan, options.log_every, [lambda _, block: blocks.append(block), *listeners])
+    record, blocks = Recorder(), Blocks()
+    signals = Signals(plan, options.log_every)
     checkpoints = Checkpoints(
         folder / "checkpoints",
         horizon,
@@ -275,11 +295,11 @@ def build(
             "branches": [branch.as_dict() for branch in branches],
             "config": options.config(),
         },
-        vet=signals.flush,
     )
     weights = EvaluationWeights(options.batch_norm_batches, options.seed)
     freezing = Freezing(planned_module(module), groups, plan.starts, resumed.step if resumed else 0, options.compiled)
-    trainer.callbacks += [weights, freezing, record, *callbacks, signals, checkpoints]  # type: ignore[attr-defined]
+    first = [UndisturbedByValidation(), weights, freezing]
+    trainer.callbacks += [*first, record, *callbacks, signals, blocks, checkpoints]  # type: ignore[attr-defined]
     trainer.run_for(horizon)
     validate_every(trainer, Duration.parse(options.val_every), horizon)
     supply_optimizer(
@@ -289,7 +309,7 @@ def build(
         settings | dict.fromkeys(resumed.moved if resumed else ()),
     )
     return Run(
-        folder, options, trainer, module, data, groups, plan, horizon, signals, checkpoints, record, resumed, blocks
+        folder, options, trainer, module, data, groups, plan, horizon, signals, checkpoints, record, resumed, blocks.all
     )
 
 

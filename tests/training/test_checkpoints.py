@@ -14,6 +14,7 @@ from lrflow.errors import LrflowError, StoppedError
 from lrflow.schedules import Constant, Schedule
 from lrflow.training.checkpoint_io import read_checkpoint
 from lrflow.training.interrupt import StopRequest
+from lrflow.training.monitor import Monitor
 
 
 def names(run: Any) -> list[str]:
@@ -131,11 +132,11 @@ class TestContent:
         assert "hyper_parameters" not in content
 
     def test_a_state_that_is_refused_is_not_saved(self, prepare: Any, tmp_path: Path) -> None:
-        def refuse(trainer: Any) -> None:
-            raise LrflowError("not this one")
+        class Refuses(Monitor):
+            def before_save(self, trainer: Any) -> None:
+                raise LrflowError("not this one")
 
-        run = prepare(tmp_path, max_epochs=1)
-        run.checkpoints._vet = refuse
+        run = prepare(tmp_path, max_epochs=1, callbacks=[Refuses()])
         with pytest.raises(LrflowError, match="not this one"):
             run.fit()
         assert run.saved == []

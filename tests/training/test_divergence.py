@@ -20,19 +20,8 @@ def watched(prepare: Any) -> Any:
     """Makes a run that is watched as `task=train` has it watched."""
 
     def make(folder: Path, action: Any = "stop", **options: Any) -> Any:
-        nonfinite = NonFinite(action)
-
-        def watch(trainer: Any, block: Any) -> None:
-            nonfinite.watch(block.first, block.loss, block.grad_norm, block.actual, block.skipped)
-
-        run = prepare(folder, listeners=[watch], **options)
-        flush = run.signals.flush
-
-        def vet(trainer: Any) -> None:
-            flush(trainer)
-            nonfinite.weigh(trainer.global_step, run.signals.largest_weight())
-
-        run.checkpoints._vet = vet
+        run = prepare(folder, **options)
+        run.watch("nonfinite", NonFinite(action))
         return run
 
     return make

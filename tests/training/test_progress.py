@@ -24,7 +24,7 @@ class Shown:
         self.bar = ProgressBar(steps, console, bar)
 
     def options(self) -> dict[str, Any]:
-        return {"callbacks": [self.bar], "listeners": [self.bar]}
+        return {"callbacks": [self.bar]}
 
 
 def test_off_a_terminal_it_writes_a_line_a_validation(train: Any, tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from lrflow.errors import LrflowError
+from lrflow.health import Sharpness
+from lrflow.health.sharpness_picture import COLUMNS, read_sharpness
 from lrflow.layers import Rule
 from lrflow.training import Supervised
 from lrflow.training.random_state import random_state
-from lrflow.tuning.probe import SharpnessProbe
-from lrflow.tuning.sharpness_picture import COLUMNS, read_sharpness
 
 ALL = [Rule("all", match="*")]
 
@@ -31,8 +31,7 @@ def probed(prepare: Callable[..., Any]) -> Callable[..., Any]:
 
     def make(folder: Path, every: int = 4, **settings: Any) -> Any:
         run = prepare(folder, **settings)
-        probe = SharpnessProbe(every, batches=2, products=20, seed=0, signals=run.signals, folder=folder)
-        run.trainer.callbacks.insert(-1, probe)
+        run.watch("sharpness", Sharpness(every, batches=2, products=20))
         return run
 
     return make

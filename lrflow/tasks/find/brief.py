@@ -19,6 +19,7 @@ from lrflow.tasks.data import ready_data
 from lrflow.tasks.length import count_horizon
 from lrflow.tasks.train import freezing, lightning_options
 from lrflow.training import EvaluationWeights
+from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.resume import Resumed
 from lrflow.training.supply import supply_optimizer
 from lrflow.training.trainer import build_trainer, validate_every
@@ -31,7 +32,7 @@ def brief_fit(
     steps: int,
     folder: Path,
     plan_of: Callable[[Sequence[Group]], Plan],
-    callback_of: Callable[[Plan], pl.Callback],
+    watching: Callable[[pl.Trainer, pl.LightningDataModule, Plan], Sequence[pl.Callback]],
     val_every: int | None = None,
     start: Resumed | None = None,
 ) -> tuple[pl.Trainer, pl.LightningModule, pl.LightningDataModule]:
@@ -43,7 +44,7 @@ def brief_fit(
         steps: optimizer steps.
         folder: of the run; nothing is written there.
         plan_of: makes the plan, of the groups at the run's own peak.
-        callback_of: makes what listens, of the plan.
+        watching: makes what watches the training.
         val_every: optimizer steps between two validations; None: there are none.
         start: the checkpoint whose model and optimizer it goes on from; None: they are new.
 
@@ -71,9 +72,10 @@ def brief_fit(
     make = partial(build.make_optimizer, config, groups, compiled=compiled)
     supply_optimizer(module, plan, make, config.optimizer.node(), compiled, routes)
     trainer.callbacks += [  # type: ignore[attr-defined]
+        UndisturbedByValidation(),
         EvaluationWeights(config.trainer.batch_norm_batches, seed),
         *freezing(config, module, plan, groups),
-        callback_of(plan),
+        *watching(trainer, data, plan),
     ]
     if start:
         trainer.strategy.checkpoint_io = Midway(groups, plan)

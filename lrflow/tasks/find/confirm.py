@@ -24,6 +24,7 @@ from lrflow.tasks.find.brief import brief_fit, whole_horizon
 from lrflow.training import Block, Signals
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.metrics import LOSS, logged
+from lrflow.training.monitor import Monitor
 from lrflow.tuning.confirm import Confirmed, confirm
 
 FEWEST = 20  # steps of a trial run
@@ -76,6 +77,17 @@ def short_plan(config: Config, groups: Sequence[Group], lr: float, whole: Horizo
     return compile_branched(scaled, build.build_schedule(config), horizon, [branch], settings_of(config.optimizer))
 
 
+class _Losses(Monitor):
+    """Notes the loss of every step, and stops a run at the first that is not finite."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_block(self, trainer: pl.Trainer, block: Block) -> None:
+        self.losses.extend(block.losses.tolist())
+        trainer.should_stop |= not np.isfinite(block.losses).all()
+
+
 @freed_after()
 def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folder: Path) -> tuple[float, int]:
     """What a trial run ends at, and its steps.
@@ -84,20 +96,16 @@ def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folde
     of validation.
     """
     steps = min(whole.steps, max(FEWEST, Duration.parse(find.confirm_length).steps(whole)))
-    losses: list[float] = []
-
-    def listen(trainer: pl.Trainer, block: Block) -> None:
-        losses.extend(block.losses.tolist())
-        trainer.should_stop |= not np.isfinite(block.losses).all()
-
+    noted = _Losses()
     trainer, module, data = brief_fit(
         config,
         config.seed,
         steps,
         folder,
         lambda groups: short_plan(config, groups, lr, whole, steps),
-        lambda plan: Signals(plan, config.trainer.log_every, listeners=[listen]),
+        lambda _, __, plan: [Signals(plan, config.trainer.log_every), noted],
     )
+    losses = noted.losses
     if not np.isfinite(losses).all():
         return math.inf, len(losses)
     if find.monitor != LOSS and not is_validation(find.monitor):

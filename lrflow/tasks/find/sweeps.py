@@ -20,7 +20,7 @@ from lrflow.schedules import Duration, Horizon
 from lrflow.tasks import build
 from lrflow.tasks.find.brief import brief_fit, whole_horizon
 from lrflow.training.resume import Resumed
-from lrflow.tuning.metrics import reader
+from lrflow.tuning.metrics import readers
 from lrflow.tuning.range_test import RangeTest, Sweep, sweep_plan
 
 
@@ -87,7 +87,7 @@ def _sweep(
         steps,
         folder,
         lambda groups: sweep_plan(groups, config.optimizer.lr, find.low, find.high, steps, every),
-        lambda plan: reader(sweep, find.monitor, every, plan),
+        lambda _, __, plan: readers(sweep, find.monitor, every, plan),
         val_every=every if is_validation(find.monitor) else None,
         start=start,
     )
