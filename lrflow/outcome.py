@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -156,6 +156,12 @@ def numbers_in(values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers among what a task returned or a record holds: its metrics."""
     found = {name: value for name, value in values.items() if isinstance(value, int | float)}
     return {name: float(value) for name, value in found.items() if not isinstance(value, bool)}
+
+
+def exit_code_of_sweep(outcomes: Iterable[Outcome]) -> int:
+    """1 where a job failed, diverged or was stopped; else 3 where one ended early; else 0."""
+    found = {outcome.status for outcome in outcomes}
+    return 1 if found & {"failed", "diverged", "stopped"} else 3 * ("ended_early" in found)
 
 
 _SAYS_DIVERGED = re.compile(r"\b(nan|inf)\b|not finite")

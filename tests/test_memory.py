@@ -76,5 +76,5 @@ def test_a_job_of_a_sweep_leaves_nothing_in_cycles(
     monkeypatch.setattr(lrflow.cli.jobs, "run_task", task)
     config = compose()
     outcome = run_job(validate(config.source, config.choices, [], tmp_path / "0"))
-    assert outcome.status == ("failed" if fails else "done")
+    assert outcome.status == ("failed" if fails else "finished")
     assert made[0]() is None

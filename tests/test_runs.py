@@ -143,7 +143,7 @@ def test_a_sweep_checks_all_jobs_first_and_survives_a_failing_one(lrflow: Run, t
     assert swept.returncode == 1
     folders = {path.name: path for path in tmp_path.glob("outputs/sweeps/*/[0-9]")}
     status = {name: json.loads((path / "summary.json").read_text())["status"] for name, path in folders.items()}
-    assert status == {"0": "finished", "1": "failed", "2": "finished"}
+    assert status == {"0": "finished", "1": "diverged", "2": "finished"}
     assert "LR" in json.loads((folders["1"] / "summary.json").read_text())["error"]
     assert not list(folders["1"].glob("checkpoints/*.ckpt")), "weights that are not finite are never saved"
 

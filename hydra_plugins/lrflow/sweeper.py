@@ -38,6 +38,7 @@ class SweeperConf:
     study: Any = None  # its name in a database; null: the sweep folder's
     resume: Any = None  # a sweep folder, or last
     seed: Any = 0  # of the sampler
+    rank_ended_early: Any = False  # whether trials that ended early are ranked as those that finished
     retries: Any = 2  # how often a trial whose process died is run again
     batch: Any = None  # trials at a time; null: as many as the launcher can use
     pruner: Any = "none"  # none | median | asha | hyperband | wilcoxon | patience

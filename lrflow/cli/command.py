@@ -17,8 +17,7 @@ from lrflow.errors import ConfigError, LrflowError, StoppedError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from lrflow.sweeps.outcome import Outcome
-    from lrflow.tasks.population import Trained
+    from lrflow.outcome import Outcome
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -119,7 +118,7 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
 
     process = os.getpid()
 
-    def job(cfg: DictConfig, trained: Trained | None = None) -> Outcome:
+    def job(cfg: DictConfig, trained: Outcome | None = None) -> Outcome:
         parent = os.getppid()
         outcome = _run(cfg, args.config_dir, jobs, trained)
         if os.getpid() != process:  # a launcher's own process
@@ -146,12 +145,14 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
 
             show_summary(outcomes)
     if args.multirun:
-        return int(any(outcome.status in ("failed", "stopped") for outcome in outcomes))
+        from lrflow.outcome import exit_code_of_sweep
+
+        return exit_code_of_sweep(outcomes)
     return outcomes[0].exit_code if outcomes else 0
 
 
 def _run(
-    cfg: DictConfig, config_dir: Path | None, jobs: Sequence[str] | None, trained: Trained | None = None
+    cfg: DictConfig, config_dir: Path | None, jobs: Sequence[str] | None, trained: Outcome | None = None
 ) -> Outcome:
     """Runs one job that Hydra composed.
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lrflow.cli.report import show_failure
 from lrflow.config import Config
-from lrflow.errors import ConfigError, Problem, PrunedError
+from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError
 from lrflow.memory import freed_after, without_locals
-from lrflow.sweeps.outcome import Outcome
-
-if TYPE_CHECKING:
-    from lrflow.tasks.population import Trained
+from lrflow.outcome import Outcome, numbers_in
 
 
 def run_task(config: Config) -> dict[str, Any]:
@@ -27,7 +25,7 @@ def run_task(config: Config) -> dict[str, Any]:
 
 
 def run_job(
-    config: Config, place: Callable[[list[Problem]], list[Problem]] = list, trained: Trained | None = None
+    config: Config, place: Callable[[list[Problem]], list[Problem]] = list, trained: Outcome | None = None
 ) -> Outcome:
     """Runs one job; a failure is shown and noted. One that was asked to stop is to be the last.
 
@@ -40,20 +38,23 @@ def run_job(
         return _run_job(config, place, trained)
 
 
-def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], trained: Trained | None) -> Outcome:
+def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], trained: Outcome | None) -> Outcome:
     started = time.monotonic()
-    result: Mapping[str, Any] = {}
-    failure: Exception | None = None
+    facts: dict[str, Any] = {"overrides": config.overrides, "folder": config.run_folder}
     try:
-        result = trained.outcome() if trained else run_task(config) or {}
+        if trained:
+            return replace(trained.check(), **facts)
+        result = run_task(config) or {}
     except Exception as error:
         failure = ConfigError(place(error.problems)) if isinstance(error, ConfigError) else error
-        if isinstance(error, PrunedError):
-            result = error.metrics
+        if isinstance(error, PrunedError | EndedEarlyError):
             print(error)
         else:
             show_failure(failure, "This job was not run." if config.run_folder else "Nothing was run.")
         without_locals(error)
-    folder = result.get("folder") or config.run_folder
-    seconds = trained.seconds if trained else time.monotonic() - started
-    return Outcome(config.overrides, result, failure, seconds, Path(folder) if folder else None)
+        if trained:
+            return replace(trained, **facts)
+        return Outcome.of_error(failure, seconds=time.monotonic() - started, **facts)
+    if folder := result.get("folder"):
+        facts["folder"] = Path(folder)
+    return Outcome.finished(numbers_in(result), seconds=time.monotonic() - started, **facts)

@@ -20,7 +20,7 @@ from lrflow.config.overrides import Overrides, as_typed, read
 from lrflow.config.sweep import TARGET, check_sweeper
 from lrflow.console import short_names
 from lrflow.errors import ConfigError, LrflowError, Problem
-from lrflow.sweeps.outcome import Outcome
+from lrflow.outcome import Outcome, Status
 
 if TYPE_CHECKING:
     from lrflow.sweeps.results import Sweep
@@ -136,7 +136,7 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
         columns |= {name: [job.get(key, "") for job in given] for name, key in zip(headings, swept, strict=True)}
         shown = 0
         for name in metrics:
-            values = [outcome.result.get(name) for outcome in outcomes]
+            values = [outcome.metrics.get(name) for outcome in outcomes]
             column = {name: ["" if value is None else f"{value:.4g}" for value in values]}
             if _width(columns | column | ending) <= out.width:
                 columns |= column
@@ -153,8 +153,9 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     if same:
         out.print(Text(f"each with {same}", "dim"))
     out.print(table)
-    if failed := [str(number) for number, outcome in enumerate(outcomes) if outcome.status == "failed"]:
-        out.print(Text(f"{len(failed)} of {_jobs(len(outcomes))} failed: {', '.join(failed)}", "bold red"))
+    for status, told in _UNFINISHED.items():
+        if numbers := [str(number) for number, outcome in enumerate(outcomes) if outcome.status == status]:
+            out.print(Text(f"{len(numbers)} of {_jobs(len(outcomes))} {told}: {', '.join(numbers)}", _STYLES[status]))
     if sweep is not None and (sweep.lr_key is not None or (sweep.folder / RECORD).exists()):
         _show_answer(sweep)
 
@@ -184,12 +185,17 @@ FEWEST = 2
 
 ENDING = ("folder", "time")
 
-_STYLES = {"failed": "bold red", "stopped": "yellow", "pruned": "cyan", "done": "green"}
+_STYLES: dict[str, str] = {
+    "failed": "bold red", "diverged": "bold red", "ended_early": "yellow", "stopped": "yellow", "pruned": "cyan",
+    "finished": "green",
+}  # fmt: skip
+
+_UNFINISHED: dict[Status, str] = {"failed": "failed", "diverged": "diverged", "ended_early": "ended early"}
 
 
 def _metrics(outcomes: Sequence[Outcome], judged: Sequence[str]) -> list[str]:
     """The names of the jobs' metrics: what they are judged by, then those of the test, then those of the validation."""
-    names = [name for o in outcomes for name, value in o.result.items() if isinstance(value, int | float)]
+    names = [name for outcome in outcomes for name in outcome.metrics]
     order = {"test": 0, "val": 1}
     others = sorted(dict.fromkeys(names), key=lambda name: (order.get(name.partition("/")[0], 2), "loss" in name))
     return [*(name for name in judged if name in others), *(name for name in others if name not in judged)]

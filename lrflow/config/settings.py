@@ -296,6 +296,8 @@ class Analyze(Section):
     """What trials are judged by, or a list of several objectives; None: the sweep's own."""
     mode: Annotated[Any, f.some_of("min", "max")] | None = None
     """Whether less of it is better, or more, or a list for several; None: the sweep's own, or by the metric's name."""
+    rank_ended_early: f.Switch | None = None
+    """Whether trials that ended early are judged as those that finished; None: the sweep's own."""
     margin: f.Margin = "5%"
     """How much worse within the good basin: a share of what training gains, or a difference of the metric."""
     trial: f.CountOrNone | None = None

@@ -69,6 +69,8 @@ class Sweep(Section):
     """A sweep folder to go on with, or `last`."""
     seed: f.Seed = 0
     """Of the sampler; the runs have their own."""
+    rank_ended_early: f.Switch = False
+    """Whether a trial that ended before the last step of its plan is ranked by its metrics as one that finished."""
     retries: f.CountOrNone = 2
     """How often a trial whose process died is run again."""
     batch: f.Count | None = None

@@ -164,7 +164,7 @@ def told_of(sweep: Sweep, trial: Trial) -> str:
     given = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.given.items()}
     lines += [f"{key} = {value}" for key, value in given.items() if value is not None]
     lines += [f"{name} {trial.metrics[name]:.4g}" for name in sweep.metrics[:4] if name in trial.metrics]
-    lines += [(trial.why or trial.status).partition("\n")[0]] * (trial.status != "done")
+    lines += [(trial.why or trial.status).partition("\n")[0]] * (trial.status != "finished")
     return "<br>".join(line if line.startswith("<b>") else escape(line) for line in lines)
 
 

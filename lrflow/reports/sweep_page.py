@@ -65,8 +65,8 @@ def write_page(sweep: Sweep, analyses: Sequence[Analysis], best: Path | None, pa
 
 def counts(sweep: Sweep) -> str:
     """How many trials there are, and how many ended otherwise than well."""
-    states = [trial.status for trial in sweep.trials]
-    others = [f"{states.count(state)} {state}" for state in dict.fromkeys(states) if state != "done"]
+    states = [trial.status.replace("_", " ") for trial in sweep.trials]
+    others = [f"{states.count(state)} {state}" for state in dict.fromkeys(states) if state != "finished"]
     return ", ".join([f"{len(states)} trial{'s' if len(states) != 1 else ''}", *others])
 
 

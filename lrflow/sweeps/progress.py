@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lrflow.config.sweep import Sweep
+from lrflow.outcome import STATUSES
+from lrflow.sweeps.notes import status_of
 
 SHOWN = 8
 """Trials in the live table: the best ones, and those that run."""
@@ -114,14 +116,10 @@ class Progress:
             add(trial, _value(trial), "green" if trial is best[0] else "")
         for trial in running[: SHOWN - 1]:
             add(trial, self._so_far(trial), "cyan")
-        counts = {
-            "done": len(self._ranked(trials)),
-            "running": len(running),
-            "pruned": sum(trial.user_attrs.get("status") == "pruned" for trial in trials),
-            "failed": sum(trial.user_attrs.get("status") == "failed" for trial in trials),
-        }
+        over = [status_of(trial) for trial in trials if trial.state.is_finished()]
+        counts = {status: over.count(status) for status in STATUSES} | {"running": len(running)}
         told = "  ".join(f"{count} {name}" for name, count in counts.items() if count)
-        return Group(table, Text(f"{told} of {self._n_trials}{self._left(counts)}", "dim"))
+        return Group(table, Text(f"{told} of {self._n_trials}{self._left(len(over))}", "dim"))
 
     def _so_far(self, trial: FrozenTrial) -> str:
         """What a running trial's folder says already."""
@@ -130,8 +128,8 @@ class Progress:
         summary: dict[str, Any] = RunFolder(self._folder / str(trial.number)).read_summary()
         return str(summary.get("status", "runs"))
 
-    def _left(self, counts: dict[str, int]) -> str:
-        over = counts["done"] + counts["pruned"] + counts["failed"] - self._before
+    def _left(self, over: int) -> str:
+        over -= self._before
         if over <= 0:
             return ""
         left = (time.monotonic() - self._started) / over * (self._n_trials - over - self._before)

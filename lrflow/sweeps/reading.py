@@ -14,6 +14,7 @@ import yaml
 from lrflow.config.files import read as read_yaml
 from lrflow.errors import ConfigError, Problem
 from lrflow.metric import Directions, Metric
+from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.recorded import Trial, Value, number
 from lrflow.sweeps.results import Sweep
@@ -23,7 +24,10 @@ NOT_SWEPT = ("hydra", "trial", "resume", "output", "name", "task", "against")  #
 
 
 def read_sweep(
-    folder: Path, metric: str | Sequence[str] | None = None, mode: str | Sequence[str] | None = None
+    folder: Path,
+    metric: str | Sequence[str] | None = None,
+    mode: str | Sequence[str] | None = None,
+    rank_ended_early: bool | None = None,
 ) -> Sweep:
     """Read a folder of run folders: a sweep's, or any other.
 
@@ -31,6 +35,7 @@ def read_sweep(
         folder: whose folders are runs.
         metric: that trials are judged by, or several; None: the sweep's own, or that of the best checkpoints.
         mode: `min` or `max` of each, or one for all; None: the sweep's own, or as the metric's name suggests.
+        rank_ended_early: whether trials that ended early are judged as those that finished; None: the sweep's own.
     """
     records: list[tuple[Path, dict[str, Any], dict[str, Any]]] = []
     notes = []
@@ -46,11 +51,12 @@ def read_sweep(
         {key: _given(key, given, config) for key in keys} for given, (_, config, _) in zip(typed, records, strict=True)
     ]
     swept = [key for key in keys if len({repr(given[key]) for given in values}) > 1]
+    own = _mapping(folder / RECORD).get("settings", {})
+    ranks = bool(own.get("rank_ended_early")) if rank_ended_early is None else rank_ended_early
     trials = [
-        _trial(place, path, {key: given[key] for key in swept}, summary)
+        _trial(place, path, {key: given[key] for key in swept}, summary, ranks)
         for place, ((path, _, summary), given) in enumerate(zip(records, values, strict=True))
     ]
-    own = _mapping(folder / RECORD).get("settings", {})
     asked = _directions(records[0][1] if records else {}, own)
     names = _listed(metric) or ([each.name for each in asked.objectives] if own else [_usual(trials, asked)])
     modes = _paired(names, _listed(mode))
@@ -88,20 +94,13 @@ def find_sweep(wanted: str, output: Path, key: str, searched: bool = False) -> P
     return folder
 
 
-def _trial(place: int, path: Path, given: Mapping[str, Value], summary: Mapping[str, Any]) -> Trial:
-    status = str(summary.get("status", "unfinished"))
-    metrics = {
-        name: value for name, found in summary.get("metrics", {}).items() if (value := number(found)) is not None
-    }
+def _trial(place: int, path: Path, given: Mapping[str, Value], summary: Mapping[str, Any], ranks: bool) -> Trial:
+    number = int(_job(path)) if _job(path) < math.inf else place
+    ended = Outcome.of_summary(summary, path)
+    if ended is None:
+        return Trial(number, path, "unfinished", given, {})
     return Trial(
-        int(_job(path)) if _job(path) < math.inf else place,
-        path,
-        "done" if status == "finished" else status,
-        given,
-        metrics,
-        summary.get("steps"),
-        summary.get("seconds"),
-        str(summary.get("error", "")),
+        number, path, ended.status, given, ended.metrics, ended.steps, summary.get("seconds"), ended.reason, ranks
     )
 
 

@@ -21,6 +21,7 @@ _MAY_CHANGE = (
     "n_trials",
     "seed",
     "retries",
+    "rank_ended_early",
     "batch",
     "resume",
     "target",

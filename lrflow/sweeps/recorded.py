@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,12 @@ class Trial:
     Args:
         number: its job number, or its place among folders without one.
         folder: of the run.
-        status: `done`, `failed`, `stopped`, `pruned`, or `unfinished`: it is running, or was killed.
+        status: one of `lrflow.outcome.STATUSES`, or `unfinished`: it is running, or was killed.
         given: the swept keys and their values; None: the trial has no such key.
         metrics: the last of each, by name; of a pruned trial those that it was given up with.
         steps, seconds: that it took; None: it did not end.
-        error: why it did not end well.
+        error: why it did not finish.
+        ranks: whether it is judged by its metrics; a trial that ended early is only where the sweep was told to.
     """
 
     number: int
@@ -36,11 +36,12 @@ class Trial:
     steps: int | None = None
     seconds: float | None = None
     error: str = ""
+    ranks: bool = True
 
     @property
     def diverged(self) -> bool:
         """Whether it failed because its numbers were no longer finite."""
-        return self.status == "failed" and re.search(r"\b(nan|inf)\b|not finite", self.error) is not None
+        return self.status == "diverged"
 
     @property
     def why(self) -> str:
@@ -51,7 +52,8 @@ class Trial:
         """The metric that it ended with: not finite where it diverged, None where it did not get so far."""
         if self.diverged:
             return math.nan
-        return self.metrics.get(metric) if self.status == "done" else None
+        ended = self.status == "finished" or (self.status == "ended_early" and self.ranks)
+        return self.metrics.get(metric) if ended else None
 
     def rate(self, key: str | None) -> float | None:
         """The learning rate that it was given by this key; None: it has none, or one that is not positive."""

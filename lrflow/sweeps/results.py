@@ -109,7 +109,8 @@ class Sweep:
         rows = csv.writer(text)
         rows.writerow([*head, "steps", "seconds", "folder", "error"])
         for trial in self.trials:
-            told = [trial.number, trial.status, *([str(trial in self.front).lower()] if several else [])]
+            status = "done" if trial.status == "finished" else trial.status  # the word that these files have always had
+            told = [trial.number, status, *([str(trial in self.front).lower()] if several else [])]
             given = [trial.given.get(key) for key in self.keys]
             metrics = [trial.metrics.get(name) for name in self.metrics]
             ending = [trial.steps, trial.seconds, trial.folder.relative_to(self.folder), trial.error]

@@ -18,11 +18,11 @@ from lrflow.config.interpolation import resolve
 from lrflow.config.sweep import Sweep
 from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
 from lrflow.metric import Directions, Metric
+from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.grammar import read_space
 from lrflow.sweeps.jobs import Pending, consecutive, overrides_of
 from lrflow.sweeps.notes import outcome_of
-from lrflow.sweeps.outcome import Outcome
 from lrflow.sweeps.progress import Progress
 from lrflow.sweeps.pruning import make_pruner
 from lrflow.sweeps.reading import RECORD

@@ -13,11 +13,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lrflow.config.sweep import Sweep
-from lrflow.errors import LrflowError, PrunedError, StoppedError
+from lrflow.errors import LrflowError, StoppedError
+from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder, newest_checkpoint
 from lrflow.sweeps.jobs import Pending
 from lrflow.sweeps.notes import note_end, noted
-from lrflow.sweeps.outcome import Outcome
 from lrflow.sweeps.progress import Progress
 from lrflow.sweeps.space import Space
 from lrflow.sweeps.study import is_database, quiet
@@ -163,25 +163,21 @@ class Trials:
         """
         folder = RunFolder(self._folder / str(found.number))
         trial = optuna.Trial(self._study, found._trial_id)
-        summary = folder.read_summary()
-        status = summary.get("status")
-        if status in ("finished", "pruned", "failed"):
-            reason = str(summary.get("error", ""))
-            kinds = {"finished": None, "pruned": PrunedError(reason), "failed": LrflowError(reason)}
-            outcome = Outcome([], summary.get("metrics", {}), kinds[status], summary.get("seconds", 0.0), folder.path)
-            self._tell(trial, outcome)
+        ended = Outcome.of_summary(folder.read_summary(), folder.path)
+        if ended and ended.status != "stopped":
+            self._tell(trial, ended)
             return None
         checkpoint = newest_checkpoint(folder.path)
         name = checkpoint.name if checkpoint else None
         # One that gets further each time is not what kills its process: that may be the trial beside it.
         before = found.user_attrs.get("deaths", 0) if name == found.user_attrs.get("checkpoint") else 0
-        deaths = before + (status != "stopped")
+        deaths = before + (ended is None)
         if "overrides" in found.user_attrs:  # otherwise it was not even handed over
             trial.set_user_attr("deaths", deaths)
             trial.set_user_attr("checkpoint", name)
             if deaths > self._settings.retries:
                 error = LrflowError(f"its process died more than {self._settings.retries} times")
-                self._tell(trial, Outcome([], {}, error, 0.0, folder.path))
+                self._tell(trial, Outcome.of_error(error, folder=folder.path))
                 return None
             self._progress.say(f"trial {found.number}: its process is gone; it is run again")
         return self._ready(trial, checkpoint)
@@ -196,7 +192,8 @@ class Trials:
     def _tell(self, trial: optuna.Trial, outcome: Outcome) -> None:
         """Notes how a trial ended, and tells of it."""
         try:
-            note_end(self._study, trial, [each.name for each in self._settings.objectives], outcome)
+            names = [each.name for each in self._settings.objectives]
+            note_end(self._study, trial, names, outcome, self._settings.rank_ended_early)
         finally:
             self._look()
 

@@ -30,7 +30,8 @@ def run(config: Config) -> dict[str, Any]:
     """
     task = config.task
     assert isinstance(task, Analyze)
-    sweep = read_sweep(find_sweep(task.source, Path(config.output), "task.from"), task.metric, task.mode)
+    folder = find_sweep(task.source, Path(config.output), "task.from")
+    sweep = read_sweep(folder, task.metric, task.mode, task.rank_ended_early)
     if problems := _problems(task, sweep):
         raise ConfigError(problems)
     console = QuietConsole(highlight=False)

@@ -6,19 +6,20 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrflow.config import Config
 from lrflow.config.settings import Train
 from lrflow.console import QuietConsole
 from lrflow.errors import LrflowError
+from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.schedules import Duration
 from lrflow.tasks import build
@@ -36,30 +37,9 @@ PAYS = 1.1
 """A population has to be so many times faster than its members one after the other: less may be noise."""
 
 
-@dataclass(frozen=True)
-class Trained:
-    """How the run of a member ended.
-
-    Args:
-        result: its metrics, and `folder`.
-        error: what ended it early.
-        seconds: its share of the population's time.
-    """
-
-    result: Mapping[str, Any]
-    error: Exception | None
-    seconds: float
-
-    def outcome(self) -> Mapping[str, Any]:
-        """The result; raises the error where there is one."""
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-
 def train_together(
     configs: Mapping[int, Config], size: int, measure: bool, tell: Callable[[str], None]
-) -> dict[int, Trained]:
+) -> dict[int, Outcome]:
     """Train what can be trained together and gains by it.
 
     Args:
@@ -72,7 +52,7 @@ def train_together(
         How the members' runs ended, by the numbers of their jobs; the other jobs are left to be run in the ordinary
         way.
     """
-    found: dict[int, Trained] = {}
+    found: dict[int, Outcome] = {}
     kin: dict[str, list[int]] = {}
     apart: dict[str, list[int]] = {}
     for number, config in configs.items():
@@ -127,7 +107,7 @@ def _measure(configs: Sequence[Config]) -> Trial:
     return Trial(step, together, size, steps, compiling)
 
 
-def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Trained]:
+def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Outcome]:
     """Train jobs as one population.
 
     Args:
@@ -139,7 +119,7 @@ def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Trained]:
     started, quiet = time.monotonic(), QuietConsole(quiet=True)
     loaded: pl.LightningDataModule | None = None
     first: Member | None = None
-    begun: list[tuple[int, RunFolder, Member]] = []
+    begun: list[tuple[int, RunFolder, Member, list[Logger]]] = []
     with ExitStack() as open_:
         for number, config in members:
             folder = open_folder(config, None)
@@ -164,24 +144,24 @@ def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Trained]:
             except LrflowError:
                 continue
             open_.callback(close_loggers, loggers)
-            open_.enter_context(failure_recorded(folder, {}))  # of what ends them all
+            open_.enter_context(failure_recorded(folder, {}, loggers))  # of what ends them all
             open_.enter_context(_discarded(folder.metrics))
             record_start(config, folder, member.plan, 1, picture=False)
-            begun.append((number, folder, member))
+            begun.append((number, folder, member, loggers))
         if first is None:
             return {}
         config = members[0][1]
         assert isinstance(config.task, Train)
         torch.manual_seed(config.seed)  # what the members' dropout is drawn from
         PopulationFit(
-            [member for *_, member in begun],
+            [member for _, _, member, _ in begun],
             Duration.parse(config.trainer.val_every),
             config.trainer.log_every,
             config.task.test,
             config.trainer.compile,
         ).run()
-    seconds = time.monotonic() - started
-    return {number: _conclude(folder, member, seconds, len(begun)) for number, folder, member in begun}
+        seconds = time.monotonic() - started
+        return {number: _conclude(*run, seconds, len(begun)) for number, *run in begun}
 
 
 @contextmanager
@@ -194,18 +174,14 @@ def _discarded(path: Path) -> Iterator[None]:
         raise
 
 
-def _conclude(folder: RunFolder, member: Member, seconds: float, size: int) -> Trained:
-    """Write how a member's run ended."""
-    facts = {"members": size}
-    share = seconds / size
-    try:
-        with failure_recorded(folder, facts):
-            if member.error is not None:
-                raise member.error
-    except LrflowError as error:
-        return Trained({}, error, share)
-    conclude(folder, "finished", member.metrics, steps=member.steps, seconds=round(seconds, 2), **facts)
-    return Trained({**member.metrics, "folder": str(folder.path)}, None, share)
+def _conclude(folder: RunFolder, member: Member, loggers: list[Logger], seconds: float, size: int) -> Outcome:
+    """Record how a member's run ended; its time is its share of the population's."""
+    facts = {"steps": member.steps, "planned": member.plan.horizon.steps, "folder": folder.path, "seconds": seconds}
+    ended = Outcome.finished(member.metrics, **facts)
+    if member.error is not None:
+        ended = Outcome.of_error(member.error, **facts)
+    conclude(folder, ended, loggers, members=size)
+    return replace(ended, seconds=seconds / size)
 
 
 def _member(ready: Prepared | None) -> Member:

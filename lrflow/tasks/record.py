@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from lrflow.config import Config, save_config
-from lrflow.errors import LrflowError, PrunedError, StoppedError
+from lrflow.outcome import Outcome
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.tasks import build
+from lrflow.training.loggers import close_loggers
 from lrflow.training.ranks import rank
 from lrflow.training.resume import Resumed
 
@@ -71,35 +73,62 @@ def record_start(config: Config, folder: RunFolder, plan: Plan, devices: int, pi
         devices: processes that train together.
         picture: whether to draw the plan, which takes longer than a small trial trains.
     """
+    assert (
+        folder.run_id
+    )  # made before the config is, by which a folder without an id is known to be an earlier version's
     save_config(config, folder.config)
     folder.write_environment()
     plan.write(folder.path, build.beside_plan(config, devices), picture)
 
 
 @contextmanager
-def failure_recorded(folder: RunFolder, facts: Mapping[str, Any]) -> Iterator[None]:
-    """Write how the run ended where it does not end well, with facts that hold until then."""
+def failure_recorded(
+    folder: RunFolder,
+    facts: Mapping[str, Any],
+    loggers: list[Logger],
+    so_far: Callable[[], Mapping[str, Any]] = dict,
+) -> Iterator[None]:
+    """Record how the run ended where what is done within raises.
+
+    Args:
+        folder: of the run.
+        facts: of its summary, as they stand by then.
+        loggers: of its metrics.
+        so_far: the fields of its `Outcome` at that time.
+
+    Raises:
+        BaseException: what was raised within; a Ctrl-C that Lightning turned into an exit is a Ctrl-C again.
+    """
     try:
         yield
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | StoppedError)
-        why = str(error) if isinstance(error, LrflowError) else f"{type(error).__name__}: {error}"
-        status = "pruned" if isinstance(error, PrunedError) else "stopped" if stopped else "failed"
-        metrics = error.metrics if isinstance(error, PrunedError) else None
-        conclude(folder, status, metrics, error=why, **facts)
-        raise
+        # Lightning ends the process at a Ctrl-C (2.6.6), with an exit code that says nothing of it.
+        interrupt = error.__context__ if isinstance(error, SystemExit) else None
+        cause = interrupt if isinstance(interrupt, KeyboardInterrupt) else error
+        conclude(folder, Outcome.of_error(cause, **so_far()), loggers, **facts)
+        if cause is error:
+            raise
+        raise cause from None
 
 
-def conclude(folder: RunFolder, status: str, metrics: Mapping[str, float] | None = None, **facts: Any) -> None:
-    """Write how the run ended; only the first process does."""
+def conclude(folder: RunFolder, outcome: Outcome, loggers: list[Logger], **facts: Any) -> None:
+    """Record how the run ended in its folder and on its dashboards; only the first process does.
+
+    Args:
+        folder: of the run.
+        outcome: how it ended.
+        loggers: of its metrics, which are closed.
+        facts: of the summary, besides the outcome.
+    """
     if rank() == 0:
-        folder.write_summary({"status": status, **facts, "metrics": dict(metrics or {})})
+        folder.write_summary(outcome.summary(**facts))
+    close_loggers(loggers, outcome)
 
 
-def say_goodbye(console: Console, folder: RunFolder, metrics: Mapping[str, float], steps: int, seconds: float) -> None:
-    """Tell the last metrics, and what lies in the folder."""
-    shown = "  ".join(f"[bold]{name}[/] {value:.4g}" for name, value in metrics.items())
-    console.print(f"\n{steps} steps in {seconds:.1f} s  {shown}", soft_wrap=True)
+def say_goodbye(console: Console, folder: RunFolder, outcome: Outcome) -> None:
+    """Print the last metrics, and what lies in the folder."""
+    shown = "  ".join(f"[bold]{name}[/] {value:.4g}" for name, value in outcome.metrics.items())
+    console.print(f"\n{outcome.steps} steps in {outcome.seconds:.1f} s  {shown}", soft_wrap=True)
     written = ["config.yaml", "plan.png", "metrics.csv", "sharpness.png", "summary.json"]
     last = sorted(folder.checkpoints.glob("*.ckpt"))
     written += [f"checkpoints/{path.name}" for path in last]

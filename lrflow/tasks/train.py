@@ -58,6 +58,7 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
         LrflowError: the run cannot start, diverged, was asked to stop, or could not be saved.
+        EndedEarlyError: something else than its plan ended it; it was validated, tested and recorded.
     """
     resumed = None
     if config.resume.source:
@@ -112,7 +113,13 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         return RunFolder(resumed.path.parent.parent).read_summary().get("metrics", {})
     trainer, module, data, plan = ready.trainer, ready.module, ready.data, ready.plan
     assert isinstance(config.task, Train)
-    with _former_kept(folder, resumed, trainer), failure_recorded(folder, ready.facts):
+
+    def so_far() -> dict[str, Any]:
+        """The fields of an outcome that hold whenever the run ends."""
+        steps, seconds = trainer.global_step, time.monotonic() - started
+        return {"steps": steps, "planned": plan.horizon.steps, "seconds": seconds, "folder": folder.path}
+
+    with _former_kept(folder, resumed, trainer), failure_recorded(folder, ready.facts, loggers, so_far):
         if trainer.is_global_zero:  # before the processes that fit starts, which read the config there
             record_start(config, folder, plan, trainer.world_size, picture=config.trial is None)
         if config.trial and config.trial.pruner != "none":
@@ -126,11 +133,13 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         if config.task.test and is_overridden("test_step", module) and is_overridden("test_dataloader", data):
             trainer.test(module, datamodule=data, verbose=False)
             metrics |= _values(trainer.callback_metrics)
-        if (made := trainer.global_step) < (planned := plan.horizon.steps):
-            Outcome.ended_early(trainer.ended_by or "the training", made, planned, metrics).check()
-    seconds = time.monotonic() - started
-    conclude(folder, "finished", metrics, steps=trainer.global_step, seconds=round(seconds, 2), **ready.facts)
-    say_goodbye(console, folder, metrics, trainer.global_step, seconds)
+    if trainer.global_step < plan.horizon.steps:
+        outcome = Outcome.ended_early(trainer.ended_by or "the training loop ended", metrics=metrics, **so_far())
+    else:
+        outcome = Outcome.finished(metrics, **so_far())
+    conclude(folder, outcome, loggers, **ready.facts)
+    say_goodbye(console, folder, outcome)
+    outcome.check()
     return metrics
 
 

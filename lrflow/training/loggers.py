@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import hashlib
 import io
 import logging
 import os
@@ -16,7 +15,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from lrflow.errors import LrflowError
 from lrflow.files import write_whole
+from lrflow.outcome import Outcome
+from lrflow.runs import RunFolder
 from lrflow.training.ranks import rank
 
 log = logging.getLogger("lrflow")
@@ -165,20 +167,41 @@ def _wandb(settings: Mapping[str, Any], folder: Path, name: str, config: Mapping
     if mode == "auto":
         mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
     options = {key: value for key, value in settings.items() if key != "mode" and value is not None}
-    # One run folder is one run on the dashboard, however often it is resumed.
-    identity = hashlib.sha256(folder.name.encode()).hexdigest()[:12]
+    # One run folder is one run on the dashboard, however often it is resumed. Other ranks report nothing.
+    identity = RunFolder(folder).run_id if rank() == 0 else None
     return WandbLogger(
         name=name, save_dir=folder, id=identity, resume="allow", mode=mode, config=dict(config), **options
     )
 
 
-def close_loggers(loggers: Iterable[Logger]) -> None:
-    """End the runs on dashboards, so that the next job of a sweep begins its own."""
-    for logger in loggers:
-        # Not `logger.experiment`, which would begin one now.
-        finish = getattr(getattr(logger, "_experiment", None), "finish", None)
-        if rank() == 0 and finish is not None:
-            finish()
+def close_loggers(loggers: list[Logger], outcome: Outcome | None = None) -> None:
+    """Report how the run ended to its dashboards, and end it there, so that a sweep's next job begins its own.
+
+    Args:
+        loggers: of the run; emptied.
+        outcome: how it ended; None: it never began.
+    """
+    while loggers:
+        logger = loggers.pop()
+        if rank() == 0 and not isinstance(logger, CSVLogger):  # summary.json lies beside the CSV file
+            try:
+                _close(logger, outcome)
+            except Exception as error:  # the run itself ended as it did
+                log.warning("%s was not told how the run ended: %s", type(logger).__name__, error)
+
+
+def _close(logger: Logger, outcome: Outcome | None) -> None:
+    begun = getattr(logger, "_experiment", None) is not None
+    if not begun and (outcome is None or outcome.status == "finished"):
+        return  # nothing was reported, and `logger.experiment` would begin a run now
+    outcome = outcome or Outcome("failed", "the run did not begin", error=LrflowError("the run did not begin"))
+    experiment = getattr(logger, "experiment", None)
+    if hasattr(experiment, "add_text"):  # TensorBoard, which knows of no status
+        experiment.add_text("outcome", f"{outcome.status} {outcome.reason}".strip(), outcome.steps)
+    logger.finalize("success" if outcome.exit_code == 0 else "failed")
+    if hasattr(experiment, "finish"):  # Weights & Biases
+        experiment.summary.update({"status": outcome.status, "reason": outcome.reason})
+        experiment.finish(exit_code=outcome.exit_code)
 
 
 def drop_rows_from(trainer: pl.Trainer, step: int) -> None:

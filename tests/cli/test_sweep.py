@@ -8,7 +8,7 @@ from lrflow.cli import main
 from lrflow.cli.sweep import show_summary
 from lrflow.config import Config
 from lrflow.errors import ConfigError, LrflowError, Problem
-from lrflow.sweeps.outcome import Outcome
+from lrflow.outcome import Outcome
 
 
 def test_every_job_is_run_in_its_folder(task, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,7 @@ def test_what_jobs_are_judged_by_comes_first_and_a_search_without_an_lr_leaves_i
     for number, decay in enumerate(("0.1", "0.2")):
         overrides, metrics = [f"optimizer.weight_decay={decay}"], {"test/accuracy": 0.9, "val/f1": 0.5 + number / 10}
         folder = make_run(number, overrides, metrics)
-        outcomes.append(Outcome(overrides, metrics, None, 1.0, folder / str(number)))
+        outcomes.append(Outcome.finished(metrics, overrides=overrides, seconds=1.0, folder=folder / str(number)))
     show_summary(outcomes)
     assert not (folder / "sweep.csv").exists()  # a grid
     capsys.readouterr()

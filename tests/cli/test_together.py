@@ -30,7 +30,7 @@ def test_a_sweep_is_told_of_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SWEEP, *words, "optimizer.lr=0.05,1000", "seed=0,1", "model.dropout=0,0.1"]) == 1
     (sweep,) = Path("outputs/sweeps").iterdir()
     summaries = {number: json.loads((sweep / str(number) / "summary.json").read_text()) for number in range(8)}
-    assert {number for number, summary in summaries.items() if summary["status"] == "failed"} == {4, 5, 6, 7}
+    assert {number for number, summary in summaries.items() if summary["status"] == "diverged"} == {4, 5, 6, 7}
     assert {summary["members"] for summary in summaries.values()} == {4}  # another dropout is another model
     told = capsys.readouterr()
     assert told.out.count("\njob ") >= 8

@@ -59,7 +59,7 @@ def test_the_first_figure_shows_every_trial_where_it_ended(swept: Path) -> None:
 def test_the_table_says_how_the_failed_one_ended(swept: Path) -> None:
     told(swept)
     page = (swept / "sweep.html").read_text()
-    assert "8 trials, 1 failed" in page
+    assert "8 trials, 1 diverged" in page
     assert "step 2: the loss is nan, at LR 1" in page
 
 

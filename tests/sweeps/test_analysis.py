@@ -199,7 +199,7 @@ def test_the_interval_holds_the_truth_and_the_fit_is_no_further_off_than_the_bes
             for seed in range(seeds):
                 value = loss * math.exp(random.normal(0, noise))
                 given = {"optimizer.lr": 10.0**position, "seed": seed}
-                trials.append(Trial(len(trials), Path("none"), "done", given, {"val/loss": value}))
+                trials.append(Trial(len(trials), Path("none"), "finished", given, {"val/loss": value}))
         found = analyse(Sweep(Path("none"), tuple(trials), ("optimizer.lr", "seed"), (Metric("val/loss", "min"),)))
         (curve,) = found.curves
         best = min(curve.points, key=lambda point: point.cost)
@@ -218,7 +218,7 @@ LOSSES = st.lists(st.floats(0.2, 1.9), min_size=5, max_size=9)
 def swept(rates: Sequence[float], losses: Sequence[float], others: Sequence[Trial] = (), mode: str = "min") -> Sweep:
     """A sweep that ended at these losses, which start at none that is known."""
     trials = [
-        Trial(number, Path("none"), "done", {"optimizer.lr": lr}, {"val/score": loss})
+        Trial(number, Path("none"), "finished", {"optimizer.lr": lr}, {"val/score": loss})
         for number, (lr, loss) in enumerate(zip(rates, losses, strict=True))
     ]
     return Sweep(Path("none"), (*trials, *others), ("optimizer.lr",), (Metric("val/score", mode),))

@@ -22,7 +22,7 @@ def swept(values: Sequence[Sequence[float]], modes: Sequence[str]) -> Sweep:
     """A sweep whose trials ended at these values of its objectives."""
     objectives = tuple(Metric(f"metric{place}", mode) for place, mode in enumerate(modes))
     trials = [
-        Trial(number, Path(str(number)), "done", {}, {f"metric{p}": value for p, value in enumerate(row)})
+        Trial(number, Path(str(number)), "finished", {}, {f"metric{p}": value for p, value in enumerate(row)})
         for number, row in enumerate(values)
     ]
     return Sweep(Path(), tuple(trials), (), objectives)

@@ -86,7 +86,7 @@ def test_a_run_that_is_behind_is_pruned_and_its_folder_says_so(here: Path, capsy
     last = second["metrics"]["val/loss"]
     assert f"val/loss {last:.4g} at 11%" in second["error"]
     assert (here / "swept/1/config.yaml").exists()
-    printed = next(line for line in capsys.readouterr().out.splitlines() if line.rstrip().endswith("pruned  1"))
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.split()[-2:] == ["pruned", "1"])
     assert f"{last:.4g}" in printed.split()
     with (here / "swept/sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -64,7 +64,14 @@ def test_how_trials_ended(make_run) -> None:
     make_run(4, ["seed=4"], status=None)
     folder = make_run(5, ["seed=5"], {"val/loss": math.nan})
     sweep = read_sweep(folder)
-    assert [trial.status for trial in sweep.trials] == ["done", "failed", "failed", "pruned", "unfinished", "done"]
+    assert [trial.status for trial in sweep.trials] == [
+        "finished",
+        "diverged",
+        "failed",
+        "pruned",
+        "unfinished",
+        "finished",
+    ]
     costs = [sweep.cost(trial) for trial in sweep.trials]
     assert costs[0] == 0.5
     assert [costs[1], costs[5]] == [math.inf, math.inf]  # diverged
@@ -81,7 +88,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_read(make_run) -> None:
     (folder / "3").mkdir()
     (folder / "recipe").mkdir()
     sweep = read_sweep(folder)
-    assert [trial.status for trial in sweep.trials] == ["done", "unfinished"]
+    assert [trial.status for trial in sweep.trials] == ["finished", "unfinished"]
     assert sweep.notes == ("trial 2 left nothing that can be read", "trial 3 left nothing that can be read")
 
 
@@ -117,7 +124,7 @@ def test_a_row_a_trial(make_run, tmp_path: Path) -> None:
         "trial", "status", "optimizer.lr", "optimizer", "val/loss", "test/loss", "steps", "seconds", "folder", "error",
     ]  # fmt: skip
     assert rows[0] == ["0", "done", "0.1", "sgd", "0.5", "0.6", "60", "1.5", "0", ""]
-    assert rows[1] == ["1", "failed", "1", "adamw", "", "", "", "1.5", "1", "the loss is inf"]
+    assert rows[1] == ["1", "diverged", "1", "adamw", "", "", "", "1.5", "1", "the loss is inf"]
 
 
 def test_a_sweep_is_found(make_run, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 
 from lrflow.config.sweep import Sweep
 from lrflow.errors import LrflowError, StoppedError
+from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.grammar import read_space
-from lrflow.sweeps.outcome import Outcome
 from lrflow.sweeps.slots import Slots, ask_to_stop, slots_for
 from lrflow.sweeps.study import JOURNAL
 from lrflow.sweeps.sweeper import Sweeping
@@ -74,11 +74,11 @@ class Threads:
             self.launched.append(number)
             self.threads.add(threading.current_thread())
             (self.folder / str(number)).mkdir(exist_ok=True)
-            outcome = Outcome([], {}, None, 0.0)
+            outcome = Outcome.finished()
             try:
-                outcome = Outcome([], {"val/loss": self.run(number)}, None, 0.0)
+                outcome = Outcome.finished({"val/loss": self.run(number)})
             except LrflowError as error:
-                outcome = Outcome([], {}, error, 0.0)
+                outcome = Outcome.of_error(error)
             done.append(JobReturn(status=JobStatus.COMPLETED, _return_value=outcome))
         return done
 

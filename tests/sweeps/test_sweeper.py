@@ -23,7 +23,7 @@ from lrflow.cli import main
 from lrflow.config import Config
 from lrflow.config.sweep import check_sweeper
 from lrflow.errors import ConfigError, DivergedError, LrflowError, Problem, StoppedError
-from lrflow.sweeps.outcome import Outcome
+from lrflow.outcome import Outcome
 from lrflow.sweeps.study import JOURNAL, open_storage
 
 LR = "optimizer.lr=interval(1e-4,1)"
@@ -103,7 +103,7 @@ def test_a_failing_job_is_a_failed_trial(objective, sweep_folder, capsys: pytest
     assert main(["-m", "seed=0,1,2,3", "sweep.sampler=grid"]) == 1
     assert len(ran) == 4
     out = capsys.readouterr().out
-    assert "3 of 4 jobs failed: 0, 1, 2" in out
+    assert "1 of 4 jobs failed: 1\n2 of 4 jobs diverged: 0, 2\n" in out
     assert "ValueError: oh" in out
     states = [trial.state.name for trial in trials_of(sweep_folder())]
     assert states == ["PRUNED", "FAIL", "PRUNED", "COMPLETE"]  # samplers learn from what diverged
@@ -269,7 +269,7 @@ def test_a_database_is_shared_by_sweeps(objective, here, capsys, monkeypatch: py
     assert len({config.optimizer.lr for config in ran}) == len(ran) == 3
     assert ran[2].run_folder == Path("second/2")
     row = capsys.readouterr().out.rpartition("sweep of 3 jobs in second/")[2].splitlines()[2:5]
-    assert [line.split()[-1] for line in row] == ["done", "done", "2"]  # the others' folders lie elsewhere
+    assert [line.split()[-1] for line in row] == ["finished", "finished", "2"]  # the others' folders lie elsewhere
     assert ran[0].trial.storage == "sqlite:///trials.db"
     assert "trials.db" not in (here / "first/sweep.yaml").read_text()  # a URL may hold a password
 
@@ -415,10 +415,10 @@ def test_an_error_that_cannot_be_pickled_is_told_by_its_message() -> None:
     class OddError(Exception):
         pass
 
-    told = Outcome([], {}, OddError("why"), 1.0).portable().error
+    told = Outcome.of_error(OddError("why")).portable().error
     assert isinstance(told, LrflowError)
     assert str(told) == "OddError: why"
-    stopped = pickle.loads(pickle.dumps(Outcome([], {}, StoppedError("stopped", 143), 1.0).portable()))
+    stopped = pickle.loads(pickle.dumps(Outcome.of_error(StoppedError("stopped", 143)).portable()))
     assert (stopped.status, stopped.exit_code) == ("stopped", 143)
     wrong = pickle.loads(pickle.dumps(ConfigError([Problem("a", "b")])))
     assert wrong.problems == [Problem("a", "b")]

@@ -15,6 +15,7 @@ import torch
 
 from lrflow.config import Config, compose
 from lrflow.errors import DivergedError, LrflowError, StoppedError
+from lrflow.outcome import Outcome
 from lrflow.tasks import evaluate, population, train
 from lrflow.tasks.likeness import likeness, why_not
 from lrflow.vectorized.population import Population
@@ -46,7 +47,7 @@ def jobs(output: Path, common: list[str], members: Any = MEMBERS) -> dict[int, C
     return found
 
 
-def together(output: Path, common: list[str], members: Any = MEMBERS, **options: Any) -> dict[int, population.Trained]:
+def together(output: Path, common: list[str], members: Any = MEMBERS, **options: Any) -> dict[int, Outcome]:
     told: list[str] = []
     options = {"size": 64, "measure": False, **options}
     return population.train_together(jobs(output, common, members), tell=told.append, **options)
@@ -78,8 +79,8 @@ def test_each_folder_is_that_of_the_run_alone(common: list[str], tmp_path: Path)
     for number, result in alone.items():
         ours, theirs = (tmp_path / name / str(number) for name in ("together", "alone"))
         assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()} - {"plan.png"}
-        own = dict(found[number].result)
-        assert own.pop("folder") == str(ours)
+        own = dict(found[number].metrics)
+        assert found[number].folder == ours
         assert own == pytest.approx({name: value for name, value in result.items() if name != "folder"}, rel=1e-3)
         assert len(rows(ours)) == len(rows(theirs))
         for one, other in zip(rows(ours), rows(theirs), strict=True):
@@ -113,12 +114,12 @@ def test_a_member_that_diverges_fails_alone(tmp_path: Path) -> None:
     members = (["optimizer.lr=0.05"], ["optimizer.lr=1000", "optimizer.weight_decay=1"], ["optimizer.lr=0.1"])
     found = together(tmp_path, ["optimizer=sgd", "schedule=constant", "model.norm=false"], members)
     assert isinstance(found[1].error, DivergedError)
-    assert json.loads((tmp_path / "1/summary.json").read_text())["status"] == "failed"
+    assert json.loads((tmp_path / "1/summary.json").read_text())["status"] == "diverged"
     assert [found[number].error for number in (0, 2)] == [None, None]
     (alone,) = jobs(
         tmp_path / "alone", ["optimizer=sgd", "schedule=constant", "model.norm=false"], members[2:]
     ).values()
-    assert found[2].result["val/loss"] == pytest.approx(train.run(alone)["val/loss"], rel=1e-4)
+    assert found[2].metrics["val/loss"] == pytest.approx(train.run(alone)["val/loss"], rel=1e-4)
 
 
 def test_members_that_are_asked_to_stop_are_saved_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
