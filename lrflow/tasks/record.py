@@ -73,9 +73,7 @@ def record_start(config: Config, folder: RunFolder, plan: Plan, devices: int, pi
         devices: processes that train together.
         picture: whether to draw the plan, which takes longer than a small trial trains.
     """
-    assert (
-        folder.run_id
-    )  # made before the config is, by which a folder without an id is known to be an earlier version's
+    assert folder.run_id  # made before the config: a folder with a config and no id is an earlier version's
     save_config(config, folder.config)
     folder.write_environment()
     plan.write(folder.path, build.beside_plan(config, devices), picture)

@@ -34,7 +34,7 @@ def test_a_sweep_is_told_of_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
     assert {summary["members"] for summary in summaries.values()} == {4}  # another dropout is another model
     told = capsys.readouterr()
     assert told.out.count("\njob ") >= 8
-    assert "4 of 8 jobs failed" in told.out
+    assert "4 of 8 jobs diverged" in told.out
     assert "try a tenth of it" in told.err
 
 

@@ -101,7 +101,7 @@ def test_a_member_is_evaluated_and_goes_on_like_any_run(tmp_path: Path) -> None:
     found = together(tmp_path, ["optimizer=adamw"])
     folder = tmp_path / "1"
     result = evaluate.run(compose([*SMALL, *MEMBERS[1], "task=evaluate", f"task.from={folder}"]))
-    assert result["test/loss"] == pytest.approx(found[1].result["test/loss"], rel=1e-5)
+    assert result["test/loss"] == pytest.approx(found[1].metrics["test/loss"], rel=1e-5)
     longer = ["trainer.max_epochs=5", "resume.horizon=rescale", f"resume.from={folder}"]
     resumed = train.run(
         compose([*SMALL[:4], *SMALL[5:], *MEMBERS[1], "optimizer=adamw", *longer, f"output={tmp_path}"])
@@ -144,7 +144,7 @@ def test_members_that_are_asked_to_stop_are_saved_and_go_on(tmp_path: Path, monk
     resumed = train.run(compose([*SMALL, *MEMBERS[0], "optimizer=momentum", f"resume.from={tmp_path / '0'}"]))
     monkeypatch.undo()
     whole = together(tmp_path / "whole", ["optimizer=momentum"])
-    assert resumed["val/loss"] == pytest.approx(whole[0].result["val/loss"], rel=1e-4)
+    assert resumed["val/loss"] == pytest.approx(whole[0].metrics["val/loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize("compiling", [0.0, 1e9], ids=["left out", "carried along"])
