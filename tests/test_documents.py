@@ -129,5 +129,5 @@ def test_commands_can_be_run(command: str) -> None:
         catalogue = Catalogue([args.config_dir] if args.config_dir else [])
         sweep.check_sweep(read(expand(args.overrides), catalogue, sweep=True), args.config_dir, catalogue)
     elif not args.help:
-        compose(expand(args.overrides), args.config_dir)
+        compose(args.overrides, args.config_dir)
     sys.modules.pop("my_pkg", None)

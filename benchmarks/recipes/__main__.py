@@ -130,16 +130,14 @@ def _apart(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 def _here(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """The same in this process, without Hydra's part of the command line."""
-    from lrflow.cli.again import with_earlier_run
     from lrflow.config import compose
-    from lrflow.config.overrides import expand
     from lrflow.errors import LrflowError
     from lrflow.tasks import train
 
     said, code = "", 0
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
-            train.run(compose(with_earlier_run(expand(words))))
+            train.run(compose(words))
         except LrflowError as error:
             said, code = str(error), 1
     return subprocess.CompletedProcess(words, code, out.getvalue(), said)

@@ -6,17 +6,20 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lrflow
 from lrflow.cli.arguments import Arguments, parse
-from lrflow.errors import ConfigError, LrflowError, StoppedError
+from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from lrflow.config import Config
+    from lrflow.config.earlier import Composed
+    from lrflow.config.overrides import Override
     from lrflow.outcome import Outcome
 
 
@@ -72,35 +75,69 @@ def _main(words: list[str]) -> int:
 
 def _check_and_run(args: Arguments) -> int:
     """Checks every job that was asked for; when all can be run, runs them."""
-    from lrflow.cli.again import with_earlier_run, with_earlier_sweep
+    from lrflow.cli.again import with_earlier_sweep
     from lrflow.cli.show import show_config
     from lrflow.cli.sweep import check_sweep, require_multirun
     from lrflow.config.catalogue import Catalogue
     from lrflow.config.composition import checked, composer
+    from lrflow.config.earlier import pinned
     from lrflow.config.overrides import expand, read
 
     catalogue = Catalogue([args.config_dir] if args.config_dir else [])
     if not args.multirun and not args.cfg:
         require_multirun(args.overrides)
-    typed = with_earlier_sweep(expand(args.overrides))
-    overrides = read(with_earlier_run(typed), catalogue, sweep=args.multirun)
+    typed = pinned(with_earlier_sweep(expand(args.overrides)))
+    overrides = read(typed, catalogue, sweep=args.multirun)
     if args.multirun:
         return _hand_to_hydra(args, overrides.texts, check_sweep(overrides, args.config_dir, catalogue))
-    problems = None
-    with composer(args.config_dir) as composing:
+    with composer(args.config_dir, catalogue) as composing:
         try:
-            checked(overrides, composing, catalogue)
-        except ConfigError as error:
-            problems = error
-    if args.cfg and composing.found is not None and not overrides.problems:
-        show_config(composing.found, args, resolve=args.resolve and problems is None)
-    if problems is not None:
-        raise problems  # after the config that has them
-    return 0 if args.cfg else _hand_to_hydra(args, overrides.texts)
+            found, config = checked(overrides, composing)
+        except ConfigError:
+            if args.cfg and composing.found is not None and not overrides.problems:
+                show_config(composing.found.content, args, resolve=False)
+            raise  # after the config that has the problems
+        if args.cfg:
+            show_config(found.content, args, resolve=args.resolve)
+            return 0
+        if not args.info:
+            return _run_single(found, config, lambda problems: composing.place(problems, overrides.ready))
+    return _hand_to_hydra(args, overrides.texts)
+
+
+def _run_single(found: Composed, config: Config, place: Callable[[list[Problem]], list[Problem]]) -> int:
+    """Runs the one job of a command as Hydra runs one, under Hydra's part of its config.
+
+    Args:
+        found: what was composed.
+        config: which was checked; this very object is run.
+        place: adds to problems the file and line that they come from.
+
+    Returns:
+        the exit code.
+    """
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.utils import JobStatus, run_job
+    from hydra.types import HydraContext, RunMode
+
+    from lrflow.cli import jobs
+
+    content: Any = found.content
+    content.hydra.mode = RunMode.RUN
+    callbacks = Callbacks(content)
+    context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=callbacks)
+    callbacks.on_run_start(config=content, config_name=content.hydra.job.config_name)
+    done = run_job(lambda _: jobs.run_job(config, place), content, "hydra.run.dir", None, context)
+    callbacks.on_run_end(config=content, config_name=content.hydra.job.config_name, job_return=done)
+    if done.status is JobStatus.FAILED:
+        raise done._return_value
+    outcome: Outcome = done.return_value
+    return outcome.exit_code
 
 
 def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str] | None = None) -> int:
-    """Lets Hydra do what was asked for.
+    """Lets Hydra do what was asked for: run a sweep, tell about itself, complete a command line.
 
     Args:
         args: the flags.
@@ -118,9 +155,9 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
 
     process = os.getpid()
 
-    def job(cfg: DictConfig, trained: Outcome | None = None) -> Outcome:
+    def job(cfg: DictConfig, trained: Outcome | None = None, config: Config | None = None) -> Outcome:
         parent = os.getppid()
-        outcome = _run(cfg, args.config_dir, jobs, trained)
+        outcome = _run_job(cfg, args.config_dir, jobs or (), trained, config)
         if os.getpid() != process:  # a launcher's own process
             if os.getppid() != parent:  # the launcher was killed: joblib's worker would wait for it for minutes
                 os._exit(outcome.exit_code)
@@ -133,6 +170,7 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
         return outcome
 
     job.outcomes = outcomes  # type: ignore[attr-defined]  # lrflow's sweeper fills in those of other processes
+    job.config_dir = args.config_dir  # type: ignore[attr-defined]  # lrflow's launcher composes jobs itself
     register_recipes()
     app = hydra.main(config_path=f"pkg://{MODULE}", config_name=ROOT, version_base="1.3")(job)
     logging.raiseExceptions = not args.info  # Hydra logs what it tells, also into a pipe that was closed
@@ -144,59 +182,62 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
             from lrflow.cli.sweep import show_summary
 
             show_summary(outcomes)
-    if args.multirun:
-        from lrflow.outcome import exit_code_of_sweep
+    from lrflow.outcome import exit_code_of_sweep
 
-        return exit_code_of_sweep(outcomes)
-    return outcomes[0].exit_code if outcomes else 0
+    return exit_code_of_sweep(outcomes)
 
 
-def _run(
-    cfg: DictConfig, config_dir: Path | None, jobs: Sequence[str] | None, trained: Outcome | None = None
+def _run_job(
+    cfg: DictConfig, config_dir: Path | None, jobs: Sequence[str], trained: Outcome | None, config: Config | None
 ) -> Outcome:
-    """Runs one job that Hydra composed.
+    """Runs one job of a sweep, which Hydra composed.
 
     Args:
         cfg: its config.
         config_dir: the folder with more options.
-        jobs: what is told of each job of the sweep; None: it is none.
+        jobs: what is told of each job.
         trained: how its training has ended already, with others'.
+        config: the checked config, where somebody has checked it in this process; None: it is to be checked.
     """
     from hydra.core.hydra_config import HydraConfig
     from rich.text import Text
 
     from lrflow.cli.jobs import run_job
     from lrflow.cli.report import console
-    from lrflow.config import validate
-    from lrflow.config.composition import choices_of, placed
+    from lrflow.config.composition import placed
 
     node: Any = HydraConfig.get()
-    overrides = typed_overrides(node)
-    folder = None
+    found, overrides = composed_job(cfg, node, config_dir)
+    folder = Path(node.runtime.output_dir)
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    number = int(node.job.num)
+    told = jobs[number] if number < len(jobs) else " ".join(found.overrides)  # a sweeper of its own may make more jobs
     quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if jobs is not None:
-        folder = Path(node.runtime.output_dir)
-        folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-        number = int(node.job.num)
-        told = jobs[number] if number < len(jobs) else " ".join(overrides)  # a sweeper of its own may make more jobs
-        if sampled():
-            quiet = _output_to(folder / "output.txt")  # the sweep tells how it goes
-        else:
-            console().print(Text.assemble((f"\njob {number}", "bold"), f"  {told}\n", (f"{folder}/", "dim")))
+    if sampled():
+        quiet = _output_to(folder / "output.txt")  # the sweep tells how it goes
+    else:
+        console().print(Text.assemble((f"\njob {number}", "bold"), f"  {told}\n", (f"{folder}/", "dim")))
     with quiet:
-        config = validate(cfg, choices_of(node), overrides, folder)
-        return run_job(config, lambda problems: placed(problems, node.overrides.task, config_dir), trained)
+        return run_job(
+            config or found.config(folder), lambda problems: placed(problems, overrides, config_dir, found), trained
+        )
 
 
-_SWEEPERS = ("++trial.", "++resume.from=")
-"""Overrides that lrflow's sweeper adds to those of a job."""
+def composed_job(cfg: DictConfig, node: Any, config_dir: Path | None) -> tuple[Composed, list[Override]]:
+    """What a job of a sweep is made of, and its overrides as Hydra took them.
 
+    Args:
+        cfg: as Hydra composed it.
+        node: Hydra's node of it.
+        config_dir: the folder with more options.
+    """
+    from lrflow.config.catalogue import Catalogue
+    from lrflow.config.earlier import completed, earlier_run
+    from lrflow.config.overrides import Override
 
-def typed_overrides(node: Any) -> list[str]:
-    """The overrides of a job as they were typed, from Hydra's node of its config."""
-    from lrflow.config.overrides import as_typed
-
-    return as_typed(text for text in node.overrides.task if not text.startswith(_SWEEPERS))
+    overrides = [Override.read(text) for text in node.overrides.task]
+    earlier = earlier_run(overrides)
+    return completed(cfg, node, overrides, earlier, Catalogue([config_dir] if config_dir else [])), overrides
 
 
 def sampled() -> bool:

@@ -16,7 +16,7 @@ from rich.text import Text
 from lrflow.cli.report import SweepError, console
 from lrflow.config.catalogue import Catalogue
 from lrflow.config.composition import Composer, checked, composer
-from lrflow.config.overrides import Overrides, as_typed, read
+from lrflow.config.overrides import Override, Overrides, read, values_of
 from lrflow.config.sweep import TARGET, check_sweeper
 from lrflow.console import short_names
 from lrflow.errors import ConfigError, LrflowError, Problem
@@ -35,9 +35,10 @@ def require_multirun(typed: Sequence[str]) -> None:
     Raises:
         ConfigError: some of them are of a sweep.
     """
-    pairs = [text.lstrip("+").partition("=")[::2] for text in typed]
     problems = [
-        Problem(key, "is of a sweep", value, "add -m") for key, value in pairs if key.partition(".")[0] == "sweep"
+        Problem(override.key, "is of a sweep", override.value, "add -m")
+        for override in map(Override.read, typed)
+        if override.key.partition(".")[0] == "sweep"
     ]
     if problems:
         raise ConfigError(problems)
@@ -61,17 +62,17 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
         raise ConfigError(overrides.problems)
     problems: dict[str, Problem] = {}
     holders: dict[str, list[int]] = {}
-    with composer(config_dir) as composing:
+    with composer(config_dir, catalogue) as composing:
         jobs = _jobs_to_check(overrides, composing)
         for number, job in enumerate(jobs):
             try:
-                checked(read(job, catalogue), composing, catalogue)
+                checked(read(job, catalogue), composing)
             except ConfigError as error:
                 for problem in error.problems:
                     problems[repr(problem)] = problem
                     holders.setdefault(repr(problem), []).append(number)
-    holding = Counter(text for job in jobs for text in job)
-    labels = [" ".join(as_typed(text for text in job if holding[text] < len(jobs))) for job in jobs]
+    holding = Counter(override for job in jobs for override in job)
+    labels = [" ".join(override.typed for override in job if holding[override] < len(jobs)) for job in jobs]
     if problems:
         found: dict[tuple[int, ...], list[Problem]] = {}
         for name, numbers in sorted(holders.items(), key=lambda item: -len(item[1])):
@@ -80,7 +81,7 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
     return labels
 
 
-def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[str]]:
+def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[Override]]:
     """The jobs of a sweep; of one that a sampler draws, jobs with every choice and both ends of every interval.
 
     Raises:
@@ -88,7 +89,7 @@ def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[str]]
     """
     jobs = overrides.jobs()
     try:
-        node = composing(jobs[0]).hydra.sweeper
+        node = composing(jobs[0]).content.hydra.sweeper
     except Exception:  # which is told of with all other problems
         return jobs
     if node.get("_target_") == TARGET:
@@ -96,17 +97,18 @@ def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[str]]
 
         if problems := check_sweeper(OmegaConf.to_container(node)):  # type: ignore[arg-type]
             raise ConfigError(problems)
-        typed = [text for text in overrides.texts if not text.lstrip("+~").startswith("hydra")]
+        typed = [override for override in overrides.ready if not override.of_hydra]
         space = read_space(node.params, node.when, typed, GlobalHydra.instance().config_loader())
         if not space.axes:
             hint = "such as optimizer.lr=interval(1e-4,1) or sweep=lr_bayes"
             raise ConfigError([Problem("sweep", "nothing is swept", hint=hint)])
-        return [space.overrides(values) for values in (space.grid() if node.sampler == "grid" else space.corners())]
+        assignments = space.grid() if node.sampler == "grid" else space.corners()
+        return [[Override.read(text) for text in space.overrides(values)] for values in assignments]
     hint = "add sweep.sampler=tpe, or random"
-    drawn = [override for override in overrides.ready if isinstance(override.value(), IntervalSweep)]
+    drawn = [override for override in overrides.ready if isinstance(override.parsed.value(), IntervalSweep)]
     if drawn and str(node.get("_target_")).endswith("BasicSweeper"):
         message = "an interval takes a sampler to draw from it"
-        raise ConfigError(Problem(o.key_or_group, message, str(o.input_line).partition("=")[2], hint) for o in drawn)
+        raise ConfigError(Problem(o.key, message, o.value, hint) for o in drawn)
     return jobs
 
 
@@ -115,7 +117,7 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     from lrflow.sweeps.reading import RECORD
 
     out = console()
-    given = [dict(text.partition("=")[::2] for text in outcome.overrides) for outcome in outcomes]
+    given = [values_of(outcome.overrides) for outcome in outcomes]
     keys = list(dict.fromkeys(key for job in given for key in job))
     swept = [key for key in keys if len({job.get(key) for job in given}) > 1]
     same = " ".join(f"{key}={given[0][key]}" for key in keys if key not in swept)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lrflow.cli.command import typed_overrides
+from lrflow.cli.command import composed_job
 from lrflow.cli.report import console
-from lrflow.config import Config, validate
-from lrflow.config.composition import choices_of
+from lrflow.config import Config
 from lrflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,10 +46,11 @@ def launch(
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     composed = {number: _compose(number, overrides, context, config) for number, overrides in jobs.items()}
-    trained = train_together(_typed(composed), size, measure, console().print)
+    checked = _checked(composed, getattr(task_function, "config_dir", None))
+    trained = train_together(checked, size, measure, console().print)
     done = []
     for number, job in composed.items():
-        task = partial(task_function, trained=trained.get(number))
+        task = partial(task_function, trained=trained.get(number), config=checked.get(number))
         done.append(run_job(task, job, "hydra.sweep.dir", "hydra.sweep.subdir", context))
         configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     return done
@@ -64,14 +64,14 @@ def _compose(number: int, overrides: Sequence[str], context: HydraContext, confi
     return found
 
 
-def _typed(composed: Mapping[int, DictConfig]) -> dict[int, Config]:
+def _checked(composed: Mapping[int, DictConfig], config_dir: Path | None) -> dict[int, Config]:
     """The checked configs of jobs, without those that have problems: these are told of when the job is run."""
     found = {}
     for number, job in composed.items():
         node: Any = job.hydra
         folder = Path(str(OmegaConf.select(job, "hydra.sweep.dir"))) / str(node.sweep.subdir)
         try:
-            found[number] = validate(job, choices_of(node), typed_overrides(node), folder)
+            found[number] = composed_job(job, node, config_dir)[0].config(folder)
         except ConfigError:
             continue
     return found

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import lrflow
 from lrflow.config.files import read
 from lrflow.errors import ConfigError, Problem
@@ -42,6 +44,23 @@ class Option:
             return ""
         first = next((line for line in lines if "@package" not in line), "")
         return first.lstrip("# ") if first.startswith("#") else ""
+
+    def brings(self) -> dict[str, str]:
+        """The options of other groups that its defaults list takes, by group; empty where it cannot be read."""
+        entries = [entry for entry in self._content().get("defaults") or () if isinstance(entry, dict)]
+        pairs = [(str(key).removeprefix("override "), value) for entry in entries for key, value in entry.items()]
+        return {key.partition("@")[0].strip().lstrip("/"): str(value) for key, value in pairs}
+
+    def is_of_hydra_alone(self) -> bool:
+        """Whether it says nothing of a run, as a search of its own does that only sets up Hydra's sweeper."""
+        return self._content().keys() <= {"defaults", "hydra"}
+
+    def _content(self) -> dict[str, Any]:
+        try:
+            found = read(self.path)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 class Catalogue:
@@ -111,20 +130,22 @@ def recipes() -> dict[str, Path]:
 
 
 @cache
-def shipped_keys(group: str) -> dict[str, list[frozenset[str]]]:
-    """The keys that lrflow's own options of a group give to each `_target_`, option by option.
+def shipped_keys(group: str, target: str) -> tuple[frozenset[str], ...]:
+    """The keys that lrflow's own options of a group give to a `_target_`, option by option; empty: none has it.
 
-    They fit the target's signature (a test sees to it), so that nothing needs to be imported to know it.
+    They fit the target's signature (a test sees to it), so that nothing needs to be imported to know it. Only the files
+    that name the target are parsed.
     """
-    found: dict[str, list[frozenset[str]]] = {}
+    found: list[frozenset[str]] = []
     for path in sorted((home("conf") / group).glob("*.yaml")):
-        _collect(read(path), found)
-    return found
+        if target in path.read_text(encoding="utf-8"):
+            _collect(read(path), target, found)
+    return tuple(found)
 
 
-def _collect(node: Any, found: dict[str, list[frozenset[str]]]) -> None:
+def _collect(node: Any, target: str, found: list[frozenset[str]]) -> None:
     if isinstance(node, dict):
-        if (target := node.get("_target_", "???")) != "???":  # given by the user, where an option leaves it open
-            found.setdefault(target, []).append(frozenset(node) - {"defaults"})  # which Hydra reads itself
+        if node.get("_target_") == target:
+            found.append(frozenset(node) - {"defaults"})  # which Hydra reads itself
         for value in node.values():
-            _collect(value, found)
+            _collect(value, target, found)

@@ -33,9 +33,10 @@ def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None])
     for group in GROUPS:
         extra, ignore = PASSED.get(group, ((), ()))
         for key, node in _nodes(content.get(group), group):
-            ours = isinstance(node["_target_"], str) and node["_target_"] in shipped_keys(group)
-            if problem := check_installed(node["_target_"], key, choices.get(group) if ours else None):
-                problems.append(problem)
+            target = node["_target_"]
+            if problem := check_installed(target, key):
+                ours = isinstance(target, str) and shipped_keys(group, target)
+                problems.append((check_installed(target, key, choices.get(group)) if ours else None) or problem)
             elif group == "schedule" or ".schedule" in key:
                 problems += check_curve(node, key)
             else:
@@ -91,7 +92,7 @@ def check_node(
     target = node["_target_"]
     if problem := check_name(target, f"{key}._target_"):
         return [problem]
-    options = shipped_keys(group).get(target, [])
+    options = shipped_keys(group, target)
     if not any(given <= node.keys() for given in options):
         return check_arguments(target, node, key, extra, ignore)
     known = frozenset[str]().union(*options)

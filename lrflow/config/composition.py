@@ -7,25 +7,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from lrflow.config.catalogue import FAST, Catalogue, recipes
 from lrflow.config.config import Config
+from lrflow.config.earlier import Composed, completed, earlier_run, of_this_run, pinned
 from lrflow.config.extras import LAUNCHERS, missing
 from lrflow.config.files import line_with, problem_of, shown
 from lrflow.config.hydra_node import check_hydra
-from lrflow.config.origins import Source, annotate, touches
-from lrflow.config.overrides import Overrides, as_typed, expand, read
+from lrflow.config.origins import Source, place, touches
+from lrflow.config.overrides import Override, Overrides, expand, read
 from lrflow.config.spelling import closest
 from lrflow.config.sweep import nearest_setting
-from lrflow.config.validation import validate
 from lrflow.errors import ConfigError, Problem, did_you_mean
 
 MODULE = "lrflow.conf"
@@ -43,8 +42,8 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> Co
         ConfigError: every problem of the overrides and of what they make.
     """
     catalogue = Catalogue([config_dir] if config_dir else [])
-    with composer(config_dir) as composing:
-        return checked(read(expand(overrides), catalogue), composing, catalogue)
+    with composer(config_dir, catalogue) as composing:
+        return checked(read(pinned(expand(overrides)), catalogue), composing)[1]
 
 
 class Composer:
@@ -52,35 +51,55 @@ class Composer:
 
     Args:
         config_dir: a folder with more options and recipes.
+        catalogue: the groups and options there are.
     """
 
-    found: DictConfig | None = None
+    found: Composed | None = None
     """What was composed last."""
 
-    def __init__(self, config_dir: Path | None) -> None:
-        self.config_dir = config_dir.resolve() if config_dir else None
-        quoted = str(self.config_dir).replace("\\", "\\\\").replace('"', '\\"')
-        self._search = [f'hydra.searchpath=["file://{quoted}"]'] if config_dir else []
+    def __init__(self, config_dir: Path | None, catalogue: Catalogue) -> None:
+        self.config_dir, self.catalogue = config_dir.resolve() if config_dir else None, catalogue
 
-    def __call__(self, texts: Sequence[str]) -> DictConfig:
-        """The config that these overrides make, with Hydra's own node."""
+    def __call__(self, overrides: Sequence[Override]) -> Composed:
+        """What these overrides make, with Hydra's own node.
+
+        Raises:
+            ConfigError: the run that they go on with cannot be read, or they cannot be put on top of it.
+        """
         self.found = None
-        self.found = hydra.compose(ROOT, [*self._search, *texts], return_hydra_config=True)
+        earlier = earlier_run(overrides)
+        asked = [override.text for override in overrides if earlier is None or of_this_run(override)]
+        content = hydra.compose(ROOT, [*_search_path(self.config_dir), *asked], return_hydra_config=True)
+        self.found = completed(content, content.hydra, overrides, earlier, self.catalogue)
         return self.found
 
-    def place(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Problem]:
+    def place(self, problems: Sequence[Problem], overrides: Sequence[Override]) -> list[Problem]:
         """The problems of what these overrides make, with the file and line that they come from."""
-        return placed(problems, [*self._search, *texts], self.config_dir)
+        return placed(problems, overrides, self.config_dir, self.found)
 
 
-def placed(problems: Sequence[Problem], texts: Sequence[str], config_dir: Path | None) -> list[Problem]:
-    """Problems with the file and line that they come from, where that is a recipe or a file of `config_dir`.
+def placed(
+    problems: Sequence[Problem], overrides: Sequence[Override], config_dir: Path | None, found: Composed | None
+) -> list[Problem]:
+    """Problems with the file and line that they come from: a recipe, a file of `config_dir` or an earlier run's.
 
     Args:
         problems: of a config.
-        texts: the overrides that it was composed of, as Hydra took them.
+        overrides: that it was composed of, as Hydra took them.
         config_dir: the folder with more options.
+        found: what was composed; None: nothing.
     """
+    if found is None:
+        return list(problems)
+    typed = [override.key for override in overrides if override.sign == "++"]
+    asked = [override.text for override in overrides if found.earlier is None or of_this_run(override)]
+    composed = _sources([*_search_path(config_dir), *asked], config_dir)
+    saved = [Source(found.earlier, "")] if found.earlier else composed
+    return [place(problem, composed if touches(problem.key, found.replaced) else saved, typed) for problem in problems]
+
+
+def _sources(texts: Sequence[str], config_dir: Path | None) -> list[Source]:
+    """The recipes and files of `config_dir` that a composition takes, in its order."""
     loader = GlobalHydra.instance().config_loader()
     defaults = loader.compute_defaults_list(ROOT, list(texts), RunMode.RUN).defaults
     shipped = {f"recipe/{name}": path for name, path in recipes().items()}
@@ -92,13 +111,24 @@ def placed(problems: Sequence[Problem], texts: Sequence[str], config_dir: Path |
             sources.append(Source(shipped[name], ""))
         elif config_dir and (path := config_dir / f"{name}.yaml").is_file():
             sources.append(Source(path, entry.package or ""))
-    typed = [text.removeprefix("++").partition("=")[0] for text in texts if text.startswith("++")]
-    return annotate(problems, sources, typed)
+    return sources
+
+
+def _search_path(config_dir: Path | None) -> list[str]:
+    """The override that has Hydra look for options in a folder."""
+    if config_dir is None:
+        return []
+    quoted = str(config_dir.resolve()).replace("\\", "\\\\").replace('"', '\\"')
+    return [f'hydra.searchpath=["file://{quoted}"]']
 
 
 @contextmanager
-def composer(config_dir: Path | None = None) -> Iterator[Composer]:
+def composer(config_dir: Path | None = None, catalogue: Catalogue | None = None) -> Iterator[Composer]:
     """Sets Hydra up for the compositions within a block.
+
+    Args:
+        config_dir: a folder with more options and recipes.
+        catalogue: the groups and options there are; None: they are looked for.
 
     Raises:
         ConfigError: there is no such folder.
@@ -107,7 +137,7 @@ def composer(config_dir: Path | None = None) -> Iterator[Composer]:
         raise ConfigError([Problem("--config-dir", "there is no such folder", str(config_dir))])
     register_recipes()
     with hydra.initialize_config_module(MODULE, job_name="lrflow", version_base="1.3"):
-        yield Composer(config_dir)
+        yield Composer(config_dir, catalogue or Catalogue([config_dir] if config_dir else []))
 
 
 @cache
@@ -130,32 +160,26 @@ def _register(group: str, name: str, path: Path) -> None:
     ConfigStore.instance().store(stem, OmegaConf.load(path), group=folder, package="_global_", provider="lrflow")
 
 
-def checked(overrides: Overrides, composing: Composer, catalogue: Catalogue) -> Config:
-    """The config of one job.
+def checked(overrides: Overrides, composing: Composer) -> tuple[Composed, Config]:
+    """What is composed of the overrides of one job, and the checked config of it.
 
     Raises:
         ConfigError: every problem of its overrides and of what they make.
     """
-    ready = [override for override in overrides.ready if not touches(override.key_or_group, overrides.lost)]
-    texts = [str(override.input_line) for override in ready]
+    ready = [override for override in overrides.ready if not touches(override.key, overrides.lost)]
     problems = list(overrides.problems)
+    composing.found = None
     try:
-        found = composing(texts)
-        problems += check_hydra(found.hydra)
-        config = validate(found, choices_of(found.hydra), as_typed(texts))
+        found = composing(ready)
+        problems += check_hydra(found.content.hydra)
+        config = found.config()
         if not problems:
-            return config
+            return found, config
     except ConfigError as error:
         problems += [problem for problem in error.problems if not touches(problem.key, overrides.lost)]
     except Exception as error:
-        problems.append(_composition_problem(error, catalogue))
-    raise ConfigError(composing.place(problems, texts) if composing.found is not None else problems)
-
-
-def choices_of(node: Any) -> dict[str, str | None]:
-    """The option taken of each group of lrflow's, from Hydra's node of a composed config."""
-    choices: Any = OmegaConf.to_container(node.runtime.choices)
-    return {group: choice for group, choice in choices.items() if not group.startswith("hydra/") and "@" not in group}
+        problems.append(_composition_problem(error, composing.catalogue))
+    raise ConfigError(composing.place(problems, ready))
 
 
 def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:

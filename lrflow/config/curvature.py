@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lrflow.config.config import Config
+from lrflow.config.overrides import Override
 from lrflow.config.settings import StabilityFind
 from lrflow.config.targets import optimizer_traits
 from lrflow.errors import Problem
@@ -45,7 +46,7 @@ def check_curvature(config: Config, processes: int | None = None) -> list[Proble
 
 def unread_keys(config: Config) -> list[str]:
     """Keys of `find` and `sharpness` that were typed and that nothing in this run reads, each with what would."""
-    typed = [text.partition("=")[0].lstrip("+~") for text in config.overrides]
+    typed = [Override.read(text).key for text in config.overrides]
     unread = []
     task, check = config.task.name, config.find.check
     plans, bounds = task == "plan", isinstance(config.find, StabilityFind)

@@ -35,18 +35,18 @@ class Source:
         return f"{shown(self.path)}:{line}" if line else None
 
 
-def annotate(problems: Iterable[Problem], sources: Sequence[Source], typed: Sequence[str]) -> list[Problem]:
-    """Adds file and line to the problems of values that came from a file.
+def place(problem: Problem, sources: Sequence[Source], typed: Iterable[str]) -> Problem:
+    """Adds file and line to the problem of a value that came from a file, where it does not know them.
 
     Args:
-        problems: some of which may know where they are.
+        problem: of a config.
         sources: the files, in the order in which they were composed: later ones win.
         typed: keys that the command line sets, which wins over every file.
     """
-    return [replace(problem, where=problem.where or _place(problem, sources, typed)) for problem in problems]
+    return replace(problem, where=problem.where or _place(problem, sources, typed))
 
 
-def _place(problem: Problem, sources: Sequence[Source], typed: Sequence[str]) -> str | None:
+def _place(problem: Problem, sources: Sequence[Source], typed: Iterable[str]) -> str | None:
     if any(covers(key, problem.key) for key in typed):
         return None
     places = [source.place(problem.key) for source in reversed(sources)]

@@ -1,20 +1,135 @@
-"""The command line's overrides: read, checked against what there is to choose from, and made ready for Hydra."""
+"""The command line's overrides: read once, checked against what there is to choose from, and made ready for Hydra."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
+from hydra.core.override_parser.types import IntervalSweep, OverrideType, ValueType
+from hydra.core.override_parser.types import Override as Parsed
 from hydra.errors import HydraException
 
 from lrflow.config.catalogue import Catalogue
 from lrflow.config.secrets import secret_problem
 from lrflow.config.spelling import closest
 from lrflow.errors import Problem, did_you_mean
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+
+
+@dataclass(frozen=True)
+class Override:
+    """One override, `optimizer.lr=0.01`. Its text is split once, and its value parsed once, when somebody asks.
+
+    Args:
+        key: `optimizer.lr`, or a group: `optimizer`.
+        value: the text behind the `=`; None: there is no `=`.
+        sign: what stands before the key: nothing, `+`, `++` or `~`.
+    """
+
+    key: str
+    value: str | None
+    sign: str = ""
+
+    @classmethod
+    def read(cls, text: str) -> Override:
+        """Splits a text at its first `=`; whether the value can be parsed shows when `parsed` is asked for."""
+        head, equals, value = text.partition("=")
+        key = head.lstrip("+~")
+        return cls(key, value if equals else None, head.removesuffix(key))
+
+    @classmethod
+    def path(cls, key: str, path: object) -> Override:
+        """The override that gives a path, in quotes as Hydra's grammar needs them."""
+        return cls(key, quoted(path))
+
+    @property
+    def text(self) -> str:
+        """As Hydra takes it."""
+        return f"{self.sign}{self.key}" + ("" if self.value is None else f"={self.value}")
+
+    @property
+    def typed(self) -> str:
+        """As a person types it, without the `++` that Hydra needs before keys."""
+        return self.text.removeprefix("++")
+
+    @property
+    def given(self) -> str:
+        """The text of the value, empty where there is none."""
+        return self.value or ""
+
+    @property
+    def deletes(self) -> bool:
+        """Whether it takes a key away."""
+        return self.sign == "~"
+
+    @property
+    def of_hydra(self) -> bool:
+        """Whether it speaks of Hydra's own config or of one of its plugins."""
+        return self.key == "hydra" or self.key.startswith(("hydra.", "hydra/"))
+
+    @cached_property
+    def parsed(self) -> Parsed:
+        """The override with its value, in Hydra's types.
+
+        Raises:
+            HydraException: it is not in Hydra's grammar.
+        """
+        return _parser().parse_override(self.text)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether it is in Hydra's grammar."""
+        try:
+            return self.parsed is not None
+        except HydraException:
+            return False
+
+    @property
+    def is_swept(self) -> bool:
+        """Whether Hydra reads several values in this one; False for what it cannot read."""
+        return self.is_readable and self.parsed.is_sweep_override()
+
+    def within(self, loader: ConfigLoader | None) -> Override:
+        """The same, parsed, with what knows the options that a glob of it stands for.
+
+        Raises:
+            HydraException: it is not in Hydra's grammar.
+        """
+        same = dataclasses.replace(self)
+        same.__dict__["parsed"] = dataclasses.replace(self.parsed, config_loader=loader)
+        return same
+
+    def with_sign(self, sign: str) -> Override:
+        """The same with another sign, `++` or nothing; the value is not parsed again."""
+        if sign == self.sign:
+            return self
+        changed = dataclasses.replace(self, sign=sign)
+        kind = OverrideType.FORCE_ADD if sign else OverrideType.CHANGE
+        changed.__dict__["parsed"] = dataclasses.replace(self.parsed, type=kind, input_line=changed.text)
+        return changed
+
+
+def quoted(value: object) -> str:
+    """A number, or a text or list of texts that may hold spaces, commas and the like, as Hydra's grammar takes it."""
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(quoted, value))}]"
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+@cache
+def _parser() -> OverridesParser:
+    """Making one takes longer than parsing with it."""
+    return OverridesParser.create()
 
 
 @dataclass
@@ -34,174 +149,157 @@ class Overrides:
     @property
     def texts(self) -> list[str]:
         """The ready ones as text."""
-        return [str(override.input_line) for override in self.ready]
+        return [override.text for override in self.ready]
 
-    @property
-    def keys(self) -> list[str]:
-        """The config keys that they set."""
-        return [override.key_or_group for override in self.ready]
-
-    def jobs(self) -> list[list[str]]:
+    def jobs(self) -> list[list[Override]]:
         """The overrides of every job of a sweep, in Hydra's order: the last key varies fastest.
 
         Of an interval, from which some sweepers draw, both ends are taken.
         """
-        axes: dict[str, list[str]] = {}
+        axes: dict[str, list[Override]] = {}
         for override in self.ready:
-            key = override.get_key_element()
-            if override.is_discrete_sweep():
-                axes[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-            elif isinstance(ends := override.value(), IntervalSweep):
-                axes[key] = [f"{key}={ends.start}", f"{key}={ends.end}"]
+            parsed = override.parsed
+            key = parsed.get_key_element()
+            if parsed.is_discrete_sweep():
+                axes[key] = [Override.read(f"{key}={value}") for value in parsed.sweep_string_iterator()]
+            elif isinstance(ends := parsed.value(), IntervalSweep):
+                axes[key] = [Override.read(f"{key}={end}") for end in (ends.start, ends.end)]
             else:
-                axes[key] = [str(override.input_line)]
+                axes[key] = [override]
         return [list(job) for job in itertools.product(*axes.values())]
 
 
-def expand(texts: Iterable[str]) -> list[str]:
-    """Writes out the short forms.
+def expand(texts: Iterable[str]) -> list[Override]:
+    """Reads overrides and writes out the short forms; of a key that is given more than once, the last one wins.
 
     `resume=last` is `resume.from=last`, `fast=true` is the option `fast=on`, and `sweep.KEY` is a setting of lrflow's
     sweeper, which is taken then. It is also taken for launchers of other processes: Hydra's own drops what their jobs
     return, and ends with the first that failed (1.3.8).
     """
-    texts = list(texts)
-    short = {"resume": "resume.from"}
-    switch = {"true": "on", "false": "off"}
-    written = []
-    for text in texts:
-        key, equals, value = text.partition("=")
-        sign, name = key[: len(key) - len(key.lstrip("+"))], key.lstrip("+")
-        if equals and name in short and not value.startswith("{"):
-            text = f"{sign}{short[name]}={value}"
-        elif name == "fast" and value.lower() in switch:
-            text = f"{sign}fast={switch[value.lower()]}"
-        elif name.startswith("sweep."):
-            text = f"{sign}hydra.sweeper.{name.removeprefix('sweep.')}={value}"
-        written.append(text)
-    ours = any(text.lstrip("+").startswith("sweep.") for text in texts)
-    chosen = any(text.startswith(("hydra/sweeper=", "sweep=")) for text in texts)
-    launchers = [text.partition("=")[2] for text in texts if text.startswith("hydra/launcher=")]
-    if chosen or not (ours or set(launchers) - {"basic", "vectorized"}):
-        return written
-    return [*written, "hydra/sweeper=lrflow", *([] if ours else ["hydra.sweeper.sampler=grid"])]
+    given = [Override.read(text) for text in texts]
+    written = [_written_out(override) for override in given]
+    ours = any(override.key.startswith("sweep.") for override in given)
+    chosen = any(override.key in ("hydra/sweeper", "sweep") for override in given)
+    launchers = {override.given for override in given if override.key == "hydra/launcher"}
+    if not chosen and (ours or launchers - {"basic", "vectorized"}):
+        written.append(Override("hydra/sweeper", "lrflow"))
+        written += [] if ours else [Override("hydra.sweeper.sampler", "grid")]
+    return last_of_each(written)
 
 
-def as_typed(texts: Iterable[str]) -> list[str]:
-    """Overrides as a person types them, without the `++` that `read` puts before keys."""
-    return [text.removeprefix("++") for text in texts]
+def last_of_each(overrides: Iterable[Override]) -> list[Override]:
+    """Of the overrides of one key only the last, at its place."""
+    given = list(overrides)
+    last = {override.key: at for at, override in enumerate(given)}
+    return [override for at, override in enumerate(given) if last[override.key] == at]
 
 
-def read(texts: Sequence[str], catalogue: Catalogue, sweep: bool = False) -> Overrides:
-    """Reads overrides and gathers what is wrong with them.
+def _written_out(override: Override) -> Override:
+    """A short form in full."""
+    key, value = override.key, override.value
+    if key == "resume" and value is not None and not value.startswith("{"):
+        key = "resume.from"
+    elif key == "fast" and override.given.lower() in ("true", "false"):
+        value = "on" if override.given.lower() == "true" else "off"
+    elif key.startswith("sweep."):
+        key = f"hydra.sweeper.{key.removeprefix('sweep.')}"
+    return dataclasses.replace(override, key=key, value=value)
+
+
+def read(overrides: Iterable[Override], catalogue: Catalogue, sweep: bool = False) -> Overrides:
+    """Gathers what is wrong with overrides, and makes the others ready for Hydra.
 
     A value is handed to Hydra with `++`, so that the schemas say which keys there are: they tell all unknown ones at
     once, and know an argument of a `_target_` that no option mentions. Hydra would stop at the first, with advice that
     ends in a traceback.
 
     Args:
-        texts: as typed, short forms written out.
+        overrides: as typed, short forms written out.
         catalogue: the groups and options there are.
         sweep: several values a key are meant (`-m`).
     """
     result = Overrides()
-    given: dict[str, str] = {}
-    for text in texts:
-        key, _, value = text.partition("=")
-        name = key.lstrip("+~")
-        if problem := secret_problem(name, value):
+    for override in overrides:
+        if problem := secret_problem(override.key, override.given):
             result.problems.append(problem)
             continue
-        override, problem = _parse(text, catalogue)
-        if override is not None:
-            problem = _twice(override, given) or _searchpath(override) or _several(override, sweep)
-            problem = problem or _choice(override, catalogue)
-            given[name] = value
-        if problem is not None or override is None:
-            result.problems += [problem] if problem else []
-            if catalogue.options(name):
-                result.lost.append(name)
+        problem = _unreadable(override, catalogue) or _searchpath(override) or _several(override, sweep)
+        if problem := problem or _choice(override, catalogue):
+            result.problems.append(problem)
+            if catalogue.options(override.key):
+                result.lost.append(override.key)
             continue
         result.ready.append(_for_hydra(override, catalogue))
     return result
 
 
-def _parse(text: str, catalogue: Catalogue) -> tuple[Override | None, Problem | None]:
-    key, equals, value = text.partition("=")
-    if not equals and not text.startswith("~"):
-        option = catalogue.find(text)
+def _unreadable(override: Override, catalogue: Catalogue) -> Problem | None:
+    if override.value is None and not override.deletes:
+        option = catalogue.find(override.text)
         hint = f"did you mean {option.group}={option.name}?" if option else "such as optimizer=sgd or optimizer.lr=0.01"
-        return None, Problem(text, "expected key=value", ..., hint)
-    try:
-        return OverridesParser.create().parse_override(text), None
-    except HydraException:
-        pass
-    if not key.strip("+~ "):
-        return None, Problem(text, "expected key=value", ..., "such as optimizer=sgd or optimizer.lr=0.01")
+        return Problem(override.text, "expected key=value", ..., hint)
+    if override.is_readable:
+        return None
+    key, value = override.key, override.given
+    if not key.strip():
+        return Problem(override.text, "expected key=value", ..., "such as optimizer=sgd or optimizer.lr=0.01")
     if any(sign.isspace() for sign in key):
-        return None, Problem(key.strip(), "a key has no spaces in it", value)
-    hint = f"""put special characters in quotes: '{key}="{value}"'"""
-    return None, Problem(key.lstrip("+~"), "this value cannot be read", value, hint)
-
-
-def _value_of(override: Override) -> str:
-    """The value as it was typed."""
-    return str(override.input_line).partition("=")[2]
-
-
-def _twice(override: Override, given: dict[str, str]) -> Problem | None:
-    key, value = override.key_or_group, _value_of(override)
-    if key in given and given[key] != value:
-        return Problem(key, f"is given twice; before, it was {given[key]}", value)
-    return None
+        return Problem(key.strip(), "a key has no spaces in it", value)
+    hint = f"""put special characters in quotes: '{override.sign}{key}="{value}"'"""
+    return Problem(key, "this value cannot be read", value, hint)
 
 
 def _searchpath(override: Override) -> Problem | None:
-    if override.key_or_group != "hydra.searchpath":
+    if override.key != "hydra.searchpath":
         return None
-    return Problem("hydra.searchpath", "a folder with more options is given with --config-dir", override.value())
+    return Problem("hydra.searchpath", "a folder with more options is given with --config-dir", override.parsed.value())
 
 
 def _several(override: Override, sweep: bool) -> Problem | None:
-    key, value = override.key_or_group, _value_of(override)
-    if override.is_sweep_override() and override.is_delete():
+    key, value, parsed = override.key, override.given, override.parsed
+    if parsed.is_sweep_override() and override.deletes:
         return Problem(key, "what is deleted cannot be swept", value, f"~{key} deletes it")
-    if not override.is_sweep_override() or sweep:
+    if not parsed.is_sweep_override() or sweep:
         return None
     hint = (
-        f"add -m to run one job for each; a list is written {key}=[{value}]" if override.is_choice_sweep() else "add -m"
+        f"add -m to run one job for each; a list is written {key}=[{value}]" if parsed.is_choice_sweep() else "add -m"
     )
     return Problem(key, "several values make a sweep", value, hint)
 
 
 def _choice(override: Override, catalogue: Catalogue) -> Problem | None:
     """What is wrong with the option that is chosen of a group."""
-    options = catalogue.options(override.key_or_group)
-    value: Any = override.value()
-    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+    parsed = override.parsed
+    options = catalogue.options(parsed.key_or_group)
+    value: Any = parsed.value()
+    if parsed.value_type is ValueType.GLOB_CHOICE_SWEEP:
         found = value.filter(list(options))
-        return None if found else Problem(override.key_or_group, "matches no option of a group", _value_of(override))
-    if not options or override.is_delete():
+        return None if found else Problem(override.key, "matches no option of a group", override.given)
+    if not options or override.deletes:
         return None
-    if override.is_choice_sweep():
-        value = list(override.sweep_string_iterator())
+    if parsed.is_choice_sweep():
+        value = list(parsed.sweep_string_iterator())
     for name in value if isinstance(value, list) else [value]:
         if isinstance(name, dict) or name is None or name == "null" or str(name) in options:
             continue
         close = closest(str(name), options)
-        hint = f"did you mean {override.key_or_group}={close}?" if close else did_you_mean(str(name), options)
-        return Problem(override.key_or_group, "there is no such option", name, hint)
+        hint = f"did you mean {override.key}={close}?" if close else did_you_mean(str(name), options)
+        return Problem(override.key, "there is no such option", name, hint)
     return None
 
 
 def _for_hydra(override: Override, catalogue: Catalogue) -> Override:
     """The override as Hydra is to take it."""
-    text = str(override.input_line)
-    key = override.key_or_group
-    is_group = bool(catalogue.options(key)) and not isinstance(override.value(), dict)
-    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
-        text = f"{key}={','.join(override.value().filter(list(catalogue.options(key))))}"  # type: ignore[union-attr]
-    if override.is_delete() or override.is_hydra_override() or key == "hydra":
+    parsed = override.parsed
+    if override.deletes or override.of_hydra:
         return override
-    plain = text.lstrip("+")
-    return OverridesParser.create().parse_override(plain if is_group else f"++{plain}")
+    if parsed.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        options: Any = parsed.value()
+        override = Override(override.key, ",".join(options.filter(list(catalogue.options(parsed.key_or_group)))))
+    chooses = bool(catalogue.options(parsed.key_or_group)) and not isinstance(parsed.value(), dict)
+    return override.with_sign("" if chooses else "++")
+
+
+def values_of(texts: Iterable[str]) -> dict[str, str]:
+    """What overrides give to each key, as it was written."""
+    return {override.key: override.given for override in map(Override.read, texts)}

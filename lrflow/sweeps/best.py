@@ -10,9 +10,10 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from lrflow.config import load_config
-from lrflow.config.composition import choices_of, composer
+from lrflow.config import Config, load_config
+from lrflow.config.composition import composer
 from lrflow.config.interpolation import settle
+from lrflow.config.overrides import Override
 from lrflow.config.validation import META
 from lrflow.errors import LrflowError
 from lrflow.files import write_whole
@@ -27,7 +28,8 @@ _WRITTEN_OUT = ("recipe", "fast", "sweep")  # groups that the recipe which is wr
 def write_recipe(sweep: Sweep, trial: Trial, name: str = BEST) -> Path:
     """Write the config of a trial as `recipe/NAME.yaml` in the sweep folder.
 
-    It holds the options that the trial chose and the values in which it differs from them.
+    It holds the options that the trial chose and the values in which it differs from them. A group whose option is not
+    one of lrflow's own, or of which keys were deleted, is written as a whole, so that no other folder is needed.
 
     Args:
         sweep: of the trial.
@@ -38,16 +40,18 @@ def write_recipe(sweep: Sweep, trial: Trial, name: str = BEST) -> Path:
         the file.
 
     Raises:
-        LrflowError: no recipe can say it, since the trial took options of another folder, or deleted keys.
+        LrflowError: the config of the trial cannot be read, or the recipe would be another run.
     """
     path = sweep.folder / "recipe" / f"{name}.yaml"
     try:
         saved = load_config(trial.folder / "config.yaml")
-        if any(text.startswith("~") for text in saved[META].overrides):
-            raise LrflowError("a key was deleted")
-        wanted, chosen = _content(saved), _chosen(saved[META].choices)
-        usual = _compose([f"{group}={option}" for group, option in chosen.items()])
-        content = {"defaults": [{f"override /{group}": option} for group, option in chosen.items()]} if chosen else {}
+        wanted = _content(saved)
+        chosen = _chosen(saved[META].choices)
+        usual = _compose([Override(group, option) for group, option in chosen.items() if option])
+        whole = [group for group in Config.groups if group in wanted and _is_apart(wanted, usual, chosen, group)]
+        options = {group: option for group, option in chosen.items() if group not in whole} | dict.fromkeys(whole)
+        content = {"defaults": [{f"override /{group}": option} for group, option in options.items()]} if options else {}
+        values = _differences(wanted, {key: value for key, value in usual.items() if key not in whole})
         judged = [each.name for each in sweep.objectives if each.name in trial.metrics]
         told = "".join(f", {metric} {trial.metrics[metric]:.4g}" for metric in judged)
         head = [
@@ -56,9 +60,9 @@ def write_recipe(sweep: Sweep, trial: Trial, name: str = BEST) -> Path:
             command(sweep, name),
         ]
         path.parent.mkdir(exist_ok=True)
-        text = OmegaConf.to_yaml(OmegaConf.create({**content, **_differences(wanted, usual)}))
+        text = OmegaConf.to_yaml(OmegaConf.create({**content, **values}))
         write_whole(path, "".join(f"# {line}\n" for line in head) + text)
-        if differing := _differences(wanted, _compose([f"recipe={name}"], sweep.folder)):
+        if differing := _differences(wanted, _compose([Override("recipe", name)], sweep.folder)):
             raise LrflowError(f"{', '.join(differing)} cannot be said there")
     except Exception as error:
         path.unlink(missing_ok=True)
@@ -73,16 +77,36 @@ def command(sweep: Sweep, name: str = BEST) -> str:
 
 
 def _chosen(choices: Mapping[str, str | None]) -> dict[str, str | None]:
-    """The options of the groups that are not what they are where nothing is said."""
+    """The options of the groups that are not what they are where nothing is said; None: not one of lrflow's own."""
     with _own_hydra(), composer() as composing:
-        usual = choices_of(composing(()).hydra)
-    known = {group: option for group, option in choices.items() if group in usual and group not in _WRITTEN_OUT}
-    return {group: option for group, option in known.items() if option != usual[group]}
+        usual, catalogue = composing(()).choices, composing.catalogue
+    changed = {
+        group: option
+        for group, option in choices.items()
+        if group in usual and group not in _WRITTEN_OUT and option != usual[group]
+    }
+    return {group: option if option in catalogue.options(group) else None for group, option in changed.items()}
 
 
-def _compose(texts: Sequence[str], folder: Path | None = None) -> dict[str, Any]:
+def _is_apart(
+    wanted: Mapping[str, Any], usual: Mapping[str, Any], chosen: Mapping[str, str | None], group: str
+) -> bool:
+    """Whether the content of a group is not what an option of lrflow's has, with other values and further keys."""
+    return chosen.get(group, "") is None or not _holds_keys(wanted[group], usual.get(group))
+
+
+def _holds_keys(wanted: Any, usual: Any) -> bool:
+    """Whether every key of the one is in the other."""
+    if not isinstance(usual, Mapping):
+        return True
+    return isinstance(wanted, Mapping) and all(
+        key in wanted and _holds_keys(wanted[key], value) for key, value in usual.items()
+    )
+
+
+def _compose(overrides: Sequence[Override], folder: Path | None = None) -> dict[str, Any]:
     with _own_hydra(), composer(folder) as composing:
-        return _content(composing(texts))
+        return _content(composing(overrides).content)
 
 
 @contextmanager

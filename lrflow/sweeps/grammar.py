@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 from hydra.errors import HydraException
 
+from lrflow.config.overrides import Override
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.sweeps.space import Axis, Condition, Space
 
@@ -23,7 +23,7 @@ LOG_KEYS = ("lr", "learning_rate", "weight_decay")
 def read_space(
     params: Mapping[str, Any] | None,
     when: Mapping[str, Mapping[str, Any]] | None,
-    typed: Iterable[str],
+    typed: Iterable[Override],
     loader: ConfigLoader | None = None,
 ) -> Space:
     """Reads a space.
@@ -37,52 +37,49 @@ def read_space(
     Raises:
         ConfigError: every problem of the space.
     """
-    parser = OverridesParser.create(config_loader=loader)
     problems: list[Problem] = []
-    mine = parser.parse_overrides(list(typed))
-    keys = {override.key_or_group for override in mine}
+    mine = [override.within(loader) for override in typed]
+    keys = {override.key for override in mine}
     given: list[tuple[Override | None, Condition | None]]
-    given = [(_read(parser, key, value, problems), None) for key, value in (params or {}).items() if key not in keys]
+    given = [(_read(loader, key, value, problems), None) for key, value in (params or {}).items() if key not in keys]
     given += [(override, None) for override in mine]
-    offered = {key: _choices(_read(parser, key, value, [])) for key, value in (params or {}).items()}
+    offered = {key: _choices(_read(loader, key, value, [])) for key, value in (params or {}).items()}
     for text, part in (when or {}).items():
         under = _condition([text])
         given += [
-            (_read(parser, key, value, problems), under) for key, value in (part or {}).items() if key not in keys
+            (_read(loader, key, value, problems), under) for key, value in (part or {}).items() if key not in keys
         ]
     axes: list[Axis] = []
-    fixed: list[str] = []
+    fixed: list[Override] = []
     signs: dict[str, str] = {}
     for override, condition in given:
         if override is None:
             continue
-        key, sign = override.key_or_group, override.get_key_element().removesuffix(override.key_or_group)
-        signs[key] = sign
-        if not override.is_sweep_override() and condition is None:
-            fixed.append(str(override.input_line))
+        signs[override.key] = override.sign
+        if not override.is_swept and condition is None:
+            fixed.append(override)
         else:
             axes += _axis(override, condition, problems)
     axes = _under_conditions(axes, fixed, offered, problems)
     if problems:
         raise ConfigError(problems)
-    return Space(tuple(axes), tuple(fixed), signs)
+    return Space(tuple(axes), tuple(override.text for override in fixed), signs)
 
 
-def _read(parser: OverridesParser, key: str, value: Any, problems: list[Problem]) -> Override | None:
+def _read(loader: ConfigLoader | None, key: str, value: Any, problems: list[Problem]) -> Override | None:
     """An override of a sweep file; a key of the config is given with `++`, as on lrflow's command line."""
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     plain = key.lstrip("+")
     try:
-        return parser.parse_overrides([f"{'++' if '.' in plain else ''}{plain}={text}"])[0]
+        return Override(plain, text, "++" if "." in plain else "").within(loader)
     except HydraException:
         problems.append(Problem(key, "this cannot be read", text, "such as 0.1,0.01 or interval(0.001,0.1)"))
         return None
 
 
 def _choices(override: Override | None) -> list[str]:
-    if override is None or not override.is_sweep_override():
-        return []
-    return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+    parsed = override.parsed if override else None
+    return list(parsed.sweep_string_iterator()) if parsed is not None and parsed.is_discrete_sweep() else []
 
 
 def _condition(texts: Iterable[str]) -> Condition:
@@ -93,10 +90,9 @@ def _condition(texts: Iterable[str]) -> Condition:
 
 def _axis(override: Override, condition: Condition | None, problems: list[Problem]) -> list[Axis]:
     """The axis that an override makes; none where something is wrong with it."""
-    key, value = override.key_or_group, override.value()
+    key, value, shown = override.key, override.parsed.value(), override.given
     tags = set(getattr(value, "tags", ()))
     held = sorted(tag for tag in tags if ":" in tag or "=" in tag)
-    shown = str(override.input_line).partition("=")[2]
     for tag in sorted(tags - {"log", "linear", *held}):
         hint = f"{did_you_mean(tag, ('log', 'linear'))}; a condition is tag(optimizer:sgd, ...)"
         problems.append(Problem(key, "there is no such tag", tag, hint))
@@ -107,7 +103,7 @@ def _axis(override: Override, condition: Condition | None, problems: list[Proble
     if not isinstance(value, IntervalSweep):
         if tags & {"log", "linear"}:
             problems.append(Problem(key, "log and linear go with interval(...)", shown))
-        texts = list(override.sweep_string_iterator()) if override.is_sweep_override() else [shown]
+        texts = list(override.parsed.sweep_string_iterator()) if override.is_swept else [shown]
         if isinstance(value, RangeSweep) and not texts:
             problems.append(Problem(key, "this range is empty", shown))
             return []
@@ -127,10 +123,10 @@ def _axis(override: Override, condition: Condition | None, problems: list[Proble
 
 
 def _under_conditions(
-    axes: list[Axis], fixed: Sequence[str], offered: Mapping[str, Sequence[str]], problems: list[Problem]
+    axes: list[Axis], fixed: Sequence[Override], offered: Mapping[str, Sequence[str]], problems: list[Problem]
 ) -> list[Axis]:
     """The axes whose condition can hold; a condition of what there never is, is a problem."""
-    settled = dict(text.lstrip("+").partition("=")[::2] for text in fixed)
+    settled = {override.key: override.given for override in fixed}
     switches = {axis.key: axis for axis in axes if axis.when is None and axis.choices}
     kept: list[Axis] = []
     for axis in axes:

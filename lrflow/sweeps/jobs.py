@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 
+from lrflow.config.overrides import quoted
 from lrflow.config.sweep import Sweep
 from lrflow.sweeps.space import Assignment, Space
 from lrflow.sweeps.study import storage_of
@@ -48,10 +48,10 @@ def overrides_of(pending: Pending, space: Space, settings: Sweep, study: str, fo
     trial |= {"metric": settings.metric, "mode": settings.mode}  # which hold for the run too
     if settings.pruner != "none":
         trial |= {"pruner": settings.pruner}
-    texts = [f"++trial.{key}={_quoted(value)}" for key, value in trial.items()]
+    texts = [f"++trial.{key}={quoted(value)}" for key, value in trial.items()]
     if settings.pruner != "none":
         texts += [f"++trial.pruning.{key}={value}" for key, value in settings.pruning.model_dump().items()]
-    texts += [f"++resume.from={_quoted(pending.checkpoint)}"] if pending.checkpoint else []
+    texts += [f"++resume.from={quoted(pending.checkpoint)}"] if pending.checkpoint else []
     return [*space.overrides(pending.assignment), *texts]
 
 
@@ -65,12 +65,3 @@ def consecutive(batch: Sequence[Pending]) -> Iterator[list[Pending]]:
         part.append(pending)
     if part:
         yield part
-
-
-def _quoted(value: Any) -> str:
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, list):
-        return f"[{','.join(map(_quoted, value))}]"
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lrflow.config.overrides import values_of
 from lrflow.config.sweep import Sweep
 from lrflow.outcome import STATUSES
 from lrflow.sweeps.notes import status_of
@@ -137,7 +138,7 @@ class Progress:
 
 
 def _given(trial: FrozenTrial) -> dict[str, str]:
-    return dict(text.partition("=")[::2] for text in trial.user_attrs.get("overrides", []))
+    return values_of(trial.user_attrs.get("overrides", []))
 
 
 def _value(trial: FrozenTrial) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from lrflow.config.files import read as read_yaml
+from lrflow.config.overrides import values_of
 from lrflow.errors import ConfigError, Problem
 from lrflow.metric import Directions, Metric
 from lrflow.outcome import Outcome
@@ -106,8 +107,7 @@ def _trial(place: int, path: Path, given: Mapping[str, Value], summary: Mapping[
 
 def _typed(config: Mapping[str, Any]) -> dict[str, str]:
     """The overrides of a run by key."""
-    pairs = (text.partition("=") for text in config.get("lrflow", {}).get("overrides", ()))
-    return {key.lstrip("+~"): value for key, _, value in pairs}
+    return values_of(config.get("lrflow", {}).get("overrides", ()))
 
 
 def _given(key: str, typed: Mapping[str, str], config: Mapping[str, Any]) -> Value:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.study import StudyDirection
 
 from lrflow.config.interpolation import resolve
+from lrflow.config.overrides import Override
 from lrflow.config.sweep import Sweep
 from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
 from lrflow.metric import Directions, Metric
@@ -64,7 +65,7 @@ def run_sweep(
     # What is written down and handed to jobs is what was typed: a URL out of the environment may hold a password.
     written: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
     settings = settings.model_copy(update={"storage": written["storage"]})
-    space = read_space(settings.params, settings.when, typed, loader)
+    space = read_space(settings.params, settings.when, map(Override.read, typed), loader)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -75,10 +75,15 @@ def test_a_recipe_overrides_groups_and_the_command_line_overrides_it() -> None:
     assert config.trainer.max_epochs == 3
 
 
-def test_short_forms() -> None:
-    assert compose(["resume=last"]).resume.source == "last"
-    assert compose(["resume.from=outputs/x"]).resume.source == "outputs/x"
-    assert compose(["task=evaluate", "task.from=outputs/x"]).task.source == "outputs/x"
+def test_an_earlier_run_is_named_by_its_very_checkpoint(nowhere: Path) -> None:
+    checkpoint = nowhere / "outputs" / "x" / "checkpoints" / "step-0000010.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    relative = str(checkpoint.relative_to(nowhere))
+    for typed in (["resume=last"], ["resume.from=outputs/x"], [f"resume={relative}"], ["resume='outputs/x'"]):
+        assert compose(typed).resume.source == relative
+    for typed in (["task=evaluate"], ["task=evaluate", "task.from=outputs/x"]):
+        assert compose(typed).task.source == relative
 
 
 def test_a_folder_of_ones_own(write) -> None:

@@ -4,10 +4,15 @@ import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from lrflow.config import overrides
 from lrflow.config.catalogue import Catalogue
-from lrflow.config.overrides import as_typed, expand, read
+from lrflow.config.overrides import Overrides, expand
 
 CATALOGUE = Catalogue()
+
+
+def read(texts: list[str], sweep: bool = False) -> Overrides:
+    return overrides.read(expand(texts), CATALOGUE, sweep)
 
 
 @pytest.mark.parametrize(
@@ -25,11 +30,33 @@ CATALOGUE = Catalogue()
     ],
 )
 def test_how_hydra_takes_them(typed: str, handed: str) -> None:
-    assert read([typed], CATALOGUE).texts == [handed]
+    assert read([typed]).texts == [handed]
 
 
-def test_as_typed() -> None:
-    assert as_typed(["++a=1", "optimizer=sgd"]) == ["a=1", "optimizer=sgd"]
+def test_an_override_is_one_value_from_one_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    parse = OverridesParser.parse_override
+    monkeypatch.setattr(OverridesParser, "parse_override", lambda self, text: parsed.append(text) or parse(self, text))
+    (ready,) = read(["optimizer.betas=[0.9,0.99]"]).ready
+    assert (ready.key, ready.given, ready.sign) == ("optimizer.betas", "[0.9,0.99]", "++")
+    assert (ready.text, ready.typed) == ("++optimizer.betas=[0.9,0.99]", "optimizer.betas=[0.9,0.99]")
+    assert ready.parsed == parse(OverridesParser.create(), ready.text)
+    assert parsed == ["optimizer.betas=[0.9,0.99]"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "handed"),
+    [
+        (["seed=1", "optimizer=sgd", "seed=2"], ["optimizer=sgd", "++seed=2"]),
+        (["optimizer=sgd", "optimizer=adamw"], ["optimizer=adamw"]),
+        (["++seed=1", "~seed"], ["~seed"]),
+        (["resume=a", "resume.from=b"], ["++resume.from=b"]),
+        (["fast=true", "fast=false"], ["fast=off"]),
+    ],
+)
+def test_of_a_key_that_is_given_twice_the_last_one_wins(typed: list[str], handed: list[str]) -> None:
+    found = read(typed)
+    assert (found.texts, found.problems) == (handed, [])
 
 
 @pytest.mark.parametrize(
@@ -43,7 +70,7 @@ def test_as_typed() -> None:
     ],
 )
 def test_short_forms(typed: str, written: str) -> None:
-    assert expand([typed]) == [written]
+    assert [override.text for override in expand([typed])] == [written]
 
 
 @pytest.mark.parametrize(
@@ -57,34 +84,31 @@ def test_short_forms(typed: str, written: str) -> None:
     ],
 )
 def test_the_jobs_of_a_sweep_are_those_that_hydra_runs(typed: list[str]) -> None:
-    overrides = read(typed, CATALOGUE, sweep=True)
-    parsed = OverridesParser.create().parse_overrides(overrides.texts)
-    assert overrides.jobs() == BasicSweeper.split_arguments(parsed, None)[0]
+    found = read(typed, sweep=True)
+    parsed = OverridesParser.create().parse_overrides(found.texts)
+    jobs = [[override.text for override in job] for job in found.jobs()]
+    assert jobs == BasicSweeper.split_arguments(parsed, None)[0]
 
 
 def test_of_an_interval_both_ends_are_jobs() -> None:
-    jobs = read(["optimizer.lr=interval(0.001,0.1)"], CATALOGUE, sweep=True).jobs()
-    assert jobs == [["++optimizer.lr=0.001"], ["++optimizer.lr=0.1"]]
+    jobs = read(["optimizer.lr=interval(0.001,0.1)"], sweep=True).jobs()
+    assert [[override.text for override in job] for job in jobs] == [["++optimizer.lr=0.001"], ["++optimizer.lr=0.1"]]
 
 
 def test_every_value_of_a_sweep_is_an_option() -> None:
-    (problem,) = read(["optimizer=sgd,adamww"], CATALOGUE, sweep=True).problems
+    (problem,) = read(["optimizer=sgd,adamww"], sweep=True).problems
     assert (problem.key, problem.value) == ("optimizer", "adamww")
 
 
-def test_the_same_twice_is_no_contradiction() -> None:
-    assert not read(["seed=1", "seed=1"], CATALOGUE).problems
-
-
 def test_a_glob_stands_for_the_options_that_it_matches() -> None:
-    assert read(["optimizer=glob(adam*w)"], CATALOGUE, sweep=True).texts == ["optimizer=adamw"]
-    assert read(["schedule=glob(*step)"], CATALOGUE, sweep=True).texts == ["schedule=multistep,step"]
-    (problem,) = read(["optimizer=glob(zzz*)"], CATALOGUE, sweep=True).problems
+    assert read(["optimizer=glob(adam*w)"], sweep=True).texts == ["optimizer=adamw"]
+    assert read(["schedule=glob(*step)"], sweep=True).texts == ["schedule=multistep,step"]
+    (problem,) = read(["optimizer=glob(zzz*)"], sweep=True).problems
     assert (problem.key, problem.value) == ("optimizer", "glob(zzz*)")
-    (problem,) = read(["optimizer=glob(*)"], CATALOGUE).problems
+    (problem,) = read(["optimizer=glob(*)"]).problems
     assert "add -m" in str(problem.hint)
 
 
 def test_sweeps_that_have_no_end_of_options() -> None:
-    (problem,) = read(["seed=glob(*)"], CATALOGUE, sweep=True).problems
+    (problem,) = read(["seed=glob(*)"], sweep=True).problems
     assert problem.key == "seed"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,15 @@ from lrflow.layers.rules import SELECTS
 
 CATALOGUE = Catalogue()
 OPTIONS = [option for group in GROUPS for option in CATALOGUE.options(group).values()]
-NODES = [(group, target, keys) for group in GROUPS for target, keys in shipped_keys(group).items()]
+
+
+def targets_in(path: Path) -> list[str]:
+    """Every `_target_` that an option gives."""
+    return re.findall(r"_target_: *([\w.]+)", path.read_text())
+
+
+TARGETS = dict.fromkeys((o.group, target) for o in OPTIONS if o.group != "recipe" for target in targets_in(o.path))
+NODES = [(group, target, shipped_keys(group, target)) for group, target in TARGETS]
 
 
 def named(option: Option) -> str:
@@ -24,8 +34,10 @@ def named(option: Option) -> str:
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=named)
-def test_every_option_can_be_chosen(option: Option) -> None:
+def test_every_option_can_be_chosen(option: Option, tmp_path: Path) -> None:
+    (tmp_path / "run.ckpt").touch()
     own = {
+        "task=evaluate": [f"task.from={tmp_path}/run.ckpt"],
         "layers=airbench": ["optimizer=airbench"],  # which brings the route that its rules take
         "model=custom": ["model._target_=torch.nn.Flatten"],
         "layers=mup": ["layers.base={widths: [64, 64]}"],
@@ -45,7 +57,7 @@ def test_every_option_says_in_a_line_what_it_is(option: Option) -> None:
 @pytest.mark.parametrize(
     ("group", "target", "options"), NODES, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_its_keys_bind_to_its_targets_signature(group: str, target: str, options: list[frozenset[str]]) -> None:
+def test_its_keys_bind_to_its_targets_signature(group: str, target: str, options: tuple[frozenset[str], ...]) -> None:
     extra, ignore = checks.PASSED.get(group, ((), ()))
     for keys in options:
         assert check_arguments(target, dict.fromkeys(keys - set(CONTROLS)), group, extra, ignore) == []
@@ -55,7 +67,7 @@ def test_its_keys_bind_to_its_targets_signature(group: str, target: str, options
     ("group", "target", "options"), NODES, ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_no_further_argument_of_its_target_is_taken_for_a_typo(
-    group: str, target: str, options: list[frozenset[str]]
+    group: str, target: str, options: tuple[frozenset[str], ...]
 ) -> None:
     known = {key for keys in options for key in keys}
     for argument in _parameters(locate(target))[0].keys() - known:

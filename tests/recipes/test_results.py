@@ -10,7 +10,6 @@ from benchmarks.recipes.study import HERE, Study
 from benchmarks.recipes.table import marks, table
 from lrflow.cli.arguments import parse
 from lrflow.config import compose
-from lrflow.config.overrides import expand
 
 STUDIES = sorted(HERE.glob("*.yaml"))
 
@@ -49,7 +48,7 @@ def test_its_command_and_its_picture_stand_there(measured: Study) -> None:
 def test_its_runs_can_be_made_again(measured: Study) -> None:
     for variant in measured.variants:
         for run in measured.reported(variant)[:1]:
-            compose(expand(parse(run["overrides"]).overrides))
+            compose(parse(run["overrides"]).overrides)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 from optuna.trial import TrialState
 
+from lrflow.config.overrides import Override
 from lrflow.config.sweep import Sweep
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
@@ -90,7 +91,7 @@ def sweep(tmp_path: Path) -> Callable[..., tuple[Sweeping, Threads]]:
     def make(run: Callable[[int], float], slots: int, **settings: Any) -> tuple[Sweeping, Threads]:
         launcher = Threads(run, tmp_path)
         chosen = Sweep.model_validate({"sampler": "random", "n_trials": 6, "batch": slots, **settings})
-        space = read_space(None, None, ["optimizer.lr=interval(1e-4,1)"])
+        space = read_space(None, None, map(Override.read, ["optimizer.lr=interval(1e-4,1)"]))
         launching = DictConfig({"_target_": LOCAL})
         return Sweeping(chosen, space, tmp_path, str(tmp_path / JOURNAL), launcher, launching, []), launcher  # type: ignore[arg-type]
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from lrflow.config.overrides import Override
 from lrflow.errors import ConfigError
 from lrflow.sweeps.grammar import read_space
 from lrflow.sweeps.space import Space
 
 
 def space_of(*typed: str, params=None, when=None) -> Space:
-    return read_space(params, when, typed)
+    return read_space(params, when, map(Override.read, typed))
 
 
 def problems_of(*typed: str, params=None, when=None) -> dict[str, str]:

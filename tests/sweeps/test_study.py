@@ -14,7 +14,9 @@ from lrflow.sweeps.space import Space
 from lrflow.sweeps.study import JOURNAL, mend_journal, open_storage, quiet
 
 SAMPLERS = ["random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
-SPACE = read_space(None, None, ["optimizer.lr=interval(1e-4,1)", "optimizer.momentum=interval(0.1,0.9)"])
+SPACE = read_space(
+    None, None, map(Override.read, ["optimizer.lr=interval(1e-4,1)", "optimizer.momentum=interval(0.1,0.9)"])
+)
 CONDITIONAL = read_space(
     {"optimizer": "sgd,adamw"},
     {"optimizer=sgd": {"optimizer.momentum": "interval(0.1,0.9)"}},
@@ -51,7 +53,11 @@ def test_every_sampler_draws_from_a_conditional_space(sampler: str, tmp_path: Pa
 
 
 def test_machines_share_a_grid(tmp_path: Path) -> None:
-    space = read_space({"optimizer": "sgd,adamw"}, {"optimizer=sgd": {"optimizer.momentum": "0.5,0.9"}}, ["seed=1,2"])
+    space = read_space(
+        {"optimizer": "sgd,adamw"},
+        {"optimizer=sgd": {"optimizer.momentum": "0.5,0.9"}},
+        map(Override.read, ["seed=1,2"]),
+    )
     machines = [
         optuna.create_study(
             storage=open_storage(str(tmp_path / JOURNAL)), study_name="s", load_if_exists=True,

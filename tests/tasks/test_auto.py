@@ -123,12 +123,16 @@ def test_what_is_drawn_after_a_range_test_is_what_would_have_been(
     [
         (("task=plan",), "optimizer.lr", "task=find finds it"),
         (("find=stability",), "optimizer.lr", "find=range"),
-        (("resume=outputs/a",), "optimizer.lr", "has an LR already"),
+        (("resume=run.ckpt",), "optimizer.lr", "has an LR already"),
         (("optimizer=muon",), "optimizer.lr", "several optimizers"),
         (("layers={rules: [{name: a, match: '*', lr: 0.1}]}",), "layers.rules[0].lr", "write a multiple, such as 10x"),
     ],
 )
-def test_what_it_does_not_go_together_with(arguments: tuple[str, ...], key: str, told: str) -> None:
+def test_what_it_does_not_go_together_with(
+    arguments: tuple[str, ...], key: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.ckpt").touch()
     with pytest.raises(ConfigError, match=re.escape(told)) as caught:
         compose(["optimizer.lr=auto", *arguments])
     assert key in {problem.key for problem in caught.value.problems}

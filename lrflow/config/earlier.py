@@ -1,0 +1,231 @@
+"""A run that goes on or is evaluated: the config.yaml of its folder holds, with what is typed on top."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lrflow.config.catalogue import Catalogue
+from lrflow.config.config import Config
+from lrflow.config.overrides import Override
+from lrflow.config.saved import load_config
+from lrflow.config.validation import META, validate
+from lrflow.errors import ConfigError, Problem
+from lrflow.runs import find_checkpoint
+
+OUTPUT = "outputs"
+"""Where runs are looked for when the command line does not say."""
+
+_OF_THE_NEW_RUN = ("resume", "against", "trial")
+_ACROSS_GROUPS = ("recipe", "fast", "sweep")
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What a job is made of, before it is checked.
+
+    Args:
+        content: the config with Hydra's own node, interpolations unresolved.
+        choices: the option taken of each group.
+        overrides: as typed, without those that name the run or its trial; before them those of the earlier run.
+        earlier: the config.yaml of that run; None: it goes on with none.
+        replaced: groups that were chosen anew on top of that run.
+    """
+
+    content: DictConfig
+    choices: Mapping[str, str | None]
+    overrides: Sequence[str]
+    earlier: Path | None = None
+    replaced: frozenset[str] = frozenset()
+
+    def config(self, run_folder: Path | None = None) -> Config:
+        """The checked config.
+
+        Args:
+            run_folder: the folder that a sweep gives to this job.
+
+        Raises:
+            ConfigError: every problem of it.
+        """
+        return validate(self.content, self.choices, self.overrides, run_folder)
+
+
+def pinned(overrides: Sequence[Override]) -> list[Override]:
+    """The same overrides with the very checkpoint in the place of the run that they name.
+
+    Otherwise a run that is resumed under `last` would find its own new folder, and the jobs of a sweep each other's.
+
+    Args:
+        overrides: as typed, short forms written out.
+
+    Raises:
+        ConfigError: there is no such run, or there are several.
+    """
+    found = _named(overrides)
+    if found is None:
+        return list(overrides)
+    key, source = found
+    rest = [override for override in overrides if override.key not in ("resume.from", "task.from")]
+    return [*rest, Override.path(key, _checkpoint(overrides, key, source))]
+
+
+def earlier_run(overrides: Sequence[Override]) -> Path | None:
+    """The config.yaml of the run that `resume.from=` or `task=evaluate` names; None where there is none.
+
+    A checkpoint that lies in no run folder brings no config: then the command line says everything.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    found = _named(overrides)
+    if found is None:
+        return None
+    path = _checkpoint(overrides, *found).parent.parent / "config.yaml"
+    return path if path.is_file() else None
+
+
+def of_this_run(override: Override) -> bool:
+    """Whether an override is not about what an earlier run brings: a choice, Hydra's, what starts or names a run."""
+    first = override.key.partition(".")[0]
+    return override.sign == "" or override.of_hydra or first in (*_OF_THE_NEW_RUN, "task")
+
+
+def completed(
+    content: DictConfig, node: Any, overrides: Sequence[Override], earlier: Path | None, catalogue: Catalogue
+) -> Composed:
+    """What Hydra composed, on top of the run that it goes on with, if it goes on with one.
+
+    A value that is typed takes the place of the run's own. Another option of a group replaces the whole group, as it is
+    composed from its option; the groups that the new or the old option brings along are replaced with it.
+
+    Args:
+        content: what Hydra composed of the overrides.
+        node: Hydra's node of it.
+        overrides: of the job, as Hydra took them.
+        earlier: the config.yaml of the run; None: there is none.
+        catalogue: the groups and options there are.
+
+    Raises:
+        ConfigError: the file cannot be read, or a recipe is typed that is not the run's.
+    """
+    now = choices_of(node)
+    told = [override.typed for override in overrides if not override.key.startswith(("trial.", "resume.from"))]
+    if earlier is None:
+        return Composed(content, now, told)
+    merged = load_config(earlier)
+    meta: Any = OmegaConf.to_container(merged[META]) if META in merged else {}
+    before: dict[str, str | None] = meta.get("choices") or {}
+    typed = {override.key for override in overrides if override.sign == "" or override.deletes} & (before | now).keys()
+    replaced = _replaced(
+        {group for group in typed if before.get(group) != now.get(group)}, typed, before, now, catalogue
+    )
+    with open_dict(merged):
+        merged.pop(META, None)
+        for key in (*replaced, *_OF_THE_NEW_RUN, "hydra"):
+            merged.pop(key, None)
+            if key in content:
+                merged[key] = content._get_node(key)
+        for override in overrides:
+            if override.sign != "" and not override.of_hydra and override.key not in typed:
+                _apply(override, merged)
+    keys = {override.key for override in overrides}
+    past = [Override.read(text) for text in meta.get("overrides") or ()]
+    gone = (*replaced, "task", "resume", "against")
+    kept = [one.typed for one in past if one.key not in keys and one.key.partition(".")[0] not in gone]
+    choices = before | {group: now.get(group) for group in replaced}
+    return Composed(merged, choices, [*kept, *told], earlier, frozenset(replaced))
+
+
+def _replaced(
+    changed: set[str],
+    typed: Collection[str],
+    before: Mapping[str, str | None],
+    now: Mapping[str, str | None],
+    catalogue: Catalogue,
+) -> set[str]:
+    """The groups of an earlier run that are chosen anew, with those that their options bring along.
+
+    Args:
+        changed: groups of which another option is typed.
+        typed: groups of which any option is typed.
+        before: the options of the run.
+        now: those of the command line.
+        catalogue: the groups and options there are.
+
+    Raises:
+        ConfigError: recipes and the like, which speak of many groups at once, are among them.
+    """
+    problems = []
+    for group in changed & set(_ACROSS_GROUPS):
+        option = catalogue.options(group).get(str(now.get(group)))
+        if group == "sweep" and option and option.is_of_hydra_alone():
+            continue
+        message = f"the run has {group}={before.get(group) or 'null'}, and no other can be put on top of it"
+        hint = "leave it out and type the values themselves, or start a new run"
+        problems.append(Problem(group, message, now.get(group), hint))
+    if problems:
+        raise ConfigError(problems)
+    found = changed - set(_ACROSS_GROUPS)
+    for group in tuple(found):
+        for choices in (before, now):
+            option = catalogue.options(group).get(str(choices.get(group)))
+            brought = option.brings() if option else {}
+            found |= {other for other, name in brought.items() if choices.get(other) == name and other not in typed}
+    return found
+
+
+def choices_of(node: Any) -> dict[str, str | None]:
+    """The option taken of each group of lrflow's, from Hydra's node of a composed config."""
+    choices: Any = OmegaConf.to_container(node.runtime.choices)
+    return {group: choice for group, choice in choices.items() if not group.startswith("hydra/") and "@" not in group}
+
+
+def _named(overrides: Iterable[Override]) -> tuple[str, str] | None:
+    """The key that names an earlier run, and what it says."""
+    given = {override.key: override for override in overrides}
+    resumed = given.get("resume.from")
+    if resumed is not None and resumed.value == "null":
+        resumed = None
+    if "task" in given and given["task"].value == "evaluate":
+        if resumed is not None:
+            return None  # which the checks refuse
+        return "task.from", _path(given["task.from"]) if "task.from" in given else "last"
+    return ("resume.from", _path(resumed)) if resumed is not None else None
+
+
+def _path(override: Override) -> str:
+    """The path that an override gives, without the quotes around it; a folder may have a comma in its name."""
+    if Path(override.given).exists():
+        return override.given
+    if override.is_swept:
+        message = "cannot be swept, since each run brings a configuration of its own"
+        hint = "give one run; start lrflow once for each"
+        raise ConfigError([Problem(_shown(override.key), message, override.value, hint)])
+    return str(override.parsed.value()) if override.is_readable else override.given
+
+
+def _checkpoint(overrides: Sequence[Override], key: str, source: str) -> Path:
+    output = next((override.given for override in overrides if override.key == "output"), OUTPUT)
+    return find_checkpoint(source, Path(output), _shown(key))
+
+
+def _shown(key: str) -> str:
+    """A key as it is usually typed."""
+    return "resume" if key == "resume.from" else key
+
+
+def _apply(override: Override, config: DictConfig) -> None:
+    """Sets or deletes the key of an override."""
+    key: str = override.key
+    if not override.deletes:
+        OmegaConf.update(config, key, override.parsed.value(), merge=True, force_add=True)
+        return
+    above, _, last = key.rpartition(".")
+    node = OmegaConf.select(config, above) if above else config
+    if isinstance(node, DictConfig) and last in node:
+        with open_dict(node):
+            del node[last]
