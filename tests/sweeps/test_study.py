@@ -7,6 +7,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from lrflow.config.overrides import Override
 from lrflow.errors import LrflowError
 from lrflow.sweeps.grammar import read_space
 from lrflow.sweeps.samplers import Grid, make_sampler
@@ -14,13 +15,12 @@ from lrflow.sweeps.space import Space
 from lrflow.sweeps.study import JOURNAL, mend_journal, open_storage, quiet
 
 SAMPLERS = ["random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
-SPACE = read_space(
-    None, None, map(Override.read, ["optimizer.lr=interval(1e-4,1)", "optimizer.momentum=interval(0.1,0.9)"])
-)
+LR, MOMENTUM = map(Override.read, ("optimizer.lr=interval(1e-4,1)", "optimizer.momentum=interval(0.1,0.9)"))
+SPACE = read_space(None, None, [LR, MOMENTUM])
 CONDITIONAL = read_space(
     {"optimizer": "sgd,adamw"},
     {"optimizer=sgd": {"optimizer.momentum": "interval(0.1,0.9)"}},
-    ["optimizer.lr=interval(1e-4,1)"],
+    [LR],
 )
 
 
@@ -56,7 +56,7 @@ def test_machines_share_a_grid(tmp_path: Path) -> None:
     space = read_space(
         {"optimizer": "sgd,adamw"},
         {"optimizer=sgd": {"optimizer.momentum": "0.5,0.9"}},
-        map(Override.read, ["seed=1,2"]),
+        [Override.read("seed=1,2")],
     )
     machines = [
         optuna.create_study(
