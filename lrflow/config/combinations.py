@@ -83,8 +83,8 @@ def _with_line_search(config: Config, optimizer: Optimizer, traits: Traits) -> I
         )
     if trainer.gradient_clip_val is not None:
         message = f"{why} and learns curvature from how the gradient changes, which clipping hides"
-        hint = "line_search_fn=strong_wolfe keeps steps short" if "line_search_fn" in traits.ranges else None
-        yield Problem("trainer.gradient_clip_val", message, trainer.gradient_clip_val, hint)
+        short = "line_search_fn=strong_wolfe keeps steps short" if "line_search_fn" in traits.ranges else None
+        yield Problem("trainer.gradient_clip_val", message, trainer.gradient_clip_val, short)
     yield from _not_in_half_precision(config, f"{why}, and the scaler of float16 gradients only once")
 
 

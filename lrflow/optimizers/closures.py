@@ -50,7 +50,7 @@ def _evaluate_alike(optimizer: Optimizer) -> None:
 
         return step(evaluate)
 
-    optimizer.step = step_alike  # type: ignore[method-assign]
+    optimizer.step = step_alike  # type: ignore[method-assign, assignment]
 
 
 def _keep_graph(optimizer: Optimizer, member: Any, module: pl.LightningModule) -> None:

@@ -267,16 +267,20 @@ def _brought(made: Any, own: Any, traits: Traits, key: str) -> Traits:
     """The traits with those that a class or function brings."""
     if own is None or isinstance(own, Traits):
         return own or traits
-    name, hint = getattr(made, "__qualname__", "the optimizer"), "Traits(...) or a dictionary of traits"
+    where = f"{getattr(made, '__qualname__', 'the optimizer')}.{ATTRIBUTE}"
+    if not isinstance(own, Mapping):
+        raise ConfigError([Problem(key, f"{where}: expected Traits(...) or a dictionary of traits", own)])
+    known = [one.name for one in fields(Traits)]
+    if problems := [
+        Problem(key, f"{where}: there is no such trait", name, did_you_mean(str(name), known))
+        for name in own
+        if name not in known
+    ]:
+        raise ConfigError(problems)
     try:
         return replace(traits, **own)
-    except (TypeError, ValueError) as error:
-        known = [one.name for one in fields(Traits)]
-        unknown = [key for key in own if key not in known] if isinstance(own, Mapping) else []
-        message = f"{name}.{ATTRIBUTE} is wrong: {error}"
-        if unknown:
-            message, hint = f"{name}.{ATTRIBUTE} has no trait {unknown[0]}", did_you_mean(str(unknown[0]), known)
-        raise ConfigError([Problem(key, message, hint=hint)]) from error
+    except ValueError as error:
+        raise ConfigError([Problem(key, f"{where}: {error}")]) from error
 
 
 def _parameters(made: Any) -> Mapping[str, inspect.Parameter]:

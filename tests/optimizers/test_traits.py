@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Group
 from lrflow.optimizers import Muon, Traits, build_optimizer, check_groups, check_members, traits_of
 from lrflow.optimizers.traits import known_with, traits_named
+from lrflow.tasks import train
 from lrflow.tasks.likeness import why_not
 
 pytest.importorskip("pytorch_optimizer")
@@ -149,10 +151,10 @@ class TestOwn:
     @pytest.mark.parametrize(
         ("said", "words"),
         [
-            ({"bond": "adam"}, "no trait bond"),
+            ({"bond": "adam"}, r"no such trait\n    did you mean bound\?"),
             ({"bound": "lion"}, "bound is one of sgd, adam, rmsprop, adagrad"),
             ({"ranges": {"lambda": "small"}}, "the range of lambda"),
-            (3, "is wrong"),
+            (3, "expected Traits"),
         ],
     )
     def test_what_it_says_is_checked(self, said: Any, words: str) -> None:
@@ -342,6 +344,32 @@ def test_a_class_that_says_it_has_no_modes_is_not_switched() -> None:
     groups = [Group("all", (("w", nn.Parameter(torch.ones(2))),), 0.1, 1.0)]
     make: Callable[..., torch.optim.Optimizer] = Mine
     assert isinstance(build_optimizer(groups, {"lr": 0.1}, make), Mine)
+
+
+class TestTheDocumentedExample:
+    """docs/optimizers.md, "An optimizer of your own"."""
+
+    @pytest.fixture(autouse=True)
+    def _written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        page = (Path(__file__).parents[2] / "docs" / "optimizers.md").read_text()
+        (block,) = re.findall(r"^```python\n# my_pkg/optim\.py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        (tmp_path / "signs_of_traits.py").write_text(block)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setenv("LRFLOW_TRUST", "")
+        monkeypatch.delitem(sys.modules, "signs_of_traits", raising=False)
+        extend(["signs_of_traits"])
+
+    ASKED = ("optimizer=sgd", "optimizer._target_=signs_of_traits.Signs", "~optimizer.nesterov", "~optimizer.dampening")
+
+    def test_its_traits_hold(self) -> None:
+        assert problems(*self.ASKED, "optimizer.weight_decay=0.1", *MUP) == []
+        (problem,) = problems(*self.ASKED, "+optimizer.period=0")
+        assert (problem.key, problem.message) == ("optimizer.period", "expected a whole number above 0")
+
+    @pytest.mark.usefixtures("undrawn")
+    def test_it_trains(self, tmp_path: Path) -> None:
+        short = ("trainer.max_steps=3", "trainer.progress=false", "task.test=false", f"output={tmp_path}")
+        assert train.run(compose([*self.ASKED, "optimizer.lr=1e-3", *short]))["steps"] == 3
 
 
 def test_muon_itself_is_lrflows() -> None:
