@@ -1,0 +1,323 @@
+"""What looks at a run leaves nothing behind, whatever its module keeps and however it changes it."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchmetrics import MaxMetric, MeanMetric
+
+from lrflow.health import Sharpness
+from lrflow.layers import Rule
+from lrflow.schedules import Constant, Schedule
+from lrflow.training import Supervised
+from lrflow.training.isolation import Snapshot, isolated
+
+ALL = [Rule("all", match="*")]
+
+
+class Meter:
+    """An object of a user's own."""
+
+    def __init__(self) -> None:
+        self.total, self.seen = 0.0, [0]
+
+    def __call__(self, value: float) -> float:
+        self.total += value
+        self.seen[0] += 1
+        return self.total / self.seen[0]
+
+
+class Keeps(nn.Module):
+    """A layer whose output depends on what its forward has left behind, in training and evaluation alike."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.register_buffer("mean", torch.zeros(()))
+        self.plain, self.calls, self.array = torch.zeros(()), 0, np.zeros(1)
+        self.listed: list[float] = [0.0]
+        self.kept: dict[str, Any] = {"nested": {"calls": 0}}
+        self.last: deque[float] = deque([0.0], maxlen=3)
+        self.seen: set[int] = {0}
+        self.meter, self.inner = Meter(), nn.Identity()
+        self.python, self.numpy = random.Random(1), np.random.default_rng(1)
+        self.torch, self.legacy = torch.Generator().manual_seed(1), np.random.RandomState(1)
+        self.average = MeanMetric()
+        self.weight = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        value = inputs.detach().abs().mean()
+        return inputs * (1 + 0.3 * torch.tanh(torch.as_tensor(CHANGES[self.how](self, value)).float()))
+
+
+def _assign(layer: Keeps, value: Tensor) -> Tensor:
+    layer.mean = 0.9 * layer.mean + 0.1 * value
+    return layer.mean
+
+
+def _assign_plain(layer: Keeps, value: Tensor) -> Tensor:
+    layer.plain = 0.9 * layer.plain + 0.1 * value
+    return layer.plain
+
+
+def _count(layer: Keeps, value: Tensor) -> float:
+    layer.calls += 1
+    return layer.calls % 7 / 7
+
+
+def _append(layer: Keeps, value: Tensor) -> float:
+    layer.listed.append(float(value))
+    return len(layer.listed) % 5 / 5 + layer.listed[len(layer.listed) // 2]
+
+
+def _nest(layer: Keeps, value: Tensor) -> float:
+    layer.kept["nested"]["calls"] += 1
+    return layer.kept["nested"]["calls"] % 5 / 5
+
+
+def _queue(layer: Keeps, value: Tensor) -> float:
+    layer.last.append(float(value))
+    return sum(layer.last)
+
+
+def _collect(layer: Keeps, value: Tensor) -> float:
+    layer.seen.add(len(layer.seen))
+    return len(layer.seen) % 5 / 5
+
+
+def _add_attribute(layer: Any, value: Tensor) -> float:
+    layer.late = getattr(layer, "late", 0) + 1
+    return layer.late % 5 / 5
+
+
+def _array(layer: Keeps, value: Tensor) -> float:
+    layer.array += float(value)
+    return float(layer.array[0]) % 1
+
+
+def _inner(layer: Any, value: Tensor) -> float:
+    layer.inner.calls = getattr(layer.inner, "calls", 0) + 1
+    return layer.inner.calls % 5 / 5
+
+
+def _metric(layer: Keeps, value: Tensor) -> Tensor:
+    layer.average.update(value)
+    return layer.average.compute()
+
+
+def _weight(layer: Keeps, value: Tensor) -> Tensor:
+    layer.weight.data.mul_(0.9).add_(0.1 * value)
+    return layer.weight
+
+
+CHANGES: dict[str, Callable[[Any, Tensor], Any]] = {
+    "a buffer assigned anew": _assign,
+    "a buffer changed in place": lambda layer, value: layer.mean.mul_(0.9).add_(0.1 * value),
+    "a plain tensor assigned anew": _assign_plain,
+    "a counter": _count,
+    "a list": _append,
+    "a dict in a dict": _nest,
+    "a deque": _queue,
+    "a set": _collect,
+    "an attribute added": _add_attribute,
+    "an object": lambda layer, value: layer.meter(float(value)),
+    "an array": _array,
+    "a submodule's attribute": _inner,
+    "Python's generator": lambda layer, value: layer.python.random(),
+    "NumPy's generator": lambda layer, value: layer.numpy.random(),
+    "NumPy's old generator": lambda layer, value: layer.legacy.rand(),
+    "torch's generator": lambda layer, value: torch.rand((), generator=layer.torch),
+    "a global generator": lambda layer, value: torch.rand(()) + random.random() + np.random.rand(),
+    "a metric": _metric,
+    "a parameter": _weight,
+}
+VALIDATED = [how for how in CHANGES if how not in ("a metric", "a parameter")]
+"""Those that a validation leaves no trace of; a metric is its result, and parameters are torch's affair."""
+
+
+def keeping(how: str) -> Supervised:
+    torch.manual_seed(3)
+    body = (nn.Linear(6, 8), nn.BatchNorm1d(8), Keeps(how), nn.Tanh(), nn.Linear(8, 3))
+    network = nn.Sequential()
+    network.add_module("body", nn.Sequential(*body))
+    network.add_module("head", nn.Identity())
+    return Supervised(network, "cross_entropy")
+
+
+def numbers(run: Any) -> list[list[float]]:
+    return [run.column("train/loss"), *(value.flatten().tolist() for value in run.weights.values())]
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_run_does_not_notice_that_its_sharpness_is_measured(how: str, prepare: Any, tmp_path: Path) -> None:
+    found = []
+    options = {"optimizer": torch.optim.SGD, "settings": {}, "max_epochs": 1, "rules": ALL, "val_size": 0}
+    for every in (None, "2 steps"):
+        run = prepare(tmp_path / str(every), module=keeping(how), monitor=None, save_every=None, **options)
+        if every:
+            run.watch("sharpness", Sharpness(every, batches=2, products=3))
+        found.append(numbers(run.fit()))
+    assert found[0] == found[1]
+    assert len(run.column("sharpness/top")) == 4
+
+
+@pytest.mark.parametrize("schedule_free", [False, True])
+@pytest.mark.parametrize("how", VALIDATED)
+def test_validating_more_often_changes_no_training(how: str, schedule_free: bool, train: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_epochs": 2, "rules": ALL, "save_every": None, "monitor": None}
+    if schedule_free:
+        kind = pytest.importorskip("schedulefree").AdamWScheduleFree
+        options |= {"optimizer": kind, "settings": {"weight_decay": 0.1}, "schedule": Schedule(Constant(), "10%")}
+    runs = [
+        train(tmp_path / often.replace(" ", ""), module=keeping(how), val_every=often, **options)
+        for often in ("2 epochs", "3 steps")
+    ]
+    assert runs[0].column("train/loss") == runs[1].column("train/loss")
+    assert len(runs[1].column("val/loss")) > len(runs[0].column("val/loss"))
+
+
+class Own(pl.LightningModule):
+    """A module that keeps state of both kinds: of its forward, and of its validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("best", torch.tensor(torch.inf))
+        self.calls, self.validations = 0, 0
+        self.losses: list[float] = []
+        self.highest = MaxMetric()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        self.mean = 0.9 * self.mean + 0.1 * inputs.abs().mean()
+        return self.head(torch.tanh(self.body(inputs - self.mean))) * (1 + self.calls % 3)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.losses.append(float(loss))
+        self.highest.update(loss)
+        self.log("val/loss", loss)
+
+    def on_validation_epoch_end(self) -> None:
+        self.validations += 1
+        self.best.copy_(torch.minimum(self.best, torch.tensor(self.losses[-1])))
+
+
+def test_a_module_keeps_what_its_validation_hooks_keep(train: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_epochs": 2, "rules": ALL, "save_every": None}
+    seldom = train(tmp_path / "seldom", module=Own(), val_every="2 epochs", **options)
+    often = train(tmp_path / "often", module=Own(), val_every="3 steps", **options)
+    assert seldom.column("train/loss") == often.column("train/loss")
+    assert (seldom.module.calls, often.module.calls) == (14, 14)  # training steps alone
+    assert (seldom.module.validations, often.module.validations) == (
+        len(seldom.column("val/loss")),
+        len(often.column("val/loss")),
+    )
+    assert len(often.module.losses) == 2 * len(often.column("val/loss"))
+    assert float(often.module.best) == min(often.module.losses[1::2])
+    assert float(often.module.highest.compute()) == max(often.module.losses)
+
+
+def test_every_object_is_the_one_that_it_was() -> None:
+    module = keeping("a counter")
+    layer: Any = module.model.body[2]
+    module(torch.randn(4, 6)).sum().backward()
+    held = [layer.mean, layer.plain, layer.listed, layer.kept, layer.kept["nested"], layer.meter, layer.array]
+    grads = {name: (p.grad, p.grad.clone()) for name, p in module.named_parameters() if p.grad is not None}
+    keys = [*vars(layer)]
+    with isolated(module):
+        for change in CHANGES.values():
+            change(layer, torch.tensor(2.0))
+        layer.meter, layer.listed, layer.kept, layer.inner = None, [], {}, nn.Linear(1, 1)
+        del layer.plain
+        module.zero_grad()
+        module.requires_grad_(False).eval()
+        module.log("what", 1.0)
+        module.model.body[0] = nn.Identity()
+    assert all(one is other for one, other in zip(held, _held(layer), strict=True))
+    assert [*vars(layer)] == keys
+    assert (layer.listed, layer.kept, layer.calls) == ([0.0], {"nested": {"calls": 0}}, 1)
+    assert (float(layer.mean), float(layer.array[0]), layer.meter.total, layer.meter.seen) == (0.0, 0.0, 0.0, [0])
+    assert isinstance(module.model.body[0], nn.Linear)
+    assert all(one.training for one in module.modules())
+    assert all(p.requires_grad for name, p in module.named_parameters() if not name.endswith("2.weight"))
+    for name, parameter in module.named_parameters():
+        if name in grads:
+            assert parameter.grad is grads[name][0]
+            assert torch.equal(parameter.grad, grads[name][1])
+
+
+def _held(layer: Any) -> list[Any]:
+    return [layer.mean, layer.plain, layer.listed, layer.kept, layer.kept["nested"], layer.meter, layer.array]
+
+
+VALUES = st.recursive(
+    st.integers() | st.text(max_size=3) | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(value=VALUES, seed=st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_containers_however_they_are_nested(value: Any, seed: int) -> None:
+    root, draw = {"value": value}, random.Random(seed)
+    before = repr(root)
+    snapshot = Snapshot([root])
+    places: list[Any] = [root]
+    for place in places:  # which grows
+        inner = list(place.values()) if isinstance(place, dict) else list(place)
+        places += [one for one in inner if isinstance(one, dict | list)]
+    for place in places:
+        if draw.random() < 0.5:
+            place.clear()
+        if isinstance(place, dict):
+            place["new"] = [1]
+        else:
+            place.insert(0, {"new": place})
+    snapshot.restore()
+    assert repr(root) == before
+
+
+def test_what_a_module_only_refers_to_is_left_alone() -> None:
+    """The data is no part of the module: it is neither copied nor put back."""
+
+    class Data(torch.utils.data.Dataset[int]):
+        reads = 0
+
+        def __getitem__(self, index: int) -> int:
+            self.reads += 1
+            return index
+
+    module: Any = keeping("a counter")
+    module.data = Data()
+    with isolated(module):
+        assert module.data[3] == 3
+    assert module.data.reads == 1
+
+
+def test_a_graph_that_still_needs_a_tensor_finds_it() -> None:
+    module: Any = keeping("a buffer changed in place")
+    layer, weight = module.model.body[2], torch.ones((), requires_grad=True)
+    layer.mean.fill_(3.0)
+    product = weight * layer.mean
+    with isolated(module):
+        layer.mean.data.zero_()
+    product.backward()
+    assert float(weight.grad) == 3.0
