@@ -119,6 +119,16 @@ def test_what_cannot_be_is_told(
     assert not list(tmp_path.glob("outputs/*"))
 
 
+def test_a_range_that_starts_above_where_the_loss_diverges_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    high = ["find.low=1e25", "find.high=1e35", "find.steps=40", "find.sweeps=1"]
+    with pytest.raises(ConfigError, match="diverges within the first steps") as caught:
+        find.run(compose(["task=find", "optimizer=sgd", "model=logistic", *high]))
+    assert [(problem.key, problem.hint) for problem in caught.value.problems] == [("find.low", "start lower")]
+
+
 @pytest.mark.parametrize("how", ["range", "stability"])
 def test_data_that_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setattr(Digits, "normalise", lambda self, inputs: inputs.float() * float("nan"))

@@ -54,6 +54,22 @@ def test_where_a_sweep_ends_does_not_depend_on_when_it_is_read(sizes: list[int],
     np.testing.assert_array_equal(sweep.readings[:count], losses[:count])
 
 
+@pytest.mark.parametrize("size", [1, 7, 50])
+def test_a_sweep_that_is_lost_at_its_first_reading_ends_at_the_first_look(size: int) -> None:
+    sweep = Sweep(np.geomspace(1e-6, 10, 50))
+    ended = [sweep.add([np.nan] * size) for _ in range(50 // size)]
+    assert ended.index(True) == -(-LOOK // size) - 1
+    assert ended[-1]
+    assert not np.isfinite(sweep.readings).any()
+
+
+def test_a_sweep_that_falls_from_its_first_reading_on_goes_to_the_end() -> None:
+    sweep = Sweep(np.geomspace(1e-6, 10, 50))
+    losses = np.linspace(3.0, 1.0, 50)
+    assert not any(sweep.add([loss]) for loss in losses.tolist())
+    np.testing.assert_array_equal(sweep.readings, losses)
+
+
 def test_a_quiet_sweep_goes_to_the_end_and_keeps_the_constant_that_it_read() -> None:
     sweep = Sweep(np.geomspace(1e-6, 10, 50))
     assert not sweep.add([-7.3] * 50)

@@ -106,6 +106,15 @@ def test_a_loss_that_is_lost_at_once_is_told() -> None:
         read(RATES, np.full((3, 200), np.nan))
 
 
+def test_sweeps_that_are_lost_at_their_first_points_do_not_count_but_for_the_majority() -> None:
+    losses = noisy(fall(), 5)
+    losses[:2] = np.nan
+    assert read(RATES, losses).lr == pytest.approx(read(RATES, losses[2:]).lr, rel=0.2)
+    losses[2] = np.nan
+    with pytest.raises(ValueError, match="first steps"):
+        read(RATES, losses)
+
+
 def test_one_sweep_that_ends_early_does_not_shorten_the_others() -> None:
     losses = noisy(fall(), 5)
     losses[0, 60:] = np.nan

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrflow.tuning import rules
+from lrflow.tuning.range_test import LOOK
 from lrflow.tuning.rules import RULES, divergence, smooth
 
 RATES = np.geomspace(1e-6, 10, 200)
@@ -78,6 +79,25 @@ def test_divergence() -> None:
     assert divergence(RATES, np.full(len(RATES), -7.0)) == len(RATES)
     assert divergence(RATES, np.random.default_rng(0).normal(size=len(RATES))) == len(RATES)
     assert divergence(RATES[:2], np.array([1.0, np.inf])) == 1
+
+
+@pytest.mark.parametrize("first", [1.0, 30.0])
+def test_no_sweep_diverges_at_its_first_points(first: float) -> None:
+    """They are what a divergence is measured from: a loss that falls at once, or an outlier at the first LR."""
+    falls_at_once = 3.0 - 0.3 * (POSITION - POSITION[0])
+    falls_at_once[0] *= first
+    assert divergence(RATES, falls_at_once) == len(RATES)
+    learns = noisy(fall(), 2)[0]
+    before = divergence(RATES, learns)
+    learns[0] *= first
+    assert abs(divergence(RATES, learns) - before) <= LOOK
+
+
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_a_first_loss_that_is_not_finite_is_a_divergence_there(lost: float) -> None:
+    losses = fall()
+    losses[0] = lost
+    assert divergence(RATES, losses) == 0
 
 
 def longest_fall(values: np.ndarray) -> list[int]:
