@@ -58,7 +58,7 @@ def likeness(config: Config) -> str:
 
 
 def shares_data(config: Config) -> bool:
-    """Whether the data are the same for every seed: lrflow's own data modules draw nothing of their own."""
+    """Whether the data may be the same for every seed: those of a `DataModule` are, unless its `load` draws numbers."""
     made = locate(config.data.target)
     return isinstance(made, type) and issubclass(made, DataModule)
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrflow.config import Config
 from lrflow.config.settings import Train
@@ -24,9 +23,9 @@ from lrflow.runs import RunFolder
 from lrflow.schedules import Duration
 from lrflow.tasks import build
 from lrflow.tasks.likeness import likeness, shares_data, why_not
+from lrflow.tasks.membership import as_member, check_alike, load_shared, verify
 from lrflow.tasks.record import conclude, failure_recorded, open_folder, record_start
-from lrflow.tasks.train import Prepared, prepare
-from lrflow.training import Supervised
+from lrflow.tasks.train import prepare
 from lrflow.training.loggers import build_loggers, close_loggers
 from lrflow.vectorized.fit import PopulationFit
 from lrflow.vectorized.member import Member
@@ -60,23 +59,25 @@ def train_together(
             apart.setdefault(reason, []).append(number)
         else:
             kin.setdefault(likeness(config), []).append(number)
-    for numbers in kin.values():
+    for numbers, loaded in _sets(kin.values(), configs):
         if len(numbers) == 1:
             own = "" if shares_data(configs[numbers[0]]) else " (data of your own may differ with the seed)"
             apart.setdefault(f"no other job differs from it in numbers alone{own}", []).extend(numbers)
             continue
         try:
             chosen = list(_chunks(numbers, size))
+            told = []
             if measure:
-                trial = _measure([configs[number] for number in chosen[0]])
-                told = f"measured {trial.ratio:.2g} times as fast as one after the other"
+                trial = _measure([configs[number] for number in chosen[0]], loaded)
+                told.append(f"measured {trial.ratio:.2g} times as fast as one after the other")
                 if trial.ratio < PAYS:
-                    raise UnfitError(f"together they would not be faster: {told}")
-                tell(f"{_jobs(numbers)} train together: {told}")
+                    raise UnfitError(f"together they would not be faster: {told[0]}")
+            told.append(verify({number: configs[number] for number in numbers}, loaded))
+            tell(f"{_jobs(numbers)} train together: {'; '.join(told)}")
             for chunk in chosen:
-                found |= _train([(number, configs[number]) for number in chunk])
+                found |= _train([(number, configs[number]) for number in chunk], loaded)
         except UnfitError as why:
-            apart.setdefault(str(why), []).extend(numbers)
+            apart.setdefault(str(why), []).extend(n for n in numbers if n not in found)
         except Exception as error:  # memory that does not suffice, say: by themselves they may do
             what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             apart.setdefault(f"together they failed, {what}", []).extend(n for n in numbers if n not in found)
@@ -86,12 +87,29 @@ def train_together(
     return found
 
 
-def _measure(configs: Sequence[Config]) -> Trial:
+def _sets(
+    kin: Iterable[Sequence[int]], configs: Mapping[int, Config]
+) -> Iterator[tuple[Sequence[int], pl.LightningDataModule | None]]:
+    """The sets of jobs that may train together, with the data that all of a set share; None: each job loads its own."""
+    for numbers in kin:
+        loaded, first = None, configs[numbers[0]]
+        if shares_data(first) and len(numbers) > 1:
+            with suppress(Exception):  # it is told of where the jobs are run by themselves
+                loaded = load_shared(first)
+        if loaded or not shares_data(first):
+            yield numbers, loaded
+            continue
+        by_seed: dict[int, list[int]] = {}
+        for number in numbers:
+            by_seed.setdefault(configs[number].seed, []).append(number)
+        yield from ((same, None) for same in by_seed.values())
+
+
+def _measure(configs: Sequence[Config], loaded: pl.LightningDataModule | None = None) -> Trial:
     """What the first of some runs costs a step alone, and what all of them cost together."""
     config, quiet = configs[0], QuietConsole(quiet=True)
     folder = RunFolder(config.run_folder or Path(config.output))  # nothing is written
-    loaded = build.load_data(config) if shares_data(config) else None
-    member = _member(prepare(config, folder, None, [], quiet, copy.copy(loaded)))
+    member = as_member(prepare(config, folder, None, [], quiet, copy.copy(loaded)))
     alone = prepare(config, folder, None, [], quiet, copy.copy(loaded))
     assert alone is not None
     step, before = time_ordinary(alone.trainer, alone.module, alone.data)
@@ -107,28 +125,29 @@ def _measure(configs: Sequence[Config]) -> Trial:
     return Trial(step, together, size, steps, compiling)
 
 
-def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Outcome]:
+def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule | None) -> dict[int, Outcome]:
     """Train jobs as one population.
 
     Args:
         members: their numbers and configs.
+        loaded: the data that all of them share; None: each loads its own.
 
     Returns:
         How each ended; without those that could not start, or turned out to differ: they are left as they were.
+
+    Raises:
+        UnfitError: they differ in more than weights, or something came up that a population cannot do.
     """
     started, quiet = time.monotonic(), QuietConsole(quiet=True)
-    loaded: pl.LightningDataModule | None = None
-    first: Member | None = None
+    ready: list[tuple[int, Config, RunFolder, Member, list[Logger]]] = []
     begun: list[tuple[int, RunFolder, Member, list[Logger]]] = []
     with ExitStack() as open_:
         for number, config in members:
             folder = open_folder(config, None)
             loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
+            open_.callback(close_loggers, loggers)
             try:
-                if loaded is None and shares_data(config):
-                    loaded = build.load_data(config)
-                ready = prepare(config, folder, None, loggers, quiet, copy.copy(loaded))
-                member = _member(ready)
+                member = as_member(prepare(config, folder, None, loggers, quiet, copy.copy(loaded)))
                 if config.trial and config.trial.pruner != "none":
                     from lrflow.tasks.trial import follow_trial  # which takes Optuna
 
@@ -136,23 +155,22 @@ def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Outcome]:
                     trainer.callbacks += follow_trial(config, folder.path, trainer, False, quiet)  # type: ignore[attr-defined]
             except LrflowError:
                 continue  # it is told of where the job is run by itself
-            if first is not None and (member.groups, member.plan.horizon) != (first.groups, first.plan.horizon):
-                continue
-            first = first or member
+            if not ready or member.fits(ready[0][3]):
+                ready.append((number, config, folder, member, loggers))
+        check_alike([member for *_, member, _ in ready])
+        for number, config, folder, member, loggers in ready:
             try:
                 open_.enter_context(folder.held())
             except LrflowError:
                 continue
-            open_.callback(close_loggers, loggers)
             open_.enter_context(failure_recorded(folder, {}, loggers))  # of what ends them all
-            open_.enter_context(_discarded(folder.metrics))
+            open_.enter_context(_discarded(folder))
             record_start(config, folder, member.plan, 1, picture=False)
             begun.append((number, folder, member, loggers))
-        if first is None:
+        if not begun:
             return {}
         config = members[0][1]
         assert isinstance(config.task, Train)
-        torch.manual_seed(config.seed)  # what the members' dropout is drawn from
         PopulationFit(
             [member for _, _, member, _ in begun],
             Duration.parse(config.trainer.val_every),
@@ -165,12 +183,13 @@ def _train(members: Sequence[tuple[int, Config]]) -> dict[int, Outcome]:
 
 
 @contextmanager
-def _discarded(path: Path) -> Iterator[None]:
-    """A file that is not kept when what is done within fails: what runs in its place would append to it."""
+def _discarded(folder: RunFolder) -> Iterator[None]:
+    """Metrics and checkpoints are not kept when what is done within fails: what runs in its place adds to them."""
     try:
         yield
     except Exception:
-        path.unlink(missing_ok=True)
+        folder.metrics.unlink(missing_ok=True)
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
         raise
 
 
@@ -182,36 +201,6 @@ def _conclude(folder: RunFolder, member: Member, loggers: list[Logger], seconds:
         ended = Outcome.of_error(member.error, **facts)
     conclude(folder, ended, loggers, members=size)
     return replace(ended, seconds=seconds / size)
-
-
-def _member(ready: Prepared | None) -> Member:
-    """A prepared run as a member.
-
-    Raises:
-        UnfitError: it can be none.
-    """
-    assert ready is not None  # a new run has steps to make
-    module, trainer, data = ready.module, ready.trainer, ready.data
-    device = trainer.strategy.root_device.type
-    frozen = any(group.frozen for group in ready.groups) or any(ready.plan.starts.values())
-    reasons = {
-        "the model is a LightningModule, whose training step may do anything": not isinstance(module, Supervised),
-        "parameters are frozen": frozen,
-        "it is distributed": trainer.world_size > 1,
-        f"the device is neither a CPU nor a GPU of CUDA's, but {device}": device not in ("cpu", "cuda"),
-        "the data module changes batches": any(is_overridden(hook, data) for hook in _HOOKS),
-    }  # fmt: skip
-    for reason, holds in reasons.items():
-        if holds:
-            raise UnfitError(reason)
-    assert isinstance(module, Supervised)
-    groups = [[name for name, _ in group.parameters] for group in ready.groups]
-    member = Member(trainer, module, data, ready.plan, groups)
-    member.attach()
-    return member
-
-
-_HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer", "transfer_batch_to_device")
 
 
 def _chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:

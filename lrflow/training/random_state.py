@@ -35,6 +35,18 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
 
 
+def same_random_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether every generator is at the same place in both states."""
+    (kind, keys, *rest), (other_kind, other_keys, *others) = one["numpy"], other["numpy"]
+    return (
+        one["python"] == other["python"]
+        and (kind, rest) == (other_kind, others)
+        and torch.equal(keys, other_keys)
+        and torch.equal(one["torch"], other["torch"])
+        and all(map(torch.equal, one.get("cuda", []), other.get("cuda", [])))
+    )
+
+
 @contextmanager
 def random_state_kept() -> Iterator[None]:
     """Leave every generator as it was before."""

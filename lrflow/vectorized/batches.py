@@ -23,12 +23,15 @@ class StackedBatches:
         device: where the data are kept and the batches made.
 
     Raises:
-        UnfitError: a loader whose batches are not those of tensors in memory, in lrflow's order.
+        UnfitError: a loader whose batches are not those of tensors in memory, in lrflow's order; other data in each.
     """
 
     def __init__(self, loaders: Sequence[DataLoader[Any]], device: torch.device) -> None:
         self._orders = [_order(loader) for loader in loaders]
-        self._tensors = [tensor.to(device) for tensor in _tensors(loaders[0].dataset)]
+        first, *others = {id(loader.dataset): _tensors(loader.dataset) for loader in loaders}.values()
+        if not all(_equal(first, other) for other in others):
+            raise UnfitError("their training data differ")
+        self._tensors = [tensor.to(device) for tensor in first]
         self._device = device
 
     def epoch(self, number: int) -> Iterator[list[Tensor]]:
@@ -61,3 +64,11 @@ def _tensors(dataset: object) -> Sequence[Tensor]:
         rows = torch.as_tensor(dataset.indices)
         return [tensor[rows] for tensor in _tensors(dataset.dataset)]
     raise UnfitError("the training data are not a TensorDataset in memory")
+
+
+def _equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Whether two data sets are the same; of one and the same tensor, that is known without a look."""
+    return len(one) == len(other) and all(
+        mine is its or (mine.dtype == its.dtype and torch.equal(mine, its))
+        for mine, its in zip(one, other, strict=True)
+    )

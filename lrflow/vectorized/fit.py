@@ -24,11 +24,12 @@ from lrflow.errors import LrflowError
 from lrflow.plan.view import setting_columns
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.interrupt import StopRequest
+from lrflow.training.module import Supervised
 from lrflow.training.position import stand_at
 from lrflow.training.signals import Block
 from lrflow.vectorized.batches import StackedBatches
 from lrflow.vectorized.member import Member, stack
-from lrflow.vectorized.population import Clip
+from lrflow.vectorized.population import Clip, Population
 
 
 class PopulationFit:
@@ -57,7 +58,7 @@ class PopulationFit:
         self._validates = _validations(val_every, self._horizon)
         self._limit = first.trainer.limit_val_batches
         self._test = test
-        self._clip = _clipping(first.trainer)
+        self._clip = clipping(first.trainer)
         self._population, self._numbers = stack(members, self._device, compiled)
         self._batches = StackedBatches([one.data.train_dataloader() for one in members], self._device)
         self._loaders = {"val": first.data.val_dataloader()}
@@ -148,20 +149,13 @@ class PopulationFit:
 
     def _evaluate(self, stage: str, step: int, epoch: int) -> bool:
         """Score every member on the validation or test data; whether there are any."""
-        loaders = self._loaders[stage]
-        batches: list[Any] = []
-        for loader in [loaders] if isinstance(loaders, DataLoader) else loaders:
-            batches += islice(loader, self._limit if stage == "val" and isinstance(self._limit, int) else None)
         living = self._living()
-        for inputs, targets in batches:
-            outputs = self._population.outputs(inputs.to(self._device)).cpu()
-            for row in living:
-                self._rows[row].module.count(stage, outputs[row], targets.cpu())
-        if batches:
-            for row in living:
-                scores = self._rows[row].module.scores(stage)
-                self._rows[row].take({name: float(value) for name, value in scores.items()}, step, epoch)
-        return bool(batches)
+        limit = self._limit if stage == "val" else None
+        rows = [(row, self._rows[row].module) for row in living]
+        scores = evaluated(self._population, rows, self._loaders[stage], stage, limit)
+        for row, found in zip(living, scores, strict=False):
+            self._rows[row].take(found, step, epoch)
+        return bool(scores)
 
     def _drop(self) -> None:
         """Go on without the members that have ended."""
@@ -187,9 +181,10 @@ class PopulationFit:
                 member.save_best()
                 member.bring_to(self._step, last)
                 member.checkpoints.stop.signal = asked
-                if asked is not None:
-                    member.checkpoints.save(member.trainer)
-                member.checkpoints.on_train_end(member.trainer, member.module)
+                with member.own_random_state():
+                    if asked is not None:
+                        member.checkpoints.save(member.trainer)
+                    member.checkpoints.on_train_end(member.trainer, member.module)
 
 
 def _validations(every: Duration, horizon: Horizon) -> Callable[[int], bool]:
@@ -204,7 +199,40 @@ def _validations(every: Duration, horizon: Horizon) -> Callable[[int], bool]:
     return lambda step: step % steps == 0 or step == last
 
 
-def _clipping(trainer: pl.Trainer) -> Clip | None:
+def evaluated(
+    population: Population,
+    rows: Sequence[tuple[int, Supervised]],
+    loaders: Any,
+    stage: str,
+    limit: int | float | None = None,
+) -> list[dict[str, float]]:
+    """The metrics of members on validation or test data.
+
+    Args:
+        population: of the members.
+        rows: the members' rows in it, with the modules that score them.
+        loaders: one, or several that are one set.
+        stage: `val` or `test`.
+        limit: batches of each loader, or the share of them; None: all.
+
+    Returns:
+        One dict a member; empty where there are no data.
+    """
+    batches: list[Any] = []
+    for loader in [loaders] if isinstance(loaders, DataLoader) else loaders:
+        count = int(len(loader) * limit) if isinstance(limit, float) else limit
+        batches += islice(loader, count)
+    if not batches:
+        return []
+    device = population.weights.device
+    for inputs, targets in batches:
+        outputs = population.outputs(inputs.to(device)).cpu()
+        for row, module in rows:
+            module.count(stage, outputs[row], targets.cpu())
+    return [{name: float(value) for name, value in module.scores(stage).items()} for _, module in rows]
+
+
+def clipping(trainer: pl.Trainer) -> Clip | None:
     """Clips gradients [members, weights] of these norms [members] in place, each member's by themselves."""
     limit = trainer.gradient_clip_val
     if limit is None:

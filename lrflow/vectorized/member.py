@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,10 +20,12 @@ from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.module import Supervised
 from lrflow.training.position import stand_at
 from lrflow.training.progress import ProgressBar
+from lrflow.training.random_state import random_state_kept, set_random_state
 from lrflow.training.signals import Signals
 from lrflow.vectorized.numbers import StepNumbers
 from lrflow.vectorized.population import Population, Snapshot, UnfitError
-from lrflow.vectorized.updates import UPDATES
+from lrflow.vectorized.stand_ins import Streams
+from lrflow.vectorized.updates import UPDATES, Steps
 
 
 @dataclass(eq=False)
@@ -35,6 +38,7 @@ class Member:
         data: set up, in the order of the run.
         plan: what the run executes; as long as the others'.
         groups: the names of the parameters in each group that the plan trains.
+        random: the state of the random number generators before the first step.
         metrics: its latest ones, by name.
         steps: optimizer steps made.
         error: what ended it early.
@@ -46,6 +50,7 @@ class Member:
     data: pl.LightningDataModule
     plan: Plan
     groups: Sequence[Sequence[str]]
+    random: dict[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     error: LrflowError | None = None
@@ -62,6 +67,10 @@ class Member:
                 callback.on_fit_start(self.trainer, self.module)
             elif isinstance(callback, Signals):
                 callback.on_train_start(self.trainer, self.module)
+
+    def fits(self, other: Member) -> bool:
+        """Whether both have the same groups of parameters, and make the same number of steps."""
+        return (self.groups, self.plan.horizon) == (other.groups, other.plan.horizon)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -103,6 +112,8 @@ class Member:
     def bring_to(self, steps: int, snapshot: Snapshot) -> None:
         """Let the module, optimizer, scheduler and counters be as after so many steps."""
         snapshot.write(self.module.model, self.optimizer, steps)
+        if snapshot.random is not None:
+            self.random["torch"] = snapshot.random
         scheduler = self.trainer.lr_scheduler_configs[0].scheduler
         scheduler.load_state_dict({"step": steps, "fingerprint": self.plan.fingerprint})
         stand_at(self.trainer, steps, self.plan.horizon.steps_per_epoch or steps)
@@ -112,17 +123,36 @@ class Member:
         if self.best is not None:
             best, self.best = self.best, None
             self.bring_to(*best)
-            self.checkpoints.save(self.trainer, best=True)
+            with self.own_random_state():
+                self.checkpoints.save(self.trainer, best=True)
+
+    @contextmanager
+    def own_random_state(self) -> Iterator[None]:
+        """Let the generators be where the member's are, which its checkpoints hold."""
+        with random_state_kept():
+            set_random_state(self.random)
+            yield
 
 
-def stack(members: Sequence[Member], device: torch.device, compiled: bool = False) -> tuple[Population, StepNumbers]:
-    """The members as a population, whose step may be compiled, and the numbers of its steps."""
+def stack(
+    members: Sequence[Member], device: torch.device, compiled: bool = False, timeline: Steps | None = None
+) -> tuple[Population, StepNumbers]:
+    """The members as a population and the numbers of its steps.
+
+    Args:
+        members: attached.
+        device: where they train.
+        compiled: whether its step is compiled.
+        timeline: as in `StepNumbers`.
+    """
     first = members[0]
     rule = traits_of(type(first.optimizer)).update
     if rule is None:
         raise UnfitError(f"{type(first.optimizer).__name__} is not one of {', '.join(known_with('update'))}")
     update = UPDATES[rule](first.optimizer.param_groups[0])
-    numbers = StepNumbers([one.plan for one in members], [one.optimizer for one in members], update, device)
+    numbers = StepNumbers([one.plan for one in members], [one.optimizer for one in members], update, device, timeline)
     networks = [one.module.model for one in members]
-    kept = numbers.kept()
-    return Population(networks, first.groups, first.module.loss, update, kept, device, compiled), numbers
+    streams = Streams([one.random["torch"] for one in members])
+    return Population(
+        networks, first.groups, first.module.loss, update, numbers.start, device, compiled, streams
+    ), numbers

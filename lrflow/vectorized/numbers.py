@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 
 from lrflow.plan import Plan
 from lrflow.plan.scheduler import read_setting
-from lrflow.vectorized.updates import Numbers, Update
+from lrflow.vectorized.updates import NEVER, Numbers, Steps, Update
 
 BLOCK = 256  # steps whose numbers are computed, and brought to the device, at once
 
@@ -25,12 +26,19 @@ class StepNumbers:
             settings that no plan moves, and the names of the plan's groups in `members`.
         update: the rule of them.
         device: where the population is.
+        timeline: the plan's step that each step is made at; None: the run's own, one after the other.
     """
 
     def __init__(
-        self, plans: Sequence[Plan], optimizers: Sequence[Optimizer], update: Update, device: torch.device
+        self,
+        plans: Sequence[Plan],
+        optimizers: Sequence[Optimizer],
+        update: Update,
+        device: torch.device,
+        timeline: Steps | None = None,
     ) -> None:
         self._plans = list(plans)
+        self._timeline = np.arange(plans[0].horizon.steps) if timeline is None else timeline
         self._update = update
         self._device = device
         self._fixed = {
@@ -40,16 +48,29 @@ class StepNumbers:
         self._block: dict[str, Tensor] = {}
         self._first = -1
 
-    def kept(self) -> list[str]:
-        """What the update keeps for each weight under these numbers."""
-        return self._update.kept(self._numbers(np.arange(1)))
+    @cached_property
+    def start(self) -> Steps:
+        """The first step that the update keeps a state of, `NEVER` where there is none; [members, groups]."""
+        first = self._numbers(self._timeline[:1])
+        if self._update.awaits is None:
+            return np.zeros(first["lr"].shape[1:], dtype=np.int64)
+        start = np.where(first[self._update.awaits][0] != 0, 0, NEVER)
+        moving = any(moved.setting == self._update.awaits for plan in self._plans for moved, _ in plan.moved)
+        for at in range(0, len(self._timeline) if moving else 0, BLOCK):
+            if (start != NEVER).all():
+                break
+            awaited = self._numbers(self._timeline[at : at + BLOCK])[self._update.awaits] != 0
+            found = np.where(awaited.any(axis=0), at + awaited.argmax(axis=0), NEVER)
+            start = np.minimum(start, found)
+        return start
 
     def at(self, step: int) -> dict[str, Tensor]:
         """The coefficients of a step, by name; [members, groups]."""
         first = step - step % BLOCK
         if self._first != first:
-            steps = np.arange(first, first + BLOCK)
-            found = self._update.coefficients(self._numbers(steps), steps)
+            planned = self._timeline[first : first + BLOCK]
+            steps = np.arange(first, first + len(planned))
+            found = self._update.coefficients(self._numbers(planned), steps, self.start)
             dtype = torch.get_default_dtype()
             self._block = {name: torch.from_numpy(values).to(self._device, dtype) for name, values in found.items()}
             self._first = first
@@ -58,6 +79,7 @@ class StepNumbers:
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these members alone, in this order."""
         self._plans = [self._plans[row] for row in rows]
+        self.start = self.start[list(rows)]
         self._fixed = {name: values[list(rows)] for name, values in self._fixed.items()}
         self._block = {name: values[:, list(rows)] for name, values in self._block.items()}
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.utils import parameters_to_vector
 from torch.optim import Optimizer
 
+from lrflow.vectorized.stand_ins import Streams, stand_in
 from lrflow.vectorized.updates import Update
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -20,27 +24,32 @@ Clip = Callable[[Tensor, Tensor], object]
 
 
 class UnfitError(Exception):
-    """Why runs cannot be trained together."""
+    """Raised when runs cannot be trained as one population; the message is the reason."""
 
 
 class Population:
     """The stacked weights, buffers and optimizer state of networks that differ in their values alone.
 
-    All weights are one leaf of shape [members, weights], ordered by parameter group and split into views, so that
-    the backward pass fills one gradient and the update of a group is a handful of operations whatever the number of
-    layers and members.
+    All weights are one tensor of shape [members, weights], ordered by parameter group, so that the update of a group
+    is a handful of operations whatever the number of layers and members. Modules stay in the mode (training or
+    evaluation) that each is in, as they do in Lightning's loop.
+
+    A parameter without a gradient in the first step is neither decayed nor counted, as in torch; one that gets a
+    gradient in some steps only would need a count of its own, and is refused.
 
     Args:
         networks: one a member; their values are copied.
         groups: the names of the parameters of each group; together all that there are.
         loss: mean of a batch: (output, target) to a scalar.
         update: the rule of the optimizer.
-        kept: what the rule keeps for each weight.
+        start: the step from which the rule keeps a state, `NEVER` where it keeps none; [members, groups].
         device: where to train.
-        compiled: whether `torch.compile` makes one program of the whole step.
+        compiled: whether `torch.compile` makes one program of the whole step; of every step but the first.
+        streams: the random numbers of the members' dropout; None: none may be drawn.
 
     Attributes:
         compiling: seconds that compiling took; 0 where nothing is compiled.
+        idle: the names of the parameters that get no gradient; known after the first step.
     """
 
     def __init__(
@@ -49,37 +58,49 @@ class Population:
         groups: Sequence[Sequence[str]],
         loss: Loss,
         update: Update,
-        kept: Sequence[str],
+        start: npt.NDArray[np.int64],
         device: torch.device,
         compiled: bool = False,
+        streams: Streams | None = None,
     ) -> None:
-        self._network = copy.deepcopy(networks[0])
+        self.streams = streams
+        self._network = stand_in(copy.deepcopy(networks[0]), streams)
+        self._modes = [(module, module.training) for module in self._network.modules()]
         shapes = {name: parameter.shape for name, parameter in self._network.named_parameters()}
         self._places = [(name, shapes[name]) for names in groups for name in names]
         self._sizes = [shape.numel() for _, shape in self._places]
-        self._group_sizes = [sum(shapes[name].numel() for name in names) for names in groups]
+        self._groups = [(group, len(names)) for group, names in enumerate(groups)]
+        self._start = start
         self._update = update
         rows = []
         for network in networks:
             parameters = dict(network.named_parameters())
             rows.append(parameters_to_vector([parameters[name].detach() for name, _ in self._places]))
         self.weights = torch.stack(rows).to(device)
-        self.state = {name: torch.zeros_like(self.weights) for name in kept}
+        self.state = {name: torch.zeros_like(self.weights) for name in update.kept(start)}
         buffers = [dict(network.named_buffers()) for network in networks]
         self.buffers = {name: torch.stack([own[name] for own in buffers]).to(device) for name in buffers[0]}
+        trained = _Trained(self._network, loss)
 
-        def member_loss(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return loss(functional_call(self._network, (parameters, buffers), (x,)), y)
+        def member_loss(
+            parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            given = [{f"network.{name}": value for name, value in one.items()} for one in (parameters, buffers)]
+            found: tuple[Tensor, dict[str, Tensor]] = functional_call(trained, tuple(given), (x, y))
+            return found
 
         def member_output(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
             output: Tensor = functional_call(self._network, (parameters, buffers), (x,))
             return output
 
-        self._losses = vmap(member_loss, randomness="different")
+        # What draws random numbers draws them through `streams`, or not at all.
+        self._losses = vmap(member_loss, randomness="error")
         self._outputs = vmap(member_output, in_dims=(0, 0, None), randomness="error")
         self._compiled = compiled
         self._shape: torch.Size | None = None  # of the batches that there is a program for
+        self._segments: list[tuple[int, int, int]] | None = None  # group, first and last weight of what is updated
         self.compiling = 0.0
+        self.idle: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -97,22 +118,26 @@ class Population:
 
         Returns:
             The losses before the step and the norms of the gradients before they are clipped, both [members].
+
+        Raises:
+            UnfitError: a parameter gets a gradient in some steps only.
         """
-        self._network.train()
         given = (self.weights, self.state, self.buffers, inputs, targets, coefficients, clip)
-        if not self._compiled:
-            return self._make_step(*given)
-        if self._shape is None:
-            self._shape = inputs.shape
-            torch.compiler.reset()  # programs of other shapes would count: torch makes eight of a function at most
-            # Not dynamic, since vmap takes no symbolic sizes.
-            self._program = torch.compile(self._make_step, fullgraph=True, dynamic=False)
-            started = time.perf_counter()
-            found = self._program(*given)
-            self.compiling = time.perf_counter() - started
-            return found
-        # The last batch of an epoch may be smaller: a program for it alone would not pay.
-        return self._program(*given) if inputs.shape == self._shape else self._make_step(*given)
+        step: Callable[..., tuple[Tensor, Tensor, dict[str, Tensor]]] = self._make_step
+        if self._compiled and self._segments is not None:  # the first step tells which parameters are trained
+            if self._shape is None:
+                self._shape = inputs.shape
+                torch.compiler.reset()  # programs of other shapes would count: torch makes eight of a function at most
+                # Not dynamic, since vmap takes no symbolic sizes.
+                self._program = torch.compile(self._make_step, fullgraph=True, dynamic=False)
+                started = time.perf_counter()
+                losses, norms, self.buffers = self._program(*given)
+                self.compiling = time.perf_counter() - started
+                return losses, norms
+            # The last batch of an epoch may be smaller: a program for it alone would not pay.
+            step = self._program if inputs.shape == self._shape else self._make_step
+        losses, norms, self.buffers = step(*given)
+        return losses, norms
 
     def _make_step(
         self,
@@ -123,43 +148,76 @@ class Population:
         targets: Tensor,
         coefficients: Mapping[str, Tensor],
         clip: Clip | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The step itself, of what changes from step to step: weights, state and buffers in place."""
-        losses, grad = self._gradients(weights, buffers, inputs, targets)
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The step itself, of what changes from step to step: weights and state in place, the buffers returned."""
+        losses, grad, buffers = self._gradients(weights, buffers, inputs, targets)
         with torch.no_grad():
             norms = torch.linalg.vector_norm(grad, dim=1)
             if clip is not None:
                 clip(grad, norms)
-            split = {name: kept.split(self._group_sizes, dim=1) for name, kept in state.items()}
-            parts = zip(weights.split(self._group_sizes, 1), grad.split(self._group_sizes, 1), strict=True)
-            for group, (own_weights, own_grad) in enumerate(parts):
-                own = {name: kept[group] for name, kept in split.items()}
+            assert self._segments is not None
+            for group, first, last in self._segments:
+                own = {name: kept[:, first:last] for name, kept in state.items()}
                 by = {name: values[:, group : group + 1] for name, values in coefficients.items()}
-                self._update(own_weights, own_grad, own, by)
-        return losses, norms
+                self._update(weights[:, first:last], grad[:, first:last], own, by)
+        return losses, norms, buffers
 
     def _gradients(
         self, weights: Tensor, buffers: dict[str, Tensor], inputs: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The losses [members] and the gradient of each [members, weights]: none depends on another's weights."""
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The losses [members] and gradients [members, weights], none by another's weights; the buffers afterwards."""
         if torch.compiler.is_compiling():  # which traces no torch.autograd.grad
 
-            def total(weights: Tensor) -> tuple[Tensor, Tensor]:
-                losses = self._losses(self._named(weights), buffers, inputs, targets)
-                return losses.sum(), losses
+            def total(weights: Tensor) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
+                losses, after = self._losses(self._named(weights), buffers, inputs, targets)
+                return losses.sum(), (losses, after)
 
-            grad, (_, losses) = grad_and_value(total, has_aux=True)(weights)
-            return losses, grad
-        leaf = weights.detach().requires_grad_()  # uncompiled, grad_and_value takes half as long again
-        losses = self._losses(self._named(leaf), buffers, inputs, targets)
-        (grad,) = torch.autograd.grad(losses.sum(), leaf)
-        return losses.detach(), grad
+            grad, (_, (losses, after)) = grad_and_value(total, has_aux=True)(weights)
+            return losses, grad, after
+        leaves = {name: part.detach().requires_grad_() for name, part in self._named(weights).items()}
+        losses, after = self._losses(leaves, buffers, inputs, targets)
+        grads = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+        self._see_idle(name for name, grad in zip(leaves, grads, strict=True) if grad is None)
+        members = len(weights)
+        flat = [
+            weights.new_zeros(members, size) if grad is None else grad.reshape(members, size)
+            for grad, size in zip(grads, self._sizes, strict=True)
+        ]
+        return losses.detach(), torch.cat(flat, dim=1), {name: value.detach() for name, value in after.items()}
+
+    def _see_idle(self, names: Iterable[str]) -> None:
+        """Settle at the first step which parameters are trained; later see that they are the same."""
+        idle = frozenset(names)
+        if self._segments is None:
+            self.idle = idle
+            self._segments = self._trained_segments()
+        elif idle != self.idle:
+            raise UnfitError(f"{min(idle ^ self.idle)} gets a gradient in some steps only")
+
+    def _trained_segments(self) -> list[tuple[int, int, int]]:
+        """The weights that are updated: of each group, as few stretches as can be."""
+        segments: list[tuple[int, int, int]] = []
+        owners = [group for group, count in self._groups for _ in range(count)]
+        ends = [0, *np.cumsum(self._sizes).tolist()]
+        for (name, _), group, (first, last) in zip(self._places, owners, pairwise(ends), strict=True):
+            if name in self.idle:
+                continue
+            if segments and segments[-1][0] == group and segments[-1][2] == first:
+                segments[-1] = (group, segments[-1][1], last)
+            else:
+                segments.append((group, first, last))
+        return segments
 
     @torch.no_grad()
     def outputs(self, inputs: Tensor) -> Tensor:
         """What every member in evaluation makes of one batch [batch, ...]: [members, batch, ...]."""
         self._network.eval()
-        return self._outputs(self._named(self.weights), self.buffers, inputs)
+        buffers = {name: stacked.clone() for name, stacked in self.buffers.items()}  # evaluation leaves nothing behind
+        try:
+            return self._outputs(self._named(self.weights), buffers, inputs)
+        finally:
+            for module, training in self._modes:
+                module.training = training
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these members alone, in this order; a compiled step is compiled anew."""
@@ -168,6 +226,9 @@ class Population:
         self.weights = self.weights[index]
         self.state = {name: kept[index] for name, kept in self.state.items()}
         self.buffers = {name: stacked[index] for name, stacked in self.buffers.items()}
+        self._start = self._start[list(rows)]
+        if self.streams is not None:
+            self.streams.keep(rows)
 
     def snapshots(self, rows: Sequence[int]) -> list[Snapshot]:
         """Copies of what these members are, on the CPU."""
@@ -175,20 +236,39 @@ class Population:
         weights = self.weights[index].cpu()
         state = {name: kept[index].cpu() for name, kept in self.state.items()}
         buffers = {name: stacked[index].cpu() for name, stacked in self.buffers.items()}
-        return [
-            Snapshot(
-                dict(self._places),
-                weights[row],
-                {name: kept[row] for name, kept in state.items()},
-                {name: stacked[row] for name, stacked in buffers.items()},
-                self._update,
+        found = []
+        for at, row in enumerate(rows):
+            starts = [int(self._start[row, group]) for group, count in self._groups for _ in range(count)]
+            names = [name for name, _ in self._places]
+            found.append(
+                Snapshot(
+                    dict(self._places),
+                    weights[at],
+                    {name: kept[at] for name, kept in state.items()},
+                    {name: start for name, start in zip(names, starts, strict=True) if name not in self.idle},
+                    {name: stacked[at] for name, stacked in buffers.items()},
+                    self._update,
+                    None if self.streams is None else self.streams.state(row),
+                )
             )
-            for row in range(len(rows))
-        ]
+        return found
 
     def _named(self, weights: Tensor) -> dict[str, Tensor]:
         parts = zip(self._places, weights.split(self._sizes, dim=1), strict=True)
         return {name: part.unflatten(1, shape) if shape else part[:, 0] for (name, shape), part in parts}
+
+
+class _Trained(nn.Module):
+    """A network with its loss, which also gives the buffers as the forward pass leaves them: some assign new ones."""
+
+    def __init__(self, network: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = self.loss(self.network(inputs), targets)
+        return loss, dict(self.network.named_buffers())
 
 
 @dataclass(frozen=True)
@@ -199,15 +279,19 @@ class Snapshot:
         shapes: of the parameters, by name in the order of `weights`.
         weights: [weights].
         state: what the update keeps, by name; [weights].
+        starts: the step from which there is such a state, for each parameter that is trained.
         buffers: of the network, by name.
         update: the rule of the optimizer.
+        random: the state of torch's generator; None: nothing was drawn from it.
     """
 
     shapes: Mapping[str, torch.Size]
     weights: Tensor
     state: Mapping[str, Tensor]
+    starts: Mapping[str, int]
     buffers: Mapping[str, Tensor]
     update: Update
+    random: Tensor | None = None
 
     @torch.no_grad()
     def write(self, network: nn.Module, optimizer: Optimizer, steps: int) -> None:
@@ -222,14 +306,13 @@ class Snapshot:
         for name, value in self.buffers.items():
             own[name].copy_(value)
         parameters = dict(network.named_parameters())
-        owner = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
         named = {buffer: self._named(values) for buffer, values in self.state.items()}
         for name, value in self._named(self.weights).items():
             parameter = parameters[name]
             parameter.copy_(value)
-            state = {buffer: values[name].clone() for buffer, values in named.items()}
-            if kept := self.update.torch_state(state, steps, owner[parameter]):
-                optimizer.state[parameter] = kept
+            if self.starts.get(name, steps) < steps:
+                state = {buffer: values[name].clone() for buffer, values in named.items()}
+                optimizer.state[parameter] = self.update.torch_state(state, steps)
 
     def _named(self, values: Tensor) -> dict[str, Tensor]:
         parts = values.split([shape.numel() for shape in self.shapes.values()])

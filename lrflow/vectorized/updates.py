@@ -18,6 +18,10 @@ from torch import Tensor
 from lrflow.optimizers.traits import Table
 
 Numbers = dict[str, npt.NDArray[np.float64]]
+Steps = npt.NDArray[np.int64]
+
+NEVER = np.iinfo(np.int64).max
+"""The step at which nothing begins."""
 
 
 class Update(ABC):
@@ -33,21 +37,25 @@ class Update(ABC):
     def __init__(self, switches: Mapping[str, Any]) -> None:
         self._switches = switches
 
+    awaits: ClassVar[str | None] = None
+    """The setting without which nothing is kept: the state begins at the first step where it is not zero."""
+
     @abstractmethod
-    def kept(self, numbers: Numbers) -> list[str]:
+    def kept(self, start: Steps) -> list[str]:
         """What is kept for each weight, by torch's names; zeros before the first step.
 
         Args:
-            numbers: as in `coefficients`.
+            start: the first step that a state is kept of, `NEVER` where there is none; [members, groups].
         """
 
     @abstractmethod
-    def coefficients(self, numbers: Numbers, steps: npt.NDArray[np.int64]) -> Numbers:
+    def coefficients(self, numbers: Numbers, steps: Steps, start: Steps) -> Numbers:
         """What the update multiplies by, computed in double precision as torch does.
 
         Args:
             numbers: `lr` and the rule's settings; [n, members, groups].
             steps: optimizer steps done before each; [n].
+            start: as in `kept`.
 
         Returns:
             By name, [n, members, groups].
@@ -64,13 +72,12 @@ class Update(ABC):
             by: the coefficients of the step; [members, 1].
         """
 
-    def torch_state(self, state: Mapping[str, Tensor], steps: int, group: Mapping[str, Any]) -> dict[str, Any]:
-        """What torch's optimizer would have in its state for one parameter of one member.
+    def torch_state(self, state: Mapping[str, Tensor], steps: int) -> dict[str, Any]:
+        """What torch's optimizer would have in its state for one parameter of one member, once that has begun.
 
         Args:
             state: what is kept, in the parameter's shape.
             steps: optimizer steps done.
-            group: the parameter group of torch's optimizer.
         """
         return {"step": torch.tensor(float(steps)), **state}
 
@@ -79,29 +86,38 @@ class SGDUpdate(Update):
     """`torch.optim.SGD`: plain, with momentum, damped, Nesterov's."""
 
     settings = ("weight_decay", "momentum", "dampening")
+    awaits = "momentum"
 
-    def kept(self, numbers: Numbers) -> list[str]:
-        """The momentum, where any member has one."""
-        return ["momentum_buffer"] if numbers["momentum"].any() else []
+    def kept(self, start: Steps) -> list[str]:
+        """The momentum, where any member has one at any time."""
+        return ["momentum_buffer"] if (start != NEVER).any() else []
 
-    def coefficients(self, numbers: Numbers, steps: npt.NDArray[np.int64]) -> Numbers:
-        """torch starts the momentum with the whole gradient, and without momentum there is nothing to dampen."""
+    def coefficients(self, numbers: Numbers, steps: Steps, start: Steps) -> Numbers:
+        """torch starts the momentum with the whole gradient; where it is zero, the buffer is left as it is."""
         momentum = numbers["momentum"]
-        undamped = (momentum == 0) | (steps == 0)[:, None, None]
-        share = np.where(undamped, 1.0, 1.0 - numbers["dampening"])
-        return {"lr": numbers["lr"], "decay": numbers["weight_decay"], "momentum": momentum, "share": share}
+        on = momentum != 0
+        begins = steps[:, None, None] == start
+        return {
+            "lr": numbers["lr"],
+            "decay": numbers["weight_decay"],
+            "momentum": momentum,
+            "on": on.astype(float),
+            "old": np.where(on, momentum, 1.0),
+            "share": np.where(on, np.where(begins, 1.0, 1.0 - numbers["dampening"]), 0.0),
+        }
 
     def __call__(self, weights: Tensor, grad: Tensor, state: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> None:
         """Decay into the gradient, the gradient into the momentum, a step along it."""
         grad.addcmul_(weights, by["decay"])
         if (buffer := state.get("momentum_buffer")) is not None:
-            buffer.mul_(by["momentum"]).addcmul_(grad, by["share"])
-            grad = grad.addcmul_(buffer, by["momentum"]) if self._switches["nesterov"] else buffer
+            buffer.mul_(by["old"]).addcmul_(grad, by["share"])
+            moved = grad.addcmul(buffer, by["momentum"]) if self._switches["nesterov"] else buffer
+            grad = torch.where(by["on"] != 0, moved, grad)
         weights.addcmul_(grad, by["lr"], value=-1)
 
-    def torch_state(self, state: Mapping[str, Tensor], steps: int, group: Mapping[str, Any]) -> dict[str, Any]:
-        """The momentum of a member that has one."""
-        return dict(state) if group["momentum"] else {}
+    def torch_state(self, state: Mapping[str, Tensor], steps: int) -> dict[str, Any]:
+        """The momentum alone."""
+        return dict(state)
 
 
 class AdamUpdate(Update):
@@ -109,11 +125,11 @@ class AdamUpdate(Update):
 
     settings = ("weight_decay", "beta1", "beta2", "eps")
 
-    def kept(self, numbers: Numbers) -> list[str]:
+    def kept(self, start: Steps) -> list[str]:
         """Both moments, and AMSGrad's maximum."""
         return ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self._switches["amsgrad"] else [])]
 
-    def coefficients(self, numbers: Numbers, steps: npt.NDArray[np.int64]) -> Numbers:
+    def coefficients(self, numbers: Numbers, steps: Steps, start: Steps) -> Numbers:
         """With the corrections of the moments' bias towards zero in them."""
         beta1, beta2, count = numbers["beta1"], numbers["beta2"], (steps + 1)[:, None, None]
         decay = 1.0 - numbers["lr"] * numbers["weight_decay"] if self._decoupled else numbers["weight_decay"]

@@ -48,9 +48,8 @@ def jobs(output: Path, common: list[str], members: Any = MEMBERS) -> dict[int, C
 
 
 def together(output: Path, common: list[str], members: Any = MEMBERS, **options: Any) -> dict[int, Outcome]:
-    told: list[str] = []
-    options = {"size": 64, "measure": False, **options}
-    return population.train_together(jobs(output, common, members), tell=told.append, **options)
+    options = {"size": 64, "measure": False, "tell": print, **options}
+    return population.train_together(jobs(output, common, members), **options)
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -132,6 +131,7 @@ def test_members_that_are_asked_to_stop_are_saved_and_go_on(tmp_path: Path, monk
             signal.raise_signal(signal.SIGTERM)
         return step(self, *given)
 
+    monkeypatch.setattr(population, "verify", lambda *_: "")
     monkeypatch.setattr(Population, "step", stopping)
     found = together(tmp_path, ["optimizer=momentum"])
     assert len(done) == 14

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from lrflow.layers import Rule, resolve
 from lrflow.optimizers import build_optimizer, traits_of
 from lrflow.plan import Plan, PlanScheduler
-from lrflow.schedules import Constant, Cosine, Horizon, Schedule
+from lrflow.schedules import Constant, Cosine, Cyclical, Horizon, Schedule
 from lrflow.vectorized.numbers import StepNumbers
 from lrflow.vectorized.population import Population
 from lrflow.vectorized.updates import UPDATES
@@ -78,8 +78,7 @@ def stacked(members: Sequence[Alone], compiled: bool = False) -> tuple[Populatio
     update = UPDATES[traits_of(type(first)).update](first.param_groups[0])
     numbers = StepNumbers([one.plan for one in members], [one.optimizer for one in members], update, cpu)
     networks = [one.network for one in members]
-    names, kept = members[0].names, numbers.kept()
-    return Population(networks, names, cross_entropy, update, kept, cpu, compiled), numbers
+    return Population(networks, members[0].names, cross_entropy, update, numbers.start, cpu, compiled), numbers
 
 
 def train(
@@ -105,6 +104,7 @@ FAMILIES: dict[str, tuple[str, Any, list[dict[str, Any]]]] = {
     "sgd": ("mlp", SGD, PLAIN),
     "momentum": ("mlp", SGD, each(LOW, "momentum", (0.9, 0.0, 0.5))),
     "dampened": ("mlp", SGD, each(each(LOW, "momentum", (0.8, 0.8, 0.0)), "dampening", (0, 0.5, 0.5))),
+    "rising": ("mlp", SGD, [{**one, "momentum": 0.9, "dampening": 0.3} for one in LOW]),
     "nesterov": ("group_norm", SGD, [{**one, "momentum": 0.9, "nesterov": True} for one in LOW]),
     "adam": ("mlp", ADAM, each(LOW, "eps", (1e-8, 1e-6, 1e-4))),
     "amsgrad": ("mlp", ADAM, [{**one, "amsgrad": True} for one in LOW]),
@@ -117,20 +117,27 @@ SCHEDULES = [
     Schedule(Constant(), cooldown="20%"),
     Schedule(Cosine(), also={"momentum": {**CYCLE, "optional": True}}),
 ]
+# Momentum that comes in later, at another step in each member; in the last it goes and comes back.
+RISING = [
+    Schedule(Constant(), also={"momentum": {"low": 0.0, "high": 0.9, "warmup": 20}}),
+    Schedule(Cosine(), also={"momentum": {"low": 0.0, "high": 0.8, "shape": Cosine(), "inverse": True}}),
+    Schedule(Cosine(), also={"momentum": {"low": 0.0, "high": 0.9, "shape": Cyclical(cycle=40, low=0)}}),
+]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_member_is_its_own_run(family: str) -> None:
     kind, make, settings = FAMILIES[family]
+    schedules = RISING if family == "rising" else SCHEDULES
     members = [
         Alone(kind, seed, make, own, schedule)
-        for seed, (own, schedule) in enumerate(zip(settings, SCHEDULES, strict=True))
+        for seed, (own, schedule) in enumerate(zip(settings, schedules, strict=True))
     ]
     population, numbers = stacked(members)
     data = [batches(seed) for seed in range(len(members))]
     losses = train(population, numbers, data)
     for row, (member, own, snapshot) in enumerate(zip(members, data, population.snapshots(range(3)), strict=True)):
-        copy = Alone(kind, 99, make, settings[row], SCHEDULES[row])
+        copy = Alone(kind, 99, make, settings[row], schedules[row])
         alone = torch.tensor(member.train(own))
         assert alone[-50:].mean() < alone[:20].mean()  # it learns, so that equality says something
         torch.testing.assert_close(losses[row], alone, rtol=1e-4, atol=1e-5)
