@@ -17,6 +17,7 @@ from lrflow.config.overrides import Override
 from lrflow.config.validation import META
 from lrflow.errors import LrflowError
 from lrflow.files import write_whole
+from lrflow.metric import Metric
 from lrflow.sweeps.recorded import Trial
 from lrflow.sweeps.results import Sweep
 
@@ -45,7 +46,7 @@ def write_recipe(sweep: Sweep, trial: Trial, name: str = BEST) -> Path:
     path = sweep.folder / "recipe" / f"{name}.yaml"
     try:
         saved = load_config(trial.folder / "config.yaml")
-        wanted = _content(saved)
+        wanted = _with_mode(_content(saved), saved[META].get("metrics") or {})
         chosen = _chosen(saved[META].choices)
         usual = _compose([Override(group, option) for group, option in chosen.items() if option])
         whole = [group for group in Config.groups if group in wanted and _is_apart(wanted, usual, chosen, group)]
@@ -125,6 +126,15 @@ def _content(config: DictConfig) -> dict[str, Any]:
     settle(config)
     content: Any = OmegaConf.to_container(config, resolve=False)
     return {key: value for key, value in content.items() if key not in _NOT_OF_THE_JOB}
+
+
+def _with_mode(content: dict[str, Any], noted: Mapping[str, str]) -> dict[str, Any]:
+    """The config with the mode of its checkpoints' metric, where only the sweep had given it, against the name."""
+    saving = content["trainer"].get("checkpoint", {})
+    name = saving.get("monitor")
+    if saving.get("mode") is None and noted.get(name) not in (None, Metric.parse(str(name)).mode):
+        saving["mode"] = noted[name]
+    return content
 
 
 def _differences(wanted: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:

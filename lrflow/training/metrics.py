@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytorch_lightning as pl
 
 from lrflow.errors import LrflowError, Problem, did_you_mean
+from lrflow.metric import is_validation
 
 LOSS = "train/loss"
 """The training loss, which Lightning hands over without its being logged."""
@@ -30,6 +31,17 @@ def logged(trainer: pl.Trainer, name: str, hint: str | None = None, key: str = "
         message = f"there is no such metric at step {trainer.global_step}: there are {', '.join(known)}"
         raise LrflowError(str(Problem(key, message, name, hint)))
     return value
+
+
+def shown(trainer: pl.Trainer) -> dict[str, float]:
+    """The metrics that a person wants to see: those that the last validation logged, and those with `prog_bar=True`.
+
+    A loop that is not Lightning's leaves no record of what a validation logged: there it is told by the names.
+    """
+    validation = trainer.fit_loop.epoch_loop.val_loop._results.metrics(on_step=False)["callback"]
+    metrics = trainer.callback_metrics
+    known = {name: float(metrics[name]) for name in metrics if name in validation or is_validation(name)}
+    return known | trainer.progress_bar_metrics
 
 
 class ReadingTimes:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lrflow.training.metrics import shown
 from lrflow.training.monitor import Monitor
 from lrflow.training.signals import Block
 
 
 class ProgressBar(Monitor):
-    """Shows step, loss, LR and the latest validation metrics.
+    """Shows step, loss, LR, the latest validation metrics and what the module logs with `prog_bar=True`.
 
     It is fed by `Signals`, so it costs nothing on the steps between two readings.
 
@@ -28,6 +30,7 @@ class ProgressBar(Monitor):
         self._bar: Progress | None = None
         self._loss = math.nan
         self._rates: list[float] = []
+        self._values: dict[str, float] = {}  # by the last validation
         self._metrics = ""
         if bar:
             self._bar = Progress(
@@ -52,14 +55,15 @@ class ProgressBar(Monitor):
             self._loss = float(block.losses[-1])
         self._rates = sorted({float(rate) for rate in block.effective[-1]})
         if self._bar:
+            self._metrics = _told(self._values | trainer.progress_bar_metrics)
             self._bar.update(self._task, completed=block.first + len(block), state=self._state())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the validation metrics."""
+        """Show the metrics of the validation, and those that the module logs with `prog_bar=True`."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        values = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
-        self._metrics = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+        self._values = shown(trainer)
+        self._metrics = _told(self._values)
         if self._bar:
             self._bar.update(self._task, state=self._state())
         elif trainer.training or trainer.validating:
@@ -90,3 +94,7 @@ def _epoch(trainer: pl.Trainer) -> str:
         return ""
     total = "" if math.isinf(trainer.num_training_batches) else f"/{trainer.max_epochs}"
     return f"epoch {trainer.current_epoch + 1}{total}  "
+
+
+def _told(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

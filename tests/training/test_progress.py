@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
+import torch
 from rich.console import Console
 
 from lrflow.layers import Rule
@@ -77,3 +79,38 @@ def test_a_run_without_validation_shows_its_loss(bar: bool, train: Any, tmp_path
     shown = Shown(21, bar)
     train(tmp_path, val_size=0, **shown.options())
     assert ("loss" in shown.text.getvalue()) == bar
+
+
+class Foreign(pl.LightningModule):
+    """Names its metrics as projects do that never heard of lrflow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
+        loss = self.layer(batch).square().mean()
+        self.log("grip", 0.25, prog_bar=True)
+        self.log("hidden", 9.0)
+        return loss
+
+    def validation_step(self, batch: torch.Tensor, index: int) -> None:
+        self.log("val_acc", 0.5)
+        self.log("quality", 0.75)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_metrics_of_validation_and_of_the_bar_are_shown_whatever_they_are_called(bar: bool, tmp_path: Path) -> None:
+    shown = Shown(2, bar)
+    loader = torch.utils.data.DataLoader(torch.ones(2, 1))
+    trainer = pl.Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+        enable_model_summary=False, callbacks=[shown.bar], default_root_dir=tmp_path, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(Foreign(), loader, loader)
+    text = shown.text.getvalue()
+    assert all(told in text for told in ("val_acc 0.5", "quality 0.75", "grip 0.25"))
+    assert "hidden" not in text
