@@ -51,6 +51,8 @@ def report(sweep: Sweep, console: Console, margin: str | float = MARGIN) -> list
         console.print(_front(sweep))
     for analysis in analyses:
         console.print(_answer(analysis))
+        if any(curve.basin for curve in analysis.curves):
+            console.print(Text(" ".join(analysis.explained()), "dim"))
     for doubt in [*doubts(analyses), *sweep.notes]:
         console.print(Text(f"! {doubt}", "yellow"), soft_wrap=True)
     for line in missing:
@@ -91,7 +93,7 @@ def _answer(analysis: Analysis) -> Table:
     """A row a curve: its best LR, how sure that is, how far off it may be."""
     metric = analysis.sweep.metric
     headings = ["best LR", "interval", metric, "basin"]
-    headings += ["sensitivity"] if any(curve.sensitivity is not None for curve in analysis.curves) else []
+    headings += ["sensitivity"] if analysis.measures_sensitivity else []
     headings = ["", *headings] if len(analysis.curves) > 1 else headings
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:

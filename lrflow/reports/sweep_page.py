@@ -121,7 +121,7 @@ def _legend(analysis: Analysis) -> str:
 def _curves_table(page: Page, analysis: Analysis, heading: str) -> None:
     if len(analysis.curves) < 2:
         return
-    known = any(curve.sensitivity is not None for curve in analysis.curves)
+    known = analysis.measures_sensitivity
     columns = ["", "best LR", "from", "to", analysis.sweep.metric, "basin from", "to", "decades"]
     columns += ["sensitivity"] if known else []
     rows = []
@@ -130,9 +130,7 @@ def _curves_table(page: Page, analysis: Analysis, heading: str) -> None:
         ends = (basin.low, basin.high, basin.decades) if basin else (None, None, None)
         answer = (curve.lr, low, high, analysis.metric(curve.cost)) if math.isfinite(curve.cost) else (None,) * 4
         rows.append([curve.name, *answer, *ends, *([curve.sensitivity] if known else [])])
-    caption = "Basin: LRs between which the metric is worse than its best by no more than "
-    caption += f"{analysis.margin} of what training gains." if "%" in str(analysis.margin) else f"{analysis.margin}."
-    page.table(heading, columns, rows, caption, strong=0)
+    page.table(heading, columns, rows, " ".join(analysis.explained()), strong=0)
 
 
 def _trials_table(page: Page, sweep: Sweep) -> None:

@@ -136,6 +136,19 @@ class Analysis:
     averaged: tuple[str, ...]
     pruned: tuple[Trial, ...] = ()
 
+    @property
+    def measures_sensitivity(self) -> bool:
+        """Whether any curve has a sensitivity."""
+        return any(curve.sensitivity is not None for curve in self.curves)
+
+    def explained(self) -> list[str]:
+        """What the columns `basin` and `sensitivity` mean, a sentence each."""
+        margin = f"{self.margin} of what training gains" if "%" in str(self.margin) else str(self.margin)
+        known = [f"Basin: the LRs at which {self.sweep.metric} is worse than its best by no more than {margin}."]
+        if self.measures_sensitivity:
+            known.append("Sensitivity: the mean loss over all LRs tried, less the best; 0: any of them would do.")
+        return known
+
     def margin_of(self, curve: Curve) -> float:
         """How much worse than its best the metric of a curve is at the ends of its basin, at most."""
         allowed, is_share = read_margin(self.margin)
