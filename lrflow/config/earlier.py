@@ -34,6 +34,7 @@ class Composed:
         overrides: as typed, without those that name the run or its trial; before them those of the earlier run.
         earlier: the config.yaml of that run; None: it goes on with none.
         replaced: groups that were chosen anew on top of that run.
+        noted: which way of each metric was better in that run, as far as it noted that.
     """
 
     content: DictConfig
@@ -41,6 +42,7 @@ class Composed:
     overrides: Sequence[str]
     earlier: Path | None = None
     replaced: frozenset[str] = frozenset()
+    noted: Mapping[str, str] | None = None
 
     def config(self, run_folder: Path | None = None) -> Config:
         """The checked config.
@@ -51,7 +53,7 @@ class Composed:
         Raises:
             ConfigError: every problem of it.
         """
-        return validate(self.content, self.choices, self.overrides, run_folder)
+        return validate(self.content, self.choices, self.overrides, run_folder, self.noted)
 
 
 def pinned(overrides: Sequence[Override]) -> list[Override]:
@@ -137,7 +139,7 @@ def completed(
     gone = (*replaced, "task", "resume", "against")
     kept = [one.typed for one in past if one.key not in keys and one.key.partition(".")[0] not in gone]
     choices = before | {group: now.get(group) for group in replaced}
-    return Composed(merged, choices, [*kept, *told], earlier, frozenset(replaced))
+    return Composed(merged, choices, [*kept, *told], earlier, frozenset(replaced), meta.get("metrics", {}))
 
 
 def _replaced(

@@ -29,6 +29,7 @@ def validate(
     choices: Mapping[str, str | None] | None = None,
     overrides: Iterable[str] = (),
     run_folder: Path | None = None,
+    noted: Mapping[str, str] | None = None,
 ) -> Config:
     """Checks a whole config.
 
@@ -37,6 +38,7 @@ def validate(
         choices: the option taken of each group; None: `cfg` was saved, and says itself what it was composed of.
         overrides: of the command line.
         run_folder: the folder that a sweep gives to this job.
+        noted: which way of each metric was better in the run that `cfg` goes on with; None: it is a new run.
 
     Raises:
         ConfigError: every problem of the config.
@@ -46,13 +48,14 @@ def validate(
         meta = OmegaConf.to_container(cfg[META]) if META in cfg else {}
         choices, overrides = meta.get("choices", {}), meta.get("overrides", ())
         run_folder = Path(meta["run_folder"]) if meta.get("run_folder") else None
+        noted = meta.get("metrics", {})
     source = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra" and not (key == META and meta)])
     settle(source)
     content, problems = resolve(source)
     finds_lr = take_out(content)
-    directions = directions_of(content, cfg, meta.get("metrics"))
+    directions = directions_of(content, cfg, noted)
     fill_modes(content, directions)
-    if not meta:  # what was saved has run as it says
+    if noted != {}:  # runs that noted nothing have run as they are
         problems += check_modes(directions)
     problems += [*find_secrets(OmegaConf.to_container(source)), *find_told_secrets(content)]
     config, wrong = _typed(content, {problem.key for problem in problems})

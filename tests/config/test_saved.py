@@ -49,3 +49,27 @@ def test_what_is_no_saved_config(tmp_path: Path) -> None:
 def test_a_composed_config_cannot_pass_for_a_saved_one(problems_of) -> None:
     (problem,) = problems_of(["+lrflow={choices: {optimizer: sgd}}"])
     assert problem.key == "lrflow"
+
+
+TWO_WAYS = ["trainer.checkpoint.monitor=val/x", "feedback=plateau", "feedback.monitor=val/x"]
+
+
+def test_a_saved_config_notes_which_way_of_its_metrics_is_better(tmp_path: Path) -> None:
+    words = [*TWO_WAYS, "+trial={number: 0, study: s, storage: memory, metric: val/x, mode: max}"]
+    save_config(compose(words), tmp_path / "config.yaml")
+    saved = load_config(tmp_path / "config.yaml")
+    assert saved.lrflow.metrics["val/x"] == "max"
+    saved.trial = None  # as of a run that goes on by itself
+    assert validate(saved).trainer.checkpoint.mode == "max"
+
+
+def test_a_config_that_noted_nothing_runs_on_as_it_is(tmp_path: Path) -> None:
+    """Before modes were noted, `min` was written where nobody had given one."""
+    save_config(compose(TWO_WAYS), tmp_path / "config.yaml")
+    saved = load_config(tmp_path / "config.yaml")
+    saved.trainer.checkpoint.mode, saved.feedback.mode = "max", "min"
+    with pytest.raises(ConfigError):
+        validate(saved)
+    del saved.lrflow["metrics"]
+    again = validate(saved)
+    assert (again.trainer.checkpoint.mode, again.feedback.mode) == ("max", "min")

@@ -57,4 +57,5 @@ def _with_lr(config: Config, found: dict[str, Any]) -> Config:
     OmegaConf.update(source, "find.found", record, force_add=True)
     typed = [text for text in config.overrides if text.partition("=")[0] != "optimizer.lr"]
     told = f"{{lr:{lr},interval:[{interval[0]},{interval[1]}],how:'{how}',steps:{found['steps']}}}"
-    return validate(source, config.choices, [*typed, f"optimizer.lr={lr}", f"find.found={told}"], config.run_folder)
+    overrides = [*typed, f"optimizer.lr={lr}", f"find.found={told}"]
+    return validate(source, config.choices, overrides, config.run_folder, config.directions.metrics())
