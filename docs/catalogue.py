@@ -40,6 +40,13 @@ WORDS = {
 EXAMPLES = {"scaling.reference": "256"}
 """Values for what an option leaves open."""
 
+ALONGSIDE = {
+    "feedback=kl": ["recipe=rl_ppo"],  # whose module logs the KL divergence
+    "optimizer=airbench": ["model=cnn"],  # whose filters it is for
+    "optimizer=nanogpt": ["layers.head=head.*"],  # as the default model calls its output layer
+}
+"""What an option cannot do without in a run of the defaults."""
+
 INTRO = """\
 # Catalogue
 
@@ -145,7 +152,7 @@ def _command(page: Page) -> list[str]:
     """What chooses an option, with a value for everything that it leaves open."""
     names = [f"{page.option.group}.{key.name}" for key in page.keys if key.default == "???"]
     task = ["task=find"] if page.option.group == "find" else []
-    return [*task, page.name, *(f"{name}={EXAMPLES[name]}" for name in names)]
+    return [*task, page.name, *(f"{name}={EXAMPLES[name]}" for name in names), *ALONGSIDE.get(page.name, ())]
 
 
 def _multiplier(page: Page) -> str:

@@ -1,0 +1,166 @@
+"""Every command of the README, the docs and the recipes' READMEs is run, in a short form where it would take long."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from lrflow.cli import main
+from lrflow.config.catalogue import home
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*.md")])
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^(?:    |\$ )?((?:python -m lrflow|torchrun)\b(?:.*\\\n)*.*)$", re.MULTILINE)
+FILE = re.compile(r"^# ((?:options|my_pkg)/\S+?\.(?:yaml|py))\b", re.MULTILINE)
+
+HARDWARE = (
+    "torchrun",
+    "trainer=gpu",
+    "trainer=ddp",
+    "trainer=multi_node",
+    "hydra/launcher=submitit",
+    "resnet/airbench",
+)
+"""Words of commands for devices and schedulers that a machine may not have: these commands are only checked."""
+DATA = ("fashion_mnist", "recipe=cnn", "recipe=resnet", "finetune_", "-v5", "resume.horizon=branch")
+"""Words of commands whose data are fetched, or that go on with a run of a given length: these are only checked."""
+FAILS = {
+    "optimizer=momentum optimizer.lr=1000": 1,
+    "-m optimizer=sgd,adamw optimizer.lr=1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1,3,10 seed=0,1 trainer.max_epochs=3": 1,
+}
+"""Commands that are meant to fail, and their exit codes."""
+
+ENVIRONMENT = """
+import gymnasium
+
+gymnasium.register("Mine-v0", "gymnasium.envs.classic_control:CartPoleEnv", max_episode_steps=50)
+"""
+"""The environment of one's own that recipes of reinforcement learning speak of."""
+
+
+def commands() -> list[str]:
+    """Every command, in one line and without its comment; each once."""
+    found: dict[str, None] = {}
+    for path in DOCUMENTS:
+        for text in COMMAND.findall(path.read_text()):
+            words = shlex.split(text.replace("\\\n", " "), comments=True)
+            found[shlex.join(words[words.index("lrflow") + 1 :])] = None
+    return sorted(found)
+
+
+def short(words: list[str]) -> list[str]:
+    """A command that ends within a second: a smoke run, few sweeps of few steps, two jobs of a sweep."""
+    task = next((word for word in words if word.startswith("task=")), "task=train")
+    swept = "-m" in words
+    given = [_two_values(word) if swept else word for word in words if not word.startswith("hydra/launcher=joblib")]
+    given = [word for word in given if not word.startswith(("hydra.launcher.n_jobs", "sweep.batch"))]
+    if task == "task=train":
+        given += ["fast=true", "data.val_size=40"] if "data=digits" in given else ["fast=true"]
+    if task == "task=find" or any("lr=auto" in word or "find.check" in word for word in words):
+        given = [word for word in given if not word.startswith("find.steps")]
+        fewest = (
+            "200 steps" if "find.monitor=val/loss" in words else "40 epochs" if "recipe=rl_ppo" in words else "40 steps"
+        )
+        given += ["find.products=3"] if "find=stability" in words else ["find.sweeps=1", f"find.steps={fewest}"]
+    if swept and any(word.startswith(("sweep", "optimizer.lr=interval")) for word in words):
+        given += ["sweep.n_trials=2"]
+    return given
+
+
+def _two_values(word: str) -> str:
+    """`key=a,b,c,d` as `key=a,d`, and `range(8)` as `range(2)`."""
+    key, _, value = word.partition("=")
+    if key == "sweep" or "(" in value or "[" in value:
+        return re.sub(r"range\(\d+\)", "range(2)", word)
+    values = value.split(",")
+    return f"{key}={values[0]},{values[-1]}" if len(values) > 2 else word
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the options and packages that the documents show, a run and a sweep."""
+    folder = tmp_path_factory.mktemp("place")
+    for path in DOCUMENTS:
+        for _, block in FENCED.findall(path.read_text()):
+            if named := FILE.search(block):
+                file = folder / named.group(1)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(block)
+            elif "LogDecay" in block or "def late" in block:
+                with (folder / "shapes.py").open("a") as shapes:
+                    shapes.write(block)
+    with (folder / "my_pkg/__init__.py").open("a") as package:
+        package.write((folder / "shapes.py").read_text())
+        package.write(ENVIRONMENT)
+    # What recipes/own_model/README.md is copied to, seen from inside and from beside.
+    own = home("recipes") / "own_model"
+    shutil.copytree(own / "my_project", folder / "my_project")
+    shutil.copytree(own / "options", folder / "my_project/options")
+    shutil.copytree(own / "options", folder / "options", dirs_exist_ok=True)
+    shutil.copy(own / "pyproject.toml", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("LRFLOW_TRUST", "")
+        for model in ("mlp", "resnet", "logistic"):
+            assert main([f"model={model}", "fast=true", f"name={model}"]) == 0
+        assert main(["-m", "optimizer.lr=1e-3,1e-2,1e-1", "fast=true", "sweep.sampler=grid"]) == 0
+    return folder
+
+
+def prepared(words: list[str], place: Path) -> list[str]:
+    """A command that speaks of a run, with a run of the model that it means."""
+    model = next((kind for kind in ("resnet", "logistic") if any(kind in word for word in words)), "mlp")
+    (run,) = place.glob(f"outputs/*_{model}")
+    checkpoint = next(run.glob("checkpoints/step-*.ckpt"))
+    for pattern, meant in {
+        r"\S*/step-\d+\.ckpt": f"{{key}}{checkpoint}",
+        r"outputs/(RUN|2026\S+)": f"{{key}}{run}",
+        r"task.trial=\d+": "task.trial=1",
+    }.items():
+        words = [_with_value(word, pattern, meant) for word in words]
+    return words
+
+
+def _with_value(word: str, pattern: str, meant: str) -> str:
+    """An override whose value is replaced where it fits a pattern."""
+    key, equals, value = word.partition("=")
+    whole = re.fullmatch(pattern, word) or re.fullmatch(pattern, value)
+    return meant.replace("{key}", key + equals) if whole else word
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_does_what_it_says(
+    command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.setenv("LRFLOW_TRUST", "")
+    monkeypatch.setattr("lrflow.plan.Plan.plot", lambda plan, path: path.touch() or path)
+    for package in ("my_pkg", "my_project"):
+        monkeypatch.delitem(sys.modules, package, raising=False)
+    words = prepared(shlex.split(command), place)
+    if any(part in command for part in (*HARDWARE, *DATA)):
+        words = [*(_first_value(word) for word in words if word != "-m"), "--cfg", "job"]
+    else:
+        words = short(words)
+    code = main(words)
+    assert code == FAILS.get(command, 0), capsys.readouterr().err
+
+
+def _first_value(word: str) -> str:
+    """`key=a` of `key=a,b` and of `key=interval(a,b)`: what is swept, at one point."""
+    key, equals, value = word.partition("=")
+    if key.startswith("sweep"):
+        return "seed=0"
+    value = value.removeprefix("interval(").removesuffix(")") if value.startswith("interval(") else value
+    return f"{key}{equals}{value.split(',')[0]}" if "[" not in value and "{" not in value else word
+
+
+def test_there_are_commands() -> None:
+    assert len(commands()) > 150
