@@ -20,7 +20,7 @@ from lrflow.config.mup import check_mup
 from lrflow.config.routes import check_routes
 from lrflow.config.scaling import check_scaling
 from lrflow.config.schema import Data, Model, Optimizer, Rules, Schedule
-from lrflow.config.settings import Health
+from lrflow.config.settings import Health, Train
 from lrflow.config.spelling import closest
 from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
 from lrflow.errors import ConfigError, Problem
@@ -197,6 +197,14 @@ USES = ("task", "horizon", "against", "resume", "optimizer", "find")
 """What `check_uses` looks at, as beginnings of keys."""
 
 
+def _check_test(config: Config) -> list[Problem]:
+    """A test of the best weights takes weights that are chosen as the run goes."""
+    if isinstance(config.task, Train) and config.task.test == "best" and config.trainer.checkpoint.monitor is None:
+        message = "the best weights are those that trainer.checkpoint.monitor chooses, which is null"
+        return [Problem("task.test", message, "best", "task.test=last")]
+    return []
+
+
 def check(
     content: Mapping[str, Any],
     config: Config | None,
@@ -241,6 +249,7 @@ def check(
         problems += check_scaling(config)
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
     problems += check_monitors(config.health)
+    problems += _check_test(config) if sound("task", "trainer.checkpoint") else []
     problems += check_feedback(config) if sound("feedback", "trainer.limit_val") else []
     problems += check_find(config, horizon) if sound("find", "trainer.limit_val") else []
     return [*problems, *(check_uses(config) if sound(*USES) else [])]

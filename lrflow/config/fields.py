@@ -169,6 +169,10 @@ Margin = Annotated[
     Any, expects("a share of what training gains, such as 5%, or a difference of the metric", _is_margin)
 ]
 Switch = Annotated[bool, expects("true or false", lambda value: isinstance(value, bool))]
+Tested = Annotated[
+    Any,
+    expects("true, false, best or last", lambda value: isinstance(value, bool) or value in ("best", "last")),
+]
 AutoSwitch = Annotated[Any, expects("auto, true or false", lambda value: value == "auto" or isinstance(value, bool))]
 Count = Annotated[int, whole(1)]
 CountOrNone = Annotated[int, whole(0)]

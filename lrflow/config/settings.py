@@ -197,8 +197,8 @@ class Train(Section):
     """Train the model under the plan."""
 
     name: Literal["train"]
-    test: f.Switch = True
-    """Evaluate the test set at the end."""
+    test: f.Tested = True
+    """Evaluate the test set at the end, with the best weights or the last; true: the last."""
 
 
 class PlanTask(Section):
@@ -283,6 +283,8 @@ class Evaluate(Section):
     name: Literal["evaluate"]
     source: f.Text = Field("last", alias="from")
     """A run folder, a checkpoint, or `last`: the newest run."""
+    weights: f.Text | None = None
+    """`best`, `last`, or a checkpoint whose weights the run takes; None: as `from` says, of a run its last."""
     split: Annotated[Literal["test", "val"], f.one_of("test", "val")] = "test"
 
 

@@ -64,6 +64,7 @@ def build_module(
     trainer: pl.Trainer | None = None,
     data: pl.LightningDataModule | None = None,
     stage: str = "fit",
+    tell: Callable[[str], None] = lambda _: None,
 ) -> pl.LightningModule:
     """The Lightning module, with all that it makes before its first step.
 
@@ -75,6 +76,7 @@ def build_module(
         trainer: what the module's hooks see; None: one of a single CPU.
         data: likewise, set up for the stage; None: they are read where the module has such hooks.
         stage: `fit`, `validate` or `test`.
+        tell: is given what was taken of `model.init_from`.
 
     Raises:
         ConfigError: the model is no module, is a plain one without a loss, or the weights do not fit.
@@ -89,7 +91,7 @@ def build_module(
         network.compile()
     if start and config.model.init_from is not None:
         source = find_checkpoint(config.model.init_from, Path(config.output), "model.init_from")
-        load_weights(network, source, as_tuple(config.model.fresh))
+        tell(load_weights(network, source, as_tuple(config.model.fresh)))
     return module
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,20 @@ from lrflow.config import Config, locate
 from lrflow.config.settings import Evaluate
 from lrflow.console import QuietConsole
 from lrflow.errors import LrflowError
+from lrflow.files import write_whole
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.tasks import build
 from lrflow.tasks.record import own_environment
+from lrflow.tasks.testing import Weights, find_weights
 from lrflow.tasks.train import lightning_options
 from lrflow.training.loaders import put_in_order
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import build_trainer
+
+log = logging.getLogger("lrflow")
+
+EVALUATIONS = "evaluations.json"
+"""What `task=evaluate` found, in the run folder: which data, which weights of which step, the metrics."""
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -34,9 +43,10 @@ def run(config: Config) -> dict[str, Any]:
     """
     task = config.task
     assert isinstance(task, Evaluate)
-    checkpoint = find_checkpoint(task.source, Path(config.output), "task.from")
+    source = find_checkpoint(task.source, Path(config.output), "task.from")
+    checkpoint = find_weights(task.source, task.weights, Path(config.output))
     saved = Resumed.read(checkpoint, locate)
-    folder = RunFolder(checkpoint.parent.parent)
+    folder = RunFolder(source.parent.parent)
     pl.seed_everything(config.seed, verbose=False)
     with own_environment(folder):
         trainer = build_trainer(lightning_options(config), folder.path, [], config.trainer.log_every)
@@ -56,7 +66,25 @@ def run(config: Config) -> dict[str, Any]:
     for name, value in metrics.items():
         table.add_row(name, f"{value:.6g}")
     if trainer.is_global_zero:
+        named = task.weights if task.weights in ("best", "last") else checkpoint.stem
+        used = Weights(named, str(checkpoint), saved.step)
+        _record(folder, {"split": task.split, **used.record(), "metrics": metrics})
         console = QuietConsole()
-        console.print(f"{task.split} set, {checkpoint}\n", soft_wrap=True, highlight=False)
+        console.print(f"{task.split} set, {used}\n", soft_wrap=True, highlight=False)
         console.print(table)
     return {**metrics, "folder": str(folder.path)}
+
+
+def _record(folder: RunFolder, evaluation: dict[str, Any]) -> None:
+    """Add an evaluation to evaluations.json in the run folder; an earlier one of the same weights and data goes."""
+    path = folder.path / EVALUATIONS
+    try:
+        earlier = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        earlier = []
+    same = ("split", "checkpoint", "step")
+    kept = [one for one in earlier if any(one.get(key) != evaluation[key] for key in same)]
+    try:
+        write_whole(path, json.dumps([*kept, evaluation], indent=2) + "\n")
+    except OSError as error:  # a folder of someone else's can be evaluated too
+        log.warning("%s: could not be written: %s", path, error.strerror)

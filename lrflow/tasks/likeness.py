@@ -41,6 +41,7 @@ def why_not(config: Config) -> str | None:
         "it is distributed": not one_device,
         "W&B has one run at a time in a process": config.logger.wandb is not None,
         "its sweep compares short annealed runs": annealed,
+        "task.test=best tests weights of its own": isinstance(config.task, Train) and config.task.test == "best",
     }  # fmt: skip
     return next((reason for reason, holds in reasons.items() if holds), None)
 

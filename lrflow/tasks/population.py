@@ -175,7 +175,7 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
             [member for _, _, member, _ in begun],
             Duration.parse(config.trainer.val_every),
             config.trainer.log_every,
-            config.task.test,
+            bool(config.task.test),
             config.trainer.compile,
         ).run()
         seconds = time.monotonic() - started

@@ -34,6 +34,7 @@ from lrflow.tasks.data import ready_data
 from lrflow.tasks.length import check_intervals, count_horizon
 from lrflow.tasks.monitors import build_monitors
 from lrflow.tasks.record import conclude, failure_recorded, open_folder, own_environment, record_start, say_goodbye
+from lrflow.tasks.testing import test_run
 from lrflow.training import Checkpoints, EvaluationWeights, Freezing, Signals, planned_module
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.feedback import FeedbackLoop, close_loop
@@ -130,14 +131,15 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         if trainer.global_step < plan.horizon.steps and not trainer.is_last_step_validated:
             trainer.validate(module, datamodule=data, verbose=False)
         metrics = _values(trainer.callback_metrics)
-        if config.task.test and is_overridden("test_step", module) and is_overridden("test_dataloader", data):
-            trainer.test(module, datamodule=data, verbose=False)
+        facts = dict(ready.facts)
+        if used := test_run(config.task.test, folder, trainer, module, data, console.print):
             metrics |= _values(trainer.callback_metrics)
+            facts["tested"] = used.record()
     if trainer.global_step < plan.horizon.steps:
         outcome = Outcome.ended_early(trainer.ended_by or "the training loop ended", metrics=metrics, **so_far())
     else:
         outcome = Outcome.finished(metrics, **so_far())
-    conclude(folder, outcome, loggers, **ready.facts)
+    conclude(folder, outcome, loggers, **facts)
     say_goodbye(console, folder, outcome)
     outcome.check()
     return metrics
@@ -179,8 +181,10 @@ def prepare(
             f"{finished.path} is finished: all {resumed.step} steps are done", soft_wrap=True, highlight=False
         )
         return None
-    module = build.build_module(config, resumed is None, trainer, data)
     tell = partial(console.print, soft_wrap=True, highlight=False)
+    module = build.build_module(config, resumed is None, trainer, data, tell=tell)
+    if is_overridden("configure_optimizers", module):
+        tell(f"{type(module).__name__}.configure_optimizers is ignored: lrflow supplies the optimizer and the schedule")
     groups = build.build_groups(config, module, trainer.world_size, tell)
     schedule, settings = build.build_schedule(config), settings_of(config.optimizer)
     feedback = build.build_feedback(config)

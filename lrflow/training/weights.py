@@ -19,7 +19,7 @@ _WRAPPERS = ("model.", "module.", "_orig_mod.")
 """What wrappers put before the names: lrflow's and many others, DistributedDataParallel, torch.compile."""
 
 
-def load_weights(model: nn.Module, path: Path, fresh: Sequence[str] = ()) -> None:
+def load_weights(model: nn.Module, path: Path, fresh: Sequence[str] = ()) -> str:
     """Let a model start from the parameters and buffers of a file.
 
     Names are compared without what a wrapper puts before all of them (`model.`, `module.`). Whatever does not fit is an
@@ -29,6 +29,9 @@ def load_weights(model: nn.Module, path: Path, fresh: Sequence[str] = ()) -> Non
         model: changed in place.
         path: a checkpoint or a state dict, as torch saves it.
         fresh: names that are not taken over, globs or `re:`; the model's tensors of such a name stay as they are.
+
+    Returns:
+        A line on what was taken, what of the model stayed fresh, and what of the file was left out.
 
     Raises:
         ConfigError: tensors are missing, of another shape, or have no place in the model; each by its name.
@@ -52,6 +55,10 @@ def load_weights(model: nn.Module, path: Path, fresh: Sequence[str] = ()) -> Non
     if problems:
         raise ConfigError(problems)
     model.load_state_dict({**own, **{name: given[name] for name in names}})
+    stayed, unused = [name for name in own if name not in names], [name for name in given if name not in own]
+    told = f"weights of {path}: took {len(names)} of {len(own)} tensors"
+    told += f"; {len(stayed)} stayed fresh ({abbreviated(stayed)})" if stayed else ""
+    return told + (f"; left {len(unused)} of the file out ({abbreviated(unused)})" if unused else "")
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -44,14 +44,20 @@ def test_every_tensor_is_taken_over(saved: Callable[[Any], Path], wrapper: str, 
     source, model = net(), net(seed=1)
     source.norm.running_mean += 5  # type: ignore[union-attr, operator]
     content = {f"{wrapper}{name}": tensor for name, tensor in source.state_dict().items()}
-    load_weights(model, saved(content if inside is None else {inside: content, "epoch": 3}))
+    path = saved(content if inside is None else {inside: content, "epoch": 3})
+    assert load_weights(model, path) == f"weights of {path}: took 9 of 9 tensors"
     assert equal(source.state_dict(), model.state_dict(), *source.state_dict())
 
 
 def test_what_is_fresh_stays_as_it_is(saved: Callable[[Any], Path]) -> None:
     source, model = net(outputs=3), net(outputs=5, seed=1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    load_weights(model, saved(source.state_dict() | {"old_head.bias": torch.zeros(7)}), ["head.*", r"re:old_\w+\.bias"])
+    path = saved(source.state_dict() | {"old_head.bias": torch.zeros(7)})
+    told = load_weights(model, path, ["head.*", r"re:old_\w+\.bias"])
+    assert told == (
+        f"weights of {path}: took 7 of 9 tensors; 2 stayed fresh (head.weight, head.bias); "
+        "left 1 of the file out (old_head.bias)"
+    )
     after = model.state_dict()
     assert equal(before, after, "head.weight", "head.bias")
     assert equal(source.state_dict(), after, *(name for name in after if not name.startswith("head")))
@@ -86,7 +92,9 @@ def test_a_file_that_holds_no_tensors_or_is_broken_is_told(saved: Callable[[Any]
         load_weights(net(), tmp_path / "broken.pt")
 
 
-def test_a_run_starts_from_another_and_its_resumption_does_not(tmp_path: Path) -> None:
+def test_a_run_starts_from_another_and_its_resumption_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def run(name: str, *more: str) -> Path:
         common = [f"output={tmp_path}", f"name={name}", "model=logistic", "trainer=cpu", "trainer.progress=false"]
         common += ["trainer.max_steps=4", "trainer.checkpoint.every=2", "task.test=false"]
@@ -95,10 +103,12 @@ def test_a_run_starts_from_another_and_its_resumption_does_not(tmp_path: Path) -
     first = run("first", "optimizer.lr=0.1") / "step-0000004.ckpt"
     still = [f"model.init_from={first}", "optimizer.lr=1e-12", "optimizer.weight_decay=0"]
     second = run("second", *still)
+    assert f"weights of {first}: took 2 of 2 tensors\n" in capsys.readouterr().out
     theirs, own = (torch.load(path, weights_only=True)["state_dict"] for path in (first, second / "step-0000004.ckpt"))
     assert all(torch.allclose(theirs[name], own[name], atol=1e-9) for name in theirs)
     first.unlink()  # whoever goes on or is evaluated has weights of its own
     run("second", *still, f"resume={second / 'step-0000002.ckpt'}")
+    assert "weights of" not in capsys.readouterr().out
     evaluate.run(compose([*still, "model=logistic", "trainer=cpu", "task=evaluate", f"task.from={second.parent}"]))
     with pytest.raises(ConfigError, match=r"model\.init_from"):
         run("third", *still)
