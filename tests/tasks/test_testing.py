@@ -135,7 +135,8 @@ def test_a_modules_own_configure_optimizers_is_said_to_be_ignored(
 ) -> None:
     (tmp_path / "own_optimizer.py").write_text(
         "import torch\nfrom lrflow.models import Logistic\nfrom lrflow.training import Supervised\n\n\n"
-        "class Plain(Supervised):\n    def __init__(self):\n        super().__init__(Logistic([64], 10), 'cross_entropy')\n\n\n"
+        "class Plain(Supervised):\n    def __init__(self):\n"
+        "        super().__init__(Logistic([64], 10), 'cross_entropy')\n\n\n"
         "class Own(Plain):\n    def configure_optimizers(self):\n        raise AssertionError('asked')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
