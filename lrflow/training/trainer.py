@@ -22,6 +22,7 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.plan import PlanChangedWarning
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.accounting import Accounting
+from lrflow.training.accumulation import WindowMean
 from lrflow.training.checkpoint_io import AtomicCheckpointIO
 from lrflow.training.loops import FitLoop
 
@@ -127,13 +128,14 @@ def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Lo
     """
     quieten_lightning()
     given = {name: value for name, value in options.items() if value is not None}
+    accumulate = given.get("accumulate_grad_batches", 1)
     try:
         return Trainer(
             **given,
             default_root_dir=folder,
             logger=list(loggers) or False,
             log_every_n_steps=log_every,
-            callbacks=[Accounting()],
+            callbacks=[Accounting(), *([WindowMean(accumulate)] if accumulate > 1 else [])],
             plugins=[AtomicCheckpointIO()],
             profiler=NoProfiler(),
             enable_checkpointing=False,
