@@ -39,4 +39,3 @@ class WindowMean(Callback):
                     parameter.grad = parameter.grad * weight
                 elif parameter.grad is not None:
                     parameter.grad.mul_(weight)
-

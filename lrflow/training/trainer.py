@@ -101,7 +101,8 @@ class Trainer(pl.Trainer):
 def _who(frame: FrameType | None) -> str:
     """Which callback or module a frame belongs to, as the reason of a stop."""
     while frame is not None:
-        one = frame.f_locals.get("self")
+        first = frame.f_code.co_varnames[:1] if frame.f_code.co_argcount else ()
+        one = frame.f_locals.get(first[0]) if first else None
         if isinstance(one, Timer):
             return "the time limit of the callback Timer"
         if isinstance(one, pl.Callback):
