@@ -1,4 +1,4 @@
-"""The plan rules: a run makes the planned steps, whatever the length of its epochs turns out to be; or says it did not."""
+"""The plan rules: a run makes the planned steps, whatever the length of its epochs is; or it says what ended it."""
 
 from __future__ import annotations
 
@@ -213,8 +213,8 @@ def test_one_line_says_that_epochs_are_of_another_length(run: Cli, caplog: pytes
     run("data.kind=fewer", "trainer.max_epochs=3")
     told = [record.getMessage() for record in caplog.records if "had " in record.getMessage()]
     assert told == [
-        "epoch 1 had 6 steps and not the 7 that the length of the training data says: the 21 steps of the plan are made "
-        "all the same, over as many epochs as they take"
+        "epoch 1 had 6 steps and not the 7 that the length of the training data says: the 21 steps of the plan are "
+        "made all the same, over as many epochs as they take"
     ]
     caplog.clear()
     run("data.kind=map", "trainer.max_epochs=3", "trainer.max_steps=8")
