@@ -24,7 +24,7 @@ from lrflow.config.settings import Health, Train
 from lrflow.config.spelling import closest
 from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
 from lrflow.errors import ConfigError, Problem
-from lrflow.schedules import Curve, Duration, Horizon, Shape
+from lrflow.schedules import Curve, Horizon, Shape
 
 
 def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None]) -> list[Problem]:
@@ -120,7 +120,7 @@ def check_schedule(
         decays: whether layer rules may set weight decays of their own.
     """
     try:
-        curve = Curve.from_spec(schedule.node(), key, locate)
+        curve = schedule.curve(key)
     except ConfigError as error:
         return error.problems
     lacking = check_also(curve, key, optimizer, decays) if optimizer else []
@@ -132,11 +132,10 @@ def check_schedule(
 def _check_shares(schedule: Schedule, key: str) -> list[Problem]:
     """Warmup and cooldown that no run has room for, however long it is."""
     problems = []
-    for name, given in (("warmup", schedule.warmup), ("cooldown", schedule.cooldown)):
-        share = Duration.parse(given)
+    for name, share in (("warmup", schedule.warmup), ("cooldown", schedule.cooldown)):
         if share.unit == "fraction" and share.value >= 1:
             hint = "the peak would never be reached" if name == "warmup" else None
-            problems.append(Problem(f"{key}.{name}", "is no less than the whole run", given, hint))
+            problems.append(Problem(f"{key}.{name}", "is no less than the whole run", str(share), hint))
     return problems
 
 

@@ -22,7 +22,7 @@ def check_feedback(config: Config) -> list[Problem]:
     if feedback.every is not None:
         message = f"{feedback.monitor} is looked at after each validation"
         hint = "leave feedback.every out, and say how often with trainer.val_every"
-        problems.append(Problem("feedback.every", message, feedback.every, hint))
+        problems.append(Problem("feedback.every", message, str(feedback.every), hint))
     return problems
 
 
@@ -41,5 +41,4 @@ def _every(feedback: Feedback) -> Duration | None:
     """How often it looks as far as the config tells; None: after each validation, or as the kind has it."""
     if is_validation(str(feedback.monitor)):
         return None
-    every = feedback.every or ("1 epoch" if feedback.monitor else None)
-    return None if every is None else Duration.parse(every)
+    return feedback.every or (Duration(1, "epochs") if feedback.monitor else None)

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
+
+from lrflow.schedules.durations import Duration
 
 
 def expects(sentence: str, holds: Callable[[Any], bool]) -> BeforeValidator:
@@ -85,22 +87,23 @@ def _within(value: Any, low: float, high: float, above: bool, below: bool) -> bo
     return (low < value if above else low <= value) and (value < high if below else value <= high)
 
 
-def _duration(value: Any) -> Any:
-    from lrflow.schedules import Duration
-
+def _duration(value: Any) -> Duration:
     try:
-        Duration.parse(value)
+        return Duration.parse(value)
     except ValueError as error:
         # The value stands beside the message already.
         message = str(error).removeprefix(f"{value!r} is ")
         raise PydanticCustomError("expected", "{sentence}", {"sentence": message}) from None
-    return value
 
 
-def _is_no_time(value: Any) -> bool:
-    from lrflow.schedules import Duration
+def _interval(value: Any) -> Duration:
+    if (duration := _duration(value)).value == 0:
+        raise PydanticCustomError("expected", "expected {sentence}", {"sentence": "a duration above 0"})
+    return duration
 
-    return Duration.parse(value).value == 0
+
+def _as_written(duration: Duration) -> int | float | str:
+    return str(duration) if duration.written is None else duration.written
 
 
 def _patterns(value: Any) -> Any:
@@ -186,10 +189,8 @@ Betas = Annotated[
     expects("two numbers (three where the optimizer has three), each at least 0 and below 1", _is_betas),
 ]
 Eps = Annotated[Any, expects("a number above 0", _is_eps)]
-DurationText = Annotated[Any, BeforeValidator(_duration)]
-Interval = Annotated[
-    Any, expects("a duration above 0", lambda value: not _is_no_time(value)), BeforeValidator(_duration)
-]
+Time = Annotated[Duration, PlainValidator(_duration), PlainSerializer(_as_written)]
+Interval = Annotated[Duration, PlainValidator(_interval), PlainSerializer(_as_written)]
 Seed = Annotated[int, expects("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32)]
 Shape = Annotated[
     list[int],

@@ -62,29 +62,29 @@ def sweep_length(find: RangeFind, horizon: Horizon) -> tuple[int, int]:
     lengths, problems = [], []
     for key, given in (("find.every", reading_interval(find)), ("find.steps", find.steps)):
         try:
-            lengths.append(max(1, Duration.parse(given).steps(horizon)))
+            lengths.append(max(1, given.steps(horizon)))
         except ValueError as error:
-            problems.append(Problem(key, str(error), given, "write a number of steps"))
+            problems.append(Problem(key, str(error), str(given), "write a number of steps"))
     if problems:
         raise ConfigError(problems)
     every, steps = lengths
     if steps // every < FEWEST_READINGS:
         message = f"expected at least {FEWEST_READINGS} readings of {find.monitor}"
         message += f", one each {every} steps" if every > 1 else ""
-        raise ConfigError([Problem("find.steps", message, find.steps, f"find.steps={FEWEST_READINGS * every} or more")])
+        hint = f"find.steps={FEWEST_READINGS * every} or more"
+        raise ConfigError([Problem("find.steps", message, str(find.steps), hint)])
     return steps // every, every
 
 
-def reading_interval(find: RangeFind) -> int | float | str:
+def reading_interval(find: RangeFind) -> Duration:
     """How often a sweep reads what it monitors: as `find.every` says, or as the metric comes."""
     if find.every is not None:
-        given: int | float | str = find.every
-        return given
+        return find.every
     if find.monitor == LOSS:
-        return 1
-    return 5 if is_validation(find.monitor) else "1 epoch"
+        return Duration(1, "steps")
+    return Duration(5, "steps") if is_validation(find.monitor) else Duration(1, "epochs")
 
 
 def in_steps(find: RangeFind) -> bool:
     """Whether the length of a sweep and of its readings is known without that of an epoch or of the run."""
-    return all(Duration.parse(given).unit == "steps" for given in (find.steps, reading_interval(find)))
+    return all(given.unit == "steps" for given in (find.steps, reading_interval(find)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 from lrflow.config import fields as f
+from lrflow.schedules import Curve
+from lrflow.schedules.durations import Duration
 
 
 class Section(BaseModel):
@@ -18,6 +20,29 @@ class Section(BaseModel):
     def plain(self) -> dict[str, Any]:
         """The keys that the config gives, as plain dicts, lists and values."""
         return self.model_dump(by_alias=True, exclude_unset=True)
+
+
+def parsed(section: Any, content: Any) -> Any:
+    """What a section gives, with the durations that were parsed in the place of their texts.
+
+    Args:
+        section: a section, or a value, list or mapping in one.
+        content: what `plain()` tells of it.
+    """
+    if isinstance(section, Duration):
+        return section
+    if isinstance(section, Section) and isinstance(content, dict):
+        fields = {field.alias or name: name for name, field in type(section).model_fields.items()}
+        values = {key: getattr(section, fields[key]) for key in content.keys() & fields.keys()}
+        return {key: parsed(values.get(key), value) for key, value in content.items()}
+    if isinstance(section, dict) and isinstance(content, dict):
+        return {key: parsed(section.get(key), value) for key, value in content.items()}
+    if isinstance(section, list) and isinstance(content, list):
+        return [parsed(one, value) for one, value in zip(section, content, strict=True)]
+    return content
+
+
+NO_TIME = Duration(0, "steps", 0)
 
 
 class Node(Section):
@@ -32,8 +57,8 @@ class Node(Section):
     """Keys that lrflow reads itself; the target is given them where its signature names them."""
 
     def node(self) -> dict[str, Any]:
-        """`_target_` and its arguments, as `instantiate` takes them."""
-        content = self.plain()
+        """`_target_` and its arguments, as `instantiate` takes them: as the config gives them, durations parsed."""
+        content = parsed(self, self.plain())
         if self.offered & content.keys():
             from lrflow.config.targets import takes
 
@@ -87,13 +112,13 @@ class AlsoSetting(Section):
     """An optimizer without the setting is left as it is."""
     shape: Node | None = None
     """The setting's own curve; None: constant, or the LR's schedule where nothing else is given either."""
-    warmup: f.DurationText = 0
+    warmup: f.Time = NO_TIME
     """A duration: the way from low to where the shape starts."""
     warmup_start: f.Fraction | None = 0.0
     """Share of the way from low to high at step 0."""
     warmup_shape: Annotated[str, f.one_of(*WARMUPS)] = "linear"
     """How the warmup rises."""
-    cooldown: f.DurationText = 0
+    cooldown: f.Time = NO_TIME
     """The last stretch, down to low."""
     cooldown_shape: Annotated[str, f.one_of(*COOLDOWNS)] = "linear"
     """How the cooldown falls."""
@@ -104,11 +129,11 @@ class Schedule(Node):
 
     shape: Node | None = None
     """The curve between warmup and cooldown."""
-    warmup: f.DurationText = 0
+    warmup: f.Time = NO_TIME
     """A duration: 500 (steps), 3 epochs, 10%."""
     warmup_start: f.Fraction | None = None
     """Fraction of the peak at step 0; None: 1 / (warmup steps + 1)."""
-    cooldown: f.DurationText = 0
+    cooldown: f.Time = NO_TIME
     """The last stretch, down to the floor."""
     floor: f.Fraction = 0.0
     """Fraction of the peak below which the LR never falls."""
@@ -118,8 +143,25 @@ class Schedule(Node):
     """How the cooldown falls."""
     also: dict[str, AlsoSetting | None] | None = None
     """Other settings of the optimizer that move over the run, by name: momentum, beta1, beta2, weight_decay, ..."""
-    hold: f.DurationText | None = None
+    hold: f.Time | None = None
     """The LR stays for so long before it moves, such as 1 epoch; None: it moves at each step."""
+
+    _curve: Curve | None = PrivateAttr(None)
+
+    def curve(self, key: str = "schedule") -> Curve:
+        """The schedule itself, built when it is first asked for, which the checks of the config do.
+
+        Args:
+            key: where it stands in the config.
+
+        Raises:
+            ConfigError: everything that is wrong with it.
+        """
+        if self._curve is None:
+            from lrflow.config.targets import locate
+
+            self._curve = Curve.from_spec(self.node(), key, locate)
+        return self._curve
 
 
 SELECTS = ("bias", "norm", "embedding", "matrix")  # as lrflow.layers has them, which takes torch to import
@@ -146,9 +188,9 @@ class Rule(Section):
     """The group's own schedule; None: the run's."""
     freeze: f.Switch = False
     """The group does not train."""
-    unfreeze: f.DurationText | None = None
+    unfreeze: f.Time | None = None
     """The group is frozen for so long, and trains from there on."""
-    unfreeze_warmup: f.DurationText = 0
+    unfreeze_warmup: f.Time = NO_TIME
     """From there the LR rises linearly to what the schedule says."""
     freeze_statistics: f.Switch = True
     """While they are frozen, batch norms keep their running statistics and normalise by them."""
@@ -164,7 +206,11 @@ class Rules(Section):
 
     def specs(self) -> list[dict[str, Any]]:
         """The rules as `lrflow.layers.Rule.from_config` takes them."""
-        return [rule.plain() for rule in self.rules]
+        specs = [parsed(rule, rule.plain()) for rule in self.rules]
+        for index, (rule, spec) in enumerate(zip(self.rules, specs, strict=True)):
+            if rule.schedule is not None:
+                spec["schedule"] = rule.schedule.curve(f"layers.rules[{index}].schedule")
+        return specs
 
 
 class RuleMaker(Node):

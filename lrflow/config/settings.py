@@ -10,12 +10,13 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 from lrflow.config import fields as f
 from lrflow.config.schema import Node, Section
 from lrflow.metric import Metric
+from lrflow.schedules.durations import Duration
 
 
 class Checkpoint(Section):
     """When a run is saved, and what of it is kept."""
 
-    every: f.Interval = "1 epoch"
+    every: f.Interval = Duration.parse("1 epoch")
     """Save this often."""
     keep: f.Count | None = 1
     """How many of the latest to keep; None: all."""
@@ -59,7 +60,7 @@ class Trainer(Section):
     """Clip the gradient's norm, or each of its values, to this."""
     gradient_clip_algorithm: Annotated[Literal["norm", "value"], f.one_of("norm", "value")] = "norm"
     """Which of the two is clipped."""
-    val_every: f.Interval = "1 epoch"
+    val_every: f.Interval = Duration.parse("1 epoch")
     """Validate this often."""
     limit_train_batches: f.Count | None = None
     """An epoch's first n batches only."""
@@ -221,7 +222,7 @@ class RangeFind(Section):
     """Peak LR at the first step of a sweep."""
     high: f.Positive = 10.0
     """Peak LR at its last step."""
-    steps: f.Interval = 200
+    steps: f.Interval = Duration.parse(200)
     """Of a sweep; a duration."""
     sweeps: f.Count | None = None
     """Each with a model and an order of the data of its own; None: 5, or 2 where trial runs settle the answer."""
@@ -237,7 +238,7 @@ class RangeFind(Section):
     """Settle the answer by trial runs under the run's own schedule, scaled to them."""
     confirm_runs: f.Count = 4
     """How many at most."""
-    confirm_length: f.Interval = "100%"
+    confirm_length: f.Interval = Duration.parse("100%")
     """Of each; a duration."""
     found: dict[str, Any] | None = None
     """Written by a run with optimizer.lr=auto: what was found, and how."""

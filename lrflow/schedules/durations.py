@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -38,6 +38,8 @@ class Duration:
 
     value: float
     unit: Unit
+    written: int | float | str | None = field(default=None, compare=False, repr=False)
+    """As it was given to `parse`; None: it was not parsed."""
 
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit):
@@ -64,14 +66,15 @@ class Duration:
         if isinstance(given, Duration):
             return given
         if isinstance(given, Integral | float) and not isinstance(given, bool):
-            return cls(float(given) if isinstance(given, float) else int(given), "steps")
+            number = float(given) if isinstance(given, float) else int(given)
+            return cls(number, "steps", number)
         match = _TEXT.fullmatch(given) if isinstance(given, str) else None
         if match is None:
             raise ValueError(f"{given!r} is not a duration: {FORMS}")
         number, unit = Decimal(match.group(1)), match.group(2).lower()
         if unit == "%":
-            return cls(float(number / 100), "fraction")  # shifted in decimal: 29% is 0.29, and not 29 * 0.01
-        return cls(int(number) if number == int(number) else float(number), _UNITS[unit.removesuffix("s")])
+            return cls(float(number / 100), "fraction", given)  # shifted in decimal: 29% is 0.29, and not 29 * 0.01
+        return cls(int(number) if number == int(number) else float(number), _UNITS[unit.removesuffix("s")], given)
 
     def steps(self, horizon: Horizon) -> int:
         """This duration in optimizer steps of a run, rounded half up.
@@ -117,8 +120,8 @@ def durations_in(part: Any) -> Iterator[Duration]:
         for item in part:
             yield from durations_in(item)
     elif is_dataclass(part):
-        for field in fields(part):
-            yield from durations_in(getattr(part, field.name, None))
+        for one in fields(part):
+            yield from durations_in(getattr(part, one.name, None))
 
 
 def _plain(number: Decimal) -> str:

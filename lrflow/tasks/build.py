@@ -199,7 +199,7 @@ def build_schedule(config: Config) -> Curve:
     Raises:
         ConfigError: it is no schedule.
     """
-    return Curve.from_spec(config.schedule.node(), "schedule", locate)
+    return config.schedule.curve()
 
 
 def build_feedback(config: Config) -> Feedback | None:

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from lrflow.config import Config
 from lrflow.config.length import Epoch, count_steps
 from lrflow.errors import ConfigError, Problem
-from lrflow.schedules import Duration, Horizon
+from lrflow.schedules import Horizon
 from lrflow.schedules.fields import uncounted
 from lrflow.training.loops import combine
 
@@ -41,20 +41,19 @@ def check_intervals(config: Config, horizon: Horizon) -> None:
         ConfigError: names what is in epochs or samples that nobody can count.
     """
     trainer, problems = config.trainer, []
-    for key, given in {
+    for key, every in {
         "trainer.val_every": trainer.val_every,
         "trainer.checkpoint.every": trainer.checkpoint.every,
         "sharpness.every": config.sharpness_every,
     }.items():
-        if given is None:
+        if every is None:
             continue
-        every = Duration.parse(given)
         if key == "trainer.val_every" and every.unit == "epochs" and every.value.is_integer():
             continue  # the end of an epoch is seen when it is there
         try:
             every.steps(horizon)
         except ValueError as error:
-            problems.append(Problem(key, str(error), given, uncounted(every)))
+            problems.append(Problem(key, str(error), str(every), uncounted(every)))
     if problems:
         raise ConfigError(problems)
 

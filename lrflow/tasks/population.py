@@ -20,7 +20,6 @@ from lrflow.console import QuietConsole
 from lrflow.errors import LrflowError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
-from lrflow.schedules import Duration
 from lrflow.tasks import build
 from lrflow.tasks.likeness import likeness, shares_data, why_not
 from lrflow.tasks.membership import as_member, check_alike, load_shared, verify
@@ -173,7 +172,7 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
         assert isinstance(config.task, Train)
         PopulationFit(
             [member for _, _, member, _ in begun],
-            Duration.parse(config.trainer.val_every),
+            config.trainer.val_every,
             config.trainer.log_every,
             bool(config.task.test),
             config.trainer.compile,

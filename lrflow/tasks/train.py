@@ -27,7 +27,6 @@ from lrflow.layers import Group, merge
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
-from lrflow.schedules import Duration
 from lrflow.tasks import build
 from lrflow.tasks.branch import branch_point
 from lrflow.tasks.data import ready_data
@@ -215,7 +214,7 @@ def prepare(
         tell(line)
     trainer.callbacks += freezing(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
     trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, signals, watching, console)  # type: ignore[attr-defined]
-    validate_every(trainer, Duration.parse(config.trainer.val_every), horizon)
+    validate_every(trainer, config.trainer.val_every, horizon)
     trainer.run_for(horizon)
     compiled = config.trainer.compile and not plan.moved
     make = partial(build.make_optimizer, config, groups, compiled=compiled)
@@ -243,7 +242,7 @@ def _callbacks(
     checkpoints = Checkpoints(
         folder.checkpoints,
         plan.horizon,
-        Duration.parse(saving.every),
+        saving.every,
         keep=saving.keep,
         monitor=saving.monitor,
         mode=saving.metric.mode if saving.metric else "min",

@@ -18,7 +18,7 @@ from lrflow.layers import Group
 from lrflow.memory import freed_after
 from lrflow.metric import is_validation
 from lrflow.plan import Plan
-from lrflow.schedules import Duration, Horizon
+from lrflow.schedules import Horizon
 from lrflow.tasks import build
 from lrflow.tasks.find.brief import brief_fit, whole_horizon
 from lrflow.training import Block, Signals
@@ -95,7 +95,7 @@ def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folde
     That is the metric that the range test reads; where it reads the training loss and something is held out, the loss
     of validation.
     """
-    steps = min(whole.steps, max(FEWEST, Duration.parse(find.confirm_length).steps(whole)))
+    steps = min(whole.steps, max(FEWEST, find.confirm_length.steps(whole)))
     noted = _Losses()
     trainer, module, data = brief_fit(
         config,

@@ -16,7 +16,7 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.memory import freed_after
 from lrflow.metric import is_validation
 from lrflow.runs import find_checkpoint
-from lrflow.schedules import Duration, Horizon
+from lrflow.schedules import Horizon
 from lrflow.tasks import build
 from lrflow.tasks.find.brief import brief_fit, whole_horizon
 from lrflow.training.resume import Resumed
@@ -62,7 +62,7 @@ def _start(config: Config) -> Resumed | None:
 def _check_position(config: Config, find: RangeFind, start: Resumed, whole: Horizon) -> None:
     """See that the place of the checkpoint in the data is one that the sweeps can start from."""
     start.horizon(whole, None, whole.steps, config.trainer.accumulate_grad_batches)
-    if start.position.batch and Duration.parse(reading_interval(find)).unit == "epochs":
+    if start.position.batch and reading_interval(find).unit == "epochs":
         message = f"stands within an epoch, and {find.monitor} is read at the ends of epochs"
         hint = "take a checkpoint of an epoch's end (trainer.checkpoint.every='1 epoch')"
         raise ConfigError([Problem("resume.from", message, str(start.path), hint)])
