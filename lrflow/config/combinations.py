@@ -43,7 +43,7 @@ def check_optimizer(
         key: where it stands.
         processes: how many train together; None: as many as the config tells.
     """
-    yield from check_ranges(optimizer.node(), traits.ranges, key)
+    yield from check_ranges(optimizer.plain(), traits.ranges, key)
     if traits.line_search:
         yield from _with_line_search(config, optimizer, traits)
         yield from _alone(config, processes, "each would take another step length")
@@ -51,7 +51,7 @@ def check_optimizer(
         yield from _of_second_order(config)
         lost = "gradients that were averaged over devices have lost the graph that the Hessian is taken from"
         yield from _alone(config, processes, lost)
-    if traits.own_warmup and (steps := optimizer.node().get(traits.own_warmup)):
+    if traits.own_warmup and (steps := optimizer.plain().get(traits.own_warmup)):
         hint = f"schedule.warmup={steps} is the same, and the plan shows it"
         yield Problem(f"{key}.{traits.own_warmup}", "a second warmup, on top of the schedule's", steps, hint)
     if traits.modes:

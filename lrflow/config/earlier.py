@@ -125,6 +125,8 @@ def completed(
     replaced = _replaced(
         {group for group in typed if before.get(group) != now.get(group)}, typed, before, now, catalogue
     )
+    past = [Override.read(text) for text in meta.get("overrides") or ()]
+    same = {one.typed for one in past if one.key.partition(".")[0] not in replaced}  # as its config.yaml has them
     with open_dict(merged):
         merged.pop(META, None)
         for key in (*replaced, *_OF_THE_NEW_RUN, "hydra"):
@@ -132,10 +134,9 @@ def completed(
             if key in content:
                 merged[key] = content._get_node(key)
         for override in overrides:
-            if override.sign != "" and not override.of_hydra and override.key not in typed:
+            if override.sign != "" and not override.of_hydra and not {override.key, override.typed} & (typed | same):
                 _apply(override, merged)
     keys = {override.key for override in overrides}
-    past = [Override.read(text) for text in meta.get("overrides") or ()]
     gone = (*replaced, "task", "resume", "against")
     kept = [one.typed for one in past if one.key not in keys and one.key.partition(".")[0] not in gone]
     choices = before | {group: now.get(group) for group in replaced}

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from lrflow.config.auto import AUTO
 from lrflow.config.files import read as read_yaml
 from lrflow.config.overrides import values_of
 from lrflow.errors import ConfigError, Problem
@@ -113,7 +114,7 @@ def _typed(config: Mapping[str, Any]) -> dict[str, str]:
 def _given(key: str, typed: Mapping[str, str], config: Mapping[str, Any]) -> Value:
     """The value of a key in a run: as it was typed, or as its options have it."""
     found: Any = config.get("lrflow", {}).get("choices", {}).get(key)
-    if key in typed:
+    if key in typed and typed[key] != AUTO:  # in whose place the config has the number that was found
         found = typed[key].strip("'\"")
     elif found is None:
         found = config

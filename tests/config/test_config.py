@@ -6,14 +6,15 @@ import pytest
 from pydantic import ValidationError
 
 from lrflow.config import Config, compose
+from lrflow.schedules import Duration
 
 
 def test_values_are_typed_and_found_by_name(default: Config) -> None:
     assert default.optimizer.lr == 3e-3
     assert default.optimizer.betas == (0.9, 0.999)
     assert default.trainer.max_epochs == 20
-    assert default.trainer.checkpoint.every == "1 epoch"
-    assert default.schedule.warmup == "5%"
+    assert default.trainer.checkpoint.every == Duration(1, "epochs")
+    assert default.schedule.warmup == Duration(0.05, "fraction")
     assert default.model.target == "lrflow.models.MLP"
 
 

@@ -44,18 +44,15 @@ def settle_lr(config: Config, folder: RunFolder, console: Console) -> Config:
 
 
 def _with_lr(config: Config, found: dict[str, Any]) -> Config:
-    """The config with the number that was found and how (`find.found`), as if both had been typed.
+    """The config with the number that was found, and with how it was found (`find.found`).
 
-    So a resumed run, which takes the overrides of the run, does not look for it again.
+    Both are in the config.yaml of the run, which a resumed run takes: so it does not look for the LR again.
     """
     assert isinstance(config.find, RangeFind)
     lr, interval = float(f"{found['lr']:.3g}"), [float(f"{found[end]:.3g}") for end in ("low", "high")]
     how = f"range test of {config.find.sweep_count} sweeps" + (", settled by trial runs" if config.find.confirm else "")
-    record = {"lr": lr, "interval": interval, "how": how, "steps": found["steps"]}
     source = config.source.copy()
     OmegaConf.update(source, "optimizer.lr", lr)
+    record = {"lr": lr, "interval": interval, "how": how, "steps": found["steps"]}
     OmegaConf.update(source, "find.found", record, force_add=True)
-    typed = [text for text in config.overrides if text.partition("=")[0] != "optimizer.lr"]
-    told = f"{{lr:{lr},interval:[{interval[0]},{interval[1]}],how:'{how}',steps:{found['steps']}}}"
-    overrides = [*typed, f"optimizer.lr={lr}", f"find.found={told}"]
-    return validate(source, config.choices, overrides, config.run_folder, config.directions.metrics())
+    return validate(source, config.choices, config.overrides, config.run_folder, config.directions.metrics())
