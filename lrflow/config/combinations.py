@@ -43,7 +43,8 @@ def check_optimizer(
         key: where it stands.
         processes: how many train together; None: as many as the config tells.
     """
-    yield from check_ranges(optimizer.plain(), traits.ranges, key)
+    arguments = optimizer.plain()  # not `node`, which imports the class to see whether it takes `routes`
+    yield from check_ranges(arguments, traits.ranges, key)
     if traits.line_search:
         yield from _with_line_search(config, optimizer, traits)
         yield from _alone(config, processes, "each would take another step length")
@@ -51,7 +52,7 @@ def check_optimizer(
         yield from _of_second_order(config)
         lost = "gradients that were averaged over devices have lost the graph that the Hessian is taken from"
         yield from _alone(config, processes, lost)
-    if traits.own_warmup and (steps := optimizer.plain().get(traits.own_warmup)):
+    if traits.own_warmup and (steps := arguments.get(traits.own_warmup)):
         hint = f"schedule.warmup={steps} is the same, and the plan shows it"
         yield Problem(f"{key}.{traits.own_warmup}", "a second warmup, on top of the schedule's", steps, hint)
     if traits.modes:
@@ -64,7 +65,7 @@ def check_optimizer(
         yield Problem(f"{key}._target_", message, optimizer.target, hint)
     if traits.nesterov_needs_momentum and optimizer.nesterov:
         # What the config leaves out, torch's own classes have as the schema does; others may have another default.
-        given = optimizer.node() if traits_named(optimizer.target) else defaults(optimizer.target) | optimizer.node()
+        given = arguments if traits_named(optimizer.target) else defaults(optimizer.target) | arguments
         if given.get("momentum", 0) == 0 or given.get("dampening", 0) != 0:
             yield Problem(f"{key}.nesterov", "needs momentum above 0 and dampening 0", True)
 

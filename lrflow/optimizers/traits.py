@@ -247,7 +247,7 @@ def _shown(made: Callable[..., Any], traits: Traits) -> Traits:
     """The traits of a parent with what a class or function without a record shows of itself."""
     own = vars(made) if isinstance(made, type) else {}
     changes: dict[str, Any] = {}
-    if "step" in own:
+    if isinstance(made, type) and _steps_by_itself(made):
         closure = _parameters(own["step"]).get("closure")
         changes |= {**_UPDATE, "needs_closure": closure is not None and closure.default is closure.empty}
     # The compiler runs `_init_group` while it traces and never again; torch's own only makes state there.
@@ -261,6 +261,12 @@ def _shown(made: Callable[..., Any], traits: Traits) -> Traits:
     if "warmup_steps" in arguments and (changes.get("modes") or traits.modes):
         changes["own_warmup"] = "warmup_steps"
     return replace(traits, **changes)
+
+
+def _steps_by_itself(made: type) -> bool:
+    """Whether a class has a `step` of its own; torch sets the parent's, wrapped, on a class that it makes one of."""
+    steps = [inspect.unwrap(vars(base)["step"]) for base in made.__mro__ if "step" in vars(base)]
+    return "step" in vars(made) and steps[0] not in steps[1:2]
 
 
 def _brought(made: Any, own: Any, traits: Traits, key: str) -> Traits:

@@ -111,6 +111,22 @@ class TestOwn:
         assert traits_of(Search).line_search
         assert traits_of(Search).needs_closure
 
+    def test_that_one_was_made_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """torch wraps the step of a class, as soon as one is made of it, in the class itself."""
+
+        class Fresh(torch.optim.Adamax):
+            pass
+
+        class Mine(Fresh):
+            pass
+
+        before = traits_of(Mine)
+        monkeypatch.setattr(torch.optim.Adamax.step, "hooked", False, raising=False)  # as where no parent was made
+        Mine([nn.Parameter(torch.ones(2))])
+        assert "step" in vars(Mine)
+        assert traits_of(Mine) == before
+        assert before.mup == "adam"
+
     def test_what_a_class_shows(self) -> None:
         class Averaging(torch.optim.SGD):
             def train(self) -> None: ...
