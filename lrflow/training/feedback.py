@@ -17,7 +17,7 @@ from lrflow.feedback import Feedback, MetricFeedback, StepFeedback
 from lrflow.feedback.feedback import wide
 from lrflow.plan import PlanScheduler
 from lrflow.schedules import Horizon
-from lrflow.training.metrics import LOSS, ReadingTimes, logged
+from lrflow.training.metrics import LOSS, MeanLoss, ReadingTimes, logged
 
 log = logging.getLogger("lrflow")
 
@@ -155,18 +155,15 @@ class BetweenSteps(FeedbackLoop):
         super().on_train_start(trainer, pl_module)
         self._times = ReadingTimes(self.feedback.interval(self._horizon), trainer.global_step)
         self._gathers = self.feedback.monitor == LOSS
-        # The sum of the losses since the last reading, as Lightning hands them over, and how many they are.
-        self._sums = torch.zeros(2, dtype=wide(pl_module.device), device=pl_module.device)
-        if self._saved_sums is not None:
-            self._sums += torch.tensor(_share(self._saved_sums, trainer), dtype=self._sums.dtype)
+        total, batches = [0.0, 0] if self._saved_sums is None else _share(self._saved_sums, trainer)
+        self._loss = MeanLoss(pl_module.device, wide(pl_module.device), total, int(batches))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Gather the loss; read where it is time."""
-        if self._gathers and outputs:  # else the training step returned None: Lightning skips the batch
-            self._sums[0] += outputs["loss"].detach()
-            self._sums[1] += 1
+        if self._gathers:
+            self._loss.add(outputs)
         if self._times.after_batch(trainer):
             self._read(trainer, "a metric that is logged at an epoch's end needs feedback.every='1 epoch'")
 
@@ -184,17 +181,16 @@ class BetweenSteps(FeedbackLoop):
     def _mean_loss(self, trainer: pl.Trainer) -> float | None:
         """The mean loss since the last reading over all devices; None where every batch was skipped."""
         if trainer.world_size > 1:
-            torch.distributed.all_reduce(self._sums)
-        total, batches = self._sums.tolist()
-        self._sums.zero_()
-        # Lightning hands over each loss divided by the batches of a full window.
-        return total * trainer.accumulate_grad_batches / batches if batches else None
+            self._loss.reduce()
+        value = None if self._loss.skipped else float(self._loss.mean(trainer))
+        self._loss.reset()
+        return value
 
     def _own_state(self, trainer: pl.Trainer) -> dict[str, Any]:
-        sums: list[Any] = [self._sums.tolist()]
+        sums: list[Any] = [self._loss.sums()]
         if trainer.world_size > 1:
             sums = [None] * trainer.world_size
-            torch.distributed.all_gather_object(sums, self._sums.tolist())
+            torch.distributed.all_gather_object(sums, self._loss.sums())
         return {"sums": sums}
 
     def _load_own_state(self, saved: Mapping[str, Any], trainer: pl.Trainer) -> None:

@@ -2,13 +2,69 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
+import torch
+from torch import Tensor
 
 from lrflow.errors import LrflowError, Problem, did_you_mean
 from lrflow.metric import is_validation
 
 LOSS = "train/loss"
 """The training loss, which Lightning hands over without its being logged."""
+
+
+class MeanLoss:
+    """The mean training loss over the batches since it was last reset, gathered without making the device wait.
+
+    Args:
+        device: of the losses.
+        dtype: of their sum.
+        total: the sum to begin with, of the losses as Lightning hands them over.
+        batches: how many batches it is of.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        dtype: torch.dtype | None = None,
+        total: float = 0.0,
+        batches: int = 0,
+    ) -> None:
+        self._total = torch.full((), total, dtype=dtype or torch.get_default_dtype(), device=device)
+        self._batches = batches
+
+    def add(self, outputs: Any) -> None:
+        """Count in a batch, as `on_train_batch_end` is given its outputs; Lightning skips one whose step gave None."""
+        if outputs:
+            self._total += outputs["loss"].detach()
+            self._batches += 1
+
+    @property
+    def skipped(self) -> bool:
+        """Whether there is no loss to speak of: there was no batch, or all of them were skipped."""
+        return not self._batches
+
+    def mean(self, trainer: pl.Trainer) -> Tensor:
+        """The mean on this device, a scalar; 0 where all batches were skipped."""
+        # Lightning hands over each loss divided by the batches of a full window, whatever its own window has.
+        return self._total * trainer.accumulate_grad_batches / max(self._batches, 1)
+
+    def reduce(self) -> None:
+        """Count in the batches of all devices."""
+        sums = torch.stack([self._total, torch.full_like(self._total, self._batches)])
+        torch.distributed.all_reduce(sums)
+        self._total, self._batches = sums[0], int(sums[1])
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._total.zero_()
+        self._batches = 0
+
+    def sums(self) -> list[float]:
+        """The sum so far and the batches that it is of, to begin another one with."""
+        return [float(self._total), float(self._batches)]
 
 
 def logged(trainer: pl.Trainer, name: str, hint: str | None = None, key: str = "feedback.monitor") -> float:

@@ -17,6 +17,7 @@ from lrflow.plan import Plan
 from lrflow.plan.scheduler import read_setting
 from lrflow.plan.view import setting_columns
 from lrflow.training.loggers import log_rows
+from lrflow.training.metrics import MeanLoss
 from lrflow.training.monitor import monitors
 
 
@@ -114,8 +115,7 @@ class Signals(Callback):
             names = [name for name in self._plan.names if "d" in groups[carrier[name]]]
             self._columns += [f"{kind}/{name}" for kind in ("lr_estimate", "lr_effective") for name in names]
         self._buffer = torch.zeros(self._every, 2, device=pl_module.device)
-        self._loss = torch.zeros((), device=pl_module.device)
-        self._batches = 0
+        self._loss = MeanLoss(pl_module.device)
         self._rates: list[list[Any]] = []
         self._seconds: list[float] = []
         self._skipped: list[bool] = []
@@ -152,16 +152,12 @@ class Signals(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note the loss; at the end of an accumulation window the step is complete."""
-        if outputs:  # else the training step returned None: Lightning skips the batch
-            self._loss += outputs["loss"]
-            self._batches += 1
+        self._loss.add(outputs)
         if len(self._rates) == self._count:
             return
-        # Lightning hands over each loss divided by the batches of a full window, whatever this one has.
-        self._skipped.append(not self._batches)
-        self._buffer[self._count, 0] = self._loss * trainer.accumulate_grad_batches / max(self._batches, 1)
-        self._loss.zero_()
-        self._batches = 0
+        self._skipped.append(self._loss.skipped)
+        self._buffer[self._count, 0] = self._loss.mean(trainer)
+        self._loss.reset()
         self._count += 1
         now = time.perf_counter()
         self._seconds.append(now - self._clock)
