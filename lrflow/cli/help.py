@@ -24,7 +24,7 @@ TOPICS = {
     "data": "what it is trained on",
     "trainer": "on which devices, how long, how exactly",
     "logger": "where metrics go",
-    "health": "what is watched",
+    "health": "the monitors that watch a run",
     "find": "how task=find finds a learning rate",
     "recipe": "whole jobs; recipe=NAME/VARIANT is a variant, see its README",
     "fast": "whether to make a smoke run of it: fast=true",
