@@ -64,9 +64,10 @@ def check_optimizer(
         hint = f"{traits.saved_by} is the same, saved as tensors"
         yield Problem(f"{key}._target_", message, optimizer.target, hint)
     if traits.nesterov_needs_momentum and optimizer.nesterov:
-        # What the config leaves out, torch's own classes have as the schema does; others may have another default.
-        given = arguments if traits_named(optimizer.target) else defaults(optimizer.target) | arguments
-        if given.get("momentum", 0) == 0 or given.get("dampening", 0) != 0:
+        # The default of a subclass may be another one, and stands in no signature where `**options` are handed on.
+        unsaid = {"momentum": 0} if traits_named(optimizer.target) else defaults(optimizer.target)
+        given = unsaid | arguments
+        if given.get("momentum") == 0 or given.get("dampening", 0) != 0:
             yield Problem(f"{key}.nesterov", "needs momentum above 0 and dampening 0", True)
 
 

@@ -213,6 +213,9 @@ class Lion(pytorch_optimizer.Lion):
 class Heavy(torch.optim.SGD):
     def __init__(self, params, lr=0.1, momentum=0.9, dampening=0.0, nesterov=False, weight_decay=0.0):
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov)
+class Hidden(torch.optim.SGD):
+    def __init__(self, params, lr=0.1, **options):
+        super().__init__(params, lr, momentum=0.9, **options)
 
 def lbfgs(params, lr=1.0): return torch.optim.LBFGS(params, lr)
 """
@@ -287,8 +290,11 @@ class TestASubclass:
         for found in (problems(*overrides, f"{place}._target_={target}") for target in kinds):
             assert [problem.key for problem in found] == ([key] if key else [])
 
-    def test_its_own_defaults_count(self) -> None:
-        assert problems("optimizer=nesterov", "optimizer._target_=theirs_of_traits.Heavy", "~optimizer.momentum") == []
+    @pytest.mark.parametrize("name", ["Heavy", "Hidden"])
+    def test_its_own_defaults_count(self, name: str) -> None:
+        assert (
+            problems("optimizer=nesterov", f"optimizer._target_=theirs_of_traits.{name}", "~optimizer.momentum") == []
+        )
 
     @pytest.mark.parametrize(("name", "reason"), [("AdamW", None), ("SGD", None), ("Lion", "Lion is not one of")])
     def test_it_trains_in_a_population_where_its_step_is_its_parents(self, name: str, reason: str | None) -> None:
