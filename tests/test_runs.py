@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -167,6 +169,31 @@ def test_a_run_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
         pass
     with folder.held():
         pass
+
+
+def test_a_run_id_is_made_once(tmp_path: Path) -> None:
+    first, second = RunFolder.create(tmp_path, "one"), RunFolder.create(tmp_path, "one")
+    made = first.run_id
+    assert re.fullmatch(r"[0-9a-f]{12}", made)
+    assert made != second.run_id
+    moved = first.path.rename(tmp_path / "moved")
+    assert RunFolder(moved).run_id == made, "it does not hang on the folder's name"
+    with pytest.raises(LrflowError), RunFolder(moved).as_before_unless(lambda: False):
+        raise LrflowError("before the first step")
+    assert RunFolder(moved).run_id == made
+    RunFolder(moved).discard()
+    assert not moved.exists(), "of a run that never began nothing is left"
+
+
+@pytest.mark.parametrize(("name", "kept"), [("2026-11-29_mlp-digits", True), ("0", False), ("17", False)])
+def test_a_run_of_the_version_before_keeps_the_id_that_dashboards_know(name: str, kept: bool, tmp_path: Path) -> None:
+    """Unless it is the job of a sweep: every sweep's job of that number had the same one."""
+    folder = RunFolder(tmp_path / name)
+    folder.path.mkdir()
+    folder.config.touch()
+    before = hashlib.sha256(name.encode()).hexdigest()[:12]
+    assert (folder.run_id == before) is kept
+    assert RunFolder(folder.path).run_id == folder.run_id
 
 
 def test_a_plan_needs_no_data_and_is_compared_with_a_run(lrflow: Run, tmp_path: Path) -> None:

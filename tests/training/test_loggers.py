@@ -13,7 +13,10 @@ import pytorch_lightning as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrflow.training.loggers import CSVLogger, build_loggers, drop_rows_from, log_rows
+from lrflow.errors import DivergedError, PrunedError, StoppedError
+from lrflow.outcome import Outcome
+from lrflow.runs import RunFolder
+from lrflow.training.loggers import CSVLogger, build_loggers, close_loggers, drop_rows_from, log_rows
 
 
 @pytest.fixture
@@ -187,3 +190,104 @@ def test_rows_are_dropped_of_the_csv_logger_alone(path: Path) -> None:
 
     drop_rows_from(Trainer(), 1)  # type: ignore[arg-type]
     assert len(read(path)) == 1
+
+
+class Experiment:
+    """What a dashboard's own object was told."""
+
+    def __init__(self) -> None:
+        self.summary: dict[str, Any] = {}
+        self.codes: list[int] = []
+
+    def finish(self, exit_code: int) -> None:
+        self.codes.append(exit_code)
+
+
+class Dashboard(pl.loggers.Logger):
+    """A logger as W&B's: its run begins when its `experiment` is asked for."""
+
+    name, version = "dashboard", ""
+
+    def __init__(self, begun: bool = True) -> None:
+        super().__init__()
+        self._experiment = Experiment() if begun else None
+        self.statuses: list[str] = []
+
+    @property
+    def experiment(self) -> Experiment:
+        self._experiment = self._experiment or Experiment()
+        return self._experiment
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def finalize(self, status: str) -> None:
+        self.statuses.append(status)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "status"),
+    [
+        (Outcome.finished(), 0, "success"),
+        (Outcome.of_error(PrunedError("behind")), 0, "success"),
+        (Outcome.of_error(DivergedError("the loss is nan")), 1, "failed"),
+        (Outcome.of_error(ValueError("oh")), 1, "failed"),
+        (Outcome.of_error(StoppedError("as asked", 143)), 143, "failed"),
+        (Outcome.of_error(KeyboardInterrupt()), 130, "failed"),
+        (Outcome.ended_early("a callback", 3, 9), 3, "failed"),
+    ],
+    ids=lambda value: getattr(value, "status", str(value)),
+)
+def test_every_dashboard_is_told_how_the_run_ended(outcome: Outcome, code: int, status: str) -> None:
+    loggers: list[pl.loggers.Logger] = [first := Dashboard(), second := Dashboard()]
+    close_loggers(loggers, outcome)
+    close_loggers(loggers)  # a second time, as when the folder is left
+    for logger in (first, second):
+        assert logger.experiment.codes == [code]
+        assert logger.experiment.summary == {"status": outcome.status, "reason": outcome.reason}
+        assert logger.statuses == [status]
+
+
+def test_a_run_that_failed_before_it_was_reported_is_reported_and_one_that_never_began_is_not() -> None:
+    failed, refused = Dashboard(begun=False), Dashboard(begun=False)
+    close_loggers([failed], Outcome.of_error(PrunedError("at its first rung")))
+    assert failed.experiment.summary["status"] == "pruned"
+    close_loggers([refused])
+    assert refused._experiment is None
+
+
+def test_a_dashboard_that_cannot_be_reached_hides_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    class Away(Dashboard):
+        def finalize(self, status: str) -> None:
+            raise ConnectionError("no network")
+
+    close_loggers([Away(), other := Dashboard()], Outcome.of_error(ValueError("oh")))
+    assert other.experiment.codes == [1]
+    assert "Away was not told how the run ended: no network" in caplog.text
+
+
+def test_tensorboard_is_told_too(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    loggers = build_loggers({"csv": False, "tensorboard": {}}, tmp_path, "x", {})
+    close_loggers(loggers, Outcome.ended_early("a callback", 3, 9))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["tensors"] == ["outcome/text_summary"]
+    (event,) = events.Tensors("outcome/text_summary")
+    assert event.step == 3
+    assert event.tensor_proto.string_val[0] == b"ended_early ended early after 3 of 9 steps: a callback"
+
+
+def test_weights_and_biases_has_the_id_of_the_run_folder(tmp_path: Path) -> None:
+    def of(folder: Path) -> str:
+        (logger,) = build_loggers({"wandb": {"mode": "offline"}}, folder, "x", {})
+        return str(logger._wandb_init["id"])  # type: ignore[attr-defined]
+
+    first, second = (tmp_path / sweep / "0" for sweep in ("monday", "tuesday"))
+    for folder in (first, second):
+        folder.mkdir(parents=True)
+    assert of(first) == of(first) == RunFolder(first).run_id
+    assert of(first) != of(second), "jobs of the same number in two sweeps are two runs"
