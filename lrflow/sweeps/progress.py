@@ -87,10 +87,10 @@ class Progress:
         )
 
     def _result(self, trial: FrozenTrial) -> str:
-        if trial.state is TrialState.COMPLETE:
-            told = zip(self._settings.objectives, trial.values, strict=True)
-            return "  ".join(f"{each.name} {value:.4g}" for each, value in told)
-        return str(trial.user_attrs.get("error", trial.state.name.lower())).partition("\n")[0]
+        complete = trial.state is TrialState.COMPLETE
+        told = zip(self._settings.objectives, trial.values if complete else (), strict=complete)
+        why = str(trial.user_attrs.get("error", "" if complete else trial.state.name.lower())).partition("\n")[0]
+        return "  ".join([*(f"{each.name} {value:.4g}" for each, value in told), *filter(None, [why])])
 
     def _ranked(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """The trials that ended well, the best by the first objective first."""

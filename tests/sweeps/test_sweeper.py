@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -20,10 +21,12 @@ import pytest
 import yaml
 
 from lrflow.cli import main
-from lrflow.config import Config
+from lrflow.config import Config, save_config
 from lrflow.config.sweep import check_sweeper
-from lrflow.errors import ConfigError, DivergedError, LrflowError, Problem, StoppedError
-from lrflow.outcome import Outcome
+from lrflow.errors import ConfigError, DivergedError, LrflowError, Problem, PrunedError, StoppedError
+from lrflow.outcome import STATUSES, Outcome
+from lrflow.runs import RunFolder
+from lrflow.sweeps.reading import read_sweep
 from lrflow.sweeps.study import JOURNAL, open_storage
 
 LR = "optimizer.lr=interval(1e-4,1)"
@@ -108,6 +111,56 @@ def test_a_failing_job_is_a_failed_trial(objective, sweep_folder, capsys: pytest
     states = [trial.state.name for trial in trials_of(sweep_folder())]
     assert states == ["PRUNED", "FAIL", "PRUNED", "COMPLETE"]  # samplers learn from what diverged
     assert "ValueError: oh" in (sweep_folder() / "1/output.txt").read_text()
+
+
+ENDS = {
+    0: lambda: Outcome.finished({"val/loss": 0.5}),
+    1: lambda: Outcome.ended_early("a time limit", 3, 9, {"val/loss": 0.1}),
+    2: lambda: Outcome.of_error(PrunedError("trial 2 was pruned by asha", {"val/loss": 0.9})),
+    3: lambda: Outcome.of_error(DivergedError("step 3: the loss is nan")),
+    4: lambda: Outcome.of_error(ValueError("oh")),
+    5: lambda: Outcome.ended_early("a dead loader", 0, 9),
+}
+"""How the run of each seed ends; the one that ended early would be the best."""
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+def test_every_end_is_shown_as_what_it_is(
+    ranked: bool, objective, sweep_folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: Config) -> float:
+        save_config(config, RunFolder(config.run_folder).config)
+        outcome = ENDS[config.seed]()
+        RunFolder(config.run_folder).write_summary(outcome.summary())
+        return outcome.check().metrics["val/loss"]
+
+    objective(run)
+    words = ["seed=0,1,2,3,4,5", "sweep.sampler=grid", f"sweep.rank_ended_early={str(ranked).lower()}"]
+    assert main(["-m", *words]) == 1
+    folder, out = sweep_folder(), capsys.readouterr().out
+    wanted = ["finished", "ended_early", "pruned", "diverged", "failed", "ended_early"]
+    trials = trials_of(folder)
+    assert [trial.user_attrs["status"] for trial in trials] == wanted
+    assert [trial.state.name for trial in trials] == [
+        "COMPLETE", "COMPLETE" if ranked else "FAIL", "PRUNED", "PRUNED", "FAIL", "FAIL",
+    ]  # fmt: skip
+    with (folder / "sweep.csv").open(newline="") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["done", *wanted[1:]]
+    table = out.rpartition("sweep of 6 jobs")[2]
+    rows = [line.split() for line in table.splitlines() if line.strip()[:1].isdigit()][:6]
+    assert [next(word for word in row if word in STATUSES) for row in rows] == wanted
+    assert "1 of 6 jobs failed: 4\n1 of 6 jobs diverged: 3\n2 of 6 jobs ended early: 1, 5\n" in out
+    assert "ended early after 3 of 9 steps: a time limit" in out, "as it goes"
+    for asked, best in ((None, 1 if ranked else 0), (False, 0), (True, 1)):
+        found = read_sweep(folder, rank_ended_early=asked).best
+        assert found is not None
+        assert found.number == best
+
+
+@pytest.mark.parametrize(("seeds", "code"), [("0,2", 0), ("0,1", 3), ("1,3", 1)])
+def test_the_exit_code_of_a_sweep(seeds: str, code: int, objective) -> None:
+    objective(lambda config: ENDS[config.seed]().check().metrics["val/loss"])
+    assert main(["-m", f"seed={seeds}", "sweep.sampler=grid"]) == code
 
 
 def test_a_metric_that_no_run_has_ends_the_sweep(objective, capsys: pytest.CaptureFixture[str]) -> None:
