@@ -53,7 +53,9 @@ class _Facts:
     lowest: float = math.inf  # after the warmup
     lowest_at: int = 0
     finite: bool = True
+    last: float = math.nan  # at the last step
     end: float = math.nan  # at the step after the last, where a landing curve meets its floor
+    told: str = ""  # the warmup as it was declared, where it is less than a step
     declared: int = 0  # jumps inside the run
     frozen: int = 0  # steps before its groups train
     jump: tuple[int, float, float] | None = None  # first undeclared jump: step, from, to
@@ -121,10 +123,9 @@ def _floor_met(facts: _Facts) -> tuple[bool, str]:
     floor = f"the floor of {_percent(facts.floor)}"
     if not facts.lowest >= facts.floor - ROUNDING:  # said so that NaN fails
         return False, f"falls to {_percent(facts.lowest)} at step {facts.lowest_at:,}, under {floor}"
-    ends = f"ends at {_percent(facts.end)} of the peak"
     if facts.lands and not abs(facts.end - facts.floor) <= ROUNDING:
-        return False, f"{ends}, not at {floor}"
-    return True, f"{ends}, floor {_percent(facts.floor)}"
+        return False, f"ends at {_percent(facts.end)} of the peak, not at {floor}"
+    return True, f"last step at {_percent(facts.last)} of the peak, floor {_percent(facts.floor)}"
 
 
 def _no_jump(facts: _Facts) -> tuple[bool, str]:
@@ -140,7 +141,7 @@ def _percent(multiplier: float) -> str:
 
 def _warmup(facts: _Facts, horizon: Horizon) -> tuple[bool, str]:
     warmup = facts.warmup - facts.frozen
-    told = f"{warmup:,} of {horizon.steps:,} steps" if warmup else "no warmup"
+    told = f"{warmup:,} of {horizon.steps:,} steps" if warmup else f"no warmup{facts.told}"
     return facts.warmup < horizon.steps, f"{told} from step {facts.frozen:,}" if warmup and facts.frozen else told
 
 
@@ -201,7 +202,9 @@ def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
     around = np.linspace(max(facts.highest_at - 1, 0), min(facts.highest_at + 1, horizon.steps - 1), 1025)
     # A group that joins a schedule late may find its peak gone by; that the schedule has one is seen without it.
     facts.summit = _walk(unfrozen, horizon).summit if facts.frozen else float(schedule(around, horizon).max())
-    facts.end = float(schedule(horizon.steps, horizon))
+    facts.last, facts.end = (float(value) for value in schedule([horizon.steps - 1, horizon.steps], horizon))
+    if isinstance(unfrozen, Schedule) and unfrozen.warmup.value and not phase.start:
+        facts.told = f": {unfrozen.warmup} of {counted(horizon.steps, 'step')} is less than one"
     return facts
 
 

@@ -50,7 +50,7 @@ def _head(plan: Plan) -> Grid:
     schedules: dict[str, list[str]] = {}
     for curve, columns in plan.curves:
         # Where many groups are unfrozen one by one, the table of the groups says from which step on each trains.
-        words = describe(curve if len(plan.curves) <= FEW else curve.unfrozen())
+        words = describe(curve if len(plan.curves) <= FEW else curve.unfrozen(), plan.horizon)
         schedules.setdefault(words, []).extend(plan.names[column] for column in columns)
     for words, names in schedules.items():
         table.row(Text("schedule", "bold"), words + (f" ({joined(names)})" if len(schedules) > 1 else ""))

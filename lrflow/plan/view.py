@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from lrflow.schedules import Continued, Curve, Schedule, Unfreezing
+from lrflow.schedules import Continued, Curve, Duration, Horizon, Schedule, Unfreezing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,8 +125,14 @@ def joined(names: Sequence[str], count: int = 4) -> str:
 _SHOWN = 4  # entries of a list in a description
 
 
-def describe(schedule: Curve) -> str:
-    """The schedule in a few words, as it was declared: `cosine, warmup 5%, floor 0.1`."""
+def describe(schedule: Curve, horizon: Horizon | None = None) -> str:
+    """The schedule in a few words, as it was declared: `cosine, warmup 5%, floor 0.1`.
+
+    Args:
+        schedule: what to describe.
+        horizon: of the run, in which a declared warmup or cooldown may be less than a step, which is said; None: of
+            any run.
+    """
     if isinstance(schedule, Continued):
         return f"{describe(schedule.schedule)}; from step {schedule.at:,}: {schedule.how}"
     if isinstance(schedule, Unfreezing):
@@ -134,6 +140,10 @@ def describe(schedule: Curve) -> str:
         return f"frozen for {schedule.at}{warmup}, then {describe(schedule.schedule)}"
     if isinstance(schedule, Schedule):
         spec = schedule.spec()
+        for name in ("warmup", "cooldown"):
+            duration: Duration = getattr(schedule, name)
+            if horizon is not None and duration.value and not duration.steps(horizon) and name in spec:
+                spec[name] = f"{spec[name]} (less than a step)"
         return ", ".join(_words(spec.pop("shape")) + _words(spec)[1:])
     return ", ".join(_words(schedule.spec()))
 
@@ -199,7 +209,8 @@ def length(plan: Plan) -> str:
     horizon = plan.horizon
     words = counted(horizon.steps, "step")
     if horizon.steps_per_epoch:
-        words += f", {horizon.epochs:.4g} epochs of {horizon.steps_per_epoch:,}"
+        epochs = f"{horizon.epochs:.4g}"
+        words += f", {epochs} epoch{'' if epochs == '1' else 's'} of {horizon.steps_per_epoch:,}"
     if horizon.samples_per_step and (plan.in_samples or not horizon.steps_per_epoch):
         words += f", {horizon.steps * horizon.samples_per_step:,.0f} samples"
     return words

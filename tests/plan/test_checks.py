@@ -89,6 +89,13 @@ class TestFloor:
         assert failed(plan) == {"floor met"}
         assert detail(plan, "floor met") == "a: ends at 20% of the peak, not at the floor of 0%"
 
+    def test_what_is_told_is_the_last_row_of_the_table(self, plan_of):
+        """A landing curve meets its floor a step after the last one."""
+        plan = plan_of(Schedule(Cosine()), Horizon(2))
+        assert failed(plan) == set()
+        assert detail(plan, "floor met") == "last step at 50% of the peak, floor 0%"
+        assert plan.lr(1) == pytest.approx(0.5 * plan.lr(0))
+
     def test_the_warmup_may_start_under_it(self, plan_of, horizon):
         assert failed(plan_of(Schedule(Cosine(), warmup=20, floor=0.5), horizon)) == set()
 
@@ -171,3 +178,11 @@ def test_only_the_groups_at_fault_are_named(group, custom, horizon):
     low = custom(lambda steps, horizon: np.full_like(steps, 0.5))
     plan = Plan((group("good", 0.1, Schedule(Constant())), group("low", 0.1, low)), horizon)
     assert detail(plan, "peak reached") == "low: the highest is 50% of the peak, at step 0"
+
+
+@pytest.mark.parametrize(
+    ("warmup", "told"),
+    [("5%", "no warmup: 5% of 8 steps is less than one"), ("0%", "no warmup"), ("10%", "1 of 8 steps")],
+)
+def test_a_warmup_of_less_than_a_step_is_none(plan_of, warmup, told):
+    assert detail(plan_of(Schedule(Cosine(), warmup=warmup), Horizon(8)), "warmup shorter than the run") == told

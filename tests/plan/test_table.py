@@ -41,6 +41,12 @@ def test_it_says_the_run_and_the_schedule(plan):
     assert plan.fingerprint[:12] in printed(plan)
 
 
+def test_one_epoch_and_a_warmup_that_the_run_is_too_short_for(group):
+    text = printed(Plan((group("a", 3e-3, Schedule(Cosine(), warmup="5%")),), Horizon(8, 8)))
+    assert "8 steps, 1 epoch of 8" in text
+    assert "cosine, warmup 5% (less than a step)" in text
+
+
 def test_it_lists_every_group(plan):
     found = rows(printed(plan))
     assert ["no_decay", "8", "1,546", "1x", "0.003", "0"] in found
