@@ -21,7 +21,7 @@ from lrflow.config.routes import check_routes
 from lrflow.config.scaling import check_scaling
 from lrflow.config.schema import Data, Model, Optimizer, Rules, Schedule
 from lrflow.config.settings import Health, Train
-from lrflow.config.spelling import closest
+from lrflow.config.spelling import answered, closest
 from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
 from lrflow.errors import ConfigError, Problem
 from lrflow.schedules import Curve, Horizon, Shape
@@ -122,7 +122,7 @@ def check_schedule(
     try:
         curve = schedule.curve(key)
     except ConfigError as error:
-        return error.problems
+        return [answered(problem) for problem in error.problems]
     lacking = check_also(curve, key, optimizer, decays) if optimizer else []
     given = schedule.plain().get("also") or {}
     lacking = [replace(p, value=given.get(p.key.rpartition(".")[2], ...)) if p.value is ... else p for p in lacking]

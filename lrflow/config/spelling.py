@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from lrflow.config import schema, settings
 from lrflow.config.config import Config
+from lrflow.config.files import split
 from lrflow.config.interpolation import leaves
 from lrflow.errors import Problem
 
@@ -35,27 +37,30 @@ SYNONYMS = {
 }
 """Names of other frameworks, and what lrflow calls it."""
 
-SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
-    "": (Config,),
-    "optimizer": (schema.Optimizer,),
-    "schedule": (schema.Schedule,),
-    "feedback": (schema.Feedback,),
-    "trainer": (settings.Trainer,),
-    "trainer.checkpoint": (settings.Checkpoint,),
-    "data": (schema.Data,),
-    "model": (schema.Model,),
-    "logger": (settings.Logger,),
-    "logger.wandb": (settings.Wandb,),
-    "scaling": (settings.Scaling,),
-    "health": (settings.Health,),
-    "health.nonfinite": (settings.NonFinite,),
-    "health.sharpness": (settings.Sharpness,),
-    "sharpness": (settings.Probing,),
-    "resume": (settings.Resume,),
-    "horizon": (settings.HorizonOverride,),
-    "find": (settings.RangeFind, settings.StabilityFind),
-    "task": (settings.Train, settings.PlanTask, settings.FindTask, settings.Evaluate),
+ANSWERS = {
+    r"trainer\.min_(epochs|steps)": "a run makes all the steps of its plan: trainer.max_{0} is how many",
+    r"(?:.*\.)?logger\.wandb\.(?:run_)?name|logger\.name|trainer\.name": "name=... names the run, on dashboards too",
+    r"tags|logger\.tags": "did you mean logger.wandb.tags? It needs logger=wandb",
+    r"(.*schedule)\.warmup_(?:ratio|fraction|pct)": "a warmup may be a share of the run: {0}.warmup={share}",
+    r"(.*schedule)\.warmup_epochs": "a duration may be in epochs: {0}.warmup='{value} epochs'",
+    r"(?:trainer\.)?callbacks": "what watches a run is a monitor: health.NAME._target_=my_pkg.Watch trust=my_pkg",
 }
+"""Keys of other frameworks that have no counterpart of a similar name, and what to do instead."""
+
+
+def answer(key: str, value: Any) -> str | None:
+    """What to write in the place of a key that is known from other frameworks; None: it is not known."""
+    for pattern, text in ANSWERS.items():
+        if found := re.fullmatch(pattern, key):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            share = f"{100 * value:g}%" if number and 0 < value < 1 else "10%"
+            return text.format(*found.groups(), share=share, value=f"{value:g}" if number else 3)
+    return None
+
+
+def answered(problem: Problem) -> Problem:
+    """A problem with the answer for its key, where there is one, in the place of its hint."""
+    return replace(problem, hint=answer(problem.key, problem.value) or problem.hint)
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
@@ -84,7 +89,9 @@ def unknown_key(key: str, value: Any, content: dict[str, Any]) -> Problem:
         return Problem(key, "there are no keys of this group", hint="a recipe starts with the line # @package _global_")
     if parent == "feedback" and "_target_" not in content.get(parent, {}):
         return Problem(key, "there is no feedback to give it to", value, "choose one: feedback=plateau, for example")
-    sections = _sections(parent)
+    if hint := answer(key, value):
+        return Problem(key, "there is no such key" if parent else "there is no such group or key", value, hint)
+    sections = sections_at(parent)
     known = list(dict.fromkeys(other for section in sections for other in names_of(section) if other != name))
     message = "there is no such key" if parent else "there is no such group or key"
     if close := closest(name, known):
@@ -101,10 +108,38 @@ def names_of(section: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-def _sections(parent: str) -> tuple[type[BaseModel], ...]:
-    if re.search(r"schedule\.also\.\w+$", parent):
-        return (schema.AlsoSetting,)
-    return (schema.Rule,) if parent.endswith("]") else SECTIONS.get(parent, ())
+def sections_at(key: str) -> list[type[BaseModel]]:
+    """The schemas of what may stand at a key, `layers.rules[0].schedule`; empty: no section does."""
+    annotations: list[Any] = [Config]
+    for part in split(key):
+        annotations = [below for annotation in annotations for below in _below(annotation, part)]
+    return [kind for annotation in annotations for kind in _kinds(annotation) if _is_section(kind)]
+
+
+def _below(annotation: Any, part: str | int) -> Iterator[Any]:
+    """What a schema, a list or a mapping has at one part of a key."""
+    for kind in _kinds(annotation):
+        if _is_section(kind):
+            for name, field in kind.model_fields.items():
+                if part == (field.alias or name):
+                    yield field.annotation
+        elif get_origin(kind) in (list, dict):
+            yield get_args(kind)[-1]
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types of which a value may be one: the members of unions, without what `Annotated` adds."""
+    if get_origin(annotation) is Annotated:
+        yield from _kinds(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _kinds(member)
+    else:
+        yield annotation
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _elsewhere(unknown: str, content: dict[str, Any]) -> str | None:
