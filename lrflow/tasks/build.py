@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
-from lrflow.config import Config, instantiate, locate, redact
+from lrflow.config import Config, declared_horizon, instantiate, locate, redact
 from lrflow.config.combinations import check_optimizer
 from lrflow.config.curvature import unread_keys
 from lrflow.config.feedback import doubts
@@ -34,6 +34,7 @@ from lrflow.optimizers import Routed, build_optimizer, check_groups, check_membe
 from lrflow.plan import Plan
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Curve
+from lrflow.tasks.length import count_horizon
 from lrflow.tasks.widths import mup_rules
 from lrflow.training import Supervised, planned_module
 from lrflow.training.advice import advise
@@ -83,7 +84,8 @@ def build_module(
     """
     module = _make_module(config)
     if is_made_later(module):
-        complete(module, trainer or _stand_in(config), data or load_data(config), stage)
+        data = data or load_data(config)
+        complete(module, trainer or _stand_in(config, data), data, stage)
     network = planned_module(module)
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -108,12 +110,13 @@ def load_data(config: Config) -> pl.LightningDataModule:
     return data
 
 
-def _stand_in(config: Config) -> pl.Trainer:
+def _stand_in(config: Config, data: pl.LightningDataModule) -> pl.Trainer:
     """A trainer for hooks that ask for one where nothing is trained."""
-    ends = config.trainer
-    options = {"max_epochs": ends.max_epochs or -1, "max_steps": ends.max_steps or -1}
-    options |= {name: getattr(ends, name) for name in ("accumulate_grad_batches", "precision")}
-    return build_trainer({"accelerator": "cpu", "devices": 1, **options}, Path(config.output), [], ends.log_every)
+    options = {name: getattr(config.trainer, name) for name in ("accumulate_grad_batches", "precision")}
+    options |= {"accelerator": "cpu", "devices": 1}
+    trainer = build_trainer(options, Path(config.output), [], config.trainer.log_every)
+    trainer.run_for(declared_horizon(config) or count_horizon(config, data, config.trainer.processes or 1))
+    return trainer
 
 
 def _make_module(config: Config) -> pl.LightningModule:
