@@ -86,7 +86,7 @@ class Sweep:
         sign: 1 where less is better, -1 where more is.
     """
 
-    def __init__(self, rates: Floats, sign: int = 1) -> None:
+    def __init__(self, rates: Floats, sign: float = 1) -> None:
         self._rates, self._sign = rates, sign
         self._found: list[float] = []
         self._ended = False

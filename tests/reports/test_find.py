@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lrflow.plan.picture import COLOURS, GREY
 from lrflow.reports.find import write_find_page
 from lrflow.tuning.confirm import Confirmed
 from lrflow.tuning.range_test import RangeTest
@@ -52,3 +54,73 @@ def test_the_page_of_a_folder(folder: Path) -> None:
     assert crosses["x"] == [0.08]
     assert answer["x"] == [0.021, 0.021]
     assert "it &lt;may&gt; be higher" in text
+
+
+def rows(page: str, heading: str) -> tuple[list[str], list[list[str]], list[bool]]:
+    """The headings of a table, the keys of its cells by row, and whether a row stands out."""
+    found = re.search(rf"<h2>{heading}</h2>.*?<table>(.*?)<tbody>(.*?)</table>", page, re.DOTALL)
+    assert found
+    lines = re.findall(r"<tr(.*?)>(.*?)</tr>", found.group(2), re.DOTALL)
+    names = re.findall(r'<button type="button">(.*?)</button>', found.group(1))
+    return names, [re.findall(r'data-key="(.*?)"', line) for _, line in lines], ["strong" in kind for kind, _ in lines]
+
+
+def test_the_tables_have_each_value_in_its_column(folder: Path) -> None:
+    page = write_find_page(folder).read_text()
+    reading = Record.read(folder).reading
+    names, lines, strong = rows(page, "Rules")
+    assert names == ["rule", "LR", "times halfway", "what it is"]
+    assert [line[0] for line in lines] == list(reading.marks)
+    assert [float(line[1]) for line in lines] == pytest.approx(list(reading.marks.values()))
+    assert [float(line[2]) for line in lines] == pytest.approx([lr / reading.lr for lr in reading.marks.values()])
+    assert {line[0]: line[3] for line in lines}["steepest"] == "where it falls fastest"
+    assert strong == [True] + [False] * (len(lines) - 1)
+    assert lines[0][0] == "halfway"
+    names, lines, _ = rows(page, "What they ended at")
+    assert names == ["LR", "loss"]
+    assert lines == [["0.01", "1.0"], ["0.02", "0.5"], ["0.04", "0.7"], ["0.08", "diverged"]]
+
+
+def test_the_answer_has_one_colour_in_both_figures_and_no_other_mark_has_it(folder: Path) -> None:
+    page = write_find_page(folder).read_text()
+    sweeps, short = (json.loads(found) for found in re.findall(r'json" id="figure-\d">(.*?)</script>', page))
+    colours = {trace["name"].split()[0]: trace["line"]["color"] for trace in sweeps["data"]}
+    assert colours["LR"] == short["data"][-1]["line"]["color"] == COLOURS[2]
+    assert sweeps["layout"]["shapes"][0]["fillcolor"] == short["layout"]["shapes"][0]["fillcolor"] == COLOURS[2]
+    assert list(colours.values()).count(COLOURS[2]) == 1
+    assert (colours["mean"], colours["sweeps"], colours["diverges"], colours["configured"]) == (
+        COLOURS[0],
+        GREY,
+        GREY,
+        GREY,
+    )
+    rules = [colours[name] for name in ("steepest", "tenth", "valley", "slide")]
+    assert len({*rules, COLOURS[0], COLOURS[2]}) == 6
+    runs, crosses, _ = short["data"]
+    assert (runs["line"]["color"], crosses["marker"]["color"], crosses["marker"]["symbol"]) == (
+        COLOURS[0],
+        COLOURS[1],
+        "x",
+    )
+    assert crosses["y"] == [1.0]  # at the worst of those that ended
+
+
+def test_the_sweeps_are_drawn_as_they_were_measured(folder: Path) -> None:
+    page = write_find_page(folder).read_text()
+    record = Record.read(folder)
+    sweeps = json.loads(re.findall(r'json" id="figure-1">(.*?)</script>', page)[0])["data"]
+    for drawn, losses in zip(sweeps[:3], record.test.losses, strict=True):
+        assert drawn["x"] == pytest.approx(record.test.rates[:72].tolist())
+        assert drawn["y"] == pytest.approx(losses[:72].tolist())
+    facts = dict(re.findall(r'<div class="name">(.*?)</div><div class="value">(.*?)</div>', page))
+    assert float(facts["learning rate"]) == pytest.approx(0.021)
+    assert float(facts["configured"]) == pytest.approx(0.1)
+    assert float(facts["diverges at"]) == pytest.approx(record.reading.ceiling, rel=0.01)
+
+
+def test_crosses_stand_at_the_worst_where_more_is_better(folder: Path) -> None:
+    record = replace(Record.read(folder), monitor="val_acc", mode="max")
+    record.write(folder)
+    page = write_find_page(folder).read_text()
+    crosses = json.loads(re.findall(r'json" id="figure-2">(.*?)</script>', page)[0])["data"][1]
+    assert crosses["y"] == [0.5]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lrflow.config import compose, save_config
+from lrflow.cli import main
+from lrflow.config import Config, compose, save_config
+from lrflow.metric import Metric
 from lrflow.runs import RunFolder
 from lrflow.sweeps.best import write_recipe
 from lrflow.sweeps.reading import read_sweep
@@ -80,3 +82,33 @@ def test_another_option_on_top_of_the_recipe(swept) -> None:
     write_recipe(sweep, sweep.trials[0])
     again = compose(["recipe=best", "layers=no_decay", "optimizer=sgd"], config_dir=folder)
     assert (again.optimizer.target, str(again.schedule.plain()["warmup"])) == ("torch.optim.SGD", "3%")
+
+
+@pytest.mark.parametrize(
+    ("metric", "given", "results", "best"),
+    [
+        ("val/loss", [], (0.9, 0.2, 0.5), 1),
+        ("val/loss", [], (0.1, 0.2, 0.5), 0),
+        ("val_acc", [], (0.3, 0.8, 0.5), 1),  # by its name
+        ("val/thing", ["trainer.checkpoint.mode=max"], (0.3, 0.8, 0.5), 1),
+        ("val_acc", ["trainer.checkpoint.mode=min"], (0.3, 0.1, 0.5), 1),
+        ("val/thing", ["sweep.mode=max", "hydra/sweeper=lrflow", "sweep.sampler=grid"], (0.3, 0.8, 0.5), 1),
+    ],
+)  # fmt: skip
+def test_the_recipe_is_that_of_the_best_trial(
+    metric: str, given: list[str], results: Sequence[float], best: int, objective, here: Path, sweep_folder
+) -> None:
+    rates = [0.1, 0.2, 0.3]
+
+    def result(config: Config) -> dict[str, float]:
+        save_config(config, config.run_folder / "config.yaml")
+        return {metric: results[rates.index(config.optimizer.lr)], "val/other": 1.0}
+
+    ran = objective(result)
+    assert main(["-m", "optimizer.lr=0.1,0.2,0.3", f"trainer.checkpoint.monitor={metric}", *given]) == 0
+    recipe = sweep_folder() / "recipe" / "best.yaml"
+    assert f"Trial {best} of a sweep: finished, {metric} {results[best]:.4g}" in recipe.read_text()
+    again = compose(["recipe=best"], config_dir=sweep_folder())
+    assert again.optimizer.lr == rates[best]
+    assert again.trainer.checkpoint.mode == ran[best].trainer.checkpoint.mode  # also where only the sweep had given it
+    assert read_sweep(sweep_folder()).objectives == (Metric.parse(metric, again.trainer.checkpoint.mode),)

@@ -22,9 +22,13 @@ def test_the_rungs_lead_up_to_the_whole_run() -> None:
 CURVES = [[1.0, 0.8, 0.6, 0.4], [1.1, 0.9, 0.7, 0.5], [1.2, 1.0, 0.8, 0.6], [3.0, 2.9, 2.8, 2.7]]
 
 
-def lengths(path: Path, pruner: str, settings: Pruning, curves: list[list[float]]) -> list[int]:
+def lengths(
+    path: Path, pruner: str, settings: Pruning, curves: list[list[float]], direction: str = "minimize"
+) -> list[int]:
     """How many reports each trial makes, where each report comes from a job that shares nothing but the journal."""
-    study = optuna.create_study(storage=open_storage(str(path)), study_name="s", pruner=make_pruner(pruner, settings))
+    study = optuna.create_study(
+        storage=open_storage(str(path)), study_name="s", pruner=make_pruner(pruner, settings), direction=direction
+    )
     made = []
     for curve in curves:
         trial = study.ask()
@@ -50,6 +54,34 @@ def lengths(path: Path, pruner: str, settings: Pruning, curves: list[list[float]
 )
 def test_a_pruner_gives_up_what_is_behind(pruner: str, settings: Pruning, expected: list[int], tmp_path: Path) -> None:
     assert lengths(tmp_path / JOURNAL, pruner, settings, CURVES) == expected
+
+
+@pytest.mark.parametrize(
+    ("pruner", "settings", "expected"),
+    [
+        ("median", Pruning(startup=2), [4, 4, 4, 1, 1]),
+        ("asha", Pruning(first=0.25, reduction=2), [4, 4, 4, 1, 1]),
+        ("patience", Pruning(patience=1), [4, 4, 4, 4, 4]),
+    ],
+)
+def test_a_pruner_gives_up_what_has_less_where_more_is_better(
+    pruner: str, settings: Pruning, expected: list[int], tmp_path: Path
+) -> None:
+    curves = [
+        [0.1, 0.2, 0.3, 0.4],
+        [0.2, 0.3, 0.4, 0.5],
+        [0.6, 0.7, 0.8, 0.9],
+        [0.05, 0.9, 0.9, 0.9],
+        [0.15, 0.9, 0.9, 0.9],
+    ]
+    assert lengths(tmp_path / JOURNAL, pruner, settings, curves, "maximize") == expected
+
+
+def test_patience_ends_what_no_longer_rises(tmp_path: Path) -> None:
+    curve = [0.1, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1]
+    assert lengths(tmp_path / JOURNAL, "patience", Pruning(patience=1), [curve], "maximize")[0] < 8
+    rising = [0.1 * step for step in range(1, 9)]
+    assert lengths(tmp_path / "other", "patience", Pruning(patience=1), [rising], "maximize") == [8]
 
 
 @pytest.mark.parametrize("pruner", ["hyperband", "wilcoxon"])
@@ -91,6 +123,17 @@ def test_a_run_that_is_behind_is_pruned_and_its_folder_says_so(here: Path, capsy
     with (here / "swept/sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert (rows[1]["status"], rows[1]["val/loss"]) == ("pruned", str(last))
+
+
+def test_the_run_that_has_more_goes_on_where_more_is_better(here: Path) -> None:
+    """By a metric that says so by its name: the sweep is judged by what the checkpoints are."""
+    words = ["-m", "optimizer.lr=1e-2,1e-6", "sweep.pruner=asha", "hydra.sweep.dir=swept", *SHORT]
+    assert main([*words, "trainer.checkpoint.monitor=val/accuracy"]) == 0
+    first, second = (json.loads((here / f"swept/{number}/summary.json").read_text()) for number in (0, 1))
+    assert (first["status"], second["status"]) == ("finished", "pruned")
+    assert "pruned by asha: val/accuracy" in second["error"]
+    assert second["metrics"]["val/accuracy"] < first["metrics"]["val/accuracy"]
+    assert "Trial 0 of a sweep" in (here / "swept/recipe/best.yaml").read_text()
 
 
 def test_annealed_rungs_are_whole_runs_and_leave_the_run_as_it_is(here: Path) -> None:
