@@ -178,7 +178,9 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
             config.trainer.compile,
         ).run()
         seconds = time.monotonic() - started
-        return {number: _conclude(*run, seconds, len(begun)) for number, *run in begun}
+        return {
+            number: _conclude(folder, member, loggers, seconds, len(begun)) for number, folder, member, loggers in begun
+        }
 
 
 @contextmanager
@@ -194,7 +196,12 @@ def _discarded(folder: RunFolder) -> Iterator[None]:
 
 def _conclude(folder: RunFolder, member: Member, loggers: list[Logger], seconds: float, size: int) -> Outcome:
     """Record how a member's run ended; its time is its share of the population's."""
-    facts = {"steps": member.steps, "planned": member.plan.horizon.steps, "folder": folder.path, "seconds": seconds}
+    facts: dict[str, Any] = {
+        "steps": member.steps,
+        "planned": member.plan.horizon.steps,
+        "folder": folder.path,
+        "seconds": seconds,
+    }
     ended = Outcome.finished(member.metrics, **facts)
     if member.error is not None:
         ended = Outcome.of_error(member.error, **facts)
