@@ -13,6 +13,9 @@ Mode = Literal["min", "max"]
 LOSS = "val/loss"
 """What a run is judged by where nobody says another metric."""
 
+TRAIN_LOSS = "train/loss"
+"""The training loss, which Lightning hands over without its being logged."""
+
 MORE_IS_BETTER = frozenset({
     "acc", "accuracy", "ap", "auc", "aucpr", "auprc", "aupr", "auroc", "bleu", "chrf", "cider", "correlation", "dice",
     "elbo", "f1", "f1score", "f2", "fps", "hit", "hits", "iou", "jaccard", "kappa", "likelihood", "map", "match", "mcc",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lrflow.config.settings import RangeFind
 from lrflow.errors import ConfigError, Problem
-from lrflow.metric import is_validation
+from lrflow.metric import TRAIN_LOSS, is_validation
 from lrflow.schedules import Duration, Horizon
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ FEWEST_READINGS = 40
 """Of a sweep: with fewer there is no curve to read."""
 FEWEST_RUNS = 3
 """Of `find.confirm`."""
-LOSS = "train/loss"
 
 
 def check_find(config: Config, horizon: Horizon | None) -> list[Problem]:
@@ -80,7 +79,7 @@ def reading_interval(find: RangeFind) -> Duration:
     """How often a sweep reads what it monitors: as `find.every` says, or as the metric comes."""
     if find.every is not None:
         return find.every
-    if find.monitor == LOSS:
+    if find.monitor == TRAIN_LOSS:
         return Duration(1, "steps")
     return Duration(5, "steps") if is_validation(find.monitor) else Duration(1, "epochs")
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 from lrflow.config import fields as f
-from lrflow.schedules import Curve
-from lrflow.schedules.durations import Duration
+from lrflow.layers.rules import SELECTS
+from lrflow.schedules import Curve, Duration
+from lrflow.schedules.ramps import COOLDOWNS, WARMUPS
 
 
 class Section(BaseModel):
@@ -95,10 +96,6 @@ class Optimizer(Node):
     """Other optimizers by name, to which layer rules send parameters with `route`."""
 
 
-WARMUPS = ("linear", "cosine", "exponential", "constant")
-COOLDOWNS = ("linear", "cosine", "1-sqrt", "1-square", "power", "exponential")
-
-
 class AlsoSetting(Section):
     """One entry of `schedule.also`: a setting that moves, and what moves it; see `lrflow.schedules.Also`."""
 
@@ -162,9 +159,6 @@ class Schedule(Node):
 
             self._curve = Curve.from_spec(self.node(), key, locate)
         return self._curve
-
-
-SELECTS = ("bias", "norm", "embedding", "matrix")  # as lrflow.layers has them, which takes torch to import
 
 
 class Rule(Section):

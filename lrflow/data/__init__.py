@@ -1,8 +1,26 @@
 """Data modules, and an order of the data that a resumed run can take up anywhere."""
 
-from lrflow.data.digits import Digits
-from lrflow.data.fashion_mnist import FashionMNIST
-from lrflow.data.module import DataModule, Examples
-from lrflow.data.order import ShardedBatches, is_ordered, ordered
+from typing import TYPE_CHECKING
+
+from lrflow.lazy import lazily
+
+if TYPE_CHECKING:
+    from lrflow.data.digits import Digits
+    from lrflow.data.fashion_mnist import FashionMNIST
+    from lrflow.data.module import DataModule, Examples
+    from lrflow.data.order import ShardedBatches, is_ordered, ordered
 
 __all__ = ["DataModule", "Digits", "Examples", "FashionMNIST", "ShardedBatches", "is_ordered", "ordered"]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "DataModule": "module",
+        "Digits": "digits",
+        "Examples": "module",
+        "FashionMNIST": "fashion_mnist",
+        "ShardedBatches": "order",
+        "is_ordered": "order",
+        "ordered": "order",
+    },
+)

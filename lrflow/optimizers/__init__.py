@@ -1,7 +1,8 @@
 """Optimizers built from groups of parameters. Each part is imported when it is first used: traits need no torch."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lrflow.lazy import lazily
 
 if TYPE_CHECKING:
     from lrflow.optimizers.asgd import ASGD
@@ -14,13 +15,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ASGD", "Muon", "Routed", "Traits", "build_optimizer", "check_groups", "check_members", "fit_closure", "traits_of",
 ]  # fmt: skip
-_MODULES = {
+
+__getattr__ = lazily(__name__, {
     "ASGD": "asgd", "Muon": "muon", "Routed": "routed", "Traits": "traits", "build_optimizer": "build",
     "check_groups": "build", "check_members": "routed", "fit_closure": "closures", "traits_of": "traits",
-}  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+})  # fmt: skip

@@ -15,9 +15,10 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from lrflow.errors import LrflowError
 from lrflow.feedback import Feedback, MetricFeedback, StepFeedback
 from lrflow.feedback.feedback import wide
+from lrflow.metric import TRAIN_LOSS
 from lrflow.plan import PlanScheduler
 from lrflow.schedules import Horizon
-from lrflow.training.metrics import LOSS, MeanLoss, ReadingTimes, logged
+from lrflow.training.metrics import MeanLoss, ReadingTimes, logged
 
 log = logging.getLogger("lrflow")
 
@@ -154,7 +155,7 @@ class BetweenSteps(FeedbackLoop):
         """Begin to count, and to gather."""
         super().on_train_start(trainer, pl_module)
         self._times = ReadingTimes(self.feedback.interval(self._horizon), trainer.global_step)
-        self._gathers = self.feedback.monitor == LOSS
+        self._gathers = self.feedback.monitor == TRAIN_LOSS
         total, batches = [0.0, 0] if self._saved_sums is None else _share(self._saved_sums, trainer)
         self._loss = MeanLoss(pl_module.device, wide(pl_module.device), total, int(batches))
 

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from lrflow.errors import LrflowError, Problem, did_you_mean
-from lrflow.metric import is_validation
-
-LOSS = "train/loss"
-"""The training loss, which Lightning hands over without its being logged."""
+from lrflow.metric import TRAIN_LOSS, is_validation
 
 
 class MeanLoss:
@@ -82,7 +79,7 @@ def logged(trainer: pl.Trainer, name: str, hint: str | None = None, key: str = "
     found = trainer.callback_metrics.get(name)
     value: float | None = trainer.strategy.broadcast(None if found is None else float(found))
     if value is None:
-        known = sorted({*trainer.callback_metrics, LOSS})
+        known = sorted({*trainer.callback_metrics, TRAIN_LOSS})
         hint = "\n    ".join(filter(None, (did_you_mean(name, known), hint)))
         message = f"there is no such metric at step {trainer.global_step}: there are {', '.join(known)}"
         raise LrflowError(str(Problem(key, message, name, hint)))

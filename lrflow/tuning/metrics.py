@@ -9,10 +9,10 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from lrflow.errors import ConfigError, Problem
-from lrflow.metric import is_validation
+from lrflow.metric import TRAIN_LOSS, is_validation
 from lrflow.plan import Plan
 from lrflow.training import Block, Signals
-from lrflow.training.metrics import LOSS, ReadingTimes, logged
+from lrflow.training.metrics import ReadingTimes, logged
 from lrflow.training.monitor import Monitor
 from lrflow.tuning.range_test import LOOK, Sweep
 
@@ -29,7 +29,7 @@ def readers(sweep: Sweep, monitor: str, every: int, plan: Plan) -> list[pl.Callb
         every: optimizer steps between two readings.
         plan: of the sweep.
     """
-    if monitor == LOSS:
+    if monitor == TRAIN_LOSS:
         return [Signals(plan, LOOK * every), _MeanLosses(sweep, every)]
     return [(_AfterValidation if is_validation(monitor) else _BetweenSteps)(sweep, monitor, every)]
 

@@ -16,14 +16,14 @@ from lrflow.config.also import settings_of
 from lrflow.config.settings import RangeFind
 from lrflow.layers import Group
 from lrflow.memory import freed_after
-from lrflow.metric import is_validation
+from lrflow.metric import TRAIN_LOSS, is_validation
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 from lrflow.tasks import build
 from lrflow.tasks.find.brief import brief_fit, whole_horizon
 from lrflow.training import Block, Signals
 from lrflow.training.branches import Branch, compile_branched
-from lrflow.training.metrics import LOSS, logged
+from lrflow.training.metrics import logged
 from lrflow.training.monitor import Monitor
 from lrflow.tuning.confirm import Confirmed, confirm
 
@@ -108,7 +108,7 @@ def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folde
     losses = noted.losses
     if not np.isfinite(losses).all():
         return math.inf, len(losses)
-    if find.monitor != LOSS and not is_validation(find.monitor):
+    if find.monitor != TRAIN_LOSS and not is_validation(find.monitor):
         return logged(trainer, find.monitor, key="find.monitor"), steps
     if is_overridden("val_dataloader", data) and is_overridden("validation_step", module):
         trainer.validate(module, datamodule=data, verbose=False)

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from lrflow.config import Config
-from lrflow.config.find import LOSS
 from lrflow.config.settings import RangeFind
 from lrflow.config.targets import optimizer_traits
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.metric import TRAIN_LOSS
 from lrflow.plan.view import Grid, number
 from lrflow.reports.find import write_find_page
 from lrflow.tasks.find.confirm import confirm_range
@@ -43,7 +43,7 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     """
     _refuse(config)
     test = run_sweeps(config, find, folder, partial(_told, console=console))
-    name, more = "the loss" if find.monitor == LOSS else find.monitor, find.metric.mode == "max"
+    name, more = "the loss" if find.monitor == TRAIN_LOSS else find.monitor, find.metric.mode == "max"
     if not np.isfinite(test.losses[:, 0]).any():
         raise LrflowError(f"{name} is not finite at an LR of {find.low:g} already: look for NaN in the data")
     try:
@@ -73,7 +73,7 @@ def _confirm(config: Config, find: RangeFind, start: float, folder: Path, consol
     """Make the trial runs, and tell of each as it ends."""
     say = partial(console.print, soft_wrap=True, highlight=False)
     say(f"trial runs under the schedule, each {find.confirm_length} of the run:")
-    what = "loss" if find.monitor == LOSS else find.monitor
+    what = "loss" if find.monitor == TRAIN_LOSS else find.monitor
 
     def tell(lr: float, value: float, steps: int) -> None:
         say(f"  LR {number(lr):>9}  {steps} steps  " + (f"{what} {value:.4g}" if math.isfinite(value) else "diverged"))
