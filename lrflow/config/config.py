@@ -13,6 +13,7 @@ from lrflow.config import fields as f
 from lrflow.config import schema, settings
 from lrflow.config.sweep import Trial
 from lrflow.metric import Directions
+from lrflow.schedules.durations import Duration
 
 
 class Config(schema.Section):
@@ -112,9 +113,10 @@ class Config(schema.Section):
         return nodes
 
     @property
-    def sharpness_every(self) -> Any:
-        """How often the sharpness is measured, a duration; None: never."""
-        return self.monitors.get("sharpness", {}).get("every")
+    def sharpness_every(self) -> Duration | None:
+        """How often the sharpness is measured; None: never."""
+        own = self.health.sharpness
+        return self.sharpness.every or (own.every if own else None)
 
     @property
     def title(self) -> str:
