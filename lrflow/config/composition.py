@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -171,6 +172,8 @@ def checked(overrides: Overrides, composing: Composer) -> tuple[Composed, Config
     composing.found = None
     try:
         found = composing(ready)
+        if any(override.key == "fast" for override in ready):
+            found = replace(found, whole=lambda: _whole(composing, ready))
         problems += check_hydra(found.content.hydra)
         config = found.config()
         if not problems:
@@ -180,6 +183,17 @@ def checked(overrides: Overrides, composing: Composer) -> tuple[Composed, Config
     except Exception as error:
         problems.append(_composition_problem(error, composing.catalogue))
     raise ConfigError(composing.place(problems, ready))
+
+
+def _whole(composing: Composer, overrides: Sequence[Override]) -> Config | None:
+    """The config of a smoke run as it is meant; None where it has problems of its own."""
+    short = composing.found
+    try:
+        return composing([override for override in overrides if override.key != "fast"]).config()
+    except Exception:
+        return None
+    finally:
+        composing.found = short
 
 
 def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:

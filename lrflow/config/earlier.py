@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lrflow.config.catalogue import Catalogue
 from lrflow.config.config import Config
+from lrflow.config.length import declared_horizon
 from lrflow.config.overrides import Override
 from lrflow.config.saved import load_config
+from lrflow.config.shortened import shorten
 from lrflow.config.validation import META, validate
 from lrflow.errors import ConfigError, Problem
 from lrflow.runs import find_checkpoint
@@ -35,6 +37,7 @@ class Composed:
         earlier: the config.yaml of that run; None: it goes on with none.
         replaced: groups that were chosen anew on top of that run.
         noted: which way of each metric was better in that run, as far as it noted that.
+        whole: gives the config of the same run without `fast=true`, or None; None: nobody knows it.
     """
 
     content: DictConfig
@@ -43,6 +46,7 @@ class Composed:
     earlier: Path | None = None
     replaced: frozenset[str] = frozenset()
     noted: Mapping[str, str] | None = None
+    whole: Callable[[], Config | None] | None = None
 
     def config(self, run_folder: Path | None = None) -> Config:
         """The checked config.
@@ -53,7 +57,23 @@ class Composed:
         Raises:
             ConfigError: every problem of it.
         """
+        try:
+            config = self._config(run_folder)
+        except ConfigError as error:
+            lengths = any(problem.key.startswith("schedule") for problem in error.problems)
+            if not (lengths and self._shortened()):
+                raise
+        else:
+            if self.choices.get("fast") != "on" or declared_horizon(config) is not None or not self._shortened():
+                return config
+        return self._config(run_folder)
+
+    def _config(self, run_folder: Path | None) -> Config:
         return validate(self.content, self.choices, self.overrides, run_folder, self.noted)
+
+    def _shortened(self) -> bool:
+        """Whether this is a smoke run, and durations of its schedule have been shortened with it."""
+        return self.choices.get("fast") == "on" and shorten(self.content, self.whole() if self.whole else None)
 
 
 def pinned(overrides: Sequence[Override]) -> list[Override]:
