@@ -26,6 +26,13 @@ EXPLAINED = {
     "valley": "halfway down the longest fall",
     "slide": "before the last steep rise",
 }
+RISING = {
+    "halfway": "between where it rises fastest and where it is highest: the answer of the sweeps",
+    "steepest": "where it rises fastest",
+    "tenth": "a tenth of where it is highest",
+    "valley": "halfway up the longest rise",
+    "slide": "before the last steep fall",
+}
 
 
 def write_find_page(folder: Path) -> Path:
@@ -60,7 +67,8 @@ def write_find_page(folder: Path) -> Path:
         ended = [(rate, loss if math.isfinite(loss) else "diverged") for rate, loss in record.confirmed.tried]
         page.table("What they ended at", ["LR", _ended_at(record)], ended)
     marks = record.reading.marks.items()
-    rows = [(name, rate, rate / record.reading.lr, EXPLAINED.get(name, "")) for name, rate in marks]
+    explained = EXPLAINED if record.sign > 0 else RISING
+    rows = [(name, rate, rate / record.reading.lr, explained.get(name, "")) for name, rate in marks]
     page.table("Rules", ["rule", "LR", "times halfway", "what it is"], rows, strong=0)
     return page.write(folder / "find.html")
 

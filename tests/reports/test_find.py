@@ -124,3 +124,4 @@ def test_crosses_stand_at_the_worst_where_more_is_better(folder: Path) -> None:
     page = write_find_page(folder).read_text()
     crosses = json.loads(re.findall(r'json" id="figure-2">(.*?)</script>', page)[0])["data"][1]
     assert crosses["y"] == [0.5]
+    assert {line[0]: line[3] for line in rows(page, "Rules")[1]}["steepest"] == "where it rises fastest"

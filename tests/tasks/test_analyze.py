@@ -116,7 +116,7 @@ def test_by_two_metrics(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "by val/accuracy (max), val/loss (min)" in out
     assert "Pareto front: " in out
     assert f"trial 2 again: python -m lrflow --config-dir {folder} recipe=trial-2" in out
-    assert "# Trial 2 of a sweep: done, val/accuracy" in (folder / "recipe" / "trial-2.yaml").read_text()
+    assert "# Trial 2 of a sweep: finished, val/accuracy" in (folder / "recipe" / "trial-2.yaml").read_text()
 
 
 def test_a_metric_or_a_trial_that_there_is_not(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
