@@ -8,11 +8,12 @@ if TYPE_CHECKING:
     from lrflow.layers.decay import LayerDecay
     from lrflow.layers.groups import Group, merge, resolve
     from lrflow.layers.hidden import HiddenMatrices
+    from lrflow.layers.maker import RuleMaker
     from lrflow.layers.mup import MuP
     from lrflow.layers.rules import Rule
     from lrflow.layers.unfreezing import GradualUnfreezing
 
-__all__ = ["GradualUnfreezing", "Group", "HiddenMatrices", "LayerDecay", "MuP", "Rule", "merge", "resolve"]
+__all__ = ["GradualUnfreezing", "Group", "HiddenMatrices", "LayerDecay", "MuP", "Rule", "RuleMaker", "merge", "resolve"]
 
 __getattr__ = lazily(
     __name__,
@@ -23,6 +24,7 @@ __getattr__ = lazily(
         "LayerDecay": "decay",
         "MuP": "mup",
         "Rule": "rules",
+        "RuleMaker": "maker",
         "merge": "groups",
         "resolve": "groups",
     },

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import nn
+from typing import ClassVar
 
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers.depth import check_min_scale, layer_rules, layers_of
-from lrflow.layers.rules import Rule, number
+from lrflow.layers.inventory import Parameters
+from lrflow.layers.maker import RuleMaker
+from lrflow.layers.rules import Multiple, Rule, number
 
 
 @dataclass(frozen=True)
-class LayerDecay:
+class LayerDecay(RuleMaker):
     """An LR that falls geometrically from the head down to the input.
 
     Layer i of L gets the factor `max(min_scale, decay ** (L - i))`, so that the last one trains at the peak
     (Bao et al., BEiT, 2022; Clark et al., ELECTRA, 2020).
 
-    What a layer is, is told with `lrflow.layers.depth.layers_of`: the model's children in the order in which they are
-    declared, stacks of blocks opened into their blocks.
+    `lrflow.layers.depth.layers_of` defines the layers: the model's children, stacks of blocks opened into their blocks,
+    in the order in which the model uses them. Layers of parallel towers have the same depth.
 
     Args:
         decay: factor from one layer to the one below, in (0, 1].
@@ -29,6 +30,8 @@ class LayerDecay:
     Raises:
         ConfigError: values out of range.
     """
+
+    follows_use: ClassVar[bool] = True
 
     decay: float = 0.75
     min_scale: float = 0.0
@@ -43,11 +46,12 @@ class LayerDecay:
         if problems:
             raise ConfigError(problems)
 
-    def rules(self, model: nn.Module) -> list[Rule]:
-        """The rules for this model, from its input to its head; layers without trainable parameters have none."""
-        layers = layers_of(model)
+    def rules_of(self, parameters: Parameters) -> list[Rule]:
+        """The rules, from the model's input to its head; layers without trainable parameters have none."""
+        layers = layers_of(parameters)
+        top = max((layer.depth for layer in layers), default=0)
         rules = []
-        for depth, (name, entries) in enumerate(layers.items()):
-            scale = max(self.min_scale, self.decay ** (len(layers) - 1 - depth))
-            rules += layer_rules(name, entries, self.no_decay, lr=f"{scale!r}x", depth=depth)
+        for layer in layers:
+            scale = max(self.min_scale, self.decay ** (top - layer.depth))
+            rules += layer_rules(layer, self.no_decay, lr=Multiple(scale))
         return rules

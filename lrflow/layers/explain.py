@@ -92,6 +92,8 @@ def _unclaimed(
     selected = [entry for entry in entries if selects(rule, entry)]
     given = [selector for selector in SELECTORS if getattr(rule, selector) is not None]
     value = _shown(getattr(rule, given[0])) if len(given) == 1 else ...
+    if not selected and not given:
+        return Problem(key, "selects parameters that are none of the model's")
     if not selected:
         alone = {
             "match": lambda entry: any(rule.matches_name(place.name) for place in entry.places),

@@ -11,7 +11,7 @@ from torch import nn
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.layers.explain import abbreviated, explain_empty, explain_unmatched
-from lrflow.layers.inventory import Entry, inventory
+from lrflow.layers.inventory import Entry, Parameters
 from lrflow.layers.rules import Rule
 from lrflow.layers.selection import selects
 from lrflow.schedules import Curve, Duration, Unfreezing
@@ -68,7 +68,7 @@ class Group:
 
 
 def resolve(
-    model: nn.Module,
+    model: nn.Module | Parameters,
     rules: Sequence[Rule],
     lr: float,
     weight_decay: float | None = None,
@@ -83,7 +83,7 @@ def resolve(
     `requires_grad` to False, once everything has been checked.
 
     Args:
-        model: any module.
+        model: any module, or what it holds.
         rules: in order.
         lr: the run's peak LR.
         weight_decay: for groups whose rule sets none; None: leave it to the optimizer.
@@ -97,7 +97,8 @@ def resolve(
         ConfigError: all problems: parameters that no rule selects, rules that claim nothing and why, names
             given twice, nothing left to train.
     """
-    entries = inventory(model)
+    held = Parameters.of(model)
+    entries = held.entries
     refuse_shapeless(entries)
     main = {"lr": lr, "weight_decay": weight_decay}
     homes: dict[str | None, Mapping[str, Any]] = {None: main} | dict(routes or {})
@@ -112,7 +113,7 @@ def resolve(
         else:
             (unmatched if entry.trainable else frozen).append(entry)
 
-    problems += explain_empty(model, entries, rules, claims, key)
+    problems += explain_empty(held.model, entries, rules, claims, key)
     if unmatched:
         problems.append(explain_unmatched(unmatched, key))
     trainable = [entry for rule, claim in zip(rules, claims, strict=True) if not rule.freeze for entry in claim]
@@ -195,7 +196,7 @@ def refuse_shapeless(entries: Sequence[Entry]) -> None:
 
 
 def _check_inputs(
-    entries: list[Entry], rules: Sequence[Rule], homes: Mapping[Any, Mapping[str, Any]], key: str
+    entries: Sequence[Entry], rules: Sequence[Rule], homes: Mapping[Any, Mapping[str, Any]], key: str
 ) -> Iterable[Problem]:
     for route, home in homes.items():
         if not (math.isfinite(home["lr"]) and home["lr"] > 0):

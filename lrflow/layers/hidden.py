@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import nn
-
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
-from lrflow.layers.inventory import Entry, inventory
+from lrflow.layers.inventory import Entry, Parameters
+from lrflow.layers.maker import RuleMaker
 from lrflow.layers.rules import Rule, as_tuple, compile_pattern
-from lrflow.layers.selection import exactly
 
 GROUPS = ("hidden", "head", "embedding", "vectors")
 
 
 @dataclass(frozen=True)
-class HiddenMatrices:
+class HiddenMatrices(RuleMaker):
     """Hidden matrices go to another optimizer, everything else to the main one: the groups that Muon is made for.
 
     The groups, of which a model has those that it has parameters for:
@@ -53,13 +51,13 @@ class HiddenMatrices:
         if problems:
             raise ConfigError(problems)
 
-    def rules(self, model: nn.Module) -> list[Rule]:
-        """The rules for this model.
+    def rules_of(self, parameters: Parameters) -> list[Rule]:
+        """The rules for the parameters of a model.
 
         Raises:
             ConfigError: there is no such head, no hidden matrix, or an LR that is none.
         """
-        entries = [entry for entry in inventory(model) if entry.trainable]
+        entries = [entry for entry in parameters.entries if entry.trainable]
         problems = self._check_head(entries)
         groups: dict[str, list[Entry]] = {name: [] for name in GROUPS}
         for entry in entries:
@@ -73,7 +71,7 @@ class HiddenMatrices:
             settings |= {"route": self.route} if name == "hidden" else {}
             settings |= {"weight_decay": 0.0} if name == "vectors" and self.no_decay else {}
             try:
-                rules += [Rule(name, match=exactly(members), **settings)] if members else []  # type: ignore[arg-type]
+                rules += [Rule(name, parameters=[entry.parameter for entry in members], **settings)] if members else []  # type: ignore[arg-type]
             except ConfigError as error:
                 problems += [replace(problem, key=f"layers.{problem.key}.{name}") for problem in error.problems]
         if problems:

@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import ParametrizationList
 
+from lrflow.layers.uses import Uses
+
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch and instance norms of torch
 _NORM_NAME = re.compile(r"Norm([123]d)?$")
 _BIAS_NAME = re.compile(r"bias|.+_bias|bias_.+")  # bias_ih_l0 of an LSTM, in_proj_bias of attention
@@ -66,6 +68,26 @@ class Entry:
         if not kinds and self.parameter.ndim >= 2:
             kinds.add("matrix")
         return frozenset(kinds)
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """What a model holds, taken once for all who ask.
+
+    Args:
+        model: any module.
+        entries: each parameter once, in the order of `named_parameters()`.
+        uses: in which order the model uses them; None: nobody has seen it run.
+    """
+
+    model: nn.Module
+    entries: tuple[Entry, ...]
+    uses: Uses | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module | Parameters) -> Parameters:
+        """Those of a model; what is none but them already is given back."""
+        return model if isinstance(model, Parameters) else cls(model, tuple(inventory(model)))
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -13,9 +13,8 @@ from torch import nn
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.layers.explain import abbreviated
 from lrflow.layers.groups import refuse_shapeless
-from lrflow.layers.inventory import Entry, inventory
-from lrflow.layers.rules import Rule
-from lrflow.layers.selection import exactly
+from lrflow.layers.inventory import Entry, Parameters, inventory
+from lrflow.layers.rules import Multiple, Rule
 from lrflow.layers.widths import ROLES, UnclearError, Width, width_of
 
 Table = Literal["adam", "sgd"]
@@ -86,11 +85,11 @@ class MuP:
         """Arguments of the model that show, beside those of the base, what grows."""
         return self.wider if self.wider is not None else _doubled(self.base)
 
-    def widths(self, model: nn.Module, narrow: nn.Module, wider: nn.Module) -> list[Width]:
+    def widths(self, model: nn.Module | Parameters, narrow: nn.Module, wider: nn.Module) -> list[Width]:
         """How every parameter of the model grows with its width, in the order of the model.
 
         Args:
-            model: the one to be trained.
+            model: the one to be trained, or its parameters.
             narrow: the same with `base`.
             wider: the same with `base` and then `growth`.
 
@@ -98,7 +97,7 @@ class MuP:
             ConfigError: they differ in something else than width, or not at all, or the role of a parameter cannot be
                 told; all such parameters at once.
         """
-        entries = inventory(model)
+        entries = Parameters.of(model).entries
         refuse_shapeless(entries)
         before, grown = ({entry.name: entry.parameter for entry in inventory(other)} for other in (narrow, wider))
         for other, key in ((before, "layers.base"), (grown, "layers.wider")):
@@ -139,8 +138,9 @@ class MuP:
             several = sum(key[:2] == (role, plain) for key in groups) > 1
             name = f"{role}_{scale:.12g}x" if several else role
             decay = 0.0 if plain else weight_decay / scale if weight_decay else None
-            match = exactly(width.entry for width in members)
-            rules.append(Rule(f"{name}/no_decay" if plain else name, match=match, lr=f"{scale!r}x", weight_decay=decay))
+            name = f"{name}/no_decay" if plain else name
+            parameters = [width.entry.parameter for width in members]
+            rules.append(Rule(name, parameters=parameters, lr=Multiple(scale), weight_decay=decay))
         return rules
 
     def start(self, widths: Iterable[Width]) -> list[str]:

@@ -6,16 +6,29 @@ import fnmatch
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules import Curve, Duration, DurationLike
 
+if TYPE_CHECKING:
+    from torch import nn  # configs are checked without torch
+
 Resolve = Callable[[str], type]  # from a `_target_` to its class
 SELECTS = ("bias", "norm", "embedding", "matrix")
 SELECTORS = ("match", "type", "ndim", "select")
+
+
+@dataclass(frozen=True)
+class Multiple:
+    """An LR as a multiple of the peak of its optimizer; `10x` in a config."""
+
+    factor: float
+
+    def __str__(self) -> str:
+        return f"{self.factor!r}x"
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,9 @@ class Rule:
 
             A tied parameter is what any of its names makes it: an embedding tied to an output layer is
             an `embedding`, not a `matrix`.
-        lr: the group's peak LR, absolute (`1e-4`) or as a multiple of the peak (`10x`, `0.1x`); None: the peak.
+        parameters: these very parameters and no others: what code selects by, as a config cannot.
+        lr: the group's peak LR, absolute (`1e-4`) or as a multiple of the peak (`10x`, `0.1x`); None: the peak. It is
+            kept as a number or a `Multiple`.
         weight_decay: the group's weight decay; None: the optimizer's.
         schedule: the group's own; None: the run's.
         freeze: True: the group does not train.
@@ -64,7 +79,7 @@ class Rule:
     type: str | Sequence[str] | None = None
     ndim: int | Sequence[int] | None = None
     select: str | Sequence[str] | None = None
-    lr: float | str | None = None
+    lr: float | str | Multiple | None = None
     weight_decay: float | None = None
     schedule: Curve | None = None
     freeze: bool = False
@@ -73,6 +88,7 @@ class Rule:
     unfreeze_warmup: DurationLike = 0
     freeze_statistics: bool = True
     depth: int | None = None
+    parameters: Iterable[nn.Parameter] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         problems = [*self._check_name(), *self._check_selectors(), *self._check_settings()]
@@ -99,7 +115,7 @@ class Rule:
         if not isinstance(config, Mapping):
             message = "a rule is a mapping such as {name: head, match: 'head.*', lr: 10x}"
             raise ConfigError([Problem(key, message, config)])
-        known = [field.name for field in fields(cls)]
+        known = [one.name for one in fields(cls) if one.name != "parameters"]
         given: dict[str, Any] = {"name": "", **config}
         problems = [
             Problem(f"{key}.{name}", "a rule has no such field", given.pop(name), did_you_mean(str(name), known))
@@ -131,15 +147,11 @@ class Rule:
 
     def peak(self, base: float) -> float:
         """The group's peak LR where the run's is `base`."""
-        if self.lr is None:
-            return base
-        return float(self.lr[:-1]) * base if isinstance(self.lr, str) else self.lr
+        return base if self.lr is None else self.lr.factor * base if isinstance(self.lr, Multiple) else self.lr  # type: ignore[return-value]
 
     def scale(self, base: float) -> float:
         """The group's peak LR as a multiple of the run's peak `base`."""
-        if self.lr is None:
-            return 1.0
-        return float(self.lr[:-1]) if isinstance(self.lr, str) else self.lr / base
+        return 1.0 if self.lr is None else self.lr.factor if isinstance(self.lr, Multiple) else self.lr / base  # type: ignore[operator]
 
     def _check_name(self) -> Iterable[Problem]:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -148,7 +160,9 @@ class Rule:
             yield Problem("name", "kept for parameters that do not train", self.name, "choose another name")
 
     def _check_selectors(self) -> Iterable[Problem]:
-        if all(getattr(self, selector) is None for selector in SELECTORS):
+        if self.parameters is not None:
+            object.__setattr__(self, "parameters", frozenset(self.parameters))
+        if all(getattr(self, selector) is None for selector in (*SELECTORS, "parameters")):
             hint = "match: '*' selects every parameter that no earlier rule claimed"
             yield Problem("match", "a rule selects by match, type, ndim or select, and this one by none", ..., hint)
         for selector, kind in (("match", str), ("type", str), ("ndim", int), ("select", str)):
@@ -205,13 +219,14 @@ class Rule:
                 yield Problem("freeze_statistics", "the group is not frozen", False, "remove it, or freeze the group")
 
     def _check_lr(self) -> Iterable[Problem]:
-        relative = isinstance(self.lr, str) and self.lr.strip().lower().endswith("x")
-        value = number(self.lr.strip()[:-1] if relative else self.lr)  # type: ignore[union-attr]  # text if relative
+        lr = self.lr
+        relative = isinstance(lr, Multiple) or (isinstance(lr, str) and lr.strip().lower().endswith("x"))
+        value = number(lr.factor if isinstance(lr, Multiple) else lr.strip()[:-1] if relative else lr)  # type: ignore[union-attr]
         if value is None or value <= 0:
             hint = "freeze: true keeps parameters from training" if value == 0 else None
-            yield Problem("lr", "expected a positive number (1e-4) or a multiple of the peak (10x)", self.lr, hint)
+            yield Problem("lr", "expected a positive number (1e-4) or a multiple of the peak (10x)", lr, hint)
         else:
-            object.__setattr__(self, "lr", f"{value!r}x" if relative else value)
+            object.__setattr__(self, "lr", Multiple(value) if relative else value)
 
 
 def as_tuple(value: object) -> tuple:

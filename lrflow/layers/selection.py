@@ -1,9 +1,6 @@
-"""Whether a rule selects a parameter, and what selects given ones."""
+"""Whether a rule selects a parameter."""
 
 from __future__ import annotations
-
-import glob
-from collections.abc import Iterable
 
 from torch import nn
 
@@ -14,15 +11,11 @@ from lrflow.layers.rules import Rule, as_tuple
 def selects(rule: Rule, entry: Entry) -> bool:
     """Whether every selector of the rule holds: name and type in one place, ndim and kind of the parameter."""
     return (
-        has_ndim(rule, entry)
+        (rule.parameters is None or entry.parameter in rule.parameters)  # type: ignore[operator]  # a set by now
+        and has_ndim(rule, entry)
         and has_kind(rule, entry)
         and any(rule.matches_name(place.name) and has_type(rule, place.holder) for place in entry.places)
     )
-
-
-def exactly(entries: Iterable[Entry]) -> list[str]:
-    """Globs for `match` that select these parameters and no others."""
-    return [glob.escape(entry.name) for entry in entries]
 
 
 def has_ndim(rule: Rule, entry: Entry) -> bool:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import nn
+from typing import ClassVar
 
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers.depth import check_min_scale, layer_rules, layers_of
-from lrflow.layers.rules import Rule, number
+from lrflow.layers.inventory import Parameters
+from lrflow.layers.maker import RuleMaker
+from lrflow.layers.rules import Multiple, Rule, number
 from lrflow.schedules import Duration, DurationLike
 
 
 @dataclass(frozen=True)
-class GradualUnfreezing:
+class GradualUnfreezing(RuleMaker):
     """One layer after another begins to train, from the head down to the input.
 
     The head trains from the first step on, the layer below it from `every` on, the next one from twice that. Of L
@@ -33,6 +34,8 @@ class GradualUnfreezing:
     Raises:
         ConfigError: values out of range.
     """
+
+    follows_use: ClassVar[bool] = True
 
     every: DurationLike = "1 epoch"
     factor: float = 2.6
@@ -60,20 +63,21 @@ class GradualUnfreezing:
         if problems:
             raise ConfigError(problems)
 
-    def rules(self, model: nn.Module) -> list[Rule]:
-        """The rules for this model, from its input to its head; layers without trainable parameters have none."""
-        layers = layers_of(model)
-        above = sum(any(entry.trainable for entry in entries) for entries in layers.values())
+    def rules_of(self, parameters: Parameters) -> list[Rule]:
+        """The rules, from the model's input to its head; layers without trainable parameters have none."""
+        layers = layers_of(parameters)
+        top = max((layer.depth for layer in layers), default=0)
+        training = sorted({layer.depth for layer in layers if any(entry.trainable for entry in layer.entries)})
         rules = []
-        for depth, (name, entries) in enumerate(layers.items()):
-            if not any(entry.trainable for entry in entries):
+        for layer in layers:
+            if layer.depth not in training:
                 continue
-            above -= 1
-            scale = max(self.min_scale, self.factor ** (depth + 1 - len(layers)))
+            above = len(training) - 1 - training.index(layer.depth)
+            scale = max(self.min_scale, self.factor ** (layer.depth - top))
             late = {
                 "unfreeze": Duration.parse(self.every) * above,
                 "unfreeze_warmup": self.warmup,
                 "freeze_statistics": self.freeze_statistics,
             }
-            rules += layer_rules(name, entries, self.no_decay, lr=f"{scale!r}x", depth=depth, **(late if above else {}))
+            rules += layer_rules(layer, self.no_decay, lr=Multiple(scale), **(late if above else {}))
         return rules

@@ -26,8 +26,9 @@ from lrflow.config.targets import optimizer_traits, takes
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
 from lrflow.files import lock
-from lrflow.layers import GradualUnfreezing, Group, MuP, Rule, merge, resolve
+from lrflow.layers import GradualUnfreezing, Group, MuP, Rule, RuleMaker, merge, resolve
 from lrflow.layers.explain import abbreviated
+from lrflow.layers.inventory import Parameters
 from lrflow.layers.rules import as_tuple
 from lrflow.lightning_alias import is_of_lightning
 from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, traits_of
@@ -39,6 +40,7 @@ from lrflow.tasks.widths import mup_rules
 from lrflow.training import Supervised, planned_module
 from lrflow.training.advice import advise
 from lrflow.training.completion import complete, is_made_later
+from lrflow.training.example import UnusableError, seen_uses
 from lrflow.training.trainer import build_trainer
 from lrflow.training.weights import load_weights
 
@@ -83,6 +85,8 @@ def build_module(
         ConfigError: the model is no module, is a plain one without a loss, or the weights do not fit.
     """
     module = _make_module(config)
+    if not isinstance(module, Supervised):
+        module.trainer = trainer = trainer or _stand_in(config)
     if is_made_later(module):
         data = data or load_data(config)
         complete(module, trainer or _stand_in(config, data), data, stage)
@@ -152,7 +156,11 @@ def _refuse_other_lightning(built: object, name: str, key: str, target: str) -> 
 
 
 def build_groups(
-    config: Config, module: pl.LightningModule, devices: int | None = None, tell: Callable[[Any], None] = lambda _: None
+    config: Config,
+    module: pl.LightningModule,
+    devices: int | None = None,
+    tell: Callable[[Any], None] = lambda _: None,
+    data: pl.LightningDataModule | None = None,
 ) -> list[Group]:
     """The parameter groups that the layer rules make of the model, at the peak LR that the batch asks for.
 
@@ -161,23 +169,30 @@ def build_groups(
         module: what is trained.
         devices: processes that train together; None: as the config says.
         tell: is given what a person should know of it before the run, such as a rescaled peak.
+        data: set up for training; on one of their examples the module shows in which order it uses its layers. None:
+            they have not been read.
 
     Raises:
         ConfigError: rules that do not account for every parameter exactly once, or groups that the optimizer cannot
             train.
     """
-    network = planned_module(module)
+    held = Parameters.of(planned_module(module))
     layers = config.layers
     if hasattr(layers, "specs"):
         rules: Sequence[Rule] = _rules(layers.specs())
     else:
         maker = instantiate(layers.node())
-        rules = mup_rules(config, maker, network, tell) if isinstance(maker, MuP) else maker.rules(network)
+        if isinstance(maker, MuP):
+            rules = mup_rules(config, maker, held, module, tell)
+        elif isinstance(maker, RuleMaker):
+            rules = maker.rules_of(_with_uses(held, module, data, tell) if maker.follows_use else held)
+        else:
+            rules = maker.rules(held.model)
         if problems := check_routes(rules, config.optimizer.routes, "layers.route"):
             raise ConfigError(problems)
     main, routes = config.optimizer, config.optimizer.routes
     settings = {name: {"lr": route.lr, "weight_decay": _weight_decay(route)} for name, route in routes.items()}
-    groups = resolve(network, rules, main.lr, _weight_decay(main), routes=settings)
+    groups = resolve(held, rules, main.lr, _weight_decay(main), routes=settings)
     problems = check_members({None: locate(main.target), **{n: locate(r.target) for n, r in routes.items()}})
     problems += check_groups([group for group in groups if not group.route], locate(main.target))
     for name, route in routes.items():
@@ -188,6 +203,22 @@ def build_groups(
         tell(scaling.describe(main.node()))
         groups = [replace(group, lr=group.lr * scaling.factor) for group in groups]
     return groups
+
+
+def needs_example(config: Config) -> bool:
+    """Whether the groups depend on what the model does with an example of the data."""
+    return not hasattr(config.layers, "specs") and getattr(locate(config.layers.target), "follows_use", False)
+
+
+def _with_uses(
+    held: Parameters, module: pl.LightningModule, data: pl.LightningDataModule | None, tell: Callable[[Any], None]
+) -> Parameters:
+    """The parameters with the order in which the module uses them, where it can be seen."""
+    try:
+        return replace(held, uses=seen_uses(module, data))
+    except UnusableError as why:
+        tell(f"layers: in the order in which the model declares them; the order of use is not known: {why}")
+        return held
 
 
 def _weight_decay(optimizer: Optimizer) -> float | None:

@@ -65,7 +65,10 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -> Plan:
-    """The plan of a configuration; its data is read only where the config does not say how long the run is.
+    """The plan of a configuration.
+
+    Its data is read where the config does not say how long the run is, or where layers are ordered by their use; not
+    where `horizon.steps` says that it is not there.
 
     Args:
         config: of the run.
@@ -76,14 +79,14 @@ def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -
     """
     pl.seed_everything(config.seed, verbose=False)
     horizon, data = declared_horizon(config), None
-    if horizon is None:  # counted where the run is to be trained, without its processes
-        processes = _processes(config)
+    if horizon is None or (config.horizon.steps is None and build.needs_example(config)):
+        processes = _processes(config)  # counted where the run is to be trained, without its processes
         data = ready_data(config, None, config.seed, processes=processes)
-        horizon = count_horizon(config, data, processes)
+        horizon = horizon or count_horizon(config, data, processes)
     if config.horizon.steps is None:
         check_intervals(config, horizon)
     module = build.build_module(config, data=data)
-    groups = build.build_groups(config, module, tell=tell)
+    groups = build.build_groups(config, module, tell=tell, data=data)
     schedule = build.build_schedule(config)
     plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
     build.check_plan(config, plan)

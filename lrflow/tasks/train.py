@@ -185,7 +185,7 @@ def prepare(
     module = build.build_module(config, resumed is None, trainer, data, tell=tell)
     if is_overridden("configure_optimizers", module):
         tell(f"{type(module).__name__}.configure_optimizers is ignored: lrflow supplies the optimizer and the schedule")
-    groups = build.build_groups(config, module, trainer.world_size, tell)
+    groups = build.build_groups(config, module, trainer.world_size, tell, data)
     schedule, settings = build.build_schedule(config), settings_of(config.optimizer)
     feedback = build.build_feedback(config)
     branches: tuple[Branch, ...] = ()

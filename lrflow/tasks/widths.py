@@ -9,6 +9,7 @@ from functools import reduce
 from inspect import signature
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -16,18 +17,24 @@ from lrflow.config import Config, instantiate, locate
 from lrflow.config.mup import changed, table_of
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule
+from lrflow.layers.inventory import Parameters
 from lrflow.layers.mup import MuP, Table, lr_scale
 from lrflow.layers.widths import Width
 from lrflow.plan.view import Grid, number
+from lrflow.training import Supervised, planned_module
+from lrflow.training.completion import complete, is_made_later
 
 
-def mup_rules(config: Config, mup: MuP, network: nn.Module, tell: Callable[[Any], None]) -> list[Rule]:
+def mup_rules(
+    config: Config, mup: MuP, held: Parameters, module: pl.LightningModule, tell: Callable[[Any], None]
+) -> list[Rule]:
     """The rules of `layers=mup`; sets the output weights to where muP has them start.
 
     Args:
         config: the model's arguments and the optimizer's.
         mup: as the config has it.
-        network: the model to be trained.
+        held: the parameters of the model to be trained.
+        module: that model.
         tell: is given the table of widths, and what else a person should know before the run.
 
     Raises:
@@ -35,9 +42,9 @@ def mup_rules(config: Config, mup: MuP, network: nn.Module, tell: Callable[[Any]
     """
     optimizer = config.optimizer.node()
     table = table_of(optimizer, mup.optimizer)
-    narrow = build_other(config, [mup.base], "layers.base")
-    wider = build_other(config, [mup.base, mup.growth], "layers.wider")
-    widths = mup.widths(network, narrow, wider)
+    narrow = build_other(config, [mup.base], "layers.base", module)
+    wider = build_other(config, [mup.base, mup.growth], "layers.wider", module)
+    widths = mup.widths(held, narrow, wider)
     tell(widths_table(widths, table))
     if started := mup.start(widths):
         tell(f"{', '.join(started)}: starts at zero, as muP has it (layers.readout=keep leaves it as it is)")
@@ -49,7 +56,9 @@ def mup_rules(config: Config, mup: MuP, network: nn.Module, tell: Callable[[Any]
     return mup.rules(widths, table, optimizer.get("weight_decay", default and default.default))
 
 
-def build_other(config: Config, changes: Sequence[Mapping[str, Any]], key: str) -> nn.Module:
+def build_other(
+    config: Config, changes: Sequence[Mapping[str, Any]], key: str, module: pl.LightningModule
+) -> nn.Module:
     """The model with other arguments; torch's random numbers go on as if it had not been built.
 
     It is built for real, not on the meta device: constructors that look at a value fail there, and it is small.
@@ -58,6 +67,7 @@ def build_other(config: Config, changes: Sequence[Mapping[str, Any]], key: str) 
         config: whose model it is.
         changes: arguments, the last ones winning.
         key: where they come from.
+        module: the model itself; what it made in its hooks, the other makes with the same trainer and data.
 
     Raises:
         ConfigError: the model refuses these arguments.
@@ -65,8 +75,11 @@ def build_other(config: Config, changes: Sequence[Mapping[str, Any]], key: str) 
     node = reduce(changed, changes, config.model.node())
     try:
         with torch.random.fork_rng(devices=[]):
-            model: nn.Module = instantiate(node)
-            return model
+            model = instantiate(node)
+            other = model if isinstance(model, pl.LightningModule) else Supervised(model, config.model.loss or "mse")
+            if is_made_later(other):
+                complete(other, module.trainer, module.trainer.datamodule)  # type: ignore[attr-defined]
+            return planned_module(other)
     except ConfigError as error:
         problems = []
         for problem in error.problems:

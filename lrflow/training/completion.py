@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial, wraps
 from typing import Any
 
@@ -131,10 +131,11 @@ def _materialize(module: pl.LightningModule, data: pl.LightningDataModule, stage
     lazies = {name: part for name, part in module.named_modules() if isinstance(part, LazyModuleMixin)}
     seen: dict[str, tuple[Any, Any]] = {}
 
-    def watch(copy: pl.LightningModule) -> None:
+    def watch(copy: pl.LightningModule) -> AbstractContextManager[None]:
         for name, part in copy.named_modules():
             if name in lazies:
                 part.register_forward_pre_hook(partial(note, name), with_kwargs=True, prepend=True)
+        return nullcontext()
 
     def note(name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
         seen.setdefault(name, (args, kwargs))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, IterableDataset
 
+from lrflow.layers.uses import Uses, UsesTrace
+from lrflow.training.module import planned_module
+
 CPU = torch.device("cpu")
 
 
@@ -28,10 +31,33 @@ class UnusableError(Exception):
     """There is no example, or the module cannot be run on it; the message says why."""
 
 
+def seen_uses(module: pl.LightningModule, data: pl.LightningDataModule | None) -> Uses:
+    """In which order a module uses its parameters in a training step.
+
+    Args:
+        module: on the CPU.
+        data: set up for training; None: they were not read.
+
+    Raises:
+        UnusableError: there is no example, the module cannot be run on it, or its data cannot be followed.
+    """
+    traces: list[UsesTrace] = []
+
+    def watch(alike: pl.LightningModule) -> UsesTrace:
+        traces.append(UsesTrace(planned_module(alike)))
+        return traces[0]
+
+    run_example(module, data, watch)
+    uses = traces[0].uses
+    if not uses.are_connected:
+        raise UnusableError("no operation of torch leads from one of its parameters to another")
+    return uses
+
+
 def run_example(
     module: pl.LightningModule,
     data: pl.LightningDataModule | None,
-    watch: Callable[[pl.LightningModule], Any],
+    watch: Callable[[pl.LightningModule], AbstractContextManager[Any]],
     stage: str = "fit",
 ) -> None:
     """Run a copy of a module on one small batch, in evaluation mode and without gradients.
@@ -41,7 +67,7 @@ def run_example(
     Args:
         module: on the CPU; it may have lazy parameters.
         data: set up for the stage; None: there are none.
-        watch: is given the copy before it runs.
+        watch: of the copy, makes what it runs within.
         stage: whose loaders to take: `fit`, `validate` or `test`.
 
     Raises:
@@ -60,8 +86,7 @@ def run_example(
             raise UnusableError(why)
         try:
             alike = _copy(module)
-            watch(alike)
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"), watch(alike):
                 if batch is not None:
                     for hook in ("on_before_batch_transfer", "on_after_batch_transfer"):
                         owner = data if is_overridden(hook, data) else alike

@@ -131,11 +131,12 @@ def test_layers_of_common_models(model: nn.Module, expected: dict[str, float]) -
 
 
 def test_parts_belong_to_the_layer_before_them() -> None:
-    rules = {rule.name: rule.match for rule in LayerDecay(no_decay=False).rules(Language())}
-    assert rules["embeddings"] == ("embeddings.weight", "norm.weight", "norm.bias", "encoder.positions")
-    assert rules["output"] == ("output.bias",)  # its weight is the embedding
-    assert rules["encoder.layer.1"] is not None
-    assert {"encoder.norm.weight", "encoder.norm.bias"} <= {*map(str, rules["encoder.layer.1"])}
+    model = Language()
+    groups = resolve(model, LayerDecay(no_decay=False).rules(model), lr=1.0)
+    held = {group.name: {name for name, _ in group.parameters} for group in groups}
+    assert held["embeddings"] == {"embeddings.weight", "norm.weight", "norm.bias", "encoder.positions"}
+    assert held["output"] == {"output.bias"}  # its weight is the embedding
+    assert {"encoder.norm.weight", "encoder.norm.bias"} <= held["encoder.layer.1"]
 
 
 def test_a_wrapped_model_has_the_layers_of_the_model() -> None:

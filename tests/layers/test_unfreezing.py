@@ -118,6 +118,16 @@ def test_groups_that_are_unfrozen_at_different_times_are_not_merged() -> None:
     assert [[group.name for group in members] for members in merge(groups)] == [["embed", "norm"], ["rest"]]
 
 
+def test_groups_that_are_unfrozen_together_but_rise_for_different_times_are_not_merged() -> None:
+    rules = [
+        Rule(name, match=f"{name}.*", unfreeze=5, unfreeze_warmup=warmup)
+        for name, warmup in (("embed", 0), ("blocks", 3), ("norm", 3))
+    ]
+    groups = resolve(Language(), [*rules, Rule("rest", match="*")], lr=1.0)
+    merged = [[group.name for group in members] for members in merge(groups)]
+    assert merged == [["embed"], ["blocks", "norm"], ["rest"]]
+
+
 def test_a_groups_own_schedule_is_what_it_joins() -> None:
     own, run = Schedule(Cosine()), Schedule(Constant())
     (group,) = resolve(nn.Linear(2, 2), [Rule("all", match="*", schedule=own, unfreeze=5, unfreeze_warmup=3)], lr=1.0)

@@ -65,7 +65,7 @@ def brief_fit(
     module = build.build_module(config, start is None, trainer, data)
     if start:
         start.check(module)
-    groups = build.build_groups(config, module, trainer.world_size)
+    groups = build.build_groups(config, module, trainer.world_size, data=data)
     plan = plan_of(groups)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
     compiled = config.trainer.compile and not plan.moved

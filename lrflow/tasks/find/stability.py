@@ -59,8 +59,8 @@ def find_ceiling(
     pl.seed_everything(config.seed, verbose=False)
     data = ready_data(config, trainer, config.seed)
     module = build.build_module(config, trainer=trainer, data=data)
+    groups = build.build_groups(config, module, data=data)
     module.to(trainer.strategy.root_device)
-    groups = build.build_groups(config, module)
     optimizer = build.make_optimizer(config, groups, trainer.strategy.root_device)
     batches = [
         move_data_to_device(batch, trainer.strategy.root_device)
