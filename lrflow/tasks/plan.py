@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -79,10 +80,13 @@ def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -
     """
     pl.seed_everything(config.seed, verbose=False)
     horizon, data = declared_horizon(config), None
-    if horizon is None or (config.horizon.steps is None and build.needs_example(config)):
-        processes = _processes(config)  # counted where the run is to be trained, without its processes
+    processes = _processes(config)  # counted where the run is to be trained, without its processes
+    if horizon is None:
         data = ready_data(config, None, config.seed, processes=processes)
-        horizon = horizon or count_horizon(config, data, processes)
+        horizon = count_horizon(config, data, processes)
+    elif config.horizon.steps is None and build.needs_example(config):
+        with suppress(LrflowError, OSError):  # nothing else of the plan needs them
+            data = ready_data(config, None, config.seed, processes=processes)
     if config.horizon.steps is None:
         check_intervals(config, horizon)
     module = build.build_module(config, data=data)

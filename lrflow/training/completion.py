@@ -46,7 +46,7 @@ def complete(module: pl.LightningModule, trainer: pl.Trainer, data: pl.Lightning
     Raises:
         ConfigError: lazy parameters remain without a shape.
     """
-    trainer.datamodule, module.trainer = data, trainer  # type: ignore[attr-defined]
+    trainer.datamodule, module.trainer, data.trainer = data, trainer, trainer  # type: ignore[attr-defined]
     for part in module.modules():
         if isinstance(part, _DeviceDtypeModuleMixin):
             part._device = trainer.strategy.root_device  # as Lightning announces it to setup()
