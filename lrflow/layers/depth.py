@@ -33,7 +33,7 @@ class Layer:
     depth: int
 
 
-def layers_of(parameters: Parameters) -> list[Layer]:
+def layers_of(model: nn.Module | Parameters) -> list[Layer]:
     """Every parameter once, in layers from the input to the head.
 
     Layers are the model's children. `Sequential`, `ModuleList` and `ModuleDict` are opened into their items, and so is
@@ -49,6 +49,7 @@ def layers_of(parameters: Parameters) -> list[Layer]:
     Where it was not, all of this follows the order of declaration: a layer feeds the next one, and a norm belongs to
     the layer before it.
     """
+    parameters = Parameters.of(model)
     entries = {entry.parameter: entry for entry in parameters.entries}
     layers: dict[str, list[Entry]] = {}
     loose: list[tuple[str | None, list[Entry]]] = []  # with the layer that is declared before them

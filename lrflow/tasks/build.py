@@ -34,8 +34,7 @@ from lrflow.lightning_alias import is_of_lightning
 from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, traits_of
 from lrflow.plan import Plan
 from lrflow.runs import find_checkpoint
-from lrflow.schedules import Curve
-from lrflow.tasks.length import count_horizon
+from lrflow.schedules import Curve, Horizon
 from lrflow.tasks.widths import mup_rules
 from lrflow.training import Supervised, planned_module
 from lrflow.training.advice import advise
@@ -86,10 +85,9 @@ def build_module(
     """
     module = _make_module(config)
     if not isinstance(module, Supervised):
-        module.trainer = trainer = trainer or _stand_in(config)
+        module.trainer = trainer = trainer or stand_in(config)
     if is_made_later(module):
-        data = data or load_data(config)
-        complete(module, trainer or _stand_in(config, data), data, stage)
+        complete(module, trainer or stand_in(config), data or load_data(config), stage)
     network = planned_module(module)
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -114,12 +112,13 @@ def load_data(config: Config) -> pl.LightningDataModule:
     return data
 
 
-def _stand_in(config: Config, data: pl.LightningDataModule) -> pl.Trainer:
-    """A trainer for hooks that ask for one where nothing is trained."""
+def stand_in(config: Config, horizon: Horizon | None = None) -> pl.Trainer:
+    """A trainer for the hooks of modules where nothing is trained: of one CPU, and of a run of this length."""
     options = {name: getattr(config.trainer, name) for name in ("accumulate_grad_batches", "precision")}
     options |= {"accelerator": "cpu", "devices": 1}
     trainer = build_trainer(options, Path(config.output), [], config.trainer.log_every)
-    trainer.run_for(declared_horizon(config) or count_horizon(config, data, config.trainer.processes or 1))
+    if horizon:
+        trainer.run_for(horizon)
     return trainer
 
 

@@ -89,7 +89,7 @@ def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -
             data = ready_data(config, None, config.seed, processes=processes)
     if config.horizon.steps is None:
         check_intervals(config, horizon)
-    module = build.build_module(config, data=data)
+    module = build.build_module(config, trainer=build.stand_in(config, horizon), data=data)
     groups = build.build_groups(config, module, tell=tell, data=data)
     schedule = build.build_schedule(config)
     plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
