@@ -114,8 +114,8 @@ def load_data(config: Config) -> pl.LightningDataModule:
 
 def stand_in(config: Config, horizon: Horizon | None = None) -> pl.Trainer:
     """A trainer for the hooks of modules where nothing is trained: of one CPU, and of a run of this length."""
-    options = {name: getattr(config.trainer, name) for name in ("accumulate_grad_batches", "precision")}
-    options |= {"accelerator": "cpu", "devices": 1}
+    accumulate = config.trainer.accumulate_grad_batches
+    options = {"accelerator": "cpu", "devices": 1, "accumulate_grad_batches": accumulate}
     trainer = build_trainer(options, Path(config.output), [], config.trainer.log_every)
     if horizon:
         trainer.run_for(horizon)

@@ -80,13 +80,13 @@ def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -
     """
     pl.seed_everything(config.seed, verbose=False)
     horizon, data = declared_horizon(config), None
-    processes = _processes(config)  # counted where the run is to be trained, without its processes
-    if horizon is None:
+    if horizon is None:  # counted where the run is to be trained, without its processes
+        processes = _processes(config)
         data = ready_data(config, None, config.seed, processes=processes)
         horizon = count_horizon(config, data, processes)
     elif config.horizon.steps is None and build.needs_example(config):
         with suppress(LrflowError, OSError):  # nothing else of the plan needs them
-            data = ready_data(config, None, config.seed, processes=processes)
+            data = ready_data(config, None, config.seed)
     if config.horizon.steps is None:
         check_intervals(config, horizon)
     module = build.build_module(config, trainer=build.stand_in(config, horizon), data=data)
