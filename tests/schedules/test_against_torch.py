@@ -80,6 +80,10 @@ CASES: dict[str, tuple[Schedule, Make]] = {
     "staircase": (Schedule(Exponential(0.9, "1 epoch", True)), lambda o: StepLR(o, 100, 0.9)),
     "step": (Schedule(Step(0.1, "30%")), lambda o: StepLR(o, 300, 0.1)),
     "multistep": (Schedule(MultiStep(0.1, ["50%", "75%"])), lambda o: MultiStepLR(o, [500, 750], 0.1)),
+    "multistep, twice at once": (
+        Schedule(MultiStep(0.1, [750, "50%", 500, "25%", 500])),
+        lambda o: MultiStepLR(o, [750, 500, 500, 250, 500], 0.1),
+    ),
     "warmup, constant": (Schedule(Constant(), WARMUP), rise),
     "warmup, cosine": (
         Schedule(Cosine(), "5%"),

@@ -267,6 +267,7 @@ def test_all_bad_arguments_are_said_at_once() -> None:
                 "schedule.shape.milestones[1]": "is step 95, in the cooldown, which starts at 90",
             },
         ),
+        (Schedule(MultiStep(0.1, [50, "50%", 20])), {}),
         (
             Schedule(MultiStep(0.1, [200]), warmup=300),
             {
