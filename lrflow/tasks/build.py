@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
-from lrflow.config import Config, declared_horizon, instantiate, locate, redact
+from lrflow.config import Config, instantiate, locate, redact
 from lrflow.config.combinations import check_optimizer
 from lrflow.config.curvature import unread_keys
 from lrflow.config.feedback import doubts

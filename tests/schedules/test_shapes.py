@@ -233,10 +233,7 @@ def test_everything_wrong_with_a_shape_is_said_at_once() -> None:
         (MultiStep(milestones=[5]), ["milestones[0]: is step 5, in the warmup, which ends at step 10"]),
         (MultiStep(milestones=[95]), ["milestones[0]: is step 95, in the cooldown, which starts at 90"]),
         (MultiStep(milestones=["6 epochs"]), ["milestones[0]: is step 120, but the run has 100"]),
-        (
-            MultiStep(milestones=[50, 40, 40]),
-            ["milestones[1]: is step 40, not after", "milestones[2]: is step 40, not after"],
-        ),
+        (MultiStep(milestones=[50, 40, 40]), []),
     ],
     ids=repr,
 )
