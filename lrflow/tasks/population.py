@@ -120,8 +120,8 @@ def _measure(configs: Sequence[Config], loaded: pl.LightningDataModule | None = 
         raise UnfitError(message)
     try:
         together, compiling = time_together(member, size, SHARE * whole, compiled)
-    except RuntimeError as error:  # what torch says of a model that it cannot vectorise
-        raise UnfitError(f"the model cannot be vectorised: {str(error).partition(chr(10))[0]}") from error
+    except RuntimeError as error:
+        raise UnfitError.of_vmap(error) from error
     return Trial(step, together, size, steps, compiling)
 
 

@@ -26,6 +26,12 @@ Clip = Callable[[Tensor, Tensor], object]
 class UnfitError(Exception):
     """Raised when runs cannot be trained as one population; the message is the reason."""
 
+    @classmethod
+    def of_vmap(cls, error: RuntimeError) -> UnfitError:
+        """What torch says of a model that it cannot vectorise, in a line."""
+        what = str(error).partition("\n")[0].partition(". ")[0].removeprefix("vmap: ").rstrip(".")
+        return cls(f"the model cannot be vectorised: {what}")
+
 
 class Population:
     """The stacked weights, buffers and optimizer state of networks that differ in their values alone.

@@ -89,7 +89,7 @@ class Trace:
     @property
     def finite(self) -> bool:
         """Whether all losses and weights are finite."""
-        return np.isfinite(self.losses).all() and all(bool(value.isfinite().all()) for value in self.weights.values())
+        return all(map(math.isfinite, self.losses)) and all(bool(value.isfinite().all()) for value in self.weights.values())
 
 
 def telling_steps(plans: Sequence[Plan]) -> Steps:
@@ -162,30 +162,34 @@ def train_stacked(members: Sequence[Member], timeline: Steps) -> list[Trace]:
     Raises:
         UnfitError: the model cannot be vectorised.
     """
+    try:
+        return _train_stacked(members, timeline)
+    except RuntimeError as error:
+        raise UnfitError.of_vmap(error) from error
+
+
+def _train_stacked(members: Sequence[Member], timeline: Steps) -> list[Trace]:
     device = members[0].trainer.strategy.root_device
     population, numbers = stack(members, device, timeline=timeline)
     batches = StackedBatches([one.data.train_dataloader() for one in members], device)
     clip, traces = clipping(members[0].trainer), [Trace() for _ in members]
+    rows = [(row, member.module) for row, member in enumerate(members)]
     for member, trace in zip(members, traces, strict=True):
         trace.begin(member.module.model)
     length = epoch_length(timeline)
     step = epoch = 0
     while step < len(timeline):
         for inputs, targets in islice(batches.epoch(epoch), min(length, len(timeline) - step)):
-            try:
-                losses, norms = population.step(inputs, targets, numbers.at(step), clip)
-            except RuntimeError as error:  # what torch says of a model that it cannot vectorise
-                raise UnfitError(f"the model cannot be vectorised: {str(error).partition(chr(10))[0]}") from error
+            losses, norms = population.step(inputs, targets, numbers.at(step), clip)
             step += 1
-            for trace, loss, norm in zip(traces, losses.tolist(), norms.tolist(), strict=True):
-                trace.losses.append(loss)
+            for trace, one_loss, norm in zip(traces, losses.tolist(), norms.tolist(), strict=True):
+                trace.losses.append(one_loss)
                 trace.norms.append(norm)
                 trace.idle.append(population.idle)
         epoch += 1
-        rows = [(row, member.module) for row, member in enumerate(members)]
-        loaders = members[0].data.val_dataloader()
-        for trace, scores in zip(traces, evaluated(population, rows, loaders, "val", VALIDATED), strict=False):
-            trace.scores.append(scores)
+        scores = evaluated(population, rows, members[0].data.val_dataloader(), "val", VALIDATED)
+        for trace, found in zip(traces, scores, strict=False):
+            trace.scores.append(found)
     for trace, member, snapshot in zip(traces, members, population.snapshots(range(len(members))), strict=True):
         snapshot.write(member.module.model, member.optimizer, step)
         trace.random = member.random if snapshot.random is None else {**member.random, "torch": snapshot.random}
@@ -217,11 +221,11 @@ def _differences(ours: Trace, theirs: Trace, nudged: Trace | None) -> Iterator[s
             if _apart(mine, its, abs(other - its)):
                 yield f"the {_SINGULAR[name]} of step {step} is {mine:.6g}, alone {its:.6g}"
                 break
-    for epoch, (own, its) in enumerate(zip(ours.scores, theirs.scores, strict=True)):
-        other = nudged.scores[epoch] if nudged else its
-        for name, value in its.items():
-            if name not in own or _apart(own[name], value, abs(other[name] - value)):
-                yield f"{name} is {own.get(name, math.nan):.6g}, alone {value:.6g}"
+    for epoch, (found, scores) in enumerate(zip(ours.scores, theirs.scores, strict=True)):
+        nearby = nudged.scores[epoch] if nudged else scores
+        for name, value in scores.items():
+            if name not in found or _apart(found[name], value, abs(nearby[name] - value)):
+                yield f"{name} is {found.get(name, math.nan):.6g}, alone {value:.6g}"
     if ours.idle != theirs.idle:
         yield "other parameters are without a gradient"
     for name, start in theirs.start.items():
@@ -314,7 +318,7 @@ class _Recorder(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        trainer.lr_scheduler_configs[0].scheduler.step(self._timeline[trainer.global_step])  # type: ignore[arg-type]
+        trainer.lr_scheduler_configs[0].scheduler.step(self._timeline[trainer.global_step])
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
