@@ -16,6 +16,7 @@ from lrflow.config import Config
 from lrflow.console import QuietConsole
 from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder
+from lrflow.schedules import Duration
 from lrflow.tasks import build
 from lrflow.tasks.train import Prepared, prepare
 from lrflow.training import Supervised
@@ -23,7 +24,8 @@ from lrflow.training.random_state import random_state, random_state_kept, same_r
 from lrflow.vectorized.member import Member
 from lrflow.vectorized.population import UnfitError
 from lrflow.vectorized.safety import attributes, unsafe
-from lrflow.vectorized.verification import differences, telling_steps, train_alone, train_stacked
+from lrflow.vectorized.updates import Steps
+from lrflow.vectorized.verification import Trace, differences, telling_steps, train_alone, train_stacked
 
 _HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer", "transfer_batch_to_device")
 _NUMBERS = ("momentum", "dampening", "weight_decay")  # of which zero is another step than any number
@@ -124,10 +126,7 @@ def verify(configs: Mapping[int, Config], loaded: pl.LightningDataModule | None)
             raise UnfitError("no two of them can be started and are of one length")
         check_alike(list(pair.values()))
         timeline = telling_steps([member.plan for member in pair.values()])
-        traces = []
-        for number in pair:
-            alone = _prepared(configs[number], loaded)
-            traces.append(train_alone(alone.trainer, alone.module, alone.data, timeline))
+        traces = [_alone(configs[number], loaded, timeline) for number in pair]
         ours = dict(zip(pair, train_stacked(list(pair.values()), timeline), strict=True))
         finite = 0
         for (number, mine), its in zip(ours.items(), traces, strict=True):
@@ -135,8 +134,7 @@ def verify(configs: Mapping[int, Config], loaded: pl.LightningDataModule | None)
                 continue
             finite += 1
             if differences(mine, its):
-                alone = _prepared(configs[number], loaded)
-                nudged = train_alone(alone.trainer, alone.module, alone.data, timeline, nudged=True)
+                nudged = _alone(configs[number], loaded, timeline, nudged=True)
                 if found := differences(mine, its, nudged):
                     raise UnfitError(f"trained together it is another run than alone: in job {number} {found[0]}")
         if not finite:
@@ -146,9 +144,15 @@ def verify(configs: Mapping[int, Config], loaded: pl.LightningDataModule | None)
     return f"{len(timeline)} steps of jobs {numbers} are those of the jobs alone (compared in {seconds:.1f} s)"
 
 
+def _alone(config: Config, loaded: pl.LightningDataModule | None, timeline: Steps, nudged: bool = False) -> Trace:
+    ready = _prepared(config, loaded)
+    assert isinstance(ready.module, Supervised)
+    return train_alone(ready.trainer, ready.module, ready.data, timeline, nudged)
+
+
 def _prepared(config: Config, loaded: pl.LightningDataModule | None) -> Prepared:
     """A run without its loggers, validated once an epoch; uncompiled, since compiling changes roundings alone."""
-    plain = {"compile": False, "val_every": "1 epoch"}
+    plain = {"compile": False, "val_every": Duration(1, "epochs")}
     config = config.model_copy(update={"trainer": config.trainer.model_copy(update=plain)})
     folder = RunFolder(config.run_folder or Path(config.output))  # nothing is written
     ready = prepare(config, folder, None, [], QuietConsole(quiet=True), copy.copy(loaded))

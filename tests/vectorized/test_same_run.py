@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import odd_modules
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from lrflow.config import Config, compose
-from lrflow.tasks import population, train
-from lrflow.training.random_state import same_random_state
+from lrflow.tasks import membership, population, train
+from lrflow.training.random_state import random_state, same_random_state
+from lrflow.vectorized.numbers import StepNumbers
+from lrflow.vectorized.population import Population, UnfitError
+from lrflow.vectorized.updates import NEVER, SGDUpdate
 
 OPTIONS = [
     "model=custom",
@@ -99,6 +105,8 @@ def check_same(tmp_path: Path, kind: str, *words: str, members: Any = MEMBERS, a
     if found:
         alone = jobs(tmp_path / "alone", kind, *words, members=members)
         for number, ended in found.items():
+            if ended.status == "diverged":
+                continue
             assert dict(ended.metrics) == pytest.approx(metrics_of(train.run(alone[number])), rel=allowed, abs=1e-5)
             ours, theirs = (checkpoint(tmp_path / name / str(number)) for name in ("together", "alone"))
             torch.testing.assert_close(ours["state_dict"], theirs["state_dict"], rtol=allowed, atol=1e-5)
@@ -119,3 +127,74 @@ def metrics_of(result: Any) -> dict[str, float]:
 def test_a_network_trains_as_it_does_alone_or_is_left_alone(kind: str, tmp_path: Path, undrawn: None) -> None:
     (told,) = check_same(tmp_path, kind)
     assert ALONE.get(kind, "train together: ") in told
+
+
+@pytest.mark.parametrize("kind", ["dropout", "batch_norm", "unused", "padding"])
+def test_so_it_does_under_adamw(kind: str, tmp_path: Path, undrawn: None) -> None:
+    (told,) = check_same(tmp_path, kind, "optimizer=adamw", "optimizer.weight_decay=0.05", "trainer.val_every=3 steps")
+    assert "train together: " in told
+
+
+def test_momentum_that_comes_in_later_is_that_of_the_job_alone(tmp_path: Path, undrawn: None) -> None:
+    words = ["schedule.also={momentum: {warmup: 4}}", "optimizer.dampening=0.2"]
+    (told,) = check_same(tmp_path, "relu", *words)
+    assert "train together: " in told
+
+
+def test_data_that_draw_random_numbers_are_each_seeds_own(tmp_path: Path, undrawn: None) -> None:
+    members = [[f"seed={seed}", f"optimizer.lr={lr}"] for seed in (0, 1) for lr in (0.05, 0.1)]
+    told = check_same(tmp_path, "relu", "+data.drawn=true", members=[*members, ["seed=2", "optimizer.lr=0.1"]])
+    assert [line.partition(": ")[0] for line in told] == [
+        "jobs 0 to 1 train together",
+        "jobs 2 to 3 train together",
+        "job 4 runs by itself",
+    ]
+
+
+def test_the_others_keep_their_buffers_when_a_member_has_diverged(tmp_path: Path, undrawn: None) -> None:
+    """A member that fails in the first epoch is left out of the later ones: of weights, buffers, data, and draws."""
+    members = [
+        ["seed=0", "optimizer.lr=0.05"],
+        ["seed=1", "optimizer.lr=1000", "optimizer.weight_decay=1"],
+        ["seed=2", "optimizer.lr=0.1"],
+    ]
+    words = ["trainer.max_epochs=4", "schedule=constant", "trainer.checkpoint.monitor=null"]
+    (told,) = check_same(tmp_path, "conv", *words, members=members)
+    assert "train together: " in told
+
+
+def test_the_trial_of_two_members_leaves_no_trace(tmp_path: Path) -> None:
+    configs, before = jobs(tmp_path, "dropout"), random_state()
+    told = membership.verify(configs, membership.load_shared(configs[0]))
+    assert re.fullmatch(r"\d+ steps of jobs 0 and 1 are those of the jobs alone \(compared in \d+\.\d s\)", told)
+    assert same_random_state(before, random_state())
+    assert not any(tmp_path.rglob("*"))
+
+
+def test_the_trial_sees_whatever_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of each kind in the step of a population, and what is told of it."""
+    faults: dict[str, Any] = {
+        "weight decay of what has none": ("decay", lambda by: by["decay"] + 0.5),
+        "a wrong LR late in the run": ("lr", lambda by: by["lr"] * 1.01),
+        "undamped momentum": ("share", lambda by: by["share"] + 0.01),
+    }
+    for name, change in faults.values():
+        with monkeypatch.context() as patched:
+            at = StepNumbers.at
+            patched.setattr(StepNumbers, "at", lambda self, step: (by := at(self, step)) | {name: change(by)})  # noqa: B023
+            with pytest.raises(UnfitError, match=r"it is another run than alone: in job [01]"):
+                membership.verify(jobs(tmp_path, "relu"), None)
+
+
+def test_a_parameter_that_is_trained_in_some_steps_only_ends_the_population() -> None:
+    """Late in the run too, where the trial of two members has seen nothing of it."""
+    networks = [odd_modules.network("alternating") for _ in range(2)]
+    update = SGDUpdate({"nesterov": False})
+    names = [[name for name, _ in networks[0].named_parameters()]]
+    start = np.full((2, 1), NEVER)
+    together = Population(networks, names, cross_entropy, update, start, torch.device("cpu"))
+    by = {name: torch.full((2, 1), 0.1) for name in ("lr", "decay")}
+    batch = torch.randn(2, 4, 16), torch.zeros(2, 4, dtype=torch.int64)
+    together.step(*batch, by)
+    with pytest.raises(UnfitError, match=r"other\.(bias|weight) gets a gradient in some steps only"):
+        together.step(*batch, by)
