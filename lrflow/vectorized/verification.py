@@ -44,6 +44,9 @@ than `CLOSE`, a run of the same job that starts from nudged weights tells how mu
 EXPLAINED = 16
 """How many times the effect of the nudge a difference may be."""
 
+SHAKEN = 0.01
+"""Relative difference of a loss beyond which rounding is no excuse: what the jobs learn would be another draw."""
+
 VALIDATED = 2
 """Batches of the validation at the end of each of the two epochs that the steps are made in."""
 
@@ -220,13 +223,14 @@ def _differences(ours: Trace, theirs: Trace, nudged: Trace | None) -> Iterator[s
         pairs = zip(getattr(ours, name), getattr(theirs, name), strict=True)
         others = getattr(nudged, name) if nudged else getattr(theirs, name)
         for step, ((mine, its), other) in enumerate(zip(pairs, others, strict=True)):
-            if _apart(mine, its, abs(other - its)):
+            if _apart(mine, its, abs(other - its), SHAKEN):
                 yield f"the {_SINGULAR[name]} of step {step} is {mine:.6g}, alone {its:.6g}"
                 break
     shaken = _shaken_scores(theirs, nudged) if nudged else 0.0
     for found, scores in zip(ours.scores, theirs.scores, strict=True):
         for name, value in scores.items():
-            if name not in found or _apart(found[name], value, shaken * abs(value)):
+            most = SHAKEN if name.endswith("/loss") else math.inf
+            if name not in found or _apart(found[name], value, shaken * abs(value), most):
                 yield f"{name} is {found.get(name, math.nan):.6g}, alone {value:.6g}"
     if ours.idle != theirs.idle:
         yield "other parameters are without a gradient"
@@ -278,13 +282,13 @@ def _apart_tensors(
             yield f"{what}{name} differs: its norm is {float(mine.norm()):.4g}, alone {float(value.norm()):.4g}"
 
 
-def _apart(ours: float, theirs: float, effect: float) -> bool:
-    """Whether two numbers differ by more than rounding, which changes them by `effect`."""
-    return not abs(ours - theirs) <= CLOSE * abs(theirs) + 1e-6 + EXPLAINED * effect
+def _apart(ours: float, theirs: float, effect: float, most: float) -> bool:
+    """Whether two numbers differ by more than rounding, which changes them by `effect`; or by more than that share."""
+    return not abs(ours - theirs) <= CLOSE * abs(theirs) + 1e-6 + min(EXPLAINED * effect, most * abs(theirs))
 
 
 def _far(ours: Tensor, theirs: Tensor, effect: float, least: float) -> bool:
-    """The same of two tensors, by the norm of their difference."""
+    """Whether two tensors differ by more than rounding, by the norm of their difference."""
     return not float((ours - theirs).norm()) <= CLOSE * float(theirs.norm()) + least + EXPLAINED * effect
 
 
