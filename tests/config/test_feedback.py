@@ -53,6 +53,12 @@ def test_a_mode_that_is_given_once_holds_for_the_metric_everywhere() -> None:
     assert not doubts(config, RUN)
 
 
+def test_a_guess_is_told_once() -> None:
+    config = compose(["trainer.checkpoint.monitor=val_acc", "feedback=plateau", "feedback.monitor=val_acc"])
+    (doubt,) = doubts(config, RUN)
+    assert doubt == "more of val_acc is taken to be better, by its name: trainer.checkpoint.mode=min says otherwise"
+
+
 def test_two_modes_of_one_metric_are_refused_by_both_their_keys() -> None:
     words = ["trainer.checkpoint.monitor=val/x", "trainer.checkpoint.mode=min", "find.monitor=val/x", "find.mode=max"]
     with pytest.raises(ConfigError) as caught:
