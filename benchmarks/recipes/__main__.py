@@ -137,7 +137,7 @@ def _here(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     said, code = "", 0
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
-            train.run(compose(words))
+            train.run(compose(words, earlier=True))
         except LrflowError as error:
             said, code = str(error), 1
     return subprocess.CompletedProcess(words, code, out.getvalue(), said)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import optuna
 
 from benchmarks.sweeps.landscape import EPOCHS, LENGTHS, OPTIMIZERS, Curve, Landscape, Run, rates
+from lrflow.config.overrides import Override
 from lrflow.config.sweep import Pruning
 from lrflow.sweeps.grammar import read_space
 from lrflow.sweeps.pruning import WHOLE, make_pruner
@@ -172,7 +173,8 @@ def _in_turn(curves: Sequence[Curve]) -> list[Spent]:
 
 
 def _space() -> Space:
-    return read_space(None, None, [f"optimizer={','.join(OPTIMIZERS)}", "optimizer.lr=interval(1e-4,1)"])
+    typed = (f"optimizer={','.join(OPTIMIZERS)}", "optimizer.lr=interval(1e-4,1)")
+    return read_space(None, None, map(Override.read, typed))
 
 
 def _nearest(lr: float) -> float:

@@ -32,19 +32,22 @@ MODULE = "lrflow.conf"
 ROOT = "config"
 
 
-def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> Config:
-    """Composes a config as the command line does, and checks it.
+def compose(overrides: Sequence[str] = (), config_dir: Path | None = None, earlier: bool = False) -> Config:
+    """Composes a config of options and values, and checks it.
 
     Args:
         overrides: `["optimizer=sgd", "optimizer.lr=0.1"]`.
         config_dir: a folder with more options and recipes.
+        earlier: put them on top of the config.yaml of the run that `resume=` or `task=evaluate` names, as the command
+            line does; false: nothing is read but options.
 
     Raises:
         ConfigError: every problem of the overrides and of what they make.
     """
     catalogue = Catalogue([config_dir] if config_dir else [])
-    with composer(config_dir, catalogue) as composing:
-        return checked(read(pinned(expand(overrides)), catalogue), composing)[1]
+    given = expand(overrides)
+    with composer(config_dir, catalogue, earlier) as composing:
+        return checked(read(pinned(given) if earlier else given, catalogue), composing)[1]
 
 
 class Composer:
@@ -53,13 +56,15 @@ class Composer:
     Args:
         config_dir: a folder with more options and recipes.
         catalogue: the groups and options there are.
+        earlier: put overrides on top of the run that they go on with.
     """
 
     found: Composed | None = None
     """What was composed last."""
 
-    def __init__(self, config_dir: Path | None, catalogue: Catalogue) -> None:
+    def __init__(self, config_dir: Path | None, catalogue: Catalogue, earlier: bool) -> None:
         self.config_dir, self.catalogue = config_dir.resolve() if config_dir else None, catalogue
+        self._earlier = earlier
 
     def __call__(self, overrides: Sequence[Override]) -> Composed:
         """What these overrides make, with Hydra's own node.
@@ -68,7 +73,7 @@ class Composer:
             ConfigError: the run that they go on with cannot be read, or they cannot be put on top of it.
         """
         self.found = None
-        earlier = earlier_run(overrides)
+        earlier = earlier_run(overrides) if self._earlier else None
         asked = [override.text for override in overrides if earlier is None or of_this_run(override)]
         content = hydra.compose(ROOT, [*_search_path(self.config_dir), *asked], return_hydra_config=True)
         self.found = completed(content, content.hydra, overrides, earlier, self.catalogue)
@@ -124,12 +129,15 @@ def _search_path(config_dir: Path | None) -> list[str]:
 
 
 @contextmanager
-def composer(config_dir: Path | None = None, catalogue: Catalogue | None = None) -> Iterator[Composer]:
+def composer(
+    config_dir: Path | None = None, catalogue: Catalogue | None = None, earlier: bool = True
+) -> Iterator[Composer]:
     """Sets Hydra up for the compositions within a block.
 
     Args:
         config_dir: a folder with more options and recipes.
         catalogue: the groups and options there are; None: they are looked for.
+        earlier: put overrides on top of the run that they go on with.
 
     Raises:
         ConfigError: there is no such folder.
@@ -138,7 +146,7 @@ def composer(config_dir: Path | None = None, catalogue: Catalogue | None = None)
         raise ConfigError([Problem("--config-dir", "there is no such folder", str(config_dir))])
     register_recipes()
     with hydra.initialize_config_module(MODULE, job_name="lrflow", version_base="1.3"):
-        yield Composer(config_dir, catalogue or Catalogue([config_dir] if config_dir else []))
+        yield Composer(config_dir, catalogue or Catalogue([config_dir] if config_dir else []), earlier)
 
 
 @cache

@@ -51,10 +51,10 @@ ANSWERS = {
 def answer(key: str, value: Any) -> str | None:
     """What to write in the place of a key that is known from other frameworks; None: it is not known."""
     for pattern, text in ANSWERS.items():
-        if found := re.fullmatch(pattern, key):
+        if match := re.fullmatch(pattern, key):
             number = isinstance(value, int | float) and not isinstance(value, bool)
             share = f"{100 * value:g}%" if number and 0 < value < 1 else "10%"
-            return text.format(*found.groups(), share=share, value=f"{value:g}" if number else 3)
+            return text.format(*match.groups(), share=share, value=f"{value:g}" if number else 3)
     return None
 
 
@@ -89,8 +89,8 @@ def unknown_key(key: str, value: Any, content: dict[str, Any]) -> Problem:
         return Problem(key, "there are no keys of this group", hint="a recipe starts with the line # @package _global_")
     if parent == "feedback" and "_target_" not in content.get(parent, {}):
         return Problem(key, "there is no feedback to give it to", value, "choose one: feedback=plateau, for example")
-    if hint := answer(key, value):
-        return Problem(key, "there is no such key" if parent else "there is no such group or key", value, hint)
+    if instead := answer(key, value):
+        return Problem(key, "there is no such key" if parent else "there is no such group or key", value, instead)
     sections = sections_at(parent)
     known = list(dict.fromkeys(other for section in sections for other in names_of(section) if other != name))
     message = "there is no such key" if parent else "there is no such group or key"

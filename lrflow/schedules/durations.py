@@ -66,8 +66,8 @@ class Duration:
         if isinstance(given, Duration):
             return given
         if isinstance(given, Integral | float) and not isinstance(given, bool):
-            number = float(given) if isinstance(given, float) else int(given)
-            return cls(number, "steps", number)
+            steps = float(given) if isinstance(given, float) else int(given)
+            return cls(steps, "steps", steps)
         match = _TEXT.fullmatch(given) if isinstance(given, str) else None
         if match is None:
             raise ValueError(f"{given!r} is not a duration: {FORMS}")

@@ -18,8 +18,6 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "unreadable value": (["name=a(b"], {"name": "put special characters in quotes"}),
     "no sweep": (["optimizer.lr=0.1,0.2"], {"optimizer.lr": "add -m"}),
     "no list": (["optimizer.betas=0.9,0.99"], {"optimizer.betas": "a list is written optimizer.betas=[0.9,0.99]"}),
-    "no run to resume": (["resume=outputs/x"], {"resume": "a run folder or a checkpoint file that exists"}),
-    "no run to evaluate": (["task=evaluate"], {"task.from": "expected a run with a checkpoint under outputs/"}),
     "Hydra's own key": (["hydra.foo=1"], {"hydra.foo": "Hydra has no such key"}),
     # keys
     "misspelt key": (["optimizer.lrr=1"], {"optimizer.lrr": "did you mean optimizer.lr?"}),

@@ -82,9 +82,9 @@ def test_an_earlier_run_is_named_by_its_very_checkpoint(nowhere: Path) -> None:
     checkpoint.touch()
     relative = str(checkpoint.relative_to(nowhere))
     for typed in (["resume=last"], ["resume.from=outputs/x"], [f"resume={relative}"], ["resume='outputs/x'"]):
-        assert compose(typed).resume.source == relative
+        assert compose(typed, earlier=True).resume.source == relative
     for typed in (["task=evaluate"], ["task=evaluate", "task.from=outputs/x"]):
-        assert compose(typed).task.source == relative
+        assert compose(typed, earlier=True).task.source == relative
 
 
 def test_a_folder_of_ones_own(write) -> None:
