@@ -34,12 +34,12 @@ def shorten(content: DictConfig, whole: Config | None) -> bool:
     if not isinstance(schedule, DictConfig):
         return False
     told: list[str] = []
-    for key in TOP:
-        _shorten(schedule, key, f"schedule.{key}", whole, told, least=key == "warmup" and _needs_warmup(schedule))
+    for name in TOP:
+        _shorten(schedule, name, f"schedule.{name}", whole, told, least=name == "warmup" and _needs_warmup(schedule))
     shape = schedule.get("shape")
     if isinstance(shape, DictConfig):
-        for key in [key for key, value in shape.items() if isinstance(value, str)]:
-            _shorten(shape, str(key), f"schedule.shape.{key}", whole, told)
+        for name in [str(key) for key, value in shape.items() if isinstance(value, str)]:
+            _shorten(shape, name, f"schedule.shape.{name}", whole, told)
     if told:
         log.warning("fast=true: the run is shorter, and so are %s", ", ".join(told))
     return bool(told)

@@ -265,12 +265,16 @@ def test_a_run_that_something_else_ends_says_what_and_is_validated_and_tested(
 ) -> None:
     done = run("trainer.max_epochs=6", *options.split())
     planned = 40 if "max_steps" in options else 36
-    assert f"ended early after {made} of {planned} steps: " in done.stderr
-    assert why in " ".join(done.stderr.split())
+    told = " ".join(f"{done.stdout} {done.stderr}".split())
+    assert f"ended early after {made} of {planned} steps: " in told
+    assert why in told
     assert done.returncode == 3
     with next(tmp_path.glob("outputs/*_run/metrics.csv")).open() as file:
         rows = list(csv.DictReader(file))
     assert any(row.get("test/loss") for row in rows)
+    summary = json.loads(next(tmp_path.glob("outputs/*_run/summary.json")).read_text())
+    assert (summary["status"], summary["steps"], summary["planned"]) == ("ended_early", made, planned)
+    assert {"val/loss", "test/loss"} <= summary["metrics"].keys()
 
 
 def test_the_plan_of_ones_own_data_is_that_of_the_processes_that_train(run: Cli) -> None:
