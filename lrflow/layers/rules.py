@@ -147,11 +147,15 @@ class Rule:
 
     def peak(self, base: float) -> float:
         """The group's peak LR where the run's is `base`."""
-        return base if self.lr is None else self.lr.factor * base if isinstance(self.lr, Multiple) else self.lr  # type: ignore[return-value]
+        if isinstance(self.lr, Multiple):
+            return self.lr.factor * base
+        return base if self.lr is None else float(self.lr)
 
     def scale(self, base: float) -> float:
         """The group's peak LR as a multiple of the run's peak `base`."""
-        return 1.0 if self.lr is None else self.lr.factor if isinstance(self.lr, Multiple) else self.lr / base  # type: ignore[operator]
+        if isinstance(self.lr, Multiple):
+            return self.lr.factor
+        return 1.0 if self.lr is None else float(self.lr) / base
 
     def _check_name(self) -> Iterable[Problem]:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -162,6 +166,8 @@ class Rule:
     def _check_selectors(self) -> Iterable[Problem]:
         if self.parameters is not None:
             object.__setattr__(self, "parameters", frozenset(self.parameters))
+            if not self.parameters:
+                yield Problem("parameters", "an empty list selects nothing")
         if all(getattr(self, selector) is None for selector in (*SELECTORS, "parameters")):
             hint = "match: '*' selects every parameter that no earlier rule claimed"
             yield Problem("match", "a rule selects by match, type, ndim or select, and this one by none", ..., hint)

@@ -146,7 +146,7 @@ def _materialize(module: pl.LightningModule, data: pl.LightningDataModule, stage
     except UnusableError as error:
         why = f" ({error})"
     for name, (args, kwargs) in seen.items():
-        lazies[name]._infer_parameters(lazies[name], args, kwargs)  # type: ignore[operator]
+        lazies[name]._infer_parameters(lazies[name], args, kwargs)  # type: ignore[misc]
     if left := _lazy(module):
         message = f"lazy modules whose parameters have no shape yet, nor after an example batch{why}: "
         hint = "give the layers their input sizes, or run one batch through the model before it is handed over"

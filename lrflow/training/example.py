@@ -144,7 +144,8 @@ def _copy(module: pl.LightningModule) -> pl.LightningModule:
     memo = {id(value): value for value in [*shared, *trainers.values()] if value is not None}
     for buffer in module.buffers():
         if nn.parameter.is_lazy(buffer):  # torch cannot copy these
-            memo[id(buffer)] = nn.UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)
+            made = nn.UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)  # type: ignore[call-arg]
+            memo[id(buffer)] = made
     for part in module.modules():  # weights that a hook computes anew; torch refuses to copy them
         for value in vars(part).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:

@@ -325,3 +325,12 @@ def test_layer_decay_accounts_for_any_model(model: nn.Module, no_decay: bool) ->
     assert sum(group.tensors for group in groups) == len(list(model.parameters()))
     scales = [group.scale for group in groups if not group.frozen]
     assert scales == sorted(scales)
+
+
+def test_given_parameters_are_selected_and_no_others(net: nn.Module, refused: Callable) -> None:
+    rules = [Rule("head", parameters=net.head.parameters(), lr="2x"), Rule("rest", match="*")]
+    groups = {group.name: [name for name, _ in group.parameters] for group in resolve(net, rules, lr=1.0)}
+    assert groups["head"] == ["head.weight", "head.bias"]
+    stranger = Rule("else", parameters=nn.Linear(2, 2).parameters())
+    assert "none of the model's" in refused(resolve, net, [stranger, *rules], 1.0)["layers.rules[0]"]
+    assert list(refused(Rule, "none", parameters=[])) == ["parameters"]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import pytorch_lightning as pl
+from torch import Tensor, nn
 
 from lrflow.config import compose
 from lrflow.errors import ConfigError
+from lrflow.layers import Rule
+from lrflow.tasks import build, train
 from lrflow.tasks.build import build_module
+from lrflow.tasks.plan import compile_plan, read_plan
 
 
 class ByHand(pl.LightningModule):
@@ -21,3 +28,52 @@ def test_a_module_that_optimizes_by_hand_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("lrflow.tasks.build.instantiate", lambda node: ByHand())
     with pytest.raises(ConfigError, match=r"model\._target_.*optimizes by hand"):
         build_module(config)
+
+
+class Upside(pl.LightningModule):
+    """Declared from its head down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.body = nn.Linear(16, 10), nn.Linear(64, 16)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self.head(self.body(batch[0].flatten(1)).relu()), batch[1])
+
+
+def test_layers_are_ordered_by_their_use_in_the_plan_and_in_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = build.instantiate
+    monkeypatch.setattr(
+        "lrflow.tasks.build.instantiate",
+        lambda node, *extra: Upside() if "widths" in node else real(node, *extra),
+    )
+    overrides = ["layers=layer_decay", "layers.no_decay=false", f"output={tmp_path}", "trainer.max_epochs=1"]
+    told: list[str] = []
+    plan = compile_plan(compose(overrides), told.append)
+    assert [(group.name, group.scale, group.depth) for group in plan.groups] == [("body", 0.75, 0), ("head", 1.0, 1)]
+    assert told == []
+    folder = train.run(compose(overrides))["folder"]
+    assert read_plan(folder, tmp_path).fingerprint == plan.fingerprint
+    unread = compile_plan(compose(["task=plan", *overrides, "horizon.steps=100"]), told.append)
+    assert [group.name for group in unread.groups] == ["head", "body"]
+    assert told == [
+        "layers: in the order in which the model declares them; the order of use is not known: the data were not read"
+    ]
+
+
+def test_a_makers_rules_of_ones_own_select_by_name_or_by_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own:
+        def rules(self, model: nn.Module) -> list[Rule]:
+            head = Rule("head", parameters=model.head.parameters(), lr="2x")  # type: ignore[union-attr, operator]
+            return [head, Rule("rest", match="*")]
+
+    config = compose(["layers=layer_decay"])
+    real = build.instantiate
+    monkeypatch.setattr(
+        "lrflow.tasks.build.instantiate",
+        lambda node, *extra: Own() if "decay" in node else real(node, *extra),
+    )
+    groups = build.build_groups(config, build_module(config))
+    assert [(group.name, group.scale, group.tensors) for group in groups] == [("head", 2.0, 2), ("rest", 1.0, 8)]
