@@ -11,7 +11,7 @@ from lrflow.layers.rules import Rule, as_tuple
 def selects(rule: Rule, entry: Entry) -> bool:
     """Whether every selector of the rule holds: name and type in one place, ndim and kind of the parameter."""
     return (
-        (rule.parameters is None or entry.parameter in rule.parameters)  # type: ignore[operator]  # a set by now
+        (rule.parameters is None or entry.parameter in rule.parameters)
         and has_ndim(rule, entry)
         and has_kind(rule, entry)
         and any(rule.matches_name(place.name) and has_type(rule, place.holder) for place in entry.places)

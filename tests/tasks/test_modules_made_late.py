@@ -53,6 +53,10 @@ class Configure(Base):
     def configure_model(self):
         self.calls += ("model",); self.body = nn.Linear(8, 4); self.head = nn.Linear(4, 1)
 
+class Wide(Base):
+    def __init__(self, width: int = 16): super().__init__(); self.width = width
+    def configure_model(self): self.body = nn.Linear(8, self.width); self.head = nn.LazyLinear(1)
+
 class Lazy(Base):
     def __init__(self):
         super().__init__(); self.steps = 0
@@ -165,6 +169,13 @@ def test_a_range_test_and_a_look_at_the_curvature_see_them(late: Callable[..., D
     for find in ("find=range find.sweeps=1 find.steps=40 find.high=0.1", "find=stability"):
         done = late("Setup", "task=find", *find.split())
         assert done.returncode == 0, done.stderr
+
+
+def test_mup_completes_the_narrower_models_too(late: Callable[..., Done], tmp_path: Path) -> None:
+    done = late("Wide", "layers=mup", "layers.base={width: 4}", "optimizer=adam")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads((newest(tmp_path) / "plan.json").read_text())
+    assert {group["name"]: group["scale"] for group in plan["groups"]}["output"] == 0.25
 
 
 @pytest.mark.slow
