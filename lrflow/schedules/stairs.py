@@ -62,8 +62,7 @@ class MultiStep(Shape):
 
     Args:
         gamma: the factor at each milestone, above 0 and at most 1.
-        milestones: durations, counted from the start of the run, each inside the phase. In any order; one that stands
-            twice counts twice, as in torch's `MultiStepLR`.
+        milestones: durations from the start of the run, each inside the phase; one that stands twice counts twice.
     """
 
     gamma: float
