@@ -124,7 +124,7 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     parents = {outcome.folder.parent for outcome in outcomes if outcome.folder}
     home = parents.pop() if len(parents) == 1 else None
 
-    ending = {
+    ending: dict[str, list[str]] = {
         "time": [f"{outcome.seconds:.1f} s" for outcome in outcomes],
         "status": [outcome.status for outcome in outcomes],
         "folder": [_name(outcome.folder, home) for outcome in outcomes],

@@ -52,7 +52,9 @@ def check_modes(directions: Directions) -> Iterator[Problem]:
 def doubtful_modes(directions: Directions) -> Iterator[str]:
     """Modes that were guessed where the name leaves a doubt, and modes that were given against the name."""
     given = {metric: (key, mode) for key, metric, mode in reversed(directions.said)}
-    places = {name: place for place, names in reversed(directions.named.items()) for name in names if place != "find"}
+    places = {
+        name: place for place, names in reversed([*directions.named.items()]) for name in names if place != "find"
+    }
     for name, place in places.items():  # a range test tells of its own
         key, mode = given.get(name, (f"{place}.mode", None))
         if mode == "min" and guess(name) == "max":

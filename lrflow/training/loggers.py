@@ -195,7 +195,7 @@ def _close(logger: Logger, outcome: Outcome | None) -> None:
     if not begun and (outcome is None or outcome.status == "finished"):
         return  # nothing was reported, and `logger.experiment` would begin a run now
     outcome = outcome or Outcome("failed", "the run did not begin", error=LrflowError("the run did not begin"))
-    experiment = getattr(logger, "experiment", None)
+    experiment: Any = getattr(logger, "experiment", None)
     if hasattr(experiment, "add_text"):  # TensorBoard, which knows of no status
         experiment.add_text("outcome", f"{outcome.status} {outcome.reason}".strip(), outcome.steps)
     logger.finalize("success" if outcome.exit_code == 0 else "failed")
