@@ -13,13 +13,7 @@ from typing import Any
 import yaml
 
 from lrflow.config.catalogue import Option
-
-EXTRAS = {
-    "pytorch_optimizer": "pytorch-optimizer",
-    "prodigyopt": "prodigyopt",
-    "schedulefree": "schedulefree",
-}
-"""The packages of the extra `optimizers`, by the name under which they are imported."""
+from lrflow.config.extras import EXTRAS
 
 
 @dataclass(frozen=True)
@@ -135,9 +129,9 @@ class Page:
 
     @property
     def needs(self) -> list[str]:
-        """The packages of the extra that it cannot do without."""
+        """The packages of lrflow's extras that it cannot do without, as they are installed."""
         roots = dict.fromkeys(target.partition(".")[0] for target in self.targets)
-        return [EXTRAS[root] for root in roots if root in EXTRAS]
+        return [EXTRAS[root][0] for root in roots if root in EXTRAS]
 
     def classes(self, *without: str) -> list[Any]:
         """The classes of lrflow's that it builds, outermost first."""

@@ -106,6 +106,11 @@ def guess(name: str) -> Mode | None:
     return "max" if words & MORE_IS_BETTER else None
 
 
+def is_loss(name: str) -> bool:
+    """Whether a metric is a loss, by a word of its name: `train/loss`, `valLoss`, `test_logloss`; `gloss` is none."""
+    return not {"loss", "losses", "logloss"}.isdisjoint(_words(name))
+
+
 def is_validation(name: str) -> bool:
     """Whether a metric is one of validation, by its name: `val/loss`, `val_acc`, `valid/f1`, `validation_loss`."""
     return next(_words(name), "") in ("val", "valid", "validation")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lrflow.metric import Directions, Metric, guess, is_validation
+from lrflow.metric import Directions, Metric, guess, is_loss, is_validation
 
 NAN = math.nan
 
@@ -113,3 +113,8 @@ def test_what_a_run_folder_noted_holds_where_nobody_says_another() -> None:
     assert Directions.of(content, {"val/x": "max"})("val/x").mode == "max"
     content = config(checkpoint={"monitor": "val/x", "mode": "min"})
     assert Directions.of(content, {"val/x": "max"})("val/x").mode == "min"
+
+
+def test_which_metrics_are_losses() -> None:
+    names = {"train/loss": True, "valLoss": True, "test_logloss": True, "loss/2": True, "val/gloss": False, "kl": False}
+    assert {name: is_loss(name) for name in names} == names

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+from hydra.core.config_store import ConfigStore
 from pydantic import ValidationError
 
 from lrflow.config import fields as f
@@ -52,7 +53,6 @@ class Pruning(Section):
 class Sweep(Section):
     """The settings of the sweeper, `sweep.KEY` or `hydra.sweeper.KEY`."""
 
-    target: str = TARGET
     sampler: Annotated[str, f.one_of(*SAMPLERS)] = "tpe"
     """How the next trial is chosen."""
     n_trials: f.Count | None = None
@@ -94,6 +94,11 @@ class Sweep(Section):
         metrics, modes = [each.name for each in objectives], [each.mode for each in objectives]
         one = len(metrics) == 1
         return self.model_copy(update={"metric": metrics[0] if one else metrics, "mode": modes[0] if one else modes})
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="lrflow", node={"_target_": TARGET, **Sweep().model_dump()}, provider="lrflow"
+)
 
 
 class Trial(Section):

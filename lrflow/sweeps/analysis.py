@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lrflow.metric import is_loss
 from lrflow.sweeps.curves import Analysis, Basin, Curve, Point, read_margin
 from lrflow.sweeps.recorded import Trial, Value, number
 from lrflow.sweeps.results import Sweep
@@ -40,7 +41,7 @@ def analyse(sweep: Sweep, margin: str | float = MARGIN) -> Analysis | None:
     pruned = [trial for trial in rated if trial.status == "pruned"]
     others = [name for name in sweep.keys if name != key and not name.rpartition(".")[2].endswith("seed")]
     chosen = [name for name in others if _is_choice(name, key, known)]
-    initial = _initial_loss(sweep) if sweep.mode == "min" and "loss" in sweep.metric else None
+    initial = _initial_loss(sweep) if sweep.mode == "min" and is_loss(sweep.metric) else None
     ended = [cost for trial in known if math.isfinite(cost := sweep.cost(trial))]
     worst = initial if initial is not None else max(ended, default=math.nan)
     families: dict[tuple[Value, ...], list[Trial]] = {}

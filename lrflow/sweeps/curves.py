@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lrflow.metric import is_loss
 from lrflow.sweeps.recorded import Trial, Value
 from lrflow.sweeps.results import Sweep
 from lrflow.tuning.valley import Valley
@@ -156,8 +157,8 @@ class Analysis:
 
     def top(self, column: str) -> float:
         """What of a column of losses is worth looking at: not much more than where training starts."""
-        is_loss = "loss" in column and "loss" in self.sweep.metric and self.start > 0
-        return 2 * self.start if is_loss else math.inf
+        of_losses = is_loss(column) and is_loss(self.sweep.metric) and self.start > 0
+        return 2 * self.start if of_losses else math.inf
 
     def metric(self, cost: float) -> float:
         """A cost as the metric has it, and a metric as a cost."""

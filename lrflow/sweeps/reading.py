@@ -15,7 +15,7 @@ from lrflow.config.auto import AUTO
 from lrflow.config.files import read as read_yaml
 from lrflow.config.overrides import values_of
 from lrflow.errors import ConfigError, Problem
-from lrflow.metric import Directions, Metric
+from lrflow.metric import Directions, Metric, is_loss
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.recorded import Trial, Value, number
@@ -156,7 +156,7 @@ def _usual(trials: Sequence[Trial], asked: Directions) -> str:
     """What the runs are judged by; where no trial has it another metric, a loss rather than anything."""
     usual = asked.objectives[0].name
     known = {name for trial in trials for name in trial.metrics}
-    return min(known or {usual}, key=lambda name: (name != usual, "loss" not in name, name))
+    return min(known or {usual}, key=lambda name: (name != usual, not is_loss(name), name))
 
 
 def _listed(value: Any) -> list[str]:

@@ -24,7 +24,6 @@ _MAY_CHANGE = (
     "rank_ended_early",
     "batch",
     "resume",
-    "target",
     "params",
     "when",
     "pruner",
@@ -48,7 +47,7 @@ def write_record(folder: Path, settings: Sweep, space: Space, overrides: Sequenc
         "study": study,
         "overrides": [text.removeprefix("++") for text in overrides],
         "space": space.describe(),
-        "settings": {**settings.model_dump(exclude={"target", "resume", "study"}), "study": study},
+        "settings": {**settings.model_dump(exclude={"resume", "study"}), "study": study},
     }
     text = yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True, width=120)
     write_whole(folder / RECORD, f"# What this sweep was asked for; its trials lie beside it.\n{text}")

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
+from hydra_plugins.lrflow.sweeper import LrflowSweeper
 from lrflow.config import compose
+from lrflow.config.sweep import Sweep, check_sweeper
 
 EVIL = {
     "callbacks": "callbacks: {x: {_target_: joblib.load, filename: x}}",
@@ -39,3 +43,11 @@ def test_what_anybody_may() -> None:
 def test_folders_are_given_by_a_flag(problems_of) -> None:
     (problem,) = problems_of(["hydra.searchpath=[pkg://x]"])
     assert "--config-dir" in problem.message
+
+
+def test_the_settings_of_the_sweeper_stand_once() -> None:
+    node = OmegaConf.to_container(ConfigStore.instance().load("hydra/sweeper/lrflow.yaml").node)
+    assert isinstance(node, dict)
+    assert node.pop("_target_") == f"{LrflowSweeper.__module__}.{LrflowSweeper.__name__}"
+    assert node == Sweep().model_dump()
+    assert not check_sweeper(node)
