@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "lrflow"
 FLOORS = {
     "errors": 0, "files": 0, "lazy": 0, "lightning_alias": 0, "memory": 0, "metric": 0,
-    "console": 1, "outcome": 1, "runs": 1, "schedules": 1,
+    "console": 1, "limits": 1, "outcome": 1, "runs": 1, "schedules": 1,
     "layers": 2, "models": 2, "data": 2,
     "optimizers": 3, "plan": 3, "feedback": 3,
     "training": 4,

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from lrflow.config import fields as f
 from lrflow.config.messages import problem_of
 from lrflow.errors import Problem
+from lrflow.limits import is_number
 from lrflow.optimizers.traits import Range
 
 _KINDS: dict[str, Any] = {
@@ -19,7 +20,7 @@ _KINDS: dict[str, Any] = {
     "not_negative": f.NotNegative,
     "above_one": Annotated[
         float,
-        f.expects("a number above 1, or inf", lambda value: value == math.inf or (f.is_number(value) and value > 1)),
+        f.expects("a number above 1, or inf", lambda value: value == math.inf or (is_number(value) and value > 1)),
     ],
 }
 

@@ -12,7 +12,7 @@ from lrflow.config.catalogue import shipped_keys
 from lrflow.config.combinations import check_combination
 from lrflow.config.config import Config
 from lrflow.config.extras import check_installed
-from lrflow.config.feedback import check_feedback
+from lrflow.config.feedback import check_feedback, check_limits
 from lrflow.config.find import check_find
 from lrflow.config.freezing import check_freezing
 from lrflow.config.length import declared_horizon
@@ -218,7 +218,7 @@ def check(
         failed: keys that are known to be wrong; nothing is concluded from them.
         choices: the option that was taken of each group.
     """
-    found = [*check_targets(content, choices), *check_mup(content)]
+    found = [*check_targets(content, choices), *check_limits(content), *check_mup(content)]
     problems = [p for p in found if p.key not in failed]
     if config is None:
         return problems

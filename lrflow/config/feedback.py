@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from lrflow.config.config import Config
 from lrflow.config.metrics import doubtful_modes
 from lrflow.config.schema import Feedback
 from lrflow.errors import Problem
+from lrflow.feedback.limits import BOUNDS, LIMITS
+from lrflow.limits import outside
 from lrflow.metric import is_validation
 from lrflow.schedules import Duration, Horizon
+
+
+def check_limits(content: Mapping[str, Any]) -> list[Problem]:
+    """Settings that a feedback of lrflow's cannot have.
+
+    Args:
+        content: the whole config.
+    """
+    node = content.get("feedback")
+    if not isinstance(node, Mapping):
+        return []
+    room, _, kind = str(node.get("_target_")).rpartition(".")
+    if room != "lrflow.feedback" or kind not in LIMITS:
+        return []
+    return outside({**BOUNDS, **LIMITS[kind]}, node, "feedback")
 
 
 def check_feedback(config: Config) -> list[Problem]:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from lrflow import limits
+from lrflow.limits import between, is_whole
 from lrflow.schedules.durations import Duration
 
 
@@ -55,36 +57,17 @@ def _unknown_word(word: Any, words: tuple[str, ...]) -> PydanticCustomError:
 
 
 def number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> BeforeValidator:
-    """A check for a finite number from `low` (with `above`: above it) to `high` (with `below`: below it)."""
-    if math.isinf(high):
-        text = f"a number above {low:g}" if above else f"a number of at least {low:g}"
-    elif above:
-        text = f"a number above {low:g} and at most {high:g}"
-    else:
-        text = f"a number of at least {low:g} and below {high:g}" if below else f"a number from {low:g} to {high:g}"
-    return expects(text, lambda value: _within(value, low, high, above, below))
+    """A check for a finite number, see `lrflow.limits.number`."""
+    return _limited(limits.number(low, high, above=above, below=below))
 
 
 def whole(low: int) -> BeforeValidator:
     """A check for a whole number that is `low` or more."""
-    text = "a whole number above 0" if low == 1 else f"a whole number of at least {low}"
-    return expects(text, lambda value: is_whole(value) and value >= low)
+    return _limited(limits.whole(low))
 
 
-def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number; True and False are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _within(value: Any, low: float, high: float, above: bool, below: bool) -> bool:
-    if not is_number(value):
-        return False
-    return (low < value if above else low <= value) and (value < high if below else value <= high)
+def _limited(limit: limits.Limit) -> BeforeValidator:
+    return expects(limit.expected, limit.holds)
 
 
 def _duration(value: Any) -> Duration:
@@ -119,13 +102,13 @@ def _patterns(value: Any) -> Any:
 
 def _is_betas(value: Any) -> bool:
     several = isinstance(value, list | tuple) and len(value) in (2, 3)
-    return several and all(_within(beta, 0, 1, False, True) for beta in value)
+    return several and all(between(beta, 0, 1, False, True) for beta in value)
 
 
 def _is_eps(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return len(value) == 2 and all(entry is None or _within(entry, 0, math.inf, False, False) for entry in value)
-    return _within(value, 0, math.inf, True, False)
+        return len(value) == 2 and all(entry is None or between(entry, 0, math.inf, False, False) for entry in value)
+    return between(value, 0, math.inf, True, False)
 
 
 def _is_folder_name(value: Any) -> bool:
@@ -151,7 +134,7 @@ def _one_or_more(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 def _is_margin(value: Any) -> bool:
     share = re.fullmatch(r"(\d+\.?\d*|\.\d+)%", value) if isinstance(value, str) else None
-    return _within(float(share.group(1)) if share else value, 0, math.inf, True, False)
+    return between(float(share.group(1)) if share else value, 0, math.inf, True, False)
 
 
 def _is_text(value: Any) -> bool:
@@ -207,7 +190,7 @@ GroupLR = Annotated[
     Any,
     expects(
         "a number above 0 (1e-4) or a multiple of the peak (10x)",
-        lambda value: is_relative_lr(value) or _within(value, 0, 1000, True, False),
+        lambda value: is_relative_lr(value) or between(value, 0, 1000, True, False),
     ),
 ]
 Texts = Annotated[Any, expects("text or a list of it", _one_or_more(_is_text))]

@@ -226,7 +226,7 @@ class NoFeedback(Section):
 
 
 class Feedback(Node):
-    """A factor on top of the plan; see `lrflow.feedback`. Which keys there are depends on the kind."""
+    """A factor on top of the plan: what lrflow reads of it; `lrflow.feedback.limits` has what else each kind takes."""
 
     monitor: f.Text | None = None
     """The metric: val/... is looked at after each validation, train/loss and what the module logs each `every`."""
@@ -234,38 +234,6 @@ class Feedback(Node):
     """How often it looks; None: as the kind has it."""
     mode: f.Mode | None = None
     """Whether less of the metric is better, or more; None: as the metric has it elsewhere, or by its name."""
-    factor: f.Positive = 0.1
-    """Of one move."""
-    patience: f.CountOrNone = 0
-    """Readings that are put up with before a move."""
-    threshold: f.NotNegative = 0.0
-    """How much better than the best a reading has to be."""
-    threshold_mode: Annotated[str, f.one_of("rel", "abs")] = "rel"
-    """As a share of the best, or as a difference."""
-    window: f.Count = 1
-    """Readings whose mean is looked at."""
-    cooldown: f.CountOrNone = 0
-    """Readings after a cut that are left out."""
-    warmup: f.CountOrNone = 0
-    """Readings after a raise that are left out."""
-    reset: f.Count | None = None
-    """Cuts at the lower bound after which all starts over; None: never."""
-    desired_kl: f.Positive = 0.01
-    """The target of the KL divergence."""
-    band: f.Positive = 2.0
-    """How many times the KL may be off its target."""
-    beta: Annotated[float, f.number(0, 1, above=True)] = 0.02
-    """The largest share by which one step moves the factor."""
-    significance: Annotated[float, f.number(0, 1, above=True)] = 0.05
-    """Of the statistical test."""
-    keep: Annotated[float, f.number(0, 1, above=True)] = 0.125
-    """The latest share of the steps that is tested."""
-    min_samples: f.Count | None = None
-    """Fewest steps that are tested."""
-    min_factor: Annotated[float, f.number(0, 1, above=True)] = 1.0
-    """The factor never falls below this."""
-    max_factor: Annotated[float, f.number(1)] = 1.0
-    """The factor never rises above this."""
 
 
 def _kind_of_feedback(value: Any) -> str:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lrflow.errors import ConfigError, Problem
+from lrflow.feedback.limits import BOUNDS
+from lrflow.limits import outside
 from lrflow.metric import is_validation
 from lrflow.schedules import Duration, Horizon
 from lrflow.schedules.durations import DurationLike
@@ -39,17 +41,14 @@ class Feedback(ABC):
     def __init__(self, min_factor: float, max_factor: float, every: DurationLike | None) -> None:
         self.factor = 1.0
         self.min_factor, self.max_factor = min_factor, max_factor
-        problems = [
-            *expect("min_factor", min_factor, 0 < min_factor <= 1, "a number above 0 and at most 1"),
-            *expect("max_factor", max_factor, max_factor >= 1, "a number of at least 1"),
-        ]
+        problems = outside(BOUNDS, locals(), "feedback")
         try:
             self._every = None if every is None else Duration.parse(every)
         except ValueError as error:
             problems.append(Problem("feedback.every", str(error), every))
         else:
-            some = self._every is None or self._every.value > 0
-            problems += expect("every", every, some, "a duration above 0")
+            if self._every is not None and self._every.value == 0:
+                problems.append(Problem("feedback.every", "expected a duration above 0", every))
         refuse(problems)
 
     def interval(self, horizon: Horizon) -> int:
@@ -161,11 +160,6 @@ class StepFeedback(Feedback):
         Returns:
             What was measured, at the end of an interval; the factor has been moved by then.
         """
-
-
-def expect(name: str, value: Any, holds: bool, what: str) -> list[Problem]:
-    """No problem where the value of a setting holds, else the one it is."""
-    return [] if holds else [Problem(f"feedback.{name}", f"expected {what}", value)]
 
 
 def refuse(problems: Iterable[Problem]) -> None:

@@ -7,8 +7,10 @@ from collections import deque
 from statistics import fmean
 from typing import Any, ClassVar
 
-from lrflow.feedback.feedback import MetricFeedback, expect, refuse
+from lrflow.feedback.feedback import MetricFeedback, refuse
 from lrflow.feedback.improvement import Improvement, ThresholdMode
+from lrflow.feedback.limits import LIMITS
+from lrflow.limits import outside
 from lrflow.metric import Metric, Mode
 from lrflow.schedules.durations import DurationLike
 
@@ -59,19 +61,9 @@ class Greedy(MetricFeedback):
         max_factor: float = 10.0,
         every: DurationLike | None = None,
     ) -> None:
+        refuse(outside(LIMITS["Greedy"], locals(), "feedback"))
         super().__init__(monitor, min_factor, max_factor, every)
         self._better = Improvement(mode or Metric.parse(monitor).mode, threshold, threshold_mode)
-        refuse(
-            [
-                *self._better.problems(),
-                *expect("factor", factor, 0 < factor < 1, "a number above 0 and below 1"),
-                *expect("patience", patience, patience >= 0, "a whole number of at least 0"),
-                *expect("window", window, window >= 1, "a whole number above 0"),
-                *expect("cooldown", cooldown, cooldown >= 0, "a whole number of at least 0"),
-                *expect("warmup", warmup, warmup >= 0, "a whole number of at least 0"),
-                *expect("reset", reset, reset is None or reset >= 1, "a whole number above 0, or null"),
-            ]
-        )
         self._step, self._patience, self._window = factor, patience, window
         self._cooldown, self._warmup, self._reset = cooldown, warmup, reset
         self._best: float | None = None

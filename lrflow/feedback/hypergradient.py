@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lrflow.feedback.feedback import StepFeedback, expect, on_cpu, refuse, wide
+from lrflow.feedback.feedback import StepFeedback, on_cpu, refuse, wide
+from lrflow.feedback.limits import LIMITS
+from lrflow.limits import outside
 from lrflow.schedules import Horizon
 from lrflow.schedules.durations import DurationLike
 
@@ -49,8 +51,8 @@ class Hypergradient(StepFeedback):
         max_factor: float = 100.0,
         every: DurationLike | None = None,
     ) -> None:
+        refuse(outside(LIMITS["Hypergradient"], locals(), "feedback"))
         super().__init__(min_factor, max_factor, 10 if every is None else every)
-        refuse(expect("beta", beta, 0 < beta < 1, "a number above 0 and below 1"))
         self._beta = beta
         self._before: list[Tensor] | None = None  # the weights before the last step
         self._move = torch.ones((), dtype=torch.float64)  # of the steps since the last look

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lrflow.errors import Problem
-from lrflow.feedback.feedback import expect
 from lrflow.metric import Metric, Mode
 
 ThresholdMode = Literal["rel", "abs"]
@@ -29,14 +27,6 @@ class Improvement:
     mode: Mode
     threshold: float
     threshold_mode: ThresholdMode
-
-    def problems(self) -> list[Problem]:
-        """Settings out of range."""
-        return [
-            *expect("mode", self.mode, self.mode in ("min", "max"), "min or max"),
-            *expect("threshold", self.threshold, self.threshold >= 0, "a number of at least 0"),
-            *expect("threshold_mode", self.threshold_mode, self.threshold_mode in ("rel", "abs"), "rel or abs"),
-        ]
 
     def __call__(self, value: float, best: float | None) -> bool:
         """Whether `value` is better than `best`; anything finite is better than None."""

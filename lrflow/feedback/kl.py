@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from lrflow.feedback.feedback import MetricFeedback, expect, refuse
+from lrflow.feedback.feedback import MetricFeedback, refuse
+from lrflow.feedback.limits import LIMITS
+from lrflow.limits import outside
 from lrflow.schedules.durations import DurationLike
 
 
@@ -40,14 +42,8 @@ class KLAdaptive(MetricFeedback):
         max_factor: float = 10.0,
         every: DurationLike | None = None,
     ) -> None:
+        refuse(outside(LIMITS["KLAdaptive"], locals(), "feedback"))
         super().__init__(monitor, min_factor, max_factor, every)
-        refuse(
-            [
-                *expect("desired_kl", desired_kl, desired_kl > 0, "a number above 0"),
-                *expect("band", band, band > 1, "a number above 1"),
-                *expect("factor", factor, factor > 1, "a number above 1"),
-            ]
-        )
         self._desired, self._band, self._step = desired_kl, band, factor
 
     def describe(self) -> str:

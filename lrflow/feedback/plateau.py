@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from lrflow.feedback.feedback import MetricFeedback, expect, refuse
+from lrflow.feedback.feedback import MetricFeedback, refuse
 from lrflow.feedback.improvement import Improvement, ThresholdMode
+from lrflow.feedback.limits import LIMITS
+from lrflow.limits import outside
 from lrflow.metric import Metric, Mode
 from lrflow.schedules.durations import DurationLike
 
@@ -45,16 +47,9 @@ class Plateau(MetricFeedback):
         min_factor: float = 1e-3,
         every: DurationLike | None = None,
     ) -> None:
+        refuse(outside(LIMITS["Plateau"], locals(), "feedback"))
         super().__init__(monitor, min_factor, 1.0, every)
         self._better = Improvement(mode or Metric.parse(monitor).mode, threshold, threshold_mode)
-        refuse(
-            [
-                *self._better.problems(),
-                *expect("factor", factor, 0 < factor < 1, "a number above 0 and below 1"),
-                *expect("patience", patience, patience >= 0, "a whole number of at least 0"),
-                *expect("cooldown", cooldown, cooldown >= 0, "a whole number of at least 0"),
-            ]
-        )
         self._cut, self._patience, self._cooldown = factor, patience, cooldown
         self._best: float | None = None
         self._bad = 0  # readings in a row without improvement

@@ -12,7 +12,9 @@ import torch
 from scipy.special import stdtrit
 from torch import nn
 
-from lrflow.feedback.feedback import StepFeedback, expect, refuse, wide
+from lrflow.feedback.feedback import StepFeedback, refuse, wide
+from lrflow.feedback.limits import LIMITS
+from lrflow.limits import outside
 from lrflow.schedules import Horizon
 from lrflow.schedules.durations import DurationLike
 
@@ -63,20 +65,8 @@ class Stationarity(StepFeedback):
         min_factor: float = 1e-3,
         every: DurationLike | None = None,
     ) -> None:
+        refuse(outside(LIMITS["Stationarity"], locals(), "feedback"))
         super().__init__(min_factor, 1.0, every)
-        refuse(
-            [
-                *expect("factor", factor, 0 < factor < 1, "a number above 0 and below 1"),
-                *expect("significance", significance, 0 < significance < 1, "a number above 0 and below 1"),
-                *expect("keep", keep, 0 < keep <= 1, "a number above 0 and at most 1"),
-                *expect(
-                    "min_samples",
-                    min_samples,
-                    min_samples is None or min_samples >= 4,
-                    "a whole number of at least 4, or null",
-                ),
-            ]
-        )
         self._cut, self._significance, self._keep, self._min_samples = factor, significance, keep, min_samples
         self._samples: Samples = np.empty(0)  # the latest
         self._count = 0  # samples since the last cut

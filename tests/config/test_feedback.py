@@ -76,3 +76,19 @@ def test_swapped_letters_of_a_short_word() -> None:
     with pytest.raises(ConfigError) as caught:
         compose(["feedback=plateau", "feedback.mode=mni"])
     assert caught.value.problems[0].hint == "did you mean min?"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["feedback=plateau", "feedback.factor=2"], "expected a number above 0 and below 1"),
+        (["feedback=kl", "feedback.factor=0.5"], "expected a number above 1"),
+        (["feedback=sasa", "feedback.significance=1"], "expected a number above 0 and below 1"),
+        (["feedback=sasa", "feedback.min_samples=3"], "expected a whole number of at least 4, or null"),
+        (["feedback=greedy", "feedback.threshold_mode=asb"], "expected one of rel, abs"),
+    ],
+)
+def test_each_kind_has_its_own_ranges(given: list[str], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(given)
+    assert [problem.message for problem in caught.value.problems] == [told]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,18 @@ from typing import Any
 import pytest
 import torch
 
+from lrflow.config import compose
 from lrflow.errors import ConfigError
 from lrflow.feedback import Greedy, Hypergradient, KLAdaptive, MetricFeedback, Plateau, Stationarity
+from lrflow.feedback.limits import BOUNDS, LIMITS
+from lrflow.limits import outside
 from lrflow.schedules import Horizon
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "feedback.md"
+KINDS = [Greedy, Hypergradient, KLAdaptive, Plateau, Stationarity]
 
 
-@pytest.mark.parametrize("kind", [Greedy, Hypergradient, KLAdaptive, Plateau, Stationarity])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_new_one_changes_nothing_and_its_state_is_plain(kind: Any, tmp_path: Path) -> None:
     feedback = kind()
     assert feedback.factor == 1.0
@@ -72,3 +77,24 @@ def test_the_example_of_the_documentation(factors: Any) -> None:
     feedback = names["Halve"](limit=3.0)
     assert isinstance(feedback, MetricFeedback)
     assert factors(feedback, [4.0, 2.0, 5.0]) == [0.5, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_setting_has_one_limit_that_its_default_keeps(kind: Any) -> None:
+    limits = {**BOUNDS, **LIMITS[kind.__name__]}
+    arguments = inspect.signature(kind).parameters
+    assert arguments.keys() - {"monitor", "every"} <= limits.keys()
+    assert LIMITS[kind.__name__].keys() <= arguments.keys()
+    assert not outside(limits, {name: one.default for name, one in arguments.items()}, "feedback")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_config_and_class_refuse_the_same_in_the_same_words(kind: Any) -> None:
+    option = {Stationarity: "sasa", KLAdaptive: "kl"}.get(kind, kind.__name__.lower())
+    for name in inspect.signature(kind).parameters.keys() & {**BOUNDS, **LIMITS[kind.__name__]}.keys():
+        with pytest.raises(ConfigError) as composed:
+            compose([f"feedback={option}", f"feedback.{name}=-1"])
+        with pytest.raises(ConfigError) as built:
+            kind(**{name: -1})
+        (problem,) = composed.value.problems
+        assert name == "mode" or [problem] == built.value.problems
