@@ -30,7 +30,8 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the command line without the program's name; None: the process's own.
 
     Returns:
-        the exit code: 0 when all went well, 1 when a run failed, 2 when the config cannot be run, 130 after ^C.
+        the exit code: 0 when all went well, 1 when a run failed, 2 when the config cannot be run, 3 when a run ended
+        early, 128 + the signal when it was stopped: 130 after ^C.
     """
     from lrflow.cli.report import show_failure
 
@@ -231,13 +232,11 @@ def composed_job(cfg: DictConfig, node: Any, config_dir: Path | None) -> tuple[C
         node: Hydra's node of it.
         config_dir: the folder with more options.
     """
-    from lrflow.config.catalogue import Catalogue
-    from lrflow.config.earlier import completed, earlier_run
+    from lrflow.config.composition import job_of_sweep
     from lrflow.config.overrides import Override
 
     overrides = [Override.read(text) for text in node.overrides.task]
-    earlier = earlier_run(overrides)
-    return completed(cfg, node, overrides, earlier, Catalogue([config_dir] if config_dir else [])), overrides
+    return job_of_sweep(cfg, node, overrides, config_dir), overrides
 
 
 def sampled() -> bool:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lrflow.config.catalogue import FAST, Catalogue, recipes
 from lrflow.config.config import Config
@@ -73,15 +74,63 @@ class Composer:
             ConfigError: the run that they go on with cannot be read, or they cannot be put on top of it.
         """
         self.found = None
+        self.found = with_whole(self._compose(overrides), overrides, self._compose)
+        return self.found
+
+    def _compose(self, overrides: Sequence[Override]) -> Composed:
         earlier = earlier_run(overrides) if self._earlier else None
         asked = [override.text for override in overrides if earlier is None or of_this_run(override)]
         content = hydra.compose(ROOT, [*_search_path(self.config_dir), *asked], return_hydra_config=True)
-        self.found = completed(content, content.hydra, overrides, earlier, self.catalogue)
-        return self.found
+        return completed(content, content.hydra, overrides, earlier, self.catalogue)
 
     def place(self, problems: Sequence[Problem], overrides: Sequence[Override]) -> list[Problem]:
         """The problems of what these overrides make, with the file and line that they come from."""
         return placed(problems, overrides, self.config_dir, self.found)
+
+
+def job_of_sweep(content: DictConfig, node: Any, overrides: Sequence[Override], config_dir: Path | None) -> Composed:
+    """What a job of a sweep is made of, which Hydra composed.
+
+    Args:
+        content: as Hydra composed it.
+        node: Hydra's node of it.
+        overrides: of the job, as Hydra took them.
+        config_dir: the folder with more options.
+
+    Raises:
+        ConfigError: the run that it goes on with cannot be read, or the overrides cannot be put on top of it.
+    """
+    earlier, catalogue = earlier_run(overrides), Catalogue([config_dir] if config_dir else [])
+
+    def compose_anew(others: Sequence[Override]) -> Composed:
+        loader = GlobalHydra.instance().config_loader()
+        found = loader.load_configuration(ROOT, [override.text for override in others], RunMode.RUN)
+        return completed(found, found.hydra, others, earlier, catalogue)
+
+    return with_whole(completed(content, node, overrides, earlier, catalogue), overrides, compose_anew)
+
+
+def with_whole(
+    found: Composed, overrides: Sequence[Override], compose_anew: Callable[[Sequence[Override]], Composed]
+) -> Composed:
+    """What was composed, of a smoke run with a way to the config of the run that it stands for.
+
+    Args:
+        found: what was composed.
+        overrides: that it was composed of.
+        compose_anew: composes others.
+    """
+    rest = [override for override in overrides if override.key != "fast"]
+    if len(rest) == len(overrides):
+        return found
+
+    def whole() -> Config | None:
+        try:
+            return compose_anew(rest).config()
+        except Exception:  # it has problems of its own
+            return None
+
+    return replace(found, whole=whole)
 
 
 def placed(
@@ -180,8 +229,6 @@ def checked(overrides: Overrides, composing: Composer) -> tuple[Composed, Config
     composing.found = None
     try:
         found = composing(ready)
-        if any(override.key == "fast" for override in ready):
-            found = replace(found, whole=lambda: _whole(composing, ready))
         problems += check_hydra(found.content.hydra)
         config = found.config()
         if not problems:
@@ -191,17 +238,6 @@ def checked(overrides: Overrides, composing: Composer) -> tuple[Composed, Config
     except Exception as error:
         problems.append(_composition_problem(error, composing.catalogue))
     raise ConfigError(composing.place(problems, ready))
-
-
-def _whole(composing: Composer, overrides: Sequence[Override]) -> Config | None:
-    """The config of a smoke run as it is meant; None where it has problems of its own."""
-    short = composing.found
-    try:
-        return composing([override for override in overrides if override.key != "fast"]).config()
-    except Exception:
-        return None
-    finally:
-        composing.found = short
 
 
 def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:

@@ -192,3 +192,10 @@ def test_what_run_to_go_on_from_cannot_be_swept(
     err = capsys.readouterr().err
     assert f"  {key} = " in err
     assert "cannot be swept" in err
+
+
+@pytest.mark.parametrize("words", [["optimizer.lr=0.1"], ["-m", "optimizer.lr=0.1,0.2"]], ids=" ".join)
+def test_a_smoke_run_is_the_same_in_a_sweep(words: list[str], task) -> None:
+    ran = task(lambda config: {"val/loss": 1.0, "folder": str(config.run_folder)})
+    assert main([*words, "fast=true", "schedule.warmup=120"]) == 0
+    assert {str(config.schedule.warmup) for config in ran} == {"30%"}, "120 of the 400 steps of the whole run"
