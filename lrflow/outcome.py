@@ -76,9 +76,7 @@ class Outcome:
 
     @classmethod
     def recorded(cls, status: str, reason: str = "", metrics: Mapping[str, Any] | None = None, **facts: Any) -> Outcome:
-        """A run as a record says that it ended; also as records said it that called a diverged run `failed`."""
-        if status == "failed" and _SAYS_DIVERGED.search(reason):
-            status = "diverged"
+        """A run as a record says that it ended."""
         if status not in STATUSES:
             status, reason = "failed", f"ended as {status!r}, which this version does not know"
         numbers = numbers_in(metrics or {})
@@ -99,11 +97,12 @@ class Outcome:
         if "status" not in summary:
             return None
         told = {name: summary.get(name) for name in ("steps", "planned")}
-        reason = str(summary.get("error") or summary.get("reason") or "")
+        reason, status = str(summary.get("error") or summary.get("reason") or ""), str(summary["status"])
+        # lrflow 0.1 called a diverged run `failed`, and wrote no `reason` beside the error.
+        if status == "failed" and "reason" not in summary and _SAYS_DIVERGED.search(reason):
+            status = "diverged"
         seconds = float(summary.get("seconds") or 0.0)
-        return cls.recorded(
-            str(summary["status"]), reason, summary.get("metrics"), seconds=seconds, folder=folder, **told
-        )
+        return cls.recorded(status, reason, summary.get("metrics"), seconds=seconds, folder=folder, **told)
 
     def summary(self, **facts: Any) -> dict[str, Any]:
         """The content of summary.json, with facts of the run that stand beside how it ended."""
@@ -161,7 +160,7 @@ def numbers_in(values: Mapping[str, Any]) -> dict[str, float]:
 def exit_code_of_sweep(outcomes: Iterable[Outcome]) -> int:
     """1 where a job failed, diverged or was stopped; else 3 where one ended early; else 0."""
     found = {outcome.status for outcome in outcomes}
-    return 1 if found & {"failed", "diverged", "stopped"} else 3 * ("ended_early" in found)
+    return 1 if found & {"failed", "diverged", "stopped"} else EndedEarlyError.exit_code * ("ended_early" in found)
 
 
 _SAYS_DIVERGED = re.compile(r"\b(nan|inf)\b|not finite")

@@ -83,6 +83,13 @@ def test_summaries_of_the_version_before_are_read(record: dict[str, object], sta
     assert outcome.metrics == record["metrics"]
 
 
+def test_a_failure_that_speaks_of_nan_is_a_failure() -> None:
+    failed = Outcome.of_error(ValueError("the column 'nan' is missing"))
+    read = Outcome.of_summary(failed.summary())
+    assert read is not None
+    assert (read.status, read.reason) == (failed.status, failed.reason) == ("failed", failed.reason)
+
+
 @pytest.mark.parametrize(("error", "status", "code"), ENDS, ids=lambda value: str(value)[:20])
 def test_it_goes_to_another_process(error: BaseException, status: str, code: int) -> None:
     found = pickle.loads(pickle.dumps(Outcome.of_error(error, overrides=["a=1"]).portable()))

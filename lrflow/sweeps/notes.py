@@ -67,9 +67,14 @@ def _wrong_values(metrics: Mapping[str, float], objectives: Sequence[str]) -> Lr
 
 
 def status_of(trial: FrozenTrial) -> str:
-    """How a trial of a study that is over ended; also of a study that noted it only of trials that failed."""
-    usual = "finished" if trial.state is TrialState.COMPLETE else "failed"
-    return Outcome.recorded(trial.user_attrs.get("status", usual), trial.user_attrs.get("error", "")).status
+    """How a trial of a study that is over ended.
+
+    lrflow 0.1 noted no status of a trial that finished, and of one that diverged, and is a lesson, that it failed.
+    """
+    status = trial.user_attrs.get("status", "finished" if trial.state is TrialState.COMPLETE else "failed")
+    if status == "failed" and trial.state is TrialState.PRUNED:
+        status = "diverged"
+    return Outcome.recorded(status).status
 
 
 def noted(trial: FrozenTrial, fixed: Sequence[str], folder: Path) -> Outcome:
