@@ -25,8 +25,8 @@ def with_earlier_sweep(overrides: Sequence[Override]) -> list[Override]:
     from lrflow.sweeps.reading import find_sweep
     from lrflow.sweeps.record import read_record
 
-    output = Path(typed["output"].given if "output" in typed else OUTPUT)
-    folder = find_sweep(asked.given, output, "sweep.resume", searched=True)
+    output = Path(typed["output"].plain if "output" in typed else OUTPUT)
+    folder = find_sweep(asked.plain, output, "sweep.resume", searched=True)
     own = ("hydra.sweeper.resume", "hydra.sweep.dir")
     before = [Override.read(text) for text in read_record(folder)["overrides"]]
     kept = [override for override in before if override.key not in typed and override.key not in own]

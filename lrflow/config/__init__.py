@@ -1,7 +1,8 @@
 """The configuration of a run: composed from `conf/`, typed, and checked as a whole before anything is built."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lrflow.lazy import lazily
 
 if TYPE_CHECKING:
     from lrflow.config.composition import compose
@@ -24,21 +25,18 @@ __all__ = [
     "validate",
 ]
 
-_HOMES = {
-    "Config": "config",
-    "compose": "composition",
-    "declared_horizon": "length",
-    "instantiate": "targets",
-    "load_config": "saved",
-    "locate": "targets",
-    "redact": "secrets",
-    "save_config": "saved",
-    "validate": "validation",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports what is asked for when it is asked for: `--help` reads folders, and needs neither Hydra nor numpy."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+# `--help` reads folders, and needs neither Hydra nor numpy.
+__getattr__ = lazily(
+    __name__,
+    {
+        "Config": "config",
+        "compose": "composition",
+        "declared_horizon": "length",
+        "instantiate": "targets",
+        "load_config": "saved",
+        "locate": "targets",
+        "redact": "secrets",
+        "save_config": "saved",
+        "validate": "validation",
+    },
+)

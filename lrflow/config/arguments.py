@@ -33,7 +33,7 @@ def check_ranges(arguments: Mapping[str, Any], ranges: Mapping[str, Range], key:
         ranges: of its traits.
         key: where the optimizer stands.
     """
-    for name in ranges.keys() & arguments.keys():
+    for name in (name for name in ranges if name in arguments):
         try:
             TypeAdapter(_field(ranges[name])).validate_python(arguments[name])
         except ValidationError as error:

@@ -26,7 +26,7 @@ def check_combination(config: Config, processes: int | None = None) -> list[Prob
         try:
             traits = optimizer_traits(optimizer.target, f"{key}._target_")
         except ConfigError as error:
-            return error.problems
+            return [*problems, *error.problems]
         problems += check_optimizer(config, optimizer, traits, key, processes)
     return [*problems, *check_curvature(config, processes)]
 

@@ -35,7 +35,7 @@ class Composed:
         choices: the option taken of each group.
         overrides: as typed, without those that name the run or its trial; before them those of the earlier run.
         earlier: the config.yaml of that run; None: it goes on with none.
-        replaced: groups that were chosen anew on top of that run.
+        replaced: keys that are not that run's: groups that were chosen anew, and what starts or names a run.
         noted: which way of each metric was better in that run, as far as it noted that.
         whole: gives the config of the same run without `fast=true`, or None; None: nobody knows it.
     """
@@ -160,7 +160,9 @@ def completed(
     gone = (*replaced, "task", "resume", "against")
     kept = [one.typed for one in past if one.key not in keys and one.key.partition(".")[0] not in gone]
     choices = before | {group: now.get(group) for group in replaced}
-    return Composed(merged, choices, [*kept, *told], earlier, frozenset(replaced), meta.get("metrics", {}))
+    return Composed(
+        merged, choices, [*kept, *told], earlier, frozenset({*replaced, *_OF_THE_NEW_RUN}), meta.get("metrics", {})
+    )
 
 
 def _replaced(
@@ -228,11 +230,11 @@ def _path(override: Override) -> str:
         message = "cannot be swept, since each run brings a configuration of its own"
         hint = "give one run; start lrflow once for each"
         raise ConfigError([Problem(_shown(override.key), message, override.value, hint)])
-    return str(override.parsed.value()) if override.is_readable else override.given
+    return override.plain
 
 
 def _checkpoint(overrides: Sequence[Override], key: str, source: str) -> Path:
-    output = next((override.given for override in overrides if override.key == "output"), OUTPUT)
+    output = next((override.plain for override in overrides if override.key == "output"), OUTPUT)
     return find_checkpoint(source, Path(output), _shown(key))
 
 

@@ -65,6 +65,12 @@ class Override:
         return self.value or ""
 
     @property
+    def plain(self) -> str:
+        """The text that the value stands for, without the quotes of Hydra's grammar around it."""
+        value = self.parsed.value() if self.is_readable else None
+        return value if isinstance(value, str) else self.given
+
+    @property
     def deletes(self) -> bool:
         """Whether it takes a key away."""
         return self.sign == "~"

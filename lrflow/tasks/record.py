@@ -73,7 +73,7 @@ def record_start(config: Config, folder: RunFolder, plan: Plan, devices: int, pi
         devices: processes that train together.
         picture: whether to draw the plan, which takes longer than a small trial trains.
     """
-    assert folder.run_id  # made before the config: a folder with a config and no id is an earlier version's
+    _ = folder.run_id  # makes it, before the config: a folder with a config and no id is an earlier version's
     save_config(config, folder.config)
     folder.write_environment()
     plan.write(folder.path, build.beside_plan(config, devices), picture)

@@ -20,7 +20,7 @@ class Weights:
     """The weights that a run was tested with.
 
     Args:
-        weights: `best`, `last`, or the path that was given.
+        weights: `best`, `last`, or the name of a checkpoint.
         checkpoint: their file; None: they were in memory.
         step: optimizer steps behind them.
     """

@@ -1,6 +1,6 @@
 """One example batch run through a copy of a module, which leaves the module, the data and the generators as they were.
 
-`isolated` in `beside.py` restores a module that trains; before the run there is no trainer state to keep, and a copy
+`isolated` in `isolation.py` restores a module that trains; before the run there is no trainer state to keep, and a copy
 that shares the parameters also isolates what no restoring reaches, such as lazy modules.
 """
 

@@ -9,6 +9,7 @@ import pytest
 from lrflow.cli.command import main
 from lrflow.config import compose, load_config, save_config
 from lrflow.config.config import Config
+from lrflow.errors import ConfigError, Problem
 
 OPTIONS = {
     "schedule/mine.yaml": "_target_: lrflow.schedules.Schedule\nwarmup: 7\nshape:\n  _target_: lrflow.schedules.Rex\n",
@@ -131,3 +132,27 @@ def test_the_record_of_a_run_that_goes_on_says_all_that_was_typed(earlier, task)
     earlier("optimizer=sgd", "optimizer.lr=0.1", "schedule.warmup=3%")
     assert main(["resume=last", "schedule.warmup=4%", "optimizer=momentum"]) == 0
     assert ran[0].overrides == ["schedule.warmup=4%", "optimizer=momentum"]
+
+
+@pytest.mark.parametrize("words", [["resume=last"], ["task=evaluate"]], ids=" ".join)
+def test_an_output_folder_in_quotes_is_found(words: list[str], earlier, task) -> None:
+    ran = task(name="evaluate" if "task=evaluate" in words else "train")
+    earlier("optimizer.lr=0.2")
+    Path("outputs").rename("of,mine")
+    assert main([*words, "output='of,mine'"]) == 0
+    assert (ran[0].optimizer.lr, ran[0].output) == (0.2, "of,mine")
+
+
+def test_a_problem_of_what_is_resumed_is_not_put_down_to_the_file_of_the_run(
+    earlier, task, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = Problem("resume.horizon", "choose the LR from here on", None)
+
+    def refuse(config: Config) -> dict[str, object]:
+        raise ConfigError([problem, Problem("optimizer.lr", "is too high", 0.2)])
+
+    task(refuse)
+    folder = earlier("optimizer.lr=0.2")
+    assert main(["resume=last"]) == 2
+    told = capsys.readouterr().err
+    assert told.count(str(folder / "config.yaml")) == 1, told
