@@ -237,13 +237,17 @@ def check(
     if isinstance(config.layers, Rules):
         problems += check_names(config.layers)
         problems += check_routes(config.layers.rules, config.optimizer.routes) if sound("optimizer.routes") else []
-        problems += check_freezing(config.layers.rules, horizon) if sound("layers.rules") else []
         rules = enumerate(config.layers.rules)
         schedules |= {f"layers.rules[{index}].schedule": rule.schedule for index, rule in rules if rule.schedule}
     decays = not isinstance(config.layers, Rules) or any(rule.weight_decay for rule in config.layers.rules)
     optimizer = config.optimizer if sound("optimizer") else None
     for key, schedule in schedules.items():
         problems += check_schedule(schedule, key, horizon, optimizer, decays) if sound(key) else []
+    if isinstance(config.layers, Rules) and sound("layers.rules"):
+        try:
+            problems += check_freezing(config.layers.made(), horizon)
+        except ConfigError as error:
+            problems += error.problems
     if sound("scaling", "data.batch_size", "trainer."):
         problems += check_scaling(config)
     problems += check_combination(config) if sound("optimizer", "trainer.") else []

@@ -7,7 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
+from lrflow import layers
 from lrflow.config import fields as f
+from lrflow.errors import ConfigError
 from lrflow.layers.rules import SELECTS
 from lrflow.schedules import Curve, Duration
 from lrflow.schedules.ramps import COOLDOWNS, WARMUPS
@@ -162,7 +164,7 @@ class Schedule(Node):
 
 
 class Rule(Section):
-    """One rule of `layers.rules`; see `lrflow.layers.Rule`, which takes the same keys."""
+    """One rule of `layers.rules` as it is written; `lrflow.layers.Rule` is made of it, and says what goes together."""
 
     name: f.Text
     """What the group is called."""
@@ -198,13 +200,29 @@ class Rules(Section):
     rules: Annotated[list[Rule], Field(min_length=1)]
     """Every parameter must find one."""
 
-    def specs(self) -> list[dict[str, Any]]:
-        """The rules as `lrflow.layers.Rule.from_config` takes them."""
-        specs = [parsed(rule, rule.plain()) for rule in self.rules]
-        for index, (rule, spec) in enumerate(zip(self.rules, specs, strict=True)):
-            if rule.schedule is not None:
-                spec["schedule"] = rule.schedule.curve(f"layers.rules[{index}].schedule")
-        return specs
+    _made: list[layers.Rule] | None = PrivateAttr(None)
+
+    def made(self) -> list[layers.Rule]:
+        """The rules themselves, made when they are first asked for, which the checks of the config do.
+
+        Raises:
+            ConfigError: everything that is wrong with them.
+        """
+        if self._made is None:
+            made, problems = [], []
+            for index, rule in enumerate(self.rules):
+                key = f"layers.rules[{index}]"
+                spec = parsed(rule, rule.plain())
+                try:
+                    if rule.schedule is not None:
+                        spec["schedule"] = rule.schedule.curve(f"{key}.schedule")
+                    made.append(layers.Rule.from_config(spec, key))
+                except ConfigError as error:
+                    problems += error.problems
+            if problems:
+                raise ConfigError(problems)
+            self._made = made
+        return self._made
 
 
 class RuleMaker(Node):

@@ -21,7 +21,7 @@ from lrflow.config.curvature import unread_keys
 from lrflow.config.feedback import doubts
 from lrflow.config.routes import check_routes
 from lrflow.config.scaling import batch_scaling
-from lrflow.config.schema import NoFeedback, Optimizer
+from lrflow.config.schema import NoFeedback, Optimizer, Rules
 from lrflow.config.targets import optimizer_traits, takes
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
@@ -177,8 +177,8 @@ def build_groups(
     """
     held = Parameters.of(planned_module(module))
     layers = config.layers
-    if hasattr(layers, "specs"):
-        rules: Sequence[Rule] = _rules(layers.specs())
+    if isinstance(layers, Rules):
+        rules: Sequence[Rule] = layers.made()
     else:
         maker = instantiate(layers.node())
         if isinstance(maker, MuP):
@@ -206,7 +206,7 @@ def build_groups(
 
 def needs_example(config: Config) -> bool:
     """Whether the groups depend on what the model does with an example of the data."""
-    return not hasattr(config.layers, "specs") and getattr(locate(config.layers.target), "follows_use", False)
+    return not isinstance(config.layers, Rules) and getattr(locate(config.layers.target), "follows_use", False)
 
 
 def _with_uses(
@@ -347,15 +347,3 @@ def one_at_a_time(what: str) -> Iterator[None]:
     """Let the processes of this machine do something after one another, such as preparing the same data."""
     with lock(Path(gettempdir()) / f"lrflow-{what}.lock"):
         yield
-
-
-def _rules(specs: Sequence[dict[str, Any]]) -> list[Rule]:
-    rules, problems = [], []
-    for index, spec in enumerate(specs):
-        try:
-            rules.append(Rule.from_config(spec, key=f"layers.rules[{index}]", resolve=locate))
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return rules

@@ -1,11 +1,14 @@
-"""Rules that freeze what they cannot, for longer than the run is, or everything: told with the config, all at once."""
+"""Rules that say what does not go together, or freeze for longer than the run is: told with the config, all at once."""
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
-from lrflow.config import compose
+from lrflow.config import compose, schema
 from lrflow.errors import ConfigError
+from lrflow.layers import Rule
 
 REST = "{name: rest, match: '*'}"
 
@@ -43,6 +46,7 @@ def test_what_can_be(rule: str) -> None:
         ("freeze_statistics: false", "freeze_statistics", "the group is not frozen"),
         ("unfreeze: 2 epocs", "unfreeze", "not a duration"),
         ("unfreze: 2 epochs", "unfreze", "unfreeze"),
+        ("freeze: true, lr: 2x", "lr", "a frozen group does not train"),
     ],
 )
 def test_what_cannot_be(settings: str, key: str, text: str) -> None:
@@ -71,3 +75,16 @@ def test_a_run_in_which_nothing_would_train_at_first() -> None:
     assert list(told(late, "{name: b, match: '*', unfreeze: 1}")) == ["layers.rules"]
     assert list(told(late, "{name: b, match: '*', freeze: true}")) == ["layers.rules"]
     assert told(late, "{name: b, match: '*', unfreeze: 0}") == {}
+
+
+def test_what_a_rule_cannot_be_is_told_of_all_rules_at_once() -> None:
+    found = told("{name: a, lr: 2x}", "{name: frozen, match: 'head.*'}", REST)
+    assert list(found) == ["layers.rules[0].match", "layers.rules[1].name"]
+    assert "selects by match, type, ndim or select" in found["layers.rules[0].match"]
+
+
+def test_a_rule_of_a_config_has_the_keys_and_defaults_of_the_class() -> None:
+    written = {name: field.default for name, field in schema.Rule.model_fields.items() if not field.is_required()}
+    made = {f.name: f.default for f in fields(Rule) if f.name not in ("name", "parameters", "depth")}
+    assert written.keys() == made.keys()
+    assert {**written, "unfreeze_warmup": written["unfreeze_warmup"].value} == made
