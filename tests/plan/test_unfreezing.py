@@ -129,7 +129,7 @@ def test_depth_is_told_and_not_taken_into_the_fingerprint() -> None:
     assert [group.depth for group in again.groups] == [i for i in range(6) for _ in range(2)]
     model = nn.ModuleDict({f"layer{i}": nn.Linear(2, 2) for i in range(6)})
     rules = [
-        Rule(rule.name, rule.match, lr=rule.lr, weight_decay=rule.weight_decay, unfreeze=rule.unfreeze)
+        Rule(rule.name, parameters=rule.parameters, lr=rule.lr, weight_decay=rule.weight_decay, unfreeze=rule.unfreeze)
         for rule in GradualUnfreezing("20 steps").rules(model)
     ]
     plain = Plan.compile(resolve(model, rules, lr=0.1), COSINE, RUN)

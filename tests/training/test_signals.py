@@ -84,7 +84,7 @@ def test_one_row_a_step_in_order_with_the_validations_between(train: Any, tmp_pa
     training = [row for row in rows if row["train/loss"]]
     assert [int(row["step"]) for row in training] == list(range(21))
     assert all(row["train/step_time"] and row["train/grad_norm"] and not row["val/loss"] for row in training)
-    assert [int(row["step"]) for row in rows if row["val/loss"]] == [4, 9, 14, 19]
+    assert [int(row["step"]) for row in rows if row["val/loss"]] == [4, 9, 14, 19, 20]  # and at the end
     assert [int(row["step"]) for row in rows] == sorted(int(row["step"]) for row in rows)
 
 
