@@ -48,7 +48,10 @@ def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], tr
     except Exception as error:
         failure = ConfigError(place(error.problems)) if isinstance(error, ConfigError) else error
         if isinstance(error, PrunedError | EndedEarlyError):
-            print(error)
+            from lrflow.training.ranks import rank
+
+            if rank() == 0:
+                print(error)
         else:
             show_failure(failure, "This job was not run." if config.run_folder else "Nothing was run.")
         without_locals(error)

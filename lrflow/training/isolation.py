@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from types import SimpleNamespace
+from types import MemberDescriptorType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,7 @@ class Snapshot:
             return self._note_tensor(value)
         if isinstance(value, nn.Module):
             return value.children() if _is_wrapper(value) else [vars(value)]
-        if isinstance(value, MutableMapping):
-            items = dict(value)
+        if isinstance(value, MutableMapping) and (items := _items(value)) is not None:
             self._undo.append(lambda: _put_back(value, items))
             return [*items.values(), *_attributes(value)]
         if isinstance(value, list | deque | set | bytearray):
@@ -85,7 +84,23 @@ class Snapshot:
             state = get()
             self._undo.append(lambda: put(state))
             return []
-        return _attributes(value)
+        return [*self._note_slots(value), *_attributes(value)]
+
+    def _note_slots(self, value: Any) -> Iterable[Any]:
+        """What an object of a user's own keeps in `__slots__`, and not in a dict."""
+        slots = {} if _is_foreign(value) else _slots(value)
+        before = {name: slot.__get__(value) for name, slot in slots.items() if hasattr(value, name)}
+
+        def undo() -> None:
+            for name, slot in slots.items():
+                if name in before:
+                    slot.__set__(value, before[name])
+                elif hasattr(value, name):
+                    slot.__delete__(value)
+
+        if slots:
+            self._undo.append(undo)
+        return before.values()
 
     def _note_elements(self, value: Any) -> Iterable[Any]:
         before = value.copy()
@@ -245,14 +260,31 @@ def _put_back(mapping: MutableMapping[Any, Any], items: dict[Any, Any]) -> None:
         mapping.update(items)
 
 
+def _items(mapping: MutableMapping[Any, Any]) -> dict[Any, Any] | None:
+    """What a mapping holds; None for one that computes its values, and cannot: its attributes hold what it has."""
+    try:
+        return dict(mapping)
+    except Exception:
+        return None
+
+
 def _attributes(value: Any) -> list[Any]:
     """The attributes of an object of a user's own, as the dict that holds them."""
+    return [vars(value)] if hasattr(value, "__dict__") and not _is_foreign(value) else []
+
+
+def _slots(value: Any) -> dict[str, MemberDescriptorType]:
+    """The places of what an object keeps in `__slots__`, by their names."""
+    places = [vars(base).items() for base in type(value).__mro__ if "__slots__" in vars(base)]
+    return {name: place for own in places for name, place in own if isinstance(place, MemberDescriptorType)}
+
+
+def _is_foreign(value: Any) -> bool:
+    """Whether an object is a library's, or no part of what refers to it."""
     kind = type(value)
     package = kind.__module__.partition(".")[0]
     library = package in _LIBRARIES or package in sys.stdlib_module_names
-    if (library and kind is not SimpleNamespace) or isinstance(value, (*_OUTSIDE, type)):
-        return []
-    return [vars(value)] if hasattr(value, "__dict__") else []
+    return (library and kind is not SimpleNamespace) or isinstance(value, (*_OUTSIDE, type))
 
 
 def _generator(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:

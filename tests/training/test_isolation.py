@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import MISSING, OmegaConf
 from torch import Tensor, nn
 from torchmetrics import MaxMetric, MeanMetric
 
@@ -38,6 +40,17 @@ class Meter:
         return self.total / self.seen[0]
 
 
+@dataclass(slots=True)
+class Tally:
+    """One whose attributes stand in no dict."""
+
+    calls: int = 0
+
+    def __call__(self) -> float:
+        self.calls += 1
+        return self.calls % 5 / 5
+
+
 class Keeps(nn.Module):
     """A layer whose output depends on what its forward has left behind, in training and evaluation alike."""
 
@@ -50,7 +63,7 @@ class Keeps(nn.Module):
         self.kept: dict[str, Any] = {"nested": {"calls": 0}}
         self.last: deque[float] = deque([0.0], maxlen=3)
         self.seen: set[int] = {0}
-        self.meter, self.inner = Meter(), nn.Identity()
+        self.meter, self.tally, self.inner = Meter(), Tally(), nn.Identity()
         self.python, self.numpy = random.Random(1), np.random.default_rng(1)
         self.torch, self.legacy = torch.Generator().manual_seed(1), np.random.RandomState(1)
         self.average = MeanMetric()
@@ -132,6 +145,7 @@ CHANGES: dict[str, Callable[[Any, Tensor], Any]] = {
     "a set": _collect,
     "an attribute added": _add_attribute,
     "an object": lambda layer, value: layer.meter(float(value)),
+    "an object with slots": lambda layer, value: layer.tally(),
     "an array": _array,
     "a submodule's attribute": _inner,
     "Python's generator": lambda layer, value: layer.python.random(),
@@ -310,6 +324,14 @@ def test_what_a_module_only_refers_to_is_left_alone() -> None:
     with isolated(module):
         assert module.data[3] == 3
     assert module.data.reads == 1
+
+
+def test_a_config_with_missing_values_can_be_kept() -> None:
+    module: Any = keeping("a counter")
+    module.options = OmegaConf.create({"needed": MISSING, "given": {"a": 1}})
+    with isolated(module):
+        module.options.given.a = 2
+    assert module.options == OmegaConf.create({"needed": MISSING, "given": {"a": 1}})
 
 
 def test_a_graph_that_still_needs_a_tensor_finds_it() -> None:
