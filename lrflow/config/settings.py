@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 
 from lrflow.config import fields as f
 from lrflow.config.schema import Node, Section
-from lrflow.metric import Metric
+from lrflow.metric import LOSS, TRAIN_LOSS, Metric
 from lrflow.schedules.durations import Duration
 
 
@@ -20,7 +20,7 @@ class Checkpoint(Section):
     """Save this often."""
     keep: f.Count | None = 1
     """How many of the latest to keep; None: all."""
-    monitor: f.Text | None = "val/loss"
+    monitor: f.Text | None = LOSS
     """Also keep the best by this metric; None: only the latest."""
     mode: f.Mode | None = None
     """Whether the best is the smallest or the largest; None: as the metric has it elsewhere, or by its name."""
@@ -226,7 +226,7 @@ class RangeFind(Section):
     """Of a sweep; a duration."""
     sweeps: f.Count | None = None
     """Each with a model and an order of the data of its own; None: 5, or 2 where trial runs settle the answer."""
-    monitor: f.Text = "train/loss"
+    monitor: f.Text = TRAIN_LOSS
     """The metric: train/loss, one of validation (val/...), or one that the module logs."""
     mode: f.Mode | None = None
     """Whether less of it is better, or more; None: as the metric has it elsewhere, or by its name."""

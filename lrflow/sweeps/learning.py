@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lrflow.metric import TRAIN_LOSS
 from lrflow.sweeps.recorded import Trial
 from lrflow.sweeps.results import Sweep
 
-COLUMN = "train/loss"
 READINGS = 4  # of the metric that a curve needs, else the training loss is shown
 POINTS = 150  # of a curve, at most
 CURVES = 200  # of a sweep, at most: the best ones
@@ -32,12 +32,12 @@ def learning_curves(sweep: Sweep) -> tuple[str, list[LearningCurve]]:
         the name of the column, and the curves of the trials that have any.
     """
     ranked = sorted(sweep.trials, key=lambda trial: (np.isnan(sweep.cost(trial)), sweep.cost(trial)))[:CURVES]
-    read = [(trial, trial.history(sweep.metric, COLUMN)) for trial in ranked]
+    read = [(trial, trial.history(sweep.metric, TRAIN_LOSS)) for trial in ranked]
     longest = max((len(metric[0]) for _, (metric, _) in read), default=0)
     trained = any(loss[0] for _, (_, loss) in read)
     which = 0 if longest >= READINGS or not trained else 1
     curves = [_curve(trial, *histories[which]) for trial, histories in read if histories[which][0]]
-    return (sweep.metric, COLUMN)[which], curves
+    return (sweep.metric, TRAIN_LOSS)[which], curves
 
 
 def _curve(trial: Trial, steps: Sequence[int], values: Sequence[float]) -> LearningCurve:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lrflow.metric import TRAIN_LOSS
 from lrflow.runs import RunFolder
 
 Value = str | float | bool | None
@@ -67,7 +68,7 @@ class Trial:
                 first = next(csv.DictReader(file), {})
         except OSError:
             return None
-        loss = number(first.get("train/loss")) if first.get("step") == "0" else None
+        loss = number(first.get(TRAIN_LOSS)) if first.get("step") == "0" else None
         return loss if loss is not None and math.isfinite(loss) else None
 
     def history(self, *columns: str) -> list[tuple[list[int], list[float]]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from lrflow.errors import ConfigError, Problem
+from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.training.checkpoint_io import read_checkpoint
 
@@ -96,4 +96,7 @@ def find_weights(source: str, weights: str | None, output: Path) -> Path:
             hint = "trainer.checkpoint.monitor chooses it as a run trains; task.weights=last"
             raise ConfigError([Problem("task.weights", f"{run} has no best checkpoint", weights, hint)])
         return best
+    if weights != "last" and not Path(weights).exists():
+        message = "expected best, last or a checkpoint that exists"
+        raise ConfigError([Problem("task.weights", message, weights, did_you_mean(weights, ("best", "last")))])
     return find_checkpoint(str(run) if weights == "last" else weights, output, "task.weights")

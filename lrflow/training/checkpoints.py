@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from lrflow.errors import LrflowError, StoppedError, did_you_mean
 from lrflow.files import link_whole
+from lrflow.metric import Metric
 from lrflow.runs import checkpoints_in
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.interrupt import StopRequest
@@ -35,12 +35,11 @@ class Checkpoints(Checkpoint):
     the step's validation (2.6.6).
 
     Args:
-        folder: where checkpoints go: `step-0000100.ckpt`, and `best.ckpt` for the best by `monitor`.
+        folder: where checkpoints go: `step-0000100.ckpt`, and `best.ckpt` for the best by `metric`.
         horizon: turns `every` into steps.
         every: how often to save; None saves only when the run ends or is asked to stop.
         keep: how many of the latest to keep; None keeps all.
-        monitor: the metric that decides which is best; None keeps no best one.
-        mode: `min` or `max` of it.
+        metric: decides which is best; None keeps no best one.
         stop: tells when the run was asked to stop.
         agree_every: on several devices, steps between two questions whether one was asked to stop.
         groups: the names of the parameters in each of the optimizer's groups.
@@ -54,8 +53,7 @@ class Checkpoints(Checkpoint):
         horizon: Horizon,
         every: Duration | None,
         keep: int | None = 2,
-        monitor: str | None = None,
-        mode: str = "min",
+        metric: Metric | None = None,
         stop: StopRequest | None = None,
         agree_every: int = 50,
         groups: Sequence[Sequence[str]] = (),
@@ -67,8 +65,7 @@ class Checkpoints(Checkpoint):
         self.best: float | None = None
         self._every = max(1, every.steps(horizon)) if every else None
         self._keep = keep
-        self._monitor = monitor
-        self._sign = 1.0 if mode == "min" else -1.0
+        self._metric = metric
         self.stop = stop or StopRequest()
         self._agree_every = agree_every
         self._groups = [list(names) for names in groups]
@@ -153,11 +150,12 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """What of this callback belongs to the run."""
-        return {"best": self.best}
+        return {"best": self.best, "metric": str(self._metric)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best value of the run so far."""
-        self.best = state_dict["best"]
+        """Go on with the best value of the run so far; what is best by another metric is found anew."""
+        metric = str(self._metric)
+        self.best = state_dict["best"] if state_dict.get("metric", metric) == metric else None
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -188,16 +186,17 @@ class Checkpoints(Checkpoint):
 
     def improves(self, trainer: pl.Trainer) -> bool:
         """Whether the validation that was just made is the best so far; notes it."""
-        found = trainer.callback_metrics.get(self._monitor or "")
+        found = trainer.callback_metrics.get(self._metric.name) if self._metric else None
         # The first process decides: a user's metric may differ between devices, and all of them save or none.
         value = trainer.strategy.broadcast(None if found is None else float(found))
-        if value is None and self._monitor is not None:
-            hint = did_you_mean(self._monitor, trainer.callback_metrics) or "the module logs none"
-            log.warning("no best checkpoint is kept: there is no metric %r; %s", self._monitor, hint)
-            self._monitor = None
-        if value is None or not math.isfinite(value):
+        if self._metric is None:
             return False
-        if self.best is not None and self._sign * value >= self._sign * self.best:
+        if value is None:
+            name, self._metric = self._metric.name, None
+            hint = did_you_mean(name, trainer.callback_metrics) or "the module logs none"
+            log.warning("no best checkpoint is kept: there is no metric %r; %s", name, hint)
+            return False
+        if not self._metric.better(value, self.best):
             return False
         self.best = value
         return True

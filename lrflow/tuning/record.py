@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrflow.files import write_whole
+from lrflow.metric import TRAIN_LOSS, Metric
 from lrflow.tuning.confirm import Confirmed
 from lrflow.tuning.range_test import RangeTest
 from lrflow.tuning.reading import Reading
@@ -54,14 +55,14 @@ class Record:
         return self.test.steps + self.short_steps
 
     @property
-    def sign(self) -> int:
+    def sign(self) -> float:
         """1 where less is better, -1 where more is."""
-        return -1 if self.mode == "max" else 1
+        return Metric.parse(self.monitor, self.mode).sign
 
     @property
     def label(self) -> str:
         """What the metric is called in a picture."""
-        return "training loss" if self.monitor == "train/loss" else self.monitor
+        return "training loss" if self.monitor == TRAIN_LOSS else self.monitor
 
     def mean(self) -> tuple[Floats, Floats]:
         """The LRs that every sweep reached, and the smoothed mean of what was read there; [n] each."""

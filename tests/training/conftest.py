@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset
 from lrflow.data import DataModule
 from lrflow.data.module import Examples
 from lrflow.layers import Group, Rule, merge, resolve
+from lrflow.metric import Metric
 from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan
 from lrflow.runs import newest_checkpoint
@@ -287,7 +288,7 @@ def build(
         horizon,
         Duration.parse(options.save_every) if options.save_every else None,
         keep=options.keep,
-        monitor=options.monitor,
+        metric=Metric.parse(options.monitor) if options.monitor else None,
         stop=stop,
         groups=layout,
         extra={

@@ -11,7 +11,9 @@ import pytorch_lightning as pl
 import torch
 
 from lrflow.errors import LrflowError, StoppedError
-from lrflow.schedules import Constant, Schedule
+from lrflow.metric import Metric
+from lrflow.schedules import Constant, Horizon, Schedule
+from lrflow.training import Checkpoints
 from lrflow.training.checkpoint_io import read_checkpoint
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.monitor import Monitor
@@ -87,6 +89,19 @@ class TestKept:
     def test_no_best_is_asked_for(self, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         assert names(train(tmp_path, monitor=None, keep=1)) == ["step-0000021.ckpt"]
         assert not caplog.records
+
+    def test_what_is_best_by_another_metric_is_found_anew(self, tmp_path: Path) -> None:
+        def after(metric: Metric | None, state: dict[str, Any]) -> float | None:
+            resumed = Checkpoints(tmp_path, Horizon(10), None, metric=metric)
+            resumed.load_state_dict(state)
+            return resumed.best
+
+        loss, accuracy = Metric("val/loss", "min"), Metric("val/accuracy", "max")
+        saved = Checkpoints(tmp_path, Horizon(10), None, metric=loss)
+        saved.best = 0.4
+        state = saved.state_dict()
+        assert after(loss, state) == after(accuracy, {"best": 0.4}) == 0.4, "earlier versions noted no metric"
+        assert after(accuracy, state) is after(Metric("val/loss", "max"), state) is after(None, state) is None
 
     def test_what_a_killed_process_left_is_cleared_up(self, train: Any, tmp_path: Path) -> None:
         (tmp_path / "checkpoints").mkdir()

@@ -16,7 +16,7 @@ from lrflow.config.also import settings_of
 from lrflow.config.settings import RangeFind
 from lrflow.layers import Group
 from lrflow.memory import freed_after
-from lrflow.metric import TRAIN_LOSS, is_validation
+from lrflow.metric import LOSS, TRAIN_LOSS, is_validation
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 from lrflow.tasks import build
@@ -114,6 +114,6 @@ def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folde
         trainer.validate(module, datamodule=data, verbose=False)
         if is_validation(find.monitor):
             return logged(trainer, find.monitor, key="find.monitor"), steps
-        if (found := trainer.callback_metrics.get("val/loss")) is not None:
+        if (found := trainer.callback_metrics.get(LOSS)) is not None:
             return float(found), steps
     return float(np.mean(losses[-max(10, int(LAST * steps)) :])), steps
