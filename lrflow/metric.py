@@ -101,7 +101,7 @@ def guess(name: str) -> Mode | None:
     Words end where no letter or digit stands and where camelCase goes up: `valAcc`, `val/top1_acc`, `mIoU`.
     """
     words = set(_words(name))
-    if words & LESS_IS_BETTER:
+    if words & LESS_IS_BETTER or ("likelihood" in words and words & {"neg", "negative"}):
         return "min"
     return "max" if words & MORE_IS_BETTER else None
 

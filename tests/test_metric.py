@@ -24,7 +24,8 @@ NAN = math.nan
         (
             "min",
             "val/loss valLoss val_loss/dataloader_idx_0 dice_loss iou_loss reward_loss acc_error err top1_err mae mse "
-            "RMSE perplexity val/ppl wer CER fid nll kl mean_absolute_error brier_score cross_entropy",
+            "RMSE perplexity val/ppl wer CER fid nll kl mean_absolute_error brier_score cross_entropy "
+            "neg_log_likelihood NegativeLogLikelihood",
         ),
         (None, "val/thing remap mapping accent foot val/x scorer lossy"),
     ],
