@@ -14,7 +14,7 @@ from lrflow.config.config import Config
 from lrflow.config.length import declared_horizon
 from lrflow.config.overrides import Override
 from lrflow.config.saved import load_config
-from lrflow.config.shortened import shorten
+from lrflow.config.shortened import makes_groups_in_time, shorten
 from lrflow.config.validation import META, validate
 from lrflow.errors import ConfigError, Problem
 from lrflow.runs import find_checkpoint
@@ -60,11 +60,12 @@ class Composed:
         try:
             config = self._config(run_folder)
         except ConfigError as error:
-            lengths = any(problem.key.startswith("schedule") for problem in error.problems)
+            lengths = any(problem.key.startswith(("schedule", "layers")) for problem in error.problems)
             if not (lengths and self._shortened()):
                 raise
         else:
-            if self.choices.get("fast") != "on" or declared_horizon(config) is not None or not self._shortened():
+            known = declared_horizon(config) is not None and not makes_groups_in_time(config)
+            if known or not self._shortened():
                 return config
         return self._config(run_folder)
 
@@ -72,7 +73,7 @@ class Composed:
         return validate(self.content, self.choices, self.overrides, run_folder, self.noted)
 
     def _shortened(self) -> bool:
-        """Whether this is a smoke run, and durations of its schedule have been shortened with it."""
+        """Whether this is a smoke run, and durations of it have been shortened with it."""
         return self.choices.get("fast") == "on" and shorten(self.content, self.whole() if self.whole else None)
 
 

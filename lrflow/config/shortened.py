@@ -1,8 +1,9 @@
-"""fast=true: durations of the schedule that were meant for the whole run shrink with it."""
+"""fast=true: durations of schedules and layers that were meant for the whole run shrink with it."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,12 +14,12 @@ from lrflow.schedules import Duration, Horizon
 
 log = logging.getLogger("lrflow")
 
-TOP = ("warmup", "cooldown", "hold")
-"""What a schedule has of durations, which may be whole numbers of steps; in a shape only text is surely one."""
+DURATIONS = ("warmup", "cooldown", "hold", "every", "unfreeze", "unfreeze_warmup")
+"""Keys of durations, which may be whole numbers of steps; under other keys only text is surely one."""
 
 
 def shorten(content: DictConfig, whole: Config | None) -> bool:
-    """Write a schedule's durations in steps, epochs and samples as the shares that they have of the whole run.
+    """Write durations in steps, epochs and samples as the shares that they have of the whole run.
 
     Shares shrink with the run; a share of a warmup that would be less than a step becomes one where a shape is to be as
     long as it. One line says what became of each.
@@ -30,28 +31,60 @@ def shorten(content: DictConfig, whole: Config | None) -> bool:
     Returns:
         whether anything was written.
     """
-    schedule = content.get("schedule")
-    if not isinstance(schedule, DictConfig):
-        return False
     told: list[str] = []
-    for name in TOP:
-        _shorten(schedule, name, f"schedule.{name}", whole, told, least=name == "warmup" and _needs_warmup(schedule))
-    shape = schedule.get("shape")
-    if isinstance(shape, DictConfig):
-        for name in [str(key) for key, value in shape.items() if isinstance(value, str)]:
-            _shorten(shape, name, f"schedule.shape.{name}", whole, told)
+    for node, key, name in _places(content):
+        least = name == "schedule.warmup" and _needs_warmup(node)
+        _shorten(node, key, name, whole, told, least)
     if told:
         log.warning("fast=true: the run is shorter, and so are %s", ", ".join(told))
     return bool(told)
 
 
+def makes_groups_in_time(config: Config) -> bool:
+    """Whether an object makes the layers' groups from durations that the length of the run does not change.
+
+    Only the object knows how many layers there are, and so whether they fit.
+    """
+    given = config.layers.plain()
+    return "_target_" in given and any(
+        (duration := _duration(given.get(key))) is not None and duration.unit != "fraction" for key in DURATIONS
+    )
+
+
+def _places(content: DictConfig) -> Iterator[tuple[DictConfig, str, str]]:
+    """Every place of a duration: its node, its key there and its name in the config."""
+    yield from _of_schedule(content.get("schedule"), "schedule")
+    layers = content.get("layers")
+    if isinstance(layers, DictConfig):
+        yield from ((layers, key, f"layers.{key}") for key in DURATIONS if key in layers)
+        for index, rule in enumerate(layers.get("rules") or ()):
+            name = f"layers.rules[{index}]"
+            yield from ((rule, key, f"{name}.{key}") for key in DURATIONS if key in rule)
+            yield from _of_schedule(rule.get("schedule"), f"{name}.schedule")
+
+
+def _of_schedule(schedule: Any, name: str) -> Iterator[tuple[DictConfig, str, str]]:
+    if not isinstance(schedule, DictConfig):
+        return
+    yield from ((schedule, key, f"{name}.{key}") for key in DURATIONS if key in schedule)
+    shape = schedule.get("shape")
+    if isinstance(shape, DictConfig):
+        yield from ((shape, str(key), f"{name}.shape.{key}") for key, value in shape.items() if isinstance(value, str))
+    for setting, moved in (schedule.get("also") or {}).items():
+        yield from _of_schedule(moved, f"{name}.also.{setting}")
+
+
+def _duration(value: Any) -> Duration | None:
+    try:
+        return Duration.parse(value)
+    except (ValueError, TypeError):
+        return None
+
+
 def _shorten(node: DictConfig, key: str, name: str, whole: Config | None, told: list[str], least: bool = False) -> None:
     value: Any = node.get(key)
-    try:
-        duration = Duration.parse(value)
-    except (ValueError, TypeError):
-        return
-    if not duration.value:
+    duration = _duration(value)
+    if duration is None or not duration.value:
         return
     if duration.unit != "fraction":
         share = _share(duration, whole)

@@ -39,3 +39,13 @@ def test_without_fast_nothing_is_written() -> None:
     assert str(compose(["schedule.warmup=40"]).schedule.node()["warmup"]) == "40 steps"
     with pytest.raises(ConfigError, match=r"schedule\.warmup"):
         compose(["schedule.warmup=500"])
+
+
+def test_durations_of_layers_and_of_settings_that_move_shrink_too(caplog: pytest.LogCaptureFixture) -> None:
+    rules = "layers.rules=[{name: a, match: 'head.*', unfreeze: 100 steps}, {name: b, match: '*'}]"
+    moved = "schedule.also={momentum: {warmup: 40 steps, high: 0.9}}"
+    config = compose([rules, moved, "optimizer=momentum", "fast=true"])
+    assert str(config.layers.rules[0].unfreeze) == "25%"
+    assert str(config.schedule.also["momentum"].warmup) == "10%"
+    gradual = compose(["layers=gradual_unfreezing", "layers.every=100", "fast=true"])
+    assert str(gradual.layers.plain()["every"]) == "25%"
