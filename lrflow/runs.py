@@ -20,6 +20,9 @@ from typing import Any
 from lrflow import files
 from lrflow.errors import ConfigError, LrflowError, Problem
 
+BEST = "best.ckpt"
+"""The name of the best checkpoint."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -68,6 +71,11 @@ class RunFolder:
         except OSError as error:
             raise LrflowError(f"{path}: cannot make the run folder: {error.strerror}") from error
         return cls(path)
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> RunFolder:
+        """The run that a checkpoint is of, where it lies in a run's `checkpoints/`."""
+        return cls(checkpoint.parent.parent)
 
     def discard(self) -> None:
         """Remove the folder of a run that never began; one that holds anything stays.
@@ -161,6 +169,16 @@ class RunFolder:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
+    @property
+    def best(self) -> Path:
+        """The best checkpoint by `trainer.checkpoint.monitor`."""
+        return self.checkpoints / BEST
+
+    def relative(self, path: Path) -> str:
+        """A path as the run's records name it: relative to the folder where the file lies in it, else absolute."""
+        path, home = path.resolve(), self.path.resolve()
+        return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)
+
     def write_environment(self) -> None:
         """Record the command, the machine and the versions that this run was made with."""
         packages = ("lrflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "hydra-core", "omegaconf")
@@ -200,7 +218,7 @@ def _version(package: str) -> str | None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the latest step in a run folder, or None; `best.ckpt` is not one of them."""
-    return next(reversed(checkpoints_in(folder / "checkpoints")), None)
+    return next(reversed(checkpoints_in(RunFolder(folder).checkpoints)), None)
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -226,7 +244,7 @@ def find_checkpoint(wanted: str, output: Path, key: str) -> Path:
             problem = f"expected a run with a checkpoint under {output}/, and there is none"
             raise ConfigError([Problem(key, problem, wanted, "train first, or give a run folder or a checkpoint")])
         newest = max(found, key=lambda path: (path.stat().st_mtime, path.name))
-        return newest_checkpoint(newest.parent.parent) or newest
+        return newest_checkpoint(RunFolder.of(newest).path) or newest
     path = Path(wanted)
     if path.is_file():
         return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,6 +16,8 @@ from lrflow.config import Config
 from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError
 from lrflow.memory import freed_after, without_locals
 from lrflow.outcome import Outcome, numbers_in
+
+log = logging.getLogger("lrflow")
 
 
 def run_task(config: Config) -> dict[str, Any]:
@@ -41,6 +44,8 @@ def run_job(
 def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], trained: Outcome | None) -> Outcome:
     started = time.monotonic()
     facts: dict[str, Any] = {"overrides": config.overrides, "folder": config.run_folder}
+    for remark in config.remarks:
+        log.warning("%s", remark)
     try:
         if trained:
             return replace(trained.check(), **facts)

@@ -20,7 +20,7 @@ from lrflow.config.overrides import Override, Overrides, read, values_of
 from lrflow.config.sweep import TARGET, check_sweeper
 from lrflow.console import short_names
 from lrflow.errors import ConfigError, LrflowError, Problem
-from lrflow.metric import is_loss
+from lrflow.metric import is_loss, is_of_test, is_validation
 from lrflow.outcome import Outcome, Status
 
 if TYPE_CHECKING:
@@ -199,8 +199,9 @@ _UNFINISHED: dict[Status, str] = {"failed": "failed", "diverged": "diverged", "e
 def _metrics(outcomes: Sequence[Outcome], judged: Sequence[str]) -> list[str]:
     """The names of the jobs' metrics: what they are judged by, then those of the test, then those of the validation."""
     names = [name for outcome in outcomes for name in outcome.metrics]
-    order = {"test": 0, "val": 1}
-    others = sorted(dict.fromkeys(names), key=lambda name: (order.get(name.partition("/")[0], 2), is_loss(name)))
+    others = sorted(
+        dict.fromkeys(names), key=lambda name: (not is_of_test(name), not is_validation(name), is_loss(name))
+    )
     return [*(name for name in judged if name in others), *(name for name in others if name not in judged)]
 
 

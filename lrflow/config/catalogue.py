@@ -20,6 +20,9 @@ GROUPS = (
 )  # fmt: skip
 """In the order in which a person meets them."""
 
+ACROSS_GROUPS = ("recipe", "fast", "sweep")
+"""Those whose options set keys of many other groups."""
+
 
 @dataclass(frozen=True)
 class Option:

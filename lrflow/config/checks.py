@@ -34,9 +34,9 @@ def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None])
         extra, ignore = PASSED.get(group, ((), ()))
         for key, node in _nodes(content.get(group), group):
             target = node["_target_"]
-            if problem := check_installed(target, key):
-                ours = isinstance(target, str) and shipped_keys(group, target)
-                problems.append((check_installed(target, key, choices.get(group)) if ours else None) or problem)
+            ours = isinstance(target, str) and shipped_keys(group, target)
+            if problem := check_installed(target, key, choices.get(group) if ours else None):
+                problems.append(problem)
             elif group == "schedule" or ".schedule" in key:
                 problems += check_curve(node, key)
             else:

@@ -110,10 +110,7 @@ def _not_in_half_precision(config: Config, message: str) -> Iterator[Problem]:
 
 
 def _alone(config: Config, processes: int | None, why: str) -> Iterator[Problem]:
-    trainer = config.trainer
-    processes = processes or trainer.processes
-    if processes is not None and processes > 1:
-        key, value = ("num_nodes", trainer.num_nodes) if trainer.num_nodes > 1 else ("devices", trainer.devices)
-        yield Problem(f"trainer.{key}", f"the optimizer works in one process: {why}", value, f"trainer.{key}=1")
-    elif trainer.strategy not in ("auto", "single_device"):
-        yield Problem("trainer.strategy", f"the optimizer works in one process: {why}", trainer.strategy, "auto")
+    if beyond := config.trainer.beyond_one_process(processes):
+        key, value, instead = beyond
+        message = f"the optimizer works in one process: {why}"
+        yield Problem(f"trainer.{key}", message, value, f"trainer.{key}={instead}")

@@ -58,6 +58,7 @@ class Config(schema.Section):
     _run_folder: Path | None = PrivateAttr(default=None)
     _finds_lr: bool = PrivateAttr(default=False)
     _directions: Directions = PrivateAttr(default=Directions())
+    _remarks: list[str] = PrivateAttr(default_factory=list)
 
     def attach(
         self,
@@ -93,6 +94,11 @@ class Config(schema.Section):
     def run_folder(self) -> Path | None:
         """The folder that a sweep gave to this job; None in a single run."""
         return self._run_folder
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a person should know of how it was composed, a line each: whoever runs the job prints it."""
+        return self._remarks
 
     @property
     def directions(self) -> Directions:

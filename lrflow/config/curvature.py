@@ -31,13 +31,10 @@ def check_curvature(config: Config, processes: int | None = None) -> list[Proble
         problems.append(Problem("optimizer._target_", "no stability bound is known of it", name, known))
     if config.optimizer.routes:
         problems.append(Problem("optimizer.routes", "no stability bound is known of several optimizers", ..., known))
-    processes = processes or trainer.processes
-    if processes is not None and processes > 1:
-        key, value = ("num_nodes", trainer.num_nodes) if trainer.num_nodes > 1 else ("devices", trainer.devices)
-        problems.append(Problem(f"trainer.{key}", f"{who} measures on one device", value, f"trainer.{key}=1"))
-    elif trainer.strategy not in ("auto", "single_device"):
-        message = f"{who} measures a model that no strategy wraps"
-        problems.append(Problem("trainer.strategy", message, trainer.strategy, "auto"))
+    if beyond := trainer.beyond_one_process(processes):
+        key, value, instead = beyond
+        message = f"{who} measures {'a model that no strategy wraps' if key == 'strategy' else 'on one device'}"
+        problems.append(Problem(f"trainer.{key}", message, value, f"trainer.{key}={instead}"))
     if "sharpness.every" in asked and str(trainer.precision) in ("16-true", "bf16-true"):
         message = "the curvature is lost in half precision"
         problems.append(Problem("trainer.precision", message, trainer.precision, "a mixed one keeps whole weights"))

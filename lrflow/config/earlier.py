@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lrflow.config.catalogue import Catalogue
+from lrflow.config.catalogue import ACROSS_GROUPS, Catalogue
 from lrflow.config.config import Config
 from lrflow.config.length import declared_horizon
 from lrflow.config.overrides import Override
@@ -17,13 +17,12 @@ from lrflow.config.saved import load_config
 from lrflow.config.shortened import makes_groups_in_time, shorten
 from lrflow.config.validation import META, validate
 from lrflow.errors import ConfigError, Problem
-from lrflow.runs import find_checkpoint
+from lrflow.runs import RunFolder, find_checkpoint
 
 OUTPUT = "outputs"
 """Where runs are looked for when the command line does not say."""
 
 _OF_THE_NEW_RUN = ("resume", "against", "trial")
-_ACROSS_GROUPS = ("recipe", "fast", "sweep")
 
 
 @dataclass(frozen=True)
@@ -57,24 +56,23 @@ class Composed:
         Raises:
             ConfigError: every problem of it.
         """
+        if self.choices.get("fast") != "on":
+            return self._config(run_folder)
         try:
             config = self._config(run_folder)
         except ConfigError as error:
-            lengths = any(problem.key.startswith(("schedule", "layers")) for problem in error.problems)
-            if not (lengths and self._shortened()):
+            if not any(problem.key.startswith(("schedule", "layers")) for problem in error.problems):
                 raise
         else:
-            known = declared_horizon(config) is not None and not makes_groups_in_time(config)
-            if known or not self._shortened():
+            if declared_horizon(config) is not None and not makes_groups_in_time(config):
                 return config
-        return self._config(run_folder)
+        remark = shorten(self.content, self.whole() if self.whole else None)
+        config = self._config(run_folder)
+        config.remarks.extend([remark] if remark else [])
+        return config
 
     def _config(self, run_folder: Path | None) -> Config:
         return validate(self.content, self.choices, self.overrides, run_folder, self.noted)
-
-    def _shortened(self) -> bool:
-        """Whether this is a smoke run, and durations of it have been shortened with it."""
-        return self.choices.get("fast") == "on" and shorten(self.content, self.whole() if self.whole else None)
 
 
 def pinned(overrides: Sequence[Override]) -> list[Override]:
@@ -107,7 +105,7 @@ def earlier_run(overrides: Sequence[Override]) -> Path | None:
     found = _named(overrides)
     if found is None:
         return None
-    path = _checkpoint(overrides, *found).parent.parent / "config.yaml"
+    path = RunFolder.of(_checkpoint(overrides, *found)).config
     return path if path.is_file() else None
 
 
@@ -147,7 +145,12 @@ def completed(
         {group for group in typed if before.get(group) != now.get(group)}, typed, before, now, catalogue
     )
     past = [Override.read(text) for text in meta.get("overrides") or ()]
-    same = {one.typed for one in past if one.key.partition(".")[0] not in replaced}  # as its config.yaml has them
+    same = {one.typed for one in past if one.key.partition(".")[0] not in replaced}
+
+    def has_been_applied(override: Override) -> bool:
+        chosen = override.key in typed  # with its group, as Hydra composed that
+        return chosen or override.typed in same  # the run's config.yaml has it
+
     with open_dict(merged):
         merged.pop(META, None)
         for key in (*replaced, *_OF_THE_NEW_RUN, "hydra"):
@@ -155,7 +158,7 @@ def completed(
             if key in content:
                 merged[key] = content._get_node(key)
         for override in overrides:
-            if override.sign != "" and not override.of_hydra and not {override.key, override.typed} & (typed | same):
+            if override.sign != "" and not override.of_hydra and not has_been_applied(override):
                 _apply(override, merged)
     keys = {override.key for override in overrides}
     gone = (*replaced, "task", "resume", "against")
@@ -186,7 +189,7 @@ def _replaced(
         ConfigError: recipes and the like, which speak of many groups at once, are among them.
     """
     problems = []
-    for group in changed & set(_ACROSS_GROUPS):
+    for group in changed & set(ACROSS_GROUPS):
         option = catalogue.options(group).get(str(now.get(group)))
         if group == "sweep" and option and option.is_of_hydra_alone():
             continue
@@ -195,7 +198,7 @@ def _replaced(
         problems.append(Problem(group, message, now.get(group), hint))
     if problems:
         raise ConfigError(problems)
-    found = changed - set(_ACROSS_GROUPS)
+    found = changed - set(ACROSS_GROUPS)
     for group in tuple(found):
         for choices in (before, now):
             option = catalogue.options(group).get(str(choices.get(group)))

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrflow.config.sweep import TARGET
 from lrflow.errors import Problem
-from lrflow.metric import Directions, guess
+from lrflow.metric import PLACES, Directions, guess
 
 
 def directions_of(content: Mapping[str, Any], config: DictConfig, noted: Mapping[str, str] | None = None) -> Directions:
@@ -33,12 +33,12 @@ def fill_modes(content: dict[str, Any], directions: Directions) -> None:
         content: the resolved config, changed in place.
         directions: what it says about its metrics.
     """
-    for place in ("trainer.checkpoint", "feedback", "find"):
+    for place, key in PLACES.items():
         node: Any = content
         for part in place.split("."):
             node = node.get(part) if isinstance(node, dict) else None
-        if isinstance(node, dict) and "mode" in node and node["mode"] is None and isinstance(node.get("monitor"), str):
-            node["mode"] = directions(node["monitor"]).mode
+        if isinstance(node, dict) and "mode" in node and node["mode"] is None and isinstance(node.get(key), str):
+            node["mode"] = directions(node[key]).mode
 
 
 def check_modes(directions: Directions) -> Iterator[Problem]:

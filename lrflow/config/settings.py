@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -88,6 +88,24 @@ class Trainer(Section):
             return None
         return (len(self.devices) if isinstance(self.devices, list) else int(self.devices)) * self.num_nodes
 
+    def beyond_one_process(self, processes: int | None = None) -> tuple[str, Any, str] | None:
+        """The key that has more than one process train, or a strategy wrap the model; None: no key does.
+
+        Args:
+            processes: how many train together; None: as many as the config says.
+
+        Returns:
+            The key, its value, and the value that it should have for one process without a strategy.
+        """
+        processes = processes or self.processes
+        if self.num_nodes > 1:
+            return "num_nodes", self.num_nodes, "1"
+        if processes is not None and processes > 1:
+            return "devices", self.devices, "1"
+        if self.strategy not in ("auto", "single_device"):
+            return "strategy", self.strategy, "auto"
+        return None
+
 
 class Wandb(Section):
     """Weights & Biases."""
@@ -128,7 +146,8 @@ class MonitorNode(Node):
         return given
 
 
-ACTIONS = ("stop", "warn", "ignore")
+Action = Literal["stop", "warn", "ignore"]
+"""What happens at the first value that is not finite."""
 
 
 class NonFinite(MonitorNode):
@@ -136,7 +155,7 @@ class NonFinite(MonitorNode):
 
     default = "lrflow.health.NonFinite"
 
-    action: Annotated[Literal["stop", "warn", "ignore"], f.one_of(*ACTIONS)] = "stop"
+    action: Annotated[Action, f.one_of(*get_args(Action))] = "stop"
     """What happens then."""
 
 

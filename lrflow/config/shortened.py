@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+import inspect
+import re
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lrflow.config.config import Config
 from lrflow.config.length import declared_horizon
+from lrflow.config.targets import locate
+from lrflow.errors import ConfigError
 from lrflow.schedules import Duration, Horizon
 
-log = logging.getLogger("lrflow")
-
 DURATIONS = ("warmup", "cooldown", "hold", "every", "unfreeze", "unfreeze_warmup")
-"""Keys of durations, which may be whole numbers of steps; under other keys only text is surely one."""
+"""Keys of durations in a schedule, in layers and in their rules; a shape's own are those that its parameters say."""
 
 
-def shorten(content: DictConfig, whole: Config | None) -> bool:
+def shorten(content: DictConfig, whole: Config | None) -> str | None:
     """Write durations in steps, epochs and samples as the shares that they have of the whole run.
 
     Shares shrink with the run; a share of a warmup that would be less than a step becomes one where a shape is to be as
-    long as it. One line says what became of each.
+    long as it.
 
     Args:
         content: of the short run; changed in place.
         whole: the same without `fast=true`; None: it cannot be run.
 
     Returns:
-        whether anything was written.
+        What became of each, in a line; None: nothing was written.
     """
-    told: list[str] = []
+    changes = []
     for node, key, name in _places(content):
         least = name == "schedule.warmup" and _needs_warmup(node)
-        _shorten(node, key, name, whole, told, least)
-    if told:
-        log.warning("fast=true: the run is shorter, and so are %s", ", ".join(told))
-    return bool(told)
+        if change := _shorten(node, key, whole, least):
+            changes.append(f"{name} {change}")
+    return f"fast=true: the run is shorter, and so are {', '.join(changes)}" if changes else None
 
 
 def makes_groups_in_time(config: Config) -> bool:
@@ -69,9 +69,18 @@ def _of_schedule(schedule: Any, name: str) -> Iterator[tuple[DictConfig, str, st
     yield from ((schedule, key, f"{name}.{key}") for key in DURATIONS if key in schedule)
     shape = schedule.get("shape")
     if isinstance(shape, DictConfig):
-        yield from ((shape, str(key), f"{name}.shape.{key}") for key, value in shape.items() if isinstance(value, str))
+        yield from ((shape, key, f"{name}.shape.{key}") for key in _durations_of(shape) if key in shape)
     for setting, moved in (schedule.get("also") or {}).items():
         yield from _of_schedule(moved, f"{name}.also.{setting}")
+
+
+def _durations_of(shape: DictConfig) -> Collection[str]:
+    """The parameters of a shape that take a duration, by their annotations: other text may look like one."""
+    try:
+        parameters = inspect.signature(locate(str(shape.get("_target_")))).parameters.values()
+    except (ConfigError, TypeError, ValueError):  # which the checks report
+        return ()
+    return [one.name for one in parameters if re.search(r"\bDuration(Like)?\b", str(one.annotation))]
 
 
 def _duration(value: Any) -> Duration | None:
@@ -81,22 +90,37 @@ def _duration(value: Any) -> Duration | None:
         return None
 
 
-def _shorten(node: DictConfig, key: str, name: str, whole: Config | None, told: list[str], least: bool = False) -> None:
+def _shorten(node: DictConfig, key: str, whole: Config | None, least: bool) -> str | None:
+    """Write one duration anew; gives what it was and is, or None where it stays.
+
+    Args:
+        node: that holds it.
+        key: where.
+        whole: the same run without `fast=true`; None: it cannot be run.
+        least: whether it is to be one step, the least that there is.
+    """
     value: Any = node.get(key)
-    duration = _duration(value)
+    duration, note = _duration(value), ""
     if duration is None or not duration.value:
-        return
-    if duration.unit != "fraction":
+        return None
+    short = duration
+    if least:
+        short = Duration(1, "steps")
+    elif duration.unit != "fraction":
         share = _share(duration, whole)
         if share is None:
             if key not in ("warmup", "cooldown"):
-                return
-            share = 0.1  # of a run whose length nobody knows before its data are read
-        duration = Duration(min(share, 0.5), "fraction")
-    written = "1 step" if least else str(duration)
-    if written != str(value):
-        told.append(f"{name} {value} -> {written}")
-        OmegaConf.update(node, key, written, force_add=True)
+                return None
+            share, note = _GUESS, " (a guess: nobody knows the length of the whole run before its data are read)"
+        short = Duration(min(share, 0.5), "fraction")
+    if short == duration:
+        return None
+    OmegaConf.update(node, key, str(short), force_add=True)
+    return f"{value} -> {short}{note}"
+
+
+_GUESS = 0.1
+"""The share of a warmup or cooldown where nobody knows it."""
 
 
 def _share(duration: Duration, whole: Config | None) -> float | None:

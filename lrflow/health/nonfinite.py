@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from lrflow.config.settings import Action
 from lrflow.errors import DivergedError
 from lrflow.training.monitor import Monitor
 from lrflow.training.signals import Block
@@ -31,7 +32,7 @@ class NonFinite(Monitor):
         action: `stop` raises a `DivergedError`, `warn` logs one warning, `ignore` does nothing.
     """
 
-    def __init__(self, action: Literal["stop", "warn", "ignore"] = "stop") -> None:
+    def __init__(self, action: Action = "stop") -> None:
         self._action = action
 
     @property

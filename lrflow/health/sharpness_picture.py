@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrflow.plan.picture import COLOURS, FAINT, INK
+from lrflow.plan.picture import COLOURS, FAINT, INK, save
 from lrflow.plan.view import number
 
 COLUMNS = ("sharpness/top", "sharpness/share")
@@ -114,6 +114,4 @@ def draw_sharpness(folder: Path) -> Path | None:
     highest = int(record.share.argmax())
     title = f"at most {100 * record.share[highest]:.3g}% of the stability bound, at step {record.steps[highest]:,}"
     axes.set_title(title, loc="left", fontsize=11, color=INK)
-    path = folder / "sharpness.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return save(figure, folder / "sharpness.png")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrflow.files import write_whole
 from lrflow.plan.view import describe, joined, length, lines, number, sampled, setting_lines
 
 if TYPE_CHECKING:
@@ -29,9 +30,13 @@ DECADES = 3  # on a log axis, how far under the lowest peak is shown
 
 def plot(plan: Plan, path: Path) -> Path:
     """Draw the LR of every group over the run into `path` (its folder is made if missing) and return it."""
+    return save(draw(plan), path)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure whole into `path`, in the format of its ending, and return it; its folder is made if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw(plan).savefig(path, dpi=100)
-    return path
+    return write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:] or "png", dpi=100))
 
 
 def draw(plan: Plan) -> Figure:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from lrflow.plan.picture import save
 from lrflow.reports.colours import CURVES, FAINT, INK, MUTED, NAMED, along, by_rate, scale_of
 from lrflow.sweeps.curves import Analysis, Curve
 from lrflow.sweeps.learning import learning_curves
@@ -49,8 +50,7 @@ def plot(sweep: Sweep, analyses: Sequence[Analysis], path: Path) -> Path:
         axes.grid(axis="y", color=FAINT, linewidth=0.8)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=100)
-    return path
+    return save(figure, path)
 
 
 def _draw_rates(axes: Axes, analysis: Analysis) -> None:

@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from lrflow.config import Config, load_config
+from lrflow.config.catalogue import ACROSS_GROUPS
 from lrflow.config.composition import composer
 from lrflow.config.interpolation import settle
 from lrflow.config.overrides import Override
@@ -23,7 +24,6 @@ from lrflow.sweeps.results import Sweep
 
 BEST = "best"
 _NOT_OF_THE_JOB = (META, "hydra", "trial", "resume", "output", "against")
-_WRITTEN_OUT = ("recipe", "fast", "sweep")  # groups that the recipe which is written takes the place of
 
 
 def write_recipe(sweep: Sweep, trial: Trial, name: str = BEST) -> Path:
@@ -84,7 +84,7 @@ def _chosen(choices: Mapping[str, str | None]) -> dict[str, str | None]:
     changed = {
         group: option
         for group, option in choices.items()
-        if group in usual and group not in _WRITTEN_OUT and option != usual[group]
+        if group in usual and group not in ACROSS_GROUPS and option != usual[group]
     }
     return {group: option if option in catalogue.options(group) else None for group, option in changed.items()}
 

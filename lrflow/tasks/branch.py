@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from lrflow.config import Config, locate
 from lrflow.errors import ConfigError, Problem
-from lrflow.runs import checkpoints_in
+from lrflow.runs import RunFolder, checkpoints_in
 from lrflow.schedules import Curve, Horizon
 from lrflow.tasks import build
 from lrflow.training.resume import Resumed
@@ -42,7 +42,7 @@ def branch_point(config: Config, newest: Resumed) -> Resumed:
     if not usable:
         message = f"has no checkpoint of step {latest} or before, from where on a run of {horizon.steps} steps differs"
         hint = f"the first is of step {min(saved)}; trainer.checkpoint.keep=null keeps all"
-        raise ConfigError([Problem("resume.from", message, str(newest.path.parent.parent), hint)])
+        raise ConfigError([Problem("resume.from", message, str(RunFolder.of(newest.path).path), hint)])
     return Resumed.read(saved[max(usable)], locate)
 
 

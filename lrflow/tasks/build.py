@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from getpass import getuser
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -344,6 +346,7 @@ def record(config: Config) -> dict[str, Any]:
 
 @contextmanager
 def one_at_a_time(what: str) -> Iterator[None]:
-    """Let the processes of this machine do something after one another, such as preparing the same data."""
-    with lock(Path(gettempdir()) / f"lrflow-{what}.lock"):
+    """Let the user's processes on this machine do something after one another, such as preparing the same data."""
+    user = os.getuid() if hasattr(os, "getuid") else getuser()  # whose lock others cannot write
+    with lock(Path(gettempdir()) / f"lrflow-{what}-{user}.lock"):
         yield

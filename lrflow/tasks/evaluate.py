@@ -46,7 +46,7 @@ def run(config: Config) -> dict[str, Any]:
     source = find_checkpoint(task.source, Path(config.output), "task.from")
     checkpoint = find_weights(task.source, task.weights, Path(config.output))
     saved = Resumed.read(checkpoint, locate)
-    folder = RunFolder(source.parent.parent)
+    folder = RunFolder.of(source)
     pl.seed_everything(config.seed, verbose=False)
     with own_environment(folder):
         trainer = build_trainer(lightning_options(config), folder.path, [], config.trainer.log_every)
@@ -68,7 +68,10 @@ def run(config: Config) -> dict[str, Any]:
     if trainer.is_global_zero:
         named = task.weights if task.weights in ("best", "last") else checkpoint.stem
         used = Weights(named, str(checkpoint), saved.step)
-        _record(folder, {"split": task.split, **used.record(), "metrics": metrics})
+        _record(
+            folder,
+            {"split": task.split, **used.record(), "checkpoint": folder.relative(checkpoint), "metrics": metrics},
+        )
         console = QuietConsole()
         console.print(f"{task.split} set, {used}\n", soft_wrap=True, highlight=False)
         console.print(table)

@@ -22,7 +22,6 @@ def why_not(config: Config) -> str | None:
     annealed = (
         config.trial is not None and config.trial.pruner != "none" and config.trial.pruning.rungs != "validations"
     )
-    one_device = trainer.num_nodes == 1 and str(trainer.devices) in ("1", "auto") and trainer.strategy == "auto"
     ours = (NonFinite.default, Sharpness.default)
     own = [f"health.{name}" for name, monitor in config.monitors.items() if monitor["_target_"] not in ours]
     reasons = {
@@ -38,7 +37,7 @@ def why_not(config: Config) -> str | None:
         "gradients are accumulated": trainer.accumulate_grad_batches > 1,
         "trainer.channels_last is of one model's images": trainer.channels_last,
         f"trainer.precision={trainer.precision}": str(trainer.precision) not in ("32-true", "32"),
-        "it is distributed": not one_device,
+        "it is distributed": trainer.beyond_one_process() is not None,
         "W&B has one run at a time in a process": config.logger.wandb is not None,
         "its sweep compares short annealed runs": annealed,
         "task.test=best tests weights of its own": isinstance(config.task, Train) and config.task.test == "best",

@@ -6,7 +6,7 @@ import copy
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -59,10 +59,9 @@ def train_together(
             apart.setdefault(reason, []).append(number)
         else:
             kin.setdefault(likeness(config), []).append(number)
-    for numbers, loaded in _sets(kin.values(), configs):
+    for numbers, loaded, why_few in _sets(kin.values(), configs):
         if len(numbers) == 1:
-            own = "" if shares_data(configs[numbers[0]]) else " (data of your own may differ with the seed)"
-            apart.setdefault(f"no other job differs from it in numbers alone{own}", []).extend(numbers)
+            apart.setdefault(why_few, []).extend(numbers)
             continue
         try:
             chosen = list(_chunks(numbers, size))
@@ -79,8 +78,7 @@ def train_together(
         except UnfitError as why:
             apart.setdefault(str(why), []).extend(n for n in numbers if n not in found)
         except Exception as error:  # memory that does not suffice, say: by themselves they may do
-            what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            apart.setdefault(f"together they failed, {what}", []).extend(n for n in numbers if n not in found)
+            apart.setdefault(f"together they failed, {_line(error)}", []).extend(n for n in numbers if n not in found)
     for reason, numbers in sorted(apart.items(), key=lambda told: told[1]):
         how = "runs by itself" if len(numbers) == 1 else "run one after the other"
         tell(f"{_jobs(numbers)} {how}: {reason}")
@@ -89,20 +87,37 @@ def train_together(
 
 def _sets(
     kin: Iterable[Sequence[int]], configs: Mapping[int, Config]
-) -> Iterator[tuple[Sequence[int], pl.LightningDataModule | None]]:
-    """The sets of jobs that may train together, with the data that all of a set share; None: each job loads its own."""
+) -> Iterator[tuple[Sequence[int], pl.LightningDataModule | None, str]]:
+    """The sets of jobs that may train together.
+
+    Yields:
+        Their numbers; the data that all of them share, None where each loads its own; why there are no more of them.
+    """
+    unlike = "no other job differs from it in numbers alone"
     for numbers in kin:
-        loaded, first = None, configs[numbers[0]]
-        if shares_data(first) and len(numbers) > 1:
-            with suppress(Exception):  # it is told of where the jobs are run by themselves
-                loaded = load_shared(first)
-        if loaded or not shares_data(first):
-            yield numbers, loaded
+        first = configs[numbers[0]]
+        if not shares_data(first):
+            yield numbers, None, f"{unlike} (data of your own may differ with the seed)"
+            continue
+        if len(numbers) == 1:
+            yield numbers, None, unlike
+            continue
+        why = "load() of its data draws random numbers, and no other such job has its seed"
+        try:
+            loaded = load_shared(first)
+        except Exception as error:  # which the jobs report where they are run by themselves
+            loaded, why = None, f"its data cannot be loaded, {_line(error)}"
+        if loaded is not None:
+            yield numbers, loaded, unlike
             continue
         by_seed: dict[int, list[int]] = {}
         for number in numbers:
             by_seed.setdefault(configs[number].seed, []).append(number)
-        yield from ((same, None) for same in by_seed.values())
+        yield from ((same, None, why) for same in by_seed.values())
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _measure(configs: Sequence[Config], loaded: pl.LightningDataModule | None = None) -> Trial:

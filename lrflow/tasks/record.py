@@ -40,7 +40,7 @@ def open_folder(config: Config, resumed: Resumed | None, title: str | None = Non
     if config.run_folder:
         return RunFolder.claim(config.run_folder)
     if resumed and resumed.is_newest and config.resume.horizon != "branch":
-        return RunFolder(resumed.path.parent.parent)
+        return RunFolder.of(resumed.path)
     return RunFolder.create(Path(config.output), title or config.title)
 
 

@@ -61,13 +61,13 @@ def test_run(
     """
     if not (wanted and is_overridden("test_step", module) and is_overridden("test_dataloader", data)):
         return None
-    used, best = Weights("last", None, trainer.global_step), folder.checkpoints / "best.ckpt"
+    used, best = Weights("last", None, trainer.global_step), folder.best
     path = None
     # The first process decides: others may not see the file yet.
     if wanted == "best" and trainer.strategy.broadcast(best.exists()):
         path = str(best)
         step = read_checkpoint(best, map_location="cpu", mmap=True)["global_step"]
-        used = Weights("best", str(best.relative_to(folder.path)), step)
+        used = Weights("best", folder.relative(best), step)
     elif wanted == "best":
         tell("no best weights were kept: the last ones are tested")
     trainer.test(module, datamodule=data, ckpt_path=path, verbose=False)
@@ -87,16 +87,15 @@ def find_weights(source: str, weights: str | None, output: Path) -> Path:
         ConfigError: there is no such checkpoint.
     """
     found = find_checkpoint(source, output, "task.from")
-    run = found.parent.parent
+    run = RunFolder.of(found)
     if weights is None:
         return found
     if weights == "best":
-        best = run / "checkpoints" / "best.ckpt"
-        if not best.exists():
+        if not run.best.exists():
             hint = "trainer.checkpoint.monitor chooses it as a run trains; task.weights=last"
-            raise ConfigError([Problem("task.weights", f"{run} has no best checkpoint", weights, hint)])
-        return best
+            raise ConfigError([Problem("task.weights", f"{run.path} has no best checkpoint", weights, hint)])
+        return run.best
     if weights != "last" and not Path(weights).exists():
         message = "expected best, last or a checkpoint that exists"
         raise ConfigError([Problem("task.weights", message, weights, did_you_mean(weights, ("best", "last")))])
-    return find_checkpoint(str(run) if weights == "last" else weights, output, "task.weights")
+    return find_checkpoint(str(run.path) if weights == "last" else weights, output, "task.weights")

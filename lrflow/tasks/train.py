@@ -110,7 +110,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     ready = prepare(config, folder, resumed, loggers, console)
     if ready is None:
         assert resumed is not None
-        return RunFolder(resumed.path.parent.parent).read_summary().get("metrics", {})
+        return RunFolder.of(resumed.path).read_summary().get("metrics", {})
     trainer, module, data, plan = ready.trainer, ready.module, ready.data, ready.plan
     assert isinstance(config.task, Train)
 
@@ -175,7 +175,7 @@ def prepare(
     data = ready_data(config, trainer, config.seed, resumed.position if resumed else None, loaded)
     horizon = count_horizon(config, data, trainer.world_size)
     if resumed and resumed.step >= horizon.steps and horizon.as_long_as(resumed.plan.horizon):
-        finished = RunFolder(resumed.path.parent.parent)
+        finished = RunFolder.of(resumed.path)
         console.print(
             f"{finished.path} is finished: all {resumed.step} steps are done", soft_wrap=True, highlight=False
         )

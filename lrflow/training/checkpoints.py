@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from lrflow.errors import LrflowError, StoppedError, did_you_mean
 from lrflow.files import link_whole
 from lrflow.metric import Metric
-from lrflow.runs import checkpoints_in
+from lrflow.runs import BEST, RunFolder, checkpoints_in
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loggers import drop_rows_from
@@ -234,13 +234,13 @@ class Checkpoints(Checkpoint):
             done = f"stopped as asked after {trainer.global_step} steps"
             if self._saved is None:
                 raise StoppedError(f"{done}; nothing could be saved", self.stop.exit_code)
-            go_on = f"saved as {self._saved}; go on with resume={self._saved.parent.parent}"
+            go_on = f"saved as {self._saved}; go on with resume={RunFolder.of(self._saved).path}"
             raise StoppedError(f"{done}; {go_on}", self.stop.exit_code)
 
     def _tidy(self, path: Path, best: bool) -> None:
         """Give the best one its second name, and let go of the oldest and of what a killed process left."""
         if best:
-            link_whole(path, self.folder / "best.ckpt")
+            link_whole(path, self.folder / BEST)
         if self._keep is not None:
             for old in checkpoints_in(self.folder)[: -self._keep]:
                 old.unlink(missing_ok=True)

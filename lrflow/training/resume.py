@@ -14,7 +14,7 @@ from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
 from lrflow.layers.explain import abbreviated
 from lrflow.plan import Plan
-from lrflow.runs import newest_checkpoint
+from lrflow.runs import RunFolder, newest_checkpoint
 from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.also import BETA
 from lrflow.schedules.continuation import How
@@ -93,8 +93,8 @@ class Resumed:
     @property
     def is_newest(self) -> bool:
         """Whether no later checkpoint stands beside it in a run folder."""
-        folder = self.path.parent.parent
-        return self.path.parent.name == "checkpoints" and newest_checkpoint(folder) == self.path
+        folder = RunFolder.of(self.path)
+        return self.path.parent == folder.checkpoints and newest_checkpoint(folder.path) == self.path
 
     @property
     def samples(self) -> Decimal | None:

@@ -37,7 +37,7 @@ class Block:
             float64. None where no optimizer does.
         settings: what moved besides the LR, as the optimizer used it; by name, `momentum/head`, [n], float64.
         skipped: whether `training_step` returned None for every batch of the step, so that it has no loss and no
-            gradient; [n], bool. None: no step was.
+            gradient; [n], or one for all, bool.
     """
 
     first: int
@@ -48,11 +48,10 @@ class Block:
     actual: np.ndarray
     estimate: np.ndarray | None = None
     settings: Mapping[str, np.ndarray] = field(default_factory=dict)
-    skipped: np.ndarray = None  # type: ignore[assignment]
+    skipped: np.ndarray = field(default_factory=lambda: np.zeros((), bool))
 
     def __post_init__(self) -> None:
-        if self.skipped is None:
-            object.__setattr__(self, "skipped", np.zeros(len(self.loss), bool))
+        object.__setattr__(self, "skipped", np.broadcast_to(self.skipped, self.loss.shape))
 
     @property
     def losses(self) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrflow.plan.picture import COLOURS, FAINT, GREY, INK
+from lrflow.plan.picture import COLOURS, FAINT, GREY, INK, save
 from lrflow.plan.view import number
 from lrflow.tuning.confirm import Confirmed
 from lrflow.tuning.record import Record
@@ -66,9 +66,7 @@ def plot(record: Record, path: Path) -> Path:
     axes.legend(
         loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, fontsize=9, labelcolor=INK
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    return path
+    return save(figure, path)
 
 
 def _draw_short_runs(axes: Axes, confirmed: Confirmed, record: Record) -> None:

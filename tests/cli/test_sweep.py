@@ -195,7 +195,9 @@ def test_what_run_to_go_on_from_cannot_be_swept(
 
 
 @pytest.mark.parametrize("words", [["optimizer.lr=0.1"], ["-m", "optimizer.lr=0.1,0.2"]], ids=" ".join)
-def test_a_smoke_run_is_the_same_in_a_sweep(words: list[str], task) -> None:
+def test_a_smoke_run_is_the_same_in_a_sweep(words: list[str], task, caplog: pytest.LogCaptureFixture) -> None:
     ran = task(lambda config: {"val/loss": 1.0, "folder": str(config.run_folder)})
     assert main([*words, "fast=true", "schedule.warmup=120"]) == 0
     assert {str(config.schedule.warmup) for config in ran} == {"30%"}, "120 of the 400 steps of the whole run"
+    told = [record.getMessage() for record in caplog.records if record.name == "lrflow"]
+    assert told == len(ran) * ["fast=true: the run is shorter, and so are schedule.warmup 120 -> 30%"], "one per job"

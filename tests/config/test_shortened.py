@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
+import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from lrflow.config import compose
+from lrflow.config.shortened import shorten
 from lrflow.errors import ConfigError
+from lrflow.schedules import Duration, DurationLike, Phase, Shape
 
 # The default run has 400 steps, 20 epochs; its smoke run 8.
 TABLE = {
@@ -21,16 +23,12 @@ TABLE = {
 
 
 @pytest.mark.parametrize(("overrides", "key", "value"), TABLE.values(), ids=TABLE)
-def test_what_becomes_of_a_duration(
-    overrides: list[str], key: str, value: object, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        config = compose([*overrides, "fast=true"])
+def test_what_becomes_of_a_duration(overrides: list[str], key: str, value: object) -> None:
+    config = compose([*overrides, "fast=true"])
     given = config.schedule.node()[key]
     assert str(given) in (str(value), f"{value} steps")
-    told = [record.getMessage() for record in caplog.records if "fast=true" in record.getMessage()]
     before = next((word.partition("=")[2] for word in overrides if word.startswith(f"schedule.{key}=")), "5%")
-    assert told == ([] if before == str(value) else [
+    assert config.remarks == ([] if before == str(value) else [
         f"fast=true: the run is shorter, and so are schedule.{key} {before} -> {value}"
     ])  # fmt: skip
 
@@ -41,7 +39,7 @@ def test_without_fast_nothing_is_written() -> None:
         compose(["schedule.warmup=500"])
 
 
-def test_durations_of_layers_and_of_settings_that_move_shrink_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_durations_of_layers_and_of_settings_that_move_shrink_too() -> None:
     rules = "layers.rules=[{name: a, match: 'head.*', unfreeze: 100 steps}, {name: b, match: '*'}]"
     moved = "schedule.also={momentum: {warmup: 40 steps, high: 0.9}}"
     config = compose([rules, moved, "optimizer=momentum", "fast=true"])
@@ -49,3 +47,35 @@ def test_durations_of_layers_and_of_settings_that_move_shrink_too(caplog: pytest
     assert str(config.schedule.also["momentum"].warmup) == "10%"
     gradual = compose(["layers=gradual_unfreezing", "layers.every=100", "fast=true"])
     assert str(gradual.layers.plain()["every"]) == "25%"
+
+
+def test_a_guess_is_called_one() -> None:
+    config = compose(["data.facts.examples=null", "schedule.warmup=40", "fast=true"])
+    (line,) = config.remarks
+    assert "schedule.warmup 40 -> 10% (a guess: nobody knows the length" in line
+
+
+def test_a_share_that_stays_is_not_called_shorter() -> None:
+    content = OmegaConf.create({"schedule": {"warmup": "5 %", "cooldown": 40}})
+    line = shorten(content, compose(["trainer.max_epochs=20"]))
+    assert line == "fast=true: the run is shorter, and so are schedule.cooldown 40 -> 10%"
+    assert content.schedule.warmup == "5 %"
+
+
+class Notched(Shape):
+    """A shape with text that looks like a duration, and one that is a duration."""
+
+    def __init__(self, version: str = "2", every: DurationLike = "1 epoch") -> None:
+        self.version, self.every = version, Duration.parse(every)
+
+    def __call__(self, step: np.ndarray, phase: Phase) -> np.ndarray:
+        return np.ones(len(step))
+
+
+def test_text_of_a_shape_that_is_no_duration_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LRFLOW_TRUST", Notched.__module__)
+    shape = f"{{_target_: {Notched.__module__}.Notched, version: '200', every: 100}}"
+    content = OmegaConf.create(f"schedule: {{shape: {shape}}}")
+    line = shorten(content, compose(["trainer.max_epochs=20"]))
+    assert dict(content.schedule.shape) | {"_target_": ""} == {"_target_": "", "version": "200", "every": "25%"}
+    assert line == "fast=true: the run is shorter, and so are schedule.shape.every 100 -> 25%"

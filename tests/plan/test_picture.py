@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from lrflow.plan import Plan
 from lrflow.plan.picture import draw
@@ -84,3 +85,17 @@ def test_it_is_a_small_png_and_warns_of_nothing(plan_of, tmp_path, steps, recwar
 def test_nothing_to_train_is_drawn_too(group, horizon, tmp_path):
     plan = Plan((group("a", 0.1, COSINE, frozen=True),), horizon)
     assert plan.plot(tmp_path / "plan.png").stat().st_size > 0
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_the_one_before(plan_of, tmp_path, monkeypatch):
+    path = tmp_path / "plan.png"
+    path.write_bytes(b"before")
+
+    def killed(self, file, **options):
+        file.write(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Figure, "savefig", killed)
+    with pytest.raises(OSError, match="no space"):
+        plan_of(COSINE, Horizon(10, 1)).plot(path)
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"before"]

@@ -62,6 +62,7 @@ def test_a_run_is_measured_as_it_trains(capsys: pytest.CaptureFixture[str]) -> N
         (["optimizer=lbfgs"], "optimizer._target_", "no stability bound is known"),
         (["optimizer=muon"], "optimizer.routes", "of several optimizers"),
         (["trainer.devices=2", "trainer=cpu"], "trainer.devices", "on one device"),
+        (["trainer.num_nodes=2", "trainer.devices=auto"], "trainer.num_nodes", "on one device"),
         (["trainer.strategy=fsdp"], "trainer.strategy", "no strategy wraps"),
         (["trainer.precision=bf16-true"], "trainer.precision", "half precision"),
         (["sharpness.every=0"], "sharpness.every", "above 0"),

@@ -111,7 +111,7 @@ def test_evaluations_are_told_and_recorded_once_each(trained: Any, capsys: pytes
     assert [record["weights"] for record in records] == ["last", "best", "step-0000005"]
     assert records[0]["metrics"] == last
     assert records[1]["metrics"] == best
-    assert records[1]["checkpoint"] == str(folder.checkpoints / "best.ckpt")
+    assert records[1]["checkpoint"] == "checkpoints/best.ckpt"
 
 
 def test_best_weights_that_are_never_chosen_are_refused(trained: Any) -> None:

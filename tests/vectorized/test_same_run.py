@@ -162,6 +162,7 @@ def test_data_that_draw_random_numbers_are_each_seeds_own(tmp_path: Path, undraw
         "jobs 2 to 3 train together",
         "job 4 runs by itself",
     ]
+    assert told[-1].endswith(": load() of its data draws random numbers, and no other such job has its seed")
 
 
 def test_the_others_keep_their_buffers_when_a_member_has_diverged(tmp_path: Path, undrawn: None) -> None:
@@ -187,14 +188,19 @@ def test_the_trial_of_two_members_leaves_no_trace(tmp_path: Path) -> None:
 def test_the_trial_sees_whatever_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of each kind in the step of a population, and what is told of it."""
     faults: dict[str, Any] = {
-        "weight decay of what has none": ("decay", lambda by: by["decay"] + 0.5),
-        "a wrong LR late in the run": ("lr", lambda by: by["lr"] * 1.01),
-        "undamped momentum": ("share", lambda by: by["share"] + 0.01),
+        "weight decay of what has none": ("decay", lambda by, _: by["decay"] + 0.5),
+        "a wrong LR late in the run": ("lr", lambda by, late: by["lr"] * (1.01 if late else 1)),
+        "undamped momentum": ("share", lambda by, _: by["share"] + 0.01),
     }
     for name, change in faults.values():
         with monkeypatch.context() as patched:
             at = StepNumbers.at
-            patched.setattr(StepNumbers, "at", lambda self, step: (by := at(self, step)) | {name: change(by)})  # noqa: B023
+
+            def wrong(self: StepNumbers, step: int) -> dict[str, torch.Tensor]:
+                by, late = at(self, step), self._timeline[step] >= self._plans[0].horizon.steps // 2  # noqa: B023
+                return by | {name: change(by, late)}  # noqa: B023
+
+            patched.setattr(StepNumbers, "at", wrong)
             with pytest.raises(UnfitError, match=r"it is another run than alone: in job [01]"):
                 membership.verify(jobs(tmp_path, "relu"), None)
 
