@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -53,6 +54,34 @@ class StoppedError(LrflowError):
 
     def __reduce__(self) -> tuple[type[StoppedError], tuple[str, int]]:
         return StoppedError, (str(self), self.exit_code)
+
+
+class SignalReceived(KeyboardInterrupt):  # no error, as Ctrl-C is none
+    """A signal that asks the process to stop, raised wherever the process is, as Python raises Ctrl-C.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(number)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What really ended a run, of what it raised.
+
+    Lightning turns SIGTERM and Ctrl-C into exits with codes that say nothing of them (2.6.6). An exit of anybody else's
+    stays one.
+    """
+    if isinstance(error, SystemExit):
+        if type(error).__name__ == "SIGTERMException":
+            error = SignalReceived(signal.SIGTERM)
+        elif isinstance(error.__context__, KeyboardInterrupt):
+            error = error.__context__
+    if isinstance(error, SignalReceived):
+        return StoppedError(f"stopped as asked by {signal.Signals(error.number).name}", 128 + error.number)
+    return error
 
 
 class PrunedError(LrflowError):

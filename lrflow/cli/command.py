@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import lrflow
 from lrflow.cli.arguments import Arguments, parse
-from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
+from lrflow.cli.stopping import stopped_by_signals
+from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError, cause_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -37,14 +38,16 @@ def main(words: Sequence[str] | None = None) -> int:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra is to hand its exceptions on, not to print them
     try:
-        return _main(list(sys.argv[1:] if words is None else words))
-    except KeyboardInterrupt:
-        print("lrflow: interrupted", file=sys.stderr)
-        return 130
+        with stopped_by_signals():
+            return _main(list(sys.argv[1:] if words is None else words))
     except BrokenPipeError:  # of `lrflow --help | head`, which has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as raised:
+        error = cause_of(raised)
+        if isinstance(error, KeyboardInterrupt):
+            print("lrflow: interrupted", file=sys.stderr)
+            return 130
         show_failure(error)
         return error.exit_code if isinstance(error, LrflowError) else 1
 

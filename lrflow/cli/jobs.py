@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lrflow.cli.report import show_failure
+from lrflow.cli.stopping import stopped_by_signals
 from lrflow.config import Config
-from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError
+from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError, SignalReceived, cause_of
 from lrflow.memory import freed_after, without_locals
 from lrflow.outcome import Outcome, numbers_in
 
@@ -37,7 +38,8 @@ def run_job(
         place: adds to problems the file and line that they come from.
         trained: how it has ended already, where it was trained with others; None: it is run.
     """
-    with freed_after() if config.run_folder else nullcontext():  # another job of the sweep may come
+    # Another job of the sweep may come; and a launcher's own process listens to no signal yet.
+    with freed_after() if config.run_folder else nullcontext(), stopped_by_signals():
         return _run_job(config, place, trained)
 
 
@@ -50,7 +52,10 @@ def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], tr
         if trained:
             return replace(trained.check(), **facts)
         result = run_task(config) or {}
-    except Exception as error:
+    except (Exception, SystemExit, SignalReceived) as raised:
+        error = cause_of(raised)
+        if isinstance(error, KeyboardInterrupt):
+            raise error from None
         failure = ConfigError(place(error.problems)) if isinstance(error, ConfigError) else error
         if isinstance(error, PrunedError | EndedEarlyError):
             from lrflow.training.ranks import rank

@@ -297,7 +297,7 @@ def _import(path: str, target: str, key: str) -> ModuleType:
             public = [entry for entry in dir(importlib.import_module(parent)) if not entry.startswith("_")]
             problem = Problem(key, f"there is no {name} in {parent}", target, did_you_mean(name, public))
         raise ConfigError([problem]) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         file, line = frames[-1].filename, frames[-1].lineno
         if isinstance(error, SyntaxError) and error.filename:

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from lrflow.config import Config, save_config
+from lrflow.errors import cause_of
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
@@ -95,14 +96,12 @@ def failure_recorded(
         so_far: the fields of its `Outcome` at that time.
 
     Raises:
-        BaseException: what was raised within; a Ctrl-C that Lightning turned into an exit is a Ctrl-C again.
+        BaseException: what really ended it, which Lightning may have turned into an exit.
     """
     try:
         yield
     except BaseException as error:
-        # Lightning ends the process at a Ctrl-C (2.6.6), with an exit code that says nothing of it.
-        interrupt = error.__context__ if isinstance(error, SystemExit) else None
-        cause = interrupt if isinstance(interrupt, KeyboardInterrupt) else error
+        cause = cause_of(error)
         conclude(folder, Outcome.of_error(cause, **so_far()), loggers, **facts)
         if cause is error:
             raise

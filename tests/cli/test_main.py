@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -77,11 +78,39 @@ def test_how_a_run_that_fails_ends(
     assert "Traceback" not in err
 
 
-def test_an_exit_goes_through(task) -> None:
-    task(fail(SystemExit(143)))
-    with pytest.raises(SystemExit) as caught:
-        main([])
-    assert caught.value.code == 143
+@pytest.mark.parametrize("code", [0, None, 143])
+def test_an_exit_within_a_run_is_a_failure(code: int | None, task, capsys: pytest.CaptureFixture[str]) -> None:
+    task(fail(SystemExit(code)))
+    assert main([]) == 1
+    assert "lrflow: SystemExit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("swept", [False, True])
+def test_a_signal_anywhere_in_a_job_is_a_stop(
+    number: signal.Signals, swept: bool, task, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where Lightning makes an exit of it, which would say that all went well."""
+    before = signal.getsignal(number)
+
+    def run(config: Config) -> None:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            sys.exit(0)
+
+    ran = task(run)
+    if swept:
+        with pytest.raises(SystemExit) as caught:
+            main(["-m", "seed=0,1"])
+        assert caught.value.code == 128 + number
+    else:
+        assert main([]) == 128 + number
+    assert len(ran) == 1
+    out, err = capsys.readouterr()
+    assert f"lrflow: stopped as asked by {number.name}" in err
+    assert ("sweep of 1 job in" in out) == swept
+    assert signal.getsignal(number) is before
 
 
 def test_of_a_failure_in_the_users_code_the_users_lines_are_shown(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from lrflow.cli import main
 from lrflow.cli.sweep import show_summary
 from lrflow.config import Config
-from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
 from lrflow.outcome import Outcome
 
 
@@ -132,7 +133,7 @@ def test_options_that_there_are_not(task, capsys: pytest.CaptureFixture[str]) ->
 def test_being_stopped_ends_the_sweep_and_tells_what_was_done(task, capsys: pytest.CaptureFixture[str]) -> None:
     def run(config: Config) -> dict[str, float]:
         if config.seed == 1:
-            raise SystemExit(143)
+            raise StoppedError("stopped as asked after 3 steps", 143)
         return {"test/accuracy": 0.5}
 
     ran = task(run)
@@ -140,7 +141,16 @@ def test_being_stopped_ends_the_sweep_and_tells_what_was_done(task, capsys: pyte
         main(["-m", "seed=0,1,2"])
     assert caught.value.code == 143
     assert len(ran) == 2
-    assert "sweep of 1 job in" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "sweep of 2 jobs in" in out
+    assert "stopped" in out
+
+
+def test_an_exit_of_a_job_is_a_failure_and_the_sweep_goes_on(task, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = task(lambda config: sys.exit(0) if config.seed == 1 else {"test/accuracy": 0.5})
+    assert main(["-m", "seed=0,1,2"]) == 1
+    assert len(ran) == 3
+    assert "1 of 3 jobs failed: 1" in capsys.readouterr().out
 
 
 def test_two_sweeps_at_once_have_folders_of_their_own(task) -> None:

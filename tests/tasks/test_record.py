@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lrflow.config import compose
-from lrflow.errors import DivergedError, EndedEarlyError, PrunedError, StoppedError
+from lrflow.errors import DivergedError, EndedEarlyError, PrunedError, SignalReceived, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.tasks import train
@@ -80,6 +81,7 @@ def raises(error: BaseException) -> Callable[[pl.Trainer], None]:
         (DivergedError("step 4: the loss is nan"), "diverged", 1),
         (PrunedError("trial 0 was pruned", {"val/loss": 9.0}), "pruned", 0),
         (StoppedError("stopped as asked", 143), "stopped", 143),
+        (SystemExit(0), "failed", 1),
         (KeyboardInterrupt(), "stopped", 130),  # which Lightning turns into an exit with code 1
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
@@ -91,6 +93,13 @@ def test_an_error(error: BaseException, status: str, code: int, ended: Any) -> N
     assert (summary["steps"], summary["planned"]) == (told.steps, told.planned) == (5, 12)
     assert summary["reason"] == told.reason
     assert summary["metrics"] == ({"val/loss": 9.0} if status == "pruned" else {})
+
+
+@pytest.mark.parametrize("error", [SIGTERMException(), SignalReceived(15)], ids=lambda error: type(error).__name__)
+def test_a_signal_during_the_test_is_a_stop(error: BaseException, ended: Any) -> None:
+    raised, summary, told = ended(raises(error), "on_test_batch_start")
+    assert isinstance(raised, StoppedError)
+    assert (summary["status"], summary["steps"], told.exit_code) == ("stopped", 12, 143)
 
 
 @pytest.mark.parametrize("hook", ["on_fit_start", "on_train_start"])
