@@ -16,6 +16,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from lrflow.errors import LrflowError
 from lrflow.files import write_whole
 from lrflow.runs import checkpoints_in
+from lrflow.training.plain_data import decode, encode
 
 # A checkpoint is torch's zip archive with a comment at its end: this word and the SHA-256 of all that stands before
 # it, in hex. The archive's own checksums cover its contents, but not where the reader is told to find them.
@@ -44,11 +45,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write `checkpoint` to `path`.
 
         Raises:
+            LrflowError: something in it could not be loaded again.
             OSError: the file cannot be written; nothing is left of the attempt.
         """
+        content = encode(checkpoint)
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, lambda file: _save(checkpoint, file))
+        write_whole(target, lambda file: _save(content, file))
 
     def load_checkpoint(
         self,
@@ -74,17 +77,23 @@ def read_checkpoint(path: Path, **options: Any) -> dict[str, Any]:
     Raises:
         BrokenCheckpointError: it is not whole, or holds anything but plain data and tensors.
     """
-    if reason := what_is_broken(path):
+    content, reason = _read(path, **options)
+    if content is None:
         raise BrokenCheckpointError(path, reason)
+    return content
+
+
+def _read(path: Path, **options: Any) -> tuple[dict[str, Any] | None, str]:
+    """The content of a checkpoint, or None and why it cannot be loaded."""
+    if reason := what_is_broken(path):
+        return None, reason
     try:
         content = torch.load(path, weights_only=True, **options)
-    except pickle.UnpicklingError as error:
-        raise BrokenCheckpointError(path, "holds more than plain data and tensors, so it is not loaded") from error
-    except Exception as error:  # torch's reader raises whatever it stumbles over
-        raise BrokenCheckpointError(path, "is no checkpoint") from error
-    if not isinstance(content, dict):
-        raise BrokenCheckpointError(path, "is no checkpoint")
-    return content
+        return (decode(content), "") if isinstance(content, dict) else (None, "is no checkpoint")
+    except pickle.UnpicklingError:
+        return None, "holds more than plain data and tensors, so it is not loaded"
+    except Exception:  # torch's reader raises whatever it stumbles over
+        return None, "is no checkpoint"
 
 
 def what_is_broken(path: Path) -> str | None:
@@ -105,9 +114,9 @@ def what_is_broken(path: Path) -> str | None:
 
 
 def newest_whole_checkpoint(folder: Path, besides: Path | None = None) -> Path | None:
-    """The latest checkpoint in `folder` that reads without an error, or None."""
+    """The latest checkpoint in `folder` that loads, or None."""
     for path in reversed(checkpoints_in(folder)):
-        if path != besides and what_is_broken(path) is None:
+        if path != besides and _read(path, map_location="cpu", mmap=True)[0] is not None:
             return path
     return None
 

@@ -49,8 +49,8 @@ class Monitor(Callback):
       raise, so that a broken state is never saved.
     - every hook of a Lightning callback. What a monitor does to the module and to the random number generators it has
       to undo: see `lrflow.training.isolation.isolated`.
-    - `state_dict` and `load_state_dict`: its state in the checkpoint, plain data, so that a resumed run goes on bit
-      for bit.
+    - `state_dict` and `load_state_dict`: its state in the checkpoint, plain data, tensors or NumPy values, so that
+      a resumed run goes on bit for bit.
 
     An `LrflowError` raised in any of them ends the run as diverged or failed, with its message.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 
 from lrflow.config import compose, validate
 from lrflow.config.trust import extend
-from lrflow.errors import ConfigError
+from lrflow.errors import ConfigError, LrflowError
 from lrflow.health import Monitor, NonFinite, Sharpness
 from lrflow.runs import RunFolder
 from lrflow.tasks import train
@@ -102,6 +103,37 @@ def test_a_resumed_run_goes_on_with_the_state_bit_for_bit(mine: Any) -> None:
     assert mine.SEEN["mine"].steps[0] == 28
     assert mine.SEEN["mine"].total == total
     assert done["val/loss"] == whole["val/loss"]
+
+
+def test_the_example_of_the_documents_is_trained_and_resumed(mine: Any, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    example = next(one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Spikes" in one)
+    Path("my_spikes.py").write_text(example)
+    extend(["my_spikes"])
+    options = [*SMALL, "health.spikes._target_=my_spikes.Spikes", "health.spikes.factor=1.05"]
+    states = {}
+    for output, epochs in (("whole", 2), ("cut", 1)):
+        train.run(compose([*options, f"output={output}", f"trainer.max_epochs={epochs}"]))
+    folder = next(Path("cut").glob("2*"))
+    resumed = ["trainer.max_epochs=2", "resume.horizon=rescale", f"resume.from={folder}"]
+    train.run(compose([*options, "output=cut", *resumed]))
+    for output in ("whole", "cut"):
+        saved = sorted(Path(output).glob("*/checkpoints/step-*.ckpt"))[-1]
+        states[output] = read_checkpoint(saved)["callbacks"]["health.spikes"]
+    assert states["cut"].keys() == {"lowest", "spikes"}
+    assert states["whole"]["spikes"] > 0
+    assert type(states["cut"]["lowest"]) is type(states["whole"]["lowest"])
+
+
+def test_a_state_that_could_not_be_loaded_again_ends_the_run_at_its_first_save(
+    mine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mine.Mine, "state_dict", lambda self: {"total": mine.NoMonitor()})
+    with pytest.raises(LrflowError, match=r'checkpoint\["callbacks"\]\["health.mine"\]\["total"\]: .*NoMonitor'):
+        train.run(compose([*SMALL, "health.mine._target_=my_monitors.Mine"]))
+    summary = RunFolder(next(Path("outputs").glob("2*"))).read_summary()
+    assert (summary["status"], summary["steps"]) == ("failed", 20)
+    assert not list(Path("outputs").glob("*/checkpoints/*"))
 
 
 def test_an_error_of_a_monitor_ends_the_run_with_its_words(mine: Any) -> None:

@@ -118,8 +118,9 @@ class TestBroken:
                 read(path)
 
     def test_a_tensor_alone(self, tmp_path: Path) -> None:
+        torch.save(torch.ones(3), tmp_path / "x.ckpt")
         with pytest.raises(BrokenCheckpointError, match="is no checkpoint"):
-            Resumed.read(save(tmp_path / "x.ckpt", torch.ones(3)))
+            Resumed.read(tmp_path / "x.ckpt")
 
     def test_a_checkpoint_of_something_else(self, tmp_path: Path) -> None:
         with pytest.raises(LrflowError, match="not a checkpoint of lrflow"):
@@ -138,7 +139,8 @@ class TestBroken:
                 return (os.mkdir, (str(tmp_path / "harm"),))
 
         for thing in (os.system, Path("x"), Harmful()):
-            path = save(tmp_path / "step-0000002.ckpt", {"thing": thing})
+            path = tmp_path / "step-0000002.ckpt"
+            torch.save({"thing": thing}, path)
             for read in (
                 read_checkpoint,
                 Resumed.read,
