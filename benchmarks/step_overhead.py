@@ -42,6 +42,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lrflow.data import ordered
 from lrflow.health import NonFinite
 from lrflow.layers import Rule, merge, resolve
+from lrflow.metric import Metric
 from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan
 from lrflow.schedules import Cosine, Duration, Horizon, Schedule
@@ -154,7 +155,7 @@ def lrflow(steps: int, fused: bool) -> None:
             folder / "checkpoints",
             plan.horizon,
             Duration.parse("1 epoch"),
-            monitor="val/loss",
+            metric=Metric.parse("val/loss"),
             groups=[[name for group in members for name, _ in group.parameters] for members in merge(groups)],
             extra={"plan": plan.to_dict(), "branches": [], "config": {}},
         )

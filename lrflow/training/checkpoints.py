@@ -18,6 +18,7 @@ from lrflow.runs import BEST, RunFolder, checkpoints_in
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loggers import drop_rows_from
+from lrflow.training.loops import AfterModule
 from lrflow.training.monitor import monitors
 from lrflow.training.position import Position
 from lrflow.training.random_state import random_state, set_random_state
@@ -27,7 +28,7 @@ from lrflow.training.signals import Signals
 log = logging.getLogger("lrflow")
 
 
-class Checkpoints(Checkpoint):
+class Checkpoints(AfterModule, Checkpoint):
     """Saves whole runs at optimizer-step boundaries, after the validation that belongs there, and resumes them.
 
     A checkpoint holds, besides what Lightning puts there, the state of every random number generator, the
@@ -122,10 +123,12 @@ class Checkpoints(Checkpoint):
                 self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what waited for this validation."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
-            return
-        self._due_best |= self.improves(trainer)
+        """See whether it is the best so far."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._due_best |= self.improves(trainer)
+
+    def after_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what waited for this validation, and for its traces to be undone."""
         self._due |= self.stop.agreed(trainer)
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or trainer.global_step == trainer.max_steps
         if (self._due or self._due_best) and self._at_boundary and not last:

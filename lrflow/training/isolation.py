@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
+from lrflow.training.loops import AfterModule
 from lrflow.training.random_state import random_state, set_random_state
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -159,13 +160,14 @@ def isolated(module: pl.LightningModule, changing: Iterable[Tensor] = ()) -> Ite
         set_random_state(generators)
 
 
-class UndisturbedByValidation(Callback):
+class UndisturbedByValidation(AfterModule, Callback):
     """Validating more or less often does not change the training. It has to stand before all other callbacks.
 
-    After each validation of a fit these are as before it: the global random number generators; every attribute of the
-    module's submodules; and of the module's own attributes those that its `forward` set, or whose tensors its
-    `forward` changed. What the module's validation hooks and steps keep on the module itself stays, and so do the
-    metrics of torchmetrics: they are the result of the validation. Parameters are left alone.
+    After each validation of a fit, all hooks of the callbacks and of the module included, these are as before it: the
+    global random number generators; every attribute of the module's submodules; and of the module's own attributes
+    those that its `forward` set, or whose tensors its `forward` changed. What the module's validation hooks and steps
+    keep on the module itself stays, and so do the metrics of torchmetrics: they are the result of the validation.
+    Parameters are left alone.
     """
 
     def __init__(self) -> None:
@@ -204,7 +206,7 @@ class UndisturbedByValidation(Callback):
 
         self._hooks = [pl_module.register_forward_pre_hook(enter), pl_module.register_forward_hook(leave)]
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def after_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put it back."""
         if self._inner is None or self._random is None:
             return

@@ -6,9 +6,10 @@ import logging
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loops import _FitLoop, _TrainingEpochLoop
+from pytorch_lightning.loops import _EvaluationLoop, _FitLoop, _TrainingEpochLoop
 from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.trainer.connectors.data_connector import _DataLoaderSource
+from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 from pytorch_lightning.utilities import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
@@ -97,6 +98,29 @@ class FitLoop(_FitLoop):
         """Lightning writes what `Trainer.max_epochs` tells."""
 
 
+class AfterModule:
+    """A callback that acts at the end of a validation of the fit, after the module's own `on_validation_end`.
+
+    Lightning calls the hooks of all callbacks before the module's.
+    """
+
+    def after_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """All hooks of this validation have run; the module is still in evaluation mode."""
+
+
+class ValidationLoop(_EvaluationLoop):
+    """The validations of a fit, at whose end each `AfterModule` acts, in the order of the callbacks."""
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__(trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False)
+
+    def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
+        super()._on_evaluation_end(*args, **kwargs)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, AfterModule):
+                callback.after_validation_end(self.trainer, self.trainer.lightning_module)
+
+
 class EpochLoop(_TrainingEpochLoop):
     """The batches of an epoch, whatever their number, and the validation that belongs to its end and to the run's.
 
@@ -117,6 +141,7 @@ class EpochLoop(_TrainingEpochLoop):
         self.each_steps: int | None = None
         self._told = False
         self._validated = -1  # batches behind the last validation
+        self.val_loop = ValidationLoop(trainer)
         validate = self.val_loop.run
 
         def noting() -> Any:

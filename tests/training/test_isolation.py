@@ -248,6 +248,69 @@ def test_a_module_keeps_what_its_validation_hooks_keep(train: Any, tmp_path: Pat
     assert float(often.module.highest.compute()) == max(often.module.losses)
 
 
+class Sum(nn.Module):
+    """A sum that a person keeps in a submodule; torchmetrics has it, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(()))
+        self.parts: list[float] = []
+
+    def add(self, value: Tensor) -> None:
+        self.total += value
+        self.parts.append(float(value))
+
+
+class Summing(pl.LightningModule):
+    """Trains with a draw of its own at each step, and reads the sum of its validation in a hook, which draws too.
+
+    Args:
+        hook: in which.
+    """
+
+    def __init__(self, hook: str) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body, self.sum = nn.Linear(6, 3), Sum()
+        self.expected: list[float] = []
+        self.seen: list[tuple[float, float, int]] = []
+        setattr(self, hook, self.read)
+
+    def read(self) -> None:
+        torch.rand(())
+        self.seen.append((float(self.sum.total), sum(self.expected), len(self.sum.parts)))
+        self.expected.clear()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = nn.functional.cross_entropy(self.body(batch[0]), batch[1])
+        return loss * (1 + torch.rand(()) + self.sum.total)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        loss = nn.functional.cross_entropy(self.body(batch[0]), batch[1])
+        self.sum.add(loss)
+        self.expected.append(float(loss))
+        self.log("val/loss", loss)
+
+
+@pytest.mark.parametrize("hook", ["on_validation_epoch_end", "on_validation_end"])
+def test_hooks_of_a_module_read_what_its_validation_left_in_a_submodule(hook: str, train: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_epochs": 2, "rules": ALL, "monitor": None}
+    seldom = train(tmp_path / "seldom", module=Summing(hook), val_every="2 epochs", save_every=None, **options)
+    often = train(
+        tmp_path / "often", module=Summing(hook), val_every="3 steps", save_every="3 steps", keep=None, **options
+    )
+    for total, expected, parts in often.module.seen:
+        assert total == pytest.approx(expected)
+        assert parts == 2  # batches of one validation
+    assert len(often.module.seen) == len(often.column("val/loss")) > 2
+    assert seldom.column("train/loss") == often.column("train/loss")
+    early = often.saved[0]  # saved right after a validation
+    resumed = train(tmp_path / "resumed", module=Summing(hook), resume=early, val_every="3 steps", **options)
+    whole = often.column("train/loss")
+    assert resumed.column("train/loss") == whole[-len(resumed.column("train/loss")) :]
+    assert 0 < len(resumed.column("train/loss")) < len(whole)
+
+
 def test_every_object_is_the_one_that_it_was() -> None:
     module = keeping("a counter")
     layer: Any = module.model.body[2]
