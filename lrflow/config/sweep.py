@@ -114,6 +114,8 @@ class Trial(Section):
     """What the sweep is judged by, and what is reported to it; a list for several objectives."""
     mode: _Mode | None = None
     """Whether less of it is better, or more; a list for several objectives."""
+    rank_ended_early: f.Switch = False
+    """Whether the sweep ranks a trial that ended early, and so compares its short annealed runs that did."""
     pruner: Annotated[str, f.one_of(*PRUNERS)] = "none"
     """What decides whether the run goes on."""
     pruning: Pruning = Pruning()

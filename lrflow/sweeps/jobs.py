@@ -46,6 +46,8 @@ def overrides_of(pending: Pending, space: Space, settings: Sweep, study: str, fo
     """
     trial = {"number": pending.number, "study": study, "storage": storage_of(settings.storage, folder)}
     trial |= {"metric": settings.metric, "mode": settings.mode}  # which hold for the run too
+    if settings.rank_ended_early:
+        trial |= {"rank_ended_early": True}
     if settings.pruner != "none":
         trial |= {"pruner": settings.pruner}
     texts = [f"++trial.{key}={quoted(value)}" for key, value in trial.items()]

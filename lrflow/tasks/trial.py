@@ -40,6 +40,7 @@ def follow_trial(
     Raises:
         PrunedError: the sweep gives the trial up.
         ConfigError: its short runs cannot be made.
+        EndedEarlyError: something ended one of them, and the sweep does not rank trials that ended early.
         LrflowError: the study cannot be opened, or the metric is not one of validation.
     """
     trial = config.trial
@@ -109,10 +110,13 @@ def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, conso
             folder,
             partial(short_plan, config, lr=config.optimizer.lr, whole=whole, steps=steps),
             watching,
+            may_end_early=trial.rank_ended_early,
         )
         trainer.validate(module, datamodule=data, verbose=False)
         metrics = _metrics(trainer, name)
-        console.print(f"rung of {steps} steps: {name} {metrics[name]:.4g}", highlight=False)
+        made = trainer.global_step
+        length = f"{made} of {steps} steps, ended early by {trainer.ended_by}" if made < steps else f"{steps} steps"
+        console.print(f"rung of {length}: {name} {metrics[name]:.4g}", highlight=False)
         if reporter.report(metrics[name], share):
             raise given_up(trial, metrics, share)
 

@@ -43,6 +43,9 @@ class NoProfiler(Profiler):
 
 _NOTHING = nullcontext()
 
+SEEN_ENOUGH = "lrflow has seen enough"
+"""The reason of a stop by what a short run was made for."""
+
 
 class Trainer(pl.Trainer):
     """A Trainer whose only limit is the horizon of its run, and that knows what ended the run before.

@@ -14,6 +14,7 @@ from lrflow.plan import Plan
 from lrflow.training import Block, Signals
 from lrflow.training.metrics import ReadingTimes, logged
 from lrflow.training.monitor import Monitor
+from lrflow.training.trainer import SEEN_ENOUGH
 from lrflow.tuning.range_test import LOOK, Sweep
 
 KEY = "find.monitor"
@@ -34,6 +35,11 @@ def readers(sweep: Sweep, monitor: str, every: int, plan: Plan) -> list[pl.Callb
     return [(_AfterValidation if is_validation(monitor) else _BetweenSteps)(sweep, monitor, every)]
 
 
+def _hand_over(readings: list[float], sweep: Sweep, trainer: pl.Trainer) -> None:
+    if sweep.add(readings):
+        trainer.stop(SEEN_ENOUGH)  # type: ignore[attr-defined]
+
+
 class _MeanLosses(Monitor):
     """Reads the signals; a reading is the mean training loss of `every` steps.
 
@@ -51,7 +57,7 @@ class _MeanLosses(Monitor):
         self._losses = np.append(self._losses, self._filled(block))
         whole = len(self._losses) // self._every * self._every
         readings, self._losses = self._losses[:whole].reshape(-1, self._every).mean(1), self._losses[whole:]
-        trainer.should_stop |= self._sweep.add(readings.tolist())
+        _hand_over(readings.tolist(), self._sweep, trainer)
 
     def _filled(self, block: Block) -> np.ndarray:
         """The losses of a block and of the skipped steps before it that had none to take."""
@@ -74,7 +80,7 @@ class _Reader(Callback):
         self._sweep, self._monitor, self._every = sweep, monitor, every
 
     def _read(self, trainer: pl.Trainer, hint: str | None = None) -> None:
-        trainer.should_stop |= self._sweep.add([logged(trainer, self._monitor, hint, KEY)])
+        _hand_over([logged(trainer, self._monitor, hint, KEY)], self._sweep, trainer)
 
 
 class _AfterValidation(_Reader):

@@ -26,6 +26,7 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
         ConfigError: this optimizer has no LR to be found so, or the range does not hold it.
+        EndedEarlyError: something ended one of the short runs before its last step.
     """
     folder = open_folder(config, None, f"find-{config.title}")
     console = QuietConsole(quiet=rank() > 0)

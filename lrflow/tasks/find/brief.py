@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from lrflow.config import Config
 from lrflow.config.combinations import check_combination
-from lrflow.errors import ConfigError
+from lrflow.errors import ConfigError, EndedEarlyError
 from lrflow.layers import Group
 from lrflow.plan import Plan
 from lrflow.schedules import Duration, Horizon
@@ -22,7 +22,7 @@ from lrflow.training import EvaluationWeights
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.resume import Resumed
 from lrflow.training.supply import supply_optimizer
-from lrflow.training.trainer import build_trainer, validate_every
+from lrflow.training.trainer import SEEN_ENOUGH, Trainer, build_trainer, validate_every
 from lrflow.tuning.midway import Midway
 
 
@@ -35,7 +35,8 @@ def brief_fit(
     watching: Callable[[pl.Trainer, pl.LightningDataModule, Plan], Sequence[pl.Callback]],
     val_every: int | None = None,
     start: Resumed | None = None,
-) -> tuple[pl.Trainer, pl.LightningModule, pl.LightningDataModule]:
+    may_end_early: bool = False,
+) -> tuple[Trainer, pl.LightningModule, pl.LightningDataModule]:
     """Train a model for some steps under a plan of its own.
 
     Args:
@@ -47,10 +48,13 @@ def brief_fit(
         watching: makes what watches the training.
         val_every: optimizer steps between two validations; None: there are none.
         start: the checkpoint whose model and optimizer it goes on from; None: they are new.
+        may_end_early: whether a run counts that something else ends before, such as a callback of the module's; one
+            that `watching` ends by `Trainer.stop(SEEN_ENOUGH)` always does.
 
     Raises:
         ConfigError: the options do not go together.
         LrflowError: the checkpoint is of another model.
+        EndedEarlyError: something else ended it.
     """
     pl.seed_everything(seed, verbose=False)
     trainer = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
@@ -80,6 +84,10 @@ def brief_fit(
     if start:
         trainer.strategy.checkpoint_io = Midway(groups, plan)
     trainer.fit(module, datamodule=data, ckpt_path=start.path if start else None)
+    made = trainer.global_step
+    if made < steps and trainer.ended_by != SEEN_ENOUGH and not may_end_early:
+        why = trainer.ended_by or "the training loop ended"
+        raise EndedEarlyError(f"a short run ended early after {made} of {steps} steps: {why}")
     return trainer, module, data
 
 

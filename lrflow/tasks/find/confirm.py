@@ -25,6 +25,7 @@ from lrflow.training import Block, Signals
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.metrics import logged
 from lrflow.training.monitor import Monitor
+from lrflow.training.trainer import SEEN_ENOUGH
 from lrflow.tuning.confirm import Confirmed, confirm
 
 FEWEST = 20  # steps of a trial run
@@ -45,6 +46,9 @@ def confirm_range(
 
     Returns:
         what they say, and the steps that they took.
+
+    Raises:
+        EndedEarlyError: something else ended one of them.
     """
     whole = whole_horizon(config, folder)
     made: list[int] = []
@@ -85,7 +89,8 @@ class _Losses(Monitor):
 
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:
         self.losses.extend(block.losses.tolist())
-        trainer.should_stop |= not np.isfinite(block.losses).all()
+        if not np.isfinite(block.losses).all():
+            trainer.stop(SEEN_ENOUGH)  # type: ignore[attr-defined]
 
 
 @freed_after()

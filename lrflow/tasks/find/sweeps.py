@@ -38,6 +38,7 @@ def run_sweeps(
     Raises:
         ConfigError: the sweeps are too short to be read, or the checkpoint that they start from does not fit.
         LrflowError: the checkpoint is of another model, or nothing logs the metric.
+        EndedEarlyError: something else than a sweep's readings ended it.
     """
     start = _start(config) if config.task.name == "find" else None
     whole = Horizon(1) if in_steps(find) and start is None else whole_horizon(config, folder)
