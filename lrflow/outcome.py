@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,6 +76,12 @@ class Outcome:
         return cls(_status_of(error), reason, metrics, error=error, **facts)
 
     @classmethod
+    def carried_by(cls, error: BaseException) -> Outcome | None:
+        """What was recorded of a run that raised; None: nothing was."""
+        found = getattr(error, "outcome", None)
+        return found if isinstance(found, Outcome) else None
+
+    @classmethod
     def recorded(cls, status: str, reason: str = "", metrics: Mapping[str, Any] | None = None, **facts: Any) -> Outcome:
         """A run as a record says that it ended."""
         if status not in STATUSES:
@@ -136,11 +143,26 @@ class Outcome:
         """This outcome, if the run finished.
 
         Raises:
-            BaseException: the error of a run that did not.
+            BaseException: the error of a run that did not; `Outcome.carried_by` finds this outcome again.
         """
         if self.error is not None:
-            raise self.error
+            raise self.carried()
         return self
+
+    def carried(self) -> BaseException:
+        """The error of a run that did not finish, which brings this outcome to whoever catches it."""
+        assert self.error is not None
+        self.error.outcome = self  # type: ignore[attr-defined]
+        return self.error
+
+    def judged_by(self, objectives: Iterable[str]) -> Outcome:
+        """The same, but diverged where the run finished and one of these metrics is not finite."""
+        ends = {name: self.metrics[name] for name in objectives if name in self.metrics}
+        broken = [f"{name} is {value}" for name, value in ends.items() if not math.isfinite(value)]
+        if self.status != "finished" or not broken:
+            return self
+        error = DivergedError(", ".join(broken))
+        return replace(self, status="diverged", reason=str(error), error=error)
 
     def portable(self) -> Outcome:
         """The same for another process: an error that cannot be pickled is replaced by its message."""

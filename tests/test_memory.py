@@ -13,6 +13,7 @@ from lrflow.cli.jobs import run_job
 from lrflow.config import compose, validate
 from lrflow.errors import LrflowError
 from lrflow.memory import freed_after, without_locals
+from lrflow.outcome import Outcome
 
 
 class Ring:
@@ -66,12 +67,12 @@ def test_a_job_of_a_sweep_leaves_nothing_in_cycles(
 ) -> None:
     made: list[weakref.ref[Ring]] = []
 
-    def task(config: object) -> dict[str, float]:
+    def task(config: object) -> Outcome:
         ring = Ring()
         made.append(weakref.ref(ring))
         if fails:
             raise LrflowError("diverged")
-        return {"val/loss": 1.0}
+        return Outcome.finished({"val/loss": 1.0})
 
     monkeypatch.setattr(lrflow.cli.jobs, "run_task", task)
     config = compose()

@@ -21,11 +21,22 @@ from lrflow.outcome import Outcome, numbers_in
 log = logging.getLogger("lrflow")
 
 
-def run_task(config: Config) -> dict[str, Any]:
-    """Runs the task that a config names; the module of that name in `lrflow.tasks` has a `run(config)`."""
+def run_task(config: Config) -> Outcome:
+    """Runs the task that a config names.
+
+    The module of that name in `lrflow.tasks` has a `run(config)`, which returns metrics, and `folder` if it wrote one;
+    one that records how it ended has an `outcome(config)`, which returns that.
+    """
     task = importlib.import_module(f"lrflow.tasks.{config.task.name}")
-    result: dict[str, Any] = task.run(config)
-    return result
+    if hasattr(task, "outcome"):
+        recorded: Outcome = task.outcome(config)
+        return recorded
+    started = time.monotonic()
+    result: dict[str, Any] = task.run(config) or {}
+    folder = result.get("folder")
+    return Outcome.finished(
+        numbers_in(result), seconds=time.monotonic() - started, folder=Path(folder) if folder else None
+    )
 
 
 def run_job(
@@ -45,13 +56,10 @@ def run_job(
 
 def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], trained: Outcome | None) -> Outcome:
     started = time.monotonic()
-    facts: dict[str, Any] = {"overrides": config.overrides, "folder": config.run_folder}
     for remark in config.remarks:
         log.warning("%s", remark)
     try:
-        if trained:
-            return replace(trained.check(), **facts)
-        result = run_task(config) or {}
+        ended = (trained or run_task(config)).check()
     except (Exception, SystemExit, SignalReceived) as raised:
         error = cause_of(raised)
         if isinstance(error, KeyboardInterrupt):
@@ -65,9 +73,5 @@ def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], tr
         else:
             show_failure(failure, "This job was not run." if config.run_folder else "Nothing was run.")
         without_locals(error)
-        if trained:
-            return replace(trained, **facts)
-        return Outcome.of_error(failure, seconds=time.monotonic() - started, **facts)
-    if folder := result.get("folder"):
-        facts["folder"] = Path(folder)
-    return Outcome.finished(numbers_in(result), seconds=time.monotonic() - started, **facts)
+        ended = Outcome.carried_by(error) or Outcome.of_error(failure, seconds=time.monotonic() - started)
+    return replace(ended, overrides=config.overrides, folder=ended.folder or config.run_folder)

@@ -111,6 +111,11 @@ class Config(schema.Section):
         return self._finds_lr
 
     @property
+    def objectives(self) -> tuple[str, ...]:
+        """The metrics that the run's sweep is judged by; none: it is no trial of one."""
+        return tuple(each.name for each in self.trial.objectives) if self.trial else ()
+
+    @property
     def monitors(self) -> dict[str, dict[str, Any]]:
         """`_target_` and arguments of each monitor of the run, by its name in `health`."""
         nodes = self.health.nodes()

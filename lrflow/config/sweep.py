@@ -122,9 +122,14 @@ class Trial(Section):
     """Its settings."""
 
     @property
+    def objectives(self) -> tuple[Metric, ...]:
+        """What the sweep is judged by."""
+        return Directions.of({"trial": self.model_dump(include={"metric", "mode"})}).objectives
+
+    @property
     def objective(self) -> Metric:
         """What trials are compared by while they run: the first of what the sweep is judged by."""
-        return Directions.of({"trial": self.model_dump(include={"metric", "mode"})}).objectives[0]
+        return self.objectives[0]
 
 
 def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from lrflow.errors import DivergedError, LrflowError, did_you_mean
+from lrflow.errors import LrflowError, did_you_mean
 from lrflow.outcome import Outcome
 
 
@@ -37,17 +38,21 @@ def note_end(
     Raises:
         UnknownMetricError: its metrics are not those that are optimised, which no trial's would be.
     """
-    metrics = outcome.metrics
-    wrong = _wrong_values(metrics, objectives)
-    ranks = outcome.status == "finished" or (outcome.status == "ended_early" and rank_ended_early and wrong is None)
-    if ranks and wrong is not None:
-        outcome = Outcome.of_error(wrong, metrics, seconds=outcome.seconds, folder=outcome.folder)
+    metrics, outcome = outcome.metrics, outcome.judged_by(objectives)
+    unknown = _unknown(metrics, objectives)
+    ranks = outcome.status == "finished"
+    if outcome.status == "ended_early" and rank_ended_early:
+        ranks = unknown is None and all(math.isfinite(metrics[name]) for name in objectives)
+    if ranks and unknown is not None:
+        outcome = replace(outcome, status="failed", reason=str(unknown), error=unknown)
     trial.set_user_attr("metrics", {name: value for name, value in metrics.items() if math.isfinite(value)})
     trial.set_user_attr("seconds", round(outcome.seconds, 3))
     trial.set_user_attr("status", outcome.status)
+    for name in _COUNTS:
+        trial.set_user_attr(name, getattr(outcome, name))
     if outcome.reason:
         trial.set_user_attr("error", outcome.reason)
-    if ranks and wrong is None:
+    if ranks and unknown is None:
         study.tell(trial, [metrics[name] for name in objectives])
         return
     # Samplers leave failed trials out, and would go on to try LRs that diverge: they learn from pruned ones.
@@ -57,13 +62,15 @@ def note_end(
         raise outcome.error
 
 
-def _wrong_values(metrics: Mapping[str, float], objectives: Sequence[str]) -> LrflowError | None:
-    """What is wrong with the metrics of a job that went well."""
+_COUNTS = ("steps", "planned")
+
+
+def _unknown(metrics: Mapping[str, float], objectives: Sequence[str]) -> UnknownMetricError | None:
+    """What is optimised and not among the metrics of a job."""
     if unknown := [name for name in objectives if name not in metrics]:
         hint = did_you_mean(unknown[0], metrics) or "the task gives none"
         return UnknownMetricError(f"sweep.metric = {unknown[0]}: a trial ended without this metric; {hint}")
-    broken = [f"{name} is {metrics[name]}" for name in objectives if not math.isfinite(metrics[name])]
-    return DivergedError(", ".join(broken)) if broken else None
+    return None
 
 
 def status_of(trial: FrozenTrial) -> str:
@@ -94,6 +101,7 @@ def noted(trial: FrozenTrial, fixed: Sequence[str], folder: Path) -> Outcome:
         seconds=notes.get("seconds", 0.0),
         folder=path if path.exists() else None,
         overrides=[*fixed, *notes.get("overrides", [])],
+        **{name: notes.get(name) for name in _COUNTS},
     )
 
 

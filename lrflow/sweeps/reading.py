@@ -55,11 +55,12 @@ def read_sweep(
     swept = [key for key in keys if len({repr(given[key]) for given in values}) > 1]
     own = _mapping(folder / RECORD).get("settings", {})
     ranks = bool(own.get("rank_ended_early")) if rank_ended_early is None else rank_ended_early
+    asked = _directions(records[0][1] if records else {}, own)
+    ranked = [each.name for each in asked.objectives] if own else []  # by the study, for which such a run diverged
     trials = [
-        _trial(place, path, {key: given[key] for key in swept}, summary, ranks)
+        _trial(place, path, {key: given[key] for key in swept}, summary, ranks, ranked)
         for place, ((path, _, summary), given) in enumerate(zip(records, values, strict=True))
     ]
-    asked = _directions(records[0][1] if records else {}, own)
     names = _listed(metric) or ([each.name for each in asked.objectives] if own else [_usual(trials, asked)])
     modes = _paired(names, _listed(mode))
     objectives = tuple(Metric.parse(name, modes[name]) if name in modes else asked(name) for name in names)
@@ -96,11 +97,14 @@ def find_sweep(wanted: str, output: Path, key: str, searched: bool = False) -> P
     return folder
 
 
-def _trial(place: int, path: Path, given: Mapping[str, Value], summary: Mapping[str, Any], ranks: bool) -> Trial:
+def _trial(
+    place: int, path: Path, given: Mapping[str, Value], summary: Mapping[str, Any], ranks: bool, ranked: Sequence[str]
+) -> Trial:
     number = int(_job(path)) if _job(path) < math.inf else place
     ended = Outcome.of_summary(summary, path)
     if ended is None:
         return Trial(number, path, "unfinished", given, {})
+    ended = ended.judged_by(ranked)
     return Trial(
         number, path, ended.status, given, ended.metrics, ended.steps, summary.get("seconds"), ended.reason, ranks
     )

@@ -96,13 +96,16 @@ def failure_recorded(
         so_far: the fields of its `Outcome` at that time.
 
     Raises:
-        BaseException: what really ended it, which Lightning may have turned into an exit.
+        BaseException: what really ended it, which Lightning may have turned into an exit; it brings the outcome that
+            was recorded.
     """
     try:
         yield
     except BaseException as error:
         cause = cause_of(error)
-        conclude(folder, Outcome.of_error(cause, **so_far()), loggers, **facts)
+        outcome = Outcome.of_error(cause, **so_far())
+        conclude(folder, outcome, loggers, **facts)
+        outcome.carried()
         if cause is error:
             raise
         raise cause from None

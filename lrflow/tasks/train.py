@@ -24,7 +24,7 @@ from lrflow.config.targets import optimizer_traits
 from lrflow.console import QuietConsole
 from lrflow.errors import ConfigError
 from lrflow.layers import Group, merge
-from lrflow.outcome import Outcome
+from lrflow.outcome import Outcome, numbers_in
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.tasks import build
@@ -60,6 +60,19 @@ def run(config: Config) -> dict[str, Any]:
         LrflowError: the run cannot start, diverged, was asked to stop, or could not be saved.
         EndedEarlyError: something else than its plan ended it; it was validated, tested and recorded.
     """
+    ended = outcome(config).check()
+    return {**ended.metrics, "folder": str(ended.folder)}
+
+
+def outcome(config: Config) -> Outcome:
+    """Train as the configuration says.
+
+    Returns:
+        How the run ended, as it is recorded in its folder.
+
+    Raises:
+        BaseException: what ended it before its end; `Outcome.carried_by` has what is recorded of it.
+    """
     resumed = None
     if config.resume.source:
         resumed = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
@@ -74,13 +87,12 @@ def run(config: Config) -> dict[str, Any]:
 
                 config = settle_lr(config, folder, QuietConsole(quiet=rank() > 0))
             loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
-            metrics = _train(config, folder, resumed, loggers)
+            return _train(config, folder, resumed, loggers)
         finally:
             close_loggers(loggers)
             if rank() == 0 and not folder.config.exists():  # the run never began
                 with suppress(OSError):
                     folder.discard()
-    return {**metrics, "folder": str(folder.path)}
 
 
 @dataclass(frozen=True)
@@ -104,13 +116,17 @@ class Prepared:
     facts: Mapping[str, Any]
 
 
-def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: list[Logger]) -> dict[str, float]:
+def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: list[Logger]) -> Outcome:
     started = time.monotonic()
     console = QuietConsole(quiet=rank() > 0)
     ready = prepare(config, folder, resumed, loggers, console)
     if ready is None:
         assert resumed is not None
-        return RunFolder.of(resumed.path).read_summary().get("metrics", {})
+        summary = RunFolder.of(resumed.path).read_summary()
+        steps = {"steps": resumed.step, "planned": resumed.step}
+        metrics = numbers_in(summary.get("metrics", {}))
+        seconds = float(summary.get("seconds") or 0.0)
+        return Outcome.finished(metrics, folder=folder.path, seconds=seconds, **steps).judged_by(config.objectives)
     trainer, module, data, plan = ready.trainer, ready.module, ready.data, ready.plan
     assert isinstance(config.task, Train)
 
@@ -135,13 +151,12 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
             metrics |= _values(trainer.callback_metrics)
             facts["tested"] = used.record()
     if trainer.global_step < plan.horizon.steps:
-        outcome = Outcome.ended_early(trainer.ended_by or "the training loop ended", metrics=metrics, **so_far())
+        ended = Outcome.ended_early(trainer.ended_by or "the training loop ended", metrics=metrics, **so_far())
     else:
-        outcome = Outcome.finished(metrics, **so_far())
-    conclude(folder, outcome, loggers, **facts)
-    say_goodbye(console, folder, outcome)
-    outcome.check()
-    return metrics
+        ended = Outcome.finished(metrics, **so_far()).judged_by(config.objectives)
+    conclude(folder, ended, loggers, **facts)
+    say_goodbye(console, folder, ended)
+    return ended
 
 
 def prepare(

@@ -62,7 +62,14 @@ def test_a_range_test_that_has_seen_enough_is_read(lrflow: Cli) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-SWEEP = ["-m", "sweep.sampler=grid", "optimizer.lr=1e-1,1e-6", "hydra.sweep.dir=swept", "name=run", "hydra/sweeper=lrflow"]
+SWEEP = [
+    "-m",
+    "sweep.sampler=grid",
+    "optimizer.lr=1e-1,1e-6",
+    "hydra.sweep.dir=swept",
+    "name=run",
+    "hydra/sweeper=lrflow",
+]
 SWEEP += ["sweep.pruner=asha", "sweep.pruning.rungs=annealed"]
 
 
