@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
-from lrflow.config import Config
+from lrflow.config import Config, locate
 from lrflow.console import QuietConsole
 from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder
@@ -20,10 +22,12 @@ from lrflow.schedules import Duration
 from lrflow.tasks import build
 from lrflow.tasks.train import Prepared, prepare
 from lrflow.training import Supervised
+from lrflow.training.isolation import Snapshot
+from lrflow.training.plain_state import attributes, namespaces
 from lrflow.training.random_state import random_state, random_state_kept, same_random_state
 from lrflow.vectorized.member import Member
 from lrflow.vectorized.population import UnfitError
-from lrflow.vectorized.safety import attributes, unsafe
+from lrflow.vectorized.safety import unsafe
 from lrflow.vectorized.updates import Steps
 from lrflow.vectorized.verification import Trace, differences, telling_steps, train_alone, train_stacked
 
@@ -97,6 +101,28 @@ def load_shared(config: Config) -> pl.LightningDataModule | None:
         return data if same_random_state(random_state(), before) else None
 
 
+def shared_state(configs: Iterable[Config]) -> Snapshot:
+    """What the classes and Python modules of a user's own hold now that models and data of some jobs are made by."""
+    nodes = [node for config in configs for node in (config.model.node(), config.data.node())]
+    targets = {target for node in nodes for target in _targets(node)}
+    roots = []
+    for target in targets:
+        with suppress(LrflowError):  # it is told of where the job is run by itself
+            roots.append(locate(target))
+    return Snapshot(namespaces(roots))
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """The `_target_`s in plain data, at any depth."""
+    if isinstance(node, Mapping):
+        if isinstance(target := node.get("_target_"), str):
+            yield target
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for value in node:
+            yield from _targets(value)
+
+
 def verify(configs: Mapping[int, Config], loaded: pl.LightningDataModule | None) -> str:
     """Train two of the jobs both ways for a few steps, and compare; it leaves nothing behind.
 
@@ -111,7 +137,7 @@ def verify(configs: Mapping[int, Config], loaded: pl.LightningDataModule | None)
         UnfitError: the two ways differ; the message says in what.
     """
     started = time.perf_counter()
-    with random_state_kept():
+    with random_state_kept(), ExitStack() as put_back:
         pair: dict[int, Member] = {}
         for number in _by_interest(configs):
             try:
@@ -124,6 +150,8 @@ def verify(configs: Mapping[int, Config], loaded: pl.LightningDataModule | None)
                 break
         if len(pair) < 2:
             raise UnfitError("no two of them can be started and are of one length")
+        classes = {type(module) for member in pair.values() for module in member.module.modules()}
+        put_back.callback(Snapshot(namespaces(classes)).restore)  # of classes that no `_target_` names
         check_alike(list(pair.values()))
         timeline = telling_steps([member.plan for member in pair.values()])
         traces = [_alone(configs[number], loaded, timeline) for number in pair]

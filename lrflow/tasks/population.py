@@ -23,7 +23,7 @@ from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.tasks import build
 from lrflow.tasks.likeness import likeness, shares_data, why_not
-from lrflow.tasks.membership import as_member, check_alike, load_shared, verify
+from lrflow.tasks.membership import as_member, check_alike, load_shared, shared_state, verify
 from lrflow.tasks.record import conclude, failure_recorded, open_folder, record_start
 from lrflow.tasks.train import prepare
 from lrflow.training.loggers import build_loggers, close_loggers
@@ -59,7 +59,9 @@ def train_together(
             apart.setdefault(reason, []).append(number)
         else:
             kin.setdefault(likeness(config), []).append(number)
+    before = shared_state(configs[numbers[0]] for numbers in kin.values())
     for numbers, loaded, why_few in _sets(kin.values(), configs):
+        before.restore()
         if len(numbers) == 1:
             apart.setdefault(why_few, []).extend(numbers)
             continue
@@ -72,6 +74,7 @@ def train_together(
                 if trial.ratio < PAYS:
                     raise UnfitError(f"together they would not be faster: {told[0]}")
             told.append(verify({number: configs[number] for number in numbers}, loaded))
+            before.restore()
             tell(f"{_jobs(numbers)} train together: {'; '.join(told)}")
             for chunk in chosen:
                 found |= _train([(number, configs[number]) for number in chunk], loaded)
@@ -79,6 +82,7 @@ def train_together(
             apart.setdefault(str(why), []).extend(n for n in numbers if n not in found)
         except Exception as error:  # memory that does not suffice, say: by themselves they may do
             apart.setdefault(f"together they failed, {_line(error)}", []).extend(n for n in numbers if n not in found)
+    before.restore()  # so that what runs next finds what it would have found alone
     for reason, numbers in sorted(apart.items(), key=lambda told: told[1]):
         how = "runs by itself" if len(numbers) == 1 else "run one after the other"
         tell(f"{_jobs(numbers)} {how}: {reason}")

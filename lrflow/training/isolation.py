@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from types import MemberDescriptorType, SimpleNamespace
+from types import CellType, FunctionType, MemberDescriptorType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
 from lrflow.training.loops import AfterModule
+from lrflow.training.plain_state import Namespace, of_library
 from lrflow.training.random_state import random_state, set_random_state
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _OUTSIDE = (pl.LightningDataModule, Callback, Logger, Optimizer, Dataset, DataLoader)
 """What a module may refer to without its being a part of it."""
-
-_LIBRARIES = {"torch", "torchmetrics", "pytorch_lightning", "lightning", "lightning_fabric", "lrflow", "numpy"}
 
 
 class Snapshot:
@@ -40,10 +38,11 @@ class Snapshot:
     tensor and object is changed back in place, so that whoever refers to it sees it as it was.
 
     What another library keeps in an object of its own, and what a module only refers to, such as its trainer or a data
-    set, is no part of it.
+    set, is no part of it. What all modules of a class share, its attributes and the globals beside it, is where the
+    `namespaces` of the class are given too; then with what functions there keep in closures, defaults and attributes.
 
     Args:
-        values: modules with their submodules, or any other values.
+        values: modules with their submodules, namespaces, or any other values.
         leave: tensors and objects that are left as they are then.
     """
 
@@ -69,6 +68,8 @@ class Snapshot:
             return self._note_tensor(value)
         if isinstance(value, nn.Module):
             return value.children() if _is_wrapper(value) else [vars(value)]
+        if isinstance(value, Namespace):
+            return self._note_namespace(value)
         if isinstance(value, MutableMapping) and (items := _items(value)) is not None:
             self._undo.append(lambda: _put_back(value, items))
             return [*items.values(), *_attributes(value)]
@@ -78,7 +79,8 @@ class Snapshot:
             return value
         if isinstance(value, np.ndarray):
             array = value.copy()
-            self._undo.append(lambda: np.copyto(value, array))
+            if value.flags.writeable:
+                self._undo.append(lambda: np.copyto(value, array))
             return array.flat if array.dtype == object else []
         if (generator := _generator(value)) is not None:
             get, put = generator
@@ -86,6 +88,31 @@ class Snapshot:
             self._undo.append(lambda: put(state))
             return []
         return [*self._note_slots(value), *_attributes(value)]
+
+    def _note_namespace(self, place: Namespace) -> Iterable[Any]:
+        held = place.held()
+        self._undo.append(lambda: place.put_back(held))
+        functions = [getattr(value, "__func__", value) for value in held.values()]
+        for function in functions:
+            if isinstance(function, FunctionType):
+                yield from self._note_function(function)
+        yield from held.values()
+
+    def _note_function(self, function: FunctionType) -> Iterable[Any]:
+        cells = [cell for cell in function.__closure__ or () if cell != CellType()]
+        contents, defaults, named = (
+            [cell.cell_contents for cell in cells],
+            function.__defaults__,
+            function.__kwdefaults__,
+        )
+
+        def undo() -> None:
+            for cell, content in zip(cells, contents, strict=True):
+                cell.cell_contents = content
+            function.__defaults__, function.__kwdefaults__ = defaults, named
+
+        self._undo.append(undo)
+        return [*contents, defaults, named, vars(function)]
 
     def _note_slots(self, value: Any) -> Iterable[Any]:
         """What an object of a user's own keeps in `__slots__`, and not in a dict."""
@@ -284,9 +311,7 @@ def _slots(value: Any) -> dict[str, MemberDescriptorType]:
 def _is_foreign(value: Any) -> bool:
     """Whether an object is a library's, or no part of what refers to it."""
     kind = type(value)
-    package = kind.__module__.partition(".")[0]
-    library = package in _LIBRARIES or package in sys.stdlib_module_names
-    return (library and kind is not SimpleNamespace) or isinstance(value, (*_OUTSIDE, type))
+    return (of_library(kind.__module__) and kind is not SimpleNamespace) or isinstance(value, (*_OUTSIDE, type))
 
 
 def _generator(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import pickle
-from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules import module as hooks
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import optimizer as optimizer_hooks
@@ -50,8 +44,6 @@ _GLOBAL_HOOKS = (
     (hooks, "_global_forward_hooks _global_forward_pre_hooks _global_backward_hooks _global_backward_pre_hooks"),
     (optimizer_hooks, "_global_optimizer_pre_hooks _global_optimizer_post_hooks"),
 )
-# What nn.Module keeps for itself; the mode of a module is kept beside, and its program is of trainer.compile.
-_OWN = {*vars(nn.Module()), "_compiled_call_impl"}
 
 
 def unsafe(network: nn.Module) -> str | None:
@@ -96,57 +88,3 @@ def _unsafe_parameter(parameter: nn.Parameter) -> str | None:
     if vars(parameter):
         return f"has an attribute of its own, {min(vars(parameter))}"
     return None
-
-
-def attributes(network: nn.Module) -> dict[str, str]:
-    """What a network holds besides parameters and buffers: a digest of each attribute, and its modules' modes.
-
-    Raises:
-        ValueError: one cannot be compared; the message is its name.
-    """
-    known = {id(module): name for name, module in network.named_modules()}
-    found = {}
-    for path, module in network.named_modules():
-        prefix = f"{path}." if path else ""
-        found[f"{prefix}training"] = str(module.training)
-        for name, value in vars(module).items():
-            if name not in _OWN:
-                found[prefix + name] = _digest(value, known, prefix + name)
-    return found
-
-
-def _digest(value: Any, known: dict[int, str], name: str) -> str:
-    if isinstance(value, int | float | str | None):
-        return repr(value)
-    written = io.BytesIO()
-    try:
-        _Pickler(written, known).dump(value)
-    except Exception as error:
-        raise ValueError(name) from error
-    return hashlib.sha256(written.getvalue()).hexdigest()
-
-
-class _Pickler(pickle.Pickler):
-    """Writes values so that equal ones give equal bytes, also where torch would write an address."""
-
-    def __init__(self, file: io.BytesIO, known: dict[int, str]) -> None:
-        super().__init__(file, protocol=5)
-        self._known = known
-
-    def persistent_id(self, value: Any) -> Any:
-        if id(value) in self._known:
-            return "module", self._known[id(value)]
-        if isinstance(value, torch.Generator):
-            return "generator", self._bytes(value.get_state())
-        if isinstance(value, Tensor):
-            return "tensor", str(value.dtype), tuple(value.shape), value.requires_grad, self._bytes(value)
-        if isinstance(value, FunctionType):
-            cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
-            return "function", value.__module__, value.__qualname__, cells, value.__defaults__, vars(value)
-        if isinstance(value, type | ModuleType | BuiltinFunctionType):
-            return "object", repr(value)
-        return None
-
-    @staticmethod
-    def _bytes(value: Tensor) -> bytes:
-        return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

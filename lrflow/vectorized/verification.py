@@ -24,13 +24,13 @@ from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.module import Supervised
+from lrflow.training.plain_state import attributes, shared
 from lrflow.training.random_state import random_state, same_random_state
 from lrflow.training.trainer import Trainer
 from lrflow.vectorized.batches import StackedBatches
 from lrflow.vectorized.fit import clipping, evaluated
 from lrflow.vectorized.member import Member, stack
 from lrflow.vectorized.population import UnfitError
-from lrflow.vectorized.safety import attributes
 from lrflow.vectorized.updates import Steps
 
 CLOSE = 1e-4
@@ -299,7 +299,7 @@ def epoch_length(timeline: Steps) -> int:
 
 def _attributes(network: nn.Module) -> dict[str, str]:
     try:
-        return attributes(network)
+        return attributes(network) | shared(network)
     except ValueError as error:
         raise UnfitError(f"the model holds {error}, which cannot be compared") from error
 

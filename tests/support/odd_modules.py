@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -559,3 +560,56 @@ class Dynamic(Net):
 
     def middle(self, hidden: Tensor) -> Tensor:
         return hidden * hidden[hidden > 0].sum()
+
+
+# State that all modules of a class share. The first two act on it long after the steps that are compared.
+CALLS = {"forward": 0, "train": 0}
+GENERATOR = np.random.RandomState(5)
+UNUSED = threading.Lock()  # which cannot be compared, and need not be
+
+
+@kind
+class ClassCounter(Net):
+    seen = 0
+
+    def middle(self, hidden: Tensor) -> Tensor:
+        type(self).seen += self.training
+        return hidden.relu() * (2 if self.seen > 1000 else 1)
+
+
+@kind
+class GlobalCounter(Net):
+    def middle(self, hidden: Tensor) -> Tensor:
+        CALLS["forward"] += self.training
+        return hidden.relu() * (2 if CALLS["forward"] > 1000 else 1)
+
+
+@kind
+class GlobalGenerator(Net):
+    def middle(self, hidden: Tensor) -> Tensor:
+        return hidden.relu() * (1 + 1e-6 * float(GENERATOR.randn()))
+
+
+@kind
+class ModeCounter(Net):
+    def train(self, mode: bool = True) -> Net:
+        CALLS["train"] += 1
+        return super().train(mode)
+
+
+def counted(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    calls = 0
+
+    def counting(*given: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return call(*given) * (2 if calls > 1000 else 1)
+
+    return counting
+
+
+@kind
+class CountedMethod(Net):
+    @counted
+    def middle(self, hidden: Tensor) -> Tensor:
+        return hidden.relu()

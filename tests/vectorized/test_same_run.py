@@ -75,7 +75,14 @@ ALONE = {
     "other_data": "cannot be vectorised",
     "always_training": "draws random numbers",
     "dynamic": "cannot be vectorised",
+    "class_counter": "the model changes odd_modules.ClassCounter.seen as it trains",
+    "global_counter": "the model changes odd_modules.CALLS as it trains",
+    "global_generator": "the model changes odd_modules.GENERATOR as it trains",
+    "mode_counter": "the model changes odd_modules.CALLS as it trains",
+    "counted_method": "the model changes odd_modules.CountedMethod.middle as it trains",
 }
+#: Those whose state is their class's or their Python module's.
+SHARED = ("class_counter", "global_counter", "global_generator", "mode_counter", "counted_method")
 FAST = ("dropout", "batch_norm", "frozen_norm", "padding", "unused", "assigned_buffer", "gradient_hook", "counter")
 
 
@@ -127,11 +134,28 @@ def metrics_of(result: Any) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    "kind", [*FAST, *(pytest.param(kind, marks=pytest.mark.slow) for kind in odd_modules.KINDS if kind not in FAST)]
+    "kind",
+    [
+        *FAST,
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in odd_modules.KINDS if kind not in (*FAST, *SHARED)),
+    ],
 )
 def test_a_network_trains_as_it_does_alone_or_is_left_alone(kind: str, tmp_path: Path, undrawn: None) -> None:
     (told,) = check_same(tmp_path, kind)
     assert ALONE.get(kind, "train together: ") in told
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_what_a_class_keeps_is_seen_and_is_afterwards_as_it_was(kind: str, tmp_path: Path, undrawn: None) -> None:
+    def state() -> list[Any]:
+        calls = [cell.cell_contents for cell in odd_modules.CountedMethod.middle.__closure__ or ()][1]
+        generator = odd_modules.GENERATOR.get_state()[1].tolist()
+        return [odd_modules.ClassCounter.seen, dict(odd_modules.CALLS), calls, generator]
+
+    before = state()
+    (told,) = check_same(tmp_path, kind)
+    assert ALONE[kind] in told
+    assert state() == before
 
 
 @pytest.mark.parametrize("kind", ["dropout", "batch_norm", "unused", "padding"])
