@@ -64,6 +64,8 @@ class Checkpoints(AfterModule, Checkpoint):
         super().__init__()
         self.folder = folder
         self.best: float | None = None
+        self._best_kept: float | None = None  # that of best.ckpt
+        self._missed: tuple[int, float | None] | None = None  # a best one that could not be written: its step, value
         self._every = max(1, every.steps(horizon)) if every else None
         self._keep = keep
         self._metric = metric
@@ -158,7 +160,7 @@ class Checkpoints(AfterModule, Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the best value of the run so far; what is best by another metric is found anew."""
         metric = str(self._metric)
-        self.best = state_dict["best"] if state_dict.get("metric", metric) == metric else None
+        self.best = self._best_kept = state_dict["best"] if state_dict.get("metric", metric) == metric else None
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -191,7 +193,9 @@ class Checkpoints(AfterModule, Checkpoint):
         """Whether the validation that was just made is the best so far; notes it."""
         found = trainer.callback_metrics.get(self._metric.name) if self._metric else None
         # The first process decides: a user's metric may differ between devices, and all of them save or none.
-        value = trainer.strategy.broadcast(None if found is None else float(found))
+        known = None if found is None else float(found)
+        better = known is not None and self._metric is not None and self._metric.better(known, self.best)
+        value, better = trainer.strategy.broadcast((known, better))
         if self._metric is None:
             return False
         if value is None:
@@ -199,10 +203,9 @@ class Checkpoints(AfterModule, Checkpoint):
             hint = did_you_mean(name, trainer.callback_metrics) or "the module logs none"
             log.warning("no best checkpoint is kept: there is no metric %r; %s", name, hint)
             return False
-        if not self._metric.better(value, self.best):
-            return False
-        self.best = value
-        return True
+        if better:
+            self.best = value
+        return bool(better)
 
     def save(self, trainer: pl.Trainer, best: bool = False) -> None:
         """Save now, as the best so far or as one of the latest: for a loop that is not Lightning's.
@@ -216,6 +219,8 @@ class Checkpoints(AfterModule, Checkpoint):
     def _save(self, trainer: pl.Trainer) -> None:
         """Write a checkpoint; one that fails leaves the earlier ones and lets the run go on."""
         best, self._due, self._due_best = self._due_best, False, False
+        if self._missed and self._missed[0] == trainer.global_step:
+            best, self.best = True, self._missed[1]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Signals):
                 callback.flush(trainer)
@@ -227,10 +232,14 @@ class Checkpoints(AfterModule, Checkpoint):
             trainer.save_checkpoint(path)
         except OSError as error:
             self._failure = error
+            if best:  # a later one that is better than the best on the disk is the best
+                self._missed, self.best = (trainer.global_step, self.best), self._best_kept
             log.warning("%s: could not be written: %s; the run goes on, earlier ones are kept", path, error.strerror)
             trainer.strategy.barrier("after a failed save")
         else:
             self._saved, self._saved_step = path, trainer.global_step
+            if best:
+                self._missed, self._best_kept = None, self.best
             if trainer.is_global_zero:
                 self._tidy(path, best)
         if self.stop.signal is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -167,6 +168,38 @@ class TestNotWritten:
         (told,) = [record.message for record in caplog.records if record.name == "lrflow"]
         assert "step-0000014.ckpt: could not be written: No space left on device" in told
         assert "the run goes on" in told
+
+    @pytest.mark.parametrize(
+        ("full", "losses", "best"),
+        [((14,), (3.0, 1.0, 2.0), 21), ((14,), (1.0, 0.5, 2.0), 7), ((7,), (1.0, 2.0, 3.0), 14)],
+    )
+    def test_the_best_is_the_best_of_those_that_were_written(
+        self, full: tuple[int, ...], losses: tuple[float, ...], best: int, prepare: Any, tmp_path: Path
+    ) -> None:
+        values = iter(losses)
+
+        run = prepare(tmp_path, callbacks=[FullDisk(tmp_path, *full)])
+        improves = run.checkpoints.improves
+
+        def with_loss(trainer: Any) -> bool:
+            return improves(SimpleNamespace(callback_metrics={"val/loss": next(values)}, strategy=trainer.strategy))
+
+        run.checkpoints.improves = with_loss
+        run.fit()
+        assert read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == best
+        assert run.checkpoints.best == losses[best // 7 - 1]
+
+    def test_the_best_that_is_written_at_the_second_try_is_the_best(self, prepare: Any, tmp_path: Path) -> None:
+        class FullOnce(FullDisk):
+            def on_train_end(self, *_: Any) -> None:
+                for part in self.parts:
+                    part.unlink(missing_ok=True)
+
+        run = prepare(tmp_path, callbacks=[FullOnce(tmp_path, 21)])
+        run.fit()
+        values = [float(row["val/loss"]) for row in run.rows() if row["val/loss"]]
+        assert values[-1] == min(values)
+        assert read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == 21
 
     def test_a_disk_that_is_full_at_the_end(self, prepare: Any, tmp_path: Path) -> None:
         run = prepare(tmp_path, callbacks=[FullDisk(tmp_path, 14, 21)])
