@@ -149,7 +149,9 @@ def placed(
     typed = [override.key for override in overrides if override.sign == "++"]
     asked = [override.text for override in overrides if found.earlier is None or of_this_run(override)]
     composed = _sources([*_search_path(config_dir), *asked], config_dir)
-    saved = [Source(found.earlier, "")] if found.earlier else composed
+    saved = composed if found.earlier is None else []
+    if found.earlier is not None and found.earlier.name == "config.yaml":
+        saved = [Source(found.earlier, "")]
     return [place(problem, composed if touches(problem.key, found.replaced) else saved, typed) for problem in problems]
 
 

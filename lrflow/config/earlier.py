@@ -1,7 +1,11 @@
-"""A run that goes on or is evaluated: the config.yaml of its folder holds, with what is typed on top."""
+"""A run that goes on or is evaluated: the config.yaml of its folder holds, with what is typed on top.
+
+Where there is none, the config that the checkpoint itself holds does.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +17,13 @@ from lrflow.config.catalogue import ACROSS_GROUPS, Catalogue
 from lrflow.config.config import Config
 from lrflow.config.length import declared_horizon
 from lrflow.config.overrides import Override
-from lrflow.config.saved import load_config
+from lrflow.config.saved import load_config, load_config_in
 from lrflow.config.shortened import makes_groups_in_time, shorten
 from lrflow.config.validation import META, validate
 from lrflow.errors import ConfigError, Problem
 from lrflow.runs import RunFolder, find_checkpoint
+
+log = logging.getLogger("lrflow")
 
 OUTPUT = "outputs"
 """Where runs are looked for when the command line does not say."""
@@ -33,7 +39,7 @@ class Composed:
         content: the config with Hydra's own node, interpolations unresolved.
         choices: the option taken of each group.
         overrides: as typed, without those that name the run or its trial; before them those of the earlier run.
-        earlier: the config.yaml of that run; None: it goes on with none.
+        earlier: the config.yaml of that run, or its checkpoint; None: it goes on with none.
         replaced: keys that are not that run's: groups that were chosen anew, and what starts or names a run.
         noted: which way of each metric was better in that run, as far as it noted that.
         whole: gives the config of the same run without `fast=true`, or None; None: nobody knows it.
@@ -91,13 +97,14 @@ def pinned(overrides: Sequence[Override]) -> list[Override]:
         return list(overrides)
     key, source = found
     rest = [override for override in overrides if override.key not in ("resume.from", "task.from")]
-    return [*rest, Override.path(key, _checkpoint(overrides, key, source))]
+    checkpoint = _checkpoint(overrides, key, source)
+    if _config_of(checkpoint) == checkpoint:
+        log.warning("there is no %s: the config in the checkpoint holds", RunFolder.of(checkpoint).config)
+    return [*rest, Override.path(key, checkpoint)]
 
 
 def earlier_run(overrides: Sequence[Override]) -> Path | None:
-    """The config.yaml of the run that `resume.from=` or `task=evaluate` names; None where there is none.
-
-    A checkpoint that lies in no run folder brings no config: then the command line says everything.
+    """What holds the config of the run that `resume.from=` or `task=evaluate` names; None where none is named.
 
     Raises:
         ConfigError: there is no such run.
@@ -105,8 +112,13 @@ def earlier_run(overrides: Sequence[Override]) -> Path | None:
     found = _named(overrides)
     if found is None:
         return None
-    path = RunFolder.of(_checkpoint(overrides, *found)).config
-    return path if path.is_file() else None
+    return _config_of(_checkpoint(overrides, *found))
+
+
+def _config_of(checkpoint: Path) -> Path:
+    """The config.yaml of a checkpoint's run folder; the checkpoint itself, where it lies in none or has none."""
+    path = RunFolder.of(checkpoint).config
+    return path if path.is_file() else checkpoint
 
 
 def of_this_run(override: Override) -> bool:
@@ -127,7 +139,7 @@ def completed(
         content: what Hydra composed of the overrides.
         node: Hydra's node of it.
         overrides: of the job, as Hydra took them.
-        earlier: the config.yaml of the run; None: there is none.
+        earlier: what holds the config of the run; None: there is none.
         catalogue: the groups and options there are.
 
     Raises:
@@ -137,7 +149,7 @@ def completed(
     told = [override.typed for override in overrides if not override.key.startswith(("trial.", "resume.from"))]
     if earlier is None:
         return Composed(content, now, told)
-    merged = load_config(earlier)
+    merged = load_config(earlier) if earlier.name == "config.yaml" else load_config_in(earlier)
     meta: Any = OmegaConf.to_container(merged[META]) if META in merged else {}
     before: dict[str, str | None] = meta.get("choices") or {}
     typed = {override.key for override in overrides if override.sign == "" or override.deletes} & (before | now).keys()

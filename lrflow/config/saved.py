@@ -49,3 +49,23 @@ def load_config(path: Path) -> DictConfig:
     if not isinstance(found, DictConfig) or "optimizer" not in found:
         raise ConfigError([Problem("config", "expected the whole config of a run, such as its config.yaml", str(path))])
     return found
+
+
+def load_config_in(path: Path) -> DictConfig:
+    """Reads the config that a checkpoint holds, for a run without its config.yaml; what it was composed of is lost.
+
+    Raises:
+        ConfigError: it holds none.
+    """
+    import torch
+
+    try:
+        found = OmegaConf.create(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["lrflow"]["config"])
+        if isinstance(found, DictConfig) and "optimizer" in found:
+            return found
+        reason = "it holds none"
+    except Exception as error:  # torch's reader raises whatever it stumbles over
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    message = f"there is no config.yaml of its run, and the config in the checkpoint cannot be read: {reason}"
+    hint = "put the run's config.yaml back into its folder, the parent of checkpoints/"
+    raise ConfigError([Problem("resume", message, str(path), hint)])

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from lrflow.cli.command import main
 from lrflow.config import compose, load_config, save_config
 from lrflow.config.config import Config
 from lrflow.errors import ConfigError, Problem
+from lrflow.tasks.build import record
 
 OPTIONS = {
     "schedule/mine.yaml": "_target_: lrflow.schedules.Schedule\nwarmup: 7\nshape:\n  _target_: lrflow.schedules.Rex\n",
@@ -156,3 +158,36 @@ def test_a_problem_of_what_is_resumed_is_not_put_down_to_the_file_of_the_run(
     assert main(["resume=last"]) == 2
     told = capsys.readouterr().err
     assert told.count(str(folder / "config.yaml")) == 1, told
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_without_its_config_yaml_the_config_in_the_checkpoint_holds(
+    outside: bool, evaluates: bool, earlier, task, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not the defaults, which are another run."""
+    folder = earlier("schedule=mine", "optimizer.lr=0.5", "seed=9")
+    checkpoint = folder / "checkpoints" / "step-0000010.ckpt"
+    config = compose(["schedule=mine", "optimizer.lr=0.5", "seed=9"], Path("options"))
+    torch.save({"lrflow": {"config": record(config)}}, checkpoint)
+    (folder / "config.yaml").unlink()
+    if outside:
+        checkpoint = checkpoint.rename("saved.pt")
+    ran = task(name="evaluate" if evaluates else "train")
+    assert main(["task=evaluate", f"task.from={checkpoint}"] if evaluates else [f"resume={checkpoint}", "seed=8"]) == 0
+    expected = compose(["schedule=mine", "optimizer.lr=0.5", f"seed={9 if evaluates else 8}"], Path("options"))
+    assert without_task(ran[0]) == without_task(expected)
+    assert "the config in the checkpoint holds" in caplog.text
+
+
+@pytest.mark.parametrize("content", [{}, {"lrflow": {"config": {}}}, None])
+def test_without_any_config_it_does_not_go_on(
+    content: object, earlier, task, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran, folder = task(), earlier()
+    (folder / "config.yaml").unlink()
+    if content is not None:
+        torch.save(content, folder / "checkpoints" / "step-0000010.ckpt")
+    assert main(["resume=last"]) == 2
+    assert not ran
+    assert "there is no config.yaml of its run" in " ".join(capsys.readouterr().err.split())
