@@ -19,7 +19,7 @@ from lrflow.config.composition import Composer, checked, composer
 from lrflow.config.overrides import Override, Overrides, read, values_of
 from lrflow.config.sweep import TARGET, check_sweeper
 from lrflow.console import short_names
-from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.errors import ConfigError, LrflowError, Problem, nearest
 from lrflow.metric import is_loss, is_of_test, is_validation
 from lrflow.outcome import Outcome, Status
 
@@ -197,12 +197,12 @@ _UNFINISHED: dict[Status, str] = {"failed": "failed", "diverged": "diverged", "e
 
 
 def _metrics(outcomes: Sequence[Outcome], judged: Sequence[str]) -> list[str]:
-    """The names of the jobs' metrics: what they are judged by, then those of the test, then those of the validation."""
-    names = [name for outcome in outcomes for name in outcome.metrics]
-    others = sorted(
-        dict.fromkeys(names), key=lambda name: (not is_of_test(name), not is_validation(name), is_loss(name))
-    )
-    return [*(name for name in judged if name in others), *(name for name in others if name not in judged)]
+    """The names of the jobs' metrics: what they are judged by, or what is called nearly so, the test's, the others."""
+    names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.metrics))
+    open_ = [name for name in names if not is_of_test(name)]
+    first = [found for name in judged for found in ([name] if name in names else nearest(name, open_, 1))]
+    others = sorted(names, key=lambda name: (not is_of_test(name), not is_validation(name), is_loss(name)))
+    return list(dict.fromkeys([*first, *others]))
 
 
 def _name(folder: Path | None, home: Path | None) -> str:

@@ -324,6 +324,8 @@ class Analyze(Section):
     """How much worse within the good basin: a share of what training gains, or a difference of the metric."""
     trial: f.CountOrNone | None = None
     """A trial to write as `recipe/trial-NUMBER.yaml`; None: the best alone is written, as `recipe/best.yaml`."""
+    write: f.Switch = False
+    """Whether `recipe/best.yaml` is written also where trials are judged by another metric than the sweep's own."""
 
 
 def _name_of_task(value: Any) -> str:

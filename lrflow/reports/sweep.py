@@ -10,10 +10,10 @@ from rich.text import Text
 
 from lrflow.console import short_names
 from lrflow.errors import ConfigError, LrflowError
-from lrflow.reports.sweep_page import doubts, write_page
+from lrflow.reports.sweep_page import remarks, write_page
 from lrflow.reports.sweep_picture import plot
 from lrflow.sweeps.analysis import MARGIN, analyse
-from lrflow.sweeps.best import command, write_recipe
+from lrflow.sweeps.best import BEST, command, write_recipe
 from lrflow.sweeps.curves import Analysis
 from lrflow.sweeps.recorded import Value
 from lrflow.sweeps.results import Sweep
@@ -21,13 +21,14 @@ from lrflow.sweeps.results import Sweep
 SHOWN = 12  # trials of a Pareto front that are printed
 
 
-def report(sweep: Sweep, console: Console, margin: str | float = MARGIN) -> list[Analysis]:
+def report(sweep: Sweep, console: Console, margin: str | float = MARGIN, recipe: bool = True) -> list[Analysis]:
     """Write `sweep.csv`, `sweep.png`, `sweep.html` and `recipe/best.yaml` into a sweep folder, and print the answer.
 
     Args:
         sweep: that was read; it has trials.
         console: where to print.
         margin: how much worse than the best a metric may be within a basin, as `analyse` takes it.
+        recipe: whether to write `recipe/best.yaml`; else the one that is there stays.
 
     Returns:
         what the sweep says about its LR by each objective; empty: it swept none. Then a picture is drawn of two
@@ -40,7 +41,7 @@ def report(sweep: Sweep, console: Console, margin: str | float = MARGIN) -> list
     if analyses or (len(sweep.objectives) == 2 and sweep.ended):
         written.append(plot(sweep, analyses, folder / "sweep.png"))
     try:
-        best = write_recipe(sweep, sweep.best) if sweep.best else None
+        best = write_recipe(sweep, sweep.best) if sweep.best and recipe else None
     except LrflowError as error:
         missing.append(f"no recipe of the best trial: {error}")
     try:
@@ -53,12 +54,16 @@ def report(sweep: Sweep, console: Console, margin: str | float = MARGIN) -> list
         console.print(_answer(analysis))
         if any(curve.basin for curve in analysis.curves):
             console.print(Text(" ".join(analysis.explained()), "dim"))
-    for doubt in [*doubts(analyses), *sweep.notes]:
-        console.print(Text(f"! {doubt}", "yellow"), soft_wrap=True)
+    for remark in remarks(sweep, analyses):
+        console.print(Text(f"! {remark}", "yellow"), soft_wrap=True)
     for line in missing:
         console.print(Text(line, "dim"), soft_wrap=True)
+    written += [best] if best else []
     names = ", ".join(str(path.relative_to(folder)) for path in written)
     console.print(f"{folder}/: {names}", soft_wrap=True)
+    if sweep.best and not recipe:
+        told = f"trial {sweep.best.number} is the best by {sweep.metric} ({sweep.mode}), not the sweep's own metric"
+        console.print(Text(f"{told}: recipe/{BEST}.yaml stays; task.write=true writes it", "dim"), soft_wrap=True)
     if best:
         which = f"the best by {sweep.metric} again: " if several else "the best again: "
         console.print(Text.assemble((which, "dim"), command(sweep)), soft_wrap=True)

@@ -32,7 +32,7 @@ def write_page(sweep: Sweep, analyses: Sequence[Analysis], best: Path | None, pa
 
     several = len(sweep.objectives) > 1
     page.facts(_facts(sweep, analyses))
-    page.notes([*doubts(analyses), *sweep.notes])
+    page.notes(remarks(sweep, analyses))
     if len(sweep.objectives) == 2 and sweep.ended:
         caption = f"{len(sweep.front)} of {len(sweep.trials)} trials: to better one objective costs the other."
         caption = caption if len(sweep.front) > 1 else f"Trial {sweep.front[0].number} is the best in both."
@@ -70,7 +70,14 @@ def counts(sweep: Sweep) -> str:
     return ", ".join([f"{len(states)} trial{'s' if len(states) != 1 else ''}", *others])
 
 
-def doubts(analyses: Sequence[Analysis]) -> list[str]:
+def remarks(sweep: Sweep, analyses: Sequence[Analysis]) -> list[str]:
+    """What a person should know of a sweep: why it has no best trial, what is doubtful, what could not be read."""
+    told = sweep.no_best()
+    said = analyses and all(trial.diverged for trial in sweep.trials)  # by each curve
+    return [*([told] if told and not said else []), *_doubts(analyses), *sweep.notes]
+
+
+def _doubts(analyses: Sequence[Analysis]) -> list[str]:
     """Why the answers are not to be trusted, each with the objective and the curve that it is about."""
     found = []
     for analysis in analyses:

@@ -93,7 +93,8 @@ def _curve(
         capped = np.minimum(np.array(list(costs.values())), initial)
         sensitivity = float((share * capped).sum() / share.sum()) - min(ended[best], initial)
     basin = _basin(costs, best, ended[best] + allowed)
-    doubts = _doubts(points, pruned, valley, near, len(ended))
+    tried = len({trial.rate(key) for point in points if math.isfinite(point.cost) for trial in point.trials})
+    doubts = _doubts(points, pruned, valley, near, len(ended), tried)
     return Curve(name, given, points, valley, basin, sensitivity, tuple(doubts))
 
 
@@ -114,7 +115,8 @@ def _points(sweep: Sweep, key: str, trials: Sequence[Trial]) -> tuple[Point, ...
         lr = 10.0 ** float(np.mean([math.log10(lr) for lr, _ in heap])) if heap[0][0] < heap[-1][0] else heap[0][0]
         error = float(ended.std(ddof=1)) / math.sqrt(len(ended)) if len(ended) > 1 else math.nan
         cost = float(ended.mean()) if len(ended) > lost else math.inf
-        points.append(Point(lr, cost, error, tuple(trial for _, trial in heap), lost))
+        tried = min(zip(costs, heap, strict=True), key=lambda pair: pair[0])[1][0]
+        points.append(Point(lr, tried, cost, error, tuple(trial for _, trial in heap), lost))
     return tuple(points)
 
 
@@ -136,11 +138,15 @@ def _basin(costs: Mapping[float, float], best: float, allowed: float) -> Basin:
     return Basin(ends[0], ends[1], (closed[0], closed[1]))
 
 
-def _doubts(points: Sequence[Point], pruned: Sequence[float], valley: Valley, near: float, ended: int) -> list[str]:
+def _doubts(
+    points: Sequence[Point], pruned: Sequence[float], valley: Valley, near: float, ended: int, tried: int
+) -> list[str]:
     doubts = []
     best = min(points, key=lambda point: point.cost)
     if ended < FEWEST:
-        doubts.append(f"{ended} LR{'s are' if ended > 1 else ' is'} too few to fit: the best of those tried is shown")
+        few = f"{ended} LR{'s are' if ended > 1 else ' is'} too few to fit"
+        few = few if tried == ended else f"{tried} LRs, of which {ended} lie apart, are too few to fit"
+        doubts.append(f"{few}: the best of those tried is shown")
     elif valley.parabola is None:
         doubts.append("no parabola fits the LRs around the best: the best of those tried is shown")
     elif near > CLOSE and all(valley.bracketed):
@@ -150,11 +156,11 @@ def _doubts(points: Sequence[Point], pruned: Sequence[float], valley: Valley, ne
         further = sum(lr > best.lr if valley.bracketed[0] else lr < best.lr for lr in pruned)
         if further:
             told = f"the {further} {beyond} it were pruned" if further > 1 else f"the one {beyond} it was pruned"
-            doubts.append(f"{best.lr:.3g}, the {way} LR that was not pruned, was the best: {told}")
+            doubts.append(f"{best.tried:.3g}, the {way} LR that was not pruned, was the best: {told}")
         else:
-            doubts.append(f"the {way} LR, {best.lr:.3g}, was the best: one {beyond} it may be better")
+            doubts.append(f"the {way} LR, {best.tried:.3g}, was the best: one {beyond} it may be better")
     if best.diverged:
-        doubts.append(f"{best.diverged} of {len(best.trials)} trials at the best LR, {best.lr:.3g}, diverged")
+        doubts.append(f"{best.diverged} of {len(best.trials)} trials at the best LR, {best.tried:.3g}, diverged")
     return doubts
 
 

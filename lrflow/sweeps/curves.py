@@ -20,6 +20,7 @@ class Point:
 
     Args:
         lr: the LR; of several that lie close together their geometric mean.
+        tried: an LR that was tried: that of its best trial.
         cost: their mean metric, turned so that less is better; infinite where half of them diverged.
         error: its standard error; not a number of a single trial.
         trials: all of them.
@@ -27,6 +28,7 @@ class Point:
     """
 
     lr: float
+    tried: float
     cost: float
     error: float
     trials: tuple[Trial, ...]
@@ -78,7 +80,10 @@ class Curve:
     @property
     def lr(self) -> float:
         """The best LR: fitted, or the best of those that were tried."""
-        return 10.0**self.valley.at if self.valley else math.nan
+        if self.valley is None:
+            return math.nan
+        fitted = self.valley.parabola is not None
+        return 10.0**self.valley.at if fitted else min(self.points, key=lambda point: point.cost).tried
 
     @property
     def interval(self) -> tuple[float, float]:

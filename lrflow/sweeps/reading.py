@@ -13,9 +13,9 @@ import yaml
 
 from lrflow.config.auto import AUTO
 from lrflow.config.files import read as read_yaml
-from lrflow.config.overrides import values_of
+from lrflow.config.overrides import Override, values_of
 from lrflow.errors import ConfigError, Problem
-from lrflow.metric import Directions, Metric, is_loss
+from lrflow.metric import Directions, Metric
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.recorded import Trial, Value, number
@@ -53,7 +53,12 @@ def read_sweep(
         {key: _given(key, given, config) for key in keys} for given, (_, config, _) in zip(typed, records, strict=True)
     ]
     swept = [key for key in keys if len({repr(given[key]) for given in values}) > 1]
-    own = _mapping(folder / RECORD).get("settings", {})
+    record = _mapping(folder / RECORD)
+    own = record.get("settings", {})
+    varied = _varied(folder, record)
+    if varied & {*swept}:  # else the record is not of these runs
+        notes += [f"{key} is not the same in all trials, though it was not swept" for key in swept if key not in varied]
+        swept = [key for key in swept if key in varied]
     ranks = bool(own.get("rank_ended_early")) if rank_ended_early is None else rank_ended_early
     asked = _directions(records[0][1] if records else {}, own)
     ranked = [each.name for each in asked.objectives] if own else []  # by the study, for which such a run diverged
@@ -61,7 +66,7 @@ def read_sweep(
         _trial(place, path, {key: given[key] for key in swept}, summary, ranks, ranked)
         for place, ((path, _, summary), given) in enumerate(zip(records, values, strict=True))
     ]
-    names = _listed(metric) or ([each.name for each in asked.objectives] if own else [_usual(trials, asked)])
+    names = _listed(metric) or [each.name for each in asked.objectives]
     modes = _paired(names, _listed(mode))
     objectives = tuple(Metric.parse(name, modes[name]) if name in modes else asked(name) for name in names)
     return Sweep(folder, tuple(trials), tuple(swept), objectives, tuple(notes))
@@ -115,6 +120,15 @@ def _typed(config: Mapping[str, Any]) -> dict[str, str]:
     return values_of(config.get("lrflow", {}).get("overrides", ()))
 
 
+def _varied(folder: Path, record: Mapping[str, Any]) -> set[str]:
+    """The keys that a sweep varied, by its own record or by Hydra's; empty: neither tells."""
+    if space := record.get("space"):
+        return {str(text).partition(":")[0].partition(" ")[0] for text in space}
+    texts = _mapping(folder / "multirun.yaml").get("hydra", {}).get("overrides", {}).get("task", ())
+    given = [Override.read(str(text)) for text in texts]
+    return {override.key for override in given if override.is_swept}
+
+
 def _given(key: str, typed: Mapping[str, str], config: Mapping[str, Any]) -> Value:
     """The value of a key in a run: as it was typed, or as its options have it."""
     found: Any = config.get("lrflow", {}).get("choices", {}).get(key)
@@ -154,13 +168,6 @@ def _directions(config: Mapping[str, Any], own: Mapping[str, Any]) -> Directions
         return said
     typed = {*_typed(config), "sweep.mode", "trial.mode"}
     return replace(said, said=tuple(each for each in said.said if each[2] != "min" or each[0] in typed))
-
-
-def _usual(trials: Sequence[Trial], asked: Directions) -> str:
-    """What the runs are judged by; where no trial has it another metric, a loss rather than anything."""
-    usual = asked.objectives[0].name
-    known = {name for trial in trials for name in trial.metrics}
-    return min(known or {usual}, key=lambda name: (name != usual, not is_loss(name), name))
 
 
 def _listed(value: Any) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lrflow.errors import did_you_mean, nearest
 from lrflow.files import write_whole
-from lrflow.metric import Metric
+from lrflow.metric import Metric, is_of_test
 from lrflow.sweeps.recorded import Trial
 
 
@@ -72,12 +74,39 @@ class Sweep:
         """The trial with the best metric, among those the one with the best second one; None: none ended well."""
         return next(iter(self.front), None)
 
+    def no_best(self) -> str | None:
+        """Why no trial is the best, in a line that names the way out; None: one is."""
+        if self.best or not self.trials:
+            return None
+        again = f"python -m lrflow task=analyze task.from={self.folder}"
+        done = [t for t in self.trials if t.status == "finished" or (t.status == "ended_early" and t.ranks)]
+        known = {name for trial in done for name in trial.metrics if not is_of_test(name)}
+        if missing := [name for name in self._judged if done and not any(name in trial.metrics for trial in done)]:
+            hint = did_you_mean(missing[0], sorted(known)) or "the trials have no metric but those of the test"
+            near = nearest(missing[0], sorted(known), 1)
+            wanted = [near[0] if name == missing[0] and near else name for name in self._judged]
+            name = wanted[0] if len(wanted) == 1 else f"[{','.join(wanted)}]"
+            way = f" Judge them by it: {again} task.metric={name} task.write=true" if near else ""
+            way += f"; of the next sweep: trainer.checkpoint.monitor={name}" if near and len(wanted) == 1 else ""
+            return f"no best: no trial has the metric {', '.join(missing)}; {hint}{way}"
+        ends = Counter(trial.status for trial in self.trials)
+        told = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in ends.items())
+        if ends["ended_early"] and not all(trial.ranks for trial in self.trials):
+            way = f"sweep.rank_ended_early=true judges trials that ended early; of this sweep: {again}"
+            return f"no best: of {len(self.trials)} trials none finished ({told}). {way} task.rank_ended_early=true"
+        if done:
+            return f"no best: of the {len(done)} trials that ended well, none has a finite {', '.join(self._judged)}"
+        return f"no best: of {len(self.trials)} trials none finished ({told})"
+
+    @property
+    def _judged(self) -> list[str]:
+        return [objective.name for objective in self.objectives]
+
     @property
     def metrics(self) -> list[str]:
         """The names of all metrics: those that trials are judged by, then the others."""
-        judged = [objective.name for objective in self.objectives]
         names = {name for trial in self.trials for name in trial.metrics}
-        return [*(name for name in judged if name in names), *sorted(names - {*judged})]
+        return [*(name for name in self._judged if name in names), *sorted(names - {*self._judged})]
 
     @property
     def lr_key(self) -> str | None:
@@ -109,8 +138,7 @@ class Sweep:
         rows = csv.writer(text)
         rows.writerow([*head, "steps", "seconds", "folder", "error"])
         for trial in self.trials:
-            status = "done" if trial.status == "finished" else trial.status  # the word that these files have always had
-            told = [trial.number, status, *([str(trial in self.front).lower()] if several else [])]
+            told = [trial.number, trial.status, *([str(trial in self.front).lower()] if several else [])]
             given = [trial.given.get(key) for key in self.keys]
             metrics = [trial.metrics.get(name) for name in self.metrics]
             ending = [trial.steps, trial.seconds, trial.folder.relative_to(self.folder), trial.error]

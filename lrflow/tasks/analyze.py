@@ -38,7 +38,8 @@ def run(config: Config) -> dict[str, Any]:
     judged = ", ".join(map(str, sweep.objectives))
     console.print(f"{sweep.folder}, by {judged}", style="bold", soft_wrap=True)
     try:
-        analyses = report(sweep, console, task.margin)
+        own = sweep.objectives == read_sweep(folder).objectives
+        analyses = report(sweep, console, task.margin, recipe=own or task.write)
         if task.trial is not None:
             _write(sweep, next(trial for trial in sweep.trials if trial.number == task.trial), console)
     except OSError as error:

@@ -108,6 +108,13 @@ def test_three_are_too_few(analysed) -> None:
     assert curve.told == "somewhere from 0.001 to 0.1"
 
 
+def test_of_near_lrs_one_that_was_tried_is_named_and_all_are_counted(analysed) -> None:
+    tried = {0.001: 0.9, 0.01: 0.5, 0.0105: 0.6, 0.011: 0.7, 0.1: 0.9}
+    (curve,) = analysed([(lr, {}, loss) for lr, loss in tried.items()]).curves
+    assert curve.lr == 0.01
+    assert curve.doubts == ("5 LRs, of which 3 lie apart, are too few to fit: the best of those tried is shown",)
+
+
 def test_half_the_seeds_diverging_is_diverging(analysed) -> None:
     lost = {(0.01, 0), (0.01, 1), (0.001, 0)}
     trials = [

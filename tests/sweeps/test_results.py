@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lrflow.errors import ConfigError
+from lrflow.sweeps.analysis import analyse
 from lrflow.sweeps.reading import find_sweep, read_sweep
 
 
@@ -111,8 +112,54 @@ def test_the_objective_of_the_sweep_holds_over_that_of_the_checkpoints(make_run)
     assert read_sweep(folder, "val/loss").mode == "min"
 
 
-def test_without_the_usual_metric_another_loss_is_taken(make_run) -> None:
-    assert read_sweep(make_run(0, metrics={"accuracy": 0.5, "train/loss": 1.0})).metric == "train/loss"
+def test_no_other_metric_is_taken_for_one_that_no_trial_has(make_run) -> None:
+    logged = {"val_loss": 0.5, "val_acc": 0.8, "test_loss": 0.1, "test_acc": 0.9}
+    for number, lr in enumerate((0.001, 0.01, 0.1, 1.0)):
+        folder = make_run(number, [f"optimizer.lr={lr}"], logged)
+    sweep = read_sweep(folder)
+    assert (sweep.metric, sweep.best, analyse(sweep)) == ("val/loss", None, None)
+    why = sweep.no_best()
+    assert why.startswith("no best: no trial has the metric val/loss; did you mean val_loss?")
+    assert f"task=analyze task.from={folder} task.metric=val_loss task.write=true" in why
+    assert "trainer.checkpoint.monitor=val_loss" in why
+    assert read_sweep(folder, "val_loss").no_best() is None
+
+
+def test_a_metric_of_the_test_is_not_proposed(make_run) -> None:
+    why = read_sweep(make_run(0, metrics={"test/loss": 0.5, "train/error": 0.1})).no_best()
+    assert "train/error" in why
+    assert "test/loss" not in why
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        (["ended_early", "ended_early"], "none finished (2 ended early). sweep.rank_ended_early=true"),
+        (["pruned", "diverged", "diverged"], "none finished (1 pruned, 2 diverged)"),
+        (["failed"], "none finished (1 failed)"),
+    ],
+)
+def test_why_there_is_no_best(ends: list[str], expected: str, make_run) -> None:
+    for number, status in enumerate(ends):
+        folder = make_run(number, [f"seed={number}"], {"val/loss": 0.5}, status=status)
+    assert expected in read_sweep(folder).no_best()
+    if "ended_early" in ends:
+        assert read_sweep(folder, rank_ended_early=True).no_best() is None
+        assert f"task.from={folder} task.rank_ended_early=true" in read_sweep(folder).no_best()
+
+
+@pytest.mark.parametrize("record", ["sweep.yaml", "multirun.yaml"])
+def test_what_one_trial_was_resumed_with_was_not_swept(record: str, make_run) -> None:
+    make_run(0, ["optimizer.lr=0.01"], {"val/loss": 0.5})
+    folder = make_run(1, ["optimizer.lr=0.1", "trainer.max_epochs=9"], {"val/loss": 0.4})
+    told = {
+        "sweep.yaml": "settings: {}\nspace: ['optimizer.lr: 0.01, 0.1']\n",
+        "multirun.yaml": "hydra: {overrides: {task: ['++optimizer.lr=0.01,0.1', '++seed=1']}}\n",
+    }
+    (folder / record).write_text(told[record])
+    sweep = read_sweep(folder)
+    assert sweep.keys == ("optimizer.lr",)
+    assert sweep.notes == ("trainer.max_epochs is not the same in all trials, though it was not swept",)
 
 
 def test_a_row_a_trial(make_run, tmp_path: Path) -> None:
@@ -123,7 +170,7 @@ def test_a_row_a_trial(make_run, tmp_path: Path) -> None:
     assert head == [
         "trial", "status", "optimizer.lr", "optimizer", "val/loss", "test/loss", "steps", "seconds", "folder", "error",
     ]  # fmt: skip
-    assert rows[0] == ["0", "done", "0.1", "sgd", "0.5", "0.6", "60", "1.5", "0", ""]
+    assert rows[0] == ["0", "finished", "0.1", "sgd", "0.5", "0.6", "60", "1.5", "0", ""]
     assert rows[1] == ["1", "diverged", "1", "adamw", "", "", "", "1.5", "1", "the loss is inf"]
 
 

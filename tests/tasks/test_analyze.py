@@ -98,6 +98,21 @@ def test_by_another_metric(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "sensitivity" not in out
 
 
+def test_looking_by_another_metric_leaves_the_recipe_as_it_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = folder / "recipe" / "best.yaml"
+    words = ["task=analyze", f"task.from={folder}"]
+    assert main(words) == 0
+    assert "recipe/best.yaml" in capsys.readouterr().out
+    before = recipe.read_text()
+    assert main([*words, "task.metric=val/loss", "task.mode=max"]) == 0
+    assert recipe.read_text() == before
+    assert "recipe/best.yaml stays; task.write=true writes it" in capsys.readouterr().out
+    assert main([*words, "task.metric=val/loss", "task.mode=max", "task.write=true"]) == 0
+    assert recipe.read_text() != before
+    assert main(words) == 0
+    assert recipe.read_text() == before
+
+
 def test_without_plotly_the_rest_is_written(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
