@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import Logger
 from lrflow.config import Config
 from lrflow.config.settings import Train
 from lrflow.console import QuietConsole
-from lrflow.errors import LrflowError
+from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.tasks import build
@@ -26,7 +26,7 @@ from lrflow.tasks.likeness import likeness, shares_data, why_not
 from lrflow.tasks.membership import as_member, check_alike, load_shared, shared_state, verify
 from lrflow.tasks.record import conclude, failure_recorded, open_folder, record_start
 from lrflow.tasks.train import prepare
-from lrflow.training.loggers import build_loggers, close_loggers
+from lrflow.training.loggers import abandon_loggers, build_loggers, close_loggers
 from lrflow.vectorized.fit import PopulationFit
 from lrflow.vectorized.member import Member
 from lrflow.vectorized.population import UnfitError
@@ -50,6 +50,9 @@ def train_together(
     Returns:
         How the members' runs ended, by the numbers of their jobs; the other jobs are left to be run in the ordinary
         way.
+
+    Raises:
+        StoppedError: the process was asked to stop.
     """
     found: dict[int, Outcome] = {}
     kin: dict[str, list[int]] = {}
@@ -78,6 +81,8 @@ def train_together(
             tell(f"{_jobs(numbers)} train together: {'; '.join(told)}")
             for chunk in chosen:
                 found |= _train([(number, configs[number]) for number in chunk], loaded)
+        except StoppedError:
+            raise
         except UnfitError as why:
             apart.setdefault(str(why), []).extend(n for n in numbers if n not in found)
         except Exception as error:  # memory that does not suffice, say: by themselves they may do
@@ -182,8 +187,7 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
                 open_.enter_context(folder.held())
             except LrflowError:
                 continue
-            open_.enter_context(failure_recorded(folder, {}, loggers))  # of what ends them all
-            open_.enter_context(_discarded(folder))
+            open_.enter_context(_attempted(folder, loggers))
             record_start(config, folder, member.plan, 1, picture=False)
             begun.append((number, folder, member, loggers))
         if not begun:
@@ -204,13 +208,24 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
 
 
 @contextmanager
-def _discarded(folder: RunFolder) -> Iterator[None]:
-    """Metrics and checkpoints are not kept when what is done within fails: what runs in its place adds to them."""
+def _attempted(folder: RunFolder, loggers: list[Logger]) -> Iterator[None]:
+    """Leave nothing of what is done within when it fails, since the job then runs by itself in the same folder.
+
+    What stops the process is recorded: no other run comes after it.
+    """
+    before = set(folder.path.iterdir()) - {folder.metrics, folder.checkpoints}  # to which such a run would add
     try:
         yield
-    except Exception:
-        folder.metrics.unlink(missing_ok=True)
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    except BaseException as error:
+        if isinstance(error, StoppedError) or not isinstance(error, Exception):
+            with failure_recorded(folder, {}, loggers):
+                raise
+        abandon_loggers(loggers)
+        for path in set(folder.path.iterdir()) - before:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         raise
 
 

@@ -190,6 +190,18 @@ def close_loggers(loggers: list[Logger], outcome: Outcome | None = None) -> None
                 log.warning("%s was not told how the run ended: %s", type(logger).__name__, error)
 
 
+def abandon_loggers(loggers: list[Logger]) -> None:
+    """Close loggers without a report of how the run ended: another one takes its place.
+
+    Args:
+        loggers: of the run; emptied.
+    """
+    while loggers:
+        logger = loggers.pop()
+        if getattr(logger, "_experiment", None) is not None:
+            logger.finalize("failed")
+
+
 def _close(logger: Logger, outcome: Outcome | None) -> None:
     begun = getattr(logger, "_experiment", None) is not None
     if not begun and (outcome is None or outcome.status == "finished"):

@@ -14,11 +14,11 @@ import pytorch_lightning as pl
 import torch
 
 from lrflow.config import Config, compose
-from lrflow.errors import DivergedError, LrflowError, StoppedError
+from lrflow.errors import DivergedError, LrflowError, SignalReceived, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.tasks import evaluate, population, train
 from lrflow.tasks.likeness import likeness, why_not
-from lrflow.vectorized.population import Population
+from lrflow.vectorized.population import Population, UnfitError
 
 SMALL = ["model.widths=[8]", "model.dropout=0", "trainer=cpu", "data.batch_size=128", "trainer.max_epochs=3"]
 SMALL += ["trainer.progress=false", "trainer.log_every=7", "model=mlp"]
@@ -145,6 +145,42 @@ def test_members_that_are_asked_to_stop_are_saved_and_go_on(tmp_path: Path, monk
     monkeypatch.undo()
     whole = together(tmp_path / "whole", ["optimizer=momentum"])
     assert resumed["val/loss"] == pytest.approx(whole[0].metrics["val/loss"], rel=1e-4)
+
+
+def _fails_at(step: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, done = Population.step, []
+
+    def failing(self: Population, *given: Any) -> Any:
+        done.append(len(done))
+        if len(done) == step:
+            raise error
+        return made(self, *given)
+
+    monkeypatch.setattr(population, "verify", lambda *_: "")
+    monkeypatch.setattr(Population, "step", failing)
+
+
+@pytest.mark.parametrize("error", [UnfitError("they differ"), RuntimeError("out of memory")])
+def test_of_a_population_that_fails_midway_nothing_is_left(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fails_at(14, error, monkeypatch)  # after a validation, which has written metrics and a checkpoint
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0/notes.txt").write_text("of the user")
+    told: list[str] = []
+    found = together(tmp_path, ["optimizer=momentum", "logger=tensorboard"], tell=told.append)
+    assert found == {}
+    assert str(error) in told[-1]
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.name != ".lock"}
+    assert left == {"0", "0/notes.txt", "1", "2"}
+
+
+def test_a_signal_that_ends_a_population_midway_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fails_at(14, SignalReceived(signal.SIGTERM), monkeypatch)
+    with pytest.raises(StoppedError):
+        together(tmp_path, ["optimizer=momentum"])
+    summaries = [json.loads((tmp_path / f"{number}/summary.json").read_text()) for number in range(3)]
+    assert [summary["status"] for summary in summaries] == ["stopped"] * 3
 
 
 @pytest.mark.parametrize("compiling", [0.0, 1e9], ids=["left out", "carried along"])
