@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrflow.data import is_ordered
+from lrflow.training.validations import ValidationTimes
 
 log = logging.getLogger("lrflow")
 
@@ -127,18 +128,14 @@ class EpochLoop(_TrainingEpochLoop):
     Attributes:
         steps_per_epoch: optimizer steps of an epoch as the plan counts them; None where nobody knows.
         validates_at_end: whether the end of the run is validated.
-        each_epochs: validate at the end of every so many epochs; None: not by epochs.
-        each_share: validate after every such share of an epoch's batches; None: not by shares.
-        each_steps: validate after every so many optimizer steps; None: not by steps.
+        validations: when the run validates before its end; None: as Lightning has it.
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer)
         self.steps_per_epoch: int | None = None
         self.validates_at_end = False
-        self.each_epochs: int | None = None
-        self.each_share: float | None = None
-        self.each_steps: int | None = None
+        self.validations: ValidationTimes | None = None
         self._told = False
         self._validated = -1  # batches behind the last validation
         self.val_loop = ValidationLoop(trainer)
@@ -203,16 +200,15 @@ class EpochLoop(_TrainingEpochLoop):
             return False
         if self.is_run_over:
             return self.validates_at_end
-        return self.each_epochs is not None and (self.trainer.current_epoch + 1) % self.each_epochs == 0
+        return self.validations is not None and self.validations.after_epoch(self.trainer.current_epoch + 1)
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
         """Lightning counts batches (2.6.6), of which the last step of an epoch may have fewer than the others."""
-        trainer, due = self.trainer, True
-        if self.each_steps is not None:
-            due = not self._should_accumulate() and self.global_step % self.each_steps == 0
-        elif self.each_share is not None:
+        trainer, times, due = self.trainer, self.validations, True
+        if times and not times.epochs:
             batches = trainer.num_training_batches
             if batches == float("inf"):
                 batches = (self.steps_per_epoch or 1) * trainer.accumulate_grad_batches
-            due = self.batch_progress.current.ready % max(1, int(batches * self.each_share)) == 0
+            steps = None if self._should_accumulate() else self.global_step
+            due = times.after_batch(self.batch_progress.current.ready, int(batches), steps)
         return (due or trainer.should_stop) and super()._should_check_val_fx(data_fetcher)

@@ -25,6 +25,7 @@ from lrflow.training.accounting import Accounting
 from lrflow.training.accumulation import WindowMean
 from lrflow.training.checkpoint_io import AtomicCheckpointIO
 from lrflow.training.loops import FitLoop
+from lrflow.training.validations import ValidationTimes
 
 
 class NoProfiler(Profiler):
@@ -169,17 +170,10 @@ def validate_every(trainer: Trainer, every: Duration, horizon: Horizon) -> None:
     """
     loop = trainer.fit_loop.epoch_loop
     loop.validates_at_end = True
-    if every.unit == "epochs" and float(every.value).is_integer():
-        trainer.check_val_every_n_epoch = loop.each_epochs = int(every.value)
-        trainer.val_check_interval = 1.0
-        return
-    trainer.val_check_interval = 1  # every batch; which of them, the loop tells
-    if every.unit == "epochs" and every.value < 1:
-        trainer.check_val_every_n_epoch = 1
-        loop.each_share = float(every.value)
-    else:
-        trainer.check_val_every_n_epoch = None
-        loop.each_steps = max(1, every.steps(horizon))
+    loop.validations = times = ValidationTimes.of(every, horizon)
+    # Lightning asks at the end of each so many epochs, or after every batch: which of them, the loop tells.
+    trainer.val_check_interval = 1.0 if times.epochs else 1
+    trainer.check_val_every_n_epoch = times.epochs or (1 if times.share else None)
 
 
 def quieten_lightning() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
@@ -22,11 +22,12 @@ from torch.utils.data import DataLoader
 
 from lrflow.errors import LrflowError
 from lrflow.plan.view import setting_columns
-from lrflow.schedules import Duration, Horizon
+from lrflow.schedules import Duration
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.module import Supervised
 from lrflow.training.position import stand_at
 from lrflow.training.signals import Block
+from lrflow.training.validations import ValidationTimes
 from lrflow.vectorized.batches import StackedBatches
 from lrflow.vectorized.member import Member, stack
 from lrflow.vectorized.population import Clip, Population
@@ -55,7 +56,7 @@ class PopulationFit:
         first = members[0]
         self._horizon = first.plan.horizon
         self._device = first.trainer.strategy.root_device
-        self._validates = _validations(val_every, self._horizon)
+        self._validations = ValidationTimes.of(val_every, self._horizon)
         self._limit = first.trainer.limit_val_batches
         self._test = test
         self._clip = clipping(first.trainer)
@@ -96,7 +97,7 @@ class PopulationFit:
             now = time.perf_counter()
             self._seconds.append(now - self._clock)
             self._clock = now
-            validates = self._validates(self._step)
+            validates = self._validates(number, epoch)
             done = self._step == self._horizon.steps or self._stop.signal is not None
             full = len(self._seconds) == len(self._losses) or now - self._read_at > 1.0
             if full or validates or done or number == batches:
@@ -105,6 +106,13 @@ class PopulationFit:
                 self._validate(epoch)
             if done or not self._living():
                 return
+
+    def _validates(self, batch: int, epoch: int) -> bool:
+        """Whether a validation follows the step that was just made, with this batch of the epoch."""
+        batches = self._horizon.steps_per_epoch or self._horizon.steps
+        ends = batch == batches and self._validations.after_epoch(epoch + 1)
+        due = ends or self._validations.after_batch(batch, batches, self._step)
+        return due or self._step == self._horizon.steps
 
     def _living(self) -> list[int]:
         """The rows whose member goes on."""
@@ -185,18 +193,6 @@ class PopulationFit:
                     if asked is not None:
                         member.checkpoints.save(member.trainer)
                     member.checkpoints.on_train_end(member.trainer, member.module)
-
-
-def _validations(every: Duration, horizon: Horizon) -> Callable[[int], bool]:
-    """After which steps a run validates, as `validate_every` has Lightning do it."""
-    each, last = horizon.steps_per_epoch or horizon.steps, horizon.steps
-    if every.unit == "epochs" and every.value < 1:
-        share = max(1, int(each * float(every.value)))
-        return lambda step: ((step - 1) % each + 1) % share == 0 or step == last
-    if every.unit == "epochs" and float(every.value).is_integer():
-        return lambda step: step % (each * int(every.value)) == 0 or step == last
-    steps = max(1, every.steps(horizon))
-    return lambda step: step % steps == 0 or step == last
 
 
 def evaluated(

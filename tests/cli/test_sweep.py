@@ -63,6 +63,13 @@ def test_metrics_come_before_whole_keys_and_folders(
     assert max(map(len, table)) <= 80
 
 
+def test_metrics_of_the_test_come_first_however_they_are_separated(task, capsys: pytest.CaptureFixture[str]) -> None:
+    task(lambda config: {"lr": 0.1, "valid_f1": 0.5, "val/loss": 1.0, "test_loss": 0.5, "test_f1": 0.25})
+    assert main(["-m", "seed=0,1"]) == 0, capsys.readouterr().err
+    (shown,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("job  ")]
+    assert shown[2:6] == ["test_f1", "test_loss", "valid_f1", "val/loss"]
+
+
 def test_what_jobs_are_judged_by_comes_first_and_a_search_without_an_lr_leaves_its_files(
     make_run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,8 +69,10 @@ def weights(path: Path) -> dict[str, Any]:
         ["optimizer=sgd"],
         ["optimizer=momentum", "schedule=one_cycle", "trainer.gradient_clip_val=0.5", "trainer.val_every=4 steps"],
         ["optimizer=adamw", "trainer.max_steps=25", "trainer.val_every=50%", "layers=layer_decay", *CLIP],
+        ["optimizer=nesterov", "trainer.val_every=0.4 epochs"],
+        ["optimizer=nesterov", "trainer.val_every=2 epochs"],
     ],
-    ids=["sgd", "momentum", "adamw"],
+    ids=["sgd", "momentum", "adamw", "within epochs", "every other epoch"],
 )
 def test_each_folder_is_that_of_the_run_alone(common: list[str], tmp_path: Path) -> None:
     found = together(tmp_path / "together", common)
