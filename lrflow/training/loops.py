@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -25,15 +26,21 @@ class LookAhead(CombinedLoader):
     A length that Lightning knows it trusts (2.6.6): it cuts an epoch there, and where the loader ends before, the epoch
     ends without its validation and without the last step of an accumulation window.
 
+    On several processes an epoch ends for all of them where the first loader ends: one that went on alone would wait
+    for ever for the gradients of the others.
+
     Args:
         loaders: as `CombinedLoader` takes them; the loaders themselves keep their lengths.
         mode: likewise.
         limit: batches of an epoch that are used at most; None for no limit.
+        all_have: whether something holds in all processes, each of which asks at this moment; None: there is one.
     """
 
-    def __init__(self, loaders: Any, mode: Any, limit: int | None = None) -> None:
+    def __init__(
+        self, loaders: Any, mode: Any, limit: int | None = None, all_have: Callable[[bool], bool] | None = None
+    ) -> None:
         super().__init__(loaders, mode)
-        self._limit, self._given = limit, 0
+        self._limit, self._given, self._all_have = limit, 0, all_have
 
     def __len__(self) -> int:
         raise TypeError("the length of the training data is only nominal")
@@ -46,7 +53,12 @@ class LookAhead(CombinedLoader):
     def __next__(self) -> Any:
         if self._given == self._limit:
             raise StopIteration
-        batch = super().__next__()
+        try:
+            batch, found = super().__next__(), True
+        except StopIteration:
+            batch, found = None, False
+        if not (found if self._all_have is None else self._all_have(found)):
+            raise StopIteration
         self._given += 1
         return batch
 
@@ -59,8 +71,13 @@ class _Source(_DataLoaderSource):
         if not isinstance(data, pl.LightningDataModule) or data.trainer is None or not is_nominal(loaders, data):
             return loaders
         limit = data.trainer.limit_train_batches
-        combined = combine(loaders)
-        return LookAhead(combined.iterables, combined._mode, limit if isinstance(limit, int) else None)
+        combined, strategy = combine(loaders), data.trainer.strategy
+        return LookAhead(
+            combined.iterables,
+            combined._mode,
+            limit if isinstance(limit, int) else None,
+            strategy.reduce_boolean_decision if data.trainer.world_size > 1 else None,
+        )
 
 
 def combine(loaders: Any) -> CombinedLoader:
@@ -183,7 +200,9 @@ class EpochLoop(_TrainingEpochLoop):
         """See whether an epoch had the steps that the plan counts."""
         epoch = self.trainer.current_epoch + 1
         if not steps:
-            self.trainer.stop(f"the training data: epoch {epoch} had no batch to make a step with")  # type: ignore[attr-defined]
+            where = " in one of the processes" if self.trainer.world_size > 1 else ""
+            why = f"the training data: epoch {epoch} had no batch to make a step with{where}"
+            self.trainer.stop(why)  # type: ignore[attr-defined]
         elif self.steps_per_epoch not in (None, steps) and not self._told:
             self._told = True
             log.warning(

@@ -8,6 +8,7 @@ import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import copies
 import numpy as np
@@ -183,3 +184,108 @@ def test_groups_are_unfrozen_on_all_devices_at_once(python: Start, tmp_path: Pat
         for path in (*(tmp_path / "two/runs").iterdir(), *(tmp_path / "one/runs").iterdir())
     ]
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+OWN = """
+import os
+import pytorch_lightning as pl
+import torch
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+def rank():
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+class Stream(IterableDataset):
+    def __init__(self, batches):
+        self.batches, self.epoch = batches, 0
+
+    def __iter__(self):
+        count = self.batches[rank()][min(self.epoch, len(self.batches[rank()]) - 1)]
+        self.epoch += 1
+        return iter(list(TensorDataset(torch.ones(16 * count, 8), torch.ones(16 * count, 1))))
+
+    def __len__(self):
+        return 16 * 4
+
+class Data(pl.LightningDataModule):
+    def __init__(self, rows=72, batches=None):
+        super().__init__()
+        self.rows, self.batches = rows, batches
+
+    def setup(self, stage=None):
+        self.table = TensorDataset(torch.ones(self.rows, 8), torch.ones(self.rows, 1))
+        self.stream = Stream(self.batches) if self.batches else None
+
+    def train_dataloader(self):
+        return DataLoader(self.stream or self.table, 16, shuffle=None if self.stream else True)
+
+    def val_dataloader(self):
+        return DataLoader(self.table, 16)
+
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(8, 1)
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", functional.mse_loss(self.net(batch[0]), batch[1]), sync_dist=True)
+"""
+OWN_OPTIONS = "trainer=ddp trainer.accelerator=cpu trainer.devices=2 trainer.progress=false trust=lab "
+OWN_OPTIONS += "model=custom model._target_=lab.Net data=custom data._target_=lab.Data optimizer=sgd name=run"
+
+
+def own(python: Start, folder: Path, *more: str) -> tuple[int | None, str, str]:
+    """Exit code and output of a run on data of one's own."""
+    (folder / "lab.py").write_text(OWN)
+    words = {word.partition("=")[0]: word for word in (*OWN_OPTIONS.split(), *more)}
+    job = python("-m", "lrflow", *words.values(), cwd=folder)
+    out, told = job.communicate(timeout=200)
+    return job.returncode, out, told
+
+
+def trained(folder: Path) -> tuple[int, dict[str, Any]]:
+    """The steps whose losses are recorded, and the summary."""
+    (run,) = folder.glob("outputs/*_run")
+    return len([row for row in rows(run) if row["train/loss"]]), json.loads((run / "summary.json").read_text())
+
+
+def test_the_plan_of_ones_own_data_has_the_steps_that_are_trained(python: Start, tmp_path: Path) -> None:
+    options = ["trainer.max_epochs=3", "trainer.accumulate_grad_batches=2"]
+    (tmp_path / "plan").mkdir()
+    code, out, told = own(python, tmp_path / "plan", *options, "task=plan")
+    assert code == 0, told
+    code, _, told = own(python, tmp_path, *options)
+    assert code == 0, told
+    batches = math.ceil(72 / 2 / 16)  # of each process, the last of them with few rows
+    expected = 3 * math.ceil(batches / 2)
+    assert f"run       {expected} steps, 3 epochs of {expected // 3}" in out
+    assert trained(tmp_path) == (expected, trained(tmp_path)[1])
+    assert trained(tmp_path)[1]["steps"] == trained(tmp_path)[1]["planned"] == expected
+
+
+STREAMS = {
+    # batches of each process in each epoch, then the steps that are made of 12
+    "dead in one": ("[[4,4,4],[4,0]]", 4, "ended_early"),
+    "dead in both": ("[[4,4,0],[4,4,0]]", 8, "ended_early"),
+    "longer in one": ("[[4],[3]]", 12, "finished"),
+}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("batches", "steps", "status"), STREAMS.values(), ids=STREAMS)
+def test_processes_agree_on_where_an_epoch_ends(
+    batches: str, steps: int, status: str, accumulate: int, python: Start, tmp_path: Path
+) -> None:
+    options = [f"data.batches={batches}", "trainer.max_steps=12", f"trainer.accumulate_grad_batches={accumulate}"]
+    if accumulate == 2:
+        options[1], steps = "trainer.max_steps=6", steps // 2
+    code, out, told = own(python, tmp_path, *options, "trainer.val_every=1 epoch")
+    made, summary = trained(tmp_path)
+    assert (made, summary["steps"], summary["status"]) == (steps, steps, status), told
+    assert code == (0 if status == "finished" else 3)
+    if status == "ended_early":
+        assert "had no batch to make a step with in one of the processes" in out
