@@ -86,10 +86,14 @@ def build_module(
         ConfigError: the model is no module, is a plain one without a loss, or the weights do not fit.
     """
     module = _make_module(config)
+    if stage == "fit" and not is_overridden("training_step", module):
+        message = f"{type(module).__name__} has no training_step, so there is nothing to train it by"
+        raise ConfigError([Problem("model._target_", message, config.model.target)])
     if not isinstance(module, Supervised):
         module.trainer = trainer = trainer or stand_in(config)
     if is_made_later(module):
         complete(module, trainer or stand_in(config), data or load_data(config), stage)
+        _refuse_manual(config, module)
     network = planned_module(module)
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -127,9 +131,7 @@ def stand_in(config: Config, horizon: Horizon | None = None) -> pl.Trainer:
 def _make_module(config: Config) -> pl.LightningModule:
     model = instantiate(config.model.node())
     if isinstance(model, pl.LightningModule):
-        if not model.automatic_optimization:
-            message = "optimizes by hand (automatic_optimization = False), and lrflow supplies the optimizer"
-            raise ConfigError([Problem("model._target_", message, config.model.target)])
+        _refuse_manual(config, model)
         return model
     if not isinstance(model, nn.Module):
         message = f"expected a torch.nn.Module or a LightningModule, got {type(model).__name__}"
@@ -142,6 +144,12 @@ def _make_module(config: Config) -> pl.LightningModule:
     if config.model.loss is None:
         raise ConfigError([Problem("model.loss", "expected cross_entropy or mse: a plain module brings no loss", None)])
     return Supervised(model, config.model.loss)
+
+
+def _refuse_manual(config: Config, module: pl.LightningModule) -> None:
+    if not module.automatic_optimization:
+        message = "optimizes by hand (automatic_optimization = False), and lrflow supplies the optimizer"
+        raise ConfigError([Problem("model._target_", message, config.model.target)])
 
 
 def _refuse_other_lightning(built: object, name: str, key: str, target: str) -> None:

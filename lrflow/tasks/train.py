@@ -236,7 +236,8 @@ def prepare(
     make = partial(build.make_optimizer, config, groups, compiled=compiled)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
     held = config.optimizer.node() | dict.fromkeys(resumed.moved if resumed else ())
-    supply_optimizer(module, plan, make, held, compiled, routes)
+    changed = resumed.reconfigured(build.record(config)) if resumed else ()
+    supply_optimizer(module, plan, make, held, compiled, routes, changed)
     return Prepared(trainer, module, data, plan, groups, {"feedback": acting.history} if acting else {})
 
 

@@ -15,7 +15,7 @@ from torch.nn.modules.module import (
 )
 from torch.optim import Optimizer
 
-from lrflow.errors import ConfigError, Problem
+from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers.explain import abbreviated
 from lrflow.training.module import planned_module
 
@@ -55,12 +55,17 @@ class Accounting(Callback):
 
     def __init__(self) -> None:
         self._changed = False
+        self._first = 0  # step of this fit
         self._hooks = ExitStack()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look out for modules and parameters that are added, which costs a step nothing."""
         for register in (register_module_parameter_registration_hook, register_module_module_registration_hook):
             self._hooks.callback(register(self._note).remove)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where training begins."""
+        self._first = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check."""
@@ -88,4 +93,9 @@ class Accounting(Callback):
 
     def _check(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._changed = False
-        check_accounted(module, trainer.optimizers[0])
+        try:
+            check_accounted(module, trainer.optimizers[0])
+        except ConfigError as error:
+            if trainer.global_step == self._first:
+                raise
+            raise LrflowError(f"step {trainer.global_step}: {error}") from error

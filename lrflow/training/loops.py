@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loops import _EvaluationLoop, _FitLoop, _TrainingEpochLoop
 from pytorch_lightning.loops.fetchers import _DataFetcher
+from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
+from pytorch_lightning.trainer import call
 from pytorch_lightning.trainer.connectors.data_connector import _DataLoaderSource
 from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 from pytorch_lightning.utilities import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrflow.data import is_ordered
+from lrflow.errors import LrflowError
 from lrflow.training.validations import ValidationTimes
 
 log = logging.getLogger("lrflow")
@@ -139,6 +144,48 @@ class ValidationLoop(_EvaluationLoop):
                 callback.after_validation_end(self.trainer, self.trainer.lightning_module)
 
 
+class Windows(_AutomaticOptimization):
+    """The accumulation windows of an epoch, where batches may be missing: a `collate_fn` may return None for one.
+
+    Lightning (2.6.6) goes by the place of a batch. Where the first of a window is missing, it adds the window's
+    gradients to those of the step before; where the last is missing, it makes no step.
+
+    Attributes:
+        is_open: whether the gradients of a batch wait for their step.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__(trainer)
+        self.is_open = False
+
+    def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
+        """Train a batch, and make the step where it is the last of its window."""
+        result = super().run(optimizer, batch_idx, kwargs)
+        self.is_open = self.trainer.fit_loop._should_accumulate()
+        return result
+
+    def close(self, batch_idx: int) -> None:
+        """Make the step of a window whose last batches are missing, with the gradients that it has.
+
+        Raises:
+            LrflowError: there are several devices, which exchange gradients in the backward pass of the last batch.
+        """
+        if self.trainer.world_size > 1:
+            raise LrflowError(
+                f"step {self.trainer.global_step}: the last batch of an accumulation window was None or skipped, and "
+                "several devices exchange their gradients in its backward pass: give every window its last batch"
+            )
+        self.is_open = False
+        loss = torch.zeros(())  # of no batch; without one, gradient scalers would make no step
+        self._optimizer_step(batch_idx, lambda: loss)
+
+    def _make_zero_grad_fn(self, batch_idx: int, optimizer: torch.optim.Optimizer) -> Callable[[], None] | None:
+        """What clears the gradients of the step before, at the first batch that a window has."""
+        if self.is_open:
+            return None
+        return super()._make_zero_grad_fn(batch_idx - batch_idx % self.trainer.accumulate_grad_batches, optimizer)
+
+
 class EpochLoop(_TrainingEpochLoop):
     """The batches of an epoch, whatever their number, and the validation that belongs to its end and to the run's.
 
@@ -148,12 +195,17 @@ class EpochLoop(_TrainingEpochLoop):
         validations: when the run validates before its end; None: as Lightning has it.
     """
 
+    automatic_optimization: Windows
+
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer)
+        self.automatic_optimization = Windows(trainer)
         self.steps_per_epoch: int | None = None
         self.validates_at_end = False
         self.validations: ValidationTimes | None = None
         self._told = False
+        self._before = 0  # steps before this batch
+        self._stepped = True  # whether the last batch made one
         self._validated = -1  # batches behind the last validation
         self.val_loop = ValidationLoop(trainer)
         validate = self.val_loop.run
@@ -186,9 +238,52 @@ class EpochLoop(_TrainingEpochLoop):
         if self._is_validation_due() and not self.is_validated:
             self._validate()
 
+    def reset(self) -> None:
+        """Begin an epoch, with a new window."""
+        super().reset()
+        self.automatic_optimization.is_open = False
+
+    def advance(self, data_fetcher: _DataFetcher) -> None:
+        """Train a batch.
+
+        Raises:
+            LrflowError: the module optimizes by hand, which it did not when it was built.
+        """
+        module = self.trainer.lightning_module
+        if not module.automatic_optimization:
+            raise LrflowError(
+                f"step {self.global_step}: {type(module).__name__} has switched to optimizing by hand "
+                "(automatic_optimization = False), and the plan would not be executed"
+            )
+        self._before = self.global_step
+        try:
+            super().advance(data_fetcher)
+        except StopIteration:
+            if self.global_step > self._before:  # on_train_batch_start ended the epoch, and with it a window
+                for hook in (call._call_callback_hooks, call._call_lightning_module_hook):
+                    hook(self.trainer, "on_train_batch_end", {}, None, self.batch_idx)
+                self._batches_that_stepped = self.global_step
+            raise
+
+    def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
+        """Go on in the plan where a step was made: Lightning (2.6.6) asks after batches that were skipped as well."""
+        if interval == "step" and not update_plateau_schedulers:
+            if self.automatic_optimization.is_open and not self._should_accumulate():
+                self.automatic_optimization.close(self.batch_idx)
+            self._stepped = self.global_step > self._before
+        if self._stepped:
+            super().update_lr_schedulers(interval, update_plateau_schedulers)
+
+    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        """Validate where that is due; rows of the loggers are labelled by steps, and not by batches that could make one."""
+        if not self._should_accumulate():
+            self._batches_that_stepped = max(0, self.global_step - 1)
+        super().on_advance_end(data_fetcher)
+        self._batches_that_stepped = self.global_step
+
     def _validate(self) -> None:
         """As Lightning does after a batch; what is logged belongs to the last step, as there."""
-        stepped = not self._should_accumulate()
+        stepped = not self._should_accumulate() and self.global_step > 0
         self._batches_that_stepped -= stepped
         self.val_loop.restarting = False
         self.trainer.validating = True
@@ -228,6 +323,6 @@ class EpochLoop(_TrainingEpochLoop):
             batches = trainer.num_training_batches
             if batches == float("inf"):
                 batches = (self.steps_per_epoch or 1) * trainer.accumulate_grad_batches
-            steps = None if self._should_accumulate() else self.global_step
+            steps = self.global_step if self._stepped else None
             due = times.after_batch(self.batch_progress.current.ready, int(batches), steps)
         return (due or trainer.should_stop) and super()._should_check_val_fx(data_fetcher)

@@ -143,6 +143,13 @@ class Resumed:
         if problems := other_optimizer(self.config.get("optimizer", {}), config.get("optimizer", {}), find):
             raise ConfigError(problems)
 
+    def reconfigured(self, config: Mapping[str, Any]) -> set[str | None]:
+        """The routes whose optimizer the configuration describes otherwise now; None is the main one."""
+        before, now = (dict(one.get("optimizer", {})) for one in (self.config, config))
+        former, routes = (one.pop("routes", None) or {} for one in (before, now))
+        changed: set[str | None] = {route for route, own in routes.items() if own != former.get(route, own)}
+        return changed | ({None} if before != now else set())
+
     def check_plan(self, plan: Plan) -> None:
         """See that what has trained is not to be frozen again.
 

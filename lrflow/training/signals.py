@@ -13,7 +13,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
 
-from lrflow.plan import Plan
+from lrflow.errors import LrflowError
+from lrflow.plan import Plan, PlanScheduler
 from lrflow.plan.scheduler import read_setting
 from lrflow.plan.view import setting_columns
 from lrflow.training.loggers import log_rows
@@ -92,6 +93,7 @@ class Signals(Callback):
         self._count = 0
         self._last_step = 0
         self._parameters: list[torch.nn.Parameter] = []
+        self._trained = False  # whether any step of the run had a gradient
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the buffer where the model is, and start the clock."""
@@ -116,6 +118,14 @@ class Signals(Callback):
         self._buffer = torch.zeros(self._every, 2, device=pl_module.device)
         self._loss = MeanLoss(pl_module.device)
         self._rates: list[list[Any]] = []
+        self._left: list[list[Any]] = []  # the LRs after each step
+        self._feedback: list[float] = []
+        scheduler = trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, PlanScheduler)
+        self._scheduler = scheduler
+        self._after: list[Any] | None = None
+        if not isinstance(groups[0]["lr"], torch.Tensor):  # whose copies would cost as much again
+            trainer.optimizers[0].register_step_post_hook(self._note_after)
         self._seconds: list[float] = []
         self._skipped: list[bool] = []
         self._last_step = trainer.global_step
@@ -130,6 +140,7 @@ class Signals(Callback):
         """
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         if gradients:
+            self._trained = True
             norms = torch._foreach_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in gradients])
             # Detached, since an optimizer of second order is given gradients with their graph.
             self._buffer[self._count, 1] = torch.linalg.vector_norm(torch.stack(norms)).detach()
@@ -139,6 +150,8 @@ class Signals(Callback):
         rates = (group["lr"] for group in self._groups)
         del self._rates[self._count :]
         self._rates.append([lr.clone() if isinstance(lr, torch.Tensor) else lr for lr in rates])
+        del self._feedback[self._count :]
+        self._feedback.append(self._scheduler.feedback)
         if self._places:
             del self._settings[self._count :]
             self._settings.append([float(read_setting(group, setting)) for group, setting in self._places])
@@ -150,10 +163,27 @@ class Signals(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the loss; at the end of an accumulation window the step is complete."""
+        """Note the loss; at the end of an accumulation window the step is complete.
+
+        Raises:
+            LrflowError: the module made no step where the plan has one, or not a single one of the run had a gradient.
+        """
         self._loss.add(outputs)
+        step = self._last_step + self._count
         if len(self._rates) == self._count:
+            if trainer.global_step > step:
+                raise LrflowError(
+                    f"step {step}: {type(pl_module).__name__}.optimizer_step did not call optimizer.step(closure="
+                    "optimizer_closure), so that the step which the plan has here was not made"
+                )
             return
+        if trainer.global_step >= self._plan.horizon.steps and not self._trained:
+            raise LrflowError(
+                f"nothing was trained: in none of the {trainer.global_step} steps did a parameter have a gradient; "
+                f"{type(pl_module).__name__}.training_step returned None for every batch, or a loss without one"
+            )
+        self._left.append(self._after or self._rates[-1])
+        self._after = None
         self._skipped.append(self._loss.skipped)
         self._buffer[self._count, 0] = self._loss.mean(trainer)
         self._loss.reset()
@@ -177,6 +207,16 @@ class Signals(Callback):
         """Hand over the rest of an epoch."""
         self.flush(trainer)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What of this callback belongs to the run."""
+        return {"trained": self._trained}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take an earlier version's run, which did not note it, for one that was trained."""
+        self._trained = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("trained", True)
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Hand over what was collected before the run ended early."""
         self.flush(trainer, together=False)
@@ -191,6 +231,9 @@ class Signals(Callback):
         Args:
             trainer: whose loggers.
             together: all ranks do so at this moment, and average the losses of their shards.
+
+        Raises:
+            LrflowError: a step was made at another LR than that of the plan; not where the run has failed already.
         """
         if not self._count:
             return
@@ -202,6 +245,8 @@ class Signals(Callback):
         first = self._last_step
         steps = np.arange(first, first + self._count)
         used = _numbers(self._rates[: self._count])
+        left = used if isinstance(self._left[0][0], torch.Tensor) else np.array(self._left)
+        factor = np.array(self._feedback[: self._count])
         block = Block(
             first=first,
             loss=values[:, 0],
@@ -215,17 +260,43 @@ class Signals(Callback):
         )
         self._last_step += self._count
         self._count = 0
-        self._rates.clear()
-        self._seconds.clear()
+        for collected_in in (self._rates, self._left, self._feedback, self._seconds):
+            collected_in.clear()
         self._skipped.clear()
         self._read_at = time.perf_counter()
-        self.hand_over(trainer, block)
+        self._log(trainer, block)
+        if together:
+            for rates in (block.actual, left[:, self._carrier]):
+                self._check(block, rates, factor)
+        self._show(trainer, block)
 
     def hand_over(self, trainer: pl.Trainer, block: Block) -> None:
         """Give a block to the loggers, then to the monitors."""
+        self._log(trainer, block)
+        self._show(trainer, block)
+
+    def _note_after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """See what an optimizer that writes its own LR made its step at."""
+        self._after = [group["lr"] for group in self._groups]
+
+    def _check(self, block: Block, rates: np.ndarray, factor: np.ndarray) -> None:
+        """See that steps were made at the plan's LR times the feedback's factor, as far as float32 holds it."""
+        due = block.planned * factor[:, None]
+        differ = ~np.isclose(rates, due, rtol=1e-6, atol=1e-38)
+        if differ.any():
+            row, column = np.argwhere(differ)[0]
+            raise LrflowError(
+                f"step {block.first + row}: the LR used for {self._plan.names[column]} is {rates[row, column]:.6g}, "
+                f"and the plan says {due[row, column]:.6g}: something else writes the LR, such as the module "
+                "(lr_scheduler_step, optimizer_step, ...), a callback or the optimizer itself"
+            )
+
+    def _log(self, trainer: pl.Trainer, block: Block) -> None:
         rows = _rows(block)
         for logger in trainer.loggers:
             log_rows(logger, self._columns, rows)
+
+    def _show(self, trainer: pl.Trainer, block: Block) -> None:
         for monitor in monitors(trainer):
             monitor.on_block(trainer, block)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -28,6 +29,7 @@ def supply_optimizer(
     settings: Mapping[str, Any],
     compiled: bool = False,
     routes: Mapping[str, Mapping[str, Any]] | None = None,
+    changed: Collection[str | None] = (),
 ) -> None:
     """Make Lightning train `module` with this optimizer under this plan; the module's own optimizers are not asked.
 
@@ -41,9 +43,11 @@ def supply_optimizer(
             each new one would recompile. Not where the plan moves other settings: a compiled step takes a beta2 that
             changes for another number (torch 2.13, inductor on the CPU; a test shows it).
         routes: the configured settings of each optimizer that groups are routed to.
+        changed: the routes (None: the main one) that the run of a checkpoint had another class or other settings for:
+            none of their settings is the checkpoint's, whether or not they are configured.
 
     Raises:
-        LrflowError: the module optimizes by hand; later, when a checkpoint is loaded, that it is of another optimizer.
+        LrflowError: later, when a checkpoint is loaded, that it is of another optimizer.
     """
 
     def configure_optimizers() -> dict[str, Any]:
@@ -52,6 +56,9 @@ def supply_optimizer(
         fit_closure(optimizer, module)
         held: dict[str | None, set[str]] = {name: {*own, *_WRITTEN} for name, own in (routes or {}).items()}
         held[None] = {*settings, *_WRITTEN}
+        for route, member in members(optimizer).items():
+            if route in changed:
+                held[route] |= _arguments(type(member))
         configured = [
             {name: value for name, value in group.items() if name in held[group.get("route")]}
             for group in optimizer.param_groups
@@ -82,6 +89,12 @@ def supply_optimizer(
         }
 
     module.configure_optimizers = configure_optimizers  # type: ignore[method-assign, assignment]
+
+
+def _arguments(made: type) -> set[str]:
+    """The settings of an optimizer's class, with those that a class fixes for its base, as AdamW does for Adam."""
+    inits = [vars(base)["__init__"] for base in made.__mro__ if "__init__" in vars(base)]
+    return {name for init in inits for name in inspect.signature(init).parameters} - {"self", "params"}
 
 
 def compile_step(optimizer: torch.optim.Optimizer, **options: Any) -> None:

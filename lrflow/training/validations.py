@@ -44,7 +44,7 @@ class ValidationTimes:
         Args:
             batch: its number in the epoch, from 1.
             batches: of the epoch.
-            steps: of the run that are made; None: more batches belong to the step.
+            steps: of the run that are made; None: the batch made none.
         """
         if self.share is not None:
             return batch % max(1, int(batches * self.share)) == 0
