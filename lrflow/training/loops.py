@@ -262,7 +262,7 @@ class EpochLoop(_TrainingEpochLoop):
             if self.global_step > self._before:  # on_train_batch_start ended the epoch, and with it a window
                 for hook in (call._call_callback_hooks, call._call_lightning_module_hook):
                     hook(self.trainer, "on_train_batch_end", {}, None, self.batch_idx)
-                self._batches_that_stepped = self.global_step
+                self.on_advance_end(data_fetcher)
             raise
 
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
@@ -275,7 +275,7 @@ class EpochLoop(_TrainingEpochLoop):
             super().update_lr_schedulers(interval, update_plateau_schedulers)
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
-        """Validate where that is due; rows of the loggers are labelled by steps, and not by batches that could make one."""
+        """Validate where that is due; the rows of loggers are labelled by the steps that were made."""
         if not self._should_accumulate():
             self._batches_that_stepped = max(0, self.global_step - 1)
         super().on_advance_end(data_fetcher)

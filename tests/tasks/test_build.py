@@ -22,12 +22,33 @@ class ByHand(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
 
+    def training_step(self, batch: Any, batch_idx: int) -> None: ...
 
-def test_a_module_that_optimizes_by_hand_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+
+class ByHandLater(ByHand):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = True
+
+    def setup(self, stage: str) -> None:
+        self.automatic_optimization = False
+
+
+class Untrainable(pl.LightningModule):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(ByHand, "optimizes by hand"), (ByHandLater, "optimizes by hand"), (Untrainable, "has no training_step")],
+)
+def test_a_module_that_cannot_be_trained_under_a_plan_is_refused(
+    kind: type[pl.LightningModule], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = compose()
-    monkeypatch.setattr("lrflow.tasks.build.instantiate", lambda node: ByHand())
-    with pytest.raises(ConfigError, match=r"model\._target_.*optimizes by hand"):
-        build_module(config)
+    monkeypatch.setattr("lrflow.tasks.build.instantiate", lambda node: kind())
+    with pytest.raises(ConfigError, match=rf"model\._target_.*{message}"):
+        build_module(config, data=pl.LightningDataModule())
 
 
 class Upside(pl.LightningModule):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lrflow.config import compose
 from lrflow.config.targets import optimizer_traits
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.tasks import train
+from lrflow.training.checkpoint_io import read_checkpoint
 from lrflow.training.incompatible import other_optimizer
 
 SHORT = ["model.widths=[8]", "trainer=cpu", "trainer.max_steps=8", "trainer.progress=false", "data.batch_size=128"]
@@ -134,6 +136,22 @@ def test_the_optimizers_whose_state_a_checkpoint_lacks(
     before: dict[str, Any], now: dict[str, Any], key: str | None
 ) -> None:
     assert [problem.key for problem in other_optimizer(before, now, optimizer_traits)] == ([key] if key else [])
+
+
+def test_what_another_class_fixes_holds_over_the_checkpoint(cut: Callable[..., Path], run: Callable[..., Path]) -> None:
+    """Adam goes on from AdamW's state, but not with its decoupled weight decay."""
+    folder = cut("optimizer=adamw", "optimizer.weight_decay=0.5", "optimizer.amsgrad=true")
+    groups = {}
+    for name in ("AdamW", "Adam"):
+        source = folder / "checkpoints" / "step-0000004.ckpt"
+        same = [f"optimizer._target_=torch.optim.{name}", "~optimizer.amsgrad", f"name={name}"]
+        copy = folder.with_name(name)
+        shutil.copytree(folder, copy)
+        run("optimizer=adamw", "optimizer.weight_decay=0.5", *same, f"resume.from={copy / source.relative_to(folder)}")
+        saved = read_checkpoint(copy / "checkpoints" / "step-0000008.ckpt")["optimizer_states"][0]["param_groups"]
+        groups[name] = [(group["decoupled_weight_decay"], group["amsgrad"]) for group in saved]
+    assert {*groups["AdamW"]} == {(True, False)}
+    assert {*groups["Adam"]} == {(False, False)}
 
 
 @pytest.mark.parametrize("other", ["adamax", "amsgrad", "schedule_free_adamw"])
