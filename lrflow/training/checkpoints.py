@@ -24,6 +24,7 @@ from lrflow.training.position import Position
 from lrflow.training.random_state import random_state, set_random_state
 from lrflow.training.regroup import regroup
 from lrflow.training.signals import Signals
+from lrflow.training.unsaved import Unsaved
 
 log = logging.getLogger("lrflow")
 
@@ -82,11 +83,14 @@ class Checkpoints(AfterModule, Checkpoint):
         self._due = self._due_best = False
         self._restored: dict[str, Any] | None = None
         self._relabel = False
+        self._unsaved = Unsaved()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put a resumed run's generators back: after its iterator was made, before its first batch is fetched."""
         self._step = trainer.global_step
         self.stop.listen(trainer)
+        if trainer.is_global_zero:
+            self._unsaved.begin(pl_module)
         if self._restored is not None:
             set_random_state(self._restored)
             drop_rows_from(trainer, trainer.global_step)
@@ -106,6 +110,7 @@ class Checkpoints(AfterModule, Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """At a step boundary, see whether to save; a validation or an epoch's end here has to come first."""
+        self._unsaved.after_batch(pl_module)
         step = trainer.global_step
         self._at_boundary = step != self._step
         if not self._at_boundary:
@@ -226,6 +231,7 @@ class Checkpoints(AfterModule, Checkpoint):
                 callback.flush(trainer)
         for monitor in monitors(trainer):
             monitor.before_save(trainer)
+        self._unsaved.at_save(trainer.lightning_module)
         path = self.folder / f"step-{trainer.global_step:07d}.ckpt"
         self._failure = None
         try:
