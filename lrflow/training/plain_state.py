@@ -99,13 +99,19 @@ def _package(value: Any) -> str | None:
     return value.__package__ if isinstance(value, ModuleType) else None
 
 
+def names(network: nn.Module) -> dict[int, str]:
+    """The names of what a checkpoint holds, and of the modules that hold it, by the ids of the objects."""
+    parts = (network.named_modules(), network.named_parameters(), network.named_buffers())
+    return {id(one): name for part in parts for name, one in part}
+
+
 def attributes(network: nn.Module) -> dict[str, str]:
     """What a network holds besides parameters and buffers: a digest of each attribute, and its modules' modes.
 
     Raises:
         ValueError: one cannot be compared; the message is its name.
     """
-    known = {id(module): name for name, module in network.named_modules()}
+    known = names(network)
     found = {}
     for path, module in network.named_modules():
         prefix = f"{path}." if path else ""

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
-from lrflow.training.plain_state import digest, of_library, shared
+from lrflow.training.plain_state import digest, names, of_library, shared
 
 log = logging.getLogger("lrflow")
 
@@ -71,7 +71,7 @@ class Unsaved:
 def _state(module: pl.LightningModule) -> dict[str, str]:
     """Digests of what a user's modules hold and no checkpoint does; without what cannot be compared."""
     found = dict(shared(module))
-    known = {id(one): name for name, one in module.named_modules()}
+    known = names(module)
     for path, one in module.named_modules():
         for name, value in _plain(one):
             full = f"{path}.{name}" if path else name

@@ -101,6 +101,11 @@ class Table(Net):
             self.kept = torch.arange(len(output))
 
 
+class Pairs(Net):
+    def start(self) -> None:
+        self.kept = [list(self.linear.parameters())]  # which are in the checkpoint
+
+
 class Losses(Supervised):
     """What an epoch's steps return, until it ends."""
 
@@ -151,6 +156,7 @@ def named(module: Supervised, train: Any, folder: Path, caplog: pytest.LogCaptur
         (ExtraState, None),
         (Activation, None),
         (Table, None),
+        (Pairs, None),
         (Net, None),
     ],
 )
