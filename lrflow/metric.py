@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 Mode = Literal["min", "max"]
 
+SUPERVISED = {"cross_entropy": ("loss", "accuracy"), "mse": ("loss", "mae", "r2")}
+"""What is logged of validation and test of a plain module, by its loss, each below `val/` and `test/`."""
+
 LOSS = "val/loss"
 """What a run is judged by where nobody says another metric."""
 
@@ -72,8 +75,8 @@ class Metric:
         if not self.guessed or guess(self.name) == "min":
             return None
         if guess(self.name) == "max":
-            return f"more of {self.name} is taken to be better, by its name: {key}=min says otherwise"
-        return f"less of {self.name} is taken to be better, since its name does not say: {key}=max says otherwise"
+            return f"{self.name}: more is taken to be better, judging by its name. If less is better, type {key}=min."
+        return f"{self.name}: less is taken to be better, since its name does not say. If more is, type {key}=max."
 
     @property
     def sign(self) -> float:

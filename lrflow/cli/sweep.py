@@ -16,6 +16,7 @@ from rich.text import Text
 from lrflow.cli.report import SweepError, console
 from lrflow.config.catalogue import Catalogue
 from lrflow.config.composition import Composer, checked, composer
+from lrflow.config.metrics import guessed_modes
 from lrflow.config.overrides import Override, Overrides, read, values_of
 from lrflow.config.sweep import TARGET, check_sweeper
 from lrflow.console import short_names
@@ -63,11 +64,13 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
         raise ConfigError(overrides.problems)
     problems: dict[str, Problem] = {}
     holders: dict[str, list[int]] = {}
+    guessed: dict[str, None] = {}
     with composer(config_dir, catalogue) as composing:
         jobs = _jobs_to_check(overrides, composing)
         for number, job in enumerate(jobs):
             try:
-                checked(read(job, catalogue), composing)
+                _, config = checked(read(job, catalogue), composing)
+                guessed |= dict.fromkeys(guessed_modes(config.directions))
             except ConfigError as error:
                 for problem in error.problems:
                     problems[repr(problem)] = problem
@@ -79,6 +82,8 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
         for name, numbers in sorted(holders.items(), key=lambda item: -len(item[1])):
             found.setdefault(tuple(numbers), []).append(problems[name])
         raise SweepError(found, labels)
+    for line in guessed:
+        console().print(Text(line), soft_wrap=True)
     return labels
 
 

@@ -81,6 +81,8 @@ class Catalogue:
         self._add_folder(home("conf"))
         for name, path in recipes().items():
             self._add(Option("recipe", name, path))
+        folders = list(folders)
+        self.has_own = bool(folders)
         hidden = [option for folder in folders for option in self._add_folder(folder)]
         if hidden:
             message = "has the name of one of lrflow's own options, which would be used instead"

@@ -227,19 +227,19 @@ def checked(overrides: Overrides, composing: Composer) -> tuple[Composed, Config
         ConfigError: every problem of its overrides and of what they make.
     """
     ready = [override for override in overrides.ready if not touches(override.key, overrides.lost)]
-    problems = list(overrides.problems)
+    problems: list[Problem] = []
     composing.found = None
     try:
         found = composing(ready)
         problems += check_hydra(found.content.hydra)
         config = found.config()
-        if not problems:
+        if not problems and not overrides.problems:
             return found, config
     except ConfigError as error:
         problems += [problem for problem in error.problems if not touches(problem.key, overrides.lost)]
     except Exception as error:
         problems.append(_composition_problem(error, composing.catalogue))
-    raise ConfigError(composing.place(problems, ready))
+    raise ConfigError([*overrides.problems, *composing.place(problems, ready)])  # what is typed comes from no file
 
 
 def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
@@ -265,6 +265,13 @@ def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
 
 def _no_such_group(config: str, group: str, catalogue: Catalogue) -> Problem:
     """The problem of a recipe or an option, `recipe/mine`, that overrides a group which it cannot override."""
+    folder, _, stem = config.rpartition("/")
+    option = catalogue.options(folder).get(stem)
+    if folder == "recipe" and option and line_with(r"#\s*@package\s+_global_\b", option.path) is None:
+        hint = "a recipe starts with the line # @package _global_"
+        return Problem(
+            folder, "has other groups, and is not at the root of the config", stem, hint, f"{shown(option.path)}:1"
+        )
     name = group.rpartition("/")[2]  # a group without a leading slash is looked for below that of the file
     meant = closest(name, catalogue.groups)
     if group in catalogue.groups:
@@ -272,7 +279,5 @@ def _no_such_group(config: str, group: str, catalogue: Catalogue) -> Problem:
     else:
         message = "there is no such group to override"
         hint = f"did you mean override /{meant}?" if meant else f"the groups are {', '.join(catalogue.groups)}"
-    folder, _, stem = config.rpartition("/")
-    option = catalogue.options(folder).get(stem)
     line = line_with(rf"\boverride\s+\S*{re.escape(name)}\b", option.path) if option else None
     return Problem(name, message, hint=hint, where=f"{shown(option.path)}:{line}" if option and line else config)

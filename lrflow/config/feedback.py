@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrflow.config.config import Config
-from lrflow.config.metrics import doubtful_modes
+from lrflow.config.metrics import contrary_modes
 from lrflow.config.schema import Feedback
 from lrflow.errors import Problem
 from lrflow.feedback.limits import BOUNDS, LIMITS
@@ -47,9 +47,9 @@ def check_feedback(config: Config) -> list[Problem]:
 
 
 def doubts(config: Config, horizon: Horizon) -> list[str]:
-    """What can be meant, but hardly is: a mode that its metric's name leaves in doubt, a look that is never taken."""
+    """What can be meant, but hardly is: a mode against its metric's name, a look that is never taken."""
     feedback = config.feedback
-    found = [*doubtful_modes(config.directions)]
+    found = contrary_modes(config.directions)
     if isinstance(feedback, Feedback):
         every = _every(feedback)
         if every is not None and every.steps(horizon) > horizon.steps:

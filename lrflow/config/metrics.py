@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lrflow.config.sweep import TARGET
-from lrflow.errors import Problem
-from lrflow.metric import PLACES, Directions, guess
+from lrflow.errors import Problem, did_you_mean
+from lrflow.metric import PLACES, SUPERVISED, Directions, guess, is_of_test, is_validation
+
+if TYPE_CHECKING:
+    from lrflow.config.config import Config
 
 
 def directions_of(content: Mapping[str, Any], config: DictConfig, noted: Mapping[str, str] | None = None) -> Directions:
@@ -49,8 +52,37 @@ def check_modes(directions: Directions) -> Iterator[Problem]:
         yield Problem(here, f"{there} says {other} of the same metric, {metric}", mode, hint)
 
 
-def doubtful_modes(directions: Directions) -> Iterator[str]:
-    """Modes that were guessed where the name leaves a doubt, and modes that were given against the name."""
+def check_logged(config: Config) -> list[Problem]:
+    """Metrics of validation or test that are asked for, and that a plain module does not log.
+
+    Args:
+        config: of a run of such a module.
+    """
+    own = any(not str(node["_target_"]).startswith("lrflow.") for node in config.monitors.values())
+    if own or config.model.loss is None:  # a monitor of the user's may log what it likes
+        return []
+    logged = [f"{stage}/{name}" for stage in ("val", "test") for name in SUPERVISED[config.model.loss]]
+    message = f"a plain module trained with {config.model.loss} logs no such metric"
+    return [
+        Problem(f"{place}.{PLACES[place]}", message, name, did_you_mean(name.replace("_", "/", 1), logged))
+        for place, names in config.directions.named.items()
+        for name in names
+        if place != "trial" and name not in logged and (is_validation(name) or is_of_test(name))
+    ]
+
+
+def guessed_modes(directions: Directions) -> list[str]:
+    """Modes that were guessed where the name leaves a doubt, each with how to say otherwise."""
+    return [told for told, guessed in _modes(directions) if guessed]
+
+
+def contrary_modes(directions: Directions) -> list[str]:
+    """Modes that were given against the name."""
+    return [told for told, guessed in _modes(directions) if not guessed]
+
+
+def _modes(directions: Directions) -> Iterator[tuple[str, bool]]:
+    """What there is to say of a mode, and whether it was guessed."""
     given = {metric: (key, mode) for key, metric, mode in reversed(directions.said)}
     places = {
         name: place for place, names in reversed([*directions.named.items()]) for name in names if place != "find"
@@ -58,6 +90,6 @@ def doubtful_modes(directions: Directions) -> Iterator[str]:
     for name, place in places.items():  # a range test tells of its own
         key, mode = given.get(name, (f"{place}.mode", None))
         if mode == "min" and guess(name) == "max":
-            yield f"{key} is min, and {name} looks like a metric of which more is better: {key}=max"
+            yield f"{key} is min, and {name} looks like a metric of which more is better: {key}=max", False
         elif doubt := directions(name).doubt(key):
-            yield doubt
+            yield doubt, True

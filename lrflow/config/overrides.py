@@ -251,6 +251,8 @@ def _unreadable(override: Override, catalogue: Catalogue) -> Problem | None:
         return Problem(override.text, "expected key=value", ..., "such as optimizer=sgd or optimizer.lr=0.01")
     if any(sign.isspace() for sign in key):
         return Problem(key.strip(), "a key has no spaces in it", value)
+    if (shorter := value.rstrip(", ")) != value and Override(key, shorter).is_readable:
+        return Problem(key, "a comma stands at the end with nothing behind it", value, f"{key}={shorter}")
     hint = f"""put special characters in quotes: '{override.sign}{key}="{value}"'"""
     return Problem(key, "this value cannot be read", value, hint)
 
@@ -290,6 +292,8 @@ def _choice(override: Override, catalogue: Catalogue) -> Problem | None:
             continue
         close = closest(str(name), options)
         hint = f"did you mean {override.key}={close}?" if close else did_you_mean(str(name), options)
+        if not close and not catalogue.has_own:
+            hint = f"{hint or 'lrflow has none like it'}; options of your own need --config-dir FOLDER"
         return Problem(override.key, "there is no such option", name, hint)
     return None
 

@@ -130,9 +130,6 @@ class Sweeping:
         self.name = record["study"] if known else settings.study or folder.name
         self._slots = slots_for(launching, settings.batch, 4 if settings.sampler in ADAPTIVE else self.n_trials)
         self.progress = Progress(settings, self.n_trials)
-        for each in settings.objectives:
-            if doubt := each.doubt("sweep.mode"):
-                self.progress.say(doubt)
         if settings.storage == "journal" and (mended := mend_journal(Path(url))):
             self.progress.say(mended)
         self._backend = open_storage(url, settings.retries)

@@ -21,6 +21,7 @@ from lrflow.config import Config, instantiate, locate, redact
 from lrflow.config.combinations import check_optimizer
 from lrflow.config.curvature import unread_keys
 from lrflow.config.feedback import doubts
+from lrflow.config.metrics import check_logged, guessed_modes
 from lrflow.config.routes import check_routes
 from lrflow.config.scaling import batch_scaling
 from lrflow.config.schema import NoFeedback, Optimizer, Rules
@@ -150,6 +151,16 @@ def _refuse_manual(config: Config, module: pl.LightningModule) -> None:
     if not module.automatic_optimization:
         message = "optimizes by hand (automatic_optimization = False), and lrflow supplies the optimizer"
         raise ConfigError([Problem("model._target_", message, config.model.target)])
+
+
+def check_metrics(config: Config, module: pl.LightningModule) -> None:
+    """See that a plain module will log the metrics that a new run is asked for; what others log shows as they run.
+
+    Raises:
+        ConfigError: it will not; lists all of them.
+    """
+    if type(module) is Supervised and (problems := check_logged(config)):
+        raise ConfigError(problems)
 
 
 def _refuse_other_lightning(built: object, name: str, key: str, target: str) -> None:
@@ -315,6 +326,9 @@ def give_advice(config: Config, plan: Plan, tell: Callable[[Any], None]) -> None
         tell(f"warning: {advice}")
     for doubt in doubts(config, plan.horizon):
         tell(f"warning: {doubt}")
+    if config.run_folder is None:  # else once for the whole sweep
+        for guessed in guessed_modes(config.directions):
+            tell(guessed)
     for unread in unread_keys(config):
         tell(f"warning: {unread}")
     if config.trainer.compile and plan.moved:

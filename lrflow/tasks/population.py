@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -73,9 +74,12 @@ def train_together(
             told = []
             if measure:
                 trial = _measure([configs[number] for number in chosen[0]], loaded)
-                told.append(f"measured {trial.ratio:.2g} times as fast as one after the other")
+                ratio = math.floor(100 * trial.ratio) / 100  # so that what is shown is on its side of the limit
+                told.append(f"measured {ratio:.2f} times as fast as one after the other")
                 if trial.ratio < PAYS:
-                    raise UnfitError(f"together they would not be faster: {told[0]}")
+                    raise UnfitError(
+                        f"together they would gain too little: {told[0]}, and less than {PAYS:.2f} may be noise"
+                    )
             told.append(verify({number: configs[number] for number in numbers}, loaded))
             before.restore()
             tell(f"{_jobs(numbers)} train together: {'; '.join(told)}")

@@ -198,6 +198,8 @@ def prepare(
     tell = partial(console.print, soft_wrap=True, highlight=False)
     trainer.run_for(horizon)  # which the module may ask for as it makes its parts
     module = build.build_module(config, resumed is None, trainer, data, tell=tell)
+    if resumed is None:
+        build.check_metrics(config, module)
     if is_overridden("configure_optimizers", module):
         tell(f"{type(module).__name__}.configure_optimizers is ignored: lrflow supplies the optimizer and the schedule")
     groups = build.build_groups(config, module, trainer.world_size, tell, data)

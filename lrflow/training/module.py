@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MeanAbsoluteError, MeanMetric, Metric, R2Score
+
+from lrflow.metric import SUPERVISED
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": functional.cross_entropy,
@@ -107,13 +110,13 @@ class Supervised(pl.LightningModule):
 
 def _metrics(loss: str) -> nn.ModuleDict:
     # By default a batch whose loss is no number would be left out of the mean.
-    metrics: dict[str, Metric] = {"loss": MeanMetric(nan_strategy=math.nan)}
-    if loss == "cross_entropy":
-        metrics["accuracy"] = MeanMetric()
-    else:
-        metrics["mae"] = MeanAbsoluteError()
-        metrics["r2"] = R2Score()
-    return nn.ModuleDict(metrics)
+    makers: dict[str, Callable[[], Metric]] = {
+        "loss": partial(MeanMetric, nan_strategy=math.nan),
+        "accuracy": MeanMetric,
+        "mae": MeanAbsoluteError,
+        "r2": R2Score,
+    }
+    return nn.ModuleDict({name: makers[name]() for name in SUPERVISED[loss]})
 
 
 def planned_module(module: pl.LightningModule) -> nn.Module:

@@ -187,6 +187,7 @@ def quieten_lightning() -> None:
         ".*is smaller than the logging interval.*",
         ".*your dataloader is not resumable.*",  # the order of lrflow's loaders is
         ".*Found .* module.s. in eval mode.*",
+        "There is a performance drop because we have not yet implemented the batching rule.*",  # populations are timed
         "Using backward.. with create_graph=True will create a reference cycle.*",  # which is broken after the step
         ".*`isinstance.treespec, LeafSpec.`.*",
         ".*Total length of `list` across ranks is zero.*",  # a data module may hold nothing out

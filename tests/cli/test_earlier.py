@@ -191,3 +191,12 @@ def test_without_any_config_it_does_not_go_on(
     assert main(["resume=last"]) == 2
     assert not ran
     assert "there is no config.yaml of its run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_option_that_is_typed_is_put_down_to_no_file(earlier, task, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = earlier("schedule=mine")
+    assert main([f"resume={folder}", "model=vit"]) == 2
+    err = capsys.readouterr().err
+    assert "there is no such option" in err
+    assert "--config-dir FOLDER" in err
+    assert "config.yaml" not in err

@@ -137,6 +137,19 @@ def test_options_that_there_are_not(task, capsys: pytest.CaptureFixture[str]) ->
     assert "did you mean optimizer=adamw?" in capsys.readouterr().err
 
 
+def test_a_comma_at_the_end_is_told(task, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "optimizer.lr=1e-3,1e-2,"]) == 2
+    err = capsys.readouterr().err
+    assert "a comma stands at the end with nothing behind it" in err
+    assert "optimizer.lr=1e-3,1e-2\n" in err
+
+
+def test_a_guessed_mode_is_told_once_for_the_whole_sweep(task, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "trainer.checkpoint.monitor=val/accuracy", "optimizer.lr=1e-3,1e-2"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("val/accuracy: more is taken to be better, judging by its name.") == 1
+
+
 def test_being_stopped_ends_the_sweep_and_tells_what_was_done(task, capsys: pytest.CaptureFixture[str]) -> None:
     def run(config: Config) -> dict[str, float]:
         if config.seed == 1:

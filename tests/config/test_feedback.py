@@ -6,6 +6,7 @@ import pytest
 
 from lrflow.config import compose
 from lrflow.config.feedback import doubts
+from lrflow.config.metrics import guessed_modes
 from lrflow.errors import ConfigError
 from lrflow.schedules import Horizon
 
@@ -19,18 +20,18 @@ RUN = Horizon(120, 20)
         (["feedback=plateau", "feedback.monitor=val/accuracy", "feedback.mode=max"], []),
         (
             ["feedback=plateau", "feedback.monitor=val/accuracy"],
-            ["more of val/accuracy is taken to be better, by its name: feedback.mode=min says"],
+            ["val/accuracy: more is taken to be better, judging by its name. If less is better, type feedback.mode"],
         ),
-        (["feedback=greedy", "feedback.monitor=train/top5_acc"], ["more of train/top5_acc is taken to be better"]),
+        (["feedback=greedy", "feedback.monitor=train/top5_acc"], ["train/top5_acc: more is taken to be better"]),
         (["feedback=greedy", "feedback.monitor=train/reward_loss"], []),
-        (["feedback=greedy", "feedback.monitor=train/account"], ["less of train/account is taken to be better, since"]),
+        (["feedback=greedy", "feedback.monitor=train/account"], ["train/account: less is taken to be better, since"]),
         (
             ["feedback=greedy", "feedback.monitor=train/acc", "feedback.mode=min"],
             ["feedback.mode is min, and train/acc"],
         ),
         (
             ["trainer.checkpoint.monitor=val/f1"],
-            ["more of val/f1 is taken to be better, by its name: trainer.checkpoint.mode"],
+            ["val/f1: more is taken to be better"],
         ),
         (["trainer.checkpoint.monitor=val/f1", "trainer.checkpoint.mode=max"], []),
         (["feedback=greedy", "feedback.every=120"], []),
@@ -40,7 +41,8 @@ RUN = Horizon(120, 20)
     ],
 )
 def test_what_is_hardly_meant(overrides: list[str], said: list[str]) -> None:
-    found = doubts(compose(overrides), RUN)
+    config = compose(overrides)
+    found = [*guessed_modes(config.directions), *doubts(config, RUN)]
     assert len(found) == len(said)
     assert all(text.startswith(start) for text, start in zip(found, said, strict=True))
 
@@ -50,13 +52,15 @@ def test_a_mode_that_is_given_once_holds_for_the_metric_everywhere() -> None:
         ["trainer.checkpoint.monitor=val/x", "feedback=plateau", "feedback.monitor=val/x", "feedback.mode=max"]
     )
     assert config.trainer.checkpoint.mode == config.feedback.mode == config.feedback.node()["mode"] == "max"
-    assert not doubts(config, RUN)
+    assert not [*guessed_modes(config.directions), *doubts(config, RUN)]
 
 
 def test_a_guess_is_told_once() -> None:
     config = compose(["trainer.checkpoint.monitor=val_acc", "feedback=plateau", "feedback.monitor=val_acc"])
-    (doubt,) = doubts(config, RUN)
-    assert doubt == "more of val_acc is taken to be better, by its name: trainer.checkpoint.mode=min says otherwise"
+    assert not doubts(config, RUN)  # it is no warning
+    (told,) = guessed_modes(config.directions)
+    better = "val_acc: more is taken to be better, judging by its name."
+    assert told == f"{better} If less is better, type trainer.checkpoint.mode=min."
 
 
 def test_two_modes_of_one_metric_are_refused_by_both_their_keys() -> None:

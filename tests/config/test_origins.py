@@ -96,8 +96,9 @@ def test_a_recipe_that_overrides_what_is_not_there(write, problems_of, line: str
     assert hint in str(problem.hint)
 
 
-def test_a_recipe_without_its_first_line(write, problems_of) -> None:
-    write("conf/recipe/mine.yaml", "seed: 3\n")
+@pytest.mark.parametrize("text", ["seed: 3\n", "defaults:\n  - override /model: cnn\nseed: 3\n"])
+def test_a_recipe_without_its_first_line(write, problems_of, text: str) -> None:
+    write("conf/recipe/mine.yaml", text)
     (problem,) = problems_of(["recipe=mine"], Path("conf"))
     assert "# @package _global_" in str(problem.hint)
 

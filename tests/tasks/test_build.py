@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from lrflow.config import compose
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule
+from lrflow.metric import SUPERVISED
 from lrflow.tasks import build, train
 from lrflow.tasks.build import build_module
 from lrflow.tasks.plan import compile_plan, read_plan
+from lrflow.training import Supervised
 
 
 class ByHand(pl.LightningModule):
@@ -108,3 +111,21 @@ def test_every_user_of_a_machine_has_a_lock_of_their_own(tmp_path: Path, monkeyp
         with build.one_at_a_time("data"):
             pass
     assert {path.name for path in tmp_path.iterdir()} == {"lrflow-data-1000.lock", "lrflow-data-1001.lock"}
+
+
+@pytest.mark.parametrize("key", ["trainer.checkpoint.monitor", "feedback.monitor", "find.monitor"])
+def test_what_a_plain_module_does_not_log_is_refused_with_the_nearest_name(key: str) -> None:
+    config = compose(["feedback=plateau", "model=logistic", f"{key}=val_acc"])
+    with pytest.raises(ConfigError) as caught:
+        build.check_metrics(config, build.build_module(config))
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.hint) == (key, "did you mean val/accuracy?")
+    build.check_metrics(config, pl.LightningModule())  # of which nobody knows beforehand what it logs
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_the_names_that_are_known_beforehand_are_those_that_are_logged(loss: str) -> None:
+    module = build.build_module(compose(["model=logistic", f"model.loss={loss}"]))
+    assert isinstance(module, Supervised)
+    module.count("val", torch.zeros(2, 10), torch.zeros(2, 10) if loss == "mse" else torch.zeros(2, dtype=torch.long))
+    assert list(module.scores("val")) == [f"val/{name}" for name in SUPERVISED[loss]]

@@ -442,7 +442,7 @@ class TestFromTheCommandLine:
 
     def test_a_run_that_fails_keeps_its_changes(self, run: Any, output: Path) -> None:
         with pytest.raises(LrflowError, match="there is no such metric"):
-            run("feedback=plateau", "feedback.monitor=val/f1", "name=fails")
+            run("feedback=plateau", "feedback.monitor=train/f1", "name=fails")
         (folder,) = output.glob("*_fails")
         summary = json.loads((folder / "summary.json").read_text())
         assert (summary["status"], summary["feedback"]) == ("failed", [])

@@ -67,6 +67,8 @@ def brief_fit(
         raise ConfigError(problems)
     data = ready_data(config, trainer, seed, start.position if start else None)
     module = build.build_module(config, start is None, trainer, data)
+    if start is None:
+        build.check_metrics(config, module)
     if start:
         start.check(module)
     groups = build.build_groups(config, module, trainer.world_size, data=data)
