@@ -69,6 +69,7 @@ class Traits:
         state: classes of the same word have states of one kind, and go on from each other's checkpoints.
         state_switches: settings that bring state of their own once they are on.
         state_sizes: settings that say how large the state is.
+        defaults: of these, what holds where they are not given.
     """
 
     package: str | None = None
@@ -94,6 +95,7 @@ class Traits:
     state: str | None = None
     state_switches: tuple[str, ...] = ("amsgrad", "centered")
     state_sizes: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         for name, kind in (("update", Table), ("mup", Table), ("bound", Bound)):
@@ -116,6 +118,7 @@ _HESSIAN: dict[str, Range] = {"update_period": "count", "num_samples": "count"}
 _BLOCKS: dict[str, Range] = {
     "block_size": "count", "start_preconditioning_step": "count", "preconditioning_compute_steps": "count",
 }  # fmt: skip
+_BLOCK_STATE: dict[str, Any] = {"state_sizes": ("block_size",), "defaults": {"block_size": 512}}
 _NEWTON_SCHULZ: dict[str, Range] = {"ns_steps": "count"}
 _AVERAGE: dict[str, Range] = {"t0": "not_negative", "lambd": "not_negative"}
 _ADAM = Traits(
@@ -141,7 +144,8 @@ _RECORDS = {
     "torch.optim.Adafactor": Traits(decoupled=True),
     "torch.optim.Rprop": Traits(first_lr_only=True),
     "torch.optim.LBFGS": Traits(
-        line_search=True, needs_closure=True, one_vector=True, compilable=False, state_sizes=("history_size",),
+        line_search=True, needs_closure=True, one_vector=True, compilable=False,
+        state_sizes=("history_size",), defaults={"history_size": 100},
         ranges={"max_iter": "count", "history_size": "count", "line_search_fn": ("strong_wolfe", None)},
     ),
     "torch.optim.Muon": Traits(
@@ -154,7 +158,8 @@ _RECORDS = {
     ),
     "lrflow.optimizers.ASGD": Traits(modes=True, mup="sgd", compilable=False, ranges=_AVERAGE),
     "lrflow.optimizers.Shampoo": Traits(
-        package="pytorch_optimizer", compilable=False, decoupling="decoupled_weight_decay", ranges=_BLOCKS
+        package="pytorch_optimizer", compilable=False, decoupling="decoupled_weight_decay", ranges=_BLOCKS,
+        **_BLOCK_STATE,
     ),
     "schedulefree.SGDScheduleFree": Traits(mup="sgd", modes=True, own_warmup="warmup_steps", decoupled=True),
     "schedulefree.AdamWScheduleFree": Traits(mup="adam", modes=True, own_warmup="warmup_steps", decoupled=True),
@@ -167,7 +172,8 @@ _RECORDS = {
     "pytorch_optimizer.AdaHessian": _ADAHESSIAN,
     "pytorch_optimizer.SophiaH": _ADAHESSIAN,
     "pytorch_optimizer.ScalableShampoo": Traits(
-        saved_by="lrflow.optimizers.shampoo.Shampoo", decoupling="decoupled_weight_decay", ranges=_BLOCKS
+        saved_by="lrflow.optimizers.shampoo.Shampoo", decoupling="decoupled_weight_decay", ranges=_BLOCKS,
+        **_BLOCK_STATE,
     ),
     "pytorch_optimizer.SOAP": Traits(decoupled=True, ranges={"precondition_frequency": "count"}),
     "pytorch_optimizer.Lion": Traits(mup="adam", decoupled=True, decoupling="weight_decouple"),
@@ -240,7 +246,8 @@ def traits_of(made: Callable[..., Any], key: str = "optimizer._target_") -> Trai
         name = _name(base.__module__, base.__name__)
         traits = _NAMED[name] if name in _NAMED else _shown(base, replace(traits, **_facts(base)))
         traits = _brought(base, vars(base).get(ATTRIBUTE), traits, key)
-    return traits
+    own = _defaults(made, traits.state_sizes)
+    return replace(traits, defaults={**traits.defaults, **own}) if own else traits
 
 
 def _shown(made: Callable[..., Any], traits: Traits) -> Traits:
@@ -294,6 +301,15 @@ def _parameters(made: Any) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(made).parameters if made is not None else {}
     except (TypeError, ValueError):  # of something built in
         return {}
+
+
+def _defaults(made: type, names: tuple[str, ...]) -> dict[str, Any]:
+    """What a class takes for settings that are not given, or its nearest base class that names them."""
+    found: dict[str, Any] = {}
+    for base in reversed(made.__mro__):
+        arguments = _parameters(vars(base).get("__init__"))
+        found |= {name: arguments[name].default for name in names if name in arguments}
+    return {name: default for name, default in found.items() if default is not inspect.Parameter.empty}
 
 
 def _facts(base: type) -> dict[str, Any]:

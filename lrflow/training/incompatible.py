@@ -38,21 +38,24 @@ def _differ(before: Mapping[str, Any], now: Mapping[str, Any], key: str, find: F
     hint = "resume with the run's own, or start a new run"
     had, has = str(before.get("_target_")), str(now.get("_target_"))
     traits = find(has)
-    if had != has and (traits.state is None or _state(had, find) != traits.state):
+    former = _found(had, find)
+    if had != has and (traits.state is None or former is None or former.state != traits.state):
         yield Problem(f"{key}._target_", f"the checkpoint is of another optimizer: {had}", has, hint)
         return
     for name in traits.state_switches:
         if now.get(name) and not before.get(name):
             message = f"the checkpoint's run had {before.get(name, False)}, and so has no state of it"
             yield Problem(f"{key}.{name}", message, now[name], hint)
+    defaults = (former or traits).defaults
     for name in traits.state_sizes:
-        if name in now and name in before and now[name] != before[name]:
-            yield Problem(f"{key}.{name}", f"the checkpoint's run had {before[name]}", now[name], hint)
+        asked, kept = now.get(name, traits.defaults.get(name)), before.get(name, defaults.get(name))
+        if None not in (asked, kept) and asked != kept:
+            yield Problem(f"{key}.{name}", f"the checkpoint's run had {kept}", asked, hint)
 
 
-def _state(target: str, find: FindTraits) -> str | None:
+def _found(target: str, find: FindTraits) -> Traits | None:
     try:
-        return find(target).state
+        return find(target)
     except ConfigError:  # the class of the earlier run is gone
         return None
 

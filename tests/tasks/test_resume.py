@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import torch
 from lrflow.config import compose
 from lrflow.config.targets import optimizer_traits
 from lrflow.errors import ConfigError, LrflowError
+from lrflow.optimizers import traits_of
 from lrflow.tasks import train
 from lrflow.training.checkpoint_io import read_checkpoint
 from lrflow.training.incompatible import other_optimizer
 
+SHAMPOO = "lrflow.optimizers.Shampoo"
 SHORT = ["model.widths=[8]", "trainer=cpu", "trainer.max_steps=8", "trainer.progress=false", "data.batch_size=128"]
 SHORT += ["trainer.checkpoint.every=4 steps", "trainer.checkpoint.keep=null", "task.test=false"]
 
@@ -121,6 +124,11 @@ def _optimizer(name: str, **settings: Any) -> dict[str, Any]:
         (_optimizer("RMSprop"), _optimizer("RMSprop", centered=True), "optimizer.centered"),
         (_optimizer("RMSprop", momentum=0.0), _optimizer("RMSprop", momentum=0.9), "optimizer.momentum"),
         (_optimizer("LBFGS", history_size=10), _optimizer("LBFGS", history_size=3), "optimizer.history_size"),
+        (_optimizer("LBFGS"), _optimizer("LBFGS", history_size=100), None),
+        (_optimizer("LBFGS"), _optimizer("LBFGS", history_size=3), "optimizer.history_size"),
+        (_optimizer("LBFGS", history_size=3), _optimizer("LBFGS"), "optimizer.history_size"),
+        ({"_target_": SHAMPOO}, {"_target_": SHAMPOO, "block_size": 64}, "optimizer.block_size"),
+        ({"_target_": SHAMPOO, "block_size": 512}, {"_target_": SHAMPOO}, None),
         (
             _optimizer("AdamW", routes={"a": _optimizer("SGD")}),
             _optimizer("AdamW", routes={"a": _optimizer("Adagrad")}),
@@ -152,6 +160,22 @@ def test_what_another_class_fixes_holds_over_the_checkpoint(cut: Callable[..., P
         groups[name] = [(group["decoupled_weight_decay"], group["amsgrad"]) for group in saved]
     assert {*groups["AdamW"]} == {(True, False)}
     assert {*groups["Adam"]} == {(False, False)}
+
+
+def test_the_default_of_a_class_of_ones_own_is_the_runs_setting() -> None:
+    class Mine(torch.optim.LBFGS):
+        def __init__(self, params: Any, lr: float = 0.5, history_size: int = 10) -> None:
+            super().__init__(params, lr=lr, history_size=history_size)
+
+    class Sub(Mine):
+        def __init__(self, params: Any, **options: Any) -> None:
+            super().__init__(params, **options)
+
+    for target in (Mine, Sub):
+        find = partial(lambda made, _: traits_of(made), target)
+        for before, now, told in (({}, {"history_size": 3}, 3), ({"history_size": 3}, {}, 10), ({}, {}, None)):
+            found = other_optimizer({"_target_": "m.Mine", **before}, {"_target_": "m.Mine", **now}, find)
+            assert [problem.value for problem in found] == ([told] if told else [])
 
 
 @pytest.mark.parametrize("other", ["adamax", "amsgrad", "schedule_free_adamw"])
