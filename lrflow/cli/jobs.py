@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ from typing import Any
 from lrflow.cli.report import show_failure
 from lrflow.cli.stopping import stopped_by_signals
 from lrflow.config import Config
-from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError, SignalReceived, cause_of
+from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError, SignalReceived, StoppedError, cause_of
 from lrflow.memory import freed_after, without_locals
 from lrflow.outcome import Outcome, numbers_in
 
@@ -65,13 +66,21 @@ def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], tr
         if isinstance(error, KeyboardInterrupt):
             raise error from None
         failure = ConfigError(place(error.problems)) if isinstance(error, ConfigError) else error
-        if isinstance(error, PrunedError | EndedEarlyError):
-            from lrflow.training.ranks import rank
-
-            if rank() == 0:
-                print(error)
+        if isinstance(error, PrunedError | EndedEarlyError | StoppedError) and _is_told_elsewhere():
+            pass
+        elif isinstance(error, PrunedError | EndedEarlyError):
+            print(error)
         else:
             show_failure(failure, "This job was not run." if config.run_folder else "Nothing was run.")
         without_locals(error)
         ended = Outcome.carried_by(error) or Outcome.of_error(failure, seconds=time.monotonic() - started)
     return replace(ended, overrides=config.overrides, folder=ended.folder or config.run_folder)
+
+
+def _is_told_elsewhere() -> bool:
+    """Whether this is one of several processes that end together, and not the first."""
+    if "pytorch_lightning" not in sys.modules:  # too early for processes, and too slow to import
+        return False
+    from lrflow.training.ranks import rank
+
+    return rank() > 0

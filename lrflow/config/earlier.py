@@ -18,6 +18,7 @@ from lrflow.config.config import Config
 from lrflow.config.length import declared_horizon
 from lrflow.config.overrides import Override
 from lrflow.config.saved import load_config, load_config_in
+from lrflow.config.settings import RangeFind
 from lrflow.config.shortened import makes_groups_in_time, shorten
 from lrflow.config.validation import META, validate
 from lrflow.errors import ConfigError, Problem
@@ -27,6 +28,8 @@ log = logging.getLogger("lrflow")
 
 OUTPUT = "outputs"
 """Where runs are looked for when the command line does not say."""
+
+_FIND_IS_WHOLE = "fast=true: the search for the LR is not shortened; find.sweeps=1 find.steps=40 make it short"
 
 _OF_THE_NEW_RUN = ("resume", "against", "trial")
 
@@ -64,6 +67,12 @@ class Composed:
         """
         if self.choices.get("fast") != "on":
             return self._config(run_folder)
+        config = self._shortened(run_folder)
+        searches = config.task.name == "find" or config.finds_lr or config.find.check
+        config.remarks.extend([_FIND_IS_WHOLE] if searches and isinstance(config.find, RangeFind) else [])
+        return config
+
+    def _shortened(self, run_folder: Path | None) -> Config:
         try:
             config = self._config(run_folder)
         except ConfigError as error:

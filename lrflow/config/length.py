@@ -36,9 +36,13 @@ def count_steps(config: Config, epoch: Epoch, processes: int) -> Horizon:
         ConfigError: nothing that can be counted ends the run, or not one step fits in.
     """
     trainer = config.trainer
-    if epoch.batches is None and trainer.max_steps is None and trainer.max_samples is None:
+    ends = (epoch.batches, trainer.limit_train_batches if trainer.max_epochs else None)
+    if (*ends, trainer.max_steps, trainer.max_samples) == (None,) * 4:
         message = "expected a number of steps or samples: the training data has no length, so an epoch has no end"
-        hint = "trainer.max_steps=N, or trainer.max_samples=N where a batch's size is known"
+        hint = (
+            "trainer.max_steps=N, trainer.max_samples=N where a batch's size is known, or "
+            "trainer.limit_train_batches=N, which makes an epoch N batches long"
+        )
         raise ConfigError([Problem("trainer.max_epochs", message, trainer.max_epochs, hint)])
     try:
         return Horizon.count(

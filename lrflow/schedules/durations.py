@@ -76,6 +76,11 @@ class Duration:
             return cls(float(number / 100), "fraction", given)  # shifted in decimal: 29% is 0.29, and not 29 * 0.01
         return cls(int(number) if number == int(number) else float(number), _UNITS[unit.removesuffix("s")], given)
 
+    @property
+    def whole_epochs(self) -> int | None:
+        """Of a duration in whole epochs, how many: their ends can be waited for, however long they are."""
+        return int(self.value) if self.unit == "epochs" and float(self.value).is_integer() else None
+
     def steps(self, horizon: Horizon) -> int:
         """This duration in optimizer steps of a run, rounded half up.
 

@@ -91,8 +91,12 @@ def length(duration: Duration, horizon: Horizon, name: str, problems: list[Probl
 
 def uncounted(duration: Duration) -> str:
     """What helps where a duration cannot be counted in steps of a run."""
-    known = "how many samples a step sees" if duration.unit == "samples" else "how many steps an epoch has"
-    return f"say it in steps or as a share of the run, or say {known}"
+    known = (
+        "a loader that has samples_per_batch says how many samples a step sees"
+        if duration.unit == "samples"
+        else "trainer.limit_train_batches=N makes an epoch N batches long"
+    )
+    return f"give steps ('500 steps') or a share of the run ('10%'); or {known}"
 
 
 def under(key: str, problems: list[Problem]) -> list[Problem]:

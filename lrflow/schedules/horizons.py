@@ -76,7 +76,8 @@ class Horizon:
         Args:
             examples: examples in the training set, shared out among the devices in equal, padded shards; or
             batches: batches of an epoch as one device sees them, when the loader has already been made. Neither: an
-                epoch has no end that is known, and max_epochs ends nothing.
+                epoch ends after limit_batches where that is a number of them; else it has no end that is known, and
+                max_epochs ends nothing.
             batch_size: examples in one device's batch.
             drop_last: an incomplete last batch of an epoch is left out.
             devices: processes that share an epoch's examples.
@@ -104,6 +105,8 @@ class Horizon:
                     f"no batch in an epoch: {examples} examples on {devices} devices in batches of {batch_size}"
                     + (", the incomplete last one dropped" if drop_last else "")
                 )
+        if batches is None and not isinstance(limit_batches, float):
+            batches = limit_batches
         steps_per_epoch = None
         if batches is not None:
             used = int(batches * limit_batches) if isinstance(limit_batches, float) else min(batches, limit_batches)

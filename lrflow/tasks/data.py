@@ -8,6 +8,7 @@ from lrflow.config import Config
 from lrflow.tasks import build
 from lrflow.training.loaders import put_in_order
 from lrflow.training.position import START, Position
+from lrflow.training.trainer import quieten_lightning
 
 
 def ready_data(
@@ -32,6 +33,7 @@ def ready_data(
     Raises:
         ConfigError: it is no data module.
     """
+    quieten_lightning()  # which looks at the loaders also where there is no trainer
     data = loaded or build.build_data(config)
     rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, processes)
     put_in_order(data, seed, position or START, rank, world)

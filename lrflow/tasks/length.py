@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -34,11 +36,12 @@ def count_horizon(config: Config, data: pl.LightningDataModule, processes: int) 
     return count_steps(config, epoch, processes)
 
 
-def check_intervals(config: Config, horizon: Horizon) -> None:
-    """See that how often a run validates and saves can be counted in its steps.
+@contextmanager
+def check_intervals(config: Config, horizon: Horizon) -> Iterator[None]:
+    """See that how often a run validates and saves can be counted in its steps, like what the body counts in them.
 
     Raises:
-        ConfigError: names what is in epochs or samples that nobody can count.
+        ConfigError: names what is in epochs or samples that nobody can count, and what the body raises.
     """
     trainer, problems = config.trainer, []
     for key, every in {
@@ -48,12 +51,16 @@ def check_intervals(config: Config, horizon: Horizon) -> None:
     }.items():
         if every is None:
             continue
-        if key == "trainer.val_every" and every.unit == "epochs" and every.value.is_integer():
+        if key != "sharpness.every" and every.whole_epochs:
             continue  # the end of an epoch is seen when it is there
         try:
             every.steps(horizon)
         except ValueError as error:
             problems.append(Problem(key, str(error), str(every), uncounted(every)))
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from error
     if problems:
         raise ConfigError(problems)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -87,13 +87,12 @@ def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -
     elif config.horizon.steps is None and build.needs_example(config):
         with suppress(LrflowError, OSError):  # nothing else of the plan needs them
             data = ready_data(config, None, config.seed)
-    if config.horizon.steps is None:
-        check_intervals(config, horizon)
     module = build.build_module(config, trainer=build.stand_in(config, horizon), data=data)
     groups = build.build_groups(config, module, tell=tell, data=data)
     schedule = build.build_schedule(config)
-    plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
-    build.check_plan(config, plan)
+    with check_intervals(config, horizon) if config.horizon.steps is None else nullcontext():
+        plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
+        build.check_plan(config, plan)
     build.give_advice(config, plan, tell)
     return plan
 

@@ -135,7 +135,11 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         steps, seconds = trainer.global_step, time.monotonic() - started
         return {"steps": steps, "planned": plan.horizon.steps, "seconds": seconds, "folder": folder.path}
 
-    with _former_kept(folder, resumed, trainer), failure_recorded(folder, ready.facts, loggers, so_far):
+    def so_far_and_metrics() -> dict[str, Any]:
+        # As they were last collected: what processes compute together, one that fails alone would wait for.
+        return {"metrics": _values(trainer._logger_connector._callback_metrics), **so_far()}
+
+    with _former_kept(folder, resumed, trainer), failure_recorded(folder, ready.facts, loggers, so_far_and_metrics):
         if trainer.is_global_zero:  # before the processes that fit starts, which read the config there
             record_start(config, folder, plan, trainer.world_size, picture=config.trial is None)
         if config.trial and config.trial.pruner != "none":
@@ -213,10 +217,10 @@ def prepare(
             horizon, ends.max_epochs, ends.max_steps, ends.accumulate_grad_batches, ends.max_samples
         )
         branches = resumed.branched(horizon, config.resume.horizon, groups, schedule, settings)
-    check_intervals(config, horizon)
-    plan = compile_branched(groups, schedule, horizon, branches, settings)
-    build.check_plan(config, plan)
-    acting = close_loop(feedback, horizon, tell) if feedback else None
+    with check_intervals(config, horizon):
+        plan = compile_branched(groups, schedule, horizon, branches, settings)
+        build.check_plan(config, plan)
+        acting = close_loop(feedback, horizon, tell) if feedback else None
     if resumed:
         resumed.check_plan(plan)
         console.print(resumed.describe(plan, build.record(config), groups), soft_wrap=True, highlight=False)

@@ -39,7 +39,8 @@ class Checkpoints(AfterModule, Checkpoint):
     Args:
         folder: where checkpoints go: `step-0000100.ckpt`, and `best.ckpt` for the best by `metric`.
         horizon: turns `every` into steps.
-        every: how often to save; None saves only when the run ends or is asked to stop.
+        every: how often to save; whole epochs are those that the data really have. None saves only when the run ends
+            or is asked to stop.
         keep: how many of the latest to keep; None keeps all.
         metric: decides which is best; None keeps no best one.
         stop: tells when the run was asked to stop.
@@ -67,7 +68,8 @@ class Checkpoints(AfterModule, Checkpoint):
         self.best: float | None = None
         self._best_kept: float | None = None  # that of best.ckpt
         self._missed: tuple[int, float | None] | None = None  # a best one that could not be written: its step, value
-        self._every = max(1, every.steps(horizon)) if every else None
+        self._each_epochs = every.whole_epochs if every else None
+        self._every = max(1, every.steps(horizon)) if every and not self._each_epochs else None
         self._keep = keep
         self._metric = metric
         self.stop = stop or StopRequest()
@@ -142,7 +144,9 @@ class Checkpoints(AfterModule, Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what waited for the end of the epoch."""
+        """Save where the end of the epoch is due, and what waited for it."""
+        if self._each_epochs and (trainer.current_epoch + 1) % self._each_epochs == 0:
+            self._due = True
         self._due |= self.stop.agreed(trainer)
         if self._due or self._due_best:
             self._save(trainer)

@@ -24,8 +24,8 @@ class ValidationTimes:
     @classmethod
     def of(cls, every: Duration, horizon: Horizon) -> ValidationTimes:
         """Whole epochs, a share of one, or what else in steps: shares of the run, and one and a half epochs."""
-        if every.unit == "epochs" and float(every.value).is_integer():
-            return cls(epochs=int(every.value))
+        if every.whole_epochs:
+            return cls(epochs=every.whole_epochs)
         if every.unit == "epochs" and every.value < 1:
             return cls(share=float(every.value))
         return cls(steps=max(1, every.steps(horizon)))

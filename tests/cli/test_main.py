@@ -4,13 +4,15 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from lrflow.cli import main
+from lrflow.cli.jobs import run_job
 from lrflow.config import Config, compose, save_config
-from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
 
 
 def test_a_good_config_is_run(task) -> None:
@@ -243,3 +245,16 @@ def test_what_a_task_finds_wrong_is_told_with_its_place(
     err = capsys.readouterr().err
     assert "  optimizer.lr = 0.1\n      is too high\n      conf/recipe/mine.yaml:4\n" in err
     assert "  seed = 4\n      is odd\n\n" in err  # the command line's, not the recipe's
+
+
+@pytest.mark.parametrize(("rank", "told"), [(0, 1), (1, 0)])
+def test_the_first_of_several_processes_says_that_they_were_stopped(
+    rank: int, told: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stop(config: Any) -> Any:
+        raise StoppedError("stopped as asked after 5 steps", 130)
+
+    monkeypatch.setattr("lrflow.cli.jobs.run_task", stop)
+    monkeypatch.setattr("lrflow.training.ranks.rank", lambda: rank)
+    assert run_job(compose([])).exit_code == 130
+    assert "".join(capfd.readouterr()).count("stopped as asked") == told

@@ -66,7 +66,7 @@ def test_a_share_of_a_run_of_unknown_length() -> None:
 def test_epochs_of_unknown_length() -> None:
     rule = "{name: a, match: 'head.*', unfreeze: 2 epochs}"
     found = told(rule, REST, more=("task=plan", "horizon.steps=100"))
-    assert "say how many steps an epoch has" in found["layers.rules[0].unfreeze"]
+    assert "give steps ('500 steps') or a share of the run ('10%')" in found["layers.rules[0].unfreeze"]
     assert told(rule, REST, more=("task=plan", "horizon.steps=100", "horizon.steps_per_epoch=10")) == {}
 
 

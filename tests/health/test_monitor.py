@@ -144,6 +144,17 @@ def test_an_error_of_a_monitor_ends_the_run_with_its_words(mine: Any) -> None:
     assert not list(Path("outputs").glob("*/checkpoints/*"))
 
 
+def test_a_run_that_did_not_finish_records_its_last_metrics(mine: Any) -> None:
+    finished = train.run(compose([*SMALL, "output=whole"]))
+    with pytest.raises(Exception, match="step 30: enough"):
+        train.run(compose([*SMALL, "health.mine._target_=my_monitors.Mine", "health.mine.ends=30"]))
+    summary = RunFolder(next(Path("outputs").glob("2*"))).read_summary()
+    assert summary["metrics"].keys() == finished.keys() - {"folder"}
+    (saved,) = Path("outputs").glob("2*/checkpoints/best.ckpt")
+    (best,) = (state["best"] for state in read_checkpoint(saved)["callbacks"].values() if "best" in state)
+    assert summary["metrics"]["val/loss"] == pytest.approx(best)
+
+
 @pytest.mark.parametrize(
     ("options", "key", "told"),
     [

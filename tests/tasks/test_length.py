@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lrflow.config import compose
-from lrflow.errors import ConfigError
+from lrflow.errors import ConfigError, Problem
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 from lrflow.tasks import train
@@ -126,13 +126,19 @@ def test_a_stream_ends_after_so_many_samples() -> None:
 
 
 def test_how_often_is_refused_where_it_cannot_be_counted() -> None:
-    config = compose(["trainer.max_steps=9", "trainer.val_every=64 samples", "trainer.checkpoint.every=1 epoch"])
-    with pytest.raises(ConfigError) as caught:
-        check_intervals(config, Horizon(9))
-    assert [problem.key for problem in caught.value.problems] == ["trainer.val_every", "trainer.checkpoint.every"]
-    check_intervals(config, Horizon(9, 3, 8.0))
-    # Lightning validates at an epoch's end without knowing when that is.
-    check_intervals(compose(["trainer.max_steps=9", "trainer.checkpoint.every=3"]), Horizon(9))
+    config = compose(["trainer.max_steps=9", "trainer.val_every=64 samples", "trainer.checkpoint.every=0.5 epochs"])
+    with pytest.raises(ConfigError) as caught, check_intervals(config, Horizon(9)):
+        raise ConfigError([Problem("schedule.warmup", "too long")])
+    assert [problem.key for problem in caught.value.problems] == [
+        "trainer.val_every",
+        "trainer.checkpoint.every",
+        "schedule.warmup",
+    ]
+    with check_intervals(config, Horizon(9, 3, 8.0)):
+        pass
+    # The end of an epoch is seen when it is there.
+    with check_intervals(compose(["trainer.max_steps=9", "trainer.checkpoint.every=3 epochs"]), Horizon(9)):
+        pass
 
 
 SHORT = ["model.widths=[8]", "trainer=cpu", "trainer.progress=false", "data.batch_size=128", "task.test=false"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import shlex
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +20,9 @@ from pytorch_lightning.callbacks import EarlyStopping, Timer
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from lrflow.config import compose
+from lrflow.runs import checkpoints_in
 
 X = torch.randn(96, 8, generator=torch.Generator().manual_seed(7))
 Y = X.sum(1, keepdim=True).tanh()
@@ -34,6 +39,11 @@ class Stream(IterableDataset[Any]):
         if self.left is not None:
             self.left -= 1
         return iter(()) if self.left is not None and self.left < 0 else iter(zip(X, Y, strict=True))
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.cycle(zip(X, Y, strict=True))
 
 
 class Nominal(DataLoader[Any]):
@@ -82,6 +92,7 @@ class Data(pl.LightningDataModule):
         made: dict[str, Callable[[], Any]] = {
             "map": lambda: DataLoader(TABLE, self.batch_size, shuffle=True),
             "stream": lambda: DataLoader(Stream(), self.batch_size),
+            "endless": lambda: DataLoader(Endless(), self.batch_size),
             "dead": lambda: DataLoader(Stream(2), self.batch_size),
             "fewer": lambda: DataLoader(TABLE, batch_sampler=Fewer()),  # type: ignore[arg-type]
             "walk": Walk,
@@ -184,11 +195,16 @@ LENGTHS = {
         [4, 8],
         [4, 8],
     ),
-    "a stream": (
-        "data.kind=stream trainer.max_steps=15 trainer.checkpoint.every=20",  # beside the default of 20 epochs
-        [6, 12, 15],
-        [6, 12, 15],
+    # Beside the default of 20 epochs.
+    "a stream": ("data.kind=stream trainer.max_steps=15", [6, 12, 15], [6, 12, 15]),
+    "an endless one": ("data.kind=endless trainer.max_steps=9 trainer.val_every=5", [9], [5, 9]),
+    "its first batches make an epoch": (
+        "data.kind=endless trainer.max_epochs=2 trainer.limit_train_batches=4",
+        [4, 8],
+        [4, 8],
     ),
+    "a smoke run": ("data.kind=endless fast=true trainer.max_steps=2000", [8], [8]),
+    "a smoke run of samples": ("data.kind=endless fast=true trainer.max_samples=5000", [8], [8]),
     "accumulated": (
         "data.kind=nominal data.said=10 trainer.max_epochs=2 trainer.accumulate_grad_batches=4",
         [2, 4, 6],
@@ -201,9 +217,10 @@ LENGTHS = {
 def test_the_planned_steps_are_made_over_the_epochs_that_there_are(
     options: str, epochs: list[int], validated: list[int], run: Cli, tmp_path: Path
 ) -> None:
-    done = run(*shlex.split(options))
+    done = run("trainer.checkpoint.monitor=null", *shlex.split(options))
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "epochs.json").read_text()) == epochs
+    assert [int(path.stem[5:]) for path in checkpoints_in(next(tmp_path.glob("outputs/*_run/checkpoints")))] == epochs
     assert _validated(tmp_path) == validated
     summary = json.loads(next(tmp_path.glob("outputs/*_run/summary.json")).read_text())
     assert (summary["status"], summary["steps"]) == ("finished", epochs[-1])
@@ -244,6 +261,28 @@ def test_a_stream_that_only_epochs_end_is_refused(run: Cli) -> None:
     assert done.returncode == 2
     assert "trainer.max_epochs = 3" in done.stderr
     assert "trainer.max_steps=N" in done.stderr
+    assert "trainer.limit_train_batches=N, which makes an epoch N batches long" in done.stderr
+
+
+@pytest.mark.parametrize("task", ["train", "plan"])
+def test_everything_that_a_stream_leaves_uncounted_is_told_at_once(task: str, run: Cli) -> None:
+    intervals = ["trainer.checkpoint.every=0.5 epochs", "trainer.val_every=1.5 epochs", "schedule.warmup=2 epochs"]
+    done = run(f"task={task}", "data.kind=endless", "trainer.max_steps=30", *intervals)
+    assert done.returncode == 2
+    for interval in intervals:
+        assert interval.replace("=", " = ") in done.stderr
+    assert done.stderr.count("give steps ('500 steps') or a share of the run ('10%')") == 3
+
+
+def test_a_smoke_run_says_that_a_search_is_not_shortened() -> None:
+    for options, told in (
+        (["task=find"], 1),
+        (["task=find", "find=stability"], 0),
+        (["optimizer.lr=auto"], 1),
+        ([], 0),
+    ):
+        remarks = compose([*options, "fast=true"]).remarks
+        assert len([remark for remark in remarks if "find.steps" in remark]) == told
 
 
 ENDS = {
@@ -283,3 +322,10 @@ def test_the_plan_of_ones_own_data_is_that_of_the_processes_that_train(run: Cli)
     assert "run       30 steps, 5 epochs of 6" in run(*options).stdout
     done = run(*options, "trainer.strategy=ddp", "trainer.devices=2")
     assert "run       15 steps, 5 epochs of 3" in done.stdout
+
+
+def test_a_plan_of_ones_own_data_is_as_quiet_as_their_training(run: Cli) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert run("task=plan", "data.kind=map").returncode == 0
+    assert not [one for one in caught if "LeafSpec" in str(one.message)]

@@ -101,7 +101,8 @@ def test_a_run_cut_off_goes_on_as_if_it_never_was(
         pytest.skip("processes are slow to start")
     reference = uninterrupted(arrangement)
     broken = train(tmp_path, interrupt=cut, **options)
-    every = broken.checkpoints._every
+    saving = broken.checkpoints
+    every = saving._every or saving._each_epochs * broken.horizon.steps_per_epoch
     done = broken.trainer.global_step
     # Besides those that were due, each best one is saved.
     assert {int(path.stem[5:]) for path in broken.saved} >= set(range(every, done + 1, every))
