@@ -109,7 +109,10 @@ def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[Overr
             hint = "such as optimizer.lr=interval(1e-4,1) or sweep=lr_bayes"
             raise ConfigError([Problem("sweep", "nothing is swept", hint=hint)])
         assignments = space.grid() if node.sampler == "grid" else space.corners()
-        return [[Override.read(text) for text in space.overrides(values)] for values in assignments]
+        # What the sweep is judged by holds for its runs too.
+        judged = ("hydra/sweeper", "hydra.sweeper.metric", "hydra.sweeper.mode")
+        settings = [override for override in overrides.ready if override.key in judged]
+        return [[*settings, *map(Override.read, space.overrides(values))] for values in assignments]
     hint = "add sweep.sampler=tpe, or random"
     drawn = [override for override in overrides.ready if isinstance(override.parsed.value(), IntervalSweep)]
     if drawn and str(node.get("_target_")).endswith("BasicSweeper"):

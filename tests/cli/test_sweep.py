@@ -231,3 +231,16 @@ def test_a_smoke_run_is_the_same_in_a_sweep(words: list[str], task, caplog: pyte
     assert {str(config.schedule.warmup) for config in ran} == {"30%"}, "120 of the 400 steps of the whole run"
     told = [record.getMessage() for record in caplog.records if record.name == "lrflow"]
     assert told == len(ran) * ["fast=true: the run is shorter, and so are schedule.warmup 120 -> 30%"], "one per job"
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_two_modes_of_one_metric_are_refused_in_a_sampled_sweep_too(
+    mode: str, task, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = task(lambda config: {"val/accuracy": 0.5})
+    words = ["trainer.checkpoint.monitor=val/accuracy", "trainer.checkpoint.mode=max", "optimizer.lr=1e-3,1e-2"]
+    swept = ["hydra/sweeper=lrflow", "sweep.n_trials=2", "sweep.metric=val/accuracy", f"sweep.mode={mode}"]
+    assert main(["-m", *swept, *words]) == (2 if mode == "min" else 0)
+    assert len(ran) == (0 if mode == "min" else 2)
+    said = "sweep.mode = min trainer.checkpoint.mode says max of the same metric, val/accuracy"
+    assert (said in " ".join(capsys.readouterr().err.split())) == (mode == "min")
