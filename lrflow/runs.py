@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
+import re
 import secrets
 import socket
 import sys
@@ -19,6 +21,10 @@ from typing import Any
 
 from lrflow import files
 from lrflow.errors import ConfigError, LrflowError, Problem
+
+log = logging.getLogger("lrflow")
+
+_RUN_ID = re.compile(r"[\w.-]+\n|[0-9a-f]{12}")
 
 BEST = "best.ckpt"
 """The name of the best checkpoint."""
@@ -132,17 +138,21 @@ class RunFolder:
 
         A folder that lrflow 0.1 wrote before it kept ids has the one that dashboards got then, made of the folder's
         name, so that its run goes on there. Not so the job of a sweep, whose name is its number: every sweep's job of
-        that number had the same id, and to write on under it would mix the run with theirs; it gets a new one.
+        that number had the same id, and to write on under it would mix the run with theirs; it gets a new one. So does
+        a run whose file is empty or torn.
         """
-        path = self.path / "run_id"
+        path, name = self.path / "run_id", self.path.name
+        made = secrets.token_hex(6)
         try:
-            return path.read_text().strip()
+            found = path.read_text(errors="replace")
+            if _RUN_ID.fullmatch(found):
+                return found.strip()
+            log.warning("%s is torn: the run has a new id on dashboards, %s", path, made)
         except FileNotFoundError:
-            name = self.path.name
-            before = self.config.exists() and not name.isdecimal()
-            made = hashlib.sha256(name.encode()).hexdigest()[:12] if before else secrets.token_hex(6)
-            files.write_whole(path, f"{made}\n")
-            return made
+            if self.config.exists() and not name.isdecimal():
+                made = hashlib.sha256(name.encode()).hexdigest()[:12]
+        files.write_whole(path, f"{made}\n")
+        return made
 
     @property
     def config(self) -> Path:

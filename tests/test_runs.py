@@ -171,6 +171,15 @@ def test_a_run_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("content", [b"", b"\n", b"3f2", b"\0" * 13, b"\xff\xfe"])
+def test_a_torn_run_id_is_made_anew(content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "run_id").write_bytes(content)
+    made = RunFolder(tmp_path).run_id
+    assert re.fullmatch("[0-9a-f]{12}", made)
+    assert RunFolder(tmp_path).run_id == made
+    assert made in caplog.text
+
+
 def test_a_run_id_is_made_once(tmp_path: Path) -> None:
     first, second = RunFolder.create(tmp_path, "one"), RunFolder.create(tmp_path, "one")
     made = first.run_id

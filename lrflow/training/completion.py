@@ -96,8 +96,12 @@ def _setup_once(module: pl.LightningModule) -> Callable[[str], None]:
         setup(stage)
         for name, tensor in module.state_dict(keep_vars=True).items():
             old = before.get(name)
-            if isinstance(tensor, torch.Tensor) and old is not None and old is not tensor and old.shape == tensor.shape:
-                with torch.no_grad():
+            if not isinstance(tensor, torch.Tensor) or old is None or old is tensor or nn.parameter.is_lazy(old):
+                continue
+            with torch.no_grad():
+                if nn.parameter.is_lazy(tensor):
+                    tensor.materialize(old.shape)  # type: ignore[attr-defined]
+                if old.shape == tensor.shape:
                     tensor.copy_(old)
 
     module.setup = setup_once  # type: ignore[method-assign]

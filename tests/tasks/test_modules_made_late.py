@@ -48,6 +48,10 @@ class Setup(Base):
     def setup(self, stage):
         self.calls += (stage,); self.head = nn.Linear(4, self.trainer.datamodule.outputs)
 
+class LazySetup(Setup):
+    """A lazy head in setup(), without a guard."""
+    def setup(self, stage): self.head = nn.LazyLinear(self.trainer.datamodule.outputs)
+
 class Configure(Base):
     """Everything in configure_model(), without a guard."""
     def configure_model(self):
@@ -123,7 +127,7 @@ def test_what_hooks_make_is_in_the_plan_and_trains(
     assert plan["groups"] == json.loads((newest(tmp_path) / "config.yaml").with_name("plan.json").read_text())["groups"]
 
 
-@pytest.mark.parametrize("module", ["Setup", "Configure", "Lazy"])
+@pytest.mark.parametrize("module", ["Setup", "Configure", "Lazy", "LazySetup"])
 def test_they_are_tested_resumed_and_evaluated_with_what_they_learned(
     module: str, late: Callable[..., Done], tmp_path: Path
 ) -> None:
