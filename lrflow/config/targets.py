@@ -131,6 +131,9 @@ def locate(target: str, key: str = "_target_") -> Any:
     if room in ROOMS and parts[-1] not in getattr(importlib.import_module(room), "__all__", ()):
         raise ConfigError([Problem(key, f"{room} does not export {parts[-1]}", target)])
     home = _home(found)
+    if isinstance(found, partial):
+        hint = "name the function itself, with its arguments in the config, or write a function that calls it"
+        raise ConfigError([Problem(key, "is a functools.partial, and no class or function", target, hint)])
     if home is None or not any(_below(f"{home}.", place) for place in (*ROOMS, *TREES, *trusted())):
         raise ConfigError([Problem(key, f"is defined in {home or 'no module'}, which a config may not use", target)])
     return found
@@ -294,7 +297,8 @@ def _import(path: str, target: str, key: str) -> ModuleType:
             problem = Problem(key, f"there is no package {path} to import", target, hint)
         else:
             parent, _, name = path.rpartition(".")
-            public = [entry for entry in dir(importlib.import_module(parent)) if not entry.startswith("_")]
+            above = importlib.import_module(parent)
+            public = getattr(above, "__all__", None) or [entry for entry in dir(above) if not entry.startswith("_")]
             problem = Problem(key, f"there is no {name} in {parent}", target, did_you_mean(name, public))
         raise ConfigError([problem]) from error
     except (Exception, SystemExit) as error:

@@ -69,6 +69,9 @@ def build_optimizer(
         if name := _named(arguments, said):
             problem = Problem(f"{key}.{name}", f"the optimizer refuses it: {said}", config[name])
         raise ConfigError([problem]) from error
+    if not (hasattr(optimizer, "param_groups") and callable(getattr(optimizer, "step", None))):
+        message = f"makes an object of {type(optimizer).__name__}, no optimizer: it has no param_groups or no step"
+        raise ConfigError([Problem(f"{key}._target_", message, config.get("_target_", ...))])
     if traits_of(type(optimizer), f"{key}._target_").modes:
         optimizer.train()  # type: ignore[attr-defined]  # schedule-free ones refuse a step in any other mode
     return optimizer

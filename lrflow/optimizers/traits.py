@@ -282,7 +282,7 @@ def _brought(made: Any, own: Any, traits: Traits, key: str) -> Traits:
         return own or traits
     where = f"{getattr(made, '__qualname__', 'the optimizer')}.{ATTRIBUTE}"
     if not isinstance(own, Mapping):
-        raise ConfigError([Problem(key, f"{where}: expected Traits(...) or a dictionary of traits", own)])
+        raise ConfigError([Problem(key, f"{where} is {own!r}: expected Traits(...) or a dictionary of traits")])
     known = [one.name for one in fields(Traits)]
     if problems := [
         Problem(key, f"{where}: there is no such trait", name, did_you_mean(str(name), known))

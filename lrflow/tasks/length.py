@@ -28,6 +28,9 @@ def count_horizon(config: Config, data: pl.LightningDataModule, processes: int) 
         ConfigError: an epoch has no batch, or no length is known.
     """
     loaders = data.train_dataloader()
+    if loaders is None:
+        message = f"{type(data).__name__}.train_dataloader() returns None, so there is nothing to train on"
+        raise ConfigError([Problem("data", message)])
     epoch = Epoch(_batches(loaders), _samples_per_batch(loaders))
     if epoch.batches == 0:
         message = f"the training data on {processes} device(s) does not fill a single batch"
@@ -70,7 +73,7 @@ def _batches(loaders: Any) -> int | None:
     combined = combine(loaders)
     try:
         lengths = [len(loader) for loader in combined.flattened]
-    except TypeError:
+    except (TypeError, NotImplementedError):
         return None
     return min(lengths) if combined._mode == "min_size" else max(lengths, default=0)
 

@@ -22,12 +22,11 @@ from lrflow.console import QuietConsole
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
-from lrflow.tasks import build
 from lrflow.tasks.likeness import likeness, shares_data, why_not
 from lrflow.tasks.membership import as_member, check_alike, load_shared, shared_state, verify
-from lrflow.tasks.record import conclude, failure_recorded, open_folder, record_start
+from lrflow.tasks.record import conclude, failure_recorded, open_folder, open_loggers, record_start
 from lrflow.tasks.train import prepare
-from lrflow.training.loggers import abandon_loggers, build_loggers, close_loggers
+from lrflow.training.loggers import abandon_loggers, close_loggers
 from lrflow.vectorized.fit import PopulationFit
 from lrflow.vectorized.member import Member
 from lrflow.vectorized.population import UnfitError
@@ -172,7 +171,7 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
     with ExitStack() as open_:
         for number, config in members:
             folder = open_folder(config, None)
-            loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
+            loggers = open_loggers(config, folder)
             open_.callback(close_loggers, loggers)
             try:
                 member = as_member(prepare(config, folder, None, loggers, quiet, copy.copy(loaded)))

@@ -18,7 +18,7 @@ from lrflow.outcome import Outcome
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.tasks import build
-from lrflow.training.loggers import close_loggers
+from lrflow.training.loggers import build_loggers, close_loggers
 from lrflow.training.ranks import rank
 from lrflow.training.resume import Resumed
 
@@ -43,6 +43,11 @@ def open_folder(config: Config, resumed: Resumed | None, title: str | None = Non
     if resumed and resumed.is_newest and config.resume.horizon != "branch":
         return RunFolder.of(resumed.path)
     return RunFolder.create(Path(config.output), title or config.title)
+
+
+def open_loggers(config: Config, folder: RunFolder) -> list[Logger]:
+    """What a run reports its metrics to."""
+    return build_loggers(config.logger.model_dump(), folder.path, config.title, build.record(config))
 
 
 @contextmanager

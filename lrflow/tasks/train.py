@@ -32,14 +32,22 @@ from lrflow.tasks.branch import branch_point
 from lrflow.tasks.data import ready_data
 from lrflow.tasks.length import check_intervals, count_horizon
 from lrflow.tasks.monitors import build_monitors
-from lrflow.tasks.record import conclude, failure_recorded, open_folder, own_environment, record_start, say_goodbye
+from lrflow.tasks.record import (
+    conclude,
+    failure_recorded,
+    open_folder,
+    open_loggers,
+    own_environment,
+    record_start,
+    say_goodbye,
+)
 from lrflow.tasks.testing import test_run
 from lrflow.training import Checkpoints, EvaluationWeights, Freezing, Signals, planned_module
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.feedback import FeedbackLoop, close_loop
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.isolation import UndisturbedByValidation
-from lrflow.training.loggers import build_loggers, close_loggers
+from lrflow.training.loggers import close_loggers
 from lrflow.training.monitor import Monitor, Watched
 from lrflow.training.progress import ProgressBar
 from lrflow.training.ranks import rank
@@ -86,7 +94,7 @@ def outcome(config: Config) -> Outcome:
                 from lrflow.tasks.find.auto import settle_lr  # which trains too, for a while
 
                 config = settle_lr(config, folder, QuietConsole(quiet=rank() > 0))
-            loggers = build_loggers(config.logger.plain(), folder.path, config.title, build.record(config))
+            loggers = open_loggers(config, folder)
             return _train(config, folder, resumed, loggers)
         finally:
             close_loggers(loggers)

@@ -276,3 +276,25 @@ class Child(Digits):
             ("data.batch_sise", "did you mean data.batch_size?")
         ]
         assert check_arguments("theirs.Anything", {"batch_sise": 4}, "data") == []
+
+
+def test_a_lazy_package_suggests_what_it_exports() -> None:
+    with pytest.raises(ConfigError) as caught:
+        locate("lrflow.models.MLPP")
+    assert caught.value.problems[0].hint == "did you mean MLP?"
+
+
+def test_a_partial_is_named_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "partly.py").write_text("from functools import partial\n\nmake = partial(dict, lr=1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    extend(["partly"])
+    with pytest.raises(ConfigError, match=r"is a functools\.partial"):
+        locate("partly.make")
+
+
+def test_an_exit_of_an_imported_module_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    extend(["leaves"])
+    with pytest.raises(ConfigError, match="importing leaves fails: SystemExit: 0"):
+        locate("leaves.Model")

@@ -245,3 +245,20 @@ def test_a_weight_decay_that_the_optimizer_does_not_have() -> None:
     groups = [Group("a", (("p", parameter),), 0.1, 1.0, weight_decay=0.1), Group("b", (), 0.1, 1.0, weight_decay=0.0)]
     assert "set one: a" in refused(groups, {"lr": 0.1}, torch.optim.Rprop)["layers.rules"]
     assert build_optimizer(groups[1:] + one(torch.ones(1)), {"lr": 0.1}, torch.optim.Rprop)
+
+
+class _NoOptimizer:
+    def __init__(self, params: object, lr: float) -> None:
+        self.lr = lr
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(lambda params, lr: None, "NoneType"), (_NoOptimizer, "_NoOptimizer")], ids=["None", "object"]
+)
+def test_what_makes_no_optimizer_is_refused(make: Any, kind: str) -> None:
+    groups = resolve(nn.Linear(2, 2), [Rule("all", match="*")], 0.1)
+    with pytest.raises(ConfigError) as caught:
+        build_optimizer(groups, {"_target_": "my.make", "lr": 0.1}, make)
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.value) == ("optimizer._target_", "my.make")
+    assert problem.message.startswith(f"makes an object of {kind}, no optimizer")

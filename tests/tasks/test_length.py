@@ -235,3 +235,37 @@ def test_what_a_step_sees_is_in_the_fingerprint_only_where_the_schedule_is_in_sa
         plan = Plan.from_dict(told)
         del told["horizon"]["samples_per_step"]
         assert (Plan.from_dict(told).fingerprint != plan.fingerprint) is matters
+
+
+def data_of(loader: Any) -> pl.LightningDataModule:
+    class Data(pl.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return loader
+
+    return Data()
+
+
+class Raises:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [TypeError("no length"), NotImplementedError])
+def test_a_loader_whose_length_is_not_to_be_had_has_none(error: Exception) -> None:
+    horizon = count_horizon(compose(["trainer.max_epochs=null", "trainer.max_steps=7"]), data_of(Raises(error)), 1)
+    assert (horizon.steps, horizon.steps_per_epoch) == (7, None)
+    with pytest.raises(ConfigError, match="the training data has no length"):
+        count_horizon(compose(["trainer.max_epochs=2"]), data_of(Raises(error)), 1)
+
+
+def test_another_error_is_the_users() -> None:
+    with pytest.raises(RuntimeError, match="oh"):
+        count_horizon(compose(), data_of(Raises(RuntimeError("oh"))), 1)
+
+
+def test_no_loader_is_told_as_such() -> None:
+    with pytest.raises(ConfigError, match=r"Data\.train_dataloader\(\) returns None"):
+        count_horizon(compose(), data_of(None), 1)

@@ -17,6 +17,7 @@ from lrflow.errors import DivergedError, EndedEarlyError, PrunedError, SignalRec
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.tasks import train
+from lrflow.tasks.record import open_loggers
 from lrflow.training.loggers import close_loggers
 
 SHORT = ["model.widths=[8]", "trainer=cpu", "trainer.max_steps=12", "trainer.progress=false", "data.batch_size=128"]
@@ -129,3 +130,14 @@ def test_a_whole_run(ended: Any) -> None:
     assert (summary["status"], summary["steps"], summary["planned"]) == ("finished", 12, 12)
     assert (told.status, told.exit_code) == ("finished", 0)
     assert "reason" not in summary
+
+
+def test_a_key_of_weights_and_biases_alone_asks_for_it_with_the_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr("lrflow.tasks.record.build_loggers", lambda settings, *_: told.append(settings) or [])
+    open_loggers(compose(["logger.wandb.project=x"]), RunFolder(tmp_path))
+    (settings,) = told
+    wandb = {"project": "x", "entity": None, "group": None, "tags": [], "mode": "auto"}
+    assert settings == {"csv": True, "wandb": wandb, "tensorboard": None}
