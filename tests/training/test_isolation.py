@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from lrflow.layers import Rule
 from lrflow.schedules import Constant, Schedule
 from lrflow.training import Supervised
 from lrflow.training.isolation import Snapshot, isolated
+from lrflow.training.plain_state import namespaces
 
 ALL = [Rule("all", match="*")]
 
@@ -406,3 +409,31 @@ def test_a_graph_that_still_needs_a_tensor_finds_it() -> None:
         layer.mean.data.zero_()
     product.backward()
     assert float(weight.grad) == 3.0
+
+
+def test_what_classes_and_python_modules_hold_is_put_back_where_it_is_asked_for() -> None:
+    source = (
+        "import numpy\nCALLS, DRAWN, NOTES = 0, numpy.random.RandomState(1), {'n': [0]}\n"
+        "class Base:\n    seen = 0\n    @staticmethod\n"
+        "    def keeps(found=[]):\n        found.append(1)\n        return len(found)\n"
+        "class Made(Base):\n    pass\n"
+    )
+    own = ModuleType("users_own")
+    sys.modules["users_own"] = own
+    try:
+        exec(source, vars(own))
+        places = namespaces([own.Made])
+        assert {place.name for place in places} == {"users_own", "users_own.Made", "users_own.Base"}
+        before = Snapshot(places)
+        for _ in range(2):  # it can be put back more than once
+            drawn = own.DRAWN.rand()
+            own.CALLS, own.ADDED, own.Base.seen, own.Made.seen = 5, 1, 2, 3
+            own.NOTES["n"].append(1)
+            assert own.Base.keeps() == 1
+            before.restore()
+            assert (own.CALLS, own.NOTES, own.Made.seen) == (0, {"n": [0]}, 0)
+            assert not hasattr(own, "ADDED")
+            assert own.DRAWN.rand() == drawn
+            before.restore()
+    finally:
+        del sys.modules["users_own"]
