@@ -253,8 +253,9 @@ def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
         options = list(error.options or catalogue.options(group))
         return Problem(group or "defaults", "there is no such option", option, did_you_mean(option, options))
     if found := re.search(r"Could not override '(hydra[^']*)'", str(error)):
-        hint = nearest_setting(found.group(1)) or "--cfg hydra shows those it has"
-        return Problem(found.group(1), "Hydra has no such key", hint=hint)
+        if hint := nearest_setting(found.group(1)):
+            return Problem(found.group(1).replace("hydra.sweeper.", "sweep.", 1), "there is no such key", hint=hint)
+        return Problem(found.group(1), "Hydra has no such key", hint="--cfg hydra shows those it has")
     if found := re.search(r"In '([^']+)': Could not override '([^'@]+)", str(error)):
         return _no_such_group(found.group(1), found.group(2), catalogue)
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines()]

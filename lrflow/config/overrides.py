@@ -244,9 +244,9 @@ def _unreadable(override: Override, catalogue: Catalogue) -> Problem | None:
         option = catalogue.find(override.text)
         hint = f"did you mean {option.group}={option.name}?" if option else "such as optimizer=sgd or optimizer.lr=0.01"
         return Problem(override.text, "expected key=value", ..., hint)
-    if override.is_readable:
-        return None
     key, value = override.key, override.given
+    if key.strip() and override.is_readable:
+        return None
     if not key.strip():
         return Problem(override.text, "expected key=value", ..., "such as optimizer=sgd or optimizer.lr=0.01")
     if any(sign.isspace() for sign in key):

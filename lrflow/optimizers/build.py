@@ -136,6 +136,8 @@ def _check_arguments(
         default = accepted[name].default if name in accepted else None
         if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
             yield Problem(f"{key}.{name}", "expected a number", value)
+        elif name in ("foreach", "capturable", "differentiable") and not isinstance(value, bool | None):
+            yield Problem(f"{key}.{name}", "expected true, false or null", value)
     if _takes_anything(accepted):
         return
     known = list(accepted)[1:]  # the first one takes the parameters

@@ -244,3 +244,10 @@ def test_two_modes_of_one_metric_are_refused_in_a_sampled_sweep_too(
     assert len(ran) == (0 if mode == "min" else 2)
     said = "sweep.mode = min trainer.checkpoint.mode says max of the same metric, val/accuracy"
     assert (said in " ".join(capsys.readouterr().err.split())) == (mode == "min")
+
+
+def test_an_unknown_setting_of_the_sweep_is_named_as_it_is_typed(task, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "sweep.trials=2", "optimizer.lr=1e-3,1e-2"]) == 2
+    err = capsys.readouterr().err
+    assert "did you mean sweep.n_trials?" in err
+    assert "hydra" not in err

@@ -14,6 +14,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "unknown group": (["optimiser=adamw"], {"optimiser": "did you mean optimizer?"}),
     "unknown task": (["task=tune"], {"task": "known: analyze, evaluate, find, plan, train"}),
     "group deleted": (["~optimizer"], {"optimizer": "choose an option"}),
+    "no key": (["=3"], {"=3": "such as optimizer=sgd"}),
     "no key=value": (["plan"], {"plan": "did you mean task=plan?"}),
     "unreadable value": (["name=a(b"], {"name": "put special characters in quotes"}),
     "no sweep": (["optimizer.lr=0.1,0.2"], {"optimizer.lr": "add -m"}),

@@ -262,3 +262,10 @@ def test_what_makes_no_optimizer_is_refused(make: Any, kind: str) -> None:
     (problem,) = caught.value.problems
     assert (problem.key, problem.value) == ("optimizer._target_", "my.make")
     assert problem.message.startswith(f"makes an object of {kind}, no optimizer")
+
+
+def test_a_word_where_a_switch_belongs_is_refused() -> None:
+    groups = resolve(nn.Linear(2, 2), [Rule("all", match="*")], 0.1)
+    with pytest.raises(ConfigError, match=r"optimizer\.foreach = 'maybe': expected true, false or null"):
+        build_optimizer(groups, {"lr": 0.1, "foreach": "maybe"}, torch.optim.SGD)
+    build_optimizer(groups, {"lr": 0.1, "foreach": None}, torch.optim.SGD)
