@@ -43,7 +43,8 @@ ANSWERS = {
     r"tags|logger\.tags": "did you mean logger.wandb.tags? It needs logger=wandb",
     r"(.*schedule)\.warmup_(?:ratio|fraction|pct)": "a warmup may be a share of the run: {0}.warmup={share}",
     r"(.*schedule)\.warmup_epochs": "a duration may be in epochs: {0}.warmup='{value} epochs'",
-    r"(?:trainer\.)?callbacks": "what watches a run is a monitor: health.NAME._target_=my_pkg.Watch trust=my_pkg",
+    r"(?:trainer\.)?callbacks": "what watches a run is a monitor: health.NAME._target_=my_pkg.Watch trust=my_pkg; "
+    "Lightning's callbacks, EarlyStopping too, are what the configure_callbacks of your LightningModule returns",
 }
 """Keys of other frameworks that have no counterpart of a similar name, and what to do instead."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import pytorch_lightning as pl
+
 from lrflow.config import Config, instantiate
 from lrflow.errors import ConfigError, Problem
 from lrflow.training.monitor import Monitor, Watched
@@ -31,8 +33,14 @@ def build_monitors(config: Config, run: Watched, only: Collection[str] | None = 
         try:
             monitor = instantiate(node)
             if not isinstance(monitor, Monitor):
-                message = f"builds a {type(monitor).__name__}, which is no lrflow.health.Monitor"
-                raise ConfigError([Problem(f"health.{name}._target_", message, node["_target_"])])
+                kind = type(monitor).__name__
+                message = f"builds {'an' if kind[0] in 'AEIOU' else 'a'} {kind}, which is no lrflow.health.Monitor"
+                hint = (
+                    "return it from configure_callbacks of your LightningModule"
+                    if isinstance(monitor, pl.Callback)
+                    else None
+                )
+                raise ConfigError([Problem(f"health.{name}._target_", message, node["_target_"], hint)])
             if monitor.active:
                 monitor.begin(name, run)
                 found.append(monitor)

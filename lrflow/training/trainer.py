@@ -53,14 +53,14 @@ class Trainer(pl.Trainer):
 
     Attributes:
         horizon: of the run; None until `run_for`.
-        ended_by: what asked it to stop before the last step; None: nothing did.
     """
 
     fit_loop: FitLoop
 
     def __init__(self, **options: Any) -> None:
         self.horizon: Horizon | None = None
-        self.ended_by: str | None = None
+        self._ended_by: str | None = None
+        self._ender: object = None
         super().__init__(max_epochs=-1, **options)
         self.fit_loop = FitLoop(self)
 
@@ -72,8 +72,16 @@ class Trainer(pl.Trainer):
 
     def stop(self, why: str) -> None:
         """End the run after this step, for a reason that its outcome tells."""
-        self.ended_by = self.ended_by or why
+        self._ended_by = self._ended_by or why
         self.should_stop = True
+
+    @property
+    def ended_by(self) -> str | None:
+        """What asked it to stop before the last step, with its own words where it has any; None: nothing did."""
+        words = getattr(self._ender, "stopping_reason_message", None)  # EarlyStopping sets it after it has asked
+        if not (self._ended_by and words):
+            return self._ended_by
+        return f"{self._ended_by}: {str(words).removesuffix(' Signaling Trainer to stop.').rstrip('.')}"
 
     @property
     def is_last_step_validated(self) -> bool:
@@ -90,9 +98,9 @@ class Trainer(pl.Trainer):
     def should_stop(self, value: bool) -> None:
         self._should_stop = bool(value)
         if not value:
-            self.ended_by = None
-        elif self.ended_by is None:
-            self.ended_by = _who(sys._getframe(1))
+            self._ended_by = self._ender = None
+        elif self._ended_by is None:
+            self._ended_by, self._ender = _who(sys._getframe(1))
 
     @property
     def max_epochs(self) -> int:
@@ -102,19 +110,19 @@ class Trainer(pl.Trainer):
         return max(math.ceil(self.horizon.epochs), self.current_epoch)
 
 
-def _who(frame: FrameType | None) -> str:
-    """Which callback or module a frame belongs to, as the reason of a stop."""
+def _who(frame: FrameType | None) -> tuple[str, object]:
+    """Which callback or module a frame belongs to, as the reason of a stop, and the very one."""
     while frame is not None:
         first = frame.f_code.co_varnames[:1] if frame.f_code.co_argcount else ()
         one = frame.f_locals.get(first[0]) if first else None
         if isinstance(one, Timer):
-            return "the time limit of the callback Timer"
+            return "the time limit of the callback Timer", one
         if isinstance(one, pl.Callback):
-            return f"the callback {type(one).__name__}"
+            return f"the callback {type(one).__name__}", one
         if isinstance(one, pl.LightningModule):
-            return f"the module {type(one).__name__}"
+            return f"the module {type(one).__name__}", one
         frame = frame.f_back
-    return "trainer.should_stop"
+    return "trainer.should_stop", None
 
 
 def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Logger], log_every: int) -> Trainer:

@@ -160,6 +160,11 @@ def test_a_run_that_did_not_finish_records_its_last_metrics(mine: Any) -> None:
     [
         (["health.mine._target_=my_monitors.NoMonitor"], "health.mine._target_", "is no lrflow.health.Monitor"),
         (["health.mine._target_=my_monitors.Mine", "health.mine.shre=1"], "health.mine.shre", "health.mine.share?"),
+        (
+            ["health.mine._target_=pytorch_lightning.callbacks.LambdaCallback"],
+            "health.mine._target_",
+            "configure_callbacks",
+        ),
         (["health.mine._target_=elsewhere.Mine"], "health.mine._target_", "trust=elsewhere"),
         (["health.mine._target_=lrflow.health.NonFinit"], "health.mine._target_", "did you mean NonFinite?"),
         (["health.mine.ends=3"], "health.mine._target_", "the dotted name of a lrflow.health.Monitor"),

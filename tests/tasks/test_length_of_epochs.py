@@ -286,7 +286,11 @@ def test_a_smoke_run_says_that_a_search_is_not_shortened() -> None:
 
 
 ENDS = {
-    "early": ("model.stop=early", 12, "the callback EarlyStopping"),
+    "early": (
+        "model.stop=early",
+        12,
+        "the callback EarlyStopping: Monitored metric val/loss did not improve",
+    ),
     "timer": ("model.stop=timer", 0, "the time limit of the callback Timer"),
     "batch": ("model.stop=batch", 8, "the callback StopAt"),
     "epoch": ("model.stop=epoch trainer.val_every=20", 12, "the callback StopAt"),
