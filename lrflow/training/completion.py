@@ -100,7 +100,7 @@ def _setup_once(module: pl.LightningModule) -> Callable[[str], None]:
                 continue
             with torch.no_grad():
                 if nn.parameter.is_lazy(tensor):
-                    tensor.materialize(old.shape)  # type: ignore[attr-defined]
+                    tensor.materialize(old.shape)
                 if old.shape == tensor.shape:
                     tensor.copy_(old)
 
