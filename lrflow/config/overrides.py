@@ -287,6 +287,9 @@ def _choice(override: Override, catalogue: Catalogue) -> Problem | None:
         return None
     if parsed.is_choice_sweep():
         value = list(parsed.sweep_string_iterator())
+    elif isinstance(value, list):
+        hint = f"such as {override.key}={value[0]}" if len(value) == 1 else None
+        return Problem(override.key, "expected the name of one option", override.given, hint)
     for name in value if isinstance(value, list) else [value]:
         if isinstance(name, dict) or name is None or name == "null" or str(name) in options:
             continue

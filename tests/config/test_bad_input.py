@@ -35,6 +35,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "tags of the logger": (["logger.tags=[a]"], {"logger.tags": "did you mean logger.wandb.tags?"}),
     "warmup as a ratio": (["schedule.warmup_ratio=0.1"], {"schedule.warmup_ratio": "schedule.warmup=10%"}),
     "warmup in epochs": (["schedule.warmup_epochs=3"], {"schedule.warmup_epochs": "schedule.warmup='3 epochs'"}),
+    "a list of options": (["schedule=[cosine]"], {"schedule": "expected the name of one option"}),
     "callbacks": (["callbacks=[x]"], {"callbacks": "what watches a run is a monitor: health.NAME"}),
     "callbacks of the trainer": (["trainer.callbacks=[x]"], {"trainer.callbacks": "configure_callbacks"}),
     "a key of analyze": (["task=analyze", "task.magin=3%"], {"task.magin": "did you mean task.margin?"}),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from lrflow.config import Config, compose
+from lrflow.config import Config, compose, save_config
 from lrflow.layers import Rule
 from lrflow.schedules import Duration
 
@@ -81,6 +81,7 @@ def test_an_earlier_run_is_named_by_its_very_checkpoint(nowhere: Path) -> None:
     checkpoint = nowhere / "outputs" / "x" / "checkpoints" / "step-0000010.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
+    save_config(compose([]), nowhere / "outputs" / "x" / "config.yaml")
     relative = str(checkpoint.relative_to(nowhere))
     for typed in (["resume=last"], ["resume.from=outputs/x"], [f"resume={relative}"], ["resume='outputs/x'"]):
         assert compose(typed, earlier=True).resume.source == relative
