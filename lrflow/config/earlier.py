@@ -107,7 +107,7 @@ def pinned(overrides: Sequence[Override]) -> list[Override]:
     key, source = found
     rest = [override for override in overrides if override.key not in ("resume.from", "task.from")]
     checkpoint = _checkpoint(overrides, key, source)
-    if _config_of(checkpoint) == checkpoint:
+    if _config_of(checkpoint) == checkpoint and not _names_recipe(overrides):
         log.warning("there is no %s: the config in the checkpoint holds", RunFolder.of(checkpoint).config)
     return [*rest, Override.path(key, checkpoint)]
 
@@ -121,7 +121,16 @@ def earlier_run(overrides: Sequence[Override]) -> Path | None:
     found = _named(overrides)
     if found is None:
         return None
-    return _config_of(_checkpoint(overrides, *found))
+    source = _config_of(_checkpoint(overrides, *found))
+    return None if source.name != "config.yaml" and _names_recipe(overrides) else source
+
+
+def _names_recipe(overrides: Sequence[Override]) -> bool:
+    """Whether a recipe is typed: beside a checkpoint without its run's config.yaml, the command line says everything.
+
+    A checkpoint does not know which recipe its config came from.
+    """
+    return any(override.key == "recipe" for override in overrides)
 
 
 def _config_of(checkpoint: Path) -> Path:
