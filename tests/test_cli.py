@@ -66,5 +66,5 @@ def test_python_m_lrflow(tmp_path: Path) -> None:
         "      there is no such option\n"
         "      did you mean optimizer=adamw?\n"
         "\n"
-        "Nothing was run. What there is: --help. The whole config: --cfg job.\n"
+        "Nothing was run. See --help for the options and --cfg job for the whole config.\n"
     )

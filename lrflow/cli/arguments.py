@@ -1,4 +1,4 @@
-"""The arguments of the command line: a few flags, and overrides."""
+"""Parse the command line: overrides and a few flags."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ PARTS = {
     "cfg": ("job", "hydra", "all"),
     "info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
-"""What these flags can show."""
+"""Values that these flags take."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """A command line.
+    """A parsed command line.
 
     Args:
-        overrides: as typed, without `trust=`.
-        trust: the packages named by `trust=`.
-        help, version, multirun, hydra_help, shell_completion, resolve: whether these flags are given.
-        cfg: `job`, `hydra` or `all`, to show that part of the config.
-        info: what Hydra is to tell about itself.
-        package: the key of the config that `--cfg` shows.
-        config_dir: a folder with more options.
+        overrides: overrides as typed, without `trust=`.
+        trust: packages named by `trust=`.
+        help, version, multirun, hydra_help, shell_completion, resolve: True if the flag was given.
+        cfg: part of the config to print: `job`, `hydra` or `all`; None prints nothing.
+        info: topic of Hydra's `--info` to print; None prints nothing.
+        package: key of the config to which `--cfg` is limited.
+        config_dir: folder with additional options.
     """
 
     overrides: tuple[str, ...]
@@ -45,7 +45,7 @@ class Arguments:
     config_dir: Path | None = None
 
     def for_hydra(self, overrides: Sequence[str]) -> list[str]:
-        """The command line that Hydra is handed, with these overrides."""
+        """Command line for Hydra, with these overrides."""
         words = []
         for flag, given in (
             ("--multirun", self.multirun),
@@ -60,17 +60,17 @@ class Arguments:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are problems like all others."""
+    """Argument parser that raises ConfigError instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError([Problem("command line", message, hint="see --help")])
 
 
 def parse(words: Sequence[str]) -> Arguments:
-    """Reads a command line.
+    """Parse a command line.
 
     Raises:
-        ConfigError: a flag that there is not, or a value that a flag does not take.
+        ConfigError: unknown flag, value that a flag does not take, or flags that exclude each other.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -91,7 +91,7 @@ def parse(words: Sequence[str]) -> Arguments:
         if given is not None and given not in PARTS[flag]:
             problems.append(Problem(f"--{flag}", f"expected one of {', '.join(PARTS[flag])}", given))
     if found.resolve and not found.cfg:
-        problems.append(Problem("--resolve", "goes with --cfg job"))
+        problems.append(Problem("--resolve", "needs --cfg job"))
     if sum(map(bool, (found.multirun, found.cfg, found.info))) > 1:
         problems.append(Problem("command line", "--multirun, --cfg and --info exclude each other"))
     if problems:
@@ -111,5 +111,5 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> Problem:
 
     flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
     close = closest(word.partition("=")[0], flags)
-    hint = f"did you mean {close}?" if close else "values are given as key=value, without dashes: optimizer.lr=0.01"
-    return Problem(word, "there is no such flag", hint=hint)
+    hint = f"did you mean {close}?" if close else "write overrides as key=value, without dashes: optimizer.lr=0.01"
+    return Problem(word, "no such flag", hint=hint)

@@ -9,83 +9,92 @@ from textwrap import wrap
 from rich.text import Text
 
 from lrflow.cli.report import console
-from lrflow.config.catalogue import GROUPS, Catalogue
+from lrflow.config.catalogue import GROUPS, Catalogue, Option, home
 
 _LONGEST = 26
+"""Names longer than this stand on a line of their own, above their description."""
 
-TOPICS = {
-    "task": "what to do",
-    "optimizer": "how parameters move",
-    "schedule": "the LR over the run: a warmup, a shape, a cooldown",
-    "feedback": "what raises or lowers the LR as the run goes",
-    "layers": "parameter groups, each with its own LR",
-    "scaling": "whether the peak LR follows the batch",
-    "model": "what is trained",
-    "data": "what it is trained on",
-    "trainer": "on which devices, how long, how exactly",
-    "logger": "where metrics go",
-    "health": "the monitors that watch a run",
-    "find": "how task=find finds a learning rate",
-    "recipe": "whole jobs; recipe=NAME/VARIANT is a variant, see its README",
-    "fast": "whether to make a smoke run of it: fast=true",
-    "sweep": "what -m searches, and how; sweep.n_trials=50 sets how long",
+EXAMPLES = {
+    "lrflow": "Train a small network on handwritten digits, in less than a minute.",
+    "lrflow task=plan layers=backbone_head schedule.warmup=10%": "Print and plot every LR of a run without training.",
+    "lrflow -m optimizer=sgd,adamw optimizer.lr=0.01,0.001": "Train four runs and compare them in a table.",
 }
 
 COMMON = {
-    "optimizer.lr=0.01": "the peak LR; the schedule multiplies it",
-    "schedule.warmup=5%": "every duration can be 5%, 3 epochs, 500 (steps) or 64_000 samples",
-    "trainer.max_epochs=20": "how long; or trainer.max_steps=1000, trainer.max_samples=64_000",
-    "data.batch_size=64": "examples a batch and device",
-    "seed=0": "of everything random",
-    "name=first": "what the run is called",
-    "resume=last": "go on with the newest run; resume=PATH: with any",
-    "model=custom": "your own: model._target_=my_pkg.Net trust=my_pkg",
-}
-
-EXAMPLES = {
-    "lrflow": "train on digits, in less than a minute",
-    "lrflow task=plan layers=backbone_head schedule.warmup=10%": "every LR of a run before it starts",
-    "lrflow -m optimizer=sgd,adamw optimizer.lr=0.01,0.001": "four runs and a table of them",
+    "optimizer.lr=0.01": "peak learning rate (LR); the schedule multiplies it",
+    "schedule.warmup=5%": "warmup; every duration can be 5%, 3 epochs, 500 (steps) or 64_000 samples",
+    "trainer.max_epochs=20": "length of the run; or trainer.max_steps=1000, trainer.max_samples=64_000",
+    "data.batch_size=64": "examples per batch and device",
+    "seed=0": "random seed",
+    "name=first": "name of the run",
+    "resume=last": "resume the newest run; resume=PATH resumes another",
+    "model=custom": "your own model: model._target_=my_pkg.Net trust=my_pkg",
 }
 
 FLAGS = {
-    "--cfg job": "the whole config, checked; --resolve fills in its ${...}",
-    "-m, --multirun": "a job for each combination: optimizer.lr=0.1,0.01",
-    "--config-dir DIR": "your own options and recipes, in folders like conf/",
-    "--info": "how the config was composed; --hydra-help says more",
-    "--shell-completion install=bash": 'for <Tab>: eval "$(lrflow -sc install=bash)"; zsh, fish too',
-    "--version, --help": "LRFLOW_DEBUG=1 shows tracebacks",
+    "-m, --multirun": "run every combination of comma-separated values: optimizer.lr=0.1,0.01",
+    "--cfg job": "print the whole config and exit; --resolve fills in its ${...}",
+    "--config-dir DIR": "add your own options from DIR, which is laid out like conf/",
+    "--info": "print how the config was composed and exit",
+    "--shell-completion install=bash": 'eval "$(lrflow -sc install=bash)" enables <Tab> completion; also zsh, fish',
+    "--hydra-help": "print Hydra's own help and exit",
+    "--version": "print the version and exit",
+    "-h, --help": "print this page and exit",
+}
+
+TOPICS = {
+    "task": "what to do",
+    "optimizer": "the update rule",
+    "schedule": "the LR over the run: warmup, shape and cooldown",
+    "feedback": "raise or lower the LR in reaction to the run",
+    "layers": "parameter groups, each with its own LR",
+    "scaling": "rescale the peak LR with the batch size",
+    "model": "the model to train",
+    "data": "the data to train it on",
+    "trainer": "devices, length and precision of the run",
+    "logger": "where metrics are written",
+    "health": "monitors that watch the run",
+    "find": "the method that task=find uses to find an LR",
+    "recipe": "complete jobs; each README lists the variants, recipe=NAME/VARIANT",
+    "fast": "a quick smoke run: fast=true",
+    "sweep": "searches to run with -m; sweep.n_trials=50 sets how many trials",
 }
 
 
 def show_help(config_dir: Path | None = None) -> None:
-    """Prints the help page: groups with their options, common overrides, examples, flags.
+    """Print the help page: usage, examples, common overrides, flags, then every option of every group.
 
     Args:
-        config_dir: a folder with more options.
+        config_dir: folder with additional options.
     """
     out = console()
     catalogue = Catalogue([config_dir] if config_dir else [])
-    usage = Text.assemble(("lrflow", "bold"), " [group=option ...] [key=value ...] [flags]")
-    out.print(usage.append("   or python -m lrflow ...", "dim"))
+    defaults = Option("", "config", home("conf") / "config.yaml").brings()
+    usage = Text.assemble(("lrflow", "bold"), " [GROUP=OPTION ...] [KEY=VALUE ...] [FLAG ...]")
+    out.print(Text("usage: ").append(usage))
+    out.print(Text("       python -m lrflow ... does the same", "dim"))
+    for title, rows in (("examples", EXAMPLES), ("common overrides", COMMON), ("flags", FLAGS)):
+        out.print(Text(f"\n{title}", "bold cyan") + _rows(rows, out.width))
+    out.print("\nSet LRFLOW_DEBUG=1 in the environment to see the tracebacks of errors.")
+    out.print("\nAll groups and their options follow. --cfg job prints every key and its value.")
     for group in dict.fromkeys([*GROUPS, *catalogue.groups]):
-        # Variants of a recipe stand in its README.
+        # The README of a recipe lists its variants.
         options = {name: option for name, option in catalogue.options(group).items() if "/" not in name}
         if options and not group.startswith("hydra"):
             head = Text.assemble("\n", (group, "bold cyan"), (f"  {TOPICS.get(group, '')}", "dim"))
+            if (default := defaults.get(group)) in options:
+                head.append(f" (default: {default})", "dim")
             out.print(head + _rows({name: option.summary for name, option in options.items()}, out.width))
-    for title, rows in (("common overrides", COMMON), ("examples", EXAMPLES), ("flags", FLAGS)):
-        out.print(Text(f"\n{title}", "bold cyan") + _rows(rows, out.width))
 
 
 def _rows(rows: Mapping[str, str], width: int) -> Text:
-    """Names and what they are, in two columns; a long name stands above what it is."""
+    """Two columns, names and descriptions; a long name stands on the line above its description."""
     column = max((len(name) for name in rows if len(name) <= _LONGEST), default=0) + 4
-    told = Text()
+    text = Text()
     for name, summary in rows.items():
-        told.append(f"\n  {name}", "green")
-        parts = wrap(summary, max(24, width - column), break_on_hyphens=False)
-        for index, part in enumerate(parts):
-            beside = index == 0 and len(name) + 4 <= column
-            told.append(" " * (column - len(name) - 2) if beside else "\n" + " " * column).append(part)
-    return told
+        text.append(f"\n  {name}", "green")
+        lines = wrap(summary, max(24, width - column), break_on_hyphens=False)
+        for index, line in enumerate(lines):
+            same_line = index == 0 and len(name) + 4 <= column
+            text.append(" " * (column - len(name) - 2) if same_line else "\n" + " " * column).append(line)
+    return text

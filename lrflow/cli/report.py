@@ -60,7 +60,7 @@ def show_problems(error: ConfigError, undone: str = "Nothing was run.") -> None:
         return
     out.print(_title(count))
     out.print(*(_told(problem, out.width) for problem in error.problems), sep="\n")
-    out.print(Text(f"\n{undone} What there is: --help. The whole config: --cfg job.", "dim"))
+    out.print(Text(f"\n{undone} See --help for the options and --cfg job for the whole config.", "dim"))
 
 
 def show_failure(error: BaseException, undone: str = "Nothing was run.") -> None:

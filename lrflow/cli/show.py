@@ -1,4 +1,4 @@
-"""What `--cfg` prints: the composed config."""
+"""Print the composed config for `--cfg`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lrflow.errors import ConfigError, Problem
 
 
 def show_config(found: DictConfig, args: Arguments, resolve: bool) -> None:
-    """Prints a composed config as YAML, on stdout and without secrets.
+    """Print a composed config as YAML on stdout, with secrets masked.
 
     Args:
-        found: with Hydra's node.
-        args: which part of it.
-        resolve: fill interpolations in.
+        found: composed config, including its `hydra` node.
+        args: command line; `cfg` and `package` select the part to print.
+        resolve: replace interpolations by their values.
 
     Raises:
-        ConfigError: there is no such part.
+        ConfigError: the config has no key `args.package`.
     """
     keys = list(map(str, found.keys()))
     names = {"job": [key for key in keys if key != "hydra"], "hydra": ["hydra"], "all": keys}
@@ -28,6 +28,6 @@ def show_config(found: DictConfig, args: Arguments, resolve: bool) -> None:
     if args.package:
         part = OmegaConf.select(shown, args.package)
         if part is None:
-            raise ConfigError([Problem("--package", "the config has nothing there", args.package)])
+            raise ConfigError([Problem("--package", "not a key of the config", args.package)])
     text = OmegaConf.to_yaml(part, resolve=resolve) if OmegaConf.is_config(part) else f"{part}\n"
     sys.stdout.write(redact_text(text))

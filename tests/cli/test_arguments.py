@@ -38,7 +38,7 @@ def test_what_hydra_is_handed() -> None:
         (["--cfg", "jobs"], "--cfg", "expected one of job, hydra, all"),
         (["--info", "x"], "--info", "expected one of all, config"),
         (["--config-dir"], "command line", "expected one argument"),
-        (["--resolve"], "--resolve", "goes with --cfg job"),
+        (["--resolve"], "--resolve", "needs --cfg job"),
         (["-m", "--cfg", "job"], "command line", "exclude each other"),
         (["trust=a b"], "trust", "the name of a Python package"),
         (["--experimental-rerun", "x.pkl"], "--experimental-rerun", "no such flag"),

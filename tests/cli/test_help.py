@@ -17,13 +17,22 @@ def test_every_option_with_what_it_is(capsys: pytest.CaptureFixture[str]) -> Non
     page = " ".join(shown(capsys).split())
     for group in GROUPS:
         for option in Catalogue().options(group).values():
-            variant = "/" in option.name  # told of in its recipe's README
+            variant = "/" in option.name  # its recipe's README lists it
             assert (f"{option.name} {option.summary}" in page) is not variant
 
 
 @pytest.mark.parametrize("mention", ["--cfg job", "--info", "-m", "--config-dir", "--shell-completion install=bash"])
 def test_the_flags(mention: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert mention in shown(capsys)
+
+
+def test_it_begins_with_usage_examples_and_common_overrides(capsys: pytest.CaptureFixture[str]) -> None:
+    page = shown(capsys)
+    heads = [line.split("  ")[0] for line in page.splitlines() if line[:1].isalpha()]
+    assert heads[0].startswith("usage: lrflow")
+    wanted = ["examples", "common overrides", "flags", *GROUPS]
+    assert [head for head in heads if head in wanted] == wanted
+    assert "(default: adamw)" in page
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -42,7 +42,7 @@ def test_a_bad_one_is_not(task, capsys: pytest.CaptureFixture[str]) -> None:
         "      torch.optim.AdamW takes no lrr\n"
         "      did you mean optimizer.lr?\n"
         "\n"
-        "Nothing was run. What there is: --help. The whole config: --cfg job.\n"
+        "Nothing was run. See --help for the options and --cfg job for the whole config.\n"
     )
 
 
