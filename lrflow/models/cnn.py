@@ -44,7 +44,7 @@ class CNN(nn.Sequential):
         inputs = [shape[0], *widths]
         modules = OrderedDict[str, nn.Module]()
         for index, width in enumerate(widths):
-            modules[f"stage{index + 1}"] = _stage(inputs[index], width, norm)
+            modules[f"stage{index + 1}"] = _conv_stage(inputs[index], width, norm)
         # Plain pooling, as the gradient of torch's adaptive pooling is not deterministic on GPUs.
         left = [math.ceil(size / 2 ** len(widths)) for size in shape[1:]]
         quarter = [math.ceil(size / 2) for size in left]
@@ -62,7 +62,7 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def _stage(inputs: int, width: int, norm: str) -> nn.Sequential:
+def _conv_stage(inputs: int, width: int, norm: str) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
             conv=nn.Conv2d(inputs, width, 3, padding=1, bias=False),  # the norm has a bias

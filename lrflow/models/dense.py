@@ -57,13 +57,13 @@ class MLP(nn.Sequential):
         modules = OrderedDict[str, nn.Module](flatten=nn.Flatten())
         inputs = [math.prod(shape), *widths]
         for index, width in enumerate(widths):
-            modules[f"stage{index + 1}"] = _stage(inputs[index], width, norm, dropout)
+            modules[f"stage{index + 1}"] = _linear_stage(inputs[index], width, norm, dropout)
         head = modules["head"] = nn.Linear(inputs[-1], outputs)
         super().__init__(modules)
         initialise(self, head)
 
 
-def _stage(inputs: int, width: int, norm: bool, dropout: float) -> nn.Sequential:
+def _linear_stage(inputs: int, width: int, norm: bool, dropout: float) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
             linear=nn.Linear(inputs, width),

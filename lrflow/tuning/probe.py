@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lrflow.optimizers.traits import traits_of
-from lrflow.tuning.sharpness import Loss, Sharpness, measure_sharpness, preconditioner, stability_limit
+from lrflow.tuning.sharpness import Loss, MeasuredSharpness, measure_sharpness, preconditioner, stability_limit
 
 
 def present_sharpness(
@@ -17,7 +17,7 @@ def present_sharpness(
     products: int = 20,
     tolerance: float = 1e-4,
     seed: int = 0,
-) -> Sharpness:
+) -> MeasuredSharpness:
     """The sharpness at the present weights, under the optimizer's present LRs, settings and statistics.
 
     Parameters that do not move are left out: frozen ones, and those of which Adam and its kin have seen no gradient.

@@ -16,7 +16,7 @@ Loss = Callable[[dict[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
-class Sharpness:
+class MeasuredSharpness:
     """How curved the loss is in the steepest direction, in units of the steps that an optimizer takes.
 
     On a quadratic a step of gradient descent shrinks the error along an eigenvector of the Hessian while
@@ -58,7 +58,7 @@ def measure_sharpness(
     products: int = 20,
     tolerance: float = 1e-4,
     seed: int = 0,
-) -> Sharpness:
+) -> MeasuredSharpness:
     """The sharpness of a loss at the present parameters.
 
     Args:
@@ -103,7 +103,7 @@ def measure_sharpness(
         scaled = found.largest
     error = found.error / abs(found.largest) if found.largest else 0.0
     spent = found.products + (0 if found is plain else plain.products)
-    return Sharpness(plain.largest, scaled, limit, error, spent)
+    return MeasuredSharpness(plain.largest, scaled, limit, error, spent)
 
 
 def hessian_product(loss: Loss, parameters: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:

@@ -30,7 +30,7 @@ from lrflow.tasks.train import lightning_options
 from lrflow.training.trainer import build_trainer
 from lrflow.tuning.module_loss import as_a_function, module_loss
 from lrflow.tuning.probe import present_sharpness
-from lrflow.tuning.sharpness import Loss, Sharpness, check_twice_differentiable
+from lrflow.tuning.sharpness import Loss, MeasuredSharpness, check_twice_differentiable
 
 
 def find_ceiling(
@@ -123,7 +123,7 @@ def _along(
         yield step, float(highest[step]), found.share
 
 
-def _show(config: Config, found: Sharpness, ceiling: float, console: Console) -> None:
+def _show(config: Config, found: MeasuredSharpness, ceiling: float, console: Console) -> None:
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False)
 
