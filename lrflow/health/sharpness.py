@@ -21,7 +21,7 @@ from lrflow.training.loggers import log_rows
 from lrflow.training.monitor import Monitor, Watched
 from lrflow.tuning.module_loss import as_a_function, module_loss
 from lrflow.tuning.probe import present_sharpness
-from lrflow.tuning.sharpness import Sharpness as Measured
+from lrflow.tuning.sharpness import MeasuredSharpness
 from lrflow.tuning.sharpness import check_twice_differentiable
 
 log = logging.getLogger("lrflow")
@@ -133,7 +133,7 @@ class Sharpness(Monitor):
         """Draw what was measured before the run ended early."""
         self._draw(trainer)
 
-    def _measure(self, module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> Measured | None:
+    def _measure(self, module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> MeasuredSharpness | None:
         """None where the curvature is not finite, as of a run that diverges; `NonFinite` ends that."""
         with as_a_function(module), torch.enable_grad():
             seed_generators(self.run.seed)
