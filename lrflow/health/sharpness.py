@@ -21,8 +21,7 @@ from lrflow.training.loggers import log_rows
 from lrflow.training.monitor import Monitor, Watched
 from lrflow.tuning.module_loss import as_a_function, module_loss
 from lrflow.tuning.probe import present_sharpness
-from lrflow.tuning.sharpness import MeasuredSharpness
-from lrflow.tuning.sharpness import check_twice_differentiable
+from lrflow.tuning.sharpness import MeasuredSharpness, check_twice_differentiable
 
 log = logging.getLogger("lrflow")
 
