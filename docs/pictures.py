@@ -27,6 +27,7 @@ from lrflow.plan.picture import COLOURS, GREY, INK, draw
 from lrflow.plan.view import lines
 from lrflow.schedules import Continued, Cosine, Curve, Horizon, Schedule
 from lrflow.schedules.ramps import COOLDOWNS, WARMUPS
+from lrflow.schedules.specs import from_spec, to_spec
 from lrflow.tasks.plan import compile_plan
 
 IMAGES = Path(__file__).parent / "images"
@@ -225,8 +226,8 @@ def parts() -> Picture:
 def _joined(schedule: str, variants: Mapping[str, Mapping[str, Any]]) -> Plan:
     """One plan with a group for each variant of a schedule."""
     plan = plan_of(*ONE_GROUP, f"schedule={schedule}")
-    spec = plan.groups[0].schedule.spec()
-    return _plan({name: Curve.from_spec({**spec, **changes}) for name, changes in variants.items()}, plan.horizon)
+    spec = to_spec(plan.groups[0].schedule)
+    return _plan({name: from_spec({**spec, **changes}) for name, changes in variants.items()}, plan.horizon)
 
 
 def _plan(curves: dict[str, Curve], horizon: Horizon) -> Plan:

@@ -8,7 +8,7 @@ from lrflow.config.schema import Optimizer
 from lrflow.config.targets import defaults
 from lrflow.errors import Problem
 from lrflow.schedules import Curve
-from lrflow.schedules.also import highest, numbers
+from lrflow.schedules.curve import highest_settings, numeric_settings
 
 
 def settings_of(optimizer: Optimizer) -> dict[str, Any]:
@@ -33,10 +33,10 @@ def check_also(curve: Curve, key: str, optimizer: Optimizer, decays: bool) -> li
     for entry, _ in curve.split()[1]:
         if entry.optional:
             continue
-        known = highest(numbers(each.node()) for each in (optimizer, *optimizer.routes.values()))
+        known = highest_settings(numeric_settings(each.node()) for each in (optimizer, *optimizer.routes.values()))
         if entry.setting(known) is None:
             settings = settings_of(optimizer)
-            known = highest(numbers(each) for each in (settings, *settings["routes"].values()))
+            known = highest_settings(numeric_settings(each) for each in (settings, *settings["routes"].values()))
         if entry.name == "weight_decay" and decays and not known.get("weight_decay"):
             continue
         problems += entry.check(known, f"{key}.also.{entry.name}")

@@ -13,6 +13,7 @@ from lrflow.errors import ConfigError
 from lrflow.layers.rules import SELECTS
 from lrflow.schedules import Curve, Duration
 from lrflow.schedules.ramps import COOLDOWNS, WARMUPS
+from lrflow.schedules.specs import from_spec
 
 
 class Section(BaseModel):
@@ -159,7 +160,7 @@ class Schedule(Node):
         if self._curve is None:
             from lrflow.config.targets import locate
 
-            self._curve = Curve.from_spec(self.node(), key, locate)
+            self._curve = from_spec(self.node(), key, locate)
         return self._curve
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules import Curve, Duration, DurationLike
+from lrflow.schedules.specs import from_spec
 
 if TYPE_CHECKING:
     from torch import nn  # configs are checked without torch
@@ -125,7 +126,7 @@ class Rule:
         if isinstance(spec := given.get("schedule"), Mapping):
             del given["schedule"]
             try:
-                given["schedule"] = Curve.from_spec(spec, f"{key}.schedule", resolve)
+                given["schedule"] = from_spec(spec, f"{key}.schedule", resolve)
             except ConfigError as error:
                 problems += error.problems
         try:

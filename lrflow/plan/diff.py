@@ -14,6 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from lrflow.plan import diff_table
 from lrflow.plan.view import describe, describe_setting
 from lrflow.schedules import Continued
+from lrflow.schedules.specs import to_spec
 
 if TYPE_CHECKING:
     from lrflow.plan.group import PlanGroup
@@ -114,7 +115,7 @@ class PlanDiff:
             for field in fields(old):
                 was, now = getattr(old, field.name), getattr(new, field.name)
                 if field.name == "schedule":
-                    if was.spec() != now.spec():
+                    if to_spec(was) != to_spec(now):
                         found.append(Change(new.name, field.name, describe(was), describe(now)))
                 elif field.name == "also":
                     found += _moved_otherwise(old, new)

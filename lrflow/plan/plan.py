@@ -17,6 +17,7 @@ from lrflow.plan.group import PlanGroup
 from lrflow.plan.settings import PlanSetting, Values, compile_settings, distinct
 from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.durations import durations_in
+from lrflow.schedules.specs import to_spec
 
 if TYPE_CHECKING:
     from lrflow.layers import Group
@@ -96,7 +97,7 @@ class Plan:
         """Each distinct schedule once, with the columns that follow it."""
         curves: dict[str, tuple[Curve, list[int]]] = {}
         for column, group in enumerate(self.trainable):
-            curves.setdefault(spec.canonical(group.schedule.spec()), (group.schedule, []))[1].append(column)
+            curves.setdefault(spec.canonical(to_spec(group.schedule)), (group.schedule, []))[1].append(column)
         return tuple((schedule, tuple(columns)) for schedule, columns in curves.values())
 
     def lr(self, step: npt.ArrayLike) -> Rates:

@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.plan.plan import Plan
 from lrflow.plan.settings import PlanSetting
-from lrflow.schedules.also import BETA
+from lrflow.schedules.curve import BETA
+from lrflow.schedules.specs import to_spec
 
 BLOCK = 1024  # steps whose LRs are computed at once, so that a step itself costs next to nothing
 
@@ -180,7 +181,7 @@ def _columns(optimizer: Optimizer, plan: Plan) -> list[int]:
         lead, *others = (plan.trainable[known[member]] for member in members)
         for other in others:
             alike = other.lr == lead.lr and other.also == lead.also
-            if not alike or other.schedule.spec() != lead.schedule.spec():
+            if not alike or to_spec(other.schedule) != to_spec(lead.schedule):
                 problems.append(Problem(key, f"{lead.name} and {other.name} share it, and the plan sets them apart"))
         columns.append(known[lead.name])
     if problems:

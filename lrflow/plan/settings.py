@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrflow.errors import ConfigError, Problem
-from lrflow.schedules import Also, Continued, Curve, Horizon, Schedule
-from lrflow.schedules.also import BETA, highest, numbers
+from lrflow.schedules import Continued, Curve, Horizon, Schedule, ScheduledSetting
+from lrflow.schedules.curve import BETA, highest_settings, numeric_settings
 from lrflow.schedules.fields import under
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def compile_settings(
     Raises:
         ConfigError: a setting that none of the groups' optimizers has or uses, or two names for one.
     """
-    following: list[tuple[Also, list[tuple[int, Curve]]]] = []
+    following: list[tuple[ScheduledSetting, list[tuple[int, Curve]]]] = []
     for index, group in enumerate(groups):
         for entry, curve in () if group.frozen else group.curve(schedule).split()[1]:
             members = next((members for other, members in following if other == entry), None)
@@ -89,7 +89,7 @@ def compile_settings(
     for entry, members in following:
         key = f"schedule.also.{entry.name}"
         known = [_settings_of(groups[index], settings) for index, _ in members]
-        most = highest(own for own, _ in known)
+        most = highest_settings(own for own, _ in known)
         if found := entry.check(most, key):
             problems += found
             continue
@@ -114,7 +114,7 @@ def compile_settings(
 
 def _settings_of(group: Group, settings: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
     """The settings of a group, and those of its optimizer."""
-    usual = numbers(settings if group.route is None else settings.get("routes", {}).get(group.route, {}))
+    usual = numeric_settings(settings if group.route is None else settings.get("routes", {}).get(group.route, {}))
     decay = {} if group.weight_decay is None else {"weight_decay": float(group.weight_decay)}
     return usual | decay, {**decay, **usual}
 

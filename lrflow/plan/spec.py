@@ -13,7 +13,8 @@ import numpy as np
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.plan.group import PlanGroup
 from lrflow.plan.settings import PlanSetting
-from lrflow.schedules import Curve, Horizon
+from lrflow.schedules import Horizon
+from lrflow.schedules.specs import from_spec, to_spec
 
 if TYPE_CHECKING:
     from lrflow.plan.plan import Plan
@@ -88,14 +89,14 @@ def _described(group: PlanGroup, told: bool) -> dict[str, Any]:
         del described["route"]  # plans without routes keep the fingerprint that they had before there were any
     del described["also"]
     if group.also:
-        described["also"] = [vars(setting) | {"curve": setting.curve.spec()} for setting in group.also]
-    return described | {"schedule": group.schedule.spec()}
+        described["also"] = [vars(setting) | {"curve": to_spec(setting.curve)} for setting in group.also]
+    return described | {"schedule": to_spec(group.schedule)}
 
 
 def _group(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]) -> Any:
     if isinstance(data, Mapping) and "schedule" in data:
         try:
-            data = {**data, "schedule": Curve.from_spec(data["schedule"], f"{key}.schedule", resolve)}
+            data = {**data, "schedule": from_spec(data["schedule"], f"{key}.schedule", resolve)}
         except ConfigError as error:
             problems += error.problems
     if isinstance(data, Mapping) and isinstance(data.get("also"), list):
@@ -107,7 +108,7 @@ def _group(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]
 def _setting(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]) -> Any:
     if isinstance(data, Mapping) and "curve" in data:
         try:
-            data = {**data, "curve": Curve.from_spec(data["curve"], f"{key}.curve", resolve)}
+            data = {**data, "curve": from_spec(data["curve"], f"{key}.curve", resolve)}
         except ConfigError as error:
             problems += error.problems
     return _make(PlanSetting, data, key, problems)

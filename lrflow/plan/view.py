@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrflow.schedules import Continued, Curve, Duration, Horizon, Schedule, Unfreezing
+from lrflow.schedules.specs import to_spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,13 +140,13 @@ def describe(schedule: Curve, horizon: Horizon | None = None) -> str:
         warmup = f", warmup {schedule.warmup}" if schedule.warmup.value else ""
         return f"frozen for {schedule.at}{warmup}, then {describe(schedule.schedule)}"
     if isinstance(schedule, Schedule):
-        spec = schedule.spec()
+        spec = to_spec(schedule)
         for name in ("warmup", "cooldown"):
             duration: Duration = getattr(schedule, name)
             if horizon is not None and duration.value and not duration.steps(horizon) and name in spec:
                 spec[name] = f"{spec[name]} (less than a step)"
         return ", ".join(_words(spec.pop("shape")) + _words(spec)[1:])
-    return ", ".join(_words(schedule.spec()))
+    return ", ".join(_words(to_spec(schedule)))
 
 
 def describe_setting(moved: PlanSetting, lr: Sequence[Curve] = ()) -> str:

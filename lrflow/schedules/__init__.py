@@ -7,9 +7,8 @@ A `Schedule` is a warmup, a `Shape` and a cooldown. Times are `Duration`s (`500`
     >>> schedule([0, 500, 9_999], Horizon(steps=10_000, steps_per_epoch=1_000))
 """
 
-from lrflow.schedules.also import Also
 from lrflow.schedules.continuation import Continued
-from lrflow.schedules.curve import Curve
+from lrflow.schedules.curve import Curve, ScheduledSetting
 from lrflow.schedules.cycles import Cyclical, OneCycle, WarmRestarts
 from lrflow.schedules.decays import (
     Constant,
@@ -31,6 +30,8 @@ from lrflow.schedules.shape import Shape
 from lrflow.schedules.stairs import MultiStep, Step
 from lrflow.schedules.table import Tabulated
 from lrflow.schedules.unfreezing import Unfreezing
+
+Also = ScheduledSetting  # its first name, which stands in specs
 
 __all__ = [
     "Also",
@@ -55,6 +56,7 @@ __all__ = [
     "Polynomial",
     "Rex",
     "Schedule",
+    "ScheduledSetting",
     "Shape",
     "Step",
     "Tabulated",

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
 from lrflow.errors import Problem, did_you_mean
-from lrflow.schedules.curve import Curve
+from lrflow.schedules.curve import Curve, ScheduledSetting
 from lrflow.schedules.fields import Fields
 from lrflow.schedules.horizons import Floats, Horizon, Phase
-
-if TYPE_CHECKING:
-    from lrflow.schedules.also import Also
 
 How = Literal["keep", "rescale", "extend", "decay_now"]
 
@@ -99,7 +96,7 @@ class Continued(Curve):
             return step
         return self.at - (self.at - step) * left_now // left_before  # rounded up, in whole numbers
 
-    def split(self) -> tuple[Curve, tuple[tuple[Also, Curve], ...]]:
+    def split(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
         """The curve of the LR alone, and each setting of the optimizer that moves besides, with what moves it.
 
         To decay now is said of the LR: a setting with a curve of its own goes through the rest of that.

@@ -1,19 +1,23 @@
-"""What every schedule is: a pure curve over the steps of a run, evaluated the same way however it is asked."""
+"""The base of every schedule: a pure curve over the steps of a run; and the settings that move along with the LR."""
 
 from __future__ import annotations
 
+import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lrflow.errors import Problem
+from lrflow.errors import Problem, did_you_mean
 from lrflow.schedules.horizons import Floats, Horizon, Phase
 
-if TYPE_CHECKING:
-    from lrflow.schedules.also import Also
+BETA = re.compile(r"beta([1-9])")
+"""An entry of `betas`, by its place: beta1 is the first."""
 
 
 class Curve(ABC):
@@ -66,7 +70,7 @@ class Curve(ABC):
         """The curve without the stretch in which its group is frozen."""
         return self
 
-    def split(self) -> tuple[Curve, tuple[tuple[Also, Curve], ...]]:
+    def split(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
         """The curve of the LR alone, and each setting of the optimizer that moves besides, with what moves it."""
         return self, ()
 
@@ -79,27 +83,86 @@ class Curve(ABC):
             key: where the schedule stands in the config, `schedule` by default.
         """
 
-    def spec(self) -> dict[str, Any]:
-        """The curve as plain data, the way it stands in a config: `_target_` and arguments."""
-        from lrflow.schedules.specs import to_spec
 
-        return to_spec(self)
+@dataclass(frozen=True)
+class ScheduledSetting:
+    """A setting of the optimizer that moves between two values over the run.
 
-    @staticmethod
-    def from_spec(
-        spec: Mapping[str, Any], key: str = "schedule", resolve: Callable[[str], type] | None = None
-    ) -> Curve:
-        """Builds the curve that a spec describes.
+    It stands at `high` where its curve is 1 and at `low` where that is 0; inverse, the other way round. The values are
+    those of the optimizer's own setting: a group whose setting is half of it moves between half the values, and one
+    whose setting is 0 has it switched off, and stays there.
+
+    Args:
+        name: `momentum`, `beta1`, `beta2`, `weight_decay` or any other number among the optimizer's settings. Where no
+            optimizer of the run has a `momentum`, it means `beta1`.
+        curve: what moves it, in place of the peak LR; None: the curve of the LR.
+        low: at least 0.
+        high: at least `low`; None: the optimizer's own.
+        inverse: whether it falls as the curve rises.
+        optional: whether an optimizer that lacks the setting, or has it switched off, is left as it is.
+    """
+
+    name: str
+    curve: Curve | None = None
+    low: float = 0.0
+    high: float | None = None
+    inverse: bool = False
+    optional: bool = False
+
+    def setting(self, known: Mapping[str, float]) -> str | None:
+        """Which of an optimizer's settings it moves, None where there is no such one.
 
         Args:
-            spec: what `spec()` gave, or the content of a schedule's config.
-            key: where it stands in the config, for messages.
-            resolve: from a `_target_` to its class, for shapes of one's own; by default lrflow's schedules only. What
-                it refuses it tells with a ConfigError or a ValueError.
-
-        Raises:
-            ConfigError: with every problem of the spec.
+            known: the optimizer's settings, as `numeric_settings` gives them.
         """
-        from lrflow.schedules.specs import from_spec
+        if self.name in known:
+            return self.name
+        return "beta1" if self.name == "momentum" and "beta1" in known else None
 
-        return from_spec(spec, key, resolve)
+    def check(self, known: Mapping[str, float], key: str) -> list[Problem]:
+        """What cannot be meant with an optimizer.
+
+        Args:
+            known: its settings, as `numeric_settings` gives them.
+            key: where the entry stands in the config.
+        """
+        setting = self.setting(known)
+        if setting is None:
+            if self.optional:
+                return []
+            others = [name for name in known if name != "lr"]
+            others += ["momentum"] if "beta1" in known else []
+            return [Problem(key, "the optimizer has no such setting", ..., did_you_mean(self.name, others))]
+        own = known[setting]
+        name = "betas" if BETA.fullmatch(setting) else setting
+        if own == 0.0:
+            hint = f"give optimizer.{name} a value, from which the groups of parameters differ in proportion"
+            return [] if self.optional else [Problem(key, f"{setting} is 0, which is off, and stays off", ..., hint)]
+        if self.high is None and self.low > own:
+            return [Problem(f"{key}.low", f"is above {own:g}, the optimizer's own", self.low, "give a high too")]
+        return []
+
+
+def numeric_settings(settings: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among an optimizer's settings, its betas each by its own name.
+
+    Args:
+        settings: as a config or a parameter group has them, `{"lr": 0.1, "betas": [0.9, 0.999]}`.
+    """
+    betas = settings.get("betas")
+    pairs = dict(settings)
+    if isinstance(betas, list | tuple):
+        pairs |= {f"beta{place}": beta for place, beta in enumerate(betas, start=1)}
+    return {
+        name: float(value)
+        for name, value in pairs.items()
+        if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def highest_settings(known: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Every setting that one of several optimizers has, at the highest value that it has there."""
+    most: dict[str, float] = {}
+    for settings in known:
+        most |= {name: max(value, most.get(name, value)) for name, value in settings.items()}
+    return most

@@ -10,8 +10,8 @@ import numpy as np
 
 from lrflow.errors import Problem
 from lrflow.schedules.durations import Duration, DurationLike
-from lrflow.schedules.fields import LATER, Fields, length
-from lrflow.schedules.horizons import Floats, Phase
+from lrflow.schedules.fields import Fields, length
+from lrflow.schedules.horizons import LATER, Floats, Phase
 from lrflow.schedules.shape import Shape, last_before, never
 
 

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
-if TYPE_CHECKING:
-    from lrflow.schedules.horizons import Horizon
+from lrflow.schedules.horizons import Horizon
 
 Unit = Literal["steps", "epochs", "samples", "fraction"]
 

@@ -6,17 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Real
-from typing import TYPE_CHECKING
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules.durations import Duration, DurationLike
-
-if TYPE_CHECKING:
-    from lrflow.schedules.horizons import Horizon
-
-LATER = {"later": True}
-"""Metadata of a field that came after plans had been written: at its default it is left out of a spec, so that the
-fingerprints of those plans stand."""
+from lrflow.schedules.horizons import Horizon
 
 
 class Fields:

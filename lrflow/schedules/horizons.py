@@ -10,9 +10,11 @@ from numbers import Real
 import numpy as np
 from numpy.typing import NDArray
 
-from lrflow.schedules.fields import LATER
-
 Floats = NDArray[np.float64]
+
+LATER = {"later": True}
+"""Marks fields that were added after the first plans were written: a spec omits them at their default, so that the
+fingerprints of existing plans do not change."""
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from lrflow.errors import Problem
-from lrflow.schedules.curve import Curve
+from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.schedules.curve import BETA, Curve, ScheduledSetting
 from lrflow.schedules.decays import Constant
 from lrflow.schedules.durations import Duration, DurationLike
-from lrflow.schedules.fields import LATER, Fields, length, under
-from lrflow.schedules.horizons import Floats, Horizon, Phase
+from lrflow.schedules.fields import Fields, length, under
+from lrflow.schedules.horizons import LATER, Floats, Horizon, Phase
 from lrflow.schedules.ramps import COOLDOWNS, WARMUPS, cooldown
 from lrflow.schedules.shape import Shape
-
-if TYPE_CHECKING:
-    from lrflow.schedules.also import Also
 
 NEARLY = 0.99  # share of the peak that a held LR has to reach
 
@@ -44,8 +42,8 @@ class Schedule(Curve):
             start throughout, and then at once).
         cooldown_shape: how the cooldown falls: `linear`, `cosine`, `1-sqrt`, `1-square`, `power` ((1 - p)^1.2) or
             `exponential` (by equal factors, down to a floor above 0).
-        also: settings of the optimizer that move besides the LR: by name, the arguments of an `Also` and of the
-            schedule that moves it, `{"momentum": {"low": 0.85, "high": 0.95, "inverse": True}}`.
+        also: settings of the optimizer that move besides the LR: by name, the arguments of a `ScheduledSetting` and of
+            the schedule that moves it, `{"momentum": {"low": 0.85, "high": 0.95, "inverse": True}}`.
         hold: a duration; the LR stays for so long before it moves: that of step t is the one of the last multiple of
             `hold`, as with a scheduler that is stepped once an epoch. None: it moves at each step.
 
@@ -60,7 +58,7 @@ class Schedule(Curve):
     floor: float
     warmup_shape: str = field(default="linear", metadata=LATER)
     cooldown_shape: str = field(default="linear", metadata=LATER)
-    also: tuple[Also, ...] = field(default=(), metadata=LATER)
+    also: tuple[ScheduledSetting, ...] = field(default=(), metadata=LATER)
     hold: Duration = field(default=Duration(0, "steps"), metadata=LATER)
 
     def __init__(
@@ -72,7 +70,7 @@ class Schedule(Curve):
         floor: float | str = 0.0,
         warmup_shape: str = "linear",
         cooldown_shape: str = "linear",
-        also: Mapping[str, Any] | Sequence[Also] | None = None,
+        also: Mapping[str, Any] | Sequence[ScheduledSetting] | None = None,
         hold: DurationLike | None = None,
     ) -> None:
         fields = Fields(self.key)
@@ -91,15 +89,16 @@ class Schedule(Curve):
         if self.cooldown_shape == "exponential" and self.floor == 0.0:
             message, hint = "an exponential cooldown never gets down to a floor of 0", "give a floor, such as 0.01"
             fields.wrong("cooldown_shape", cooldown_shape, message, hint)
-        object.__setattr__(self, "also", _entries(fields, also) if also else ())
+        object.__setattr__(self, "also", _read_also(fields, also) if also else ())
         held = fields.duration("hold", 0 if hold is None else hold)
         object.__setattr__(self, "hold", held if held.value else Duration(0, "steps"))
         fields.finish()
 
-    def split(self) -> tuple[Schedule, tuple[tuple[Also, Curve], ...]]:
+    def split(self) -> tuple[Schedule, tuple[tuple[ScheduledSetting, Curve], ...]]:
         """The schedule of the LR alone, and each setting that moves besides with what moves it."""
         alone = replace(self, also=()) if self.also else self
-        curves = (replace(entry.curve, hold=self.hold) if entry.curve else alone for entry in self.also)
+        own = (entry.curve for entry in self.also)
+        curves = (replace(curve, hold=self.hold) if isinstance(curve, Schedule) else alone for curve in own)
         return alone, tuple(zip(self.also, curves, strict=True))
 
     def phase(self, horizon: Horizon) -> Phase:
@@ -167,7 +166,7 @@ class Schedule(Curve):
             hint = "take a shape that stays up (schedule=constant), or no cooldown"
             problems.append(Problem("cooldown", message, str(self.cooldown), hint))
         for entry in self.also:
-            if entry.curve is not None:
+            if isinstance(entry.curve, Schedule):
                 problems += under(f"also.{entry.name}", entry.curve.misfits(horizon))
         return under(key or self.key, problems)
 
@@ -219,7 +218,76 @@ class Schedule(Curve):
         return problems
 
 
-def _entries(fields: Fields, given: Mapping[str, Any] | Sequence[Also]) -> tuple[Also, ...]:
-    from lrflow.schedules.also import read  # which builds schedules itself
+def _read_also(fields: Fields, given: Any) -> tuple[ScheduledSetting, ...]:
+    """The entries of `schedule.also`, their problems noted.
 
-    return read(fields, given)
+    Args:
+        fields: of the schedule that has them.
+        given: by name, the arguments of a `Schedule` (but for its floor) and of a `ScheduledSetting`; or a list of the
+            latter.
+    """
+    if isinstance(given, Mapping):
+        found = [_read_setting(fields, str(name), entry) for name, entry in given.items() if entry is not None]
+        return tuple(entry for entry in found if entry is not None)
+    if isinstance(given, Sequence) and all(isinstance(entry, ScheduledSetting) for entry in given):
+        return tuple(given)
+    fields.wrong("also", given, "expected a mapping from settings to their schedules", "like {weight_decay: {low: 0}}")
+    return ()
+
+
+TIMES = ("shape", "warmup", "warmup_start", "warmup_shape", "cooldown", "cooldown_shape")
+"""Arguments of the schedule that moves a setting: the LR's own schedule, if none of them is given."""
+
+RANGE = ("low", "high", "inverse", "optional")
+
+
+def _read_setting(fields: Fields, name: str, given: Any) -> ScheduledSetting | None:
+    """One entry, or None and its problems noted."""
+    key, before = f"also.{name}", len(fields.problems)
+    if isinstance(given, ScheduledSetting):
+        return replace(given, name=name)
+    if name == "lr":
+        fields.wrong(key, given, "the LR is what the schedule itself moves")
+    if not isinstance(given, Mapping):
+        fields.wrong(key, given, "expected a mapping", "like {low: 0.85, high: 0.95, inverse: true}")
+        return None
+    for word in given:
+        if word not in (*TIMES, *RANGE):
+            hint = "low is the floor" if word == "floor" else did_you_mean(str(word), (*TIMES, *RANGE))
+            fields.wrong(f"{key}.{word}", given[word], "a scheduled setting takes no such argument", hint)
+    low = _setting_value(fields, name, "low", given.get("low"))
+    high = _setting_value(fields, name, "high", given.get("high"))
+    if low is not None and high is not None and low > high:
+        hint = "inverse: true makes a setting fall as its curve rises"
+        fields.wrong(f"{key}.low", low, f"is above high, which is {high:g}", hint)
+    curve = _setting_curve(fields, key, {word: given[word] for word in TIMES if word in given})
+    switches = {word: given.get(word, False) for word in ("inverse", "optional")}
+    for word, value in switches.items():
+        if not isinstance(value, bool):
+            fields.wrong(f"{key}.{word}", value, "expected true or false")
+    if len(fields.problems) > before:
+        return None
+    return ScheduledSetting(name, curve, low or 0.0, high, **switches)
+
+
+def _setting_curve(fields: Fields, key: str, times: Mapping[str, Any]) -> Schedule | None:
+    """The schedule that moves a setting, which starts at `low` where it has a warmup; None: the LR's."""
+    if not times:
+        return None
+    try:
+        # Not the default of an LR, of which no step is to be spent at 0: `low` is a value like any other.
+        return Schedule(**{"shape": Constant(), "warmup_start": 0.0, **times})
+    except ConfigError as error:
+        for problem in error.problems:
+            fields.wrong(key + problem.key.removeprefix(Schedule.key), problem.value, problem.message, problem.hint)
+    return None
+
+
+def _setting_value(fields: Fields, name: str, word: str, value: Any) -> float | None:
+    """A value that the setting may have, as a float."""
+    below_one = name == "momentum" or BETA.fullmatch(name)
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    if value is None or (fits and not (below_one and value >= 1)):
+        return None if value is None else float(value)
+    fields.wrong(f"also.{name}.{word}", value, "expected a number from 0" + (" and below 1" if below_one else " on"))
+    return None

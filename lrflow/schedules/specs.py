@@ -7,11 +7,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import lrflow.schedules as package
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules.curve import Curve
 from lrflow.schedules.durations import Duration
-from lrflow.schedules.fields import LATER
-from lrflow.schedules.function import Function, shape_of
+from lrflow.schedules.function import shape_of
+from lrflow.schedules.horizons import LATER
 
 _PACKAGE = "lrflow.schedules"
 
@@ -20,7 +21,7 @@ def to_spec(part: Any) -> Any:
     """A schedule, shape or horizon as dicts, lists, strings and numbers, the way a config would say it."""
     if isinstance(part, Duration):
         return str(part)
-    if isinstance(part, Function):
+    if hasattr(part, "spec"):  # a function, or another part that no dataclass describes
         return {name: to_spec(value) for name, value in part.spec().items()}
     if isinstance(part, tuple):
         return [to_spec(item) for item in part]
@@ -47,8 +48,6 @@ def own_class(target: str) -> type:
     Raises:
         ValueError: it names none.
     """
-    import lrflow.schedules as package
-
     classes: dict[str, type] = {}
     for name in package.__all__:
         found = getattr(package, name)
@@ -61,7 +60,17 @@ def own_class(target: str) -> type:
 
 
 def from_spec(spec: Mapping[str, Any], key: str = "schedule", resolve: Callable[[str], type] | None = None) -> Curve:
-    """Builds the curve that a spec describes; see `Curve.from_spec`."""
+    """Builds the curve that a spec describes.
+
+    Args:
+        spec: what `to_spec` returned, or the content of a schedule's config.
+        key: where it stands in the config, for messages.
+        resolve: from a `_target_` to its class, for shapes of one's own; by default lrflow's schedules only. It raises
+            ConfigError or ValueError for what it refuses.
+
+    Raises:
+        ConfigError: with every problem of the spec.
+    """
     problems: list[Problem] = []
     curve = _build(spec, key, resolve or own_class, problems)
     if not problems and not isinstance(curve, Curve):

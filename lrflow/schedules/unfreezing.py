@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from lrflow.errors import Problem
-from lrflow.schedules.curve import Curve
+from lrflow.schedules.curve import Curve, ScheduledSetting
 from lrflow.schedules.durations import Duration, DurationLike
 from lrflow.schedules.fields import Fields, length
 from lrflow.schedules.horizons import Floats, Horizon, Phase
-
-if TYPE_CHECKING:
-    from lrflow.schedules.also import Also
 
 
 @dataclass(frozen=True, init=False)
@@ -63,7 +60,7 @@ class Unfreezing(Curve):
         """The schedule of a group that trains from the first step on."""
         return self.schedule.unfrozen()
 
-    def split(self) -> tuple[Curve, tuple[tuple[Also, Curve], ...]]:
+    def split(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
         """The curve of the LR alone, and each setting that moves besides: as if the group trained from the start."""
         alone, also = self.schedule.split()
         return (replace(self, schedule=alone) if also else self), also

@@ -12,6 +12,7 @@ from lrflow.config import Config, locate
 from lrflow.errors import ConfigError, Problem
 from lrflow.runs import RunFolder, checkpoints_in
 from lrflow.schedules import Curve, Horizon
+from lrflow.schedules.specs import from_spec
 from lrflow.tasks import build
 from lrflow.training.resume import Resumed
 
@@ -33,7 +34,7 @@ def branch_point(config: Config, newest: Resumed) -> Resumed:
         newest.plan.horizon, ends.max_epochs, ends.max_steps, ends.accumulate_grad_batches, ends.max_samples
     )
     spec: Any = OmegaConf.to_container(OmegaConf.create(newest.config)["schedule"], resolve=True)
-    before = Curve.from_spec(spec, "schedule", locate)
+    before = from_spec(spec, "schedule", locate)
     latest = min(newest.step, _common_steps(before, newest.plan.horizon, build.build_schedule(config), horizon))
     if not horizon.as_long_as(newest.plan.horizon):
         latest = min(latest, horizon.steps - 1)  # a step has to be left

@@ -16,8 +16,8 @@ from lrflow.layers.explain import abbreviated
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, newest_checkpoint
 from lrflow.schedules import Curve, Horizon
-from lrflow.schedules.also import BETA
 from lrflow.schedules.continuation import How
+from lrflow.schedules.curve import BETA
 from lrflow.schedules.durations import durations_in
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.checkpoint_io import read_checkpoint

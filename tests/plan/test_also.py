@@ -26,6 +26,7 @@ from lrflow.plan import Plan, PlanScheduler
 from lrflow.plan.picture import draw
 from lrflow.plan.scheduler import read_setting
 from lrflow.schedules import Constant, Continued, Cosine, Curve, Cyclical, Horizon, Linear, Schedule, Step
+from lrflow.schedules.specs import from_spec
 
 STEPS = 1000
 RUN = Horizon(STEPS, 100)
@@ -85,7 +86,7 @@ class TestAgainstTorch:
     def test_one_cycle_as_it_ships(self, kind: Any, config: dict[str, Any], setting: str, curve: str) -> None:
         option = OmegaConf.load(home("conf") / "schedule" / "one_cycle.yaml")
         option.shape.curve = curve
-        _, optimizer, scheduler = ready(Curve.from_spec(OmegaConf.to_container(option, resolve=True)), kind, config)  # type: ignore[arg-type]
+        _, optimizer, scheduler = ready(from_spec(OmegaConf.to_container(option, resolve=True)), kind, config)  # type: ignore[arg-type]
         theirs = kind([torch.zeros(1, requires_grad=True)], lr=0.1, **{k: v for k, v in config.items() if k != "lr"})
         # torch's run of n steps ends at step n - 1, lrflow's at n.
         reference = OneCycleLR(

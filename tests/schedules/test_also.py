@@ -8,8 +8,19 @@ from typing import Any
 import pytest
 
 from lrflow.errors import ConfigError
-from lrflow.schedules import Also, Constant, Continued, Cosine, Curve, Horizon, Linear, OneCycle, Schedule, Unfreezing
-from lrflow.schedules.also import highest, numbers
+from lrflow.schedules import (
+    Constant,
+    Continued,
+    Cosine,
+    Horizon,
+    Linear,
+    OneCycle,
+    Schedule,
+    ScheduledSetting,
+    Unfreezing,
+)
+from lrflow.schedules.curve import highest_settings, numeric_settings
+from lrflow.schedules.specs import from_spec, to_spec
 
 RUN = Horizon(100, 10)
 ADAM = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.05}
@@ -24,14 +35,14 @@ def declared(**also: Any) -> Schedule:
 def problems(spec: dict[str, Any]) -> dict[str, str]:
     whole = {"_target_": "lrflow.schedules.Schedule", "shape": {"_target_": "lrflow.schedules.Cosine"}, "also": spec}
     with pytest.raises(ConfigError) as caught:
-        Curve.from_spec(whole)
+        from_spec(whole)
     return {problem.key: f"{problem.message}; {problem.hint}" for problem in caught.value.problems}
 
 
 class TestEntries:
     def test_one_that_says_nothing_of_time_follows_the_lr(self) -> None:
         schedule = declared(momentum=CYCLE)
-        assert schedule.also == (Also("momentum", None, 0.85, 0.95, True),)
+        assert schedule.also == (ScheduledSetting("momentum", None, 0.85, 0.95, True),)
         alone, ((entry, curve),) = schedule.split()
         assert alone == Schedule(Cosine(), warmup=5) == curve
         assert entry is schedule.also[0]
@@ -57,8 +68,8 @@ class TestEntries:
 class TestSpecs:
     def test_it_survives_json(self) -> None:
         schedule = declared(momentum=CYCLE, weight_decay={"shape": OneCycle(), "cooldown": "10%"})
-        spec = json.loads(json.dumps(schedule.spec()))
-        assert Curve.from_spec(spec) == schedule
+        spec = json.loads(json.dumps(to_spec(schedule)))
+        assert from_spec(spec) == schedule
 
     def test_a_config_is_a_spec(self) -> None:
         shape = {"_target_": "lrflow.schedules.OneCycle", "start": 0, "end": 0}
@@ -68,10 +79,10 @@ class TestSpecs:
             "warmup": 5,
             "also": {"momentum": {"shape": shape, **CYCLE}, "beta2": None},
         }
-        assert Curve.from_spec(spec) == declared(momentum={"shape": OneCycle(start=0, end=0), **CYCLE})
+        assert from_spec(spec) == declared(momentum={"shape": OneCycle(start=0, end=0), **CYCLE})
 
     def test_a_schedule_without_any_has_the_spec_of_before(self) -> None:
-        assert "also" not in Schedule(Cosine()).spec()
+        assert "also" not in to_spec(Schedule(Cosine()))
 
 
 class TestMistakes:
@@ -118,18 +129,20 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("entry", "known", "told"),
         [
-            (Also("momentum"), ADAM, None),
-            (Also("momentum"), SGD, None),
-            (Also("momentum"), {"lr": 1.0, "eps": 1.0}, "no such setting; known: eps"),
-            (Also("momentum", optional=True), {"lr": 1.0}, None),
-            (Also("weight_dekay"), ADAM, "no such setting; did you mean weight_decay?"),
-            (Also("weight_decay"), SGD, "weight_decay is 0, which is off"),
-            (Also("weight_decay", optional=True), SGD, None),
-            (Also("beta1", low=0.95), ADAM, "is above 0.9, the optimizer's own; give a high too"),
-            (Also("beta1", low=0.95, high=0.99), ADAM, None),
+            (ScheduledSetting("momentum"), ADAM, None),
+            (ScheduledSetting("momentum"), SGD, None),
+            (ScheduledSetting("momentum"), {"lr": 1.0, "eps": 1.0}, "no such setting; known: eps"),
+            (ScheduledSetting("momentum", optional=True), {"lr": 1.0}, None),
+            (ScheduledSetting("weight_dekay"), ADAM, "no such setting; did you mean weight_decay?"),
+            (ScheduledSetting("weight_decay"), SGD, "weight_decay is 0, which is off"),
+            (ScheduledSetting("weight_decay", optional=True), SGD, None),
+            (ScheduledSetting("beta1", low=0.95), ADAM, "is above 0.9, the optimizer's own; give a high too"),
+            (ScheduledSetting("beta1", low=0.95, high=0.99), ADAM, None),
         ],
     )
-    def test_it_is_held_against_an_optimizer(self, entry: Also, known: dict[str, float], told: str | None) -> None:
+    def test_it_is_held_against_an_optimizer(
+        self, entry: ScheduledSetting, known: dict[str, float], told: str | None
+    ) -> None:
         found = [f"{problem.message}; {problem.hint}" for problem in entry.check(known, "schedule.also.x")]
         assert len(found) == (told is not None)
         assert told is None or told in found[0]
@@ -166,5 +179,5 @@ class TestLaterOn:
 
 def test_numbers_are_found_among_settings() -> None:
     settings = {"lr": 0.1, "betas": [0.9, 0.99, 0.999], "fused": True, "eps": (1e-8, 1.0), "name": "x", "momentum": 0}
-    assert numbers(settings) == {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "beta3": 0.999, "momentum": 0.0}
-    assert highest([{"a": 1.0, "b": 0.0}, {"b": 2.0}]) == {"a": 1.0, "b": 2.0}
+    assert numeric_settings(settings) == {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "beta3": 0.999, "momentum": 0.0}
+    assert highest_settings([{"a": 1.0, "b": 0.0}, {"b": 2.0}]) == {"a": 1.0, "b": 2.0}

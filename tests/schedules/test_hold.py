@@ -30,6 +30,7 @@ from lrflow.schedules import (
     Schedule,
     Step,
 )
+from lrflow.schedules.specs import from_spec, to_spec
 
 EPOCHS, EACH = 30, 17
 RUN = Horizon(EPOCHS * EACH, EACH, 64.0)
@@ -124,7 +125,7 @@ def test_epochs_need_their_length() -> None:
 
 def test_it_is_left_out_of_the_spec_where_it_says_nothing() -> None:
     for hold in (None, 0, "0%", "0 steps"):
-        assert "hold" not in Schedule(Cosine(), hold=hold).spec()
+        assert "hold" not in to_spec(Schedule(Cosine(), hold=hold))
     held = Schedule(Cosine(), hold="1 epoch")
-    assert held.spec()["hold"] == "1 epoch"
-    assert Schedule.from_spec(held.spec()) == held
+    assert to_spec(held)["hold"] == "1 epoch"
+    assert from_spec(to_spec(held)) == held

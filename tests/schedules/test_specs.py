@@ -17,7 +17,6 @@ from lrflow.schedules import (
     Constant,
     Continued,
     Cosine,
-    Curve,
     Cyclical,
     Exponential,
     Horizon,
@@ -37,6 +36,7 @@ from lrflow.schedules import (
     Tanh,
     WarmRestarts,
 )
+from lrflow.schedules.specs import from_spec, to_spec
 
 SHAPES = [
     Constant(),
@@ -65,13 +65,13 @@ CONF = Path(__file__).parents[2] / "conf" / "schedule"
 @pytest.mark.parametrize("shape", SHAPES, ids=repr)
 def test_a_spec_survives_json_and_builds_the_same_schedule(shape: Shape) -> None:
     schedule = Schedule(shape, warmup="5%", warmup_start=0.1, cooldown="1 epoch", floor=0.01)
-    spec = json.loads(json.dumps(schedule.spec()))
-    assert spec == schedule.spec()
-    assert Schedule.from_spec(spec) == schedule
+    spec = json.loads(json.dumps(to_spec(schedule)))
+    assert spec == to_spec(schedule)
+    assert from_spec(spec) == schedule
 
 
 def test_a_spec_reads_like_the_config() -> None:
-    assert Schedule(MultiStep(0.1, ["50%", 300]), warmup="5%", floor=0.1).spec() == {
+    assert to_spec(Schedule(MultiStep(0.1, ["50%", 300]), warmup="5%", floor=0.1)) == {
         "_target_": "lrflow.schedules.Schedule",
         "shape": {"_target_": "lrflow.schedules.MultiStep", "gamma": 0.1, "milestones": ["50%", "300 steps"]},
         "warmup": "5%",
@@ -82,17 +82,17 @@ def test_a_spec_reads_like_the_config() -> None:
 
 
 def test_an_argument_that_came_later_changes_no_spec_of_before() -> None:
-    assert Schedule(Cosine(k=1)).spec()["shape"] == {"_target_": "lrflow.schedules.Cosine"}
-    assert Schedule(Cosine(), warmup_shape="linear").spec().keys().isdisjoint({"warmup_shape", "cooldown_shape"})
+    assert to_spec(Schedule(Cosine(k=1)))["shape"] == {"_target_": "lrflow.schedules.Cosine"}
+    assert to_spec(Schedule(Cosine(), warmup_shape="linear")).keys().isdisjoint({"warmup_shape", "cooldown_shape"})
     curved = Schedule(Cosine(), floor=0.1, warmup_shape="cosine", cooldown_shape="exponential")
-    assert curved.spec()["warmup_shape"] == "cosine"
-    assert Schedule.from_spec(curved.spec()) == curved
-    assert Schedule(Cosine(k=2)).spec()["shape"] == {"_target_": "lrflow.schedules.Cosine", "k": 2.0}
+    assert to_spec(curved)["warmup_shape"] == "cosine"
+    assert from_spec(to_spec(curved)) == curved
+    assert to_spec(Schedule(Cosine(k=2)))["shape"] == {"_target_": "lrflow.schedules.Cosine", "k": 2.0}
 
 
 @pytest.mark.parametrize("option", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_option_of_the_config_is_a_spec(option: Path) -> None:
-    schedule = Curve.from_spec(OmegaConf.to_container(OmegaConf.load(option), resolve=True))
+    schedule = from_spec(OmegaConf.to_container(OmegaConf.load(option), resolve=True))
     assert schedule.check(Horizon(1000, 100)) == []
 
 
@@ -107,7 +107,7 @@ def test_everything_wrong_with_a_piece_is_said_where_it_stands() -> None:
         ],
     }
     with pytest.raises(ConfigError) as caught:
-        Curve.from_spec({"_target_": "lrflow.schedules.Schedule", "shape": shape})
+        from_spec({"_target_": "lrflow.schedules.Schedule", "shape": shape})
     assert [problem.key.removeprefix("schedule.shape.pieces") for problem in caught.value.problems] == [
         "[0].shape.gamma",
         "[1].shape._target_",
@@ -121,7 +121,7 @@ def test_everything_wrong_with_a_piece_is_said_where_it_stands() -> None:
 def test_a_run_resumed_twice_survives_too() -> None:
     curve = Continued(Schedule(Step(), warmup=3), np.int64(40), Horizon(100, 10), "extend")
     twice = Continued(curve, 150, Horizon(200, 10), "decay_now")
-    assert Curve.from_spec(json.loads(json.dumps(twice.spec()))) == twice
+    assert from_spec(json.loads(json.dumps(to_spec(twice)))) == twice
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,12 @@ class Halved(Shape):
 
 def test_a_shape_of_ones_own_needs_a_resolver() -> None:
     schedule = Schedule(Halved(4.0))
-    spec = schedule.spec()
+    spec = to_spec(schedule)
     assert spec["shape"] == {"_target_": f"{__name__}.Halved", "by": 4.0}
     with pytest.raises(ConfigError, match=r"schedule.shape._target_ = .*none of lrflow's schedules"):
-        Curve.from_spec(spec)
+        from_spec(spec)
     classes = {spec["_target_"]: Schedule, spec["shape"]["_target_"]: Halved}
-    assert Curve.from_spec(spec, resolve=classes.__getitem__) == schedule
+    assert from_spec(spec, resolve=classes.__getitem__) == schedule
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def test_a_shape_of_ones_own_fails_in_words(shape: dict[str, object], says: str)
         return classes[target]
 
     with pytest.raises(ConfigError, match=says) as caught:
-        Curve.from_spec({"_target_": "Schedule", "shape": shape}, resolve=resolve)
+        from_spec({"_target_": "Schedule", "shape": shape}, resolve=resolve)
     assert len(caught.value.problems) == 1
 
 
@@ -184,7 +184,7 @@ def test_everything_wrong_with_a_spec_is_said_at_once_where_it_stands() -> None:
         "flor": 0.1,
     }
     with pytest.raises(ConfigError) as caught:
-        Curve.from_spec(spec, key="layers.rules[1].schedule")
+        from_spec(spec, key="layers.rules[1].schedule")
     problems = {problem.key.removeprefix("layers.rules[1].schedule."): problem for problem in caught.value.problems}
     assert set(problems) == {"shape.gamma", "shape.evry", "warmup", "flor"}
     assert problems["shape.evry"].hint == "did you mean every?"
@@ -209,7 +209,7 @@ def test_everything_wrong_with_a_spec_is_said_at_once_where_it_stands() -> None:
 )
 def test_a_spec_that_describes_nothing(spec: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
-        Curve.from_spec(spec)
+        from_spec(spec)
     assert len(caught.value.problems) == 1
 
 

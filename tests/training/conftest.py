@@ -24,6 +24,7 @@ from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan
 from lrflow.runs import newest_checkpoint
 from lrflow.schedules import Cosine, Curve, Duration, Horizon, Schedule
+from lrflow.schedules.specs import to_spec
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, Supervised, planned_module
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.interrupt import StopRequest
@@ -113,7 +114,7 @@ class Options:
     def config(self) -> dict[str, Any]:
         """The part of it that a checkpoint remembers."""
         optimizer = {"_target_": self.optimizer.__name__, "lr": self.lr, **self.settings}
-        return {"optimizer": optimizer, "schedule": self.schedule.spec(), "data": {"batch_size": self.batch_size}}
+        return {"optimizer": optimizer, "schedule": to_spec(self.schedule), "data": {"batch_size": self.batch_size}}
 
 
 class Recorder(pl.Callback):
