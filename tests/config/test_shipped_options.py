@@ -33,55 +33,54 @@ def named(option: Option) -> str:
     return f"{option.group}={option.name}"
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=named)
+RUN_ELSEWHERE = ("schedule", "feedback", "optimizer", "layers", "scaling", "find", "recipe")
+"""Groups whose every option is run: by the commands of docs/catalogue.md, and by recipes/test_fast.py."""
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.group not in RUN_ELSEWHERE], ids=named)
 def test_every_option_can_be_chosen(option: Option, tmp_path: Path) -> None:
     (tmp_path / "run.ckpt").touch()
     own = {
         "task=evaluate": [f"task.from={tmp_path}/run.ckpt"],
-        "layers=airbench": ["optimizer=airbench"],  # which brings the route that its rules take
         "model=custom": ["model._target_=torch.nn.Flatten"],
-        "layers=mup": ["layers.base={widths: [64, 64]}"],
-        "scaling=linear": ["scaling.reference=256"],
-        "scaling=sqrt": ["scaling.reference=256"],
         "data=custom": ["data._target_=lrflow.data.Digits", "model=custom", "model._target_=torch.nn.Flatten"],
     }
     config = compose([named(option), *own.get(named(option), [])])
     assert config.choices[option.group] == option.name
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=named)
-def test_every_option_says_in_a_line_what_it_is(option: Option) -> None:
-    assert 10 < len(option.summary) < 100
+def test_every_option_says_in_a_line_what_it_is() -> None:
+    assert {named(option): option.summary for option in OPTIONS if not 10 < len(option.summary) < 100} == {}
 
 
-@pytest.mark.parametrize(
-    ("group", "target", "options"), NODES, ids=lambda value: value if isinstance(value, str) else ""
-)
-def test_its_keys_bind_to_its_targets_signature(group: str, target: str, options: tuple[frozenset[str], ...]) -> None:
-    extra, ignore = checks.PASSED.get(group, ((), ()))
-    for keys in options:
-        assert check_arguments(target, dict.fromkeys(keys - set(CONTROLS)), group, extra, ignore) == []
+def test_the_keys_of_an_option_bind_to_its_targets_signature() -> None:
+    found = {}
+    for group, target, options in NODES:
+        extra, ignore = checks.PASSED.get(group, ((), ()))
+        for keys in options:
+            if problems := check_arguments(target, dict.fromkeys(keys - set(CONTROLS)), group, extra, ignore):
+                found[group, target] = problems
+    assert found == {}
 
 
-@pytest.mark.parametrize(
-    ("group", "target", "options"), NODES, ids=lambda value: value if isinstance(value, str) else ""
-)
-def test_no_further_argument_of_its_target_is_taken_for_a_typo(
-    group: str, target: str, options: tuple[frozenset[str], ...]
-) -> None:
-    known = {key for keys in options for key in keys}
-    for argument in _parameters(locate(target))[0].keys() - known:
-        assert closest(argument, known - set(CONTROLS)) is None
+def test_no_further_argument_of_a_target_is_taken_for_a_typo() -> None:
+    found = {}
+    for _, target, options in NODES:
+        known = {key for keys in options for key in keys}
+        for argument in _parameters(locate(target))[0].keys() - known:
+            if (suggested := closest(argument, known - set(CONTROLS))) is not None:
+                found[target, argument] = suggested
+    assert found == {}
 
 
 def test_a_rule_has_the_keys_of_the_class_that_takes_it() -> None:
     assert set(names_of(schema.Rule)) == {field.name for field in fields(Rule)} - {"depth", "parameters"}  # of makers
 
 
-@pytest.mark.parametrize("option", CATALOGUE.options("trainer").values(), ids=named)
-def test_the_schema_documents_what_the_options_say(option: Option) -> None:
-    said = set(read(option.path)) - {"defaults"}
-    assert said <= set(names_of(settings.Trainer))
+def test_the_schema_documents_what_the_options_say() -> None:
+    known = {"defaults", *names_of(settings.Trainer)}
+    said = {option.name: set(read(option.path)) - known for option in CATALOGUE.options("trainer").values()}
+    assert {name: keys for name, keys in said.items() if keys} == {}
 
 
 def test_the_default_trainer_says_everything_that_the_schema_knows() -> None:
