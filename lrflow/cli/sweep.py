@@ -18,7 +18,8 @@ from lrflow.config.catalogue import Catalogue
 from lrflow.config.composition import Composer, checked, composer
 from lrflow.config.metrics import guessed_modes
 from lrflow.config.overrides import Override, Overrides, read, values_of
-from lrflow.config.sweep import TARGET, check_sweeper
+from lrflow.config.sweep import TARGET
+from lrflow.config.sweep_checks import check_sweeper
 from lrflow.console import short_names
 from lrflow.errors import ConfigError, LrflowError, Problem, nearest
 from lrflow.metric import is_loss, is_of_test, is_validation

@@ -13,18 +13,21 @@ from lrflow.config.combinations import check_combination
 from lrflow.config.config import Config
 from lrflow.config.extras import check_installed
 from lrflow.config.feedback import check_feedback, check_limits
-from lrflow.config.find import check_find
 from lrflow.config.freezing import check_freezing
 from lrflow.config.length import declared_horizon
 from lrflow.config.mup import check_mup
 from lrflow.config.routes import check_routes
 from lrflow.config.scaling import check_scaling
 from lrflow.config.schema import Data, Model, Optimizer, Rules, Schedule
-from lrflow.config.settings import Health, Train
+from lrflow.config.settings import Health, RangeFind, Train
 from lrflow.config.spelling import answered, closest
 from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
 from lrflow.errors import ConfigError, Problem
+from lrflow.metric import is_validation
 from lrflow.schedules import Curve, Horizon, Shape
+
+FEWEST_RUNS = 3
+"""Of `find.confirm`."""
 
 
 def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None]) -> list[Problem]:
@@ -256,3 +259,33 @@ def check(
     problems += check_feedback(config) if sound("feedback", "trainer.limit_val") else []
     problems += check_find(config, horizon) if sound("find", "trainer.limit_val") else []
     return [*problems, *(check_uses(config) if sound(*USES) else [])]
+
+
+def check_find(config: Config, horizon: Horizon | None) -> list[Problem]:
+    """What of a range test cannot be.
+
+    Args:
+        config: of the run.
+        horizon: how long the run is; None where that is not known yet.
+    """
+    find = config.find
+    if not isinstance(find, RangeFind):
+        return []
+    problems = []
+    if find.low >= find.high:
+        problems.append(Problem("find.high", f"expected more than find.low, {find.low:g}", find.high))
+    if find.confirm_runs < FEWEST_RUNS:
+        message = f"expected at least {FEWEST_RUNS}: a best LR with one on either side"
+        problems.append(Problem("find.confirm_runs", message, find.confirm_runs))
+    if is_validation(find.monitor) and config.trainer.limit_val_batches == 0:
+        message = f"find.monitor={find.monitor} is read from validations, of which there are none"
+        problems.append(Problem("trainer.limit_val_batches", message, 0, "give more batches, or leave it out"))
+    if find.confirm and config.task.name == "find" and config.resume.source is not None:
+        message = "trial runs follow the whole schedule from its start, and this test starts at a checkpoint"
+        problems.append(Problem("find.confirm", message, True, "leave out find.confirm or resume"))
+    if config.task.name != "plan" and (horizon is not None or find.in_steps):
+        try:
+            find.sweep_length(horizon or Horizon(1))
+        except ConfigError as error:
+            problems += error.problems
+    return problems

@@ -26,7 +26,7 @@ from lrflow.config.hydra_node import check_hydra
 from lrflow.config.origins import Source, place, touches
 from lrflow.config.overrides import Override, Overrides, expand, read
 from lrflow.config.spelling import closest
-from lrflow.config.sweep import nearest_setting
+from lrflow.config.sweep_checks import nearest_setting
 from lrflow.errors import ConfigError, Problem, did_you_mean
 
 MODULE = "lrflow.conf"

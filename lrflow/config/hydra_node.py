@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrflow.config.interpolation import leaves
 from lrflow.config.secrets import secret_problem
-from lrflow.config.sweep import TARGET, check_sweeper
+from lrflow.config.sweep import TARGET
+from lrflow.config.sweep_checks import check_sweeper
 from lrflow.config.trust import trusted
 from lrflow.errors import Problem
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from lrflow.config.config import Config
 from lrflow.config.spelling import closest, unknown_key
 from lrflow.errors import Problem, did_you_mean
 
@@ -22,12 +22,16 @@ EXAMPLES = {
 """By the last part of a key: what may be built there."""
 
 
-def problem_of(details: ErrorDetails, content: dict[str, Any]) -> Problem:
+def problem_of(
+    details: ErrorDetails, content: dict[str, Any], schema: type[BaseModel] = BaseModel, groups: Collection[str] = ()
+) -> Problem:
     """The problem that an error of pydantic's stands for.
 
     Args:
         details: the error.
         content: the whole config, in which an unknown key is looked for.
+        schema: of the whole config.
+        groups: the keys of the config that are chosen by an option.
     """
     key, value, context = dotted(details["loc"]), details["input"], details.get("ctx", {})
     match details["type"]:
@@ -38,14 +42,14 @@ def problem_of(details: ErrorDetails, content: dict[str, Any]) -> Problem:
             close = closest(str(word), context["options"])
             return Problem(key, details["msg"], word, f"did you mean {close}?" if close else None)
         case "extra_forbidden":
-            return unknown_key(key, value, content)
+            return unknown_key(key, value, content, schema, groups)
         case "missing":
-            return _missing(key, content)
+            return _missing(key, content, groups)
         case "union_tag_invalid":
             return _no_such_kind(details["loc"], value, str(context["expected_tags"]))
         case "model_type" | "model_attributes_type" | "dict_type":
             if key.startswith("health.") and key.count(".") == 1:  # a monitor is a mapping, and this is none
-                return unknown_key(key, value, content)
+                return unknown_key(key, value, content, schema, groups)
             return Problem(key, "expected a mapping of keys to values", value)
         case "list_type":
             return Problem(key, "expected a list", value)
@@ -66,7 +70,7 @@ def dotted(location: Iterable[str | int]) -> str:
     return key
 
 
-def _missing(key: str, content: Mapping[str, Any]) -> Problem:
+def _missing(key: str, content: Mapping[str, Any], groups: Collection[str]) -> Problem:
     group, _, name = key.rpartition(".")
     if group.startswith("optimizer.routes.") and name in ("_target_", "lr"):
         route, routes = group.removeprefix("optimizer.routes."), content["optimizer"]["routes"]
@@ -81,7 +85,7 @@ def _missing(key: str, content: Mapping[str, Any]) -> Problem:
         example = EXAMPLES.get(group.rpartition(".")[2])
         such = f", such as {example}" if example else ""
         return Problem(key, "is missing", hint=f"the dotted name of what is to be built{such}")
-    if not group and name in Config.groups:
+    if not group and name in groups:
         return Problem(key, "the config has nothing of this group", hint=f"choose an option, {name}=...")
     return Problem(key, "is missing")
 

@@ -68,12 +68,3 @@ def _check_arguments(model: Mapping[str, Any], arguments: Mapping[str, Any], key
             if name in new:
                 hint = (problem.hint or f"known: {', '.join(known)}").replace("model.", f"{key}.")
                 yield Problem(f"{key}.{name}", problem.message, problem.value, hint)
-
-
-def changed(model: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of the group `model` with other arguments; mappings are gone into."""
-    merged = dict(model)
-    for name, value in arguments.items():
-        before = merged.get(name)
-        merged[name] = changed(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
-    return merged

@@ -9,8 +9,12 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 
 from lrflow.config import fields as f
 from lrflow.config.schema import Node, Section
-from lrflow.metric import LOSS, TRAIN_LOSS, Metric
-from lrflow.schedules.durations import Duration
+from lrflow.errors import ConfigError, Problem
+from lrflow.metric import LOSS, TRAIN_LOSS, Metric, is_validation
+from lrflow.schedules import Duration, Horizon
+
+FEWEST_READINGS = 40
+"""Of a sweep of a range test: with fewer there is no curve to read."""
 
 
 class Checkpoint(Section):
@@ -203,7 +207,7 @@ class Health(Section):
 
 
 class Scaling(Section):
-    """How the peak LR follows the batch of an optimizer step; see `lrflow.config.scaling`."""
+    """How the peak LR follows the batch of an optimizer step; see `lrflow.plan.batch_scaling`."""
 
     rule: Annotated[Literal["none", "linear", "sqrt"], f.one_of("none", "linear", "sqrt")] = "none"
     """linear: batch / reference; sqrt: its square root; none: the peak is what the config says."""
@@ -271,6 +275,45 @@ class RangeFind(Section):
     def sweep_count(self) -> int:
         """How many sweeps are made."""
         return self.sweeps or (2 if self.confirm else 5)
+
+    @property
+    def reading_interval(self) -> Duration:
+        """How often a sweep reads what it monitors: as `every` says, or as the metric comes."""
+        if self.every is not None:
+            return self.every
+        if self.monitor == TRAIN_LOSS:
+            return Duration(1, "steps")
+        return Duration(5, "steps") if is_validation(self.monitor) else Duration(1, "epochs")
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether the length of a sweep and of its readings is known without that of an epoch or of the run."""
+        return all(given.unit == "steps" for given in (self.steps, self.reading_interval))
+
+    def sweep_length(self, horizon: Horizon) -> tuple[int, int]:
+        """How many readings a sweep has, and how many optimizer steps each of them takes.
+
+        Args:
+            horizon: of the run, whose epochs and shares are counted.
+
+        Raises:
+            ConfigError: the readings are too few to be a curve, or their steps cannot be counted.
+        """
+        lengths, problems = [], []
+        for key, given in (("find.every", self.reading_interval), ("find.steps", self.steps)):
+            try:
+                lengths.append(max(1, given.steps(horizon)))
+            except ValueError as error:
+                problems.append(Problem(key, str(error), str(given), "write a number of steps"))
+        if problems:
+            raise ConfigError(problems)
+        every, steps = lengths
+        if steps // every < FEWEST_READINGS:
+            message = f"expected at least {FEWEST_READINGS} readings of {self.monitor}"
+            message += f", one each {every} steps" if every > 1 else ""
+            hint = f"find.steps={FEWEST_READINGS * every} or more"
+            raise ConfigError([Problem("find.steps", message, str(self.steps), hint)])
+        return steps // every, every
 
 
 class StabilityFind(Section):

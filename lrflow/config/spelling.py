@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from lrflow.config.config import Config
 from lrflow.config.files import split
 from lrflow.config.interpolation import leaves
 from lrflow.errors import Problem
@@ -74,13 +73,17 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
-def unknown_key(key: str, value: Any, content: dict[str, Any]) -> Problem:
+def unknown_key(
+    key: str, value: Any, content: dict[str, Any], schema: type[BaseModel], groups: Collection[str]
+) -> Problem:
     """The problem of a key that no schema knows, with the one that was probably meant.
 
     Args:
         key: dotted, as it was given.
         value: what was given to it.
         content: the whole config, whose other keys may have been meant.
+        schema: of the whole config.
+        groups: the keys of the config that are chosen by an option.
     """
     parent, _, name = key.rpartition(".")
     if key == "trust":
@@ -92,7 +95,7 @@ def unknown_key(key: str, value: Any, content: dict[str, Any]) -> Problem:
         return Problem(key, "there is no feedback to give it to", value, "choose one: feedback=plateau, for example")
     if instead := answer(key, value):
         return Problem(key, "there is no such key" if parent else "there is no such group or key", value, instead)
-    sections = sections_at(parent)
+    sections = sections_at(parent, schema)
     known = list(dict.fromkeys(other for section in sections for other in names_of(section) if other != name))
     message = "there is no such key" if parent else "there is no such group or key"
     if close := closest(name, known):
@@ -101,7 +104,7 @@ def unknown_key(key: str, value: Any, content: dict[str, Any]) -> Problem:
         return Problem(key, message, value, f"did you mean {elsewhere}?")
     if parent:
         return Problem(key, message, value, f"{parent} has {', '.join(known)}" if known else None)
-    return Problem(key, message, value, f"the groups are {', '.join(Config.groups)}")
+    return Problem(key, message, value, f"the groups are {', '.join(groups)}")
 
 
 def names_of(section: type[BaseModel]) -> list[str]:
@@ -109,9 +112,9 @@ def names_of(section: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-def sections_at(key: str) -> list[type[BaseModel]]:
-    """The schemas of what may stand at a key, `layers.rules[0].schedule`; empty: no section does."""
-    annotations: list[Any] = [Config]
+def sections_at(key: str, schema: type[BaseModel]) -> list[type[BaseModel]]:
+    """The schemas of what may stand at a key of a schema, `layers.rules[0].schedule`; empty: no section does."""
+    annotations: list[Any] = [schema]
     for part in split(key):
         annotations = [below for annotation in annotations for below in _below(annotation, part)]
     return [kind for annotation in annotations for kind in _kinds(annotation) if _is_section(kind)]

@@ -309,3 +309,14 @@ def _import(path: str, target: str, key: str) -> ModuleType:
         where = f"{shown(Path(file))}:{line}"
         message = f"importing {path} fails: {type(error).__name__}: {error}"
         raise ConfigError([Problem(key, message, target, where=where)]) from error
+
+
+def with_arguments(model: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of the group `model` with other arguments; mappings are gone into."""
+    merged = dict(model)
+    for name, value in arguments.items():
+        before = merged.get(name)
+        merged[name] = (
+            with_arguments(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
+        )
+    return merged

@@ -82,7 +82,7 @@ def _typed(content: dict[str, Any], failed: Collection[str]) -> tuple[Config | N
         return Config.model_validate(content), []
     except ValidationError as error:
         errors = error.errors(include_url=False)
-    problems = [problem_of(details, content) for details in errors]
+    problems = [problem_of(details, content, Config, Config.groups) for details in errors]
     sound = copy.deepcopy(content)
     for details in errors:
         _drop(sound, [part for part in details["loc"] if not str(part).startswith("<")])

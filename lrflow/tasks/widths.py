@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate
-from lrflow.config.mup import changed, table_of
+from lrflow.config.mup import table_of
+from lrflow.config.targets import with_arguments
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule
 from lrflow.layers.inventory import Parameters
@@ -72,7 +73,7 @@ def build_other(
     Raises:
         ConfigError: the model refuses these arguments.
     """
-    node = reduce(changed, changes, config.model.node())
+    node = reduce(with_arguments, changes, config.model.node())
     try:
         with torch.random.fork_rng(devices=[]):
             model = instantiate(node)

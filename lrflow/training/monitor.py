@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from lrflow.plan import Plan
-
-if TYPE_CHECKING:
-    from lrflow.training.signals import Block, Signals
+from lrflow.training.signals import Block, Signals
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from lrflow.plan.scheduler import read_setting
 from lrflow.plan.view import setting_columns
 from lrflow.training.loggers import log_rows
 from lrflow.training.metrics import MeanLoss
-from lrflow.training.monitor import monitors
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,12 @@ class Signals(Callback):
     """Collects loss, gradient norm, LR and time of every step without making the device wait.
 
     Loss and gradient norm go into a buffer on the device; every `every` steps (and once a second on one device)
-    the buffer is read at once, and handed to the loggers and as a `Block` to every `Monitor` among the trainer's
-    callbacks. One row per step reaches the loggers: `train/loss`, `train/grad_norm`, `train/step_time`, `lr/NAME` (what
-    the optimizer used) and `lr_planned/NAME` for each group by its name. What the plan moves besides is
-    `momentum/NAME`, `weight_decay/NAME` and the like. Where the optimizer estimates its LR (Prodigy, D-adaptation: `d`
-    in its groups), the estimate is `lr_estimate/NAME`, and its product with the LR `lr_effective/NAME`.
+    the buffer is read at once, and handed to the loggers and as a `Block` to the hook `on_block` of the trainer's
+    callbacks that have one, as every `Monitor` has. One row per step reaches the loggers: `train/loss`,
+    `train/grad_norm`, `train/step_time`, `lr/NAME` (what the optimizer used) and `lr_planned/NAME` for each group by
+    its name. What the plan moves besides is `momentum/NAME`, `weight_decay/NAME` and the like. Where the optimizer
+    estimates its LR (Prodigy, D-adaptation: `d` in its groups), the estimate is `lr_estimate/NAME`, and its product
+    with the LR `lr_effective/NAME`.
 
     Args:
         plan: the plan being executed.
@@ -297,8 +297,9 @@ class Signals(Callback):
             log_rows(logger, self._columns, rows)
 
     def _show(self, trainer: pl.Trainer, block: Block) -> None:
-        for monitor in monitors(trainer):
-            monitor.on_block(trainer, block)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if on_block := getattr(callback, "on_block", None):
+                on_block(trainer, block)
 
     def _take_settings(self) -> dict[str, np.ndarray]:
         table = np.array(self._settings[: self._count]).reshape(self._count, -1)

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.lrflow.sweeper import LrflowSweeper
 from lrflow.config import compose
-from lrflow.config.sweep import Sweep, check_sweeper
+from lrflow.config.sweep import Sweep
+from lrflow.config.sweep_checks import check_sweeper
 
 EVIL = {
     "callbacks": "callbacks: {x: {_target_: joblib.load, filename: x}}",

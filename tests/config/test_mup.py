@@ -9,7 +9,8 @@ import pytest
 
 from lrflow.config.catalogue import Catalogue
 from lrflow.config.files import read
-from lrflow.config.mup import changed, table_of
+from lrflow.config.mup import table_of
+from lrflow.config.targets import with_arguments
 from lrflow.errors import ConfigError
 from lrflow.optimizers.traits import traits_named
 
@@ -81,7 +82,7 @@ def test_mistakes(problems_of: Callable, overrides: list[str], key: str, told: s
 
 def test_arguments_in_the_model() -> None:
     model = {"_target_": "A", "encoder": {"_target_": "B", "width": 64, "depth": 3}, "widths": [4, 4]}
-    assert changed(model, {"encoder": {"width": 8}, "widths": [2]}) == {
+    assert with_arguments(model, {"encoder": {"width": 8}, "widths": [2]}) == {
         "_target_": "A",
         "encoder": {"_target_": "B", "width": 8, "depth": 3},
         "widths": [2],

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from lrflow.config import compose
-from lrflow.config.scaling import BatchScaling, batch_scaling
+from lrflow.config.scaling import batch_scaling
 from lrflow.errors import ConfigError
+from lrflow.plan.batch_scaling import BatchScaling
 
 LINEAR = ["scaling=linear", "scaling.reference=32"]
 

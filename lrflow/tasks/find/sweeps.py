@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lrflow.config import Config, locate
-from lrflow.config.find import in_steps, reading_interval, sweep_length
 from lrflow.config.settings import RangeFind
 from lrflow.config.targets import optimizer_traits
 from lrflow.errors import ConfigError, Problem
@@ -41,8 +40,8 @@ def run_sweeps(
         EndedEarlyError: something else than a sweep's readings ended it.
     """
     start = _start(config) if config.task.name == "find" else None
-    whole = Horizon(1) if in_steps(find) and start is None else whole_horizon(config, folder)
-    points, every = sweep_length(find, whole)
+    whole = Horizon(1) if find.in_steps and start is None else whole_horizon(config, folder)
+    points, every = find.sweep_length(whole)
     if start:
         _check_position(config, find, start, whole)
     rates = np.geomspace(find.low, find.high, points)
@@ -63,7 +62,7 @@ def _start(config: Config) -> Resumed | None:
 def _check_position(config: Config, find: RangeFind, start: Resumed, whole: Horizon) -> None:
     """See that the place of the checkpoint in the data is one that the sweeps can start from."""
     start.horizon(whole, None, whole.steps, config.trainer.accumulate_grad_batches)
-    if start.position.batch and reading_interval(find).unit == "epochs":
+    if start.position.batch and find.reading_interval.unit == "epochs":
         message = f"stands within an epoch, and {find.monitor} is read at the ends of epochs"
         hint = "take a checkpoint of an epoch's end (trainer.checkpoint.every='1 epoch')"
         raise ConfigError([Problem("resume.from", message, str(start.path), hint)])
