@@ -20,10 +20,10 @@ from PIL import Image
 from rich.console import Console
 
 from lrflow.config import compose
+from lrflow.display import COLOURS, GREY, INK
 from lrflow.errors import ConfigError
-from lrflow.plan import Plan
-from lrflow.plan.group import PlanGroup
-from lrflow.plan.picture import COLOURS, GREY, INK, draw
+from lrflow.plan import Plan, PlanGroup
+from lrflow.plan.picture import draw
 from lrflow.plan.view import lines
 from lrflow.schedules import Continued, Cosine, Curve, Horizon, Schedule
 from lrflow.schedules.ramps import COOLDOWNS, WARMUPS

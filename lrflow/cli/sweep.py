@@ -20,7 +20,7 @@ from lrflow.config.metrics import guessed_modes
 from lrflow.config.overrides import Override, Overrides, read, values_of
 from lrflow.config.sweep import TARGET
 from lrflow.config.sweep_checks import check_sweeper
-from lrflow.console import short_names
+from lrflow.display import short_names
 from lrflow.errors import ConfigError, LrflowError, Problem, nearest
 from lrflow.metric import is_loss, is_of_test, is_validation
 from lrflow.outcome import Outcome, Status

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrflow.plan.picture import COLOURS, FAINT, INK, save
-from lrflow.plan.view import number
+from lrflow.display import COLOURS, INK, number, plain_axes, save_figure
 
 COLUMNS = ("sharpness/top", "sharpness/share")
 """Of metrics.csv: the largest eigenvalue of P^-1 H, and the share of the stability bound that the step's LRs use."""
@@ -106,12 +105,9 @@ def draw_sharpness(folder: Path) -> Path | None:
     below.set_xlabel("optimizer step", color=INK)
     below.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
     for panel in (axes, below):
-        panel.grid(axis="y", color=FAINT, linewidth=0.8)
-        panel.set_axisbelow(True)
+        plain_axes(panel)
         panel.tick_params(which="both", colors=INK, length=3)
-        for side in ("top", "right"):
-            panel.spines[side].set_visible(False)
     highest = int(record.share.argmax())
     title = f"at most {100 * record.share[highest]:.3g}% of the stability bound, at step {record.steps[highest]:,}"
     axes.set_title(title, loc="left", fontsize=11, color=INK)
-    return save(figure, folder / "sharpness.png")
+    return save_figure(figure, folder / "sharpness.png")

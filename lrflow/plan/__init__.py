@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 from lrflow.lazy import lazily
 
 if TYPE_CHECKING:
+    from lrflow.plan.base import PlanGroup
     from lrflow.plan.checks import Check
     from lrflow.plan.diff import PlanDiff
-    from lrflow.plan.group import PlanGroup
     from lrflow.plan.plan import Plan
     from lrflow.plan.scheduler import PlanChangedWarning, PlanScheduler
 
 __all__ = ["Check", "Plan", "PlanChangedWarning", "PlanDiff", "PlanGroup", "PlanScheduler"]
 
 __getattr__ = lazily(__name__, {
-    "Check": "checks", "Plan": "plan", "PlanChangedWarning": "scheduler", "PlanDiff": "diff", "PlanGroup": "group",
+    "Check": "checks", "Plan": "plan", "PlanChangedWarning": "scheduler", "PlanDiff": "diff", "PlanGroup": "base",
     "PlanScheduler": "scheduler",
 })  # fmt: skip

@@ -6,16 +6,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrflow.plan.view import counted, joined, number
-from lrflow.schedules import Schedule
-
-if TYPE_CHECKING:
-    from lrflow.plan.plan import Plan, Rates
-    from lrflow.schedules import Curve, Horizon
+from lrflow.display import counted, joined, number
+from lrflow.plan.base import PlanBase, Rates
+from lrflow.schedules import Curve, Horizon, Schedule
 
 CHUNK = 1 << 18  # steps evaluated at once: long runs are checked in constant memory
 PEAK_TOLERANCE = 1e-3  # of the peak: what may be missing from it
@@ -61,7 +57,7 @@ class _Facts:
     jump: tuple[int, float, float] | None = None  # first undeclared jump: step, from, to
 
 
-def check(plan: Plan) -> list[Check]:
+def check(plan: PlanBase) -> list[Check]:
     """Check the LR of every trainable group at every step of the run.
 
     Returns:
@@ -81,7 +77,7 @@ def check(plan: Plan) -> list[Check]:
     ]
 
 
-def _names(plan: Plan, columns: tuple[int, ...]) -> str:
+def _names(plan: PlanBase, columns: tuple[int, ...]) -> str:
     return joined([plan.names[column] for column in columns])
 
 
@@ -145,7 +141,7 @@ def _warmup(facts: _Facts, horizon: Horizon) -> tuple[bool, str]:
     return facts.warmup < horizon.steps, f"{told} from step {facts.frozen:,}" if warmup and facts.frozen else told
 
 
-def _fits(plan: Plan) -> Check:
+def _fits(plan: PlanBase) -> Check:
     problems = dict.fromkeys(
         f"{problem.key}: {problem.message}"
         for problem in chain(
@@ -156,7 +152,7 @@ def _fits(plan: Plan) -> Check:
     return Check("schedule fits the run", not problems, "; ".join(problems) or "every duration lies inside it")
 
 
-def _settings_move(plan: Plan) -> Check:
+def _settings_move(plan: PlanBase) -> Check:
     """Every setting that is to move does so, over numbers."""
     wrong, right = [], []
     for moved, columns in plan.moved:
@@ -170,7 +166,7 @@ def _settings_move(plan: Plan) -> Check:
     return Check("settings move", not wrong, "; ".join(dict.fromkeys(wrong or right)))
 
 
-def _moves(plan: Plan, walked: list[tuple[_Facts, str]]) -> Check:
+def _moves(plan: PlanBase, walked: list[tuple[_Facts, str]]) -> Check:
     """Every trainable group holds parameters and has an LR above zero somewhere."""
     still = []
     for (facts, _), (_, columns) in zip(walked, plan.curves, strict=True):

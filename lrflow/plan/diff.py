@@ -1,4 +1,4 @@
-"""What changed from one plan to another: what a person who compares two runs wants to know."""
+"""What changed from one plan to another, as data and as a table."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import math
 from collections import Counter
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
 
-from lrflow.plan import diff_table
-from lrflow.plan.view import describe, describe_setting
+from lrflow.display import Grid, joined, number
+from lrflow.plan.base import PlanBase, PlanGroup
+from lrflow.plan.view import describe, describe_setting, landmarks, length
 from lrflow.schedules import Continued
 from lrflow.schedules.specs import to_spec
 
-if TYPE_CHECKING:
-    from lrflow.plan.group import PlanGroup
-    from lrflow.plan.plan import Plan
-
 SAMPLES = 10_000  # places at which the LRs of two long runs are compared
 ROUNDING = 1e-9  # relative: LRs closer than this are the same to a person
+
+WORDS = {
+    "lr": "peak LR",
+    "scale": "LR scale",
+    "weight_decay": "weight decay",
+}  # settings as the plan's table calls them
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ class PlanDiff:
         after: the later plan.
     """
 
-    before: Plan
-    after: Plan
+    before: PlanBase
+    after: PlanBase
 
     @cached_property
     def same(self) -> bool:
@@ -164,10 +167,10 @@ class PlanDiff:
         return {name: _ratio(float(old[left]), float(new[right])) for (left, right), name in self._columns.items()}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from diff_table.render(self, "->" if options.ascii_only else "→")
+        yield from _render(self, "->" if options.ascii_only else "→")
 
     @staticmethod
-    def _only(plan: Plan, other: Plan) -> list[PlanGroup]:
+    def _only(plan: PlanBase, other: PlanBase) -> list[PlanGroup]:
         names = {group.name for group in other.groups}
         return [group for group in plan.groups if group.name not in names]
 
@@ -211,12 +214,12 @@ class PlanDiff:
     def _landmarks(self) -> list[tuple[tuple[float, float], str]]:
         """The landmarks of both plans in the order of the run."""
         old, new = self.before.horizon.steps, self.after.horizon.steps
-        ours, theirs = self.after.landmarks(), self.before.landmarks()
+        ours, theirs = landmarks(self.after), landmarks(self.before)
         if self.stepwise:
             return [((step, step), why) for step, why in sorted({**theirs, **ours}.items()) if step < min(old, new)]
         marks: dict[tuple[float, float], str] = {(old - 1, new - 1): "last step"}
-        for run, landmarks in ((old, theirs), (new, ours)):
-            for step, why in landmarks.items():
+        for run, marked in ((old, theirs), (new, ours)):
+            for step, why in marked.items():
                 if why != "last step":
                     # A quarter of a run need not be a whole step.
                     share = int(why[:-1]) / 100 if why.endswith("%") else step / run
@@ -240,7 +243,7 @@ def _alone(groups: list[PlanGroup]) -> dict[tuple[int, int], str]:
     return {size: name for size, name in named.items() if sizes[size] == 1}
 
 
-def _sums(plan: Plan) -> np.ndarray:
+def _sums(plan: PlanBase) -> np.ndarray:
     """The LR of every trainable group, summed over the run."""
     steps = plan.horizon.steps
     return plan.lr(np.linspace(0, steps - 1, min(steps, SAMPLES))).mean(axis=0) * steps
@@ -250,3 +253,101 @@ def _ratio(before: float, after: float) -> float:
     if before == after:
         return 1.0
     return after / before if before else math.inf
+
+
+def _render(diff: PlanDiff, arrow: str) -> RenderResult:
+    """What changed, most telling first: the run, the groups, their settings, the LRs."""
+    yield Text.assemble(
+        ("Plan ", "bold"), (f"{diff.before.fingerprint[:12]} {arrow} {diff.after.fingerprint[:12]}", "dim")
+    )
+    if diff.same:
+        yield Text("nothing changed: every LR is the same at every step")
+        return
+    yield Text()
+    yield _summary(diff, arrow)
+    if diff.rates:
+        yield Text()
+        yield _rates(diff, arrow)
+    if diff.before.horizon.steps != diff.after.horizon.steps:
+        how = "step by step, as far as both go" if diff.stepwise else "at the same fraction of each"
+        yield Text(f"runs of different lengths, compared {how}", "dim")
+
+
+def _summary(diff: PlanDiff, arrow: str) -> Grid:
+    table = Grid("<", "<")
+    was, now = length(diff.before), length(diff.after)
+    if was != now:
+        table.row(Text("run", "bold"), f"{was} {arrow} {now}")
+    for name in diff.removed:
+        table.row(Text("group", "bold"), f"- {name}", style="red")
+    for name in diff.added:
+        table.row(Text("group", "bold"), f"+ {name}", style="green")
+    for old, new in diff.renamed.items():
+        table.row(Text("group", "bold"), f"{old} {arrow} {new}, renamed")
+    for (setting, before, after), names in _alike(diff).items():
+        told = f"{_shown(setting, before)} {arrow} {_shown(setting, after)}"
+        if setting in ("lr", "scale") and isinstance(before, float) and isinstance(after, float):
+            told += f" ({_times(after / before if before else math.inf)})"
+        table.row(Text(WORDS.get(setting, setting), "bold"), f"{_whose(diff, names)}: {told}")
+    if diff.furthest is None:
+        whose = " in the groups of both plans" if diff.added or diff.removed else ""
+        told = f"the same at every step{whose}" if diff.compared else "no group is trained in both"
+        table.row(Text("LR", "bold"), told)
+    else:
+        far = diff.furthest
+        told = f"{number(far.before)} {arrow} {number(far.after)} ({_times(far.ratio)})"
+        table.row(
+            Text("furthest apart", "bold"), f"{_whose(diff, far.groups)} at step {_steps(far.steps, arrow)}: {told}"
+        )
+        shares: dict[str, list[str]] = {}
+        for name, ratio in diff.budget.items():
+            shares.setdefault(_times(ratio), []).append(name)
+        told = "; ".join(f"{times} ({_whose(diff, names)})" for times, names in shares.items())
+        table.row(Text("LR, summed", "bold"), told)
+    return table
+
+
+def _rates(diff: PlanDiff, arrow: str) -> Grid:
+    table = Grid("step", "<when", "<groups", "before", "after", "change")
+    for change in diff.rates:
+        table.row(
+            _steps(change.steps, arrow),
+            change.why,
+            _whose(diff, change.groups),
+            number(change.before),
+            number(change.after),
+            _times(change.ratio),
+        )
+    return table
+
+
+def _alike(diff: PlanDiff) -> dict[tuple[str, object, object], list[str]]:
+    """The changed settings, groups that changed alike together."""
+    found: dict[tuple[str, object, object], list[str]] = {}
+    for change in diff.changes:
+        found.setdefault((change.setting, change.before, change.after), []).append(change.group)
+    return found
+
+
+def _whose(diff: PlanDiff, names: list[str] | tuple[str, ...]) -> str:
+    everyone = len(names) > 1 and set(diff.compared) <= set(names)
+    return "all groups" if everyone else joined(names)
+
+
+def _steps(steps: tuple[float, float], arrow: str) -> str:
+    before, after = (round(step) for step in steps)
+    return f"{after:,}" if before == after else f"{before:,} {arrow} {after:,}"
+
+
+def _shown(setting: str, value: object) -> str:
+    if value is None:
+        return "the main optimizer" if setting == "route" else "the optimizer's"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _times(ratio: float) -> str:
+    return "from 0" if math.isinf(ratio) else "to 0" if ratio == 0 else f"{ratio:.3g}x"

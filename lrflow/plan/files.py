@@ -8,31 +8,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lrflow.files import write_whole
-from lrflow.plan.spec import plain
-from lrflow.plan.view import sampled, setting_columns
-
-if TYPE_CHECKING:
-    from lrflow.plan.plan import Plan
+from lrflow.plan.base import PlanBase, plain
+from lrflow.plan.checks import check
+from lrflow.plan.picture import plot
+from lrflow.plan.view import landmarks, sampled, setting_columns
 
 ROWS = 10_000  # of the csv; a longer run is sampled evenly
 
 
-def write(plan: Plan, folder: Path, beside: Mapping[str, Any], picture: bool = True) -> list[Path]:
+def write_files(plan: PlanBase, folder: Path, beside: Mapping[str, Any], picture: bool = True) -> list[Path]:
     """Write plan.png, unless no `picture` is wanted, plan.csv and plan.json into `folder` and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        *([plan.plot(folder / "plan.png")] if picture else []),
+        *([plot(plan, folder / "plan.png")] if picture else []),
         write_csv(plan, folder / "plan.csv"),
         write_json(plan, folder / "plan.json", beside),
     ]
 
 
-def write_csv(plan: Plan, path: Path) -> Path:
+def write_csv(plan: PlanBase, path: Path) -> Path:
     """The LR of every trainable group, a row a step, and after the LRs what else moves, as `momentum/GROUP`.
 
     The floats read back exactly.
@@ -47,12 +46,12 @@ def write_csv(plan: Plan, path: Path) -> Path:
     return write_whole(path, text.getvalue())
 
 
-def write_json(plan: Plan, path: Path, beside: Mapping[str, Any] | None = None) -> Path:
+def write_json(plan: PlanBase, path: Path, beside: Mapping[str, Any] | None = None) -> Path:
     """The plan itself (`Plan.from_dict` reads it), its fingerprint, the LRs at its landmarks and its checks.
 
     What is told `beside` the plan stands after them.
     """
-    marks = plan.landmarks()
+    marks = landmarks(plan)
     content = {
         "fingerprint": plan.fingerprint,
         **plan.to_dict(),
@@ -61,7 +60,7 @@ def write_json(plan: Plan, path: Path, beside: Mapping[str, Any] | None = None) 
             | {title: float(plan.setting(name, step)[column]) for name, column, title in setting_columns(plan)}
             for step, why in marks.items()
         ],
-        "checks": [asdict(check) for check in plan.check()],
+        "checks": [asdict(one) for one in check(plan)],
         **(beside or {}),
     }
     return write_whole(path, json.dumps(content, indent=2, default=plain) + "\n")

@@ -9,37 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrflow.files import write_whole
-from lrflow.plan.view import describe, joined, length, lines, number, sampled, setting_lines
+from lrflow.display import COLOURS, GREY, INK, joined, number, plain_axes, save_figure
+from lrflow.plan.base import PlanBase
+from lrflow.plan.view import Line, describe, length, lines, sampled, setting_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import StepPatch
 
-    from lrflow.plan.plan import Plan
-    from lrflow.plan.view import Line
-
-# Told apart by the colour-blind too (Okabe and Ito, 2008); more lines than these run through a scale of colours.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-INK, GREY, FAINT = "#222222", "#707070", "#e6e6e6"
 POINTS = 2000  # of a line: more than the picture has pixels
 NAMED = 12  # lines the legend names; of more, it names some
 DECADES = 3  # on a log axis, how far under the lowest peak is shown
 
 
-def plot(plan: Plan, path: Path) -> Path:
+def plot(plan: PlanBase, path: Path) -> Path:
     """Draw the LR of every group over the run into `path` (its folder is made if missing) and return it."""
-    return save(draw(plan), path)
+    return save_figure(draw(plan), path)
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure whole into `path`, in the format of its ending, and return it; its folder is made if missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:] or "png", dpi=100))
-
-
-def draw(plan: Plan) -> Figure:
+def draw(plan: PlanBase) -> Figure:
     """The LR of every group over the run; groups with one curve share a line, peaks more than 10x apart a log axis."""
     from matplotlib.figure import Figure  # itself and not pyplot: no state, no display
 
@@ -66,7 +55,7 @@ def draw(plan: Plan) -> Figure:
     return figure
 
 
-def _draw_setting(axes: Axes, plan: Plan, name: str) -> None:
+def _draw_setting(axes: Axes, plan: PlanBase, name: str) -> None:
     """What moves besides the LR, a line for each way in which it does so."""
     shown = [(label, column) for other, label, column in setting_lines(plan) if other == name]
     steps = sampled(plan, POINTS)
@@ -83,10 +72,11 @@ def _draw_setting(axes: Axes, plan: Plan, name: str) -> None:
         axes.legend(
             loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, fontsize=9, labelcolor=INK
         )
-    _plain(axes)
+    plain_axes(axes)
 
 
 def _colours(count: int) -> list[Any]:
+    """So many colours: the palette, or of more than it has a scale."""
     if count <= len(COLOURS):
         return list(COLOURS[:count])
     from matplotlib import colormaps
@@ -94,7 +84,7 @@ def _colours(count: int) -> list[Any]:
     return [colormaps["viridis"](share) for share in np.linspace(0.9, 0.0, count)]
 
 
-def _frame(axes: Axes, plan: Plan, peaks: list[float]) -> None:
+def _frame(axes: Axes, plan: PlanBase, peaks: list[float]) -> None:
     """Axes, scales, title."""
     from matplotlib.ticker import MaxNLocator
 
@@ -120,24 +110,13 @@ def _frame(axes: Axes, plan: Plan, peaks: list[float]) -> None:
         epochs.set_xlabel("epoch", color=GREY)
         epochs.tick_params(colors=GREY, length=3)
         epochs.spines["top"].set_visible(False)
-    _plain(axes)
+    plain_axes(axes)
     schedules = "; ".join(dict.fromkeys(describe(curve.unfrozen()) for curve, _ in plan.curves)) or "nothing is trained"
     title = f"{shorten(schedules, 100, placeholder=' ...')}\n{length(plan)}"
     axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10, linespacing=1.4)
 
 
-def _plain(axes: Axes) -> None:
-    """Faint lines to read values by, and no frame."""
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#b0b0b0")
-    axes.tick_params(colors=INK, length=3)
-
-
-def _phases(axes: Axes, plan: Plan) -> None:
+def _phases(axes: Axes, plan: PlanBase) -> None:
     """Warmup and cooldown shaded, where every group has the same."""
     phases = {(phase.start, phase.stop) for phase in (curve.unfrozen().phase(plan.horizon) for curve, _ in plan.curves)}
     if len(phases) != 1:

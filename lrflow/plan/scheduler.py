@@ -12,8 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.plan.plan import Plan
-from lrflow.plan.settings import PlanSetting
+from lrflow.plan.base import PlanBase, PlanSetting
 from lrflow.schedules.curve import BETA
 from lrflow.schedules.specs import to_spec
 
@@ -43,7 +42,7 @@ class PlanScheduler(LRScheduler):
             other settings; one that lacks a setting which the plan moves.
     """
 
-    def __init__(self, optimizer: Optimizer, plan: Plan) -> None:
+    def __init__(self, optimizer: Optimizer, plan: PlanBase) -> None:
         # Not torch's own constructor: it wraps optimizer.step and writes initial_lr into the groups.
         self.optimizer = optimizer
         self.plan = plan
@@ -167,7 +166,7 @@ def write_setting(group: dict[str, Any], setting: str, value: float) -> None:
         group["betas"] = (*betas[:place], value, *betas[place + 1 :])
 
 
-def _columns(optimizer: Optimizer, plan: Plan) -> list[int]:
+def _columns(optimizer: Optimizer, plan: PlanBase) -> list[int]:
     """The plan's column that each parameter group follows."""
     columns, problems = [], []
     known = {name: column for column, name in enumerate(plan.names)}
@@ -189,7 +188,7 @@ def _columns(optimizer: Optimizer, plan: Plan) -> list[int]:
     return columns
 
 
-def _settings(optimizer: Optimizer, plan: Plan, columns: list[int]) -> list[tuple[int, PlanSetting]]:
+def _settings(optimizer: Optimizer, plan: PlanBase, columns: list[int]) -> list[tuple[int, PlanSetting]]:
     """The settings that the plan moves, with the parameter group of each."""
     found, problems = [], []
     for index, (group, column) in enumerate(zip(optimizer.param_groups, columns, strict=True)):

@@ -1,67 +1,21 @@
-"""A plan as plain data, and back: what plan.json holds and what the fingerprint is taken of."""
+"""Reads a plan from plain data, such as the content of plan.json."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import Any
 
-import numpy as np
-
-from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
-from lrflow.plan.group import PlanGroup
-from lrflow.plan.settings import PlanSetting
+from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.plan.base import VERSION, PlanGroup, PlanSetting
 from lrflow.schedules import Horizon
-from lrflow.schedules.specs import from_spec, to_spec
+from lrflow.schedules.specs import from_spec
 
-if TYPE_CHECKING:
-    from lrflow.plan.plan import Plan
-
-VERSION = 1  # of the layout below
 Resolve = Callable[[str], type]
 
 
-def canonical(data: object) -> str:
-    """JSON with one spelling: equal data gives equal text on every machine (floats by their shortest exact repr)."""
-    try:
-        return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False, default=plain)
-    except (TypeError, ValueError) as error:
-        raise LrflowError(f"a plan holds finite numbers, strings, lists and mappings only: {error} ({data})") from error
-
-
-def plain(value: object) -> object:
-    """What JSON writes for a number of numpy's; its `default`."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{value!r} is no plain data")
-
-
-def fingerprint(data: object) -> str:
-    """SHA-256 of the canonical JSON, in hex."""
-    return hashlib.sha256(canonical(data).encode()).hexdigest()
-
-
-def to_dict(plan: Plan, told: bool = True) -> dict[str, Any]:
-    """The plan as plain data, schedules by their spec.
-
-    Args:
-        plan: any.
-        told: with what is only told and moves nothing, which a fingerprint is not taken of.
-    """
-    horizon = asdict(plan.horizon)
-    if plan.horizon.samples_per_step is None or not (told or plan.in_samples):
-        del horizon["samples_per_step"]
-    return {
-        "version": VERSION,
-        "horizon": horizon,
-        "groups": [_described(group, told) for group in plan.groups],
-    }
-
-
-def read(data: Mapping[str, Any], resolve: Resolve | None = None) -> tuple[list[PlanGroup], Horizon]:
-    """The groups and the horizon that `to_dict` described.
+def groups_and_horizon(data: Mapping[str, Any], resolve: Resolve | None = None) -> tuple[list[PlanGroup], Horizon]:
+    """The groups and the horizon that `PlanBase.to_dict` described.
 
     Args:
         data: content of plan.json; keys that are not the plan's are passed over.
@@ -79,18 +33,6 @@ def read(data: Mapping[str, Any], resolve: Resolve | None = None) -> tuple[list[
     if problems:
         raise ConfigError(problems)
     return groups, horizon
-
-
-def _described(group: PlanGroup, told: bool) -> dict[str, Any]:
-    described = {field.name: getattr(group, field.name) for field in fields(group)}
-    if group.depth is None or not told:
-        del described["depth"]
-    if group.route is None:
-        del described["route"]  # plans without routes keep the fingerprint that they had before there were any
-    del described["also"]
-    if group.also:
-        described["also"] = [vars(setting) | {"curve": to_spec(setting.curve)} for setting in group.also]
-    return described | {"schedule": to_spec(group.schedule)}
 
 
 def _group(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]) -> Any:

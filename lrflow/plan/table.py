@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from textwrap import wrap
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
-from lrflow.plan.view import FEW, Grid, describe, describe_setting, joined, length, lines, number, setting_lines
-
-if TYPE_CHECKING:
-    from lrflow.plan.plan import Plan
+from lrflow.display import Grid, joined, number
+from lrflow.plan.base import PlanBase
+from lrflow.plan.checks import check
+from lrflow.plan.view import FEW, describe, describe_setting, landmarks, length, lines, setting_lines
 
 NUMBER = 10  # characters of a column of LRs, with the space behind it
 
@@ -28,7 +27,7 @@ class PlanTable:
         plan: what to show.
     """
 
-    plan: Plan
+    plan: PlanBase
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield _head(self.plan)
@@ -43,7 +42,7 @@ class PlanTable:
         yield _checks(self.plan, ("ok", "FAIL") if options.ascii_only else ("✓", "✗"))
 
 
-def _head(plan: Plan) -> Grid:
+def _head(plan: PlanBase) -> Grid:
     table = Grid("<", "<")
     table.row(Text("Plan", "bold"), Text(plan.fingerprint[:12], "dim"))
     table.row(Text("run", "bold"), length(plan))
@@ -61,7 +60,7 @@ def _head(plan: Plan) -> Grid:
     return table
 
 
-def _groups(plan: Plan, narrow: bool = False) -> Grid:
+def _groups(plan: PlanBase, narrow: bool = False) -> Grid:
     """Every group; columns that say nothing of any of them are left out, and in a narrow table the tensors."""
     routed, layered = any(group.route for group in plan.groups), any(group.depth is not None for group in plan.groups)
     late = any(plan.starts.values())
@@ -90,9 +89,9 @@ def _groups(plan: Plan, narrow: bool = False) -> Grid:
     return table
 
 
-def _rates(plan: Plan, width: int) -> Iterator[Grid | Text]:
+def _rates(plan: PlanBase, width: int) -> Iterator[Grid | Text]:
     """LRs and what else moves, at the landmarks: a row a landmark while all fit side by side, else a row a group."""
-    shown, marks = lines(plan), plan.landmarks()
+    shown, marks = lines(plan), landmarks(plan)
     labels = ["LR of all groups"] if len(shown) == 1 else [line.label() for line in shown]
     rates = plan.lr(list(marks))[:, [line.column for line in shown]]
     for name, label, column in setting_lines(plan):
@@ -144,10 +143,10 @@ def _blocks(marks: list[tuple[int, str]], width: int) -> list[dict[int, str]]:
     return blocks
 
 
-def _checks(plan: Plan, marks: tuple[str, str]) -> Grid:
+def _checks(plan: PlanBase, marks: tuple[str, str]) -> Grid:
     good, bad = marks
     table = Grid("<", "<", "<")
-    for check in plan.check():
-        mark = Text(good, "green") if check.ok else Text(bad, "bold red")
-        table.row(mark, check.name, Text(check.detail, "dim" if check.ok else ""))
+    for one in check(plan):
+        mark = Text(good, "green") if one.ok else Text(bad, "bold red")
+        table.row(mark, one.name, Text(one.detail, "dim" if one.ok else ""))
     return table

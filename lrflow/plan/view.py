@@ -1,30 +1,25 @@
-"""What the eye needs of a plan: the steps worth looking at, the distinct lines, numbers in few characters."""
+"""What the table and the figure of a plan show: its landmarks, its distinct curves, its schedules in words."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
+from lrflow.display import counted, joined, number
+from lrflow.plan.base import PlanBase, PlanSetting
 from lrflow.schedules import Continued, Curve, Duration, Horizon, Schedule, Unfreezing
 from lrflow.schedules.specs import to_spec
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from lrflow.plan.plan import Plan
-    from lrflow.plan.settings import PlanSetting
 
 FEW = 3  # schedules that are each looked at closely
 JUMPS_SHOWN = 6  # of a schedule that drops every epoch, some
 
 
-def landmarks(plan: Plan) -> dict[int, str]:
+def landmarks(plan: PlanBase) -> dict[int, str]:
     """The steps worth looking at, in order, each with why: start, warmup's end, quarters, jumps, last."""
     steps, last = plan.horizon.steps, plan.horizon.steps - 1
     marks: dict[int, str] = {0: "start", last: "last step"}
@@ -65,7 +60,7 @@ def _leading(names: Sequence[str]) -> list[str]:
     return [name for name in names if name.rpartition("/")[0] not in names]
 
 
-def sampled(plan: Plan, rows: int) -> np.ndarray:
+def sampled(plan: PlanBase, rows: int) -> np.ndarray:
     """All steps of the run, or, of a longer one, `rows` of them at most: evenly spaced, with every landmark.
 
     Around a jump both its sides are taken, so that it is drawn upright.
@@ -73,7 +68,7 @@ def sampled(plan: Plan, rows: int) -> np.ndarray:
     steps = plan.horizon.steps
     if steps <= rows:
         return np.arange(steps)
-    marks = np.array(list(plan.landmarks()))
+    marks = np.array(list(landmarks(plan)))
     marks = np.unique(np.concatenate([marks, np.maximum(marks - 1, 0)]))
     even = np.linspace(0, steps - 1, max(rows - len(marks), 2)).round().astype(np.int64)
     return np.union1d(even, marks)
@@ -93,12 +88,10 @@ class Line:
 
     def label(self, count: int = 3) -> str:
         """The names, or the first of them and how many more there are."""
-        if len(self.names) <= count:
-            return ", ".join(self.names)
-        return f"{', '.join(self.names[: count - 1])} and {len(self.names) - count + 1} more"
+        return joined(self.names, count)
 
 
-def lines(plan: Plan) -> list[Line]:
+def lines(plan: PlanBase) -> list[Line]:
     """The distinct LR curves of a plan, in the order of their first group."""
     found: dict[tuple[int, float], list[int]] = {}
     for index, (_, columns) in enumerate(plan.curves):
@@ -106,21 +99,6 @@ def lines(plan: Plan) -> list[Line]:
             found.setdefault((index, plan.trainable[column].lr), []).append(column)
     merged = sorted(found.values(), key=lambda columns: columns[0])
     return [Line(tuple(plan.names[column] for column in columns), columns[0]) for columns in merged]
-
-
-def number(value: float) -> str:
-    """A learning rate in at most eight characters: 0.003, 2.85e-05, 0."""
-    return f"{value:.3g}"
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 group`, `1,200 steps`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def joined(names: Sequence[str], count: int = 4) -> str:
-    """The names, or the first of them and how many more there are."""
-    return Line(tuple(names), 0).label(count)
 
 
 _SHOWN = 4  # entries of a list in a description
@@ -161,7 +139,7 @@ def describe_setting(moved: PlanSetting, lr: Sequence[Curve] = ()) -> str:
     return f"{number(moved.low)} to {number(moved.high)}, {along}{curve}"
 
 
-def setting_lines(plan: Plan) -> list[tuple[str, str, int]]:
+def setting_lines(plan: PlanBase) -> list[tuple[str, str, int]]:
     """Of each setting that moves otherwise than another: its name, what to call it, a column of `Plan.setting`."""
     found = []
     for moved, columns in plan.moved:
@@ -171,7 +149,7 @@ def setting_lines(plan: Plan) -> list[tuple[str, str, int]]:
     return found
 
 
-def setting_columns(plan: Plan) -> list[tuple[str, int, str]]:
+def setting_columns(plan: PlanBase) -> list[tuple[str, int, str]]:
     """Of each group in which a setting moves: the setting's name, the group's column, and `momentum/head` for both."""
     return [
         (name, column, f"{name}/{plan.names[column]}")
@@ -202,7 +180,7 @@ def _said(value: object) -> str:
     return str(value)
 
 
-def length(plan: Plan) -> str:
+def length(plan: PlanBase) -> str:
     """The length of a run in words: `938 steps, 2 epochs of 469`.
 
     What it sees is told where the plan speaks of it, and where there are no epochs: `976 steps, 499,712 samples`.
@@ -215,21 +193,3 @@ def length(plan: Plan) -> str:
     if horizon.samples_per_step and (plan.in_samples or not horizon.steps_per_epoch):
         words += f", {horizon.steps * horizon.samples_per_step:,.0f} samples"
     return words
-
-
-class Grid(Table):
-    """A table without a frame, of plain text: names may hold brackets, which rich would read as markup.
-
-    Args:
-        columns: headings; a column is aligned right, one whose heading begins with `<` left. All empty: no heading.
-    """
-
-    def __init__(self, *columns: str) -> None:
-        headings = [column.removeprefix("<") for column in columns]
-        super().__init__(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(headings), header_style="bold")
-        for column, heading in zip(columns, headings, strict=True):
-            self.add_column(Text(heading), justify="left" if column.startswith("<") else "right", overflow="fold")
-
-    def row(self, *cells: str | Text, style: str | None = None) -> None:
-        """Add a row; cells that are left out at its end are empty."""
-        self.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)

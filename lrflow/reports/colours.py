@@ -1,28 +1,15 @@
-"""How figures look: the colours of curves side by side and of learning rates, the scales of axes."""
+"""Colours of learning rates, and lines over a logarithmic axis of them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from lrflow.display import COLD_TO_HOT, MUTED
 from lrflow.sweeps.recorded import Value, number
 
-# Okabe and Ito (2008), each as light as is read on white and on black.
-CURVES = ("#1683c4", "#d9641e", "#12a07a", "#c46fa3", "#b58900", "#7a7fd1")
-COLD_TO_HOT = ("#3b6fd4", "#2a9d9d", "#8aa53a", "#d99a2b", "#d1493f")  # the lowest LR to the highest
-
-INK, FAINT = "#222222", "#e6e6e6"  # of a picture on white
-MUTED = "#8d949c"  # what is beside the point, on white and on black
 NAMED = 12  # trials of a Pareto front that are named by their numbers; of more, none is
-SPAN = 20  # ratio of the largest to the smallest value from which on an axis is logarithmic
-
-
-def scale_of(values: Iterable[float]) -> str:
-    """Whether an axis of these values is `log` or `linear`."""
-    known = [value for value in values if math.isfinite(value)]
-    return "log" if known and min(known) > 0 and max(known) / min(known) > SPAN else "linear"
 
 
 def along(rates: Sequence[float], line: Sequence[tuple[float, float]], scale: str) -> list[float]:

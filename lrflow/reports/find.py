@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrflow.plan.picture import COLOURS, GREY
-from lrflow.plan.view import number
+from lrflow.display import COLOURS, GREY, number
 from lrflow.reports.page import Fact, Page
 from lrflow.tuning.confirm import Confirmed
 from lrflow.tuning.reading import judge

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrflow.console import short_names
+from lrflow.display import short_names
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.reports.sweep_page import remarks, write_page
 from lrflow.reports.sweep_picture import plot

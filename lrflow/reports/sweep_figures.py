@@ -9,7 +9,8 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from lrflow.reports.colours import COLD_TO_HOT, CURVES, MUTED, NAMED, along, by_rate, scale_of
+from lrflow.display import COLD_TO_HOT, CURVES, MUTED, scale_of
+from lrflow.reports.colours import NAMED, along, by_rate
 from lrflow.sweeps.curves import Analysis, Curve
 from lrflow.sweeps.importance import Importance
 from lrflow.sweeps.learning import LearningCurve

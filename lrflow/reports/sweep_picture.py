@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lrflow.plan.picture import save
-from lrflow.reports.colours import CURVES, FAINT, INK, MUTED, NAMED, along, by_rate, scale_of
+from lrflow.display import CURVES, INK, MUTED, plain_axes, save_figure, scale_of
+from lrflow.reports.colours import NAMED, along, by_rate
 from lrflow.sweeps.curves import Analysis, Curve
 from lrflow.sweeps.learning import learning_curves
 from lrflow.sweeps.results import Sweep
@@ -47,10 +47,8 @@ def plot(sweep: Sweep, analyses: Sequence[Analysis], path: Path) -> Path:
             axes.remove()
             continue
         draw(axes)
-        axes.grid(axis="y", color=FAINT, linewidth=0.8)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    return save(figure, path)
+        plain_axes(axes)
+    return save_figure(figure, path)
 
 
 def _draw_rates(axes: Axes, analysis: Analysis) -> None:

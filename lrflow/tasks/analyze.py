@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lrflow.config import Config
 from lrflow.config.settings import Analyze
-from lrflow.console import QuietConsole
+from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.reports.sweep import report
 from lrflow.sweeps.best import command, write_recipe

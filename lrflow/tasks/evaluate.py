@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lrflow.config import Config, locate
 from lrflow.config.settings import Evaluate
-from lrflow.console import QuietConsole
+from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError
 from lrflow.files import write_whole
 from lrflow.runs import RunFolder, find_checkpoint

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from lrflow.config import Config, locate
-from lrflow.console import QuietConsole
+from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder
 from lrflow.schedules import Duration

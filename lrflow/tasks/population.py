@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import Logger
 
 from lrflow.config import Config
 from lrflow.config.settings import Train
-from lrflow.console import QuietConsole
+from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder

@@ -21,7 +21,7 @@ from lrflow.config.also import settings_of
 from lrflow.config.combinations import check_combination
 from lrflow.config.settings import Train
 from lrflow.config.targets import optimizer_traits
-from lrflow.console import QuietConsole
+from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError
 from lrflow.layers import Group, merge
 from lrflow.outcome import Outcome, numbers_in

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrflow.plan.picture import COLOURS, FAINT, GREY, INK, save
-from lrflow.plan.view import number
+from lrflow.display import COLOURS, GREY, INK, number, plain_axes, save_figure
 from lrflow.tuning.confirm import Confirmed
 from lrflow.tuning.record import Record
 
@@ -51,9 +50,7 @@ def plot(record: Record, path: Path) -> Path:
     if confirmed:
         _draw_short_runs(below[0], confirmed, record)
     for panel in (axes, *below):
-        panel.grid(axis="y", color=FAINT, linewidth=0.8)
-        for side in ("top", "right"):
-            panel.spines[side].set_visible(False)
+        plain_axes(panel)
     (below or [axes])[-1].set_xlabel("peak LR", color=INK)
     doubt = "" if reading.confident else "  (not confident)"
     low, high = reading.interval
@@ -66,7 +63,7 @@ def plot(record: Record, path: Path) -> Path:
     axes.legend(
         loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, fontsize=9, labelcolor=INK
     )
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_short_runs(axes: Axes, confirmed: Confirmed, record: Record) -> None:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lrflow.config.saved import load_config
-from lrflow.plan.picture import FAINT, GREY, INK
-from lrflow.plan.view import number
+from lrflow.display import FAINT, GREY, INK, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

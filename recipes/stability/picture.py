@@ -17,8 +17,7 @@ import torch
 from lrflow.config import instantiate
 from lrflow.config.saved import load_config
 from lrflow.config.validation import validate
-from lrflow.plan.picture import COLOURS, FAINT, GREY, INK
-from lrflow.plan.view import number
+from lrflow.display import COLOURS, FAINT, GREY, INK, number
 
 from .model import Surface
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule, resolve
 from lrflow.plan import Plan
+from lrflow.plan.view import landmarks
 from lrflow.schedules import Constant, Cosine, Horizon, Linear, Schedule
 
 
@@ -142,14 +143,14 @@ class TestFingerprint:
 
 def test_landmarks(plan_of):
     cooled = plan_of(Schedule(Constant(), warmup="5%", cooldown="20%"), Horizon(200))
-    assert cooled.landmarks() == {
+    assert landmarks(cooled) == {
         0: "start", 10: "warmup ends", 50: "25%", 100: "50%", 150: "75%", 160: "cooldown starts", 199: "last step"
     }  # fmt: skip
-    assert plan_of(Schedule(Cosine()), Horizon(1)).landmarks() == {0: "last step"}
+    assert landmarks(plan_of(Schedule(Cosine()), Horizon(1))) == {0: "last step"}
 
 
 def test_landmarks_of_every_schedule_lie_in_the_run_and_in_order(plan_of, schedule, horizon):
-    steps = list(plan_of(schedule, horizon).landmarks())
+    steps = list(landmarks(plan_of(schedule, horizon)))
     assert steps == sorted(set(steps))
     assert steps[0] == 0
     assert steps[-1] == horizon.steps - 1
@@ -158,7 +159,7 @@ def test_landmarks_of_every_schedule_lie_in_the_run_and_in_order(plan_of, schedu
 def test_of_very_many_drops_some_are_landmarks(plan_of):
     from lrflow.schedules import Step
 
-    marks = plan_of(Schedule(Step(gamma=0.9, every="1 epoch")), Horizon(9_000, 100)).landmarks()
+    marks = landmarks(plan_of(Schedule(Step(gamma=0.9, every="1 epoch")), Horizon(9_000, 100)))
     drops = [step for step, why in marks.items() if why == "drop"]
     assert len(drops) == 6
     assert drops[0] == 100

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from lrflow.plan import Plan
-from lrflow.plan.view import describe
+from lrflow.plan.view import describe, landmarks
 from lrflow.schedules import Constant, Continued, Cosine, Horizon, Linear, MultiStep, Schedule
 
 
@@ -59,7 +59,7 @@ def test_it_gives_the_lr_at_every_landmark_once_for_groups_that_share_it(plan):
     found = rows(printed(plan))
     assert ["step", "epoch", "no_decay,", "decay", "head"] in found
     assert ["47", "0.1", "warmup", "ends", "0.003", "0.03"] in found
-    for step in plan.landmarks():
+    for step in landmarks(plan):
         assert any(row[:1] == [str(step)] for row in found)
 
 

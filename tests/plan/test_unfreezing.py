@@ -11,6 +11,7 @@ from torch import nn
 
 from lrflow.layers import GradualUnfreezing, Rule, resolve
 from lrflow.plan import Plan
+from lrflow.plan.view import landmarks
 from lrflow.schedules import Constant, Cosine, Curve, Horizon, MultiStep, Schedule, Unfreezing
 
 RUN = Horizon(200, 50)
@@ -73,7 +74,7 @@ def test_a_group_that_is_unfrozen_after_the_end_never_moves(late: Callable) -> N
 
 
 def test_landmarks_name_the_groups_that_are_unfrozen(late: Callable) -> None:
-    assert late(COSINE, 60, 20).landmarks() == {
+    assert landmarks(late(COSINE, 60, 20)) == {
         0: "start",
         10: "warmup ends",
         50: "25%",
@@ -91,7 +92,7 @@ def gradual(every: str = "20 steps") -> Plan:
 
 
 def test_a_layers_parts_are_named_once() -> None:
-    marks = gradual().landmarks()
+    marks = landmarks(gradual())
     assert [(step, why) for step, why in marks.items() if "unfreezes" in why] == [
         (20 * (5 - i), f"unfreezes: layer{i}") for i in range(4, -1, -1)
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrflow.plan.picture import COLOURS, GREY
+from lrflow.display import COLOURS, GREY
 from lrflow.reports.find import write_find_page
 from lrflow.tuning.confirm import Confirmed
 from lrflow.tuning.range_test import RangeTest

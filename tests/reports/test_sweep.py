@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lrflow.reports.colours import COLD_TO_HOT, MUTED, along, by_rate, scale_of
+from lrflow.display import COLD_TO_HOT, MUTED, scale_of
+from lrflow.reports.colours import along, by_rate
 from lrflow.reports.sweep import report
 from lrflow.sweeps.reading import read_sweep
 

@@ -16,7 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from lrflow.reports.colours import COLD_TO_HOT, CURVES
+from lrflow.display import COLD_TO_HOT, CURVES
 from lrflow.reports.sweep import report
 from lrflow.sweeps.reading import read_sweep
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lrflow.config import Config, save_config
 from lrflow.config.settings import StabilityFind
-from lrflow.console import QuietConsole
+from lrflow.display import QuietConsole
 from lrflow.runs import RunFolder
 from lrflow.tasks.find.range_test import find_range
 from lrflow.tasks.find.stability import find_ceiling

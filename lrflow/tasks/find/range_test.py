@@ -16,9 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from lrflow.config import Config
 from lrflow.config.settings import RangeFind
 from lrflow.config.targets import optimizer_traits
+from lrflow.display import Grid, number
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.metric import TRAIN_LOSS
-from lrflow.plan.view import Grid, number
 from lrflow.reports.find import write_find_page
 from lrflow.tasks.find.confirm import confirm_range
 from lrflow.tasks.find.sweeps import run_sweeps

@@ -19,11 +19,11 @@ from torch import Tensor
 from lrflow.config import Config
 from lrflow.config.combinations import check_combination
 from lrflow.config.settings import StabilityFind
+from lrflow.display import Grid, number
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.files import write_whole
 from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan, PlanScheduler
-from lrflow.plan.view import Grid, number
 from lrflow.tasks import build
 from lrflow.tasks.data import ready_data
 from lrflow.tasks.train import lightning_options
