@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,10 +55,9 @@ def bare(lr: float) -> float:
         return float(functional.cross_entropy(model(val_inputs), val_targets))
 
 
-def with_lightning(lr: float) -> float:
-    """Trains by a Lightning trainer with a CSV log of the LR, the best and the last checkpoint, in Hydra's folder."""
+def with_lightning(lr: float, folder: str | Path, steps: int = STEPS) -> float:
+    """Trains by a Lightning trainer with a CSV log of the LR, the best and the last checkpoint, in a folder."""
     import pytorch_lightning as pl
-    from hydra.core.hydra_config import HydraConfig
     from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
     from pytorch_lightning.loggers import CSVLogger
     from torch.utils.data import DataLoader, TensorDataset
@@ -78,7 +77,7 @@ def with_lightning(lr: float) -> float:
 
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
-            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     torch.set_num_threads(1)
@@ -86,9 +85,9 @@ def with_lightning(lr: float) -> float:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     inputs, targets, val_inputs, val_targets = digits()
-    folder = HydraConfig.get().runtime.output_dir
     trainer = pl.Trainer(
-        max_epochs=1,
+        max_steps=steps,
+        val_check_interval=steps,
         accelerator="cpu",
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -104,11 +103,10 @@ def with_lightning(lr: float) -> float:
     return float(trainer.callback_metrics["val/loss"])
 
 
-TRAINERS: dict[str, Callable[[float], float]] = {"bare": bare, "lightning": with_lightning}
-
 if __name__ == "__main__":
     import hydra
     from hydra.core.config_store import ConfigStore
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
     ConfigStore.instance().store(name="config", node={"lr": LR, "how": "bare"})
@@ -116,6 +114,8 @@ if __name__ == "__main__":
     @hydra.main(config_name="config", version_base="1.3")
     def main(cfg: DictConfig) -> float:
         """One job."""
-        return TRAINERS[cfg.how](cfg.lr)
+        if cfg.how == "bare":
+            return bare(cfg.lr)
+        return with_lightning(cfg.lr, HydraConfig.get().runtime.output_dir)
 
     main()
