@@ -142,6 +142,16 @@ def test_a_secret_in_a_failure_is_not_shown(
     assert "s3cr3t" not in capsys.readouterr().err
 
 
+def test_a_value_under_a_secrets_name_is_not_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAIN", "hunter-22")  # neither a secret's name nor a secret in the clear
+    assert main(["optimizer.api_key=${oc.env:PLAIN}"]) == 2
+    err = capsys.readouterr().err
+    assert "optimizer.api_key = ***" in err
+    assert "hunter-22" not in err
+
+
 def test_trust_reaches_the_task_and_its_children(task, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = task(lambda config: {"trust": os.environ["LRFLOW_TRUST"]})
     assert main(["trust=ours", "seed=1"]) == 0

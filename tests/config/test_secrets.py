@@ -65,11 +65,13 @@ def test_by_its_variable_it_is_used_and_not_saved(tmp_path: Path) -> None:
 
 def test_redaction() -> None:
     given = {"api_key": "abc", "a": [f"x{SECRET}y", 1, None], "b": {"token": "${oc.env:T}", "lr": 0.1}, "password": ""}
+    given["credentials"] = ["abc", {"user": "me"}]
     assert redact(given) == {
         "api_key": "***",
         "a": ["x***y", 1, None],
         "b": {"token": "${oc.env:T}", "lr": 0.1},
         "password": "",
+        "credentials": ["***", {"user": "me"}],
     }
     assert redact_text(f"it is {SECRET}.") == "it is ***."
     for text in ("postgresql+psycopg://lr:p%40ss:w@host:5432/trials", "see mysql://lr:p%40ss:w@host, and me@host"):

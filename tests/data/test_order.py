@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -269,6 +270,15 @@ def test_what_workers_draw_is_the_same_however_the_batch_is_reached() -> None:
     assert equal(batches(workers=1, epoch=1, start=0), whole)
     drawn = [batch[1:] for batch in whole + batches(workers=2, epoch=2, start=0)]
     assert len({value for batch in drawn for row in batch for value in row.tolist()}) == 2 * 3 * 23
+
+
+def test_every_batch_has_a_seed_of_its_own() -> None:
+    batches = [
+        batch
+        for seed, epoch, rank in itertools.product((3, 4), (0, 1), (0, 1))
+        for batch in ShardedBatches(8, 2, shuffle=True, seed=seed, rank=rank, world=2, epoch=epoch)
+    ]
+    assert len({batch.seed for batch in batches}) == len(batches) == 16
 
 
 def test_workers_begin_an_epoch_the_same_however_it_is_reached() -> None:
