@@ -99,8 +99,8 @@ class Optimizer(Node):
     """Other optimizers by name, to which layer rules send parameters with `route`."""
 
 
-class AlsoSetting(Section):
-    """One entry of `schedule.also`: a setting that moves, and what moves it; see `lrflow.schedules.Also`."""
+class ScheduledSetting(Section):
+    """One entry of `schedule.also`: a setting that moves, and what moves it; `lrflow.schedules.ScheduledSetting`."""
 
     low: f.NotNegative = 0.0
     """The setting's value where its curve is 0."""
@@ -141,7 +141,7 @@ class Schedule(Node):
     """How the warmup rises."""
     cooldown_shape: Annotated[str, f.one_of(*COOLDOWNS)] = "linear"
     """How the cooldown falls."""
-    also: dict[str, AlsoSetting | None] | None = None
+    also: dict[str, ScheduledSetting | None] | None = None
     """Other settings of the optimizer that move over the run, by name: momentum, beta1, beta2, weight_decay, ..."""
     hold: f.Time | None = None
     """The LR stays for so long before it moves, such as 1 epoch; None: it moves at each step."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrflow.data import files
-from lrflow.data.debian import read_package
+from lrflow.data.files import read_package
 from lrflow.errors import LrflowError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lrflow.data import files
-from lrflow.data.debian import read_package
+from lrflow.data.files import read_package
 from lrflow.errors import ConfigError, LrflowError, Problem
 
 FILE = "data.noun"  # a line a noun: its number, its supersense, its words, its relations, its gloss
