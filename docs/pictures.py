@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 from lrflow.config import compose
-from lrflow.display import COLOURS, GREY, INK
+from lrflow.display import COLOURS, GREY, INK, plain_axes
 from lrflow.errors import ConfigError
 from lrflow.plan import Plan, PlanGroup
 from lrflow.plan.picture import draw
@@ -278,12 +278,6 @@ def _titled(axes: Axes, title: str) -> None:
 
 
 def _frame(axes: Axes) -> None:
-
     axes.set_ylim(0, 1.06)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#b0b0b0")
-    axes.tick_params(colors=INK, length=3, labelsize=8.5)
+    plain_axes(axes)
+    axes.tick_params(labelsize=8.5)
