@@ -1,1 +1,1 @@
-"""lrflow's configuration: one folder a group, one short file an option."""
+"""lrflow's configuration: one folder per group, one short file per option."""

@@ -89,7 +89,7 @@ def test_an_option_more_is_noticed(docs: dict[str, Any], text_of: Callable[..., 
     ("old", "new"),
     [
         ("lower: -6.0", "lower: -5.0"),
-        ("# where on the tanh", "# from where on the tanh"),
+        ("# argument of tanh at the start", "# the argument of tanh at the start"),
         ("# Hyperbolic", "# The hyperbolic"),
     ],
     ids=["default", "comment", "summary"],
