@@ -15,7 +15,7 @@ def table(study: Study) -> str:
     within = study.tune.get("within") if study.tune else None
     extra = [f"steps to {study.reach:g}"] if study.reach is not None else []
     extra += [f"decades within {within:g}"] if within is not None else []
-    heads = ["", *([f"`{tuned}`"] if tuned else []), *study.metrics, *extra, "seeds", "seconds a run"]
+    heads = ["", *([f"`{tuned}`"] if tuned else []), *study.metrics, *extra, "seeds", "seconds per run"]
     rows = [heads, ["---"] * len(heads)]
     for variant in study.variants:
         if runs := study.reported(variant):

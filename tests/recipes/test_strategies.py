@@ -49,7 +49,7 @@ def test_steps_to_an_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         made.keep(job, {"status": "finished", "seconds": 2.0, "metrics": metrics, "curve": curve})
     assert made.steps("x") == [20, 30, math.inf]
     heads, _, row = table(made).splitlines()
-    assert heads == "| | `optimizer.lr` | accuracy | steps to 0.8 | decades within 0.01 | seeds | seconds a run |"
+    assert heads == "| | `optimizer.lr` | accuracy | steps to 0.8 | decades within 0.01 | seeds | seconds per run |"
     assert row == "| x | 0.1 | 0.7000 ± 0.0000 | 25.0 ± 7.1 (1 of 3 did not) | 0.0 | 3 | 2 |"
 
 
