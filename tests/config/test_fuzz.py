@@ -47,7 +47,7 @@ def answers(problems: list) -> None:
 
 
 @pytest.mark.parametrize("signs", ["", "+", "~"])
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=keys, text=st.one_of(st.text(max_size=10), values.map(str)))
 def test_any_override(signs: str, key: str, text: str) -> None:
     try:

@@ -298,15 +298,17 @@ class TestInterruptedEqualsUninterrupted:
         return {}
 
     @pytest.mark.parametrize(
-        ("arrangement", "cut"),
+        ("kind", "arrangement", "cut"),
         [
-            ("plain", 8),
-            ("plain", 13),
-            ("accumulated, validated within windows", 8),  # within a window
-            ("momentum, tensor LR", 13),
+            (kind, *cell)
+            for number, kind in enumerate(KINDS)
+            for cell in (
+                ("plain", (8, 13)[number % 2]),
+                # The other cut; 8 is within a window.
+                (("momentum, tensor LR", 13), ("accumulated, validated within windows", 8))[number % 2],
+            )
         ],
     )
-    @pytest.mark.parametrize("kind", KINDS)
     def test_whatever_acts_and_wherever_it_is_cut_off(
         self, kind: str, arrangement: str, cut: int, train: Any, loop: Any, whole: Any, tmp_path: Path
     ) -> None:

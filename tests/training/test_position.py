@@ -38,15 +38,14 @@ def at(seen: int, batches: int = 7) -> Position:
     return Position(seen // batches, seen % batches, seen)
 
 
-@pytest.mark.parametrize("resume_at", [0, 3, 7, 9])
 @pytest.mark.parametrize(
-    ("options", "batches", "end"),
+    ("options", "batches", "end", "resume_at"),
     [
-        ({}, 7, 21),
-        ({"accumulate": 3}, 7, 21),
-        ({"limit_train_batches": 5}, 5, 15),
-        ({"drop_last": True}, 6, 18),
-        ({"max_epochs": -1, "max_steps": 18}, 7, 18),
+        *(({}, 7, 21, resume_at) for resume_at in (0, 3, 7, 9)),
+        *(({"accumulate": 3}, 7, 21, resume_at) for resume_at in (0, 3, 7, 9)),
+        *(({"limit_train_batches": 5}, 5, 15, resume_at) for resume_at in (0, 7)),
+        *(({"drop_last": True}, 6, 18, resume_at) for resume_at in (0, 9)),
+        *(({"max_epochs": -1, "max_steps": 18}, 7, 18, resume_at) for resume_at in (0, 3)),
     ],
 )
 def test_the_next_batch_wherever_it_is_asked(
