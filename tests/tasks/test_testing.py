@@ -112,6 +112,10 @@ def test_evaluations_are_told_and_recorded_once_each(trained: Any, capsys: pytes
     assert records[0]["metrics"] == last
     assert records[1]["metrics"] == best
     assert records[1]["checkpoint"] == "checkpoints/best.ckpt"
+    validated = evaluated(folder, "task.split=val", "task.weights=last")
+    assert [*records, {**records[0], "split": "val", "metrics": validated}] == json.loads(
+        (folder.path / "evaluations.json").read_text()
+    )
 
 
 def test_best_weights_that_are_never_chosen_are_refused(trained: Any) -> None:
