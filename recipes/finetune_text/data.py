@@ -1,4 +1,4 @@
-"""Definitions of nouns, and what kind of thing each of them defines."""
+"""Definitions of nouns, classified by the kind of thing that they define."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ SUPERSENSES = {
 class Supersenses(DataModule):
     """Glosses of WordNet's nouns and their 24 supersenses (Fellbaum, 1998; Ciaramita and Johnson, 2003).
 
-    All parts are stratified draws from 82,022 glosses.
+    Training, validation and test data are stratified draws from 82,022 glosses.
 
     Args:
-        root: the folder with WordNet's data.noun; None: `$LRFLOW_DATA/wordnet`, `.data`, where Debian's package
-            puts it.
-        sample: draw from the 480 glosses that come with this recipe instead, to try it out.
-        examples: to train on and, `val_size` of them, to validate on; `split_seed` says which they are.
-        test_examples: to test on, always the same.
-        longest: tokens of a gloss; what is longer is cut off.
-        options: of `lrflow.data.DataModule`.
+        root: folder with WordNet's data.noun; None: search `$LRFLOW_DATA/wordnet`, `.data` and the folder of Debian's
+            package.
+        sample: draw from the 480 glosses that come with this recipe instead, for smoke runs.
+        examples: examples for training and validation (`val_size` of them); `split_seed` selects them.
+        test_examples: examples for the test, always the same.
+        longest: maximum number of tokens per gloss; longer glosses are truncated.
+        options: arguments of `lrflow.data.DataModule`.
     """
 
     collate_fn = staticmethod(pack)
@@ -63,7 +63,7 @@ class Supersenses(DataModule):
         self.longest = longest
 
     def load(self) -> tuple[Examples, Examples]:
-        """The drawn glosses, [examples, longest] of tokens, with their classes; those of the test."""
+        """Return the drawn glosses as tokens [examples, longest] with their classes, and those of the test."""
         path = SAMPLE if self.sample else wordnet.locate(self.root)
         glosses, classes = read_glosses(path)
         if self.examples + self.test_examples > len(glosses):
@@ -77,22 +77,22 @@ class Supersenses(DataModule):
         return pool, held_out
 
     def tokenise(self, sentences: Sequence[str]) -> Tensor:
-        """Sentences as MiniLM takes them: [sentences, longest] of tokens, cut off there or padded with zeros."""
+        """Return the sentences as MiniLM's tokens, [sentences, longest], truncated or padded with zeros."""
         tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
         settings = {"truncation": True, "max_length": self.longest, "padding": "max_length", "return_tensors": "pt"}
         tokens: Tensor = tokenizer(list(sentences), **settings)["input_ids"]
         return tokens
 
     def normalise(self, inputs: Tensor) -> Tensor:
-        """Tokens as they are."""
+        """Return tokens unchanged."""
         return inputs
 
 
 def read_glosses(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The definitions in a WordNet file of nouns, without their examples of use.
+    """Read the definitions in a WordNet file of nouns, without their usage examples.
 
     Args:
-        path: a data.noun; the licence at its beginning is indented.
+        path: a data.noun file; the indented lines at its beginning are the licence.
 
     Returns:
         The glosses [nouns] of str, and their classes [nouns], 0 to 23 in the order of `SUPERSENSES`.

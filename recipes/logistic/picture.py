@@ -1,4 +1,4 @@
-"""A sweep over the LR drawn: what the loss did at each, and which of them reached what.
+"""Plot a sweep over the LR: loss curves, and final accuracy against the LR.
 
 python -m lrflow.recipes.logistic.picture outputs/sweeps/SWEEP picture.png --bound "at the start=0.61"
 """
@@ -21,7 +21,7 @@ from lrflow.display import FAINT, GREY, INK, number
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN = 6  # curves of the loss at most
+SHOWN = 6  # maximum number of loss curves
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Run:
     """A run of the sweep.
 
     Args:
-        lr: that it was made at.
-        losses: training loss of each step.
-        accuracy: of validation, at the end.
+        lr: peak LR.
+        losses: training loss per step.
+        accuracy: final validation accuracy.
     """
 
     lr: float
@@ -40,7 +40,7 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """The run of a run folder."""
+        """Read the run of a run folder."""
         with (folder / "metrics.csv").open(newline="") as file:
             losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
         metrics = json.loads((folder / "summary.json").read_text())["metrics"]
@@ -49,20 +49,20 @@ class Run:
 
 
 def read_sweep(folder: Path) -> list[Run]:
-    """The runs of a sweep folder, the lowest LR first."""
+    """Return the runs of a sweep folder, sorted by LR."""
     return sorted((Run.read(path.parent) for path in folder.glob("*/summary.json")), key=lambda run: run.lr)
 
 
 def draw(runs: Sequence[Run], bounds: dict[str, float], file: Path) -> None:
-    """Draw the loss against the step at some of the LRs, and the accuracy against the LR.
+    """Plot the loss against the step at some of the LRs, and the accuracy against the LR.
 
     Args:
-        runs: of a sweep; of several at one LR the first curve is drawn, and the mean accuracy with its spread.
+        runs: runs of a sweep; several at one LR are drawn as the first loss curve and the mean accuracy with its spread.
         bounds: LRs to mark in the second panel, by name.
-        file: of the PNG.
+        file: path of the PNG.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure  # itself and not pyplot: no state, no display
+    from matplotlib.figure import Figure  # instead of pyplot, which keeps state and may need a display
 
     rates = sorted({run.lr for run in runs})
     colours = dict(zip(rates, colormaps["turbo"](np.linspace(0.08, 0.92, len(rates))), strict=True))
@@ -102,7 +102,7 @@ def _plain(axes: Axes) -> None:
 
 
 def main() -> None:
-    """Draw a sweep."""
+    """Plot a sweep."""
     parser = argparse.ArgumentParser(description="Draw a sweep of recipe=logistic over optimizer.lr.")
     parser.add_argument("sweep", type=Path, help="a sweep folder")
     parser.add_argument("picture", type=Path, help="the PNG to write")

@@ -1,4 +1,4 @@
-"""A residual network that augments its pictures where they are, and is trained on smoothed labels."""
+"""A residual network that augments pictures on the device and trains on smoothed labels."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lrflow.training import Supervised
 
 
 class AugmentedResNet(Supervised):
-    """lrflow's ResNet, trained on pictures that are flipped and moved at random.
+    """lrflow's ResNet, trained on randomly flipped and shifted pictures.
 
     Args:
         shape: [channels, height, width].
-        outputs: classes.
+        outputs: number of classes.
         width: channels of the first stage.
-        blocks: residual blocks of each stage.
+        blocks: residual blocks per stage.
         flip: mirror half of the pictures.
-        shift: pixels by which a picture is moved at most, up or down and to either side.
-        label_smoothing: the share of the target that is spread evenly over all classes (Szegedy et al., 2016), in the
-            training loss alone.
+        shift: maximum shift of a picture in pixels, in each direction.
+        label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al., 2016), in the
+            training loss only.
 
     Raises:
         ConfigError: arguments out of range.
@@ -53,7 +53,7 @@ class AugmentedResNet(Supervised):
         self.label_smoothing = label_smoothing
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The mean loss of a batch, augmented anew."""
+        """Return the mean loss of a randomly augmented batch."""
         images, target = batch
         if self.flip:
             images = flipped(images)
@@ -63,20 +63,20 @@ class AugmentedResNet(Supervised):
 
 
 def flipped(images: Tensor) -> Tensor:
-    """Half of the pictures [batch, channels, height, width] mirrored, drawn from their device's global generator."""
+    """Mirror each picture [batch, channels, height, width] with probability 1/2, by the device's global generator."""
     mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return torch.where(mirrored, images.flip(-1), images)
 
 
 def shifted(images: Tensor, most: int) -> Tensor:
-    """The pictures moved by up to `most` pixels each way; what comes in at an edge repeats the edge.
+    """Shift each picture by up to `most` pixels per direction; edge pixels are repeated to fill the gap.
 
-    The moves are whole pixels, evenly distributed, drawn from the global generator of the device. Nothing is read back
-    from it.
+    Shifts are whole pixels, uniformly distributed, drawn from the global generator of the device without synchronising
+    it.
 
     Args:
         images: [batch, channels, height, width].
-        most: pixels.
+        most: maximum shift in pixels.
     """
     batch, channels, height, width = images.shape
     padded = functional.pad(images, [most] * 4, mode="replicate")

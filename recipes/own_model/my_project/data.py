@@ -1,4 +1,4 @@
-"""A LightningDataModule: ordinary loaders, which lrflow orders, shards and resumes."""
+"""A LightningDataModule with ordinary loaders; lrflow shuffles, shards and resumes them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class Diabetes(pl.LightningDataModule):
-    """442 patients: ten measurements, and how far their diabetes had progressed a year later (Efron et al., 2004).
+    """442 patients: ten measurements, and the progression of their diabetes after a year (Efron et al., 2004).
 
-    Measurements and progression have mean 0 and standard deviation 1 over the training part.
+    Measurements and progression are standardised to mean 0 and standard deviation 1 over the training data.
 
     Args:
-        batch_size: examples of a training batch.
-        val_size: patients held out to choose by.
-        test_size: patients held out for the end.
-        split_seed: which patients are held out.
+        batch_size: examples per training batch.
+        val_size: patients held out for validation.
+        test_size: patients held out for the test.
+        split_seed: seed that selects the held-out patients.
     """
 
     def __init__(self, batch_size: int = 32, val_size: int = 88, test_size: int = 88, split_seed: int = 0) -> None:
@@ -29,7 +29,7 @@ class Diabetes(pl.LightningDataModule):
         self.split_seed = split_seed
 
     def setup(self, stage: str) -> None:
-        """Reads and divides the data."""
+        """Read and split the data."""
         inputs, targets = load_diabetes(return_X_y=True, scaled=False)
         table = torch.tensor(np.column_stack([inputs, targets]), dtype=torch.float32)
         val_size, test_size = self.sizes
@@ -40,13 +40,13 @@ class Diabetes(pl.LightningDataModule):
         self.train, self.val, self.test = (TensorDataset(part[:, :-1], part[:, -1]) for part in parts)
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of the training part, shuffled."""
+        """Return a loader of shuffled training batches."""
         return DataLoader(self.train, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
-        """All of the validation part."""
+        """Return a loader of the validation data, in one batch."""
         return DataLoader(self.val, len(self.val))
 
     def test_dataloader(self) -> DataLoader:
-        """All of the test part."""
+        """Return a loader of the test data, in one batch."""
         return DataLoader(self.test, len(self.test))

@@ -1,4 +1,4 @@
-"""A LightningModule: it brings a loss and metrics of its own."""
+"""A LightningModule with its own loss and metrics."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .net import Net
 
 
 class GaussianRegression(pl.LightningModule):
-    """Predicts a mean and a variance, by the likelihood of a normal distribution (Nix and Weigend, 1994).
+    """Predicts a mean and a variance, trained by the likelihood of a normal distribution (Nix and Weigend, 1994).
 
-    It has no `configure_optimizers`: the optimizer and its rates are those of the run. It logs `val/loss`, `val/r2` and
-    the same under `test/`; the loss is the negative log-likelihood.
+    It has no `configure_optimizers`: the run supplies the optimizer and its LRs. Logs `val/loss`, `val/r2` and the same
+    under `test/`; the loss is the negative log-likelihood.
 
     Args:
-        inputs: numbers that describe an example.
-        width: of the hidden layers.
+        inputs: features per example.
+        width: units per hidden layer.
     """
 
     def __init__(self, inputs: int, width: int = 64) -> None:
@@ -28,15 +28,15 @@ class GaussianRegression(pl.LightningModule):
         self.test_r2 = R2Score()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The mean loss of a batch."""
+        """Return the mean loss of a batch."""
         return self._losses(batch)[0]
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Logs the metrics of the validation part."""
+        """Log the validation metrics."""
         self._score("val", self.val_r2, batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Logs the metrics of the test part."""
+        """Log the test metrics."""
         self._score("test", self.test_r2, batch)
 
     def _score(self, part: str, r2: R2Score, batch: tuple[Tensor, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""A plain torch module: it knows nothing of lrflow, of Lightning or of a learning rate."""
+"""A plain torch module, independent of lrflow, Lightning and learning rates."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class Net(nn.Module):
     """Hidden layers and a linear head.
 
     Args:
-        inputs: numbers that describe an example.
-        outputs: numbers that are predicted of it.
-        width: of the hidden layers.
-        depth: how many there are; 0: a linear model.
+        inputs: features per example.
+        outputs: predicted values per example.
+        width: units per hidden layer.
+        depth: number of hidden layers; 0: a linear model.
     """
 
     def __init__(self, inputs: int, outputs: int = 1, width: int = 64, depth: int = 2) -> None:
@@ -25,5 +25,5 @@ class Net(nn.Module):
         self.head = nn.Linear(sizes[-1], outputs)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Predictions [batch, outputs] for inputs [batch, inputs]."""
+        """Return predictions [batch, outputs] for inputs [batch, inputs]."""
         return self.head(self.body(inputs))
