@@ -1,4 +1,4 @@
-# make run: train the default job. make test: check and test. Nothing else has to be prepared.
+# make run trains the default job, make test runs all checks and tests. Both install everything they need first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ run: $(VENV)/installed
 	$(BIN)/python -m lrflow
 
 test: $(VENV)/installed-dev check
-	-$(BIN)/python -m lrflow.data.fetch fashion_mnist wordnet # without them the tests that need them are skipped
+	-$(BIN)/python -m lrflow.data.fetch fashion_mnist wordnet # if this fails, the tests that need the data are skipped
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/installed-dev

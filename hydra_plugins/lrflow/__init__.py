@@ -1,1 +1,1 @@
-"""Hydra finds lrflow's sweeper here."""
+"""The package in which Hydra finds lrflow's sweeper."""

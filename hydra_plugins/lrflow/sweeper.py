@@ -1,7 +1,7 @@
-"""`hydra/sweeper=lrflow`: sweeps by Optuna, resumable, pruned from within the jobs.
+"""`hydra/sweeper=lrflow`: resumable sweeps with Optuna, in which jobs can be pruned.
 
-Hydra imports this module at each start, whether there is a sweep or not: it stays light. The settings and their
-defaults are those of `lrflow.config.sweep.Sweep`, which gives Hydra the option.
+Hydra imports this module at every start, also without a sweep, so its imports are light. The settings and their
+defaults are those of `lrflow.config.sweep.Sweep`, which registers the option with Hydra.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from omegaconf import DictConfig
 
 
 class LrflowSweeper(Sweeper):
-    """Asks Optuna for trials, hands them to Hydra's launcher, tells how they ended.
+    """Asks Optuna for trials, runs them with Hydra's launcher and reports their results to Optuna.
 
     Args:
-        settings: those of `lrflow.config.sweep.Sweep`.
+        settings: settings of `lrflow.config.sweep.Sweep`.
     """
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Takes what Hydra has to say, and makes the launcher."""
+        """Store what Hydra passes and create the launcher."""
         from hydra.core.plugins import Plugins
 
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
@@ -33,13 +33,13 @@ class LrflowSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the sweep.
+        """Run the sweep.
 
         Args:
-            arguments: the overrides of the command line.
+            arguments: overrides of the command line.
 
         Returns:
-            how each trial that ran ended.
+            The result of each trial that ran.
         """
         from lrflow.sweeps.sweeper import run_sweep
 

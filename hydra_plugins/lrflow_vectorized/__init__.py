@@ -1,1 +1,1 @@
-"""Hydra finds lrflow's vectorised launcher here."""
+"""The package in which Hydra finds lrflow's vectorized launcher."""

@@ -1,7 +1,7 @@
-"""`hydra/launcher=vectorized`: jobs that differ in numbers alone train together, in one process.
+"""`hydra/launcher=vectorized`: trains jobs that differ only in numbers together, in one process.
 
-Hydra imports this module at each start, whether there is a sweep or not: it stays light. Hydra's loader also does
-not take postponed annotations beside a dataclass (1.3.8).
+Hydra imports this module at every start, also without a sweep, so its imports are light. Hydra 1.3.8 cannot load a
+plugin module with postponed annotations and a dataclass.
 """
 
 from collections.abc import Sequence
@@ -17,22 +17,22 @@ from omegaconf import DictConfig
 
 @dataclass
 class VectorizedLauncherConf:
-    """How jobs train together; the values are checked with the config."""
+    """Settings of the launcher; lrflow checks their values with the config."""
 
     _target_: str = "hydra_plugins.lrflow_vectorized.launcher.VectorizedLauncher"
-    size: Any = 64  # jobs that train together at most
-    measure: Any = True  # try first whether it pays; false: it is taken to
+    size: Any = 64  # maximum number of jobs that train together
+    measure: Any = True  # true: first measure whether training together is faster; false: assume that it is
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="vectorized", node=VectorizedLauncherConf, provider="lrflow")
 
 
 class VectorizedLauncher(Launcher):
-    """Trains the jobs of a sweep together where that can be done and pays, and the others one after the other.
+    """Trains jobs of a sweep together if that is possible and faster, the others one after the other.
 
     Args:
-        size: jobs that train together at most.
-        measure: try first whether it pays.
+        size: maximum number of jobs that train together.
+        measure: first measure whether training together is faster; False assumes that it is.
     """
 
     def __init__(self, size: int, measure: bool) -> None:
@@ -40,18 +40,18 @@ class VectorizedLauncher(Launcher):
         self.measure = measure
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Takes what Hydra has to say."""
+        """Store what Hydra passes."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs jobs.
+        """Run jobs.
 
         Args:
-            job_overrides: of each.
-            initial_job_idx: the number of the first.
+            job_overrides: overrides of each job.
+            initial_job_idx: number of the first job.
 
         Returns:
-            how each ended, in their order.
+            The result of each job, in order.
         """
         from lrflow.cli.together import launch
 

@@ -57,7 +57,7 @@ def draw(runs: Sequence[Run], bounds: dict[str, float], file: Path) -> None:
     """Plot the loss against the step at some of the LRs, and the accuracy against the LR.
 
     Args:
-        runs: runs of a sweep; several at one LR are drawn as the first loss curve and the mean accuracy with its spread.
+        runs: runs of a sweep; for several at one LR, the first loss curve and the mean accuracy are drawn.
         bounds: LRs to mark in the second panel, by name.
         file: path of the PNG.
     """

@@ -1,4 +1,4 @@
-"""Vector environments whose state can be saved and put back exactly, whatever simulates them."""
+"""Vector environments whose state can be saved and restored exactly, with any simulator."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from lrflow.errors import ConfigError, Problem, did_you_mean
 
 log = logging.getLogger("lrflow")
 
-REMEMBERED = 100  # episodes whose mean return is logged, as CleanRL and stable-baselines3 do
+REMEMBERED = 100  # episodes in the logged mean return, as in CleanRL and stable-baselines3
 
 
 class Transition(NamedTuple):
     """One step of n environments.
 
     Args:
-        next_observations: [n, size], float32; where an episode ended its last observation, not the next one's first.
+        next_observations: [n, size], float32; at the end of an episode its last observation, not the first of the next.
         rewards: [n], float64.
-        terminated: [n], bool; the episode reached an end of its own: nothing comes after it.
-        truncated: [n], bool; it was cut off, by a time limit: the value of its last observation still counts.
+        terminated: [n], bool; the episode reached a terminal state.
+        truncated: [n], bool; the episode was cut off by a time limit: the value of its last observation still counts.
     """
 
     next_observations: np.ndarray
@@ -37,11 +37,11 @@ class Transition(NamedTuple):
 
 
 class Episode(gym.Wrapper):
-    """Remembers what the current episode can be repeated from: how it was begun, and the actions since.
+    """Records what is needed to replay the current episode: how it started, and the actions since.
 
-    An episode is a function of the state of its random number generator at the reset and of its actions. That holds
-    for environments that draw from `self.np_random` alone and keep nothing from one episode to the next: gymnasium's
-    classic control, LunarLander and MuJoCo; not BipedalWalker, which goes on with the world of the episode before.
+    An episode is a function of the state of its random generator at the reset and of its actions. That holds for
+    environments that draw from `self.np_random` only and keep no state between episodes: gymnasium's classic control,
+    LunarLander and MuJoCo; not BipedalWalker, which reuses the world of the previous episode.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -52,7 +52,7 @@ class Episode(gym.Wrapper):
         self._actions: list[Any] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; `seed` starts a new sequence of random numbers."""
+        """Start an episode; `seed` reseeds the random generator."""
         self._seed = seed
         self._random = self.unwrapped.np_random.bit_generator.state if seed is None else None
         self._actions = []
@@ -60,18 +60,18 @@ class Episode(gym.Wrapper):
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """One step."""
+        """Make one step."""
         self._actions.append(action.copy())
         result = self.env.step(action)
         self.total += float(result[1])
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        """What `replay` needs, as plain data and a tensor of the actions."""
+        """Return what `replay` needs, as plain data and a tensor of the actions."""
         return {"seed": self._seed, "random": self._random, "actions": torch.from_numpy(np.array(self._actions))}
 
     def replay(self, state: Mapping[str, Any]) -> Any:
-        """Go through a saved episode again.
+        """Replay a saved episode.
 
         Returns:
             Its latest observation.
@@ -85,24 +85,24 @@ class Episode(gym.Wrapper):
 
 
 class Environments:
-    """n copies of an environment that are stepped together; an episode that ends is followed by a new one at once.
+    """n copies of an environment, stepped together; each starts a new episode as soon as one ends.
 
     Args:
-        env_id: of gymnasium, `CartPole-v1`; `my_pkg:Mine-v0` imports my_pkg first, which has to be trusted.
-        count: how many.
-        seed: environment i begins with `seed + i`.
+        env_id: gymnasium id such as `CartPole-v1`; `my_pkg:Mine-v0` first imports my_pkg, which must be trusted.
+        count: number of copies.
+        seed: environment i is seeded with `seed + i`.
         options: arguments of the environment.
 
     Attributes:
-        count: how many.
-        observation_space: of one of them.
-        action_space: of one of them.
-        observations: what to act on next; [count, size], float32.
-        returns: sums of rewards of the latest episodes that ended, at most 100.
-        finished: episodes that ended so far.
+        count: number of copies.
+        observation_space: observation space of one copy.
+        action_space: action space of one copy.
+        observations: current observations; [count, size], float32.
+        returns: returns of the latest finished episodes, at most 100.
+        finished: number of finished episodes.
 
     Raises:
-        ConfigError: there is no such environment, or it is none of vectors.
+        ConfigError: unknown environment, or one without vector observations.
     """
 
     def __init__(self, env_id: str, count: int, seed: int = 0, options: Mapping[str, Any] | None = None) -> None:
@@ -120,7 +120,7 @@ class Environments:
         """Step every environment.
 
         Args:
-            actions: [count] of whole numbers, or [count, size] within the bounds of the action space.
+            actions: [count] of integers, or [count, size] within the bounds of the action space.
         """
         totals = [episode.total for episode in self._episodes]
         observations, rewards, terminated, truncated, infos = self._vector.step(actions)
@@ -135,7 +135,7 @@ class Environments:
         return Transition(following, rewards, terminated, truncated)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as plain data and tensors."""
+        """Return the whole state, as plain data and tensors."""
         return {
             "episodes": [episode.state_dict() for episode in self._episodes],
             "observations": torch.from_numpy(self.observations.copy()),
@@ -144,10 +144,10 @@ class Environments:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put every environment where it was, by going through its current episode again.
+        """Restore every environment by replaying its current episode.
 
         Raises:
-            ConfigError: there were more of them, or fewer.
+            ConfigError: the state has another number of environments.
         """
         if len(state["episodes"]) != self.count:
             message = f"the checkpoint has {len(state['episodes'])} environments"
@@ -160,22 +160,22 @@ class Environments:
         self.finished = state["finished"]
 
     def close(self) -> None:
-        """Let go of windows and simulators."""
+        """Close windows and simulators."""
         self._vector.close()
 
 
 def make_environment(
     env_id: str, options: Mapping[str, Any] | None = None, render_mode: str | None = None
 ) -> gym.Env[np.ndarray, Any]:
-    """One environment, its observations as vectors.
+    """Make one environment with vector observations.
 
     Args:
-        env_id: of gymnasium; `my_pkg:Mine-v0` imports my_pkg first, which has to be trusted.
+        env_id: gymnasium id; `my_pkg:Mine-v0` first imports my_pkg, which must be trusted.
         options: arguments of the environment.
-        render_mode: `rgb_array` for pictures; None: not drawn.
+        render_mode: `rgb_array` for pictures; None: no rendering.
 
     Raises:
-        ConfigError: there is no such environment, a package is missing, or its actions are of another kind.
+        ConfigError: unknown environment, missing package, or unsupported action space.
     """
     module = env_id.rpartition(":")[0]
     if module and not any(f"{module}.".startswith(f"{package}.") for package in trusted()):
@@ -208,7 +208,7 @@ def make_environment(
 def spaces(
     env_id: str, options: Mapping[str, Any] | None = None
 ) -> tuple[gym.spaces.Box, gym.spaces.Discrete | gym.spaces.Box]:
-    """What an environment shows and takes: the spaces of its observations and actions."""
+    """Return the observation and action spaces of an environment."""
     env = make_environment(env_id, options)
     found = _spaces(env)
     env.close()
@@ -222,5 +222,5 @@ def _spaces(env: gym.Env[Any, Any]) -> tuple[gym.spaces.Box, gym.spaces.Discrete
 
 
 def _float32(observations: np.ndarray) -> np.ndarray:
-    """A copy, since the environments write the next observations into the same array."""
+    """Copy to float32; the environments write the next observations into the same array."""
     return observations.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Validation and test of a policy: whole episodes, each from a seed of its own; and a moving picture of one."""
+"""Validation and test of a policy over whole episodes, each with its own seed, and a GIF of one episode."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch.utils.data import DataLoader
 from .environments import make_environment
 
 Policy = Callable[[np.ndarray], np.ndarray]
-"""Observations [n, size] to actions [n] or [n, size], as the environment takes them."""
+"""Maps observations [n, size] to actions [n] or [n, size] for the environment."""
 
 VALIDATION_SEED, TEST_SEED = 1_000_000, 2_000_000
-"""First seeds of the episodes of validation and test, far from those that training begins with."""
+"""First seeds of the validation and test episodes, far from the seeds of training."""
 
 GIF_WIDTH, GIF_FRAMES = 240, 120
 
 
 class Episodes:
-    """Episodes to evaluate a policy in: what a loader of validation or test data gives, as its only item.
+    """Episodes to evaluate a policy on; the only item of a validation or test loader.
 
     Args:
-        env_id: the environment, as `make_environment` takes it.
-        seeds: of the episodes; the same seeds are the same episodes for every policy and at every time.
+        env_id: id of the environment, see `make_environment`.
+        seeds: seeds of the episodes; equal seeds give equal episodes.
         options: arguments of the environment.
-        at_once: environments that are stepped together.
+        at_once: number of environments that are stepped together.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class Episodes:
         self.at_once = at_once
 
     def loader(self) -> DataLoader[Any]:
-        """A loader with these episodes as its only batch."""
+        """Return a loader with these episodes as its only batch."""
         return DataLoader([self], batch_size=None)  # type: ignore[arg-type]
 
     def play(self, policy: Policy) -> np.ndarray:
-        """Play them all.
+        """Play all episodes.
 
         Returns:
-            The sum of the rewards of each episode; [episodes], float64.
+            The return of each episode; [episodes], float64.
         """
         waiting = list(enumerate(self.seeds))[::-1]
         returns = np.zeros(len(self.seeds))
@@ -75,14 +75,14 @@ class Episodes:
         return returns
 
     def film(self, policy: Policy, path: Path) -> str | None:
-        """Play the first one and save it as a GIF.
+        """Play the first episode and save it as a GIF.
 
         Returns:
-            Why there is none, where the environment cannot be drawn here.
+            The reason why there is no GIF, if the environment cannot be rendered here; else None.
         """
         try:
             frames, seconds = self._frames(policy)
-        except Exception as error:  # of pygame or of a GL backend, which each have their own
+        except Exception as error:  # pygame and the GL backends raise exceptions of their own
             return f"no {path.name}: {self.env_id} cannot be drawn here: {error}"
         if not frames:
             return f"no {path.name}: {self.env_id} draws no pictures"
@@ -90,7 +90,7 @@ class Episodes:
         return None
 
     def _frames(self, policy: Policy) -> tuple[list[np.ndarray], float]:
-        """The pictures of the first episode, and the seconds that each stands for."""
+        """Return the frames of the first episode and the seconds per frame."""
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         if "DISPLAY" not in os.environ:
             os.environ.setdefault("MUJOCO_GL", "egl")
@@ -109,12 +109,12 @@ class Episodes:
 
 
 def save_gif(frames: Sequence[np.ndarray], seconds: float, path: Path) -> None:
-    """A small GIF in real time: narrow, and with so many of the frames left out that about 120 remain.
+    """Save a small GIF in real time: 240 pixels wide, reduced to about 120 frames.
 
     Args:
-        frames: [height, width, 3], uint8 each.
-        seconds: that each frame stands for.
-        path: where to.
+        frames: arrays [height, width, 3], uint8.
+        seconds: duration of a frame.
+        path: path of the GIF.
     """
     from PIL import Image
 
@@ -122,30 +122,30 @@ def save_gif(frames: Sequence[np.ndarray], seconds: float, path: Path) -> None:
     height, width = frames[0].shape[:2]
     size = (GIF_WIDTH, round(height * GIF_WIDTH / width))
     pictures = [Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR) for frame in frames[::every]]
-    # One palette for all of them, so that what does not move takes no room; made from a few.
+    # One palette for all frames, computed from a few, so that unchanged regions take no space.
     few = np.concatenate([np.asarray(picture) for picture in pictures[:: max(1, len(pictures) // 6)]])
     palette = Image.fromarray(few).quantize(32)
     pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    duration = max(20, round(1000 * seconds * every))  # milliseconds; viewers slow down anything shorter
+    duration = max(20, round(1000 * seconds * every))  # milliseconds; viewers slow down shorter frames
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=duration, loop=0, optimize=True)
 
 
 class Agent(pl.LightningModule):
-    """A policy that is validated and tested by playing `Episodes`.
+    """Base class of policies that are validated and tested on `Episodes`.
 
-    Logs `val/return` and `val/return_std`, the same under `test/`, and saves `episode.gif` beside the test.
+    Logs `val/return` and `val/return_std`, the same under `test/`, and saves `episode.gif` in the test.
     """
 
     def policy(self, observations: np.ndarray) -> np.ndarray:
-        """The actions that are evaluated; observations [n, size], float32."""
+        """Return the actions to evaluate, for observations [n, size] of float32."""
         raise NotImplementedError
 
     def validation_step(self, episodes: Episodes, batch_idx: int) -> None:
-        """Play them."""
+        """Play the episodes."""
         self._report("val", episodes)
 
     def test_step(self, episodes: Episodes, batch_idx: int) -> None:
-        """Play them, and film the first."""
+        """Play the episodes and film the first."""
         self._report("test", episodes)
         if why_not := episodes.film(self.policy, Path(self.trainer.default_root_dir) / "episode.gif"):
             self.print(why_not)

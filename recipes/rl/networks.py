@@ -1,4 +1,4 @@
-"""Networks of policies and values."""
+"""Networks for policies and values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import nn
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
-    """Linear layers with ReLU between them, as torch initialises them.
+    """Linear layers with ReLU between them, with torch's default initialisation.
 
     Args:
         inputs: size of an observation.
         hidden: widths of the hidden layers.
-        outputs: of the last layer.
+        outputs: size of the output.
     """
     sizes = [inputs, *hidden]
     layers: list[nn.Module] = []

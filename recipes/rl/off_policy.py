@@ -1,4 +1,4 @@
-"""Environments and a replay buffer as the data of a run: steps are collected between the batches."""
+"""Environments and a replay buffer as the data of a run; steps are collected between batches."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from .evaluation import TEST_SEED, VALIDATION_SEED, Episodes
 from .replay import ReplayBuffer, Transitions
 
 Explore = Callable[[Tensor, int, torch.Generator], Tensor]
-"""(observations [n, size], environment steps so far, generator of what is random) to actions [n] or [n, size]."""
+"""Maps (observations [n, size], environment steps so far, random generator) to actions [n] or [n, size]."""
 
 
 class OffPolicyData(pl.LightningDataModule):
-    """Batches of a replay buffer that the policy in training fills.
+    """Batches from a replay buffer that the current policy fills.
 
-    Before the first batch the environments are stepped `learning_starts` times with random actions, before every
-    `gradient_steps`-th one `train_frequency` times with `trainer.lightning_module.explore`. Steps are counted over
-    all environments, and an epoch is a stretch of them; those before the first batch belong to none. The filled part
-    of the buffer, the environments and the random numbers are saved in checkpoints.
+    `learning_starts` steps with random actions come before the first batch; `train_frequency` steps with
+    `trainer.lightning_module.explore` come before every `gradient_steps`-th batch. Steps are counted over all
+    environments, and an epoch is a number of steps; those before the first batch belong to no epoch. Checkpoints
+    contain the filled part of the buffer, the environments and the random generator.
 
     Args:
-        env_id: of gymnasium; `my_pkg:Mine-v0` imports my_pkg first, which has to be trusted.
+        env_id: gymnasium id; `my_pkg:Mine-v0` first imports my_pkg, which must be trusted.
         env_options: arguments of the environment.
-        num_envs: environments that are stepped together.
-        buffer_size: transitions that are kept.
-        batch_size: transitions of a batch.
+        num_envs: number of environments that are stepped together.
+        buffer_size: maximum number of transitions in the buffer.
+        batch_size: transitions per batch.
         learning_starts: steps with random actions before the first batch.
-        train_frequency: steps from one collection to the next.
+        train_frequency: steps per collection.
         gradient_steps: batches after each collection.
-        epoch_steps: steps of an epoch.
-        val_episodes: played at each validation, the same every time.
-        test_episodes: played at the end.
-        seed: of the environments, the exploration and the sampling.
+        epoch_steps: steps per epoch.
+        val_episodes: episodes per validation, always the same.
+        test_episodes: episodes of the test.
+        seed: seed of the environments, the exploration and the sampling.
 
     Raises:
-        ConfigError: options that cannot be, all at once.
+        ConfigError: lists all invalid options.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class OffPolicyData(pl.LightningDataModule):
             raise ConfigError(problems)
         self.environments: Environments
         self.buffer: ReplayBuffer
-        self.steps = 0  # of the environments so far
-        self._batches = 0  # sampled so far
+        self.steps = 0  # environment steps so far
+        self._batches = 0  # batches sampled so far
         self._generator = torch.Generator().manual_seed(seed)
 
     def setup(self, stage: str) -> None:
-        """Begin the episodes; once, whatever the stage.
+        """Start the episodes, once for all stages.
 
         Raises:
-            ConfigError: there is no such environment, or its actions have no bounds; or there are several devices.
+            ConfigError: unknown environment, unbounded actions, or several devices.
         """
         if hasattr(self, "environments"):
             return
@@ -102,19 +102,19 @@ class OffPolicyData(pl.LightningDataModule):
         self.buffer = ReplayBuffer(self.buffer_size, self.environments.observation_space, actions)
 
     def train_dataloader(self) -> Batches:
-        """Batches of the buffer, each after the steps that belong before it."""
+        """Return batches from the buffer; the steps that belong before a batch are made first."""
         return Batches(self)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The episodes of a validation, as one item."""
+        """Return the validation episodes, as one item."""
         return self._episodes(VALIDATION_SEED, self.val_episodes)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The episodes of the test, as one item."""
+        """Return the test episodes, as one item."""
         return self._episodes(TEST_SEED, self.test_episodes)
 
     def next_batch(self) -> Transitions:
-        """Collect where it is due, and sample."""
+        """Collect steps if they are due, then sample a batch."""
         if self.steps < self.learning_starts:
             self.collect(self.learning_starts - self.steps, self._act_randomly)
         if self._batches % self.gradient_steps == 0:
@@ -125,10 +125,10 @@ class OffPolicyData(pl.LightningDataModule):
 
     @torch.inference_mode()
     def collect(self, steps: int, explore: Explore) -> None:
-        """Step the environments and keep what happens.
+        """Step the environments and store the transitions.
 
         Args:
-            steps: over all environments.
+            steps: number of steps over all environments.
             explore: chooses the actions.
         """
         environments = self.environments
@@ -140,7 +140,7 @@ class OffPolicyData(pl.LightningDataModule):
             self.steps += environments.count
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the policy that the next batches depend on."""
+        """Return everything except the policy on which the next batches depend."""
         return {
             "steps": self.steps,
             "batches": self._batches,
@@ -150,10 +150,10 @@ class OffPolicyData(pl.LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state of `state_dict`.
+        """Restore a state of `state_dict`.
 
         Raises:
-            ConfigError: there were other environments, or the buffer had another size.
+            ConfigError: the state has another number of environments or another buffer size.
         """
         self.steps, self._batches = state_dict["steps"], state_dict["batches"]
         self._generator.set_state(state_dict["generator"])
@@ -161,7 +161,7 @@ class OffPolicyData(pl.LightningDataModule):
         self.buffer.load_state_dict(state_dict["buffer"])
 
     def _act_randomly(self, observations: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-        """Actions drawn uniformly."""
+        """Draw actions uniformly."""
         space = self.environments.action_space
         if isinstance(space, gym.spaces.Discrete):
             return torch.randint(int(space.n), (len(observations),), generator=generator)
@@ -173,7 +173,7 @@ class OffPolicyData(pl.LightningDataModule):
         return DataLoader([Episodes(self.env_id, seeds, self.env_options)], batch_size=None)  # type: ignore[arg-type]
 
     def _problems(self) -> list[Problem]:
-        """What is wrong with the options by themselves."""
+        """Return the problems of the options."""
         names = "num_envs buffer_size batch_size train_frequency gradient_steps epoch_steps val_episodes test_episodes"
         least = {**dict.fromkeys(names.split(), 1), "learning_starts": 0, "seed": 0}
         problems = [
@@ -194,15 +194,15 @@ class OffPolicyData(pl.LightningDataModule):
 
 
 class Batches:
-    """What an epoch trains on: `len` batches, made one after another as the run asks for them.
+    """The batches of an epoch, made one by one when the run needs them.
 
     Args:
-        data: goes on from wherever it is.
+        data: its current state is continued.
     """
 
     def __init__(self, data: OffPolicyData) -> None:
         self._data = data
-        self.samples_per_batch = data.train_frequency / data.gradient_steps  # environment steps
+        self.samples_per_batch = data.train_frequency / data.gradient_steps  # in environment steps
 
     def __len__(self) -> int:
         return self._data.epoch_steps // self._data.train_frequency * self._data.gradient_steps

@@ -16,11 +16,11 @@ class Transitions(NamedTuple):
     """Steps of environments.
 
     Args:
-        observations: before the step; [batch, ...].
-        actions: [batch] (int64) of a discrete space, [batch, ...] of a box.
+        observations: observations before the step; [batch, ...].
+        actions: [batch] (int64) for a discrete space, [batch, ...] for a box.
         rewards: [batch], float32.
-        next_observations: after the step; of an episode that ended its last one, not the first of the next.
-        terminated: 1 where the episode ended by itself; 0 where it went on or was cut off; [batch], float32.
+        next_observations: observations after the step; at the end of an episode its last, not the first of the next.
+        terminated: 1 if the episode reached a terminal state, 0 if it continued or was cut off; [batch], float32.
     """
 
     observations: Tensor
@@ -31,14 +31,12 @@ class Transitions(NamedTuple):
 
 
 class ReplayBuffer:
-    """A ring of transitions in preallocated tensors.
-
-    Memory is taken as it fills.
+    """A ring buffer of transitions in preallocated tensors; memory is used only as it fills.
 
     Args:
-        capacity: transitions that it holds; the oldest make room for new ones.
-        observation_space: of one environment: a box.
-        action_space: of one environment: discrete or a box.
+        capacity: maximum number of transitions; new ones replace the oldest.
+        observation_space: observation space of one environment, a box.
+        action_space: action space of one environment, discrete or a box.
     """
 
     def __init__(self, capacity: int, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
@@ -51,16 +49,16 @@ class ReplayBuffer:
                 for dtype, shape in (observation, action, scalar, observation, scalar)
             )
         )
-        self._added = 0  # over the whole run; the next row is this, modulo the capacity
+        self._added = 0  # over the whole run; the next row is this number modulo the capacity
 
     def __len__(self) -> int:
         return min(self._added, self.capacity)
 
     def add(self, *transitions: np.ndarray) -> None:
-        """Take one step of every environment.
+        """Add one step of every environment.
 
         Args:
-            transitions: arrays as the fields of `Transitions`, with one row an environment.
+            transitions: one array per field of `Transitions`, with one row per environment.
         """
         count = len(transitions[0])
         start = self._added % self.capacity
@@ -72,25 +70,25 @@ class ReplayBuffer:
         self._added += count
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Transitions:
-        """Transitions drawn uniformly with replacement.
+        """Sample transitions uniformly with replacement.
 
         Args:
-            batch_size: how many.
-            generator: draws them.
+            batch_size: number of transitions.
+            generator: random generator.
         """
         chosen = torch.randint(len(self), (batch_size,), generator=generator)
         return Transitions(*(rows.index_select(0, chosen) for rows in self._rows))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was added so far; the part of the buffer that is still empty takes no room."""
+        """Return the transitions in the buffer, without its empty part."""
         rows = [rows[: len(self)].clone() for rows in self._rows]
         return {"capacity": self.capacity, "added": self._added, "rows": rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of `state_dict`.
+        """Restore a state of `state_dict`.
 
         Raises:
-            ConfigError: the buffer has another capacity than the one that was saved.
+            ConfigError: the saved buffer has another capacity.
         """
         if state["capacity"] != self.capacity:
             message = f"the checkpoint has a buffer of {state['capacity']:,} transitions"
@@ -101,7 +99,7 @@ class ReplayBuffer:
 
 
 def _dtype_and_shape(space: gym.Space[Any]) -> tuple[torch.dtype, tuple[int, ...]]:
-    """Of one element, as tensors hold it: numbers with a fraction in float32."""
+    """Return the dtype and shape of one element; floats are stored as float32."""
     if isinstance(space, gym.spaces.Discrete):
         return torch.int64, ()
     assert isinstance(space, gym.spaces.Box)

@@ -1,4 +1,4 @@
-"""What stands for the data where the loss is a surface: the noise that examples put on its gradient."""
+"""Data for a loss that is a surface: the gradient noise of examples."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class GradientNoise(pl.LightningDataModule):
-    """Examples whose gradients differ from their mean by normal noise; at a batch size of 1 an epoch is `steps` steps.
+    """Examples whose gradients differ from their mean by normal noise; an epoch has `steps` steps of batch size 1.
 
-    Over an epoch the noise adds up to zero, as the gradients of a data set's examples add up to that of the whole. The
-    run's seed decides the order.
+    Over an epoch the noise sums to zero, as the gradients of examples average to the gradient of the whole data set.
+    The run's seed decides the order.
 
     Args:
-        steps: examples.
+        steps: number of examples.
         noise: standard deviation of each component of an example's gradient.
-        batch_size: examples a step; the noise of a step falls with its square root.
+        batch_size: examples per step; the noise of a step falls with its square root.
     """
 
     def __init__(self, steps: int = 100, noise: float = 0.0, batch_size: int = 1) -> None:
@@ -27,5 +27,5 @@ class GradientNoise(pl.LightningDataModule):
         self._batch_size = batch_size
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of noise, [[batch_size, 2]]."""
+        """Return a loader of noise batches, [[batch_size, 2]]."""
         return DataLoader(self._examples, self._batch_size, shuffle=True)

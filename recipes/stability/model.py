@@ -1,4 +1,4 @@
-"""Surfaces on which a point descends: what an optimizer does at an LR, where it can be seen."""
+"""Surfaces on which a point descends, to show the effect of an optimizer and its LR."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 
 class Surface(pl.LightningModule):
-    """A point in the plane, the only parameter, whose loss is the height of the surface under it.
+    """A point in the plane as the only parameter; the loss is the height of the surface at the point.
 
-    At the end of an epoch it logs where the point is (`height`, `x`, `y`). At the end of the run it writes where the
-    point has been into the run folder, as `path.csv` and `path.png`.
+    Logs `height`, `x` and `y` of the point at the end of an epoch. At the end of the run it writes the path of the
+    point to the run folder, as `path.csv` and `path.png`.
 
     Args:
         start: where the point starts, (x, y).
     """
 
     window: ClassVar[tuple[tuple[float, float], tuple[float, float]]]
-    """What of the plane a picture shows: from and to in x, from and to in y."""
+    """Part of the plane that a picture shows: ((x min, x max), (y min, y max))."""
 
     def __init__(self, start: Sequence[float]) -> None:
         super().__init__()
@@ -31,28 +31,28 @@ class Surface(pl.LightningModule):
         self._path: list[Tensor] = []
 
     def height(self, points: Tensor) -> Tensor:
-        """The height of the surface at points [..., 2]."""
+        """Return the height of the surface at points [..., 2]."""
         raise NotImplementedError
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """The height at the point, tilted by the noise of the batch's examples, which so is added to the gradient."""
+        """Return the height at the point plus a linear term that adds the noise of the batch to the gradient."""
         (noise,) = batch
         return self.height(self.point) + noise.mean(0) @ self.point
 
     def describe(self, point: Tensor) -> dict[str, Tensor]:
-        """What a run logs of a point at its end."""
+        """Return the metrics that a run logs about its point."""
         return {"height": self.height(point), "x": point[0], "y": point[1]}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Note where the point is before the step."""
+        """Record the position before the step."""
         self._path.append(self.point.detach().clone())
 
     def on_train_epoch_end(self) -> None:
-        """Log where the point has come to."""
+        """Log the position."""
         self.log_dict(self.describe(self.point.detach()))
 
     def on_train_end(self) -> None:
-        """Write the path into the run folder."""
+        """Write the path to the run folder."""
         if self.trainer.is_global_zero:
             from .picture import Run, draw_run
 
@@ -63,11 +63,11 @@ class Surface(pl.LightningModule):
             draw_run(run, folder / "path.png")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the path with the run, so that a resumed one has all of it."""
+        """Save the path, so that a resumed run has all of it."""
         checkpoint["path"] = torch.stack(self._path) if self._path else torch.empty(0, 2)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the path of the run so far."""
+        """Restore the path of the interrupted run."""
         self._path = list(checkpoint["path"].to(self.point.device))
 
 
@@ -77,7 +77,7 @@ class Quadratic(Surface):
     Its Hessian is the diagonal of the curvatures everywhere, so L is the larger one.
 
     Args:
-        curvatures: along x and y.
+        curvatures: curvatures along x and y.
         start: where the point starts.
     """
 
@@ -89,7 +89,7 @@ class Quadratic(Surface):
         self.register_buffer("curvatures", torch.tensor(curvatures, dtype=torch.float32), persistent=False)
 
     def height(self, points: Tensor) -> Tensor:
-        """The height at points [..., 2]; 0 at the minimum, the origin."""
+        """Return the height at points [..., 2]; 0 at the minimum, the origin."""
         return (self.curvatures * points.square()).sum(-1) / 2
 
 
@@ -97,8 +97,8 @@ class TwoValleys(Surface):
     """A narrow valley on the way to a wide, deeper one: two Gaussian dents in a shallow bowl.
 
     The narrow one has its minimum at (-1.25, -0.29), where the height is -0.95 and L = 8.96; the wide one at (1.16,
-    0.48), with -1.96 and 1.44. So gradient descent at an LR from 0.22 to 1.39 can rest in the wide one and not in the
-    narrow one. A run also logs whether it is on the side of the wide one (`wide`, 0 or 1).
+    0.48), with -1.96 and 1.44. So gradient descent at an LR from 0.22 to 1.39 can settle in the wide one but not in the
+    narrow one. Also logs whether the point is on the side of the wide one (`wide`, 0 or 1).
 
     Args:
         start: where the point starts; the default is above the narrow valley.
@@ -112,7 +112,7 @@ class TwoValleys(Surface):
         super().__init__(start)
 
     def height(self, points: Tensor) -> Tensor:
-        """The height at points [..., 2]."""
+        """Return the height at points [..., 2]."""
         height = self._bowl / 2 * points.square().sum(-1)
         for centre, depth, width in self._dents:
             square = (points - points.new_tensor(centre)).square().sum(-1)
@@ -120,16 +120,16 @@ class TwoValleys(Surface):
         return height
 
     def describe(self, point: Tensor) -> dict[str, Tensor]:
-        """What a run logs of a point at its end."""
+        """Return the metrics that a run logs about its point."""
         return super().describe(point) | {"wide": (point[0] > 0).float()}
 
 
 def write_path(file: Path, points: np.ndarray, heights: np.ndarray) -> None:
-    """Write a path as a table.
+    """Write a path as a CSV table with the columns step, x, y, height.
 
     Args:
-        file: of the table: step, x, y, height.
-        points: [steps + 1, 2], the last where the run ended.
+        file: path of the table.
+        points: [steps + 1, 2]; the last one is the end of the run.
         heights: [steps + 1].
     """
     rows = np.column_stack([np.arange(len(points)), points, heights])

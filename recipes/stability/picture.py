@@ -1,4 +1,4 @@
-"""Paths drawn on their surface: of one run in its folder, of several beside one another.
+"""Plot paths on their surface, for one run or for several side by side.
 
 python -m lrflow.recipes.stability.picture outputs/sweeps/SWEEP picture.png
 """
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 COLUMNS = 3
 LEVELS = 22
-LAND = ("#b9c6d2", "#f6f8fa")  # from the bottom up; pale, so that every path stands out on it
+LAND = ("#b9c6d2", "#f6f8fa")  # from the lowest height to the highest; pale, so that every path stands out
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was made.
+    """A finished run.
 
     Args:
-        surface: under the point.
-        points: where the point was before each step and at the end, [steps + 1, 2].
-        heights: of these, [steps + 1].
-        title: what tells it from others.
+        surface: surface of the run.
+        points: positions before each step and at the end, [steps + 1, 2].
+        heights: heights at these positions, [steps + 1].
+        title: title of its panel.
     """
 
     surface: Surface
@@ -47,7 +47,7 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """The run of a run folder."""
+        """Read the run of a run folder."""
         config = validate(load_config(folder / "config.yaml"))
         path = np.loadtxt(folder / "path.csv", delimiter=",", skiprows=1)  # step, x, y, height
         surface = instantiate(config.model.node())
@@ -56,13 +56,13 @@ class Run:
 
 
 def read_sweep(folder: Path) -> list[Run]:
-    """The runs of a sweep folder, in the order of its jobs."""
+    """Return the runs of a sweep folder, in the order of its jobs."""
     folders = sorted((path.parent for path in folder.glob("*/path.csv")), key=lambda path: int(path.name))
     return [Run.read(folder) for folder in folders]
 
 
 def describe(optimizer: Mapping[str, Any], schedule: Mapping[str, Any]) -> str:
-    """What is told of how a run was made: its LR, and what is not plain gradient descent at a fixed one."""
+    """Describe how a run was made: its LR, and momentum and schedule if it has any."""
     words = [f"LR {number(optimizer['lr'])}"]
     if momentum := optimizer.get("momentum"):
         words.append(f"momentum {number(momentum)}")
@@ -72,17 +72,17 @@ def describe(optimizer: Mapping[str, Any], schedule: Mapping[str, Any]) -> str:
 
 
 def draw_run(run: Run, file: Path) -> None:
-    """Draw one run: its path, and the height under it against the step."""
+    """Plot one run: its path, and its height against the step."""
     _draw([run], 2, file)
 
 
 def draw_runs(runs: Sequence[Run], file: Path) -> None:
-    """Draw runs on one surface: the path of each, and the heights under all of them against the step."""
+    """Plot runs on one surface: the path of each, and all heights against the step."""
     _draw(runs, min(COLUMNS, len(runs) + 1), file)
 
 
 def _draw(runs: Sequence[Run], columns: int, file: Path) -> None:
-    from matplotlib.figure import Figure  # itself and not pyplot: no state, no display
+    from matplotlib.figure import Figure  # instead of pyplot, which keeps state and may need a display
 
     rows = -(-(len(runs) + 1) // columns)
     (left, right), (bottom, top) = runs[0].surface.window
@@ -100,7 +100,7 @@ def _draw(runs: Sequence[Run], columns: int, file: Path) -> None:
 
 
 def _draw_path(axes: Axes, run: Run, colour: str) -> None:
-    """The contours of the surface, and the path on them."""
+    """Plot the contours of the surface and the path on them."""
     from matplotlib.colors import LinearSegmentedColormap
 
     (left, right), (bottom, top) = run.surface.window
@@ -110,7 +110,7 @@ def _draw_path(axes: Axes, run: Run, colour: str) -> None:
     levels = np.linspace(height.min(), height.max(), LEVELS)
     axes.contourf(x, y, height, levels, cmap=LinearSegmentedColormap.from_list("land", LAND))
     axes.contour(x, y, height, levels, colors="white", linewidths=0.8, linestyles="solid")
-    # What lies far outside cannot be seen, and may not be finite.
+    # Points far outside the window cannot be seen and may not be finite.
     extent = np.array([right - left, top - bottom])
     inside = np.isfinite(run.points).all(1) & (np.abs(run.points) < 3 * extent).all(1)
     points = run.points[: len(inside) if inside.all() else int(np.argmin(inside))]
@@ -129,7 +129,7 @@ def _draw_path(axes: Axes, run: Run, colour: str) -> None:
 
 
 def _draw_heights(axes: Axes, runs: Sequence[Run], colours: Sequence[str]) -> None:
-    """The height against the step; above the lowest seen where that is 0, on a log scale."""
+    """Plot the height against the step; on a log scale if no height is negative."""
     log = all(run.heights.min() >= 0 for run in runs)
     for run, colour in zip(runs, colours, strict=True):
         axes.plot(run.heights, color=colour, linewidth=1.8)
