@@ -1,4 +1,4 @@
-"""Deep Q-network: learns what each action is worth; the policy takes the best."""
+"""Deep Q-network: learns the value of each action; the policy takes the best action."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ ERRORS = {"huber": functional.smooth_l1_loss, "mse": functional.mse_loss}
 def q_loss(
     q: nn.Module, target: nn.Module, batch: Transitions, gamma: float, double: bool = False, error: str = "huber"
 ) -> Tensor:
-    """The error of the values of what was done, against the reward and the value of what came after.
+    """Return the error of the values of the actions taken, against reward plus discounted next value.
 
     Mnih et al., 2015, doi 10.1038/nature14236; `double`: van Hasselt et al., 2016, arXiv 1509.06461.
 
     Args:
-        q: observations to values [batch, actions]; what is trained.
-        target: the same, as it was some steps ago; gets no gradient.
+        q: trained network, from observations to values [batch, actions].
+        target: earlier copy of `q`; gets no gradient.
         batch: transitions.
-        gamma: discount of a step.
-        double: `q` chooses the action that comes after and `target` values it; else `target` does both.
+        gamma: discount per step.
+        double: `q` chooses the next action and `target` values it; otherwise `target` does both.
         error: `huber` or `mse`.
 
     Returns:
-        The mean over the batch.
+        The mean over the batch, a scalar.
     """
     with torch.no_grad():
         following = target(batch.next_observations)
@@ -50,25 +50,25 @@ def q_loss(
 
 
 class DQN(Agent):
-    """A Q-network `q` and its `target`, which is set to it every `target_every` optimizer steps.
+    """A Q-network `q` and its `target`, which is copied from it every `target_every` optimizer steps.
 
-    Explores by random actions, the fewer the more steps the environments have made. Logs `train/return` and
-    `train/epsilon` once an epoch.
+    Explores by random actions, whose share falls with the number of environment steps. Logs `train/return` and
+    `train/epsilon` once per epoch.
 
     Args:
-        env_id: the environment, for the sizes of observations and actions.
-        env_options: its arguments.
+        env_id: environment, which determines the sizes of observations and actions.
+        env_options: arguments of the environment.
         hidden: widths of the hidden layers.
-        gamma: discount of a step.
-        target_every: optimizer steps from one target to the next.
-        double: whether the network itself chooses the action that its target values.
+        gamma: discount per step.
+        target_every: optimizer steps between updates of the target.
+        double: True: double DQN, the network itself chooses the next action and the target values it.
         error: `huber` or `mse`.
-        epsilon_start: share of random actions at first.
-        epsilon_end: in the end.
-        epsilon_steps: environment steps in which it falls from one to the other, in a straight line.
+        epsilon_start: initial share of random actions.
+        epsilon_end: final share of random actions.
+        epsilon_steps: environment steps over which the share falls linearly from start to end.
 
     Raises:
-        ConfigError: the actions of the environment are not discrete, or options that cannot be.
+        ConfigError: the actions of the environment are not discrete, or an option is out of range.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ class DQN(Agent):
         self.epsilon_start, self.epsilon_end, self.epsilon_steps = epsilon_start, epsilon_end, epsilon_steps
 
     def epsilon(self, steps: int) -> float:
-        """The share of random actions after so many environment steps."""
+        """Return the share of random actions after `steps` environment steps."""
         progress = min(1.0, steps / self.epsilon_steps)
         return self.epsilon_start + progress * (self.epsilon_end - self.epsilon_start)
 
     def explore(self, observations: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-        """The best action for each observation, or a random one in its place; [environments]."""
+        """Return the best action per observation, or a random one instead; [environments]."""
         count = len(observations)
         at_random = torch.rand(count, generator=generator) < self.epsilon(steps)
         chosen = torch.randint(self.actions, (count,), generator=generator)
@@ -127,17 +127,17 @@ class DQN(Agent):
 
     @torch.inference_mode()
     def policy(self, observations: np.ndarray) -> np.ndarray:
-        """The best action for each observation."""
+        """Return the best action per observation."""
         return self.q(torch.from_numpy(observations).to(self.device)).argmax(1).cpu().numpy()
 
     def training_step(self, batch: Transitions, batch_idx: int) -> Tensor:
-        """The loss of a batch; before it, a new target where one is due."""
+        """Return the loss of a batch; update the target first if it is due."""
         if self.trainer.global_step % self.target_every == 0:
             self.target.load_state_dict(self.q.state_dict())
         return q_loss(self.q, self.target, batch, self.gamma, self.double_q, self.error)
 
     def on_train_epoch_end(self) -> None:
-        """Log how the collection went."""
+        """Log exploration and return."""
         data: OffPolicyData = self.trainer.datamodule  # type: ignore[attr-defined]
         self.log("train/epsilon", self.epsilon(data.steps))
         if data.environments.returns:

@@ -1,4 +1,4 @@
-"""Policies for PPO: what to do, drawn from noise that was drawn before, and how likely it was."""
+"""Policies for PPO: sample actions from given noise, and compute their log-probabilities."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class CategoricalActor(nn.Module):
-    """A choice among n actions.
+    """A categorical distribution over n actions.
 
     Args:
-        inputs: numbers of an observation.
-        space: of the actions.
+        inputs: size of an observation.
+        space: action space.
         hidden: widths of the hidden layers.
     """
 
@@ -28,34 +28,34 @@ class CategoricalActor(nn.Module):
         self.net = tanh_mlp(inputs, self.choices, hidden, gain=0.01)
 
     def noise(self, *shape: int) -> Tensor:
-        """What so many actions are drawn with: Gumbel noise, [*shape, n]."""
+        """Draw the noise for actions of this shape: Gumbel noise, [*shape, n]."""
         device = next(self.parameters()).device
         return -torch.empty(*shape, self.choices, device=device).exponential_().log_()
 
     def sample(self, observations: Tensor, noise: Tensor) -> Tensor:
-        """Actions, [batch] of int64, distributed as the softmax of the logits (the Gumbel-max trick)."""
+        """Return actions, int64 [batch], distributed by the softmax of the logits (Gumbel-max trick)."""
         return (self.net(observations) + noise).argmax(-1)
 
     def mode(self, observations: Tensor) -> Tensor:
-        """The likeliest actions, [batch]."""
+        """Return the most likely actions, [batch]."""
         return self.net(observations).argmax(-1)
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """The log-probability of actions and the entropy of the policy, [batch] each."""
+        """Return the log-probability of actions and the entropy of the policy, [batch] each."""
         logs = self.net(observations).log_softmax(-1)
         return logs.gather(-1, actions[:, None])[:, 0], -(logs.exp() * logs).sum(-1)
 
 
 class GaussianActor(nn.Module):
-    """A normal distribution around the network's output, its width the same for all observations.
+    """A normal distribution around the network's output, with the same width for all observations.
 
-    Actions are drawn without bounds, and clipped only on their way into the environment.
+    Actions are drawn without bounds and clipped only before they are passed to the environment.
 
     Args:
-        inputs: numbers of an observation.
-        space: of the actions.
+        inputs: size of an observation.
+        space: action space.
         hidden: widths of the hidden layers.
-        log_std: logarithm of the standard deviation to begin with.
+        log_std: initial logarithm of the standard deviation.
     """
 
     def __init__(self, inputs: int, space: gym.spaces.Box, hidden: Sequence[int], log_std: float = 0.0) -> None:
@@ -64,19 +64,19 @@ class GaussianActor(nn.Module):
         self.log_std = nn.Parameter(torch.full(space.shape, log_std))
 
     def noise(self, *shape: int) -> Tensor:
-        """What so many actions are drawn with, [*shape, size]."""
+        """Draw the noise for actions of this shape, [*shape, size]."""
         return torch.randn(*shape, len(self.log_std), device=self.log_std.device)
 
     def sample(self, observations: Tensor, noise: Tensor) -> Tensor:
-        """Actions, [batch, size]."""
+        """Return actions, [batch, size]."""
         return torch.addcmul(self.net(observations), self.log_std.exp(), noise)
 
     def mode(self, observations: Tensor) -> Tensor:
-        """The likeliest actions, [batch, size]."""
+        """Return the most likely actions, [batch, size]."""
         return self.net(observations)
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """The log-density of actions and the entropy of the policy, [batch] each."""
+        """Return the log-density of actions and the entropy of the policy, [batch] each."""
         deviations = (actions - self.net(observations)) * (-self.log_std).exp()
         spread = (self.log_std + _HALF_LOG_2PI).sum()
         entropy = (spread + 0.5 * len(self.log_std)).expand(len(actions))
@@ -84,13 +84,13 @@ class GaussianActor(nn.Module):
 
 
 class RunningNorm(nn.Module):
-    """Brings inputs to mean 0 and variance 1 by statistics of all that it was shown, and clips what is far out.
+    """Normalises inputs to mean 0 and variance 1 by running statistics of all inputs so far, and clips outliers.
 
-    The moments are merged as Chan, Golub and LeVeque (1979) do.
+    The moments are merged by the method of Chan, Golub and LeVeque (1979).
 
     Args:
-        size: numbers of an input.
-        limit: clips to this many standard deviations.
+        size: size of an input.
+        limit: clip to this many standard deviations.
     """
 
     mean: Tensor
@@ -106,7 +106,7 @@ class RunningNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, inputs: Tensor) -> None:
-        """Take more inputs into the statistics; [n, size]."""
+        """Update the statistics with inputs [n, size]."""
         inputs = inputs.double()
         count, mean, var = len(inputs), inputs.mean(0), inputs.var(0, unbiased=False)
         total = self.count + count
@@ -117,13 +117,13 @@ class RunningNorm(nn.Module):
         self.count.copy_(total)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Inputs [batch, size] as the networks see them, float32."""
+        """Return normalised inputs [batch, size], float32."""
         scaled = (inputs - self.mean) * (self.var + 1e-8).rsqrt()
         return scaled.clamp(-self.limit, self.limit).float()
 
 
 def tanh_mlp(inputs: int, outputs: int, hidden: Sequence[int], gain: float) -> nn.Sequential:
-    """Linear layers with tanh between them, orthogonal at the start: gain sqrt(2) inside, `gain` at the output."""
+    """Linear layers with tanh between them, orthogonally initialised: gain sqrt(2) inside, `gain` at the output."""
     widths = [inputs, *hidden]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):

@@ -1,4 +1,4 @@
-"""Rollouts: what a policy did in its environments, as minibatches to improve it with."""
+"""Rollouts: the steps of a policy in its environments, as minibatches to train it on."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Batch(NamedTuple):
     """Steps of environments, in any order.
 
     Args:
-        observations: as the networks see them; [batch, size], float32.
-        actions: as they were drawn; [batch] of int64, or [batch, size] of float32.
-        log_probs: of the actions, at collection; [batch].
-        values: of the critic, at collection; [batch].
+        observations: normalised observations; [batch, size], float32.
+        actions: sampled actions; int64 [batch], or float32 [batch, size].
+        log_probs: log-probabilities of the actions at collection; [batch].
+        values: values of the critic at collection; [batch].
         advantages: [batch].
-        returns: advantages plus values, what the critic learns; [batch].
+        returns: advantages plus values, the targets of the critic; [batch].
     """
 
     observations: Tensor
@@ -41,34 +41,34 @@ class Batch(NamedTuple):
     returns: Tensor
 
     def at(self, rows: Tensor) -> Batch:
-        """The steps of these numbers."""
+        """Return the steps with these indices."""
         return Batch(*(column[rows] for column in self))
 
 
 class Rollouts(pl.LightningDataModule):
-    """The environments of a run. An epoch of training is one iteration of PPO: a rollout, and the updates from it.
+    """The environments of a run. A training epoch is one iteration of PPO: a rollout and its updates.
 
-    A minibatch stands for `num_envs * steps / (update_epochs * minibatches)` environment steps.
+    A minibatch corresponds to `num_envs * steps / (update_epochs * minibatches)` environment steps.
 
-    The state that a checkpoint holds makes a resumed run exact: environments, rewards' statistics, and within an
-    iteration its rollout and the minibatches that are left.
+    A resumed run is exact: checkpoints contain the environments, the statistics of the rewards, and within an iteration
+    its rollout and the remaining minibatches.
 
     Args:
-        env_id: of gymnasium, or `my_pkg:Mine-v0`.
+        env_id: gymnasium id, or `my_pkg:Mine-v0`.
         env_options: arguments of the environment.
-        num_envs: copies of it.
-        steps: of each of them in a rollout.
+        num_envs: number of environments.
+        steps: steps per environment and rollout.
         update_epochs: passes over a rollout.
-        minibatches: of a pass.
+        minibatches: minibatches per pass.
         gamma: discount of rewards.
-        gae_lambda: of generalized advantage estimation.
-        normalize_rewards: divide them by the standard deviation of the running discounted return.
-        val_episodes: of a validation.
-        test_episodes: of the test.
-        seed: of the training environments; episodes of validation and test have seeds of their own.
+        gae_lambda: lambda of generalized advantage estimation.
+        normalize_rewards: divide rewards by the standard deviation of the running discounted return.
+        val_episodes: episodes per validation.
+        test_episodes: episodes of the test.
+        seed: seed of the training environments; validation and test episodes have their own seeds.
 
     Raises:
-        ConfigError: options that cannot be, all at once; in `setup`, that there are several devices.
+        ConfigError: lists all invalid options; in `setup`, several devices.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class Rollouts(pl.LightningDataModule):
         self.seed = seed
         self.environments: Environments
         self.rollout: Batch
-        self.order = torch.zeros(0, dtype=torch.int64)  # of the minibatches of this iteration; [updates, batch]
-        self.done = 0  # of them
-        self._discounted = np.zeros(num_envs)  # rewards so far in each environment's episode
+        self.order = torch.zeros(0, dtype=torch.int64)  # rows of each minibatch of this iteration; [updates, batch]
+        self.done = 0  # minibatches of this iteration used so far
+        self._discounted = np.zeros(num_envs)  # discounted reward so far in each environment's episode
 
     def setup(self, stage: str) -> None:
-        """Make the environments, where there is training to be done."""
+        """Make the environments, if the run trains."""
         if self.trainer is not None and self.trainer.world_size > 1:
             message = "expected 1: these environments are stepped in one process"
             raise ConfigError([Problem("trainer.devices", message, self.trainer.world_size)])
@@ -118,19 +118,19 @@ class Rollouts(pl.LightningDataModule):
             self.environments = Environments(self.env_id, self.num_envs, self.seed, self.env_options)
 
     def train_dataloader(self) -> Updates:
-        """Minibatches of rollouts; each pass collects one."""
+        """Return minibatches of rollouts; each iteration over the loader collects one rollout."""
         return Updates(self)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The episodes of validation."""
+        """Return the validation episodes."""
         return self._episodes(VALIDATION_SEED, self.val_episodes)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The episodes of the test."""
+        """Return the test episodes."""
         return self._episodes(TEST_SEED, self.test_episodes)
 
     def begin_iteration(self) -> None:
-        """Let the policy act for a rollout, and draw the order of its minibatches."""
+        """Collect a rollout with the policy and draw the order of its minibatches."""
         agent: PPO = self.trainer.lightning_module  # type: ignore[union-attr, assignment]
         self.rollout = self._collect(agent)
         size = self.num_envs * self.steps
@@ -162,7 +162,7 @@ class Rollouts(pl.LightningDataModule):
             if self.reward_norm is not None:
                 rewards = self._normalized(rewards, ended)
             if cut_off:
-                # A time limit is no end: what would have come is worth what the critic says (Pardo et al., 2018).
+                # A time limit is no terminal state: add the critic's value of what would follow (Pardo et al., 2018).
                 last = torch.from_numpy(np.stack([observation for _, _, observation in cut_off])).to(agent.device)
                 beyond = agent.critic(agent.normalized(last))[:, 0].cpu().numpy()
                 for (step, index, _), value in zip(cut_off, beyond, strict=True):
@@ -176,7 +176,7 @@ class Rollouts(pl.LightningDataModule):
         return Batch(inputs, taken.clone(), log_probs, expected, gained, gained + expected)
 
     def _normalized(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """Rewards by the scale of what they add up to."""
+        """Divide rewards by the standard deviation of the discounted return."""
         assert self.reward_norm is not None
         sums = np.empty_like(rewards)
         for step, reward in enumerate(rewards):
@@ -188,7 +188,7 @@ class Rollouts(pl.LightningDataModule):
         return np.clip(rewards / scale, -self.reward_norm.limit, self.reward_norm.limit)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors; the rollout only within an iteration."""
+        """Return plain data and tensors; the rollout only within an iteration."""
         within = 0 < self.done < len(self.order)
         return {
             "environments": self.environments.state_dict(),
@@ -198,7 +198,7 @@ class Rollouts(pl.LightningDataModule):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of `state_dict`; only training does."""
+        """Restore a state of `state_dict`; only for training."""
         if not hasattr(self, "environments"):
             return
         self.environments.load_state_dict(state["environments"])
@@ -232,13 +232,13 @@ def _problems(counts: Mapping[str, int], fractions: Mapping[str, float]) -> list
 
 
 class Updates:
-    """The minibatches of one iteration after another; a pass that was interrupted goes on where it was.
+    """The minibatches of each iteration; an interrupted iteration continues with its next minibatch.
 
     Args:
         data: collects the rollouts.
 
     Attributes:
-        samples_per_batch: environment steps that a minibatch stands for.
+        samples_per_batch: environment steps per minibatch.
     """
 
     def __init__(self, data: Rollouts) -> None:
@@ -253,7 +253,7 @@ class Updates:
         if data.done == len(data.order):
             data.begin_iteration()
         while data.done < len(data.order):
-            data.done += 1  # before it is given away: it counts for a checkpoint after its update
+            data.done += 1  # before the yield: a checkpoint after its update must count it
             yield data.rollout.at(data.order[data.done - 1])
 
 
@@ -263,11 +263,11 @@ def generalized_advantages(
     """Generalized advantage estimation (Schulman et al., 2016, arXiv 1506.02438).
 
     Args:
-        rewards: [steps, environments]; the one of an episode that was cut off holds the value of what is left of it.
-        values: of the observations, with that after the last step; [steps + 1, environments].
-        ended: whether the episode ended with this step; [steps, environments], bool.
+        rewards: [steps, environments]; at a time limit the reward includes the discounted value of what would follow.
+        values: values of the observations, including that after the last step; [steps + 1, environments].
+        ended: True if the episode ended with this step; [steps, environments], bool.
         gamma: discount of rewards.
-        gae_lambda: 0: one step's error; 1: the whole return less the value.
+        gae_lambda: 0: one-step error; 1: whole return minus value.
 
     Returns:
         [steps, environments], float32.

@@ -1,4 +1,4 @@
-"""Proximal policy optimization: the loss, and the agent that is trained with it."""
+"""Proximal policy optimization: the loss and the agent."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from .data import Batch, Rollouts
 
 
 class PPO(Agent):
-    """An actor and a critic without common layers, trained by PPO's clipped objective (Schulman et al., 2017, arXiv
+    """An actor and a critic without shared layers, trained by PPO's clipped objective (Schulman et al., 2017, arXiv
     1707.06347).
 
-    Logs once an iteration, over the whole rollout after its last update: `train/kl` (of the policy that collected it
-    from the one that was made of it; Schulman's low-variance estimate, as `feedback=kl` reads it), `train/entropy`,
-    `train/clip_fraction`, `train/explained_variance`, and `train/return` (mean over the latest 100 episodes).
+    Logs once per iteration, over the whole rollout after its last update: `train/kl` (KL divergence from the
+    policy that collected the rollout to the updated one, by Schulman's low-variance estimate; `feedback=kl` reads it),
+    `train/entropy`, `train/clip_fraction`, `train/explained_variance`, and `train/return` (mean over the latest 100
+    episodes).
 
     Args:
-        env_id: tells the sizes of observations and actions.
+        env_id: environment, which determines the sizes of observations and actions.
         env_options: arguments of the environment.
-        hidden: widths of the hidden layers, of actor and critic alike.
-        log_std: of continuous actions, at the start.
-        clip: how far the ratio of probabilities may be from 1 before its gradient ends.
-        clip_value: how far a value may move from the one at collection before its gradient ends; None: any way.
-        value_coefficient: of the squared error of the values.
-        entropy_coefficient: of the entropy that is rewarded.
-        normalize_advantages: to mean 0 and standard deviation 1, in each minibatch.
-        normalize_observations: by running statistics, which move between iterations.
-        deterministic: evaluate the likeliest actions; false: actions drawn as in training.
+        hidden: widths of the hidden layers of both actor and critic.
+        log_std: initial log standard deviation of continuous actions.
+        clip: distance of the probability ratio from 1 beyond which its gradient is 0.
+        clip_value: distance of a value from that at collection beyond which its gradient is 0; None: no clipping.
+        value_coefficient: weight of the squared error of the values.
+        entropy_coefficient: weight of the entropy bonus.
+        normalize_advantages: normalise to mean 0 and standard deviation 1 in each minibatch.
+        normalize_observations: normalise by running statistics, which change between iterations.
+        deterministic: evaluate with the most likely actions; False: with sampled actions, as in training.
     """
 
     def __init__(
@@ -70,11 +71,11 @@ class PPO(Agent):
         self.deterministic = deterministic
 
     def normalized(self, observations: Tensor) -> Tensor:
-        """Observations [batch, size] as actor and critic see them."""
+        """Return observations [batch, size] as inputs of actor and critic."""
         return observations if self.norm is None else self.norm(observations)
 
     def for_environment(self, actions: Tensor) -> np.ndarray:
-        """Actions as the environment takes them: continuous ones clipped to its bounds."""
+        """Return actions for the environment; continuous ones are clipped to its bounds."""
         array: np.ndarray = actions.cpu().numpy()
         if isinstance(self.action_space, gym.spaces.Box):
             array = np.clip(array, self.action_space.low, self.action_space.high)
@@ -82,14 +83,14 @@ class PPO(Agent):
 
     @torch.no_grad()
     def policy(self, observations: np.ndarray) -> np.ndarray:
-        """The actions that are evaluated."""
+        """Return the actions to evaluate."""
         inputs = self.normalized(torch.from_numpy(observations).to(self.device))
         if self.deterministic:
             return self.for_environment(self.actor.mode(inputs))
         return self.for_environment(self.actor.sample(inputs, self.actor.noise(len(inputs))))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a minibatch."""
+        """Return the loss of a minibatch."""
         log_probs, entropy = self.actor.log_prob(batch.observations, batch.actions)
         advantages = batch.advantages
         if self.normalize_advantages:
@@ -100,7 +101,7 @@ class PPO(Agent):
         return policy_loss + self.value_coefficient * value_loss - self.entropy_coefficient * entropy.mean()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """After the last update of an iteration, see what became of the policy."""
+        """After the last update of an iteration, log the change of the policy."""
         if not self.trainer.is_last_batch:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -124,10 +125,10 @@ class PPO(Agent):
 
 
 def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
-    """PPO's objective with its sign turned, so that it is to be minimized (Schulman et al., 2017, equation 7).
+    """Return PPO's objective with its sign reversed, to be minimised (Schulman et al., 2017, equation 7).
 
     Args:
-        log_ratio: log-probability of the actions now, less that at collection; [batch].
+        log_ratio: log-probability of the actions now minus that at collection; [batch].
         advantages: [batch].
         clip: epsilon of the paper.
     """
@@ -136,13 +137,13 @@ def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, clip: float) -> Ten
 
 
 def clipped_value_loss(values: Tensor, before: Tensor, returns: Tensor, clip: float | None) -> Tensor:
-    """The mean squared error of the values; with `clip`, the larger of it and that of a value held near `before`.
+    """Return the mean squared error of the values; with `clip`, the larger of the errors with and without clipping.
 
     Args:
-        values: now; [batch].
-        before: at collection; [batch].
-        returns: what they should be; [batch].
-        clip: how far from `before` counts; None: the plain error.
+        values: current values; [batch].
+        before: values at collection; [batch].
+        returns: targets of the values; [batch].
+        clip: maximum distance from `before`; None: no clipping.
     """
     error = (values - returns).square()
     if clip is not None:

@@ -1,4 +1,4 @@
-"""Soft actor-critic: an actor, two critics and a temperature, each with a learning rate of its own."""
+"""Soft actor-critic: an actor, two critics and a temperature, each with its own learning rate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOG_STD = (-20.0, 2.0)
 
 
 class Actor(nn.Module):
-    """A normal distribution of actions, squashed by tanh into (-1, 1).
+    """A normal distribution over actions, squashed into (-1, 1) by tanh.
 
     Args:
         observations: size of an observation.
@@ -39,16 +39,16 @@ class Actor(nn.Module):
         self.body = mlp(observations, hidden, 2 * actions)
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and logarithm of the standard deviation before the squashing; [batch, size] each."""
+        """Return mean and log standard deviation before the squashing; [batch, size] each."""
         mean, log_std = self.body(observations).chunk(2, dim=-1)
         return mean, log_std.clamp(*LOG_STD)
 
     def sample(self, observations: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Actions with a gradient, and the logarithm of their density.
+        """Sample actions with a gradient, and their log-density.
 
         Args:
             observations: [batch, size].
-            noise: standard normal numbers, [batch, size of an action]; None: drawn.
+            noise: standard normal numbers, [batch, size of an action]; None: draw them.
 
         Returns:
             Actions in (-1, 1), [batch, size]; their log-density, [batch].
@@ -56,14 +56,14 @@ class Actor(nn.Module):
         mean, log_std = self(observations)
         noise = torch.randn_like(mean) if noise is None else noise
         before = mean + log_std.exp() * noise
-        # log(1 - tanh(x)^2), in a form that does not round to log(0) where tanh(x) is close to 1.
+        # log(1 - tanh(x)^2), in a form that does not round to log(0) if tanh(x) is close to 1.
         log_slope = 2 * (math.log(2) - before - functional.softplus(-2 * before))
         log_density = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi) - log_slope
         return before.tanh(), log_density.sum(-1)
 
 
 class Critics(nn.Module):
-    """Two values of an observation and an action; the smaller is believed (Fujimoto et al., 2018, arXiv 1802.09477).
+    """Two value networks; the smaller value is used (Fujimoto et al., 2018, arXiv 1802.09477).
 
     Args:
         observations: size of an observation.
@@ -77,13 +77,13 @@ class Critics(nn.Module):
         self.second = mlp(observations + actions, hidden, 1)
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """Both values; [2, batch]."""
+        """Return both values; [2, batch]."""
         pair = torch.cat([observations, actions], dim=-1)
         return torch.stack([self.first(pair), self.second(pair)]).squeeze(-1)
 
 
 class Losses(NamedTuple):
-    """The three losses of soft actor-critic, scalars; each has a gradient for its own parameters alone."""
+    """The three losses of soft actor-critic, scalars; each has gradients only for its own parameters."""
 
     critic: Tensor
     actor: Tensor
@@ -99,18 +99,19 @@ def sac_losses(
     gamma: float,
     target_entropy: float,
 ) -> Losses:
-    """What each part learns from a batch.
+    """Return the losses of a batch.
 
-    Haarnoja et al., 2018, arXiv 1812.05905, equations 5, 7 and 18; the temperature's as is usual in its logarithm.
+    Haarnoja et al., 2018, arXiv 1812.05905, equations 5, 7 and 18, the last one in the logarithm of the temperature, as
+    is usual.
 
     Args:
-        actor: gives actions and their density.
-        critics: value them.
-        target: the critics as a moving average.
-        log_temperature: logarithm of what a unit of entropy is worth.
-        batch: transitions, their actions in [-1, 1].
-        gamma: discount of a step.
-        target_entropy: that the temperature holds the actor to.
+        actor: samples actions with their density.
+        critics: value networks.
+        target: moving average of the critics.
+        log_temperature: logarithm of the weight of the entropy.
+        batch: transitions with actions in [-1, 1].
+        gamma: discount per step.
+        target_entropy: entropy to which the temperature regulates the actor.
     """
     temperature = log_temperature.detach().exp()
     with torch.no_grad():
@@ -120,7 +121,7 @@ def sac_losses(
     critic = 0.5 * (critics(batch.observations, batch.actions) - goal).square().mean(1).sum()
 
     actions, log_density = actor.sample(batch.observations)
-    # The critics tell the actor where to go, and learn nothing from it themselves.
+    # The actor's loss differentiates through the critics, but must not train them.
     fixed = {name: parameter.detach() for name, parameter in critics.named_parameters()}
     value = functional_call(critics, fixed, (batch.observations, actions)).amin(0)
     return Losses(
@@ -131,26 +132,25 @@ def sac_losses(
 
 
 class SAC(Agent):
-    """Soft actor-critic with a learned temperature: `actor`, `critic` and `log_temperature` are what layer rules name.
+    """Soft actor-critic with a learned temperature; `layers` rules match `actor`, `critic` and `log_temperature`.
 
-    One optimizer steps on the sum of the three losses. Logs `train/return` and `train/temperature` once an
-    epoch.
+    One optimizer minimises the sum of the three losses. Logs `train/return` and `train/temperature` once per epoch.
 
     Args:
-        env_id: the environment, for its spaces.
-        env_options: its arguments.
+        env_id: environment, which determines the spaces of observations and actions.
+        env_options: arguments of the environment.
         hidden: widths of the hidden layers.
-        gamma: discount of a step.
-        tau: how far the critics' target moves towards them after each step.
-        temperature: at first; above 0.
-        target_entropy: that the temperature holds the actor to; None: minus the size of an action.
+        gamma: discount per step.
+        tau: share by which the target moves towards the critics after each step.
+        temperature: initial temperature, above 0.
+        target_entropy: entropy to which the temperature regulates the actor; None: minus the size of an action.
 
     Raises:
-        ConfigError: the actions of the environment are not vectors with bounds, or options that cannot be.
+        ConfigError: the actions of the environment are not bounded vectors, or an option is out of range.
     """
 
-    middle: Tensor  # of the bounds of actions, and half the distance between them
-    reach: Tensor
+    middle: Tensor  # of the action bounds
+    reach: Tensor  # half the distance between the action bounds
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class SAC(Agent):
         self.actor = Actor(size, hidden, action_size)
         self.critic = Critics(size, action_size, hidden)
         self.target = deepcopy(self.critic).requires_grad_(False)
-        # Collected once, since walking the modules takes time.
+        # Collected once, because iterating over the modules takes time.
         self._targets: list[Tensor] = list(self.target.parameters())
         self._followed: list[Tensor] = list(self.critic.parameters())
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
@@ -192,19 +192,19 @@ class SAC(Agent):
         self.target_entropy = float(-action_size if target_entropy is None else target_entropy)
 
     def explore(self, observations: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-        """Actions drawn from the actor, within the bounds of the environment; [environments, size]."""
+        """Sample actions from the actor, within the bounds of the environment; [environments, size]."""
         mean, log_std = self.actor(observations.to(self.device))
         noise = torch.randn(mean.shape, generator=generator).to(self.device)
         return self._within_bounds((mean + log_std.exp() * noise).tanh())
 
     @torch.inference_mode()
     def policy(self, observations: np.ndarray) -> np.ndarray:
-        """The mean action, squashed."""
+        """Return the mean action, squashed."""
         mean, _ = self.actor(torch.from_numpy(observations).to(self.device))
         return self._within_bounds(mean.tanh()).numpy()
 
     def training_step(self, batch: Transitions, batch_idx: int) -> Tensor:
-        """The sum of the three losses."""
+        """Return the sum of the three losses."""
         batch = batch._replace(actions=(batch.actions - self.middle) / self.reach)
         losses = sac_losses(
             self.actor, self.critic, self.target, self.log_temperature, batch, self.gamma, self.target_entropy
@@ -212,13 +212,13 @@ class SAC(Agent):
         return losses.critic + losses.actor + losses.temperature
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, and let the target follow the critics."""
+        """Make an optimizer step, then move the target towards the critics."""
         super().optimizer_step(*args, **kwargs)
         with torch.no_grad():
             torch._foreach_lerp_(self._targets, self._followed, self.tau)
 
     def on_train_epoch_end(self) -> None:
-        """Log how the collection went."""
+        """Log temperature and return."""
         data: OffPolicyData = self.trainer.datamodule  # type: ignore[attr-defined]
         self.log("train/temperature", self.log_temperature.exp().item())
         if data.environments.returns:
