@@ -6,7 +6,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from getpass import getuser
 from pathlib import Path
+from tempfile import gettempdir
 from typing import BinaryIO
 
 from filelock import FileLock, Timeout
@@ -110,6 +112,14 @@ def lock(path: Path, wait: bool = True) -> Iterator[None]:
     finally:
         _note(path, "")
         held.release()
+
+
+@contextmanager
+def user_lock(name: str) -> Iterator[None]:
+    """Let the user's processes on this machine do something one after another, such as preparing the same data."""
+    user = os.getuid() if hasattr(os, "getuid") else getuser()  # whose lock others cannot write
+    with lock(Path(gettempdir()) / f"lrflow-{name}-{user}.lock"):
+        yield
 
 
 def holder(path: Path) -> str | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lrflow.config.find import RangeFind
 from lrflow.config.schema import Rules
-from lrflow.config.settings import RangeFind
 from lrflow.errors import Problem
 
 if TYPE_CHECKING:

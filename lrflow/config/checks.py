@@ -13,13 +13,14 @@ from lrflow.config.combinations import check_combination
 from lrflow.config.config import Config
 from lrflow.config.extras import check_installed
 from lrflow.config.feedback import check_feedback, check_limits
+from lrflow.config.find import RangeFind
 from lrflow.config.freezing import check_freezing
 from lrflow.config.length import declared_horizon
 from lrflow.config.mup import check_mup
 from lrflow.config.routes import check_routes
 from lrflow.config.scaling import check_scaling
 from lrflow.config.schema import Data, Model, Optimizer, Rules, Schedule
-from lrflow.config.settings import Health, RangeFind, Train
+from lrflow.config.settings import Health, Train
 from lrflow.config.spelling import answered, closest
 from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
 from lrflow.errors import ConfigError, Problem

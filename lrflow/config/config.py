@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from pydantic import Field, PrivateAttr
 
 from lrflow.config import fields as f
+from lrflow.config import find as find_schemas
 from lrflow.config import schema, settings
 from lrflow.config.sweep import Trial
 from lrflow.metric import Directions
@@ -36,7 +37,7 @@ class Config(schema.Section):
     health: settings.Health
     sharpness: settings.Probing = settings.Probing()
     """Short for `health.sharpness`: what is given here holds."""
-    find: settings.Find = settings.RangeFind(kind="range")
+    find: find_schemas.Find = find_schemas.RangeFind(kind="range")
     task: settings.Task
 
     name: f.FolderName | None = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lrflow.config.config import Config
+from lrflow.config.find import StabilityFind
 from lrflow.config.overrides import Override
-from lrflow.config.settings import StabilityFind
 from lrflow.config.targets import optimizer_traits
 from lrflow.errors import Problem
 from lrflow.optimizers.traits import known_with

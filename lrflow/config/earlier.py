@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lrflow.config.catalogue import ACROSS_GROUPS, Catalogue
 from lrflow.config.config import Config
+from lrflow.config.find import RangeFind
 from lrflow.config.length import declared_horizon
 from lrflow.config.overrides import Override
 from lrflow.config.saved import load_config, load_config_in
-from lrflow.config.settings import RangeFind
 from lrflow.config.shortened import makes_groups_in_time, shorten
 from lrflow.config.validation import META, validate
 from lrflow.errors import ConfigError, Problem

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from getpass import getuser
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import pytorch_lightning as pl
@@ -28,7 +24,7 @@ from lrflow.config.schema import NoFeedback, Optimizer, Rules
 from lrflow.config.targets import optimizer_traits, takes
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
-from lrflow.files import lock
+from lrflow.files import user_lock
 from lrflow.layers import GradualUnfreezing, Group, MuP, Rule, RuleMaker, merge, resolve
 from lrflow.layers.explain import abbreviated
 from lrflow.layers.inventory import Parameters
@@ -38,11 +34,11 @@ from lrflow.optimizers import Routed, build_optimizer, check_groups, check_membe
 from lrflow.plan import Plan
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Curve, Horizon
-from lrflow.tasks.widths import mup_rules
-from lrflow.training import Supervised, planned_module
+from lrflow.training import Freezing, Supervised, planned_module
 from lrflow.training.advice import advise
 from lrflow.training.completion import complete, is_made_later
 from lrflow.training.example import UnusableError, seen_uses
+from lrflow.training.mup_models import mup_rules
 from lrflow.training.trainer import build_trainer
 from lrflow.training.weights import load_weights
 
@@ -113,7 +109,7 @@ def load_data(config: Config) -> pl.LightningDataModule:
         ConfigError: it is none.
     """
     data = build_data(config)
-    with one_at_a_time("data"):
+    with user_lock("data"):
         data.prepare_data()
     data.setup("fit")
     return data
@@ -366,9 +362,23 @@ def record(config: Config) -> dict[str, Any]:
     return content
 
 
-@contextmanager
-def one_at_a_time(what: str) -> Iterator[None]:
-    """Let the user's processes on this machine do something after one another, such as preparing the same data."""
-    user = os.getuid() if hasattr(os, "getuid") else getuser()  # whose lock others cannot write
-    with lock(Path(gettempdir()) / f"lrflow-{what}-{user}.lock"):
-        yield
+def freezing_callbacks(
+    config: Config, module: pl.LightningModule, plan: Plan, groups: Sequence[Group], step: int = 0
+) -> list[pl.Callback]:
+    """What keeps frozen groups as they are, in a run that has any and goes on from a step."""
+    if not any(plan.starts.values()) and not any(group.frozen and group.freeze_statistics for group in groups):
+        return []
+    return [Freezing(planned_module(module), groups, plan.starts, step, config.trainer.compile)]
+
+
+def lightning_options(config: Config) -> dict[str, Any]:
+    """Lightning's own arguments among the trainer's; `Trainer.run_for` says how long it trains."""
+    trainer = config.trainer
+    names = (
+        "accelerator devices num_nodes strategy precision accumulate_grad_batches "
+        "gradient_clip_val gradient_clip_algorithm limit_train_batches limit_val_batches deterministic"
+    )
+    options = {name: getattr(trainer, name) for name in names.split()}
+    if trainer.gradient_clip_val is None:
+        del options["gradient_clip_algorithm"]
+    return options

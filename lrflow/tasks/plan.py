@@ -15,15 +15,13 @@ from rich.console import Console
 
 from lrflow.config import Config, declared_horizon, load_config, locate, validate
 from lrflow.config.also import settings_of
-from lrflow.config.settings import StabilityFind
+from lrflow.config.find import StabilityFind
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.tasks import build
-from lrflow.tasks.data import ready_data
-from lrflow.tasks.length import check_intervals, count_horizon
-from lrflow.tasks.train import lightning_options
 from lrflow.training.feedback import close_loop
+from lrflow.training.loaders import check_intervals, count_horizon, ready_data
 from lrflow.training.trainer import build_trainer
 
 
@@ -82,11 +80,11 @@ def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -
     horizon, data = declared_horizon(config), None
     if horizon is None:  # counted where the run is to be trained, without its processes
         processes = _processes(config)
-        data = ready_data(config, None, config.seed, processes=processes)
+        data = ready_data(build.build_data(config), None, config.seed, processes=processes)
         horizon = count_horizon(config, data, processes)
     elif config.horizon.steps is None and build.needs_example(config):
         with suppress(LrflowError, OSError):  # nothing else of the plan needs them
-            data = ready_data(config, None, config.seed)
+            data = ready_data(build.build_data(config), None, config.seed)
     module = build.build_module(config, trainer=build.stand_in(config, horizon), data=data)
     groups = build.build_groups(config, module, tell=tell, data=data)
     schedule = build.build_schedule(config)
@@ -150,4 +148,7 @@ def _bad(given: str | Path, *messages: str) -> ConfigError:
 
 def _processes(config: Config) -> int:
     """How many train together; where the config leaves it to the machine, as many as a trainer finds here."""
-    return config.trainer.processes or build_trainer(lightning_options(config), Path(config.output), [], 1).world_size
+    return (
+        config.trainer.processes
+        or build_trainer(build.lightning_options(config), Path(config.output), [], 1).world_size
+    )

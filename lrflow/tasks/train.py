@@ -28,10 +28,7 @@ from lrflow.outcome import Outcome, numbers_in
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.tasks import build
-from lrflow.tasks.branch import branch_point
-from lrflow.tasks.data import ready_data
-from lrflow.tasks.length import check_intervals, count_horizon
-from lrflow.tasks.monitors import build_monitors
+from lrflow.tasks.evaluate import test_run
 from lrflow.tasks.record import (
     conclude,
     failure_recorded,
@@ -41,17 +38,17 @@ from lrflow.tasks.record import (
     record_start,
     say_goodbye,
 )
-from lrflow.tasks.testing import test_run
-from lrflow.training import Checkpoints, EvaluationWeights, Freezing, Signals, planned_module
+from lrflow.training import Checkpoints, EvaluationWeights, Signals
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.feedback import FeedbackLoop, close_loop
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.isolation import UndisturbedByValidation
+from lrflow.training.loaders import check_intervals, count_horizon, ready_data
 from lrflow.training.loggers import close_loggers
-from lrflow.training.monitor import Monitor, Watched
+from lrflow.training.monitor import Monitor, Watched, build_monitors
 from lrflow.training.progress import ProgressBar
 from lrflow.training.ranks import rank
-from lrflow.training.resume import Resumed
+from lrflow.training.resume import Resumed, branch_point
 from lrflow.training.supply import supply_optimizer
 from lrflow.training.trainer import Trainer, build_trainer, validate_every
 
@@ -196,10 +193,11 @@ def prepare(
         LrflowError: it cannot start.
     """
     pl.seed_everything(config.seed, verbose=False)
-    trainer = build_trainer(lightning_options(config), folder.path, loggers, config.trainer.log_every)
+    trainer = build_trainer(build.lightning_options(config), folder.path, loggers, config.trainer.log_every)
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
-    data = ready_data(config, trainer, config.seed, resumed.position if resumed else None, loaded)
+    data = loaded or build.build_data(config)
+    ready_data(data, trainer, config.seed, resumed.position if resumed else None, is_set_up=loaded is not None)
     horizon = count_horizon(config, data, trainer.world_size)
     if resumed and resumed.step >= horizon.steps and horizon.as_long_as(resumed.plan.horizon):
         finished = RunFolder.of(resumed.path)
@@ -242,7 +240,7 @@ def prepare(
     watching = build_monitors(config, Watched(trainer, data, plan, folder.path, config.seed, signals))
     for line in filter(None, (monitor.describe() for monitor in watching)):
         tell(line)
-    trainer.callbacks += freezing(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
+    trainer.callbacks += build.freezing_callbacks(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
     trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, signals, watching, console)  # type: ignore[attr-defined]
     validate_every(trainer, config.trainer.val_every, horizon)
     trainer.run_for(horizon)
@@ -290,28 +288,6 @@ def _callbacks(
     # notes the LR of a step; saving comes last.
     first = [UndisturbedByValidation(), EvaluationWeights(config.trainer.batch_norm_batches, config.seed)]
     return [*first, progress, *([acting] if acting else []), signals, *watching, checkpoints]
-
-
-def freezing(
-    config: Config, module: pl.LightningModule, plan: Plan, groups: Sequence[Group], step: int = 0
-) -> list[pl.Callback]:
-    """What keeps frozen groups as they are, in a run that has any and goes on from a step."""
-    if not any(plan.starts.values()) and not any(group.frozen and group.freeze_statistics for group in groups):
-        return []
-    return [Freezing(planned_module(module), groups, plan.starts, step, config.trainer.compile)]
-
-
-def lightning_options(config: Config) -> dict[str, Any]:
-    """Lightning's own arguments among the trainer's; `Trainer.run_for` says how long it trains."""
-    trainer = config.trainer
-    names = (
-        "accelerator devices num_nodes strategy precision accumulate_grad_batches "
-        "gradient_clip_val gradient_clip_algorithm limit_train_batches limit_val_batches deterministic"
-    )
-    options = {name: getattr(trainer, name) for name in names.split()}
-    if trainer.gradient_clip_val is None:
-        del options["gradient_clip_algorithm"]
-    return options
 
 
 def _former_kept(folder: RunFolder, resumed: Resumed | None, trainer: pl.Trainer) -> AbstractContextManager[None]:

@@ -16,9 +16,8 @@ from lrflow.plan import Plan, PlanScheduler
 from lrflow.sweeps.pruning import Reporter, given_up, rungs
 from lrflow.tasks.find.brief import brief_fit, whole_horizon
 from lrflow.tasks.find.confirm import short_plan
-from lrflow.tasks.monitors import build_monitors
 from lrflow.training import Signals
-from lrflow.training.monitor import Watched
+from lrflow.training.monitor import Watched, build_monitors
 from lrflow.training.random_state import random_state, set_random_state
 
 if TYPE_CHECKING:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
+from lrflow.config import Config, instantiate
+from lrflow.errors import ConfigError, Problem
 from lrflow.plan import Plan
 from lrflow.training.signals import Block, Signals
 
@@ -95,3 +97,43 @@ class Monitor(Callback):
 def monitors(trainer: pl.Trainer) -> Iterator[Monitor]:
     """The monitors among a trainer's callbacks, in their order."""
     return (one for one in trainer.callbacks if isinstance(one, Monitor))  # type: ignore[attr-defined]
+
+
+def build_monitors(config: Config, run: Watched, only: Collection[str] | None = None) -> list[Monitor]:
+    """Build the monitors of a run, and let each see what it watches.
+
+    Args:
+        config: of the run.
+        run: what they watch.
+        only: names in `health`; None: all.
+
+    Returns:
+        Those that have something to do, in the order of the config.
+
+    Raises:
+        ConfigError: some cannot watch this run, or a node builds no monitor; lists all of them.
+    """
+    found: list[Monitor] = []
+    problems: list[Problem] = []
+    for name, node in config.monitors.items():
+        if only is not None and name not in only:
+            continue
+        try:
+            monitor = instantiate(node)
+            if not isinstance(monitor, Monitor):
+                kind = type(monitor).__name__
+                message = f"builds {'an' if kind[0] in 'AEIOU' else 'a'} {kind}, which is no lrflow.health.Monitor"
+                hint = (
+                    "return it from configure_callbacks of your LightningModule"
+                    if isinstance(monitor, pl.Callback)
+                    else None
+                )
+                raise ConfigError([Problem(f"health.{name}._target_", message, node["_target_"], hint)])
+            if monitor.active:
+                monitor.begin(name, run)
+                found.append(monitor)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return found

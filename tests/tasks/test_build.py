@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lrflow.config import compose
 from lrflow.errors import ConfigError
+from lrflow.files import user_lock
 from lrflow.layers import Rule
 from lrflow.metric import SUPERVISED
 from lrflow.tasks import build, train
@@ -105,10 +106,10 @@ def test_a_makers_rules_of_ones_own_select_by_name_or_by_parameter(monkeypatch: 
 
 def test_every_user_of_a_machine_has_a_lock_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one file for all, the first user is the owner, and every other one may not write to it."""
-    monkeypatch.setattr(build, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("lrflow.files.gettempdir", lambda: str(tmp_path))
     for user in (1000, 1001):
         monkeypatch.setattr("os.getuid", lambda: user)  # noqa: B023
-        with build.one_at_a_time("data"):
+        with user_lock("data"):
             pass
     assert {path.name for path in tmp_path.iterdir()} == {"lrflow-data-1000.lock", "lrflow-data-1001.lock"}
 

@@ -18,7 +18,7 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 from lrflow.tasks import train
-from lrflow.tasks.length import check_intervals, count_horizon
+from lrflow.training.loaders import check_intervals, count_horizon
 from lrflow.training.resume import Resumed
 
 

@@ -18,7 +18,7 @@ from lrflow.health import Watched
 from lrflow.health.sharpness_picture import read_sharpness
 from lrflow.schedules import Horizon
 from lrflow.tasks import find, plan, train
-from lrflow.tasks.monitors import build_monitors
+from lrflow.training.monitor import build_monitors
 
 SMALL = ["model=logistic", "optimizer=sgd", "optimizer.lr=2.0", "optimizer.weight_decay=0"]
 

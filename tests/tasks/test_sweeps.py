@@ -15,9 +15,9 @@ from torch.nn.functional import cross_entropy
 from lrflow.config import Config, compose
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.tasks import build, train
-from lrflow.tasks.data import ready_data
-from lrflow.tasks.find.brief import lightning_options
+from lrflow.tasks.build import build_data, lightning_options
 from lrflow.tasks.find.sweeps import run_sweeps
+from lrflow.training.loaders import ready_data
 from lrflow.training.trainer import build_trainer
 
 SMALL = ("task=find", "find.sweeps=1", "model.widths=[16]", "model.dropout=0", "trainer.accelerator=cpu")
@@ -40,7 +40,7 @@ def first_losses(config: Config, batches: int) -> list[float]:
     trainer = build_trainer(lightning_options(config), Path.cwd(), [], 50)
     torch.manual_seed(config.seed)
     module = build.build_module(config).eval()
-    loader = iter(ready_data(config, trainer, config.seed).train_dataloader())
+    loader = iter(ready_data(build_data(config), trainer, config.seed).train_dataloader())
     with torch.no_grad():
         return [
             float(cross_entropy(module(inputs), targets)) for inputs, targets in (next(loader) for _ in range(batches))

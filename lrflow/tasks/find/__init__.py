@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from lrflow.config import Config, save_config
-from lrflow.config.settings import StabilityFind
+from lrflow.config.find import StabilityFind
 from lrflow.display import QuietConsole
 from lrflow.runs import RunFolder
 from lrflow.tasks.find.range_test import find_range

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from lrflow.config import Config, validate
-from lrflow.config.settings import RangeFind
+from lrflow.config.find import RangeFind
 from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder
 from lrflow.tasks.find import look

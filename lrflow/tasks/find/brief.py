@@ -15,11 +15,9 @@ from lrflow.layers import Group
 from lrflow.plan import Plan
 from lrflow.schedules import Duration, Horizon
 from lrflow.tasks import build
-from lrflow.tasks.data import ready_data
-from lrflow.tasks.length import count_horizon
-from lrflow.tasks.train import freezing, lightning_options
 from lrflow.training import EvaluationWeights
 from lrflow.training.isolation import UndisturbedByValidation
+from lrflow.training.loaders import count_horizon, ready_data
 from lrflow.training.resume import Resumed
 from lrflow.training.supply import supply_optimizer
 from lrflow.training.trainer import SEEN_ENOUGH, Trainer, build_trainer, validate_every
@@ -57,7 +55,7 @@ def brief_fit(
         EndedEarlyError: something else ended it.
     """
     pl.seed_everything(seed, verbose=False)
-    trainer = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
+    trainer = build_trainer(build.lightning_options(config), folder, [], config.trainer.log_every)
     trainer.run_for(Horizon(steps))
     if val_every is None:
         trainer.check_val_every_n_epoch = NEVER
@@ -65,7 +63,7 @@ def brief_fit(
         validate_every(trainer, Duration(val_every, "steps"), Horizon(steps))
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
-    data = ready_data(config, trainer, seed, start.position if start else None)
+    data = ready_data(build.build_data(config), trainer, seed, start.position if start else None)
     module = build.build_module(config, start is None, trainer, data)
     if start is None:
         build.check_metrics(config, module)
@@ -80,7 +78,7 @@ def brief_fit(
     trainer.callbacks += [  # type: ignore[attr-defined]
         UndisturbedByValidation(),
         EvaluationWeights(config.trainer.batch_norm_batches, seed),
-        *freezing(config, module, plan, groups),
+        *build.freezing_callbacks(config, module, plan, groups),
         *watching(trainer, data, plan),
     ]
     if start:
@@ -98,5 +96,5 @@ NEVER = 10**9  # epochs between two validations
 
 def whole_horizon(config: Config, folder: Path) -> Horizon:
     """How long the run is that these are like, from the batches of its data."""
-    trainer = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
-    return count_horizon(config, ready_data(config, trainer, config.seed), trainer.world_size)
+    trainer = build_trainer(build.lightning_options(config), folder, [], config.trainer.log_every)
+    return count_horizon(config, ready_data(build.build_data(config), trainer, config.seed), trainer.world_size)

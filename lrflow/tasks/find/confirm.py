@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrflow.config import Config
 from lrflow.config.also import settings_of
-from lrflow.config.settings import RangeFind
+from lrflow.config.find import RangeFind
 from lrflow.layers import Group
 from lrflow.memory import freed_after
 from lrflow.metric import LOSS, TRAIN_LOSS, is_validation

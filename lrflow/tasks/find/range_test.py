@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from lrflow.config import Config
-from lrflow.config.settings import RangeFind
+from lrflow.config.find import RangeFind
 from lrflow.config.targets import optimizer_traits
 from lrflow.display import Grid, number
 from lrflow.errors import ConfigError, LrflowError, Problem

@@ -18,15 +18,14 @@ from torch import Tensor
 
 from lrflow.config import Config
 from lrflow.config.combinations import check_combination
-from lrflow.config.settings import StabilityFind
+from lrflow.config.find import StabilityFind
 from lrflow.display import Grid, number
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.files import write_whole
 from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.tasks import build
-from lrflow.tasks.data import ready_data
-from lrflow.tasks.train import lightning_options
+from lrflow.training.loaders import ready_data
 from lrflow.training.trainer import build_trainer
 from lrflow.tuning.module_loss import as_a_function, module_loss
 from lrflow.tuning.probe import present_sharpness
@@ -53,11 +52,11 @@ def find_ceiling(
         ConfigError: the optimizer has no known bound, or several devices were asked for.
         LrflowError: the loss has no finite curvature, or cannot be differentiated twice.
     """
-    trainer = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
+    trainer = build_trainer(build.lightning_options(config), folder, [], config.trainer.log_every)
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
     pl.seed_everything(config.seed, verbose=False)
-    data = ready_data(config, trainer, config.seed)
+    data = ready_data(build.build_data(config), trainer, config.seed)
     module = build.build_module(config, trainer=trainer, data=data)
     groups = build.build_groups(config, module, data=data)
     module.to(trainer.strategy.root_device)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrflow.config import Config, locate
-from lrflow.config.settings import RangeFind
+from lrflow.config.find import RangeFind
 from lrflow.config.targets import optimizer_traits
 from lrflow.errors import ConfigError, Problem
 from lrflow.memory import freed_after

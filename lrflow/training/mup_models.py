@@ -22,8 +22,8 @@ from lrflow.layers import Rule
 from lrflow.layers.inventory import Parameters
 from lrflow.layers.mup import MuP, Table, lr_scale
 from lrflow.layers.widths import Width
-from lrflow.training import Supervised, planned_module
 from lrflow.training.completion import complete, is_made_later
+from lrflow.training.module import Supervised, planned_module
 
 
 def mup_rules(
