@@ -12,9 +12,10 @@ FLOORS = {
     "display": 1, "limits": 1, "outcome": 1, "runs": 1, "schedules": 1,
     "layers": 2, "models": 2, "data": 2,
     "optimizers": 3, "plan": 3, "feedback": 3,
-    "training": 4,
-    "tuning": 5, "vectorized": 5, "config": 5,
-    "health": 6, "sweeps": 6, "reports": 7, "tasks": 8, "cli": 9,
+    "config": 4,
+    "training": 5,
+    "tuning": 6, "vectorized": 6,
+    "health": 7, "sweeps": 7, "reports": 8, "tasks": 9, "cli": 10,
 }  # fmt: skip
 STILL_CIRCULAR = [
     {
