@@ -11,8 +11,6 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import BinaryIO
 
-from filelock import FileLock, Timeout
-
 _PATIENCE = 0.3
 """Seconds to wait for a lock that is to be free: `holder` takes it for a moment."""
 
@@ -101,6 +99,8 @@ def lock(path: Path, wait: bool = True) -> Iterator[None]:
         LockedError: another process holds it, and `wait` is false.
         OSError: the file cannot be opened.
     """
+    from filelock import FileLock, Timeout  # which imports asyncio
+
     held = FileLock(path, timeout=-1 if wait else _PATIENCE, poll_interval=0.01)
     try:
         held.acquire()
@@ -126,6 +126,8 @@ def holder(path: Path) -> str | None:
     """The id of the process that holds a lock; None where no process does."""
     if not path.exists():
         return None
+    from filelock import FileLock, Timeout
+
     held = FileLock(path, timeout=0)
     try:
         with held:

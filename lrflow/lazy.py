@@ -1,10 +1,12 @@
-"""Packages that import their parts when these are first used, so that what needs no torch does not import it."""
+"""Modules that are imported when something of them is first used, so that a command imports only what it needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["lazily", "np"]
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -21,3 +23,23 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(import_module(f"{package}.{homes[name]}"), name)
 
     return find
+
+
+class _LazyModule:
+    """A module that is imported when its first attribute is read."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):  # of a copy or a pickle, which ask an object that has no name yet
+            raise AttributeError(attribute)
+        value = getattr(import_module(self._name), attribute)
+        setattr(self, attribute, value)  # found without this function from now on
+        return value
+
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = _LazyModule("numpy")

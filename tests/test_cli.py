@@ -55,6 +55,49 @@ def test_neither_torch_nor_lightning_is_needed(name: str, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+UNUSED = """
+import sys
+from lrflow.cli import main
+code = main(sys.argv[1:])
+print("unused:", sorted({"numpy", "rich", "filelock", "optuna"} & set(sys.modules)), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_showing_the_config_imports_only_what_composing_and_checking_need(tmp_path: Path) -> None:
+    done, _ = run("--cfg", "job", folder=tmp_path, code=UNUSED)
+    assert done.returncode == 0
+    assert done.stderr.endswith("unused: []\n")
+
+
+OPENED = """
+import sys
+from pathlib import Path
+opened = set()
+sys.addaudithook(lambda event, args: event == "open" and opened.add(str(args[0])))
+from lrflow.cli import main
+from lrflow.config.catalogue import home
+code = main(sys.argv[1:])
+recipes = [Path(name).relative_to(home("recipes")) for name in opened if Path(name).is_relative_to(home("recipes"))]
+print("opened:", *sorted(path.as_posix() for path in recipes if path.suffix == ".yaml"), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "opened"),
+    [
+        ([], ""),
+        (["recipe=charlm"], " charlm/recipe.yaml"),
+        (["recipe=charlm", "fast=true"], " charlm/fast.yaml charlm/recipe.yaml"),
+    ],
+)
+def test_only_the_chosen_recipe_is_read(words: list[str], opened: str, tmp_path: Path) -> None:
+    done, _ = run("--cfg", "job", *words, folder=tmp_path, code=OPENED)
+    assert done.returncode == 0
+    assert done.stderr.endswith(f"opened:{opened}\n")
+
+
 def test_python_m_lrflow(tmp_path: Path) -> None:
     done, _ = run("optimizer=adamww", folder=tmp_path)
     assert done.returncode == 2

@@ -34,8 +34,6 @@ def main(words: Sequence[str] | None = None) -> int:
         the exit code: 0 when all went well, 1 when a run failed, 2 when the config cannot be run, 3 when a run ended
         early, 128 + the signal when it was stopped: 130 after ^C.
     """
-    from lrflow.cli.report import show_failure
-
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra is to hand its exceptions on, not to print them
     try:
         with stopped_by_signals():
@@ -48,6 +46,8 @@ def main(words: Sequence[str] | None = None) -> int:
         if isinstance(error, KeyboardInterrupt):
             print("lrflow: interrupted", file=sys.stderr)
             return 130
+        from lrflow.cli.report import show_failure
+
         show_failure(error)
         return error.exit_code if isinstance(error, LrflowError) else 1
 
@@ -81,7 +81,6 @@ def _check_and_run(args: Arguments) -> int:
     """Checks every job that was asked for; when all can be run, runs them."""
     from lrflow.cli.again import with_earlier_sweep
     from lrflow.cli.show import show_config
-    from lrflow.cli.sweep import check_sweep, require_multirun
     from lrflow.config.catalogue import Catalogue
     from lrflow.config.composition import checked, composer
     from lrflow.config.earlier import pinned
@@ -89,10 +88,12 @@ def _check_and_run(args: Arguments) -> int:
 
     catalogue = Catalogue([args.config_dir] if args.config_dir else [])
     if not args.multirun and not args.cfg:
-        require_multirun(args.overrides)
+        _require_multirun(args.overrides)
     typed = pinned(with_earlier_sweep(expand(args.overrides)))
     overrides = read(typed, catalogue, sweep=args.multirun)
     if args.multirun:
+        from lrflow.cli.sweep import check_sweep
+
         return _hand_to_hydra(args, overrides.texts, check_sweep(overrides, args.config_dir, catalogue))
     with composer(args.config_dir, catalogue) as composing:
         try:
@@ -107,6 +108,26 @@ def _check_and_run(args: Arguments) -> int:
         if not args.info:
             return _run_single(found, config, lambda problems: composing.place(problems, overrides.ready))
     return _hand_to_hydra(args, overrides.texts)
+
+
+def _require_multirun(typed: Sequence[str]) -> None:
+    """Refuses what only a sweep takes.
+
+    Args:
+        typed: the overrides of a command without `-m`.
+
+    Raises:
+        ConfigError: some of them are of a sweep.
+    """
+    from lrflow.config.overrides import Override
+
+    problems = [
+        Problem(override.key, "is of a sweep", override.value, "add -m")
+        for override in map(Override.read, typed)
+        if override.key.partition(".")[0] == "sweep"
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _run_single(found: Composed, config: Config, place: Callable[[list[Problem]], list[Problem]]) -> int:
@@ -153,7 +174,7 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
     """
     import hydra
 
-    from lrflow.config.composition import MODULE, ROOT, register_recipes
+    from lrflow.config.composition import MODULE, ROOT, share_store
 
     outcomes: list[Outcome] = []
 
@@ -175,7 +196,7 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
 
     job.outcomes = outcomes  # type: ignore[attr-defined]  # lrflow's sweeper fills in those of other processes
     job.config_dir = args.config_dir  # type: ignore[attr-defined]  # lrflow's launcher composes jobs itself
-    register_recipes()
+    share_store()
     app = hydra.main(config_path=f"pkg://{MODULE}", config_name=ROOT, version_base="1.3")(job)
     logging.raiseExceptions = not args.info  # Hydra logs what it tells, also into a pipe that was closed
     try:

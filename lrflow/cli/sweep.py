@@ -29,24 +29,6 @@ if TYPE_CHECKING:
     from lrflow.sweeps.results import Sweep
 
 
-def require_multirun(typed: Sequence[str]) -> None:
-    """Refuses what only a sweep takes.
-
-    Args:
-        typed: the overrides of a command without `-m`.
-
-    Raises:
-        ConfigError: some of them are of a sweep.
-    """
-    problems = [
-        Problem(override.key, "is of a sweep", override.value, "add -m")
-        for override in map(Override.read, typed)
-        if override.key.partition(".")[0] == "sweep"
-    ]
-    if problems:
-        raise ConfigError(problems)
-
-
 def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalogue) -> list[str]:
     """Composes and checks every job of a sweep.
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lrflow.config.catalogue import FAST, Catalogue, recipes
 from lrflow.config.config import Config
@@ -195,29 +194,14 @@ def composer(
     """
     if config_dir is not None and not config_dir.is_dir():
         raise ConfigError([Problem("--config-dir", "there is no such folder", str(config_dir))])
-    register_recipes()
+    share_store()
     with hydra.initialize_config_module(MODULE, job_name="lrflow", version_base="1.3"):
         yield Composer(config_dir, catalogue or Catalogue([config_dir] if config_dir else []), earlier)
 
 
-@cache
-def register_recipes() -> None:
-    """Makes the recipes that come with lrflow options of the group `recipe`, and their smoke versions those of fast.
-
-    Once in a process, as reading them takes longer than composing a config.
-    """
-    # Hydra copies its store with everything in it for each composition, and what it loads from it once more: without
-    # the first copy a composition takes little more than half as long.
+def share_store() -> None:
+    """Keeps Hydra from copying its store of configs for each composition, which takes as long as the rest of it."""
     type(ConfigStore.instance()).__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
-    for name, path in recipes().items():
-        _register("recipe", name, path)
-        if (fast := path.parent / FAST).is_file():
-            _register("fast/on", name, fast)
-
-
-def _register(group: str, name: str, path: Path) -> None:
-    folder, _, stem = f"{group}/{name}".rpartition("/")
-    ConfigStore.instance().store(stem, OmegaConf.load(path), group=folder, package="_global_", provider="lrflow")
 
 
 def checked(overrides: Overrides, composing: Composer) -> tuple[Composed, Config]:

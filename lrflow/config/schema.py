@@ -19,7 +19,9 @@ from lrflow.schedules.specs import from_spec
 class Section(BaseModel):
     """A part of the config whose keys are all known."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=(), defer_build=True
+    )
 
     def plain(self) -> dict[str, Any]:
         """The keys that the config gives, as plain dicts, lists and values."""

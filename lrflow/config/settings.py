@@ -70,7 +70,7 @@ class Trainer(Section):
     """Training batches that BatchNorm is estimated from where evaluation has weights of its own; 0: as in training."""
     log_every: f.Count = 50
     """Steps between two writes of the collected signals."""
-    checkpoint: Checkpoint = Checkpoint()
+    checkpoint: Checkpoint = Checkpoint.model_construct()
     """When the run is saved."""
     compile: f.Switch = False
     """torch.compile the model and the optimizer step."""

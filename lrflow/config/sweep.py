@@ -72,7 +72,7 @@ class Sweep(Section):
     """Trials at a time; None: as many as the launcher can use."""
     pruner: Annotated[str, f.one_of(*PRUNERS)] = "none"
     """What gives trials up early."""
-    pruning: Pruning = Pruning()
+    pruning: Pruning = Pruning.model_construct()
     """Its settings."""
     params: dict[str, Any] | None = None
     """The search space by key, in Hydra's grammar; the command line's comes first."""
@@ -91,8 +91,10 @@ class Sweep(Section):
         return self.model_copy(update={"metric": metrics[0] if one else metrics, "mode": modes[0] if one else modes})
 
 
+_DEFAULTS = {**vars(Sweep.model_construct()), "pruning": vars(Pruning.model_construct())}
+
 ConfigStore.instance().store(
-    group="hydra/sweeper", name="lrflow", node={"_target_": TARGET, **Sweep().model_dump()}, provider="lrflow"
+    group="hydra/sweeper", name="lrflow", node={"_target_": TARGET, **_DEFAULTS}, provider="lrflow"
 )
 
 
@@ -113,7 +115,7 @@ class Trial(Section):
     """Whether the sweep ranks a trial that ended early, and so compares its short annealed runs that did."""
     pruner: Annotated[str, f.one_of(*PRUNERS)] = "none"
     """What decides whether the run goes on."""
-    pruning: Pruning = Pruning()
+    pruning: Pruning = Pruning.model_construct()
     """Its settings."""
 
     @property

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from lrflow.errors import Problem
+from lrflow.lazy import np
 from lrflow.schedules.durations import Duration, DurationLike
 from lrflow.schedules.fields import Fields, length
 from lrflow.schedules.horizons import Floats, Phase

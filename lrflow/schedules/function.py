@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from lrflow.errors import Problem
+from lrflow.lazy import np
 from lrflow.schedules.horizons import Floats, Phase
 from lrflow.schedules.shape import Shape
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
-import numpy as np
-
 from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.lazy import np
 from lrflow.schedules.durations import Duration, DurationLike
 from lrflow.schedules.fields import Fields, length, under
 from lrflow.schedules.horizons import Floats, Phase

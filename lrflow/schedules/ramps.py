@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
-
+from lrflow.lazy import np
 from lrflow.schedules.decays import Cosine, Linear, Polynomial
 from lrflow.schedules.horizons import Floats, Phase
 from lrflow.schedules.shape import Shape

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from lrflow.errors import Problem
+from lrflow.lazy import np
 from lrflow.schedules.durations import Duration, DurationLike
 from lrflow.schedules.fields import Fields, length
 from lrflow.schedules.horizons import Floats, Phase

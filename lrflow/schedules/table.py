@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from lrflow.errors import Problem
+from lrflow.lazy import np
 from lrflow.schedules.durations import Duration, DurationLike
 from lrflow.schedules.fields import Fields, length
 from lrflow.schedules.horizons import Floats, Horizon, Phase

@@ -22,7 +22,6 @@ from hydra.core.singleton import Singleton
 
 from lrflow.cli import main
 from lrflow.config import compose
-from lrflow.config.composition import register_recipes
 from lrflow.errors import ConfigError
 from lrflow.runs import RunFolder
 from lrflow.sweeps.study import JOURNAL, open_storage
@@ -70,8 +69,7 @@ def elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (site / "sitecustomize.py").write_text(textwrap.dedent(TRAINING))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by itself, which starves on a busy machine
-    Plugins.instance()  # these and the recipes register their options once a process
-    register_recipes()
+    Plugins.instance()  # these register their options once a process
     singletons = Singleton.get_state()
     yield here
     Singleton.set_state(singletons)
