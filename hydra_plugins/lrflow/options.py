@@ -11,12 +11,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathElement, SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathElement
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
+
+OURS = SearchPathElement("main", "lrflow://conf")
+"""The entry of lrflow's options in a search path."""
 
 
 class LrflowSearchPath(SearchPathPlugin):
@@ -24,9 +27,8 @@ class LrflowSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Replaces the entry of `lrflow.conf`, if the search path has it."""
-        at = search_path.find_first_match(SearchPathQuery(provider="main", path="pkg://lrflow.conf"))
-        if at != -1:
-            search_path.get_path()[at] = SearchPathElement("main", "lrflow://conf")
+        path = search_path.get_path()
+        path[:] = [OURS if (entry.provider, entry.path) == ("main", "pkg://lrflow.conf") else entry for entry in path]
 
 
 class LrflowOptions(ConfigSource):
@@ -68,7 +70,7 @@ class LrflowOptions(ConfigSource):
             raise ConfigLoadError(f"Config not found : {name}")
         text = path.read_text(encoding="utf-8")
         of_group = not name.startswith(("recipe/", "fast/on/"))
-        header = self._get_header_dict(text[:512]) if of_group else {"package": "_global_"}
+        header: dict[str, str | None] = self._get_header_dict(text[:512]) if of_group else {"package": "_global_"}
         return ConfigResult(self.provider, self.full_path(), _content(text, path), header)
 
 
