@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,17 +28,17 @@ class Config(schema.Section):
 
     optimizer: schema.Optimizer
     schedule: schema.Schedule
-    feedback: schema.AnyFeedback = schema.NoFeedback()
+    feedback: schema.AnyFeedback = schema.NoFeedback.model_construct()
     layers: schema.Layers
-    scaling: settings.Scaling = settings.Scaling()
+    scaling: settings.Scaling = settings.Scaling.model_construct()
     model: schema.Model
     data: schema.Data
     trainer: settings.Trainer
     logger: settings.Logger
     health: settings.Health
-    sharpness: settings.Probing = settings.Probing()
+    sharpness: settings.Probing = settings.Probing.model_construct()
     """Short for `health.sharpness`: what is given here holds."""
-    find: find_schemas.Find = find_schemas.RangeFind(kind="range")
+    find: find_schemas.Find = find_schemas.RangeFind.model_construct(kind="range")
     task: settings.Task
 
     name: f.FolderName | None = None
@@ -46,7 +47,7 @@ class Config(schema.Section):
     """Seeds Python, NumPy and torch, and the order of the data."""
     output: f.FolderPath = "outputs"
     """Run folders are made here."""
-    horizon: settings.HorizonOverride = settings.HorizonOverride()
+    horizon: settings.HorizonOverride = settings.HorizonOverride.model_construct()
     against: f.Text | None = None
     """task=plan: a run folder, plan.json or config file to compare with, or `last`: the newest run that has a plan."""
     resume: settings.Resume = Field(default_factory=settings.Resume.model_construct)
@@ -142,6 +143,22 @@ class Config(schema.Section):
     def _option(self, group: str) -> str:
         """The option that was taken of a group, or what stands there instead."""
         return self._choices.get(group) or _short(getattr(self, group))
+
+
+def _build() -> None:
+    """Builds the validators, without pydantic's search of all installed packages for plugins, which takes as long."""
+    name = "PYDANTIC_DISABLE_PLUGINS"
+    given = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        Config.model_rebuild()
+    finally:
+        del os.environ[name]
+        if given is not None:
+            os.environ[name] = given
+
+
+_build()
 
 
 def _short(section: Any) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, get_args
 
-import numpy as np
-
 from lrflow.errors import Problem, did_you_mean
+from lrflow.lazy import np
 from lrflow.schedules.curve import Curve, ScheduledSetting
 from lrflow.schedules.fields import Fields
 from lrflow.schedules.horizons import Floats, Horizon, Phase

@@ -8,13 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar
-
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lrflow.errors import Problem, did_you_mean
+from lrflow.lazy import np
 from lrflow.schedules.horizons import Floats, Horizon, Phase
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 BETA = re.compile(r"beta([1-9])")
 """An entry of `betas`, by its place: beta1 is the first."""

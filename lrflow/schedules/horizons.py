@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from decimal import Decimal
-from numbers import Real
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from lrflow.lazy import np
 
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+else:
+    Floats = Any
 
 LATER = {"later": True}
 """Marks fields that were added after the first plans were written: a spec omits them at their default, so that the
@@ -182,6 +187,6 @@ def _positive(name: str, value: float) -> float:
 
 def _whole(name: str, value: int) -> int:
     """`value` again if it is a whole number >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is a whole number >= 1, not {value!r}")
     return int(value)

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.lazy import np
 from lrflow.schedules.curve import BETA, Curve, ScheduledSetting
 from lrflow.schedules.decays import Constant
 from lrflow.schedules.durations import Duration, DurationLike

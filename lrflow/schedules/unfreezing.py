@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import numpy as np
-
 from lrflow.errors import Problem
+from lrflow.lazy import np
 from lrflow.schedules.curve import Curve, ScheduledSetting
 from lrflow.schedules.durations import Duration, DurationLike
 from lrflow.schedules.fields import Fields, length
