@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lrflow.config import compose
-from lrflow.config.trust import extend
+from lrflow.config.trust import trust_packages
 from lrflow.data import DataModule, Digits
 from lrflow.data.module import Examples
 from lrflow.tasks import train
@@ -63,7 +63,7 @@ def network() -> nn.Module:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    extend(["edge"])
+    trust_packages(["edge"])
     with TemporaryDirectory() as folder:
         done = train.run(compose([*RUN, f"output={folder}"]))
         shutil.copy(Path(done["folder"]) / "sharpness.png", PICTURE)

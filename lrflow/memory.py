@@ -24,7 +24,7 @@ def freed_after() -> Iterator[None]:
         gc.unfreeze()
 
 
-def without_locals(error: BaseException) -> None:
+def clear_locals(error: BaseException) -> None:
     """Lets an error that is kept let go of what was local where it was raised, such as a trainer with its data."""
     chain: BaseException | None = error
     while chain is not None:

@@ -12,7 +12,7 @@ import lrflow.cli.jobs
 from lrflow.cli.jobs import run_job
 from lrflow.config import compose, validate
 from lrflow.errors import LrflowError
-from lrflow.memory import freed_after, without_locals
+from lrflow.memory import clear_locals, freed_after
 from lrflow.outcome import Outcome
 
 
@@ -56,7 +56,7 @@ def test_a_cycle_whose_error_is_kept_is_freed() -> None:
             fail()
         except ValueError as error:
             kept = error
-            without_locals(error)
+            clear_locals(error)
     assert str(kept) == "told"
     assert made[0]() is None
 

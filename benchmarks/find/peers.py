@@ -16,7 +16,7 @@ from pytorch_lightning.tuner import Tuner
 
 from lrflow.config import compose
 from lrflow.tasks import build
-from lrflow.tasks.find.brief import NEVER, brief_fit
+from lrflow.tasks.find.brief import NEVER, short_fit
 from lrflow.training import Block, Signals
 from lrflow.training.monitor import Monitor
 from lrflow.tuning.range_test import sweep_plan
@@ -70,7 +70,7 @@ def _sweep(options: Sequence[str], seed: int, rates: Floats, ended: Callable[[Fl
     config = compose([*options, f"seed={seed}", "trainer.progress=false"])
     followed = _Followed(ended)
     with tempfile.TemporaryDirectory() as folder:
-        brief_fit(
+        short_fit(
             config,
             seed,
             len(rates),

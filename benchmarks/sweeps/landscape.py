@@ -22,7 +22,7 @@ from lrflow.config import Config, compose
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 from lrflow.tasks import find
-from lrflow.tasks.find.brief import brief_fit, whole_horizon
+from lrflow.tasks.find.brief import short_fit, whole_horizon
 from lrflow.tasks.find.confirm import short_plan
 from lrflow.training import Block, Signals
 from lrflow.training.monitor import Monitor
@@ -164,7 +164,7 @@ def train(words: tuple[str, ...], lr: float, seed: int, share: float = 1.0) -> C
 
     plan_of = partial(short_plan, config, lr=lr, whole=whole, steps=steps)
     with contextlib.redirect_stdout(io.StringIO()):
-        brief_fit(config, seed, steps, Path(), plan_of, watching, val_every=whole.steps_per_epoch)
+        short_fit(config, seed, steps, Path(), plan_of, watching, val_every=whole.steps_per_epoch)
     marks, spent, finite = followed.marks, followed.spent, followed.finite
     finite = finite and all(math.isfinite(loss) for _, loss in marks)
     return Curve(tuple(step for step, _ in marks), tuple(loss for _, loss in marks), spent, not finite)

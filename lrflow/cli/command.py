@@ -57,9 +57,9 @@ def _main(words: list[str]) -> int:
         return _run_again(folder)
     args = parse(words)
     if args.trust:
-        from lrflow.config.trust import extend
+        from lrflow.config.trust import trust_packages
 
-        extend(args.trust)
+        trust_packages(args.trust)
     if args.version:
         print(f"lrflow {lrflow.__version__}")
         return 0
@@ -84,13 +84,13 @@ def _check_and_run(args: Arguments) -> int:
     from lrflow.config.catalogue import Catalogue
     from lrflow.config.composition import checked, composer
     from lrflow.config.earlier import pinned
-    from lrflow.config.overrides import expand, read
+    from lrflow.config.overrides import expand, read_overrides
 
     catalogue = Catalogue([args.config_dir] if args.config_dir else [])
     if not args.multirun and not args.cfg:
         _require_multirun(args.overrides)
     typed = pinned(with_earlier_sweep(expand(args.overrides)))
-    overrides = read(typed, catalogue, sweep=args.multirun)
+    overrides = read_overrides(typed, catalogue, sweep=args.multirun)
     if args.multirun:
         from lrflow.cli.sweep import check_sweep
 
@@ -182,7 +182,7 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
 
     def job(cfg: DictConfig, trained: Outcome | None = None, config: Config | None = None) -> Outcome:
         parent = os.getppid()
-        outcome = _run_job(cfg, args.config_dir, jobs or (), trained, config)
+        outcome = _run_job_of_sweep(cfg, args.config_dir, jobs or (), trained, config)
         if os.getpid() != process:  # a launcher's own process
             if os.getppid() != parent:  # the launcher was killed: joblib's worker would wait for it for minutes
                 os._exit(outcome.exit_code)
@@ -212,7 +212,7 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
     return exit_code_of_sweep(outcomes)
 
 
-def _run_job(
+def _run_job_of_sweep(
     cfg: DictConfig, config_dir: Path | None, jobs: Sequence[str], trained: Outcome | None, config: Config | None
 ) -> Outcome:
     """Runs one job of a sweep, which Hydra composed.

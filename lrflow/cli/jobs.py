@@ -16,7 +16,7 @@ from lrflow.cli.report import show_failure
 from lrflow.cli.stopping import stopped_by_signals
 from lrflow.config import Config
 from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError, SignalReceived, StoppedError, cause_of
-from lrflow.memory import freed_after, without_locals
+from lrflow.memory import clear_locals, freed_after
 from lrflow.outcome import Outcome, numbers_in
 
 log = logging.getLogger("lrflow")
@@ -72,7 +72,7 @@ def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], tr
             print(error)
         else:
             show_failure(failure, "This job was not run." if config.run_folder else "Nothing was run.")
-        without_locals(error)
+        clear_locals(error)
         ended = Outcome.carried_by(error) or Outcome.of_error(failure, seconds=time.monotonic() - started)
     return replace(ended, overrides=config.overrides, folder=ended.folder or config.run_folder)
 

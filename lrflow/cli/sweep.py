@@ -17,7 +17,7 @@ from lrflow.cli.report import SweepError, console
 from lrflow.config.catalogue import Catalogue
 from lrflow.config.composition import Composer, checked, composer
 from lrflow.config.metrics import guessed_modes
-from lrflow.config.overrides import Override, Overrides, read, values_of
+from lrflow.config.overrides import Override, Overrides, read_overrides, values_of
 from lrflow.config.sweep import TARGET
 from lrflow.config.sweep_checks import check_sweeper
 from lrflow.display import short_names
@@ -26,7 +26,7 @@ from lrflow.metric import is_loss, is_of_test, is_validation
 from lrflow.outcome import Outcome, Status
 
 if TYPE_CHECKING:
-    from lrflow.sweeps.results import Sweep
+    from lrflow.sweeps.results import SweepResults
 
 
 def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalogue) -> list[str]:
@@ -52,7 +52,7 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
         jobs = _jobs_to_check(overrides, composing)
         for number, job in enumerate(jobs):
             try:
-                _, config = checked(read(job, catalogue), composing)
+                _, config = checked(read_overrides(job, catalogue), composing)
                 guessed |= dict.fromkeys(guessed_modes(config.directions))
             except ConfigError as error:
                 for problem in error.problems:
@@ -154,7 +154,7 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
         _show_answer(sweep)
 
 
-def _read(home: Path | None) -> Sweep | None:
+def _read(home: Path | None) -> SweepResults | None:
     """What the jobs left in their sweep's folder; None: nothing."""
     from lrflow.sweeps.reading import read_sweep
 
@@ -162,7 +162,7 @@ def _read(home: Path | None) -> Sweep | None:
     return sweep if sweep and sweep.trials else None
 
 
-def _show_answer(sweep: Sweep) -> None:
+def _show_answer(sweep: SweepResults) -> None:
     """Writes and prints what a sweep says about what it searched."""
     from lrflow.reports.sweep import report
 

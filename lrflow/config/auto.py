@@ -16,7 +16,7 @@ REFERENCE = 1e-3
 """What stands for the LR until it is found; a range test scales all groups together, whatever their LRs are."""
 
 
-def take_out(content: dict[str, Any]) -> bool:
+def replace_auto_lr(content: dict[str, Any]) -> bool:
     """Puts the reference in the place of `auto`; tells whether it was there.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 import lrflow
-from lrflow.config.files import read
+from lrflow.config.files import read_yaml
 from lrflow.errors import ConfigError, Problem
 
 GROUPS = (
@@ -60,7 +60,7 @@ class Option:
 
     def _content(self) -> dict[str, Any]:
         try:
-            found = read(self.path)
+            found = read_yaml(self.path)
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -144,7 +144,7 @@ def shipped_keys(group: str, target: str) -> tuple[frozenset[str], ...]:
     found: list[frozenset[str]] = []
     for path in sorted((home("conf") / group).glob("*.yaml")):
         if target in path.read_text(encoding="utf-8"):
-            _collect(read(path), target, found)
+            _collect(read_yaml(path), target, found)
     return tuple(found)
 
 

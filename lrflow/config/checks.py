@@ -208,7 +208,7 @@ def _check_test(config: Config) -> list[Problem]:
     return []
 
 
-def check(
+def check_config(
     content: Mapping[str, Any],
     config: Config | None,
     failed: Collection[str],

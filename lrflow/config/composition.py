@@ -19,11 +19,11 @@ from omegaconf import DictConfig
 from lrflow.config.catalogue import FAST, Catalogue, recipes
 from lrflow.config.config import Config
 from lrflow.config.earlier import Composed, completed, earlier_run, of_this_run, pinned
-from lrflow.config.extras import LAUNCHERS, missing
-from lrflow.config.files import line_with, problem_of, shown
+from lrflow.config.extras import LAUNCHERS, missing_package
+from lrflow.config.files import line_with, short_path, yaml_problem
 from lrflow.config.hydra_node import check_hydra
 from lrflow.config.origins import Source, place, touches
-from lrflow.config.overrides import Override, Overrides, expand, read
+from lrflow.config.overrides import Override, Overrides, expand, read_overrides
 from lrflow.config.spelling import closest
 from lrflow.config.sweep_checks import nearest_setting
 from lrflow.errors import ConfigError, Problem, did_you_mean
@@ -47,7 +47,7 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | None = None, earli
     catalogue = Catalogue([config_dir] if config_dir else [])
     given = expand(overrides)
     with composer(config_dir, catalogue, earlier) as composing:
-        return checked(read(pinned(given) if earlier else given, catalogue), composing)[1]
+        return checked(read_overrides(pinned(given) if earlier else given, catalogue), composing)[1]
 
 
 class Composer:
@@ -228,12 +228,12 @@ def checked(overrides: Overrides, composing: Composer) -> tuple[Composed, Config
 
 def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
     """What Hydra's or YAML's complaint means in the words of a command line."""
-    if problem := problem_of(error):
+    if problem := yaml_problem(error):
         return problem
     if isinstance(error, MissingConfigException):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         if group == "hydra/launcher" and option in LAUNCHERS:
-            return missing(LAUNCHERS[option], group, option)
+            return missing_package(LAUNCHERS[option], group, option)
         options = list(error.options or catalogue.options(group))
         return Problem(group or "defaults", "there is no such option", option, did_you_mean(option, options))
     if found := re.search(r"Could not override '(hydra[^']*)'", str(error)):
@@ -255,7 +255,7 @@ def _no_such_group(config: str, group: str, catalogue: Catalogue) -> Problem:
     if folder == "recipe" and option and line_with(r"#\s*@package\s+_global_\b", option.path) is None:
         hint = "a recipe starts with the line # @package _global_"
         return Problem(
-            folder, "has other groups, and is not at the root of the config", stem, hint, f"{shown(option.path)}:1"
+            folder, "has other groups, and is not at the root of the config", stem, hint, f"{short_path(option.path)}:1"
         )
     name = group.rpartition("/")[2]  # a group without a leading slash is looked for below that of the file
     meant = closest(name, catalogue.groups)
@@ -265,4 +265,4 @@ def _no_such_group(config: str, group: str, catalogue: Catalogue) -> Problem:
         message = "there is no such group to override"
         hint = f"did you mean override /{meant}?" if meant else f"the groups are {', '.join(catalogue.groups)}"
     line = line_with(rf"\boverride\s+\S*{re.escape(name)}\b", option.path) if option else None
-    return Problem(name, message, hint=hint, where=f"{shown(option.path)}:{line}" if option and line else config)
+    return Problem(name, message, hint=hint, where=f"{short_path(option.path)}:{line}" if option and line else config)

@@ -41,7 +41,7 @@ def check_curvature(config: Config, processes: int | None = None) -> list[Proble
     return problems
 
 
-def unread_keys(config: Config) -> list[str]:
+def unused_keys(config: Config) -> list[str]:
     """Keys of `find` and `sharpness` that were typed and that nothing in this run reads, each with what would."""
     typed = [Override.read(text).key for text in config.overrides]
     unread = []

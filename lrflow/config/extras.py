@@ -52,10 +52,10 @@ def check_installed(target: str, key: str, option: str | None = None) -> Problem
     if package is None or importlib.util.find_spec(package) is not None:
         return None
     where, value = (key, option) if option else (f"{key}._target_", target)
-    return missing(package, where, value)
+    return missing_package(package, where, value)
 
 
-def missing(package: str, key: str, value: object = ...) -> Problem:
+def missing_package(package: str, key: str, value: object = ...) -> Problem:
     """That a package is not installed, and what to install where an extra of lrflow's brings it.
 
     Args:

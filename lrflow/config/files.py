@@ -13,7 +13,7 @@ from lrflow.errors import Problem
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def read(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
     """The content of a YAML file, as OmegaConf would not read it: for looking at keys, not at numbers.
 
     Raises:
@@ -22,13 +22,13 @@ def read(path: Path) -> Any:
     return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
 
 
-def problem_of(error: BaseException | None) -> Problem | None:
+def yaml_problem(error: BaseException | None) -> Problem | None:
     """What a failure to read YAML says, with file and line; None where the failure is another one."""
     while error is not None:
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
             mark = error.problem_mark
             message = error.problem if not error.context else f"{error.problem}, {error.context}"
-            return Problem("YAML", f"cannot be read: {message}", where=f"{shown(Path(mark.name))}:{mark.line + 1}")
+            return Problem("YAML", f"cannot be read: {message}", where=f"{short_path(Path(mark.name))}:{mark.line + 1}")
         error = error.__cause__ or error.__context__
     return None
 
@@ -46,7 +46,7 @@ def line_of(key: str, path: Path, nearest: bool = False) -> int | None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     line = 1 if nearest or not key else None
-    for part in split(key):
+    for part in split_key(key):
         found = _child(node, part)
         if found is None:
             return line if nearest else None
@@ -60,12 +60,12 @@ def line_with(pattern: str, path: Path) -> int | None:
     return next((number for number, line in enumerate(lines, start=1) if re.search(pattern, line)), None)
 
 
-def split(key: str) -> list[str | int]:
+def split_key(key: str) -> list[str | int]:
     """`layers.rules[2].lr` as its parts: `layers`, `rules`, 2, `lr`."""
     return [int(index) if index else name for index, name in re.findall(r"\[(\d+)\]|([^.\[\]]+)", key)]
 
 
-def shown(path: Path) -> str:
+def short_path(path: Path) -> str:
     """A path as it is shortest to read: relative where it lies below the working directory."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lrflow.config.files import line_of, shown
+from lrflow.config.files import line_of, short_path
 from lrflow.errors import Problem
 
 
@@ -32,7 +32,7 @@ class Source:
         if not covers(self.package, key):
             return None
         line = line_of(key.removeprefix(self.package).lstrip("."), self.path, nearest and bool(self.package))
-        return f"{shown(self.path)}:{line}" if line else None
+        return f"{short_path(self.path)}:{line}" if line else None
 
 
 def place(problem: Problem, sources: Sequence[Source], typed: Iterable[str]) -> Problem:

@@ -212,7 +212,7 @@ def _written_out(override: Override) -> Override:
     return dataclasses.replace(override, key=key, value=value)
 
 
-def read(overrides: Iterable[Override], catalogue: Catalogue, sweep: bool = False) -> Overrides:
+def read_overrides(overrides: Iterable[Override], catalogue: Catalogue, sweep: bool = False) -> Overrides:
     """Gathers what is wrong with overrides, and makes the others ready for Hydra.
 
     A value is handed to Hydra with `++`, so that the schemas say which keys there are: they tell all unknown ones at

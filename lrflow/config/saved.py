@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import lrflow
 from lrflow.config.config import Config
-from lrflow.config.files import problem_of
+from lrflow.config.files import yaml_problem
 from lrflow.config.secrets import redact
 from lrflow.config.validation import META
 from lrflow.errors import ConfigError, Problem
@@ -44,7 +44,7 @@ def load_config(path: Path) -> DictConfig:
     try:
         found = OmegaConf.load(path)
     except Exception as error:
-        problem = problem_of(error) or Problem("config", f"cannot be read: {error}", str(path))
+        problem = yaml_problem(error) or Problem("config", f"cannot be read: {error}", str(path))
         raise ConfigError([problem]) from None
     if not isinstance(found, DictConfig) or "optimizer" not in found:
         raise ConfigError([Problem("config", "expected the whole config of a run, such as its config.yaml", str(path))])

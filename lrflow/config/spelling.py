@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from lrflow.config.files import split
+from lrflow.config.files import split_key
 from lrflow.config.interpolation import leaves
 from lrflow.errors import Problem
 
@@ -115,7 +115,7 @@ def names_of(section: type[BaseModel]) -> list[str]:
 def sections_at(key: str, schema: type[BaseModel]) -> list[type[BaseModel]]:
     """The schemas of what may stand at a key of a schema, `layers.rules[0].schedule`; empty: no section does."""
     annotations: list[Any] = [schema]
-    for part in split(key):
+    for part in split_key(key):
         annotations = [below for annotation in annotations for below in _below(annotation, part)]
     return [kind for annotation in annotations for kind in _kinds(annotation) if _is_section(kind)]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lrflow.config.extras import missing
+from lrflow.config.extras import missing_package
 from lrflow.config.messages import dotted
 from lrflow.config.secrets import without_password
 from lrflow.config.sweep import Pruning, Sweep
@@ -29,7 +29,7 @@ def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
         return [_problem(details) for details in error.errors(include_url=False)]
     needed = {"optuna": True, "cmaes": sweep.sampler == "cmaes"}
     problems = [
-        missing(package, "hydra/sweeper", "lrflow")
+        missing_package(package, "hydra/sweeper", "lrflow")
         for package, is_needed in needed.items()
         if is_needed and importlib.util.find_spec(package) is None
     ]

@@ -15,8 +15,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from lrflow.config.extras import check_installed, missing
-from lrflow.config.files import shown
+from lrflow.config.extras import check_installed, missing_package
+from lrflow.config.files import short_path
 from lrflow.config.trust import trusted
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.lightning_alias import alias_lightning, original_name
@@ -291,7 +291,7 @@ def _import(path: str, target: str, key: str) -> ModuleType:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            problem = missing(str(error.name).partition(".")[0], key, target)
+            problem = missing_package(str(error.name).partition(".")[0], key, target)
         elif "." not in path:
             hint = "run from the folder that holds it, or install it"
             problem = Problem(key, f"there is no package {path} to import", target, hint)
@@ -306,7 +306,7 @@ def _import(path: str, target: str, key: str) -> ModuleType:
         file, line = frames[-1].filename, frames[-1].lineno
         if isinstance(error, SyntaxError) and error.filename:
             file, line = error.filename, error.lineno
-        where = f"{shown(Path(file))}:{line}"
+        where = f"{short_path(Path(file))}:{line}"
         message = f"importing {path} fails: {type(error).__name__}: {error}"
         raise ConfigError([Problem(key, message, target, where=where)]) from error
 

@@ -30,7 +30,7 @@ def trusted() -> tuple[str, ...]:
     return tuple(dict.fromkeys(packages))
 
 
-def extend(packages: Iterable[str]) -> None:
+def trust_packages(packages: Iterable[str]) -> None:
     """Trusts more packages in this process and in those that it starts."""
     known = read_names(os.environ.get(VARIABLE, ""), VARIABLE)
     os.environ[VARIABLE] = ",".join(dict.fromkeys([*known, *packages]))

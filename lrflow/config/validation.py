@@ -10,8 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
-from lrflow.config.auto import check_auto, take_out
-from lrflow.config.checks import check
+from lrflow.config.auto import check_auto, replace_auto_lr
+from lrflow.config.checks import check_config
 from lrflow.config.config import Config
 from lrflow.config.interpolation import resolve, settle
 from lrflow.config.messages import problem_of
@@ -52,7 +52,7 @@ def validate(
     source = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra" and not (key == META and meta)])
     settle(source)
     content, problems = resolve(source)
-    finds_lr = take_out(content)
+    finds_lr = replace_auto_lr(content)
     directions = directions_of(content, cfg, noted)
     fill_modes(content, directions)
     if noted != {}:  # runs that noted nothing have run as they are
@@ -60,7 +60,7 @@ def validate(
     problems += [*find_secrets(OmegaConf.to_container(source)), *find_told_secrets(content)]
     config, wrong = _typed(content, {problem.key for problem in problems})
     problems += wrong
-    problems += check(content, config, {problem.key for problem in problems}, choices)
+    problems += check_config(content, config, {problem.key for problem in problems}, choices)
     if config is not None and finds_lr:
         problems += check_auto(config)
     if problems or config is None:

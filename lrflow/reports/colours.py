@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lrflow.display import COLD_TO_HOT, MUTED
-from lrflow.sweeps.recorded import Value, number
+from lrflow.sweeps.recorded import Value, number_or_none
 
 NAMED = 12  # trials of a Pareto front that are named by their numbers; of more, none is
 
@@ -30,11 +30,11 @@ def along(rates: Sequence[float], line: Sequence[tuple[float, float]], scale: st
 
 def by_rate(rates: Sequence[Value]) -> list[str]:
     """A colour for each learning rate, by its logarithm; grey for what is none."""
-    known = [value for rate in rates if (value := number(rate)) is not None and value > 0]
+    known = [value for rate in rates if (value := number_or_none(rate)) is not None and value > 0]
     low, high = np.log10([min(known), max(known)]) if known else (0.0, 0.0)
     return [
         _between((np.log10(value) - low) / (high - low) if high > low else 0.5)
-        if (value := number(rate)) is not None and value > 0
+        if (value := number_or_none(rate)) is not None and value > 0
         else MUTED
         for rate in rates
     ]

@@ -11,7 +11,7 @@ import numpy as np
 from lrflow.display import COLOURS, GREY, number
 from lrflow.reports.page import Fact, Page
 from lrflow.tuning.confirm import Confirmed
-from lrflow.tuning.reading import judge
+from lrflow.tuning.reading import judge_lr
 from lrflow.tuning.record import Record
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def write_find_page(folder: Path) -> Path:
             Fact("learning rate", number(answer.lr), f"{low} to {high}, from {how}"),
             Fact("confident", "yes" if answer.confident else "no", f"{record.steps} steps were made"),
             Fact("diverges at", number(ceiling) if ceiling else f"above {number(record.test.rates[-1])}"),
-            Fact("configured", number(record.configured), judge(record.configured, answer.interval, ceiling)),
+            Fact("configured", number(record.configured), judge_lr(record.configured, answer.interval, ceiling)),
         ]
     )
     page.notes([f"Not confident: {doubt}." for doubt in answer.doubts])

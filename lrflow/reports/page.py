@@ -12,7 +12,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 import lrflow
-from lrflow.config.extras import missing
+from lrflow.config.extras import missing_package
 from lrflow.errors import ConfigError
 from lrflow.files import write_whole
 
@@ -70,7 +70,7 @@ class Page:
         try:
             import plotly.offline
         except ModuleNotFoundError:
-            raise ConfigError([missing("plotly", "report")]) from None
+            raise ConfigError([missing_package("plotly", "report")]) from None
         self._plotly: str = plotly.offline.get_plotlyjs()
         self._title, self._about = title, about
         self._sections: list[str] = []

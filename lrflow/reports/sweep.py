@@ -11,17 +11,17 @@ from rich.text import Text
 from lrflow.display import short_names
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.reports.sweep_page import remarks, write_page
-from lrflow.reports.sweep_picture import plot
+from lrflow.reports.sweep_picture import plot_sweep
 from lrflow.sweeps.analysis import MARGIN, analyse
 from lrflow.sweeps.best import BEST, command, write_recipe
 from lrflow.sweeps.curves import Analysis
 from lrflow.sweeps.recorded import Value
-from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.results import SweepResults
 
 SHOWN = 12  # trials of a Pareto front that are printed
 
 
-def report(sweep: Sweep, console: Console, margin: str | float = MARGIN, recipe: bool = True) -> list[Analysis]:
+def report(sweep: SweepResults, console: Console, margin: str | float = MARGIN, recipe: bool = True) -> list[Analysis]:
     """Write `sweep.csv`, `sweep.png`, `sweep.html` and `recipe/best.yaml` into a sweep folder, and print the answer.
 
     Args:
@@ -39,7 +39,7 @@ def report(sweep: Sweep, console: Console, margin: str | float = MARGIN, recipe:
     folder, best = sweep.folder, None
     written, missing = [sweep.write_csv(folder / "sweep.csv")], []
     if analyses or (len(sweep.objectives) == 2 and sweep.ended):
-        written.append(plot(sweep, analyses, folder / "sweep.png"))
+        written.append(plot_sweep(sweep, analyses, folder / "sweep.png"))
     try:
         best = write_recipe(sweep, sweep.best) if sweep.best and recipe else None
     except LrflowError as error:
@@ -73,7 +73,7 @@ def report(sweep: Sweep, console: Console, margin: str | float = MARGIN, recipe:
     return analyses
 
 
-def _front(sweep: Sweep) -> Table:
+def _front(sweep: SweepResults) -> Table:
     """A row a trial of the Pareto front: its number, what it was given, what it ended at."""
     shown = sweep.front[:SHOWN]
     more = f", of which {SHOWN} are shown" if len(sweep.front) > SHOWN else ""

@@ -11,11 +11,11 @@ import plotly.graph_objects as go
 
 from lrflow.display import COLD_TO_HOT, CURVES, MUTED, scale_of
 from lrflow.reports.colours import NAMED, along, by_rate
-from lrflow.sweeps.curves import Analysis, Curve
+from lrflow.sweeps.curves import Analysis, LRCurve
 from lrflow.sweeps.importance import Importance
 from lrflow.sweeps.learning import LearningCurve
-from lrflow.sweeps.recorded import Trial, Value, number
-from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.recorded import TrialResult, Value, number_or_none
+from lrflow.sweeps.results import SweepResults
 
 LINES = 12  # that a legend names
 NARROW = 30  # ratio of the highest to the lowest LR below which decades alone are too few marks
@@ -58,7 +58,7 @@ def rates_figure(analysis: Analysis) -> go.Figure:
     return figure
 
 
-def front_figure(sweep: Sweep) -> go.Figure:
+def front_figure(sweep: SweepResults) -> go.Figure:
     """Two objectives against each other: the Pareto front as a line, the other trials faint, coloured by their LR."""
     across, up = sweep.objectives
     shades = by_rate([trial.rate(sweep.lr_key) for trial in sweep.ended])
@@ -92,7 +92,7 @@ def front_figure(sweep: Sweep) -> go.Figure:
 
 
 def learning_figure(
-    sweep: Sweep, key: str | None, column: str, curves: Sequence[LearningCurve], top: float
+    sweep: SweepResults, key: str | None, column: str, curves: Sequence[LearningCurve], top: float
 ) -> go.Figure:
     """How trials learned, the higher the LR the warmer the colour.
 
@@ -109,7 +109,7 @@ def learning_figure(
         told = f"<b>%{{y:.4g}}</b> at step %{{x:.0f}}<br>{told_of(sweep, curve.trial)}<extra></extra>"
         line = {"color": colour, "width": 1.6}
         figure.add_scatter(x=curve.steps, y=curve.values, mode="lines", line=line, hovertemplate=told, showlegend=False)
-    positions = [math.log10(value) for rate in rates if (value := number(rate)) is not None and value > 0]
+    positions = [math.log10(value) for rate in rates if (value := number_or_none(rate)) is not None and value > 0]
     if key and positions and max(positions) > min(positions):
         _add_scale(figure, min(positions), max(positions))
     values = [value for curve in curves for value in curve.values]
@@ -144,7 +144,7 @@ def importance_figure(found: Importance) -> go.Figure:
     return figure
 
 
-def parallel_figure(sweep: Sweep, keys: Sequence[str]) -> go.Figure:
+def parallel_figure(sweep: SweepResults, keys: Sequence[str]) -> go.Figure:
     """Each trial as a line through its values, coloured by its metric; a range of an axis can be picked out."""
     dimensions = [_dimension(key, [trial.given.get(key) for trial in sweep.ended]) for key in keys]
     for objective in sweep.objectives:
@@ -159,7 +159,7 @@ def parallel_figure(sweep: Sweep, keys: Sequence[str]) -> go.Figure:
     )
 
 
-def told_of(sweep: Sweep, trial: Trial) -> str:
+def told_of(sweep: SweepResults, trial: TrialResult) -> str:
     """A trial in a few lines of a hint: its number, its values, what it ended at and why, where it did not end well."""
     lines = [f"<b>trial {trial.number}</b>"]
     given = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.given.items()}
@@ -169,7 +169,7 @@ def told_of(sweep: Sweep, trial: Trial) -> str:
     return "<br>".join(line if line.startswith("<b>") else escape(line) for line in lines)
 
 
-def _add_curve(figure: go.Figure, analysis: Analysis, curve: Curve, colour: str, scale: str, worst: float) -> None:
+def _add_curve(figure: go.Figure, analysis: Analysis, curve: LRCurve, colour: str, scale: str, worst: float) -> None:
     sweep = analysis.sweep
     ended = [point for point in curve.points if math.isfinite(point.cost)]
     fitted = [(lr, analysis.metric(cost)) for lr, cost in curve.fitted()]
@@ -231,7 +231,7 @@ def _add_scale(figure: go.Figure, low: float, high: float) -> None:
 
 def _dimension(key: str, values: Sequence[Value]) -> dict[str, object]:
     """An axis of parallel coordinates for a swept key."""
-    numbers = [number(value) for value in values]
+    numbers = [number_or_none(value) for value in values]
     known = [value for value in numbers if value is not None]
     if len(known) == len(values):
         return _axis(key, known, min(known) > 0 and max(known) / min(known) > 10)

@@ -11,11 +11,11 @@ from lrflow.sweeps.best import command
 from lrflow.sweeps.curves import Analysis
 from lrflow.sweeps.importance import importance
 from lrflow.sweeps.learning import learning_curves
-from lrflow.sweeps.recorded import Trial
-from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.recorded import TrialResult
+from lrflow.sweeps.results import SweepResults
 
 
-def write_page(sweep: Sweep, analyses: Sequence[Analysis], best: Path | None, path: Path) -> Path:
+def write_page(sweep: SweepResults, analyses: Sequence[Analysis], best: Path | None, path: Path) -> Path:
     """Write a page of all that a sweep tells.
 
     Args:
@@ -63,14 +63,14 @@ def write_page(sweep: Sweep, analyses: Sequence[Analysis], best: Path | None, pa
     return page.write(path)
 
 
-def counts(sweep: Sweep) -> str:
+def counts(sweep: SweepResults) -> str:
     """How many trials there are, and how many ended otherwise than well."""
     states = [trial.status.replace("_", " ") for trial in sweep.trials]
     others = [f"{states.count(state)} {state}" for state in dict.fromkeys(states) if state != "finished"]
     return ", ".join([f"{len(states)} trial{'s' if len(states) != 1 else ''}", *others])
 
 
-def remarks(sweep: Sweep, analyses: Sequence[Analysis]) -> list[str]:
+def remarks(sweep: SweepResults, analyses: Sequence[Analysis]) -> list[str]:
     """What a person should know of a sweep: why it has no best trial, what is doubtful, what could not be read."""
     told = sweep.no_best()
     said = analyses and all(trial.diverged for trial in sweep.trials)  # by each curve
@@ -88,7 +88,7 @@ def _doubts(analyses: Sequence[Analysis]) -> list[str]:
     return found + [f"{key} was swept too, and is averaged over" for key in averaged]
 
 
-def _facts(sweep: Sweep, analyses: Sequence[Analysis]) -> list[Fact]:
+def _facts(sweep: SweepResults, analyses: Sequence[Analysis]) -> list[Fact]:
     """The best LR and the room around it; of several objectives the best LR and the best value of each."""
     several = len(sweep.objectives) > 1
     facts = []
@@ -140,7 +140,7 @@ def _curves_table(page: Page, analysis: Analysis, heading: str) -> None:
     page.table(heading, columns, rows, " ".join(analysis.explained()), strong=0)
 
 
-def _trials_table(page: Page, sweep: Sweep) -> None:
+def _trials_table(page: Page, sweep: SweepResults) -> None:
     pareto = ["Pareto front"] if len(sweep.objectives) > 1 else []
     columns = ["trial", "status", *pareto, *sweep.keys, *sweep.metrics, "steps", "seconds"]
     explained = any(trial.error for trial in sweep.trials)
@@ -150,7 +150,7 @@ def _trials_table(page: Page, sweep: Sweep) -> None:
     page.table("Trials", columns, rows, "A click on a heading sorts. A number leads to its run folder.", best)
 
 
-def _row(sweep: Sweep, trial: Trial, explained: bool) -> list[str | float | Cell | None]:
+def _row(sweep: SweepResults, trial: TrialResult, explained: bool) -> list[str | float | Cell | None]:
     given = [None if (value := trial.given.get(key)) is None else _cell(value) for key in sweep.keys]
     metrics = [trial.metrics.get(name) for name in sweep.metrics]
     number = Cell(str(trial.number), trial.number, f"{trial.folder.relative_to(sweep.folder)}/")

@@ -13,9 +13,9 @@ import numpy as np
 
 from lrflow.display import CURVES, INK, MUTED, plain_axes, save_figure, scale_of
 from lrflow.reports.colours import NAMED, along, by_rate
-from lrflow.sweeps.curves import Analysis, Curve
+from lrflow.sweeps.curves import Analysis, LRCurve
 from lrflow.sweeps.learning import learning_curves
-from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.results import SweepResults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WIDE = 300  # ratio of the highest to the lowest value from which on an axis has marks at decades alone
 
 
-def plot(sweep: Sweep, analyses: Sequence[Analysis], path: Path) -> Path:
+def plot_sweep(sweep: SweepResults, analyses: Sequence[Analysis], path: Path) -> Path:
     """Draw what a sweep found: the metric against the LR for each objective, two objectives against each other, and how
     the trials learned.
 
@@ -75,7 +75,7 @@ def _draw_rates(axes: Axes, analysis: Analysis) -> None:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK)
 
 
-def _draw_curve(axes: Axes, analysis: Analysis, curve: Curve, colour: str, scale: str) -> None:
+def _draw_curve(axes: Axes, analysis: Analysis, curve: LRCurve, colour: str, scale: str) -> None:
     """The trials as dots, their means as a line that is thick within the basin, and the best LR on it."""
     ended = [point for point in curve.points if math.isfinite(point.cost)]
     trials = [(point.lr, analysis.sweep.cost(trial)) for point in curve.points for trial in point.trials]
@@ -98,7 +98,7 @@ def _draw_curve(axes: Axes, analysis: Analysis, curve: Curve, colour: str, scale
             axes.plot(point.lr, 0.98, "x", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
 
 
-def _draw_front(axes: Axes, sweep: Sweep) -> None:
+def _draw_front(axes: Axes, sweep: SweepResults) -> None:
     """Two objectives against each other: the front as a line with the numbers of its trials, the others faint."""
     across, up = sweep.objectives
     colours = by_rate([trial.rate(sweep.lr_key) for trial in sweep.ended])
@@ -119,7 +119,7 @@ def _draw_front(axes: Axes, sweep: Sweep) -> None:
     axes.set_title(title, loc="left", fontsize=11, color=INK)
 
 
-def _draw_learning(axes: Axes, sweep: Sweep, analysis: Analysis | None) -> None:
+def _draw_learning(axes: Axes, sweep: SweepResults, analysis: Analysis | None) -> None:
     """The trials over their steps, the higher the LR the warmer the colour."""
     column, curves = learning_curves(sweep)
     colours = by_rate([curve.trial.rate(sweep.lr_key) for curve in curves])

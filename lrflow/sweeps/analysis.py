@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lrflow.metric import is_loss
-from lrflow.sweeps.curves import Analysis, Basin, Curve, Point, read_margin
-from lrflow.sweeps.recorded import Trial, Value, number
-from lrflow.sweeps.results import Sweep
-from lrflow.tuning.valley import BESIDE, NEAR, Valley, find_valley
+from lrflow.sweeps.curves import Analysis, Basin, LRCurve, Point, read_margin
+from lrflow.sweeps.recorded import TrialResult, Value, number_or_none
+from lrflow.sweeps.results import SweepResults
+from lrflow.tuning.valley import BESIDE, NEAR, Valley, fit_parabola
 
 MARGIN = "5%"  # how much worse than the best is still good, as a share of what training gains
 FEWEST = 4  # LRs that ended well; of fewer, a parabola tells nothing that they do not
@@ -21,7 +21,7 @@ CLOSE = NEAR + 0.03  # decades around the best: those of a grid 1, 3, 10, 30 are
 CLIMB = 0.25  # of the way from the best back to where training starts: above it nothing is fitted
 
 
-def analyse(sweep: Sweep, margin: str | float = MARGIN) -> Analysis | None:
+def analyse(sweep: SweepResults, margin: str | float = MARGIN) -> Analysis | None:
     """Reads the best learning rate off a sweep.
 
     Args:
@@ -44,7 +44,7 @@ def analyse(sweep: Sweep, margin: str | float = MARGIN) -> Analysis | None:
     initial = _initial_loss(sweep) if sweep.mode == "min" and is_loss(sweep.metric) else None
     ended = [cost for trial in known if math.isfinite(cost := sweep.cost(trial))]
     worst = initial if initial is not None else max(ended, default=math.nan)
-    families: dict[tuple[Value, ...], list[Trial]] = {}
+    families: dict[tuple[Value, ...], list[TrialResult]] = {}
     for trial in [*known, *pruned]:
         families.setdefault(tuple(trial.given[name] for name in chosen), []).append(trial)
     curves = [
@@ -58,22 +58,22 @@ def analyse(sweep: Sweep, margin: str | float = MARGIN) -> Analysis | None:
 
 
 def _curve(
-    sweep: Sweep,
+    sweep: SweepResults,
     key: str,
     given: Mapping[str, Value],
-    trials: Sequence[Trial],
+    trials: Sequence[TrialResult],
     margin: tuple[float, bool],
     initial: float | None,
     worst: float,
-) -> Curve:
+) -> LRCurve:
     name = ", ".join(_named(other, value) for other, value in given.items() if value is not None)
     points = _points(sweep, key, [trial for trial in trials if trial.status != "pruned"])
     if not points:
-        return Curve(name, given, points, None, None, None, ("every trial was pruned",))
+        return LRCurve(name, given, points, None, None, None, ("every trial was pruned",))
     costs = {math.log10(point.lr): point.cost for point in points}
     ended = {position: cost for position, cost in costs.items() if math.isfinite(cost)}
     if not ended:
-        return Curve(name, given, points, None, None, None, ("every LR diverged",))
+        return LRCurve(name, given, points, None, None, None, ("every LR diverged",))
     best = min(ended, key=lambda position: ended[position])
     below = ended[best] + CLIMB * (worst - ended[best])
     close = [point for point in points if abs(math.log10(point.lr) - best) <= CLOSE and point.cost < below]
@@ -83,8 +83,8 @@ def _curve(
     noise = math.sqrt(float(np.mean(np.square(errors)))) if errors else 0.0
     if len(close) == 3 and not errors:
         # A parabola goes through any three points: how well it fits is told by those further off.
-        noise = find_valley(costs, 2 * near, below=below).misfit
-    valley = find_valley(costs, near, noise, below)
+        noise = fit_parabola(costs, 2 * near, below=below).misfit
+    valley = fit_parabola(costs, near, noise, below)
     allowed = margin[0] * (worst - ended[best] if margin[1] else 1.0)
     pruned = [trial.rate(key) or math.nan for trial in trials if trial.status == "pruned"]
     sensitivity = None
@@ -95,13 +95,13 @@ def _curve(
     basin = _basin(costs, best, ended[best] + allowed)
     tried = len({trial.rate(key) for point in points if math.isfinite(point.cost) for trial in point.trials})
     doubts = _doubts(points, pruned, valley, near, len(ended), tried)
-    return Curve(name, given, points, valley, basin, sensitivity, tuple(doubts))
+    return LRCurve(name, given, points, valley, basin, sensitivity, tuple(doubts))
 
 
-def _points(sweep: Sweep, key: str, trials: Sequence[Trial]) -> tuple[Point, ...]:
+def _points(sweep: SweepResults, key: str, trials: Sequence[TrialResult]) -> tuple[Point, ...]:
     """The trials by rising LR, those of LRs that lie close together as one."""
     placed = sorted(((trial.rate(key) or math.nan, trial) for trial in trials), key=lambda pair: pair[0])
-    heaps: list[list[tuple[float, Trial]]] = []
+    heaps: list[list[tuple[float, TrialResult]]] = []
     for lr, trial in placed:
         if heaps and math.log10(lr / heaps[-1][0][0]) < TOGETHER:
             heaps[-1].append((lr, trial))
@@ -164,13 +164,13 @@ def _doubts(
     return doubts
 
 
-def _is_choice(key: str, lr_key: str, trials: Sequence[Trial]) -> bool:
+def _is_choice(key: str, lr_key: str, trials: Sequence[TrialResult]) -> bool:
     """Whether the values of a key make curves of their own: options, and numbers that were crossed with the LRs.
 
     Numbers that a sampler draws beside each LR are averaged over.
     """
     values = [trial.given.get(key) for trial in trials]
-    if any(value is not None and number(value) is None for value in values):
+    if any(value is not None and number_or_none(value) is None for value in values):
         return True
     pairs = {(trial.given.get(lr_key), value) for trial, value in zip(trials, values, strict=True)}
     return len({*values}) <= LEVELS and len(pairs) >= 2 * len({lr for lr, _ in pairs})
@@ -181,7 +181,7 @@ def _named(key: str, value: Value) -> str:
     return str(value) if "." not in key else f"{key.rpartition('.')[2]} {value}"
 
 
-def _initial_loss(sweep: Sweep) -> float | None:
+def _initial_loss(sweep: SweepResults) -> float | None:
     """The mean training loss of the trials before their first step."""
     found = [first for trial in sweep.trials if (first := trial.first_loss()) is not None]
     return float(np.mean(found)) if found else None

@@ -19,14 +19,14 @@ from lrflow.config.validation import META
 from lrflow.errors import LrflowError
 from lrflow.files import write_whole
 from lrflow.metric import Metric
-from lrflow.sweeps.recorded import Trial
-from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.recorded import TrialResult
+from lrflow.sweeps.results import SweepResults
 
 BEST = "best"
 _NOT_OF_THE_JOB = (META, "hydra", "trial", "resume", "output", "against")
 
 
-def write_recipe(sweep: Sweep, trial: Trial, name: str = BEST) -> Path:
+def write_recipe(sweep: SweepResults, trial: TrialResult, name: str = BEST) -> Path:
     """Write the config of a trial as `recipe/NAME.yaml` in the sweep folder.
 
     It holds the options that the trial chose and the values in which it differs from them. A group whose option is not
@@ -72,7 +72,7 @@ def write_recipe(sweep: Sweep, trial: Trial, name: str = BEST) -> Path:
     return path
 
 
-def command(sweep: Sweep, name: str = BEST) -> str:
+def command(sweep: SweepResults, name: str = BEST) -> str:
     """What runs the trial of a recipe again."""
     return f"python -m lrflow --config-dir {sweep.folder} recipe={name}"
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrflow.metric import is_loss
-from lrflow.sweeps.recorded import Trial, Value
-from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.recorded import TrialResult, Value
+from lrflow.sweeps.results import SweepResults
 from lrflow.tuning.valley import Valley
 
 
@@ -31,7 +31,7 @@ class Point:
     tried: float
     cost: float
     error: float
-    trials: tuple[Trial, ...]
+    trials: tuple[TrialResult, ...]
     diverged: int
 
 
@@ -55,7 +55,7 @@ class Basin:
 
 
 @dataclass(frozen=True)
-class Curve:
+class LRCurve:
     """The metric against the learning rate, for one choice of everything else that was swept.
 
     Args:
@@ -134,13 +134,13 @@ class Analysis:
         pruned: trials that were given up early: they are shown, and bend no curve.
     """
 
-    sweep: Sweep
+    sweep: SweepResults
     lr_key: str
-    curves: tuple[Curve, ...]
+    curves: tuple[LRCurve, ...]
     margin: str | float
     start: float
     averaged: tuple[str, ...]
-    pruned: tuple[Trial, ...] = ()
+    pruned: tuple[TrialResult, ...] = ()
 
     @property
     def measures_sensitivity(self) -> bool:
@@ -155,7 +155,7 @@ class Analysis:
             known.append("Sensitivity: the mean loss over all LRs tried, less the best; 0: any of them would do.")
         return known
 
-    def margin_of(self, curve: Curve) -> float:
+    def margin_of(self, curve: LRCurve) -> float:
         """How much worse than its best the metric of a curve is at the ends of its basin, at most."""
         allowed, is_share = read_margin(self.margin)
         return allowed * abs(self.start - self.metric(curve.cost)) if is_share else allowed
@@ -169,7 +169,7 @@ class Analysis:
         """A cost as the metric has it, and a metric as a cost."""
         return self.sweep.objectives[0].cost(cost)
 
-    def given_up(self) -> list[tuple[float, float, Trial]]:
+    def given_up(self) -> list[tuple[float, float, TrialResult]]:
         """The pruned trials as they are drawn: the LR, and the metric that it was given up with, each.
 
         What is too far off to be worth looking at is moved to where that begins.

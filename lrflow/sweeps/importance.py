@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lrflow.sweeps.recorded import Value, number
-from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.recorded import Value, number_or_none
+from lrflow.sweeps.results import SweepResults
 
 FEWEST = 10  # trials; of fewer, nothing is said
 BINS = 5  # ranges of a number, in which trials are compared where it has more values than that
@@ -32,7 +32,7 @@ class Importance:
     trials: int
 
 
-def importance(sweep: Sweep) -> Importance | None:
+def importance(sweep: SweepResults) -> Importance | None:
     """Finds how much each key matters, over all trials that ended or diverged.
 
     fANOVA (Hutter, Hoos, Leyton-Brown, 2014) where Optuna is installed: the variance over the whole space of a random
@@ -100,10 +100,10 @@ def _between(column: Sequence[Value], costs: np.ndarray) -> float:
 
 
 def _is_number(key: str, column: Sequence[Value]) -> bool:
-    return not key.endswith("seed") and all(number(value) is not None for value in column)
+    return not key.endswith("seed") and all(number_or_none(value) is not None for value in column)
 
 
 def _positions(column: Sequence[Value]) -> np.ndarray:
     """Numbers where they lie on a line: by their logarithm where they span more than a decade."""
-    values = np.array([number(value) for value in column], float)
+    values = np.array([number_or_none(value) for value in column], float)
     return np.log10(values) if values.min() > 0 and values.max() / values.min() > 10 else values

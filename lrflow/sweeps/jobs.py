@@ -57,7 +57,7 @@ def overrides_of(pending: Pending, space: Space, settings: Sweep, study: str, fo
     return [*space.overrides(pending.assignment), *texts]
 
 
-def consecutive(batch: Sequence[Pending]) -> Iterator[list[Pending]]:
+def consecutive_trials(batch: Sequence[Pending]) -> Iterator[list[Pending]]:
     """Runs of trials whose numbers follow each other, as a launcher numbers its jobs."""
     part: list[Pending] = []
     for pending in sorted(batch, key=lambda pending: pending.number):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrflow.metric import TRAIN_LOSS
-from lrflow.sweeps.recorded import Trial
-from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.recorded import TrialResult
+from lrflow.sweeps.results import SweepResults
 
 READINGS = 4  # of the metric that a curve needs, else the training loss is shown
 POINTS = 150  # of a curve, at most
@@ -20,12 +20,12 @@ CURVES = 200  # of a sweep, at most: the best ones
 class LearningCurve:
     """A metric of one trial over its steps; of many steps, means of as many ranges as are drawn."""
 
-    trial: Trial
+    trial: TrialResult
     steps: tuple[float, ...]
     values: tuple[float, ...]
 
 
-def learning_curves(sweep: Sweep) -> tuple[str, list[LearningCurve]]:
+def learning_curves(sweep: SweepResults) -> tuple[str, list[LearningCurve]]:
     """The metric that trials are judged by over their steps, or the training loss where that is read more often.
 
     Returns:
@@ -40,7 +40,7 @@ def learning_curves(sweep: Sweep) -> tuple[str, list[LearningCurve]]:
     return (sweep.metric, TRAIN_LOSS)[which], curves
 
 
-def _curve(trial: Trial, steps: Sequence[int], values: Sequence[float]) -> LearningCurve:
+def _curve(trial: TrialResult, steps: Sequence[int], values: Sequence[float]) -> LearningCurve:
     known = np.isfinite(values)
     count = max(1, min(POINTS, int(known.sum())))
     means = [

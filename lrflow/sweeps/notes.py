@@ -19,7 +19,7 @@ class UnknownMetricError(LrflowError):
     """No trial will give the metric that is asked for."""
 
 
-def note_end(
+def record_outcome(
     study: optuna.Study,
     trial: optuna.Trial,
     objectives: Sequence[str],
@@ -84,7 +84,7 @@ def status_of(trial: FrozenTrial) -> str:
     return Outcome.recorded(status).status
 
 
-def noted(trial: FrozenTrial, fixed: Sequence[str], folder: Path) -> Outcome:
+def recorded_outcome(trial: FrozenTrial, fixed: Sequence[str], folder: Path) -> Outcome:
     """How a trial ended, as the study has it.
 
     Args:

@@ -12,14 +12,14 @@ from typing import Any
 import yaml
 
 from lrflow.config.auto import AUTO
-from lrflow.config.files import read as read_yaml
+from lrflow.config.files import read_yaml as read_yaml
 from lrflow.config.overrides import Override, values_of
 from lrflow.errors import ConfigError, Problem
 from lrflow.metric import Directions, Metric
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
-from lrflow.sweeps.recorded import Trial, Value, number
-from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.recorded import TrialResult, Value, number_or_none
+from lrflow.sweeps.results import SweepResults
 
 RECORD = "sweep.yaml"  # in the folder of a search: what it was asked for; a grid of Hydra's own leaves none
 NOT_SWEPT = ("hydra", "trial", "resume", "output", "name", "task", "against")  # keys that say where, not what
@@ -30,7 +30,7 @@ def read_sweep(
     metric: str | Sequence[str] | None = None,
     mode: str | Sequence[str] | None = None,
     rank_ended_early: bool | None = None,
-) -> Sweep:
+) -> SweepResults:
     """Read a folder of run folders: a sweep's, or any other.
 
     Args:
@@ -69,7 +69,7 @@ def read_sweep(
     names = _listed(metric) or [each.name for each in asked.objectives]
     modes = _paired(names, _listed(mode))
     objectives = tuple(Metric.parse(name, modes[name]) if name in modes else asked(name) for name in names)
-    return Sweep(folder, tuple(trials), tuple(swept), objectives, tuple(notes))
+    return SweepResults(folder, tuple(trials), tuple(swept), objectives, tuple(notes))
 
 
 def find_sweep(wanted: str, output: Path, key: str, searched: bool = False) -> Path:
@@ -104,13 +104,13 @@ def find_sweep(wanted: str, output: Path, key: str, searched: bool = False) -> P
 
 def _trial(
     place: int, path: Path, given: Mapping[str, Value], summary: Mapping[str, Any], ranks: bool, ranked: Sequence[str]
-) -> Trial:
+) -> TrialResult:
     number = int(_job(path)) if _job(path) < math.inf else place
     ended = Outcome.of_summary(summary, path)
     if ended is None:
-        return Trial(number, path, "unfinished", given, {})
+        return TrialResult(number, path, "unfinished", given, {})
     ended = ended.judged_by(ranked)
-    return Trial(
+    return TrialResult(
         number, path, ended.status, given, ended.metrics, ended.steps, summary.get("seconds"), ended.reason, ranks
     )
 
@@ -138,7 +138,7 @@ def _given(key: str, typed: Mapping[str, str], config: Mapping[str, Any]) -> Val
         found = config
         for part in key.split("."):
             found = found.get(part) if isinstance(found, Mapping) else None
-    value = number(found)
+    value = number_or_none(found)
     if value is None:
         return found if found is None or isinstance(found, str | bool) else json.dumps(found)
     return int(value) if value.is_integer() and "." not in str(found) and "e" not in str(found).lower() else value

@@ -15,7 +15,7 @@ Value = str | float | bool | None
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialResult:
     """A job of a sweep, as its run folder tells of it.
 
     Args:
@@ -58,7 +58,7 @@ class Trial:
 
     def rate(self, key: str | None) -> float | None:
         """The learning rate that it was given by this key; None: it has none, or one that is not positive."""
-        value = number(self.given.get(key or ""))
+        value = number_or_none(self.given.get(key or ""))
         return value if value is not None and value > 0 else None
 
     def first_loss(self) -> float | None:
@@ -68,7 +68,7 @@ class Trial:
                 first = next(csv.DictReader(file), {})
         except OSError:
             return None
-        loss = number(first.get(TRAIN_LOSS)) if first.get("step") == "0" else None
+        loss = number_or_none(first.get(TRAIN_LOSS)) if first.get("step") == "0" else None
         return loss if loss is not None and math.isfinite(loss) else None
 
     def history(self, *columns: str) -> list[tuple[list[int], list[float]]]:
@@ -91,7 +91,7 @@ class Trial:
         return found
 
 
-def number(value: object) -> float | None:
+def number_or_none(value: object) -> float | None:
     """A value as a number; None where it is none."""
     if isinstance(value, bool):
         return None

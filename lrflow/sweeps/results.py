@@ -16,11 +16,11 @@ import numpy as np
 from lrflow.errors import did_you_mean, nearest
 from lrflow.files import write_whole
 from lrflow.metric import Metric, is_of_test
-from lrflow.sweeps.recorded import Trial
+from lrflow.sweeps.recorded import TrialResult
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepResults:
     """What a sweep folder holds.
 
     Args:
@@ -32,7 +32,7 @@ class Sweep:
     """
 
     folder: Path
-    trials: tuple[Trial, ...]
+    trials: tuple[TrialResult, ...]
     keys: tuple[str, ...]
     objectives: tuple[Metric, ...]
     notes: tuple[str, ...] = ()
@@ -47,19 +47,19 @@ class Sweep:
         """The first objective's."""
         return self.objectives[0].mode
 
-    def by(self, objective: Metric) -> Sweep:
+    def by(self, objective: Metric) -> SweepResults:
         """The same sweep, judged by one objective."""
         return replace(self, objectives=(objective,))
 
     @cached_property
-    def ended(self) -> tuple[Trial, ...]:
+    def ended(self) -> tuple[TrialResult, ...]:
         """The trials that ended well: each objective of theirs is known and finite."""
         return tuple(
             trial for trial in self.trials if all(math.isfinite(self._cost(trial, each)) for each in self.objectives)
         )
 
     @cached_property
-    def front(self) -> tuple[Trial, ...]:
+    def front(self) -> tuple[TrialResult, ...]:
         """The Pareto front, sorted by the first objective: the trials that no other is better than.
 
         A trial is better than another where it is as good in every objective, and better in one. Trials that did not
@@ -70,7 +70,7 @@ class Sweep:
         return tuple(self.ended[place] for place in sorted(front, key=lambda place: tuple(costs[place])))
 
     @property
-    def best(self) -> Trial | None:
+    def best(self) -> TrialResult | None:
         """The trial with the best metric, among those the one with the best second one; None: none ended well."""
         return next(iter(self.front), None)
 
@@ -114,11 +114,11 @@ class Sweep:
         rates = [key for key in self.keys if key.rpartition(".")[2] == "lr" and len(self._rates(key)) > 1]
         return next((key for key in rates if key == "optimizer.lr"), rates[0] if rates else None)
 
-    def cost(self, trial: Trial) -> float:
+    def cost(self, trial: TrialResult) -> float:
         """The metric of a trial, turned so that less is better; infinite: it diverged, nan: it is not known."""
         return self._cost(trial, self.objectives[0])
 
-    def _cost(self, trial: Trial, objective: Metric) -> float:
+    def _cost(self, trial: TrialResult, objective: Metric) -> float:
         value = trial.value(objective.name)
         if value is None:
             return math.nan

@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend
 
-from lrflow.config.extras import missing
+from lrflow.config.extras import missing_package
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import lock, write_whole
 
@@ -36,7 +36,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def why(error: Exception) -> str:
+def storage_error(error: Exception) -> str:
     """What a database says of an error, in a line."""
     return str(error.__cause__ or error).strip().splitlines()[0]
 
@@ -83,9 +83,9 @@ def open_storage(storage: str, retries: int = 0) -> BaseStorage:
             )
     except ImportError as error:
         driver = getattr(error.__cause__, "name", None) or "sqlalchemy"
-        raise ConfigError([missing(driver, "sweep.storage", storage)]) from None
+        raise ConfigError([missing_package(driver, "sweep.storage", storage)]) from None
     except Exception as error:
-        raise ConfigError([Problem("sweep.storage", f"cannot be opened: {why(error)}", storage)]) from None
+        raise ConfigError([Problem("sweep.storage", f"cannot be opened: {storage_error(error)}", storage)]) from None
 
 
 class Journal(JournalFileBackend):

@@ -22,7 +22,7 @@ from lrflow.metric import Directions, Metric
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.grammar import read_space
-from lrflow.sweeps.jobs import Pending, consecutive, overrides_of
+from lrflow.sweeps.jobs import Pending, consecutive_trials, overrides_of
 from lrflow.sweeps.notes import outcome_of
 from lrflow.sweeps.progress import Progress
 from lrflow.sweeps.pruning import make_pruner
@@ -31,7 +31,7 @@ from lrflow.sweeps.record import check_record, read_record, write_record
 from lrflow.sweeps.samplers import ADAPTIVE, Grid, make_sampler
 from lrflow.sweeps.slots import ask_to_stop, slots_for
 from lrflow.sweeps.space import Space
-from lrflow.sweeps.study import Heartbeat, is_database, mend_journal, open_storage, storage_of, why
+from lrflow.sweeps.study import Heartbeat, is_database, mend_journal, open_storage, storage_error, storage_of
 from lrflow.sweeps.trials import Trials
 
 TRIALS = 20
@@ -78,7 +78,8 @@ def run_sweep(
         try:
             return sweep.run()
         except optuna.exceptions.StorageInternalError as error:
-            message = f"sweep.storage: the trials cannot be noted: {why(error)}; go on with -m sweep.resume={folder}"
+            why = storage_error(error)
+            message = f"sweep.storage: the trials cannot be noted: {why}; go on with -m sweep.resume={folder}"
             raise LrflowError(message) from error
         finally:
             with suppress(LrflowError, OSError, optuna.exceptions.StorageInternalError):
@@ -167,7 +168,7 @@ class Sweeping:
     def _work(self) -> None:
         """What each slot does: launches trials until there are none left."""
         while batch := self.trials.take(self._slots.size):
-            for jobs in consecutive(batch):
+            for jobs in consecutive_trials(batch):
                 self._launch(jobs)
 
     def _launch(self, jobs: Sequence[Pending]) -> None:

@@ -17,7 +17,7 @@ from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder, newest_checkpoint
 from lrflow.sweeps.jobs import Pending
-from lrflow.sweeps.notes import note_end, noted
+from lrflow.sweeps.notes import record_outcome, recorded_outcome
 from lrflow.sweeps.progress import Progress
 from lrflow.sweeps.space import Space
 from lrflow.sweeps.study import is_database, quiet
@@ -54,7 +54,7 @@ class Trials:
         fixed = [text.removeprefix("++") for text in self._space.fixed]
         replaced = _replaced(trials := self.all())
         over = [trial for trial in trials if trial.state.is_finished() and trial.number not in replaced]
-        return [noted(trial, fixed, self._folder) for trial in over]
+        return [recorded_outcome(trial, fixed, self._folder) for trial in over]
 
     def look(self) -> None:
         """Lets the progress see them."""
@@ -193,7 +193,7 @@ class Trials:
         """Notes how a trial ended, and tells of it."""
         try:
             names = [each.name for each in self._settings.objectives]
-            note_end(self._study, trial, names, outcome, self._settings.rank_ended_early)
+            record_outcome(self._study, trial, names, outcome, self._settings.rank_ended_early)
         finally:
             self._look()
 

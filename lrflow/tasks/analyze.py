@@ -14,8 +14,8 @@ from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.reports.sweep import report
 from lrflow.sweeps.best import command, write_recipe
 from lrflow.sweeps.reading import find_sweep, read_sweep
-from lrflow.sweeps.recorded import Trial
-from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.recorded import TrialResult
+from lrflow.sweeps.results import SweepResults
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def run(config: Config) -> dict[str, Any]:
     return found
 
 
-def _problems(task: Analyze, sweep: Sweep) -> list[Problem]:
+def _problems(task: Analyze, sweep: SweepResults) -> list[Problem]:
     """What is asked of a sweep that it does not have."""
     metrics, modes = ([value] if isinstance(value, str) else value or [] for value in (task.metric, task.mode))
     known = {name for trial in sweep.trials for name in trial.metrics}
@@ -70,7 +70,7 @@ def _problems(task: Analyze, sweep: Sweep) -> list[Problem]:
     return problems
 
 
-def _write(sweep: Sweep, trial: Trial, console: Console) -> None:
+def _write(sweep: SweepResults, trial: TrialResult, console: Console) -> None:
     """Write a trial as a recipe, and say how it is run again."""
     name = f"trial-{trial.number}"
     write_recipe(sweep, trial, name)

@@ -15,7 +15,7 @@ from torch import nn
 
 from lrflow.config import Config, instantiate, locate, redact
 from lrflow.config.combinations import check_optimizer
-from lrflow.config.curvature import unread_keys
+from lrflow.config.curvature import unused_keys
 from lrflow.config.feedback import doubts
 from lrflow.config.metrics import check_logged, guessed_modes
 from lrflow.config.routes import check_routes
@@ -325,7 +325,7 @@ def give_advice(config: Config, plan: Plan, tell: Callable[[Any], None]) -> None
     if config.run_folder is None:  # else once for the whole sweep
         for guessed in guessed_modes(config.directions):
             tell(guessed)
-    for unread in unread_keys(config):
+    for unread in unused_keys(config):
         tell(f"warning: {unread}")
     if config.trainer.compile and plan.moved:
         tell(f"the optimizer's update is not compiled, since other settings move: {', '.join(plan.also)}")
@@ -345,7 +345,7 @@ def _check_starts(plan: Plan, layers: Mapping[str, Any]) -> list[Problem]:
     return []
 
 
-def beside_plan(config: Config, devices: int | None = None) -> dict[str, Any]:
+def plan_extras(config: Config, devices: int | None = None) -> dict[str, Any]:
     """What plan.json tells besides the plan: how the batch scaled the peak, where it did.
 
     Args:
@@ -356,7 +356,7 @@ def beside_plan(config: Config, devices: int | None = None) -> dict[str, Any]:
     return {"scaling": scaling.record()} if scaling else {}
 
 
-def record(config: Config) -> dict[str, Any]:
+def plain_config(config: Config) -> dict[str, Any]:
     """The configuration as plain data: interpolations as they were written, so that no secret is in it."""
     content: Any = redact(OmegaConf.to_container(config.source, resolve=False))
     return content

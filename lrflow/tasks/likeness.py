@@ -15,7 +15,7 @@ from lrflow.data import DataModule
 _NUMBERS = ("lr", "momentum", "dampening", "betas", "eps", "weight_decay")  # in which members may differ
 
 
-def why_not(config: Config) -> str | None:
+def ineligible_because(config: Config) -> str | None:
     """Why a run cannot be a member of a population, as far as its config tells; None: nothing speaks against it."""
     trainer, optimizer = config.trainer, config.optimizer
     node, kind = optimizer.node(), optimizer.target.rpartition(".")[2]
@@ -45,7 +45,7 @@ def why_not(config: Config) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def likeness(config: Config) -> str:
+def population_key(config: Config) -> str:
     """What the members of a population have in common: everything but numbers of the optimizer, schedule and seed."""
     same = config.plain()
     for beside in ("schedule", "name", "output", "find", "against", "horizon", "seed", "resume", "trial"):

@@ -20,7 +20,7 @@ from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.tasks import build
-from lrflow.training.feedback import close_loop
+from lrflow.training.feedback import make_feedback_loop
 from lrflow.training.loaders import check_intervals, count_horizon, ready_data
 from lrflow.training.trainer import build_trainer
 
@@ -44,13 +44,13 @@ def run(config: Config) -> dict[str, Any]:
     plan = compile_plan(config, partial(console.print, soft_wrap=True, highlight=False))
     console.print(plan.table())
     if feedback := build.build_feedback(config):
-        close_loop(feedback, plan.horizon)  # refused where it cannot be told when it looks
+        make_feedback_loop(feedback, plan.horizon)  # refused where it cannot be told when it looks
         console.print(f"feedback: {feedback.describe()}; {feedback.effect}", soft_wrap=True, highlight=False)
     if other:
         console.print(plan.diff(other))
     folder = RunFolder.claim(config.run_folder) if config.run_folder else None
     folder = folder or RunFolder.create(Path(config.output), f"plan-{config.title}")
-    written = plan.write(folder.path, build.beside_plan(config))
+    written = plan.write(folder.path, build.plan_extras(config))
     if config.find.check and isinstance(config.find, StabilityFind):
         from lrflow.tasks.find.stability import find_ceiling  # which reads the data, and takes a Trainer
 

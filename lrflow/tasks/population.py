@@ -22,7 +22,7 @@ from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
-from lrflow.tasks.likeness import likeness, shares_data, why_not
+from lrflow.tasks.likeness import ineligible_because, population_key, shares_data
 from lrflow.tasks.membership import as_member, check_alike, load_shared, shared_state, verify
 from lrflow.tasks.record import conclude, failure_recorded, open_folder, open_loggers, record_start
 from lrflow.tasks.train import prepare
@@ -30,7 +30,7 @@ from lrflow.training.loggers import abandon_loggers, close_loggers
 from lrflow.vectorized.fit import PopulationFit
 from lrflow.vectorized.member import Member
 from lrflow.vectorized.population import UnfitError
-from lrflow.vectorized.trial import COMPILING, SHARE, Trial, time_ordinary, time_together
+from lrflow.vectorized.trial import COMPILING, SHARE, Timing, time_ordinary, time_together
 
 PAYS = 1.1
 """A population has to be so many times faster than its members one after the other: less may be noise."""
@@ -58,10 +58,10 @@ def train_together(
     kin: dict[str, list[int]] = {}
     apart: dict[str, list[int]] = {}
     for number, config in configs.items():
-        if reason := why_not(config):
+        if reason := ineligible_because(config):
             apart.setdefault(reason, []).append(number)
         else:
-            kin.setdefault(likeness(config), []).append(number)
+            kin.setdefault(population_key(config), []).append(number)
     before = shared_state(configs[numbers[0]] for numbers in kin.values())
     for numbers, loaded, why_few in _sets(kin.values(), configs):
         before.restore()
@@ -132,7 +132,7 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def _measure(configs: Sequence[Config], loaded: pl.LightningDataModule | None = None) -> Trial:
+def _measure(configs: Sequence[Config], loaded: pl.LightningDataModule | None = None) -> Timing:
     """What the first of some runs costs a step alone, and what all of them cost together."""
     config, quiet = configs[0], QuietConsole(quiet=True)
     folder = RunFolder(config.run_folder or Path(config.output))  # nothing is written
@@ -149,7 +149,7 @@ def _measure(configs: Sequence[Config], loaded: pl.LightningDataModule | None = 
         together, compiling = time_together(member, size, SHARE * whole, compiled)
     except RuntimeError as error:
         raise UnfitError.of_vmap(error) from error
-    return Trial(step, together, size, steps, compiling)
+    return Timing(step, together, size, steps, compiling)
 
 
 def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule | None) -> dict[int, Outcome]:

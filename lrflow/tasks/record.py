@@ -47,7 +47,7 @@ def open_folder(config: Config, resumed: Resumed | None, title: str | None = Non
 
 def open_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     """What a run reports its metrics to."""
-    return build_loggers(config.logger.model_dump(), folder.path, config.title, build.record(config))
+    return build_loggers(config.logger.model_dump(), folder.path, config.title, build.plain_config(config))
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def record_start(config: Config, folder: RunFolder, plan: Plan, devices: int, pi
     _ = folder.run_id  # makes it, before the config: a folder with a config and no id is an earlier version's
     save_config(config, folder.config)
     folder.write_environment()
-    plan.write(folder.path, build.beside_plan(config, devices), picture)
+    plan.write(folder.path, build.plan_extras(config, devices), picture)
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def conclude(folder: RunFolder, outcome: Outcome, loggers: list[Logger], **facts
     close_loggers(loggers, outcome)
 
 
-def say_goodbye(console: Console, folder: RunFolder, outcome: Outcome) -> None:
+def print_outcome(console: Console, folder: RunFolder, outcome: Outcome) -> None:
     """Print the last metrics, and what lies in the folder."""
     shown = "  ".join(f"[bold]{name}[/] {value:.4g}" for name, value in outcome.metrics.items())
     console.print(f"\n{outcome.steps} steps in {outcome.seconds:.1f} s  {shown}", soft_wrap=True)

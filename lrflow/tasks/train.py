@@ -35,12 +35,12 @@ from lrflow.tasks.record import (
     open_folder,
     open_loggers,
     own_environment,
+    print_outcome,
     record_start,
-    say_goodbye,
 )
 from lrflow.training import Checkpoints, EvaluationWeights, Signals
 from lrflow.training.branches import Branch, compile_branched
-from lrflow.training.feedback import FeedbackLoop, close_loop
+from lrflow.training.feedback import FeedbackLoop, make_feedback_loop
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, ready_data
@@ -82,7 +82,7 @@ def outcome(config: Config) -> Outcome:
     if config.resume.source:
         resumed = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
         resumed = branch_point(config, resumed) if config.resume.horizon == "branch" else resumed
-        resumed.check_config(build.record(config), optimizer_traits)
+        resumed.check_config(build.plain_config(config), optimizer_traits)
     folder = open_folder(config, resumed)
     loggers: list[Logger] = []
     with folder.held() if rank() == 0 else nullcontext(), own_environment(folder):
@@ -164,7 +164,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     else:
         ended = Outcome.finished(metrics, **so_far()).judged_by(config.objectives)
     conclude(folder, ended, loggers, **facts)
-    say_goodbye(console, folder, ended)
+    print_outcome(console, folder, ended)
     return ended
 
 
@@ -226,10 +226,10 @@ def prepare(
     with check_intervals(config, horizon):
         plan = compile_branched(groups, schedule, horizon, branches, settings)
         build.check_plan(config, plan)
-        acting = close_loop(feedback, horizon, tell) if feedback else None
+        acting = make_feedback_loop(feedback, horizon, tell) if feedback else None
     if resumed:
         resumed.check_plan(plan)
-        console.print(resumed.describe(plan, build.record(config), groups), soft_wrap=True, highlight=False)
+        console.print(resumed.describe(plan, build.plain_config(config), groups), soft_wrap=True, highlight=False)
     console.print(plan.table())
     if feedback:
         tell(f"feedback: {feedback.describe()}; {feedback.effect}")
@@ -248,7 +248,7 @@ def prepare(
     make = partial(build.make_optimizer, config, groups, compiled=compiled)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
     held = config.optimizer.node() | dict.fromkeys(resumed.moved if resumed else ())
-    changed = resumed.reconfigured(build.record(config)) if resumed else ()
+    changed = resumed.reconfigured(build.plain_config(config)) if resumed else ()
     supply_optimizer(module, plan, make, held, compiled, routes, changed)
     return Prepared(trainer, module, data, plan, groups, {"feedback": acting.history} if acting else {})
 
@@ -281,7 +281,7 @@ def _callbacks(
         extra={
             "plan": plan.to_dict(),
             "branches": [branch.as_dict() for branch in branches],
-            "config": build.record(config),
+            "config": build.plain_config(config),
         },
     )
     # First, so that whatever else looks at a validation finds the weights that are validated; feedback before what

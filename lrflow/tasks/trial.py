@@ -14,7 +14,7 @@ from lrflow.config import Config
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.sweeps.pruning import Reporter, given_up, rungs
-from lrflow.tasks.find.brief import brief_fit, whole_horizon
+from lrflow.tasks.find.brief import short_fit, whole_horizon
 from lrflow.tasks.find.confirm import short_plan
 from lrflow.training import Signals
 from lrflow.training.monitor import Watched, build_monitors
@@ -102,7 +102,7 @@ def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, conso
             run = Watched(trainer, data, plan, folder, config.seed, signals)
             return [signals, *build_monitors(config, run, only=["nonfinite"])]
 
-        trainer, module, data = brief_fit(
+        trainer, module, data = short_fit(
             config,
             config.seed,
             steps,

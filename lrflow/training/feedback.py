@@ -18,7 +18,7 @@ from lrflow.feedback.feedback import wide
 from lrflow.metric import TRAIN_LOSS
 from lrflow.plan import PlanScheduler
 from lrflow.schedules import Horizon
-from lrflow.training.metrics import MeanLoss, ReadingTimes, logged
+from lrflow.training.metrics import MeanLoss, ReadingTimes, logged_metric
 
 log = logging.getLogger("lrflow")
 
@@ -137,7 +137,7 @@ class AfterValidation(FeedbackLoop):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the metric, but not that of a sanity check."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            value = logged(trainer, self.feedback.monitor)
+            value = logged_metric(trainer, self.feedback.monitor)
             self.feedback.update(value)
             self._act(trainer, value, self.feedback.monitor)
 
@@ -174,7 +174,7 @@ class BetweenSteps(FeedbackLoop):
             self._read(trainer)
 
     def _read(self, trainer: pl.Trainer, hint: str | None = None) -> None:
-        value = self._mean_loss(trainer) if self._gathers else logged(trainer, self.feedback.monitor, hint)
+        value = self._mean_loss(trainer) if self._gathers else logged_metric(trainer, self.feedback.monitor, hint)
         if value is not None:
             self.feedback.update(value)
             self._act(trainer, value, self.feedback.monitor)
@@ -236,7 +236,7 @@ class BeforeSteps(FeedbackLoop):
             self._act(trainer, value, "measured")
 
 
-def close_loop(feedback: Feedback, horizon: Horizon, say: Callable[[str], None] = log.info) -> FeedbackLoop:
+def make_feedback_loop(feedback: Feedback, horizon: Horizon, say: Callable[[str], None] = log.info) -> FeedbackLoop:
     """The loop that a feedback needs.
 
     Raises:

@@ -16,7 +16,7 @@ FindTraits = Callable[[str], Traits]
 """From the dotted name of an optimizer to its traits; raises ConfigError where there is no such class."""
 
 
-def other_optimizer(before: Mapping[str, Any], now: Mapping[str, Any], find: FindTraits) -> list[Problem]:
+def check_same_optimizer(before: Mapping[str, Any], now: Mapping[str, Any], find: FindTraits) -> list[Problem]:
     """What of an optimizer's configuration asks for state that the checkpoint of another one does not hold.
 
     A route that was not there before is none of it: its parameters start without state.
@@ -60,7 +60,7 @@ def _found(target: str, find: FindTraits) -> Traits | None:
         return None
 
 
-def frozen_again(before: Plan, now: Plan, step: int) -> list[Problem]:
+def check_not_frozen_again(before: Plan, now: Plan, step: int) -> list[Problem]:
     """Groups that have trained, and would be frozen until a later step.
 
     Args:
@@ -79,7 +79,7 @@ def frozen_again(before: Plan, now: Plan, step: int) -> list[Problem]:
     return [Problem("layers", message, ..., f"unfreeze them at step {step} or before")]
 
 
-def parted(before: Plan, now: Plan, step: int) -> list[Problem]:
+def check_same_past(before: Plan, now: Plan, step: int) -> list[Problem]:
     """That a run which is to be a branch of another had other LRs, or other settings that move, up to here.
 
     Args:

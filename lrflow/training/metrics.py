@@ -64,7 +64,7 @@ class MeanLoss:
         return [float(self._total), float(self._batches)]
 
 
-def logged(trainer: pl.Trainer, name: str, hint: str | None = None, key: str = "feedback.monitor") -> float:
+def logged_metric(trainer: pl.Trainer, name: str, hint: str | None = None, key: str = "feedback.monitor") -> float:
     """A metric that the module logged, as the first process has it: others may have another value, or none.
 
     Args:
@@ -86,7 +86,7 @@ def logged(trainer: pl.Trainer, name: str, hint: str | None = None, key: str = "
     return value
 
 
-def shown(trainer: pl.Trainer) -> dict[str, float]:
+def shown_metrics(trainer: pl.Trainer) -> dict[str, float]:
     """The metrics that a person wants to see: those that the last validation logged, and those with `prog_bar=True`.
 
     A loop that is not Lightning's leaves no record of what a validation logged: there it is told by the names.

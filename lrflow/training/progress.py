@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lrflow.training.metrics import shown
+from lrflow.training.metrics import shown_metrics
 from lrflow.training.monitor import Monitor
 from lrflow.training.signals import Block
 
@@ -62,7 +62,7 @@ class ProgressBar(Monitor):
         """Show the metrics of the validation, and those that the module logs with `prog_bar=True`."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        self._values = shown(trainer)
+        self._values = shown_metrics(trainer)
         self._metrics = _told(self._values)
         if self._bar:
             self._bar.update(self._task, state=self._state())

@@ -26,7 +26,7 @@ from lrflow.schedules.specs import from_spec
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.checkpoint_io import read_checkpoint
 from lrflow.training.feedback import dropped
-from lrflow.training.incompatible import FindTraits, frozen_again, other_optimizer, parted
+from lrflow.training.incompatible import FindTraits, check_not_frozen_again, check_same_optimizer, check_same_past
 from lrflow.training.position import Position
 
 #: Keys whose change is no change of the run: where it is written, what it is called, how it is asked for.
@@ -144,7 +144,7 @@ class Resumed:
         Raises:
             ConfigError: says what does not fit.
         """
-        if problems := other_optimizer(self.config.get("optimizer", {}), config.get("optimizer", {}), find):
+        if problems := check_same_optimizer(self.config.get("optimizer", {}), config.get("optimizer", {}), find):
             raise ConfigError(problems)
 
     def reconfigured(self, config: Mapping[str, Any]) -> set[str | None]:
@@ -160,7 +160,7 @@ class Resumed:
         Raises:
             ConfigError: names the groups.
         """
-        if problems := frozen_again(self.plan, plan, self.step):
+        if problems := check_not_frozen_again(self.plan, plan, self.step):
             raise ConfigError(problems)
 
     def changes(self, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -242,7 +242,9 @@ class Resumed:
                 branch had other LRs.
         """
         if how == "branch":
-            if problems := parted(self.plan, compile_branched(groups, schedule, horizon, (), settings), self.step):
+            if problems := check_same_past(
+                self.plan, compile_branched(groups, schedule, horizon, (), settings), self.step
+            ):
                 raise ConfigError(problems)
             return ()
         if self._as_long_as(horizon, [group.curve(schedule) for group in groups]):

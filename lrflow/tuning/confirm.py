@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lrflow.tuning.valley import BESIDE, find_valley
+from lrflow.tuning.valley import BESIDE, fit_parabola
 
 STEP = 0.5  # decades between the LRs that are tried first
 FINEST = BESIDE  # between those that are tried then
@@ -35,7 +35,7 @@ class Confirmed:
         return not self.doubts
 
 
-def confirm(start: float, loss: Callable[[float], float], runs: int) -> Confirmed:
+def confirm_lr(start: float, loss: Callable[[float], float], runs: int) -> Confirmed:
     """Look for the best LR near one, by runs whose LR is annealed as the whole run's.
 
     It looks half a decade to both sides, goes on by half decades where the loss still falls, then into the two gaps
@@ -90,7 +90,7 @@ def _around(found: dict[float, float]) -> tuple[float | None, float, float | Non
 
 def _read(start: float, found: dict[float, float]) -> Confirmed:
     """The answer, from the losses at distances from the start."""
-    valley = find_valley(found)
+    valley = fit_parabola(found)
     low, high = valley.interval
     tried = tuple((start * 10.0**position, found[position]) for position in sorted(found))
     doubts = []

@@ -12,15 +12,15 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.metric import TRAIN_LOSS, is_validation
 from lrflow.plan import Plan
 from lrflow.training import Block, Signals
-from lrflow.training.metrics import ReadingTimes, logged
+from lrflow.training.metrics import ReadingTimes, logged_metric
 from lrflow.training.monitor import Monitor
 from lrflow.training.trainer import SEEN_ENOUGH
-from lrflow.tuning.range_test import LOOK, Sweep
+from lrflow.tuning.range_test import LOOK, RangeSweep
 
 KEY = "find.monitor"
 
 
-def readers(sweep: Sweep, monitor: str, every: int, plan: Plan) -> list[pl.Callback]:
+def readers(sweep: RangeSweep, monitor: str, every: int, plan: Plan) -> list[pl.Callback]:
     """What hands a metric of a training to a sweep, and stops the training where the sweep ends.
 
     Args:
@@ -35,7 +35,7 @@ def readers(sweep: Sweep, monitor: str, every: int, plan: Plan) -> list[pl.Callb
     return [(_AfterValidation if is_validation(monitor) else _BetweenSteps)(sweep, monitor, every)]
 
 
-def _hand_over(readings: list[float], sweep: Sweep, trainer: pl.Trainer) -> None:
+def _hand_over(readings: list[float], sweep: RangeSweep, trainer: pl.Trainer) -> None:
     if sweep.add(readings):
         trainer.stop(SEEN_ENOUGH)  # type: ignore[attr-defined]
 
@@ -47,7 +47,7 @@ class _MeanLosses(Monitor):
     reads a loss at each LR.
     """
 
-    def __init__(self, sweep: Sweep, every: int) -> None:
+    def __init__(self, sweep: RangeSweep, every: int) -> None:
         self._sweep, self._every = sweep, every
         self._losses = np.empty(0)
         self._lacking = 0
@@ -76,11 +76,11 @@ class _MeanLosses(Monitor):
 class _Reader(Callback):
     """Reads a metric of Lightning's."""
 
-    def __init__(self, sweep: Sweep, monitor: str, every: int) -> None:
+    def __init__(self, sweep: RangeSweep, monitor: str, every: int) -> None:
         self._sweep, self._monitor, self._every = sweep, monitor, every
 
     def _read(self, trainer: pl.Trainer, hint: str | None = None) -> None:
-        _hand_over([logged(trainer, self._monitor, hint, KEY)], self._sweep, trainer)
+        _hand_over([logged_metric(trainer, self._monitor, hint, KEY)], self._sweep, trainer)
 
 
 class _AfterValidation(_Reader):

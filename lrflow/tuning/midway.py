@@ -11,7 +11,7 @@ from lrflow.training.checkpoint_io import AtomicCheckpointIO
 from lrflow.training.regroup import regroup
 
 
-class Midway(AtomicCheckpointIO):
+class RestartingCheckpointIO(AtomicCheckpointIO):
     """Reads a checkpoint for a training that begins where it stands, but counts its own steps from 0.
 
     Weights, buffers, the optimizer's state, what the data module and the module have saved, and the place in the data

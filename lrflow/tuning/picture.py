@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot(record: Record, path: Path) -> Path:
+def plot_range_test(record: Record, path: Path) -> Path:
     """Draw the sweeps, their mean, the LR that was found with its interval, every rule's mark and the divergence.
 
     Args:

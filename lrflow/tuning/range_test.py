@@ -78,7 +78,7 @@ def sweep_plan(groups: Sequence[Group], peak: float, low: float, high: float, st
     return Plan.compile(scaled, rising, Horizon(steps))
 
 
-class Sweep:
+class RangeSweep:
     """The readings of one sweep, which ends once they have diverged.
 
     Args:

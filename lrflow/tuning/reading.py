@@ -41,7 +41,9 @@ class Reading:
         return not self.doubts
 
 
-def read(rates: Floats, losses: Floats, seed: int = 0, name: str = "the loss", more_is_better: bool = False) -> Reading:
+def read_range_test(
+    rates: Floats, losses: Floats, seed: int = 0, name: str = "the loss", more_is_better: bool = False
+) -> Reading:
     """Read the sweeps of a range test.
 
     The sweeps are averaged up to the step where half of them have diverged, and read as one; how far the answer would
@@ -78,7 +80,7 @@ def read(rates: Floats, losses: Floats, seed: int = 0, name: str = "the loss", m
     return Reading(marks["halfway"], interval, marks, ceiling, tuple(doubts))
 
 
-def judge(lr: float, interval: tuple[float, float], ceiling: float | None) -> str:
+def judge_lr(lr: float, interval: tuple[float, float], ceiling: float | None) -> str:
     """Where an LR lies in what was found, in words.
 
     Args:

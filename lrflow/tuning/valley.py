@@ -36,7 +36,7 @@ class Valley:
     misfit: float = 0.0
 
 
-def find_valley(
+def fit_parabola(
     losses: Mapping[float, float], near: float = NEAR, noise: float = 0.0, below: float = math.inf
 ) -> Valley:
     """Reads where a loss is least.

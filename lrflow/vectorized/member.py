@@ -22,7 +22,7 @@ from lrflow.training.position import stand_at
 from lrflow.training.progress import ProgressBar
 from lrflow.training.random_state import random_state_kept, set_random_state
 from lrflow.training.signals import Signals
-from lrflow.vectorized.numbers import StepNumbers
+from lrflow.vectorized.numbers import StepCoefficients
 from lrflow.vectorized.population import Population, Snapshot, UnfitError
 from lrflow.vectorized.stand_ins import Streams
 from lrflow.vectorized.updates import UPDATES, Steps
@@ -136,7 +136,7 @@ class Member:
 
 def stack(
     members: Sequence[Member], device: torch.device, compiled: bool = False, timeline: Steps | None = None
-) -> tuple[Population, StepNumbers]:
+) -> tuple[Population, StepCoefficients]:
     """The members as a population and the numbers of its steps.
 
     Args:
@@ -150,7 +150,9 @@ def stack(
     if rule is None:
         raise UnfitError(f"{type(first.optimizer).__name__} is not one of {', '.join(known_with('update'))}")
     update = UPDATES[rule](first.optimizer.param_groups[0])
-    numbers = StepNumbers([one.plan for one in members], [one.optimizer for one in members], update, device, timeline)
+    numbers = StepCoefficients(
+        [one.plan for one in members], [one.optimizer for one in members], update, device, timeline
+    )
     networks = [one.module.model for one in members]
     streams = Streams([one.random["torch"] for one in members])
     return Population(

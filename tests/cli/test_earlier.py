@@ -11,7 +11,7 @@ from lrflow.cli.command import main
 from lrflow.config import compose, load_config, save_config
 from lrflow.config.config import Config
 from lrflow.errors import ConfigError, Problem
-from lrflow.tasks.build import record
+from lrflow.tasks.build import plain_config
 
 OPTIONS = {
     "schedule/mine.yaml": "_target_: lrflow.schedules.Schedule\nwarmup: 7\nshape:\n  _target_: lrflow.schedules.Rex\n",
@@ -169,7 +169,7 @@ def test_without_its_config_yaml_the_config_in_the_checkpoint_holds(
     folder = earlier("schedule=mine", "optimizer.lr=0.5", "seed=9")
     checkpoint = folder / "checkpoints" / "step-0000010.ckpt"
     config = compose(["schedule=mine", "optimizer.lr=0.5", "seed=9"], Path("options"))
-    torch.save({"lrflow": {"config": record(config)}}, checkpoint)
+    torch.save({"lrflow": {"config": plain_config(config)}}, checkpoint)
     (folder / "config.yaml").unlink()
     if outside:
         checkpoint = checkpoint.rename("saved.pt")

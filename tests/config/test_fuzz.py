@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from lrflow.config import Config, compose, validate
 from lrflow.config.catalogue import GROUPS, Catalogue
 from lrflow.config.interpolation import leaves
-from lrflow.config.overrides import Override, read
+from lrflow.config.overrides import Override, read_overrides
 from lrflow.errors import ConfigError
 
 KEYS = [key for key, _ in leaves(OmegaConf.to_container(compose().source)) if "[" not in key]
@@ -85,7 +85,7 @@ sweeps = st.sampled_from(
     signs=st.sampled_from("+~ "),
 )
 def test_any_sweep_can_be_listed(key: str, text: str, signs: str) -> None:
-    overrides = read([Override.read(f"{signs.strip()}{key}={text}")], CATALOGUE, sweep=True)
+    overrides = read_overrides([Override.read(f"{signs.strip()}{key}={text}")], CATALOGUE, sweep=True)
     if overrides.problems:
         answers(overrides.problems)
     else:

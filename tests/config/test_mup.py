@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lrflow.config.catalogue import Catalogue
-from lrflow.config.files import read
+from lrflow.config.files import read_yaml
 from lrflow.config.mup import table_of
 from lrflow.config.targets import with_arguments
 from lrflow.errors import ConfigError
@@ -56,7 +56,7 @@ def test_what_is_not_known_is_refused(optimizer: dict[str, Any], key: str) -> No
 @pytest.mark.parametrize("name", sorted(Catalogue().options("optimizer")))
 def test_every_option_as_it_stands_is_taken_or_not_known(name: str) -> None:
     """None of lrflow's own options is refused for its defaults."""
-    optimizer = read(Catalogue().options("optimizer")[name].path)
+    optimizer = read_yaml(Catalogue().options("optimizer")[name].path)
     if traits_named(optimizer["_target_"]).mup:
         assert table_of(optimizer) in ("adam", "sgd")
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lrflow.config.files import line_of, split
+from lrflow.config.files import line_of, split_key
 
 RECIPE = """# @package _global_
 # Mine.
@@ -109,8 +109,8 @@ def test_no_such_folder(problems_of) -> None:
 
 
 def test_keys_are_split_where_they_nest() -> None:
-    assert split("layers.rules[2].lr") == ["layers", "rules", 2, "lr"]
-    assert split("") == []
+    assert split_key("layers.rules[2].lr") == ["layers", "rules", 2, "lr"]
+    assert split_key("") == []
 
 
 def test_lines_of_keys(write) -> None:

@@ -12,7 +12,7 @@ CATALOGUE = Catalogue()
 
 
 def read(texts: list[str], sweep: bool = False) -> Overrides:
-    return overrides.read(expand(texts), CATALOGUE, sweep)
+    return overrides.read_overrides(expand(texts), CATALOGUE, sweep)
 
 
 @pytest.mark.parametrize(

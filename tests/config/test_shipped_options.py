@@ -10,7 +10,7 @@ import pytest
 
 from lrflow.config import checks, compose, schema, settings
 from lrflow.config.catalogue import GROUPS, Catalogue, Option, shipped_keys
-from lrflow.config.files import read
+from lrflow.config.files import read_yaml
 from lrflow.config.spelling import closest, names_of
 from lrflow.config.targets import CONTROLS, _parameters, check_arguments, locate
 from lrflow.layers import Rule
@@ -79,12 +79,12 @@ def test_a_rule_has_the_keys_of_the_class_that_takes_it() -> None:
 
 def test_the_schema_documents_what_the_options_say() -> None:
     known = {"defaults", *names_of(settings.Trainer)}
-    said = {option.name: set(read(option.path)) - known for option in CATALOGUE.options("trainer").values()}
+    said = {option.name: set(read_yaml(option.path)) - known for option in CATALOGUE.options("trainer").values()}
     assert {name: keys for name, keys in said.items() if keys} == {}
 
 
 def test_the_default_trainer_says_everything_that_the_schema_knows() -> None:
-    said = read(CATALOGUE.options("trainer")["auto"].path)
+    said = read_yaml(CATALOGUE.options("trainer")["auto"].path)
     assert set(said) == set(names_of(settings.Trainer))
     assert set(said["checkpoint"]) == set(names_of(settings.Checkpoint))
 

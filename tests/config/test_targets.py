@@ -14,7 +14,7 @@ from lrflow.config.catalogue import Catalogue
 from lrflow.config.extras import EXTRAS
 from lrflow.config.schema import Data
 from lrflow.config.targets import check_arguments, check_name
-from lrflow.config.trust import extend, read_names, trusted
+from lrflow.config.trust import read_names, trust_packages, trusted
 from lrflow.errors import ConfigError
 from lrflow.optimizers.traits import package_of
 from lrflow.schedules import Cosine, Schedule
@@ -128,7 +128,7 @@ class TestTrust:
 
     def test_it_is_handed_on_to_children(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LRFLOW_TRUST", "ours")
-        extend(["more", "ours"])
+        trust_packages(["more", "ours"])
         assert trusted() == ("ours", "more")
 
     @pytest.mark.parametrize("text", ["*", "a b", "../x", "a.", "1a", "_private"])
@@ -287,7 +287,7 @@ def test_a_lazy_package_suggests_what_it_exports() -> None:
 def test_a_partial_is_named_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "partly.py").write_text("from functools import partial\n\nmake = partial(dict, lr=1)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    extend(["partly"])
+    trust_packages(["partly"])
     with pytest.raises(ConfigError, match=r"is a functools\.partial"):
         locate("partly.make")
 
@@ -295,6 +295,6 @@ def test_a_partial_is_named_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_an_exit_of_an_imported_module_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    extend(["leaves"])
+    trust_packages(["leaves"])
     with pytest.raises(ConfigError, match="importing leaves fails: SystemExit: 0"):
         locate("leaves.Model")

@@ -10,12 +10,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from lrflow.config import compose, validate
-from lrflow.config.trust import extend
+from lrflow.config.trust import trust_packages
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.health import Monitor, NonFinite, Sharpness
 from lrflow.runs import RunFolder
 from lrflow.tasks import train
-from lrflow.tasks.likeness import why_not
+from lrflow.tasks.likeness import ineligible_because
 from lrflow.training.checkpoint_io import read_checkpoint
 
 SMALL = ["model=logistic", "optimizer=sgd", "trainer.max_epochs=2", "task.test=false", "logger=none"]
@@ -68,7 +68,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "my_monitors", raising=False)
-    extend(["my_monitors"])
+    trust_packages(["my_monitors"])
     return __import__("my_monitors")
 
 
@@ -109,7 +109,7 @@ def test_the_example_of_the_documents_is_trained_and_resumed(mine: Any, tmp_path
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     example = next(one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Spikes" in one)
     Path("my_spikes.py").write_text(example)
-    extend(["my_spikes"])
+    trust_packages(["my_spikes"])
     options = [*SMALL, "health.spikes._target_=my_spikes.Spikes", "health.spikes.factor=1.05"]
     states = {}
     for output, epochs in (("whole", 2), ("cut", 1)):
@@ -225,8 +225,8 @@ def test_a_monitor_that_has_nothing_to_do_is_left_out() -> None:
 
 
 def test_a_population_has_no_single_steps_to_watch(mine: Any) -> None:
-    assert why_not(compose(SMALL[:-1])) is None
-    assert why_not(compose(two())) == "health.mine, health.other may watch each step as it is made"
+    assert ineligible_because(compose(SMALL[:-1])) is None
+    assert ineligible_because(compose(two())) == "health.mine, health.other may watch each step as it is made"
 
 
 def test_state_keys_of_monitors_outside_a_run_are_lightnings() -> None:

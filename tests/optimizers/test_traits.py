@@ -15,15 +15,15 @@ from torch import nn
 
 from lrflow.config import compose, locate
 from lrflow.config.catalogue import Catalogue
-from lrflow.config.files import read
+from lrflow.config.files import read_yaml
 from lrflow.config.targets import check_arguments, optimizer_traits
-from lrflow.config.trust import extend
+from lrflow.config.trust import trust_packages
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Group
 from lrflow.optimizers import Muon, Traits, build_optimizer, check_groups, check_members, traits_of
 from lrflow.optimizers.traits import known_with, traits_named
 from lrflow.tasks import train
-from lrflow.tasks.likeness import why_not
+from lrflow.tasks.likeness import ineligible_because
 
 pytest.importorskip("pytorch_optimizer")
 pytest.importorskip("prodigyopt")
@@ -34,7 +34,7 @@ def targets(content: Mapping[str, Any]) -> list[str]:
     return [content["_target_"], *(route["_target_"] for route in content.get("routes", {}).values())]
 
 
-SHIPPED = sorted({name for one in Catalogue().options("optimizer").values() for name in targets(read(one.path))})
+SHIPPED = sorted({name for one in Catalogue().options("optimizer").values() for name in targets(read_yaml(one.path))})
 OTHERS = ["torch.optim.ASGD", "torch.optim.Muon", "pytorch_optimizer.ScalableShampoo", "torch.optim.adamw.AdamW"]
 
 
@@ -227,7 +227,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("LRFLOW_TRUST", "")
     monkeypatch.delitem(sys.modules, "theirs_of_traits", raising=False)
-    extend(["theirs_of_traits"])
+    trust_packages(["theirs_of_traits"])
 
 
 def problems(*overrides: str) -> list[Problem]:
@@ -310,7 +310,7 @@ class TestASubclass:
 
     @pytest.mark.parametrize(("name", "reason"), [("AdamW", None), ("SGD", None), ("Lion", "Lion is not one of")])
     def test_it_trains_in_a_population_where_its_step_is_its_parents(self, name: str, reason: str | None) -> None:
-        why = why_not(compose([f"optimizer={name.lower()}", f"optimizer._target_=theirs_of_traits.{name}"]))
+        why = ineligible_because(compose([f"optimizer={name.lower()}", f"optimizer._target_=theirs_of_traits.{name}"]))
         assert (why or "").startswith(reason or "")
         assert bool(why) == bool(reason)
 
@@ -391,7 +391,7 @@ class TestTheDocumentedExample:
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.setenv("LRFLOW_TRUST", "")
         monkeypatch.delitem(sys.modules, "signs_of_traits", raising=False)
-        extend(["signs_of_traits"])
+        trust_packages(["signs_of_traits"])
 
     ASKED = ("optimizer=sgd", "optimizer._target_=signs_of_traits.Signs", "~optimizer.nesterov", "~optimizer.dampening")
 

@@ -14,7 +14,7 @@ from lrflow.display import COLOURS, GREY
 from lrflow.reports.find import write_find_page
 from lrflow.tuning.confirm import Confirmed
 from lrflow.tuning.range_test import RangeTest
-from lrflow.tuning.reading import read
+from lrflow.tuning.reading import read_range_test
 from lrflow.tuning.record import Record
 
 RATES = np.geomspace(1e-6, 10, 80)
@@ -28,7 +28,9 @@ def folder(tmp_path: Path) -> Path:
     losses[:, 72:] = np.nan
     tried = ((0.01, 1.0), (0.02, 0.5), (0.04, 0.7), (0.08, np.inf))
     short = Confirmed(0.021, (0.015, 0.03), tried, ("it <may> be higher",))
-    Record(RangeTest(RATES, losses), read(RATES, losses), "train/loss", "min", 0.1, short, 30).write(tmp_path)
+    Record(RangeTest(RATES, losses), read_range_test(RATES, losses), "train/loss", "min", 0.1, short, 30).write(
+        tmp_path
+    )
     return tmp_path
 
 

@@ -13,8 +13,8 @@ from lrflow.metric import Metric
 from lrflow.sweeps.analysis import analyse
 from lrflow.sweeps.curves import Analysis
 from lrflow.sweeps.reading import read_sweep
-from lrflow.sweeps.recorded import Trial
-from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.recorded import TrialResult
+from lrflow.sweeps.results import SweepResults
 
 BEST = 0.02
 GRID = tuple(10.0 ** (position / 4) for position in range(-16, 1))  # a quarter of a decade apart, 1e-4 to 1
@@ -206,8 +206,10 @@ def test_the_interval_holds_the_truth_and_the_fit_is_no_further_off_than_the_bes
             for seed in range(seeds):
                 value = loss * math.exp(random.normal(0, noise))
                 given = {"optimizer.lr": 10.0**position, "seed": seed}
-                trials.append(Trial(len(trials), Path("none"), "finished", given, {"val/loss": value}))
-        found = analyse(Sweep(Path("none"), tuple(trials), ("optimizer.lr", "seed"), (Metric("val/loss", "min"),)))
+                trials.append(TrialResult(len(trials), Path("none"), "finished", given, {"val/loss": value}))
+        found = analyse(
+            SweepResults(Path("none"), tuple(trials), ("optimizer.lr", "seed"), (Metric("val/loss", "min"),))
+        )
         (curve,) = found.curves
         best = min(curve.points, key=lambda point: point.cost)
         low, high = np.log10(curve.interval)
@@ -222,16 +224,18 @@ def test_the_interval_holds_the_truth_and_the_fit_is_no_further_off_than_the_bes
 LOSSES = st.lists(st.floats(0.2, 1.9), min_size=5, max_size=9)
 
 
-def swept(rates: Sequence[float], losses: Sequence[float], others: Sequence[Trial] = (), mode: str = "min") -> Sweep:
+def swept(
+    rates: Sequence[float], losses: Sequence[float], others: Sequence[TrialResult] = (), mode: str = "min"
+) -> SweepResults:
     """A sweep that ended at these losses, which start at none that is known."""
     trials = [
-        Trial(number, Path("none"), "finished", {"optimizer.lr": lr}, {"val/score": loss})
+        TrialResult(number, Path("none"), "finished", {"optimizer.lr": lr}, {"val/score": loss})
         for number, (lr, loss) in enumerate(zip(rates, losses, strict=True))
     ]
-    return Sweep(Path("none"), (*trials, *others), ("optimizer.lr",), (Metric("val/score", mode),))
+    return SweepResults(Path("none"), (*trials, *others), ("optimizer.lr",), (Metric("val/score", mode),))
 
 
-def answer(sweep: Sweep) -> list[float]:
+def answer(sweep: SweepResults) -> list[float]:
     """The best LR, its interval and its basin, in decades; and the best cost."""
     found = analyse(sweep)
     assert found is not None
@@ -277,7 +281,7 @@ def test_pruned_trials_bend_no_curve_and_are_told_beyond_its_edge() -> None:
     rates = [10.0 ** (place / 2 - 4) for place in range(5)]
     losses = [1.6, 1.2, 0.9, 0.7, 0.6]
     pruned = [
-        Trial(5 + place, Path("none"), "pruned", {"optimizer.lr": lr}, {"val/score": score})
+        TrialResult(5 + place, Path("none"), "pruned", {"optimizer.lr": lr}, {"val/score": score})
         for place, (lr, score) in enumerate([(1e-3, 0.1), (0.1, 3.0), (1.0, 5.0)])
     ]
     assert answer(swept(rates, losses, pruned)) == answer(swept(rates, losses))

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 
 from lrflow.metric import Metric
 from lrflow.sweeps.reading import read_sweep
-from lrflow.sweeps.recorded import Trial
-from lrflow.sweeps.results import Sweep
+from lrflow.sweeps.recorded import TrialResult
+from lrflow.sweeps.results import SweepResults
 
 
-def swept(values: Sequence[Sequence[float]], modes: Sequence[str]) -> Sweep:
+def swept(values: Sequence[Sequence[float]], modes: Sequence[str]) -> SweepResults:
     """A sweep whose trials ended at these values of its objectives."""
     objectives = tuple(Metric(f"metric{place}", mode) for place, mode in enumerate(modes))
     trials = [
-        Trial(number, Path(str(number)), "finished", {}, {f"metric{p}": value for p, value in enumerate(row)})
+        TrialResult(number, Path(str(number)), "finished", {}, {f"metric{p}": value for p, value in enumerate(row)})
         for number, row in enumerate(values)
     ]
-    return Sweep(Path(), tuple(trials), (), objectives)
+    return SweepResults(Path(), tuple(trials), (), objectives)
 
 
 # Few values, so that trials are often equal in one objective or in all.

@@ -17,7 +17,7 @@ from lrflow.config import Config, compose
 from lrflow.errors import DivergedError, LrflowError, SignalReceived, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.tasks import evaluate, population, train
-from lrflow.tasks.likeness import likeness, why_not
+from lrflow.tasks.likeness import ineligible_because, population_key
 from lrflow.vectorized.population import Population, UnfitError
 
 SMALL = ["model.widths=[8]", "model.dropout=0", "trainer=cpu", "data.batch_size=128", "trainer.max_epochs=3"]
@@ -227,13 +227,13 @@ ALONE = {
 
 @pytest.mark.parametrize("word", ALONE)
 def test_what_has_to_run_alone_says_why(word: str) -> None:
-    assert why_not(compose([*SMALL, word])) == ALONE[word]
+    assert ineligible_because(compose([*SMALL, word])) == ALONE[word]
 
 
 def test_jobs_that_differ_in_more_than_numbers_are_sets_of_their_own(tmp_path: Path) -> None:
     words = ["optimizer=sgd", "optimizer=sgd optimizer.lr=0.3 seed=3 schedule=linear", "optimizer=momentum"]
     words += ["optimizer=adamw", "optimizer=sgd model.norm=false", "optimizer=sgd layers=uniform", "optimizer=nesterov"]
-    same = [likeness(compose([*SMALL, *word.split()])) for word in words]
+    same = [population_key(compose([*SMALL, *word.split()])) for word in words]
     assert same[0] == same[1] == same[2]  # momentum is a number
     assert len(set(same)) == 5
 

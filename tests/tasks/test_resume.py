@@ -18,7 +18,7 @@ from lrflow.errors import ConfigError, LrflowError
 from lrflow.optimizers import traits_of
 from lrflow.tasks import train
 from lrflow.training.checkpoint_io import read_checkpoint
-from lrflow.training.incompatible import other_optimizer
+from lrflow.training.incompatible import check_same_optimizer
 
 SHAMPOO = "lrflow.optimizers.Shampoo"
 SHORT = ["model.widths=[8]", "trainer=cpu", "trainer.max_steps=8", "trainer.progress=false", "data.batch_size=128"]
@@ -143,7 +143,7 @@ def _optimizer(name: str, **settings: Any) -> dict[str, Any]:
 def test_the_optimizers_whose_state_a_checkpoint_lacks(
     before: dict[str, Any], now: dict[str, Any], key: str | None
 ) -> None:
-    assert [problem.key for problem in other_optimizer(before, now, optimizer_traits)] == ([key] if key else [])
+    assert [problem.key for problem in check_same_optimizer(before, now, optimizer_traits)] == ([key] if key else [])
 
 
 def test_what_another_class_fixes_holds_over_the_checkpoint(cut: Callable[..., Path], run: Callable[..., Path]) -> None:
@@ -174,7 +174,7 @@ def test_the_default_of_a_class_of_ones_own_is_the_runs_setting() -> None:
     for target in (Mine, Sub):
         find = partial(lambda made, _: traits_of(made), target)
         for before, now, told in (({}, {"history_size": 3}, 3), ({"history_size": 3}, {}, 10), ({}, {}, None)):
-            found = other_optimizer({"_target_": "m.Mine", **before}, {"_target_": "m.Mine", **now}, find)
+            found = check_same_optimizer({"_target_": "m.Mine", **before}, {"_target_": "m.Mine", **now}, find)
             assert [problem.value for problem in found] == ([told] if told else [])
 
 

@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as pl
 
 from lrflow.config import compose
-from lrflow.config.curvature import unread_keys
+from lrflow.config.curvature import unused_keys
 from lrflow.errors import ConfigError
 from lrflow.health import Watched
 from lrflow.health.sharpness_picture import read_sharpness
@@ -110,4 +110,4 @@ def test_data_and_loggers_that_measuring_cannot_do_with() -> None:
 )
 def test_keys_that_nothing_reads_are_told(typed: list[str], told: list[str]) -> None:
     config = compose(typed)
-    assert unread_keys(config) == told
+    assert unused_keys(config) == told

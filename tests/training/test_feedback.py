@@ -34,7 +34,7 @@ from lrflow.feedback import (
 from lrflow.layers import Rule
 from lrflow.schedules import Constant, Horizon, Schedule
 from lrflow.tasks import train as train_task
-from lrflow.training.feedback import FeedbackLoop, close_loop
+from lrflow.training.feedback import FeedbackLoop, make_feedback_loop
 
 UNIFORM = [Rule("all", match="*")]
 RUN = Horizon(21, 7)  # the runs of this file: 3 epochs of 7 batches and steps
@@ -80,7 +80,7 @@ def loop() -> Callable[..., FeedbackLoop]:
 
     def make(feedback: Feedback, horizon: Horizon = RUN) -> FeedbackLoop:
         told: list[str] = []
-        made = close_loop(feedback, horizon, told.append)
+        made = make_feedback_loop(feedback, horizon, told.append)
         made.told = told  # type: ignore[attr-defined]
         return made
 
@@ -178,11 +178,11 @@ class TestWhenItLooks:
 
     def test_what_cannot_be_counted_is_told(self) -> None:
         with pytest.raises(ConfigError, match=r"feedback\.every = '1 epoch'.*\n.*give a number of steps") as caught:
-            close_loop(Greedy(), Horizon(100))
+            make_feedback_loop(Greedy(), Horizon(100))
         assert caught.value.problems[0].key == "feedback.every"
-        close_loop(Greedy(every="1%"), Horizon(100))
-        close_loop(Plateau(), Horizon(100))
-        close_loop(Stationarity(), Horizon(100))
+        make_feedback_loop(Greedy(every="1%"), Horizon(100))
+        make_feedback_loop(Plateau(), Horizon(100))
+        make_feedback_loop(Stationarity(), Horizon(100))
 
 
 class TestWhatFollows:

@@ -10,7 +10,7 @@ import pytest
 
 from lrflow.training import Block
 from lrflow.tuning.metrics import _MeanLosses
-from lrflow.tuning.range_test import Sweep
+from lrflow.tuning.range_test import RangeSweep
 
 
 def _block(first: int, losses: list[float | None]) -> Block:
@@ -22,7 +22,7 @@ def _block(first: int, losses: list[float | None]) -> Block:
 def test_a_skipped_step_is_read_as_the_one_before_it(cut: int) -> None:
     """Whatever block it is in; the first ones as the first that has a loss."""
     losses = [None, None, 3.0, None, 2.0, None, None, 1.0]
-    sweep, trainer = Sweep(np.geomspace(1e-3, 1.0, 8)), SimpleNamespace(stop=lambda why: None)
+    sweep, trainer = RangeSweep(np.geomspace(1e-3, 1.0, 8)), SimpleNamespace(stop=lambda why: None)
     monitor: Any = _MeanLosses(sweep, 1)
     monitor.on_block(trainer, _block(0, losses[:cut]))
     monitor.on_block(trainer, _block(cut, losses[cut:]))

@@ -10,7 +10,7 @@ from torch import nn
 
 from lrflow.layers import Rule, resolve
 from lrflow.schedules import Cosine, Schedule
-from lrflow.tuning.range_test import LOOK, RangeTest, Sweep, sweep_plan
+from lrflow.tuning.range_test import LOOK, RangeSweep, RangeTest, sweep_plan
 
 
 def test_every_group_rises_by_equal_factors_and_keeps_its_ratio() -> None:
@@ -41,7 +41,7 @@ def test_where_a_sweep_ends_does_not_depend_on_when_it_is_read(sizes: list[int],
     rates = np.geomspace(1e-6, 10, 200)
     position = np.log10(rates)
     losses = sign * (2 / (1 + np.exp(4 * (position + 3))) + np.exp(6 * (position + 0.5)))
-    sweep, first, ended = Sweep(rates, sign), 0, False
+    sweep, first, ended = RangeSweep(rates, sign), 0, False
     for size in sizes:
         ended = sweep.add(losses[first : first + size].tolist())
         first += size
@@ -56,7 +56,7 @@ def test_where_a_sweep_ends_does_not_depend_on_when_it_is_read(sizes: list[int],
 
 @pytest.mark.parametrize("size", [1, 7, 50])
 def test_a_sweep_that_is_lost_at_its_first_reading_ends_at_the_first_look(size: int) -> None:
-    sweep = Sweep(np.geomspace(1e-6, 10, 50))
+    sweep = RangeSweep(np.geomspace(1e-6, 10, 50))
     ended = [sweep.add([np.nan] * size) for _ in range(50 // size)]
     assert ended.index(True) == -(-LOOK // size) - 1
     assert ended[-1]
@@ -64,14 +64,14 @@ def test_a_sweep_that_is_lost_at_its_first_reading_ends_at_the_first_look(size: 
 
 
 def test_a_sweep_that_falls_from_its_first_reading_on_goes_to_the_end() -> None:
-    sweep = Sweep(np.geomspace(1e-6, 10, 50))
+    sweep = RangeSweep(np.geomspace(1e-6, 10, 50))
     losses = np.linspace(3.0, 1.0, 50)
     assert not any(sweep.add([loss]) for loss in losses.tolist())
     np.testing.assert_array_equal(sweep.readings, losses)
 
 
 def test_a_quiet_sweep_goes_to_the_end_and_keeps_the_constant_that_it_read() -> None:
-    sweep = Sweep(np.geomspace(1e-6, 10, 50))
+    sweep = RangeSweep(np.geomspace(1e-6, 10, 50))
     assert not sweep.add([-7.3] * 50)
     assert (sweep.readings == -7.3).all()
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lrflow.tuning.confirm import Confirmed
-from lrflow.tuning.picture import plot
+from lrflow.tuning.picture import plot_range_test
 from lrflow.tuning.range_test import RangeTest
-from lrflow.tuning.reading import read
+from lrflow.tuning.reading import read_range_test
 from lrflow.tuning.record import Record
 
 RATES = np.geomspace(1e-6, 10, 80)
@@ -23,7 +23,7 @@ def record(sign: int = 1) -> Record:
     curve = 2.3 / (1 + np.exp(4 * (position + 3))) + np.exp(6 * (position + 0.5))
     losses = sign * (curve + np.random.default_rng(0).normal(scale=0.02, size=(3, 80)))
     losses[:, 72:] = np.nan
-    reading = read(RATES, losses, more_is_better=sign < 0)
+    reading = read_range_test(RATES, losses, more_is_better=sign < 0)
     return Record(RangeTest(RATES, losses, 5), reading, "val/loss", "min" if sign > 0 else "max", 0.1)
 
 
@@ -47,4 +47,4 @@ def test_a_picture_shows_the_way_and_not_the_explosion(tmp_path: Path, sign: int
     assert high > max(sign * 0.0, sign * 2.3)
     assert high - low < 5 < np.ptp(values)
     assert len(rates) == 72
-    assert plot(replace(drawn, confirmed=SHORT), tmp_path / "find.png").stat().st_size > 10_000
+    assert plot_range_test(replace(drawn, confirmed=SHORT), tmp_path / "find.png").stat().st_size > 10_000

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lrflow.tuning.valley import find_valley
+from lrflow.tuning.valley import fit_parabola
 
 
 def bowl(position: float) -> float:
@@ -13,7 +13,7 @@ def bowl(position: float) -> float:
 
 
 def test_a_parabola_is_met_exactly() -> None:
-    valley = find_valley({position: bowl(position) for position in (-0.5, 0.0, 0.5)})
+    valley = fit_parabola({position: bowl(position) for position in (-0.5, 0.0, 0.5)})
     assert valley.best == 0.0
     assert valley.at == pytest.approx(0.1)
     assert valley.parabola == pytest.approx((0.3, -0.06, 1.003))
@@ -23,7 +23,7 @@ def test_a_parabola_is_met_exactly() -> None:
 def test_what_lies_close_together_does_not_bound_the_interval() -> None:
     positions = np.linspace(-0.6, 0.6, 41)
     noise = np.random.default_rng(0).normal(0, 0.01, len(positions))
-    valley = find_valley({p: bowl(p) + off for p, off in zip(positions, noise, strict=True)})
+    valley = fit_parabola({p: bowl(p) + off for p, off in zip(positions, noise, strict=True)})
     assert valley.at == pytest.approx(0.1, abs=0.06)
     assert valley.interval[0] < valley.at - 0.1
     assert valley.interval[1] > valley.at + 0.1
@@ -31,23 +31,23 @@ def test_what_lies_close_together_does_not_bound_the_interval() -> None:
 
 def test_known_noise_widens_the_interval() -> None:
     losses = {position: bowl(position) for position in (-0.5, -0.25, 0.0, 0.25, 0.5)}
-    narrow, wide = find_valley(losses), find_valley(losses, noise=0.01)
+    narrow, wide = fit_parabola(losses), fit_parabola(losses, noise=0.01)
     assert narrow.at == pytest.approx(wide.at)
     assert wide.interval[1] - wide.interval[0] > narrow.interval[1] - narrow.interval[0]
 
 
 def test_beyond_the_last_that_ended_well_nothing_is_known() -> None:
-    valley = find_valley({-0.5: 1.2, -0.25: 1.1, 0.0: 1.0, 0.25: math.inf})
+    valley = fit_parabola({-0.5: 1.2, -0.25: 1.1, 0.0: 1.0, 0.25: math.inf})
     assert valley.at == valley.interval[1] == 0.0
     assert valley.bracketed == (True, True)
 
 
 def test_two_are_too_few_for_a_parabola() -> None:
-    valley = find_valley({0.0: 1.0, 0.5: 2.0})
+    valley = fit_parabola({0.0: 1.0, 0.5: 2.0})
     assert (valley.at, valley.interval, valley.parabola) == (0.0, (0.0, 0.5), None)
     assert valley.bracketed == (False, True)
 
 
 def test_all_diverged() -> None:
     with pytest.raises(ValueError, match="every run diverged"):
-        find_valley({0.0: math.inf})
+        fit_parabola({0.0: math.inf})

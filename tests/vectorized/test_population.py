@@ -16,7 +16,7 @@ from lrflow.layers import Rule, resolve
 from lrflow.optimizers import build_optimizer, traits_of
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.schedules import Constant, Cosine, Cyclical, Horizon, Schedule
-from lrflow.vectorized.numbers import StepNumbers
+from lrflow.vectorized.numbers import StepCoefficients
 from lrflow.vectorized.population import Population
 from lrflow.vectorized.updates import UPDATES
 
@@ -72,17 +72,17 @@ def batches(seed: int, steps: int = STEPS) -> list[tuple[Tensor, Tensor]]:
     return list(zip(inputs, targets, strict=True))
 
 
-def stacked(members: Sequence[Alone], compiled: bool = False) -> tuple[Population, StepNumbers]:
+def stacked(members: Sequence[Alone], compiled: bool = False) -> tuple[Population, StepCoefficients]:
     cpu = torch.device("cpu")
     first = members[0].optimizer
     update = UPDATES[traits_of(type(first)).update](first.param_groups[0])
-    numbers = StepNumbers([one.plan for one in members], [one.optimizer for one in members], update, cpu)
+    numbers = StepCoefficients([one.plan for one in members], [one.optimizer for one in members], update, cpu)
     networks = [one.network for one in members]
     return Population(networks, members[0].names, cross_entropy, update, numbers.start, cpu, compiled), numbers
 
 
 def train(
-    population: Population, numbers: StepNumbers, data: Sequence[Sequence[tuple[Tensor, Tensor]]], clip: Any = None
+    population: Population, numbers: StepCoefficients, data: Sequence[Sequence[tuple[Tensor, Tensor]]], clip: Any = None
 ) -> Tensor:
     losses = []
     for step, each in enumerate(zip(*data, strict=True)):

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from lrflow.config import Config, compose
 from lrflow.tasks import membership, population, train
 from lrflow.training.random_state import random_state, same_random_state
-from lrflow.vectorized.numbers import StepNumbers
+from lrflow.vectorized.numbers import StepCoefficients
 from lrflow.vectorized.population import Population, UnfitError
 from lrflow.vectorized.updates import NEVER, SGDUpdate
 from lrflow.vectorized.verification import SHAKEN
@@ -218,13 +218,13 @@ def test_the_trial_sees_whatever_differs(tmp_path: Path, monkeypatch: pytest.Mon
     }
     for name, change in faults.values():
         with monkeypatch.context() as patched:
-            at = StepNumbers.at
+            at = StepCoefficients.at
 
-            def wrong(self: StepNumbers, step: int) -> dict[str, torch.Tensor]:
+            def wrong(self: StepCoefficients, step: int) -> dict[str, torch.Tensor]:
                 by, late = at(self, step), self._timeline[step] >= self._plans[0].horizon.steps // 2  # noqa: B023
                 return by | {name: change(by, late)}  # noqa: B023
 
-            patched.setattr(StepNumbers, "at", wrong)
+            patched.setattr(StepCoefficients, "at", wrong)
             with pytest.raises(UnfitError, match=r"it is another run than alone: in job [01]"):
                 membership.verify(jobs(tmp_path, "relu"), None)
 

@@ -21,10 +21,10 @@ from lrflow.training.loaders import count_horizon, ready_data
 from lrflow.training.resume import Resumed
 from lrflow.training.supply import supply_optimizer
 from lrflow.training.trainer import SEEN_ENOUGH, Trainer, build_trainer, validate_every
-from lrflow.tuning.midway import Midway
+from lrflow.tuning.midway import RestartingCheckpointIO
 
 
-def brief_fit(
+def short_fit(
     config: Config,
     seed: int,
     steps: int,
@@ -82,7 +82,7 @@ def brief_fit(
         *watching(trainer, data, plan),
     ]
     if start:
-        trainer.strategy.checkpoint_io = Midway(groups, plan)
+        trainer.strategy.checkpoint_io = RestartingCheckpointIO(groups, plan)
     trainer.fit(module, datamodule=data, ckpt_path=start.path if start else None)
     made = trainer.global_step
     if made < steps and trainer.ended_by != SEEN_ENOUGH and not may_end_early:

@@ -20,13 +20,13 @@ from lrflow.metric import LOSS, TRAIN_LOSS, is_validation
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 from lrflow.tasks import build
-from lrflow.tasks.find.brief import brief_fit, whole_horizon
+from lrflow.tasks.find.brief import short_fit, whole_horizon
 from lrflow.training import Block, Signals
 from lrflow.training.branches import Branch, compile_branched
-from lrflow.training.metrics import logged
+from lrflow.training.metrics import logged_metric
 from lrflow.training.monitor import Monitor
 from lrflow.training.trainer import SEEN_ENOUGH
-from lrflow.tuning.confirm import Confirmed, confirm
+from lrflow.tuning.confirm import Confirmed, confirm_lr
 
 FEWEST = 20  # steps of a trial run
 LAST = 0.1  # share of a run whose training losses are averaged where nothing is held out for validation
@@ -60,7 +60,7 @@ def confirm_range(
         return value
 
     sign = find.metric.sign
-    found = confirm(start, lambda lr: sign * loss(lr), find.confirm_runs)
+    found = confirm_lr(start, lambda lr: sign * loss(lr), find.confirm_runs)
     return replace(found, tried=tuple((lr, sign * value) for lr, value in found.tried)), sum(made)
 
 
@@ -102,7 +102,7 @@ def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folde
     """
     steps = min(whole.steps, max(FEWEST, find.confirm_length.steps(whole)))
     noted = _Losses()
-    trainer, module, data = brief_fit(
+    trainer, module, data = short_fit(
         config,
         config.seed,
         steps,
@@ -114,11 +114,11 @@ def _short_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folde
     if not np.isfinite(losses).all():
         return math.inf, len(losses)
     if find.monitor != TRAIN_LOSS and not is_validation(find.monitor):
-        return logged(trainer, find.monitor, key="find.monitor"), steps
+        return logged_metric(trainer, find.monitor, key="find.monitor"), steps
     if is_overridden("val_dataloader", data) and is_overridden("validation_step", module):
         trainer.validate(module, datamodule=data, verbose=False)
         if is_validation(find.monitor):
-            return logged(trainer, find.monitor, key="find.monitor"), steps
+            return logged_metric(trainer, find.monitor, key="find.monitor"), steps
         if (found := trainer.callback_metrics.get(LOSS)) is not None:
             return float(found), steps
     return float(np.mean(losses[-max(10, int(LAST * steps)) :])), steps

@@ -24,9 +24,9 @@ from lrflow.tasks.find.confirm import confirm_range
 from lrflow.tasks.find.sweeps import run_sweeps
 from lrflow.training.ranks import rank
 from lrflow.tuning.confirm import Confirmed
-from lrflow.tuning.picture import plot
+from lrflow.tuning.picture import plot_range_test
 from lrflow.tuning.range_test import RangeTest
-from lrflow.tuning.reading import Reading, judge, read
+from lrflow.tuning.reading import Reading, judge_lr, read_range_test
 from lrflow.tuning.record import Record
 
 
@@ -47,7 +47,7 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     if not np.isfinite(test.losses[:, 0]).any():
         raise LrflowError(f"{name} is not finite at an LR of {find.low:g} already: look for NaN in the data")
     try:
-        reading = read(test.rates, test.losses, config.seed, name, more)
+        reading = read_range_test(test.rates, test.losses, config.seed, name, more)
     except ValueError as error:
         raise ConfigError([Problem("find.low", str(error), find.low, "start lower")]) from error
     _show(reading, test, console)
@@ -59,11 +59,11 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
         record = replace(record, confirmed=confirmed, short_steps=steps)
     if rank() == 0:
         record.write(folder)
-        plot(record, folder / "find.png")
+        plot_range_test(record, folder / "find.png")
         if config.task.name == "find":  # a page of megabytes is too much for every run that looks at its LR
             _write_page(folder, console)
     answer = record.answer
-    verdict = judge(config.optimizer.lr, answer.interval, reading.ceiling)
+    verdict = judge_lr(config.optimizer.lr, answer.interval, reading.ceiling)
     takes = "" if config.finds_lr else f"optimizer.lr={answer.lr:.2g} takes it ({verdict}); "
     told = f"{takes if answer.confident else ''}{record.steps} steps were made"
     console.print(told, soft_wrap=True, highlight=False)

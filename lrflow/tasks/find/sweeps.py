@@ -17,10 +17,10 @@ from lrflow.metric import is_validation
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Horizon
 from lrflow.tasks import build
-from lrflow.tasks.find.brief import brief_fit, whole_horizon
+from lrflow.tasks.find.brief import short_fit, whole_horizon
 from lrflow.training.resume import Resumed
 from lrflow.tuning.metrics import readers
-from lrflow.tuning.range_test import RangeTest, Sweep, sweep_plan
+from lrflow.tuning.range_test import RangeSweep, RangeTest, sweep_plan
 
 
 def run_sweeps(
@@ -55,7 +55,7 @@ def _start(config: Config) -> Resumed | None:
     if config.resume.source is None:
         return None
     start = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
-    start.check_config(build.record(config), optimizer_traits)
+    start.check_config(build.plain_config(config), optimizer_traits)
     return start
 
 
@@ -79,9 +79,9 @@ def _sweep(
     start: Resumed | None,
 ) -> npt.NDArray[np.float64]:
     """The readings of one sweep: of a new model or one that goes on, on data in an order of its own; [n]."""
-    sweep = Sweep(rates, find.metric.sign)
+    sweep = RangeSweep(rates, find.metric.sign)
     steps = len(rates) * every
-    brief_fit(
+    short_fit(
         config,
         seed,
         steps,
