@@ -93,8 +93,10 @@ def _check_and_run(args: Arguments) -> int:
     overrides = read_overrides(typed, catalogue, sweep=args.multirun)
     if args.multirun:
         from lrflow.cli.sweep import check_sweep
+        from lrflow.config.options_once import options_composed_once
 
-        return _hand_to_hydra(args, overrides.texts, check_sweep(overrides, args.config_dir, catalogue))
+        with options_composed_once():
+            return _hand_to_hydra(args, overrides.texts, check_sweep(overrides, args.config_dir, catalogue))
     with composer(args.config_dir, catalogue) as composing:
         try:
             found, config = checked(overrides, composing)
