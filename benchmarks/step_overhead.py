@@ -47,9 +47,9 @@ from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan
 from lrflow.schedules import Cosine, Duration, Horizon, Schedule
 from lrflow.training import Checkpoints, Signals, Supervised
+from lrflow.training.configure_optimizers import supply_optimizer
 from lrflow.training.loggers import CSVLogger
 from lrflow.training.progress import ProgressBar
-from lrflow.training.supply import supply_optimizer
 from lrflow.training.trainer import build_trainer, quieten_lightning
 
 BATCH, LR, DECAY = 64, 1e-3, 0.01

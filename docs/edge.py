@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lrflow.config import compose
-from lrflow.config.trust import trust_packages
+from lrflow.config.packages import trust_packages
 from lrflow.data import DataModule, Digits
 from lrflow.data.module import Examples
 from lrflow.tasks import train

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from lrflow.config.catalogue import Option
-from lrflow.config.extras import EXTRAS
+from lrflow.config.options import Option
+from lrflow.config.packages import EXTRAS
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from lrflow.config import compose
 from lrflow.display import COLOURS, GREY, INK, plain_axes
 from lrflow.errors import ConfigError
 from lrflow.plan import Plan, PlanGroup
-from lrflow.plan.picture import draw
-from lrflow.plan.view import lines
+from lrflow.plan.figure import draw
+from lrflow.plan.table import lines
 from lrflow.schedules import Continued, Cosine, Curve, Horizon, Schedule
-from lrflow.schedules.ramps import COOLDOWNS, WARMUPS
-from lrflow.schedules.specs import from_spec, to_spec
+from lrflow.schedules.schedule import COOLDOWNS, WARMUPS
+from lrflow.schedules.serialization import from_spec, to_spec
 from lrflow.tasks.plan import compile_plan
 
 IMAGES = Path(__file__).parent / "images"

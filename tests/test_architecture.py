@@ -1,76 +1,112 @@
-"""Rooms import only from floors below them, and what starts light stays light."""
+"""The shape of the house: floors, circles, sizes, and tests that mirror the modules."""
 
 from __future__ import annotations
 
 import ast
-from graphlib import TopologicalSorter
+import importlib.util
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "lrflow"
+ROOT = Path(__file__).parent.parent
+_spec = importlib.util.spec_from_file_location("tree", ROOT / "docs" / "tree.py")
+assert _spec
+assert _spec.loader
+tree = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tree)
+PACKAGE = ROOT / "lrflow"
 FLOORS = {
-    "errors": 0, "files": 0, "lazy": 0, "lightning_alias": 0, "memory": 0, "metric": 0,
+    "errors": 0, "files": 0, "imports": 0, "memory": 0, "metric": 0,
     "display": 1, "limits": 1, "outcome": 1, "runs": 1, "schedules": 1,
     "layers": 2, "models": 2, "data": 2,
     "optimizers": 3, "plan": 3, "feedback": 3,
     "config": 4,
     "training": 5,
-    "tuning": 6, "vectorized": 6,
-    "health": 7, "sweeps": 7, "reports": 8, "tasks": 9, "cli": 10,
+    "health": 6,
+    "assemble": 7,
+    "tuning": 8,
+    "sweeps": 9, "vectorized": 9,
+    "reports": 10,
+    "tasks": 11,
+    "cli": 12,
 }  # fmt: skip
-MODULES = [
-    path
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if path.name not in ("__init__.py", "__main__.py") or path.parent != PACKAGE
-]
+LONGEST = 400
+WHOLE_ROOMS = {
+    "optimizers": {"formulas", "learning_rate_free", "options", "prodigy", "schedule_free"},
+    "schedules": {"against_formulas", "against_torch", "properties"},
+}
+"""Tests of what holds for a whole room."""
 
 
-def imported(path: Path) -> set[str]:
-    """The rooms that a module imports from, at its top or within."""
+def dotted(path: Path) -> str:
+    """`lrflow.plan.table` for lrflow/plan/table.py, `lrflow.plan` for its `__init__.py`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of lrflow that a module imports: at its top, within functions, and for type checkers."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} if node.module != "lrflow" else {f"lrflow.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("lrflow.")} & FLOORS.keys()
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {
+                inner if (inner := f"{node.module}.{alias.name}") in MODULES else node.module for alias in node.names
+            }
+    return names & MODULES.keys() - {"lrflow"}
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def above(path: Path) -> list[str]:
-    """The rooms, not below its own, that a module imports from."""
-    own = room(path)
-    return sorted(other for other in imported(path) if other != own and FLOORS[other] >= FLOORS[own])
-
-
-def test_a_room_imports_only_from_floors_below() -> None:
-    assert {str(path.relative_to(PACKAGE)): found for path in MODULES if (found := above(path))} == {}
+IMPORTS = {module: imports(path) - {module} for module, path in MODULES.items()}
 
 
 def test_every_room_has_a_floor() -> None:
-    assert {room(path) for path in MODULES} == FLOORS.keys()
+    assert {room(module) for module in MODULES if module not in ("lrflow", "lrflow.__main__")} == FLOORS.keys()
 
 
-def named(path: Path) -> str:
-    """A module's name below `lrflow`; a package is called as its folder is."""
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+def test_rooms_import_only_from_floors_below() -> None:
+    wrong = [
+        f"{module} (floor {FLOORS[room(module)]}) imports {other} (floor {FLOORS[room(other)]})"
+        for module, others in IMPORTS.items()
+        if module not in ("lrflow", "lrflow.__main__")
+        for other in sorted(others)
+        if room(other) != room(module) and FLOORS[room(other)] >= FLOORS[room(module)]
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-def imported_modules(path: Path, known: set[str]) -> set[str]:
-    """The modules that a module imports from: at its top, within a function, or for the type checker alone."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lrflow."):
-            home = str(node.module).removeprefix("lrflow.")
-            found |= {whole if (whole := f"{home}.{alias.name}") in known else home for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("lrflow.") for alias in node.names}
-    return found & known - {named(path)}
+def test_no_module_imports_itself_through_others() -> None:
+    left = {module: set(others) for module, others in IMPORTS.items()}
+    while ends := [module for module, others in left.items() if not others & left.keys()]:
+        for module in ends:
+            del left[module]
+    assert not left, "in circles, or above them: " + ", ".join(
+        f"{module} -> {', '.join(sorted(others & left.keys()))}" for module, others in left.items()
+    )
 
 
-def test_no_modules_import_each_other() -> None:
-    known = {named(path) for path in MODULES}
-    graph = {named(path): imported_modules(path, known) for path in MODULES}
-    TopologicalSorter(graph).prepare()  # raises a CycleError that names the modules of a circle
+def test_no_module_is_too_long() -> None:
+    lengths = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
+    assert not {module: length for module, length in lengths.items() if length > LONGEST}
+
+
+def test_the_architecture_page_has_the_tree_as_it_is() -> None:
+    assert tree.PAGE.read_text() == tree.page(), "run: python docs/tree.py"
+
+
+def test_the_tests_mirror_the_modules() -> None:
+    """A file of a mirrored folder is named after a module, or after a module and a topic: test_plan_unfreezing.py."""
+    strange = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        folder = path.parent.relative_to(ROOT / "tests")
+        if folder == Path() or not (PACKAGE / folder / "__init__.py").exists():
+            continue
+        stems = {module.stem for module in (PACKAGE / folder).glob("*.py")} | WHOLE_ROOMS.get(folder.name, set())
+        name = path.stem.removeprefix("test_")
+        if not any(name == stem or name.startswith(f"{stem}_") for stem in stems):
+            strange.append(str(path.relative_to(ROOT)))
+    assert not strange

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lrflow.cli import main
-from lrflow.config.catalogue import home
+from lrflow.config.options import home
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*.md")])

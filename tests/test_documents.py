@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lrflow.config.catalogue import GROUPS, Catalogue, home, recipes
+from lrflow.config.options import GROUPS, Catalogue, home, recipes
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*.md")])

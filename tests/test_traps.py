@@ -43,7 +43,7 @@ from lrflow.optimizers import build_optimizer
 from lrflow.optimizers.muon import orthogonalise
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.schedules import Continued, Cosine, Cyclical, Horizon, Linear, OneCycle, Schedule, Shape, WarmRestarts
-from lrflow.tuning.rules import steepest
+from lrflow.tuning.suggestion import steepest
 
 # torch warns of schedulers inside schedulers, and of optimizers stepped without gradients.
 pytestmark = pytest.mark.filterwarnings("ignore")

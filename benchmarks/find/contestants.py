@@ -18,7 +18,7 @@ from lrflow.config import compose
 from lrflow.errors import ConfigError
 from lrflow.health import DivergedError
 from lrflow.tasks import find, train
-from lrflow.tuning.record import Record
+from lrflow.tuning.find_record import Record
 
 
 def whole_run(options: Sequence[str], lr: float, seed: int) -> dict[str, Any]:

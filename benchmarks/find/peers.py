@@ -14,12 +14,12 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 from pytorch_lightning.tuner import Tuner
 
+from lrflow import assemble
 from lrflow.config import compose
-from lrflow.tasks import build
-from lrflow.tasks.find.brief import NEVER, short_fit
 from lrflow.training import Block, Signals
 from lrflow.training.monitor import Monitor
 from lrflow.tuning.range_test import sweep_plan
+from lrflow.tuning.short_runs import NEVER, short_fit
 
 Floats = npt.NDArray[np.float64]
 Answer = dict[str, Any]
@@ -33,8 +33,8 @@ def lightning(options: Sequence[str], seed: int) -> Answer:
     """What Lightning's `Tuner.lr_find` suggests with its defaults."""
     config = compose([*options, f"seed={seed}"])
     pl.seed_everything(seed, verbose=False)
-    data, module = build.build_data(config), build.build_module(config)
-    factory = build.locate(config.optimizer.target)
+    data, module = assemble.build_data(config), assemble.build_module(config)
+    factory = assemble.locate(config.optimizer.target)
     node = {name: value for name, value in config.optimizer.node().items() if name not in ("_target_", "fused", "lr")}
     module.lr = 1e-3  # type: ignore[assignment]
     module.configure_optimizers = lambda: factory(module.parameters(), lr=module.lr, **node)  # type: ignore[method-assign]

@@ -22,10 +22,10 @@ from lrflow.config import Config, compose
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 from lrflow.tasks import find
-from lrflow.tasks.find.brief import short_fit, whole_horizon
-from lrflow.tasks.find.confirm import short_plan
 from lrflow.training import Block, Signals
 from lrflow.training.monitor import Monitor
+from lrflow.tuning.confirmation import short_plan
+from lrflow.tuning.short_runs import short_fit, whole_horizon
 
 HERE = Path(__file__).parent
 OPTIMIZERS = ("momentum", "adamw")

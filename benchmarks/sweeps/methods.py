@@ -14,10 +14,8 @@ import optuna
 from benchmarks.sweeps.landscape import EPOCHS, LENGTHS, OPTIMIZERS, Curve, Landscape, Run, rates
 from lrflow.config.overrides import Override
 from lrflow.config.sweep import Pruning
-from lrflow.sweeps.grammar import read_space
-from lrflow.sweeps.pruning import WHOLE, make_pruner
-from lrflow.sweeps.samplers import make_sampler
-from lrflow.sweeps.space import Space
+from lrflow.sweeps.samplers import WHOLE, make_pruner, make_sampler
+from lrflow.sweeps.space import Space, read_space
 
 BUDGET = 18
 """Whole runs that each method may spend; a grid of both optimizers and two LRs a decade takes as many."""

@@ -77,7 +77,7 @@ class LrflowOptions(ConfigSource):
 @cache
 def _files() -> dict[str, Path]:
     """The file of every option, by its name with its group: `optimizer/adamw`, `recipe/digits`, `fast/on/digits`."""
-    from lrflow.config.catalogue import FAST, home, recipes
+    from lrflow.config.options import FAST, home, recipes
 
     conf = home("conf")
     files = {path.relative_to(conf).with_suffix("").as_posix(): path for path in conf.rglob("*.yaml")}

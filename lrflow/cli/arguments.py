@@ -1,4 +1,7 @@
-"""Parse the command line: overrides and a few flags."""
+"""Parse the command line: overrides and a few flags.
+
+An earlier sweep that goes on: its overrides, with what is typed on top.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from lrflow.config.overrides import Override
+from lrflow.config.saved import OUTPUT
 from lrflow.errors import ConfigError, Problem
 
 PARTS = {
@@ -97,7 +102,7 @@ def parse(words: Sequence[str]) -> Arguments:
     if problems:
         raise ConfigError(problems)
 
-    from lrflow.config.trust import read_names
+    from lrflow.config.packages import read_names
 
     trust = [word for word in found.overrides if word.startswith("trust=")]
     names = [name for word in trust for name in read_names(word.partition("=")[2], "trust")]
@@ -107,9 +112,34 @@ def parse(words: Sequence[str]) -> Arguments:
 
 
 def _unknown(word: str, parser: argparse.ArgumentParser) -> Problem:
-    from lrflow.config.spelling import closest
+    from lrflow.config.diagnostics import closest
 
     flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
     close = closest(word.partition("=")[0], flags)
     hint = f"did you mean {close}?" if close else "write overrides as key=value, without dashes: optimizer.lr=0.01"
     return Problem(word, "no such flag", hint=hint)
+
+
+def with_earlier_sweep(overrides: Sequence[Override]) -> list[Override]:
+    """The overrides of the sweep that `sweep.resume=` speaks of, and then those that are typed.
+
+    Args:
+        overrides: as typed, short forms written out.
+
+    Raises:
+        ConfigError: there is no such sweep.
+    """
+    typed = {override.key: override for override in overrides}
+    asked = typed.get("hydra.sweeper.resume")
+    if asked is None or asked.value in (None, "null"):
+        return list(overrides)
+    from lrflow.sweeps.folders import find_sweep
+    from lrflow.sweeps.study import read_record
+
+    output = Path(typed["output"].plain if "output" in typed else OUTPUT)
+    folder = find_sweep(asked.plain, output, "sweep.resume", searched=True)
+    own = ("hydra.sweeper.resume", "hydra.sweep.dir")
+    before = [Override.read(text) for text in read_record(folder)["overrides"]]
+    kept = [override for override in before if override.key not in typed and override.key not in own]
+    rest = [override for override in overrides if override.key not in own]
+    return [*kept, *rest, *(Override.path(key, folder) for key in own)]

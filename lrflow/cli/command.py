@@ -1,4 +1,7 @@
-"""From the command line to running jobs."""
+"""From the command line to running jobs.
+
+Print the composed config for `--cfg`.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import DictConfig, OmegaConf
+
 import lrflow
 from lrflow.cli.arguments import Arguments, parse
-from lrflow.cli.stopping import stopped_by_signals
+from lrflow.cli.jobs import stopped_by_signals
+from lrflow.config.secrets import redact_text
 from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError, cause_of
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from lrflow.config import Config
-    from lrflow.config.earlier import Composed
     from lrflow.config.overrides import Override
+    from lrflow.config.saved import Composed
     from lrflow.outcome import Outcome
 
 
@@ -46,7 +50,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if isinstance(error, KeyboardInterrupt):
             print("lrflow: interrupted", file=sys.stderr)
             return 130
-        from lrflow.cli.report import show_failure
+        from lrflow.cli.errors import show_failure
 
         show_failure(error)
         return error.exit_code if isinstance(error, LrflowError) else 1
@@ -57,7 +61,7 @@ def _main(words: list[str]) -> int:
         return _run_again(folder)
     args = parse(words)
     if args.trust:
-        from lrflow.config.trust import trust_packages
+        from lrflow.config.packages import trust_packages
 
         trust_packages(args.trust)
     if args.version:
@@ -79,12 +83,11 @@ def _main(words: list[str]) -> int:
 
 def _check_and_run(args: Arguments) -> int:
     """Checks every job that was asked for; when all can be run, runs them."""
-    from lrflow.cli.again import with_earlier_sweep
-    from lrflow.cli.show import show_config
-    from lrflow.config.catalogue import Catalogue
+    from lrflow.cli.arguments import with_earlier_sweep
     from lrflow.config.composition import checked, composer
-    from lrflow.config.earlier import pinned
+    from lrflow.config.options import Catalogue
     from lrflow.config.overrides import expand, read_overrides
+    from lrflow.config.saved import pinned
 
     catalogue = Catalogue([args.config_dir] if args.config_dir else [])
     if not args.multirun and not args.cfg:
@@ -93,7 +96,7 @@ def _check_and_run(args: Arguments) -> int:
     overrides = read_overrides(typed, catalogue, sweep=args.multirun)
     if args.multirun:
         from lrflow.cli.sweep import check_sweep
-        from lrflow.config.options_once import options_composed_once
+        from lrflow.config.composition import options_composed_once
 
         with options_composed_once():
             return _hand_to_hydra(args, overrides.texts, check_sweep(overrides, args.config_dir, catalogue))
@@ -229,8 +232,8 @@ def _run_job_of_sweep(
     from hydra.core.hydra_config import HydraConfig
     from rich.text import Text
 
+    from lrflow.cli.errors import console
     from lrflow.cli.jobs import run_job
-    from lrflow.cli.report import console
     from lrflow.config.composition import placed
 
     node: Any = HydraConfig.get()
@@ -305,3 +308,25 @@ def _argv(words: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
+
+
+def show_config(found: DictConfig, args: Arguments, resolve: bool) -> None:
+    """Print a composed config as YAML on stdout, with secrets masked.
+
+    Args:
+        found: composed config, including its `hydra` node.
+        args: command line; `cfg` and `package` select the part to print.
+        resolve: replace interpolations by their values.
+
+    Raises:
+        ConfigError: the config has no key `args.package`.
+    """
+    keys = list(map(str, found.keys()))
+    names = {"job": [key for key in keys if key != "hydra"], "hydra": ["hydra"], "all": keys}
+    part = shown = OmegaConf.masked_copy(found, names[args.cfg or "job"])
+    if args.package:
+        part = OmegaConf.select(shown, args.package)
+        if part is None:
+            raise ConfigError([Problem("--package", "not a key of the config", args.package)])
+    text = OmegaConf.to_yaml(part, resolve=resolve) if OmegaConf.is_config(part) else f"{part}\n"
+    sys.stdout.write(redact_text(text))

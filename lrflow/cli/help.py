@@ -8,8 +8,8 @@ from textwrap import wrap
 
 from rich.text import Text
 
-from lrflow.cli.report import console
-from lrflow.config.catalogue import GROUPS, Catalogue, Option, home
+from lrflow.cli.errors import console
+from lrflow.config.options import GROUPS, Catalogue, Option, home
 
 _LONGEST = 26
 """Names longer than this stand on a line of their own, above their description."""

@@ -1,23 +1,62 @@
-"""Runs jobs: a single one, or those of a sweep one after the other."""
+"""Runs jobs: a single one, or those of a sweep one after the other.
+
+Signals that ask for a stop, outside of training: they end the run that is under way, and are told of as a stop.
+"""
 
 from __future__ import annotations
 
 import importlib
 import logging
+import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from lrflow.cli.report import show_failure
-from lrflow.cli.stopping import stopped_by_signals
+from lrflow.cli.errors import show_failure
 from lrflow.config import Config
 from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError, SignalReceived, StoppedError, cause_of
 from lrflow.memory import clear_locals, freed_after
 from lrflow.outcome import Outcome, numbers_in
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 raise `SignalReceived` within, instead of ending the process without a word.
+
+    While a run trains, its `StopRequest` listens in their place. A second signal of the kind ends the process at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != owner:  # a forked process, such as a loader's worker: it ends as without lrflow
+            os.kill(os.getpid(), number)
+            return
+        raise SignalReceived(number)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # set outside of Python
+                signal.signal(number, handler)
+
 
 log = logging.getLogger("lrflow")
 
@@ -81,6 +120,6 @@ def _is_told_elsewhere() -> bool:
     """Whether this is one of several processes that end together, and not the first."""
     if "pytorch_lightning" not in sys.modules:  # too early for processes, and too slow to import
         return False
-    from lrflow.training.ranks import rank
+    from lrflow.training.trainer import rank
 
     return rank() > 0

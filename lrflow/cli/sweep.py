@@ -13,13 +13,13 @@ from omegaconf import OmegaConf
 from rich.table import Table
 from rich.text import Text
 
-from lrflow.cli.report import SweepError, console
-from lrflow.config.catalogue import Catalogue
+from lrflow.cli.errors import SweepError, console
 from lrflow.config.composition import Composer, checked, composer
+from lrflow.config.hydra_section import check_sweeper
 from lrflow.config.metrics import guessed_modes
+from lrflow.config.options import Catalogue
 from lrflow.config.overrides import Override, Overrides, read_overrides, values_of
 from lrflow.config.sweep import TARGET
-from lrflow.config.sweep_checks import check_sweeper
 from lrflow.display import short_names
 from lrflow.errors import ConfigError, LrflowError, Problem, nearest
 from lrflow.metric import is_loss, is_of_test, is_validation
@@ -82,7 +82,7 @@ def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[Overr
     except Exception:  # which is told of with all other problems
         return jobs
     if node.get("_target_") == TARGET:
-        from lrflow.sweeps.grammar import read_space
+        from lrflow.sweeps.space import read_space
 
         if problems := check_sweeper(OmegaConf.to_container(node)):  # type: ignore[arg-type]
             raise ConfigError(problems)
@@ -106,7 +106,7 @@ def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[Overr
 
 def show_summary(outcomes: Sequence[Outcome]) -> None:
     """Prints how the jobs of a sweep ended: what each was given, its last metrics, its folder."""
-    from lrflow.sweeps.reading import RECORD
+    from lrflow.sweeps.folders import RECORD
 
     out = console()
     given = [values_of(outcome.overrides) for outcome in outcomes]
@@ -156,7 +156,7 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
 
 def _read(home: Path | None) -> SweepResults | None:
     """What the jobs left in their sweep's folder; None: nothing."""
-    from lrflow.sweeps.reading import read_sweep
+    from lrflow.sweeps.folders import read_sweep
 
     sweep = read_sweep(home) if home is not None and home.is_dir() else None
     return sweep if sweep and sweep.trials else None

@@ -1,31 +1,112 @@
-"""What no single key can tell: whether targets take their arguments, and whether the parts of a run fit together."""
+"""What no single key can tell: whether targets take their arguments, and whether the parts of a run fit together.
+
+Settings of the optimizer that `schedule.also` moves: does the optimizer have them?
+
+Rules that unfreeze their groups: whether the run is long enough, and whether anything trains from its start.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lrflow.config.also import check_also
-from lrflow.config.catalogue import shipped_keys
-from lrflow.config.combinations import check_combination
+from lrflow.config.compatibility import check_combination, check_mup, check_routes, check_scaling
 from lrflow.config.config import Config
-from lrflow.config.extras import check_installed
-from lrflow.config.feedback import check_feedback, check_limits
-from lrflow.config.find import RangeFind
-from lrflow.config.freezing import check_freezing
+from lrflow.config.diagnostics import answered, closest
+from lrflow.config.find_schema import RangeFind
 from lrflow.config.length import declared_horizon
-from lrflow.config.mup import check_mup
-from lrflow.config.routes import check_routes
-from lrflow.config.scaling import check_scaling
+from lrflow.config.metrics import check_feedback, check_limits
+from lrflow.config.options import shipped_keys
+from lrflow.config.packages import check_installed
+from lrflow.config.run_schema import Health, Train
 from lrflow.config.schema import Data, Model, Optimizer, Rules, Schedule
-from lrflow.config.settings import Health, Train
-from lrflow.config.spelling import answered, closest
-from lrflow.config.targets import CONTROLS, check_arguments, check_name, locate
+from lrflow.config.targets import CONTROLS, check_arguments, check_name, defaults, locate
 from lrflow.errors import ConfigError, Problem
+from lrflow.layers import Rule
 from lrflow.metric import is_validation
-from lrflow.schedules import Curve, Horizon, Shape
+from lrflow.schedules import Curve, Duration, Horizon, Shape
+from lrflow.schedules._arguments import uncounted
+from lrflow.schedules.base import highest_settings, numeric_settings
+
+
+def settings_of(optimizer: Optimizer) -> dict[str, Any]:
+    """The settings of an optimizer, those that its signature gives among them, and under `routes` those of the others.
+
+    It imports the optimizer.
+    """
+    routes = {name: settings_of(route) for name, route in optimizer.routes.items()}
+    return {**defaults(optimizer.target), **optimizer.node(), "routes": routes}
+
+
+def check_also(curve: Curve, key: str, optimizer: Optimizer, decays: bool) -> list[Problem]:
+    """What a schedule moves that the optimizer does not have; nothing is imported where the config tells.
+
+    Args:
+        curve: the schedule.
+        key: where it stands.
+        optimizer: of the run.
+        decays: whether layer rules set weight decays of their own.
+    """
+    problems = []
+    for entry, _ in curve.split()[1]:
+        if entry.optional:
+            continue
+        known = highest_settings(numeric_settings(each.node()) for each in (optimizer, *optimizer.routes.values()))
+        if entry.setting(known) is None:
+            settings = settings_of(optimizer)
+            known = highest_settings(numeric_settings(each) for each in (settings, *settings["routes"].values()))
+        if entry.name == "weight_decay" and decays and not known.get("weight_decay"):
+            continue
+        problems += entry.check(known, f"{key}.also.{entry.name}")
+    return problems
+
+
+_NEVER = "the group would never train"
+_SHORTER = "the LR would never come to what the schedule says"
+
+
+def check_freezing(rules: Sequence[Rule], horizon: Horizon | None) -> list[Problem]:
+    """What this run has no room for.
+
+    Args:
+        rules: of the config.
+        horizon: how long the run is; None where that is not known.
+    """
+    problems = []
+    for index, rule in enumerate(rules):
+        problems += _check_rule(rule, f"layers.rules[{index}]", horizon)
+    trained = [rule for rule in rules if not rule.freeze]
+    late = [rule for rule in trained if rule.unfreeze is not None and Duration.parse(rule.unfreeze).value]
+    if trained and not problems and late == trained:
+        hint = "one group has to train from the first step on: leave out its unfreeze"
+        problems.append(
+            Problem("layers.rules", "nothing would train at first: every group is unfrozen later", ..., hint)
+        )
+    return problems
+
+
+def _check_rule(rule: Rule, key: str, horizon: Horizon | None) -> list[Problem]:
+    if rule.unfreeze is None:
+        return []
+    start, warmup = Duration.parse(rule.unfreeze), Duration.parse(rule.unfreeze_warmup)
+    if horizon is None:
+        if start.unit == "fraction" and start.value >= 1:
+            return [Problem(f"{key}.unfreeze", "is no less than the whole run", str(rule.unfreeze), _NEVER)]
+        return []
+    try:
+        first, last = start.steps(horizon), start.steps(horizon) + warmup.steps(horizon)
+    except ValueError as error:
+        return [Problem(f"{key}.unfreeze", str(error), str(rule.unfreeze), uncounted(start))]
+    if first >= horizon.steps:
+        message = f"is {first} steps, but the run has only {horizon.steps}"
+        return [Problem(f"{key}.unfreeze", message, str(rule.unfreeze), _NEVER)]
+    if last >= horizon.steps:
+        message = f"is over at step {last}, but the run has only {horizon.steps}"
+        return [Problem(f"{key}.unfreeze_warmup", message, str(rule.unfreeze_warmup), _SHORTER)]
+    return []
+
 
 FEWEST_RUNS = 3
 """Of `find.confirm`."""

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig
 from pydantic import Field, PrivateAttr
 
-from lrflow.config import fields as f
-from lrflow.config import find as find_schemas
-from lrflow.config import schema, settings
+from lrflow.config import find_schema as find_schemas
+from lrflow.config import run_schema, schema
+from lrflow.config import types as f
 from lrflow.config.sweep import Trial
 from lrflow.metric import Directions
-from lrflow.schedules.durations import Duration
+from lrflow.schedules.time import Duration
 
 
 class Config(schema.Section):
@@ -30,16 +30,16 @@ class Config(schema.Section):
     schedule: schema.Schedule
     feedback: schema.AnyFeedback = schema.NoFeedback.model_construct()
     layers: schema.Layers
-    scaling: settings.Scaling = settings.Scaling.model_construct()
+    scaling: run_schema.Scaling = run_schema.Scaling.model_construct()
     model: schema.Model
     data: schema.Data
-    trainer: settings.Trainer
-    logger: settings.Logger
-    health: settings.Health
-    sharpness: settings.Probing = settings.Probing.model_construct()
+    trainer: run_schema.Trainer
+    logger: run_schema.Logger
+    health: run_schema.Health
+    sharpness: run_schema.Probing = run_schema.Probing.model_construct()
     """Short for `health.sharpness`: what is given here holds."""
     find: find_schemas.Find = find_schemas.RangeFind.model_construct(kind="range")
-    task: settings.Task
+    task: run_schema.Task
 
     name: f.FolderName | None = None
     """What the run is called in its folder and on dashboards."""
@@ -47,10 +47,10 @@ class Config(schema.Section):
     """Seeds Python, NumPy and torch, and the order of the data."""
     output: f.FolderPath = "outputs"
     """Run folders are made here."""
-    horizon: settings.HorizonOverride = settings.HorizonOverride.model_construct()
+    horizon: run_schema.HorizonOverride = run_schema.HorizonOverride.model_construct()
     against: f.Text | None = None
     """task=plan: a run folder, plan.json or config file to compare with, or `last`: the newest run that has a plan."""
-    resume: settings.Resume = Field(default_factory=settings.Resume.model_construct)
+    resume: run_schema.Resume = Field(default_factory=run_schema.Resume.model_construct)
     trial: Trial | None = None
     """Which trial of which sweep this is; the sweep fills it in."""
 
@@ -122,7 +122,7 @@ class Config(schema.Section):
         """`_target_` and arguments of each monitor of the run, by its name in `health`."""
         nodes = self.health.nodes()
         if short := {key: value for key, value in self.sharpness.plain().items() if value is not None}:
-            nodes["sharpness"] = {"_target_": settings.Sharpness.default, **nodes.get("sharpness", {}), **short}
+            nodes["sharpness"] = {"_target_": run_schema.Sharpness.default, **nodes.get("sharpness", {}), **short}
         return nodes
 
     @property

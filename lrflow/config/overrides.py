@@ -14,9 +14,9 @@ from hydra.core.override_parser.types import IntervalSweep, OverrideType, ValueT
 from hydra.core.override_parser.types import Override as Parsed
 from hydra.errors import HydraException
 
-from lrflow.config.catalogue import Catalogue
+from lrflow.config.diagnostics import closest
+from lrflow.config.options import Catalogue
 from lrflow.config.secrets import secret_problem
-from lrflow.config.spelling import closest
 from lrflow.errors import Problem, did_you_mean
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 from lrflow import layers
-from lrflow.config import fields as f
+from lrflow.config import types as f
 from lrflow.errors import ConfigError
 from lrflow.layers.rules import SELECTS
 from lrflow.schedules import Curve, Duration
-from lrflow.schedules.ramps import COOLDOWNS, WARMUPS
-from lrflow.schedules.specs import from_spec
+from lrflow.schedules.schedule import COOLDOWNS, WARMUPS
+from lrflow.schedules.serialization import from_spec
 
 
 class Section(BaseModel):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from hydra.core.config_store import ConfigStore
 
-from lrflow.config import fields as f
+from lrflow.config import types as f
 from lrflow.config.schema import Section
 from lrflow.metric import Directions, Metric
 
@@ -29,7 +29,7 @@ def _is_storage(value: Any) -> bool:
 
 
 class Pruning(Section):
-    """When a trial is given up before its end; see `lrflow.sweeps.pruning`."""
+    """When a trial is given up before its end; see `lrflow.sweeps.samplers`."""
 
     rungs: Annotated[str, f.one_of(*RUNGS)] = "validations"
     """What trials are compared by: their validations, or whole annealed runs of a fraction of the length."""

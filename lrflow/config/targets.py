@@ -15,11 +15,10 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from lrflow.config.extras import check_installed, missing_package
-from lrflow.config.files import short_path
-from lrflow.config.trust import trusted
+from lrflow.config.origins import short_path
+from lrflow.config.packages import check_installed, missing_package, trusted
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
-from lrflow.lightning_alias import alias_lightning, original_name
+from lrflow.imports import alias_lightning, original_name
 from lrflow.optimizers.traits import Traits, package_of, traits_named, traits_of
 
 ROOMS = (

@@ -1,4 +1,7 @@
-"""From a composed config to a typed one, or to every problem that it has."""
+"""From a composed config to a typed one, or to every problem that it has.
+
+`optimizer.lr=auto`: an LR that is found by a range test before the training starts.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,55 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
-from lrflow.config.auto import check_auto, replace_auto_lr
 from lrflow.config.checks import check_config
 from lrflow.config.config import Config
+from lrflow.config.diagnostics import problem_of
+from lrflow.config.find_schema import RangeFind
 from lrflow.config.interpolation import resolve, settle
-from lrflow.config.messages import problem_of
 from lrflow.config.metrics import check_modes, directions_of, fill_modes
 from lrflow.config.origins import touches
+from lrflow.config.schema import Rules
 from lrflow.config.secrets import find_secrets, find_told_secrets
 from lrflow.errors import ConfigError, Problem
+
+AUTO = "auto"
+REFERENCE = 1e-3
+"""What stands for the LR until it is found; a range test scales all groups together, whatever their LRs are."""
+
+
+def replace_auto_lr(content: dict[str, Any]) -> bool:
+    """Puts the reference in the place of `auto`; tells whether it was there.
+
+    Args:
+        content: the resolved config, changed in place.
+    """
+    optimizer = content.get("optimizer")
+    if not isinstance(optimizer, dict) or optimizer.get("lr") != AUTO:
+        return False
+    optimizer["lr"] = REFERENCE
+    return True
+
+
+def check_auto(config: Config) -> list[Problem]:
+    """What an LR that is yet to be found does not go together with."""
+    problems = []
+    if config.task.name not in ("train", "find", "evaluate"):
+        message = f"task={config.task.name} cannot show an LR that is yet to be found"
+        problems.append(Problem("optimizer.lr", message, AUTO, "task=find finds it"))
+    elif config.resume.source is not None:
+        problems.append(Problem("optimizer.lr", "a run that goes on has an LR already", AUTO, "leave it out"))
+    elif not isinstance(config.find, RangeFind):
+        problems.append(Problem("optimizer.lr", "is found by a range test", AUTO, "find=range"))
+    elif config.optimizer.routes:
+        message = "cannot be found for several optimizers at once"
+        problems.append(Problem("optimizer.lr", message, AUTO, "task=find looks at all of them together"))
+    if isinstance(config.layers, Rules):
+        for index, rule in enumerate(config.layers.rules):
+            if isinstance(rule.lr, int | float):
+                message = "has no ratio to an LR that is yet to be found"
+                problems.append(Problem(f"layers.rules[{index}].lr", message, rule.lr, "write a multiple, such as 10x"))
+    return problems
+
 
 META = "lrflow"
 """Key under which a saved config says what it was composed of."""

@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from lrflow.lazy import lazily
+from lrflow.imports import lazily
 
 if TYPE_CHECKING:
-    from lrflow.data.digits import Digits
     from lrflow.data.fashion_mnist import FashionMNIST
-    from lrflow.data.module import DataModule, Examples
+    from lrflow.data.module import DataModule, Digits, Examples
     from lrflow.data.order import ShardedBatches, is_ordered, ordered
 
 __all__ = ["DataModule", "Digits", "Examples", "FashionMNIST", "ShardedBatches", "is_ordered", "ordered"]
@@ -16,7 +15,7 @@ __getattr__ = lazily(
     __name__,
     {
         "DataModule": "module",
-        "Digits": "digits",
+        "Digits": "module",
         "Examples": "module",
         "FashionMNIST": "fashion_mnist",
         "ShardedBatches": "order",

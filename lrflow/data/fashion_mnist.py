@@ -1,17 +1,59 @@
-"""FashionMNIST: pictures of clothes, for runs that are more than a toy and still take a minute."""
+"""FashionMNIST: pictures of clothes, for runs that are more than a toy and still take a minute.
+
+The idx format of the MNIST family: a type, a shape, and the numbers (LeCun, Cortes and Burges, 1998).
+"""
 
 from __future__ import annotations
 
+import gzip
+import math
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from lrflow.data import sources
-from lrflow.data.idx import read_idx
+from lrflow.data import fashion_mnist_files
 from lrflow.data.module import DataModule, Examples
 from lrflow.errors import ConfigError, LrflowError, Problem
+
+# The third byte of a file; numbers are stored big-endian.
+_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array in an idx file, packed with gzip or not.
+
+    Args:
+        path: the file; what it holds counts, not its suffix.
+
+    Returns:
+        A writable array of the file's shape and type.
+
+    Raises:
+        LrflowError: the file cannot be read, is no idx file, or is longer or shorter than its header says.
+    """
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise LrflowError(f"{path} cannot be read: {error or type(error).__name__}") from error
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _TYPES:
+        raise LrflowError(f"{path} is not an idx file: it begins with {content[:4].hex(' ') or 'nothing'}")
+    dtype, start = np.dtype(_TYPES[content[2]]), 4 + 4 * content[3]
+    if len(content) < start:
+        raise LrflowError(f"{path} is truncated: it ends within its header")
+    shape = struct.unpack(f">{content[3]}I", content[4:start])
+    expected, found = math.prod(shape) * dtype.itemsize, len(content) - start
+    if found != expected:
+        what = "truncated" if found < expected else "too long"
+        raise LrflowError(f"{path} is {what}: {found:,} bytes of data where its header says {expected:,}")
+    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+
 
 # Of the 60,000 x 784 training pixels scaled to [0, 1].
 MEAN, STD = 0.2860, 0.3530
@@ -69,21 +111,21 @@ class FashionMNIST(DataModule):
             ConfigError: `root` lacks them.
             LrflowError: they are nowhere and could not be fetched; says what was tried and how to get them.
         """
-        found = sources.locate() if self.root is None else sources.find(self.root)
+        found = fashion_mnist_files.locate() if self.root is None else fashion_mnist_files.find(self.root)
         if found:
             return found
-        tried = [f"  {folder}" for folder in sources.places()]
+        tried = [f"  {folder}" for folder in fashion_mnist_files.places()]
         if self.download:
             try:
-                return sources.download(self.root or sources.default_folder())
+                return fashion_mnist_files.download(self.root or fashion_mnist_files.default_folder())
             except (LrflowError, OSError) as error:
                 failure = str(error)
         else:
             failure = "data.download=false, so it was not downloaded"
         if self.root is not None:
             message = f"the four files of FashionMNIST are not there; {failure}"
-            raise ConfigError([Problem("data.root", message, str(self.root), sources.ADVICE)])
-        raise LrflowError("\n".join(["FashionMNIST was not found in", *tried, failure, sources.ADVICE]))
+            raise ConfigError([Problem("data.root", message, str(self.root), fashion_mnist_files.ADVICE)])
+        raise LrflowError("\n".join(["FashionMNIST was not found in", *tried, failure, fashion_mnist_files.ADVICE]))
 
     def load(self) -> tuple[Examples, Examples]:
         """The training and the test pictures: [examples, 1, 28, 28] of bytes, with their classes, 0 to 9."""

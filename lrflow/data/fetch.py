@@ -1,4 +1,7 @@
-"""Fetches data sets into this folder's `.data`: `python -m lrflow.data.fetch fashion_mnist wordnet`."""
+"""Fetches data sets into this folder's `.data`: `python -m lrflow.data.fetch fashion_mnist wordnet`.
+
+Where the nouns of WordNet (Fellbaum, 1998) are found, and how they are fetched.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,49 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrflow.data import sources, wordnet
-from lrflow.errors import LrflowError
+from lrflow.data import cache, fashion_mnist_files
+from lrflow.data.cache import read_package
+from lrflow.errors import ConfigError, LrflowError, Problem
+
+FILE = "data.noun"  # a line a noun: its number, its supersense, its words, its relations, its gloss
+PACKAGE = "wordnet-base"
+SYSTEM = Path("/usr/share/wordnet")  # where that package puts it
+ADVICE = f"""Ways to get WordNet:
+  python -m lrflow.data.fetch wordnet     into .data/, from Debian
+  apt install {PACKAGE}                Debian and Ubuntu, for the whole machine
+  apt-get download {PACKAGE} && dpkg-deb -x {PACKAGE}_*.deb .data/debian     without root
+  data.root=FOLDER     where {FILE} lies, as WordNet 3.0 has it in its folder dict/"""
+
+
+def locate(root: Path | None = None) -> Path:
+    """The file of the nouns.
+
+    Args:
+        root: the folder that has it; None: `$LRFLOW_DATA/wordnet`, `.data`, where Debian's package puts it.
+
+    Raises:
+        ConfigError: `root` does not have it.
+        LrflowError: it is nowhere; says where it was looked for and how to get it.
+    """
+    searched = cache.places("wordnet", SYSTEM) if root is None else [root]
+    if found := next((folder / FILE for folder in searched if (folder / FILE).is_file()), None):
+        return found
+    if root is not None:
+        raise ConfigError([Problem("data.root", f"there is no {FILE}", str(root), ADVICE)])
+    raise LrflowError("\n".join(["WordNet was not found in", *(f"  {folder}" for folder in searched), ADVICE]))
+
+
+def unpack_debian(folder: Path) -> Path:
+    """Fetches the file of the nouns from Debian's package, without root.
+
+    Args:
+        folder: where it goes; made if need be.
+
+    Raises:
+        LrflowError: there is no apt here, or it has no such package.
+    """
+    cache.keep(read_package(PACKAGE, [SYSTEM / FILE])[SYSTEM / FILE], folder / FILE)
+    return folder / FILE
 
 
 def fetch_fashion_mnist(folder: Path) -> str:
@@ -24,14 +68,14 @@ def fetch_fashion_mnist(folder: Path) -> str:
         LrflowError: neither source had it.
     """
     target = folder / "fashion-mnist"
-    if sources.find(target):
+    if fashion_mnist_files.find(target):
         return f"FashionMNIST is in {target} already"
     try:
-        sources.unpack_debian(target)
-        return f"FashionMNIST is in {target}, from Debian's package {sources.PACKAGE}"
+        fashion_mnist_files.unpack_debian(target)
+        return f"FashionMNIST is in {target}, from Debian's package {fashion_mnist_files.PACKAGE}"
     except LrflowError as no_debian:
         try:
-            sources.download(target)
+            fashion_mnist_files.download(target)
         except LrflowError as no_download:
             raise LrflowError(f"{no_debian}\n{no_download}") from no_download
         return f"FashionMNIST is in {target}, from its authors"
@@ -50,10 +94,10 @@ def fetch_wordnet(folder: Path) -> str:
         LrflowError: there is no such package here.
     """
     target = folder / "wordnet"
-    if (target / wordnet.FILE).is_file():
+    if (target / FILE).is_file():
         return f"WordNet is in {target} already"
-    wordnet.unpack_debian(target)
-    return f"WordNet is in {target}, from Debian's package {wordnet.PACKAGE}"
+    unpack_debian(target)
+    return f"WordNet is in {target}, from Debian's package {PACKAGE}"
 
 
 FETCH = {"fashion_mnist": fetch_fashion_mnist, "wordnet": fetch_wordnet}

@@ -2,15 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from lrflow.lazy import lazily
+from lrflow.imports import lazily
 
 if TYPE_CHECKING:
-    from lrflow.feedback.feedback import Feedback, MetricFeedback, StepFeedback
-    from lrflow.feedback.greedy import Greedy
-    from lrflow.feedback.hypergradient import Hypergradient
-    from lrflow.feedback.kl import KLAdaptive
-    from lrflow.feedback.plateau import Plateau
-    from lrflow.feedback.stationarity import Stationarity
+    from lrflow.feedback.base import Feedback, MetricFeedback, StepFeedback
+    from lrflow.feedback.metric import Greedy, KLAdaptive, Plateau
+    from lrflow.feedback.step import Hypergradient, Stationarity
 
 __all__ = [
     "Feedback",
@@ -26,13 +23,13 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "Feedback": "feedback",
-        "Greedy": "greedy",
-        "Hypergradient": "hypergradient",
-        "KLAdaptive": "kl",
-        "MetricFeedback": "feedback",
-        "Plateau": "plateau",
-        "Stationarity": "stationarity",
-        "StepFeedback": "feedback",
+        "Feedback": "base",
+        "Greedy": "metric",
+        "Hypergradient": "step",
+        "KLAdaptive": "metric",
+        "MetricFeedback": "base",
+        "Plateau": "metric",
+        "Stationarity": "step",
+        "StepFeedback": "base",
     },
 )

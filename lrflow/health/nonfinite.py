@@ -10,7 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from lrflow.config.settings import Action
+from lrflow.config.run_schema import Action
 from lrflow.errors import DivergedError
 from lrflow.training.monitor import Monitor
 from lrflow.training.signals import Block

@@ -2,29 +2,26 @@
 
 from typing import TYPE_CHECKING
 
-from lrflow.lazy import lazily
+from lrflow.imports import lazily
 
 if TYPE_CHECKING:
-    from lrflow.layers.decay import LayerDecay
     from lrflow.layers.groups import Group, merge, resolve
-    from lrflow.layers.hidden import HiddenMatrices
-    from lrflow.layers.maker import RuleMaker
     from lrflow.layers.mup import MuP
-    from lrflow.layers.rules import Rule
-    from lrflow.layers.unfreezing import GradualUnfreezing
+    from lrflow.layers.presets import GradualUnfreezing, HiddenMatrices, LayerDecay
+    from lrflow.layers.rules import Rule, RuleMaker
 
 __all__ = ["GradualUnfreezing", "Group", "HiddenMatrices", "LayerDecay", "MuP", "Rule", "RuleMaker", "merge", "resolve"]
 
 __getattr__ = lazily(
     __name__,
     {
-        "GradualUnfreezing": "unfreezing",
+        "GradualUnfreezing": "presets",
         "Group": "groups",
-        "HiddenMatrices": "hidden",
-        "LayerDecay": "decay",
+        "HiddenMatrices": "presets",
+        "LayerDecay": "presets",
         "MuP": "mup",
         "Rule": "rules",
-        "RuleMaker": "maker",
+        "RuleMaker": "rules",
         "merge": "groups",
         "resolve": "groups",
     },

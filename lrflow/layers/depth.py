@@ -10,9 +10,8 @@ from typing import Any
 from torch import nn
 
 from lrflow.errors import Problem
-from lrflow.layers.inventory import Entry, Parameters, is_norm
+from lrflow.layers.parameters import Entry, Parameters, Uses, is_norm
 from lrflow.layers.rules import Rule, number
-from lrflow.layers.uses import Uses
 
 _STACKS = (nn.Sequential, nn.ModuleList)
 _CONTAINERS = (*_STACKS, nn.ModuleDict)

@@ -1,21 +1,27 @@
-"""Rules: what the user writes under `layers.rules`, checked before any model exists."""
+"""Rules: what the user writes under `layers.rules`, checked before any model exists.
+
+Whether a rule selects a parameter.
+
+What makes the rules of a model, in place of rules that are written out in the config.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
+
+from torch import nn
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.layers.parameters import Entry, Parameters
 from lrflow.schedules import Curve, Duration, DurationLike
-from lrflow.schedules.specs import from_spec
-
-if TYPE_CHECKING:
-    from torch import nn  # configs are checked without torch
+from lrflow.schedules.serialization import from_spec
 
 Resolve = Callable[[str], type]  # from a `_target_` to its class
 SELECTS = ("bias", "norm", "embedding", "matrix")
@@ -269,3 +275,59 @@ def number(value: object) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def selects(rule: Rule, entry: Entry) -> bool:
+    """Whether every selector of the rule holds: name and type in one place, ndim and kind of the parameter."""
+    return (
+        (rule.parameters is None or entry.parameter in rule.parameters)
+        and has_ndim(rule, entry)
+        and has_kind(rule, entry)
+        and any(rule.matches_name(place.name) and has_type(rule, place.holder) for place in entry.places)
+    )
+
+
+def has_ndim(rule: Rule, entry: Entry) -> bool:
+    """Whether the rule asks for no number of dimensions, or for this parameter's."""
+    return rule.ndim is None or entry.parameter.ndim in as_tuple(rule.ndim)
+
+
+def has_kind(rule: Rule, entry: Entry) -> bool:
+    """Whether the rule selects no kind, or one that this parameter is."""
+    return rule.select is None or not entry.kinds.isdisjoint(as_tuple(rule.select))
+
+
+def has_type(rule: Rule, holder: nn.Module) -> bool:
+    """Whether the rule asks for no class, or for one that this module is."""
+    return rule.type is None or any(is_type(holder, name) for name in as_tuple(rule.type))
+
+
+def is_type(module: nn.Module, name: str) -> bool:
+    """Whether a module's class, or one of its bases below `nn.Module`, goes by this plain or dotted name."""
+    return any(_goes_by(cls, name) for cls in type(module).__mro__ if cls is not nn.Module and cls is not object)
+
+
+def _goes_by(cls: type, name: str) -> bool:
+    package, _, plain = name.rpartition(".")
+    if cls.__name__ != plain and cls.__qualname__ != name:
+        return False
+    # Classes are known by the package that re-exports them: torch.nn.Conv2d lives in torch.nn.modules.conv.
+    return not package or f"{cls.__module__}.".startswith(f"{package}.") or cls.__qualname__ == name
+
+
+class RuleMaker(ABC):
+    """Makes rules from what a model holds: its rules select the very parameters, by `Rule(parameters=...)`.
+
+    A maker of one's own needs no more than a method `rules(model)` that returns a list of `Rule`.
+    """
+
+    follows_use: ClassVar[bool] = False
+    """Whether the rules depend on the order in which the model uses its parameters."""
+
+    def rules(self, model: nn.Module) -> list[Rule]:
+        """The rules for a model, which is not run for it: `rules_of` on its parameters."""
+        return self.rules_of(Parameters.of(model))
+
+    @abstractmethod
+    def rules_of(self, parameters: Parameters) -> list[Rule]:
+        """The rules for the parameters of a model."""

@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from lrflow.lazy import lazily
+from lrflow.imports import lazily
 
 if TYPE_CHECKING:
     from lrflow.optimizers.asgd import ASGD
-    from lrflow.optimizers.build import build_optimizer, check_groups
-    from lrflow.optimizers.closures import fit_closure
+    from lrflow.optimizers.factory import build_optimizer, check_groups, fit_closure
     from lrflow.optimizers.muon import Muon
     from lrflow.optimizers.routed import Routed, check_members
     from lrflow.optimizers.traits import Traits, traits_of
@@ -17,6 +16,6 @@ __all__ = [
 ]  # fmt: skip
 
 __getattr__ = lazily(__name__, {
-    "ASGD": "asgd", "Muon": "muon", "Routed": "routed", "Traits": "traits", "build_optimizer": "build",
-    "check_groups": "build", "check_members": "routed", "fit_closure": "closures", "traits_of": "traits",
+    "ASGD": "asgd", "Muon": "muon", "Routed": "routed", "Traits": "traits", "build_optimizer": "factory",
+    "check_groups": "factory", "check_members": "routed", "fit_closure": "factory", "traits_of": "traits",
 })  # fmt: skip

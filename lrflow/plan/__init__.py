@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from lrflow.lazy import lazily
+from lrflow.imports import lazily
 
 if TYPE_CHECKING:
     from lrflow.plan.base import PlanGroup

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.schedules import Continued, Curve, Horizon, Schedule, ScheduledSetting
-from lrflow.schedules.curve import BETA, highest_settings, numeric_settings
-from lrflow.schedules.durations import durations_in
-from lrflow.schedules.fields import under
-from lrflow.schedules.specs import to_spec
+from lrflow.schedules._arguments import under
+from lrflow.schedules.base import BETA, highest_settings, numeric_settings
+from lrflow.schedules.serialization import to_spec
+from lrflow.schedules.time import durations_in
 
 if TYPE_CHECKING:
     from lrflow.layers import Group

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from lrflow.display import Grid, joined, number
 from lrflow.plan.base import PlanBase, PlanGroup
-from lrflow.plan.view import describe, describe_setting, landmarks, length
+from lrflow.plan.table import describe, describe_setting, landmarks, length
 from lrflow.schedules import Continued
-from lrflow.schedules.specs import to_spec
+from lrflow.schedules.serialization import to_spec
 
 SAMPLES = 10_000  # places at which the LRs of two long runs are compared
 ROUNDING = 1e-9  # relative: LRs closer than this are the same to a person

@@ -11,9 +11,8 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.plan.base import PlanBase, PlanGroup, compile_settings
 from lrflow.plan.checks import Check, check
 from lrflow.plan.diff import PlanDiff
-from lrflow.plan.files import write_files
-from lrflow.plan.picture import plot
-from lrflow.plan.spec import groups_and_horizon
+from lrflow.plan.figure import plot
+from lrflow.plan.serialization import groups_and_horizon, write_files
 from lrflow.plan.table import PlanTable
 from lrflow.schedules import Curve, Horizon
 

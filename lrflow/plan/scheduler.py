@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.plan.base import PlanBase, PlanSetting
-from lrflow.schedules.curve import BETA
-from lrflow.schedules.specs import to_spec
+from lrflow.schedules.base import BETA
+from lrflow.schedules.serialization import to_spec
 
 BLOCK = 1024  # steps whose LRs are computed at once, so that a step itself costs next to nothing
 

@@ -1,20 +1,207 @@
-"""The plan on a terminal: its groups, its LRs at the landmarks, its checks."""
+"""The plan on a terminal: its groups, its LRs at the landmarks, its checks.
+
+What the table and the figure of a plan show: its landmarks, its distinct curves, its schedules in words.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
-from lrflow.display import Grid, joined, number
-from lrflow.plan.base import PlanBase
+from lrflow.display import Grid, counted, joined, number
+from lrflow.plan.base import PlanBase, PlanSetting
 from lrflow.plan.checks import check
-from lrflow.plan.view import FEW, describe, describe_setting, landmarks, length, lines, setting_lines
+from lrflow.schedules import Continued, Curve, Duration, Horizon, Schedule, Unfreezing
+from lrflow.schedules.serialization import to_spec
+
+FEW = 3  # schedules that are each looked at closely
+JUMPS_SHOWN = 6  # of a schedule that drops every epoch, some
+
+
+def landmarks(plan: PlanBase) -> dict[int, str]:
+    """The steps worth looking at, in order, each with why: start, warmup's end, quarters, jumps, last."""
+    steps, last = plan.horizon.steps, plan.horizon.steps - 1
+    marks: dict[int, str] = {0: "start", last: "last step"}
+
+    def add(step: int, why: str) -> None:
+        if 0 < step < last:
+            marks.setdefault(step, why)
+
+    for start in sorted({*plan.starts.values()}):
+        names = [name for name in plan.names if plan.starts[name] == start]
+        add(start, f"unfreezes: {joined(_leading(names), 2)}")
+    for schedule, _ in plan.curves:
+        # Of many groups that are unfrozen one by one it is enough to see where each begins.
+        phase = (schedule if len(plan.curves) <= FEW else schedule.unfrozen()).phase(plan.horizon)
+        add(phase.start, "warmup ends")
+        add(phase.stop, "cooldown starts")
+        if isinstance(schedule, Continued):
+            add(schedule.at, "resumed")
+    for schedule, _ in plan.curves:
+        jumps = sorted({math.ceil(jump) for jump in schedule.jumps(plan.horizon) if 0 < jump < steps})
+        shown = np.linspace(0, len(jumps) - 1, min(len(jumps), JUMPS_SHOWN)).round().astype(int)
+        for index in shown:
+            before, after = schedule([jumps[index] - 1, jumps[index]], plan.horizon)
+            add(jumps[index], "drop" if after < before else "jump")
+    for moved, _ in plan.moved:
+        phase = moved.curve.phase(plan.horizon)
+        add(phase.start, f"warmup of {moved.name} ends")
+        add(phase.stop, f"cooldown of {moved.name} starts")
+        for jump in moved.curve.jumps(plan.horizon)[:JUMPS_SHOWN]:
+            add(jump, f"jump of {moved.name}")
+    for quarter in (25, 50, 75):
+        add(steps * quarter // 100, f"{quarter}%")
+    return dict(sorted(marks.items()))
+
+
+def _leading(names: Sequence[str]) -> list[str]:
+    """The names, without those of a layer's parts (`stem/no_decay`) where the layer itself (`stem`) is among them."""
+    return [name for name in names if name.rpartition("/")[0] not in names]
+
+
+def sampled(plan: PlanBase, rows: int) -> np.ndarray:
+    """All steps of the run, or, of a longer one, `rows` of them at most: evenly spaced, with every landmark.
+
+    Around a jump both its sides are taken, so that it is drawn upright.
+    """
+    steps = plan.horizon.steps
+    if steps <= rows:
+        return np.arange(steps)
+    marks = np.array(list(landmarks(plan)))
+    marks = np.unique(np.concatenate([marks, np.maximum(marks - 1, 0)]))
+    even = np.linspace(0, steps - 1, max(rows - len(marks), 2)).round().astype(np.int64)
+    return np.union1d(even, marks)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Groups whose LR is the same at every step.
+
+    Args:
+        names: of the groups.
+        column: where their LR stands in `plan.lr`.
+    """
+
+    names: tuple[str, ...]
+    column: int
+
+    def label(self, count: int = 3) -> str:
+        """The names, or the first of them and how many more there are."""
+        return joined(self.names, count)
+
+
+def lines(plan: PlanBase) -> list[Line]:
+    """The distinct LR curves of a plan, in the order of their first group."""
+    found: dict[tuple[int, float], list[int]] = {}
+    for index, (_, columns) in enumerate(plan.curves):
+        for column in columns:
+            found.setdefault((index, plan.trainable[column].lr), []).append(column)
+    merged = sorted(found.values(), key=lambda columns: columns[0])
+    return [Line(tuple(plan.names[column] for column in columns), columns[0]) for columns in merged]
+
+
+_SHOWN = 4  # entries of a list in a description
+
+
+def describe(schedule: Curve, horizon: Horizon | None = None) -> str:
+    """The schedule in a few words, as it was declared: `cosine, warmup 5%, floor 0.1`.
+
+    Args:
+        schedule: what to describe.
+        horizon: of the run, in which a declared warmup or cooldown may be less than a step, which is said; None: of
+            any run.
+    """
+    if isinstance(schedule, Continued):
+        return f"{describe(schedule.schedule)}; from step {schedule.at:,}: {schedule.how}"
+    if isinstance(schedule, Unfreezing):
+        warmup = f", warmup {schedule.warmup}" if schedule.warmup.value else ""
+        return f"frozen for {schedule.at}{warmup}, then {describe(schedule.schedule)}"
+    if isinstance(schedule, Schedule):
+        spec = to_spec(schedule)
+        for name in ("warmup", "cooldown"):
+            duration: Duration = getattr(schedule, name)
+            if horizon is not None and duration.value and not duration.steps(horizon) and name in spec:
+                spec[name] = f"{spec[name]} (less than a step)"
+        return ", ".join(_words(spec.pop("shape")) + _words(spec)[1:])
+    return ", ".join(_words(to_spec(schedule)))
+
+
+def describe_setting(moved: PlanSetting, lr: Sequence[Curve] = ()) -> str:
+    """How a setting moves, in a few words: `0.85 to 0.95, inverse to the LR`.
+
+    Args:
+        moved: what moves.
+        lr: the curves of the LR.
+    """
+    curve = "the LR" if moved.curve in lr else describe(moved.curve)
+    along = "inverse to " if moved.inverse else "as " if moved.curve in lr else ""
+    return f"{number(moved.low)} to {number(moved.high)}, {along}{curve}"
+
+
+def setting_lines(plan: PlanBase) -> list[tuple[str, str, int]]:
+    """Of each setting that moves otherwise than another: its name, what to call it, a column of `Plan.setting`."""
+    found = []
+    for moved, columns in plan.moved:
+        everyone = sum(other.name == moved.name for other, _ in plan.moved) == 1
+        whose = "" if everyone else f" of {joined([plan.names[column] for column in columns], 3)}"
+        found.append((moved.name, moved.title + whose, columns[0]))
+    return found
+
+
+def setting_columns(plan: PlanBase) -> list[tuple[str, int, str]]:
+    """Of each group in which a setting moves: the setting's name, the group's column, and `momentum/head` for both."""
+    return [
+        (name, column, f"{name}/{plan.names[column]}")
+        for name in plan.also
+        for column in sorted(column for moved, columns in plan.moved if moved.name == name for column in columns)
+    ]
+
+
+def _words(spec: dict[str, Any]) -> list[str]:
+    """The class's own name, then its arguments, without those that say nothing."""
+    said = {
+        key: value
+        for key, value in spec.items()
+        if key != "_target_" and value not in (None, False, 0, "0%", "0 steps")
+    }
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", spec["_target_"].rpartition(".")[2]).lower()
+    return [name.replace("multi step", "multistep"), *(f"{key} {_said(value)}" for key, value in said.items())]
+
+
+def _said(value: object) -> str:
+    """A value in a few words: of a long list its ends, of a part its shape and what is set about it."""
+    if isinstance(value, list):
+        shown = value if len(value) <= _SHOWN else [*value[: _SHOWN - 1], "...", value[-1]]
+        return " ".join(f"({_said(item)})" if isinstance(item, dict | list) else str(item) for item in shown)
+    if isinstance(value, dict):
+        rest = {key: item for key, item in value.items() if key != "shape"}
+        return ", ".join(_words(value["shape"]) + _words(rest)[1:] if "shape" in value else _words(value))
+    return str(value)
+
+
+def length(plan: PlanBase) -> str:
+    """The length of a run in words: `938 steps, 2 epochs of 469`.
+
+    What it sees is told where the plan speaks of it, and where there are no epochs: `976 steps, 499,712 samples`.
+    """
+    horizon = plan.horizon
+    words = counted(horizon.steps, "step")
+    if horizon.steps_per_epoch:
+        epochs = f"{horizon.epochs:.4g}"
+        words += f", {epochs} epoch{'' if epochs == '1' else 's'} of {horizon.steps_per_epoch:,}"
+    if horizon.samples_per_step and (plan.in_samples or not horizon.steps_per_epoch):
+        words += f", {horizon.steps * horizon.samples_per_step:,.0f} samples"
+    return words
+
 
 NUMBER = 10  # characters of a column of LRs, with the space behind it
 

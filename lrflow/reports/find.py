@@ -10,9 +10,9 @@ import numpy as np
 
 from lrflow.display import COLOURS, GREY, number
 from lrflow.reports.page import Fact, Page
-from lrflow.tuning.confirm import Confirmed
-from lrflow.tuning.reading import judge_lr
-from lrflow.tuning.record import Record
+from lrflow.tuning.confirmation import Confirmed
+from lrflow.tuning.find_record import Record
+from lrflow.tuning.suggestion import judge_lr
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -12,7 +12,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 import lrflow
-from lrflow.config.extras import missing_package
+from lrflow.config.packages import missing_package
 from lrflow.errors import ConfigError
 from lrflow.files import write_whole
 

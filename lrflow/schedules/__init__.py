@@ -7,8 +7,7 @@ A `Schedule` is a warmup, a `Shape` and a cooldown. Times are `Duration`s (`500`
     >>> schedule([0, 500, 9_999], Horizon(steps=10_000, steps_per_epoch=1_000))
 """
 
-from lrflow.schedules.continuation import Continued
-from lrflow.schedules.curve import Curve, ScheduledSetting
+from lrflow.schedules.base import Curve, ScheduledSetting, Shape
 from lrflow.schedules.cycles import Cyclical, OneCycle, WarmRestarts
 from lrflow.schedules.decays import (
     Constant,
@@ -17,19 +16,17 @@ from lrflow.schedules.decays import (
     InverseSqrt,
     InverseTime,
     Linear,
+    MultiStep,
     Polynomial,
     Rex,
+    Step,
     Tanh,
 )
-from lrflow.schedules.durations import Duration, DurationLike
-from lrflow.schedules.function import Function
-from lrflow.schedules.horizons import Horizon, Phase
-from lrflow.schedules.pieces import Piece, Piecewise
+from lrflow.schedules.pieces import Function, Piece, Piecewise
 from lrflow.schedules.schedule import Schedule
-from lrflow.schedules.shape import Shape
-from lrflow.schedules.stairs import MultiStep, Step
-from lrflow.schedules.table import Tabulated
-from lrflow.schedules.unfreezing import Unfreezing
+from lrflow.schedules.tabulated import Tabulated
+from lrflow.schedules.time import Duration, DurationLike, Horizon, Phase
+from lrflow.schedules.wrappers import Continued, Unfreezing
 
 Also = ScheduledSetting  # its first name, which stands in specs
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lrflow.errors import Problem
-from lrflow.lazy import np
-from lrflow.schedules.durations import Duration, DurationLike
-from lrflow.schedules.fields import Fields, length
-from lrflow.schedules.horizons import Floats, Phase
-from lrflow.schedules.shape import Shape
+from lrflow.imports import np
+from lrflow.schedules._arguments import Fields, length
+from lrflow.schedules.base import Shape
+from lrflow.schedules.time import Duration, DurationLike, Floats, Phase
 
 
 @dataclass(frozen=True, init=False)

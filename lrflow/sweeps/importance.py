@@ -1,4 +1,7 @@
-"""How much each of the swept keys matters to the metric."""
+"""How much each of the swept keys matters to the metric.
+
+The learning curves of a sweep's trials.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lrflow.sweeps.recorded import Value, number_or_none
-from lrflow.sweeps.results import SweepResults
+from lrflow.metric import TRAIN_LOSS
+from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
 
 FEWEST = 10  # trials; of fewer, nothing is said
 BINS = 5  # ranges of a number, in which trials are compared where it has more values than that
@@ -107,3 +110,42 @@ def _positions(column: Sequence[Value]) -> np.ndarray:
     """Numbers where they lie on a line: by their logarithm where they span more than a decade."""
     values = np.array([number_or_none(value) for value in column], float)
     return np.log10(values) if values.min() > 0 and values.max() / values.min() > 10 else values
+
+
+READINGS = 4  # of the metric that a curve needs, else the training loss is shown
+POINTS = 150  # of a curve, at most
+CURVES = 200  # of a sweep, at most: the best ones
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """A metric of one trial over its steps; of many steps, means of as many ranges as are drawn."""
+
+    trial: TrialResult
+    steps: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+def learning_curves(sweep: SweepResults) -> tuple[str, list[LearningCurve]]:
+    """The metric that trials are judged by over their steps, or the training loss where that is read more often.
+
+    Returns:
+        the name of the column, and the curves of the trials that have any.
+    """
+    ranked = sorted(sweep.trials, key=lambda trial: (np.isnan(sweep.cost(trial)), sweep.cost(trial)))[:CURVES]
+    read = [(trial, trial.history(sweep.metric, TRAIN_LOSS)) for trial in ranked]
+    longest = max((len(metric[0]) for _, (metric, _) in read), default=0)
+    trained = any(loss[0] for _, (_, loss) in read)
+    which = 0 if longest >= READINGS or not trained else 1
+    curves = [_curve(trial, *histories[which]) for trial, histories in read if histories[which][0]]
+    return (sweep.metric, TRAIN_LOSS)[which], curves
+
+
+def _curve(trial: TrialResult, steps: Sequence[int], values: Sequence[float]) -> LearningCurve:
+    known = np.isfinite(values)
+    count = max(1, min(POINTS, int(known.sum())))
+    means = [
+        tuple(float(part.mean()) for part in np.array_split(np.asarray(column, float)[known], count) if part.size)
+        for column in (steps, values)
+    ]
+    return LearningCurve(trial, means[0], means[1])

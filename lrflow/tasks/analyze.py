@@ -8,14 +8,13 @@ from typing import Any
 from rich.console import Console
 
 from lrflow.config import Config
-from lrflow.config.settings import Analyze
+from lrflow.config.run_schema import Analyze
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.reports.sweep import report
-from lrflow.sweeps.best import command, write_recipe
-from lrflow.sweeps.reading import find_sweep, read_sweep
-from lrflow.sweeps.recorded import TrialResult
-from lrflow.sweeps.results import SweepResults
+from lrflow.sweeps.best_recipe import command, write_recipe
+from lrflow.sweeps.folders import find_sweep, read_sweep
+from lrflow.sweeps.results import SweepResults, TrialResult
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -13,15 +13,15 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.table import Table
 
+from lrflow import assemble
 from lrflow.config import Config, locate
-from lrflow.config.settings import Evaluate
+from lrflow.config.run_schema import Evaluate
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.files import user_lock, write_whole
 from lrflow.runs import RunFolder, find_checkpoint
-from lrflow.tasks import build
-from lrflow.tasks.record import own_environment
-from lrflow.training.checkpoint_io import read_checkpoint
+from lrflow.tasks.run_record import own_environment
+from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.loaders import put_in_order
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import build_trainer
@@ -51,14 +51,14 @@ def run(config: Config) -> dict[str, Any]:
     folder = RunFolder.of(source)
     pl.seed_everything(config.seed, verbose=False)
     with own_environment(folder):
-        trainer = build_trainer(build.lightning_options(config), folder.path, [], config.trainer.log_every)
-        data = build.build_data(config)
+        trainer = build_trainer(assemble.lightning_options(config), folder.path, [], config.trainer.log_every)
+        data = assemble.build_data(config)
         put_in_order(data, config.seed, rank=trainer.global_rank, world=trainer.world_size)
         stage, evaluate = ("test", trainer.test) if task.split == "test" else ("validate", trainer.validate)
         with user_lock("data"):
             data.prepare_data()
         data.setup(stage)  # which the module may look at as it makes its parts
-        module = build.build_module(config, start=False, trainer=trainer, data=data, stage=stage)
+        module = assemble.build_module(config, start=False, trainer=trainer, data=data, stage=stage)
         saved.check(module)
         found = evaluate(module, datamodule=data, ckpt_path=str(checkpoint), verbose=False)
     if not found:

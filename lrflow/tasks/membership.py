@@ -14,20 +14,19 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
+from lrflow import assemble
 from lrflow.config import Config, locate
 from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder
 from lrflow.schedules import Duration
-from lrflow.tasks import build
 from lrflow.tasks.train import Prepared, prepare
 from lrflow.training import Supervised
 from lrflow.training.isolation import Snapshot
-from lrflow.training.plain_state import attributes, namespaces
-from lrflow.training.random_state import random_state, random_state_kept, same_random_state
+from lrflow.training.state import attributes, namespaces, random_state, random_state_kept, same_random_state
+from lrflow.vectorized.eligibility import unsafe
 from lrflow.vectorized.member import Member
 from lrflow.vectorized.population import UnfitError
-from lrflow.vectorized.safety import unsafe
 from lrflow.vectorized.updates import Steps
 from lrflow.vectorized.verification import Trace, differences, telling_steps, train_alone, train_stacked
 
@@ -97,7 +96,7 @@ def load_shared(config: Config) -> pl.LightningDataModule | None:
     with random_state_kept():
         pl.seed_everything(config.seed, verbose=False)
         before = random_state()
-        data = build.load_data(config)
+        data = assemble.load_data(config)
         return data if same_random_state(random_state(), before) else None
 
 

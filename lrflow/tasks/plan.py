@@ -13,14 +13,14 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.console import Console
 
+from lrflow import assemble
 from lrflow.config import Config, declared_horizon, load_config, locate, validate
-from lrflow.config.also import settings_of
-from lrflow.config.find import StabilityFind
+from lrflow.config.checks import settings_of
+from lrflow.config.find_schema import StabilityFind
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
-from lrflow.tasks import build
-from lrflow.training.feedback import make_feedback_loop
+from lrflow.training.feedback_loop import make_feedback_loop
 from lrflow.training.loaders import check_intervals, count_horizon, ready_data
 from lrflow.training.trainer import build_trainer
 
@@ -43,16 +43,16 @@ def run(config: Config) -> dict[str, Any]:
     other = read_plan(config.against, Path(config.output)) if config.against else None
     plan = compile_plan(config, partial(console.print, soft_wrap=True, highlight=False))
     console.print(plan.table())
-    if feedback := build.build_feedback(config):
+    if feedback := assemble.build_feedback(config):
         make_feedback_loop(feedback, plan.horizon)  # refused where it cannot be told when it looks
         console.print(f"feedback: {feedback.describe()}; {feedback.effect}", soft_wrap=True, highlight=False)
     if other:
         console.print(plan.diff(other))
     folder = RunFolder.claim(config.run_folder) if config.run_folder else None
     folder = folder or RunFolder.create(Path(config.output), f"plan-{config.title}")
-    written = plan.write(folder.path, build.plan_extras(config))
+    written = plan.write(folder.path, assemble.plan_extras(config))
     if config.find.check and isinstance(config.find, StabilityFind):
-        from lrflow.tasks.find.stability import find_ceiling  # which reads the data, and takes a Trainer
+        from lrflow.tuning.stability import find_ceiling  # which reads the data, and takes a Trainer
 
         find_ceiling(config, config.find, folder.path, console, plan)
         written = [*written, folder.path / "find.json"]
@@ -80,18 +80,18 @@ def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -
     horizon, data = declared_horizon(config), None
     if horizon is None:  # counted where the run is to be trained, without its processes
         processes = _processes(config)
-        data = ready_data(build.build_data(config), None, config.seed, processes=processes)
+        data = ready_data(assemble.build_data(config), None, config.seed, processes=processes)
         horizon = count_horizon(config, data, processes)
-    elif config.horizon.steps is None and build.needs_example(config):
+    elif config.horizon.steps is None and assemble.needs_example(config):
         with suppress(LrflowError, OSError):  # nothing else of the plan needs them
-            data = ready_data(build.build_data(config), None, config.seed)
-    module = build.build_module(config, trainer=build.stand_in(config, horizon), data=data)
-    groups = build.build_groups(config, module, tell=tell, data=data)
-    schedule = build.build_schedule(config)
+            data = ready_data(assemble.build_data(config), None, config.seed)
+    module = assemble.build_module(config, trainer=assemble.stand_in(config, horizon), data=data)
+    groups = assemble.build_groups(config, module, tell=tell, data=data)
+    schedule = assemble.build_schedule(config)
     with check_intervals(config, horizon) if config.horizon.steps is None else nullcontext():
         plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
-        build.check_plan(config, plan)
-    build.give_advice(config, plan, tell)
+        assemble.check_plan(config, plan)
+    assemble.give_advice(config, plan, tell)
     return plan
 
 
@@ -150,5 +150,5 @@ def _processes(config: Config) -> int:
     """How many train together; where the config leaves it to the machine, as many as a trainer finds here."""
     return (
         config.trainer.processes
-        or build_trainer(build.lightning_options(config), Path(config.output), [], 1).world_size
+        or build_trainer(assemble.lightning_options(config), Path(config.output), [], 1).world_size
     )

@@ -17,20 +17,20 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
 from lrflow.config import Config
-from lrflow.config.settings import Train
+from lrflow.config.run_schema import Train
 from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
-from lrflow.tasks.likeness import ineligible_because, population_key, shares_data
 from lrflow.tasks.membership import as_member, check_alike, load_shared, shared_state, verify
-from lrflow.tasks.record import conclude, failure_recorded, open_folder, open_loggers, record_start
+from lrflow.tasks.run_record import conclude, failure_recorded, open_folder, open_loggers, record_start
 from lrflow.tasks.train import prepare
 from lrflow.training.loggers import abandon_loggers, close_loggers
+from lrflow.vectorized.eligibility import ineligible_because, population_key, shares_data
 from lrflow.vectorized.fit import PopulationFit
 from lrflow.vectorized.member import Member
 from lrflow.vectorized.population import UnfitError
-from lrflow.vectorized.trial import COMPILING, SHARE, Timing, time_ordinary, time_together
+from lrflow.vectorized.timing import COMPILING, SHARE, Timing, time_ordinary, time_together
 
 PAYS = 1.1
 """A population has to be so many times faster than its members one after the other: less may be noise."""
@@ -176,7 +176,7 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
             try:
                 member = as_member(prepare(config, folder, None, loggers, quiet, copy.copy(loaded)))
                 if config.trial and config.trial.pruner != "none":
-                    from lrflow.tasks.trial import follow_trial  # which takes Optuna
+                    from lrflow.tasks.pruning import follow_trial  # which takes Optuna
 
                     trainer = member.trainer
                     trainer.callbacks += follow_trial(config, folder.path, trainer, False, quiet)  # type: ignore[attr-defined]

@@ -16,10 +16,11 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 
+from lrflow import assemble
 from lrflow.config import Config, locate
-from lrflow.config.also import settings_of
-from lrflow.config.combinations import check_combination
-from lrflow.config.settings import Train
+from lrflow.config.checks import settings_of
+from lrflow.config.compatibility import check_combination
+from lrflow.config.run_schema import Train
 from lrflow.config.targets import optimizer_traits
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError
@@ -27,9 +28,8 @@ from lrflow.layers import Group, merge
 from lrflow.outcome import Outcome, numbers_in
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
-from lrflow.tasks import build
 from lrflow.tasks.evaluate import test_run
-from lrflow.tasks.record import (
+from lrflow.tasks.run_record import (
     conclude,
     failure_recorded,
     open_folder,
@@ -40,17 +40,16 @@ from lrflow.tasks.record import (
 )
 from lrflow.training import Checkpoints, EvaluationWeights, Signals
 from lrflow.training.branches import Branch, compile_branched
-from lrflow.training.feedback import FeedbackLoop, make_feedback_loop
+from lrflow.training.configure_optimizers import supply_optimizer
+from lrflow.training.feedback_loop import FeedbackLoop, make_feedback_loop
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, ready_data
 from lrflow.training.loggers import close_loggers
 from lrflow.training.monitor import Monitor, Watched, build_monitors
 from lrflow.training.progress import ProgressBar
-from lrflow.training.ranks import rank
 from lrflow.training.resume import Resumed, branch_point
-from lrflow.training.supply import supply_optimizer
-from lrflow.training.trainer import Trainer, build_trainer, validate_every
+from lrflow.training.trainer import Trainer, build_trainer, rank, validate_every
 
 log = logging.getLogger("lrflow")
 
@@ -82,13 +81,13 @@ def outcome(config: Config) -> Outcome:
     if config.resume.source:
         resumed = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
         resumed = branch_point(config, resumed) if config.resume.horizon == "branch" else resumed
-        resumed.check_config(build.plain_config(config), optimizer_traits)
+        resumed.check_config(assemble.plain_config(config), optimizer_traits)
     folder = open_folder(config, resumed)
     loggers: list[Logger] = []
     with folder.held() if rank() == 0 else nullcontext(), own_environment(folder):
         try:
             if config.finds_lr or (config.find.check and resumed is None):
-                from lrflow.tasks.find.auto import settle_lr  # which trains too, for a while
+                from lrflow.tasks.find import settle_lr  # which trains too, for a while
 
                 config = settle_lr(config, folder, QuietConsole(quiet=rank() > 0))
             loggers = open_loggers(config, folder)
@@ -148,7 +147,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         if trainer.is_global_zero:  # before the processes that fit starts, which read the config there
             record_start(config, folder, plan, trainer.world_size, picture=config.trial is None)
         if config.trial and config.trial.pruner != "none":
-            from lrflow.tasks.trial import follow_trial  # which takes Optuna
+            from lrflow.tasks.pruning import follow_trial  # which takes Optuna
 
             trainer.callbacks += follow_trial(config, folder.path, trainer, resumed is not None, console)  # type: ignore[attr-defined]
         trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
@@ -193,10 +192,10 @@ def prepare(
         LrflowError: it cannot start.
     """
     pl.seed_everything(config.seed, verbose=False)
-    trainer = build_trainer(build.lightning_options(config), folder.path, loggers, config.trainer.log_every)
+    trainer = build_trainer(assemble.lightning_options(config), folder.path, loggers, config.trainer.log_every)
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
-    data = loaded or build.build_data(config)
+    data = loaded or assemble.build_data(config)
     ready_data(data, trainer, config.seed, resumed.position if resumed else None, is_set_up=loaded is not None)
     horizon = count_horizon(config, data, trainer.world_size)
     if resumed and resumed.step >= horizon.steps and horizon.as_long_as(resumed.plan.horizon):
@@ -207,14 +206,14 @@ def prepare(
         return None
     tell = partial(console.print, soft_wrap=True, highlight=False)
     trainer.run_for(horizon)  # which the module may ask for as it makes its parts
-    module = build.build_module(config, resumed is None, trainer, data, tell=tell)
+    module = assemble.build_module(config, resumed is None, trainer, data, tell=tell)
     if resumed is None:
-        build.check_metrics(config, module)
+        assemble.check_metrics(config, module)
     if is_overridden("configure_optimizers", module):
         tell(f"{type(module).__name__}.configure_optimizers is ignored: lrflow supplies the optimizer and the schedule")
-    groups = build.build_groups(config, module, trainer.world_size, tell, data)
-    schedule, settings = build.build_schedule(config), settings_of(config.optimizer)
-    feedback = build.build_feedback(config)
+    groups = assemble.build_groups(config, module, trainer.world_size, tell, data)
+    schedule, settings = assemble.build_schedule(config), settings_of(config.optimizer)
+    feedback = assemble.build_feedback(config)
     branches: tuple[Branch, ...] = ()
     if resumed:
         resumed.check(module)
@@ -225,30 +224,30 @@ def prepare(
         branches = resumed.branched(horizon, config.resume.horizon, groups, schedule, settings)
     with check_intervals(config, horizon):
         plan = compile_branched(groups, schedule, horizon, branches, settings)
-        build.check_plan(config, plan)
+        assemble.check_plan(config, plan)
         acting = make_feedback_loop(feedback, horizon, tell) if feedback else None
     if resumed:
         resumed.check_plan(plan)
-        console.print(resumed.describe(plan, build.plain_config(config), groups), soft_wrap=True, highlight=False)
+        console.print(resumed.describe(plan, assemble.plain_config(config), groups), soft_wrap=True, highlight=False)
     console.print(plan.table())
     if feedback:
         tell(f"feedback: {feedback.describe()}; {feedback.effect}")
     elif resumed and resumed.feedback:
         tell(resumed.feedback)
-    build.give_advice(config, plan, tell)
+    assemble.give_advice(config, plan, tell)
     signals = Signals(plan, config.trainer.log_every)
     watching = build_monitors(config, Watched(trainer, data, plan, folder.path, config.seed, signals))
     for line in filter(None, (monitor.describe() for monitor in watching)):
         tell(line)
-    trainer.callbacks += build.freezing_callbacks(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
+    trainer.callbacks += assemble.freezing_callbacks(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
     trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, signals, watching, console)  # type: ignore[attr-defined]
     validate_every(trainer, config.trainer.val_every, horizon)
     trainer.run_for(horizon)
     compiled = config.trainer.compile and not plan.moved
-    make = partial(build.make_optimizer, config, groups, compiled=compiled)
+    make = partial(assemble.make_optimizer, config, groups, compiled=compiled)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
     held = config.optimizer.node() | dict.fromkeys(resumed.moved if resumed else ())
-    changed = resumed.reconfigured(build.plain_config(config)) if resumed else ()
+    changed = resumed.reconfigured(assemble.plain_config(config)) if resumed else ()
     supply_optimizer(module, plan, make, held, compiled, routes, changed)
     return Prepared(trainer, module, data, plan, groups, {"feedback": acting.history} if acting else {})
 
@@ -281,7 +280,7 @@ def _callbacks(
         extra={
             "plan": plan.to_dict(),
             "branches": [branch.as_dict() for branch in branches],
-            "config": build.plain_config(config),
+            "config": assemble.plain_config(config),
         },
     )
     # First, so that whatever else looks at a validation finds the weights that are validated; feedback before what

@@ -2,7 +2,7 @@
 
 from lrflow.training.checkpoints import Checkpoints
 from lrflow.training.evaluation_weights import EvaluationWeights
-from lrflow.training.feedback import FeedbackLoop
+from lrflow.training.feedback_loop import FeedbackLoop
 from lrflow.training.freezing import Freezing
 from lrflow.training.module import Supervised, planned_module
 from lrflow.training.signals import Block, Signals

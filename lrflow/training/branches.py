@@ -9,7 +9,7 @@ from typing import Any
 from lrflow.layers import Group
 from lrflow.plan import Plan
 from lrflow.schedules import Continued, Curve, Horizon
-from lrflow.schedules.continuation import How
+from lrflow.schedules.wrappers import How
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, IterableDataset
 
-from lrflow.layers.uses import Uses, UsesTrace
+from lrflow.layers.parameters import Uses, UsesTrace
 from lrflow.training.module import planned_module
 
 CPU = torch.device("cpu")

@@ -1,7 +1,11 @@
-"""What looks at a run leaves nothing behind: all that a module holds is put back as it was."""
+"""What looks at a run leaves nothing behind: all that a module holds is put back as it was.
+
+Training batches for steps beside the training, which does not notice.
+"""
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
@@ -14,15 +18,17 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
+from lrflow.data import ordered
 from lrflow.training.loops import AfterModule
-from lrflow.training.plain_state import Namespace, of_library
-from lrflow.training.random_state import random_state, set_random_state
+from lrflow.training.state import Namespace, of_library, random_state, set_random_state
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _OUTSIDE = (pl.LightningDataModule, Callback, Logger, Optimizer, Dataset, DataLoader)
@@ -325,3 +331,38 @@ def _generator(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | N
     if isinstance(value, random.Random):
         return value.getstate, value.setstate
     return None
+
+
+def batches_beside(trainer: pl.Trainer, seed: int) -> Iterator[Any]:
+    """Training batches, from loaders beside those that the training goes through.
+
+    Of a loader that brings an order of its own, they are the first that it gives when it is asked anew.
+
+    Args:
+        trainer: of the fit; its training loaders give the data.
+        seed: of the order.
+    """
+    combined = trainer.fit_loop._combined_loader
+    assert combined is not None
+
+    def beside(loader: DataLoader[Any]) -> DataLoader[Any]:
+        result = copy.copy(ordered(loader, seed))
+        vars(result).update(persistent_workers=False, _iterator=None)
+        return result
+
+    loaders = CombinedLoader(tree_map_only(DataLoader, beside, combined.iterables), combined._mode)
+    return (batch for batch, _, _ in iter(loaders))
+
+
+def as_trained(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
+    """A batch as the training step is given it: of the trainer's precision, on its device."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators, within `isolated`."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -19,7 +19,7 @@ from lrflow.errors import LrflowError
 from lrflow.files import write_whole
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
-from lrflow.training.ranks import rank
+from lrflow.training.trainer import rank
 
 log = logging.getLogger("lrflow")
 

@@ -14,16 +14,15 @@ import torch
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate
-from lrflow.config.mup import table_of
+from lrflow.config.compatibility import table_of
 from lrflow.config.targets import with_arguments
 from lrflow.display import Grid, number
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule
-from lrflow.layers.inventory import Parameters
-from lrflow.layers.mup import MuP, Table, lr_scale
-from lrflow.layers.widths import Width
-from lrflow.training.completion import complete, is_made_later
+from lrflow.layers.mup import MuP, Table, Width, lr_scale
+from lrflow.layers.parameters import Parameters
 from lrflow.training.module import Supervised, planned_module
+from lrflow.training.parameters import complete, is_made_later
 
 
 def mup_rules(

@@ -15,19 +15,19 @@ from torch import nn
 from lrflow.config import Config, locate
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
-from lrflow.layers.explain import abbreviated
+from lrflow.layers.groups import abbreviated
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, checkpoints_in, newest_checkpoint
 from lrflow.schedules import Curve, Horizon
-from lrflow.schedules.continuation import How
-from lrflow.schedules.curve import BETA
-from lrflow.schedules.durations import durations_in
-from lrflow.schedules.specs import from_spec
+from lrflow.schedules.base import BETA
+from lrflow.schedules.serialization import from_spec
+from lrflow.schedules.time import durations_in
+from lrflow.schedules.wrappers import How
 from lrflow.training.branches import Branch, compile_branched
-from lrflow.training.checkpoint_io import read_checkpoint
-from lrflow.training.feedback import dropped
-from lrflow.training.incompatible import FindTraits, check_not_frozen_again, check_same_optimizer, check_same_past
-from lrflow.training.position import Position
+from lrflow.training.checkpoint_file import read_checkpoint
+from lrflow.training.feedback_loop import dropped
+from lrflow.training.loaders import Position
+from lrflow.training.resume_checks import FindTraits, check_not_frozen_again, check_same_optimizer, check_same_past
 
 #: Keys whose change is no change of the run: where it is written, what it is called, how it is asked for.
 _BESIDE_THE_RUN = ("resume", "task", "against", "output", "name", "horizon", "logger", "trial", "trainer.progress")

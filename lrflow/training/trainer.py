@@ -1,4 +1,7 @@
-"""Lightning's Trainer, set up so that lrflow's plan, signals and checkpoints are all that acts on the run."""
+"""Lightning's Trainer, set up so that lrflow's plan, signals and checkpoints are all that acts on the run.
+
+Which of several processes this one is.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,16 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lrflow.errors import ConfigError, Problem
 from lrflow.plan import PlanChangedWarning
 from lrflow.schedules import Duration, Horizon
-from lrflow.training.accounting import Accounting
-from lrflow.training.accumulation import WindowMean
-from lrflow.training.checkpoint_io import AtomicCheckpointIO
-from lrflow.training.loops import FitLoop
-from lrflow.training.validations import ValidationTimes
+from lrflow.training.checkpoint_file import AtomicCheckpointIO
+from lrflow.training.loops import FitLoop, WindowMean
+from lrflow.training.metrics import ValidationTimes
+from lrflow.training.parameters import Accounting
 
 
 class NoProfiler(Profiler):
@@ -203,3 +206,8 @@ def quieten_lightning() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def rank() -> int:
+    """The global rank, known from the environment before any Trainer is made; 0 for a single process."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0)

@@ -21,15 +21,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from lrflow.errors import LrflowError
-from lrflow.plan.view import setting_columns
+from lrflow.plan.table import setting_columns
 from lrflow.schedules import Duration
 from lrflow.training.interrupt import StopRequest
+from lrflow.training.loaders import stand_at
+from lrflow.training.metrics import ValidationTimes
 from lrflow.training.module import Supervised
-from lrflow.training.position import stand_at
 from lrflow.training.signals import Block
-from lrflow.training.validations import ValidationTimes
-from lrflow.vectorized.batches import StackedBatches
-from lrflow.vectorized.member import Member, stack
+from lrflow.vectorized.member import Member, StackedBatches, stack
 from lrflow.vectorized.population import Clip, Population
 
 

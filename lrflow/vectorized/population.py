@@ -16,7 +16,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.utils import parameters_to_vector
 from torch.optim import Optimizer
 
-from lrflow.vectorized.stand_ins import Streams, stand_in
+from lrflow.vectorized.eligibility import Streams, stand_in
 from lrflow.vectorized.updates import Update
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -24,12 +24,10 @@ from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.module import Supervised
-from lrflow.training.plain_state import attributes, shared
-from lrflow.training.random_state import random_state, same_random_state
+from lrflow.training.state import attributes, random_state, same_random_state, shared
 from lrflow.training.trainer import Trainer
-from lrflow.vectorized.batches import StackedBatches
 from lrflow.vectorized.fit import clipping, evaluated
-from lrflow.vectorized.member import Member, stack
+from lrflow.vectorized.member import Member, StackedBatches, stack
 from lrflow.vectorized.population import UnfitError
 from lrflow.vectorized.updates import Steps
 

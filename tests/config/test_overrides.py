@@ -5,7 +5,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lrflow.config import overrides
-from lrflow.config.catalogue import Catalogue
+from lrflow.config.options import Catalogue
 from lrflow.config.overrides import Overrides, expand
 
 CATALOGUE = Catalogue()

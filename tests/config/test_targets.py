@@ -10,11 +10,10 @@ import torch
 
 from lrflow.cli.command import main
 from lrflow.config import instantiate, locate
-from lrflow.config.catalogue import Catalogue
-from lrflow.config.extras import EXTRAS
+from lrflow.config.options import Catalogue
+from lrflow.config.packages import EXTRAS, read_names, trust_packages, trusted
 from lrflow.config.schema import Data
 from lrflow.config.targets import check_arguments, check_name
-from lrflow.config.trust import read_names, trust_packages, trusted
 from lrflow.errors import ConfigError
 from lrflow.optimizers.traits import package_of
 from lrflow.schedules import Cosine, Schedule
@@ -50,7 +49,7 @@ def test_what_may_be_built(target: str) -> None:
         "sympy.sympify",
         "lrflow.data.module.os.system",
         "lrflow.models.torch.load",
-        "lrflow.models.dense.math.prod",
+        "lrflow.models.math.prod",
         "lrflow.config.targets.importlib.import_module",
         "lrflow.cli.command.main",
         "torch.nn.modules.module.torch.load",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from lrflow.data import sources
+from lrflow.data import fashion_mnist_files
 
 # A busy machine is not a fault of the code.
 settings.register_profile("no deadline", deadline=None)
@@ -87,6 +87,6 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(here)
     monkeypatch.delenv("LRFLOW_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "SYSTEM", tmp_path / "system" / "fashion-mnist")
-    monkeypatch.setattr(sources, "URLS", ("http://127.0.0.1:9",))
+    monkeypatch.setattr(fashion_mnist_files, "SYSTEM", tmp_path / "system" / "fashion-mnist")
+    monkeypatch.setattr(fashion_mnist_files, "URLS", ("http://127.0.0.1:9",))
     return here

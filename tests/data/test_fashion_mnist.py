@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrflow.data import FashionMNIST, sources
+from lrflow.data import FashionMNIST, fashion_mnist_files
 from lrflow.errors import ConfigError, LrflowError
 
 SMALL = {"examples": 200, "shape": [1, 4, 4], "outputs": 10, "loss": "cross_entropy"}
@@ -33,7 +33,7 @@ def test_pictures_are_read_normalised_and_split(nowhere: Path, put: Put, packed:
 
 
 def test_the_constants_are_those_of_the_published_pictures() -> None:
-    if sources.locate() is None:
+    if fashion_mnist_files.locate() is None:
         pytest.skip("FashionMNIST is not on this machine: python -m lrflow.data.fetch fashion_mnist")
     module = FashionMNIST(val_size=0)
     module.setup()
@@ -52,7 +52,7 @@ def test_the_usual_places_are_searched_in_turn(
     # From the last place to the first: each hides those before.
     for place in [
         tmp_path / "cache/lrflow/fashion-mnist",
-        sources.SYSTEM,
+        fashion_mnist_files.SYSTEM,
         Path(".data/debian/usr/share/datasets/fashion-mnist"),
         Path(".data/fashion-mnist"),
         tmp_path / "chosen/fashion-mnist",
@@ -62,10 +62,10 @@ def test_the_usual_places_are_searched_in_turn(
 
 
 def test_a_folder_that_lacks_a_file_does_not_count(nowhere: Path, put: Put) -> None:
-    put(sources.SYSTEM)
+    put(fashion_mnist_files.SYSTEM)
     broken = put(Path(".data/fashion-mnist"))
     (broken / "t10k-labels-idx1-ubyte.gz").unlink()
-    assert FashionMNIST(download=False).paths()["train-images-idx3-ubyte"].parent == sources.SYSTEM
+    assert FashionMNIST(download=False).paths()["train-images-idx3-ubyte"].parent == fashion_mnist_files.SYSTEM
 
 
 def test_nothing_found_is_told_with_the_ways_to_get_it(nowhere: Path) -> None:
@@ -73,7 +73,7 @@ def test_nothing_found_is_told_with_the_ways_to_get_it(nowhere: Path) -> None:
         FashionMNIST(download=False).setup()
     for said in (
         ".data/fashion-mnist",
-        str(sources.SYSTEM),
+        str(fashion_mnist_files.SYSTEM),
         "data.download=false",
         "apt install dataset-fashion-mnist",
         "dpkg-deb -x",

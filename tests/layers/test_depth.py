@@ -13,8 +13,7 @@ from torch.nn import functional
 
 from lrflow.layers import GradualUnfreezing, LayerDecay, resolve
 from lrflow.layers.depth import layers_of
-from lrflow.layers.inventory import Parameters
-from lrflow.layers.uses import UsesTrace
+from lrflow.layers.parameters import Parameters, UsesTrace
 from lrflow.models import CNN, MLP, ResNet
 
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from lrflow.errors import ConfigError
 from lrflow.layers import MuP, resolve
-from lrflow.layers.mup import Table, lr_scale
-from lrflow.layers.widths import Width
+from lrflow.layers.mup import Table, Width, lr_scale
 from lrflow.models import CNN, MLP, ResNet
 
 

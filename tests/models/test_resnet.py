@@ -5,8 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lrflow.models import ResNet
-from lrflow.models.resnet import Block
+from lrflow.models import Block, ResNet
 
 
 def test_a_block_starts_as_the_identity() -> None:

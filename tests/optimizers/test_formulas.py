@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from lrflow.assemble import make_optimizer
 from lrflow.config import compose
+from lrflow.health.advice import advise
 from lrflow.layers import Group, Rule, resolve
 from lrflow.optimizers import ASGD
-from lrflow.tasks.build import make_optimizer
 from lrflow.tasks.plan import compile_plan
-from lrflow.training.advice import advise
 
 LR, STEPS = 0.01, 6
 DRAW = np.random.default_rng(0)

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from lrflow.assemble import make_optimizer
 from lrflow.config import compose
-from lrflow.config.catalogue import Catalogue
+from lrflow.config.options import Catalogue
 from lrflow.layers import Rule, resolve
 from lrflow.tasks import train
-from lrflow.tasks.build import make_optimizer
 
 OPTIONS = sorted(Catalogue().options("optimizer"))
 ONE_LR = {

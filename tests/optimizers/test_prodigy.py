@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from lrflow.assemble import make_optimizer
 from lrflow.config import compose
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule, resolve
 from lrflow.runs import newest_checkpoint
 from lrflow.tasks import plan, train
-from lrflow.tasks.build import make_optimizer
-from lrflow.training.checkpoint_io import read_checkpoint
+from lrflow.training.checkpoint_file import read_checkpoint
 
 pytest.importorskip("prodigyopt")
 

@@ -14,16 +14,16 @@ import torch
 from torch import nn
 
 from lrflow.config import compose, locate
-from lrflow.config.catalogue import Catalogue
-from lrflow.config.files import read_yaml
+from lrflow.config.options import Catalogue
+from lrflow.config.origins import read_yaml
+from lrflow.config.packages import trust_packages
 from lrflow.config.targets import check_arguments, optimizer_traits
-from lrflow.config.trust import trust_packages
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Group
 from lrflow.optimizers import Muon, Traits, build_optimizer, check_groups, check_members, traits_of
 from lrflow.optimizers.traits import known_with, traits_named
 from lrflow.tasks import train
-from lrflow.tasks.likeness import ineligible_because
+from lrflow.vectorized.eligibility import ineligible_because
 
 pytest.importorskip("pytorch_optimizer")
 pytest.importorskip("prodigyopt")
@@ -346,7 +346,7 @@ class TestAFunction:
         assert optimizer_traits("theirs_of_traits.lbfgs") == Traits()
 
     def test_what_it_makes_is_checked_once_it_is_made(self) -> None:
-        from lrflow.tasks.build import make_optimizer
+        from lrflow.assemble import make_optimizer
 
         asked = ["optimizer=lbfgs", "optimizer._target_=theirs_of_traits.lbfgs", *BARE]
         groups = [Group("all", (("w", nn.Parameter(torch.ones(2))),), 1.0, 1.0)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule, resolve
 from lrflow.plan import Plan
-from lrflow.plan.view import landmarks
+from lrflow.plan.table import landmarks
 from lrflow.schedules import Constant, Cosine, Horizon, Linear, Schedule
 
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from lrflow.plan import Plan
-from lrflow.plan.view import describe, landmarks
+from lrflow.plan.table import describe, landmarks
 from lrflow.schedules import Constant, Continued, Cosine, Horizon, Linear, MultiStep, Schedule
 
 

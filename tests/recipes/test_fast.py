@@ -8,8 +8,8 @@ import pytest
 
 from lrflow.cli.jobs import run_task
 from lrflow.config import compose
-from lrflow.config.catalogue import recipes
-from lrflow.data import sources
+from lrflow.config.options import recipes
+from lrflow.data import fashion_mnist_files
 from lrflow.runs import RunFolder
 
 ROOT = Path(__file__).parent.parent.parent
@@ -27,7 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_runs(name: str, tmp_path: Path) -> None:
     config = compose([f"recipe={name}", "fast=true", "trainer.progress=false"])
     target = f"{config.data.target} {config.data.node().get('source', '')}"
-    if ("FashionMNIST" in target or "finetune_vision" in target) and not sources.locate():
+    if ("FashionMNIST" in target or "finetune_vision" in target) and not fashion_mnist_files.locate():
         pytest.skip("FashionMNIST is not there: make data")
     run_task(config)
     (run,) = tmp_path.glob("outputs/*/")

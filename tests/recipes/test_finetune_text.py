@@ -191,7 +191,7 @@ def test_more_examples_than_there_are(tmp_path: Path) -> None:
 
 def test_missing_glosses_are_told_with_the_ways_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lrflow.data.wordnet.SYSTEM", tmp_path / "system")
+    monkeypatch.setattr("lrflow.data.fetch.SYSTEM", tmp_path / "system")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("LRFLOW_DATA", raising=False)
     with pytest.raises(ConfigError, match=r"data\.root = '.*mine': there is no data\.noun"):

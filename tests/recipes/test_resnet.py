@@ -11,10 +11,11 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lrflow import assemble
 from lrflow.config import compose
 from lrflow.errors import ConfigError
 from lrflow.recipes.resnet.model import AugmentedResNet, flipped, shifted
-from lrflow.tasks import build, train
+from lrflow.tasks import train
 from lrflow.training import Signals
 
 SMALL = [
@@ -84,7 +85,7 @@ def test_bad_arguments_are_told_together() -> None:
 
 
 def test_channels_last_and_compilation_reach_its_network() -> None:
-    network: Any = build.build_module(compose(["recipe=resnet", *SMALL])).model
+    network: Any = assemble.build_module(compose(["recipe=resnet", *SMALL])).model
     assert network._compiled_call_impl is not None
     assert network.stage1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
 

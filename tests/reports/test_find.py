@@ -12,10 +12,10 @@ import pytest
 
 from lrflow.display import COLOURS, GREY
 from lrflow.reports.find import write_find_page
-from lrflow.tuning.confirm import Confirmed
+from lrflow.tuning.confirmation import Confirmed
+from lrflow.tuning.find_record import Record
 from lrflow.tuning.range_test import RangeTest
-from lrflow.tuning.reading import read_range_test
-from lrflow.tuning.record import Record
+from lrflow.tuning.suggestion import read_range_test
 
 RATES = np.geomspace(1e-6, 10, 80)
 

@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 
 from lrflow.display import COLD_TO_HOT, MUTED, scale_of
-from lrflow.reports.colours import along, by_rate
 from lrflow.reports.sweep import report
-from lrflow.sweeps.reading import read_sweep
+from lrflow.reports.sweep_matplotlib import along, by_rate
+from lrflow.sweeps.folders import read_sweep
 
 
 def told(folder: Path) -> str:

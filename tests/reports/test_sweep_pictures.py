@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lrflow.display import COLD_TO_HOT, CURVES
 from lrflow.reports.sweep import report
-from lrflow.sweeps.reading import read_sweep
+from lrflow.sweeps.folders import read_sweep
 
 RATES = (1e-4, 1e-3, 1e-2, 1e-1)
 SHAPES = {"adamw": (0.50, 0.20, 0.30, 0.60), "sgd": (0.80, 0.70, 0.40, 0.45)}  # how bad each LR is: the best is second

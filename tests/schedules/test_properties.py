@@ -32,7 +32,7 @@ from lrflow.schedules import (
     Tanh,
     WarmRestarts,
 )
-from lrflow.schedules.specs import from_spec, to_spec
+from lrflow.schedules.serialization import from_spec, to_spec
 
 relaxed = settings(deadline=None)  # the machine may be busy
 

@@ -10,11 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrflow.metric import Metric
-from lrflow.sweeps.analysis import analyse
-from lrflow.sweeps.curves import Analysis
-from lrflow.sweeps.reading import read_sweep
-from lrflow.sweeps.recorded import TrialResult
-from lrflow.sweeps.results import SweepResults
+from lrflow.sweeps.analysis import Analysis, analyse
+from lrflow.sweeps.folders import read_sweep
+from lrflow.sweeps.results import SweepResults, TrialResult
 
 BEST = 0.02
 GRID = tuple(10.0 ** (position / 4) for position in range(-16, 1))  # a quarter of a decade apart, 1e-4 to 1

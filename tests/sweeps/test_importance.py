@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lrflow.sweeps.folders import read_sweep
 from lrflow.sweeps.importance import importance
-from lrflow.sweeps.reading import read_sweep
 
 
 @pytest.fixture

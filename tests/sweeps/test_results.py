@@ -9,7 +9,7 @@ import pytest
 
 from lrflow.errors import ConfigError
 from lrflow.sweeps.analysis import analyse
-from lrflow.sweeps.reading import find_sweep, read_sweep
+from lrflow.sweeps.folders import find_sweep, read_sweep
 
 
 def test_trials_with_what_they_were_given(make_run) -> None:

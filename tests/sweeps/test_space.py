@@ -4,8 +4,7 @@ import pytest
 
 from lrflow.config.overrides import Override
 from lrflow.errors import ConfigError
-from lrflow.sweeps.grammar import read_space
-from lrflow.sweeps.space import Space
+from lrflow.sweeps.space import Space, read_space
 
 
 def space_of(*typed: str, params=None, when=None) -> Space:

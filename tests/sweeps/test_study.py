@@ -9,9 +9,8 @@ from optuna.trial import TrialState
 
 from lrflow.config.overrides import Override
 from lrflow.errors import LrflowError
-from lrflow.sweeps.grammar import read_space
 from lrflow.sweeps.samplers import Grid, make_sampler
-from lrflow.sweeps.space import Space
+from lrflow.sweeps.space import Space, read_space
 from lrflow.sweeps.study import JOURNAL, mend_journal, open_storage, quiet
 
 SAMPLERS = ["random", "qmc", "tpe", "gp", "cmaes", "nsga2"]

@@ -22,11 +22,11 @@ import yaml
 
 from lrflow.cli import main
 from lrflow.config import Config, compose, save_config
-from lrflow.config.sweep_checks import check_sweeper
+from lrflow.config.hydra_section import check_sweeper
 from lrflow.errors import ConfigError, DivergedError, LrflowError, Problem, PrunedError, StoppedError
 from lrflow.outcome import STATUSES, Outcome
 from lrflow.runs import RunFolder
-from lrflow.sweeps.reading import read_sweep
+from lrflow.sweeps.folders import read_sweep
 from lrflow.sweeps.study import JOURNAL, open_storage
 
 LR = "optimizer.lr=interval(1e-4,1)"

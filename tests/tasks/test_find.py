@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import torch
 
+from lrflow import assemble
+from lrflow.assemble import build_data, lightning_options
 from lrflow.config import compose
 from lrflow.data import Digits
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
-from lrflow.tasks import build, find
-from lrflow.tasks.build import build_data, lightning_options
-from lrflow.tasks.find.confirm import short_plan
+from lrflow.tasks import find
 from lrflow.training.loaders import ready_data
 from lrflow.training.trainer import build_trainer
+from lrflow.tuning.confirmation import short_plan
 
 SMALL = ("task=find", "find.steps=120", "find.sweeps=2", "model=logistic", "data.batch_size=128")
 
@@ -67,9 +68,9 @@ def test_short_runs_settle_the_answer(lrflow: Callable, tmp_path: Path) -> None:
 def test_a_short_run_follows_the_whole_schedule_scaled() -> None:
     options = ["schedule=wsd", "schedule.warmup=2 epochs", "schedule.cooldown=40", "layers=layer_decay"]
     config = compose([*options, "optimizer.lr=0.1"])
-    groups = build.build_groups(config, build.build_module(config))
+    groups = assemble.build_groups(config, assemble.build_module(config))
     whole = Horizon(400, 20)
-    plan = Plan.compile(groups, build.build_schedule(config), whole)
+    plan = Plan.compile(groups, assemble.build_schedule(config), whole)
     short = short_plan(config, groups, 0.5, whole, 100)
     assert short.horizon.steps == 100
     np.testing.assert_allclose(short.lr(np.arange(100)), 5 * plan.lr(np.arange(0, 400, 4)))

@@ -17,7 +17,7 @@ from lrflow.config import Config, compose
 from lrflow.errors import DivergedError, LrflowError, SignalReceived, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.tasks import evaluate, population, train
-from lrflow.tasks.likeness import ineligible_because, population_key
+from lrflow.vectorized.eligibility import ineligible_because, population_key
 from lrflow.vectorized.population import Population, UnfitError
 
 SMALL = ["model.widths=[8]", "model.dropout=0", "trainer=cpu", "data.batch_size=128", "trainer.max_epochs=3"]

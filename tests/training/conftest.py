@@ -24,17 +24,16 @@ from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan
 from lrflow.runs import newest_checkpoint
 from lrflow.schedules import Cosine, Curve, Duration, Horizon, Schedule
-from lrflow.schedules.specs import to_spec
+from lrflow.schedules.serialization import to_spec
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, Supervised, planned_module
 from lrflow.training.branches import Branch, compile_branched
+from lrflow.training.configure_optimizers import supply_optimizer
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.isolation import UndisturbedByValidation
-from lrflow.training.loaders import put_in_order
+from lrflow.training.loaders import Position, put_in_order
 from lrflow.training.loggers import CSVLogger
 from lrflow.training.monitor import Monitor, Watched
-from lrflow.training.position import Position
 from lrflow.training.resume import Resumed
-from lrflow.training.supply import supply_optimizer
 from lrflow.training.trainer import build_trainer, validate_every
 
 FEATURES, CLASSES = 6, 3

@@ -15,7 +15,7 @@ from lrflow.errors import LrflowError, StoppedError
 from lrflow.metric import Metric
 from lrflow.schedules import Constant, Horizon, Schedule
 from lrflow.training import Checkpoints
-from lrflow.training.checkpoint_io import read_checkpoint
+from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.monitor import Monitor
 

@@ -24,7 +24,7 @@ from lrflow.optimizers.routed import Routed, members
 from lrflow.schedules import Constant, Schedule
 from lrflow.tasks import train as train_task
 from lrflow.training import EvaluationWeights, Supervised
-from lrflow.training.checkpoint_io import read_checkpoint
+from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.interrupt import StopRequest
 
 schedulefree = pytest.importorskip("schedulefree")

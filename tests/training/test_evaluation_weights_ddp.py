@@ -13,7 +13,7 @@ import torch
 
 from lrflow.config import compose
 from lrflow.tasks import evaluate
-from lrflow.training.checkpoint_io import read_checkpoint
+from lrflow.training.checkpoint_file import read_checkpoint
 
 pytest.importorskip("schedulefree")
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ import sys
 import torch
 from lrflow.config import compose
 from lrflow.tasks import train
-from lrflow.training.ranks import rank
+from lrflow.training.trainer import rank
 
 supply, trained = train.supply_optimizer, []
 def supply_and_keep(module, *settings):

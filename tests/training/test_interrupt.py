@@ -20,7 +20,7 @@ from lrflow.config import compose
 from lrflow.errors import StoppedError
 from lrflow.runs import newest_checkpoint
 from lrflow.tasks.train import run
-from lrflow.training.checkpoint_io import read_checkpoint
+from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.interrupt import StopRequest
 
 

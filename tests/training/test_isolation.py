@@ -26,7 +26,7 @@ from lrflow.layers import Rule
 from lrflow.schedules import Constant, Schedule
 from lrflow.training import Supervised
 from lrflow.training.isolation import Snapshot, isolated
-from lrflow.training.plain_state import namespaces
+from lrflow.training.state import namespaces
 
 ALL = [Rule("all", match="*")]
 

@@ -20,8 +20,7 @@ from torch.utils.data import (
 )
 
 from lrflow.data import is_ordered
-from lrflow.training.loaders import put_in_order
-from lrflow.training.position import Position
+from lrflow.training.loaders import Position, put_in_order
 
 DATA = TensorDataset(torch.arange(20.0))
 

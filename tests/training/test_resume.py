@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lrflow.layers import Rule
-from lrflow.training.checkpoint_io import AtomicCheckpointIO
+from lrflow.training.checkpoint_file import AtomicCheckpointIO
 
 # Without accumulation the runs have 3 epochs of 7 batches and steps; with accumulation 3, epochs of 3 steps, the last
 # of which has a single batch.

@@ -16,9 +16,8 @@ from lrflow.layers import Rule, resolve
 from lrflow.optimizers import build_optimizer, traits_of
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.schedules import Constant, Cosine, Cyclical, Horizon, Schedule
-from lrflow.vectorized.numbers import StepCoefficients
 from lrflow.vectorized.population import Population
-from lrflow.vectorized.updates import UPDATES
+from lrflow.vectorized.updates import UPDATES, StepCoefficients
 
 STEPS = 200
 RUN = Horizon(STEPS, 20)

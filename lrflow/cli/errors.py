@@ -1,0 +1,144 @@
+"""How the command line says what is wrong: one screen, no traceback."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import site
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from textwrap import wrap
+
+from rich.console import Console
+from rich.text import Text
+
+import lrflow
+from lrflow.config.options import home
+from lrflow.config.secrets import MASK, is_secret_name, redact_text
+from lrflow.errors import ConfigError, LrflowError, Problem
+
+_LONGEST = 60
+
+
+class SweepError(ConfigError):
+    """The jobs of a sweep cannot be run.
+
+    Args:
+        found: problems by the numbers of the jobs that have them.
+        jobs: the overrides of each job, as typed.
+    """
+
+    def __init__(self, found: Mapping[tuple[int, ...], Sequence[Problem]], jobs: Sequence[str]) -> None:
+        super().__init__(problem for problems in found.values() for problem in problems)
+        self.found = found
+        self.jobs = jobs
+
+
+def console(stderr: bool = False) -> Console:
+    """Where to print: with colours on a terminal, plain text elsewhere."""
+    return Console(stderr=stderr, highlight=False, markup=False)
+
+
+def debugging() -> bool:
+    """Whether the user asks for tracebacks with LRFLOW_DEBUG=1."""
+    return os.environ.get("LRFLOW_DEBUG", "") not in ("", "0")
+
+
+def show_problems(error: ConfigError, undone: str = "Nothing was run.") -> None:
+    """Prints the problems of a config or of a sweep, on stderr, and what they kept from being done."""
+    out = console(stderr=True)
+    count = f"{len(error.problems)} problem{'s' if len(error.problems) != 1 else ''}"
+    if isinstance(error, SweepError):
+        out.print(_title(f"{count} in this sweep of {len(error.jobs)} jobs"))
+        for numbers, problems in error.found.items():
+            out.print(_jobs(numbers, error.jobs))
+            out.print(*(_told(problem, out.width) for problem in problems), sep="\n")
+        out.print(Text("\nNo job was started.", "dim"))
+        return
+    out.print(_title(count))
+    out.print(*(_told(problem, out.width) for problem in error.problems), sep="\n")
+    out.print(Text(f"\n{undone} See --help for the options and --cfg job for the whole config.", "dim"))
+
+
+def show_failure(error: BaseException, undone: str = "Nothing was run.") -> None:
+    """Prints why a run ended: lrflow's own message, or for any other exception the user's lines of code, on stderr."""
+    out = console(stderr=True)
+    if debugging():
+        print(redact_text("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    elif isinstance(error, ConfigError):
+        show_problems(error, undone)
+    elif isinstance(error, LrflowError):
+        out.print(_title(redact_text(str(error))), soft_wrap=True)
+    else:
+        last = "".join(traceback.format_exception_only(error)).strip()
+        out.print(_title(redact_text(last)))
+        for frame in users_frames(error):
+            out.print(Text.assemble("  ", (f"{_short(frame.filename)}:{frame.lineno}", "bold"), f" in {frame.name}"))
+            if line := linecache.getline(frame.filename, frame.lineno or 0).strip():
+                out.print(Text(f"      {line}", "cyan"))
+        out.print(Text("This is a bug or a problem in your code: LRFLOW_DEBUG=1 shows the traceback.", "dim"))
+
+
+def users_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """The frames of a traceback in code that is neither Python's, nor an installed package's, nor lrflow's."""
+    places = [sysconfig.get_path("stdlib"), *site.getsitepackages(), str(Path(lrflow.__file__).parent)]
+    others, recipes = [Path(place).resolve() for place in places], home("recipes").resolve()
+
+    def is_users(frame: traceback.FrameSummary) -> bool:
+        path = Path(frame.filename).resolve()
+        return path.is_relative_to(recipes) or (path.is_file() and not any(map(path.is_relative_to, others)))
+
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame)]
+
+
+def _title(text: str) -> Text:
+    return Text.assemble(("lrflow", "bold red"), ": ", (text, "bold"))
+
+
+def _jobs(numbers: Iterable[int], jobs: Sequence[str]) -> Text:
+    """Which jobs have the problems that follow."""
+    numbers = list(numbers)
+    if len(numbers) == len(jobs):
+        return Text("\nin every job", "bold")
+    lines = [Text.assemble((f"job {number}", "bold"), f"  {redact_text(jobs[number])}") for number in numbers[:4]]
+    if len(numbers) > 4:
+        lines.append(Text(f"and {len(numbers) - 4} more: jobs {', '.join(map(str, numbers[4:]))}"))
+    return Text("\n").append(Text("\n").join(lines))
+
+
+def _told(problem: Problem, width: int) -> Text:
+    """A problem on a few lines: key and value, what is wrong, a remedy, the place."""
+    told = Text.assemble("\n  ", (problem.key, "bold"))
+    if problem.value is not ...:
+        told.append(f" = {_value(problem)}")
+    for line, style in ((problem.message, ""), (problem.hint, "green"), (problem.where, "dim")):
+        for paragraph in redact_text(line).splitlines() if line else ():
+            for part in wrap(paragraph, max(20, width - 6), break_long_words=False, break_on_hyphens=False):
+                told.append("\n      ").append(part, style)
+    return told
+
+
+def _value(problem: Problem) -> str:
+    """A value as it is written on a command line, on one line."""
+    if is_secret_name(problem.key):
+        return MASK
+    text = " ".join(redact_text(_written(problem.value)).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def _written(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_written, value)) + "]"
+    return str(value) if str(value).strip() else repr(value)
+
+
+def _short(path: str) -> str:
+    found = Path(path)
+    return str(found.relative_to(Path.cwd())) if found.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,250 @@
+"""What pydantic says, as a person would.
+
+What an unknown key was meant to be.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from lrflow.config.interpolation import leaves
+from lrflow.config.origins import split_key
+from lrflow.errors import Problem, did_you_mean
+
+SYNONYMS = {
+    "learning_rate": "lr",
+    "max_lr": "lr",
+    "wd": "weight_decay",
+    "epochs": "max_epochs",
+    "num_epochs": "max_epochs",
+    "steps": "max_steps",
+    "bs": "batch_size",
+    "optim": "optimizer",
+    "scheduler": "schedule",
+    "lr_scheduler": "schedule",
+    "warmup_steps": "warmup",
+    "num_warmup_steps": "warmup",
+    "grad_clip": "gradient_clip_val",
+    "accumulate": "accumulate_grad_batches",
+    "gpus": "devices",
+    "workers": "num_workers",
+    "dataset": "data",
+}
+"""Names of other frameworks, and what lrflow calls it."""
+
+ANSWERS = {
+    r"trainer\.min_(epochs|steps)": "a run makes all the steps of its plan: trainer.max_{0} is how many",
+    r"(?:.*\.)?logger\.wandb\.(?:run_)?name|logger\.name|trainer\.name": "name=... names the run, on dashboards too",
+    r"tags|logger\.tags": "did you mean logger.wandb.tags? It needs logger=wandb",
+    r"(.*schedule)\.warmup_(?:ratio|fraction|pct)": "a warmup may be a share of the run: {0}.warmup={share}",
+    r"(.*schedule)\.warmup_epochs": "a duration may be in epochs: {0}.warmup='{value} epochs'",
+    r"(?:trainer\.)?callbacks": "what watches a run is a monitor: health.NAME._target_=my_pkg.Watch trust=my_pkg; "
+    "Lightning's callbacks, EarlyStopping too, are what the configure_callbacks of your LightningModule returns",
+}
+"""Keys of other frameworks that have no counterpart of a similar name, and what to do instead."""
+
+
+def answer(key: str, value: Any) -> str | None:
+    """What to write in the place of a key that is known from other frameworks; None: it is not known."""
+    for pattern, text in ANSWERS.items():
+        if match := re.fullmatch(pattern, key):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            share = f"{100 * value:g}%" if number and 0 < value < 1 else "10%"
+            return text.format(*match.groups(), share=share, value=f"{value:g}" if number else 3)
+    return None
+
+
+def answered(problem: Problem) -> Problem:
+    """A problem with the answer for its key, where there is one, in the place of its hint."""
+    return replace(problem, hint=answer(problem.key, problem.value) or problem.hint)
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelt one was surely meant to be; None when none is near enough."""
+    known, meant = list(known), SYNONYMS.get(word, word)
+    if meant in known:
+        return meant
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
+    close = close or [name for name in known if sorted(name) == sorted(word)]  # two letters of a short word, swapped
+    return close[0] if close else None
+
+
+def unknown_key(
+    key: str, value: Any, content: dict[str, Any], schema: type[BaseModel], groups: Collection[str]
+) -> Problem:
+    """The problem of a key that no schema knows, with the one that was probably meant.
+
+    Args:
+        key: dotted, as it was given.
+        value: what was given to it.
+        content: the whole config, whose other keys may have been meant.
+        schema: of the whole config.
+        groups: the keys of the config that are chosen by an option.
+    """
+    parent, _, name = key.rpartition(".")
+    if key == "trust":
+        hint = "trust=my_pkg on the command line, or [tool.lrflow] trust in ./pyproject.toml"
+        return Problem(key, "cannot stand in a config: no config may vouch for itself", value, hint)
+    if key == "recipe":
+        return Problem(key, "there are no keys of this group", hint="a recipe starts with the line # @package _global_")
+    if parent == "feedback" and "_target_" not in content.get(parent, {}):
+        return Problem(key, "there is no feedback to give it to", value, "choose one: feedback=plateau, for example")
+    if instead := answer(key, value):
+        return Problem(key, "there is no such key" if parent else "there is no such group or key", value, instead)
+    sections = sections_at(parent, schema)
+    known = list(dict.fromkeys(other for section in sections for other in names_of(section) if other != name))
+    message = "there is no such key" if parent else "there is no such group or key"
+    if close := closest(name, known):
+        return Problem(key, message, value, f"did you mean {f'{parent}.{close}' if parent else close}?")
+    if elsewhere := _elsewhere(key, content):
+        return Problem(key, message, value, f"did you mean {elsewhere}?")
+    if parent:
+        return Problem(key, message, value, f"{parent} has {', '.join(known)}" if known else None)
+    return Problem(key, message, value, f"the groups are {', '.join(groups)}")
+
+
+def names_of(section: type[BaseModel]) -> list[str]:
+    """The keys of a section as they stand in a config."""
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def sections_at(key: str, schema: type[BaseModel]) -> list[type[BaseModel]]:
+    """The schemas of what may stand at a key of a schema, `layers.rules[0].schedule`; empty: no section does."""
+    annotations: list[Any] = [schema]
+    for part in split_key(key):
+        annotations = [below for annotation in annotations for below in _below(annotation, part)]
+    return [kind for annotation in annotations for kind in _kinds(annotation) if _is_section(kind)]
+
+
+def _below(annotation: Any, part: str | int) -> Iterator[Any]:
+    """What a schema, a list or a mapping has at one part of a key."""
+    for kind in _kinds(annotation):
+        if _is_section(kind):
+            for name, field in kind.model_fields.items():
+                if part == (field.alias or name):
+                    yield field.annotation
+        elif get_origin(kind) in (list, dict):
+            yield get_args(kind)[-1]
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types of which a value may be one: the members of unions, without what `Annotated` adds."""
+    if get_origin(annotation) is Annotated:
+        yield from _kinds(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _kinds(member)
+    else:
+        yield annotation
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _elsewhere(unknown: str, content: dict[str, Any]) -> str | None:
+    """The key of this name, or nearly, in another place of the config."""
+    keys = [
+        key
+        for key, _ in leaves(content)
+        if "." in key and "[" not in key and not key.startswith("data.facts") and key != unknown
+    ]
+    name = unknown.rpartition(".")[2]
+    by_name = {key.rpartition(".")[2]: key for key in reversed(keys)}
+    close = closest(name, by_name)
+    return by_name[close] if close else None
+
+
+EXAMPLES = {
+    "optimizer": "torch.optim.AdamW",
+    "schedule": "lrflow.schedules.Schedule",
+    "shape": "lrflow.schedules.Cosine",
+    "feedback": "lrflow.feedback.Plateau",
+    "model": "lrflow.models.MLP",
+    "data": "lrflow.data.Digits",
+}
+"""By the last part of a key: what may be built there."""
+
+
+def problem_of(
+    details: ErrorDetails, content: dict[str, Any], schema: type[BaseModel] = BaseModel, groups: Collection[str] = ()
+) -> Problem:
+    """The problem that an error of pydantic's stands for.
+
+    Args:
+        details: the error.
+        content: the whole config, in which an unknown key is looked for.
+        schema: of the whole config.
+        groups: the keys of the config that are chosen by an option.
+    """
+    key, value, context = dotted(details["loc"]), details["input"], details.get("ctx", {})
+    match details["type"]:
+        case "expected":
+            return Problem(key, details["msg"], value)
+        case "option":
+            word = context["word"]
+            close = closest(str(word), context["options"])
+            return Problem(key, details["msg"], word, f"did you mean {close}?" if close else None)
+        case "extra_forbidden":
+            return unknown_key(key, value, content, schema, groups)
+        case "missing":
+            return _missing(key, content, groups)
+        case "union_tag_invalid":
+            return _no_such_kind(details["loc"], value, str(context["expected_tags"]))
+        case "model_type" | "model_attributes_type" | "dict_type":
+            if key.startswith("health.") and key.count(".") == 1:  # a monitor is a mapping, and this is none
+                return unknown_key(key, value, content, schema, groups)
+            return Problem(key, "expected a mapping of keys to values", value)
+        case "list_type":
+            return Problem(key, "expected a list", value)
+        case "too_short":
+            return Problem(key, "expected at least one entry", value)
+    message = details["msg"]
+    return Problem(key, message[:1].lower() + message[1:], value)
+
+
+def dotted(location: Iterable[str | int]) -> str:
+    """A location of pydantic's as it is typed on a command line; tags of unions, `<rules>`, are no part of it."""
+    key = ""
+    for part in location:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        elif not part.startswith("<"):
+            key += f".{part}" if key else part
+    return key
+
+
+def _missing(key: str, content: Mapping[str, Any], groups: Collection[str]) -> Problem:
+    group, _, name = key.rpartition(".")
+    if group.startswith("optimizer.routes.") and name in ("_target_", "lr"):
+        route, routes = group.removeprefix("optimizer.routes."), content["optimizer"]["routes"]
+        if near := closest(route, [other for other in routes if other != route]):
+            return Problem(group, "there is no such route", hint=f"did you mean optimizer.routes.{near}?")
+    if name == "_target_" and group.startswith("health."):
+        known = [monitor for monitor in content["health"] if f"health.{monitor}" != group]
+        if near := closest(group.removeprefix("health."), known):
+            return Problem(group, "there is no such monitor", hint=f"did you mean health.{near}?")
+        return Problem(key, "is missing", hint="the dotted name of a lrflow.health.Monitor")
+    if name == "_target_":
+        example = EXAMPLES.get(group.rpartition(".")[2])
+        such = f", such as {example}" if example else ""
+        return Problem(key, "is missing", hint=f"the dotted name of what is to be built{such}")
+    if not group and name in groups:
+        return Problem(key, "the config has nothing of this group", hint=f"choose an option, {name}=...")
+    return Problem(key, "is missing")
+
+
+def _no_such_kind(location: tuple[str | int, ...], value: Any, tags: str) -> Problem:
+    group = dotted(location)
+    word = "name" if group == "task" else "kind"
+    name = value.get(word) if isinstance(value, Mapping) else value
+    known = [tag.strip("'<>") for tag in tags.split(", ")]
+    return Problem(f"{group}.{word}", f"there is no such {group}", name, did_you_mean(str(name), known))

@@ -1,0 +1,159 @@
+"""Hydra's own part of the config, which builds objects too: held to the same rules.
+
+Checks of the sweeper's settings, before its first trial.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
+
+from lrflow.config.diagnostics import dotted
+from lrflow.config.interpolation import leaves
+from lrflow.config.packages import missing_package, trusted
+from lrflow.config.secrets import secret_problem, without_password
+from lrflow.config.sweep import TARGET, Pruning, Sweep
+from lrflow.errors import Problem, did_you_mean, nearest
+from lrflow.metric import is_of_test
+
+
+def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with the settings of the sweeper.
+
+    Args:
+        content: `hydra.sweeper` of a composed config; interpolations of it are left alone.
+    """
+    settings = {key: value for key, value in content.items() if key != "_target_" and not _is_open(value)}
+    try:
+        sweep = Sweep.model_validate(settings)
+    except ValidationError as error:
+        return [_problem(details) for details in error.errors(include_url=False)]
+    needed = {"optuna": True, "cmaes": sweep.sampler == "cmaes"}
+    problems = [
+        missing_package(package, "hydra/sweeper", "lrflow")
+        for package, is_needed in needed.items()
+        if is_needed and importlib.util.find_spec(package) is None
+    ]
+    several = len(sweep.metric) if isinstance(sweep.metric, list) else 1
+    if isinstance(sweep.mode, list) and len(sweep.mode) not in (1, several):
+        message = f"expected one, or as many as sweep.metric has ({several})"
+        problems.append(Problem("sweep.mode", message, sweep.mode))
+    if several > 1 and sweep.pruner != "none":
+        problems.append(
+            Problem("sweep.pruner", "several objectives cannot be pruned", sweep.pruner, "sweep.pruner=none")
+        )
+    if several > 1 and sweep.sampler == "cmaes":
+        message = "has one objective"
+        problems.append(Problem("sweep.sampler", message, sweep.sampler, "nsga2 and tpe take several"))
+    if sweep.pruner != "none" and is_of_test(sweep.objectives[0].name):
+        message = "trials are pruned by a metric of validation"
+        problems.append(Problem("sweep.metric", message, sweep.objectives[0].name, "such as val/loss"))
+    if without_password(sweep.storage) != sweep.storage:
+        message, hint = "a password stands here in the clear", "put the URL into an environment variable: sweep.storage"
+        problems.append(Problem("sweep.storage", message, sweep.storage, hint + "=${oc.env:NAME} (in quotes)"))
+    if sweep.storage == "memory" and sweep.pruner != "none":
+        hint = "sweep.storage=journal"
+        problems.append(
+            Problem("sweep.storage", "pruning is told through a storage that jobs can open", "memory", hint)
+        )
+    if sweep.storage == "memory" and sweep.resume:
+        problems.append(
+            Problem("sweep.storage", "a sweep in memory cannot be resumed", "memory", "sweep.storage=journal")
+        )
+    if sweep.pruning.rungs == "annealed" and sweep.pruner in ("patience", "wilcoxon"):
+        message = "has too few rungs to compare by, when each is a whole run"
+        problems.append(Problem("sweep.pruner", message, sweep.pruner, "asha, median and hyperband compare rungs"))
+    return problems
+
+
+def nearest_setting(key: str) -> str | None:
+    """A hint at the setting of the sweeper that an unknown key of Hydra's, `hydra.sweeper.ntrials`, is closest to."""
+    name, known = (
+        key.removeprefix("hydra.sweeper."),
+        [*Sweep.model_fields, *(f"pruning.{n}" for n in Pruning.model_fields)],
+    )
+    close = nearest(name, known, count=1) if name != key else []
+    return f"did you mean sweep.{close[0]}?" if close else None
+
+
+def _is_open(value: Any) -> bool:
+    return isinstance(value, str) and "${" in value
+
+
+def _problem(details: Any) -> Problem:
+    name = dotted(details["loc"])
+    known = Pruning.model_fields if name.startswith("pruning.") else Sweep.model_fields
+    if details["type"] == "extra_forbidden":
+        return Problem(
+            f"sweep.{name}", "there is no such key", details["input"], did_you_mean(name.rpartition(".")[2], known)
+        )
+    context = details.get("ctx", {})
+    hint = did_you_mean(str(context["word"]), context["options"]) if details["type"] == "option" else None
+    return Problem(f"sweep.{name}", details["msg"][:1].lower() + details["msg"][1:], details["input"], hint)
+
+
+VECTORIZED = "hydra_plugins.lrflow_vectorized.launcher.VectorizedLauncher"
+_PLUGIN = re.compile(r"(hydra\._internal\.core_plugins|hydra_plugins)(\.\w+)+\.[A-Z]\w*")
+_ENVIRONMENT = re.compile(r"LRFLOW_.*|PYTHON.*|LD_.*|DYLD_.*|HYDRA_.*|PATH", re.IGNORECASE)
+_LOG_CLASSES = ("logging.StreamHandler", "logging.Formatter", "colorlog.ColoredFormatter")
+_LOG_FILE = "${hydra.runtime.output_dir}/"
+
+
+def check_hydra(node: DictConfig) -> list[Problem]:
+    """What a config may not tell Hydra: to build other things than its plugins, to write or set what it likes.
+
+    Args:
+        node: `hydra` of a composed config.
+    """
+    content: Any = OmegaConf.to_container(node, resolve=False)
+    problems = [*_built(content), *_logging(content)]
+    for name in content["job"]["env_set"]:
+        if _ENVIRONMENT.fullmatch(str(name)):
+            problems.append(Problem(f"hydra.job.env_set.{name}", "a config may not set this variable"))
+    if content["mode"] is not None:
+        problems.append(Problem("hydra.mode", "a sweep is asked for with -m", node.mode.name))
+    if content["sweeper"].get("params") and str(content["sweeper"]["_target_"]).endswith(".BasicSweeper"):
+        message = "what is swept stands on the command line, such as optimizer.lr=0.1,0.01"
+        problems.append(Problem("hydra.sweeper.params", message, content["sweeper"]["params"]))
+    if content["sweeper"]["_target_"] == TARGET:
+        problems += check_sweeper(content["sweeper"])
+    if content["launcher"]["_target_"] == VECTORIZED:
+        problems += _check_vectorized(content["launcher"])
+    found = (secret_problem(f"hydra.{key}", value) for key, value in leaves(content))
+    return [*problems, *filter(None, found)]
+
+
+def _check_vectorized(launcher: Any) -> Iterator[Problem]:
+    """What the vectorised launcher cannot take."""
+    size, measure = launcher["size"], launcher["measure"]
+    if not isinstance(size, int) or isinstance(size, bool) or size < 2:
+        yield Problem("hydra.launcher.size", "expected a whole number from 2: jobs that train together at most", size)
+    if not isinstance(measure, bool):
+        yield Problem("hydra.launcher.measure", "expected true or false", measure)
+
+
+def _built(content: Any) -> Iterator[Problem]:
+    """Targets that are neither Hydra's plugins nor of a package that the user trusts."""
+    for key, value in leaves(content):
+        if key.rpartition(".")[2] != "_target_":
+            continue
+        plugin = _PLUGIN.fullmatch(str(value)) and key in ("launcher._target_", "sweeper._target_")
+        if not plugin and not any(str(value).startswith(f"{package}.") for package in trusted()):
+            yield Problem(f"hydra.{key}", "a config may not have Hydra build this", value)
+
+
+def _logging(content: Any) -> Iterator[Problem]:
+    """Handlers and formatters that do more than write to the terminal or into the run's folder."""
+    for group in ("job_logging", "hydra_logging"):
+        for part in ("handlers", "formatters", "filters"):
+            for name, settings in (content[group].get(part) or {}).items():
+                made = settings.get("class", settings.get("()", _LOG_CLASSES[0]))
+                path = str(settings.get("filename", ""))
+                into_folder = made == "logging.FileHandler" and path.startswith(_LOG_FILE) and ".." not in path
+                if made not in _LOG_CLASSES and not into_folder:
+                    yield Problem(f"hydra.{group}.{part}.{name}", "a config may not log this way", settings)

@@ -1,0 +1,156 @@
+"""What there is to choose from: the groups, their options and the recipes, read from their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import lrflow
+from lrflow.config.origins import read_yaml
+from lrflow.errors import ConfigError, Problem
+
+GROUPS = (
+    "task", "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger",
+    "health", "find", "recipe", "fast", "sweep",
+)  # fmt: skip
+"""In the order in which a person meets them."""
+
+ACROSS_GROUPS = ("recipe", "fast", "sweep")
+"""Those whose options set keys of many other groups."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a group.
+
+    Args:
+        group: `optimizer`.
+        name: `adamw`.
+        path: its file.
+    """
+
+    group: str
+    name: str
+    path: Path
+
+    @property
+    def summary(self) -> str:
+        """The first comment of its file, which says what it is; empty where it starts with something else."""
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            return ""
+        first = next((line for line in lines if "@package" not in line), "")
+        return first.lstrip("# ") if first.startswith("#") else ""
+
+    def brings(self) -> dict[str, str]:
+        """The options of other groups that its defaults list takes, by group; empty where it cannot be read."""
+        entries = [entry for entry in self._content().get("defaults") or () if isinstance(entry, dict)]
+        pairs = [(str(key).removeprefix("override "), value) for entry in entries for key, value in entry.items()]
+        return {key.partition("@")[0].strip().lstrip("/"): str(value) for key, value in pairs}
+
+    def is_of_hydra_alone(self) -> bool:
+        """Whether it says nothing of a run, as a search of its own does that only sets up Hydra's sweeper."""
+        return self._content().keys() <= {"defaults", "hydra"}
+
+    def _content(self) -> dict[str, Any]:
+        try:
+            found = read_yaml(self.path)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+class Catalogue:
+    """Every option of every group.
+
+    Args:
+        folders: of further options, as `--config-dir` gives them.
+
+    Raises:
+        ConfigError: an option of these folders has the name of one of lrflow's own.
+    """
+
+    def __init__(self, folders: Iterable[Path] = ()) -> None:
+        self._options: dict[str, dict[str, Option]] = {group: {} for group in GROUPS}
+        self._add_folder(home("conf"))
+        for name, path in recipes().items():
+            self._add(Option("recipe", name, path))
+        folders = list(folders)
+        self.has_own = bool(folders)
+        hidden = [option for folder in folders for option in self._add_folder(folder)]
+        if hidden:
+            message = "has the name of one of lrflow's own options, which would be used instead"
+            raise ConfigError([Problem(str(o.path), message, hint="give it another name") for o in hidden])
+
+    def _add_folder(self, folder: Path) -> list[Option]:
+        """Adds the options of a folder; gives those whose name is taken."""
+        options = [
+            Option(path.parent.relative_to(folder).as_posix(), path.stem, path)
+            for path in sorted(folder.rglob("*.yaml"))
+        ]
+        return [option for option in options if option.group != "." and not self._add(option)]
+
+    def _add(self, option: Option) -> bool:
+        """Adds an option, unless there is one of its name."""
+        return self._options.setdefault(option.group, {}).setdefault(option.name, option) is option
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups' names."""
+        return list(self._options)
+
+    def options(self, group: str) -> dict[str, Option]:
+        """The options of a group by name; empty where there is no such group."""
+        return self._options.get(group, {})
+
+    def find(self, word: str) -> Option | None:
+        """The option of this name, whatever its group."""
+        return next((options[word] for options in self._options.values() if word in options), None)
+
+
+def home(name: str) -> Path:
+    """The folder `conf` or `recipes`: inside the package where it was installed, beside it in a source tree."""
+    for root in lrflow.__path__:
+        if (folder := Path(root) / name).is_dir():
+            return folder
+    return Path(lrflow.__path__[0]) / name
+
+
+FAST = "fast.yaml"
+"""Beside a recipe: the overrides of its smoke version."""
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that come with lrflow: `recipes/NAME/recipe.yaml` is NAME, a variant beside it is NAME/VARIANT."""
+    folders = [path.parent for path in sorted(home("recipes").glob("*/recipe.yaml"))]
+    found = {folder.name: folder / "recipe.yaml" for folder in folders}
+    variants = [path for folder in folders for path in sorted(folder.glob("*.yaml")) if path.name != FAST]
+    return found | {f"{path.parent.name}/{path.stem}": path for path in variants if path.stem != "recipe"}
+
+
+@cache
+def shipped_keys(group: str, target: str) -> tuple[frozenset[str], ...]:
+    """The keys that lrflow's own options of a group give to a `_target_`, option by option; empty: none has it.
+
+    They fit the target's signature (a test sees to it), so that nothing needs to be imported to know it. Only the files
+    that name the target are parsed.
+    """
+    found: list[frozenset[str]] = []
+    for path in sorted((home("conf") / group).glob("*.yaml")):
+        if target in path.read_text(encoding="utf-8"):
+            _collect(read_yaml(path), target, found)
+    return tuple(found)
+
+
+def _collect(node: Any, target: str, found: list[frozenset[str]]) -> None:
+    if isinstance(node, dict):
+        if node.get("_target_") == target:
+            found.append(frozenset(node) - {"defaults"})  # which Hydra reads itself
+        for value in node.values():
+            _collect(value, target, found)

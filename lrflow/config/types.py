@@ -1,0 +1,200 @@
+"""The words that the schemas speak: one type a kind of value, each with one sentence of what is expected."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, PlainSerializer, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from lrflow import limits
+from lrflow.limits import between, is_whole
+from lrflow.schedules.time import Duration
+
+
+def expects(sentence: str, holds: Callable[[Any], bool]) -> BeforeValidator:
+    """A check of a value as it stands in the config; `sentence` is what the user reads when it fails."""
+
+    def check(value: Any) -> Any:
+        if holds(value):
+            return value
+        # The sentence is passed as data, since pydantic would read braces in it as placeholders.
+        raise PydanticCustomError("expected", "expected {sentence}", {"sentence": sentence})
+
+    return BeforeValidator(check)
+
+
+def one_of(*words: str, also: tuple[str | int, ...] = ()) -> BeforeValidator:
+    """A check that a value is one of a few words; the nearest one is suggested. Those in `also` are not listed."""
+
+    def check(value: Any) -> Any:
+        if any(value == word and type(value) is type(word) for word in (*words, *also)):
+            return value
+        raise _unknown_word(value, words)
+
+    return BeforeValidator(check)
+
+
+def some_of(*words: str) -> BeforeValidator:
+    """A check that a value is one of a few words or a list of them; the nearest one is suggested."""
+
+    def check(value: Any) -> Any:
+        for entry in value if isinstance(value, list) and value else [value]:
+            if entry not in words:
+                raise _unknown_word(entry, words)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _unknown_word(word: Any, words: tuple[str, ...]) -> PydanticCustomError:
+    context = {"shown": ", ".join(words), "options": words, "word": word}
+    return PydanticCustomError("option", "expected one of {shown}", context)
+
+
+def number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> BeforeValidator:
+    """A check for a finite number, see `lrflow.limits.number`."""
+    return _limited(limits.number(low, high, above=above, below=below))
+
+
+def whole(low: int) -> BeforeValidator:
+    """A check for a whole number that is `low` or more."""
+    return _limited(limits.whole(low))
+
+
+def _limited(limit: limits.Limit) -> BeforeValidator:
+    return expects(limit.expected, limit.holds)
+
+
+def _duration(value: Any) -> Duration:
+    try:
+        return Duration.parse(value)
+    except ValueError as error:
+        # The value stands beside the message already.
+        message = str(error).removeprefix(f"{value!r} is ")
+        raise PydanticCustomError("expected", "{sentence}", {"sentence": message}) from None
+
+
+def _interval(value: Any) -> Duration:
+    if (duration := _duration(value)).value == 0:
+        raise PydanticCustomError("expected", "expected {sentence}", {"sentence": "a duration above 0"})
+    return duration
+
+
+def _as_written(duration: Duration) -> int | float | str:
+    return str(duration) if duration.written is None else duration.written
+
+
+def _patterns(value: Any) -> Any:
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, str) and entry.startswith("re:"):
+            try:
+                re.compile(entry.removeprefix("re:"))
+            except (re.error, OverflowError) as error:
+                message = f"a regular expression after re:, and {entry} is none: {error}"
+                raise PydanticCustomError("expected", "expected {sentence}", {"sentence": message}) from None
+    return value
+
+
+def _is_betas(value: Any) -> bool:
+    several = isinstance(value, list | tuple) and len(value) in (2, 3)
+    return several and all(between(beta, 0, 1, False, True) for beta in value)
+
+
+def _is_eps(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return len(value) == 2 and all(entry is None or between(entry, 0, math.inf, False, False) for entry in value)
+    return between(value, 0, math.inf, True, False)
+
+
+def _is_folder_name(value: Any) -> bool:
+    return isinstance(value, str) and value not in (".", "..") and bool(re.fullmatch(r"[\w.+=,@ -]+", value))
+
+
+def _stays_inside(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value and ".." not in PurePath(value).parts
+
+
+def is_relative_lr(value: Any) -> bool:
+    """Whether a value is a multiple of the peak LR, such as `10x`."""
+    match = re.fullmatch(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)\s*x\s*", str(value), re.IGNORECASE)
+    return isinstance(value, str) and match is not None and 0 < float(match.group(1)) < math.inf
+
+
+def _one_or_more(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value is an entry or a list of entries, of which there is at least one."""
+    return lambda value: (
+        kind(value) or (isinstance(value, list) and bool(value) and all(kind(entry) for entry in value))
+    )
+
+
+def _is_margin(value: Any) -> bool:
+    share = re.fullmatch(r"(\d+\.?\d*|\.\d+)%", value) if isinstance(value, str) else None
+    return between(float(share.group(1)) if share else value, 0, math.inf, True, False)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+# Lightning's own names, with endings such as ddp_find_unused_parameters_true; only Lightning knows them all.
+_STRATEGY = re.compile(r"(auto|ddp|fsdp|deepspeed|single_device|xla)(_\w+)?")
+
+
+def _is_devices(value: Any) -> bool:
+    return value == "auto" or (_one_or_more(is_whole)(value) and (isinstance(value, list) or value > 0))
+
+
+Text = Annotated[str, expects("text", _is_text)]
+Mode = Annotated[Literal["min", "max"], one_of("min", "max")]
+Margin = Annotated[
+    Any, expects("a share of what training gains, such as 5%, or a difference of the metric", _is_margin)
+]
+Switch = Annotated[bool, expects("true or false", lambda value: isinstance(value, bool))]
+Tested = Annotated[
+    Any,
+    expects("true, false, best or last", lambda value: isinstance(value, bool) or value in ("best", "last")),
+]
+AutoSwitch = Annotated[Any, expects("auto, true or false", lambda value: value == "auto" or isinstance(value, bool))]
+Count = Annotated[int, whole(1)]
+CountOrNone = Annotated[int, whole(0)]
+Fraction = Annotated[float, number(0, 1)]
+BelowOne = Annotated[float, number(0, 1, below=True)]
+Positive = Annotated[float, number(0, above=True)]
+NotNegative = Annotated[float, number(0)]
+PeakLR = Annotated[float, number(0, 1000, above=True)]
+Betas = Annotated[
+    tuple[float, ...],
+    expects("two numbers (three where the optimizer has three), each at least 0 and below 1", _is_betas),
+]
+Eps = Annotated[Any, expects("a number above 0", _is_eps)]
+Time = Annotated[Duration, PlainValidator(_duration), PlainSerializer(_as_written)]
+Interval = Annotated[Duration, PlainValidator(_interval), PlainSerializer(_as_written)]
+Seed = Annotated[int, expects("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32)]
+Shape = Annotated[
+    list[int],
+    expects("a list of whole numbers above 0", lambda v: isinstance(v, list) and all(is_whole(n) and n > 0 for n in v)),
+]
+Devices = Annotated[Any, expects("a whole number above 0, a list of device numbers, or auto", _is_devices)]
+Strategy = Annotated[
+    str,
+    expects("auto, ddp, fsdp or another strategy of Lightning's", lambda value: bool(_STRATEGY.fullmatch(str(value)))),
+]
+FolderName = Annotated[str, expects("a name for a folder: letters, digits, spaces and . , _ - + = @", _is_folder_name)]
+FolderPath = Annotated[str, expects("a folder without `..` in its path", _stays_inside)]
+GroupLR = Annotated[
+    Any,
+    expects(
+        "a number above 0 (1e-4) or a multiple of the peak (10x)",
+        lambda value: is_relative_lr(value) or between(value, 0, 1000, True, False),
+    ),
+]
+Texts = Annotated[Any, expects("text or a list of it", _one_or_more(_is_text))]
+Patterns = Annotated[Texts, BeforeValidator(_patterns)]
+Numbers = Annotated[
+    Any, expects("a whole number or a list of them", _one_or_more(lambda value: is_whole(value) and value >= 0))
+]

@@ -1,0 +1,235 @@
+"""From groups and a config to a torch optimizer.
+
+Optimizers that need more of a step than one forward and one backward pass: L-BFGS, and those of second order.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.optim import Optimizer
+
+from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.layers import Group, merge
+from lrflow.optimizers.routed import members
+from lrflow.optimizers.traits import traits_of
+
+_FUSED_DEVICES = ("cpu", "cuda", "mps")
+
+
+def build_optimizer(
+    groups: Sequence[Group],
+    config: Mapping[str, Any],
+    factory: Callable[..., torch.optim.Optimizer],
+    device: torch.device | str = "cpu",
+    tensor_lr: bool = False,
+    key: str = "optimizer",
+) -> torch.optim.Optimizer:
+    """Builds the optimizer of a run, with one of its parameter groups for all groups whose settings are equal.
+
+    Each parameter group carries `name` (the groups' names joined by " + ") and `members` (those names).
+    Frozen groups are left out.
+
+    `fused: auto` takes the fused kernel where the class offers one, every parameter is a floating-point tensor on a
+    device that has it, and no other implementation was asked for. Two things that cannot be told from here want
+    `fused: false`: sparse gradients (`nn.Embedding(sparse=True)`), and clipping under mixed precision in Lightning,
+    which refuses a fused optimizer.
+
+    Args:
+        groups: as `lrflow.layers.resolve` returns them.
+        config: the content of `conf/optimizer/*.yaml`; keys that start with an underscore are not passed on.
+        factory: the class or function that `_target_` names.
+        device: where the parameters are.
+        tensor_lr: hold each LR in a tensor of no dimensions, so that a compiled step does not recompile for
+            a new one: float64 on the CPU, float32 elsewhere, which is what the fused kernels take.
+        key: where the config stands.
+
+    Raises:
+        ConfigError: nothing to train, arguments that the factory does not take, values that it refuses.
+    """
+    merged = merge(groups)
+    arguments = {name: _plain(value) for name, value in config.items() if not name.startswith("_")}
+    accepted = inspect.signature(factory).parameters
+    if problems := [*_check_arguments(arguments, accepted, key), *check_groups(groups, factory)]:
+        raise ConfigError(problems)
+
+    if arguments.get("fused") == "auto":
+        del arguments["fused"]
+        if "fused" in accepted and _can_fuse(merged, arguments, torch.device(device)):
+            arguments["fused"] = True
+    decays = "weight_decay" in accepted or _takes_anything(accepted)
+    params = [_param_group(members, torch.device(device), tensor_lr, decays) for members in merged]
+    try:
+        with redirect_stdout(StringIO()):  # prodigyopt prints what its weight decay is
+            optimizer = factory(params, **arguments)
+    except Exception as error:  # pytorch_optimizer's own derive from nothing else
+        said = str(error).rstrip(".")
+        problem = Problem(key, f"it refuses its arguments: {said}", config.get("_target_", ...))
+        if name := _named(arguments, said):
+            problem = Problem(f"{key}.{name}", f"the optimizer refuses it: {said}", config[name])
+        raise ConfigError([problem]) from error
+    if not (hasattr(optimizer, "param_groups") and callable(getattr(optimizer, "step", None))):
+        message = f"makes an object of {type(optimizer).__name__}, no optimizer: it has no param_groups or no step"
+        raise ConfigError([Problem(f"{key}._target_", message, config.get("_target_", ...))])
+    if traits_of(type(optimizer), f"{key}._target_").modes:
+        optimizer.train()  # type: ignore[attr-defined]  # schedule-free ones refuse a step in any other mode
+    return optimizer
+
+
+def check_groups(groups: Sequence[Group], factory: Callable[..., torch.optim.Optimizer]) -> list[Problem]:
+    """What an optimizer cannot do with these groups.
+
+    Args:
+        groups: as `lrflow.layers.resolve` returns them.
+        factory: the class or function that makes the optimizer.
+    """
+    merged = merge(groups)
+    problems = list(_check_decay(merged, inspect.signature(factory).parameters))
+    if not merged:
+        problems.append(Problem("layers.rules", "every group is frozen, so there is nothing to train"))
+    traits, name = traits_of(factory), getattr(factory, "__name__", "the optimizer")
+    firsts = [members[0] for members in merged]
+    names = ", ".join(group.name for group in firsts)
+    if traits.estimates_lr and any((one.lr, one.schedule) != (firsts[0].lr, firsts[0].schedule) for one in firsts):
+        # prodigyopt refuses them at its first step; pytorch_optimizer's classes take the first group's LR for all of
+        # them, without a word. The estimate is one number, of steps that all parameters make at one LR.
+        message = f"{name} estimates one LR for all parameters, and these groups differ in LR or schedule: {names}"
+        problems.append(Problem("layers", message, hint="layers=no_decay and layers=uniform give all of them one LR"))
+    if traits.one_vector and len(merged) > 1:
+        message = f"{name} trains all parameters as one vector, and these groups differ in LR or schedule: {names}"
+        problems.append(Problem("layers", message, hint="layers=uniform makes one group"))
+    return problems
+
+
+def _param_group(members: Sequence[Group], device: torch.device, tensor_lr: bool, decays: bool) -> dict[str, Any]:
+    first, names = members[0], [group.name for group in members]
+    group: dict[str, Any] = {
+        "params": [parameter for member in members for _, parameter in member.parameters],
+        "lr": _tensor(first.lr, device) if tensor_lr else first.lr,
+        "name": " + ".join(names),
+        "members": names,
+    }
+    if first.weight_decay is not None and decays:
+        group["weight_decay"] = first.weight_decay
+    if first.route is not None:
+        group["route"] = first.route
+    return group
+
+
+def _tensor(lr: float, device: torch.device) -> torch.Tensor:
+    return torch.tensor(lr, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+
+
+def _can_fuse(merged: Sequence[Sequence[Group]], arguments: Mapping[str, Any], device: torch.device) -> bool:
+    if any(arguments.get(other) for other in ("foreach", "differentiable")):  # torch refuses them together
+        return False
+    parameters = [parameter for members in merged for group in members for _, parameter in group.parameters]
+    devices = {device.type, *(parameter.device.type for parameter in parameters)}
+    return devices <= set(_FUSED_DEVICES) and all(parameter.is_floating_point() for parameter in parameters)
+
+
+def _check_arguments(
+    arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter], key: str
+) -> Iterable[Problem]:
+    for name, value in arguments.items():
+        default = accepted[name].default if name in accepted else None
+        if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
+            yield Problem(f"{key}.{name}", "expected a number", value)
+        elif name in ("foreach", "capturable", "differentiable") and not isinstance(value, bool | None):
+            yield Problem(f"{key}.{name}", "expected true, false or null", value)
+    if _takes_anything(accepted):
+        return
+    known = list(accepted)[1:]  # the first one takes the parameters
+    for name, value in arguments.items():
+        if name not in known and (name, value) != ("fused", "auto"):
+            yield Problem(f"{key}.{name}", "the optimizer takes no such argument", value, did_you_mean(name, known))
+
+
+def _named(arguments: Iterable[str], message: str) -> str | None:
+    """The argument that a message names first: `etas` also as eta, `hessian_power` also as Hessian Power."""
+    found: dict[str, int] = {}
+    for name in arguments:
+        words = re.escape(name.removesuffix("s")).replace("_", "[_ ]")
+        if match := re.search(rf"(?<![\w']){words}s?(?!\w)", message, re.IGNORECASE):
+            found[name] = match.start()
+    return min(found, key=lambda name: (found[name], -len(name)), default=None)
+
+
+def _check_decay(merged: Sequence[Sequence[Group]], accepted: Mapping[str, inspect.Parameter]) -> Iterable[Problem]:
+    if "weight_decay" in accepted or _takes_anything(accepted):
+        return
+    names = [group.name for members in merged for group in members if group.weight_decay]
+    if names:
+        message = f"the optimizer has no weight decay, and these groups set one: {', '.join(names)}"
+        yield Problem("layers.rules", message)
+
+
+def _takes_anything(accepted: Mapping[str, inspect.Parameter]) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def fit_closure(optimizer: Optimizer, module: pl.LightningModule) -> None:
+    """Let Lightning's automatic optimization give an optimizer what it needs of a step.
+
+    A line search evaluates the loss several times per step, and compares; every evaluation draws the same random
+    numbers, so that dropout does not make it another function each time. A batch that the module skips changes nothing.
+
+    An optimizer of second order takes the gradients with their graph (`create_graph=True`) at the steps at which it
+    estimates the Hessian, and they are let go after the step: a gradient and its graph hold each other in memory.
+
+    Args:
+        optimizer: changed in place where it is one of these; any other one is left alone.
+        module: the module that is trained; changed in place for an optimizer of second order.
+    """
+    if traits_of(type(optimizer)).line_search:
+        _evaluate_alike(optimizer)
+    for member in members(optimizer).values():
+        if traits_of(type(member)).second_order:
+            _keep_graph(optimizer, member, module)
+
+
+def _evaluate_alike(optimizer: Optimizer) -> None:
+    step = optimizer.step
+    device = optimizer.param_groups[0]["params"][0].device
+
+    def step_alike(closure: Callable[[], Any]) -> Any:
+        state = torch.get_rng_state()
+        device_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+        def evaluate() -> Any:
+            torch.set_rng_state(state)
+            if device_state is not None:
+                torch.cuda.set_rng_state(device_state, device)
+            loss = closure()
+            return torch.zeros(()) if loss is None else loss  # no gradient either: it is taken for the optimum
+
+        return step(evaluate)
+
+    optimizer.step = step_alike  # type: ignore[method-assign, assignment]
+
+
+def _keep_graph(optimizer: Optimizer, member: Any, module: pl.LightningModule) -> None:
+    backward = module.backward
+
+    def backward_with_graph(loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        due = member.param_groups[0].get("step", 0) % getattr(member, "update_period", 1) == 0
+        backward(loss, *args, create_graph=due, **kwargs)
+
+    def let_go(*_: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    module.backward = backward_with_graph  # type: ignore[method-assign]
+    optimizer.register_step_post_hook(let_go)

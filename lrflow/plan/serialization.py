@@ -1,0 +1,135 @@
+"""Reads a plan from plain data, such as the content of plan.json.
+
+plan.png, plan.csv and plan.json: the plan as files of a run folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.files import write_whole
+from lrflow.plan.base import VERSION, PlanBase, PlanGroup, PlanSetting, plain
+from lrflow.plan.checks import check
+from lrflow.plan.figure import plot
+from lrflow.plan.table import landmarks, sampled, setting_columns
+from lrflow.schedules import Horizon
+from lrflow.schedules.serialization import from_spec
+
+Resolve = Callable[[str], type]
+
+
+def groups_and_horizon(data: Mapping[str, Any], resolve: Resolve | None = None) -> tuple[list[PlanGroup], Horizon]:
+    """The groups and the horizon that `PlanBase.to_dict` described.
+
+    Args:
+        data: content of plan.json; keys that are not the plan's are passed over.
+        resolve: from a schedule's `_target_` to its class; by default lrflow's schedules only.
+
+    Raises:
+        ConfigError: lists everything that is wrong with the data.
+    """
+    if not isinstance(data, Mapping) or data.get("version") != VERSION:
+        found = data.get("version") if isinstance(data, Mapping) else data
+        raise ConfigError([Problem("plan.version", f"expected {VERSION}: not a plan of this lrflow", found)])
+    problems: list[Problem] = []
+    groups = [_group(group, f"plan.groups[{i}]", resolve, problems) for i, group in enumerate(data.get("groups", []))]
+    horizon = _make(Horizon, data.get("horizon"), "plan.horizon", problems)
+    if problems:
+        raise ConfigError(problems)
+    return groups, horizon
+
+
+def _group(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]) -> Any:
+    if isinstance(data, Mapping) and "schedule" in data:
+        try:
+            data = {**data, "schedule": from_spec(data["schedule"], f"{key}.schedule", resolve)}
+        except ConfigError as error:
+            problems += error.problems
+    if isinstance(data, Mapping) and isinstance(data.get("also"), list):
+        moved = [_setting(each, f"{key}.also[{i}]", resolve, problems) for i, each in enumerate(data["also"])]
+        data = {**data, "also": tuple(moved)}
+    return _make(PlanGroup, data, key, problems)
+
+
+def _setting(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]) -> Any:
+    if isinstance(data, Mapping) and "curve" in data:
+        try:
+            data = {**data, "curve": from_spec(data["curve"], f"{key}.curve", resolve)}
+        except ConfigError as error:
+            problems += error.problems
+    return _make(PlanSetting, data, key, problems)
+
+
+def _make(kind: type, data: Any, key: str, problems: list[Problem]) -> Any:
+    """An instance of a dataclass from plain data; what does not fit is added to `problems`."""
+    if not isinstance(data, Mapping):
+        problems.append(Problem(key, "expected a mapping", data))
+        return None
+    known = [field.name for field in fields(kind)]
+    if unknown := [name for name in data if name not in known]:
+        problems += [
+            Problem(f"{key}.{name}", "is not known", data[name], did_you_mean(name, known)) for name in unknown
+        ]
+        return None
+    try:
+        return kind(**data)
+    except (TypeError, ValueError) as error:
+        problems.append(Problem(key, str(error)))
+        return None
+
+
+ROWS = 10_000  # of the csv; a longer run is sampled evenly
+
+
+def write_files(plan: PlanBase, folder: Path, beside: Mapping[str, Any], picture: bool = True) -> list[Path]:
+    """Write plan.png, unless no `picture` is wanted, plan.csv and plan.json into `folder` and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        *([plot(plan, folder / "plan.png")] if picture else []),
+        write_csv(plan, folder / "plan.csv"),
+        write_json(plan, folder / "plan.json", beside),
+    ]
+
+
+def write_csv(plan: PlanBase, path: Path) -> Path:
+    """The LR of every trainable group, a row a step, and after the LRs what else moves, as `momentum/GROUP`.
+
+    The floats read back exactly.
+    """
+    rates, moving = plan.lr(steps := sampled(plan, ROWS)), setting_columns(plan)
+    values = {name: plan.setting(name, steps) for name in plan.also}
+    rates = np.column_stack([rates, *(values[name][:, column] for name, column, _ in moving)])
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(["step", *plan.names, *(title for _, _, title in moving)])
+    table.writerows([step, *row] for step, row in zip(steps.tolist(), rates.tolist(), strict=True))
+    return write_whole(path, text.getvalue())
+
+
+def write_json(plan: PlanBase, path: Path, beside: Mapping[str, Any] | None = None) -> Path:
+    """The plan itself (`Plan.from_dict` reads it), its fingerprint, the LRs at its landmarks and its checks.
+
+    What is told `beside` the plan stands after them.
+    """
+    marks = landmarks(plan)
+    content = {
+        "fingerprint": plan.fingerprint,
+        **plan.to_dict(),
+        "landmarks": [
+            {"step": step, "why": why, "lr": dict(zip(plan.names, plan.lr(step).tolist(), strict=True))}
+            | {title: float(plan.setting(name, step)[column]) for name, column, title in setting_columns(plan)}
+            for step, why in marks.items()
+        ],
+        "checks": [asdict(one) for one in check(plan)],
+        **(beside or {}),
+    }
+    return write_whole(path, json.dumps(content, indent=2, default=plain) + "\n")

@@ -1,0 +1,100 @@
+"""What a run cannot be resumed with: its checkpoint holds nothing that this could go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from lrflow.errors import ConfigError, Problem
+from lrflow.layers.groups import abbreviated
+from lrflow.optimizers.traits import Traits
+from lrflow.plan import Plan
+
+FindTraits = Callable[[str], Traits]
+"""From the dotted name of an optimizer to its traits; raises ConfigError where there is no such class."""
+
+
+def check_same_optimizer(before: Mapping[str, Any], now: Mapping[str, Any], find: FindTraits) -> list[Problem]:
+    """What of an optimizer's configuration asks for state that the checkpoint of another one does not hold.
+
+    A route that was not there before is none of it: its parameters start without state.
+
+    Args:
+        before: `optimizer` of the configuration that the checkpoint's run had.
+        now: that of the run which is to go on from it.
+        find: the traits of an optimizer.
+    """
+    problems = list(_differ(before, now, "optimizer", find))
+    former = before.get("routes") or {}
+    for route, own in (now.get("routes") or {}).items():
+        if route in former:
+            problems += _differ(former[route], own, f"optimizer.routes.{route}", find)
+    return problems
+
+
+def _differ(before: Mapping[str, Any], now: Mapping[str, Any], key: str, find: FindTraits) -> Iterator[Problem]:
+    hint = "resume with the run's own, or start a new run"
+    had, has = str(before.get("_target_")), str(now.get("_target_"))
+    traits = find(has)
+    former = _found(had, find)
+    if had != has and (traits.state is None or former is None or former.state != traits.state):
+        yield Problem(f"{key}._target_", f"the checkpoint is of another optimizer: {had}", has, hint)
+        return
+    for name in traits.state_switches:
+        if now.get(name) and not before.get(name):
+            message = f"the checkpoint's run had {before.get(name, False)}, and so has no state of it"
+            yield Problem(f"{key}.{name}", message, now[name], hint)
+    defaults = (former or traits).defaults
+    for name in traits.state_sizes:
+        asked, kept = now.get(name, traits.defaults.get(name)), before.get(name, defaults.get(name))
+        if None not in (asked, kept) and asked != kept:
+            yield Problem(f"{key}.{name}", f"the checkpoint's run had {kept}", asked, hint)
+
+
+def _found(target: str, find: FindTraits) -> Traits | None:
+    try:
+        return find(target)
+    except ConfigError:  # the class of the earlier run is gone
+        return None
+
+
+def check_not_frozen_again(before: Plan, now: Plan, step: int) -> list[Problem]:
+    """Groups that have trained, and would be frozen until a later step.
+
+    Args:
+        before: the plan that the run followed.
+        now: the plan that it is to follow.
+        step: optimizer steps behind it.
+    """
+    again = [
+        f"{name} (since step {before.starts[name]}, until step {start})"
+        for name, start in now.starts.items()
+        if start > step and before.starts.get(name, step) < step
+    ]
+    if not again:
+        return []
+    message = f"these groups have trained, and would be frozen again: {abbreviated(again)}"
+    return [Problem("layers", message, ..., f"unfreeze them at step {step} or before")]
+
+
+def check_same_past(before: Plan, now: Plan, step: int) -> list[Problem]:
+    """That a run which is to be a branch of another had other LRs, or other settings that move, up to here.
+
+    Args:
+        before: the plan that the run followed.
+        now: the plan of a new run of another length.
+        step: optimizer steps behind it.
+    """
+    steps = np.arange(step)
+    if before.names != now.names or before.also != now.also:
+        return [Problem("resume.horizon", "the run had other groups, so it is not the beginning of this one", "branch")]
+    differ = (before.lr(steps) != now.lr(steps)).any(0)
+    for name in before.also:
+        differ |= ~np.isclose(before.setting(name, steps), now.setting(name, steps), 0.0, 0.0, equal_nan=True).all(0)
+    if not differ.any():
+        return []
+    names = abbreviated([name for name, other in zip(now.names, differ, strict=True) if other])
+    message = f"up to step {step} the run had another LR than a run of {now.horizon.steps} steps has: {names}"
+    return [Problem("resume.horizon", message, "branch", "resume from an earlier checkpoint, or with rescale")]

@@ -1,0 +1,202 @@
+"""What goes on with a run, or evaluates it, takes the config.yaml of its folder, with what is typed on top."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lrflow.assemble import plain_config
+from lrflow.cli.command import main
+from lrflow.config import compose, load_config, save_config
+from lrflow.config.config import Config
+from lrflow.errors import ConfigError, Problem
+
+OPTIONS = {
+    "schedule/mine.yaml": "_target_: lrflow.schedules.Schedule\nwarmup: 7\nshape:\n  _target_: lrflow.schedules.Rex\n",
+    "optimizer/mine.yaml": "_target_: torch.optim.SGD\nlr: 0.2\nmomentum: 0.7\n",
+    "recipe/mine.yaml": "# @package _global_\ndefaults:\n  - override /optimizer: mine\nseed: 5\n",
+}
+
+
+@pytest.fixture
+def earlier(tmp_path: Path):
+    """The folder of a run with these overrides, which has a checkpoint; `--config-dir` is gone when it is resumed."""
+    for name, text in OPTIONS.items():
+        path = tmp_path / "options" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def put(*overrides: str, name: str = "first") -> Path:
+        folder = Path("outputs") / name
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "step-0000010.ckpt").touch()
+        save_config(compose(overrides, tmp_path / "options"), folder / "config.yaml")
+        return folder
+
+    return put
+
+
+def without_task(config: Config) -> dict[str, object]:
+    return {key: value for key, value in config.plain().items() if key not in ("task", "resume")}
+
+
+@pytest.mark.parametrize("words", [["resume=last"], ["task=evaluate"], ["-m", "resume=last", "seed=5"]], ids=" ".join)
+def test_a_run_made_with_a_folder_of_options_goes_on_without_it(words: list[str], earlier, task) -> None:
+    ran = task(name="evaluate" if "task=evaluate" in words else "train")
+    folder = earlier("schedule=mine", "recipe=mine")
+    assert main(words) == 0
+    assert without_task(ran[0]) == without_task(compose(["schedule=mine", "recipe=mine"], Path("options")))
+    assert (ran[0].choices["schedule"], ran[0].choices["recipe"]) == ("mine", "mine")
+    assert str(folder) in str(ran[0].task.source if "task=evaluate" in words else ran[0].resume.source)
+
+
+@pytest.mark.parametrize(
+    ("before", "typed", "after"),
+    [
+        ([], ["optimizer.lr=0.5"], {"optimizer.lr": 0.5, "optimizer.momentum": 0.7}),
+        ([], ["optimizer=sgd"], {"optimizer.momentum": 0.0, "optimizer._target_": "torch.optim.SGD", "seed": 5}),
+        (["optimizer.momentum=0.8"], ["optimizer=mine"], {"optimizer.momentum": 0.8}),
+        ([], ["~optimizer.momentum"], {"optimizer.momentum": None}),
+        (["optimizer=muon"], ["optimizer=sgd"], {"optimizer.routes": None, "layers": "no_decay"}),
+        (["optimizer=sgd"], ["optimizer=muon"], {"layers": "muon"}),
+        (["seed=7"], ["seed=7", "seed=8"], {"seed": 8}),
+        ([], ["recipe=mine", "optimizer.lr=0.1"], {"optimizer.lr": 0.1}),
+        ([], ["task=plan"], {"task.name": "plan", "seed": 5}),
+        (["task.test=false"], [], {"task.test": False}),
+    ],
+    ids=lambda value: " ".join(value) or "nothing",
+)
+def test_what_is_typed_goes_on_top(
+    before: list[str], typed: list[str], after: dict[str, object], earlier, task
+) -> None:
+    ran = task(name="plan" if "task=plan" in typed else "train")
+    earlier("recipe=mine", *before)
+    with_folder = ["--config-dir", "options"] if any("=mine" in text for text in typed) else []
+    assert main(["resume=last", *with_folder, *typed]) == 0
+    for key, value in after.items():
+        group, _, name = key.partition(".")
+        found = ran[0].plain()[group].get(name) if name else ran[0].choices.get(key, ran[0].plain().get(key))
+        assert (found or None) == (value or None), key
+
+
+@pytest.mark.parametrize("typed", ["recipe=cnn", "fast=true"])
+def test_a_recipe_cannot_be_put_on_top_of_a_run(typed: str, earlier, task, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = task()
+    earlier("recipe=mine")
+    assert main(["resume=last", typed]) == 2
+    assert not ran
+    err = " ".join(capsys.readouterr().err.split())
+    assert "no other can be put on top of it" in err
+    assert "1 problem" in err
+
+
+def test_a_sweep_may_start_from_a_run(earlier, task) -> None:
+    ran = task()
+    earlier("schedule=mine", "seed=5")
+    assert main(["-m", "resume=last", "optimizer.lr=0.1,0.2"]) == 0
+    assert [(config.optimizer.lr, config.seed, config.choices["schedule"]) for config in ran] == [
+        (0.1, 5, "mine"),
+        (0.2, 5, "mine"),
+    ]
+
+
+def test_the_content_of_a_run_is_checked_as_any_other(earlier, task, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = task()
+    folder = earlier("seed=5")
+    config = load_config(folder / "config.yaml")
+    (folder / "config.yaml").write_text(
+        (folder / "config.yaml").read_text().replace(config.model._target_, "os.system").replace("lr: 0.003", "lr: -3")
+    )
+    assert main(["resume=last"]) == 2
+    err = capsys.readouterr().err
+    assert "model._target_ = os.system" in err
+    assert "optimizer.lr = -3" in err
+    assert f"{folder}/config.yaml:" in err
+    assert main(["resume=last", "optimizer.lr=0.1", "model=mlp", "model._target_=lrflow.models.MLP"]) == 0
+    assert ran[0].optimizer.lr == 0.1
+
+
+def test_trust_is_said_each_time(earlier, task, monkeypatch: pytest.MonkeyPatch) -> None:
+    task()
+    Path("their_code.py").write_text("from torch import nn\nclass Net(nn.Linear): pass\n")
+    own = ["model=custom", "model._target_=their_code.Net", "+model.in_features=64", "+model.out_features=10"]
+    monkeypatch.setenv("LRFLOW_TRUST", "their_code")
+    earlier(*own)
+    monkeypatch.setenv("LRFLOW_TRUST", "")
+    assert main(["resume=last"]) == 2
+    assert main(["resume=last", "trust=their_code"]) == 0
+
+
+def test_the_record_of_a_run_that_goes_on_says_all_that_was_typed(earlier, task) -> None:
+    ran = task()
+    earlier("optimizer=sgd", "optimizer.lr=0.1", "schedule.warmup=3%")
+    assert main(["resume=last", "schedule.warmup=4%", "optimizer=momentum"]) == 0
+    assert ran[0].overrides == ["schedule.warmup=4%", "optimizer=momentum"]
+
+
+@pytest.mark.parametrize("words", [["resume=last"], ["task=evaluate"]], ids=" ".join)
+def test_an_output_folder_in_quotes_is_found(words: list[str], earlier, task) -> None:
+    ran = task(name="evaluate" if "task=evaluate" in words else "train")
+    earlier("optimizer.lr=0.2")
+    Path("outputs").rename("of,mine")
+    assert main([*words, "output='of,mine'"]) == 0
+    assert (ran[0].optimizer.lr, ran[0].output) == (0.2, "of,mine")
+
+
+def test_a_problem_of_what_is_resumed_is_not_put_down_to_the_file_of_the_run(
+    earlier, task, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = Problem("resume.horizon", "choose the LR from here on", None)
+
+    def refuse(config: Config) -> dict[str, object]:
+        raise ConfigError([problem, Problem("optimizer.lr", "is too high", 0.2)])
+
+    task(refuse)
+    folder = earlier("optimizer.lr=0.2")
+    assert main(["resume=last"]) == 2
+    told = capsys.readouterr().err
+    assert told.count(str(folder / "config.yaml")) == 1, told
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_without_its_config_yaml_the_config_in_the_checkpoint_holds(
+    outside: bool, evaluates: bool, earlier, task, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not the defaults, which are another run."""
+    folder = earlier("schedule=mine", "optimizer.lr=0.5", "seed=9")
+    checkpoint = folder / "checkpoints" / "step-0000010.ckpt"
+    config = compose(["schedule=mine", "optimizer.lr=0.5", "seed=9"], Path("options"))
+    torch.save({"lrflow": {"config": plain_config(config)}}, checkpoint)
+    (folder / "config.yaml").unlink()
+    if outside:
+        checkpoint = checkpoint.rename("saved.pt")
+    ran = task(name="evaluate" if evaluates else "train")
+    assert main(["task=evaluate", f"task.from={checkpoint}"] if evaluates else [f"resume={checkpoint}", "seed=8"]) == 0
+    expected = compose(["schedule=mine", "optimizer.lr=0.5", f"seed={9 if evaluates else 8}"], Path("options"))
+    assert without_task(ran[0]) == without_task(expected)
+    assert "the config in the checkpoint holds" in caplog.text
+
+
+@pytest.mark.parametrize("content", [{}, {"lrflow": {"config": {}}}, None])
+def test_without_any_config_it_does_not_go_on(
+    content: object, earlier, task, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran, folder = task(), earlier()
+    (folder / "config.yaml").unlink()
+    if content is not None:
+        torch.save(content, folder / "checkpoints" / "step-0000010.ckpt")
+    assert main(["resume=last"]) == 2
+    assert not ran
+    assert "there is no config.yaml of its run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_option_that_is_typed_is_put_down_to_no_file(earlier, task, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = earlier("schedule=mine")
+    assert main([f"resume={folder}", "model=vit"]) == 2
+    err = capsys.readouterr().err
+    assert "there is no such option" in err
+    assert "--config-dir FOLDER" in err
+    assert "config.yaml" not in err

@@ -1,0 +1,44 @@
+"""Options that are composed once make the same configs as Hydra's composition of each job."""
+
+from __future__ import annotations
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from lrflow.config.composition import ROOT, composer, options_composed_once
+
+JOBS = (
+    ["optimizer.lr=0.1"],
+    ["optimizer.lr=0.2", "seed=1"],
+    ["optimizer=sgd", "optimizer.lr=0.2"],
+    ["optimizer=sgd", "+optimizer.extra={a: 1}", "~find"],
+    ["optimizer=sgd", "hydra.job.name=mine", "name=mine"],
+    ["optimizer.lr=0.1"],
+)
+
+
+def test_composed_once_is_what_hydra_composes(monkeypatch: pytest.MonkeyPatch) -> None:
+    merged = []
+    compose = ConfigLoaderImpl._compose_config_from_defaults_list
+    monkeypatch.setattr(
+        ConfigLoaderImpl,
+        "_compose_config_from_defaults_list",
+        lambda self, defaults, repo: (merged.append(1), compose(self, defaults, repo))[1],
+    )
+    with composer():
+        loader = GlobalHydra.instance().config_loader()
+
+        def composed(overrides: list[str]) -> str:
+            return OmegaConf.to_yaml(loader.load_configuration(ROOT, overrides, RunMode.RUN))
+
+        expected = [composed(job) for job in JOBS]
+        merged.clear()
+        with options_composed_once():
+            assert [composed(job) for job in JOBS] == expected
+        # "~find" deletes a group, so that its job has a combination of its own.
+        assert len(merged) == 3
+        assert composed(JOBS[0]) == expected[0]
+    assert len(merged) == 4

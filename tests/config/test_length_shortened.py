@@ -1,0 +1,81 @@
+"""fast=true: durations that were meant for the whole run shrink with it, and one line says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from lrflow.config import compose
+from lrflow.config.length import shorten
+from lrflow.errors import ConfigError
+from lrflow.schedules import Duration, DurationLike, Phase, Shape
+
+# The default run has 400 steps, 20 epochs; its smoke run 8.
+TABLE = {
+    "in steps": (["schedule.warmup=40"], "warmup", "10%"),
+    "in epochs": (["schedule.warmup=2 epochs"], "warmup", "10%"),
+    "the end": (["schedule=constant", "schedule.warmup=0%", "schedule.cooldown=100"], "cooldown", "25%"),
+    "what a shape needs": (["schedule=noam"], "warmup", "1 step"),
+    "a share": (["schedule.warmup=10%"], "warmup", "10%"),
+    "what fits": (["schedule.warmup=2"], "warmup", 2),
+}
+
+
+@pytest.mark.parametrize(("overrides", "key", "value"), TABLE.values(), ids=TABLE)
+def test_what_becomes_of_a_duration(overrides: list[str], key: str, value: object) -> None:
+    config = compose([*overrides, "fast=true"])
+    given = config.schedule.node()[key]
+    assert str(given) in (str(value), f"{value} steps")
+    before = next((word.partition("=")[2] for word in overrides if word.startswith(f"schedule.{key}=")), "5%")
+    assert config.remarks == ([] if before == str(value) else [
+        f"fast=true: the run is shorter, and so are schedule.{key} {before} -> {value}"
+    ])  # fmt: skip
+
+
+def test_without_fast_nothing_is_written() -> None:
+    assert str(compose(["schedule.warmup=40"]).schedule.node()["warmup"]) == "40 steps"
+    with pytest.raises(ConfigError, match=r"schedule\.warmup"):
+        compose(["schedule.warmup=500"])
+
+
+def test_durations_of_layers_and_of_settings_that_move_shrink_too() -> None:
+    rules = "layers.rules=[{name: a, match: 'head.*', unfreeze: 100 steps}, {name: b, match: '*'}]"
+    moved = "schedule.also={momentum: {warmup: 40 steps, high: 0.9}}"
+    config = compose([rules, moved, "optimizer=momentum", "fast=true"])
+    assert str(config.layers.rules[0].unfreeze) == "25%"
+    assert str(config.schedule.also["momentum"].warmup) == "10%"
+    gradual = compose(["layers=gradual_unfreezing", "layers.every=100", "fast=true"])
+    assert str(gradual.layers.plain()["every"]) == "25%"
+
+
+def test_a_guess_is_called_one() -> None:
+    config = compose(["data.facts.examples=null", "schedule.warmup=40", "fast=true"])
+    (line,) = config.remarks
+    assert "schedule.warmup 40 -> 10% (a guess: nobody knows the length" in line
+
+
+def test_a_share_that_stays_is_not_called_shorter() -> None:
+    content = OmegaConf.create({"schedule": {"warmup": "5 %", "cooldown": 40}})
+    line = shorten(content, compose(["trainer.max_epochs=20"]))
+    assert line == "fast=true: the run is shorter, and so are schedule.cooldown 40 -> 10%"
+    assert content.schedule.warmup == "5 %"
+
+
+class Notched(Shape):
+    """A shape with text that looks like a duration, and one that is a duration."""
+
+    def __init__(self, version: str = "2", every: DurationLike = "1 epoch") -> None:
+        self.version, self.every = version, Duration.parse(every)
+
+    def __call__(self, step: np.ndarray, phase: Phase) -> np.ndarray:
+        return np.ones(len(step))
+
+
+def test_text_of_a_shape_that_is_no_duration_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LRFLOW_TRUST", Notched.__module__)
+    shape = f"{{_target_: {Notched.__module__}.Notched, version: '200', every: 100}}"
+    content = OmegaConf.create(f"schedule: {{shape: {shape}}}")
+    line = shorten(content, compose(["trainer.max_epochs=20"]))
+    assert dict(content.schedule.shape) | {"_target_": ""} == {"_target_": "", "version": "200", "every": "25%"}
+    assert line == "fast=true: the run is shorter, and so are schedule.shape.every 100 -> 25%"

@@ -1,0 +1,93 @@
+"""Every option and recipe that lrflow ships is sound, and says nothing that its targets do not take."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from lrflow.config import checks, compose, run_schema, schema
+from lrflow.config.diagnostics import closest, names_of
+from lrflow.config.options import GROUPS, Catalogue, Option, shipped_keys
+from lrflow.config.origins import read_yaml
+from lrflow.config.targets import CONTROLS, _parameters, check_arguments, locate
+from lrflow.layers import Rule
+from lrflow.layers.rules import SELECTS
+
+CATALOGUE = Catalogue()
+OPTIONS = [option for group in GROUPS for option in CATALOGUE.options(group).values()]
+
+
+def targets_in(path: Path) -> list[str]:
+    """Every `_target_` that an option gives."""
+    return re.findall(r"_target_: *([\w.]+)", path.read_text())
+
+
+TARGETS = dict.fromkeys((o.group, target) for o in OPTIONS if o.group != "recipe" for target in targets_in(o.path))
+NODES = [(group, target, shipped_keys(group, target)) for group, target in TARGETS]
+
+
+def named(option: Option) -> str:
+    return f"{option.group}={option.name}"
+
+
+RUN_ELSEWHERE = ("schedule", "feedback", "optimizer", "layers", "scaling", "find", "recipe")
+"""Groups whose every option is run: by the commands of docs/catalogue.md, and by recipes/test_fast.py."""
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.group not in RUN_ELSEWHERE], ids=named)
+def test_every_option_can_be_chosen(option: Option, tmp_path: Path) -> None:
+    (tmp_path / "run.ckpt").touch()
+    own = {
+        "task=evaluate": [f"task.from={tmp_path}/run.ckpt"],
+        "model=custom": ["model._target_=torch.nn.Flatten"],
+        "data=custom": ["data._target_=lrflow.data.Digits", "model=custom", "model._target_=torch.nn.Flatten"],
+    }
+    config = compose([named(option), *own.get(named(option), [])])
+    assert config.choices[option.group] == option.name
+
+
+def test_every_option_says_in_a_line_what_it_is() -> None:
+    assert {named(option): option.summary for option in OPTIONS if not 10 < len(option.summary) < 100} == {}
+
+
+def test_the_keys_of_an_option_bind_to_its_targets_signature() -> None:
+    found = {}
+    for group, target, options in NODES:
+        extra, ignore = checks.PASSED.get(group, ((), ()))
+        for keys in options:
+            if problems := check_arguments(target, dict.fromkeys(keys - set(CONTROLS)), group, extra, ignore):
+                found[group, target] = problems
+    assert found == {}
+
+
+def test_no_further_argument_of_a_target_is_taken_for_a_typo() -> None:
+    found = {}
+    for _, target, options in NODES:
+        known = {key for keys in options for key in keys}
+        for argument in _parameters(locate(target))[0].keys() - known:
+            if (suggested := closest(argument, known - set(CONTROLS))) is not None:
+                found[target, argument] = suggested
+    assert found == {}
+
+
+def test_a_rule_has_the_keys_of_the_class_that_takes_it() -> None:
+    assert set(names_of(schema.Rule)) == {field.name for field in fields(Rule)} - {"depth", "parameters"}  # of makers
+
+
+def test_the_schema_documents_what_the_options_say() -> None:
+    known = {"defaults", *names_of(run_schema.Trainer)}
+    said = {option.name: set(read_yaml(option.path)) - known for option in CATALOGUE.options("trainer").values()}
+    assert {name: keys for name, keys in said.items() if keys} == {}
+
+
+def test_the_default_trainer_says_everything_that_the_schema_knows() -> None:
+    said = read_yaml(CATALOGUE.options("trainer")["auto"].path)
+    assert set(said) == set(names_of(run_schema.Trainer))
+    assert set(said["checkpoint"]) == set(names_of(run_schema.Checkpoint))
+
+
+def test_the_schema_knows_the_kinds_of_parameters_that_rules_select() -> None:
+    assert schema.SELECTS == SELECTS

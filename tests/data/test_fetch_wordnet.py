@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lrflow.data import fetch
+from lrflow.errors import LrflowError
+
+CONTENT = "  1 the licence\n00001740 03 n 01 entity 0 000 | that which is\n"
+
+
+@pytest.fixture
+def debian(nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of programs, first in the path, that stand in for apt and dpkg."""
+    monkeypatch.setattr(fetch, "SYSTEM", Path("/usr/share/wordnet"))
+    package = tmp_path / "package/usr/share/wordnet"
+    package.mkdir(parents=True)
+    (package / "data.noun").write_text(CONTENT)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, script in {
+        "apt-get": '[ "$1 $2" = "download wordnet-base" ] && touch wordnet-base_1_all.deb',
+        "dpkg-deb": f'[ "$1" = -x ] && [ -f "$2" ] && cp -r {tmp_path}/package/usr "$3"',
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    return package
+
+
+def test_debians_package_is_unpacked_without_root(debian: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert fetch.main(["wordnet"]) == 0
+    first, again = capsys.readouterr().out.splitlines()
+    assert "from Debian's package wordnet-base" in first
+    assert "already" in again
+    assert fetch.locate() == Path(".data/wordnet/data.noun")
+    assert fetch.locate().read_text() == CONTENT
+    assert fetch.locate(Path(".data/wordnet")) == fetch.locate()
+
+
+def test_a_package_without_the_file_is_refused(debian: Path) -> None:
+    (debian / "data.noun").unlink()
+    with pytest.raises(LrflowError, match=r"apt-get download wordnet-base: .*data\.noun"):
+        fetch.unpack_debian(Path("mine"))
+    assert not Path("mine").exists()
+
+
+def test_one_that_cannot_be_had_does_not_keep_the_others_away(debian: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fetch.main(["fashion_mnist", "wordnet"]) == 1
+    told = capsys.readouterr()
+    assert "FashionMNIST could not be downloaded" in told.err
+    assert "WordNet is in" in told.out

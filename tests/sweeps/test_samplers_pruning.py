@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+
+from lrflow.cli import main
+from lrflow.config.sweep import Pruning, Trial
+from lrflow.sweeps.samplers import Reporter, make_pruner, rungs
+from lrflow.sweeps.study import JOURNAL, open_storage
+
+
+def test_the_rungs_lead_up_to_the_whole_run() -> None:
+    assert rungs(Pruning()) == pytest.approx([1 / 9, 1 / 3])
+    assert rungs(Pruning(first=1 / 16, reduction=4)) == pytest.approx([1 / 16, 1 / 4])
+    assert rungs(Pruning(first=0.4)) == [0.4]
+
+
+CURVES = [[1.0, 0.8, 0.6, 0.4], [1.1, 0.9, 0.7, 0.5], [1.2, 1.0, 0.8, 0.6], [3.0, 2.9, 2.8, 2.7]]
+
+
+def lengths(
+    path: Path, pruner: str, settings: Pruning, curves: list[list[float]], direction: str = "minimize"
+) -> list[int]:
+    """How many reports each trial makes, where each report comes from a job that shares nothing but the journal."""
+    study = optuna.create_study(
+        storage=open_storage(str(path)), study_name="s", pruner=make_pruner(pruner, settings), direction=direction
+    )
+    made = []
+    for curve in curves:
+        trial = study.ask()
+        reporter = Reporter(Trial(number=trial.number, study="s", storage=str(path), pruner=pruner, pruning=settings))
+        count, over = 0, False
+        while not over and count < len(curve):
+            over = reporter.report(curve[count], (count + 1) / len(curve))
+            count += 1
+        made.append(count)
+        study.tell(trial, None if over else curve[-1], optuna.trial.TrialState.PRUNED if over else None)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("pruner", "settings", "expected"),
+    [
+        ("none", Pruning(), [4, 4, 4, 4]),
+        ("median", Pruning(startup=2), [4, 4, 1, 1]),
+        ("median", Pruning(startup=2, first=0.4), [4, 4, 2, 2]),
+        ("asha", Pruning(first=0.25, reduction=2), [4, 1, 1, 1]),
+        ("patience", Pruning(patience=1), [4, 4, 4, 4]),
+    ],
+)
+def test_a_pruner_gives_up_what_is_behind(pruner: str, settings: Pruning, expected: list[int], tmp_path: Path) -> None:
+    assert lengths(tmp_path / JOURNAL, pruner, settings, CURVES) == expected
+
+
+@pytest.mark.parametrize(
+    ("pruner", "settings", "expected"),
+    [
+        ("median", Pruning(startup=2), [4, 4, 4, 1, 1]),
+        ("asha", Pruning(first=0.25, reduction=2), [4, 4, 4, 1, 1]),
+        ("patience", Pruning(patience=1), [4, 4, 4, 4, 4]),
+    ],
+)
+def test_a_pruner_gives_up_what_has_less_where_more_is_better(
+    pruner: str, settings: Pruning, expected: list[int], tmp_path: Path
+) -> None:
+    curves = [
+        [0.1, 0.2, 0.3, 0.4],
+        [0.2, 0.3, 0.4, 0.5],
+        [0.6, 0.7, 0.8, 0.9],
+        [0.05, 0.9, 0.9, 0.9],
+        [0.15, 0.9, 0.9, 0.9],
+    ]
+    assert lengths(tmp_path / JOURNAL, pruner, settings, curves, "maximize") == expected
+
+
+def test_patience_ends_what_no_longer_rises(tmp_path: Path) -> None:
+    curve = [0.1, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1]
+    assert lengths(tmp_path / JOURNAL, "patience", Pruning(patience=1), [curve], "maximize")[0] < 8
+    rising = [0.1 * step for step in range(1, 9)]
+    assert lengths(tmp_path / "other", "patience", Pruning(patience=1), [rising], "maximize") == [8]
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "wilcoxon"])
+def test_the_best_trial_is_not_given_up(pruner: str, tmp_path: Path) -> None:
+    made = lengths(tmp_path / JOURNAL, pruner, Pruning(first=0.25, reduction=2), CURVES)
+    assert made[0] == 4
+    assert all(1 <= count <= 4 for count in made)
+
+
+def test_patience_ends_what_no_longer_improves(tmp_path: Path) -> None:
+    assert lengths(tmp_path / JOURNAL, "patience", Pruning(patience=1), [[1.0, 0.5, 0.6, 0.7]]) == [4]
+    longer = [[1.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1]]
+    assert lengths(tmp_path / "other", "patience", Pruning(patience=1), longer)[0] < 8
+
+
+def test_a_report_of_what_is_not_a_number_prunes_nothing(tmp_path: Path) -> None:
+    assert lengths(tmp_path / JOURNAL, "median", Pruning(startup=1), [[1.0] * 4, [float("nan")] * 3 + [1.0]]) == [4, 4]
+
+
+SHORT = [
+    "trainer.max_epochs=9", "data.batch_size=512", "trainer.progress=false", "model.widths=[8]", "task.test=false",
+    "trainer.checkpoint.monitor=null", "trainer.checkpoint.every=9 epochs", "sweep.sampler=grid",
+]  # fmt: skip
+
+
+def test_a_run_that_is_behind_is_pruned_and_its_folder_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["-m", "optimizer.lr=1e-2,1e-6", "sweep.pruner=asha", "hydra.sweep.dir=swept", *SHORT]
+    assert main(words) == 0, (capsys.readouterr(), *(path.read_text() for path in here.rglob("output.txt")))
+    first, second = (json.loads((here / f"swept/{number}/summary.json").read_text()) for number in (0, 1))
+    assert first["status"] == "finished"
+    assert second["status"] == "pruned"
+    assert "pruned by asha: val/loss" in second["error"]
+    assert "at 11% of the run" in second["error"]
+    last = second["metrics"]["val/loss"]
+    assert f"val/loss {last:.4g} at 11%" in second["error"]
+    assert (here / "swept/1/config.yaml").exists()
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.split()[-2:] == ["pruned", "1"])
+    assert f"{last:.4g}" in printed.split()
+    with (here / "swept/sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert (rows[1]["status"], rows[1]["val/loss"]) == ("pruned", str(last))
+
+
+def test_the_run_that_has_more_goes_on_where_more_is_better(here: Path) -> None:
+    """By a metric that says so by its name: the sweep is judged by what the checkpoints are."""
+    words = ["-m", "optimizer.lr=1e-2,1e-6", "sweep.pruner=asha", "hydra.sweep.dir=swept", *SHORT]
+    assert main([*words, "trainer.checkpoint.monitor=val/accuracy"]) == 0
+    first, second = (json.loads((here / f"swept/{number}/summary.json").read_text()) for number in (0, 1))
+    assert (first["status"], second["status"]) == ("finished", "pruned")
+    assert "pruned by asha: val/accuracy" in second["error"]
+    assert second["metrics"]["val/accuracy"] < first["metrics"]["val/accuracy"]
+    assert "Trial 0 of a sweep" in (here / "swept/recipe/best.yaml").read_text()
+
+
+def test_annealed_rungs_are_whole_runs_and_leave_the_run_as_it_is(here: Path) -> None:
+    words = ["-m", "optimizer.lr=1e-2,1e-6", "hydra.sweep.dir=swept", *SHORT]
+    assert main([*words, "sweep.pruner=asha", "sweep.pruning.rungs=annealed"]) == 0
+    assert main(["optimizer.lr=1e-2", "output=alone", *SHORT[:-1]]) == 0
+    (alone,) = (here / "alone").iterdir()
+    pruned, whole, plain = (
+        json.loads((path / "summary.json").read_text()) for path in (here / "swept/1", here / "swept/0", alone)
+    )
+    assert whole["metrics"] == plain["metrics"]  # to the last bit
+    assert pruned["status"] == "pruned"
+    assert f"val/loss {pruned['metrics']['val/loss']:.4g} at 11%" in pruned["error"]
+    told = [trial.intermediate_values for trial in open_storage(str(here / "swept" / JOURNAL)).get_all_trials(0)]
+    assert [list(values) for values in told] == [[111, 333], [111]]
+    assert told[0][333] < told[0][111]
+
+
+def test_what_cannot_be_pruned_by_is_told_before(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "optimizer.lr=1e-2,1e-3", "sweep.pruner=asha", "sweep.metric=test/loss", *SHORT]) == 2
+    assert "a metric of validation" in capsys.readouterr().err

@@ -1,0 +1,229 @@
+"""Sweeps of several slots, with a launcher whose jobs are functions in the slots' own threads."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+from optuna.trial import TrialState
+
+from lrflow.config.overrides import Override
+from lrflow.config.sweep import Sweep
+from lrflow.errors import LrflowError, StoppedError
+from lrflow.outcome import Outcome
+from lrflow.runs import RunFolder
+from lrflow.sweeps.space import read_space
+from lrflow.sweeps.study import JOURNAL
+from lrflow.sweeps.sweeper import Slots, Sweeping, ask_to_stop, slots_for
+
+TIMEOUT = 30  # seconds until a test that would hang fails
+PLUGINS = "hydra_plugins.hydra_{}_launcher.{}"
+JOBLIB, LOCAL, SLURM, RAY = (
+    PLUGINS.format(*names)
+    for names in (
+        ("joblib", "joblib_launcher.JoblibLauncher"),
+        ("submitit", "submitit_launcher.LocalLauncher"),
+        ("submitit", "submitit_launcher.SlurmLauncher"),
+        ("ray", "ray_launcher.RayLauncher"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "batch", "expected"),
+    [
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, None, Slots(1, 1)),
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 3, Slots(1, 3)),
+        ({"_target_": JOBLIB, "n_jobs": 4}, None, Slots(4, shared=True)),
+        ({"_target_": JOBLIB, "n_jobs": 4}, 2, Slots(2, shared=True)),
+        ({"_target_": JOBLIB, "n_jobs": 1}, 9, Slots(1, shared=True)),  # joblib then runs jobs in this very process
+        ({"_target_": LOCAL}, 3, Slots(3)),
+        ({"_target_": SLURM, "array_parallelism": 256}, None, Slots(20)),
+        ({"_target_": SLURM, "array_parallelism": 8}, None, Slots(8)),
+        ({"_target_": RAY}, None, Slots(20, shared=True)),
+        ({"_target_": "hydra_plugins.lrflow_vectorized.launcher.VectorizedLauncher"}, None, Slots(1, 20)),
+        ({"_target_": "somebody.elses.Launcher"}, 5, Slots(1, 5)),
+    ],
+)
+def test_a_launcher_is_handed_as_many_jobs_as_it_runs_at_a_time(
+    config: dict[str, Any], batch: int | None, expected: Slots
+) -> None:
+    assert slots_for(DictConfig(config), batch, 20) == expected
+
+
+class Threads:
+    """A launcher whose jobs are calls of a function with a trial's number; it gives the metric."""
+
+    def __init__(self, run: Callable[[int], float], folder: Path) -> None:
+        self.run, self.folder = run, folder
+        self.launched: list[int] = []
+        self.threads: set[threading.Thread] = set()
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        done = []
+        for number in range(initial_job_idx, initial_job_idx + len(job_overrides)):
+            self.launched.append(number)
+            self.threads.add(threading.current_thread())
+            (self.folder / str(number)).mkdir(exist_ok=True)
+            outcome = Outcome.finished()
+            try:
+                outcome = Outcome.finished({"val/loss": self.run(number)})
+            except LrflowError as error:
+                outcome = Outcome.of_error(error)
+            done.append(JobReturn(status=JobStatus.COMPLETED, _return_value=outcome))
+        return done
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Callable[..., tuple[Sweeping, Threads]]:
+    """Makes a sweep of a function, in slots."""
+
+    def make(run: Callable[[int], float], slots: int, **settings: Any) -> tuple[Sweeping, Threads]:
+        launcher = Threads(run, tmp_path)
+        chosen = Sweep.model_validate({"sampler": "random", "n_trials": 6, "batch": slots, **settings})
+        space = read_space(None, None, map(Override.read, ["optimizer.lr=interval(1e-4,1)"]))
+        launching = DictConfig({"_target_": LOCAL})
+        return Sweeping(chosen, space, tmp_path, str(tmp_path / JOURNAL), launcher, launching, []), launcher  # type: ignore[arg-type]
+
+    return make
+
+
+def save_when_asked(folder: Path, holds: Any) -> None:
+    def save(number: int, frame: object) -> None:
+        (folder / "saved").touch()
+        os._exit(0)
+
+    signal.signal(signal.SIGUSR1, save)
+    with RunFolder(folder).held():
+        holds.set()
+        time.sleep(TIMEOUT)
+
+
+def states(sweep: Sweeping) -> list[str]:
+    return [trial.state.name for trial in sweep.trials.all()]
+
+
+def test_a_slot_that_is_free_takes_the_next_trial_at_once(sweep) -> None:
+    last, told = threading.Event(), []
+
+    def run(number: int) -> float:
+        if number == 0:
+            assert last.wait(TIMEOUT), "the others wait for this one"
+        told.append((number, [t.number for t in swept.trials.all() if t.state is TrialState.COMPLETE]))
+        if number == 5:
+            last.set()
+        return 1.0
+
+    swept, launcher = sweep(run, 2)
+    swept.run()
+    assert sorted(launcher.launched) == list(range(6))
+    assert states(swept) == ["COMPLETE"] * 6
+    # Each trial was drawn when the study knew how the one before it in its slot had ended.
+    assert told[:5] == [(number, list(range(1, number))) for number in range(1, 6)]
+    assert len(launcher.threads) == 2
+
+
+def test_one_slot_works_in_the_thread_of_the_sweep(sweep) -> None:
+    swept, launcher = sweep(lambda number: 1.0, 1)
+    swept.run()
+    assert launcher.launched == list(range(6))
+    assert launcher.threads == {threading.current_thread()}
+
+
+def test_a_failing_job_and_a_failing_launch_lose_no_trial(sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    died: list[int] = []
+
+    def run(number: int) -> float:
+        if number == 1:
+            raise LrflowError("oh")
+        if number == 2 and not died:
+            died.append(number)
+            raise ConnectionError("a worker was killed\nwith much to tell")
+        return 1.0
+
+    swept, launcher = sweep(run, 2)
+    outcomes = swept.run()
+    assert states(swept) == ["COMPLETE", "FAIL", *["COMPLETE"] * 4]
+    assert sorted(launcher.launched) == [0, 1, 2, 2, 3, 4, 5]
+    assert [outcome.status for outcome in outcomes].count("failed") == 1
+    out = capsys.readouterr().out
+    assert "the launcher failed: ConnectionError: a worker was killed\n" in out
+    assert "trial 2: its process is gone; it is run again" in out
+
+
+def test_a_launcher_that_starts_nothing_ends_the_sweep(sweep, tmp_path: Path) -> None:
+    def run(number: int) -> float:
+        (tmp_path / str(number)).rmdir()
+        raise ConnectionError("no such cluster")
+
+    swept, _ = sweep(run, 1)
+    with pytest.raises(ConnectionError, match="no such cluster"):
+        swept.run()
+
+
+def test_runs_of_this_machine_save_what_they_have_when_the_sweep_is_stopped(tmp_path: Path) -> None:
+    """Those in processes of the launcher's; others are ended after a while."""
+    fork = multiprocessing.get_context("fork")
+    holds = fork.Event()
+    run = fork.Process(target=save_when_asked, args=(tmp_path, holds), daemon=True)
+    idle = fork.Process(target=time.sleep, args=(TIMEOUT,), daemon=True)
+    folders = [RunFolder(tmp_path), RunFolder(tmp_path / "nobody's")]
+    run.start()
+    idle.start()
+
+    def work() -> None:
+        if threading.current_thread().name == "slot 0":
+            holds.wait(TIMEOUT)
+            raise LrflowError("the disk is full")
+        run.join(TIMEOUT)
+
+    asked: list[int] = []
+    with pytest.raises(LrflowError, match="the disk is full"):
+        Slots(2).run(work, lambda: asked.append(ask_to_stop(folders)))
+    assert asked == [1]
+    assert (tmp_path / "saved").exists()
+    idle.join(TIMEOUT)
+    assert idle.exitcode == -signal.SIGKILL
+
+
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the tests run in the background, whose shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.parametrize("by", ["job", "ctrl-c", "sigterm"])
+def test_a_sweep_that_is_stopped_waits_for_no_job(by: str, sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the jobs run elsewhere, as on a cluster."""
+    never, handler = threading.Event(), signal.getsignal(signal.SIGTERM)
+    expected: dict[str, type[BaseException]] = {"ctrl-c": KeyboardInterrupt}
+
+    def run(number: int) -> float:
+        if number == 3:
+            if by == "job":
+                raise StoppedError("stopped", 143)
+            os.kill(os.getpid(), signal.SIGINT if by == "ctrl-c" else signal.SIGTERM)
+        if number in (0, 3):
+            never.wait(TIMEOUT)
+        return 1.0
+
+    swept, launcher = sweep(run, 2)
+    with pytest.raises(expected.get(by, StoppedError)):
+        swept.run()
+    assert not never.is_set()
+    assert sorted(launcher.launched) == [0, 1, 2, 3]
+    assert f"the sweep was stopped; go on with -m sweep.resume={swept.folder}" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) is handler
+    never.set()

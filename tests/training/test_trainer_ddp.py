@@ -1,0 +1,291 @@
+"""Two processes on the CPU, for real: plan, horizon and LRs are right, and nothing is lost when they are stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import copies
+import numpy as np
+import pytest
+import torch
+
+from lrflow.plan import Plan
+from lrflow.training.checkpoint_file import read_checkpoint
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[..., copies.Process]
+
+SCRIPT = """
+import os, signal, sys
+import torch
+from pytorch_lightning import Callback
+from lrflow.config import compose
+from lrflow.errors import LrflowError
+from lrflow.tasks import train
+from lrflow.training.trainer import rank
+
+class Look(Callback):
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == int(os.environ.get("KILL_AT", -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_train_end(self, trainer, module):  # the test that comes after it makes all ranks alike
+        torch.save(module.state_dict(), f"rank{rank()}.pt")
+
+fit = train.build_trainer
+def build_and_add(*settings):
+    trainer = fit(*settings)
+    trainer.callbacks.append(Look())
+    return trainer
+train.build_trainer = build_and_add
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    try:
+        train.run(compose(sys.argv[1:]))
+    except LrflowError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+"""
+
+UNFREEZING = (
+    "layers.rules=[{name: head, match: 'head.*'}, {name: upper, match: 'stage2.*', unfreeze: 1 epoch, "
+    "unfreeze_warmup: 3}, {name: lower, match: '*', unfreeze: 13, lr: 0.5x}]"
+)
+
+OPTIONS = [
+    "trainer=ddp",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=4",
+    "trainer.accumulate_grad_batches=2",
+    "trainer.val_every=0.5 epochs",
+    "trainer.checkpoint.every=3 steps",
+    "trainer.log_every=2",
+    "data.batch_size=32",
+    UNFREEZING,
+]
+
+
+class Jobs:
+    """Runs of the script in a folder."""
+
+    def __init__(self, folder: Path, python: Start) -> None:
+        self.folder, self.python = folder, python
+        (folder / "job.py").write_text(SCRIPT)
+
+    def start(self, *more: str, **environment: str) -> copies.Process:
+        given = {word.partition("=")[0]: word for word in (*OPTIONS, f"output={self.folder}/runs", *more)}
+        return self.python("job.py", *given.values(), cwd=self.folder, **environment)
+
+    def run(self, *more: str, **environment: str) -> tuple[int | None, str]:
+        """The exit code, and what was said on stderr."""
+        job = self.start(*more, **environment)
+        _, told = job.communicate(timeout=200)
+        return job.returncode, told
+
+    @property
+    def folders(self) -> list[Path]:
+        return sorted((self.folder / "runs").iterdir())
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if key != "train/step_time"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def whole(python: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an uninterrupted run on two devices; the ranks' weights lie two folders above it."""
+    jobs = Jobs(tmp_path_factory.mktemp("whole"), python)
+    code, told = jobs.run()
+    assert code == 0, told
+    (folder,) = jobs.folders
+    return folder
+
+
+def test_the_horizon_and_the_lr_are_those_of_the_plan(whole: Path) -> None:
+    plan = Plan.from_dict(json.loads((whole / "plan.json").read_text()))
+    batches = math.ceil(math.ceil(1257 / 2) / 32)  # of each device; 1,797 digits less 180 and 360 held out
+    assert plan.horizon.steps_per_epoch == math.ceil(batches / 2)
+    assert plan.horizon.steps == 4 * plan.horizon.steps_per_epoch
+    training = [row for row in rows(whole) if row["train/loss"]]
+    assert [int(row["step"]) for row in training] == list(range(plan.horizon.steps))
+    for index, name in enumerate(plan.names):
+        planned = plan.lr(np.arange(plan.horizon.steps))[:, index].tolist()
+        assert [float(row[f"lr/{name}"]) for row in training] == planned
+        assert [float(row[f"lr_planned/{name}"]) for row in training] == planned
+    assert len(plan.names) > 1
+
+
+def test_both_processes_end_with_the_same_weights(whole: Path) -> None:
+    first, second = (torch.load(whole.parents[1] / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_it_learns_and_is_validated_as_a_whole(whole: Path) -> None:
+    accuracy = [float(row["val/accuracy"]) for row in rows(whole) if row["val/accuracy"]]
+    assert len(accuracy) == 8
+    assert accuracy[-1] > 0.9
+    assert json.loads((whole / "summary.json").read_text())["status"] == "finished"
+
+
+def test_stopped_and_then_killed_it_goes_on_exactly(whole: Path, python: Start, tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path, python)
+    job = jobs.start()
+
+    def begun() -> bool:
+        return any(len(path.read_text().splitlines()) > 5 for path in tmp_path.glob("runs/*/metrics.csv"))
+
+    assert job.interrupt(signal.SIGTERM, begun) == 143
+    _, told = job.communicate()
+    assert "stopped as asked after" in told
+    (folder,) = jobs.folders
+    stopped = read_checkpoint(max(folder.glob("checkpoints/step-*.ckpt")))["global_step"]
+    steps = read_checkpoint(max(whole.glob("checkpoints/step-*.ckpt")))["global_step"]
+    assert stopped < steps
+
+    code, _ = jobs.run(f"resume.from={folder}", KILL_AT=str((stopped + steps) // 2))
+    assert code == -signal.SIGKILL
+    code, told = jobs.run(f"resume.from={folder}")
+    assert code == 0, told
+    assert jobs.folders == [folder]
+
+    assert rows(folder) == rows(whole)
+    ends = [read_checkpoint(max(path.glob("checkpoints/step-*.ckpt"))) for path in (folder, whole)]
+    assert all(torch.equal(tensor, ends[1]["state_dict"][name]) for name, tensor in ends[0]["state_dict"].items())
+    for rank in (0, 1):
+        weights = [torch.load(at / f"rank{rank}.pt", weights_only=True) for at in (tmp_path, whole.parents[1])]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_groups_are_unfrozen_on_all_devices_at_once(python: Start, tmp_path: Path) -> None:
+    """DDP reduces what asked for a gradient when it was made; the reference is one process with twice the batch."""
+    for name, options in {"two": ["data.batch_size=32"], "one": ["data.batch_size=64", "trainer.devices=1"]}.items():
+        (tmp_path / name).mkdir()
+        shortened = ["trainer.max_epochs=2", "data.drop_last=true", "optimizer=sgd", "model.dropout=0"]
+        code, told = Jobs(tmp_path / name, python).run(*shortened, *options)
+        assert code == 0, told
+    first, second = (torch.load(tmp_path / f"two/rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    alone = torch.load(tmp_path / "one/rank0.pt", weights_only=True)
+    assert first.keys() == alone.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+        torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-5)
+    norms = [
+        [float(row["train/grad_norm"]) for row in rows(path) if row["train/grad_norm"]]
+        for path in (*(tmp_path / "two/runs").iterdir(), *(tmp_path / "one/runs").iterdir())
+    ]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+OWN = """
+import os
+import pytorch_lightning as pl
+import torch
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+def rank():
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+class Stream(IterableDataset):
+    def __init__(self, batches):
+        self.batches, self.epoch = batches, 0
+
+    def __iter__(self):
+        count = self.batches[rank()][min(self.epoch, len(self.batches[rank()]) - 1)]
+        self.epoch += 1
+        return iter(list(TensorDataset(torch.ones(16 * count, 8), torch.ones(16 * count, 1))))
+
+    def __len__(self):
+        return 16 * 4
+
+class Data(pl.LightningDataModule):
+    def __init__(self, rows=72, batches=None):
+        super().__init__()
+        self.rows, self.batches = rows, batches
+
+    def setup(self, stage=None):
+        self.table = TensorDataset(torch.ones(self.rows, 8), torch.ones(self.rows, 1))
+        self.stream = Stream(self.batches) if self.batches else None
+
+    def train_dataloader(self):
+        return DataLoader(self.stream or self.table, 16, shuffle=None if self.stream else True)
+
+    def val_dataloader(self):
+        return DataLoader(self.table, 16)
+
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(8, 1)
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", functional.mse_loss(self.net(batch[0]), batch[1]), sync_dist=True)
+"""
+OWN_OPTIONS = "trainer=ddp trainer.accelerator=cpu trainer.devices=2 trainer.progress=false trust=lab "
+OWN_OPTIONS += "model=custom model._target_=lab.Net data=custom data._target_=lab.Data optimizer=sgd name=run"
+
+
+def own(python: Start, folder: Path, *more: str) -> tuple[int | None, str, str]:
+    """Exit code and output of a run on data of one's own."""
+    (folder / "lab.py").write_text(OWN)
+    words = {word.partition("=")[0]: word for word in (*OWN_OPTIONS.split(), *more)}
+    job = python("-m", "lrflow", *words.values(), cwd=folder)
+    out, told = job.communicate(timeout=200)
+    return job.returncode, out, told
+
+
+def trained(folder: Path) -> tuple[int, dict[str, Any]]:
+    """The steps whose losses are recorded, and the summary."""
+    (run,) = folder.glob("outputs/*_run")
+    return len([row for row in rows(run) if row["train/loss"]]), json.loads((run / "summary.json").read_text())
+
+
+def test_the_plan_of_ones_own_data_has_the_steps_that_are_trained(python: Start, tmp_path: Path) -> None:
+    options = ["trainer.max_epochs=3", "trainer.accumulate_grad_batches=2"]
+    (tmp_path / "plan").mkdir()
+    code, out, told = own(python, tmp_path / "plan", *options, "task=plan")
+    assert code == 0, told
+    code, _, told = own(python, tmp_path, *options)
+    assert code == 0, told
+    batches = math.ceil(72 / 2 / 16)  # of each process, the last of them with few rows
+    expected = 3 * math.ceil(batches / 2)
+    assert f"run       {expected} steps, 3 epochs of {expected // 3}" in out
+    assert trained(tmp_path) == (expected, trained(tmp_path)[1])
+    assert trained(tmp_path)[1]["steps"] == trained(tmp_path)[1]["planned"] == expected
+
+
+STREAMS = {
+    # batches of each process in each epoch, then the steps that are made of 12
+    "dead in one": ("[[4,4,4],[4,0]]", 4, "ended_early"),
+    "dead in both": ("[[4,4,0],[4,4,0]]", 8, "ended_early"),
+    "longer in one": ("[[4],[3]]", 12, "finished"),
+}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("batches", "steps", "status"), STREAMS.values(), ids=STREAMS)
+def test_processes_agree_on_where_an_epoch_ends(
+    batches: str, steps: int, status: str, accumulate: int, python: Start, tmp_path: Path
+) -> None:
+    options = [f"data.batches={batches}", "trainer.max_steps=12", f"trainer.accumulate_grad_batches={accumulate}"]
+    if accumulate == 2:
+        options[1], steps = "trainer.max_steps=6", steps // 2
+    code, out, told = own(python, tmp_path, *options, "trainer.val_every=1 epoch")
+    made, summary = trained(tmp_path)
+    assert (made, summary["steps"], summary["status"]) == (steps, steps, status), told
+    assert code == (0 if status == "finished" else 3)
+    if status == "ended_early":
+        assert "had no batch to make a step with in one of the processes" in out
