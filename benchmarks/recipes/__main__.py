@@ -1,15 +1,15 @@
-"""Measures the recipes: every variant over seeds, through the command line as a user types it.
+"""Measure the recipes: run every variant with several seeds through the command line.
 
-    python -m benchmarks.recipes                      # which studies there are, and what of them is measured
-    python -m benchmarks.recipes charlm               # make the runs that are missing, then the table and the picture
-    python -m benchmarks.recipes charlm --runs 2      # at most two runs, for a slow machine
-    python -m benchmarks.recipes charlm --folder RUNS # keep there what other runs go on from
-    python -m benchmarks.recipes charlm --redraw      # only the table and the picture, of the runs that there are
-    python -m benchmarks.recipes charlm --anew        # forget the runs that there are
+    python -m benchmarks.recipes                      # list the studies and how much of each is measured
+    python -m benchmarks.recipes charlm               # make the missing runs, then the table and the picture
+    python -m benchmarks.recipes charlm --runs 2      # make at most two runs, for a slow machine
+    python -m benchmarks.recipes charlm --folder RUNS # keep the runs from which others resume in this folder
+    python -m benchmarks.recipes charlm --redraw      # only the table and the picture, from the existing runs
+    python -m benchmarks.recipes charlm --anew        # delete the existing runs and measure again
 
-A study is `NAME.yaml` here; see `study.py` for its keys. Its runs are kept in `NAME.json` beside it as they end, so a
-measurement that is interrupted goes on where it was. The table goes into the README of the recipe, between two
-comments, and the picture beside it. What follows `--` is added to every run, such as `data.root=FOLDER`.
+A study is a file `NAME.yaml` in this folder; `study.py` describes its keys. Each finished run is saved in `NAME.json`,
+so an interrupted measurement can be continued. The table is written into the README of the recipe, between two
+comments, and the picture next to it. Everything after `--` is added to every run, such as `data.root=FOLDER`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from benchmarks.recipes.table import write_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     extra = words[words.index("--") + 1 :] if "--" in words else []
     words = words[: words.index("--")] if "--" in words else words
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description="Measure recipes.")
     parser.add_argument("names", nargs="*", help="studies; none: list them")
-    parser.add_argument("--runs", type=int, help="make at most so many runs")
-    parser.add_argument("--folder", type=Path, help="where to keep the runs that others go on from")
-    parser.add_argument("--redraw", action="store_true", help="make no run, only the table and the picture")
-    parser.add_argument("--anew", action="store_true", help="forget what was measured before")
+    parser.add_argument("--runs", type=int, help="maximum number of runs to make")
+    parser.add_argument("--folder", type=Path, help="folder for the runs from which others resume")
+    parser.add_argument("--redraw", action="store_true", help="make no runs, only the table and the picture")
+    parser.add_argument("--anew", action="store_true", help="delete earlier measurements first")
     chosen = parser.parse_args(words)
     for path in sorted(HERE.glob("*.yaml")):
         study = Study.read(path)
@@ -58,35 +58,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(write_table(study))
                 draw(study)
     if unknown := set(chosen.names) - {path.stem for path in HERE.glob("*.yaml")}:
-        parser.error(f"there is no study {', '.join(sorted(unknown))}")
+        parser.error(f"no such study: {', '.join(sorted(unknown))}")
     return 0
 
 
 def measure(study: Study, extra: Sequence[str], most: int | None, runs: Path) -> None:
-    """Makes the runs that are missing under `runs`, at most `most` of them, and keeps the numbers of each."""
+    """Make the missing runs in the folder `runs`, at most `most` of them, and save the results of each."""
     made = 0
     while (missing := study.missing()) and (most is None or made < most):
-        job = missing[0]  # asked anew after each: what is chosen on a validation metric follows from earlier runs
+        job = missing[0]  # computed again after each run, because earlier runs decide the tuned value
         print(f"[{len(missing)} left] {' '.join(job.overrides)}", flush=True)
         study.keep(job, run(job, study, extra, runs))
         made += 1
 
 
 def run(job: Job, study: Study, extra: Sequence[str], runs: Path) -> dict[str, Any]:
-    """One run of `python -m lrflow`.
+    """Make one run of `python -m lrflow`.
 
     Args:
-        job: what is run.
-        study: that it belongs to.
-        extra: overrides that are no part of the study.
-        runs: where runs are kept that others go on from.
+        job: the run.
+        study: the study of the run.
+        extra: overrides that do not belong to the study.
+        runs: folder of the runs from which others resume.
 
     Returns:
-        status, steps, seconds (of the run without the imports), metrics, and the curve as steps and values.
+        status, steps, seconds (without imports), metrics, and the curve as steps and values.
     """
     folder = make(job, study, extra, runs)
     summary = json.loads((folder / "summary.json").read_text())
-    if summary["status"] == "stopped":  # by Ctrl-C or SIGTERM, which ends the measurement too
+    if summary["status"] == "stopped":  # by Ctrl-C or SIGTERM: stop the measurement too
         raise SystemExit(summary.get("error"))
     result = {name: summary.get(name) for name in ("status", "steps", "seconds", "metrics", "error")}
     if study.curve is not None:
@@ -102,7 +102,7 @@ def run(job: Job, study: Study, extra: Sequence[str], runs: Path) -> dict[str, A
 
 
 def make(job: Job, study: Study, extra: Sequence[str], runs: Path) -> Path:
-    """Makes a run, and before it the one that it goes on from where that is not kept; returns its folder."""
+    """Make a run, after the run from which it resumes if that is missing; returns its folder."""
     words = job.overrides
     if job.source is not None:
         source = study.job(job.source, job.seed)
@@ -119,17 +119,17 @@ def make(job: Job, study: Study, extra: Sequence[str], runs: Path) -> Path:
 
 
 def _folder(job: Job, study: Study, runs: Path) -> Path | None:
-    """The folder of a run that has ended, where it is kept."""
+    """Return the folder of a finished run; None if it was not kept."""
     return next((path.parent for path in (runs / study.place(job)).glob("*/summary.json")), None)
 
 
 def _apart(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """`python -m lrflow WORDS` in a process of its own."""
+    """Run `python -m lrflow WORDS` in a new process."""
     return subprocess.run([sys.executable, "-m", "lrflow", *words], capture_output=True, text=True, check=False)
 
 
 def _here(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """The same in this process, without Hydra's part of the command line."""
+    """Run the same in this process, without Hydra's part of the command line."""
     from lrflow.config import compose
     from lrflow.errors import LrflowError
     from lrflow.tasks import train

@@ -1,4 +1,4 @@
-"""The picture of a study: learning curves with bands, or what each variant reached."""
+"""The picture of a study: learning curves with bands, or final results per variant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INK, FAINT = "#222222", "#e6e6e6"
 
 
 def draw(study: Study) -> Path:
-    """Draws a study into the folder of its recipe; returns the file."""
+    """Draw the picture of a study in the folder of its recipe and return its path."""
     from matplotlib.figure import Figure
 
     asked = study.picture
@@ -42,7 +42,7 @@ def draw(study: Study) -> Path:
 
 
 def _dress(axes: Axes, study: Study, kind: str, title: str) -> None:
-    """What all panels have: lines across, the legend, the title, a light grid."""
+    """Add what all panels have: reference lines, legend, title and a light grid."""
     asked = study.picture
     for name, value in asked.get("lines", {}).items():
         line = axes.axvline if kind == "points" else axes.axhline
@@ -60,7 +60,7 @@ def _dress(axes: Axes, study: Study, kind: str, title: str) -> None:
 
 
 def _curves(axes: Axes, study: Study, shown: list[str]) -> None:
-    """The mean of the curve's metric over seeds, and a band of one standard deviation."""
+    """Plot the mean curve over seeds with a band of one standard deviation."""
     asked = study.picture
     scale = float(asked.get("per_step", 1.0))
     for variant, colour in zip(shown, COLOURS, strict=False):
@@ -77,14 +77,14 @@ def _curves(axes: Axes, study: Study, shown: list[str]) -> None:
 
 
 def _common(curves: list[dict[str, Any]]) -> np.ndarray:
-    """The steps that all curves reach."""
+    """Return the steps that all curves reach."""
     last = min(curve["steps"][-1] for curve in curves)
     steps = sorted({step for curve in curves for step in curve["steps"] if step <= last})
     return np.array(steps, dtype=float)
 
 
 def _points(axes: Axes, study: Study, shown: list[str]) -> None:
-    """Every run's first metric, with mean and standard deviation of each variant."""
+    """Plot the first metric of every run, with mean and standard deviation per variant."""
     metric = next(iter(study.metrics.values()))
     for row, variant in enumerate(reversed(shown)):
         values = [value for value in study.values(variant, metric) if math.isfinite(value)]
@@ -102,7 +102,7 @@ def _points(axes: Axes, study: Study, shown: list[str]) -> None:
 
 
 def _tuning(axes: Axes, study: Study, shown: list[str]) -> None:
-    """What each value that was tried gave on validation, and a ring around the one that was taken."""
+    """Plot the validation metric of each value that was tried, with a ring around the chosen one."""
     assert study.tune is not None
     for variant, colour in zip([v for v in shown if v in study.tuned_variants], COLOURS, strict=False):
         found = {value: statistics.fmean(values) for value, values in study.tuned(variant).items() if values}

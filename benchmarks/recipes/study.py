@@ -1,4 +1,4 @@
-"""A study: which runs of a recipe are compared, and those that were made."""
+"""A study: the runs of a recipe to compare, and their results."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Job:
     """One run of a study.
 
     Args:
-        variant: whose.
+        variant: variant of the run.
         options: its overrides, without the seed.
-        seed: of the run.
-        tuning: whether it helps to choose a value, and is not reported.
+        seed: seed of the run.
+        tuning: True: the run is only used to choose a value and is not reported.
     """
 
     variant: str
@@ -38,38 +38,39 @@ class Job:
 
     @property
     def overrides(self) -> list[str]:
-        """As they are typed."""
+        """The overrides on the command line."""
         return [*self.options, f"seed={self.seed}"]
 
     @property
     def source(self) -> str | None:
-        """The variant whose run of the same seed it goes on from: `resume=@VARIANT`."""
+        """The variant from whose run with the same seed this run resumes (`resume=@VARIANT`); None: no resume."""
         found = [option.partition("@")[2] for option in self.options if option.startswith("resume=@")]
         return found[0] if found else None
 
 
 @dataclass
 class Study:
-    """What is compared, as `NAME.yaml` says it, and the runs of `NAME.json`.
+    """A comparison, read from `NAME.yaml`, and its runs, read from `NAME.json`.
 
     Args:
-        name: of the study; a recipe with several has `RECIPE-WHAT.yaml`.
-        variants: the overrides of each thing that is compared, by its name in the table. `resume=@VARIANT` goes on from
-            the run that another variant has of the same seed.
-        metrics: the columns of the table, by their titles: `{accuracy: test/accuracy}`. The first is drawn.
+        name: name of the study; a recipe with several has files `RECIPE-WHAT.yaml`.
+        variants: overrides of each variant, by its name in the table. `resume=@VARIANT` resumes from the run of another
+            variant with the same seed.
+        metrics: columns of the table by title: `{accuracy: test/accuracy}`. The first one is drawn.
         options: overrides of every run.
-        seeds: runs of each variant, with seeds from 0.
-        tune: what is chosen for each variant before it is measured: `key`, `values` (a list, or one for each variant
-            by name), `metric`, `mode` (max or min), `seeds` (1). The value with the best mean metric is taken, the
-            lower one of equals. `variants` names those that are tuned; without it all are. `within` adds a column:
-            over how many decades of the value the metric is at most so far from the best.
-        curve: a metric of which every value is kept and drawn against the steps.
-        reach: adds a column: the steps until the curve is at least this.
-        in_process: make the runs in one process, which imports once; for many short ones.
-        picture: how it is drawn: `file`, `title`, `ylabel`, `xlabel`, `per_step` (environment steps a step, say),
-            `lines` (values with names, drawn across), `limits` (of the y axis), `kind` (`curves`, `points` or `tuning`;
-            else what there is to draw decides), `variants` (all), `panels` (lists of variants by their titles).
-        runs: that were made.
+        seeds: number of runs per variant, with seeds from 0.
+        tune: value to choose for each variant before it is measured: `key`, `values` (a list, or one list per variant
+            by name), `metric`, `mode` (max or min), `seeds` (1). The value with the best mean metric is chosen, the
+            lower one of equals. `variants` names the tuned variants; without it all are tuned. `within` adds a column:
+            width of the range, in decades, in which the metric differs from the best by at most this much.
+        curve: metric whose values are all saved and drawn against the steps.
+        reach: adds a column: steps until the curve reaches this value.
+        in_process: make all runs in one process, which imports only once; for many short runs.
+        picture: settings of the picture: `file`, `title`, `ylabel`, `xlabel`, `per_step` (factor on the steps, such as
+            environment steps per step), `lines` (named reference values), `limits` (of the y axis), `kind` (`curves`,
+            `points` or `tuning`; by default the data decide), `variants` (default: all), `panels` (lists of variants by
+            title).
+        runs: results of the finished runs.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Study:
 
     @classmethod
     def read(cls, path: Path) -> Study:
-        """The study of a file, with the runs that were made of it."""
+        """Read a study from its file, with its finished runs."""
         study = cls(name=path.stem, **yaml.safe_load(path.read_text()))
         if study.data.is_file():
             study.runs = json.loads(study.data.read_text())["runs"]
@@ -94,47 +95,47 @@ class Study:
 
     @property
     def recipe(self) -> Path:
-        """The folder of the recipe."""
+        """Folder of the recipe."""
         return RECIPES / self.name.partition("-")[0]
 
     @property
     def data(self) -> Path:
-        """The file of the runs."""
+        """File of the runs."""
         return HERE / f"{self.name}.json"
 
     @property
     def tuned_variants(self) -> list[str]:
-        """The variants for which a value is chosen."""
+        """Variants for which a value is chosen."""
         return list(self.tune.get("variants", self.variants)) if self.tune else []
 
     @property
     def command(self) -> str:
-        """What measures it."""
+        """Command that measures the study."""
         return f"python -m benchmarks.recipes {self.name}"
 
     @property
     def sources(self) -> set[str]:
-        """The variants whose runs others go on from."""
+        """Variants from whose runs other runs resume."""
         return {job.source for variant in self.variants for job in self._jobs(variant) if job.source is not None}
 
     def job(self, variant: str, seed: int) -> Job:
-        """The run of a variant that its row tells of."""
+        """Return the reported run of a variant with this seed."""
         return next(job for job in self._jobs(variant) if job.seed == seed and not job.tuning)
 
     def place(self, job: Job) -> str:
-        """The name of a run's folder, another for other overrides."""
+        """Return the folder name of a run, which depends on its overrides."""
         return f"{self.name}-{hashlib.sha256(' '.join(job.overrides).encode()).hexdigest()[:12]}"
 
     def missing(self) -> list[Job]:
-        """The runs that are still to be made; those that choose a value come first of each variant."""
+        """Return the runs that are still missing; for each variant those that choose a value come first."""
         return [job for variant in self.variants for job in self._jobs(variant) if self.made(job) is None]
 
     def made(self, job: Job) -> dict[str, Any] | None:
-        """A run of these very overrides, if there is one."""
+        """Return the finished run with exactly these overrides, or None."""
         return next((run for run in self.runs if run["overrides"] == job.overrides), None)
 
     def keep(self, job: Job, result: Mapping[str, Any]) -> None:
-        """Adds a run and writes the file."""
+        """Add a run and write the file."""
         entry = {"variant": job.variant, "overrides": job.overrides, "seed": job.seed}
         self.runs.append(entry | ({"tuning": True} if job.tuning else {}) | dict(result))
         machine = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
@@ -145,12 +146,12 @@ class Study:
         part.replace(self.data)
 
     def reported(self, variant: str) -> list[dict[str, Any]]:
-        """The runs of a variant that its row tells of."""
+        """Return the reported runs of a variant."""
         jobs = [job for job in self._jobs(variant) if not job.tuning]
         return [run for job in jobs if (run := self.made(job)) is not None]
 
     def tuned(self, variant: str) -> dict[str, list[float]]:
-        """The metric of each value that was tried for a variant; NaN where a run did not end well."""
+        """Return the metric of each value that was tried for a variant; NaN if a run did not finish."""
         assert self.tune is not None
         return {
             value: [self._value(run, self.tune["metric"]) for job in jobs if (run := self.made(job)) is not None]
@@ -158,7 +159,7 @@ class Study:
         }
 
     def chosen(self, variant: str) -> str | None:
-        """The value that is best for a variant; None while runs are missing."""
+        """Return the best value for a variant; None while runs are missing."""
         assert self.tune is not None
         found = self.tuned(variant)
         if any(
@@ -171,20 +172,20 @@ class Study:
         return max(usable, key=lambda value: (usable[value], -float(value)))
 
     def values(self, variant: str, metric: str) -> list[float]:
-        """A metric of the runs of a variant that are reported."""
+        """Return a metric of the reported runs of a variant."""
         return [self._value(run, metric) for run in self.reported(variant)]
 
     def steps(self, variant: str) -> list[float]:
-        """Steps until the curve of each reported run is at least `reach`; infinite where it never is."""
+        """Return the steps until the curve of each reported run reaches `reach`; infinite if it never does."""
         assert self.reach is not None
         curves = [zip(*run["curve"].values(), strict=True) for run in self.reported(variant) if "curve" in run]
         return [next((step + 1.0 for step, value in curve if value >= self.reach), math.inf) for curve in curves]
 
     def decades(self, variant: str) -> float:
-        """How wide the range of values around the chosen one is whose metric is `within` of the best.
+        """Return the width, in decades, of the range around the chosen value with a metric `within` of the best.
 
-        Between two values that were tried the metric is taken as straight over the logarithm; the range ends where
-        those that were tried do.
+        The metric is interpolated linearly over the logarithm of the value; the range is limited to the values that
+        were tried.
         """
         assert self.tune is not None
         sign = 1.0 if self.tune.get("mode", "max") == "max" else -1.0
@@ -205,7 +206,7 @@ class Study:
         if best is None:
             return tuning
         best_options = (*options, f"{self.tune['key']}={best}")
-        # Seeds that chose the value are not used to report on it.
+        # The seeds that were used to choose the value are not reported.
         return tuning + [Job(variant, best_options, seed) for seed in range(self._tries, self._tries + self.seeds)]
 
     def _tuning(self, variant: str) -> dict[str, list[Job]]:
@@ -227,7 +228,7 @@ class Study:
 
 
 def _stretch(points: Sequence[tuple[float, float]], least: float) -> float:
-    """How far from the first point the second coordinate stays at `least` or above it, in straight lines."""
+    """Return the distance from the first point at which the interpolated y falls below `least`."""
     for (here, high), (there, low) in pairwise(points):
         if not low >= least:
             share = 0.0 if math.isnan(low) else (high - least) / (high - low)
@@ -236,5 +237,5 @@ def _stretch(points: Sequence[tuple[float, float]], least: float) -> float:
 
 
 def spread(values: Sequence[float]) -> float:
-    """The standard deviation over seeds; NaN for fewer than two."""
+    """Return the standard deviation over seeds; NaN for fewer than two."""
     return statistics.stdev(values) if len(values) > 1 else float("nan")

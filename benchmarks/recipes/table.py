@@ -1,4 +1,4 @@
-"""The table of a study, in the README of its recipe."""
+"""The table of a study in the README of its recipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.recipes.study import Study, spread
 
 
 def table(study: Study) -> str:
-    """Means and standard deviations over seeds, in Markdown."""
+    """Return means and standard deviations over seeds as a Markdown table."""
     tuned = study.tune["key"] if study.tune else None
     within = study.tune.get("within") if study.tune else None
     extra = [f"steps to {study.reach:g}"] if study.reach is not None else []
@@ -32,11 +32,11 @@ def table(study: Study) -> str:
 
 
 def cell(values: list[float], failed: str = "diverged") -> str:
-    """Mean and spread of the values that are finite, and how many are not.
+    """Format mean and standard deviation of the finite values, and the number of the others.
 
     Args:
-        values: a run each.
-        failed: what is said of the others.
+        values: one value per run.
+        failed: word for runs without a finite value.
     """
     held = [value for value in values if math.isfinite(value)]
     lost = f" ({len(values) - len(held)} of {len(values)} {failed})" if len(held) < len(values) else ""
@@ -49,12 +49,12 @@ def cell(values: list[float], failed: str = "diverged") -> str:
 
 
 def marks(study: Study) -> tuple[str, str]:
-    """The comments in a README between which the table of a study stands."""
+    """Return the comments that enclose the table of a study in a README."""
     return f"<!-- measured by {study.command} -->", f"<!-- end of {study.name} -->"
 
 
 def write_table(study: Study) -> str:
-    """Puts the table into the README of the recipe, where that has the comments for it; returns the table."""
+    """Write the table into the README of the recipe, if it has the comments for it, and return the table."""
     text, readme = table(study), study.recipe / "README.md"
     first, last = marks(study)
     if readme.is_file() and first in (content := readme.read_text()):

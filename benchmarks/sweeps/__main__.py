@@ -1,16 +1,16 @@
-"""What it takes to find a learning rate by a sweep, and what a sweep costs beside its runs.
+"""Measure how much compute a sweep needs to find a good learning rate, and what a sweep costs besides its runs.
 
-    python -m benchmarks.sweeps                  # what there is, and what of it is measured
-    python -m benchmarks.sweeps digits           # make the runs that are missing, then the table and the picture
-    python -m benchmarks.sweeps digits --seeds 3 --most 50   # of three seeds, at most fifty runs now
-    python -m benchmarks.sweeps overhead         # a trial of lrflow's sweep, of Hydra's, of Optuna by itself
-    python -m benchmarks.sweeps --redraw         # only the tables and the picture, of what there is
+    python -m benchmarks.sweeps                  # list the measurements and how much of each is done
+    python -m benchmarks.sweeps digits           # make the missing runs, then the table and the picture
+    python -m benchmarks.sweeps digits --seeds 3 --most 50   # with three seeds, at most fifty runs
+    python -m benchmarks.sweeps overhead         # cost per trial of lrflow's sweep, Hydra's and plain Optuna
+    python -m benchmarks.sweeps --redraw         # only the tables and the picture, from the existing runs
 
-Regret: every optimizer and LR (four a decade) is run once a seed at its whole length, at a third and at a ninth of it.
-The methods are then replayed on these runs with lrflow's own samplers and pruners, as tabular benchmarks of
-hyperparameter search do (HPOBench: Eggensperger et al., 2021, 2109.06716), each with several seeds of its sampler.
-What was measured is kept in `NAME.json` beside this file as it ends, so a measurement that is interrupted goes on.
-What follows `--` is added to every run, such as `data.root=FOLDER`.
+Regret: every optimizer and LR (four per decade) is run once per seed at full length, at a third and at a ninth of it.
+The methods are then replayed on these runs with lrflow's own samplers and pruners, as in tabular benchmarks of
+hyperparameter search (HPOBench: Eggensperger et al., 2021, 2109.06716), each with several seeds of its sampler.
+Each result is saved at once in `NAME.json` next to this file, so an interrupted measurement can be continued.
+Everything after `--` is added to every run, such as `data.root=FOLDER`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.sweeps.landscape import LANDSCAPES, Landscape
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     extra = words[words.index("--") + 1 :] if "--" in words else []
     words = words[: words.index("--")] if "--" in words else words
@@ -33,16 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweeps", description="Measure sweeps.")
     parser.add_argument("names", nargs="*", choices=[[], *names, "overhead"], help="what to measure")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of the runs")
-    parser.add_argument("--most", type=int, help="make at most so many runs")
-    parser.add_argument("--trials", type=int, default=200, help="of the overhead's sweeps")
-    parser.add_argument("--peer", help="overhead: the Python of an environment with hydra-optuna-sweeper")
+    parser.add_argument("--most", type=int, help="maximum number of runs to make")
+    parser.add_argument("--trials", type=int, default=200, help="trials per sweep of the overhead measurement")
+    parser.add_argument("--peer", help="overhead: Python of an environment with hydra-optuna-sweeper")
     parser.add_argument("--redraw", action="store_true", help="measure nothing")
     chosen = parser.parse_args(words)
     for landscape in LANDSCAPES:
         landscape.read()
         if landscape.name in chosen.names and not chosen.redraw:
             measure(landscape, chosen.seeds, chosen.most, extra)
-        print(f"{landscape.name}: {len(landscape.kept)} runs, whole for {len(landscape.seeds())} seeds")
+        print(f"{landscape.name}: {len(landscape.kept)} runs, complete for {len(landscape.seeds())} seeds")
     if "overhead" in chosen.names and not chosen.redraw:
         from benchmarks.sweeps.overhead import measure_overhead
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(landscape: Landscape, seeds: int, most: int | None, extra: Sequence[str]) -> None:
-    """Makes the runs that are missing, at most `most` of them, and keeps each."""
+    """Make the missing runs, at most `most` of them, and save each."""
     import torch
 
     torch.set_num_threads(1)

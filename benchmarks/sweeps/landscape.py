@@ -1,4 +1,4 @@
-"""The runs that the methods are compared on: every LR of a grid, each optimizer, whole and short."""
+"""The runs on which the methods are compared: a grid of LRs for each optimizer, at full length and shorter."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ OPTIMIZERS = ("momentum", "adamw")
 LOW, HIGH, PER_DECADE = -4, 0, 4
 EPOCHS = 9
 LENGTHS = (EPOCHS, 3, 1)
-"""Epochs of a whole run, then of the rungs at a third and a ninth of it, each annealed to its end."""
+"""Epochs of a full run, and of the rungs at a third and a ninth of it, each with a complete schedule."""
 SHORT_RUNS = ("find.confirm=true", "find.confirm_length=50%", "find.confirm_runs=5")
-"""Settle what a range test finds by annealed runs of half the length."""
+"""Confirm the result of a range test by annealed runs of half the length."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of the landscape, or the search of one optimizer's LR by short runs.
+    """A run of the landscape, or the search for one optimizer's LR by short runs.
 
     Args:
-        optimizer: which.
-        seed: of the run.
-        lr: its LR; None: `task=find` with `SHORT_RUNS` looks for it, and a whole run is made with what it finds.
-        epochs: how long it is.
+        optimizer: option of the optimizer.
+        seed: seed of the run.
+        lr: peak LR; None: `task=find` with `SHORT_RUNS` finds it, and a full run uses the result.
+        epochs: length of the run.
     """
 
     optimizer: str
@@ -56,13 +56,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Curve:
-    """How a run went.
+    """The validation curve of a run.
 
     Args:
-        steps: of each validation.
-        losses: the validation loss at each.
-        spent: steps in all, those of a search included.
-        diverged: whether it ended early for that.
+        steps: step of each validation.
+        losses: validation loss at each of these steps.
+        spent: total number of steps, including those of a search.
+        diverged: True if the run diverged and was stopped.
     """
 
     steps: tuple[int, ...]
@@ -72,12 +72,12 @@ class Curve:
 
     @property
     def loss(self) -> float:
-        """What it ended at; infinite where it diverged."""
+        """Final loss; infinite if the run diverged."""
         return math.inf if self.diverged or not self.losses else self.losses[-1]
 
 
 def rates() -> list[float]:
-    """The LRs, four a decade."""
+    """Return the LRs of the grid, four per decade."""
     return [float(f"{rate:.3g}") for rate in np.logspace(LOW, HIGH, (HIGH - LOW) * PER_DECADE + 1)]
 
 
@@ -86,10 +86,10 @@ class Landscape:
     """The validation loss of every LR and optimizer, for several seeds.
 
     Args:
-        name: of the file that keeps the runs.
-        title: in the table and the picture.
+        name: name of the file of the runs.
+        title: title in the table and the picture.
         options: overrides of every run.
-        kept: the runs that were made.
+        kept: finished runs.
     """
 
     name: str
@@ -99,11 +99,11 @@ class Landscape:
 
     @property
     def file(self) -> Path:
-        """Where the runs are kept."""
+        """File of the runs."""
         return HERE / f"{self.name}.json"
 
     def read(self) -> Landscape:
-        """Takes what was measured before."""
+        """Read the finished runs."""
         if self.file.is_file():
             for row in json.loads(self.file.read_text())["runs"]:
                 curve = Curve(tuple(row["steps"]), tuple(row["losses"]), row["spent"], row["diverged"])
@@ -111,7 +111,7 @@ class Landscape:
         return self
 
     def runs(self, seed: int) -> Iterator[Run]:
-        """All runs of a seed, the searches first."""
+        """Yield all runs of a seed, the searches first."""
         for optimizer in OPTIMIZERS:
             yield Run(optimizer, seed)
         for epochs in LENGTHS:
@@ -120,16 +120,16 @@ class Landscape:
                     yield Run(optimizer, seed, rate, epochs)
 
     def seeds(self) -> list[int]:
-        """The seeds of which every run was made."""
+        """Return the seeds for which every run is finished."""
         known = sorted({run.seed for run in self.kept})
         return [seed for seed in known if all(run in self.kept for run in self.runs(seed))]
 
     def best(self, seed: int) -> float:
-        """The least loss that a whole run of a seed ended at, whoever chose its LR."""
+        """Return the lowest final loss of all full runs of a seed."""
         return min(curve.loss for run, curve in self.kept.items() if run.seed == seed and run.epochs == EPOCHS)
 
     def measure(self, run: Run, extra: Sequence[str] = ()) -> Curve:
-        """Makes a run and keeps it."""
+        """Make a run and save it."""
         words = (*self.options, *extra, f"optimizer={run.optimizer}", f"trainer.max_epochs={EPOCHS}")
         if run.lr is None:
             lr, steps = _find([*words, f"seed={run.seed}", *SHORT_RUNS])
@@ -151,9 +151,9 @@ class Landscape:
 
 
 def train(words: tuple[str, ...], lr: float, seed: int, share: float = 1.0) -> Curve:
-    """The run of `task=train` at an LR, or one of a share of its length; nothing is written.
+    """Train at an LR as `task=train` does, or for a share of the length, without writing files.
 
-    A short run has the whole schedule on its length, as those of `sweep.pruning.rungs=annealed` have.
+    A shorter run has the complete schedule scaled to its length, as in `sweep.pruning.rungs=annealed`.
     """
     config, whole = _config(words)
     steps = round(share * whole.steps)
@@ -172,13 +172,13 @@ def train(words: tuple[str, ...], lr: float, seed: int, share: float = 1.0) -> C
 
 @cache
 def _config(words: tuple[str, ...]) -> tuple[Config, Horizon]:
-    """A run's config, and how long it is."""
+    """Return the config of a run and its horizon."""
     config = compose([*words, "trainer.progress=false"])
     return config, whole_horizon(config, Path())
 
 
 class _Followed(Monitor):
-    """Keeps the validation losses of a run, and ends it where its training loss is no longer finite."""
+    """Records the validation losses of a run, and stops it when its training loss is no longer finite."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[int, float]] = []
@@ -194,7 +194,7 @@ class _Followed(Monitor):
 
 
 def _find(words: Sequence[str]) -> tuple[float, int]:
-    """The LR that `task=find` finds, and the steps that it takes."""
+    """Return the LR that `task=find` finds, and the number of steps it makes."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         result = find.run(compose([*words, "task=find", f"output={folder}", "trainer.progress=false"]))
         answer: Mapping[str, Any] = json.loads((Path(result["folder"]) / "find.json").read_text())

@@ -1,4 +1,4 @@
-"""The methods that are compared, replayed on a landscape with lrflow's own samplers and pruners."""
+"""The compared methods, replayed on a landscape with lrflow's own samplers and pruners."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lrflow.sweeps.samplers import WHOLE, make_pruner, make_sampler
 from lrflow.sweeps.space import Space, read_space
 
 BUDGET = 18
-"""Whole runs that each method may spend; a grid of both optimizers and two LRs a decade takes as many."""
-MOST = 150  # trials of a method that prunes, whatever they cost
-SAMPLINGS = 8  # seeds of the sampler for each seed of the runs
+"""Budget of each method in full runs, which equals a grid of both optimizers and two LRs per decade."""
+MOST = 150  # maximum number of trials of a pruning method, whatever they cost
+SAMPLINGS = 8  # sampler seeds per seed of the runs
 
 
 @dataclass(frozen=True)
 class Spent:
-    """A run that is over.
+    """A finished run.
 
     Args:
-        steps: that the method has made up to its end.
-        loss: what it ended at; infinite where it diverged or was given up.
+        steps: total steps of the method up to the end of this run.
+        loss: final loss; infinite if the run diverged or was pruned.
     """
 
     steps: int
@@ -37,37 +37,37 @@ class Spent:
 
 
 Method = Callable[[Landscape, int, int], list[Spent]]
-"""From a landscape, a seed of its runs and a seed of the sampler to the runs in their order."""
+"""Maps a landscape, a seed of its runs and a seed of the sampler to the runs in order."""
 
 
 def grid(landscape: Landscape, seed: int, sampling: int) -> list[Spent]:
-    """Two LRs a decade for each optimizer, in an order drawn at random."""
+    """Run two LRs per decade for each optimizer, in random order."""
     runs = [Run(optimizer, seed, rate) for rate in rates()[::2] for optimizer in OPTIMIZERS]
     random.Random(sampling).shuffle(runs)
     return _in_turn([landscape.kept[run] for run in runs])
 
 
 def confirmed(landscape: Landscape, seed: int, sampling: int) -> list[Spent]:
-    """A range test and a few annealed runs of half the length for each optimizer, then a run with what they found."""
+    """Make a range test and short annealed runs per optimizer, then a full run with the LR found."""
     optimizers = list(OPTIMIZERS)
     random.Random(sampling).shuffle(optimizers)
     return _in_turn([landscape.kept[Run(optimizer, seed)] for optimizer in optimizers])
 
 
 def sampled(sampler: str, pruner: str = "none", rungs: str = "validations") -> Method:
-    """A sweep of lrflow's.
+    """Return a method that is a sweep of lrflow.
 
     Args:
-        sampler: as in `sweep.sampler`.
-        pruner: as in `sweep.pruner`.
-        rungs: as in `sweep.pruning.rungs`.
+        sampler: value of `sweep.sampler`.
+        pruner: value of `sweep.pruner`.
+        rungs: value of `sweep.pruning.rungs`.
     """
 
     def method(landscape: Landscape, seed: int, sampling: int) -> list[Spent]:
         budget = BUDGET * _steps(landscape, seed)
         space = _space()
         settings = Pruning(rungs=rungs)
-        trials = BUDGET if pruner == "none" else 3 * BUDGET  # about as many as the budget allows
+        trials = BUDGET if pruner == "none" else 3 * BUDGET  # about the number that the budget allows
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             study = optuna.create_study(
@@ -93,7 +93,7 @@ def sampled(sampler: str, pruner: str = "none", rungs: str = "validations") -> M
 
 
 def _validated(trial: optuna.Trial, curve: Curve, asks: bool) -> tuple[int, float]:
-    """The steps of a whole run and what it ended at, where it may be given up at each validation."""
+    """Return steps and final loss of a full run that may be pruned at each validation."""
     for step, loss in zip(curve.steps, curve.losses, strict=True):
         share = step / curve.steps[-1]
         if asks and not math.isnan(loss):
@@ -104,7 +104,7 @@ def _validated(trial: optuna.Trial, curve: Curve, asks: bool) -> tuple[int, floa
 
 
 def _climbed(trial: optuna.Trial, rungs: Sequence[Curve], whole: Curve) -> tuple[int, float]:
-    """The same of runs of growing length, each annealed to its end."""
+    """Return the same for runs of growing length, each with a complete schedule."""
     spent = 0
     for curve, epochs in zip(rungs, sorted(LENGTHS), strict=False):
         spent += curve.spent
@@ -127,11 +127,11 @@ METHODS: dict[str, Method] = {
 
 
 Regrets = dict[str, list[list[Spent]]]
-"""By method, for each seed of the runs and of the sampler: the steps spent and the regret after each run."""
+"""By method, for each pair of run seed and sampler seed: steps spent and regret after each run."""
 
 
 def regrets(landscape: Landscape) -> Regrets:
-    """How much worse than the best known loss the best of each method is after each of its runs."""
+    """Return the regret of each method: its best loss so far minus the best known loss, after each run."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return {
         name: [
@@ -149,12 +149,12 @@ def _best_so_far(runs: Sequence[Spent], best: float) -> list[Spent]:
 
 
 def after(curve: Sequence[Spent], steps: float) -> float:
-    """The regret once so many steps are spent; infinite before the first run has ended."""
+    """Return the regret after `steps` steps; infinite before the first run has finished."""
     return min((spent.loss for spent in curve if spent.steps <= steps), default=math.inf)
 
 
 def whole_steps(landscape: Landscape) -> int:
-    """The steps of a whole run."""
+    """Return the steps of a full run."""
     return _steps(landscape, landscape.seeds()[0])
 
 
@@ -176,5 +176,5 @@ def _space() -> Space:
 
 
 def _nearest(lr: float) -> float:
-    """The LR of the landscape that is closest."""
+    """Return the closest LR of the landscape."""
     return min(rates(), key=lambda rate: abs(math.log(rate / lr)))

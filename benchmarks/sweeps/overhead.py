@@ -1,11 +1,11 @@
-"""What a trial of a sweep costs: lrflow's, and those of scripts by Hydra, Lightning and Optuna.
+"""Measure the cost of a sweep's trial: with lrflow, and with scripts that use Hydra, Lightning and Optuna.
 
-Each trial trains the digits MLP for an epoch (20 steps of AdamW under a cosine). A trial's cost is the difference of a
-long and a short sweep over the difference of their trials, so that starting Python and importing torch cancels out; it
-is given in CPU time of the processes, which a busy machine leaves alone, and in wall time.
+Each trial trains the digits MLP for an epoch (20 steps of AdamW with a cosine). The cost of a trial is the difference
+between a long and a short sweep, divided by the difference of their trials, so that starting Python and importing
+torch cancel out. It is reported in CPU time of the processes, which does not depend on other load, and in wall time.
 
-hydra-optuna-sweeper 1.3.0 takes optuna 2 and Hydra alone: it needs an environment of its own, whose Python is named by
-`--peer`, with torch, pytorch-lightning, scikit-learn and it.
+hydra-optuna-sweeper 1.3.0 requires optuna 2, so it needs a separate environment with torch, pytorch-lightning and
+scikit-learn, whose Python is given by `--peer`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import Any
 
 FILE = Path(__file__).with_name("overhead.json")
 SHORT = 4  # trials of the short sweep
-ROUNDS = 2  # each sweep is run so often, in turn; the least of each counts
+ROUNDS = 2  # runs per sweep, in turn; the minimum of each counts
 QUIET = ("trainer.max_epochs=1", "trainer.progress=false", "task.test=false")
 PEER = ("-m", "benchmarks.sweeps.peer", "-m")
 PLUGIN = ("hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "hydra.sweeper.direction=minimize")
 
 
 def bare_sweep(trials: int) -> None:
-    """A sweep as a script of thirty lines has it: Optuna in memory, a loop in torch, nothing written."""
+    """Run a sweep like a script of thirty lines: Optuna in memory, a loop in torch, no files."""
     import optuna
 
     from benchmarks.sweeps.peer import bare
@@ -43,11 +43,11 @@ def bare_sweep(trials: int) -> None:
 
 
 def commands(trials: int, peer: str | None) -> dict[str, list[str]]:
-    """What runs a sweep of so many trials, by contestant.
+    """Return the command of a sweep for each contestant.
 
     Args:
-        trials: how many.
-        peer: the Python that has hydra-optuna-sweeper; None: its rows are left out.
+        trials: number of trials.
+        peer: Python with hydra-optuna-sweeper; None: its rows are left out.
     """
     rates = ",".join(f"{10 ** (-4 + 3 * number / trials):.4g}" for number in range(trials))
     drawn = "tag(log,interval(1e-4,1e-1))"
@@ -68,7 +68,7 @@ def commands(trials: int, peer: str | None) -> dict[str, list[str]]:
 
 
 def measure_overhead(trials: int, peer: str | None) -> None:
-    """Runs every sweep, long and short, and keeps what they cost."""
+    """Run every sweep, long and short, and save the costs."""
     found: dict[str, dict[str, list[list[float]]]] = {}
     for _ in range(ROUNDS):
         for length, count in (("short", SHORT), ("long", SHORT + trials)):
@@ -87,7 +87,7 @@ def _write(trials: int, peer: str | None, found: dict[str, dict[str, list[list[f
 
 
 def _timed(command: Sequence[str]) -> list[float]:
-    """Seconds of CPU time, those of its own children included, and of wall time of a command."""
+    """Return CPU seconds (including child processes) and wall seconds of a command."""
     place = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": place}
     before, started = _cpu(), time.monotonic()
@@ -102,7 +102,7 @@ def _cpu() -> float:
 
 
 def costs() -> tuple[int, dict[str, tuple[float, float]]]:
-    """The trials that were counted, and the seconds of CPU and of wall time of one by contestant."""
+    """Return the number of counted trials, and CPU and wall seconds per trial by contestant."""
     kept: dict[str, Any] = json.loads(FILE.read_text())
     trials = int(kept["trials"])
     found = {}

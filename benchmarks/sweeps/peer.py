@@ -1,4 +1,4 @@
-"""The digits MLP as scripts by Hydra and Lightning train it: what a trial of lrflow's sweep is held against.
+"""The digits MLP, trained by scripts with Hydra and Lightning, for comparison with a trial of lrflow's sweep.
 
 python -m benchmarks.sweeps.peer -m lr=1e-3,1e-2
 python -m benchmarks.sweeps.peer -m how=lightning hydra/sweeper=optuna 'lr=tag(log,interval(1e-4,1e-1))'
@@ -16,12 +16,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-BATCH, STEPS = 64, 20  # of an epoch
+BATCH, STEPS = 64, 20  # batch size, steps per epoch
 LR, WEIGHT_DECAY = 1e-3, 0.05
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Images and labels of the training split, then of the validation split, as lrflow's `data=digits` has them."""
+    """Return training images and labels, then those of validation, as in lrflow's `data=digits`."""
     found = load_digits()
     inputs = (torch.from_numpy(found.images).float().flatten(1) / 16 - 0.3053) / 0.376
     targets = torch.from_numpy(found.target).long()
@@ -29,7 +29,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def mlp() -> nn.Sequential:
-    """The model of lrflow's `model=mlp`."""
+    """Return the model of lrflow's `model=mlp`."""
     stages = [
         nn.Sequential(nn.Linear(width, 256), nn.LayerNorm(256), nn.ReLU(), nn.Dropout(0.1)) for width in (64, 256)
     ]
@@ -37,7 +37,7 @@ def mlp() -> nn.Sequential:
 
 
 def bare(lr: float) -> float:
-    """Trains in a loop in torch, of which nothing is written; returns the validation loss."""
+    """Train in a plain torch loop without writing files; returns the validation loss."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     inputs, targets, val_inputs, val_targets = digits()
@@ -56,7 +56,7 @@ def bare(lr: float) -> float:
 
 
 def with_lightning(lr: float, folder: str | Path, steps: int = STEPS) -> float:
-    """Trains by a Lightning trainer with a CSV log of the LR, the best and the last checkpoint, in a folder."""
+    """Train with a Lightning Trainer that writes a CSV log with the LR, and the best and last checkpoint."""
     import pytorch_lightning as pl
     from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
     from pytorch_lightning.loggers import CSVLogger
@@ -113,7 +113,7 @@ if __name__ == "__main__":
 
     @hydra.main(config_name="config", version_base="1.3")
     def main(cfg: DictConfig) -> float:
-        """One job."""
+        """Run one job."""
         if cfg.how == "bare":
             return bare(cfg.lr)
         return with_lightning(cfg.lr, HydraConfig.get().runtime.output_dir)

@@ -1,4 +1,4 @@
-"""Regret against compute, a panel a landscape: the median of each method over its seeds, and its quartiles."""
+"""Plot regret against compute, one panel per landscape: median and quartiles of each method over seeds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from benchmarks.sweeps.methods import BUDGET, Regrets, after, whole_steps
 PATH = Path(__file__).parents[2] / "docs" / "images" / "sweeps_benchmark.png"
 INK, FAINT = "#222222", "#e6e6e6"
 COLOURS = ("#999999", "#000000", "#0072B2", "#E69F00", "#D55E00", "#009E73")
-LEAST = 1e-4  # where the regret is drawn that is none
+LEAST = 1e-4  # a regret of 0 is drawn at this value
 
 
 def draw(measured: Mapping[str, Regrets]) -> Path:
-    """Draws the landscapes side by side; returns the file.
+    """Plot the landscapes side by side and return the path of the picture.
 
     Args:
-        measured: the regrets by the name of their landscape.
+        measured: regrets by name of the landscape.
     """
     landscapes = [landscape for landscape in LANDSCAPES if landscape.name in measured]
     figure = Figure(figsize=(6.4 * len(landscapes), 4.2), layout="constrained", facecolor="white")
@@ -30,7 +30,7 @@ def draw(measured: Mapping[str, Regrets]) -> Path:
         spent = np.linspace(0.25, BUDGET, 400)
         for (name, curves), colour in zip(measured[landscape.name].items(), COLOURS, strict=True):
             values = np.array([[after(curve, x * whole_steps(landscape)) for x in spent] for curve in curves])
-            known = np.isfinite(values).all(0)  # from where on every seed has an answer
+            known = np.isfinite(values).all(0)  # where every seed has an answer
             middle = np.maximum(np.median(values[:, known], 0), LEAST)
             low, high = np.maximum(np.quantile(values[:, known], (0.25, 0.75), axis=0), LEAST)
             axes.step(spent[known], middle, where="post", color=colour, linewidth=1.8, label=name)

@@ -14,14 +14,14 @@ from benchmarks.sweeps.overhead import FILE, costs
 
 PAGE = Path(__file__).parents[2] / "docs" / "sweeps.md"
 MARKS = "<!-- {0}: python -m benchmarks.sweeps {0} -->", "<!-- end of {0} -->"
-SHOWN = (3, 6, 12, 18)  # whole runs' worth of steps
+SHOWN = (3, 6, 12, 18)  # compute in full runs
 
 
 def write_tables(measured: Mapping[str, Regrets]) -> str:
-    """Puts the tables between their comments in the page; returns them.
+    """Write the tables between their comments in the page and return them.
 
     Args:
-        measured: the regrets by the name of their landscape.
+        measured: regrets by name of the landscape.
     """
     of_name = {landscape.name: landscape for landscape in LANDSCAPES}
     found = {name: regret_table(of_name[name], regrets) for name, regrets in measured.items()}
@@ -37,7 +37,7 @@ def write_tables(measured: Mapping[str, Regrets]) -> str:
 
 
 def regret_table(landscape: Landscape, regrets: Regrets) -> str:
-    """The mean regret of each method after some whole runs' worth of steps, and how often it has an answer at all."""
+    """Return the mean regret of each method at several amounts of compute, and how often it has an answer."""
     whole = whole_steps(landscape)
     heads = [f"{landscape.title}; {len(landscape.seeds())} x {SAMPLINGS} seeds", *(f"{count} runs" for count in SHOWN)]
     rows = [heads, ["---"] * len(heads)]
@@ -54,7 +54,7 @@ def regret_table(landscape: Landscape, regrets: Regrets) -> str:
 
 
 def overhead_table() -> str:
-    """What a trial costs, and how many times as much as the cheapest."""
+    """Return the cost per trial, absolute and relative to the cheapest."""
     trials, found = costs()
     heads = [f"a trial of {trials}, 20 steps each", "CPU", "wall", "CPU over the first"]
     least = min(cpu for cpu, _ in found.values())
