@@ -1,14 +1,14 @@
-"""What feedback is worth: on a constant LR, against that and a cosine alone, at a good LR and at two bad ones.
+"""Compare feedback on a constant LR with a constant LR and a cosine alone, at a good LR and at two bad ones.
 
     python benchmarks/feedback.py                                  # digits only
-    python benchmarks/feedback.py --root DIR                       # FashionMNIST too, from the folder of its four files
+    python benchmarks/feedback.py --root DIR                       # FashionMNIST too, with its four files in DIR
     python benchmarks/feedback.py --picture docs/images/feedback.png   # only the picture
 
-Every run is one of `python -m lrflow` with the options as they are shipped. The middle LR is a good one under a
-cosine; the others are a tenth and ten times of it. Reported are the mean and the standard deviation of the
-final test accuracy over seeds, and how many runs diverged.
+Every run is a run of `python -m lrflow` with the default options. The middle LR is a good one for a cosine; the others
+are a tenth of it and ten times it. The table has mean and standard deviation of the final test accuracy over seeds, and
+the number of runs that diverged.
 
-`feedback=kl` is not here: it needs a policy whose divergence can be measured.
+`feedback=kl` is not included: it needs a policy whose divergence can be measured.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained.
+    """A training problem.
 
     Args:
-        name: for the table.
-        lr: the good peak LR.
-        seeds: how many.
+        name: title in the table.
+        lr: good peak LR.
+        seeds: number of seeds.
         options: overrides of `python -m lrflow`.
     """
 
@@ -76,7 +76,7 @@ FASHION = Job(
 
 
 def run(options: Sequence[str], folder: Path) -> Path | None:
-    """The run folder of one run, without a word on the terminal; None where it diverged."""
+    """Make a run without output and return its run folder; None if it diverged."""
     config = compose([*options, f"output={folder}", "trainer.progress=false", "trainer.accelerator=cpu"])
     with contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -86,7 +86,7 @@ def run(options: Sequence[str], folder: Path) -> Path | None:
 
 
 def accuracies(job: Job, method: Sequence[str], lr: float, folder: Path) -> list[float | None]:
-    """The final test accuracy of each seed; None where the run diverged."""
+    """Return the final test accuracy of each seed; None if the run diverged."""
     found: list[float | None] = []
     for seed in range(job.seeds):
         done = run(
@@ -97,14 +97,14 @@ def accuracies(job: Job, method: Sequence[str], lr: float, folder: Path) -> list
 
 
 def accuracy(folder: Path) -> float:
-    """The test accuracy that a run folder tells."""
+    """Read the test accuracy of a run folder."""
     from lrflow.runs import RunFolder
 
     return float(RunFolder(folder).read_summary()["metrics"]["test/accuracy"])
 
 
 def shown(found: Sequence[float | None]) -> str:
-    """Mean and standard deviation, and how many diverged."""
+    """Format mean and standard deviation, and the number of diverged runs."""
     held = [value for value in found if value is not None]
     lost = f" ({len(found) - len(held)} of {len(found)} diverged)" if len(held) < len(found) else ""
     if len(held) < 2:
@@ -113,7 +113,7 @@ def shown(found: Sequence[float | None]) -> str:
 
 
 def measure(job: Job, console: Console) -> None:
-    """Prints the table of a job, row by row."""
+    """Print the table of a job, row by row."""
     rates = [job.lr / 10, job.lr, job.lr * 10]
     console.print(f"\n{job.name}; test accuracy, {job.seeds} seeds\n")
     console.print("| | " + " | ".join(f"LR {rate:g}" for rate in rates) + " |")
@@ -125,7 +125,7 @@ def measure(job: Job, console: Console) -> None:
 
 
 def draw(path: Path) -> None:
-    """The planned and the used LR of three runs on digits."""
+    """Plot the planned and the used LR of three runs on digits."""
     from matplotlib.figure import Figure
 
     cases = {
@@ -170,8 +170,8 @@ def draw(path: Path) -> None:
 def main() -> None:
     """Measure and print the tables, or draw the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--root", type=Path, help="the folder of FashionMNIST's four files")
-    parser.add_argument("--picture", type=Path, help="draw planned and used LRs there, and measure nothing")
+    parser.add_argument("--root", type=Path, help="folder with the four files of FashionMNIST")
+    parser.add_argument("--picture", type=Path, help="only draw planned and used LRs to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("lrflow").setLevel(logging.ERROR)

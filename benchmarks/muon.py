@@ -1,8 +1,8 @@
-"""CPU time of Muon's steps: lrflow's in float32 and in bfloat16, and torch's own; and the loss that each ends with.
+"""Measure CPU time per step and final loss of Muon: lrflow's in float32 and bfloat16, and torch's.
 
 python benchmarks/muon.py --width 256 --layers 4
 
-On a CPU with AVX-512 BF16, ONEDNN_MAX_CPU_ISA=AVX512_CORE shows what one without has.
+On a CPU with AVX-512 BF16, ONEDNN_MAX_CPU_ISA=AVX512_CORE measures a CPU without it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CASES: dict[str, Make] = {
 
 
 def matrices(width: int, layers: int) -> list[nn.Parameter]:
-    """Those of a GPT's blocks, with gradients."""
+    """Return the matrices of a GPT's blocks, with gradients."""
     shapes = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)] * layers
     found = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     for parameter in found:
@@ -43,10 +43,10 @@ def matrices(width: int, layers: int) -> list[nn.Parameter]:
 
 
 def time_steps(steps: int, make: Make, width: int, layers: int) -> float:
-    """CPU seconds of a step, the median of `steps`."""
+    """Return the CPU seconds per step, the median of `steps` steps."""
     optimizer = make(matrices(width, layers))
     seconds = []
-    for _ in range(steps + 1):  # the first one makes the momentum
+    for _ in range(steps + 1):  # the first step allocates the momentum
         start = time.process_time()
         optimizer.step()
         seconds.append(time.process_time() - start)
@@ -54,7 +54,7 @@ def time_steps(steps: int, make: Make, width: int, layers: int) -> float:
 
 
 def train(steps: int, make: Make) -> float:
-    """The mean loss of the last tenth of a short run on digits, hidden matrices by this Muon, the rest by AdamW."""
+    """Return the mean loss of the last tenth of a short run on digits: Muon for hidden matrices, else AdamW."""
     torch.manual_seed(0)
     data = Digits(batch_size=64)
     data.prepare_data()
@@ -75,18 +75,18 @@ def train(steps: int, make: Make) -> float:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=256, help="of the blocks (default: %(default)s)")
-    parser.add_argument("--layers", type=int, default=4, help="blocks (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=7, help="that are timed (default: %(default)s)")
+    parser.add_argument("--width", type=int, default=256, help="width of the blocks (default: %(default)s)")
+    parser.add_argument("--layers", type=int, default=4, help="number of blocks (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=7, help="number of timed steps (default: %(default)s)")
     parser.add_argument("--train", type=int, default=60, help="steps of the short run (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     title = f"Muon on {arguments.layers} blocks of width {arguments.width}, one thread, torch {torch.__version__}"
     table = Table(title=title)
-    for column in ("", "s a step", "ratio", "loss"):
+    for column in ("", "s per step", "ratio", "loss"):
         table.add_column(column, justify="right" if column else "left")
     first = None
     for name, make in CASES.items():

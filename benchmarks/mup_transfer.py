@@ -1,10 +1,10 @@
-"""Which peak LR is the best at each width, under the standard parametrisation and under muP (layers=mup).
+"""Measure the best peak LR at each width, in the standard parametrisation and in muP (layers=mup).
 
     python benchmarks/mup_transfer.py
     python benchmarks/mup_transfer.py --data fashion_mnist --root FOLDER --examples 6000
 
-Trains an MLP of each width with each LR and seed, and writes docs/images/mup_transfer.csv (medians over the seeds) and
-.png: the training loss at the end against the LR.
+Trains an MLP of each width with each LR and seed, and writes docs/images/mup_transfer.csv (medians over seeds) and
+.png (final training loss against the LR).
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"weight_decay": 0.0}),
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),
 }
-LOWEST = {"adamw": 1e-4, "sgd": 1e-3}  # the grid goes up from there by factors of 2
+LOWEST = {"adamw": 1e-4, "sgd": 1e-3}  # lowest LR of the grid, which rises by factors of 2
 PARAMETRISATIONS = ("standard", "muP")
 TITLES = {"standard": "standard parametrisation", "muP": "muP, base of width {base}"}
 Medians = dict[tuple[str, int, float], tuple[float, float]]
 Ends = dict[tuple[str, int, float], list[tuple[float, float]]]
-"""By parametrisation, width and LR: training and validation loss at the end, of each seed."""
+"""By parametrisation, width and LR: final training and validation loss of each seed."""
 
 
 def load(arguments: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training inputs and targets, validation inputs and targets."""
+    """Return training inputs and targets, validation inputs and targets."""
     data: Any = Digits() if arguments.data == "digits" else FashionMNIST(root=arguments.root, download=False)
     data.prepare_data()
     data.setup("fit")
@@ -62,12 +62,12 @@ def load(arguments: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def build(width: int, shape: Sequence[int], arguments: argparse.Namespace) -> MLP:
-    """An MLP of this width; without norms, which would hide much of what a parametrisation does."""
+    """Return an MLP of this width; by default without norms, which would hide much of the effect."""
     return MLP(shape, 10, widths=[width] * arguments.depth, norm=arguments.norm, dropout=0.0)
 
 
 def groups_of(model: MLP, how: str, lr: float, shape: Sequence[int], arguments: argparse.Namespace) -> list[Group]:
-    """The groups of `layers=uniform` or of `layers=mup`."""
+    """Return the groups of `layers=uniform` or of `layers=mup`."""
     if how == "standard":
         return resolve(model, [Rule("all", match="*")], lr)
     mup = MuP(base={"widths": [arguments.base] * arguments.depth}, no_decay=False)
@@ -80,7 +80,7 @@ def groups_of(model: MLP, how: str, lr: float, shape: Sequence[int], arguments: 
 def train(
     how: str, width: int, lr: float, seed: int, data: Sequence[Tensor], arguments: argparse.Namespace
 ) -> tuple[float, float]:
-    """Training and validation loss at the end of one run; infinite where it diverged."""
+    """Return final training and validation loss of one run; infinite if it diverged."""
     inputs, targets, val_inputs, val_targets = data
     torch.manual_seed(seed)
     model = build(width, inputs.shape[1:], arguments)
@@ -106,13 +106,13 @@ def train(
 
 
 def best(medians: Medians, how: str, width: int, which: int = 0) -> float:
-    """The LR with the lowest training loss; with `which` 1, validation loss."""
+    """Return the LR with the lowest training loss or, with `which` 1, the lowest validation loss."""
     rates = [lr for kind, wide, lr in medians if (kind, wide) == (how, width)]
     return min(rates, key=lambda lr: medians[how, width, lr][which])
 
 
 def print_table(medians: Medians, widths: Sequence[int]) -> None:
-    """The best LR of each width by training and by validation loss, and what the best of the narrowest costs."""
+    """Print the best LR per width by training and validation loss, and the loss at the narrowest's best LR."""
     pair = ("best LR", "loss", f"at {widths[0]}'s")
     table = Table("", "width", *(f"{name}, {kind}" for kind in ("train", "val") for name in pair), box=None)
     for how in PARAMETRISATIONS:
@@ -127,7 +127,7 @@ def print_table(medians: Medians, widths: Sequence[int]) -> None:
 
 
 def draw(ends: Ends, medians: Medians, arguments: argparse.Namespace) -> None:
-    """Training loss against LR, a panel a parametrisation, a line a width; the best LR of each is marked."""
+    """Plot training loss against LR: one panel per parametrisation, one line per width, best LRs marked."""
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     shades = plt.get_cmap("viridis_r")(np.linspace(0.15, 0.95, len(arguments.widths)))
     for panel, how in zip(panels, PARAMETRISATIONS, strict=True):
@@ -148,21 +148,21 @@ def draw(ends: Ends, medians: Medians, arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Trains, prints the best LR of each width, writes the table and the picture."""
+    """Train, print the best LR of each width, write the table and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=("digits", "fashion_mnist"), default="digits")
     parser.add_argument("--root", help="folder with the files of FashionMNIST")
-    parser.add_argument("--examples", type=int, help="take only so many (default: all)")
+    parser.add_argument("--examples", type=int, help="number of examples to use (default: all)")
     parser.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="adamw")
-    parser.add_argument("--rates", type=int, default=11, help="LRs in the grid (default: %(default)s)")
+    parser.add_argument("--rates", type=int, default=11, help="number of LRs in the grid (default: %(default)s)")
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--base", type=int, default=64, help="width of the base of muP (default: %(default)s)")
-    parser.add_argument("--depth", type=int, default=3, help="hidden layers (default: %(default)s)")
+    parser.add_argument("--depth", type=int, default=3, help="number of hidden layers (default: %(default)s)")
     parser.add_argument("--norm", action="store_true", help="LayerNorm before each ReLU")
-    parser.add_argument("--steps", type=int, default=200, help="of each run (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=64, help="examples a step (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("docs/images/mup_transfer"), help="without its suffix")
+    parser.add_argument("--steps", type=int, default=200, help="steps per run (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="examples per step (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("docs/images/mup_transfer"), help="outputs, without suffix")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     data, started = load(arguments), time.process_time()

@@ -1,11 +1,11 @@
-"""Environment steps per second of DQN on CartPole-v1 and SAC on Pendulum-v1: lrflow's recipes and stable-baselines3.
+"""Compare environment steps per second of lrflow's DQN and SAC recipes with stable-baselines3.
 
     python benchmarks/off_policy_throughput.py        # needs lrflow[rl] and stable-baselines3
 
-Both have rl-baselines3-zoo's settings and one thread. They take turns within one run, so that what else the machine
-does is shared, and CPU time is measured, as the difference of a long and a short run: what starting takes is in
-neither. Evaluation and checkpoints are left out. It is the same work on both sides but for gradients' norms, which
-SAC of stable-baselines3 does not compute, and for its optimizers, which are not fused.
+Both use rl-baselines3-zoo's settings and one thread, DQN on CartPole-v1 and SAC on Pendulum-v1. They alternate, so that
+other load on the machine affects both. The CPU time is the difference between a long and a short run, so that startup
+cancels out. Evaluation and checkpoints are left out. Both sides do the same work, except that SAC of stable-baselines3
+computes no gradient norms and uses no fused optimizers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FIRST = 512  # environment steps of the short run
 
 
 def lrflow(recipe: str, steps: int) -> None:
-    """A recipe through lrflow's command line, signals and metrics.csv included."""
+    """Run a recipe through lrflow's command line, including metrics and metrics.csv."""
     from lrflow.cli import main
 
     with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +36,7 @@ def lrflow(recipe: str, steps: int) -> None:
 
 
 def sb3_dqn(steps: int) -> None:
-    """`DQN` of stable-baselines3 with rl-baselines3-zoo's settings for CartPole-v1."""
+    """Train `DQN` of stable-baselines3 with rl-baselines3-zoo's settings for CartPole-v1."""
     from stable_baselines3 import DQN
 
     DQN(
@@ -58,14 +58,14 @@ def sb3_dqn(steps: int) -> None:
 
 
 def sb3_sac(steps: int) -> None:
-    """`SAC` of stable-baselines3 with rl-baselines3-zoo's settings for Pendulum-v1."""
+    """Train `SAC` of stable-baselines3 with rl-baselines3-zoo's settings for Pendulum-v1."""
     from stable_baselines3 import SAC
 
     SAC("MlpPolicy", "Pendulum-v1", learning_rate=1e-3, device="cpu", seed=0).learn(steps + 100)
 
 
 def seconds(run: Callable[[int], None], steps: int) -> float:
-    """CPU time of so many environment steps."""
+    """Return the CPU seconds of `steps` environment steps."""
     begun = time.process_time()
     run(FIRST)
     between = time.process_time()
@@ -74,10 +74,10 @@ def seconds(run: Callable[[int], None], steps: int) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Measure and print the speeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["rl_dqn", "rl_sac"], help="rl_dqn, rl_sac")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each is measured")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

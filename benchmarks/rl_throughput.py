@@ -1,10 +1,10 @@
-"""Environment steps per CPU second of PPO on CartPole-v1: lrflow's recipe, CleanRL's loop and stable-baselines3.
+"""Compare environment steps per CPU second of PPO: lrflow's recipe, CleanRL's loop and stable-baselines3.
 
     python benchmarks/rl_throughput.py --rounds 3        # needs lrflow[rl] and stable-baselines3
 
-All with the settings of `recipe=rl_ppo`: 4 environments, 128 steps, 4 passes of 4 minibatches, two layers of 64, one
-thread. They take turns within one run, so that what else the machine does is shared; the medians' ratios are told.
-CleanRL's loop is written here after the structure of its `ppo.py`: the whole agent and a `Categorical` at each
+All use the settings of `recipe=rl_ppo` on CartPole-v1: 4 environments, 128 steps, 4 passes of 4 minibatches, two layers
+of 64, one thread. They alternate, so that other load on the machine affects all; the result is the ratio of the
+medians. CleanRL's loop is written here after the structure of its `ppo.py`: the whole agent and a `Categorical` at each
 environment step, the advantages in a loop over steps. Evaluation and checkpoints are left out of all three.
 """
 
@@ -33,7 +33,7 @@ LR, GAMMA, LAMBDA, CLIP, ENTROPY, VALUE = 2.5e-4, 0.99, 0.95, 0.2, 0.01, 0.5
 
 
 def layer(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Linear:
-    """A linear layer, orthogonal at the start."""
+    """Return an orthogonally initialised linear layer."""
     made = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(made.weight, gain)
     nn.init.zeros_(made.bias)
@@ -49,7 +49,7 @@ class CleanAgent(nn.Module):
         self.actor = nn.Sequential(layer(4, 64), nn.Tanh(), layer(64, 64), nn.Tanh(), layer(64, 2, 0.01))
 
     def act(self, observations: Tensor, actions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Action, its log-probability, the entropy and the value."""
+        """Return actions, their log-probabilities, the entropy and the value."""
         policy = Categorical(logits=self.actor(observations))
         if actions is None:
             actions = policy.sample()
@@ -57,7 +57,7 @@ class CleanAgent(nn.Module):
 
 
 def cleanrl(iterations: int) -> None:
-    """CleanRL's loop."""
+    """Run CleanRL's loop."""
 
     def make() -> gym.Env[Any, Any]:
         return gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"))
@@ -117,7 +117,7 @@ def cleanrl(iterations: int) -> None:
 
 
 def stable_baselines3(iterations: int) -> None:
-    """`PPO` of stable-baselines3."""
+    """Train `PPO` of stable-baselines3."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
@@ -140,7 +140,7 @@ def stable_baselines3(iterations: int) -> None:
 
 
 def lrflow(iterations: int) -> None:
-    """The recipe through lrflow's command line, signals and metrics.csv included."""
+    """Run the recipe through lrflow's command line, including metrics and metrics.csv."""
     from lrflow.cli import main
 
     with tempfile.TemporaryDirectory() as folder:
@@ -154,10 +154,10 @@ def lrflow(iterations: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Measure and print the speeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="times that each is measured")
-    parser.add_argument("--iterations", type=int, default=40, help="of 512 environment steps, in a measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each loop")
+    parser.add_argument("--iterations", type=int, default=40, help="iterations (512 environment steps) to measure")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -171,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
         loop(2)  # imports, first calls
     for _ in range(asked.rounds):
         for name, loop in loops.items():
-            # The difference of a long and a short run: what starting takes is in neither.
+            # The difference between a long and a short run, so that startup cancels out.
             begun = time.process_time()
             loop(2)
             between = time.process_time()

@@ -1,4 +1,4 @@
-"""CPU time of a run's worth of learning rates: lrflow in one call, torch's schedulers step by step.
+"""Compare the CPU time of all learning rates of a run: lrflow in one call, torch's schedulers step by step.
 
 python benchmarks/schedules.py --steps 1000000
 """
@@ -45,7 +45,7 @@ Case = tuple[Curve, Callable[[Optimizer], LRScheduler] | None]
 
 
 def cases(steps: int) -> dict[str, Case]:
-    """Each schedule with the torch scheduler that means the same, or None where torch has none."""
+    """Return each schedule with the equivalent torch scheduler, or None if torch has none."""
     warm = max(steps // 20, 1)
     gamma = 0.01 ** (1 / steps)  # two decades over the run
 
@@ -74,7 +74,7 @@ def cases(steps: int) -> dict[str, Case]:
 
 
 def time_lrflow(curve: Curve, steps: int, repeats: int) -> float:
-    """CPU seconds that one call over all steps takes, the best of `repeats`."""
+    """Return the CPU seconds of one call over all steps, the minimum of `repeats`."""
     horizon, row = Horizon(steps), np.arange(steps)
     seconds = []
     for _ in range(repeats):
@@ -85,10 +85,10 @@ def time_lrflow(curve: Curve, steps: int, repeats: int) -> float:
 
 
 def time_torch(make: Callable[[Optimizer], LRScheduler], steps: int) -> tuple[float, np.ndarray]:
-    """CPU seconds for `steps` calls of `scheduler.step()` on one parameter group, and the LRs."""
+    """Return the CPU seconds of `steps` calls of `scheduler.step()` on one parameter group, and the LRs."""
     optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     scheduler = make(optimizer)
-    optimizer.step()  # torch warns of a scheduler that goes before its optimizer
+    optimizer.step()  # torch warns if the scheduler steps before its optimizer
     group = optimizer.param_groups[0]
     rates = np.empty(steps)
     start = time.process_time()
@@ -99,17 +99,17 @@ def time_torch(make: Callable[[Optimizer], LRScheduler], steps: int) -> tuple[fl
 
 
 def main() -> None:
-    """Prints the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1_000_000, help="length of the run (default: %(default)s)")
-    parser.add_argument("--torch-steps", type=int, help="steps of it that torch makes (default: all of them)")
+    parser.add_argument("--torch-steps", type=int, help="steps to measure with torch (default: all)")
     parser.add_argument(
-        "--repeats", type=int, default=5, help="calls of lrflow, the best counts (default: %(default)s)"
+        "--repeats", type=int, default=5, help="calls of lrflow, of which the fastest counts (default: %(default)s)"
     )
     arguments = parser.parse_args()
     steps = arguments.steps
     asked = min(arguments.torch_steps or steps, steps)
-    warnings.simplefilter("ignore")  # SequentialLR calls its parts in a way that torch warns of
+    warnings.simplefilter("ignore")  # SequentialLR calls its parts in a way that makes torch warn
 
     table = Table(title=f"{steps:,} learning rates of one group, torch {torch.__version__}, numpy {np.__version__}")
     for column in ("schedule", "lrflow [s]", "torch [s]", "ratio", "max diff"):

@@ -1,15 +1,15 @@
-"""What a training step costs besides its arithmetic: a bare loop, Lightning, and lrflow.
+"""Measure the overhead of a training step: a bare loop, Lightning, and lrflow.
 
     python benchmarks/step_overhead.py            # about two minutes on one core
     python benchmarks/step_overhead.py --quick
 
-Every loop trains the same MLP (64-128-128-10, batches of 64) with AdamW under a cosine schedule, from the same kind
-of loader. Two things are measured, each as the difference of a long and a short run, so that setting up cancels out:
+Every loop trains the same MLP (64-128-128-10, batches of 64) with AdamW and a cosine schedule, from the same kind of
+loader. Two things are measured, each as the difference between a long and a short run, so that the setup cancels out:
 
-- function calls a step, counted by cProfile: the same on every machine and in every run;
-- CPU time of the process a step, in rounds that take the loops in turn; the medians of the ratios to the bare loop.
+- function calls per step, counted by cProfile: the same on every machine and in every run;
+- CPU time of the process per step, in rounds that alternate between the loops; medians of the ratios to the bare loop.
 
-lrflow does more in a step than the others: it also computes the gradients' norm, and records the loss, the norm, the
+lrflow does more in a step than the others: it also computes the gradient norm, and records the loss, the norm, the
 time, and the planned and the actual LR of every group.
 """
 
@@ -53,18 +53,18 @@ from lrflow.training.progress import ProgressBar
 from lrflow.training.trainer import build_trainer, quieten_lightning
 
 BATCH, LR, DECAY = 64, 1e-3, 0.01
-#: Trains for a number of steps, with the fused kernel or without it.
+#: Trains for a number of steps, with or without the fused kernel.
 Loop = Callable[[int, bool], None]
 
 
 def network() -> nn.Module:
-    """The network that every loop trains."""
+    """Return the network that every loop trains."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
 def loader(steps: int) -> DataLoader[Any]:
-    """An epoch of `steps` batches, shuffled and fetched whole."""
+    """Return a loader of `steps` shuffled batches, each fetched at once."""
     draw = torch.Generator().manual_seed(1)
     inputs = torch.randn(steps * BATCH, 64, generator=draw)
     targets = torch.randint(0, 10, (len(inputs),), generator=draw)
@@ -72,7 +72,7 @@ def loader(steps: int) -> DataLoader[Any]:
 
 
 def bare(steps: int, fused: bool) -> None:
-    """The loop that anyone writes down in ten lines."""
+    """Train in a minimal loop of ten lines."""
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY, fused=fused)
     scheduler = CosineAnnealingLR(optimizer, steps)
@@ -84,11 +84,11 @@ def bare(steps: int, fused: bool) -> None:
 
 
 class Plain(pl.LightningModule):
-    """What a Lightning user writes.
+    """A typical LightningModule.
 
     Args:
-        steps: of the run.
-        fused: take the fused kernel.
+        steps: length of the run.
+        fused: use the fused kernel.
         logs: log the loss of every step.
     """
 
@@ -98,7 +98,7 @@ class Plain(pl.LightningModule):
         self.steps, self.fused, self.logs = steps, fused, logs
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         inputs, targets = batch
         loss = functional.cross_entropy(self.model(inputs), targets)
         if self.logs:
@@ -106,14 +106,14 @@ class Plain(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """AdamW under a cosine schedule."""
+        """Return AdamW with a cosine schedule."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=LR, weight_decay=DECAY, fused=self.fused)
         scheduler = CosineAnnealingLR(optimizer, self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def lightning_lean(steps: int, fused: bool) -> None:
-    """Lightning with everything switched off that can be."""
+    """Train with Lightning and everything optional switched off."""
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=steps,
@@ -126,7 +126,7 @@ def lightning_lean(steps: int, fused: bool) -> None:
 
 
 def lightning_full(steps: int, fused: bool) -> None:
-    """Lightning with what a run usually has: logged loss and LR, checkpoints, a progress bar."""
+    """Train with Lightning's usual features: logged loss and LR, checkpoints, a progress bar."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             accelerator="cpu",
@@ -140,7 +140,7 @@ def lightning_full(steps: int, fused: bool) -> None:
 
 
 def lrflow(steps: int, fused: bool) -> None:
-    """lrflow as `task=train` sets it up by default: metrics.csv, signals, health, checkpoints, progress."""
+    """Train with lrflow's defaults of `task=train`: metrics.csv, signals, health, checkpoints, progress."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         trainer = build_trainer({"accelerator": "cpu"}, folder, [CSVLogger(folder / "metrics.csv")], 50)
@@ -176,7 +176,7 @@ LOOPS: dict[str, Loop] = {
 
 
 def calls_per_step(loop: Loop, fused: bool, short: int = 100, long: int = 300) -> float:
-    """Function calls of Python a step, C functions among them, by cProfile."""
+    """Return the function calls per step, including C functions, counted by cProfile."""
 
     def calls(steps: int) -> int:
         profile = cProfile.Profile()
@@ -184,12 +184,12 @@ def calls_per_step(loop: Loop, fused: bool, short: int = 100, long: int = 300) -
         return pstats.Stats(profile).total_calls  # type: ignore[attr-defined]
 
     with quiet():
-        loop(3, fused)  # what is only done the first time
+        loop(3, fused)  # work that is only done the first time
         return (calls(long) - calls(short)) / (long - short)
 
 
 def seconds_per_step(rounds: int, fused: bool, short: int, long: int) -> dict[str, list[float]]:
-    """CPU seconds a step of each loop, one for each round."""
+    """Return the CPU seconds per step of each loop, one value per round."""
 
     def seconds(loop: Loop, steps: int) -> float:
         started = time.process_time()
@@ -206,7 +206,7 @@ def seconds_per_step(rounds: int, fused: bool, short: int, long: int) -> dict[st
 
 @contextlib.contextmanager
 def quiet() -> Any:
-    """Without a word on the terminal, and with one thread."""
+    """Suppress output and use one thread."""
     quieten_lightning()
     torch.set_num_threads(1)
     with (
@@ -228,7 +228,7 @@ def main() -> None:
     for fused in (False, True):
         times = seconds_per_step(rounds, fused, short, long)
         table = Table(title=f"AdamW, fused={fused}; {rounds} rounds", title_justify="left")
-        for column in ("loop", "calls a step", "to bare", "CPU ms a step", "to bare (median, range)"):
+        for column in ("loop", "calls per step", "to bare", "CPU ms per step", "to bare (median, range)"):
             table.add_column(column, justify="left" if column == "loop" else "right")
         reference = calls_per_step(bare, fused)
         for name, loop in LOOPS.items():

@@ -1,18 +1,18 @@
-"""A sweep's jobs trained together against the same jobs one after the other, from config to finished run folders.
+"""Compare jobs of a sweep that train together with the same jobs one after the other, including their run folders.
 
     python benchmarks/vectorized.py            # about a quarter of an hour on one core
-    python benchmarks/vectorized.py --quick    # the smallest sweep alone
+    python benchmarks/vectorized.py --quick    # only the smallest sweep
     python benchmarks/vectorized.py --only halving
 
-Both ways end in the same run folders: config, plan, metrics of every step, checkpoints, summary. What is compared is
-the CPU time on one thread, of this process and of the compilers that it starts. Jobs one after the other cost the same
-each, so that of more than `--most` only as many are run, and the others are counted like them. The trial that decides
-is part of the time together.
+Both ways write the same run folders: config, plan, metrics of every step, checkpoints, summary. The benchmark compares
+the CPU time on one thread, of this process and of the compilers that it starts. Jobs one after the other all cost the
+same, so at most `--most` of them are run and the time is extrapolated to the others. The time of jobs together includes
+the trial that decides whether to train them together.
 
-- `sweeps`: jobs together, by model and number.
-- `compiled`: the same with `trainer.compile=true`, compiled anew, by the length of the runs.
-- `halving`: successive halving within a population: what it costs, and whether it ends at the same best LR.
-- `fallback`: what the trial costs a sweep that does not pay.
+- `sweeps`: jobs together, by model and number of jobs.
+- `compiled`: the same with `trainer.compile=true`, including compilation.
+- `halving`: successive halving within a population: its cost, and whether it finds the same best LR.
+- `fallback`: cost of the trial in a sweep whose jobs then train one after the other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # its processes would not be counted
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # other processes would not be counted
 
 import torch
 from rich.console import Console
@@ -61,7 +61,7 @@ SWEEPS = [
 ]
 COMPILED = [(TINY, 64, 100)]  # model, jobs, epochs
 RATES = [f"{10 ** (-3 + 4 * number / 63):.4g}" for number in range(64)]  # 1e-3 to 10
-HALVED = [*MODELS[TINY], "trainer.max_epochs=27"]  # with validations at a ninth and a third of it
+HALVED = [*MODELS[TINY], "trainer.max_epochs=27"]  # validations at a ninth and a third of the run
 FALLBACK = [
     "data=fashion_mnist",
     "model=cnn",
@@ -77,13 +77,13 @@ class Measured:
     """One sweep.
 
     Args:
-        model: what was trained.
-        jobs: of the sweep.
-        epochs: of each.
+        model: description of the model.
+        jobs: number of jobs.
+        epochs: epochs per job.
         alone: CPU seconds of the jobs one after the other.
-        together: CPU seconds by the vectorised launcher.
-        compiled: CPU seconds by it with `trainer.compile=true`; None: not measured.
-        told: what it said of the jobs, the last time.
+        together: CPU seconds with the vectorized launcher.
+        compiled: CPU seconds with the launcher and `trainer.compile=true`; None: not measured.
+        told: last message of the launcher.
     """
 
     model: str
@@ -96,7 +96,7 @@ class Measured:
 
 
 def jobs(words: Sequence[str], count: int, output: Path) -> dict[int, Config]:
-    """The jobs of a sweep: eight learning rates, and as many seeds as it takes."""
+    """Return the jobs of a sweep: eight learning rates, and as many seeds as needed."""
     found = {}
     for number in range(count):
         rate = (3e-4 if "optimizer=adamw" in words else 1e-2) * 1.6 ** (number % 8)
@@ -107,7 +107,7 @@ def jobs(words: Sequence[str], count: int, output: Path) -> dict[int, Config]:
 
 
 def cpu_seconds(run: Callable[[], Any]) -> float:
-    """CPU time of what is run, and of the processes that it starts and awaits; its output is thrown away."""
+    """Return the CPU time of a call, including the processes that it starts and awaits; suppress its output."""
     started = _used()
     with contextlib.redirect_stdout(io.StringIO()):
         run()
@@ -120,14 +120,14 @@ def _used() -> float:
 
 
 def one_after_the_other(words: Sequence[str], count: int, most: int) -> float:
-    """CPU seconds of ordinary runs."""
+    """Return the CPU seconds of ordinary runs."""
     with tempfile.TemporaryDirectory() as folder:
         some = list(jobs(words, min(count, most), Path(folder)).values())
         return cpu_seconds(lambda: [train.run(config) for config in some]) * count / len(some)
 
 
 def together(words: Sequence[str], count: int) -> tuple[float, str]:
-    """CPU seconds by the vectorised launcher, and what it said."""
+    """Return the CPU seconds with the vectorized launcher, and its messages."""
     told: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         configs = jobs(words, count, Path(folder))
@@ -142,13 +142,13 @@ def together(words: Sequence[str], count: int) -> tuple[float, str]:
 
 
 def measure_sweep(model: str, count: int, epochs: int, most: int, compiled: bool = False) -> Measured:
-    """A sweep each way."""
+    """Measure a sweep in both ways."""
     words = [*MODELS[model], f"trainer.max_epochs={epochs}"]
     alone = one_after_the_other(words, count, most)
     taken, told = together(words, count)
     compiling = None
     if compiled:
-        with tempfile.TemporaryDirectory() as cache:  # nothing is compiled already
+        with tempfile.TemporaryDirectory() as cache:  # an empty cache
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
             compiling, told = together([*words, "trainer.compile=true"], count)
     found = Measured(model, count, epochs, alone, taken, compiling, told)
@@ -161,9 +161,9 @@ def measure_sweep(model: str, count: int, epochs: int, most: int, compiled: bool
 
 
 def measure_halving(most: int) -> dict[str, Any]:
-    """Successive halving within a population against whole runs, and the best LR of each.
+    """Measure successive halving within a population and full runs, and the best LR of each.
 
-    Composing the jobs and the report at the end are counted for neither way; `..._sweep` is with them.
+    The composition of the jobs and the final report are not counted; `..._sweep` includes them.
     """
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -177,7 +177,7 @@ def measure_halving(most: int) -> dict[str, Any]:
             found[f"{name}_sweep"], found[name] = sweep_seconds(words, "train_together")
             (sweep,) = (Path(folder) / "sweeps").iterdir()
             with (sweep / "sweep.csv").open() as file:
-                done = [row for row in csv.DictReader(file) if row["status"] == "done"]
+                done = [row for row in csv.DictReader(file) if row["status"] == "finished"]
             best = min(done, key=lambda row: float(row["val/loss"]))
             found[f"{name}_finished"] = len(done)
             found[f"{name}_best"] = [float(best["optimizer.lr"]), float(best["val/loss"])]
@@ -186,7 +186,7 @@ def measure_halving(most: int) -> dict[str, Any]:
 
 
 def measure_fallback() -> dict[str, Any]:
-    """A sweep whose jobs run one after the other, by the launcher that finds that out and by the one that runs them."""
+    """Measure a sweep whose jobs run one after the other, with the vectorized and with the basic launcher."""
     found = dict.fromkeys(("basic", "vectorized", "trial"), 0.0)
     for launcher in ("basic", "vectorized", "vectorized", "basic"):
         with tempfile.TemporaryDirectory() as folder:
@@ -199,7 +199,7 @@ def measure_fallback() -> dict[str, Any]:
 
 
 def sweep_seconds(words: Sequence[str], part: str) -> tuple[float, float]:
-    """CPU seconds of a sweep, and those that a function of the vectorised launcher has of them."""
+    """Return the CPU seconds of a sweep, and of one function of the vectorized launcher in it."""
     function, taken = getattr(population, part), []
 
     def timed(*given: Any) -> Any:
@@ -220,12 +220,12 @@ def sweep_seconds(words: Sequence[str], part: str) -> tuple[float, float]:
 def main() -> None:
     """Measure, print tables, write benchmarks/vectorized.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the smallest sweep alone; nothing is written")
-    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="parts that are measured anew")
-    parser.add_argument("--most", type=int, default=8, help="jobs that are run one after the other")
+    parser.add_argument("--quick", action="store_true", help="only the smallest sweep; writes no file")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="parts to measure again")
+    parser.add_argument("--most", type=int, default=8, help="maximum number of jobs to run one after the other")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:  # what is imported and made at the first run counts for neither way
+    with tempfile.TemporaryDirectory() as folder:  # imports and other work of the first run do not count
         first = jobs([*MODELS[TINY], "trainer.max_epochs=1"], 1, Path(folder))[0]
         cpu_seconds(lambda: train.run(first))
     if options.quick:
@@ -249,7 +249,7 @@ def main() -> None:
 
 
 def table(measured: Sequence[Measured]) -> Table:
-    """Seconds and ratios of sweeps."""
+    """Return a table of seconds and ratios."""
     found = Table(
         "model",
         "jobs",

@@ -1,16 +1,16 @@
-"""How far the LR that a range test finds is from the one that trains best, and what training with it costs.
+"""Measure how far the LR found by a range test is from the best LR, and what training with it costs.
 
-    python -m benchmarks.find                    # which problems there are, and what of them is measured
+    python -m benchmarks.find                    # list the problems and how much of each is measured
     python -m benchmarks.find digits-adamw       # measure what is missing, then the tables and the picture
     python -m benchmarks.find digits-adamw --jobs 5   # at most five runs or answers, for a slow machine
-    python -m benchmarks.find --redraw           # only the tables and the picture, of what there is
-    python -m benchmarks.find digits-adamw --anew     # forget what there is of it
+    python -m benchmarks.find --redraw           # only the tables and the picture, from existing results
+    python -m benchmarks.find digits-adamw --anew     # delete the existing results and measure again
 
-The truth of each problem is a grid of whole runs (`task=train`, their schedule and all), four LRs a decade. Against
-it: `task=find` and `find.confirm=true` as they are shipped, each rule alone on the same sweeps, and the range tests of
-Lightning, torch-lr-finder and fastai (`peers.py`). What was measured is kept in `NAME.json` beside this file as it
-ends, so a measurement that is interrupted goes on where it was. The tables go into docs/find.md, of the problems that
-are measured whole, with a picture. What follows `--` is added to every run, such as `data.root=FOLDER`.
+The reference of each problem is a grid of full runs (`task=train` with their schedule), four LRs per decade. It is
+compared with `task=find` and `find.confirm=true` with their defaults, each rule alone on the same sweeps, and the range
+tests of Lightning, torch-lr-finder and fastai (`peers.py`). Each result is saved at once in `NAME.json` next to this
+file, so an interrupted measurement can be continued. The tables of completely measured problems are written into
+docs/find.md, with a picture. Everything after `--` is added to every run, such as `data.root=FOLDER`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from benchmarks.find.table import write_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     extra = words[words.index("--") + 1 :] if "--" in words else []
     words = words[: words.index("--")] if "--" in words else words
     parser = argparse.ArgumentParser(prog="python -m benchmarks.find", description="Measure finders of the LR.")
     parser.add_argument("names", nargs="*", choices=[[], *(problem.name for problem in PROBLEMS)], help="problems")
-    parser.add_argument("--jobs", type=int, help="make at most so many runs and answers of each")
+    parser.add_argument("--jobs", type=int, help="maximum number of runs and answers per problem")
     parser.add_argument("--redraw", action="store_true", help="measure nothing")
-    parser.add_argument("--anew", action="store_true", help="forget what was measured before")
+    parser.add_argument("--anew", action="store_true", help="delete earlier measurements first")
     chosen = parser.parse_args(words)
     for problem in PROBLEMS:
         if problem.name in chosen.names:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(problem: Problem, extra: Sequence[str], most: int | None) -> None:
-    """Makes the runs and asks for the answers that are missing, at most `most` of them, and keeps each."""
+    """Make the missing runs and answers, at most `most` of them, and save each."""
     import torch
 
     from benchmarks.find.contestants import ask

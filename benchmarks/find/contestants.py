@@ -1,4 +1,4 @@
-"""A run of the grid, and the answers that are set against it."""
+"""A run of the grid, and the answers that are compared with it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lrflow.tuning.find_record import Record
 
 
 def whole_run(options: Sequence[str], lr: float, seed: int) -> dict[str, Any]:
-    """The validation loss that a run of `task=train` ends at, infinite where it diverged, and its steps."""
+    """Return final validation loss (infinite if it diverged) and steps of a run of `task=train`."""
     words = [*options, f"optimizer.lr={lr}", f"seed={seed}", "task.test=false", "trainer.checkpoint.every=100%"]
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -35,16 +35,16 @@ def whole_run(options: Sequence[str], lr: float, seed: int) -> dict[str, Any]:
 
 
 def lrflow(command: str, options: Sequence[str], seed: int) -> Answer:
-    """What a command says as it is shipped.
+    """Return the answer of one of lrflow's commands with its defaults.
 
     Returns:
-        `answers`, with each rule alone where there are no trial runs; `steps`; with trial runs `short_steps`, theirs,
-        and what was `tried`; the `intervals` and `doubts` of the answer.
+        `answers`, including each rule alone if there are no trial runs; `steps`; `intervals` and `doubts` of the
+        answer; with trial runs also their `short_steps` and the LRs `tried`.
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
             result = _quietly(find.run, [*options, *command.split(), f"seed={seed}"], folder)
-        except ConfigError as error:  # the range does not hold the LR: no answer
+        except ConfigError as error:  # the LR is outside the range: no answer
             return {"answers": {}, "steps": 0, "error": str(error)}
         record = Record.read(Path(result["folder"]))
     answer = record.confirmed or record.reading
@@ -57,17 +57,17 @@ def lrflow(command: str, options: Sequence[str], seed: int) -> Answer:
 
 
 def _quietly(task: Callable[[Any], dict[str, Any]], options: Sequence[str], folder: str) -> dict[str, Any]:
-    """The result of a task, of which nothing is printed."""
+    """Run a task without output and return its result."""
     with contextlib.redirect_stdout(io.StringIO()):
         return task(compose([*options, f"output={folder}", "trainer.progress=false"]))
 
 
 def ask(job: Job, options: Sequence[str]) -> dict[str, Any]:
-    """Makes a run of the grid, or asks a contestant for an answer.
+    """Make a run of the grid, or get the answer of a contestant.
 
     Args:
-        job: which.
-        options: of the problem.
+        job: run or answer to make.
+        options: overrides of the problem.
     """
     if job.contestant == RUNS:
         assert job.lr is not None

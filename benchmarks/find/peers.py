@@ -1,4 +1,4 @@
-"""The range tests of others: Lightning's as it is shipped, torch-lr-finder's and fastai's after their formulas."""
+"""Range tests of other libraries: Lightning's own code, torch-lr-finder's and fastai's after their formulas."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from lrflow.tuning.short_runs import NEVER, short_fit
 
 Floats = npt.NDArray[np.float64]
 Answer = dict[str, Any]
-"""`answers`, an LR (NaN: none) by the name of each rule, and `steps`, how many were made."""
+"""`answers`: LR by name of the rule (NaN: no answer); `steps`: number of steps."""
 
 LOW, HIGH, STEPS = 1e-7, 10.0, 100  # of torch-lr-finder (its README and its defaults) and of fastai
 NAN = float("nan")
 
 
 def lightning(options: Sequence[str], seed: int) -> Answer:
-    """What Lightning's `Tuner.lr_find` suggests with its defaults."""
+    """Return the suggestion of Lightning's `Tuner.lr_find` with its defaults."""
     config = compose([*options, f"seed={seed}"])
     pl.seed_everything(seed, verbose=False)
     data, module = assemble.build_data(config), assemble.build_module(config)
@@ -38,7 +38,7 @@ def lightning(options: Sequence[str], seed: int) -> Answer:
     node = {name: value for name, value in config.optimizer.node().items() if name not in ("_target_", "fused", "lr")}
     module.lr = 1e-3  # type: ignore[assignment]
     module.configure_optimizers = lambda: factory(module.parameters(), lr=module.lr, **node)  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):  # its own bar
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):  # its progress bar
         trainer = pl.Trainer(
             max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, default_root_dir=folder, check_val_every_n_epoch=NEVER,
@@ -50,14 +50,14 @@ def lightning(options: Sequence[str], seed: int) -> Answer:
 
 
 def torch_lr_finder(options: Sequence[str], seed: int) -> Answer:
-    """What torch-lr-finder suggests (0.2.2, `range_test` and `plot`)."""
+    """Return the suggestion of torch-lr-finder (0.2.2, `range_test` and `plot`)."""
     rates = np.geomspace(LOW, HIGH, STEPS)
     losses = _sweep(options, seed, rates, lambda losses: len(falling_behind(losses)) < len(losses))
     return {"answers": {"torch-lr-finder": steepest_step(rates, losses)}, "steps": len(falling_behind(losses))}
 
 
 def fastai(options: Sequence[str], seed: int) -> Answer:
-    """What the four rules of fastai's `lr_find` suggest (2.8)."""
+    """Return the suggestions of the four rules of fastai's `lr_find` (2.8)."""
     rates = LOW * (HIGH / LOW) ** (np.arange(STEPS) / STEPS)
     losses = _sweep(options, seed, rates, lambda losses: len(debiased(losses)) < len(losses))
     smoothed = debiased(losses)
@@ -82,7 +82,7 @@ def _sweep(options: Sequence[str], seed: int, rates: Floats, ended: Callable[[Fl
 
 
 class _Followed(Monitor):
-    """Keeps the losses of a run, and stops it once they are `ended`."""
+    """Records the losses of a run, and stops it once `ended` is true of them."""
 
     def __init__(self, ended: Callable[[Floats], bool]) -> None:
         self.losses: list[float] = []
@@ -94,12 +94,12 @@ class _Followed(Monitor):
 
 
 def falling_behind(losses: Floats, share: float = 0.05, threshold: float = 5.0) -> Floats:
-    """torch-lr-finder's smoothed losses, up to where it stops.
+    """Return torch-lr-finder's smoothed losses, up to the step at which it stops.
 
     Args:
-        losses: of each step.
-        share: of a new loss in the smoothed one, which begins at the first loss.
-        threshold: times the least smoothed loss so far, beyond which it stops.
+        losses: loss of each step.
+        share: weight of a new loss in the smoothed one, which starts at the first loss.
+        threshold: stop above this multiple of the lowest smoothed loss so far.
     """
     smoothed: list[float] = []
     for loss in losses.tolist():
@@ -110,12 +110,12 @@ def falling_behind(losses: Floats, share: float = 0.05, threshold: float = 5.0) 
 
 
 def steepest_step(rates: Floats, losses: Floats, skip: tuple[int, int] = (10, 5)) -> float:
-    """torch-lr-finder's suggestion: where its smoothed loss falls fastest from step to step; NaN for too few.
+    """Return torch-lr-finder's suggestion: the LR with the steepest fall per step; NaN for too few steps.
 
     Args:
         rates: LRs; [n].
-        losses: of each step, not smoothed yet; at most [n].
-        skip: how many points are left out at the start and at the end.
+        losses: unsmoothed loss of each step; at most [n].
+        skip: number of points to ignore at the start and at the end.
     """
     smoothed = falling_behind(losses)
     if len(smoothed) < sum(skip) + 2:
@@ -125,12 +125,12 @@ def steepest_step(rates: Floats, losses: Floats, skip: tuple[int, int] = (10, 5)
 
 
 def debiased(losses: Floats, beta: float = 0.98, threshold: float = 4.0) -> Floats:
-    """fastai's smoothed losses, up to where it stops.
+    """Return fastai's smoothed losses, up to the step at which it stops.
 
     Args:
-        losses: of each step.
-        beta: of the running mean, which is divided by 1 - beta^n.
-        threshold: times the least smoothed loss so far, beyond which it stops.
+        losses: loss of each step.
+        beta: decay of the running mean, which is divided by 1 - beta^n.
+        threshold: stop above this multiple of the lowest smoothed loss so far.
     """
     mean, smoothed = 0.0, []
     for count, loss in enumerate(losses.tolist(), 1):
@@ -142,7 +142,7 @@ def debiased(losses: Floats, beta: float = 0.98, threshold: float = 4.0) -> Floa
 
 
 def _kept(rates: Floats, smoothed: Floats) -> tuple[Floats, Floats]:
-    """What fastai's rules see: without the first tenth of the steps, the last five, and what follows a NaN."""
+    """Return the input of fastai's rules: without the first tenth, the last five steps, and all after a NaN."""
     inner = slice(STEPS // 10, max(0, len(smoothed) - 5))
     rates, smoothed = rates[: len(smoothed)][inner], smoothed[inner]
     end = int(np.argmax(np.isnan(smoothed))) if np.isnan(smoothed).any() else len(smoothed)
@@ -150,7 +150,7 @@ def _kept(rates: Floats, smoothed: Floats) -> tuple[Floats, Floats]:
 
 
 def valley(rates: Floats, losses: Floats) -> float:
-    """A half of the middle third of the longest fall, whose start is taken as its end less its length."""
+    """Return the middle of the middle third of the longest fall, which starts at its end minus its length."""
     lengths = np.ones(len(losses), int)
     for index in range(1, len(losses)):
         above = losses[:index] > losses[index]
@@ -164,7 +164,7 @@ def valley(rates: Floats, losses: Floats) -> float:
 
 
 def slide(rates: Floats, losses: Floats, width: int = 15, tolerance: float = 0.005) -> float:
-    """Where a window that slides down from the end first has the same slope, loss a step, at both its ends."""
+    """Return the LR at which a window, sliding down from the end, first has equal slopes at both ends."""
     if len(losses) < width + 2:
         return NAN
     slopes = np.gradient(losses)
@@ -177,12 +177,12 @@ def slide(rates: Floats, losses: Floats, width: int = 15, tolerance: float = 0.0
 
 
 def minimum(rates: Floats, losses: Floats) -> float:
-    """A tenth of the LR at which the loss is least."""
+    """Return a tenth of the LR with the lowest loss."""
     return float(rates[np.argmin(losses)]) / 10 if len(losses) else NAN
 
 
 def steep(rates: Floats, losses: Floats) -> float:
-    """Where the loss falls fastest over the logarithm of the LR, from one step to the next."""
+    """Return the LR at which the loss falls fastest over the logarithm of the LR, from one step to the next."""
     return float(rates[np.argmin(np.diff(losses) / np.diff(np.log(rates)))]) if len(losses) > 1 else NAN
 
 

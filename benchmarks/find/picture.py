@@ -1,4 +1,4 @@
-"""The answers of each contestant over the loss of the grid, a panel a problem."""
+"""Plot the answers of each contestant and the loss of the grid, one panel per problem."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 PATH = Path(__file__).parent.parent.parent / "docs" / "images" / "find_benchmark.png"
 INK, FAINT, OURS, THEIRS, BASIN = "#222222", "#e6e6e6", "#0072B2", "#D55E00", "#009E73"
 SHORT = {CONFIRMED: "find.confirm=true"}
-HIGHEST = 4.0  # times the least loss: what lies above is cut off
+HIGHEST = 4.0  # upper limit of the plot, as a multiple of the lowest loss
 
 
 def draw(problems: Sequence[Problem]) -> Path:
-    """Draws the problems side by side; returns the file."""
+    """Plot the problems side by side and return the path of the picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.3 * len(problems) + 1.6, 6.0), layout="constrained", facecolor="white")
@@ -36,7 +36,7 @@ def draw(problems: Sequence[Problem]) -> Path:
 
 
 def _loss(axes: Axes, problem: Problem) -> None:
-    """The loss of the grid over its least, and the LRs that are as good."""
+    """Plot the loss of the grid relative to its minimum, and the range of good LRs."""
     known = np.isfinite(problem.losses)
     axes.plot(problem.rates[known], problem.losses[known] / problem.losses.min(), "o-", color=INK, markersize=3)
     axes.set_ylim(0.95, HIGHEST)
@@ -49,7 +49,7 @@ def _loss(axes: Axes, problem: Problem) -> None:
 
 
 def _dots(axes: Axes, problem: Problem, names: Sequence[str], labelled: bool) -> None:
-    """A row a contestant, a dot an answer."""
+    """Plot one row per contestant and one dot per answer."""
     found = scores(problem)
     for height, name in enumerate(reversed(names)):
         if name in found:

@@ -1,4 +1,4 @@
-"""What an LR is looked for, and what was measured of it."""
+"""The problems for which an LR is searched, and their results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 PER_DECADE = 4
 RUNS = "runs"  # the grid, among the contestants of a job
 CONTESTANTS = ("lrflow", "lrflow, trial runs", "Lightning", "torch-lr-finder", "fastai")
-CONSENSUS, CONFIRMED = "task=find", "task=find find.confirm=true"  # what lrflow's answers are called
+CONSENSUS, CONFIRMED = "task=find", "task=find find.confirm=true"  # names of lrflow's answers
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,9 +27,9 @@ class Job:
     """One run of the grid, or one answer of a contestant.
 
     Args:
-        contestant: whose, or `runs`.
-        seed: of it.
-        lr: of a run of the grid.
+        contestant: name of the contestant, or `runs`.
+        seed: seed of the run or answer.
+        lr: LR of a run of the grid.
     """
 
     contestant: str
@@ -39,17 +39,17 @@ class Job:
 
 @dataclass
 class Problem:
-    """What an LR is looked for.
+    """A problem for which an LR is searched.
 
     Args:
-        name: of the file that keeps what was measured.
-        title: in the table and the picture.
+        name: name of the file of results.
+        title: title in the table and the picture.
         options: overrides of `python -m lrflow`.
-        low: the grid's lowest LR, as a power of ten.
-        high: its highest.
-        runs: of each LR of the grid, with seeds from 0.
-        answers: of each contestant, each with seeds of its own.
-        kept: what was measured, a mapping each; a run has `lr`, `loss` (infinite where it diverged) and `steps`.
+        low: lowest LR of the grid, as a power of ten.
+        high: highest LR of the grid, as a power of ten.
+        runs: runs per LR of the grid, with seeds from 0.
+        answers: answers per contestant, each with different seeds.
+        kept: results, one mapping each; a run has `lr`, `loss` (infinite if it diverged) and `steps`.
     """
 
     name: str
@@ -63,30 +63,30 @@ class Problem:
 
     @property
     def file(self) -> Path:
-        """Where what was measured is kept."""
+        """File of the results."""
         return HERE / f"{self.name}.json"
 
     @property
     def rates(self) -> Floats:
-        """The LRs of the grid, a quarter of a decade apart; [n]."""
+        """LRs of the grid, a quarter of a decade apart; [n]."""
         return np.logspace(self.low, self.high, round((self.high - self.low) * PER_DECADE) + 1)
 
     @property
     def losses(self) -> Floats:
-        """The mean validation loss at each LR of the grid, infinite where a run diverged; [n]."""
+        """Mean validation loss at each LR of the grid, infinite if a run diverged; [n]."""
         of_run = {(row["lr"], row["seed"]): row["loss"] for row in self.kept if row["contestant"] == RUNS}
         table = [[of_run[typed(rate), seed] for seed in range(self.runs)] for rate in self.rates]
         return np.array(table, dtype=float).mean(1)
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of a whole run."""
+        """Optimizer steps of a full run."""
         return max(row["steps"] for row in self.kept if row["contestant"] == RUNS)
 
     def jobs(self) -> Iterator[Job]:
-        """All that is to be measured: the grid, then every contestant.
+        """Yield all measurements: the grid, then every contestant.
 
-        A range test takes five seeds from its own on, so the seeds of two answers lie ten apart.
+        A range test uses five seeds starting at its own, so the seeds of answers are ten apart.
         """
         for seed in range(self.runs):
             yield from (Job(RUNS, seed, typed(rate)) for rate in self.rates)
@@ -94,25 +94,25 @@ class Problem:
             yield from (Job(name, 100 + 10 * number) for name in CONTESTANTS)
 
     def missing(self) -> list[Job]:
-        """Those of its jobs that nothing is kept of."""
+        """Return the jobs without a result."""
         made = {(row["contestant"], row["seed"], row.get("lr")) for row in self.kept}
         return [job for job in self.jobs() if (job.contestant, job.seed, job.lr) not in made]
 
     def read(self) -> Problem:
-        """Itself, with what its file keeps.
+        """Read the results and return the problem.
 
         Raises:
-            SystemExit: that was measured under other options.
+            SystemExit: the results were measured with other options.
         """
         if self.file.is_file():
             content = json.loads(self.file.read_text())
             if tuple(content["options"]) != self.options:
-                raise SystemExit(f"{self.file} was measured under other options: --anew measures it again")
+                raise SystemExit(f"{self.file} was measured with other options: use --anew to measure it again")
             self.kept = content["kept"]
         return self
 
     def keep(self, job: Job, result: Mapping[str, Any]) -> None:
-        """Adds what came of a job, and writes the file."""
+        """Add the result of a job and write the file."""
         row = {"contestant": job.contestant, "seed": job.seed} | ({} if job.lr is None else {"lr": job.lr})
         self.kept.append(row | dict(result))
         machine = {"python": platform.python_version(), "torch": version("torch"), "machine": platform.machine()}
@@ -124,15 +124,15 @@ class Problem:
 
 
 def typed(rate: float) -> float:
-    """An LR as it is typed, so that files and overrides have the same number."""
+    """Round an LR to its form in overrides, so that files and overrides have the same number."""
     return float(f"{rate:.4g}")
 
 
 def _options(words: str) -> tuple[str, ...]:
-    return (*words.split(), "trainer.val_every=100%")  # nothing that is measured needs more
+    return (*words.split(), "trainer.val_every=100%")  # no measurement needs more validations
 
 
-_DIGITS = "data.val_size=450 data.test_size=90"  # the fewer examples are held out, the less a loss says
+_DIGITS = "data.val_size=450 data.test_size=90"  # large, so that the validation loss is precise
 _SMALL = "model.width=48 model.depth=2 model.heads=2 data.context=32"
 _FEW = "trainer.max_epochs=1 trainer.limit_train_batches=100 trainer.limit_val_batches=2"
 _CLOTHES = "data.size=32 data.examples=1500 data.val_size=700 data.split_seed=0"

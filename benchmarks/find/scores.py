@@ -1,4 +1,4 @@
-"""What the answers are worth, held against the grid."""
+"""Score the answers by the grid."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 
 from benchmarks.find.problems import CONFIRMED, CONSENSUS, RUNS, Floats, Problem
 
-GOOD = 1.03  # times the loss of the best LR: what a found one should reach
+GOOD = 1.03  # loss that a good LR should reach, as a multiple of the lowest loss
 
 
 @dataclass(frozen=True)
 class Score:
-    """What the answers of a contestant are worth.
+    """The score of a contestant's answers.
 
     Args:
-        answers: the LRs; [n].
-        none: how often it had no answer.
-        error: of the median answer, in decades from the best LR of the grid.
+        answers: LRs; [n].
+        none: number of searches without an answer.
+        error: distance of the median answer from the best LR of the grid, in decades.
         spread: standard deviation of the answers, in decades.
-        loss: the mean loss at the answers over the least of the grid, read off it in straight lines over logarithms.
-        beyond: whether an answer lies where the grid knows no loss, so that the loss is the next one that it knows.
-        cost: steps spent on an answer, in whole runs.
-        share: the same, as a share of the grid.
+        loss: mean loss at the answers relative to the lowest of the grid, interpolated linearly over logarithms.
+        beyond: True: an answer lies outside the finite losses of the grid, so the nearest finite loss is used.
+        cost: steps per answer, in full runs.
+        share: the same as a share of the grid.
     """
 
     answers: Floats
@@ -37,7 +37,7 @@ class Score:
 
 
 def scores(problem: Problem) -> dict[str, Score]:
-    """Of each contestant, in the order of the table."""
+    """Return the score of each contestant, in the order of the table."""
     found: dict[str, list[float]] = {}
     steps: dict[str, list[float]] = {}
     for row in problem.kept:
@@ -55,7 +55,7 @@ def _score(problem: Problem, answers: Floats, steps: float) -> Score:
     rates, losses = problem.rates[known], problem.losses[known]
     logs = np.log10(given)
     at = np.exp(np.interp(logs, np.log10(rates), np.log(losses)))
-    slack = 1e-3  # a bound of the grid belongs to it
+    slack = 1e-3  # the bounds of the grid belong to it
     beyond = bool(np.any((given < rates[0] * (1 - slack)) | (given > rates[-1] * (1 + slack))))
     return Score(
         answers=given,
@@ -70,12 +70,12 @@ def _score(problem: Problem, answers: Floats, steps: float) -> Score:
 
 
 def best(problem: Problem) -> float:
-    """The LR of the grid with the least loss."""
+    """Return the LR of the grid with the lowest loss."""
     return float(problem.rates[np.argmin(problem.losses)])
 
 
 def basin(problem: Problem) -> tuple[float, float]:
-    """Between which LRs the loss is within `GOOD` of the least, in straight lines over logarithms."""
+    """Return the LR range with a loss within `GOOD` of the lowest, interpolated linearly over logarithms."""
     known = np.isfinite(problem.losses)
     logs, losses = np.log10(problem.rates[known]), np.log(problem.losses[known])
     fine = np.linspace(logs[0], logs[-1], 2000)
@@ -90,7 +90,7 @@ def basin(problem: Problem) -> tuple[float, float]:
 
 
 def honest(problem: Problem, name: str) -> tuple[int, int, int]:
-    """Of lrflow's answers: how many are confident, how many intervals reach into the basin, and of how many."""
+    """Count lrflow's answers: confident ones, intervals that overlap the basin, and all."""
     rows = [row for row in problem.kept if name in row.get("intervals", {})]
     low, high = basin(problem)
     reach = [row["intervals"][name][0] <= high and row["intervals"][name][1] >= low for row in rows]

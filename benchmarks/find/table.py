@@ -16,7 +16,7 @@ FIRST, LAST = "<!-- measured by python -m benchmarks.find -->", "<!-- end of wha
 
 
 def tables(problems: Sequence[Problem]) -> str:
-    """What the problems are, then what the answers are worth, in Markdown."""
+    """Return the tables of the problems and of the scores in Markdown."""
     return f"{_truths(problems)}\n\n{_answers(problems)}"
 
 
@@ -65,7 +65,7 @@ def _lines(rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_table(problems: Sequence[Problem]) -> str:
-    """Puts the tables between the comments of the page; returns them."""
+    """Write the tables between the comments of the page and return them."""
     text, content = tables(problems), PAGE.read_text()
     block = f"{FIRST}\n{text}\n{LAST}"
     PAGE.write_text(re.sub(f"{re.escape(FIRST)}.*?{re.escape(LAST)}", lambda _: block, content, flags=re.DOTALL))

@@ -56,7 +56,7 @@ def regret_table(landscape: Landscape, regrets: Regrets) -> str:
 def overhead_table() -> str:
     """Return the cost per trial, absolute and relative to the cheapest."""
     trials, found = costs()
-    heads = [f"a trial of {trials}, 20 steps each", "CPU", "wall", "CPU over the first"]
+    heads = [f"mean of {trials} trials of 20 steps", "CPU", "wall", "CPU over the first"]
     least = min(cpu for cpu, _ in found.values())
     rows = [heads, ["---"] * len(heads)]
     for name, (cpu, wall) in sorted(found.items(), key=lambda item: item[1]):
