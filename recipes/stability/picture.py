@@ -148,7 +148,7 @@ def _draw_heights(axes: Axes, runs: Sequence[Run], colours: Sequence[str]) -> No
 
 def main() -> None:
     """Draw the runs of a sweep."""
-    parser = argparse.ArgumentParser(description="Draw the runs of a sweep of recipe=stability beside one another.")
+    parser = argparse.ArgumentParser(description="Draw the runs of a sweep of recipe=stability side by side.")
     parser.add_argument("sweep", type=Path, help="a sweep folder")
     parser.add_argument("picture", type=Path, help="the PNG to write")
     arguments = parser.parse_args()
