@@ -14,14 +14,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.layers.parameters import Entry, Parameters
 from lrflow.schedules import Curve, Duration, DurationLike
 from lrflow.schedules.serialization import from_spec
+
+if TYPE_CHECKING:  # the schemas import this module without torch
+    from torch import nn
+
+    from lrflow.layers.parameters import Entry, Parameters
 
 Resolve = Callable[[str], type]  # from a `_target_` to its class
 SELECTS = ("bias", "norm", "embedding", "matrix")
@@ -304,6 +306,8 @@ def has_type(rule: Rule, holder: nn.Module) -> bool:
 
 def is_type(module: nn.Module, name: str) -> bool:
     """Whether a module's class, or one of its bases below `nn.Module`, goes by this plain or dotted name."""
+    from torch import nn
+
     return any(_goes_by(cls, name) for cls in type(module).__mro__ if cls is not nn.Module and cls is not object)
 
 
@@ -326,6 +330,8 @@ class RuleMaker(ABC):
 
     def rules(self, model: nn.Module) -> list[Rule]:
         """The rules for a model, which is not run for it: `rules_of` on its parameters."""
+        from lrflow.layers.parameters import Parameters
+
         return self.rules_of(Parameters.of(model))
 
     @abstractmethod
