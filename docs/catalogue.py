@@ -50,48 +50,47 @@ ALONGSIDE = {
 INTRO = """\
 # Catalogue
 
-Every way that lrflow has to set a learning rate, an option each. They combine:
+This page lists every option that sets a learning rate. Options of different groups combine:
 
     python -m lrflow {example}
 
-This page is made from the option files in [conf/](../conf) and from the docstrings by `make catalogue`; do not edit
-it. [Parity](parity.md) tells what other libraries have of it.
+`make catalogue` generates this page from the option files in [conf/](../conf) and from the docstrings; do not edit it.
+[Parity](parity.md) lists what other libraries have.
 
 {contents}
 """
 
 ABOUT = {
     "schedule": """\
-A multiplier of the peak LR over the run. Warmup, cooldown and floor go [around](#around-every-shape) each shape. All
-pictures show 20 epochs of 50 steps, each option with its defaults; `task=plan` draws the same of your run.
+A schedule multiplies the peak LR over the run. Each shape can have a [warmup, a cooldown and a floor](#around-every-shape).
+All pictures show 20 epochs of 50 steps, each option with its defaults; `task=plan` draws the same for your run.
 
-| you want | take |
+| you want | choose |
 | --- | --- |
-| no surprises | {cosine} |
-| to fine-tune, or to spend all of a fixed budget on a language model | {linear}, to 0 |
-| not to fix the length of the run, or to go on from its middle | {wsd}, {constant}, {inverse_sqrt} |
+| a safe default | {cosine} |
+| to fine-tune, or to train a language model on a fixed budget | {linear}, to 0 |
+| to choose the length of the run later, or to continue from its middle | {wsd}, {constant}, {inverse_sqrt} |
 | a short run at a high LR | {one_cycle}, {flat_cosine} |
-| several good models of one run | {warm_restarts}, {cyclical} |
-| what a paper's table of milestones says | {multistep}, {step} |
+| several good models from one run | {warm_restarts}, {cyclical} |
+| to follow a paper's table of milestones | {multistep}, {step} |
 | a curve of your own | {piecewise}, {tabulated}, or [a class](schedules.md#a-shape-of-your-own) |
 """,
     "feedback": """\
-What reacts to the run: a factor on top of the schedule, chosen beside it. The planned and the actual LR are both
-logged.
+Feedback reacts to the run: it is a factor on top of the schedule. The planned and the actual LR are both logged.
 """,
     "optimizer": """\
-`optimizer.lr` is the peak LR, which the schedule multiplies. Where a package is named, it comes with `pip install
-'lrflow[optimizers]'`.
+`optimizer.lr` is the peak LR, which the schedule multiplies. If an option needs a package, `pip install
+'lrflow[optimizers]'` installs it.
 """,
     "layers": """\
-Which parameters make a group, and with which LR, weight decay, optimizer or start each is trained. Below each
-option is what `task=plan` prints and draws of it for the command above it.
+Layer options decide which parameters form a group, and the LR, weight decay, optimizer or initial value of each group.
+Each option shows a command, and what `task=plan` prints and draws for it.
 """,
     "scaling": """\
-Rules that rescale the peak LR, when asked to.
+These options rescale the peak LR with the batch size. None acts by default.
 """,
     "find": """\
-What `task=find` does to find a peak LR.
+These options set how `task=find` finds a peak LR.
 """,
 }
 
@@ -143,8 +142,8 @@ def _around(options: Iterable[Page]) -> Iterator[str]:
     """What every schedule has around its shape."""
     yield "### Around every shape\n"
     yield "![the curves of warmups and cooldowns, and floors](images/parts.png)\n"
-    yield "As in `schedule=constant`; where an option has another default, its entry says so. `schedule.also` moves"
-    yield "other settings of the optimizer, as momentum: [more](schedules.md#other-settings-that-move).\n"
+    yield "These are the defaults of `schedule=constant`; the entry of an option lists those that differ. `schedule.also`"
+    yield "moves other settings of the optimizer, such as momentum: [more](schedules.md#other-settings-that-move).\n"
     yield from _keys(page for page in options if page.option.name == "constant")
 
 
@@ -189,7 +188,7 @@ def _entry(page: Page, layers: dict[str, Picture]) -> Iterator[str]:
             yield f"![the LR of every group under {page.name}](images/{picture.name})\n"
     if page.overrides:
         taken = ", ".join(f"`{group}={option}`" for group, option in page.overrides.items())
-        yield f"Takes along {taken}, where nothing else is said.\n"
+        yield f"Selects {taken}, unless the command line chooses another.\n"
     if page.needs:
         yield f"Needs {', '.join(f'`{package}`' for package in page.needs)}.\n"
     if page.rules:

@@ -13,11 +13,13 @@ FILE = Path(__file__).parent / "parity.yaml"
 INTRO = """\
 # Parity
 
-What lrflow and others have to set a learning rate, each by its own name. An empty cell: nothing of its own, though
-most of them take a function or an optimizer that you write. An optimizer of another package counts where its name is
-all that it takes; so do those of `lrflow[optimizers]`. What lrflow lacks stands here too. The lrflow column is
-held against [conf/](../conf) by a test, torch's against the installed torch; the others were read in their source at
-the versions named. Made from [parity.yaml](parity.yaml) by `make catalogue`.
+This page lists what lrflow and other libraries offer to set a learning rate, by the name that each library uses. It also
+lists what lrflow lacks. An empty cell means that the library has nothing of its own, though most of them accept a
+function or an optimizer that you write. An optimizer of another package counts if its name is enough to select it; this
+includes those of `lrflow[optimizers]`.
+
+A test checks the lrflow column against [conf/](../conf), and torch's against the installed torch. The others were read
+in the source code at the listed versions. `make catalogue` generates this page from [parity.yaml](parity.yaml).
 """
 
 
