@@ -62,8 +62,9 @@ This page lists every option that sets a learning rate. Options of different gro
 
 ABOUT = {
     "schedule": """\
-A schedule multiplies the peak LR over the run. Each shape can have a [warmup, a cooldown and a floor](#around-every-shape).
-All pictures show 20 epochs of 50 steps, each option with its defaults; `task=plan` draws the same for your run.
+A schedule multiplies the peak LR over the run. Each shape can have a warmup, a cooldown and a floor
+([defaults](#around-every-shape)). All pictures show 20 epochs of 50 steps, each option with its defaults; `task=plan`
+draws the same for your run.
 
 | you want | choose |
 | --- | --- |
@@ -142,8 +143,8 @@ def _around(options: Iterable[Page]) -> Iterator[str]:
     """What every schedule has around its shape."""
     yield "### Around every shape\n"
     yield "![the curves of warmups and cooldowns, and floors](images/parts.png)\n"
-    yield "These are the defaults of `schedule=constant`; the entry of an option lists those that differ. `schedule.also`"
-    yield "moves other settings of the optimizer, such as momentum: [more](schedules.md#other-settings-that-move).\n"
+    yield "These are the defaults of `schedule=constant`; the entry of an option lists those that differ."
+    yield "`schedule.also` moves other settings of the optimizer, such as momentum: [more](schedules.md#other-settings-that-move).\n"
     yield from _keys(page for page in options if page.option.name == "constant")
 
 

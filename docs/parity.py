@@ -13,8 +13,8 @@ FILE = Path(__file__).parent / "parity.yaml"
 INTRO = """\
 # Parity
 
-This page lists what lrflow and other libraries offer to set a learning rate, by the name that each library uses. It also
-lists what lrflow lacks. An empty cell means that the library has nothing of its own, though most of them accept a
+This page lists what lrflow and other libraries offer to set a learning rate, by the name that each library uses. It
+also lists what lrflow lacks. An empty cell means that the library has nothing of its own, though most of them accept a
 function or an optimizer that you write. An optimizer of another package counts if its name is enough to select it; this
 includes those of `lrflow[optimizers]`.
 
