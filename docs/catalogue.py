@@ -144,7 +144,8 @@ def _around(options: Iterable[Page]) -> Iterator[str]:
     yield "### Around every shape\n"
     yield "![the curves of warmups and cooldowns, and floors](images/parts.png)\n"
     yield "These are the defaults of `schedule=constant`; the entry of an option lists those that differ."
-    yield "`schedule.also` moves other settings of the optimizer, such as momentum: [more](schedules.md#other-settings-that-move).\n"
+    yield "`schedule.also` moves other settings of the optimizer, such as momentum"
+    yield "([more](schedules.md#other-settings-that-move)).\n"
     yield from _keys(page for page in options if page.option.name == "constant")
 
 
