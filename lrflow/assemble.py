@@ -32,10 +32,10 @@ from lrflow.plan import Plan
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Curve, Horizon
 from lrflow.training import Freezing, Supervised, planned_module
-from lrflow.training.example import UnusableError, seen_uses
+from lrflow.training.example import ExampleError, trace_uses
 from lrflow.training.module import load_weights
 from lrflow.training.mup_models import mup_rules
-from lrflow.training.parameters import complete, is_made_later
+from lrflow.training.parameters import complete_module, has_deferred_parts
 from lrflow.training.trainer import build_trainer
 
 
@@ -47,7 +47,7 @@ def build_data(config: Config) -> pl.LightningDataModule:
     """
     data = instantiate(config.data.node())
     if not isinstance(data, pl.LightningDataModule):
-        _refuse_other_lightning(data, "LightningDataModule", "data._target_", config.data.target)
+        _check_lightning_package(data, "LightningDataModule", "data._target_", config.data.target)
         message = f"expected a LightningDataModule, got {type(data).__name__}"
         raise ConfigError([Problem("data._target_", message, config.data.target)])
     if not is_overridden("train_dataloader", data):
@@ -83,10 +83,10 @@ def build_module(
         message = f"{type(module).__name__} has no training_step, so there is nothing to train it by"
         raise ConfigError([Problem("model._target_", message, config.model.target)])
     if not isinstance(module, Supervised):
-        module.trainer = trainer = trainer or stand_in(config)
-    if is_made_later(module):
-        complete(module, trainer or stand_in(config), data or load_data(config), stage)
-        _refuse_manual(config, module)
+        module.trainer = trainer = trainer or cpu_trainer(config)
+    if has_deferred_parts(module):
+        complete_module(module, trainer or cpu_trainer(config), data or load_data(config), stage)
+        _check_automatic_optimization(config, module)
     network = planned_module(module)
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -111,7 +111,7 @@ def load_data(config: Config) -> pl.LightningDataModule:
     return data
 
 
-def stand_in(config: Config, horizon: Horizon | None = None) -> pl.Trainer:
+def cpu_trainer(config: Config, horizon: Horizon | None = None) -> pl.Trainer:
     """A trainer for the hooks of modules where nothing is trained: of one CPU, and of a run of this length."""
     accumulate = config.trainer.accumulate_grad_batches
     options = {"accelerator": "cpu", "devices": 1, "accumulate_grad_batches": accumulate}
@@ -124,13 +124,13 @@ def stand_in(config: Config, horizon: Horizon | None = None) -> pl.Trainer:
 def _make_module(config: Config) -> pl.LightningModule:
     model = instantiate(config.model.node())
     if isinstance(model, pl.LightningModule):
-        _refuse_manual(config, model)
+        _check_automatic_optimization(config, model)
         return model
     if not isinstance(model, nn.Module):
         message = f"expected a torch.nn.Module or a LightningModule, got {type(model).__name__}"
         raise ConfigError([Problem("model._target_", message, config.model.target)])
     if hasattr(model, "training_step"):
-        _refuse_other_lightning(model, "LightningModule", "model._target_", config.model.target)
+        _check_lightning_package(model, "LightningModule", "model._target_", config.model.target)
         message = f"{type(model).__name__} has a training_step, so it is no plain module, and it is no LightningModule"
         hint = "derive it from pytorch_lightning.LightningModule, or from that of `import lightning as L`"
         raise ConfigError([Problem("model._target_", message, config.model.target, hint)])
@@ -139,7 +139,7 @@ def _make_module(config: Config) -> pl.LightningModule:
     return Supervised(model, config.model.loss)
 
 
-def _refuse_manual(config: Config, module: pl.LightningModule) -> None:
+def _check_automatic_optimization(config: Config, module: pl.LightningModule) -> None:
     if not module.automatic_optimization:
         message = "optimizes by hand (automatic_optimization = False), and lrflow supplies the optimizer"
         raise ConfigError([Problem("model._target_", message, config.model.target)])
@@ -155,7 +155,7 @@ def check_metrics(config: Config, module: pl.LightningModule) -> None:
         raise ConfigError(problems)
 
 
-def _refuse_other_lightning(built: object, name: str, key: str, target: str) -> None:
+def _check_lightning_package(built: object, name: str, key: str, target: str) -> None:
     """Refuse an object of the real package `lightning`, which was imported before lrflow could stand in for it.
 
     Raises:
@@ -197,7 +197,7 @@ def build_groups(
         if isinstance(maker, MuP):
             rules = mup_rules(config, maker, held, module, tell)
         elif isinstance(maker, RuleMaker):
-            rules = maker.rules_of(_with_uses(held, module, data, tell) if maker.follows_use else held)
+            rules = maker.rules_of(_with_order_of_use(held, module, data, tell) if maker.follows_use else held)
         else:
             rules = maker.rules(held.model)
         if problems := check_routes(rules, config.optimizer.routes, "layers.route"):
@@ -222,13 +222,13 @@ def needs_example(config: Config) -> bool:
     return not isinstance(config.layers, Rules) and getattr(locate(config.layers.target), "follows_use", False)
 
 
-def _with_uses(
+def _with_order_of_use(
     held: Parameters, module: pl.LightningModule, data: pl.LightningDataModule | None, tell: Callable[[Any], None]
 ) -> Parameters:
     """The parameters with the order in which the module uses them, where it can be seen."""
     try:
-        return replace(held, uses=seen_uses(module, data))
-    except UnusableError as why:
+        return replace(held, uses=trace_uses(module, data))
+    except ExampleError as why:
         tell(f"layers: in the order in which the model declares them; the order of use is not known: {why}")
         return held
 
@@ -311,7 +311,7 @@ def check_plan(config: Config, plan: Plan) -> None:
         raise ConfigError(problems)
 
 
-def give_advice(config: Config, plan: Plan, tell: Callable[[Any], None]) -> None:
+def report_advice(config: Config, plan: Plan, tell: Callable[[Any], None]) -> None:
     """Tell where the plan does not suit an optimizer, and what of the feedback is hardly meant."""
     declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
     for advice in advise(plan, {route: locate(optimizer.target) for route, optimizer in declared.items()}):

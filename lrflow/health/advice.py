@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan
 
-_LOOKS = 1000  # steps at which a schedule is looked at
+_SAMPLED_STEPS = 1000  # steps at which a schedule is looked at
 
 
 def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., Optimizer]]) -> list[str]:
@@ -33,12 +33,12 @@ def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., Optimizer]]
                 f"{name} estimates the LR itself; {key}.lr is a multiplier on it and is 1 in its paper, found {lr:g}"
             )
         first = float(plan.lr(0)[columns[0]])
-        if traits.first_lr_only and (first != lr or _fall(plan, columns)):
+        if traits.first_lr_only and (first != lr or _find_decay(plan, columns)):
             advice.append(
                 f"{name} adapts a step size of each weight by itself, from the LR of step 0, {first:.3g}, and the "
                 "schedule does not act on it after that: take schedule=constant"
             )
-        if traits.modes and (fall := _fall(plan, columns)):
+        if traits.modes and (fall := _find_decay(plan, columns)):
             advice.append(
                 f"{name} averages its weights instead of decaying the LR, and the schedule brings it from "
                 f"{fall[0]:g} down to {fall[1]:.3g}: take schedule=constant_with_warmup"
@@ -46,9 +46,9 @@ def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., Optimizer]]
     return advice
 
 
-def _fall(plan: Plan, columns: list[int]) -> tuple[float, float] | None:
+def _find_decay(plan: Plan, columns: list[int]) -> tuple[float, float] | None:
     """The peak LR and the lowest after it of the first group that comes down, None where none does."""
-    steps = np.unique(np.linspace(0, plan.horizon.steps - 1, _LOOKS).astype(int))
+    steps = np.unique(np.linspace(0, plan.horizon.steps - 1, _SAMPLED_STEPS).astype(int))
     rates = plan.lr(steps)
     for column in columns:
         peak, lowest = plan.trainable[column].lr, rates[int(np.argmax(rates[:, column])) :, column].min()

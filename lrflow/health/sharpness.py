@@ -27,24 +27,24 @@ from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.optimizers.traits import traits_of
 from lrflow.schedules import Duration
 from lrflow.training.curvature import (
-    Loss,
+    LossFunction,
     MeasuredSharpness,
-    as_a_function,
+    as_pure_function,
     check_twice_differentiable,
     measure_sharpness,
     module_loss,
     preconditioner,
     stability_limit,
 )
-from lrflow.training.isolation import as_trained, batches_beside, seed_generators
+from lrflow.training.isolation import isolated_batches, seed_generators, transfer_batch
 from lrflow.training.loggers import log_rows
 from lrflow.training.monitor import Monitor, Watched
 
 
-def present_sharpness(
+def current_sharpness(
     module: pl.LightningModule,
     optimizer: torch.optim.Optimizer,
-    loss: Loss,
+    loss: LossFunction,
     products: int = 20,
     tolerance: float = 1e-4,
     seed: int = 0,
@@ -56,7 +56,7 @@ def present_sharpness(
     Args:
         module: whose weights they are.
         optimizer: one whose stability bound is known.
-        loss: of the module, within `as_a_function`.
+        loss: of the module, within `as_pure_function`.
         products: Hessian-vector products at most.
         tolerance: of the relative error; enough then.
         seed: of the random direction that Lanczos starts from.
@@ -161,7 +161,7 @@ def read_sharpness(folder: Path) -> SharpnessRecord | None:
     return SharpnessRecord(steps, tops, shares, lr_steps, lr)
 
 
-def draw_sharpness(folder: Path) -> Path | None:
+def plot_sharpness(folder: Path) -> Path | None:
     """Draw `sharpness.png` in a run folder from its metrics.csv; None where nothing was measured."""
     record = read_sharpness(folder)
     if record is None:
@@ -269,10 +269,10 @@ class Sharpness(Monitor):
         Raises:
             LrflowError: it cannot.
         """
-        with as_a_function(pl_module), torch.enable_grad():
+        with as_pure_function(pl_module), torch.enable_grad():
             seed_generators(self.run.seed)
-            taken = islice(batches_beside(trainer, self.run.seed), self._count)
-            self._batches = [as_trained(trainer, pl_module, batch) for batch in taken]
+            taken = islice(isolated_batches(trainer, self.run.seed), self._count)
+            self._batches = [transfer_batch(trainer, pl_module, batch) for batch in taken]
             point = {name: p.detach() for name, p in pl_module.named_parameters() if p.requires_grad}
             try:
                 check_twice_differentiable(module_loss(pl_module, self._batches[:1]), point)
@@ -309,17 +309,17 @@ class Sharpness(Monitor):
 
     def _measure(self, module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> MeasuredSharpness | None:
         """None where the curvature is not finite, as of a run that diverges; `NonFinite` ends that."""
-        with as_a_function(module), torch.enable_grad():
+        with as_pure_function(module), torch.enable_grad():
             seed_generators(self.run.seed)
             loss = module_loss(module, self._batches)
             try:
-                return present_sharpness(module, optimizer, loss, self._products, TOLERANCE, self.run.seed)
+                return current_sharpness(module, optimizer, loss, self._products, TOLERANCE, self.run.seed)
             except ValueError:
                 return None
 
     def _draw(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
             try:
-                draw_sharpness(self.run.folder)
+                plot_sharpness(self.run.folder)
             except OSError as error:
                 log.warning("%s: sharpness.png could not be written: %s", self.run.folder, error.strerror)

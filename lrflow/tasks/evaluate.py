@@ -22,7 +22,7 @@ from lrflow.files import user_lock, write_whole
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.tasks.run_record import own_environment
 from lrflow.training.checkpoint_file import read_checkpoint
-from lrflow.training.loaders import put_in_order
+from lrflow.training.loaders import order_loaders
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import build_trainer
 
@@ -53,7 +53,7 @@ def run(config: Config) -> dict[str, Any]:
     with own_environment(folder):
         trainer = build_trainer(assemble.lightning_options(config), folder.path, [], config.trainer.log_every)
         data = assemble.build_data(config)
-        put_in_order(data, config.seed, rank=trainer.global_rank, world=trainer.world_size)
+        order_loaders(data, config.seed, rank=trainer.global_rank, world=trainer.world_size)
         stage, evaluate = ("test", trainer.test) if task.split == "test" else ("validate", trainer.validate)
         with user_lock("data"):
             data.prepare_data()

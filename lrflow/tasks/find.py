@@ -29,7 +29,7 @@ from lrflow.metric import TRAIN_LOSS
 from lrflow.reports.find import write_find_page
 from lrflow.runs import RunFolder
 from lrflow.tasks.run_record import open_folder, own_environment
-from lrflow.training.state import random_state_kept
+from lrflow.training.state import preserve_random_state
 from lrflow.training.trainer import rank
 from lrflow.tuning.confirmation import Confirmed, confirm_range
 from lrflow.tuning.find_record import Record, plot_range_test
@@ -180,7 +180,7 @@ def look(config: Config, folder: RunFolder, console: Console) -> dict[str, Any]:
     """
     if rank() == 0:
         save_config(config, folder.config)
-    with random_state_kept():
+    with preserve_random_state():
         if isinstance(config.find, StabilityFind):
             return find_ceiling(config, config.find, folder.path, console)
         return find_range(config, config.find, folder.path, console)

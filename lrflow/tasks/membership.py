@@ -23,7 +23,7 @@ from lrflow.schedules import Duration
 from lrflow.tasks.train import Prepared, prepare
 from lrflow.training import Supervised
 from lrflow.training.isolation import Snapshot
-from lrflow.training.state import attributes, namespaces, random_state, random_state_kept, same_random_state
+from lrflow.training.state import attribute_digests, namespaces, preserve_random_state, random_state, same_random_state
 from lrflow.vectorized.eligibility import unsafe
 from lrflow.vectorized.member import Member
 from lrflow.vectorized.population import UnfitError
@@ -82,7 +82,7 @@ def check_alike(members: Sequence[Member]) -> None:
     if any(own != shapes[0] for own in shapes):
         raise UnfitError("their models have other parameters or buffers")
     try:
-        held = [attributes(one.module.model) for one in members]
+        held = [attribute_digests(one.module.model) for one in members]
     except ValueError as error:
         raise UnfitError(f"the model holds {error}, which cannot be compared") from error
     for own in held[1:]:
@@ -93,7 +93,7 @@ def check_alike(members: Sequence[Member]) -> None:
 
 def load_shared(config: Config) -> pl.LightningDataModule | None:
     """The data that jobs share whatever their seeds; None: they draw random numbers, so that each seed has its own."""
-    with random_state_kept():
+    with preserve_random_state():
         pl.seed_everything(config.seed, verbose=False)
         before = random_state()
         data = assemble.load_data(config)
@@ -136,7 +136,7 @@ def verify(configs: Mapping[int, Config], loaded: pl.LightningDataModule | None)
         UnfitError: the two ways differ; the message says in what.
     """
     started = time.perf_counter()
-    with random_state_kept(), ExitStack() as put_back:
+    with preserve_random_state(), ExitStack() as put_back:
         pair: dict[int, Member] = {}
         for number in _by_interest(configs):
             try:

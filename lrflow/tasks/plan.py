@@ -21,7 +21,7 @@ from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.training.feedback_loop import make_feedback_loop
-from lrflow.training.loaders import check_intervals, count_horizon, ready_data
+from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.trainer import build_trainer
 
 
@@ -80,18 +80,18 @@ def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -
     horizon, data = declared_horizon(config), None
     if horizon is None:  # counted where the run is to be trained, without its processes
         processes = _processes(config)
-        data = ready_data(assemble.build_data(config), None, config.seed, processes=processes)
+        data = set_up_data(assemble.build_data(config), None, config.seed, processes=processes)
         horizon = count_horizon(config, data, processes)
     elif config.horizon.steps is None and assemble.needs_example(config):
         with suppress(LrflowError, OSError):  # nothing else of the plan needs them
-            data = ready_data(assemble.build_data(config), None, config.seed)
-    module = assemble.build_module(config, trainer=assemble.stand_in(config, horizon), data=data)
+            data = set_up_data(assemble.build_data(config), None, config.seed)
+    module = assemble.build_module(config, trainer=assemble.cpu_trainer(config, horizon), data=data)
     groups = assemble.build_groups(config, module, tell=tell, data=data)
     schedule = assemble.build_schedule(config)
     with check_intervals(config, horizon) if config.horizon.steps is None else nullcontext():
         plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
         assemble.check_plan(config, plan)
-    assemble.give_advice(config, plan, tell)
+    assemble.report_advice(config, plan, tell)
     return plan
 
 

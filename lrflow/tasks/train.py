@@ -44,7 +44,7 @@ from lrflow.training.configure_optimizers import supply_optimizer
 from lrflow.training.feedback_loop import FeedbackLoop, make_feedback_loop
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.isolation import UndisturbedByValidation
-from lrflow.training.loaders import check_intervals, count_horizon, ready_data
+from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.loggers import close_loggers
 from lrflow.training.monitor import Monitor, Watched, build_monitors
 from lrflow.training.progress import ProgressBar
@@ -196,7 +196,7 @@ def prepare(
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
     data = loaded or assemble.build_data(config)
-    ready_data(data, trainer, config.seed, resumed.position if resumed else None, is_set_up=loaded is not None)
+    set_up_data(data, trainer, config.seed, resumed.position if resumed else None, is_set_up=loaded is not None)
     horizon = count_horizon(config, data, trainer.world_size)
     if resumed and resumed.step >= horizon.steps and horizon.as_long_as(resumed.plan.horizon):
         finished = RunFolder.of(resumed.path)
@@ -234,7 +234,7 @@ def prepare(
         tell(f"feedback: {feedback.describe()}; {feedback.effect}")
     elif resumed and resumed.feedback:
         tell(resumed.feedback)
-    assemble.give_advice(config, plan, tell)
+    assemble.report_advice(config, plan, tell)
     signals = Signals(plan, config.trainer.log_every)
     watching = build_monitors(config, Watched(trainer, data, plan, folder.path, config.seed, signals))
     for line in filter(None, (monitor.describe() for monitor in watching)):

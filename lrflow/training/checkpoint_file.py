@@ -57,7 +57,7 @@ def encode(checkpoint: dict[str, Any]) -> dict[str, Any]:
             places += here
             unfit |= lacking
     if unfit:
-        named = "\n".join(f"    {_spell(path)}: {_type(value)}" for path, value in unfit.items())
+        named = "\n".join(f"    {_format_path(path)}: {_format_type(value)}" for path, value in unfit.items())
         raise LrflowError(
             f"a checkpoint with this could not be loaded again, and is not saved:\n{named}\n"
             "    save numbers, text, lists, dictionaries, tensors or NumPy arrays instead"
@@ -68,7 +68,7 @@ def encode(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def decode(content: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint that was read, with the NumPy values that were saved as tensors."""
     for path, dtype in content.pop(_NUMPY, ()):
-        content = _replace(content, path, dtype)
+        content = _restore_numpy(content, path, dtype)
     return content
 
 
@@ -86,7 +86,7 @@ def _encode(value: Any, path: _Path, places: _Places, unfit: dict[_Path, Any]) -
     if kind in (dict, OrderedDict):
         unfit |= {(*path, key): key for key in value if not isinstance(key, np.generic) and not _is_plain(key)}
         parts = {_key(key): _encode(part, (*path, _key(key)), places, unfit) for key, part in value.items()}
-        if all(map(_same, parts, value)) and all(map(_same, parts.values(), value.values())):
+        if all(map(_is_same, parts, value)) and all(map(_is_same, parts.values(), value.values())):
             return value
         result = copy.copy(value)  # with the attribute that torch gives a state_dict
         result.clear()
@@ -94,7 +94,7 @@ def _encode(value: Any, path: _Path, places: _Places, unfit: dict[_Path, Any]) -
         return result
     if kind in (list, tuple):
         items = [_encode(part, (*path, index), places, unfit) for index, part in enumerate(value)]
-        return value if all(map(_same, items, value)) else kind(items)
+        return value if all(map(_is_same, items, value)) else kind(items)
     if kind is set:
         value = {_key(part) for part in value}
     if not _is_plain(value):
@@ -111,7 +111,7 @@ def _of_numpy(value: Any) -> Any:
         return made if _is_plain(made) else None
 
 
-def _same(one: Any, other: Any) -> bool:
+def _is_same(one: Any, other: Any) -> bool:
     return one is other
 
 
@@ -121,10 +121,10 @@ def _key(key: Any) -> Any:
 
 def _is_plain(value: Any) -> bool:
     """Whether torch reads a value again; of less usual types it is tried."""
-    return type(value) in _PLAIN or _loads(value)
+    return type(value) in _PLAIN or _survives_saving(value)
 
 
-def _loads(value: Any) -> bool:
+def _survives_saving(value: Any) -> bool:
     try:
         torch.save(value, file := io.BytesIO())
         file.seek(0)
@@ -134,22 +134,22 @@ def _loads(value: Any) -> bool:
     return True
 
 
-def _replace(holder: Any, path: Sequence[Any], dtype: str) -> Any:
+def _restore_numpy(holder: Any, path: Sequence[Any], dtype: str) -> Any:
     """A container of a checkpoint with the value at a path as NumPy's."""
     if not path:
         kind, _, code = dtype.partition(" ")
         array = np.asarray(holder.cpu().numpy() if isinstance(holder, torch.Tensor) else holder).astype(code)
         return array[()] if kind == "scalar" else array
     parts = list(holder) if isinstance(holder, tuple) else holder
-    parts[path[0]] = _replace(parts[path[0]], path[1:], dtype)
+    parts[path[0]] = _restore_numpy(parts[path[0]], path[1:], dtype)
     return tuple(parts) if isinstance(holder, tuple) else parts
 
 
-def _spell(path: _Path) -> str:
+def _format_path(path: _Path) -> str:
     return "checkpoint" + "".join(f'["{key}"]' if isinstance(key, str) else f"[{key!r}]" for key in path)
 
 
-def _type(value: Any) -> str:
+def _format_type(value: Any) -> str:
     kind = type(value)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return f"{name} of {value.dtype}" if kind is np.ndarray else name
@@ -222,7 +222,7 @@ def read_checkpoint(path: Path, **options: Any) -> dict[str, Any]:
 
 def _read(path: Path, **options: Any) -> tuple[dict[str, Any] | None, str]:
     """The content of a checkpoint, or None and why it cannot be loaded."""
-    if reason := what_is_broken(path):
+    if reason := find_damage(path):
         return None, reason
     try:
         content = torch.load(path, weights_only=True, **options)
@@ -233,7 +233,7 @@ def _read(path: Path, **options: Any) -> tuple[dict[str, Any] | None, str]:
         return None, "is no checkpoint"
 
 
-def what_is_broken(path: Path) -> str | None:
+def find_damage(path: Path) -> str | None:
     """Why a file is no whole checkpoint, or None when it is one: all of it is read."""
     try:
         size = path.stat().st_size
@@ -243,7 +243,7 @@ def what_is_broken(path: Path) -> str | None:
             file.seek(max(size - _SEAL_BYTES, 0))
             seal = file.read()
             if not seal.startswith(_SEAL):
-                return _what_is_broken_in_archive(path)
+                return _find_archive_damage(path)
             found = _hash(file, size - _SEAL_BYTES - len(_NO_COMMENT))
     except OSError as error:
         return f"cannot be read: {error.strerror}"
@@ -258,7 +258,7 @@ def newest_whole_checkpoint(folder: Path, besides: Path | None = None) -> Path |
     return None
 
 
-class _Hashing:
+class _HashingFile:
     """A file that hashes what is written to it."""
 
     def __init__(self, file: Any) -> None:
@@ -274,7 +274,7 @@ class _Hashing:
 
 
 def _save(checkpoint: dict[str, Any], file: Any) -> None:
-    hashing: Any = _Hashing(file)
+    hashing: Any = _HashingFile(file)
     try:
         torch.save(checkpoint, hashing)
     except RuntimeError as error:
@@ -301,7 +301,7 @@ def _hash(file: Any, size: int) -> str:
     return sha256.hexdigest()
 
 
-def _what_is_broken_in_archive(path: Path) -> str | None:
+def _find_archive_damage(path: Path) -> str | None:
     """The same of a file that lrflow did not seal, or whose end is missing."""
     try:
         with zipfile.ZipFile(path) as archive:

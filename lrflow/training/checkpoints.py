@@ -22,10 +22,10 @@ from lrflow.schedules import Duration, Horizon
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import Position
 from lrflow.training.loggers import drop_rows_from
-from lrflow.training.loops import AfterModule
+from lrflow.training.loops import AfterModuleHooks
 from lrflow.training.monitor import monitors
 from lrflow.training.signals import Signals
-from lrflow.training.state import Unsaved, random_state, set_random_state
+from lrflow.training.state import UnsavedStateCheck, random_state, set_random_state
 
 
 def regroup(
@@ -65,7 +65,7 @@ def _of_route(state: dict[str, Any], route: str | None) -> list[dict[str, Any]]:
 log = logging.getLogger("lrflow")
 
 
-class Checkpoints(AfterModule, Checkpoint):
+class Checkpoints(AfterModuleHooks, Checkpoint):
     """Saves whole runs at optimizer-step boundaries, after the validation that belongs there, and resumes them.
 
     A checkpoint holds, besides what Lightning puts there, the state of every random number generator, the
@@ -121,7 +121,7 @@ class Checkpoints(AfterModule, Checkpoint):
         self._due = self._due_best = False
         self._restored: dict[str, Any] | None = None
         self._relabel = False
-        self._unsaved = Unsaved()
+        self._unsaved = UnsavedStateCheck()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put a resumed run's generators back: after its iterator was made, before its first batch is fetched."""

@@ -14,7 +14,7 @@ from lrflow.optimizers import fit_closure, traits_of
 from lrflow.optimizers.routed import members
 from lrflow.optimizers.traits import IMPLEMENTATION
 from lrflow.plan import Plan, PlanScheduler
-from lrflow.training.parameters import check_accounted
+from lrflow.training.parameters import check_coverage
 
 #: What lrflow writes into every parameter group; the LR for its kind, a number or a tensor: the plan writes its value.
 _WRITTEN = ("lr", "weight_decay", "name", "members", "route")
@@ -52,7 +52,7 @@ def supply_optimizer(
 
     def configure_optimizers() -> dict[str, Any]:
         optimizer = make(module.device)
-        check_accounted(module, optimizer)
+        check_coverage(module, optimizer)
         fit_closure(optimizer, module)
         held: dict[str | None, set[str]] = {name: {*own, *_WRITTEN} for name, own in (routes or {}).items()}
         held[None] = {*settings, *_WRITTEN}

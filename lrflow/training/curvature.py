@@ -26,7 +26,7 @@ from lrflow.training.isolation import isolated
 
 
 @dataclass(frozen=True)
-class Extremes:
+class ExtremeEigenvalues:
     """The largest and the smallest eigenvalue that a Krylov space shows.
 
     Args:
@@ -49,7 +49,7 @@ def lanczos(
     start: Tensor,
     products: int = 20,
     tolerance: float = 1e-4,
-) -> Extremes:
+) -> ExtremeEigenvalues:
     """The extreme eigenvalues of a symmetric operator, by the method of Lanczos (1950).
 
     Every new direction is made orthogonal to all earlier ones, twice: without that, rounding brings copies of
@@ -93,10 +93,10 @@ def lanczos(
         projected[size - 1, size] = projected[size, size - 1] = beyond
         basis[size] = image / beyond
     vector = known.T @ vectors[:, -1].to(known)
-    return Extremes(largest, float(values[0]), error, size, vector / torch.linalg.vector_norm(vector))
+    return ExtremeEigenvalues(largest, float(values[0]), error, size, vector / torch.linalg.vector_norm(vector))
 
 
-Loss = Callable[[dict[str, Tensor]], Tensor]
+LossFunction = Callable[[dict[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class MeasuredSharpness:
 
 
 def measure_sharpness(
-    loss: Loss,
+    loss: LossFunction,
     groups: Sequence[Mapping[str, Tensor]],
     rates: Sequence[float],
     limit: float = 2.0,
@@ -190,7 +190,7 @@ def measure_sharpness(
     return MeasuredSharpness(plain.largest, scaled, limit, error, spent)
 
 
-def hessian_product(loss: Loss, parameters: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+def hessian_product(loss: LossFunction, parameters: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
     """The Hessian of a loss as a function from a flat vector [n] to its product with it [n].
 
     The gradient is taken once, and differentiated again for each product. Forward-over-reverse (`jvp` of `grad`) would
@@ -219,7 +219,7 @@ def hessian_product(loss: Loss, parameters: Mapping[str, Tensor]) -> Callable[[T
     return product
 
 
-def check_twice_differentiable(loss: Loss, parameters: Mapping[str, Tensor]) -> None:
+def check_twice_differentiable(loss: LossFunction, parameters: Mapping[str, Tensor]) -> None:
     """See that a loss has the second derivatives that `hessian_product` takes: torch counts some that lack as zero.
 
     Args:
@@ -321,7 +321,7 @@ class _TrainingStep(nn.Module):
 
 
 def module_loss(module: pl.LightningModule, batches: Sequence[Any]) -> Callable[[dict[str, Tensor]], Tensor]:
-    """The mean training loss of some batches at given parameters; call it within `as_a_function`.
+    """The mean training loss of some batches at given parameters; call it within `as_pure_function`.
 
     Args:
         module: its own parameters stay as they are.
@@ -352,7 +352,7 @@ def module_loss(module: pl.LightningModule, batches: Sequence[Any]) -> Callable[
 
 
 @contextmanager
-def as_a_function(module: pl.LightningModule) -> Iterator[None]:
+def as_pure_function(module: pl.LightningModule) -> Iterator[None]:
     """Let the training step be a function of its parameters, and leave no trace of its calls.
 
     Dropout is off, and batch norms use the statistics of the batch and keep none. The function can be differentiated

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from lrflow.errors import ConfigError, Problem
 from lrflow.optimizers.routed import members
 from lrflow.optimizers.traits import traits_of
-from lrflow.training.isolation import as_trained, batches_beside, isolated, seed_generators
+from lrflow.training.isolation import isolated, isolated_batches, seed_generators, transfer_batch
 
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
@@ -63,13 +63,13 @@ def estimate_statistics(trainer: pl.Trainer, module: pl.LightningModule, batches
             for layer in layers:
                 layer.reset_running_stats()
                 layer.momentum = None  # torch's word for a cumulative average
-            for index, batch in enumerate(islice(batches_beside(trainer, seed), batches)):
+            for index, batch in enumerate(islice(isolated_batches(trainer, seed), batches)):
                 _run_step(trainer, module, batch, index)
 
 
 def _run_step(trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
     """A training step as Lightning runs it, but for the strategy's wrapper around the module."""
-    batch = as_trained(trainer, module, batch)
+    batch = transfer_batch(trainer, module, batch)
     arguments = trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, index)
     with trainer.precision_plugin.train_step_context():
         module.training_step(*arguments.values())

@@ -27,11 +27,11 @@ from lrflow.training.module import planned_module
 CPU = torch.device("cpu")
 
 
-class UnusableError(Exception):
+class ExampleError(Exception):
     """There is no example, or the module cannot be run on it; the message says why."""
 
 
-def seen_uses(module: pl.LightningModule, data: pl.LightningDataModule | None) -> Uses:
+def trace_uses(module: pl.LightningModule, data: pl.LightningDataModule | None) -> Uses:
     """In which order a module uses its parameters in a training step.
 
     Args:
@@ -39,7 +39,7 @@ def seen_uses(module: pl.LightningModule, data: pl.LightningDataModule | None) -
         data: set up for training; None: they were not read.
 
     Raises:
-        UnusableError: there is no example, the module cannot be run on it, or its data cannot be followed.
+        ExampleError: there is no example, the module cannot be run on it, or its data cannot be followed.
     """
     traces: list[UsesTrace] = []
 
@@ -50,7 +50,7 @@ def seen_uses(module: pl.LightningModule, data: pl.LightningDataModule | None) -
     run_example(module, data, watch)
     uses = traces[0].uses
     if not uses.are_connected:
-        raise UnusableError("no operation of torch leads from one of its parameters to another")
+        raise ExampleError("no operation of torch leads from one of its parameters to another")
     return uses
 
 
@@ -71,7 +71,7 @@ def run_example(
         stage: whose loaders to take: `fit`, `validate` or `test`.
 
     Raises:
-        UnusableError: there is no example, or the copy fails on it.
+        ExampleError: there is no example, or the copy fails on it.
     """
     with _generators_kept():
         batch: Any = None
@@ -79,11 +79,11 @@ def run_example(
         if data is not None:
             try:
                 batch = example_batch(data, stage)
-            except UnusableError as error:
+            except ExampleError as error:
                 why = str(error)
         inputs = getattr(module, "example_input_array", None)
         if batch is None and inputs is None:
-            raise UnusableError(why)
+            raise ExampleError(why)
         try:
             alike = _copy(module)
             with torch.no_grad(), torch.compiler.set_stance("force_eager"), watch(alike):
@@ -99,20 +99,20 @@ def run_example(
         except Exception as error:
             said = str(error).partition("\n")[0]
             message = f"the model fails on an example before the training: {type(error).__name__}: {said}"
-            raise UnusableError(message) from error
+            raise ExampleError(message) from error
 
 
 def example_batch(data: pl.LightningDataModule, stage: str = "fit") -> Any:
     """The first two examples of a data module as a batch, in the structure of its loaders.
 
     Raises:
-        UnusableError: the data are a stream, which an example would be taken from, or cannot be indexed.
+        ExampleError: the data are a stream, which an example would be taken from, or cannot be indexed.
     """
     made = getattr(data, {"fit": "train", "validate": "val", "test": "test"}[stage] + "_dataloader")()
     try:
         return tree_map_only(DataLoader, _example, made) if not _is_foreign(made) else _no_example(made)
     except (KeyError, IndexError, TypeError, NotImplementedError) as error:
-        raise UnusableError(f"the data give no example: {type(error).__name__}: {error}") from error
+        raise ExampleError(f"the data give no example: {type(error).__name__}: {error}") from error
 
 
 def _is_foreign(loaders: Any) -> bool:
@@ -123,7 +123,7 @@ def _is_foreign(loaders: Any) -> bool:
 
 
 def _no_example(loader: object) -> Any:
-    raise UnusableError(f"the data are a stream ({type(loader).__name__}), from which no example is taken")
+    raise ExampleError(f"the data are a stream ({type(loader).__name__}), from which no example is taken")
 
 
 def _example(loader: DataLoader[Any]) -> Any:

@@ -22,7 +22,7 @@ from lrflow.training.metrics import MeanLoss, ReadingTimes, logged_metric
 
 log = logging.getLogger("lrflow")
 
-REMEMBERED = 1000  # changes of the factor
+MAX_HISTORY = 1000  # changes of the factor
 Acting = TypeVar("Acting", bound=Feedback)
 
 
@@ -82,7 +82,7 @@ class FeedbackLoop(Callback):
         self.history[:] = saved["history"]
         kind, factor = type(self.feedback).__name__, saved["factor"]
         if saved["kind"] != kind:
-            self._say(dropped(saved))
+            self._say(dropped_message(saved))
             return
         self._told, self._looked = saved["told"], saved["looked"]
         if saved["subject"] == self.feedback.subject:
@@ -125,7 +125,7 @@ class FeedbackLoop(Callback):
         change = f"factor {self._told:.4g} -> {factor:.4g}, LR {shown}"
         self._say(f"feedback: step {trainer.global_step}, {what} {value:.4g}: {change}")
         self.history.append({"step": trainer.global_step, "value": value, "factor": factor})
-        del self.history[:-REMEMBERED]
+        del self.history[:-MAX_HISTORY]
         self._told = factor
 
 
@@ -251,7 +251,7 @@ def make_feedback_loop(feedback: Feedback, horizon: Horizon, say: Callable[[str]
     return BeforeSteps(feedback, horizon, say)
 
 
-def dropped(saved: Mapping[str, Any]) -> str:
+def dropped_message(saved: Mapping[str, Any]) -> str:
     """What a person is told whose run goes on without the feedback that a checkpoint has a state of."""
     return (
         f"feedback: the run had {saved['kind']} at factor {saved['factor']:.4g}; its state is dropped, "

@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
 from lrflow.data import ordered
-from lrflow.training.loops import AfterModule
-from lrflow.training.state import Namespace, of_library, random_state, set_random_state
+from lrflow.training.loops import AfterModuleHooks
+from lrflow.training.state import Namespace, is_library, random_state, set_random_state
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _OUTSIDE = (pl.LightningDataModule, Callback, Logger, Optimizer, Dataset, DataLoader)
@@ -193,7 +193,7 @@ def isolated(module: pl.LightningModule, changing: Iterable[Tensor] = ()) -> Ite
         set_random_state(generators)
 
 
-class UndisturbedByValidation(AfterModule, Callback):
+class UndisturbedByValidation(AfterModuleHooks, Callback):
     """Validating more or less often does not change the training. It has to stand before all other callbacks.
 
     After each validation of a fit, all hooks of the callbacks and of the module included, these are as before it: the
@@ -317,7 +317,7 @@ def _slots(value: Any) -> dict[str, MemberDescriptorType]:
 def _is_foreign(value: Any) -> bool:
     """Whether an object is a library's, or no part of what refers to it."""
     kind = type(value)
-    return (of_library(kind.__module__) and kind is not SimpleNamespace) or isinstance(value, (*_OUTSIDE, type))
+    return (is_library(kind.__module__) and kind is not SimpleNamespace) or isinstance(value, (*_OUTSIDE, type))
 
 
 def _generator(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
@@ -333,7 +333,7 @@ def _generator(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | N
     return None
 
 
-def batches_beside(trainer: pl.Trainer, seed: int) -> Iterator[Any]:
+def isolated_batches(trainer: pl.Trainer, seed: int) -> Iterator[Any]:
     """Training batches, from loaders beside those that the training goes through.
 
     Of a loader that brings an order of its own, they are the first that it gives when it is asked anew.
@@ -354,7 +354,7 @@ def batches_beside(trainer: pl.Trainer, seed: int) -> Iterator[Any]:
     return (batch for batch, _, _ in iter(loaders))
 
 
-def as_trained(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
+def transfer_batch(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
     """A batch as the training step is given it: of the trainer's precision, on its device."""
     batch = trainer.precision_plugin.convert_input(batch)
     batch = module._on_before_batch_transfer(batch, dataloader_idx=0)

@@ -74,18 +74,18 @@ class Position:
         epochs = {"ready": begun, "started": begun, "processed": self.epoch, "completed": self.epoch}
         loops["epoch_progress"] = {"total": epochs, "current": dict(epochs)}
         loops["epoch_loop.batch_progress"] = {
-            "total": _all(self.seen),
-            "current": _all(self.batch),
+            "total": _equal_counts(self.seen),
+            "current": _equal_counts(self.batch),
             "is_last_batch": False,
         }
         validation = loops["epoch_loop.val_loop.batch_progress"]
-        validation["total"] = validation["current"] = _all(0)
+        validation["total"] = validation["current"] = _equal_counts(0)
 
 
 START = Position()
 
 
-def stand_at(trainer: pl.Trainer, step: int, steps_per_epoch: int) -> None:
+def set_progress(trainer: pl.Trainer, step: int, steps_per_epoch: int) -> None:
     """Set the counters of a trainer as they are after so many steps of one batch each, before a validation.
 
     For a loop that is not Lightning's, whose trainers still save checkpoints and tell where they are.
@@ -100,7 +100,9 @@ def stand_at(trainer: pl.Trainer, step: int, steps_per_epoch: int) -> None:
     counts = {"ready": epoch + 1, "started": epoch + 1, "processed": epoch, "completed": epoch}
     fit.epoch_progress.load_state_dict({"total": counts, "current": counts})
     last = batch + 1 == steps_per_epoch
-    loop.batch_progress.load_state_dict({"total": _all(step), "current": _all(batch + 1), "is_last_batch": last})
+    loop.batch_progress.load_state_dict(
+        {"total": _equal_counts(step), "current": _equal_counts(batch + 1), "is_last_batch": last}
+    )
     loop._batches_that_stepped = step
     loop.scheduler_progress.total.ready = loop.scheduler_progress.total.completed = step
     optimizer = loop.automatic_optimization.optim_progress.optimizer
@@ -108,14 +110,14 @@ def stand_at(trainer: pl.Trainer, step: int, steps_per_epoch: int) -> None:
         progress.ready = progress.completed = step
 
 
-def _all(count: int) -> dict[str, int]:
+def _equal_counts(count: int) -> dict[str, int]:
     return {"ready": count, "started": count, "processed": count, "completed": count}
 
 
 log = logging.getLogger("lrflow")
 
 
-def put_in_order(
+def order_loaders(
     data: pl.LightningDataModule, seed: int, position: Position = START, rank: int = 0, world: int = 1
 ) -> None:
     """Make a data module's loaders resumable and sharded; they stay the user's in everything else.
@@ -144,7 +146,7 @@ def put_in_order(
             log.warning(
                 "the training loader brings its own order (%s): a run interrupted within an epoch cannot be resumed "
                 "exactly, and lrflow does not shard it over devices",
-                type(_what_orders(loader)).__name__,
+                type(_source_of_order(loader)).__name__,
             )
         return result
 
@@ -174,14 +176,14 @@ def put_in_order(
     data.setup = setup_once  # type: ignore[method-assign]
 
 
-def _what_orders(loader: DataLoader[Any]) -> object:
+def _source_of_order(loader: DataLoader[Any]) -> object:
     """What decides the order of a loader's examples: its data, its batch sampler or its sampler."""
     if isinstance(loader.dataset, IterableDataset):
         return loader.dataset
     return loader.sampler if type(loader.batch_sampler) in (BatchSampler, type(None)) else loader.batch_sampler
 
 
-def ready_data(
+def set_up_data(
     data: pl.LightningDataModule,
     trainer: pl.Trainer | None,
     seed: int,
@@ -202,7 +204,7 @@ def ready_data(
     """
     quieten_lightning()  # which looks at the loaders also where there is no trainer
     rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, processes)
-    put_in_order(data, seed, position or START, rank, world)
+    order_loaders(data, seed, position or START, rank, world)
     data.trainer = trainer
     if not is_set_up:
         with user_lock("data"):

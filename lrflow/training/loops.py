@@ -72,12 +72,16 @@ class LookAhead(CombinedLoader):
         return batch
 
 
-class _Source(_DataLoaderSource):
+class _LoaderSource(_DataLoaderSource):
     """Where the training loaders come from; those whose length is only nominal are looked ahead of."""
 
     def dataloader(self) -> Any:
         loaders, data = super().dataloader(), self.instance
-        if not isinstance(data, pl.LightningDataModule) or data.trainer is None or not is_nominal(loaders, data):
+        if (
+            not isinstance(data, pl.LightningDataModule)
+            or data.trainer is None
+            or not has_nominal_length(loaders, data)
+        ):
             return loaders
         limit = data.trainer.limit_train_batches
         combined, strategy = combine(loaders), data.trainer.strategy
@@ -94,7 +98,7 @@ def combine(loaders: Any) -> CombinedLoader:
     return loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "max_size_cycle")
 
 
-def is_nominal(loaders: Any, data: pl.LightningDataModule) -> bool:
+def has_nominal_length(loaders: Any, data: pl.LightningDataModule) -> bool:
     """Whether an epoch may have another number of batches than the loaders say, and Lightning is to look ahead.
 
     It is exact where lrflow makes the order. It is trusted where the data save their own state, which would be that of
@@ -113,7 +117,7 @@ class FitLoop(_FitLoop):
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer, min_epochs=0, max_epochs=-1)
         self.epoch_loop = EpochLoop(trainer)
-        self._data_source = _Source(None, "train_dataloader")
+        self._data_source = _LoaderSource(None, "train_dataloader")
 
     @property
     def max_epochs(self) -> int:
@@ -125,7 +129,7 @@ class FitLoop(_FitLoop):
         """Lightning writes what `Trainer.max_epochs` tells."""
 
 
-class AfterModule:
+class AfterModuleHooks:
     """A callback that acts at the end of a validation of the fit, after the module's own `on_validation_end`.
 
     Lightning calls the hooks of all callbacks before the module's.
@@ -136,7 +140,7 @@ class AfterModule:
 
 
 class ValidationLoop(_EvaluationLoop):
-    """The validations of a fit, at whose end each `AfterModule` acts, in the order of the callbacks."""
+    """The validations of a fit, at whose end each `AfterModuleHooks` acts, in the order of the callbacks."""
 
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False)
@@ -144,11 +148,11 @@ class ValidationLoop(_EvaluationLoop):
     def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
         super()._on_evaluation_end(*args, **kwargs)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, AfterModule):
+            if isinstance(callback, AfterModuleHooks):
                 callback.after_validation_end(self.trainer, self.trainer.lightning_module)
 
 
-class Windows(_AutomaticOptimization):
+class AccumulationWindows(_AutomaticOptimization):
     """The accumulation windows of an epoch, where batches may be missing: a `collate_fn` may return None for one.
 
     Lightning (2.6.6) goes by the place of a batch. Where the first of a window is missing, it adds the window's
@@ -199,11 +203,11 @@ class EpochLoop(_TrainingEpochLoop):
         validations: when the run validates before its end; None: as Lightning has it.
     """
 
-    automatic_optimization: Windows
+    automatic_optimization: AccumulationWindows
 
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer)
-        self.automatic_optimization = Windows(trainer)
+        self.automatic_optimization = AccumulationWindows(trainer)
         self.steps_per_epoch: int | None = None
         self.validates_at_end = False
         self.validations: ValidationTimes | None = None

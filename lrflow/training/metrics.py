@@ -91,7 +91,7 @@ def logged_metric(trainer: pl.Trainer, name: str, hint: str | None = None, key: 
     return value
 
 
-def shown_metrics(trainer: pl.Trainer) -> dict[str, float]:
+def progress_metrics(trainer: pl.Trainer) -> dict[str, float]:
     """The metrics that a person wants to see: those that the last validation logged, and those with `prog_bar=True`.
 
     A loop that is not Lightning's leaves no record of what a validation logged: there it is told by the names.

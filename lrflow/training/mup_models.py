@@ -22,7 +22,7 @@ from lrflow.layers import Rule
 from lrflow.layers.mup import MuP, Table, Width, lr_scale
 from lrflow.layers.parameters import Parameters
 from lrflow.training.module import Supervised, planned_module
-from lrflow.training.parameters import complete, is_made_later
+from lrflow.training.parameters import complete_module, has_deferred_parts
 
 
 def mup_rules(
@@ -42,8 +42,8 @@ def mup_rules(
     """
     optimizer = config.optimizer.node()
     table = table_of(optimizer, mup.optimizer)
-    narrow = build_other(config, [mup.base], "layers.base", module)
-    wider = build_other(config, [mup.base, mup.growth], "layers.wider", module)
+    narrow = build_variant(config, [mup.base], "layers.base", module)
+    wider = build_variant(config, [mup.base, mup.growth], "layers.wider", module)
     widths = mup.widths(held, narrow, wider)
     tell(widths_table(widths, table))
     if started := mup.start(widths):
@@ -56,7 +56,7 @@ def mup_rules(
     return mup.rules(widths, table, optimizer.get("weight_decay", default and default.default))
 
 
-def build_other(
+def build_variant(
     config: Config, changes: Sequence[Mapping[str, Any]], key: str, module: pl.LightningModule
 ) -> nn.Module:
     """The model with other arguments; torch's random numbers go on as if it had not been built.
@@ -77,8 +77,8 @@ def build_other(
         with torch.random.fork_rng(devices=[]):
             model = instantiate(node)
             other = model if isinstance(model, pl.LightningModule) else Supervised(model, config.model.loss or "mse")
-            if is_made_later(other):
-                complete(other, module.trainer, module.trainer.datamodule)  # type: ignore[attr-defined]
+            if has_deferred_parts(other):
+                complete_module(other, module.trainer, module.trainer.datamodule)  # type: ignore[attr-defined]
             return planned_module(other)
     except ConfigError as error:
         problems = []

@@ -27,11 +27,11 @@ from torch.optim import Optimizer
 
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers.groups import abbreviated
-from lrflow.training.example import UnusableError, run_example
+from lrflow.training.example import ExampleError, run_example
 from lrflow.training.module import planned_module
 
 
-def check_accounted(module: pl.LightningModule, optimizer: Optimizer) -> None:
+def check_coverage(module: pl.LightningModule, optimizer: Optimizer) -> None:
     """Compare the parameters of a module that is trained with those of its optimizer.
 
     Raises:
@@ -61,7 +61,7 @@ def _counted(names: Sequence[str]) -> str:
     return "1 parameter was" if len(names) == 1 else f"{len(names)} parameters were"
 
 
-class Accounting(Callback):
+class CoverageCheck(Callback):
     """Checks, at the start of each epoch and where modules or parameters were added, that nothing is left out."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Accounting(Callback):
     def _check(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._changed = False
         try:
-            check_accounted(module, trainer.optimizers[0])
+            check_coverage(module, trainer.optimizers[0])
         except ConfigError as error:
             if trainer.global_step == self._first:
                 raise
@@ -116,13 +116,15 @@ _MODEL_HOOKS = ("configure_model", "configure_sharded_model")
 _FUNCTIONS = {"fit": TrainerFn.FITTING, "validate": TrainerFn.VALIDATING, "test": TrainerFn.TESTING}
 
 
-def is_made_later(module: pl.LightningModule) -> bool:
+def has_deferred_parts(module: pl.LightningModule) -> bool:
     """Whether `__init__` may have left parts of a module to its hooks, or to its first batch."""
     hooks = any(is_overridden(hook, module) for hook in ("setup", *_MODEL_HOOKS) if hasattr(pl.LightningModule, hook))
     return hooks or bool(_lazy(module))
 
 
-def complete(module: pl.LightningModule, trainer: pl.Trainer, data: pl.LightningDataModule, stage: str = "fit") -> None:
+def complete_module(
+    module: pl.LightningModule, trainer: pl.Trainer, data: pl.LightningDataModule, stage: str = "fit"
+) -> None:
     """Let a module make all of its parts now; when Lightning calls its hooks, they are not made a second time.
 
     The module sees what it would see in Lightning's calls: its trainer, and the data that were set up. Lazy parameters
@@ -239,7 +241,7 @@ def _materialize(module: pl.LightningModule, data: pl.LightningDataModule, stage
     why = ""
     try:
         run_example(module, data, watch, stage)
-    except UnusableError as error:
+    except ExampleError as error:
         why = f" ({error})"
     for name, (args, kwargs) in seen.items():
         lazies[name]._infer_parameters(lazies[name], args, kwargs)  # type: ignore[misc]

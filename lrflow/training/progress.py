@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lrflow.training.metrics import shown_metrics
+from lrflow.training.metrics import progress_metrics
 from lrflow.training.monitor import Monitor
 from lrflow.training.signals import Block
 
@@ -55,15 +55,15 @@ class ProgressBar(Monitor):
             self._loss = float(block.losses[-1])
         self._rates = sorted({float(rate) for rate in block.effective[-1]})
         if self._bar:
-            self._metrics = _told(self._values | trainer.progress_bar_metrics)
+            self._metrics = _format_metrics(self._values | trainer.progress_bar_metrics)
             self._bar.update(self._task, completed=block.first + len(block), state=self._state())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the metrics of the validation, and those that the module logs with `prog_bar=True`."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        self._values = shown_metrics(trainer)
-        self._metrics = _told(self._values)
+        self._values = progress_metrics(trainer)
+        self._metrics = _format_metrics(self._values)
         if self._bar:
             self._bar.update(self._task, state=self._state())
         elif trainer.training or trainer.validating:
@@ -96,5 +96,5 @@ def _epoch(trainer: pl.Trainer) -> str:
     return f"epoch {trainer.current_epoch + 1}{total}  "
 
 
-def _told(metrics: Mapping[str, float]) -> str:
+def _format_metrics(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -25,12 +25,12 @@ from lrflow.schedules.time import durations_in
 from lrflow.schedules.wrappers import How
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.checkpoint_file import read_checkpoint
-from lrflow.training.feedback_loop import dropped
+from lrflow.training.feedback_loop import dropped_message
 from lrflow.training.loaders import Position
 from lrflow.training.resume_checks import FindTraits, check_not_frozen_again, check_same_optimizer, check_same_past
 
 #: Keys whose change is no change of the run: where it is written, what it is called, how it is asked for.
-_BESIDE_THE_RUN = ("resume", "task", "against", "output", "name", "horizon", "logger", "trial", "trainer.progress")
+_IGNORED_KEYS = ("resume", "task", "against", "output", "name", "horizon", "logger", "trial", "trainer.progress")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Resumed:
                 for names, saved in zip(ours["groups"], content["optimizer_states"][0]["param_groups"], strict=True)
                 for name in names
             },
-            feedback=dropped(content["feedback"]) if "feedback" in content else None,
+            feedback=dropped_message(content["feedback"]) if "feedback" in content else None,
         )
 
     @property
@@ -165,10 +165,12 @@ class Resumed:
 
     def changes(self, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
         """What the configuration says otherwise now: (key, before, now), sorted by key."""
-        before, now = flat(self.config), flat(config)
+        before, now = flatten(self.config), flatten(config)
         keys = sorted({*before, *now})
         return [
-            (key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key) and not _beside(key)
+            (key, before.get(key), now.get(key))
+            for key in keys
+            if before.get(key) != now.get(key) and not _is_ignored(key)
         ]
 
     def horizon(
@@ -292,19 +294,19 @@ class Resumed:
         return "\n".join(lines)
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested configuration as dotted keys; lists are values."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            found |= flatten(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found
 
 
-def _beside(key: str) -> bool:
-    return any(key == beside or key.startswith(f"{beside}.") for beside in _BESIDE_THE_RUN)
+def _is_ignored(key: str) -> bool:
+    return any(key == beside or key.startswith(f"{beside}.") for beside in _IGNORED_KEYS)
 
 
 def _rates(plan: Plan, step: int) -> str:

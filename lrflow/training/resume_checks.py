@@ -26,19 +26,21 @@ def check_same_optimizer(before: Mapping[str, Any], now: Mapping[str, Any], find
         now: that of the run which is to go on from it.
         find: the traits of an optimizer.
     """
-    problems = list(_differ(before, now, "optimizer", find))
+    problems = list(_optimizer_problems(before, now, "optimizer", find))
     former = before.get("routes") or {}
     for route, own in (now.get("routes") or {}).items():
         if route in former:
-            problems += _differ(former[route], own, f"optimizer.routes.{route}", find)
+            problems += _optimizer_problems(former[route], own, f"optimizer.routes.{route}", find)
     return problems
 
 
-def _differ(before: Mapping[str, Any], now: Mapping[str, Any], key: str, find: FindTraits) -> Iterator[Problem]:
+def _optimizer_problems(
+    before: Mapping[str, Any], now: Mapping[str, Any], key: str, find: FindTraits
+) -> Iterator[Problem]:
     hint = "resume with the run's own, or start a new run"
     had, has = str(before.get("_target_")), str(now.get("_target_"))
     traits = find(has)
-    former = _found(had, find)
+    former = _traits_or_none(had, find)
     if had != has and (traits.state is None or former is None or former.state != traits.state):
         yield Problem(f"{key}._target_", f"the checkpoint is of another optimizer: {had}", has, hint)
         return
@@ -53,7 +55,7 @@ def _differ(before: Mapping[str, Any], now: Mapping[str, Any], key: str, find: F
             yield Problem(f"{key}.{name}", f"the checkpoint's run had {kept}", asked, hint)
 
 
-def _found(target: str, find: FindTraits) -> Traits | None:
+def _traits_or_none(target: str, find: FindTraits) -> Traits | None:
     try:
         return find(target)
     except ConfigError:  # the class of the earlier run is gone

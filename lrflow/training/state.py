@@ -39,7 +39,7 @@ _OWN = {*vars(nn.Module()), "_compiled_call_impl"}
 _DEFINITIONS = (type, ModuleType, BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType, property)
 
 
-def of_library(name: str) -> bool:
+def is_library(name: str) -> bool:
     """Whether a Python module is no user's own, by its dotted name: the standard library's, torch's, lrflow's, ..."""
     package = name.partition(".")[0]
     return package in _LIBRARIES or package in sys.stdlib_module_names
@@ -76,7 +76,7 @@ _NOTHING = object()
 def _is_definition(name: str, value: Any) -> bool:
     if name.startswith("__") or name == "_abc_impl" or isinstance(value, _DEFINITIONS):
         return True
-    return isinstance(value, FunctionType) and of_library(value.__module__ or "")
+    return isinstance(value, FunctionType) and is_library(value.__module__ or "")
 
 
 def namespaces(roots: Iterable[Any]) -> list[Namespace]:
@@ -94,7 +94,7 @@ def namespaces(roots: Iterable[Any]) -> list[Namespace]:
     while left:
         one = left.pop()
         name = one.__name__ if isinstance(one, ModuleType) else getattr(one, "__module__", None)
-        if id(one) in found or not isinstance(name, str) or of_library(name):
+        if id(one) in found or not isinstance(name, str) or is_library(name):
             continue
         if not isinstance(one, ModuleType):
             left.append(sys.modules.get(name))
@@ -120,7 +120,7 @@ def names(network: nn.Module) -> dict[int, str]:
     return {id(one): name for part in parts for name, one in part}
 
 
-def attributes(network: nn.Module) -> dict[str, str]:
+def attribute_digests(network: nn.Module) -> dict[str, str]:
     """What a network holds besides parameters and buffers: a digest of each attribute, and its modules' modes.
 
     Raises:
@@ -137,7 +137,7 @@ def attributes(network: nn.Module) -> dict[str, str]:
     return found
 
 
-def shared(network: nn.Module) -> dict[str, str]:
+def shared_state_digests(network: nn.Module) -> dict[str, str]:
     """What the classes of a network's modules keep for all of them: a digest of each attribute and global.
 
     Of what cannot be compared, such as a lock, it tells whether it is the same object.
@@ -239,7 +239,7 @@ def same_random_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def random_state_kept() -> Iterator[None]:
+def preserve_random_state() -> Iterator[None]:
     """Leave every generator as it was before."""
     before = random_state()
     try:
@@ -255,7 +255,7 @@ _OUTSIDE = (pl.Trainer, pl.LightningDataModule, Callback, Logger, Optimizer, Dat
 _WATCHED_BATCHES = 2
 
 
-class Unsaved:
+class UnsavedStateCheck:
     """Compares the state at the first save with that before and after the first batch, once per run.
 
     What is as it was before the first batch was emptied since, such as a list of an epoch's losses. What is as it was
@@ -301,7 +301,7 @@ class Unsaved:
 
 def _state(module: pl.LightningModule) -> dict[str, str]:
     """Digests of what a user's modules hold and no checkpoint does; without what cannot be compared."""
-    found = dict(shared(module))
+    found = dict(shared_state_digests(module))
     known = names(module)
     for path, one in module.named_modules():
         for name, value in _plain(one):
@@ -318,11 +318,11 @@ def _plain(module: nn.Module) -> Iterator[tuple[str, Any]]:
     kind = type(module)
     if isinstance(module, Metric) or kind.get_extra_state is not nn.Module.get_extra_state:
         return
-    if of_library(kind.__module__) and not kind.__module__.startswith("lrflow."):
+    if is_library(kind.__module__) and not kind.__module__.startswith("lrflow."):
         return
     for name, value in vars(module).items():
         graph = isinstance(value, Tensor) and value.grad_fn is not None  # of this step alone
         # What takes the place of a method, as callbacks that wrap it put there; and functions of lrflow's.
-        method = callable(value) and (hasattr(kind, name) or of_library(getattr(value, "__module__", None) or ""))
+        method = callable(value) and (hasattr(kind, name) or is_library(getattr(value, "__module__", None) or ""))
         if name not in _BOOKKEEPING and not graph and not method and not isinstance(value, _OUTSIDE):
             yield name, value

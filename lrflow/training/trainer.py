@@ -28,7 +28,7 @@ from lrflow.schedules import Duration, Horizon
 from lrflow.training.checkpoint_file import AtomicCheckpointIO
 from lrflow.training.loops import FitLoop, WindowMean
 from lrflow.training.metrics import ValidationTimes
-from lrflow.training.parameters import Accounting
+from lrflow.training.parameters import CoverageCheck
 
 
 class NoProfiler(Profiler):
@@ -47,7 +47,7 @@ class NoProfiler(Profiler):
 
 _NOTHING = nullcontext()
 
-SEEN_ENOUGH = "lrflow has seen enough"
+SHORT_RUN_DONE = "lrflow has seen enough"
 """The reason of a stop by what a short run was made for."""
 
 
@@ -103,7 +103,7 @@ class Trainer(pl.Trainer):
         if not value:
             self._ended_by = self._ender = None
         elif self._ended_by is None:
-            self._ended_by, self._ender = _who(sys._getframe(1))
+            self._ended_by, self._ender = _stop_requester(sys._getframe(1))
 
     @property
     def max_epochs(self) -> int:
@@ -113,7 +113,7 @@ class Trainer(pl.Trainer):
         return max(math.ceil(self.horizon.epochs), self.current_epoch)
 
 
-def _who(frame: FrameType | None) -> tuple[str, object]:
+def _stop_requester(frame: FrameType | None) -> tuple[str, object]:
     """Which callback or module a frame belongs to, as the reason of a stop, and the very one."""
     while frame is not None:
         first = frame.f_code.co_varnames[:1] if frame.f_code.co_argcount else ()
@@ -151,7 +151,7 @@ def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Lo
             default_root_dir=folder,
             logger=list(loggers) or False,
             log_every_n_steps=log_every,
-            callbacks=[Accounting(), *([WindowMean(accumulate)] if accumulate > 1 else [])],
+            callbacks=[CoverageCheck(), *([WindowMean(accumulate)] if accumulate > 1 else [])],
             plugins=[AtomicCheckpointIO()],
             profiler=NoProfiler(),
             enable_checkpointing=False,

@@ -29,7 +29,7 @@ from lrflow.training import Block, Signals
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.metrics import logged_metric
 from lrflow.training.monitor import Monitor
-from lrflow.training.trainer import SEEN_ENOUGH
+from lrflow.training.trainer import SHORT_RUN_DONE
 from lrflow.tuning.short_runs import short_fit, whole_horizon
 
 NEAR = 0.5  # decades around the best whose losses a parabola is fitted to
@@ -262,7 +262,7 @@ class _Losses(Monitor):
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:
         self.losses.extend(block.losses.tolist())
         if not np.isfinite(block.losses).all():
-            trainer.stop(SEEN_ENOUGH)  # type: ignore[attr-defined]
+            trainer.stop(SHORT_RUN_DONE)  # type: ignore[attr-defined]
 
 
 @freed_after()

@@ -35,7 +35,7 @@ from lrflow.training import Block, Signals
 from lrflow.training.metrics import ReadingTimes, logged_metric
 from lrflow.training.monitor import Monitor
 from lrflow.training.resume import Resumed
-from lrflow.training.trainer import SEEN_ENOUGH
+from lrflow.training.trainer import SHORT_RUN_DONE
 from lrflow.tuning.short_runs import short_fit, whole_horizon
 from lrflow.tuning.suggestion import divergence
 
@@ -156,7 +156,7 @@ def readers(sweep: RangeSweep, monitor: str, every: int, plan: Plan) -> list[pl.
 
 def _hand_over(readings: list[float], sweep: RangeSweep, trainer: pl.Trainer) -> None:
     if sweep.add(readings):
-        trainer.stop(SEEN_ENOUGH)  # type: ignore[attr-defined]
+        trainer.stop(SHORT_RUN_DONE)  # type: ignore[attr-defined]
 
 
 class _MeanLosses(Monitor):

@@ -24,9 +24,9 @@ from lrflow.training.checkpoint_file import AtomicCheckpointIO
 from lrflow.training.checkpoints import regroup
 from lrflow.training.configure_optimizers import supply_optimizer
 from lrflow.training.isolation import UndisturbedByValidation
-from lrflow.training.loaders import count_horizon, ready_data
+from lrflow.training.loaders import count_horizon, set_up_data
 from lrflow.training.resume import Resumed
-from lrflow.training.trainer import SEEN_ENOUGH, Trainer, build_trainer, validate_every
+from lrflow.training.trainer import SHORT_RUN_DONE, Trainer, build_trainer, validate_every
 
 
 class RestartingCheckpointIO(AtomicCheckpointIO):
@@ -88,7 +88,7 @@ def short_fit(
         val_every: optimizer steps between two validations; None: there are none.
         start: the checkpoint whose model and optimizer it goes on from; None: they are new.
         may_end_early: whether a run counts that something else ends before, such as a callback of the module's; one
-            that `watching` ends by `Trainer.stop(SEEN_ENOUGH)` always does.
+            that `watching` ends by `Trainer.stop(SHORT_RUN_DONE)` always does.
 
     Raises:
         ConfigError: the options do not go together.
@@ -104,7 +104,7 @@ def short_fit(
         validate_every(trainer, Duration(val_every, "steps"), Horizon(steps))
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
-    data = ready_data(assemble.build_data(config), trainer, seed, start.position if start else None)
+    data = set_up_data(assemble.build_data(config), trainer, seed, start.position if start else None)
     module = assemble.build_module(config, start is None, trainer, data)
     if start is None:
         assemble.check_metrics(config, module)
@@ -126,7 +126,7 @@ def short_fit(
         trainer.strategy.checkpoint_io = RestartingCheckpointIO(groups, plan)
     trainer.fit(module, datamodule=data, ckpt_path=start.path if start else None)
     made = trainer.global_step
-    if made < steps and trainer.ended_by != SEEN_ENOUGH and not may_end_early:
+    if made < steps and trainer.ended_by != SHORT_RUN_DONE and not may_end_early:
         why = trainer.ended_by or "the training loop ended"
         raise EndedEarlyError(f"a short run ended early after {made} of {steps} steps: {why}")
     return trainer, module, data
@@ -138,4 +138,4 @@ NEVER = 10**9  # epochs between two validations
 def whole_horizon(config: Config, folder: Path) -> Horizon:
     """How long the run is that these are like, from the batches of its data."""
     trainer = build_trainer(assemble.lightning_options(config), folder, [], config.trainer.log_every)
-    return count_horizon(config, ready_data(assemble.build_data(config), trainer, config.seed), trainer.world_size)
+    return count_horizon(config, set_up_data(assemble.build_data(config), trainer, config.seed), trainer.world_size)

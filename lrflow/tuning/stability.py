@@ -23,11 +23,17 @@ from lrflow.config.find_schema import StabilityFind
 from lrflow.display import Grid, number
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.files import write_whole
-from lrflow.health.sharpness import present_sharpness
+from lrflow.health.sharpness import current_sharpness
 from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan, PlanScheduler
-from lrflow.training.curvature import Loss, MeasuredSharpness, as_a_function, check_twice_differentiable, module_loss
-from lrflow.training.loaders import ready_data
+from lrflow.training.curvature import (
+    LossFunction,
+    MeasuredSharpness,
+    as_pure_function,
+    check_twice_differentiable,
+    module_loss,
+)
+from lrflow.training.loaders import set_up_data
 from lrflow.training.trainer import build_trainer
 
 
@@ -55,7 +61,7 @@ def find_ceiling(
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
     pl.seed_everything(config.seed, verbose=False)
-    data = ready_data(assemble.build_data(config), trainer, config.seed)
+    data = set_up_data(assemble.build_data(config), trainer, config.seed)
     module = assemble.build_module(config, trainer=trainer, data=data)
     groups = assemble.build_groups(config, module, data=data)
     module.to(trainer.strategy.root_device)
@@ -64,14 +70,14 @@ def find_ceiling(
         move_data_to_device(batch, trainer.strategy.root_device)
         for batch in islice(data.train_dataloader(), max(find.batches, find.gradients))
     ]
-    with as_a_function(module):
+    with as_pure_function(module):
         try:
             if traits_of(type(optimizer)).bound != "sgd":  # which alone divides by no statistics
                 _gather(module, optimizer, batches[: find.gradients])
             check_twice_differentiable(module_loss(module, batches[:1]), dict(module.named_parameters()))
             loss = module_loss(module, batches[: find.batches])
             # First at the peak LRs, as the optimizer was made.
-            found = present_sharpness(module, optimizer, loss, find.products, seed=config.seed)
+            found = current_sharpness(module, optimizer, loss, find.products, seed=config.seed)
             along = [] if plan is None else list(_along(config, find, module, optimizer, loss, plan))
         except (ValueError, RuntimeError) as error:
             why = str(error).partition("\n")[0]
@@ -109,7 +115,7 @@ def _along(
     find: StabilityFind,
     module: pl.LightningModule,
     optimizer: torch.optim.Optimizer,
-    loss: Loss,
+    loss: LossFunction,
     plan: Plan,
 ) -> Iterator[tuple[int, float, float]]:
     """Step, highest LR and share of the bound, at the first weights, of the plan's first step and of its peak."""
@@ -117,7 +123,7 @@ def _along(
     highest = plan.lr(np.arange(plan.horizon.steps)).max(axis=1)
     for step in sorted({0, int(highest.argmax())}):
         scheduler.step(step)
-        found = present_sharpness(module, optimizer, loss, find.products, seed=config.seed)
+        found = current_sharpness(module, optimizer, loss, find.products, seed=config.seed)
         yield step, float(highest[step]), found.share
 
 

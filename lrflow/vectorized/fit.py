@@ -24,7 +24,7 @@ from lrflow.errors import LrflowError
 from lrflow.plan.table import setting_columns
 from lrflow.schedules import Duration
 from lrflow.training.interrupt import StopRequest
-from lrflow.training.loaders import stand_at
+from lrflow.training.loaders import set_progress
 from lrflow.training.metrics import ValidationTimes
 from lrflow.training.module import Supervised
 from lrflow.training.signals import Block
@@ -144,7 +144,7 @@ class PopulationFit:
         # their LRs.
         for row in np.random.default_rng(self._step).permutation(self._living()):
             member = self._rows[row]
-            stand_at(member.trainer, self._step, steps_per_epoch)
+            set_progress(member.trainer, self._step, steps_per_epoch)
             with member.alone():
                 if member.checkpoints.improves(member.trainer):
                     better.append(row)

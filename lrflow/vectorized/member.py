@@ -24,11 +24,11 @@ from lrflow.plan import Plan
 from lrflow.training.checkpoints import Checkpoints
 from lrflow.training.evaluation_weights import EvaluationWeights
 from lrflow.training.isolation import UndisturbedByValidation
-from lrflow.training.loaders import stand_at
+from lrflow.training.loaders import set_progress
 from lrflow.training.module import Supervised
 from lrflow.training.progress import ProgressBar
 from lrflow.training.signals import Signals
-from lrflow.training.state import random_state_kept, set_random_state
+from lrflow.training.state import preserve_random_state, set_random_state
 from lrflow.vectorized.eligibility import Streams
 from lrflow.vectorized.population import Population, Snapshot, UnfitError
 from lrflow.vectorized.updates import UPDATES, StepCoefficients, Steps
@@ -122,7 +122,7 @@ class Member:
             self.random["torch"] = snapshot.random
         scheduler = self.trainer.lr_scheduler_configs[0].scheduler
         scheduler.load_state_dict({"step": steps, "fingerprint": self.plan.fingerprint})
-        stand_at(self.trainer, steps, self.plan.horizon.steps_per_epoch or steps)
+        set_progress(self.trainer, steps, self.plan.horizon.steps_per_epoch or steps)
 
     def save_best(self) -> None:
         """Save the best validated state, if there is one that is not saved yet."""
@@ -135,7 +135,7 @@ class Member:
     @contextmanager
     def own_random_state(self) -> Iterator[None]:
         """Let the generators be where the member's are, which its checkpoints hold."""
-        with random_state_kept():
+        with preserve_random_state():
             set_random_state(self.random)
             yield
 

@@ -24,7 +24,7 @@ from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.module import Supervised
-from lrflow.training.state import attributes, random_state, same_random_state, shared
+from lrflow.training.state import attribute_digests, random_state, same_random_state, shared_state_digests
 from lrflow.training.trainer import Trainer
 from lrflow.vectorized.fit import clipping, evaluated
 from lrflow.vectorized.member import Member, StackedBatches, stack
@@ -297,7 +297,7 @@ def epoch_length(timeline: Steps) -> int:
 
 def _attributes(network: nn.Module) -> dict[str, str]:
     try:
-        return attributes(network) | shared(network)
+        return attribute_digests(network) | shared_state_digests(network)
     except ValueError as error:
         raise UnfitError(f"the model holds {error}, which cannot be compared") from error
 

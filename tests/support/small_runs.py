@@ -30,7 +30,7 @@ from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.configure_optimizers import supply_optimizer
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.isolation import UndisturbedByValidation
-from lrflow.training.loaders import Position, put_in_order
+from lrflow.training.loaders import Position, order_loaders
 from lrflow.training.loggers import CSVLogger
 from lrflow.training.monitor import Monitor, Watched
 from lrflow.training.resume import Resumed
@@ -268,7 +268,7 @@ def build(
         num_workers=options.workers,
         drop_last=options.drop_last,
     )
-    put_in_order(data, options.seed, resumed.position if resumed else Position())
+    order_loaders(data, options.seed, resumed.position if resumed else Position())
     data.setup("fit")
     horizon = horizon_of(data.train_dataloader(), options)
     module = module or Supervised(network(), "cross_entropy")

@@ -21,7 +21,7 @@ from lrflow.errors import ConfigError, LrflowError
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 from lrflow.tasks import find
-from lrflow.training.loaders import ready_data
+from lrflow.training.loaders import set_up_data
 from lrflow.training.trainer import build_trainer
 from lrflow.tuning.confirmation import short_plan
 
@@ -146,7 +146,7 @@ def test_the_bound_of_softmax_regression_at_zero(tmp_path: Path, monkeypatch: py
     config = compose([*options, "model=logistic", "data.drop_last=true", "find.batches=19"])
     ceiling = find.run(config)["ceiling"]
     trainer = build_trainer(lightning_options(config), tmp_path, [], 50)
-    batches = islice(ready_data(build_data(config), trainer, config.seed).train_dataloader(), 19)
+    batches = islice(set_up_data(build_data(config), trainer, config.seed).train_dataloader(), 19)
     inputs = torch.cat([batch[0].flatten(1) for batch in batches]).double()
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
     top = float(torch.linalg.eigvalsh(inputs.T @ inputs / len(inputs))[-1]) / 10

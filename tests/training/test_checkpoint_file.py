@@ -21,9 +21,9 @@ from lrflow.runs import checkpoints_in, newest_checkpoint
 from lrflow.training.checkpoint_file import (
     AtomicCheckpointIO,
     BrokenCheckpointError,
+    find_damage,
     newest_whole_checkpoint,
     read_checkpoint,
-    what_is_broken,
 )
 from lrflow.training.resume import Resumed
 
@@ -44,7 +44,7 @@ def is_content(found: dict[str, Any]) -> bool:
 class TestWhole:
     def test_it_comes_back(self, tmp_path: Path) -> None:
         path = save(tmp_path / "a" / "b" / "step-0000003.ckpt")
-        assert what_is_broken(path) is None
+        assert find_damage(path) is None
         assert is_content(AtomicCheckpointIO().load_checkpoint(path))
         assert is_content(read_checkpoint(path, mmap=True))
         assert os.listdir(path.parent) == ["step-0000003.ckpt"]

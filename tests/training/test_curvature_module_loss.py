@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lrflow.training.curvature import as_a_function, hessian_product, module_loss
+from lrflow.training.curvature import as_pure_function, hessian_product, module_loss
 
 
 class Noisy(pl.LightningModule):
@@ -32,7 +32,7 @@ def test_it_is_a_function_and_leaves_no_trace() -> None:
     modes = [one.training for one in module.modules()]
     random = torch.get_rng_state()
     parameters = {name: p.detach() for name, p in module.named_parameters()}
-    with as_a_function(module):
+    with as_pure_function(module):
         loss = module_loss(module, batches)
         first, again = loss(parameters), loss(parameters)
     assert torch.equal(first, again)
@@ -51,7 +51,7 @@ def test_its_value_is_that_of_batch_statistics_without_dropout() -> None:
     hidden = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + norm.eps).sqrt() * norm.weight + norm.bias
     output = last(hidden) / (1 + module.frozen.eps) ** 0.5  # its running mean is 0, its variance 1
     expected = nn.functional.cross_entropy(output, batch[1])
-    with as_a_function(module):
+    with as_pure_function(module):
         found = module_loss(module, [batch])(dict(module.named_parameters()))
     torch.testing.assert_close(found, expected)
 
@@ -81,7 +81,7 @@ def test_attention_has_second_derivatives() -> None:
         found = torch.autograd.grad(module_loss(module, [batch])(moved), list(moved.values()))
         return torch.cat([one.reshape(-1) for one in found])
 
-    with as_a_function(module):
+    with as_pure_function(module):
         product = hessian_product(module_loss(module, [batch, batch[:0]]), parameters)(vector)
     torch.testing.assert_close(product, (gradient(1e-3) - gradient(-1e-3)) / 2e-3, rtol=0.02, atol=1e-3)
 

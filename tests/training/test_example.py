@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lrflow.training.example import UnusableError, example_batch, seen_uses
+from lrflow.training.example import ExampleError, example_batch, trace_uses
 from lrflow.training.module import Supervised
 
 
@@ -63,7 +63,7 @@ def test_nothing_is_left_behind(same: Callable[[Any, Any], bool]) -> None:
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     buffers, training = dict(module.named_buffers()), module.training
     generators = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
-    uses = seen_uses(module, data)
+    uses = trace_uses(module, data)
     assert uses.first(module.lower.parameters()) < uses.first(module.upper.parameters())  # type: ignore[operator]
     assert same(dict(module.state_dict()), before)
     assert all(buffers[name] is buffer for name, buffer in module.named_buffers())
@@ -120,8 +120,8 @@ class Apart(nn.Module):
     ids=["no data", "stream", "no loader", "fails", "apart"],
 )
 def test_what_cannot_be_seen_says_why(network: nn.Module, data: Any, why: str) -> None:
-    with pytest.raises(UnusableError, match=why):
-        seen_uses(Supervised(network, "mse"), data)
+    with pytest.raises(ExampleError, match=why):
+        trace_uses(Supervised(network, "mse"), data)
 
 
 def test_a_modules_own_example_stands_in_for_data() -> None:
@@ -132,5 +132,5 @@ def test_a_modules_own_example_stands_in_for_data() -> None:
             return self.upper(self.norm(self.lower(x)))
 
     module = Own()
-    uses = seen_uses(module, Data(DataLoader(Stream())))
+    uses = trace_uses(module, Data(DataLoader(Stream())))
     assert uses.feed(module.lower.parameters(), module.upper.parameters())

@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 
 from lrflow.data import is_ordered
-from lrflow.training.loaders import Position, put_in_order
+from lrflow.training.loaders import Position, order_loaders
 
 DATA = TensorDataset(torch.arange(20.0))
 
@@ -46,7 +46,7 @@ class WithValidation(Users):
 
 
 def ordered(data: pl.LightningDataModule, position: Position | None = None, rank: int = 0, world: int = 1) -> Any:
-    put_in_order(data, 0, position or Position(), rank, world)
+    order_loaders(data, 0, position or Position(), rank, world)
     return data
 
 

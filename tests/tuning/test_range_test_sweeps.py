@@ -17,7 +17,7 @@ from lrflow.assemble import build_data, lightning_options
 from lrflow.config import Config, compose
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.tasks import train
-from lrflow.training.loaders import ready_data
+from lrflow.training.loaders import set_up_data
 from lrflow.training.trainer import build_trainer
 from lrflow.tuning.range_test import run_sweeps
 
@@ -41,7 +41,7 @@ def first_losses(config: Config, batches: int) -> list[float]:
     trainer = build_trainer(lightning_options(config), Path.cwd(), [], 50)
     torch.manual_seed(config.seed)
     module = assemble.build_module(config).eval()
-    loader = iter(ready_data(build_data(config), trainer, config.seed).train_dataloader())
+    loader = iter(set_up_data(build_data(config), trainer, config.seed).train_dataloader())
     with torch.no_grad():
         return [
             float(cross_entropy(module(inputs), targets)) for inputs, targets in (next(loader) for _ in range(batches))
