@@ -9,11 +9,12 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from lrflow.config.overrides import Override
-from lrflow.config.saved import OUTPUT
 from lrflow.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from lrflow.config.overrides import Override
 
 PARTS = {
     "cfg": ("job", "hydra", "all"),
@@ -133,6 +134,8 @@ def with_earlier_sweep(overrides: Sequence[Override]) -> list[Override]:
     asked = typed.get("hydra.sweeper.resume")
     if asked is None or asked.value in (None, "null"):
         return list(overrides)
+    from lrflow.config.overrides import Override
+    from lrflow.config.saved import OUTPUT
     from lrflow.sweeps.folders import find_sweep
     from lrflow.sweeps.study import read_record
 

@@ -13,21 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-
 import lrflow
 from lrflow.cli.arguments import Arguments, parse
 from lrflow.cli.jobs import stopped_by_signals
-from lrflow.config.secrets import redact_text
 from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError, cause_of
+from lrflow.memory import garbage_collection
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from lrflow.config import Config
     from lrflow.config.overrides import Override
     from lrflow.config.saved import Composed
     from lrflow.outcome import Outcome
 
 
+@garbage_collection(False)
 def main(words: Sequence[str] | None = None) -> int:
     """Runs `lrflow`.
 
@@ -98,7 +99,7 @@ def _check_and_run(args: Arguments) -> int:
         from lrflow.cli.sweep import check_sweep
         from lrflow.config.composition import options_composed_once
 
-        with options_composed_once():
+        with garbage_collection(True), options_composed_once():
             return _hand_to_hydra(args, overrides.texts, check_sweep(overrides, args.config_dir, catalogue))
     with composer(args.config_dir, catalogue) as composing:
         try:
@@ -135,6 +136,7 @@ def _require_multirun(typed: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
+@garbage_collection(True)
 def _run_single(found: Composed, config: Config, place: Callable[[list[Problem]], list[Problem]]) -> int:
     """Runs the one job of a command as Hydra runs one, under Hydra's part of its config.
 
@@ -166,6 +168,7 @@ def _run_single(found: Composed, config: Config, place: Callable[[list[Problem]]
     return outcome.exit_code
 
 
+@garbage_collection(True)
 def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str] | None = None) -> int:
     """Lets Hydra do what was asked for: run a sweep, tell about itself, complete a command line.
 
@@ -291,6 +294,7 @@ def _started_by_a_run() -> Path | None:
     return Path(folder) if folder and os.environ.get("LOCAL_RANK", "0") != "0" else None
 
 
+@garbage_collection(True)
 def _run_again(folder: Path) -> int:
     """Runs the job of a run folder, as its first process does; the command line has no say."""
     from lrflow.cli.jobs import run_job
@@ -321,6 +325,10 @@ def show_config(found: DictConfig, args: Arguments, resolve: bool) -> None:
     Raises:
         ConfigError: the config has no key `args.package`.
     """
+    from omegaconf import OmegaConf
+
+    from lrflow.config.secrets import redact_text
+
     keys = list(map(str, found.keys()))
     names = {"job": [key for key in keys if key != "hydra"], "hydra": ["hydra"], "all": keys}
     part = shown = OmegaConf.masked_copy(found, names[args.cfg or "job"])

@@ -17,13 +17,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lrflow.cli.errors import show_failure
-from lrflow.config import Config
 from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError, SignalReceived, StoppedError, cause_of
-from lrflow.memory import clear_locals, freed_after
+from lrflow.memory import clear_locals, freed_after, garbage_collection
 from lrflow.outcome import Outcome, numbers_in
+
+if TYPE_CHECKING:
+    from lrflow.config import Config
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -67,7 +68,8 @@ def run_task(config: Config) -> Outcome:
     The module of that name in `lrflow.tasks` has a `run(config)`, which returns metrics, and `folder` if it wrote one;
     one that records how it ended has an `outcome(config)`, which returns that.
     """
-    task = importlib.import_module(f"lrflow.tasks.{config.task.name}")
+    with garbage_collection(False):
+        task = importlib.import_module(f"lrflow.tasks.{config.task.name}")
     if hasattr(task, "outcome"):
         recorded: Outcome = task.outcome(config)
         return recorded
@@ -110,6 +112,8 @@ def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], tr
         elif isinstance(error, PrunedError | EndedEarlyError):
             print(error)
         else:
+            from lrflow.cli.errors import show_failure
+
             show_failure(failure, "This job was not run." if config.run_folder else "Nothing was run.")
         clear_locals(error)
         ended = Outcome.carried_by(error) or Outcome.of_error(failure, seconds=time.monotonic() - started)
