@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_written_to(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lrflow.sweeps.results.Sweep.write_csv", full)
+    monkeypatch.setattr("lrflow.sweeps.results.SweepResults.write_csv", full)
     assert main(["task=analyze"]) == 1
     assert "what the sweep found cannot be written: No space left on device" in capsys.readouterr().err
 
