@@ -379,22 +379,22 @@ def test_tests_run_on_one_thread() -> None:
 
 ELSEWHERE = {
     "a multirun stops at the first job that raises": "cli/test_sweep.py::test_one_failure_does_not_stop_the_others",
-    "a checkpoint runs code when it is read": "training/test_checkpoint_io.py::test_objects_are_never_made",
-    "logging each step doubles what it costs": "training/test_step_calls.py::test_a_step_makes_at_most_1800_calls",
+    "a checkpoint runs code when it is read": "training/test_checkpoint_file.py::test_objects_are_never_made",
+    "logging each step doubles what it costs": "training/test_trainer_step_calls.py::test_a_step_makes_at_most_1800_calls",
     "Schedule-Free is evaluated, saved and resumed at the wrong weights unless it is switched by hand":
         "training/test_evaluation_weights.py::test_evaluated_it_gives_what_the_run_found",
     "Prodigy wants an LR of 1": "optimizers/test_prodigy.py::test_another_lr_is_told",
     "Prodigy raises at its first step where groups have their own LRs":
         "optimizers/test_prodigy.py::test_groups_with_rates_of_their_own_are_refused_before_the_run",
     "L-BFGS wants a closure, and one parameter group":
-        "optimizers/test_closures.py::test_groups_that_differ_in_lr_are_refused_and_those_in_weight_decay_are_one",
+        "optimizers/test_factory_closures.py::test_groups_that_differ_in_lr_are_refused_and_those_in_weight_decay_are_one",
     "Hessian methods leave the graph of a step in memory":
-        "optimizers/test_closures.py::test_nothing_of_a_step_stays_in_memory",
+        "optimizers/test_factory_closures.py::test_nothing_of_a_step_stays_in_memory",
     "a plateau takes a worse negative metric for a better one":
-        "feedback/test_plateau.py::test_what_torch_gets_wrong_a_worse_negative_metric_is_no_improvement",
-    "GreedyLR never leaves its lower bound": "feedback/test_greedy.py::test_bounds_are_kept_and_left_again",
-    "a range test smooths its losses so that they lag": "tuning/test_rules.py::test_smoothing_does_not_lag",
-    "a range test suggests an LR without its uncertainty": "tuning/test_reading.py::test_doubts",
+        "feedback/test_metric.py::test_what_torch_gets_wrong_a_worse_negative_metric_is_no_improvement",
+    "GreedyLR never leaves its lower bound": "feedback/test_metric_greedy.py::test_bounds_are_kept_and_left_again",
+    "a range test smooths its losses so that they lag": "tuning/test_suggestion_rules.py::test_smoothing_does_not_lag",
+    "a range test suggests an LR without its uncertainty": "tuning/test_suggestion.py::test_doubts",
     "ASGD keeps an average that nothing reads":
         "optimizers/test_formulas.py::test_its_weights_are_those_of_sgd_at_any_lr_and_its_average_is_theirs",
     "Shampoo's checkpoints hold Python objects":
