@@ -380,7 +380,8 @@ def test_tests_run_on_one_thread() -> None:
 ELSEWHERE = {
     "a multirun stops at the first job that raises": "cli/test_sweep.py::test_one_failure_does_not_stop_the_others",
     "a checkpoint runs code when it is read": "training/test_checkpoint_file.py::test_objects_are_never_made",
-    "logging each step doubles what it costs": "training/test_trainer_step_calls.py::test_a_step_makes_at_most_1800_calls",
+    "logging each step doubles what it costs":
+        "training/test_trainer_step_calls.py::test_a_step_makes_at_most_1800_calls",
     "Schedule-Free is evaluated, saved and resumed at the wrong weights unless it is switched by hand":
         "training/test_evaluation_weights.py::test_evaluated_it_gives_what_the_run_found",
     "Prodigy wants an LR of 1": "optimizers/test_prodigy.py::test_another_lr_is_told",
