@@ -1,4 +1,4 @@
-"""`python -m lrflow`."""
+"""Entry point of `python -m lrflow`."""
 
 import sys
 

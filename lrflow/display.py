@@ -1,4 +1,4 @@
-"""What the terminal and the figures share: the console, tables, numbers and names in few characters, colours."""
+"""Console, tables, number formats, short names, colours and axes that terminal output and figures share."""
 
 from __future__ import annotations
 
@@ -20,44 +20,45 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito (2008): told apart by the colour-blind too.
+# Okabe and Ito (2008): distinguishable with colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # curves on white
 CURVES = ("#1683c4", "#d9641e", "#12a07a", "#c46fa3", "#b58900", "#7a7fd1")  # curves on white or on black
-COLD_TO_HOT = ("#3b6fd4", "#2a9d9d", "#8aa53a", "#d99a2b", "#d1493f")  # the lowest LR to the highest
+COLD_TO_HOT = ("#3b6fd4", "#2a9d9d", "#8aa53a", "#d99a2b", "#d1493f")  # lowest LR to highest LR
 
-INK, GREY, FAINT = "#222222", "#707070", "#e6e6e6"  # of a picture on white
-MUTED = "#8d949c"  # what matters less, on white or on black
+INK, GREY, FAINT = "#222222", "#707070", "#e6e6e6"  # text, secondary text and grid lines on white
+MUTED = "#8d949c"  # secondary text on white or on black
 
-SPAN = 20  # ratio of the largest to the smallest value from which on an axis is logarithmic
+SPAN = 20  # an axis is logarithmic if the largest value is more than this many times the smallest
 
 
 class QuietConsole(Console):
-    """A console that falls silent when nobody reads it any more: a closed pager or a lost connection ends no run."""
+    """A console that stops printing when its output is closed, so that a closed pager or connection ends no run."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As rich does, which renders for a quiet console too: the table of a plan takes a tenth of a second."""
+        """Print with rich, unless the console is quiet: rich would render the objects anyway, which takes time."""
         if not self.quiet:
             super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:
-        """Go on without a reader; rich would end the process."""
+        """Stop printing and go on; rich would end the process."""
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())  # or Python would complain at its exit
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())  # otherwise Python reports the broken pipe at exit
 
 
 def short_names(keys: Sequence[str], others: Iterable[str] = ()) -> list[str]:
-    """The shortest ends of keys, in whole words, that tell them apart from each other and from other columns."""
+    """Return the shortest endings of dotted keys that differ from each other and from `others`."""
     ends = [[".".join(key.split(".")[-count:]) for count in range(1, key.count(".") + 2)] for key in keys]
     taken = Counter(end for each in ends for end in each) + Counter(others)
     return [next((end for end in each if taken[end] == 1), each[-1]) for each in ends]
 
 
 class Grid(Table):
-    """A table without a frame, of plain text: names may hold brackets, which rich would read as markup.
+    """A table of plain text without a frame; brackets in names are not read as rich markup.
 
     Args:
-        columns: headings; a column is aligned right, one whose heading begins with `<` left. All empty: no heading.
+        columns: headings; a heading that begins with `<` aligns its column left, the others align right. If all are
+            empty, the table has no heading.
     """
 
     def __init__(self, *columns: str) -> None:
@@ -67,35 +68,35 @@ class Grid(Table):
             self.add_column(Text(heading), justify="left" if column.startswith("<") else "right", overflow="fold")
 
     def row(self, *cells: str | Text, style: str | None = None) -> None:
-        """Add a row; cells that are left out at its end are empty."""
+        """Add a row; omitted cells at its end are empty."""
         self.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)
 
 
 def number(value: float) -> str:
-    """A learning rate in at most eight characters: 0.003, 2.85e-05, 0."""
+    """Return a learning rate as text of at most eight characters: 0.003, 2.85e-05, 0."""
     return f"{value:.3g}"
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 group`, `1,200 steps`."""
+    """Return a count with its noun: `1 group`, `1,200 steps`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def joined(names: Sequence[str], count: int = 4) -> str:
-    """The names, or the first of them and how many more there are."""
+    """Return the names joined by commas; of more than `count`, the first ones and the number of the others."""
     if len(names) <= count:
         return ", ".join(names)
     return f"{', '.join(names[: count - 1])} and {len(names) - count + 1} more"
 
 
 def scale_of(values: Iterable[float]) -> str:
-    """Whether an axis of these values is `log` or `linear`."""
+    """Return the scale of an axis for these values: `log` or `linear`."""
     known = [value for value in values if math.isfinite(value)]
     return "log" if known and min(known) > 0 and max(known) / min(known) > SPAN else "linear"
 
 
 def plain_axes(axes: Axes) -> None:
-    """Give axes faint lines to read values by, and no frame."""
+    """Style axes: faint horizontal grid lines, no top and right frame."""
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -106,6 +107,6 @@ def plain_axes(axes: Axes) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure whole into `path`, in the format of its ending, and return it; its folder is made if missing."""
+    """Write a figure atomically to `path` in the format of its suffix and return the path; creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:] or "png", dpi=100))

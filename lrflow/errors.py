@@ -1,4 +1,4 @@
-"""What lrflow says when something is wrong: every problem at once, each with its key, value and remedy."""
+"""Exceptions of lrflow and the problems they report, each with key, value, expectation and nearest valid spelling."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Problem:
     """One thing that is wrong.
 
     Args:
-        key: where it stands, as it is typed on the command line (`optimizer.lr`).
+        key: config key as it is typed on the command line (`optimizer.lr`), flag or file.
         message: what is wrong and what was expected, in one sentence without a full stop.
-        value: what stood there, as the user wrote it; `...` for nothing to show.
-        hint: the nearest valid spelling or the remedy, if there is one.
+        value: value as the user wrote it; `...` prints none.
+        hint: nearest valid spelling or remedy, if there is one.
         where: file and line, if the value came from a file.
     """
 
@@ -27,25 +27,25 @@ class Problem:
     where: str | None = None
 
     def __str__(self) -> str:
-        shown = "" if self.value is ... else f" = {self.value!r}"
-        text = f"{self.key}{shown}: {self.message}"
+        value = "" if self.value is ... else f" = {self.value!r}"
+        text = f"{self.key}{value}: {self.message}"
         if self.where:
             text += f" ({self.where})"
         return f"{text}\n    {self.hint}" if self.hint else text
 
 
 class LrflowError(Exception):
-    """A failure that is told in one clear message, without a traceback."""
+    """Base class of failures that are reported with their message alone, without a traceback."""
 
     exit_code = 1
 
 
 class StoppedError(LrflowError):
-    """The process was asked to stop, and did so in good order; a sweep stops with it.
+    """Raised when a signal stopped the run in good order; a sweep stops with it.
 
     Args:
-        message: what was stopped, and how to go on.
-        exit_code: 128 plus the signal.
+        message: what was stopped, and how to resume it.
+        exit_code: 128 plus the number of the signal.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -56,11 +56,11 @@ class StoppedError(LrflowError):
         return StoppedError, (str(self), self.exit_code)
 
 
-class SignalReceived(KeyboardInterrupt):  # no error, as Ctrl-C is none
-    """A signal that asks the process to stop, raised wherever the process is, as Python raises Ctrl-C.
+class SignalReceived(KeyboardInterrupt):  # like Ctrl-C, it is not an error
+    """Raised by the handler of a signal that asks the process to stop, as Python raises KeyboardInterrupt on Ctrl-C.
 
     Args:
-        number: of the signal.
+        number: number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -69,10 +69,10 @@ class SignalReceived(KeyboardInterrupt):  # no error, as Ctrl-C is none
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What really ended a run, of what it raised.
+    """Return the exception that ended a run; a signal becomes a StoppedError.
 
-    Lightning turns SIGTERM and Ctrl-C into exits with codes that say nothing of them (2.6.6). An exit of anybody else's
-    stays one.
+    Lightning 2.6.6 turns SIGTERM and Ctrl-C into SystemExit with other exit codes; the signal is recovered from it. Any
+    other SystemExit is returned unchanged.
     """
     if isinstance(error, SystemExit):
         if type(error).__name__ == "SIGTERMException":
@@ -80,16 +80,16 @@ def cause_of(error: BaseException) -> BaseException:
         elif isinstance(error.__context__, KeyboardInterrupt):
             error = error.__context__
     if isinstance(error, SignalReceived):
-        return StoppedError(f"stopped as asked by {signal.Signals(error.number).name}", 128 + error.number)
+        return StoppedError(f"stopped by {signal.Signals(error.number).name}", 128 + error.number)
     return error
 
 
 class PrunedError(LrflowError):
-    """A trial of a sweep was given up early; the sweep goes on.
+    """Raised when a trial of a sweep is pruned; the sweep goes on.
 
     Args:
-        message: when, and by what.
-        metrics: the last that it had, by name.
+        message: when the trial was pruned, and by what.
+        metrics: last metrics of the trial by name.
     """
 
     exit_code = 0
@@ -103,15 +103,15 @@ class PrunedError(LrflowError):
 
 
 class DivergedError(LrflowError):
-    """The run's loss, gradients or weights are no longer finite."""
+    """Raised when loss, gradients or weights are no longer finite."""
 
 
 class EndedEarlyError(LrflowError):
-    """The run made fewer steps than its plan has, since something else ended it; it was validated and tested.
+    """Raised when something other than lrflow ended a run before its last planned step; it was validated and tested.
 
     Args:
-        message: after how many of how many steps, and by what.
-        metrics: the last that it had, by name.
+        message: after how many of the planned steps the run ended, and why.
+        metrics: last metrics of the run by name.
     """
 
     exit_code = 3
@@ -125,10 +125,10 @@ class EndedEarlyError(LrflowError):
 
 
 class ConfigError(LrflowError):
-    """The configuration cannot be run; holds every problem that was found.
+    """Raised when the config is invalid; holds every problem that was found.
 
     Args:
-        problems: at least one.
+        problems: at least one problem.
     """
 
     exit_code = 2
@@ -141,16 +141,16 @@ class ConfigError(LrflowError):
         return ConfigError, (self.problems,)
 
 
-LISTED = 50  # names that a hint lists at most; of more, nobody reads the others
+LISTED = 50  # maximum number of names that a hint lists
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known names closest in spelling to `word`, best first; empty when none is close."""
+    """Return the known names closest in spelling to `word`, best first; empty if none is close."""
     return difflib.get_close_matches(word, list(known), n=count, cutoff=0.6)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """A hint that names the nearest known spelling; where none is near, them all, or the nearest few of very many."""
+    """Return a hint with the nearest known spelling; if none is near, a list of all names or of the nearest few."""
     known = list(known)
     if close := nearest(word, known, count=1):
         return f"did you mean {close[0]}?"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and locks between processes."""
+"""Atomic file writes and locks between processes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tempfile import gettempdir
 from typing import BinaryIO
 
 _PATIENCE = 0.3
-"""Seconds to wait for a lock that is to be free: `holder` takes it for a moment."""
+"""Seconds to wait for a lock that should be free, since `holder` acquires it briefly."""
 
 
 class LockedError(Exception):
-    """Another process holds a lock.
+    """Raised when another process holds a lock.
 
     Args:
-        holder: its process id, or `unknown`.
+        holder: id of that process, or `unknown`.
     """
 
     def __init__(self, holder: str) -> None:
@@ -28,21 +28,21 @@ class LockedError(Exception):
 
 
 def write_whole(path: Path, data: str | bytes | Callable[[BinaryIO], object]) -> Path:
-    """Write a file such that a reader finds the earlier one or all of the new one, whatever kills the writer.
+    """Write a file atomically: if the writer is killed, a reader finds the old file or the complete new one.
 
     The data goes to a temporary file in the same folder, which gets the final name once it is on the disk.
 
     Args:
-        path: the file; it is replaced if it exists.
+        path: the file; replaced if it exists.
         data: text, written as UTF-8 without translating line ends; bytes; or a function that writes to a binary file.
 
     Returns:
         The path.
 
     Raises:
-        OSError: the file cannot be written; nothing is left of the attempt.
+        OSError: the file cannot be written; the temporary file is removed.
     """
-    part = _part(path)
+    part = _temporary(path)
     try:
         with part.open("wb") as file:
             if callable(data):
@@ -50,7 +50,7 @@ def write_whole(path: Path, data: str | bytes | Callable[[BinaryIO], object]) ->
             else:
                 file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
-            os.fsync(file.fileno())  # before the rename: else a power cut may leave the new name with an empty file
+            os.fsync(file.fileno())  # before the rename: otherwise a power cut may leave an empty file
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -60,16 +60,16 @@ def write_whole(path: Path, data: str | bytes | Callable[[BinaryIO], object]) ->
 
 
 def link_whole(source: Path, path: Path) -> Path:
-    """Give a file a second name; where the file system has no hard links, copy it.
+    """Give a file a second name with a hard link; copy it if the file system has no hard links.
 
     Args:
-        source: a file that is on the disk already.
-        path: the second name; what had it before is replaced as a whole.
+        source: existing file.
+        path: second name; a file of that name is replaced atomically.
 
     Raises:
-        OSError: it cannot be written; nothing is left of the attempt.
+        OSError: the second file cannot be written; the temporary file is removed.
     """
-    part = _part(path)
+    part = _temporary(path)
     part.unlink(missing_ok=True)
     try:
         os.link(source, part)
@@ -87,43 +87,43 @@ def link_whole(source: Path, path: Path) -> Path:
 
 @contextmanager
 def lock(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold a lock, which the kernel releases when this process dies.
+    """Hold a lock within the block; the kernel releases it when this process dies.
 
-    Forked processes, such as a loader's workers, do not inherit it: filelock closes its file in them.
+    Forked processes, such as a loader's workers, do not inherit the lock: filelock closes its file in them.
 
     Args:
-        path: the lock's file, which is made if need be and stays; it holds the id of the process that has the lock.
-        wait: until the lock is free.
+        path: file of the lock, created if missing and never removed; it contains the id of the process that holds it.
+        wait: wait until the lock is free.
 
     Raises:
-        LockedError: another process holds it, and `wait` is false.
+        LockedError: another process holds the lock, and `wait` is False.
         OSError: the file cannot be opened.
     """
-    from filelock import FileLock, Timeout  # which imports asyncio
+    from filelock import FileLock, Timeout  # here, since it imports asyncio
 
     held = FileLock(path, timeout=-1 if wait else _PATIENCE, poll_interval=0.01)
     try:
         held.acquire()
     except Timeout:
-        raise LockedError(_read(path)) from None
+        raise LockedError(_read_holder(path)) from None
     try:
-        _note(path, str(os.getpid()))
+        _write_holder(path, str(os.getpid()))
         yield
     finally:
-        _note(path, "")
+        _write_holder(path, "")
         held.release()
 
 
 @contextmanager
 def user_lock(name: str) -> Iterator[None]:
-    """Let the user's processes on this machine do something one after another, such as preparing the same data."""
-    user = os.getuid() if hasattr(os, "getuid") else getuser()  # whose lock others cannot write
+    """Hold a lock among the user's processes on this machine, for example while the same data is prepared."""
+    user = os.getuid() if hasattr(os, "getuid") else getuser()  # other users cannot write this user's lock file
     with lock(Path(gettempdir()) / f"lrflow-{name}-{user}.lock"):
         yield
 
 
 def holder(path: Path) -> str | None:
-    """The id of the process that holds a lock; None where no process does."""
+    """Return the id of the process that holds a lock, or None."""
     if not path.exists():
         return None
     from filelock import FileLock, Timeout
@@ -133,18 +133,18 @@ def holder(path: Path) -> str | None:
         with held:
             return None
     except Timeout:
-        return _read(path)
+        return _read_holder(path)
     except OSError:
         return None
 
 
-def _part(path: Path) -> Path:
-    """A name for a file that is being written."""
+def _temporary(path: Path) -> Path:
+    """Return the name of the temporary file for `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new name itself survive a power cut, where the system can sync a folder."""
+    """Sync a folder to the disk, so that a new name survives a power cut; does nothing where the system cannot."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -153,12 +153,12 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _note(path: Path, holder: str) -> None:
-    with suppress(OSError):  # a full disk: the lock itself holds
+def _write_holder(path: Path, holder: str) -> None:
+    with suppress(OSError):  # such as a full disk; the lock is held all the same
         path.write_text(holder)
 
 
-def _read(path: Path) -> str:
+def _read_holder(path: Path) -> str:
     try:
         return path.read_text() or "unknown"
     except OSError:

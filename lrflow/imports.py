@@ -1,10 +1,9 @@
-"""Modules that are imported when something of them is first used, so that a command imports only what it needs.
-
-Makes `import lightning` give the classes of `pytorch_lightning`, which lrflow trains with.
+"""Lazy imports, which keep the start light, and the alias that makes `import lightning` give `pytorch_lightning`.
 
 The package `lightning` holds a second copy of Lightning: `lightning.pytorch` is the code of `pytorch_lightning`, and
-`lightning.fabric` that of `lightning_fabric`, under other names. `isinstance` fails across the two, so a module of the
-one cannot be trained by the Trainer of the other. Most projects write `import lightning as L`.
+`lightning.fabric` that of `lightning_fabric`, under other names. `isinstance` fails across the two copies, so the
+Trainer of one cannot train a module of the other. lrflow uses `pytorch_lightning`; most projects write `import
+lightning as L`.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ __all__ = ["lazily", "np"]
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package (PEP 562).
+    """Return a `__getattr__` for a package (PEP 562) that imports a module when one of its names is first used.
 
     Args:
-        package: its `__name__`.
-        homes: the module in it that has each of its names.
+        package: `__name__` of the package.
+        homes: module of the package that defines a name, by name.
     """
 
     def find(name: str) -> Any:
@@ -38,16 +37,16 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 class _LazyModule:
-    """A module that is imported when its first attribute is read."""
+    """Stands for a module, which is imported when its first attribute is read."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("__"):  # of a copy or a pickle, which ask an object that has no name yet
+        if attribute.startswith("__"):  # copy and pickle read these before `_name` is set
             raise AttributeError(attribute)
         value = getattr(import_module(self._name), attribute)
-        setattr(self, attribute, value)  # found without this function from now on
+        setattr(self, attribute, value)  # the next access does not call this method
         return value
 
 
@@ -61,17 +60,17 @@ _ORIGINALS = {"lightning.pytorch": "pytorch_lightning", "lightning.fabric": "lig
 
 
 def alias_lightning() -> None:
-    """Let `lightning`, `lightning.pytorch` and `lightning.fabric` be imported as the packages that lrflow uses.
+    """Make `lightning`, `lightning.pytorch` and `lightning.fabric` import the packages that lrflow uses.
 
-    It works whether the package `lightning` is installed or not. Where the real one has been imported in this process
-    already, nothing is changed: its classes are in use.
+    The package `lightning` need not be installed. If this process has imported the real one already, nothing changes,
+    since its classes are in use.
     """
     if "lightning" not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 def original_name(name: str) -> str:
-    """`pytorch_lightning.callbacks` for `lightning.pytorch.callbacks`; any other dotted name as it is."""
+    """Return `pytorch_lightning.callbacks` for `lightning.pytorch.callbacks`, and any other dotted name unchanged."""
     for alias, original in _ORIGINALS.items():
         if name == alias or name.startswith(f"{alias}."):
             return original + name[len(alias) :]
@@ -79,12 +78,12 @@ def original_name(name: str) -> str:
 
 
 def is_of_lightning(kind: type, name: str) -> bool:
-    """Whether a class derives from the class of this name in the real package `lightning`."""
+    """Return whether a class derives from the class of this name in the real package `lightning`."""
     return any(base.__name__ == name and base.__module__.startswith("lightning.") for base in kind.__mro__)
 
 
 class _Finder(MetaPathFinder):
-    """Finds `lightning` and what lies below it, before Python's own finders do."""
+    """Finds `lightning` and its submodules before Python's own finders do."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -98,13 +97,13 @@ class _Finder(MetaPathFinder):
             module = importlib.import_module(original)
         except ModuleNotFoundError as error:
             if error.name == original:
-                return None  # Python says that there is no such module, by the name that was asked for
+                return None  # Python raises ModuleNotFoundError with the name that was imported
             raise
         return ModuleSpec(fullname, _Same(module), is_package=hasattr(module, "__path__"))
 
 
 class _Root(Loader):
-    """Makes the package `lightning`, with the names that the real one exports."""
+    """Creates the package `lightning` with the names that the real one exports."""
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None
@@ -119,7 +118,7 @@ class _Root(Loader):
 
 
 class _Same(Loader):
-    """Gives a module that has been imported under another name, and leaves what it says of itself as it was."""
+    """Returns a module that was imported under another name, and keeps its `__spec__`."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
@@ -129,4 +128,4 @@ class _Same(Loader):
         return self._module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec  # the import system has written its own
+        module.__spec__ = self._spec  # the import system has replaced it

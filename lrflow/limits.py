@@ -1,4 +1,4 @@
-"""What a setting may be: one sentence that a person reads, and the check that it stands for."""
+"""Valid values of a setting: a check, with the sentence that the user reads when it fails."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lrflow.errors import Problem, did_you_mean
 
 @dataclass(frozen=True)
 class Limit:
-    """What a setting may be.
+    """The valid values of a setting.
 
     Args:
-        expected: what is expected, as it stands after that word: `a number above 0`.
-        holds: whether a value, of any type, is that.
-        words: all that it may be, where these are a few words; the nearest is suggested.
+        expected: text that follows "expected" in a message: `a number above 0`.
+        holds: function that returns whether a value of any type is valid.
+        words: the valid values, if they are a few words; a message suggests the nearest.
     """
 
     expected: str
@@ -26,17 +26,17 @@ class Limit:
     words: tuple[str, ...] = ()
 
     def or_null(self) -> Limit:
-        """The same, with None as another value."""
+        """Return the limit that also allows None."""
         return Limit(f"{self.expected}, or null", lambda value: value is None or self.holds(value), self.words)
 
 
 def outside(limits: Mapping[str, Limit], values: Mapping[str, Any], key: str) -> list[Problem]:
-    """The problems of settings that are not what they may be.
+    """Return a problem for each setting outside its limit.
 
     Args:
-        limits: by the name of a setting.
-        values: what was given, by name; names without a limit are passed over.
-        key: where they stand.
+        limits: limits by name of a setting.
+        values: settings by name; names without a limit are ignored.
+        key: config key under which the settings stand.
     """
     problems = []
     for name, limit in limits.items():
@@ -47,7 +47,7 @@ def outside(limits: Mapping[str, Limit], values: Mapping[str, Any], key: str) ->
 
 
 def number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> Limit:
-    """A finite number from `low` (with `above`: above it) to `high` (with `below`: below it)."""
+    """Return the limit to finite numbers from `low` to `high`; `above` excludes `low`, `below` excludes `high`."""
     first = f"above {low:g}" if above else f"of at least {low:g}"
     last = f"below {high:g}" if below else f"at most {high:g}"
     if math.isinf(high):
@@ -58,28 +58,28 @@ def number(low: float, high: float = math.inf, *, above: bool = False, below: bo
 
 
 def whole(low: int) -> Limit:
-    """A whole number that is `low` or more."""
+    """Return the limit to whole numbers of at least `low`."""
     text = "a whole number above 0" if low == 1 else f"a whole number of at least {low}"
     return Limit(text, lambda value: is_whole(value) and value >= low)
 
 
 def one_of(*words: str) -> Limit:
-    """One of a few words."""
+    """Return the limit to a few words."""
     return Limit(f"one of {', '.join(words)}", lambda value: value in words, words)
 
 
 def between(value: Any, low: float, high: float, above: bool, below: bool) -> bool:
-    """Whether a value is a finite number between two bounds; `above` and `below` leave the bounds themselves out."""
+    """Return whether a value is a finite number from `low` to `high`; `above` and `below` exclude the bounds."""
     if not is_number(value):
         return False
     return (low < value if above else low <= value) and (value < high if below else value <= high)
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number; True and False are none."""
+    """Return whether a value is a whole number; False for booleans."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; True and False are none."""
+    """Return whether a value is a finite number; False for booleans."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

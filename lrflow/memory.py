@@ -1,4 +1,4 @@
-"""The memory of what a process trains one after the other."""
+"""Memory of a process that trains several runs in sequence."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def freed_after() -> Iterator[None]:
-    """Frees at its end what was made within and is no longer referred to.
+    """Collect garbage when the block ends, of objects created within it.
 
-    A run's trainer, module, loops and data hang in cycles. Python looks for those when it has counted enough objects,
-    of which a data set or a model on a GPU are few: several runs' would stay beside the one that trains. What was
-    there before is not looked through, so this takes milliseconds.
+    Trainer, module, loops and data of a run form reference cycles. Python collects cycles by the number of new objects,
+    and a data set or a model on a GPU counts as few, so those of several runs would pile up. Objects from before the
+    block are frozen and not traversed, so this takes milliseconds.
     """
     gc.freeze()
     try:
@@ -41,7 +41,7 @@ def garbage_collection(enabled: bool) -> Iterator[None]:
 
 
 def clear_locals(error: BaseException) -> None:
-    """Lets an error that is kept let go of what was local where it was raised, such as a trainer with its data."""
+    """Clear the traceback frames of a stored exception, so that their locals, such as a trainer, can be freed."""
     chain: BaseException | None = error
     while chain is not None:
         traceback.clear_frames(chain.__traceback__)

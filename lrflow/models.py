@@ -1,13 +1,4 @@
-"""Small models that train well by default, with stages whose names make good groups.
-
-What the models share: checks of their arguments, and how their weights start.
-
-Models of linear layers: logistic regression and the multilayer perceptron.
-
-A small convolutional network.
-
-A small residual network.
-"""
+"""Small models (Logistic, MLP, CNN, ResNet) that train well by default and are made of named stages."""
 
 from __future__ import annotations
 
@@ -30,36 +21,39 @@ def check(
     dropout: float = 0.0,
     **counts: Sequence[int],
 ) -> None:
-    """Raises one ConfigError with everything that is wrong with a model's arguments.
+    """Check the arguments of a model.
 
     Args:
-        shape: of one input.
-        outputs: of the model.
-        image: whether the input has to be [channels, height, width].
+        shape: shape of one input.
+        outputs: number of outputs.
+        image: whether the input must be [channels, height, width].
         dropout: probability.
         counts: arguments that are lists of positive whole numbers, by name.
+
+    Raises:
+        ConfigError: every invalid argument.
     """
     problems = []
     if not _positive(shape):
         problems.append(Problem("model.shape", "expected the sizes of one input, such as [1, 28, 28]", shape))
     elif image and len(shape) != 3:
-        problems.append(Problem("model.shape", "expected a picture: [channels, height, width]", list(shape)))
+        problems.append(Problem("model.shape", "expected an image: [channels, height, width]", list(shape)))
     if not _positive([outputs]):
-        problems.append(Problem("model.outputs", "expected a whole number from 1", outputs))
+        problems.append(Problem("model.outputs", "expected a whole number above 0", outputs))
     for name, values in counts.items():
         if not _positive(values):
-            problems.append(Problem(f"model.{name}", "expected a list of whole numbers from 1", values))
+            problems.append(Problem(f"model.{name}", "expected a list of whole numbers above 0", values))
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        problems.append(Problem("model.dropout", "expected a probability from 0 to below 1", dropout))
+        problems.append(Problem("model.dropout", "expected a probability of at least 0 and below 1", dropout))
     if problems:
         raise ConfigError(problems)
 
 
 def initialise(model: nn.Module, head: nn.Linear) -> None:
-    """Starts a ReLU network where every layer keeps the variance (He et al., 2015) and biases are zero.
+    """Initialise a ReLU network with He et al. (2015), biases with zero and the head with small weights.
 
-    The head starts small, so that the first predictions are close to uniform (or to zero) and the first
-    steps are not spent on taking back a confident guess.
+    With a small head the first predictions are close to uniform (or to zero), so that the first steps need not undo
+    confident predictions.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -70,23 +64,23 @@ def initialise(model: nn.Module, head: nn.Linear) -> None:
 
 
 def _positive(values: object) -> bool:
-    """Whether these are one or more whole numbers above zero."""
+    """Return whether the value is a non-empty sequence of whole numbers above zero."""
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         return False
     return all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in values)
 
 
 class Logistic(nn.Sequential):
-    """Logistic regression (with a squared loss: linear regression): `flatten` and one linear layer, `head`.
+    """Logistic regression, or linear regression with a squared loss: `flatten` and one linear layer, `head`.
 
-    It starts at zero, which suits a convex problem.
+    All weights start at zero, since the problem is convex.
 
     Args:
-        shape: of one input, without the batch; it is flattened.
+        shape: shape of one input, without the batch; the input is flattened.
         outputs: classes, or values to predict.
 
     Raises:
-        ConfigError: arguments out of range.
+        ConfigError: invalid arguments.
     """
 
     def __init__(self, shape: Sequence[int], outputs: int) -> None:
@@ -100,14 +94,14 @@ class MLP(nn.Sequential):
     """Multilayer perceptron: `stage1`, `stage2`, ... of linear, norm, ReLU and dropout, and a linear `head`.
 
     Args:
-        shape: of one input, without the batch; it is flattened.
+        shape: shape of one input, without the batch; the input is flattened.
         outputs: classes, or values to predict.
-        widths: of the hidden stages.
+        widths: widths of the hidden stages.
         norm: LayerNorm before each ReLU.
-        dropout: probability, after each ReLU.
+        dropout: probability of the dropout after each ReLU.
 
     Raises:
-        ConfigError: arguments out of range.
+        ConfigError: invalid arguments.
     """
 
     def __init__(
@@ -142,19 +136,19 @@ def _linear_stage(inputs: int, width: int, norm: bool, dropout: float) -> nn.Seq
 class CNN(nn.Sequential):
     """Convolutional network: `stage1`, `stage2`, ... of 3x3 convolution, norm, ReLU, pooling; a linear `head`.
 
-    Each stage halves the picture (rounding up). The head sees the strongest response of each channel in each quarter
-    of what is left: where a feature lies matters, its exact place does not.
+    Each stage halves the image (rounding up). The head gets the maximum of each channel in each quarter of the last
+    feature map, so it depends on the rough position of a feature, not on the exact one.
 
     Args:
         shape: [channels, height, width].
         outputs: classes, or values to predict.
         widths: channels of the stages.
-        dropout: probability, before the head.
-        norm: `batch`, or `group`: GroupNorm (Wu and He, 2018, arXiv 1803.08494) of up to eight groups, which sees each
-            picture by itself.
+        dropout: probability of the dropout before the head.
+        norm: `batch`, or `group`: GroupNorm (Wu and He, 2018, arXiv 1803.08494) of up to eight groups, which normalises
+            each image separately.
 
     Raises:
-        ConfigError: arguments out of range.
+        ConfigError: invalid arguments.
     """
 
     def __init__(
@@ -167,15 +161,15 @@ class CNN(nn.Sequential):
     ) -> None:
         check(shape, outputs, image=True, dropout=dropout, widths=widths)
         if norm not in _NORMS:
-            raise ConfigError([Problem("model.norm", "expected batch or group", norm)])
+            raise ConfigError([Problem("model.norm", "expected one of batch, group", norm)])
         inputs = [shape[0], *widths]
         modules = OrderedDict[str, nn.Module]()
         for index, width in enumerate(widths):
             modules[f"stage{index + 1}"] = _conv_stage(inputs[index], width, norm)
-        # Plain pooling, as the gradient of torch's adaptive pooling is not deterministic on GPUs.
-        left = [math.ceil(size / 2 ** len(widths)) for size in shape[1:]]
-        quarter = [math.ceil(size / 2) for size in left]
-        quarters = math.prod(math.ceil(size / part) for size, part in zip(left, quarter, strict=True))
+        # Not adaptive pooling: its gradient is not deterministic on GPUs.
+        sizes = [math.ceil(size / 2 ** len(widths)) for size in shape[1:]]
+        quarter = [math.ceil(size / 2) for size in sizes]
+        quarters = math.prod(math.ceil(size / part) for size, part in zip(sizes, quarter, strict=True))
         modules["quarters"] = nn.MaxPool2d(tuple(quarter), ceil_mode=True)
         modules |= {"flatten": nn.Flatten(), "dropout": nn.Dropout(dropout)}
         head = modules["head"] = nn.Linear(inputs[-1] * quarters, outputs)
@@ -203,17 +197,17 @@ def _conv_stage(inputs: int, width: int, norm: str) -> nn.Sequential:
 class ResNet(nn.Sequential):
     """Pre-activation ResNet (He et al., 2016): `stem`, `stage1`, `stage2`, ... of residual blocks, `norm`, `head`.
 
-    Each stage after the first halves the picture (rounding up) and doubles the channels. Each block starts
-    as the identity (or its shortcut), which lets deep stacks train at high rates from the first step.
+    Each stage after the first halves the image (rounding up) and doubles the channels. Each block is initialised as the
+    identity (or its shortcut), so that deep stacks train at high LRs from the first step.
 
     Args:
         shape: [channels, height, width].
         outputs: classes, or values to predict.
         width: channels of the first stage.
-        blocks: residual blocks of each stage.
+        blocks: number of residual blocks of each stage.
 
     Raises:
-        ConfigError: arguments out of range.
+        ConfigError: invalid arguments.
     """
 
     def __init__(self, shape: Sequence[int], outputs: int, width: int = 16, blocks: Sequence[int] = (2, 2, 2)) -> None:
@@ -237,12 +231,12 @@ class ResNet(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Norm, ReLU, convolution, twice, added to the input; a 1x1 convolution where the shape changes.
+    """Residual block: norm, ReLU and convolution, twice, plus the input; a 1x1 convolution where the shape changes.
 
     Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
-        stride: 2 halves the picture.
+        inputs: input channels.
+        outputs: output channels.
+        stride: stride of the first convolution; 2 halves the image.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -255,8 +249,8 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, inputs, height, width] to [batch, outputs, height / stride, width / stride], rounded up."""
+        """Map [batch, inputs, height, width] to [batch, outputs, height / stride, width / stride], rounded up."""
         active = relu(self.norm1(x))
         residual: Tensor = self.conv2(relu(self.norm2(self.conv1(active))))
-        # The shortcut that changes the shape sees the activated input, as in the paper.
+        # The shortcut convolution gets the activated input, as in the paper.
         return residual + (x if self.shortcut is None else self.shortcut(active))

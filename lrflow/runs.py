@@ -1,4 +1,4 @@
-"""Runs on disk: the run folder, the whole truth of a run, and how one is found again."""
+"""Run folders: their files and lock, the id of a run, and the search for checkpoints."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ log = logging.getLogger("lrflow")
 _RUN_ID = re.compile(r"[\w.-]+\n|[0-9a-f]{12}")
 
 BEST = "best.ckpt"
-"""The name of the best checkpoint."""
+"""File name of the best checkpoint."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where everything about one run lies.
+    """The folder of one run.
 
-    Holds `config.yaml`, `plan.json` with its table and picture, `metrics.csv`, `environment.json`, `summary.json`,
+    It contains `config.yaml`, `plan.json`, `plan.csv`, `plan.png`, `metrics.csv`, `environment.json`, `summary.json`,
     `run_id` and `checkpoints/`.
 
     Args:
-        path: the folder itself.
+        path: path of the folder.
     """
 
     path: Path
 
     @classmethod
     def create(cls, output: Path, name: str) -> RunFolder:
-        """Make a new folder under `output`, named by the time and `name`, that no other run has.
+        """Create a new folder under `output`, named after the time and `name`.
 
         Raises:
-            ConfigError: the folder cannot be made or written to.
+            ConfigError: the folder cannot be created.
         """
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         for count in range(1, 1000):
@@ -59,64 +59,64 @@ class RunFolder:
                     raise ConfigError([Problem("output", "is not a folder", str(output))]) from None
                 continue
             except OSError as error:
-                message = f"a run folder cannot be made there: {error.strerror}"
+                message = f"cannot create a run folder there: {error.strerror}"
                 raise ConfigError([Problem("output", message, str(output))]) from error
             return cls(path)
-        raise LrflowError(f"output = {str(output)!r}: a thousand runs of the same second stand there already")
+        raise LrflowError(f"output = {str(output)!r}: the folder already has a thousand runs of this second")
 
     @classmethod
-    def claim(cls, path: Path) -> RunFolder:
-        """Take the folder that a sweep assigned to its job.
+    def at(cls, path: Path) -> RunFolder:
+        """Create the folder that a sweep assigned to its job, unless it exists.
 
         Raises:
-            LrflowError: the folder cannot be made or written to.
+            LrflowError: the folder cannot be created.
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LrflowError(f"{path}: cannot make the run folder: {error.strerror}") from error
+            raise LrflowError(f"{path}: cannot create the run folder: {error.strerror}") from error
         return cls(path)
 
     @classmethod
     def of(cls, checkpoint: Path) -> RunFolder:
-        """The run that a checkpoint is of, where it lies in a run's `checkpoints/`."""
+        """Return the folder of the run that wrote a checkpoint, which lies in its `checkpoints/`."""
         return cls(checkpoint.parent.parent)
 
     def discard(self) -> None:
-        """Remove the folder of a run that never began; one that holds anything stays.
+        """Remove the folder of a run that did not start.
 
         Raises:
-            OSError: it holds something.
+            OSError: the folder contains other files.
         """
         for name in (".lock", "run_id"):
             (self.path / name).unlink(missing_ok=True)
         self.path.rmdir()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep any other process from running in this folder.
+    def locked(self) -> Iterator[None]:
+        """Lock the folder within the block, so that no other process runs in it.
 
         Raises:
-            LrflowError: one does.
+            LrflowError: another process holds the lock.
         """
         try:
             with files.lock(self.path / ".lock", wait=False):
                 yield
         except files.LockedError as error:
-            raise LrflowError(f"{self.path}: this run is running already, as process {error.holder}") from None
+            raise LrflowError(f"{self.path}: process {error.holder} is already running this run") from None
 
     def holder(self) -> str | None:
-        """The process that runs in this folder; None: there is none."""
+        """Return the id of the process that holds the lock, or None."""
         return files.holder(self.path / ".lock")
 
     @contextmanager
-    def as_before_unless(self, begun: Callable[[], bool]) -> Iterator[None]:
-        """Put the record of the run back as it was, when what goes on with it fails before it has begun.
+    def restored_unless(self, started: Callable[[], bool]) -> Iterator[None]:
+        """Restore the run's files if the block, which resumes the run, fails before its first step.
 
-        Without it the folder would say what no step was made with, and that would be resumed the next time.
+        Otherwise the folder would contain the config of a run that made no step, and the next resume would use it.
 
         Args:
-            begun: tells whether it has, at a failure.
+            started: returns whether a step was made; called when the block raises.
         """
         names = ("config.yaml", "environment.json", "plan.csv", "plan.json", "plan.png", "summary.json")
         record = [self.path / name for name in names]
@@ -124,7 +124,7 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            if not begun():
+            if not started():
                 for file in record:
                     file.unlink(missing_ok=True)
                 for file, content in before.items():
@@ -133,44 +133,44 @@ class RunFolder:
 
     @property
     def run_id(self) -> str:
-        """What dashboards know the run by: made once, at random, and kept in the folder however often it is resumed.
+        """Id of the run on dashboards: random, created once and kept in the folder when the run is resumed.
 
-        A folder that lrflow 0.1 wrote before it kept ids has the one that dashboards got then, made of the folder's
-        name, so that its run goes on there. Not so the job of a sweep, whose name is its number: every sweep's job of
-        that number had the same id, and to write on under it would mix the run with theirs; it gets a new one. So does
-        a run whose file is empty or torn.
+        A folder that lrflow 0.1 wrote without an id gets the one that dashboards had then, a hash of the folder's name,
+        so that a resumed run continues there. The job of a sweep gets a new id: its folder is named by its number, so
+        the jobs of that number in all sweeps had the same hash. A run whose file is empty or incomplete also gets a new
+        id.
         """
         path, name = self.path / "run_id", self.path.name
-        made = secrets.token_hex(6)
+        new = secrets.token_hex(6)
         try:
             found = path.read_text(errors="replace")
             if _RUN_ID.fullmatch(found):
                 return found.strip()
-            log.warning("%s is torn: the run has a new id on dashboards, %s", path, made)
+            log.warning("%s is incomplete: the run has a new id on dashboards, %s", path, new)
         except FileNotFoundError:
             if self.config.exists() and not name.isdecimal():
-                made = hashlib.sha256(name.encode()).hexdigest()[:12]
-        files.write_whole(path, f"{made}\n")
-        return made
+                new = hashlib.sha256(name.encode()).hexdigest()[:12]
+        files.write_whole(path, f"{new}\n")
+        return new
 
     @property
     def config(self) -> Path:
-        """The composed configuration, without secrets."""
+        """The composed config, without secrets."""
         return self.path / "config.yaml"
 
     @property
     def metrics(self) -> Path:
-        """One row an optimizer step, and one a validation."""
+        """One row per optimizer step and one per validation."""
         return self.path / "metrics.csv"
 
     @property
     def plan(self) -> Path:
-        """The plan that the run executes, as data."""
+        """The plan that the run executes, as JSON."""
         return self.path / "plan.json"
 
     @property
     def summary(self) -> Path:
-        """How the run ended: its status and its last metrics."""
+        """How the run ended: status, reason and last metrics."""
         return self.path / "summary.json"
 
     @property
@@ -180,16 +180,16 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The best checkpoint by `trainer.checkpoint.monitor`."""
+        """The best checkpoint according to `trainer.checkpoint.monitor`."""
         return self.checkpoints / BEST
 
     def relative(self, path: Path) -> str:
-        """A path as the run's records name it: relative to the folder where the file lies in it, else absolute."""
+        """Return a path as the run's records name it: relative if it lies in the folder, else absolute."""
         path, home = path.resolve(), self.path.resolve()
         return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)
 
     def write_environment(self) -> None:
-        """Record the command, the machine and the versions that this run was made with."""
+        """Write environment.json: command, start time, machine and versions of packages."""
         packages = ("lrflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "hydra-core", "omegaconf")
         record = {
             "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
@@ -203,11 +203,11 @@ class RunFolder:
         self._write(self.path / "environment.json", record)
 
     def write_summary(self, record: Mapping[str, Any]) -> None:
-        """Record how the run ended; replaces an earlier summary as a whole."""
+        """Write summary.json atomically; replaces an earlier one."""
         self._write(self.summary, record)
 
     def read_summary(self) -> dict[str, Any]:
-        """The summary as it was written, or an empty one while the run has none."""
+        """Return the content of summary.json; empty if there is none or it cannot be read."""
         try:
             return json.loads(self.summary.read_text())
         except (OSError, json.JSONDecodeError):
@@ -228,23 +228,23 @@ def _version(package: str) -> str | None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the latest step in a run folder, or None; `best.ckpt` is not one of them."""
+    """Return the checkpoint of the latest step in a run folder, or None; `best.ckpt` does not count."""
     return next(reversed(checkpoints_in(RunFolder(folder).checkpoints)), None)
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints `step-NUMBER.ckpt` in a folder, by their steps."""
-    # A number beyond the seven digits that it is padded to makes the name longer.
+    """Return the checkpoints `step-NUMBER.ckpt` in a folder, sorted by step."""
+    # Numbers are padded to seven digits; a longer one makes the name longer.
     return sorted(folder.glob("step-*.ckpt"), key=lambda path: (len(path.name), path.name))
 
 
 def find_checkpoint(wanted: str, output: Path, key: str) -> Path:
-    """The checkpoint that `last`, a run folder or a checkpoint file stands for.
+    """Return the checkpoint that `last`, a run folder or a checkpoint file stands for.
 
     Args:
         wanted: `last` (the newest run under `output` that has a checkpoint), a run folder, or a file.
-        output: where run folders are made.
-        key: the configuration key that asks, for the message.
+        output: folder of the run folders.
+        key: config key that the error message names.
 
     Raises:
         ConfigError: there is no such checkpoint.
@@ -252,7 +252,7 @@ def find_checkpoint(wanted: str, output: Path, key: str) -> Path:
     if wanted == "last":
         found = [*output.glob("*/checkpoints/step-*.ckpt"), *output.glob("sweeps/*/*/checkpoints/step-*.ckpt")]
         if not found:
-            problem = f"expected a run with a checkpoint under {output}/, and there is none"
+            problem = f"expected a run with a checkpoint under {output}/, but there is none"
             raise ConfigError([Problem(key, problem, wanted, "train first, or give a run folder or a checkpoint")])
         newest = max(found, key=lambda path: (path.stat().st_mtime, path.name))
         return newest_checkpoint(RunFolder.of(newest).path) or newest
@@ -262,5 +262,5 @@ def find_checkpoint(wanted: str, output: Path, key: str) -> Path:
     if path.is_dir():
         if checkpoint := newest_checkpoint(path):
             return checkpoint
-        raise ConfigError([Problem(key, "expected a run folder with a checkpoint, and it has none", wanted)])
-    raise ConfigError([Problem(key, "expected `last`, a run folder or a checkpoint file that exists", wanted)])
+        raise ConfigError([Problem(key, "expected a run folder with a checkpoint, but it has none", wanted)])
+    raise ConfigError([Problem(key, "expected `last`, an existing run folder or an existing checkpoint file", wanted)])

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lrflow.metric import Directions, Metric, guess, is_loss, is_validation
+from lrflow.metric import Directions, Metric, guess_mode, is_loss, is_validation
 
 NAN = math.nan
 
@@ -31,7 +31,7 @@ NAN = math.nan
     ],
 )
 def test_the_words_of_a_name_say_which_way_is_better(mode: str | None, names: str) -> None:
-    assert {name: guess(name) for name in names.split()} == dict.fromkeys(names.split(), mode)
+    assert {name: guess_mode(name) for name in names.split()} == dict.fromkeys(names.split(), mode)
 
 
 def test_a_given_mode_wins_over_the_name_and_an_unknown_name_is_a_cost() -> None:

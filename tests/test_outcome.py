@@ -26,12 +26,12 @@ ENDS = [
 
 @pytest.mark.parametrize(("error", "status", "code"), ENDS, ids=lambda value: str(value)[:20])
 def test_an_error_is_one_status_and_one_exit_code(error: BaseException, status: str, code: int) -> None:
-    outcome = Outcome.of_error(error, {"train/loss": 1.0}, steps=3, planned=9)
+    outcome = Outcome.from_error(error, {"train/loss": 1.0}, steps=3, planned=9)
     assert (outcome.status, outcome.exit_code) == (status, code)
     assert outcome.reason
     assert outcome.metrics == ({"val/loss": 2.0} if hasattr(error, "metrics") else {"train/loss": 1.0})
     with pytest.raises(type(error)):
-        outcome.check()
+        outcome.raise_if_unfinished()
 
 
 def test_every_status_can_be_reached() -> None:
@@ -47,11 +47,11 @@ def test_what_ended_early_says_by_what_and_after_how_many_steps() -> None:
 
 @pytest.mark.parametrize(("error", "status", "code"), ENDS, ids=lambda value: str(value)[:20])
 def test_a_summary_reads_back(error: BaseException, status: str, code: int, tmp_path: Path) -> None:
-    before = Outcome.of_error(error, {"val/loss": 1.0}, steps=3, planned=9, seconds=1.234)
+    before = Outcome.from_error(error, {"val/loss": 1.0}, steps=3, planned=9, seconds=1.234)
     record = json.loads(json.dumps(before.summary(feedback=[])))
     assert record["feedback"] == []
     assert "\n" not in record["reason"]
-    after = Outcome.of_summary(record, tmp_path)
+    after = Outcome.from_summary(record, tmp_path)
     assert after is not None
     assert (after.status, after.reason, after.metrics) == (before.status, before.reason, before.metrics)
     assert (after.steps, after.planned, after.seconds, after.folder) == (3, 9, 1.23, tmp_path)
@@ -60,8 +60,8 @@ def test_a_summary_reads_back(error: BaseException, status: str, code: int, tmp_
 def test_a_finished_summary_has_no_reason_and_reads_back() -> None:
     record = Outcome.finished({"val/loss": 1.0}, steps=9, planned=9, seconds=2.0).summary()
     assert record == {"status": "finished", "steps": 9, "planned": 9, "seconds": 2.0, "metrics": {"val/loss": 1.0}}
-    assert Outcome.of_summary(record) == Outcome.finished({"val/loss": 1.0}, steps=9, planned=9, seconds=2.0)
-    assert Outcome.of_summary({}) is None
+    assert Outcome.from_summary(record) == Outcome.finished({"val/loss": 1.0}, steps=9, planned=9, seconds=2.0)
+    assert Outcome.from_summary({}) is None
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_finished_summary_has_no_reason_and_reads_back() -> None:
     ],
 )
 def test_summaries_of_the_version_before_are_read(record: dict[str, object], status: str) -> None:
-    outcome = Outcome.of_summary(record)
+    outcome = Outcome.from_summary(record)
     assert outcome is not None
     assert outcome.status == status
     assert outcome.reason == record.get("error", "")
@@ -84,13 +84,13 @@ def test_summaries_of_the_version_before_are_read(record: dict[str, object], sta
 
 
 def test_a_failure_that_speaks_of_nan_is_a_failure() -> None:
-    failed = Outcome.of_error(ValueError("the column 'nan' is missing"))
-    read = Outcome.of_summary(failed.summary())
+    failed = Outcome.from_error(ValueError("the column 'nan' is missing"))
+    read = Outcome.from_summary(failed.summary())
     assert read is not None
     assert (read.status, read.reason) == (failed.status, failed.reason) == ("failed", failed.reason)
 
 
 @pytest.mark.parametrize(("error", "status", "code"), ENDS, ids=lambda value: str(value)[:20])
 def test_it_goes_to_another_process(error: BaseException, status: str, code: int) -> None:
-    found = pickle.loads(pickle.dumps(Outcome.of_error(error, overrides=["a=1"]).portable()))
+    found = pickle.loads(pickle.dumps(Outcome.from_error(error, overrides=["a=1"]).picklable()))
     assert (found.status, found.exit_code, found.overrides) == (status, code, ["a=1"])

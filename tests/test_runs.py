@@ -165,9 +165,13 @@ def test_a_sweep_that_is_asked_to_stop_stops(python: Start, tmp_path: Path) -> N
 
 def test_a_run_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "one")
-    with folder.held(), pytest.raises(LrflowError, match=f"running already, as process {os.getpid()}"), folder.held():
+    with (
+        folder.locked(),
+        pytest.raises(LrflowError, match=f"process {os.getpid()} is already running"),
+        folder.locked(),
+    ):
         pass
-    with folder.held():
+    with folder.locked():
         pass
 
 
@@ -187,7 +191,7 @@ def test_a_run_id_is_made_once(tmp_path: Path) -> None:
     assert made != second.run_id
     moved = first.path.rename(tmp_path / "moved")
     assert RunFolder(moved).run_id == made, "it does not hang on the folder's name"
-    with pytest.raises(LrflowError), RunFolder(moved).as_before_unless(lambda: False):
+    with pytest.raises(LrflowError), RunFolder(moved).restored_unless(lambda: False):
         raise LrflowError("before the first step")
     assert RunFolder(moved).run_id == made
     RunFolder(moved).discard()

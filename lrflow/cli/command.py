@@ -196,7 +196,7 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
                 os._exit(outcome.exit_code)
             if outcome.error and not sampled():
                 raise outcome.error  # Hydra's sweeper tells of nothing else
-            return outcome.portable()
+            return outcome.picklable()
         outcomes.append(outcome)
         if isinstance(outcome.error, StoppedError):
             raise SystemExit(outcome.exit_code)  # and with it the sweep

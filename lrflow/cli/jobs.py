@@ -101,7 +101,7 @@ def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], tr
     for remark in config.remarks:
         log.warning("%s", remark)
     try:
-        ended = (trained or run_task(config)).check()
+        ended = (trained or run_task(config)).raise_if_unfinished()
     except (Exception, SystemExit, SignalReceived) as raised:
         error = cause_of(raised)
         if isinstance(error, KeyboardInterrupt):
@@ -116,7 +116,7 @@ def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], tr
 
             show_failure(failure, "This job was not run." if config.run_folder else "Nothing was run.")
         clear_locals(error)
-        ended = Outcome.carried_by(error) or Outcome.of_error(failure, seconds=time.monotonic() - started)
+        ended = Outcome.attached_to(error) or Outcome.from_error(failure, seconds=time.monotonic() - started)
     return replace(ended, overrides=config.overrides, folder=ended.folder or config.run_folder)
 
 

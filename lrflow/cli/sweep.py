@@ -22,7 +22,7 @@ from lrflow.config.overrides import Override, Overrides, read_overrides, values_
 from lrflow.config.sweep import TARGET
 from lrflow.display import short_names
 from lrflow.errors import ConfigError, LrflowError, Problem, nearest
-from lrflow.metric import is_loss, is_of_test, is_validation
+from lrflow.metric import is_loss, is_test, is_validation
 from lrflow.outcome import Outcome, Status
 
 if TYPE_CHECKING:
@@ -190,9 +190,9 @@ _UNFINISHED: dict[Status, str] = {"failed": "failed", "diverged": "diverged", "e
 def _metrics(outcomes: Sequence[Outcome], judged: Sequence[str]) -> list[str]:
     """The names of the jobs' metrics: what they are judged by, or what is called nearly so, the test's, the others."""
     names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.metrics))
-    open_ = [name for name in names if not is_of_test(name)]
+    open_ = [name for name in names if not is_test(name)]
     first = [found for name in judged for found in ([name] if name in names else nearest(name, open_, 1))]
-    others = sorted(names, key=lambda name: (not is_of_test(name), not is_validation(name), is_loss(name)))
+    others = sorted(names, key=lambda name: (not is_test(name), not is_validation(name), is_loss(name)))
     return list(dict.fromkeys([*first, *others]))
 
 

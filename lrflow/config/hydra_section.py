@@ -19,7 +19,7 @@ from lrflow.config.packages import missing_package, trusted
 from lrflow.config.secrets import secret_problem, without_password
 from lrflow.config.sweep import TARGET, Pruning, Sweep
 from lrflow.errors import Problem, did_you_mean, nearest
-from lrflow.metric import is_of_test
+from lrflow.metric import is_test
 
 
 def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
@@ -50,7 +50,7 @@ def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
     if several > 1 and sweep.sampler == "cmaes":
         message = "has one objective"
         problems.append(Problem("sweep.sampler", message, sweep.sampler, "nsga2 and tpe take several"))
-    if sweep.pruner != "none" and is_of_test(sweep.objectives[0].name):
+    if sweep.pruner != "none" and is_test(sweep.objectives[0].name):
         message = "trials are pruned by a metric of validation"
         problems.append(Problem("sweep.metric", message, sweep.objectives[0].name, "such as val/loss"))
     if without_password(sweep.storage) != sweep.storage:

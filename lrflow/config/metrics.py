@@ -16,7 +16,7 @@ from lrflow.config.sweep import TARGET
 from lrflow.errors import Problem, did_you_mean
 from lrflow.feedback.limits import BOUNDS, LIMITS
 from lrflow.limits import outside
-from lrflow.metric import PLACES, SUPERVISED, Directions, guess, is_of_test, is_validation
+from lrflow.metric import PLACES, SUPERVISED, Directions, guess_mode, is_test, is_validation
 from lrflow.schedules import Duration, Horizon
 
 
@@ -72,7 +72,7 @@ def check_logged(config: Config) -> list[Problem]:
         Problem(f"{place}.{PLACES[place]}", message, name, did_you_mean(name.replace("_", "/", 1), logged))
         for place, names in config.directions.named.items()
         for name in names
-        if place != "trial" and name not in logged and (is_validation(name) or is_of_test(name))
+        if place != "trial" and name not in logged and (is_validation(name) or is_test(name))
     ]
 
 
@@ -88,15 +88,15 @@ def contrary_modes(directions: Directions) -> list[str]:
 
 def _modes(directions: Directions) -> Iterator[tuple[str, bool]]:
     """What there is to say of a mode, and whether it was guessed."""
-    given = {metric: (key, mode) for key, metric, mode in reversed(directions.said)}
+    given = {metric: (key, mode) for key, metric, mode in reversed(directions.given)}
     places = {
         name: place for place, names in reversed([*directions.named.items()]) for name in names if place != "find"
     }
     for name, place in places.items():  # a range test tells of its own
         key, mode = given.get(name, (f"{place}.mode", None))
-        if mode == "min" and guess(name) == "max":
+        if mode == "min" and guess_mode(name) == "max":
             yield f"{key} is min, and {name} looks like a metric of which more is better: {key}=max", False
-        elif doubt := directions(name).doubt(key):
+        elif doubt := directions(name).guess_remark(key):
             yield doubt, True
 
 

@@ -84,7 +84,7 @@ class Sweep(Section):
         """What is optimised; of settings without a metric, what runs are judged by where nobody says another."""
         return Directions.of({"sweep": self.model_dump(include={"metric", "mode"})}).objectives
 
-    def judged_by(self, objectives: Sequence[Metric]) -> Sweep:
+    def with_objectives(self, objectives: Sequence[Metric]) -> Sweep:
         """The same settings with these objectives."""
         metrics, modes = [each.name for each in objectives], [each.mode for each in objectives]
         one = len(metrics) == 1

@@ -105,10 +105,10 @@ def _trial(
     place: int, path: Path, given: Mapping[str, Value], summary: Mapping[str, Any], ranks: bool, ranked: Sequence[str]
 ) -> TrialResult:
     number = int(_job(path)) if _job(path) < math.inf else place
-    ended = Outcome.of_summary(summary, path)
+    ended = Outcome.from_summary(summary, path)
     if ended is None:
         return TrialResult(number, path, "unfinished", given, {})
-    ended = ended.judged_by(ranked)
+    ended = ended.checked_finite(ranked)
     return TrialResult(
         number, path, ended.status, given, ended.metrics, ended.steps, summary.get("seconds"), ended.reason, ranks
     )
@@ -166,7 +166,7 @@ def _directions(config: Mapping[str, Any], own: Mapping[str, Any]) -> Directions
     if noted is not None:
         return said
     typed = {*_typed(config), "sweep.mode", "trial.mode"}
-    return replace(said, said=tuple(each for each in said.said if each[2] != "min" or each[0] in typed))
+    return replace(said, given=tuple(each for each in said.given if each[2] != "min" or each[0] in typed))
 
 
 def _listed(value: Any) -> list[str]:

@@ -49,7 +49,7 @@ def record_outcome(
     Raises:
         UnknownMetricError: its metrics are not those that are optimised, which no trial's would be.
     """
-    metrics, outcome = outcome.metrics, outcome.judged_by(objectives)
+    metrics, outcome = outcome.metrics, outcome.checked_finite(objectives)
     unknown = _unknown(metrics, objectives)
     ranks = outcome.status == "finished"
     if outcome.status == "ended_early" and rank_ended_early:
@@ -92,7 +92,7 @@ def status_of(trial: FrozenTrial) -> str:
     status = trial.user_attrs.get("status", "finished" if trial.state is TrialState.COMPLETE else "failed")
     if status == "failed" and trial.state is TrialState.PRUNED:
         status = "diverged"
-    return Outcome.recorded(status).status
+    return Outcome.from_record(status).status
 
 
 def recorded_outcome(trial: FrozenTrial, fixed: Sequence[str], folder: Path) -> Outcome:
@@ -105,7 +105,7 @@ def recorded_outcome(trial: FrozenTrial, fixed: Sequence[str], folder: Path) -> 
     """
     notes = trial.user_attrs
     path = folder / str(trial.number)  # of a trial that another machine ran it may be elsewhere
-    return Outcome.recorded(
+    return Outcome.from_record(
         status_of(trial),
         notes.get("error", "failed"),
         notes.get("metrics"),
@@ -121,7 +121,7 @@ def outcome_of(value: Any, failed: bool, folder: Path) -> Outcome:
     if isinstance(value, Outcome) and not failed:
         return value
     error = value if failed and isinstance(value, Exception) else LrflowError(f"the job returned {value!r}")
-    return Outcome.of_error(error, folder=folder)
+    return Outcome.from_error(error, folder=folder)
 
 
 SHOWN = 8

@@ -18,7 +18,7 @@ import numpy as np
 
 from lrflow.errors import did_you_mean, nearest
 from lrflow.files import write_whole
-from lrflow.metric import TRAIN_LOSS, Metric, is_of_test
+from lrflow.metric import TRAIN_LOSS, Metric, is_test
 from lrflow.runs import RunFolder
 
 Value = str | float | bool | None
@@ -172,7 +172,7 @@ class SweepResults:
             return None
         again = f"python -m lrflow task=analyze task.from={self.folder}"
         done = [t for t in self.trials if t.status == "finished" or (t.status == "ended_early" and t.ranks)]
-        known = {name for trial in done for name in trial.metrics if not is_of_test(name)}
+        known = {name for trial in done for name in trial.metrics if not is_test(name)}
         if missing := [name for name in self._judged if done and not any(name in trial.metrics for trial in done)]:
             hint = did_you_mean(missing[0], sorted(known)) or "the trials have no metric but those of the test"
             near = nearest(missing[0], sorted(known), 1)

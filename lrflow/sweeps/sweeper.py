@@ -210,7 +210,7 @@ def run_sweep(
     content: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     settings = Sweep.model_validate({key: value for key, value in content.items() if key != "_target_"})
     folder = Path(str(config.hydra.sweep.dir))
-    settings = settings.judged_by(_objectives(config, settings, folder))
+    settings = settings.with_objectives(_objectives(config, settings, folder))
     url = storage_of(settings.storage, folder)
     # What is written down and handed to jobs is what was typed: a URL out of the environment may hold a password.
     written: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
@@ -221,7 +221,7 @@ def run_sweep(
     except OSError as error:
         message = f"a sweep folder cannot be made there: {error.strerror}"
         raise ConfigError([Problem("output", message, str(folder))]) from error
-    with nullcontext() if is_database(url) else RunFolder(folder).held():
+    with nullcontext() if is_database(url) else RunFolder(folder).locked():
         given: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
         overrides = [*given["hydra"], *given["task"]]
         sweep = Sweeping(settings, space, folder, url, launcher, config.hydra.launcher, overrides)

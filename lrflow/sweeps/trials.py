@@ -221,7 +221,7 @@ class Trials:
         """
         folder = RunFolder(self._folder / str(found.number))
         trial = optuna.Trial(self._study, found._trial_id)
-        ended = Outcome.of_summary(folder.read_summary(), folder.path)
+        ended = Outcome.from_summary(folder.read_summary(), folder.path)
         if ended and ended.status != "stopped":
             self._tell(trial, ended)
             return None
@@ -235,7 +235,7 @@ class Trials:
             trial.set_user_attr("checkpoint", name)
             if deaths > self._settings.retries:
                 error = LrflowError(f"its process died more than {self._settings.retries} times")
-                self._tell(trial, Outcome.of_error(error, folder=folder.path))
+                self._tell(trial, Outcome.from_error(error, folder=folder.path))
                 return None
             self._progress.say(f"trial {found.number}: its process is gone; it is run again")
         return self._ready(trial, checkpoint)

@@ -59,7 +59,7 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     except ValueError as error:
         raise ConfigError([Problem("find.low", str(error), find.low, "start lower")]) from error
     _show(reading, test, console)
-    if doubt := config.directions(find.monitor).doubt("find.mode"):
+    if doubt := config.directions(find.monitor).guess_remark("find.mode"):
         console.print(doubt, soft_wrap=True, highlight=False)
     record = Record(test, reading, find.monitor, find.metric.mode, config.optimizer.lr)
     if find.confirm:

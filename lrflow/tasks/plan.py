@@ -48,7 +48,7 @@ def run(config: Config) -> dict[str, Any]:
         console.print(f"feedback: {feedback.describe()}; {feedback.effect}", soft_wrap=True, highlight=False)
     if other:
         console.print(plan.diff(other))
-    folder = RunFolder.claim(config.run_folder) if config.run_folder else None
+    folder = RunFolder.at(config.run_folder) if config.run_folder else None
     folder = folder or RunFolder.create(Path(config.output), f"plan-{config.title}")
     written = plan.write(folder.path, assemble.plan_extras(config))
     if config.find.check and isinstance(config.find, StabilityFind):

@@ -187,7 +187,7 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
         check_alike([member for *_, member, _ in ready])
         for number, config, folder, member, loggers in ready:
             try:
-                open_.enter_context(folder.held())
+                open_.enter_context(folder.locked())
             except LrflowError:
                 continue
             open_.enter_context(_attempted(folder, loggers))
@@ -242,7 +242,7 @@ def _conclude(folder: RunFolder, member: Member, loggers: list[Logger], seconds:
     }
     ended = Outcome.finished(member.metrics, **facts)
     if member.error is not None:
-        ended = Outcome.of_error(member.error, **facts)
+        ended = Outcome.from_error(member.error, **facts)
     conclude(folder, ended, loggers, members=size)
     return replace(ended, seconds=seconds / size)
 

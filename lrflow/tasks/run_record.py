@@ -39,7 +39,7 @@ def open_folder(config: Config, resumed: Resumed | None, title: str | None = Non
     if rank() > 0:
         return RunFolder(Path(config.output))  # another node's rank: it writes nothing
     if config.run_folder:
-        return RunFolder.claim(config.run_folder)
+        return RunFolder.at(config.run_folder)
     if resumed and resumed.is_newest and config.resume.horizon != "branch":
         return RunFolder.of(resumed.path)
     return RunFolder.create(Path(config.output), title or config.title)
@@ -108,9 +108,9 @@ def failure_recorded(
         yield
     except BaseException as error:
         cause = cause_of(error)
-        outcome = Outcome.of_error(cause, **so_far())
+        outcome = Outcome.from_error(cause, **so_far())
         conclude(folder, outcome, loggers, **facts)
-        outcome.carried()
+        outcome.error_with_outcome()
         if cause is error:
             raise
         raise cause from None

@@ -64,7 +64,7 @@ def run(config: Config) -> dict[str, Any]:
         LrflowError: the run cannot start, diverged, was asked to stop, or could not be saved.
         EndedEarlyError: something else than its plan ended it; it was validated, tested and recorded.
     """
-    ended = outcome(config).check()
+    ended = outcome(config).raise_if_unfinished()
     return {**ended.metrics, "folder": str(ended.folder)}
 
 
@@ -75,7 +75,7 @@ def outcome(config: Config) -> Outcome:
         How the run ended, as it is recorded in its folder.
 
     Raises:
-        BaseException: what ended it before its end; `Outcome.carried_by` has what is recorded of it.
+        BaseException: what ended it before its end; `Outcome.attached_to` has what is recorded of it.
     """
     resumed = None
     if config.resume.source:
@@ -84,7 +84,7 @@ def outcome(config: Config) -> Outcome:
         resumed.check_config(assemble.plain_config(config), optimizer_traits)
     folder = open_folder(config, resumed)
     loggers: list[Logger] = []
-    with folder.held() if rank() == 0 else nullcontext(), own_environment(folder):
+    with folder.locked() if rank() == 0 else nullcontext(), own_environment(folder):
         try:
             if config.finds_lr or (config.find.check and resumed is None):
                 from lrflow.tasks.find import settle_lr  # which trains too, for a while
@@ -130,7 +130,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         steps = {"steps": resumed.step, "planned": resumed.step}
         metrics = numbers_in(summary.get("metrics", {}))
         seconds = float(summary.get("seconds") or 0.0)
-        return Outcome.finished(metrics, folder=folder.path, seconds=seconds, **steps).judged_by(config.objectives)
+        return Outcome.finished(metrics, folder=folder.path, seconds=seconds, **steps).checked_finite(config.objectives)
     trainer, module, data, plan = ready.trainer, ready.module, ready.data, ready.plan
     assert isinstance(config.task, Train)
 
@@ -161,7 +161,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     if trainer.global_step < plan.horizon.steps:
         ended = Outcome.ended_early(trainer.ended_by or "the training loop ended", metrics=metrics, **so_far())
     else:
-        ended = Outcome.finished(metrics, **so_far()).judged_by(config.objectives)
+        ended = Outcome.finished(metrics, **so_far()).checked_finite(config.objectives)
     conclude(folder, ended, loggers, **facts)
     print_outcome(console, folder, ended)
     return ended
@@ -293,7 +293,7 @@ def _former_kept(folder: RunFolder, resumed: Resumed | None, trainer: pl.Trainer
     """Keeps what the folder says of a run that goes on, until its first further step."""
     if resumed is None or not trainer.is_global_zero:
         return nullcontext()
-    return folder.as_before_unless(lambda: trainer.global_step > resumed.step)
+    return folder.restored_unless(lambda: trainer.global_step > resumed.step)
 
 
 def _values(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -49,7 +49,7 @@ def test_the_outcome_of_a_job_is_the_one_in_its_folder(
     config = compose(SHORT)
     outcome = run_job(validate(config.source, config.choices, ["seed=0"], tmp_path / "7"))
     assert (outcome.status, outcome.exit_code, outcome.steps, outcome.planned) == (status, code, steps, 4)
-    recorded = Outcome.of_summary(RunFolder(tmp_path / "7").read_summary(), tmp_path / "7")
+    recorded = Outcome.from_summary(RunFolder(tmp_path / "7").read_summary(), tmp_path / "7")
     assert recorded is not None
     same = replace(outcome, overrides=(), error=None, seconds=round(outcome.seconds, 2))
     assert same == replace(recorded, error=None)

@@ -147,7 +147,7 @@ def test_a_comma_at_the_end_is_told(task, capsys: pytest.CaptureFixture[str]) ->
 def test_a_guessed_mode_is_told_once_for_the_whole_sweep(task, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", "trainer.checkpoint.monitor=val/accuracy", "optimizer.lr=1e-3,1e-2"]) == 0
     out = capsys.readouterr().out
-    assert out.count("val/accuracy: more is taken to be better, judging by its name.") == 1
+    assert out.count("val/accuracy: assuming that higher is better, from its name.") == 1
 
 
 def test_being_stopped_ends_the_sweep_and_tells_what_was_done(task, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,18 +19,18 @@ RUN = Horizon(120, 20)
         (["feedback=plateau", "feedback.monitor=val/accuracy", "feedback.mode=max"], []),
         (
             ["feedback=plateau", "feedback.monitor=val/accuracy"],
-            ["val/accuracy: more is taken to be better, judging by its name. If less is better, type feedback.mode"],
+            ["val/accuracy: assuming that higher is better, from its name. If lower is better, add feedback.mode"],
         ),
-        (["feedback=greedy", "feedback.monitor=train/top5_acc"], ["train/top5_acc: more is taken to be better"]),
+        (["feedback=greedy", "feedback.monitor=train/top5_acc"], ["train/top5_acc: assuming that higher is better"]),
         (["feedback=greedy", "feedback.monitor=train/reward_loss"], []),
-        (["feedback=greedy", "feedback.monitor=train/account"], ["train/account: less is taken to be better, since"]),
+        (["feedback=greedy", "feedback.monitor=train/account"], ["train/account: assuming that lower is better"]),
         (
             ["feedback=greedy", "feedback.monitor=train/acc", "feedback.mode=min"],
             ["feedback.mode is min, and train/acc"],
         ),
         (
             ["trainer.checkpoint.monitor=val/f1"],
-            ["val/f1: more is taken to be better"],
+            ["val/f1: assuming that higher is better"],
         ),
         (["trainer.checkpoint.monitor=val/f1", "trainer.checkpoint.mode=max"], []),
         (["feedback=greedy", "feedback.every=120"], []),
@@ -58,7 +58,7 @@ def test_a_guess_is_told_once() -> None:
     config = compose(["trainer.checkpoint.monitor=val_acc", "feedback=plateau", "feedback.monitor=val_acc"])
     assert not doubts(config, RUN)  # it is no warning
     (told,) = guessed_modes(config.directions)
-    better = "val_acc: more is taken to be better, judging by its name."
+    better = "val_acc: assuming that higher is better, from its name."
     assert told == f"{better} If less is better, type trainer.checkpoint.mode=min."
 
 

@@ -26,5 +26,5 @@ def test_group_norm_sees_each_picture_by_itself() -> None:
     model, pictures = CNN([1, 8, 8], 10, widths=[12, 16], norm="group"), torch.randn(3, 1, 8, 8)
     assert [module.num_groups for module in model.modules() if isinstance(module, torch.nn.GroupNorm)] == [4, 8]
     torch.testing.assert_close(model(pictures)[:1], model(pictures[:1]))
-    with pytest.raises(ConfigError, match="expected batch or group"):
+    with pytest.raises(ConfigError, match="expected one of batch, group"):
         CNN([1, 8, 8], 10, norm="layer")

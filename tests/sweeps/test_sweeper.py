@@ -116,9 +116,9 @@ def test_a_failing_job_is_a_failed_trial(objective, sweep_folder, capsys: pytest
 ENDS = {
     0: lambda: Outcome.finished({"val/loss": 0.5}),
     1: lambda: Outcome.ended_early("a time limit", 3, 9, {"val/loss": 0.1}),
-    2: lambda: Outcome.of_error(PrunedError("trial 2 was pruned by asha", {"val/loss": 0.9})),
-    3: lambda: Outcome.of_error(DivergedError("step 3: the loss is nan")),
-    4: lambda: Outcome.of_error(ValueError("oh")),
+    2: lambda: Outcome.from_error(PrunedError("trial 2 was pruned by asha", {"val/loss": 0.9})),
+    3: lambda: Outcome.from_error(DivergedError("step 3: the loss is nan")),
+    4: lambda: Outcome.from_error(ValueError("oh")),
     5: lambda: Outcome.ended_early("a dead loader", 0, 9),
 }
 """How the run of each seed ends; the one that ended early would be the best."""
@@ -132,7 +132,7 @@ def test_every_end_is_shown_as_what_it_is(
         save_config(config, RunFolder(config.run_folder).config)
         outcome = ENDS[config.seed]()
         RunFolder(config.run_folder).write_summary(outcome.summary())
-        return outcome.check().metrics["val/loss"]
+        return outcome.raise_if_unfinished().metrics["val/loss"]
 
     objective(run)
     words = ["seed=0,1,2,3,4,5", "sweep.sampler=grid", f"sweep.rank_ended_early={str(ranked).lower()}"]
@@ -159,7 +159,7 @@ def test_every_end_is_shown_as_what_it_is(
 
 @pytest.mark.parametrize(("seeds", "code"), [("0,2", 0), ("0,1", 3), ("1,3", 1)])
 def test_the_exit_code_of_a_sweep(seeds: str, code: int, objective) -> None:
-    objective(lambda config: ENDS[config.seed]().check().metrics["val/loss"])
+    objective(lambda config: ENDS[config.seed]().raise_if_unfinished().metrics["val/loss"])
     assert main(["-m", f"seed={seeds}", "sweep.sampler=grid"]) == code
 
 
@@ -470,10 +470,10 @@ def test_an_error_that_cannot_be_pickled_is_told_by_its_message() -> None:
     class OddError(Exception):
         pass
 
-    told = Outcome.of_error(OddError("why")).portable().error
+    told = Outcome.from_error(OddError("why")).picklable().error
     assert isinstance(told, LrflowError)
     assert str(told) == "OddError: why"
-    stopped = pickle.loads(pickle.dumps(Outcome.of_error(StoppedError("stopped", 143)).portable()))
+    stopped = pickle.loads(pickle.dumps(Outcome.from_error(StoppedError("stopped", 143)).picklable()))
     assert (stopped.status, stopped.exit_code) == ("stopped", 143)
     wrong = pickle.loads(pickle.dumps(ConfigError([Problem("a", "b")])))
     assert wrong.problems == [Problem("a", "b")]

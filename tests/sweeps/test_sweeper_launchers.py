@@ -43,7 +43,7 @@ TRAINING = """
         if config.seed == 5:
             from lrflow.runs import RunFolder
 
-            with RunFolder(config.run_folder).held():
+            with RunFolder(config.run_folder).locked():
                 while not config.run_folder.with_name("go").exists():
                     time.sleep(0.05)
         metrics = {"val/loss": config.optimizer.lr, "process": os.getpid()}

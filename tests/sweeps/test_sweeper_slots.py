@@ -78,7 +78,7 @@ class Threads:
             try:
                 outcome = Outcome.finished({"val/loss": self.run(number)})
             except LrflowError as error:
-                outcome = Outcome.of_error(error)
+                outcome = Outcome.from_error(error)
             done.append(JobReturn(status=JobStatus.COMPLETED, _return_value=outcome))
         return done
 
@@ -103,7 +103,7 @@ def save_when_asked(folder: Path, holds: Any) -> None:
         os._exit(0)
 
     signal.signal(signal.SIGUSR1, save)
-    with RunFolder(folder).held():
+    with RunFolder(folder).locked():
         holds.set()
         time.sleep(TIMEOUT)
 

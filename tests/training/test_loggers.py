@@ -230,11 +230,11 @@ class Dashboard(pl.loggers.Logger):
     ("outcome", "code", "status"),
     [
         (Outcome.finished(), 0, "success"),
-        (Outcome.of_error(PrunedError("behind")), 0, "success"),
-        (Outcome.of_error(DivergedError("the loss is nan")), 1, "failed"),
-        (Outcome.of_error(ValueError("oh")), 1, "failed"),
-        (Outcome.of_error(StoppedError("as asked", 143)), 143, "failed"),
-        (Outcome.of_error(KeyboardInterrupt()), 130, "failed"),
+        (Outcome.from_error(PrunedError("behind")), 0, "success"),
+        (Outcome.from_error(DivergedError("the loss is nan")), 1, "failed"),
+        (Outcome.from_error(ValueError("oh")), 1, "failed"),
+        (Outcome.from_error(StoppedError("as asked", 143)), 143, "failed"),
+        (Outcome.from_error(KeyboardInterrupt()), 130, "failed"),
         (Outcome.ended_early("a callback", 3, 9), 3, "failed"),
     ],
     ids=lambda value: getattr(value, "status", str(value)),
@@ -251,7 +251,7 @@ def test_every_dashboard_is_told_how_the_run_ended(outcome: Outcome, code: int, 
 
 def test_a_run_that_failed_before_it_was_reported_is_reported_and_one_that_never_began_is_not() -> None:
     failed, refused = Dashboard(begun=False), Dashboard(begun=False)
-    close_loggers([failed], Outcome.of_error(PrunedError("at its first rung")))
+    close_loggers([failed], Outcome.from_error(PrunedError("at its first rung")))
     assert failed.experiment.summary["status"] == "pruned"
     close_loggers([refused])
     assert refused._experiment is None
@@ -262,7 +262,7 @@ def test_a_dashboard_that_cannot_be_reached_hides_no_error(caplog: pytest.LogCap
         def finalize(self, status: str) -> None:
             raise ConnectionError("no network")
 
-    close_loggers([Away(), other := Dashboard()], Outcome.of_error(ValueError("oh")))
+    close_loggers([Away(), other := Dashboard()], Outcome.from_error(ValueError("oh")))
     assert other.experiment.codes == [1]
     assert "Away was not told how the run ended: no network" in caplog.text
 
