@@ -6,6 +6,7 @@ Print the composed config for `--cfg`.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -55,6 +56,11 @@ def main(words: Sequence[str] | None = None) -> int:
 
         show_failure(error)
         return error.exit_code if isinstance(error, LrflowError) else 1
+    finally:
+        # The process ends. Python would first look for garbage among everything that was imported and composed, which
+        # takes as long as the composition. After a task it may: a file in a cycle is written when it is collected.
+        if words is None and "lrflow.tasks" not in sys.modules:
+            gc.freeze()
 
 
 def _main(words: list[str]) -> int:
@@ -318,22 +324,24 @@ def show_config(found: DictConfig, args: Arguments, resolve: bool) -> None:
     """Print a composed config as YAML on stdout, with secrets masked.
 
     Args:
-        found: composed config, including its `hydra` node.
+        found: composed config, including its `hydra` node; the parts that are not printed are removed from it.
         args: command line; `cfg` and `package` select the part to print.
         resolve: replace interpolations by their values.
 
     Raises:
         ConfigError: the config has no key `args.package`.
     """
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, flag_override
 
     from lrflow.config.secrets import redact_text
 
-    keys = list(map(str, found.keys()))
-    names = {"job": [key for key in keys if key != "hydra"], "hydra": ["hydra"], "all": keys}
-    part = shown = OmegaConf.masked_copy(found, names[args.cfg or "job"])
+    hidden = {"job": lambda key: key == "hydra", "hydra": lambda key: key != "hydra", "all": lambda key: False}
+    with flag_override(found, ["struct", "readonly"], False):
+        for key in list(filter(hidden[args.cfg or "job"], found)):
+            del found[key]
+    part = found
     if args.package:
-        part = OmegaConf.select(shown, args.package)
+        part = OmegaConf.select(found, args.package)
         if part is None:
             raise ConfigError([Problem("--package", "not a key of the config", args.package)])
     text = OmegaConf.to_yaml(part, resolve=resolve) if OmegaConf.is_config(part) else f"{part}\n"

@@ -119,13 +119,13 @@ def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None])
         extra, ignore = PASSED.get(group, ((), ()))
         for key, node in _nodes(content.get(group), group):
             target = node["_target_"]
-            ours = isinstance(target, str) and shipped_keys(group, target)
-            if problem := check_installed(target, key, choices.get(group) if ours else None):
-                problems.append(problem)
+            if check_installed(target, key):
+                ours = isinstance(target, str) and any(shipped_keys(group, target))
+                problems += filter(None, [check_installed(target, key, choices.get(group) if ours else None)])
             elif group == "schedule" or ".schedule" in key:
                 problems += check_curve(node, key)
             else:
-                problems += check_node(node, key, group, extra, ignore)
+                problems += check_node(node, key, group, choices.get(group), extra, ignore)
     return problems
 
 
@@ -167,7 +167,12 @@ def check_curve(node: Mapping[str, Any], key: str) -> list[Problem]:
 
 
 def check_node(
-    node: Mapping[str, Any], key: str, group: str, extra: Collection[str], ignore: Collection[str]
+    node: Mapping[str, Any],
+    key: str,
+    group: str,
+    option: str | None,
+    extra: Collection[str],
+    ignore: Collection[str],
 ) -> list[Problem]:
     """One node with a `_target_`.
 
@@ -177,13 +182,15 @@ def check_node(
     target = node["_target_"]
     if problem := check_name(target, f"{key}._target_"):
         return [problem]
-    options = shipped_keys(group, target)
-    if not any(given <= node.keys() for given in options):
+    if not any(given <= node.keys() for given in shipped_keys(group, target, option)):
         return check_arguments(target, node, key, extra, ignore)
-    known = frozenset[str]().union(*options)
+    given = node.keys() - set(ignore) - set(CONTROLS)
+    if any(given <= keys for keys in shipped_keys(group, target, option)):
+        return []
+    known = frozenset[str]().union(*shipped_keys(group, target))
     names = [name for name in known if name not in CONTROLS]
     problems = []
-    for name in node.keys() - known - set(ignore) - set(CONTROLS):
+    for name in given - known:
         meant = closest(name, names)
         if meant is None:
             return check_arguments(target, node, key, extra, ignore)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from lrflow.config.diagnostics import dotted
 from lrflow.config.interpolation import leaves
 from lrflow.config.packages import missing_package, trusted
-from lrflow.config.secrets import secret_problem, without_password
+from lrflow.config.secrets import find_secrets, without_password
 from lrflow.config.sweep import TARGET, Pruning, Sweep
 from lrflow.errors import Problem, did_you_mean, nearest
 from lrflow.metric import is_test
@@ -124,8 +124,7 @@ def check_hydra(node: DictConfig) -> list[Problem]:
         problems += check_sweeper(content["sweeper"])
     if content["launcher"]["_target_"] == VECTORIZED:
         problems += _check_vectorized(content["launcher"])
-    found = (secret_problem(f"hydra.{key}", value) for key, value in leaves(content))
-    return [*problems, *filter(None, found)]
+    return [*problems, *find_secrets({"hydra": content})]
 
 
 def _check_vectorized(launcher: Any) -> Iterator[Problem]:

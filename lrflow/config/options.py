@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -134,23 +134,32 @@ def recipes() -> dict[str, Path]:
     return found | {f"{path.parent.name}/{path.stem}": path for path in variants if path.stem != "recipe"}
 
 
-@cache
-def shipped_keys(group: str, target: str) -> tuple[frozenset[str], ...]:
-    """The keys that lrflow's own options of a group give to a `_target_`, option by option; empty: none has it.
+def shipped_keys(group: str, target: str, option: str | None = None) -> Iterator[frozenset[str]]:
+    """Yield the keys that lrflow's own options of a group give to a `_target_`, one set per node; none if none has it.
 
-    They fit the target's signature (a test sees to it), so that nothing needs to be imported to know it. Only the files
-    that name the target are parsed.
+    They fit the target's signature (a test sees to it), so that nothing needs to be imported to know it. A file is
+    parsed when its keys are asked for.
+
+    Args:
+        group: `optimizer`.
+        target: the dotted name.
+        option: the option whose file is read first.
     """
-    found: list[frozenset[str]] = []
-    for path in sorted((home("conf") / group).glob("*.yaml")):
-        if target in path.read_text(encoding="utf-8"):
-            _collect(read_yaml(path), target, found)
-    return tuple(found)
+    for path in sorted((home("conf") / group).glob("*.yaml"), key=lambda path: (path.stem != option, path)):
+        yield from (keys for named, keys in _nodes_of(path) if named == target)
 
 
-def _collect(node: Any, target: str, found: list[frozenset[str]]) -> None:
+@cache
+def _nodes_of(path: Path) -> list[tuple[str, frozenset[str]]]:
+    """The `_target_` and the keys of each node in a file."""
+    found: list[tuple[str, frozenset[str]]] = []
+    _collect(read_yaml(path), found)
+    return found
+
+
+def _collect(node: Any, found: list[tuple[str, frozenset[str]]]) -> None:
     if isinstance(node, dict):
-        if node.get("_target_") == target:
-            found.append(frozenset(node) - {"defaults"})  # which Hydra reads itself
+        if "_target_" in node:
+            found.append((node["_target_"], frozenset(node) - {"defaults"}))  # which Hydra reads itself
         for value in node.values():
-            _collect(value, target, found)
+            _collect(value, found)

@@ -33,7 +33,8 @@ def secret_values() -> dict[str, str]:
 
 def find_secrets(content: Any) -> list[Problem]:
     """Every secret that stands in the clear in an unresolved config; the problems don't show it."""
-    return [problem for key, value in leaves(content) if (problem := secret_problem(key, value))]
+    secrets = secret_values()
+    return [problem for key, value in leaves(content) if (problem := secret_problem(key, value, secrets))]
 
 
 def find_told_secrets(content: Mapping[str, Any]) -> list[Problem]:
@@ -42,20 +43,27 @@ def find_told_secrets(content: Mapping[str, Any]) -> list[Problem]:
     Args:
         content: the resolved config; what a model or data module is handed is its own affair.
     """
+    secrets = secret_values()
     told = {key: content.get(key) for key in ("name", "output", "logger")}
     return [
         Problem(key, f"would show the value of the environment variable {name} to everyone who sees the run", MASK)
         for key, value in leaves(told)
-        for name, secret in secret_values().items()
+        for name, secret in secrets.items()
         if isinstance(value, str) and secret in value
     ]
 
 
-def secret_problem(key: str, value: Any) -> Problem | None:
-    """The problem of one value: under a secret's name, or holding the value of a secret environment variable."""
+def secret_problem(key: str, value: Any, secrets: Mapping[str, str] | None = None) -> Problem | None:
+    """The problem of one value: under a secret's name, or holding the value of a secret environment variable.
+
+    Args:
+        key: of the value.
+        value: as the config gives it.
+        secrets: what `secret_values` returns; None: it is called.
+    """
     if not isinstance(value, str):
         return None
-    for name, secret in secret_values().items():
+    for name, secret in (secret_values() if secrets is None else secrets).items():
         if secret in value:
             message = f"holds the value of the environment variable {name} in the clear"
             return Problem(key, message, MASK, f"write {key}=${{oc.env:{name}}} (in quotes on a command line)")

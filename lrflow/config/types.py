@@ -85,7 +85,8 @@ def _interval(value: Any) -> Duration:
     return duration
 
 
-def _as_written(duration: Duration) -> int | float | str:
+def as_written(duration: Duration) -> int | float | str:
+    """Return a duration as the config gives it."""
     return str(duration) if duration.written is None else duration.written
 
 
@@ -172,8 +173,8 @@ Betas = Annotated[
     expects("two numbers (three where the optimizer has three), each at least 0 and below 1", _is_betas),
 ]
 Eps = Annotated[Any, expects("a number above 0", _is_eps)]
-Time = Annotated[Duration, PlainValidator(_duration), PlainSerializer(_as_written)]
-Interval = Annotated[Duration, PlainValidator(_interval), PlainSerializer(_as_written)]
+Time = Annotated[Duration, PlainValidator(_duration), PlainSerializer(as_written)]
+Interval = Annotated[Duration, PlainValidator(_interval), PlainSerializer(as_written)]
 Seed = Annotated[int, expects("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32)]
 Shape = Annotated[
     list[int],

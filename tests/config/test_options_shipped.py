@@ -26,7 +26,7 @@ def targets_in(path: Path) -> list[str]:
 
 
 TARGETS = dict.fromkeys((o.group, target) for o in OPTIONS if o.group != "recipe" for target in targets_in(o.path))
-NODES = [(group, target, shipped_keys(group, target)) for group, target in TARGETS]
+NODES = [(group, target, list(shipped_keys(group, target))) for group, target in TARGETS]
 
 
 def named(option: Option) -> str:
