@@ -47,7 +47,7 @@ ONE_GROUP = (
 SAMPLES, CLOSE = 41, 2e-3
 """LRs of each line that a picture carries, and how far apart, as a fraction of the highest, they count as equal."""
 
-How = Literal["keep", "rescale", "extend", "decay_now"]
+ContinueMode = Literal["keep", "rescale", "extend", "decay_now"]
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def resumed() -> Picture:
     """A run of 400 steps that is resumed at step 200 with 600: what each choice makes of its schedule."""
     before, now, at = Horizon(400, 20), Horizon(600, 20), 200
     schedule = Schedule(Cosine(), warmup="5%", floor=0.1)
-    plan = _plan({how: Continued(schedule, at, before, how) for how in get_args(How)}, now)
+    plan = _plan({how: Continued(schedule, at, before, how) for how in get_args(ContinueMode)}, now)
 
     def figure() -> Figure:
         figure = Figure(figsize=(9.6, 3.9), layout="constrained", facecolor="white")

@@ -306,7 +306,7 @@ def check_plan(config: Config, plan: Plan) -> None:
         ConfigError: lists every one that does not.
     """
     problems = [problem for curve, _ in plan.curves for problem in curve.check(plan.horizon)]
-    problems = problems or [problem for moved, _ in plan.moved for problem in moved.check(plan.horizon)]
+    problems = problems or [problem for moved, _ in plan.scheduled_settings for problem in moved.check(plan.horizon)]
     if problems := problems or _check_starts(plan, config.layers.plain()):
         raise ConfigError(problems)
 
@@ -323,13 +323,13 @@ def report_advice(config: Config, plan: Plan, tell: Callable[[Any], None]) -> No
             tell(guessed)
     for unread in unused_keys(config):
         tell(f"warning: {unread}")
-    if config.trainer.compile and plan.moved:
+    if config.trainer.compile and plan.scheduled_settings:
         tell(f"the optimizer's update is not compiled, since other settings move: {', '.join(plan.also)}")
 
 
 def _check_starts(plan: Plan, layers: Mapping[str, Any]) -> list[Problem]:
     """Groups that are unfrozen too late to train, or all of them too late."""
-    run, starts = plan.horizon.steps, plan.starts
+    run, starts = plan.horizon.steps, plan.first_steps
     if late := [f"{name} (step {start})" for name, start in starts.items() if start >= run]:
         message = f"the run has {run} steps, and these groups would be unfrozen later: {abbreviated(late)}"
         gradual = str(layers.get("_target_")).endswith(f".{GradualUnfreezing.__name__}") and "every" in layers
@@ -362,9 +362,9 @@ def freezing_callbacks(
     config: Config, module: pl.LightningModule, plan: Plan, groups: Sequence[Group], step: int = 0
 ) -> list[pl.Callback]:
     """What keeps frozen groups as they are, in a run that has any and goes on from a step."""
-    if not any(plan.starts.values()) and not any(group.frozen and group.freeze_statistics for group in groups):
+    if not any(plan.first_steps.values()) and not any(group.frozen and group.freeze_statistics for group in groups):
         return []
-    return [Freezing(planned_module(module), groups, plan.starts, step, config.trainer.compile)]
+    return [Freezing(planned_module(module), groups, plan.first_steps, step, config.trainer.compile)]
 
 
 def lightning_options(config: Config) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Rule
 from lrflow.metric import is_validation
 from lrflow.schedules import Curve, Duration, Horizon, Shape
-from lrflow.schedules._arguments import uncounted
+from lrflow.schedules._arguments import uncountable_hint
 from lrflow.schedules.base import highest_settings, numeric_settings
 
 
@@ -50,7 +50,7 @@ def check_also(curve: Curve, key: str, optimizer: Optimizer, decays: bool) -> li
         decays: whether layer rules set weight decays of their own.
     """
     problems = []
-    for entry, _ in curve.split()[1]:
+    for entry, _ in curve.split_settings()[1]:
         if entry.optional:
             continue
         known = highest_settings(numeric_settings(each.node()) for each in (optimizer, *optimizer.routes.values()))
@@ -98,7 +98,7 @@ def _check_rule(rule: Rule, key: str, horizon: Horizon | None) -> list[Problem]:
     try:
         first, last = start.steps(horizon), start.steps(horizon) + warmup.steps(horizon)
     except ValueError as error:
-        return [Problem(f"{key}.unfreeze", str(error), str(rule.unfreeze), uncounted(start))]
+        return [Problem(f"{key}.unfreeze", str(error), str(rule.unfreeze), uncountable_hint(start))]
     if first >= horizon.steps:
         message = f"is {first} steps, but the run has only {horizon.steps}"
         return [Problem(f"{key}.unfreeze", message, str(rule.unfreeze), _NEVER)]

@@ -29,7 +29,7 @@ from lrflow.config.schema import Optimizer
 from lrflow.config.targets import check_arguments, defaults, optimizer_traits
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.limits import is_number
-from lrflow.optimizers.traits import Range, Traits, known_with, traits_named
+from lrflow.optimizers.traits import Range, Traits, names_with, traits_named
 from lrflow.plan.batch_scaling import BatchScaling
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def check_curvature(config: Config, processes: int | None = None) -> list[Proble
         return []
     who, trainer = " and ".join(asked), config.trainer
     problems = []
-    *names, last = known_with("bound")
+    *names, last = names_with("bound")
     known = f"it is known of {', '.join(names)} and {last}; leave out {who}"
     if optimizer_traits(config.optimizer.target).bound is None:
         name = config.optimizer.target.rpartition(".")[2]
@@ -284,7 +284,7 @@ def table_of(optimizer: Mapping[str, Any], asked: str = "auto") -> Literal["adam
     target = str(optimizer.get("_target_"))
     traits = optimizer_traits(target)
     if traits.mup is None:
-        hint = f"it is for {', '.join(sorted(known_with('mup')))}; "
+        hint = f"it is for {', '.join(sorted(names_with('mup')))}; "
         hint += "if yours moves as one of them, say so: layers.optimizer=adam or sgd"
         raise ConfigError([Problem("optimizer._target_", "no rule of muP is known for this optimizer", target, hint)])
     decay = optimizer.get("weight_decay")

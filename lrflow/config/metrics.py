@@ -14,6 +14,7 @@ from lrflow.config.config import Config
 from lrflow.config.schema import Feedback
 from lrflow.config.sweep import TARGET
 from lrflow.errors import Problem, did_you_mean
+from lrflow.feedback import FORMER_NAMES
 from lrflow.feedback.limits import BOUNDS, LIMITS
 from lrflow.limits import outside
 from lrflow.metric import PLACES, SUPERVISED, Directions, guess_mode, is_test, is_validation
@@ -110,6 +111,7 @@ def check_limits(content: Mapping[str, Any]) -> list[Problem]:
     if not isinstance(node, Mapping):
         return []
     room, _, kind = str(node.get("_target_")).rpartition(".")
+    kind = FORMER_NAMES.get(kind, kind)
     if room != "lrflow.feedback" or kind not in LIMITS:
         return []
     return outside({**BOUNDS, **LIMITS[kind]}, node, "feedback")

@@ -1,35 +1,29 @@
 """Feedback: small stateful factors on top of the plan, which react to what the run measures."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lrflow.imports import lazily
 
 if TYPE_CHECKING:
     from lrflow.feedback.base import Feedback, MetricFeedback, StepFeedback
     from lrflow.feedback.metric import Greedy, KLAdaptive, Plateau
-    from lrflow.feedback.step import Hypergradient, Stationarity
+    from lrflow.feedback.step import SASA, Hypergradient
+
+    Stationarity = SASA
 
 __all__ = [
-    "Feedback",
-    "Greedy",
-    "Hypergradient",
-    "KLAdaptive",
-    "MetricFeedback",
-    "Plateau",
-    "Stationarity",
+    "SASA", "Feedback", "Greedy", "Hypergradient", "KLAdaptive", "MetricFeedback", "Plateau", "Stationarity",
     "StepFeedback",
-]
+]  # fmt: skip
 
-__getattr__ = lazily(
-    __name__,
-    {
-        "Feedback": "base",
-        "Greedy": "metric",
-        "Hypergradient": "step",
-        "KLAdaptive": "metric",
-        "MetricFeedback": "base",
-        "Plateau": "metric",
-        "Stationarity": "step",
-        "StepFeedback": "base",
-    },
-)
+FORMER_NAMES = {"Stationarity": "SASA"}
+"""Configs and checkpoints that were saved before a class was renamed hold its former name."""
+
+_find = lazily(__name__, {
+    "Feedback": "base", "Greedy": "metric", "Hypergradient": "step", "KLAdaptive": "metric", "MetricFeedback": "base",
+    "Plateau": "metric", "SASA": "step", "StepFeedback": "base",
+})  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    return _find(FORMER_NAMES.get(name, name))

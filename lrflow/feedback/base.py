@@ -1,4 +1,4 @@
-"""What every feedback is: a factor between two bounds, its state, and what it looks at."""
+"""The base classes of feedback: a factor on the LR between two bounds, with its own state."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from lrflow.schedules.time import DurationLike
 
 
 class Feedback(ABC):
-    """A factor that the planned LR is multiplied by, moved by what the run measures.
+    """A factor on the planned LR that reacts to the run.
 
-    It knows neither a Trainer nor a plan; `lrflow.training.FeedbackLoop` hands it what it looks at and writes its
-    factor into the scheduler.
+    It needs neither a Trainer nor a plan: `lrflow.training.FeedbackLoop` passes the measurements to it and its factor
+    to the scheduler.
 
     Args:
-        min_factor: the factor never falls below this; above 0 and at most 1.
-        max_factor: the factor never rises above this; at least 1.
-        every: how often it is looked at, a duration; None: as `interval` says.
+        min_factor: lower bound of the factor; above 0 and at most 1.
+        max_factor: upper bound of the factor; at least 1.
+        every: a duration, the interval between updates; None: see `interval`.
 
     Raises:
-        ConfigError: values out of range, all of them at once; the keys are those of the group `feedback`.
+        ConfigError: lists every value out of range; the keys are those of the group `feedback`.
     """
 
-    told_from: ClassVar[float] = 1.0
-    """A change is told once the factor is more than this many times what was told last, or less than a share of it."""
+    log_ratio: ClassVar[float] = 1.0
+    """Log a change only if the factor moved by more than this ratio since the last logged value."""
 
     nonfinite: ClassVar[str] = "the factor stays"
-    """What it makes of a reading that is not finite."""
+    """What happens on a reading that is not finite, for the log."""
 
     def __init__(self, min_factor: float, max_factor: float, every: DurationLike | None) -> None:
         self.factor = 1.0
@@ -49,13 +49,13 @@ class Feedback(ABC):
         else:
             if self._every is not None and self._every.value == 0:
                 problems.append(Problem("feedback.every", "expected a duration above 0", every))
-        refuse(problems)
+        raise_problems(problems)
 
     def interval(self, horizon: Horizon) -> int:
-        """How many optimizer steps lie between two looks; without `every`, those of an epoch.
+        """Return the optimizer steps between two updates; an epoch by default.
 
         Raises:
-            ConfigError: it is counted in epochs, and how long they are is not known.
+            ConfigError: the interval is in epochs, whose length is unknown.
         """
         every = self._every or Duration(1, "epochs")
         try:
@@ -67,47 +67,47 @@ class Feedback(ABC):
 
     @property
     def subject(self) -> str:
-        """What its evidence is about: a state that was gathered about anything else says nothing to it."""
+        """Identifies what the state was computed from; a checkpointed state with another subject is dropped."""
         return ""
 
     @abstractmethod
     def describe(self) -> str:
-        """What it does, in one line."""
+        """Describe the feedback in one line."""
 
     @property
-    def effect(self) -> str:
-        """Where the LR that is used may lie."""
+    def lr_range(self) -> str:
+        """Describe the range of the LR under this feedback."""
         low = f"down to {self.min_factor:g}x" if self.min_factor < 1 else ""
         high = f"up to {self.max_factor:g}x" if self.max_factor > 1 else ""
         return f"the LR used may go {' and '.join(filter(None, (low, high)))} of the planned one"
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What it has gathered and decided so far, as plain data and tensors; no settings."""
+        """Return the state as plain data and tensors, without settings."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; a factor outside of today's bounds goes to the nearest of them.
+        """Load a state; a factor outside the current bounds is set to the nearest bound.
 
         Raises:
-            KeyError, ValueError: it is the state of something else.
+            KeyError, ValueError: the state is of another feedback.
         """
 
     def multiply(self, by: float) -> None:
-        """Move the factor, within its bounds."""
+        """Multiply the factor, within its bounds."""
         self.set(self.factor * by)
 
     def set(self, factor: float) -> None:
-        """Put the factor to a value, or to the nearest bound."""
+        """Set the factor to a value, or to the nearest bound."""
         self.factor = min(max(factor, self.min_factor), self.max_factor)
 
 
 class MetricFeedback(Feedback):
-    """A feedback that looks at one number of the run now and then.
+    """A feedback that reacts to one metric of the run.
 
     Args:
-        monitor: the metric. One of validation (`val/...`, `val_...`) is looked at after each validation, anything else
-            each `every`; `train/loss` is the mean training loss since the last look.
+        monitor: the metric. A validation metric (`val/...`, `val_...`) is read after each validation, any other every
+            `every`; `train/loss` is the mean training loss since the last reading.
         min_factor: lower bound.
         max_factor: upper bound.
         every: a duration; None: an epoch.
@@ -117,12 +117,12 @@ class MetricFeedback(Feedback):
         super().__init__(min_factor, max_factor, every)
         self.monitor = monitor
         if self.after_validation and every is not None:
-            hint = "leave feedback.every out, and say how often with trainer.val_every"
-            refuse([Problem("feedback.every", f"{monitor} is looked at after each validation", every, hint)])
+            hint = "leave feedback.every out and set trainer.val_every"
+            raise_problems([Problem("feedback.every", f"{monitor} is read after each validation", every, hint)])
 
     @property
     def after_validation(self) -> bool:
-        """Whether the metric is one of validation."""
+        """Whether it is a validation metric."""
         return is_validation(self.monitor)
 
     @property
@@ -132,51 +132,51 @@ class MetricFeedback(Feedback):
 
     @abstractmethod
     def update(self, value: float) -> None:
-        """Take the next reading, which may not be finite, and move the factor."""
+        """Take the next reading, which may be infinite or NaN, and move the factor."""
 
 
 class StepFeedback(Feedback):
-    """A feedback that looks at gradients and weights before each optimizer step."""
+    """A feedback that reads gradients and weights before each optimizer step."""
 
     @abstractmethod
     def watch(self, parameters: Sequence[nn.Parameter], horizon: Horizon) -> None:
-        """Begin, or go on after `load_state_dict`.
+        """Start, or continue after `load_state_dict`.
 
         Args:
-            parameters: those that are trained, always in the same order, on the device where they stay.
-            horizon: turns durations into steps.
+            parameters: the trained parameters, always in the same order, on their final device.
+            horizon: converts durations to steps.
 
         Raises:
-            ValueError: the state that was loaded is of other parameters.
+            ValueError: the loaded state is of other parameters.
         """
 
     @abstractmethod
     def observe(self, lr: float) -> float | None:
-        """Look at the weights and gradients just before a step; waits for the device once an interval, and not else.
+        """Read weights and gradients just before a step; synchronises with the device only once per interval.
 
         Args:
-            lr: that the step is about to be made with.
+            lr: the LR of the step.
 
         Returns:
-            What was measured, at the end of an interval; the factor has been moved by then.
+            At the end of an interval the measurement, after the factor was moved; else None.
         """
 
 
-def refuse(problems: Iterable[Problem]) -> None:
-    """Raise the problems, if there are any.
+def raise_problems(problems: Iterable[Problem]) -> None:
+    """Raise one ConfigError with all problems, if there are any.
 
     Raises:
-        ConfigError: there are.
+        ConfigError: there are problems.
     """
     if problems := list(problems):
         raise ConfigError(problems)
 
 
-def wide(device: torch.device) -> torch.dtype:
-    """The widest float that a device has, for sums over many small numbers."""
+def widest_float(device: torch.device) -> torch.dtype:
+    """Return the widest float type of a device, for sums over many small numbers."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def on_cpu(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Copies for a checkpoint, which the run does not change any more."""
+def cpu_copies(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return copies on the CPU, for a checkpoint."""
     return [tensor.detach().to("cpu", copy=True) for tensor in tensors]

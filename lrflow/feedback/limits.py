@@ -1,4 +1,4 @@
-"""What the settings of each feedback may be: read by its class, and by the checks of a config without torch."""
+"""The allowed values of each feedback's settings, for its class and for config checks that do not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IMPROVEMENT = {
 }
 
 BOUNDS = {"min_factor": number(0, 1, above=True), "max_factor": number(1)}
-"""Those of every feedback."""
+"""The bounds, which every feedback has."""
 
 LIMITS: Mapping[str, Mapping[str, Limit]] = {
     "Plateau": {
@@ -38,11 +38,11 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "factor": number(1, above=True),
     },
     "Hypergradient": {"beta": _SHARE},
-    "Stationarity": {
+    "SASA": {
         "factor": _SHARE,
         "significance": _SHARE,
         "keep": number(0, 1, above=True),
         "min_samples": whole(4).or_null(),
     },
 }
-"""Those of each kind, by its class in `lrflow.feedback`."""
+"""The settings of each class in `lrflow.feedback`."""

@@ -1,4 +1,4 @@
-"""The layers of a model in order, from its input to its head."""
+"""The layers of a model and their depths, in order from the input to the head."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Layer:
     Args:
         name: the dotted name of its module.
         entries: its parameters.
-        depth: how many layers lie below it.
+        depth: number of layers below it.
     """
 
     name: str
@@ -33,67 +33,67 @@ class Layer:
 
 
 def layers_of(model: nn.Module | Parameters) -> list[Layer]:
-    """Every parameter once, in layers from the input to the head.
+    """Return the layers of a model from the input to the head; every parameter belongs to one of them.
 
     Layers are the model's children. `Sequential`, `ModuleList` and `ModuleDict` are opened into their items, and so is
     a module that is its parent's only child or holds a stack of blocks, at any depth. A stack of blocks is one of these
-    containers with two or more items that are alike and have modules inside; its blocks are layers, and are not opened
-    unless they hold stacks themselves. A tied parameter belongs to the first layer that holds it.
+    containers with two or more items that are alike and have submodules. Its blocks are layers, and are opened only if
+    they hold stacks themselves. A tied parameter belongs to the first layer that holds it.
 
-    Where the model was seen to run, layers come in the order of their first use, and the depth of a layer is counted
-    from the head down: of layers that feed nothing but the head, as the last ones of parallel towers, each lies one
-    below it. A norm, or a parameter that an opened module holds itself (a class token, a positional table), belongs to
-    the layer whose output it is applied to. What was not used stays where it is declared.
+    If a forward pass was traced, layers come in the order of their first use, and depth is counted from the head down:
+    each layer that feeds only the head, such as the last ones of parallel towers, is one below it. A norm, or a
+    parameter that an opened module holds itself (a class token, a positional table), belongs to the layer whose output
+    it is applied to. Unused layers stay where they are declared.
 
-    Where it was not, all of this follows the order of declaration: a layer feeds the next one, and a norm belongs to
-    the layer before it.
+    If no forward pass was traced, the order of declaration replaces the order of use: a layer feeds the next one, and a
+    norm belongs to the layer before it.
     """
     parameters = Parameters.of(model)
     entries = {entry.parameter: entry for entry in parameters.entries}
     layers: dict[str, list[Entry]] = {}
-    loose: list[tuple[str | None, list[Entry]]] = []  # with the layer that is declared before them
+    loose: list[tuple[str | None, list[Entry]]] = []  # each with the layer declared before it
     last: str | None = None
     for path, module, opened in _walk(parameters.model, parameters.uses):
         own = [entries.pop(p) for p in module.parameters(recurse=not opened) if p in entries]
         if own and not opened and not is_norm(module):
             layers[path], last = own, path
-        elif own and opened:  # each by itself
+        elif own and opened:  # each parameter separately
             loose += [(last, [entry]) for entry in own]
         elif own:
             loose.append((last, own))
-    if not layers:  # nothing but norms and bare parameters
+    if not layers:  # the model has only norms and bare parameters
         return [Layer("model", tuple(entry for _, own in loose for entry in own), 0)] if loose else []
     order, depths = _depths(layers, parameters.uses)
     for declared, own in loose:
-        home = _home(own, {name: layers[name] for name in order}, parameters.uses)
-        layers[home or declared or order[0]] += own
+        owner = _owner(own, {name: layers[name] for name in order}, parameters.uses)
+        layers[owner or declared or order[0]] += own
     return [Layer(name, tuple(layers[name]), depths[name]) for name in order]
 
 
 def _depths(layers: dict[str, list[Entry]], uses: Uses | None) -> tuple[list[str], dict[str, int]]:
-    """The layers in order, and the depth of each."""
+    """Return the layers in order, and the depth of each."""
     declared = list(layers)
     if uses is None:
         return declared, {name: depth for depth, name in enumerate(declared)}
     held = {name: [entry.parameter for entry in own] for name, own in layers.items()}
     first = {name: when for name in declared if (when := uses.first(held[name])) is not None}
     order = sorted(first, key=lambda name: first[name])
-    above: dict[str, int] = {}  # how many layers lie above, on the longest way to an output
+    above: dict[str, int] = {}  # number of layers above, on the longest path to an output
     for index in reversed(range(len(order))):
         fed = [above[other] for other in order[index + 1 :] if uses.feed(held[order[index]], held[other])]
         above[order[index]] = 1 + max(fed, default=-1)
     highest = max(above.values(), default=0)
     depths = {name: highest - count for name, count in above.items()}
     for index, name in enumerate(declared):
-        if name not in depths:  # never used: beside the layer that is declared before it
+        if name not in depths:  # never used: it gets the depth of the layer declared before it
             before = declared[index - 1] if index else None
             order.insert(order.index(before) + 1 if before else 0, name)
             depths[name] = depths[before] if before else 0
     return sorted(order, key=lambda name: depths[name]), depths
 
 
-def _home(own: Sequence[Entry], layers: dict[str, list[Entry]], uses: Uses | None) -> str | None:
-    """The layer whose output these are applied to, or else the last one that was used before them."""
+def _owner(own: Sequence[Entry], layers: dict[str, list[Entry]], uses: Uses | None) -> str | None:
+    """Return the layer whose output these are applied to, else the last layer used before them."""
     parameters = [entry.parameter for entry in own]
     when = uses.first(parameters) if uses else None
     if uses is None or when is None:
@@ -107,7 +107,7 @@ def _home(own: Sequence[Entry], layers: dict[str, list[Entry]], uses: Uses | Non
 
 
 def check_min_scale(min_scale: object) -> list[Problem]:
-    """What is wrong with the factor below which no layer's falls."""
+    """Check the lower bound of the LR factors."""
     value = number(min_scale)
     if value is None or not 0 <= value <= 1:
         return [Problem("layers.min_scale", "expected a factor from 0 to 1", min_scale)]
@@ -115,12 +115,12 @@ def check_min_scale(min_scale: object) -> list[Problem]:
 
 
 def layer_rules(layer: Layer, no_decay: bool, **settings: Any) -> list[Rule]:
-    """The rules of one layer: its biases and norms, without weight decay where that is asked for, and the rest.
+    """Return the rules of one layer: its biases and norms (without weight decay, if `no_decay`), and the rest.
 
     Args:
-        layer: those of its parameters that the model has frozen get no rule.
-        no_decay: biases and norms in a group of their own, `NAME/no_decay`.
-        settings: of both rules.
+        layer: its frozen parameters get no rule.
+        no_decay: whether biases and norms get a group of their own, `NAME/no_decay`.
+        settings: further settings of both rules.
     """
     trainable = [entry for entry in layer.entries if entry.trainable]
     plain = [entry.parameter for entry in trainable if no_decay and entry.kinds & {"bias", "norm"}]
@@ -134,12 +134,12 @@ def layer_rules(layer: Layer, no_decay: bool, **settings: Any) -> list[Rule]:
 
 
 def _walk(module: nn.Module, uses: Uses | None, path: str = "") -> Iterator[tuple[str, nn.Module, bool]]:
-    """(path, module, whether it was opened) in the order of declaration."""
+    """Yield (path, module, whether it was opened) in the order of declaration."""
     yield path, module, True
     children = [(name, child) for name, child in module.named_children() if _has_parameters(child)]
     stack = _is_stack(module, uses)
     for name, child in children:
-        below = ".".join(part for part in (path, name) if part and part != "_orig_mod")  # torch.compile's wrapper
+        below = ".".join(part for part in (path, name) if part and part != "_orig_mod")  # added by torch.compile
         only = len(children) == 1 and type(module) not in _STACKS and any(True for _ in child.children())
         block = stack and _is_block(child) and not _is_one_layer(child)
         if only or (type(child) in _CONTAINERS and not block) or _holds_stack(child, uses):
@@ -153,7 +153,7 @@ def _holds_stack(module: nn.Module, uses: Uses | None) -> bool:
 
 
 def _is_stack(module: nn.Module, uses: Uses | None) -> bool:
-    """Whether a module is a container of blocks, one after the other as far as anybody has seen."""
+    """Whether a module is a container of similar blocks that feed each other, as far as traced."""
     if type(module) not in _CONTAINERS:
         return False
     blocks = [child for child in module.children() if _is_block(child)]
@@ -161,13 +161,13 @@ def _is_stack(module: nn.Module, uses: Uses | None) -> bool:
 
 
 def _are_alike(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two modules are of one class, and have half of their parameters or more by the same names."""
+    """Whether two modules have the same class and share at least half of their parameter names."""
     names, others = ({name for name, _ in module.named_parameters()} for module in (one, other))
     return type(one) is type(other) and 2 * len(names & others) >= len(names | others)
 
 
 def _follow(one: nn.Module, other: nn.Module, uses: Uses | None) -> bool:
-    """Whether one of two modules feeds the other; also where nobody has seen it."""
+    """Whether one of two modules feeds the other; True if it is not known."""
     held, others = list(one.parameters()), list(other.parameters())
     if uses is None or uses.first(held) is None or uses.first(others) is None:
         return True
@@ -175,7 +175,7 @@ def _follow(one: nn.Module, other: nn.Module, uses: Uses | None) -> bool:
 
 
 def _is_one_layer(module: nn.Module) -> bool:
-    """Whether a container has no more than one item that has parameters and is no norm."""
+    """Whether a container has at most one item with parameters that is no norm."""
     return sum(_has_parameters(child) and not is_norm(child) for child in module.children()) <= 1
 
 

@@ -1,7 +1,4 @@
-"""muP: LRs under which the best peak is the same at every width.
-
-How the parameters of a model grow with its width: which of their dimensions do, and what part each plays.
-"""
+"""muP: how the parameters of a model grow with its width, and LRs whose best peak is the same at every width."""
 
 from __future__ import annotations
 
@@ -16,166 +13,50 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
-from lrflow.layers.groups import abbreviated, refuse_shapeless
+from lrflow.layers.groups import abbreviated, check_initialised
 from lrflow.layers.parameters import Entry, Parameters, Place, inventory, is_norm
 from lrflow.layers.rules import Multiple, Rule
 
 ROLES = ("input", "vector", "hidden", "output", "fixed")
 _FORWARD = (nn.Linear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, _ConvNd)  # weights of [out, in, ...]
 _BACKWARD = (_ConvTransposeNd, nn.Embedding, nn.EmbeddingBag)  # weights of [in, out, ...]
-_ENOUGH = 256  # numbers of a tensor whose size at the start is worth a remark
-
-
-@dataclass(frozen=True, eq=False)
-class Width:
-    """How one parameter grows with the width of the model.
-
-    Args:
-        entry: the parameter.
-        base: the same parameter of the narrower model.
-        role: `input` (only what comes out is wide), `hidden` (both sides are), `output` (only what comes in is),
-            `vector` (a bias, the gain of a norm, a token: wide in one dimension), or `fixed` (not wide).
-        fan_in: numbers that come in, over those of the narrower model; 1 where they are no width.
-        fan_out: numbers that go out, likewise.
-    """
-
-    entry: Entry
-    base: Tensor
-    role: str
-    fan_in: float = 1.0
-    fan_out: float = 1.0
-
-    @property
-    def remark(self) -> str | None:
-        """What is to be said of its size at the start, if that does not follow the width as muP has it."""
-        if self.role not in ("input", "hidden") or min(self.base.numel(), self.entry.parameter.numel()) < _ENOUGH:
-            return None
-        now, before = _size(self.entry.parameter), _size(self.base)
-        if not now or not before:
-            return None
-        excess = now / before * math.sqrt(self.fan_in)
-        if 0.8 < excess < 1.25:
-            return None
-        law = "it has to fall as 1/sqrt(fan in)" if self.role == "hidden" else "it has to be the same at every width"
-        return f"{self.entry.name} starts {excess:.2g} times as large as muP wants: {law}"
-
-
-class UnclearError(Exception):
-    """The role of a parameter cannot be told; `hint` says how the user can tell it."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
-def width_of(entry: Entry, base: Tensor, grown: Tensor, role: str | None = None) -> Width:
-    """How a parameter grows.
-
-    Args:
-        entry: the parameter, in the model to be trained.
-        base: the same in the narrower model.
-        grown: the same in one that is wider than the narrower one in every width.
-        role: `input`, `hidden` or `output` where the user says so; None: the class that holds the parameter tells.
-
-    Raises:
-        UnclearError: it does not, or the three differ in something else than width.
-    """
-    shape, before, after = (tuple(tensor.shape) for tensor in (entry.parameter, base, grown))
-    if not len(shape) == len(before) == len(after):
-        raise UnclearError(f"has {len(before)} dimensions in the narrower model and {len(shape)} here")
-    ratios = [now / then for now, then in zip(shape, before, strict=True)]
-    wide = [index for index in range(len(shape)) if after[index] != before[index]]
-    if any(ratio != 1 and index not in wide for index, ratio in enumerate(ratios)):
-        raise UnclearError(
-            f"is {_shown(shape)} here and {_shown(before)} in the narrower model, and not all of that is width: "
-            f"the wider one has {_shown(after)}"
-        )
-    if not wide:
-        return Width(entry, base, "fixed")
-    if role is not None:
-        return _told(entry, base, role, ratios)
-    found = {_found(place, before, ratios, wide) for place in entry.places}
-    if len(found) > 1:
-        raise UnclearError(
-            "is shared by layers of different roles, and no one LR is right for both at every width",
-            f"untie it, or divide the output by the width and add layers.roles={{{entry.name}: input}}",
-        )
-    return Width(entry, base, *found.pop())
-
-
-def _found(
-    place: Place, before: Sequence[int], ratios: Sequence[float], wide: Sequence[int]
-) -> tuple[str, float, float]:
-    """Role and ratios, from the class that holds the parameter and the dimensions that are wide."""
-    if len(before) >= 2 and isinstance(place.holder, _FORWARD + _BACKWARD) and "weight" in place.attribute:
-        out, into = (1, 0) if isinstance(place.holder, _BACKWARD) else (0, 1)
-        if max(wide) > 1:
-            raise UnclearError("may change nothing but widths, and the size of the kernel differs")
-        if into in wide and isinstance(place.holder, nn.Embedding | nn.EmbeddingBag):
-            raise UnclearError("may change nothing but widths, and the number of embeddings differs")
-        role = "hidden" if len(wide) == 2 else "input" if out in wide else "output"
-        return role, ratios[into], ratios[out]
-    if (len(wide) == 1 and math.prod(before) == before[wide[0]]) or is_norm(place.holder):
-        return "vector", 1.0, math.prod(ratios)
-    if len(wide) == 2 and ratios[wide[0]] == ratios[wide[1]]:  # which of them comes in makes no difference
-        return "hidden", ratios[wide[0]], ratios[wide[0]]
-    raise UnclearError(
-        f"{_shown(before)} in the narrower model: {type(place.holder).__name__} does not tell which side is fan-in",
-        f"say what it is: layers.roles={{{place.name}: input}}, hidden or output",
-    )
-
-
-def _told(entry: Entry, base: Tensor, role: str, ratios: Sequence[float]) -> Width:
-    if role == "hidden":
-        if len(ratios) < 2:
-            raise UnclearError("has one dimension, so it cannot be hidden", "input is the role of vectors")
-        return Width(entry, base, role, ratios[1], ratios[0])
-    ratio = math.prod(ratios)
-    return Width(entry, base, role, *((ratio, 1.0) if role == "output" else (1.0, ratio)))
-
-
-def _size(tensor: Tensor) -> float:
-    return float(tensor.detach().float().square().mean().sqrt())
-
-
-def _shown(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
+_MIN_NUMEL = 256  # elements from which the initial scale of a tensor is checked
 
 
 Table = Literal["adam", "sgd"]
-TOLD = ("input", "hidden", "output")  # roles that a user may give
+GIVEN_ROLES = ("input", "hidden", "output")  # roles that a user may set
 
 
 @dataclass(frozen=True)
 class MuP:
     """LRs by the width of each parameter: the maximal update parametrization (Yang et al., 2022, arXiv 2203.03466).
 
-    A narrower instance of the model is the base, for which the LRs of the config are right. A wider instance of it
+    A narrower instance of the model is the base, for which the LRs of the config were chosen. A wider instance of it
     shows which dimensions of its parameters are widths. With r_in and r_out, the ratios of the fan-in and fan-out of
-    the model to those of the base (1 where they are no width), the LR of a parameter is the peak times
+    the model to those of the base (1 if they are no width), the LR of a parameter is the peak times
 
     - `adam`: 1 / r_in;
     - `sgd`: r_out / r_in.
 
     This is the table of that paper that needs no multipliers in the forward pass (its Table 3), for layers that may
-    grow by different ratios (Yang, Simon and Bernstein, 2023, arXiv 2310.17813, who derive both rules from the
-    spectral norm of an update). Output weights have to start smaller than others by another sqrt(r_in); they start at
-    zero instead, which is right at every width and whatever the model's own initialisation (section D.2 of the paper).
+    grow by different ratios (Yang, Simon and Bernstein, 2023, arXiv 2310.17813, who derive both rules from the spectral
+    norm of an update). Output weights must start smaller than others by another sqrt(r_in); here they start at zero,
+    which is right at every width and for every initialisation of the model (section D.2 of the paper).
 
-    Weight decay that the optimizer multiplies by the LR is divided by the factor, so that LR x decay stays what it is
-    in the base model (as the paper's own package has it; Kosson et al., 2025, arXiv 2510.19093, on why).
+    Weight decay that the optimizer multiplies by the LR is divided by the factor, so that LR x decay is the same as in
+    the base model (as in the paper's own package; for the reasons see Kosson et al., 2025, arXiv 2510.19093).
 
     Args:
         base: arguments of the model that make it narrower, such as `{widths: [64, 64]}`.
-        wider: arguments that make the base wider, in every width; None: the whole numbers in `base`, doubled.
-        optimizer: whose table to take, `adam` or `sgd`; auto: known from the optimizer's class.
-        readout: `zero`: output weights start at zero; `keep`: as the model has them, for weights that were trained.
-        roles: `input`, `hidden` ([out, in]) or `output`, by globs over the names of parameters of which the class that
-            holds them does not tell: `{pos_embed: input}`.
-        no_decay: biases and norms without weight decay, in groups of their own (`vector/no_decay`).
+        wider: arguments that make the base wider in every width; None: the whole numbers in `base`, doubled.
+        optimizer: the table of factors, `adam` or `sgd`; auto: derived from the optimizer's class.
+        readout: `zero`: output weights start at zero; `keep`: they start as in the model, such as pretrained weights.
+        roles: `input`, `hidden` ([out, in]) or `output`, by globs over the names of parameters whose class does not
+            determine their role: `{pos_embed: input}`.
+        no_decay: whether biases and norms have no weight decay, in groups of their own (`vector/no_decay`).
 
     Raises:
-        ConfigError: values that are none of these.
+        ConfigError: invalid values.
     """
 
     base: Mapping[str, Any]
@@ -199,59 +80,59 @@ class MuP:
             problems.append(Problem("layers.roles", "expected roles by names, such as {pos_embed: input}", self.roles))
         else:
             for pattern, role in self.roles.items():
-                if role not in TOLD:
-                    message, hint = f"expected one of {', '.join(TOLD)}", did_you_mean(str(role), TOLD)
+                if role not in GIVEN_ROLES:
+                    message, hint = f"expected one of {', '.join(GIVEN_ROLES)}", did_you_mean(str(role), GIVEN_ROLES)
                     problems.append(Problem(f"layers.roles.{pattern}", message, role, hint))
         if problems:
             raise ConfigError(problems)
 
     @property
-    def growth(self) -> Mapping[str, Any]:
-        """Arguments of the model that show, beside those of the base, what grows."""
+    def wider_arguments(self) -> Mapping[str, Any]:
+        """The arguments of the model, besides `base`, that make the wider instance."""
         return self.wider if self.wider is not None else _doubled(self.base)
 
     def widths(self, model: nn.Module | Parameters, narrow: nn.Module, wider: nn.Module) -> list[Width]:
-        """How every parameter of the model grows with its width, in the order of the model.
+        """Return how every parameter of the model grows with its width, in the order of the model.
 
         Args:
-            model: the one to be trained, or its parameters.
-            narrow: the same with `base`.
-            wider: the same with `base` and then `growth`.
+            model: the model to be trained, or its parameters.
+            narrow: the same model with `base`.
+            wider: the same model with `base` and then `wider_arguments`.
 
         Raises:
-            ConfigError: they differ in something else than width, or not at all, or the role of a parameter cannot be
-                told; all such parameters at once.
+            ConfigError: the models differ in more than width, or not at all, or roles are unknown; lists all such
+                parameters.
         """
         entries = Parameters.of(model).entries
-        refuse_shapeless(entries)
+        check_initialised(entries)
         before, grown = ({entry.name: entry.parameter for entry in inventory(other)} for other in (narrow, wider))
         for other, key in ((before, "layers.base"), (grown, "layers.wider")):
             if list(other) != [entry.name for entry in entries]:
                 names = sorted(other.keys() ^ {entry.name for entry in entries}) or ["their order"]
-                message = f"may change nothing but widths, and makes a model of other parameters: {abbreviated(names)}"
-                raise ConfigError([Problem(key, message, dict(self.base if other is before else self.growth))])
+                message = f"may change only widths, but makes a model with other parameters: {abbreviated(names)}"
+                raise ConfigError([Problem(key, message, dict(self.base if other is before else self.wider_arguments))])
         problems = list(self._unmatched(entries))
         widths = []
         for entry in entries:
             try:
                 widths.append(width_of(entry, before[entry.name], grown[entry.name], self._role(entry)))
-            except UnclearError as unclear:
+            except UnknownRoleError as unclear:
                 key, hint = f"layers.roles.{entry.name}", unclear.hint
                 problems.append(Problem(key if hint else "layers.base", f"{entry.name}: {unclear}", ..., hint))
         if not problems and all(width.role == "fixed" for width in widths):
-            message = "has no width: nothing in the model grows with these arguments"
+            message = "changes no width: nothing in the model grows with these arguments"
             problems.append(Problem("layers.base", message, dict(self.base)))
         if problems:
             raise ConfigError(problems)
         return widths
 
     def rules(self, widths: Sequence[Width], table: Table, weight_decay: float | None) -> list[Rule]:
-        """The rules for parameters of these widths: a group for each role and factor, biases and norms apart.
+        """Return the rules for parameters of these widths: a group per role and factor; biases and norms separate.
 
         Args:
-            widths: what `widths` gave.
-            table: of the optimizer.
-            weight_decay: the optimizer's; None or 0: there is none to keep in proportion.
+            widths: as returned by `widths`.
+            table: the optimizer's table.
+            weight_decay: the optimizer's; None or 0: there is none.
         """
         trained = [width for width in widths if width.entry.trainable]
         groups: dict[tuple[str, bool, float], list[Width]] = {}
@@ -269,7 +150,7 @@ class MuP:
         return rules
 
     def start(self, widths: Iterable[Width]) -> list[str]:
-        """Sets the output weights to zero, unless they are to be kept; gives their names."""
+        """Set the output weights to zero, unless `readout` is `keep`; return their names."""
         if self.readout == "keep":
             return []
         outputs = [width.entry for width in widths if width.role == "output" and width.entry.trainable]
@@ -279,7 +160,7 @@ class MuP:
         return [entry.name for entry in outputs]
 
     def _role(self, entry: Entry) -> str | None:
-        """The role that the config gives to a parameter."""
+        """Return the role of a parameter in the config, if it has one there."""
         for pattern, role in self.roles.items():
             if any(fnmatch.fnmatchcase(place.name, pattern) for place in entry.places):
                 return role
@@ -294,13 +175,129 @@ class MuP:
                 yield Problem(f"layers.roles.{pattern}", "matches no parameter", role, hint)
 
 
+@dataclass(frozen=True, eq=False)
+class Width:
+    """How a parameter grows with the width of the model.
+
+    Args:
+        entry: the parameter.
+        base: the same parameter of the narrower model.
+        role: `input` (only its fan-out is a width), `hidden` (both are), `output` (only its fan-in is), `vector` (a
+            bias, the gain of a norm, a token: one dimension is a width), or `fixed` (no dimension is).
+        fan_in: its fan-in over that of the narrower model; 1 if it is no width.
+        fan_out: its fan-out over that of the narrower model; 1 if it is no width.
+    """
+
+    entry: Entry
+    base: Tensor
+    role: str
+    fan_in: float = 1.0
+    fan_out: float = 1.0
+
+    @property
+    def init_warning(self) -> str | None:
+        """A warning if its initial scale does not follow the width as muP requires, else None."""
+        if self.role not in ("input", "hidden") or min(self.base.numel(), self.entry.parameter.numel()) < _MIN_NUMEL:
+            return None
+        now, before = _rms(self.entry.parameter), _rms(self.base)
+        if not now or not before:
+            return None
+        excess = now / before * math.sqrt(self.fan_in)
+        if 0.8 < excess < 1.25:
+            return None
+        rule = "it must fall as 1/sqrt(fan in)" if self.role == "hidden" else "it must be the same at every width"
+        return f"{self.entry.name} starts {excess:.2g} times as large as muP requires: {rule}"
+
+
+class UnknownRoleError(Exception):
+    """Raised if the role of a parameter is unknown; `hint` says how to set it."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def width_of(entry: Entry, base: Tensor, grown: Tensor, role: str | None = None) -> Width:
+    """Return how a parameter grows with the width.
+
+    Args:
+        entry: the parameter, in the model to be trained.
+        base: the same parameter in the narrower model.
+        grown: the same parameter in a model that is wider than the narrower one in every width.
+        role: `input`, `hidden` or `output`, as set by the user; None: derived from the class that holds the parameter.
+
+    Raises:
+        UnknownRoleError: the class does not determine the role, or the three models differ in more than width.
+    """
+    shape, before, after = (tuple(tensor.shape) for tensor in (entry.parameter, base, grown))
+    if not len(shape) == len(before) == len(after):
+        raise UnknownRoleError(f"has {len(before)} dimensions in the narrower model and {len(shape)} here")
+    ratios = [now / then for now, then in zip(shape, before, strict=True)]
+    wide = [index for index in range(len(shape)) if after[index] != before[index]]
+    if any(ratio != 1 and index not in wide for index, ratio in enumerate(ratios)):
+        raise UnknownRoleError(
+            f"is {_shape(shape)} here and {_shape(before)} in the narrower model, and not all of that is width: "
+            f"the wider one has {_shape(after)}"
+        )
+    if not wide:
+        return Width(entry, base, "fixed")
+    if role is not None:
+        return _with_role(entry, base, role, ratios)
+    found = {_from_module(place, before, ratios, wide) for place in entry.places}
+    if len(found) > 1:
+        raise UnknownRoleError(
+            "is shared by layers of different roles, so no single LR is right at every width",
+            f"untie it, or divide the output by the width and add layers.roles={{{entry.name}: input}}",
+        )
+    return Width(entry, base, *found.pop())
+
+
+def _from_module(
+    place: Place, before: Sequence[int], ratios: Sequence[float], wide: Sequence[int]
+) -> tuple[str, float, float]:
+    """Return role, fan-in ratio and fan-out ratio, from the class that holds the parameter and its widths."""
+    if len(before) >= 2 and isinstance(place.holder, _FORWARD + _BACKWARD) and "weight" in place.attribute:
+        out, into = (1, 0) if isinstance(place.holder, _BACKWARD) else (0, 1)
+        if max(wide) > 1:
+            raise UnknownRoleError("may change only widths, but the size of the kernel differs")
+        if into in wide and isinstance(place.holder, nn.Embedding | nn.EmbeddingBag):
+            raise UnknownRoleError("may change only widths, but the number of embeddings differs")
+        role = "hidden" if len(wide) == 2 else "input" if out in wide else "output"
+        return role, ratios[into], ratios[out]
+    if (len(wide) == 1 and math.prod(before) == before[wide[0]]) or is_norm(place.holder):
+        return "vector", 1.0, math.prod(ratios)
+    if len(wide) == 2 and ratios[wide[0]] == ratios[wide[1]]:  # fan-in and fan-out grow alike
+        return "hidden", ratios[wide[0]], ratios[wide[0]]
+    raise UnknownRoleError(
+        f"{_shape(before)} in the narrower model: {type(place.holder).__name__} does not tell which side is fan-in",
+        f"set its role: layers.roles={{{place.name}: input}}, hidden or output",
+    )
+
+
+def _with_role(entry: Entry, base: Tensor, role: str, ratios: Sequence[float]) -> Width:
+    if role == "hidden":
+        if len(ratios) < 2:
+            raise UnknownRoleError("has one dimension, so it cannot be hidden", "input is the role of vectors")
+        return Width(entry, base, role, ratios[1], ratios[0])
+    ratio = math.prod(ratios)
+    return Width(entry, base, role, *((ratio, 1.0) if role == "output" else (1.0, ratio)))
+
+
+def _rms(tensor: Tensor) -> float:
+    return float(tensor.detach().float().square().mean().sqrt())
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
 def lr_scale(width: Width, table: Table) -> float:
-    """The LR of a parameter as a multiple of the peak; see `MuP`."""
+    """Return the LR of a parameter as a multiple of the peak; see `MuP`."""
     return (1.0 if table == "adam" else width.fan_out) / width.fan_in
 
 
 def _doubled(value: Any) -> Any:
-    """Every whole number in nested lists and mappings, doubled."""
+    """Return nested lists and mappings with every whole number doubled."""
     if isinstance(value, Mapping):
         return {name: _doubled(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,4 @@
-"""What a model holds: each parameter once, with all its names, the modules that hold it, and what it is.
-
-In which order a model uses its parameters, and which of them feed which: seen in one run of it.
-"""
+"""The parameters of a model: their names, modules and kinds, and the order in which a forward pass uses them."""
 
 from __future__ import annotations
 
@@ -17,15 +14,117 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_NO_DEPENDENCE = ("new_", "empty", "zeros", "ones", "full", "rand")  # takes no more than shape and type of its input
+_NO_DEPENDENCE = ("new_", "empty", "zeros", "ones", "full", "rand")  # operations that ignore the values of their inputs
+
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: torch's batch and instance norms
+_NORM_NAME = re.compile(r"Norm([123]d)?$")
+_BIAS_NAME = re.compile(r"bias|.+_bias|bias_.+")  # bias_ih_l0 of an LSTM, in_proj_bias of attention
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One of the places of a parameter in a model.
+
+    Args:
+        name: the dotted name.
+        holder: the module that holds it.
+        attribute: its name in that module.
+    """
+
+    name: str
+    holder: nn.Module
+    attribute: str
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A parameter of a model, with all its places if it is shared.
+
+    Args:
+        parameter: the tensor.
+        places: its places, in the order of the model; a tied parameter has several.
+    """
+
+    parameter: nn.Parameter
+    places: tuple[Place, ...]
+
+    @property
+    def name(self) -> str:
+        """Its name in `named_parameters()`."""
+        return self.places[0].name
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it requires a gradient."""
+        return self.parameter.requires_grad
+
+    @cached_property
+    def kinds(self) -> frozenset[str]:
+        """The kinds that it belongs to, as `Rule.select` names them."""
+        kinds = set()
+        for place in self.places:
+            if _BIAS_NAME.fullmatch(place.attribute):
+                kinds.add("bias")
+            if is_norm(place.holder):
+                kinds.add("norm")
+            if isinstance(place.holder, nn.Embedding | nn.EmbeddingBag):
+                kinds.add("embedding")
+        if not kinds and self.parameter.ndim >= 2:
+            kinds.add("matrix")
+        return frozenset(kinds)
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """The parameters of a model, collected once and passed to every reader.
+
+    Args:
+        model: any module.
+        entries: each parameter once, in the order of `named_parameters()`.
+        uses: the order in which the model uses them; None: no forward pass was traced.
+    """
+
+    model: nn.Module
+    entries: tuple[Entry, ...]
+    uses: Uses | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module | Parameters) -> Parameters:
+        """Return the parameters of a model; `Parameters` are returned unchanged."""
+        return model if isinstance(model, Parameters) else cls(model, tuple(inventory(model)))
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalisation: torch's norms, and classes named as one (`LlamaRMSNorm`, `LayerNorm2d`)."""
+    return isinstance(module, _NORMS) or any(_NORM_NAME.search(cls.__name__) for cls in type(module).__mro__)
+
+
+def inventory(model: nn.Module) -> list[Entry]:
+    """Return every parameter of a model once, in the order of `named_parameters()`."""
+    places: dict[nn.Parameter, list[Place]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            places.setdefault(parameter, []).append(_place(model, path, module, attribute))
+    return [Entry(parameter, tuple(where)) for parameter, where in places.items()]
+
+
+def _place(model: nn.Module, path: str, module: nn.Module, attribute: str) -> Place:
+    name = f"{path}.{attribute}" if path else attribute
+    if isinstance(module, ParametrizationList):  # `layer.parametrizations.weight` belongs to the layer
+        *layer, _, attribute = path.split(".")
+        module = model.get_submodule(".".join(layer))
+    return Place(name.replace("_orig_mod.", ""), module, attribute)  # torch.compile adds this prefix
 
 
 class Uses:
-    """What was seen of the parameters of a model.
+    """The order in which a model used its parameters, and which of them feed which.
+
+    Sets of parameters are bit masks.
 
     Args:
-        first: when each was first used, by a count; those that were not used are missing.
-        feeds: the parameters that what it was first applied to had been computed with, each a bit.
+        first: the position of each parameter in the order of first use; parameters that were not used are missing.
+        feeds: for each parameter, the parameters that its first input had been computed with.
         bits: the bit of each parameter.
     """
 
@@ -36,34 +135,34 @@ class Uses:
 
     @property
     def are_connected(self) -> bool:
-        """Whether any parameter feeds another, or there is no more than one."""
+        """Whether any parameter feeds another, or only one was used."""
         return len(self._first) == 1 or any(self._feeds.values())
 
     def first(self, parameters: Iterable[nn.Parameter]) -> int | None:
-        """When the first of these was first used; None: none of them was."""
+        """Return the position of the first use of any of these; None if none of them was used."""
         return min((self._first[parameter] for parameter in parameters if parameter in self._first), default=None)
 
     def feed(self, some: Iterable[nn.Parameter], others: Iterable[nn.Parameter]) -> bool:
-        """Whether what was computed with some of these goes into the others."""
+        """Whether results computed with some of these parameters are inputs of the others."""
         given = sum({self._bits[parameter] for parameter in some if parameter in self._bits})
         return any(self._feeds.get(parameter, 0) & given for parameter in others)
 
 
-class UsesTrace(TorchDispatchMode):
-    """Follows every operation of torch that is computed within it, on any device.
+class UseTracer(TorchDispatchMode):
+    """Traces every torch operation inside its context, on any device, for the parameters that it uses.
 
-    A tensor that is computed of parameters alone (a weight that is cast, normalised or transposed) counts as these
-    parameters; a parameter is used where it, or such a tensor, meets data. Data is whatever comes from anywhere else.
+    A tensor computed from parameters alone (a weight that is cast, normalised or transposed) stands for these
+    parameters. A parameter is used where it, or such a tensor, meets data. Every other tensor is data.
 
     Args:
-        model: whose parameters are followed.
+        model: the model whose parameters are traced.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._parameters = list(model.parameters())
-        # Of each storage the parameters that its content was computed with, each a bit, and whether it is data. Views
-        # share a storage. The storages are held, so that their addresses stay theirs.
+        # For each storage: the bit mask of the parameters that its content was computed with, and whether it is
+        # data. Views share a storage. The storages are kept alive, so that no other tensor gets their address.
         self._known: dict[int, tuple[int, bool]] = {}
         self._held: list[Any] = []
         self._fixed: set[int] = set()
@@ -77,7 +176,7 @@ class UsesTrace(TorchDispatchMode):
 
     @property
     def uses(self) -> Uses:
-        """What was seen."""
+        """The recorded uses."""
         parameters = self._parameters
         return Uses(
             {parameters[bit.bit_length() - 1]: count for bit, count in self._first.items()},
@@ -86,7 +185,7 @@ class UsesTrace(TorchDispatchMode):
         )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Compute an operation, and note what it was computed with."""
+        """Compute an operation and record the parameters that it used."""
         result = func(*args, **(kwargs or {}))
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         name = func.__name__.partition(".")[0]
@@ -127,110 +226,10 @@ class UsesTrace(TorchDispatchMode):
 def _storage(tensor: Tensor) -> Any:
     try:
         return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):  # sparse and other kinds of tensors have none
+    except (NotImplementedError, RuntimeError):  # sparse and some other tensors have no storage
         return tensor
 
 
 def _key(tensor: Tensor) -> int:
     storage = _storage(tensor)
     return id(storage) if isinstance(storage, Tensor) else int(storage._cdata)
-
-
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch and instance norms of torch
-_NORM_NAME = re.compile(r"Norm([123]d)?$")
-_BIAS_NAME = re.compile(r"bias|.+_bias|bias_.+")  # bias_ih_l0 of an LSTM, in_proj_bias of attention
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """One of the places where a parameter stands.
-
-    Args:
-        name: the dotted name.
-        holder: the module that uses it.
-        attribute: its name in that module.
-    """
-
-    name: str
-    holder: nn.Module
-    attribute: str
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """One parameter of a model, however often it is shared.
-
-    Args:
-        parameter: the tensor.
-        places: where it stands, in the order of the model; a tied parameter stands in several places.
-    """
-
-    parameter: nn.Parameter
-    places: tuple[Place, ...]
-
-    @property
-    def name(self) -> str:
-        """The name under which `named_parameters()` lists it."""
-        return self.places[0].name
-
-    @property
-    def trainable(self) -> bool:
-        """Whether the model lets it train."""
-        return self.parameter.requires_grad
-
-    @cached_property
-    def kinds(self) -> frozenset[str]:
-        """Which of the names `select` takes hold for it; see `Rule`."""
-        kinds = set()
-        for place in self.places:
-            if _BIAS_NAME.fullmatch(place.attribute):
-                kinds.add("bias")
-            if is_norm(place.holder):
-                kinds.add("norm")
-            if isinstance(place.holder, nn.Embedding | nn.EmbeddingBag):
-                kinds.add("embedding")
-        if not kinds and self.parameter.ndim >= 2:
-            kinds.add("matrix")
-        return frozenset(kinds)
-
-
-@dataclass(frozen=True, eq=False)
-class Parameters:
-    """What a model holds, taken once for all who ask.
-
-    Args:
-        model: any module.
-        entries: each parameter once, in the order of `named_parameters()`.
-        uses: in which order the model uses them; None: nobody has seen it run.
-    """
-
-    model: nn.Module
-    entries: tuple[Entry, ...]
-    uses: Uses | None = None
-
-    @classmethod
-    def of(cls, model: nn.Module | Parameters) -> Parameters:
-        """Those of a model; what is none but them already is given back."""
-        return model if isinstance(model, Parameters) else cls(model, tuple(inventory(model)))
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module normalises: torch's norms, and any class named as one (`LlamaRMSNorm`, `LayerNorm2d`)."""
-    return isinstance(module, _NORMS) or any(_NORM_NAME.search(cls.__name__) for cls in type(module).__mro__)
-
-
-def inventory(model: nn.Module) -> list[Entry]:
-    """Every parameter of a model once, in the order of `named_parameters()`."""
-    places: dict[nn.Parameter, list[Place]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            places.setdefault(parameter, []).append(_place(model, path, module, attribute))
-    return [Entry(parameter, tuple(where)) for parameter, where in places.items()]
-
-
-def _place(model: nn.Module, path: str, module: nn.Module, attribute: str) -> Place:
-    name = f"{path}.{attribute}" if path else attribute
-    if isinstance(module, ParametrizationList):  # of `layer.parametrizations.weight`: the layer is what holds it
-        *layer, _, attribute = path.split(".")
-        module = model.get_submodule(".".join(layer))
-    return Place(name.replace("_orig_mod.", ""), module, attribute)  # torch.compile wraps under that name

@@ -1,9 +1,4 @@
-"""Layer-wise LR decay: the rules of `layers=layer_decay`.
-
-Gradual unfreezing: the rules of `layers=gradual_unfreezing`.
-
-Hidden matrices apart from everything else: the rules of `layers=muon`.
-"""
+"""Rule makers: layer-wise LR decay, gradual unfreezing, and the groups that Muon needs."""
 
 from __future__ import annotations
 
@@ -20,18 +15,18 @@ from lrflow.schedules import Duration, DurationLike
 
 @dataclass(frozen=True)
 class LayerDecay(RuleMaker):
-    """An LR that falls geometrically from the head down to the input.
+    """Layer-wise LR decay: LRs that fall geometrically from the head down to the input.
 
-    Layer i of L gets the factor `max(min_scale, decay ** (L - i))`, so that the last one trains at the peak
+    Layer i of L gets the factor `max(min_scale, decay ** (L - i))`, so that the last layer trains at the peak
     (Bao et al., BEiT, 2022; Clark et al., ELECTRA, 2020).
 
-    `lrflow.layers.depth.layers_of` defines the layers: the model's children, stacks of blocks opened into their blocks,
-    in the order in which the model uses them. Layers of parallel towers have the same depth.
+    `lrflow.layers.depth.layers_of` defines the layers: the model's children, with stacks of blocks opened into their
+    blocks, in the order in which the model uses them. Layers of parallel towers have the same depth.
 
     Args:
-        decay: factor from one layer to the one below, in (0, 1].
+        decay: LR of a layer over the LR of the layer above, in (0, 1].
         min_scale: no layer's factor falls below this.
-        no_decay: biases and norms without weight decay, in groups of their own (`stage1.0/no_decay`).
+        no_decay: whether biases and norms have no weight decay, in groups of their own (`stage1.0/no_decay`).
 
     Raises:
         ConfigError: values out of range.
@@ -53,7 +48,7 @@ class LayerDecay(RuleMaker):
             raise ConfigError(problems)
 
     def rules_of(self, parameters: Parameters) -> list[Rule]:
-        """The rules, from the model's input to its head; layers without trainable parameters have none."""
+        """Return the rules, from the input to the head; layers without trainable parameters have none."""
         layers = layers_of(parameters)
         top = max((layer.depth for layer in layers), default=0)
         rules = []
@@ -65,20 +60,20 @@ class LayerDecay(RuleMaker):
 
 @dataclass(frozen=True)
 class GradualUnfreezing(RuleMaker):
-    """One layer after another begins to train, from the head down to the input.
+    """Gradual unfreezing: one layer after another begins to train, from the head down to the input.
 
-    The head trains from the first step on, the layer below it from `every` on, the next one from twice that. Of L
-    layers the i-th has the LR factor `factor ** (i - L)`, which is discriminative fine-tuning (Howard and Ruder,
-    ULMFiT, 2018, arXiv 1801.06146; both are theirs).
+    The head trains from the first step on, the layer below it after `every`, the next one after twice that. Of L layers
+    the i-th has the LR factor `factor ** (i - L)`, which is discriminative fine-tuning (both: Howard and Ruder, ULMFiT,
+    2018, arXiv 1801.06146).
 
-    Layers are those of `LayerDecay`; a layer that the model itself has frozen is passed over.
+    Layers are those of `LayerDecay`; a layer that the model itself has frozen is skipped.
 
     Args:
-        every: how long after the layer above a layer is unfrozen.
-        factor: by which the LR of a layer is divided for the one below, 1 or more.
-        warmup: how long the LR of a layer that was unfrozen rises to what the schedule says.
+        every: a duration between the unfreezing of a layer and of the one below.
+        factor: LR of a layer over the LR of the one below, 1 or more.
+        warmup: a duration, in which the LR of an unfrozen layer rises to its schedule.
         min_scale: no layer's LR factor falls below this.
-        no_decay: biases and norms without weight decay, in groups of their own (`stage1.0/no_decay`).
+        no_decay: whether biases and norms have no weight decay, in groups of their own (`stage1.0/no_decay`).
         freeze_statistics: whether the batch norms of frozen layers keep their running statistics.
 
     Raises:
@@ -104,7 +99,7 @@ class GradualUnfreezing(RuleMaker):
         if isinstance(self.every, Duration) and self.every.value == 0:
             hint = "layers=discriminative has the same LRs and freezes nothing"
             problems.append(
-                Problem("layers.every", "is no time: all layers would train at once", str(self.every), hint)
+                Problem("layers.every", "is 0: all layers would train from the start", str(self.every), hint)
             )
         factor = number(self.factor)
         if factor is None or factor < 1:
@@ -114,7 +109,7 @@ class GradualUnfreezing(RuleMaker):
             raise ConfigError(problems)
 
     def rules_of(self, parameters: Parameters) -> list[Rule]:
-        """The rules, from the model's input to its head; layers without trainable parameters have none."""
+        """Return the rules, from the input to the head; layers without trainable parameters have none."""
         layers = layers_of(parameters)
         top = max((layer.depth for layer in layers), default=0)
         training = sorted({layer.depth for layer in layers if any(entry.trainable for entry in layer.entries)})
@@ -137,27 +132,28 @@ GROUPS = ("hidden", "head", "embedding", "vectors")
 
 
 @dataclass(frozen=True)
-class HiddenMatrices(RuleMaker):
-    """Hidden matrices go to another optimizer, everything else to the main one: the groups that Muon is made for.
+class MuonGroups(RuleMaker):
+    """Muon's groups: hidden matrices go to another optimizer, all other parameters to the main one.
 
-    The groups, of which a model has those that it has parameters for:
+    The groups, as far as the model has parameters for them:
 
     - `hidden`: matrices and convolution kernels, routed;
     - `head`: the matrices of the output layer;
     - `embedding`: held by `nn.Embedding` or `nn.EmbeddingBag`, tied to the output layer or not;
-    - `vectors`: norms, biases and whatever else has one dimension; so has a bare parameter of shape [1, ...], as class
-      tokens and positional tables are.
+    - `vectors`: norms, biases and everything else with one dimension, counting bare parameters of shape [1, ...], such
+    as
+      class tokens and positional tables.
 
     Args:
-        route: the optimizer of the hidden matrices, one of `optimizer.routes`.
-        head: globs (or `re:` and a regular expression) over the names of the output layer's parameters; None: it
-            has none of its own, being tied to an embedding.
-        no_decay: vectors without weight decay.
-        lr: peak LRs by group, as rules have them: absolute, or a multiple (`10x`) of the peak of the optimizer that
-            the group goes to, which is that of groups that are not among them.
+        route: the route of the hidden matrices, one of `optimizer.routes`.
+        head: globs (or regular expressions marked `re:`) over the names of the output layer's parameters; None: it has
+            none of its own because it is tied to an embedding.
+        no_decay: whether vectors have no weight decay.
+        lr: peak LRs by group, as in rules: absolute, or a multiple (`10x`) of the peak of the group's optimizer. The
+            other groups have that peak.
 
     Raises:
-        ConfigError: `lr` speaks of a group that is none of these.
+        ConfigError: `lr` names an unknown group.
     """
 
     route: str = "muon"
@@ -175,10 +171,10 @@ class HiddenMatrices(RuleMaker):
             raise ConfigError(problems)
 
     def rules_of(self, parameters: Parameters) -> list[Rule]:
-        """The rules for the parameters of a model.
+        """Return the rules for the parameters of a model.
 
         Raises:
-            ConfigError: there is no such head, no hidden matrix, or an LR that is none.
+            ConfigError: the head or hidden matrices are missing, or an LR is invalid.
         """
         entries = [entry for entry in parameters.entries if entry.trainable]
         problems = self._check_head(entries)
@@ -224,7 +220,7 @@ class HiddenMatrices(RuleMaker):
 
 
 def _is_matrix(entry: Entry) -> bool:
-    """Whether it has several rows and several columns when every dimension but the first is flattened."""
+    """Whether it has several rows and several columns once all dimensions but the first are flattened."""
     parameter = entry.parameter
     return parameter.ndim >= 2 and 1 < len(parameter) < parameter.numel()
 

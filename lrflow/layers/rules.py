@@ -1,9 +1,4 @@
-"""Rules: what the user writes under `layers.rules`, checked before any model exists.
-
-Whether a rule selects a parameter.
-
-What makes the rules of a model, in place of rules that are written out in the config.
-"""
+"""Rules, which select parameters and set how they train; and the base class of rule makers."""
 
 from __future__ import annotations
 
@@ -25,7 +20,7 @@ if TYPE_CHECKING:  # the schemas import this module without torch
 
     from lrflow.layers.parameters import Entry, Parameters
 
-Resolve = Callable[[str], type]  # from a `_target_` to its class
+Resolve = Callable[[str], type]  # maps a `_target_` to its class
 SELECTS = ("bias", "norm", "embedding", "matrix")
 SELECTORS = ("match", "type", "ndim", "select")
 
@@ -42,17 +37,17 @@ class Multiple:
 
 @dataclass(frozen=True)
 class Rule:
-    """Which parameters make a group, and how that group trains.
+    """A rule: selects the parameters of a group and sets how the group trains.
 
-    A parameter belongs to the first rule that selects it. Every selector that is given must hold; a list
-    of values means any of them.
+    A parameter belongs to the first rule that selects it. All given selectors must match; a list of values matches if
+    any of them does.
 
     Args:
-        name: what the group is called in tables, logs and plots.
-        match: globs over dotted parameter names (`head.*`; case-sensitive, `*` also spans dots), or
-            regular expressions marked `re:` that match the whole name.
-        type: class of the module that holds the parameter, or one of its base classes; plain (`Conv2d`) or
-            dotted (`torch.nn.Conv2d`).
+        name: the group's name in tables, logs and plots.
+        match: globs over dotted parameter names (`head.*`; case-sensitive, `*` also matches dots), or regular
+            expressions marked `re:`; both match the whole name.
+        type: class of the module that holds the parameter, or one of its base classes, by plain (`Conv2d`) or dotted
+            name (`torch.nn.Conv2d`).
         ndim: number of dimensions of the parameter.
         select: one of
 
@@ -60,27 +55,27 @@ class Rule:
             - `norm`: held by a normalisation layer of torch, or by a class whose name ends in `Norm`
               or `Norm1d`, `Norm2d`, `Norm3d`;
             - `embedding`: held by `nn.Embedding` or `nn.EmbeddingBag`;
-            - `matrix`: two or more dimensions and none of the above. Convolution kernels count, and so does
-              a positional table held as a bare `nn.Parameter`, which torch cannot tell from a weight.
+            - `matrix`: two or more dimensions and none of the above. This includes convolution kernels and positional
+              tables held as a bare `nn.Parameter`, which cannot be told apart from weights.
 
-            A tied parameter is what any of its names makes it: an embedding tied to an output layer is
-            an `embedding`, not a `matrix`.
-        parameters: these very parameters and no others: what code selects by, as a config cannot.
-        lr: the group's peak LR, absolute (`1e-4`) or as a multiple of the peak (`10x`, `0.1x`); None: the peak. It is
-            kept as a number or a `Multiple`.
+            A tied parameter has the kinds of all its places: an embedding tied to an output layer is an `embedding`,
+            not a `matrix`.
+        parameters: the parameters themselves; for rules made in code, not in a config.
+        lr: the group's peak LR, absolute (`1e-4`) or as a multiple of the peak (`10x`, `0.1x`); None: the peak. Stored
+            as a number or a `Multiple`.
         weight_decay: the group's weight decay; None: the optimizer's.
         schedule: the group's own; None: the run's.
-        freeze: True: the group does not train.
-        route: the name of another optimizer that the group goes to (`optimizer.routes.NAME`), of whose peak LR a
-            multiple is one then, and whose weight decay is the default; None: the main optimizer.
-        unfreeze: a duration; the group is frozen until then: no gradient, no weight decay, no momentum, an LR of 0.
-        unfreeze_warmup: a duration; from there the LR rises linearly to what the schedule says.
-        freeze_statistics: a batch norm whose parameters are all frozen normalises by its running statistics, and
-            these stand still; False: it goes on as in training.
-        depth: how many layers lie below the group's, where the rule was made for a layer; only told, in tables.
+        freeze: whether the group is not trained.
+        route: the route of another optimizer (`optimizer.routes.NAME`), whose peak LR multiples then refer to and whose
+            weight decay is the default; None: the main optimizer.
+        unfreeze: a duration, for which the group is frozen: no gradient, no weight decay, no momentum, an LR of 0.
+        unfreeze_warmup: a duration after it, in which the LR rises linearly to the schedule.
+        freeze_statistics: whether batch norms whose parameters are all frozen use and keep their running statistics;
+            False: they update them as in training.
+        depth: number of layers below the group's layer, if the rule was made for a layer; only shown in tables.
 
     Raises:
-        ConfigError: every field that is wrong, its key relative to the rule (`lr`).
+        ConfigError: lists every invalid field; keys are relative to the rule (`lr`).
     """
 
     name: str
@@ -111,15 +106,15 @@ class Rule:
         key: str = "layers.rules[0]",
         resolve: Resolve | None = None,
     ) -> Rule:
-        """Reads one rule of a config.
+        """Read one rule of a config.
 
         Args:
             config: the rule's fields in plain containers; `schedule` as a mapping such as those in conf/schedule.
-            key: where the rule stands; starts the key of every problem.
-            resolve: from the `_target_`s of a schedule to their classes; by default lrflow's schedules only.
+            key: the rule's key; the key of every problem starts with it.
+            resolve: maps the `_target_`s of a schedule to their classes; by default lrflow's schedules only.
 
         Raises:
-            ConfigError: everything that is wrong with the rule.
+            ConfigError: lists every problem of the rule.
         """
         if not isinstance(config, Mapping):
             message = "a rule is a mapping such as {name: head, match: 'head.*', lr: 10x}"
@@ -147,30 +142,30 @@ class Rule:
 
     @cached_property
     def patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
-        """Each entry of `match` as it was written, and compiled; both globs and `re:` match the whole name."""
+        """Each entry of `match` as written, and compiled; globs and `re:` entries match the whole name."""
         return tuple((text, compile_pattern(text)) for text in as_tuple(self.match))
 
     def matches_name(self, name: str) -> bool:
-        """Whether `match` is absent or holds for this dotted parameter name."""
+        """Whether `match` is absent or matches this dotted parameter name."""
         return self.match is None or any(pattern.fullmatch(name) for _, pattern in self.patterns)
 
     def peak(self, base: float) -> float:
-        """The group's peak LR where the run's is `base`."""
+        """Return the group's peak LR if the run's is `base`."""
         if isinstance(self.lr, Multiple):
             return self.lr.factor * base
         return base if self.lr is None else float(self.lr)
 
     def scale(self, base: float) -> float:
-        """The group's peak LR as a multiple of the run's peak `base`."""
+        """Return the group's peak LR as a multiple of the run's peak `base`."""
         if isinstance(self.lr, Multiple):
             return self.lr.factor
         return 1.0 if self.lr is None else float(self.lr) / base
 
     def _check_name(self) -> Iterable[Problem]:
         if not isinstance(self.name, str) or not self.name.strip():
-            yield Problem("name", "a rule needs a name; it names its group in tables and logs", self.name or ...)
+            yield Problem("name", "a rule needs a name, for its group in tables and logs", self.name or ...)
         elif self.name == "frozen" and not self.freeze:
-            yield Problem("name", "kept for parameters that do not train", self.name, "choose another name")
+            yield Problem("name", "is reserved for parameters that do not train", self.name, "choose another name")
 
     def _check_selectors(self) -> Iterable[Problem]:
         if self.parameters is not None:
@@ -179,7 +174,7 @@ class Rule:
                 yield Problem("parameters", "an empty list selects nothing")
         if all(getattr(self, selector) is None for selector in (*SELECTORS, "parameters")):
             hint = "match: '*' selects every parameter that no earlier rule claimed"
-            yield Problem("match", "a rule selects by match, type, ndim or select, and this one by none", ..., hint)
+            yield Problem("match", "a rule needs one of match, type, ndim and select", ..., hint)
         for selector, kind in (("match", str), ("type", str), ("ndim", int), ("select", str)):
             value = getattr(self, selector)
             if value is None:
@@ -245,14 +240,14 @@ class Rule:
 
 
 def as_tuple(value: object) -> tuple:
-    """A value or a list of them, as a tuple; nothing as an empty one."""
+    """Return a value or a list of values as a tuple, None as an empty one."""
     if value is None:
         return ()
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
 
 
 def compile_pattern(text: str) -> re.Pattern[str]:
-    """A glob, or a regular expression marked `re:`, for `fullmatch`."""
+    """Compile a glob, or a regular expression marked `re:`, for `fullmatch`."""
     return re.compile(text[3:] if text.startswith("re:") else fnmatch.translate(text))
 
 
@@ -269,7 +264,7 @@ def _check_entry(selector: str, entry: object) -> Iterable[Problem]:
 
 
 def number(value: object) -> float | None:
-    """A finite number, also as text (YAML 1.1 reads 1e-3 as text); None for anything else."""
+    """Return a finite number, also from text (YAML 1.1 reads 1e-3 as text); None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -280,7 +275,7 @@ def number(value: object) -> float | None:
 
 
 def selects(rule: Rule, entry: Entry) -> bool:
-    """Whether every selector of the rule holds: name and type in one place, ndim and kind of the parameter."""
+    """Whether every selector of the rule matches: name and type in the same place, ndim and kind."""
     return (
         (rule.parameters is None or entry.parameter in rule.parameters)
         and has_ndim(rule, entry)
@@ -290,22 +285,22 @@ def selects(rule: Rule, entry: Entry) -> bool:
 
 
 def has_ndim(rule: Rule, entry: Entry) -> bool:
-    """Whether the rule asks for no number of dimensions, or for this parameter's."""
+    """Whether the rule has no `ndim`, or one that this parameter has."""
     return rule.ndim is None or entry.parameter.ndim in as_tuple(rule.ndim)
 
 
 def has_kind(rule: Rule, entry: Entry) -> bool:
-    """Whether the rule selects no kind, or one that this parameter is."""
+    """Whether the rule has no `select`, or a kind that this parameter has."""
     return rule.select is None or not entry.kinds.isdisjoint(as_tuple(rule.select))
 
 
 def has_type(rule: Rule, holder: nn.Module) -> bool:
-    """Whether the rule asks for no class, or for one that this module is."""
+    """Whether the rule has no `type`, or one that this module has."""
     return rule.type is None or any(is_type(holder, name) for name in as_tuple(rule.type))
 
 
 def is_type(module: nn.Module, name: str) -> bool:
-    """Whether a module's class, or one of its bases below `nn.Module`, goes by this plain or dotted name."""
+    """Whether a module's class, or one of its bases below `nn.Module`, has this plain or dotted name."""
     from torch import nn
 
     return any(_goes_by(cls, name) for cls in type(module).__mro__ if cls is not nn.Module and cls is not object)
@@ -315,25 +310,25 @@ def _goes_by(cls: type, name: str) -> bool:
     package, _, plain = name.rpartition(".")
     if cls.__name__ != plain and cls.__qualname__ != name:
         return False
-    # Classes are known by the package that re-exports them: torch.nn.Conv2d lives in torch.nn.modules.conv.
+    # A class is known by the package that re-exports it: torch.nn.Conv2d is defined in torch.nn.modules.conv.
     return not package or f"{cls.__module__}.".startswith(f"{package}.") or cls.__qualname__ == name
 
 
 class RuleMaker(ABC):
-    """Makes rules from what a model holds: its rules select the very parameters, by `Rule(parameters=...)`.
+    """Makes rules from the parameters of a model; they select parameters by `Rule(parameters=...)`.
 
-    A maker of one's own needs no more than a method `rules(model)` that returns a list of `Rule`.
+    A custom rule maker only needs a method `rules(model)` that returns a list of `Rule`.
     """
 
     follows_use: ClassVar[bool] = False
     """Whether the rules depend on the order in which the model uses its parameters."""
 
     def rules(self, model: nn.Module) -> list[Rule]:
-        """The rules for a model, which is not run for it: `rules_of` on its parameters."""
+        """Return the rules for a model, without a traced forward pass."""
         from lrflow.layers.parameters import Parameters
 
         return self.rules_of(Parameters.of(model))
 
     @abstractmethod
     def rules_of(self, parameters: Parameters) -> list[Rule]:
-        """The rules for the parameters of a model."""
+        """Return the rules for the parameters of a model."""

@@ -1,4 +1,4 @@
-"""Optimizers built from groups of parameters. Each part is imported when it is first used: traits need no torch."""
+"""Optimizers built from groups of parameters, and the traits of optimizer classes, which need no torch."""
 
 from typing import TYPE_CHECKING
 
@@ -6,16 +6,17 @@ from lrflow.imports import lazily
 
 if TYPE_CHECKING:
     from lrflow.optimizers.asgd import ASGD
-    from lrflow.optimizers.factory import build_optimizer, check_groups, fit_closure
+    from lrflow.optimizers.factory import adapt_to_lightning, build_optimizer, check_groups
     from lrflow.optimizers.muon import Muon
     from lrflow.optimizers.routed import Routed, check_members
     from lrflow.optimizers.traits import Traits, traits_of
 
 __all__ = [
-    "ASGD", "Muon", "Routed", "Traits", "build_optimizer", "check_groups", "check_members", "fit_closure", "traits_of",
+    "ASGD", "Muon", "Routed", "Traits", "adapt_to_lightning", "build_optimizer", "check_groups", "check_members",
+    "traits_of",
 ]  # fmt: skip
 
 __getattr__ = lazily(__name__, {
     "ASGD": "asgd", "Muon": "muon", "Routed": "routed", "Traits": "traits", "build_optimizer": "factory",
-    "check_groups": "factory", "check_members": "routed", "fit_closure": "factory", "traits_of": "traits",
+    "check_groups": "factory", "check_members": "routed", "adapt_to_lightning": "factory", "traits_of": "traits",
 })  # fmt: skip

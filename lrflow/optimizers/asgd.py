@@ -1,4 +1,4 @@
-"""Averaged SGD whose average is what is evaluated."""
+"""Averaged SGD that is evaluated at its average."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from torch import Tensor
 
 
 class ASGD(torch.optim.ASGD):
-    """SGD that averages its weights (Polyak and Juditsky, 1992), as torch has it but for two things.
+    """SGD that averages its weights (Polyak and Juditsky, 1992): torch's, with two changes.
 
-    torch's takes each step with the LR of the step before, and leaves the average in its state, where nothing reads
-    it. Here a step is as large as its own LR says, and `eval()` and `train()` put the average into the model and back,
-    as schedule-free optimizers do.
+    torch's uses at each step the LR of the step before, and keeps the average in its state, where nothing reads it.
+    Here a step uses its own LR, and `eval()` and `train()` put the average into the model and back, as in schedule-free
+    optimizers.
 
     Args:
         params: parameters or groups of them.
         lr: peak LR; the step size is lr / (1 + lambd lr t)^alpha.
-        lambd: of that decay, and of a decay of the weights by the same factor; 0 leaves it to the schedule.
+        lambd: rate of that decay, and of a decay of the weights by the same factor; 0 leaves the LR to the schedule.
         alpha: power of that decay.
         t0: steps before averaging begins.
-        weight_decay: L2, through the gradient.
-        options: as `torch.optim.ASGD` takes them.
+        weight_decay: L2 penalty, added to the gradient.
+        foreach: as in `torch.optim.ASGD`.
+        maximize: as in `torch.optim.ASGD`.
     """
 
     def __init__(

@@ -1,7 +1,4 @@
-"""From groups and a config to a torch optimizer.
-
-Optimizers that need more of a step than one forward and one backward pass: L-BFGS, and those of second order.
-"""
+"""Builds torch optimizers from groups and a config, and adapts Lightning's closure to those that need more of it."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from torch.optim import Optimizer
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.layers import Group, merge
-from lrflow.optimizers.routed import members
+from lrflow.optimizers.routed import member_optimizers
 from lrflow.optimizers.traits import traits_of
 
 _FUSED_DEVICES = ("cpu", "cuda", "mps")
@@ -32,27 +29,28 @@ def build_optimizer(
     tensor_lr: bool = False,
     key: str = "optimizer",
 ) -> torch.optim.Optimizer:
-    """Builds the optimizer of a run, with one of its parameter groups for all groups whose settings are equal.
+    """Build the optimizer of a run, with one parameter group for all groups whose settings are equal.
 
     Each parameter group carries `name` (the groups' names joined by " + ") and `members` (those names).
     Frozen groups are left out.
 
-    `fused: auto` takes the fused kernel where the class offers one, every parameter is a floating-point tensor on a
-    device that has it, and no other implementation was asked for. Two things that cannot be told from here want
-    `fused: false`: sparse gradients (`nn.Embedding(sparse=True)`), and clipping under mixed precision in Lightning,
-    which refuses a fused optimizer.
+    `fused: auto` uses the fused kernel if the class offers one, every parameter is a floating-point tensor on a device
+        that
+    has it, and no other implementation was requested. Set `fused: false` in two cases that are not detected: sparse
+    gradients (`nn.Embedding(sparse=True)`), and clipping under mixed precision in Lightning, which raises for a fused
+    optimizer.
 
     Args:
-        groups: as `lrflow.layers.resolve` returns them.
+        groups: as returned by `lrflow.layers.resolve`.
         config: the content of `conf/optimizer/*.yaml`; keys that start with an underscore are not passed on.
         factory: the class or function that `_target_` names.
         device: where the parameters are.
-        tensor_lr: hold each LR in a tensor of no dimensions, so that a compiled step does not recompile for
-            a new one: float64 on the CPU, float32 elsewhere, which is what the fused kernels take.
-        key: where the config stands.
+        tensor_lr: keep each LR in a tensor without dimensions, so that a compiled step does not recompile when it
+            changes: float64 on the CPU, float32 elsewhere, as the fused kernels require.
+        key: the key of the optimizer in the config.
 
     Raises:
-        ConfigError: nothing to train, arguments that the factory does not take, values that it refuses.
+        ConfigError: nothing to train, or arguments that the factory does not take or that it rejects.
     """
     merged = merge(groups)
     arguments = {name: _plain(value) for name, value in config.items() if not name.startswith("_")}
@@ -64,30 +62,30 @@ def build_optimizer(
         del arguments["fused"]
         if "fused" in accepted and _can_fuse(merged, arguments, torch.device(device)):
             arguments["fused"] = True
-    decays = "weight_decay" in accepted or _takes_anything(accepted)
+    decays = "weight_decay" in accepted or _takes_any_keyword(accepted)
     params = [_param_group(members, torch.device(device), tensor_lr, decays) for members in merged]
     try:
-        with redirect_stdout(StringIO()):  # prodigyopt prints what its weight decay is
+        with redirect_stdout(StringIO()):  # prodigyopt prints a line about its weight decay
             optimizer = factory(params, **arguments)
-    except Exception as error:  # pytorch_optimizer's own derive from nothing else
-        said = str(error).rstrip(".")
-        problem = Problem(key, f"it refuses its arguments: {said}", config.get("_target_", ...))
-        if name := _named(arguments, said):
-            problem = Problem(f"{key}.{name}", f"the optimizer refuses it: {said}", config[name])
+    except Exception as error:  # the exceptions of pytorch_optimizer derive directly from Exception
+        reason = str(error).rstrip(".")
+        problem = Problem(key, f"the optimizer rejects its arguments: {reason}", config.get("_target_", ...))
+        if name := _first_named(arguments, reason):
+            problem = Problem(f"{key}.{name}", f"the optimizer rejects it: {reason}", config[name])
         raise ConfigError([problem]) from error
     if not (hasattr(optimizer, "param_groups") and callable(getattr(optimizer, "step", None))):
-        message = f"makes an object of {type(optimizer).__name__}, no optimizer: it has no param_groups or no step"
+        message = f"makes a {type(optimizer).__name__}, which is no optimizer: it has no param_groups or no step"
         raise ConfigError([Problem(f"{key}._target_", message, config.get("_target_", ...))])
     if traits_of(type(optimizer), f"{key}._target_").modes:
-        optimizer.train()  # type: ignore[attr-defined]  # schedule-free ones refuse a step in any other mode
+        optimizer.train()  # type: ignore[attr-defined]  # schedule-free optimizers raise on a step in evaluation mode
     return optimizer
 
 
 def check_groups(groups: Sequence[Group], factory: Callable[..., torch.optim.Optimizer]) -> list[Problem]:
-    """What an optimizer cannot do with these groups.
+    """Return the problems that an optimizer has with these groups.
 
     Args:
-        groups: as `lrflow.layers.resolve` returns them.
+        groups: as returned by `lrflow.layers.resolve`.
         factory: the class or function that makes the optimizer.
     """
     merged = merge(groups)
@@ -98,8 +96,8 @@ def check_groups(groups: Sequence[Group], factory: Callable[..., torch.optim.Opt
     firsts = [members[0] for members in merged]
     names = ", ".join(group.name for group in firsts)
     if traits.estimates_lr and any((one.lr, one.schedule) != (firsts[0].lr, firsts[0].schedule) for one in firsts):
-        # prodigyopt refuses them at its first step; pytorch_optimizer's classes take the first group's LR for all of
-        # them, without a word. The estimate is one number, of steps that all parameters make at one LR.
+        # prodigyopt raises at its first step; pytorch_optimizer's classes silently use the first group's LR for all.
+        # The estimate is a single number for steps that all parameters make at one LR.
         message = f"{name} estimates one LR for all parameters, and these groups differ in LR or schedule: {names}"
         problems.append(Problem("layers", message, hint="layers=no_decay and layers=uniform give all of them one LR"))
     if traits.one_vector and len(merged) > 1:
@@ -144,7 +142,7 @@ def _check_arguments(
             yield Problem(f"{key}.{name}", "expected a number", value)
         elif name in ("foreach", "capturable", "differentiable") and not isinstance(value, bool | None):
             yield Problem(f"{key}.{name}", "expected true, false or null", value)
-    if _takes_anything(accepted):
+    if _takes_any_keyword(accepted):
         return
     known = list(accepted)[1:]  # the first one takes the parameters
     for name, value in arguments.items():
@@ -152,8 +150,8 @@ def _check_arguments(
             yield Problem(f"{key}.{name}", "the optimizer takes no such argument", value, did_you_mean(name, known))
 
 
-def _named(arguments: Iterable[str], message: str) -> str | None:
-    """The argument that a message names first: `etas` also as eta, `hessian_power` also as Hessian Power."""
+def _first_named(arguments: Iterable[str], message: str) -> str | None:
+    """Return the argument that a message names first: `etas` also as eta, `hessian_power` also as Hessian Power."""
     found: dict[str, int] = {}
     for name in arguments:
         words = re.escape(name.removesuffix("s")).replace("_", "[_ ]")
@@ -163,7 +161,7 @@ def _named(arguments: Iterable[str], message: str) -> str | None:
 
 
 def _check_decay(merged: Sequence[Sequence[Group]], accepted: Mapping[str, inspect.Parameter]) -> Iterable[Problem]:
-    if "weight_decay" in accepted or _takes_anything(accepted):
+    if "weight_decay" in accepted or _takes_any_keyword(accepted):
         return
     names = [group.name for members in merged for group in members if group.weight_decay]
     if names:
@@ -171,7 +169,7 @@ def _check_decay(merged: Sequence[Sequence[Group]], accepted: Mapping[str, inspe
         yield Problem("layers.rules", message)
 
 
-def _takes_anything(accepted: Mapping[str, inspect.Parameter]) -> bool:
+def _takes_any_keyword(accepted: Mapping[str, inspect.Parameter]) -> bool:
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
 
 
@@ -179,31 +177,31 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def fit_closure(optimizer: Optimizer, module: pl.LightningModule) -> None:
-    """Let Lightning's automatic optimization give an optimizer what it needs of a step.
+def adapt_to_lightning(optimizer: Optimizer, module: pl.LightningModule) -> None:
+    """Adapt Lightning's closure to optimizers that evaluate the loss several times or need the graph.
 
-    A line search evaluates the loss several times per step, and compares; every evaluation draws the same random
-    numbers, so that dropout does not make it another function each time. A batch that the module skips changes nothing.
+    A line search compares several evaluations of the loss per step. Each evaluation uses the same random numbers, so
+    that dropout does not change the function in between. A batch that the module skips changes nothing.
 
-    An optimizer of second order takes the gradients with their graph (`create_graph=True`) at the steps at which it
-    estimates the Hessian, and they are let go after the step: a gradient and its graph hold each other in memory.
+    A second-order optimizer gets gradients with their graph (`create_graph=True`) at the steps at which it estimates
+    the Hessian. They are dropped after the step, because a gradient and its graph keep each other in memory.
 
     Args:
-        optimizer: changed in place where it is one of these; any other one is left alone.
-        module: the module that is trained; changed in place for an optimizer of second order.
+        optimizer: changed in place if it is one of these, else left unchanged.
+        module: the trained module; changed in place for a second-order optimizer.
     """
     if traits_of(type(optimizer)).line_search:
-        _evaluate_alike(optimizer)
-    for member in members(optimizer).values():
+        _fix_random_state(optimizer)
+    for member in member_optimizers(optimizer).values():
         if traits_of(type(member)).second_order:
             _keep_graph(optimizer, member, module)
 
 
-def _evaluate_alike(optimizer: Optimizer) -> None:
+def _fix_random_state(optimizer: Optimizer) -> None:
     step = optimizer.step
     device = optimizer.param_groups[0]["params"][0].device
 
-    def step_alike(closure: Callable[[], Any]) -> Any:
+    def step_with_fixed_state(closure: Callable[[], Any]) -> Any:
         state = torch.get_rng_state()
         device_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
@@ -212,11 +210,11 @@ def _evaluate_alike(optimizer: Optimizer) -> None:
             if device_state is not None:
                 torch.cuda.set_rng_state(device_state, device)
             loss = closure()
-            return torch.zeros(()) if loss is None else loss  # no gradient either: it is taken for the optimum
+            return torch.zeros(()) if loss is None else loss  # no gradient either, as at an optimum
 
         return step(evaluate)
 
-    optimizer.step = step_alike  # type: ignore[method-assign, assignment]
+    optimizer.step = step_with_fixed_state  # type: ignore[method-assign, assignment]
 
 
 def _keep_graph(optimizer: Optimizer, member: Any, module: pl.LightningModule) -> None:
@@ -226,10 +224,10 @@ def _keep_graph(optimizer: Optimizer, member: Any, module: pl.LightningModule) -
         due = member.param_groups[0].get("step", 0) % getattr(member, "update_period", 1) == 0
         backward(loss, *args, create_graph=due, **kwargs)
 
-    def let_go(*_: Any) -> None:
+    def drop_gradients(*_: Any) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
 
     module.backward = backward_with_graph  # type: ignore[method-assign]
-    optimizer.register_step_post_hook(let_go)
+    optimizer.register_step_post_hook(drop_gradients)

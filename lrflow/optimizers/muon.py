@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are orthogonalised before each step."""
+"""Muon: the momentum of each matrix is orthogonalised before each step."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from torch.optim import Optimizer
 
 from lrflow.optimizers.traits import ADJUST_LR, NS_DTYPES
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # steepest at 0, so that small singular values grow fastest; ends near 1, not at it
+QUINTIC = (3.4445, -4.7750, 2.0315)  # steepest at 0, so that small singular values grow fastest; they end near 1
 
 
 class Muon(Optimizer):
-    """Muon (Jordan et al., 2024): the momentum of each matrix is orthogonalised, then taken off times the LR.
+    """Muon (Jordan et al., 2024): updates are the orthogonalised momentum of each matrix, times the LR.
 
         B <- momentum * B + (1 - momentum) * G;   U = orthogonalise(G + momentum * (B - G) or B)
         W <- (1 - lr * weight_decay) * W - lr * scale * U
 
-    It is for hidden matrices; send embeddings, norms, biases and the output layer elsewhere (`route` in a layer rule).
-    A convolution kernel is a matrix of [out, in * height * width]. Unlike `torch.optim.Muon` it takes those, and
-    orthogonalises all matrices of one shape in one batched call.
+    It is for hidden matrices; route embeddings, norms, biases and the output layer to another optimizer (`route` in a
+    layer rule). A convolution kernel is a matrix of [out, in * height * width]. Unlike `torch.optim.Muon` it accepts
+    those, and orthogonalises all matrices of one shape in one batched call.
 
     Args:
         params: parameters with two or more dimensions, or groups of them.
         lr: peak LR; a number or a tensor without dimensions.
-        momentum: factor of the running mean of gradients.
-        nesterov: look-ahead momentum.
+        momentum: decay of the running mean of gradients.
+        nesterov: use Nesterov momentum.
         weight_decay: decoupled; multiplied by the LR.
         adjust_lr_fn: the scale of an update of [rows, columns]: `original` is sqrt(max(1, rows / columns)) (Jordan et
             al., 2024); `match_rms_adamw` is 0.2 * sqrt(max(rows, columns)), which gives updates the size of AdamW's, so
             that LR and weight decay tuned for AdamW can be kept (Liu et al., 2025, arXiv 2502.16982).
-        ns_steps: Newton-Schulz iterations.
-        ns_coefficients: of x, x^3 and x^5 in each of them.
-        ns_dtype: what they are computed in: `bfloat16`, `float32` (or float64, where the weights are), or `auto`:
+        ns_steps: number of Newton-Schulz iterations.
+        ns_coefficients: coefficients of x, x^3 and x^5 in each iteration.
+        ns_dtype: precision of the iterations: `bfloat16`, `float32` (float64 for float64 weights), or `auto`:
             bfloat16 on a GPU, float32 elsewhere, since most CPUs have no fast bfloat16.
-        eps: the norm by which a matrix is divided is at least this.
+        eps: lower bound of the norm by which a matrix is divided.
 
     Raises:
         ValueError: values out of range, or a parameter that is no matrix.
@@ -60,7 +60,7 @@ class Muon(Optimizer):
         _check(lr, momentum, weight_decay, ns_steps, ns_coefficients)
         for name, value, known in (("adjust_lr_fn", adjust_lr_fn, ADJUST_LR), ("ns_dtype", ns_dtype, NS_DTYPES)):
             if value not in known:
-                raise ValueError(f"{name} is one of {', '.join(known)}, and this is {value}")
+                raise ValueError(f"{name} is one of {', '.join(known)}, not {value}")
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -78,20 +78,20 @@ class Muon(Optimizer):
         """Add a group of matrices.
 
         Raises:
-            ValueError: one of its parameters is no matrix of real numbers.
+            ValueError: a parameter is no matrix of real numbers.
         """
         super().add_param_group(param_group)
         for parameter in param_group["params"]:
             if parameter.ndim < 2 or not parameter.is_floating_point():
                 kind = f"{str(parameter.dtype).removeprefix('torch.')} of shape {list(parameter.shape)}"
-                raise ValueError(f"Muon takes matrices of real numbers and convolution kernels, and this is {kind}")
+                raise ValueError(f"Muon takes matrices of real numbers and convolution kernels, not {kind}")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step on every parameter that has a gradient.
 
         Args:
-            closure: evaluates the model anew and returns the loss.
+            closure: evaluates the model again and returns the loss.
         """
         loss = None
         if closure is not None:
@@ -136,24 +136,24 @@ class Muon(Optimizer):
 def orthogonalise(
     matrices: Tensor, steps: int = 5, coefficients: Sequence[float] = QUINTIC, eps: float = 1e-7
 ) -> Tensor:
-    """The matrices with their singular values driven towards 1 by a Newton-Schulz iteration.
+    """Return the matrices with their singular values driven towards 1 by a Newton-Schulz iteration.
 
-    With the default coefficients singular values end between 0.68 and 1.14 rather than at 1, which costs Muon nothing
-    (Jordan et al., 2024); those below a thousandth of the largest end below that.
+    With the default coefficients singular values end between 0.68 and 1.14, which does not harm Muon (Jordan et al.,
+    2024); those below a thousandth of the largest end lower.
 
     Args:
-        matrices: [..., rows, columns]; computed with in their own precision.
+        matrices: [..., rows, columns]; their precision is that of the iteration.
         steps: iterations.
         coefficients: a, b and c of X <- a X + b (X X^T) X + c (X X^T)^2 X.
-        eps: the Frobenius norm by which each matrix is divided first is at least this.
+        eps: lower bound of the Frobenius norm by which each matrix is divided first.
 
     Returns:
-        Of the same shape.
+        The matrices, of the same shape.
     """
     a, b, c = coefficients
     tall = matrices.size(-2) > matrices.size(-1)
-    x = matrices.mT if tall else matrices  # the smaller Gram matrix of the two
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)  # no singular value above 1
+    x = matrices.mT if tall else matrices  # its Gram matrix is the smaller one
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)  # makes all singular values at most 1
     batched = x.reshape(-1, *x.shape[-2:])
     for _ in range(steps):
         gram = batched @ batched.mT
@@ -185,10 +185,10 @@ def _check(
         raise ValueError("lr is a number or a tensor of one number")
     for name, value in (("lr", lr), ("weight_decay", weight_decay)):
         if value < 0:
-            raise ValueError(f"{name} is at least 0, and this is {value}")
+            raise ValueError(f"{name} is at least 0, not {value}")
     if not 0 <= momentum < 1:
-        raise ValueError(f"momentum is at least 0 and below 1, and this is {momentum}")
+        raise ValueError(f"momentum is at least 0 and below 1, not {momentum}")
     if ns_steps < 1:
-        raise ValueError(f"ns_steps is at least 1, and this is {ns_steps}")
+        raise ValueError(f"ns_steps is at least 1, not {ns_steps}")
     if len(ns_coefficients) != 3:
-        raise ValueError(f"ns_coefficients are three numbers, and these are {ns_coefficients}")
+        raise ValueError(f"ns_coefficients are three numbers, not {ns_coefficients}")

@@ -1,4 +1,4 @@
-"""Several optimizers that train as one: where layer rules route groups of parameters to others than the main one."""
+"""Several optimizers combined into one, for groups that layer rules route to other optimizers than the main one."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from lrflow.optimizers.traits import traits_of
 
 
 class Routed(Optimizer):
-    """Optimizers of disjoint parameters, stepped together; each does to its own exactly what it does alone.
+    """Optimizers of disjoint parameters that step together; each treats its parameters exactly as it would alone.
 
-    To whatever takes one of torch's optimizers it is one: `param_groups` are the members' very dicts, one member's
-    after another's; `state_dict` is made of the members' own, with all parameters numbered through, as torch does. A
-    group that is loaded from another route than its own, whose state means nothing here, keeps its own settings and
-    starts without state. Gradient scalers unscale and skip for all members at once, since it does not claim to do so
-    itself, as fused kernels can.
+    It is a torch optimizer: `param_groups` are the members' own dicts, in the order of the members; `state_dict` is
+    made of the members' own, with all parameters numbered consecutively, as torch does. A group that is loaded from the
+    state of another route keeps its own settings and starts without state, because that state is of another optimizer.
+    Gradient scalers unscale and skip all members at once, since this class does not claim to do so itself, as fused
+    kernels can.
 
     Args:
-        optimizers: by the name of the route, None for the main one. Whatever adds groups or loads state
-            afterwards does so here, not with a member.
+        optimizers: the members by their routes, None for the main one. Later, add groups or load state only through
+            this object, not through a member.
 
     Raises:
-        ConfigError: a member that cannot share a step, because it has to evaluate the model itself.
+        ConfigError: a member cannot share a step, because it has to evaluate the model itself.
     """
 
     optimizers: dict[str | None, Optimizer]
-    _turns: list[Optimizer]
+    _step_order: list[Optimizer]
 
     def __init__(self, optimizers: Mapping[str | None, Optimizer]) -> None:
         problems = check_members({route: type(optimizer) for route, optimizer in optimizers.items()})
@@ -42,10 +42,10 @@ class Routed(Optimizer):
             problems.append(Problem("optimizer.routes", "two of the optimizers hold the same parameter"))
         if problems:
             raise ConfigError(problems)
-        # One of second order differentiates gradients, whose graph has to find every weight where it was.
+        # A second-order member steps first: it differentiates gradients, whose graph needs the weights unchanged.
         turns = sorted(optimizers.values(), key=lambda member: not traits_of(type(member)).second_order)
-        # Not torch's own constructor, which would make groups and state of its own: these are the members'.
-        self.__setstate__({"defaults": {}, "optimizers": dict(optimizers), "_turns": turns})
+        # torch's constructor is not called: it would make its own groups and state, and these are the members'.
+        self.__setstate__({"defaults": {}, "optimizers": dict(optimizers), "_step_order": turns})
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -61,26 +61,26 @@ class Routed(Optimizer):
         """Step every member.
 
         Args:
-            closure: evaluates the model anew and returns the loss; called once, before the members step.
+            closure: evaluates the model again and returns the loss; called once, before the members step.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for optimizer in self._turns:
+        for optimizer in self._step_order:
             optimizer.step()
         return loss
 
     def train(self) -> None:
-        """Put members that keep other weights for evaluation (schedule-free ones) into training."""
+        """Switch members with separate evaluation weights, such as schedule-free ones, to training."""
         self._switch("train")
 
     def eval(self) -> None:
-        """Put members that keep other weights for evaluation (schedule-free ones) into evaluation."""
+        """Switch members with separate evaluation weights, such as schedule-free ones, to evaluation."""
         self._switch("eval")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Refused: which member it would belong to is not known.
+        """Not supported: the member that the group belongs to is unknown.
 
         Raises:
             LrflowError: always.
@@ -88,7 +88,7 @@ class Routed(Optimizer):
         raise LrflowError("add the group to one of the routed optimizers before they are put together")
 
     def state_dict(self) -> dict[str, Any]:
-        """What the members' own return, as one: `state` by the number of the parameter, and all `param_groups`."""
+        """Return the members' state dicts as one: `state` by parameter number, and all `param_groups`."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         whole: dict[str, Any] = {"state": {}, "param_groups": []}
@@ -109,7 +109,7 @@ class Routed(Optimizer):
             state_dict: of the same parameters in the same groups.
 
         Raises:
-            ValueError: the groups are of other sizes.
+            ValueError: the groups have other sizes.
         """
         loaded = self._own(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
@@ -125,10 +125,10 @@ class Routed(Optimizer):
             after(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"defaults": self.defaults, "optimizers": self.optimizers, "_turns": self._turns}
+        return {"defaults": self.defaults, "optimizers": self.optimizers, "_step_order": self._step_order}
 
     def _parts(self, state_dict: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """For each member what its own `state_dict` returned."""
+        """Yield for each member the part that its own `state_dict` returned."""
         groups = iter(state_dict["param_groups"])
         for optimizer in self.optimizers.values():
             own = list(islice(groups, len(optimizer.param_groups)))
@@ -137,14 +137,14 @@ class Routed(Optimizer):
             yield _renumbered({"state": known, "param_groups": own}, 0)
 
     def _own(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """A state without what it says of groups that were another route's."""
+        """Return a state without the parts of groups that belonged to another route."""
         groups, dropped = [], set()
         for saved, own in zip(state_dict["param_groups"], self.param_groups, strict=False):
             if saved.get("route") != own.get("route"):
                 dropped |= set(saved["params"])
                 saved = {**own, "params": saved["params"]}
             groups.append(saved)
-        groups += state_dict["param_groups"][len(groups) :]  # these are refused
+        groups += state_dict["param_groups"][len(groups) :]  # more groups than here: `load_state_dict` raises for them
         kept = {number: state for number, state in state_dict["state"].items() if number not in dropped}
         return {**state_dict, "state": kept, "param_groups": groups}
 
@@ -154,13 +154,13 @@ class Routed(Optimizer):
                 getattr(optimizer, mode)()
 
 
-def members(optimizer: Optimizer) -> dict[str | None, Optimizer]:
-    """The optimizers that one is composed of, by their routes; itself, where it is a single one."""
+def member_optimizers(optimizer: Optimizer) -> dict[str | None, Optimizer]:
+    """Return the members of a combined optimizer by their routes, or the optimizer itself under None."""
     return optimizer.optimizers if isinstance(optimizer, Routed) else {None: optimizer}
 
 
 def _renumbered(state_dict: dict[str, Any], first: int) -> dict[str, Any]:
-    """The same state, of parameters that are counted from `first` in the order of the groups."""
+    """Return the state with parameters numbered from `first` in the order of the groups."""
     numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
     count = {number: index for index, number in enumerate(numbers, first)}
     return {
@@ -172,7 +172,7 @@ def _renumbered(state_dict: dict[str, Any], first: int) -> dict[str, Any]:
 
 
 def check_members(kinds: Mapping[str | None, Callable[..., Optimizer]]) -> list[Problem]:
-    """What keeps optimizers from sharing a step.
+    """Return the problems that prevent optimizers from sharing a step.
 
     Args:
         kinds: the class (or function) of each, by its route.
@@ -180,14 +180,14 @@ def check_members(kinds: Mapping[str | None, Callable[..., Optimizer]]) -> list[
     problems = []
     for route, kind in kinds.items() if len(kinds) > 1 else ():
         if traits_of(kind).needs_closure:
-            message = f"{_name(kind)} evaluates the model several times a step, which optimizers beside it cannot share"
+            message = f"{_name(kind)} evaluates the model several times per step, so no other optimizer can share it"
             problems.append(
                 Problem(_key(route), message, hint="let it train every parameter: layers=uniform, without routes")
             )
     second = [route for route, kind in kinds.items() if traits_of(kind).second_order]
     for route in second[1:]:
-        message = f"{_name(kinds[route])} differentiates the gradients, as {_name(kinds[second[0]])} does beside it"
-        hint = "the step of the one changes the weights under the other: keep one of them"
+        message = f"{_name(kinds[route])} differentiates the gradients, and so does {_name(kinds[second[0]])}"
+        hint = "the step of one changes the weights that the other needs unchanged: keep one of them"
         problems.append(Problem(_key(route), message, hint=hint))
     return problems
 

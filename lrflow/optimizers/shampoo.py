@@ -1,4 +1,4 @@
-"""Shampoo as pytorch-optimizer has it, with a state that can be saved."""
+"""pytorch-optimizer's Shampoo with a state that checkpoints can hold."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch import Tensor
 __all__ = ["Shampoo"]
 
 _SAVED = {"pre_conditioner": ("statistics", "pre_conditioners"), "graft": ("momentum", "statistics")}
-"""Which attributes of the library's objects change in a training."""
+"""The attributes of the library's objects that change during training."""
 
 
 class Shampoo(ScalableShampoo):
     """Shampoo in blocks, with grafting (Gupta et al., 2018, arXiv 1802.09568; Anil et al., 2021, arXiv 2002.09018).
 
-    The library (4.1) keeps Python objects in its state, which a checkpoint of plain data cannot hold; here it is saved
-    as their tensors, and the objects are made anew around these.
+    The library (4.1) keeps Python objects in its state, which a checkpoint of plain data cannot hold. Here their
+    tensors are saved, and the objects are rebuilt from them.
 
     Args:
         params: parameters or groups of them.
-        options: as `pytorch_optimizer.ScalableShampoo` takes them.
+        options: see `pytorch_optimizer.ScalableShampoo`.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as tensors and lists of them."""
+        """Return the state as tensors and lists of tensors."""
         saved = super().state_dict()
         saved["state"] = {number: _plain(state) for number, state in saved["state"].items()}
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         super().load_state_dict(state_dict)
         for group in self.param_groups:
             for parameter in group["params"]:

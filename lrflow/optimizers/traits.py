@@ -1,11 +1,11 @@
-"""What is peculiar to each optimizer, in one record per class; nothing here imports torch.
+"""The traits of each optimizer class (its needs, limits and update rule), one record per class, without torch.
 
-Checks, training, range tests and populations ask a record what an optimizer can do and what it needs, and never ask for
-its name. `traits_of` finds the record of a class along its base classes, so that a subclass is treated as its parent;
-`traits_named` finds it by the dotted name, for the checks that run before anything is imported.
+Checks, training, range tests and populations ask these records, never the name of a class. `traits_of` finds the record
+of a class along its base classes, so that a subclass is treated as its parent; `traits_named` finds it by the dotted
+name, for checks that run before anything is imported.
 
-A class of your own may bring traits, as an attribute `lrflow_traits`: a `Traits`, or a dictionary of what differs from
-its parent's.
+A class of your own can declare its traits in an attribute `lrflow_traits`: a `Traits`, or a dictionary of the
+differences to its parent's.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any, Literal, get_args
 from lrflow.errors import ConfigError, Problem, did_you_mean
 
 ATTRIBUTE = "lrflow_traits"
-"""Of a class, or of a function that makes an optimizer: its traits."""
+"""The attribute of a class, or of a function that makes an optimizer, that holds its traits."""
 
 IMPLEMENTATION = frozenset({"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"})
-"""Settings of how torch computes a step; which of them an optimizer has differs between versions of torch."""
+"""Settings of torch's implementation of a step; each torch version has its own selection of them."""
 
 ADJUST_LR = ("original", "match_rms_adamw")
-"""How Muon scales an update by the shape of its matrix."""
+"""Muon's scalings of an update by the shape of its matrix."""
 
 NS_DTYPES = ("auto", "float32", "bfloat16")
-"""What lrflow's Muon computes its iterations in; auto: bfloat16 on a GPU, else float32."""
+"""Precisions of the iterations of lrflow's Muon; auto: bfloat16 on a GPU, else float32."""
 
 Range = Literal["count", "positive", "not_negative", "above_one"] | tuple[str | None, ...]
-"""What an argument may be: a whole number above 0, a number of a kind (`above_one`: or inf), or one of these words."""
+"""Allowed values of an argument: a whole number above 0, a kind of number (`above_one`: or inf), or these words."""
 
 Table = Literal["adam", "sgd"]
 Bound = Literal["sgd", "adam", "rmsprop", "adagrad"]
@@ -39,37 +39,37 @@ Bound = Literal["sgd", "adam", "rmsprop", "adagrad"]
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What is peculiar to an optimizer. The defaults are those of one that has nothing peculiar.
+    """The traits of an optimizer class. The defaults describe an ordinary optimizer.
 
     Attributes:
-        package: an optional package that it needs, as it is imported.
+        package: the import name of the optional package that it needs.
         line_search: it evaluates the loss several times per step, as L-BFGS does.
         needs_closure: it cannot step without a closure that evaluates the model.
-        one_vector: it trains all parameters as one vector, so that all groups need the same settings.
-        second_order: it differentiates gradients, which have to keep their graph.
-        modes: it trains at other weights than those that are to be used; `train()` and `eval()` switch.
+        one_vector: it treats all parameters as one vector, so that all groups need the same settings.
+        second_order: it differentiates gradients, which must keep their graph.
+        modes: its training weights differ from its evaluation weights; `train()` and `eval()` switch.
         estimates_lr: it estimates the LR, one for all parameters; `lr` multiplies the estimate and is 1.
-        first_lr_only: it reads the LR at its first step, and adapts its step sizes by itself from there.
-        own_warmup: its argument that adds a warmup to the schedule's.
-        whole_matrices: an update is computed from a whole matrix, which cannot be sharded.
-        compilable: `torch.compile` is of use to its step and does not change it. What counts steps in Python would
-            be compiled anew at each of them.
-        saved_by: its state holds Python objects, which no checkpoint can hold: a class that computes the same and saves
-            tensors.
-        nesterov_needs_momentum: it refuses `nesterov` where momentum is 0 or damped.
-        swallows: it takes any keyword; those that it reads. Others would have no effect.
-        ranges: of its arguments, where other values end in a crash or train nothing.
-        decoupled: weight decay is taken off the weights; else it passes through the gradient.
-        decoupling: its argument that switches `decoupled`.
-        update: of torch's update rules the one that it computes; populations train by it. It goes, with the three
-            below, where a subclass has a `step` of its own.
-        mup: which of muP's tables holds for its LR (Yang et al., 2022, appendix B): `adam` where updates are normalised
-            entry by entry, `sgd` where they are sums of gradients; None: no published rule covers it.
-        bound: its formula for the largest LR at which training is stable; None: no such bound is known.
-        state: classes of the same word have states of one kind, and go on from each other's checkpoints.
-        state_switches: settings that bring state of their own once they are on.
-        state_sizes: settings that say how large the state is.
-        defaults: of these, what holds where they are not given.
+        first_lr_only: it reads the LR only at its first step, and adapts its step sizes itself afterwards.
+        own_warmup: the name of its argument for a warmup of its own, on top of the schedule's.
+        whole_matrices: an update needs whole matrices, which cannot be sharded.
+        compilable: `torch.compile` speeds up its step and does not change the result. A step that counts in Python
+            would be compiled again each time.
+        saved_by: its state holds Python objects, which checkpoints cannot hold: the name of a class that computes the
+            same and saves tensors.
+        nesterov_needs_momentum: it raises for `nesterov` if momentum is 0 or damped.
+        swallows: it accepts any keyword: the ones that it reads. Others would have no effect.
+        ranges: allowed values of its arguments, if others would crash or train nothing.
+        decoupled: weight decay is subtracted from the weights; else it is added to the gradient.
+        decoupling: the name of its argument that sets `decoupled`.
+        update: the torch update rule that it computes; populations train by it. This field and the three below are
+            reset if a subclass defines its own `step`.
+        mup: the muP table for its LR (Yang et al., 2022, appendix B): `adam` if updates are normalised entry by entry,
+            `sgd` if they are sums of gradients; None: no published rule covers it.
+        bound: the formula of its largest stable LR; None: no such bound is known.
+        state: classes with the same word can load each other's checkpointed state.
+        state_switches: settings that add state when they are on.
+        state_sizes: settings that determine the size of the state.
+        defaults: default values of the settings in `state_sizes`.
     """
 
     package: str | None = None
@@ -101,14 +101,14 @@ class Traits:
         for name, kind in (("update", Table), ("mup", Table), ("bound", Bound)):
             known = get_args(kind)
             if getattr(self, name) not in (None, *known):
-                raise ValueError(f"{name} is one of {', '.join(known)}, or None, and this is {getattr(self, name)!r}")
+                raise ValueError(f"{name} is one of {', '.join(known)}, or None, not {getattr(self, name)!r}")
         kinds = get_args(get_args(Range)[0])
         for name, limits in self.ranges.items():
             if not isinstance(limits, tuple) and limits not in kinds:
                 raise ValueError(f"the range of {name} is a tuple of words or one of {', '.join(kinds)}")
 
     def is_decoupled(self, settings: Mapping[str, Any]) -> bool:
-        """Whether weight decay is taken off the weights under these settings, of a config or of a parameter group."""
+        """Whether weight decay is decoupled under these settings of a config or of a parameter group."""
         return bool(settings.get(self.decoupling, self.decoupled)) if self.decoupling else self.decoupled
 
 
@@ -184,7 +184,7 @@ _RECORDS = {
     "pytorch_optimizer.Lamb": Traits(decoupled=True, decoupling="weight_decouple"),
     "pytorch_optimizer.LARS": Traits(),
 }  # fmt: skip
-"""By package and class name, wherever in the package the class is defined."""
+"""By package and class name; the module inside the package does not matter."""
 
 _PACKAGES: dict[str, dict[str, Any]] = {
     "torch.optim": {},
@@ -197,15 +197,15 @@ _PACKAGES: dict[str, dict[str, Any]] = {
         "swallows": ("adam_debias", "adanorm", "adanorm_r", "cautious", "stable_adamw", "use_gc"),
     },
 }
-"""What holds for every class of a package."""
+"""Traits of all classes of a package."""
 
 _NAMED = {name: replace(record, **_PACKAGES[name.rpartition(".")[0]]) for name, record in _RECORDS.items()}
 _UPDATE: dict[str, Any] = {"update": None, "mup": None, "bound": None, "state": None}
-"""What is no longer known of a class that computes its steps in another way than its parent."""
+"""Traits that are reset for a class that computes its steps differently from its parent."""
 
 
 def traits_named(target: str) -> Traits | None:
-    """The record of a class that lrflow knows by its dotted name; None: only the class itself can tell.
+    """Return the record of a class by its dotted name; None if lrflow has no record of it.
 
     Args:
         target: such as `torch.optim.AdamW`, or `torch.optim.adamw.AdamW`.
@@ -213,13 +213,13 @@ def traits_named(target: str) -> Traits | None:
     return _NAMED.get(_name(*target.rpartition(".")[::2]))
 
 
-def known_with(trait: str) -> list[str]:
-    """The names of the classes, without their packages, whose records have a trait, in the order of the records."""
+def names_with(trait: str) -> list[str]:
+    """Return the names, without packages, of the classes whose records have a trait, in the order of the records."""
     return list(dict.fromkeys(name.rpartition(".")[2] for name, record in _NAMED.items() if getattr(record, trait)))
 
 
 def package_of(target: str) -> str | None:
-    """The optional package that whatever a dotted name stands for comes from, or is known to need."""
+    """Return the optional package that a dotted name is in or is known to need."""
     if record := traits_named(target):
         return record.package
     package: str | None = _PACKAGES.get(_package(target) or "", {}).get("package")
@@ -227,57 +227,57 @@ def package_of(target: str) -> str | None:
 
 
 def traits_of(made: Callable[..., Any], key: str = "optimizer._target_") -> Traits:
-    """The traits of an optimizer's class, or as far as they can be seen of a function that makes an optimizer.
+    """Return the traits of an optimizer class, or those that a function which makes an optimizer shows.
 
-    From the first base class to the class itself, each adds what is known of it: its record, what its methods and
-    arguments show, and last its own `lrflow_traits`.
+    From the first base class to the class itself, each contributes its record, the traits shown by its methods and
+    arguments, and finally its own `lrflow_traits`.
 
     Args:
         made: the class or function.
-        key: where the config names it, for the message.
+        key: its key in the config, for the message.
 
     Raises:
-        ConfigError: its `lrflow_traits` is not what it should be.
+        ConfigError: its `lrflow_traits` is invalid.
     """
     if not isinstance(made, type):
-        return _brought(made, getattr(made, ATTRIBUTE, None), _shown(made, Traits()), key)
+        return _with_own(made, getattr(made, ATTRIBUTE, None), _inspected(made, Traits()), key)
     traits = Traits()
     for base in reversed(made.__mro__[:-1]):
         name = _name(base.__module__, base.__name__)
-        traits = _NAMED[name] if name in _NAMED else _shown(base, replace(traits, **_facts(base)))
-        traits = _brought(base, vars(base).get(ATTRIBUTE), traits, key)
+        traits = _NAMED[name] if name in _NAMED else _inspected(base, replace(traits, **_package_traits(base)))
+        traits = _with_own(base, vars(base).get(ATTRIBUTE), traits, key)
     own = _defaults(made, traits.state_sizes)
     return replace(traits, defaults={**traits.defaults, **own}) if own else traits
 
 
-def _shown(made: Callable[..., Any], traits: Traits) -> Traits:
-    """The traits of a parent with what a class or function without a record shows of itself."""
+def _inspected(made: Callable[..., Any], traits: Traits) -> Traits:
+    """Return the parent's traits changed by what a class or function without a record shows."""
     own = vars(made) if isinstance(made, type) else {}
     changes: dict[str, Any] = {}
-    if isinstance(made, type) and _steps_by_itself(made):
+    if isinstance(made, type) and _has_own_step(made):
         closure = _parameters(own["step"]).get("closure")
         changes |= {**_UPDATE, "needs_closure": closure is not None and closure.default is closure.empty}
-    # The compiler runs `_init_group` while it traces and never again; torch's own only makes state there.
+    # The compiler runs `_init_group` only while it traces; torch's own versions only create state there.
     if "_init_group" in own and not made.__module__.startswith("torch."):
         changes["compilable"] = False
     if own.keys() & {*_MODES} and all(callable(getattr(made, mode, None)) for mode in _MODES):
         changes["modes"] = True
     arguments = _parameters(own.get("__init__") if isinstance(made, type) else made)
-    if "d0" in arguments:  # the first estimate
+    if "d0" in arguments:  # the initial estimate
         changes["estimates_lr"] = True
     if "warmup_steps" in arguments and (changes.get("modes") or traits.modes):
         changes["own_warmup"] = "warmup_steps"
     return replace(traits, **changes)
 
 
-def _steps_by_itself(made: type) -> bool:
-    """Whether a class has a `step` of its own; torch sets the parent's, wrapped, on a class that it makes one of."""
+def _has_own_step(made: type) -> bool:
+    """Whether a class defines `step`; torch may set the parent's, wrapped, on a class."""
     steps = [inspect.unwrap(vars(base)["step"]) for base in made.__mro__ if "step" in vars(base)]
     return "step" in vars(made) and steps[0] not in steps[1:2]
 
 
-def _brought(made: Any, own: Any, traits: Traits, key: str) -> Traits:
-    """The traits with those that a class or function brings."""
+def _with_own(made: Any, own: Any, traits: Traits, key: str) -> Traits:
+    """Return the traits changed by those that a class or function declares."""
     if own is None or isinstance(own, Traits):
         return own or traits
     where = f"{getattr(made, '__qualname__', 'the optimizer')}.{ATTRIBUTE}"
@@ -299,12 +299,12 @@ def _brought(made: Any, own: Any, traits: Traits, key: str) -> Traits:
 def _parameters(made: Any) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(made).parameters if made is not None else {}
-    except (TypeError, ValueError):  # of something built in
+    except (TypeError, ValueError):  # built-in functions have no signature
         return {}
 
 
 def _defaults(made: type, names: tuple[str, ...]) -> dict[str, Any]:
-    """What a class takes for settings that are not given, or its nearest base class that names them."""
+    """Return the default values of a class's settings, taken from the nearest base class that names them."""
     found: dict[str, Any] = {}
     for base in reversed(made.__mro__):
         arguments = _parameters(vars(base).get("__init__"))
@@ -312,7 +312,7 @@ def _defaults(made: type, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: default for name, default in found.items() if default is not inspect.Parameter.empty}
 
 
-def _facts(base: type) -> dict[str, Any]:
+def _package_traits(base: type) -> dict[str, Any]:
     return _PACKAGES.get(_package(base.__module__) or "", {})
 
 
@@ -321,5 +321,5 @@ def _package(module: str) -> str | None:
 
 
 def _name(module: str, name: str) -> str:
-    """The key of a class in the records: a class is known wherever in its package it is defined or exported."""
+    """Return the key of a class in the records; the module inside its package does not matter."""
     return f"{_package(module) or module}.{name}"

@@ -1,4 +1,4 @@
-"""The numbers of a plan: the learning rate of every group at every step of a run, and what else moves."""
+"""The values of a plan: the LR of every group at every step of a run, and the optimizer settings scheduled with it."""
 
 from __future__ import annotations
 
@@ -14,31 +14,29 @@ import numpy.typing as npt
 
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.schedules import Continued, Curve, Horizon, Schedule, ScheduledSetting
-from lrflow.schedules._arguments import under
+from lrflow.schedules._arguments import prefix_keys
 from lrflow.schedules.base import BETA, highest_settings, numeric_settings
 from lrflow.schedules.serialization import to_spec
-from lrflow.schedules.time import durations_in
+from lrflow.schedules.time import Floats, durations_in
 
 if TYPE_CHECKING:
     from lrflow.layers import Group
 
-Rates = npt.NDArray[np.float64]
-Values = npt.NDArray[np.float64]
-CHUNK = 1 << 14  # steps evaluated at once: what a schedule computes in between then stays in the processor's cache
+CHUNK = 1 << 14  # steps evaluated at once: the intermediate arrays of a schedule then fit the processor's cache
 VERSION = 1  # of the layout of `PlanBase.to_dict`
 
 
 @dataclass(frozen=True)
 class PlanSetting:
-    """A setting of a group's optimizer that moves over the run.
+    """An optimizer setting of a group that is scheduled over the run.
 
     Args:
-        name: as `schedule.also` has it.
-        setting: which of the optimizer's settings that is: where it has no momentum, `momentum` is its `beta1`.
-        curve: from step to the share of the way between the two values.
-        low: where the curve is 0.
-        high: where it is 1.
-        inverse: the other way round.
+        name: its name in `schedule.also`.
+        setting: the optimizer's name of it: `momentum` is `beta1` if the optimizer has no momentum.
+        curve: from step to a fraction of the way from `low` to `high`.
+        low: value where the curve is 0.
+        high: value where the curve is 1.
+        inverse: whether `low` and `high` are exchanged.
     """
 
     name: str
@@ -48,45 +46,45 @@ class PlanSetting:
     high: float
     inverse: bool = False
 
-    def __call__(self, step: npt.ArrayLike, horizon: Horizon) -> Values:
-        """The values at `step`, float64 of the same shape; never outside [low, high]."""
+    def __call__(self, step: npt.ArrayLike, horizon: Horizon) -> Floats:
+        """Return the values at `step`, float64 of the same shape; never outside [low, high]."""
         way = self.curve(step, horizon)
         if self.inverse:
             way = 1.0 - way
         return np.clip(self.low * (1.0 - way) + self.high * way, self.low, self.high)
 
     def check(self, horizon: Horizon) -> list[Problem]:
-        """What of its curve does not fit into the run; how a run goes on that was resumed is told of the LR."""
+        """Return the problems of the durations of its curve; those of a resumed run are reported for the LR only."""
         curve = self.curve
         while isinstance(curve, Continued):
             horizon = horizon if curve.how == "rescale" else curve.before
             curve = curve.schedule
-        found = curve.misfits(horizon) if isinstance(curve, Schedule) else []
-        return under(f"schedule.also.{self.name}", found)
+        found = curve.duration_problems(horizon) if isinstance(curve, Schedule) else []
+        return prefix_keys(f"schedule.also.{self.name}", found)
 
     @property
     def title(self) -> str:
-        """Its name, with the setting that it stands for where that is another."""
+        """Its name, followed by the optimizer's name of it if that differs."""
         name = self.name.replace("_", " ")
         return name if self.name == self.setting else f"{name} ({self.setting})"
 
 
 @dataclass(frozen=True)
 class PlanGroup:
-    """One named group of parameters and the LR it is to be trained with.
+    """A named group of parameters and its LR.
 
     Args:
-        name: as in the layer rules.
+        name: the name of its layer rule.
         lr: peak LR, absolute.
-        scale: peak LR over the peak LR of the group's optimizer.
+        scale: `lr` over the peak LR of the group's optimizer.
         weight_decay: the group's own; None: the optimizer's.
-        schedule: multiplier of the peak over the run.
-        tensors: how many parameter tensors the group holds.
-        parameters: how many numbers they hold.
-        frozen: whether the group is left out of training.
-        route: the optimizer that the group goes to; None: the main one.
-        also: settings of the optimizer that move besides the LR.
-        depth: how many layers lie below its layer; None: it is no layer's.
+        schedule: the multiplier of the peak over the run.
+        tensors: number of parameter tensors.
+        parameters: number of elements of these tensors.
+        frozen: whether the group is not trained.
+        route: the route of its optimizer; None: the main one.
+        also: scheduled settings of its optimizer.
+        depth: number of layers below its layer; None: it belongs to no layer.
     """
 
     name: str
@@ -104,7 +102,7 @@ class PlanGroup:
 
 @dataclass(frozen=True)
 class PlanBase:
-    """What a plan knows: the LR of every group at every step, a pure function; `Plan` adds what is done with it.
+    """The groups of a plan and their LRs, a pure function of the step; `Plan` adds checks, tables and files.
 
     Args:
         groups: all groups of the model, frozen ones too.
@@ -116,29 +114,29 @@ class PlanBase:
 
     @cached_property
     def trainable(self) -> tuple[PlanGroup, ...]:
-        """The groups that are trained, in order: the columns of `lr`."""
+        """The groups that are trained, in order; they are the columns of `lr`."""
         return tuple(group for group in self.groups if not group.frozen)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The names of the trainable groups, in order: the columns of `lr`."""
+        """The names of the trainable groups, in the order of the columns of `lr`."""
         return tuple(group.name for group in self.trainable)
 
     @cached_property
-    def starts(self) -> dict[str, int]:
-        """The first step of each trainable group, by its name: until then it is frozen."""
-        return {group.name: group.schedule.starts(self.horizon) for group in self.trainable}
+    def first_steps(self) -> dict[str, int]:
+        """The first step at which each trainable group trains, by its name; it is frozen before."""
+        return {group.name: group.schedule.first_step(self.horizon) for group in self.trainable}
 
     @cached_property
     def curves(self) -> tuple[tuple[Curve, tuple[int, ...]], ...]:
         """Each distinct schedule once, with the columns that follow it."""
         curves: dict[str, tuple[Curve, list[int]]] = {}
         for column, group in enumerate(self.trainable):
-            curves.setdefault(canonical(to_spec(group.schedule)), (group.schedule, []))[1].append(column)
+            curves.setdefault(canonical_json(to_spec(group.schedule)), (group.schedule, []))[1].append(column)
         return tuple((schedule, tuple(columns)) for schedule, columns in curves.values())
 
-    def lr(self, step: npt.ArrayLike) -> Rates:
-        """The planned LR at `step`, the same bits however it is reached.
+    def lr(self, step: npt.ArrayLike) -> Floats:
+        """Return the planned LR at `step`; the same bits for a scalar, an array and any part of one.
 
         Args:
             step: optimizer steps done before this one (0 is the first step); a scalar or an array [n].
@@ -147,7 +145,7 @@ class PlanBase:
             float64 [groups] for a scalar, [n, groups] for an array, columns as in `names`.
         """
         steps = np.atleast_1d(step)
-        # Filled column by column, so laid out with each column contiguous.
+        # Each column is filled at once, so columns are contiguous in memory.
         rates = np.empty((steps.size, len(self.trainable)), order="F")
         for start in range(0, steps.size, CHUNK):
             rows = slice(start, start + CHUNK)
@@ -159,50 +157,50 @@ class PlanBase:
 
     @cached_property
     def in_samples(self) -> bool:
-        """Whether a duration of its curves is in samples, so that what a step sees moves the LR."""
+        """Whether any duration is in samples, so that the LR depends on the samples per step."""
         curves = [(group.schedule, *(setting.curve for setting in group.also)) for group in self.groups]
         return any(duration.unit == "samples" for duration in durations_in(curves))
 
     @cached_property
-    def moved(self) -> tuple[tuple[PlanSetting, tuple[int, ...]], ...]:
-        """Each setting of the optimizer that moves besides the LR, with the columns of the groups where it does so.
+    def scheduled_settings(self) -> tuple[tuple[PlanSetting, tuple[int, ...]], ...]:
+        """The scheduled settings, each with the columns of the groups that it applies to.
 
-        One that moves otherwise in some groups stands there once for each way.
+        A setting whose values differ between groups is listed once for each variant.
         """
-        return tuple(distinct(self.trainable))
+        return tuple(distinct_settings(self.trainable))
 
     @cached_property
     def also(self) -> tuple[str, ...]:
-        """The names of the settings that move besides the LR."""
-        return tuple(dict.fromkeys(setting.name for setting, _ in self.moved))
+        """The names of the scheduled settings."""
+        return tuple(dict.fromkeys(setting.name for setting, _ in self.scheduled_settings))
 
-    def setting(self, name: str, step: npt.ArrayLike) -> Values:
-        """The planned value of a setting at `step`.
+    def setting(self, name: str, step: npt.ArrayLike) -> Floats:
+        """Return the planned value of a scheduled setting at `step`.
 
         Args:
             name: one of `also`.
             step: optimizer steps done before this one; a scalar or an array [n].
 
         Returns:
-            float64 [groups] for a scalar, [n, groups] for an array, columns as in `names`; NaN where it does not move.
+            float64 [groups] for a scalar, [n, groups] for an array, columns as in `names`; NaN for groups without it.
         """
         steps = np.atleast_1d(step)
         values = np.full((steps.size, len(self.trainable)), np.nan, order="F")
-        for setting, columns in self.moved:
+        for setting, columns in self.scheduled_settings:
             if setting.name == name:
                 values[:, columns] = setting(steps, self.horizon)[:, None]
         return values if np.ndim(step) else values[0]
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the plan's canonical JSON, in hex: equal for equal plans, on every machine."""
-        return hashlib.sha256(canonical(self.to_dict(complete=False)).encode()).hexdigest()
+        """SHA-256 of the plan's canonical JSON, in hex; equal plans have equal fingerprints on every machine."""
+        return hashlib.sha256(canonical_json(self.to_dict(complete=False)).encode()).hexdigest()
 
     def to_dict(self, complete: bool = True) -> dict[str, Any]:
-        """The plan as plain data: numbers, strings, lists and dicts; `Plan.from_dict` reads it back.
+        """Return the plan as plain data: numbers, strings, lists and dicts; `Plan.from_dict` reads it back.
 
         Args:
-            complete: with what moves no LR, which the fingerprint leaves out.
+            complete: include the fields that do not change any LR, which the fingerprint leaves out.
         """
         horizon = asdict(self.horizon)
         if self.horizon.samples_per_step is None or not (complete or self.in_samples):
@@ -217,19 +215,19 @@ class PlanBase:
 def compile_settings(
     groups: Sequence[Group], schedule: Curve, settings: Mapping[str, Any]
 ) -> list[tuple[PlanSetting, ...]]:
-    """What moves besides the LR in each group.
+    """Return the scheduled settings of each group.
 
     Args:
-        groups: of the model; frozen ones have nothing.
-        schedule: of every group that brings none of its own.
-        settings: of the optimizer, as a config has them, its defaults among them; under `routes` those of the others.
+        groups: of the model; frozen ones have no scheduled settings.
+        schedule: of every group that has none of its own.
+        settings: of the main optimizer, as in a config, with its defaults; those of the others under `routes`.
 
     Raises:
-        ConfigError: a setting that none of the groups' optimizers has or uses, or two names for one.
+        ConfigError: a setting that no optimizer of the groups has or uses, or that is scheduled under two names.
     """
     following: list[tuple[ScheduledSetting, list[tuple[int, Curve]]]] = []
     for index, group in enumerate(groups):
-        for entry, curve in () if group.frozen else group.curve(schedule).split()[1]:
+        for entry, curve in () if group.frozen else group.curve(schedule).split_settings()[1]:
             members = next((members for other, members in following if other == entry), None)
             if members is None:
                 following.append((entry, members := []))
@@ -245,7 +243,7 @@ def compile_settings(
             continue
         setting = entry.setting(most)
         for (index, curve), (own, usual) in zip(members, known, strict=True):
-            # One that lacks the setting is of another route; one whose setting is 0 has it switched off.
+            # A group without the setting belongs to another optimizer; a setting of 0 is switched off.
             if setting is None or not own.get(setting):
                 continue
             reference = usual[setting] or own[setting]
@@ -253,7 +251,7 @@ def compile_settings(
             high = reference if entry.high is None else entry.high
             planned = PlanSetting(entry.name, setting, curve, entry.low * ratio, high * ratio, entry.inverse)
             if other := next((one for one in moved[index] if one.setting == setting), None):
-                problems.append(Problem(key, f"is {setting}, which {other.name} moves already"))
+                problems.append(Problem(key, f"is {setting}, which {other.name} schedules already"))
             elif BETA.fullmatch(setting) and planned.high >= 1:
                 problems.append(Problem(f"{key}.high", "expected a number below 1", planned.high))
             moved[index].append(planned)
@@ -263,14 +261,14 @@ def compile_settings(
 
 
 def _settings_of(group: Group, settings: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """The settings of a group, and those of its optimizer."""
+    """Return the settings of a group, and those of its optimizer."""
     usual = numeric_settings(settings if group.route is None else settings.get("routes", {}).get(group.route, {}))
     decay = {} if group.weight_decay is None else {"weight_decay": float(group.weight_decay)}
     return usual | decay, {**decay, **usual}
 
 
-def distinct(groups: Sequence[PlanGroup]) -> list[tuple[PlanSetting, tuple[int, ...]]]:
-    """Each setting that moves, once for every way in which it does, with the columns of the groups where it does so."""
+def distinct_settings(groups: Sequence[PlanGroup]) -> list[tuple[PlanSetting, tuple[int, ...]]]:
+    """Return each variant of a scheduled setting once, with the columns of the groups that it applies to."""
     found: list[tuple[PlanSetting, list[int]]] = []
     for column, group in enumerate(groups):
         for setting in group.also:
@@ -281,16 +279,16 @@ def distinct(groups: Sequence[PlanGroup]) -> list[tuple[PlanSetting, tuple[int, 
     return [(setting, tuple(columns)) for setting, columns in found]
 
 
-def canonical(data: object) -> str:
-    """JSON with one spelling: equal data gives equal text on every machine (floats by their shortest exact repr)."""
+def canonical_json(data: object) -> str:
+    """Return canonical JSON: equal data give equal text on every machine (floats by their shortest exact repr)."""
     try:
-        return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False, default=plain)
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False, default=plain_number)
     except (TypeError, ValueError) as error:
         raise LrflowError(f"a plan holds finite numbers, strings, lists and mappings only: {error} ({data})") from error
 
 
-def plain(value: object) -> object:
-    """What JSON writes for a number of numpy's; its `default`."""
+def plain_number(value: object) -> object:
+    """Convert a numpy number for JSON; the `default` of `json.dumps`."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{value!r} is no plain data")
@@ -301,7 +299,7 @@ def _described(group: PlanGroup, complete: bool) -> dict[str, Any]:
     if group.depth is None or not complete:
         del described["depth"]
     if group.route is None:
-        del described["route"]  # plans without routes keep the fingerprint that they had before there were any
+        del described["route"]  # plans without routes keep the fingerprints from before routes existed
     del described["also"]
     if group.also:
         described["also"] = [vars(setting) | {"curve": to_spec(setting.curve)} for setting in group.also]

@@ -1,4 +1,4 @@
-"""What can be known of a plan's learning rates before the first step."""
+"""Checks of a plan's learning rates before the first step."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from itertools import chain
 import numpy as np
 
 from lrflow.display import counted, joined, number
-from lrflow.plan.base import PlanBase, Rates
+from lrflow.plan.base import PlanBase
 from lrflow.schedules import Curve, Horizon, Schedule
+from lrflow.schedules.time import Floats
 
-CHUNK = 1 << 18  # steps evaluated at once: long runs are checked in constant memory
-PEAK_TOLERANCE = 1e-3  # of the peak: what may be missing from it
-ROUNDING = 1e-9  # of the peak: what floating point may add to a bound
-JUMP = 0.01  # a change of less than a hundredth of the LR is no jump
-TOLD = 3  # schedules of which a check that holds tells the details
-SUSPECTS = 512  # the steepest steps a chunk that are looked at closely for a jump
+CHUNK = 1 << 18  # steps evaluated at once, so that memory stays constant for long runs
+PEAK_TOLERANCE = 1e-3  # of the peak: how far the highest LR may stay below it
+ROUNDING = 1e-9  # of the peak: tolerance for rounding at a bound
+JUMP = 0.01  # relative change of the LR from which a change is a jump
+MAX_DETAILS = 3  # schedules for which a passed check lists details
+SUSPECTS = 512  # steepest steps per chunk that are examined for jumps
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked.
+    """The result of one check.
 
     Args:
-        name: what should hold.
-        ok: whether it does.
-        detail: the numbers behind it, in a sentence.
+        name: the condition.
+        ok: whether it holds.
+        detail: the numbers of the check, in a sentence.
     """
 
     name: str
@@ -38,20 +39,20 @@ class Check:
 
 @dataclass
 class _Facts:
-    """What one walk over a curve found; multipliers of the peak."""
+    """Properties of one curve over the run, as multipliers of the peak."""
 
     warmup: int  # steps before the peak
     floor: float
-    lands: bool  # whether the curve has to meet its floor at the end
+    ends_at_floor: bool  # whether the curve has to be at its floor at the end
     highest: float = -math.inf
     highest_at: int = 0
-    summit: float = -math.inf  # the highest between the steps beside the highest one: a peak may fall between two
+    summit: float = -math.inf  # highest value between the neighbours of the highest step: a peak may lie between steps
     lowest: float = math.inf  # after the warmup
     lowest_at: int = 0
     finite: bool = True
     last: float = math.nan  # at the last step
-    end: float = math.nan  # at the step after the last, where a landing curve meets its floor
-    told: str = ""  # the warmup as it was declared, where it is less than a step
+    end: float = math.nan  # at the step after the last one, where the curve reaches its floor
+    short_warmup: str = ""  # the declared warmup if it is less than a step
     declared: int = 0  # jumps inside the run
     frozen: int = 0  # steps before its groups train
     jump: tuple[int, float, float] | None = None  # first undeclared jump: step, from, to
@@ -61,8 +62,8 @@ def check(plan: PlanBase) -> list[Check]:
     """Check the LR of every trainable group at every step of the run.
 
     Returns:
-        one Check each for: peak reached, peak never exceeded, floor met, no undeclared jump, warmup shorter
-        than the run, schedule fits the run, every group moves; and for what moves besides the LR: settings move.
+        one Check each for: peak reached, peak never exceeded, floor met, no undeclared jump, warmup shorter than the
+        run, schedule fits the run, every group moves; and if settings are scheduled: settings move.
     """
     walked = [(_walk(schedule, plan.horizon), _names(plan, columns)) for schedule, columns in plan.curves]
     return [
@@ -73,7 +74,7 @@ def check(plan: PlanBase) -> list[Check]:
         _each(walked, "warmup shorter than the run", lambda facts: _warmup(facts, plan.horizon)),
         _fits(plan),
         _moves(plan, walked),
-        *([_settings_move(plan)] if plan.moved else []),
+        *([_settings_move(plan)] if plan.scheduled_settings else []),
     ]
 
 
@@ -82,7 +83,7 @@ def _names(plan: PlanBase, columns: tuple[int, ...]) -> str:
 
 
 def _each(walked: list[tuple[_Facts, str]], name: str, holds: Callable[[_Facts], tuple[bool, str]]) -> Check:
-    """The check over every distinct curve; the groups are named where it fails or curves differ."""
+    """Check every distinct curve; groups are named if the check fails or if the details differ."""
     results = [(*holds(facts), names) for facts, names in walked]
     failed = [f"{names}: {detail}" for ok, detail, names in results if not ok]
     if failed:
@@ -91,10 +92,10 @@ def _each(walked: list[tuple[_Facts, str]], name: str, holds: Callable[[_Facts],
         return Check(name, False, "no group is trained")
     if len({detail for _, detail, _ in results}) == 1:
         return Check(name, True, results[0][1])
-    told = [f"{names}: {detail}" for _, detail, names in results]
-    if len(told) > TOLD:  # of what holds, a part is enough
-        told = [told[0], told[-1], f"and so for {len(told) - 2} more"]
-    return Check(name, True, "; ".join(told))
+    details = [f"{names}: {detail}" for _, detail, names in results]
+    if len(details) > MAX_DETAILS:
+        details = [details[0], details[-1], f"and so for {len(details) - 2} more"]
+    return Check(name, True, "; ".join(details))
 
 
 def _peak_reached(facts: _Facts) -> tuple[bool, str]:
@@ -117,9 +118,9 @@ def _peak_kept(facts: _Facts) -> tuple[bool, str]:
 
 def _floor_met(facts: _Facts) -> tuple[bool, str]:
     floor = f"the floor of {_percent(facts.floor)}"
-    if not facts.lowest >= facts.floor - ROUNDING:  # said so that NaN fails
+    if not facts.lowest >= facts.floor - ROUNDING:  # written so that NaN fails
         return False, f"falls to {_percent(facts.lowest)} at step {facts.lowest_at:,}, under {floor}"
-    if facts.lands and not abs(facts.end - facts.floor) <= ROUNDING:
+    if facts.ends_at_floor and not abs(facts.end - facts.floor) <= ROUNDING:
         return False, f"ends at {_percent(facts.end)} of the peak, not at {floor}"
     return True, f"last step at {_percent(facts.last)} of the peak, floor {_percent(facts.floor)}"
 
@@ -137,8 +138,8 @@ def _percent(multiplier: float) -> str:
 
 def _warmup(facts: _Facts, horizon: Horizon) -> tuple[bool, str]:
     warmup = facts.warmup - facts.frozen
-    told = f"{warmup:,} of {horizon.steps:,} steps" if warmup else f"no warmup{facts.told}"
-    return facts.warmup < horizon.steps, f"{told} from step {facts.frozen:,}" if warmup and facts.frozen else told
+    details = f"{warmup:,} of {horizon.steps:,} steps" if warmup else f"no warmup{facts.short_warmup}"
+    return facts.warmup < horizon.steps, f"{details} from step {facts.frozen:,}" if warmup and facts.frozen else details
 
 
 def _fits(plan: PlanBase) -> Check:
@@ -146,28 +147,28 @@ def _fits(plan: PlanBase) -> Check:
         f"{problem.key}: {problem.message}"
         for problem in chain(
             *(schedule.check(plan.horizon) for schedule, _ in plan.curves),
-            *(moved.check(plan.horizon) for moved, _ in plan.moved),
+            *(moved.check(plan.horizon) for moved, _ in plan.scheduled_settings),
         )
     )
     return Check("schedule fits the run", not problems, "; ".join(problems) or "every duration lies inside it")
 
 
 def _settings_move(plan: PlanBase) -> Check:
-    """Every setting that is to move does so, over numbers."""
+    """Check that every scheduled setting has finite values and changes."""
     wrong, right = [], []
-    for moved, columns in plan.moved:
+    for moved, columns in plan.scheduled_settings:
         ends = [moved(steps, plan.horizon) for steps in _chunks(plan.horizon.steps)]
         low, high = min(float(values.min()) for values in ends), max(float(values.max()) for values in ends)
-        told = f"{moved.title} {number(low)} to {number(high)}"
+        details = f"{moved.title} {number(low)} to {number(high)}"
         if math.isfinite(low + high) and (low < high or moved.low == moved.high):
-            right.append(told)
+            right.append(details)
         else:
-            wrong.append(f"{told} throughout, in {_names(plan, columns)}")
+            wrong.append(f"{details} throughout, in {_names(plan, columns)}")
     return Check("settings move", not wrong, "; ".join(dict.fromkeys(wrong or right)))
 
 
 def _moves(plan: PlanBase, walked: list[tuple[_Facts, str]]) -> Check:
-    """Every trainable group holds parameters and has an LR above zero somewhere."""
+    """Check that every trainable group holds parameters and has an LR above zero at some step."""
     still = []
     for (facts, _), (_, columns) in zip(walked, plan.curves, strict=True):
         groups = [plan.trainable[column] for column in columns]
@@ -176,7 +177,7 @@ def _moves(plan: PlanBase, walked: list[tuple[_Facts, str]]) -> Check:
         return Check("every group moves", False, f"never moved: {joined(still)}")
     if not plan.trainable:
         return Check("every group moves", False, "every group is frozen")
-    if first := min(plan.starts.values()):
+    if first := min(plan.first_steps.values()):
         return Check("every group moves", False, f"none moves before step {first:,}")
     peaks = sorted(group.lr for group in plan.trainable)
     spread = number(peaks[0]) if peaks[0] == peaks[-1] else f"{number(peaks[0])} to {number(peaks[-1])}"
@@ -184,10 +185,10 @@ def _moves(plan: PlanBase, walked: list[tuple[_Facts, str]]) -> Check:
 
 
 def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
-    """Go over every step of the run once, in chunks."""
-    phase, unfrozen = schedule.phase(horizon), schedule.unfrozen()
-    lands = isinstance(unfrozen, Schedule) and (phase.stop < horizon.steps or unfrozen.shape.lands)
-    facts = _Facts(phase.start, getattr(schedule, "floor", 0.0), lands, frozen=schedule.starts(horizon))
+    """Evaluate the curve at every step of the run, in chunks."""
+    phase, unfrozen = schedule.phase(horizon), schedule.without_freezing()
+    ends_at_floor = isinstance(unfrozen, Schedule) and (phase.stop < horizon.steps or unfrozen.shape.lands)
+    facts = _Facts(phase.start, getattr(schedule, "floor", 0.0), ends_at_floor, frozen=schedule.first_step(horizon))
     declared = np.unique(np.ceil(np.asarray(list(schedule.jumps(horizon)), dtype=np.float64)))
     facts.declared = int(((declared > 0) & (declared < horizon.steps)).sum())
     for steps in _chunks(horizon.steps):
@@ -196,21 +197,21 @@ def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
         if facts.jump is None and facts.finite:
             facts.jump = _jump(schedule, horizon, steps, values, declared)
     around = np.linspace(max(facts.highest_at - 1, 0), min(facts.highest_at + 1, horizon.steps - 1), 1025)
-    # A group that joins a schedule late may find its peak gone by; that the schedule has one is seen without it.
+    # A group that is unfrozen late may miss the peak of its schedule; the schedule is checked without the freezing.
     facts.summit = _walk(unfrozen, horizon).summit if facts.frozen else float(schedule(around, horizon).max())
     facts.last, facts.end = (float(value) for value in schedule([horizon.steps - 1, horizon.steps], horizon))
     if isinstance(unfrozen, Schedule) and unfrozen.warmup.value and not phase.start:
-        facts.told = f": {unfrozen.warmup} of {counted(horizon.steps, 'step')} is less than one"
+        facts.short_warmup = f": {unfrozen.warmup} of {counted(horizon.steps, 'step')} is less than one"
     return facts
 
 
 def _chunks(steps: int) -> Iterator[np.ndarray]:
-    """The steps of the run, each chunk beginning with the last step of the one before, so that no pair is lost."""
+    """Yield the steps of the run in chunks; each begins with the last step of the one before, so no pair is missed."""
     for start in range(0, steps, CHUNK):
         yield np.arange(max(start - 1, 0), min(start + CHUNK, steps))
 
 
-def _bounds(facts: _Facts, steps: np.ndarray, values: Rates) -> None:
+def _bounds(facts: _Facts, steps: np.ndarray, values: Floats) -> None:
     facts.finite = facts.finite and bool(np.isfinite(values).all())
     top = int(np.argmax(values))
     if values[top] > facts.highest:
@@ -223,12 +224,12 @@ def _bounds(facts: _Facts, steps: np.ndarray, values: Rates) -> None:
 
 
 def _jump(
-    schedule: Curve, horizon: Horizon, steps: np.ndarray, values: Rates, declared: np.ndarray
+    schedule: Curve, horizon: Horizon, steps: np.ndarray, values: Floats, declared: np.ndarray
 ) -> tuple[int, float, float] | None:
-    """The first step before which the curve jumps and does not say so.
+    """Return the first undeclared jump: the step after it, and the values before and after.
 
-    A steep curve and a jump look alike at whole steps, so the steepest intervals are halved, over and over, towards
-    the larger change: along a curve the change shrinks with the interval, at a jump it stays.
+    At whole steps a steep curve looks like a jump. So the steepest intervals are halved repeatedly, always towards the
+    larger change: on a continuous curve the change shrinks with the interval, at a jump it stays.
     """
     size = np.maximum(np.abs(values[:-1]), np.abs(values[1:]))
     change = np.abs(np.diff(values))

@@ -1,4 +1,4 @@
-"""What changed from one plan to another, as data and as a table."""
+"""The comparison of two plans, as data and as a table."""
 
 from __future__ import annotations
 
@@ -13,28 +13,24 @@ from rich.text import Text
 
 from lrflow.display import Grid, joined, number
 from lrflow.plan.base import PlanBase, PlanGroup
-from lrflow.plan.table import describe, describe_setting, landmarks, length
+from lrflow.plan.table import describe, describe_length, describe_setting, landmarks
 from lrflow.schedules import Continued
 from lrflow.schedules.serialization import to_spec
 
-SAMPLES = 10_000  # places at which the LRs of two long runs are compared
-ROUNDING = 1e-9  # relative: LRs closer than this are the same to a person
+SAMPLES = 10_000  # steps at which the LRs of two long runs are compared
+ROUNDING = 1e-9  # relative difference up to which two LRs count as equal
 
-WORDS = {
-    "lr": "peak LR",
-    "scale": "LR scale",
-    "weight_decay": "weight decay",
-}  # settings as the plan's table calls them
+TITLES = {"lr": "peak LR", "scale": "LR scale", "weight_decay": "weight decay"}  # settings, as in the plan's table
 
 
 @dataclass(frozen=True)
 class Change:
-    """One setting of a group that is not what it was.
+    """A setting of a group that changed.
 
     Args:
         group: the group's name in the later plan.
         setting: a field of PlanGroup.
-        before: its value in the earlier plan (a schedule's in words).
+        before: its value in the earlier plan (a description, for a schedule).
         after: its value in the later plan.
     """
 
@@ -46,13 +42,13 @@ class Change:
 
 @dataclass(frozen=True)
 class RateChange:
-    """One landmark at which the LR is not what it was.
+    """A landmark at which the LR changed.
 
     Args:
-        groups: names, in the later plan, of the groups it is true of.
-        steps: the step in the earlier and in the later plan: the same, or, where their lengths differ, the same
-            fraction of the run, which need not be a whole step.
-        why: what the landmark is.
+        groups: the names of the groups in the later plan.
+        steps: the step in the earlier and in the later plan: the same, or the same fraction of the run if their lengths
+            differ, which need not be a whole step.
+        why: name of the landmark.
         before: LR in the earlier plan.
         after: LR in the later plan.
     """
@@ -65,16 +61,16 @@ class RateChange:
 
     @property
     def ratio(self) -> float:
-        """After over before; infinite where before is 0."""
+        """`after` over `before`; infinite if `before` is 0."""
         return _ratio(self.before, self.after)
 
 
 @dataclass(frozen=True)
 class PlanDiff:
-    """What changed from one plan to another; print it with rich.
+    """The changes from one plan to another; print it with rich.
 
-    Runs of equal length are compared step by step, others at the same fraction of the run; but a run with the one that
-    continues it step by step, as far as both go.
+    Runs of equal length are compared step by step, and so is a run with its continuation, up to the shorter one's end;
+    others are compared at the same fraction of the run.
 
     Args:
         before: the earlier plan.
@@ -86,28 +82,29 @@ class PlanDiff:
 
     @cached_property
     def same(self) -> bool:
-        """Whether nothing changed at all."""
+        """Whether the plans are equal."""
         return self.before.fingerprint == self.after.fingerprint
 
     @cached_property
     def same_rates(self) -> bool:
-        """Whether the groups that both plans train have the same LR at every place compared."""
+        """Whether the groups that both plans train have the same LR at every compared step."""
         return self.furthest is None
 
     @cached_property
     def renamed(self) -> dict[str, str]:
-        """Groups that are gone, each with the new one that holds as many tensors and parameters and is alone in it."""
-        gone, new = _alone(self._only(self.before, self.after)), _alone(self._only(self.after, self.before))
+        """Removed groups and the new groups that replace them: the only ones with as many tensors and parameters."""
+        gone = _unique_sizes(self._only(self.before, self.after))
+        new = _unique_sizes(self._only(self.after, self.before))
         return {gone[size]: new[size] for size in gone if size in new}
 
     @cached_property
     def removed(self) -> tuple[str, ...]:
-        """Groups of the earlier plan that the later one does not have."""
+        """Groups that only the earlier plan has."""
         return tuple(g.name for g in self._only(self.before, self.after) if g.name not in self.renamed)
 
     @cached_property
     def added(self) -> tuple[str, ...]:
-        """Groups of the later plan that the earlier one does not have."""
+        """Groups that only the later plan has."""
         return tuple(g.name for g in self._only(self.after, self.before) if g.name not in self.renamed.values())
 
     @cached_property
@@ -121,14 +118,14 @@ class PlanDiff:
                     if to_spec(was) != to_spec(now):
                         found.append(Change(new.name, field.name, describe(was), describe(now)))
                 elif field.name == "also":
-                    found += _moved_otherwise(old, new)
+                    found += _setting_changes(old, new)
                 elif field.name not in ("name", "depth") and was != now:
                     found.append(Change(new.name, field.name, was, now))
         return tuple(found)
 
     @cached_property
     def rates(self) -> tuple[RateChange, ...]:
-        """The landmarks of both plans at which the LR changed; groups that changed alike are told together."""
+        """The landmarks of both plans at which the LR changed; groups that changed alike share an entry."""
         found: dict[tuple[tuple[float, float], str, float, float], list[str]] = {}
         for steps, why in self._landmarks():
             was, now = self.before.lr(steps[0]), self.after.lr(steps[1])
@@ -139,9 +136,9 @@ class PlanDiff:
 
     @cached_property
     def furthest(self) -> RateChange | None:
-        """Where the LRs are furthest apart, measured by the group's peak; None where they are the same everywhere.
+        """The step with the largest LR difference relative to the group's peak; None if all LRs are equal.
 
-        Not where their ratio is largest: that is at the end of any two curves of which one comes down to zero.
+        The ratio of the LRs is not used: it is always largest where one of two curves reaches zero.
         """
         old_steps, new_steps = self._places()
         old, new = self.before.lr(old_steps), self.after.lr(new_steps)
@@ -161,8 +158,8 @@ class PlanDiff:
         return RateChange(tuple(alike), steps, "furthest apart", float(was), float(now))
 
     @cached_property
-    def budget(self) -> dict[str, float]:
-        """Of each group in both plans, its LR summed over the run, after over before: how far the run can move it."""
+    def lr_sum_ratios(self) -> dict[str, float]:
+        """For each group in both plans, the ratio of its LR summed over the run, after over before."""
         old, new = _sums(self.before), _sums(self.after)
         return {name: _ratio(float(old[left]), float(new[right])) for (left, right), name in self._columns.items()}
 
@@ -176,19 +173,19 @@ class PlanDiff:
 
     @cached_property
     def _pairs(self) -> list[tuple[PlanGroup, PlanGroup]]:
-        """The groups of both plans, renamed ones too, each with its counterpart."""
+        """The groups of both plans, each with its counterpart; renamed ones too."""
         new = {group.name: group for group in self.after.groups}
         named = ((group, self.renamed.get(group.name, group.name)) for group in self.before.groups)
         return [(group, new[name]) for group, name in named if name in new]
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """The groups that both plans train, by their later names."""
+        """The groups that both plans train, by their names in the later plan."""
         return tuple(self._columns.values())
 
     @cached_property
     def _columns(self) -> dict[tuple[int, int], str]:
-        """Columns of the groups that both plans train, with their later names."""
+        """The columns of the groups that both plans train, with their names in the later plan."""
         return {
             (self.before.names.index(old.name), self.after.names.index(new.name)): new.name
             for old, new in self._pairs
@@ -197,12 +194,12 @@ class PlanDiff:
 
     @cached_property
     def stepwise(self) -> bool:
-        """Whether the plans are compared step by step, not at the same fraction of the run."""
+        """Whether the plans are compared step by step instead of at the same fraction of the run."""
         continued = any(isinstance(curve, Continued) for plan in (self.before, self.after) for curve, _ in plan.curves)
         return continued or self.before.horizon.steps == self.after.horizon.steps
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Steps of both runs that are compared with each other."""
+        """Return the steps of both runs that are compared with each other."""
         old, new = self.before.horizon.steps, self.after.horizon.steps
         if self.stepwise:
             shorter = min(old, new)
@@ -212,7 +209,7 @@ class PlanDiff:
         return progress * old, progress * new
 
     def _landmarks(self) -> list[tuple[tuple[float, float], str]]:
-        """The landmarks of both plans in the order of the run."""
+        """Return the landmarks of both plans in the order of the run."""
         old, new = self.before.horizon.steps, self.after.horizon.steps
         ours, theirs = landmarks(self.after), landmarks(self.before)
         if self.stepwise:
@@ -221,30 +218,30 @@ class PlanDiff:
         for run, marked in ((old, theirs), (new, ours)):
             for step, why in marked.items():
                 if why != "last step":
-                    # A quarter of a run need not be a whole step.
+                    # A quarter of a run may lie between two steps.
                     share = int(why[:-1]) / 100 if why.endswith("%") else step / run
                     marks.setdefault((share * old, share * new), why)
         return sorted(marks.items())
 
 
-def _moved_otherwise(old: PlanGroup, new: PlanGroup) -> list[Change]:
-    """What moves besides the LR in one of the plans only, or otherwise in the other."""
+def _setting_changes(old: PlanGroup, new: PlanGroup) -> list[Change]:
+    """Return the scheduled settings that only one of the plans has, or that differ."""
     was, now = (
         {moved.title: describe_setting(moved, [group.schedule]) for moved in group.also} for group in (old, new)
     )
-    told = [(title, was.get(title), now.get(title)) for title in {**was, **now}]
-    return [Change(new.name, title, before, after) for title, before, after in told if before != after]
+    text = [(title, was.get(title), now.get(title)) for title in {**was, **now}]
+    return [Change(new.name, title, before, after) for title, before, after in text if before != after]
 
 
-def _alone(groups: list[PlanGroup]) -> dict[tuple[int, int], str]:
-    """The groups that no other one equals in size, by their size."""
+def _unique_sizes(groups: list[PlanGroup]) -> dict[tuple[int, int], str]:
+    """Return the groups both_plans size no other group has, by their size."""
     sizes = Counter((group.tensors, group.parameters) for group in groups)
     named = {(group.tensors, group.parameters): group.name for group in groups}
     return {size: name for size, name in named.items() if sizes[size] == 1}
 
 
 def _sums(plan: PlanBase) -> np.ndarray:
-    """The LR of every trainable group, summed over the run."""
+    """Return the LR of every trainable group, summed over the run."""
     steps = plan.horizon.steps
     return plan.lr(np.linspace(0, steps - 1, min(steps, SAMPLES))).mean(axis=0) * steps
 
@@ -256,7 +253,7 @@ def _ratio(before: float, after: float) -> float:
 
 
 def _render(diff: PlanDiff, arrow: str) -> RenderResult:
-    """What changed, most telling first: the run, the groups, their settings, the LRs."""
+    """Yield the changes: the run, the groups, their settings, the LRs."""
     yield Text.assemble(
         ("Plan ", "bold"), (f"{diff.before.fingerprint[:12]} {arrow} {diff.after.fingerprint[:12]}", "dim")
     )
@@ -269,13 +266,13 @@ def _render(diff: PlanDiff, arrow: str) -> RenderResult:
         yield Text()
         yield _rates(diff, arrow)
     if diff.before.horizon.steps != diff.after.horizon.steps:
-        how = "step by step, as far as both go" if diff.stepwise else "at the same fraction of each"
+        how = "step by step, up to the end of the shorter one" if diff.stepwise else "at the same fraction of each"
         yield Text(f"runs of different lengths, compared {how}", "dim")
 
 
 def _summary(diff: PlanDiff, arrow: str) -> Grid:
     table = Grid("<", "<")
-    was, now = length(diff.before), length(diff.after)
+    was, now = describe_length(diff.before), describe_length(diff.after)
     if was != now:
         table.row(Text("run", "bold"), f"{was} {arrow} {now}")
     for name in diff.removed:
@@ -285,25 +282,24 @@ def _summary(diff: PlanDiff, arrow: str) -> Grid:
     for old, new in diff.renamed.items():
         table.row(Text("group", "bold"), f"{old} {arrow} {new}, renamed")
     for (setting, before, after), names in _alike(diff).items():
-        told = f"{_shown(setting, before)} {arrow} {_shown(setting, after)}"
+        text = f"{_value_text(setting, before)} {arrow} {_value_text(setting, after)}"
         if setting in ("lr", "scale") and isinstance(before, float) and isinstance(after, float):
-            told += f" ({_times(after / before if before else math.inf)})"
-        table.row(Text(WORDS.get(setting, setting), "bold"), f"{_whose(diff, names)}: {told}")
+            text += f" ({_ratio_text(after / before if before else math.inf)})"
+        table.row(Text(TITLES.get(setting, setting), "bold"), f"{_group_names(diff, names)}: {text}")
     if diff.furthest is None:
-        whose = " in the groups of both plans" if diff.added or diff.removed else ""
-        told = f"the same at every step{whose}" if diff.compared else "no group is trained in both"
-        table.row(Text("LR", "bold"), told)
+        both_plans = " in the groups of both plans" if diff.added or diff.removed else ""
+        text = f"the same at every step{both_plans}" if diff.compared else "no group is trained in both"
+        table.row(Text("LR", "bold"), text)
     else:
         far = diff.furthest
-        told = f"{number(far.before)} {arrow} {number(far.after)} ({_times(far.ratio)})"
-        table.row(
-            Text("furthest apart", "bold"), f"{_whose(diff, far.groups)} at step {_steps(far.steps, arrow)}: {told}"
-        )
+        text = f"{number(far.before)} {arrow} {number(far.after)} ({_ratio_text(far.ratio)})"
+        where = f"{_group_names(diff, far.groups)} at step {_steps(far.steps, arrow)}"
+        table.row(Text("furthest apart", "bold"), f"{where}: {text}")
         shares: dict[str, list[str]] = {}
-        for name, ratio in diff.budget.items():
-            shares.setdefault(_times(ratio), []).append(name)
-        told = "; ".join(f"{times} ({_whose(diff, names)})" for times, names in shares.items())
-        table.row(Text("LR, summed", "bold"), told)
+        for name, ratio in diff.lr_sum_ratios.items():
+            shares.setdefault(_ratio_text(ratio), []).append(name)
+        text = "; ".join(f"{share} ({_group_names(diff, names)})" for share, names in shares.items())
+        table.row(Text("LR, summed", "bold"), text)
     return table
 
 
@@ -313,23 +309,23 @@ def _rates(diff: PlanDiff, arrow: str) -> Grid:
         table.row(
             _steps(change.steps, arrow),
             change.why,
-            _whose(diff, change.groups),
+            _group_names(diff, change.groups),
             number(change.before),
             number(change.after),
-            _times(change.ratio),
+            _ratio_text(change.ratio),
         )
     return table
 
 
 def _alike(diff: PlanDiff) -> dict[tuple[str, object, object], list[str]]:
-    """The changed settings, groups that changed alike together."""
+    """Return the changed settings; groups that changed alike share an entry."""
     found: dict[tuple[str, object, object], list[str]] = {}
     for change in diff.changes:
         found.setdefault((change.setting, change.before, change.after), []).append(change.group)
     return found
 
 
-def _whose(diff: PlanDiff, names: list[str] | tuple[str, ...]) -> str:
+def _group_names(diff: PlanDiff, names: list[str] | tuple[str, ...]) -> str:
     everyone = len(names) > 1 and set(diff.compared) <= set(names)
     return "all groups" if everyone else joined(names)
 
@@ -339,7 +335,7 @@ def _steps(steps: tuple[float, float], arrow: str) -> str:
     return f"{after:,}" if before == after else f"{before:,} {arrow} {after:,}"
 
 
-def _shown(setting: str, value: object) -> str:
+def _value_text(setting: str, value: object) -> str:
     if value is None:
         return "the main optimizer" if setting == "route" else "the optimizer's"
     if isinstance(value, bool):
@@ -349,5 +345,5 @@ def _shown(setting: str, value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _times(ratio: float) -> str:
+def _ratio_text(ratio: float) -> str:
     return "from 0" if math.isinf(ratio) else "to 0" if ratio == 0 else f"{ratio:.3g}x"

@@ -1,4 +1,4 @@
-"""The plan drawn: the LR of every group over the run, and below it what else moves."""
+"""The figure of a plan: the LR of every group over the run, and the scheduled settings below it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 
 from lrflow.display import COLOURS, GREY, INK, joined, number, plain_axes, save_figure
 from lrflow.plan.base import PlanBase
-from lrflow.plan.table import Line, describe, length, lines, sampled, setting_lines
+from lrflow.plan.table import Line, describe, describe_length, lines, sample_steps, setting_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import StepPatch
 
-POINTS = 2000  # of a line: more than the picture has pixels
-NAMED = 12  # lines the legend names; of more, it names some
-DECADES = 3  # on a log axis, how far under the lowest peak is shown
+POINTS = 2000  # per line: more than the figure has pixels
+LEGEND_LINES = 12  # most lines that the legend names
+DECADES = 3  # shown below the lowest peak on a log axis
 
 
 def plot(plan: PlanBase, path: Path) -> Path:
@@ -29,24 +29,24 @@ def plot(plan: PlanBase, path: Path) -> Path:
 
 
 def draw(plan: PlanBase) -> Figure:
-    """The LR of every group over the run; groups with one curve share a line, peaks more than 10x apart a log axis."""
-    from matplotlib.figure import Figure  # itself and not pyplot: no state, no display
+    """Draw the LR of every group; groups with one curve share a line, peaks more than 10x apart use a log axis."""
+    from matplotlib.figure import Figure  # instead of pyplot, which has state and needs a display
 
     figure = Figure(figsize=(9, 4.8 + 1.6 * len(plan.also)), layout="constrained", facecolor="white")
     axes, *below = figure.subplots(
         1 + len(plan.also), sharex=True, squeeze=False, height_ratios=[3] + [1] * len(plan.also)
     )[:, 0]
-    shown = sorted(lines(plan), key=lambda line: -plan.trainable[line.column].lr)
-    steps = sampled(plan, POINTS)
+    curves = sorted(lines(plan), key=lambda line: -plan.trainable[line.column].lr)
+    steps = sample_steps(plan, POINTS)
     rates, edges = plan.lr(steps), [*steps, plan.horizon.steps]
-    # As stairs: an LR holds for the whole of its step.
+    # As stairs: an LR holds for a whole step.
     drawn = [
         axes.stairs(rates[:, line.column], edges, baseline=None, color=colour, linewidth=1.8)
-        for line, colour in zip(shown, _colours(len(shown)), strict=True)
+        for line, colour in zip(curves, _colours(len(curves)), strict=True)
     ]
-    _frame(axes, plan, [plan.trainable[line.column].lr for line in shown])
+    _frame(axes, plan, [plan.trainable[line.column].lr for line in curves])
     _phases(axes, plan)
-    _legend(axes, shown, drawn)
+    _legend(axes, curves, drawn)
     for panel, name in zip(below, plan.also, strict=True):
         _draw_setting(panel, plan, name)
     if below:
@@ -56,19 +56,19 @@ def draw(plan: PlanBase) -> Figure:
 
 
 def _draw_setting(axes: Axes, plan: PlanBase, name: str) -> None:
-    """What moves besides the LR, a line for each way in which it does so."""
-    shown = [(label, column) for other, label, column in setting_lines(plan) if other == name]
-    steps = sampled(plan, POINTS)
+    """Draw a scheduled setting, with one line per variant."""
+    variants = [(label, column) for other, label, column in setting_lines(plan) if other == name]
+    steps = sample_steps(plan, POINTS)
     values, edges = plan.setting(name, steps), [*steps, plan.horizon.steps]
-    colours = _colours(len(shown)) if len(shown) > 1 else [GREY]  # not the colour of one of the LRs
-    for (label, column), colour in zip(shown, colours, strict=True):
+    colours = _colours(len(variants)) if len(variants) > 1 else [GREY]  # a colour that no LR has
+    for (label, column), colour in zip(variants, colours, strict=True):
         whose = label.partition(" of ")[2]
         axes.stairs(values[:, column], edges, baseline=None, color=colour, linewidth=1.8, label=whose)
-    title = next(moved.title for moved, _ in plan.moved if moved.name == name)
+    title = next(moved.title for moved, _ in plan.scheduled_settings if moved.name == name)
     axes.set_ylabel(title.replace(" (", "\n("), color=INK)
     axes.margins(y=0.12)
     axes.yaxis.set_major_formatter(lambda value, _: number(value))
-    if len(shown) > 1:
+    if len(variants) > 1:
         axes.legend(
             loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, fontsize=9, labelcolor=INK
         )
@@ -76,7 +76,7 @@ def _draw_setting(axes: Axes, plan: PlanBase, name: str) -> None:
 
 
 def _colours(count: int) -> list[Any]:
-    """So many colours: the palette, or of more than it has a scale."""
+    """Return `count` colours: the palette, or a colour scale if the palette has fewer."""
     if count <= len(COLOURS):
         return list(COLOURS[:count])
     from matplotlib import colormaps
@@ -85,12 +85,12 @@ def _colours(count: int) -> list[Any]:
 
 
 def _frame(axes: Axes, plan: PlanBase, peaks: list[float]) -> None:
-    """Axes, scales, title."""
+    """Set the scales, labels and title."""
     from matplotlib.ticker import MaxNLocator
 
     if peaks and min(peaks) > 0 and max(peaks) > 10 * min(peaks):
         axes.set_yscale("log")
-        rates = plan.lr(sampled(plan, POINTS))
+        rates = plan.lr(sample_steps(plan, POINTS))
         low = rates[rates > 0].min()
         axes.set_ylim(max(low, min(peaks) * 10.0**-DECADES) / 1.3, max(peaks) * 1.5)
         axes.set_ylabel("learning rate (log scale)", color=INK)
@@ -111,32 +111,34 @@ def _frame(axes: Axes, plan: PlanBase, peaks: list[float]) -> None:
         epochs.tick_params(colors=GREY, length=3)
         epochs.spines["top"].set_visible(False)
     plain_axes(axes)
-    schedules = "; ".join(dict.fromkeys(describe(curve.unfrozen()) for curve, _ in plan.curves)) or "nothing is trained"
-    title = f"{shorten(schedules, 100, placeholder=' ...')}\n{length(plan)}"
+    curves = [curve.without_freezing() for curve, _ in plan.curves]
+    schedules = "; ".join(dict.fromkeys(describe(curve) for curve in curves)) or "nothing is trained"
+    title = f"{shorten(schedules, 100, placeholder=' ...')}\n{describe_length(plan)}"
     axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10, linespacing=1.4)
 
 
 def _phases(axes: Axes, plan: PlanBase) -> None:
-    """Warmup and cooldown shaded, where every group has the same."""
-    phases = {(phase.start, phase.stop) for phase in (curve.unfrozen().phase(plan.horizon) for curve, _ in plan.curves)}
-    if len(phases) != 1:
+    """Shade warmup and cooldown if they are the same for every group."""
+    phases = [curve.without_freezing().phase(plan.horizon) for curve, _ in plan.curves]
+    stretches = {(phase.start, phase.stop) for phase in phases}
+    if len(stretches) != 1:
         return
-    ((start, stop),) = phases
+    ((start, stop),) = stretches
     steps = plan.horizon.steps
     for low, high, name in ((0, start, "warmup"), (stop, steps, "cooldown")):
         axes.axvspan(low, high, color="black", alpha=0.04, linewidth=0)
-        if high - low > 0.09 * steps:  # else the word is wider than its stretch
+        if high - low > 0.09 * steps:  # else the label is wider than the shaded area
             middle, top = (low + high) / 2, axes.get_ylim()[1]
             axes.annotate(name, (middle, top), (0, -4), textcoords="offset points", ha="center", va="top", color=GREY)
 
 
-def _legend(axes: Axes, shown: list[Line], drawn: list[StepPatch]) -> None:
-    """Names beside the lines' colours, the highest LR first; of very many lines, some."""
-    if not shown:
+def _legend(axes: Axes, curves: list[Line], drawn: list[StepPatch]) -> None:
+    """Draw the legend, the highest LR first; of many lines it names some."""
+    if not curves:
         return
-    kept = np.unique(np.linspace(0, len(shown) - 1, min(len(shown), NAMED)).round().astype(int))
-    labels = [joined(shown[index].names, 3) for index in kept]
-    title = f"{len(kept)} of {len(shown)} lines" if len(kept) < len(shown) else None
+    kept = np.unique(np.linspace(0, len(curves) - 1, min(len(curves), LEGEND_LINES)).round().astype(int))
+    labels = [joined(curves[index].names, 3) for index in kept]
+    title = f"{len(kept)} of {len(curves)} lines" if len(kept) < len(curves) else None
     axes.legend(
         [drawn[index] for index in kept],
         labels,

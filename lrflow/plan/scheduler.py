@@ -1,4 +1,4 @@
-"""The scheduler that executes a plan: it writes what is planned into the optimizer and does nothing else."""
+"""The scheduler that executes a plan: it writes the planned LRs and settings into the optimizer."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from lrflow.plan.base import PlanBase, PlanSetting
 from lrflow.schedules.base import BETA
 from lrflow.schedules.serialization import to_spec
 
-BLOCK = 1024  # steps whose LRs are computed at once, so that a step itself costs next to nothing
+BLOCK = 1024  # steps whose LRs are computed at once, so that a single step costs almost nothing
 
 
 class PlanChangedWarning(UserWarning):
-    """A scheduler's state was saved under another plan than the one that goes on."""
+    """Warns that a scheduler's state was saved under another plan than the current one."""
 
 
 class PlanScheduler(LRScheduler):
-    """Writes `plan.lr(step) * feedback` into every parameter group; to be stepped after each optimizer step.
+    """Writes `plan.lr(step) * feedback` into every parameter group; step it after each optimizer step.
 
-    Settings that the plan moves besides are written with it: feedback does not act on them.
+    It also writes the scheduled settings of the plan, on which feedback has no effect.
 
-    It is one of torch's schedulers, so whatever takes those takes it (Lightning: with interval "step"). Unlike them it
-    leaves `optimizer.step` unwrapped, adds no `initial_lr`, and keeps no state but its counter. The LR of step 0 is
-    written at construction. Parameter groups may be replaced under it, as `Optimizer.load_state_dict` does.
+    It is a torch scheduler and works wherever those do (in Lightning with interval "step"). Unlike torch's own it
+    leaves `optimizer.step` unwrapped, adds no `initial_lr`, and has no state but its step counter. The constructor
+    writes the LR of step 0. Parameter groups may be replaced afterwards, as `Optimizer.load_state_dict` does.
 
     Args:
-        optimizer: its parameter groups carry `members`, the names of the plan's groups merged in them
-            (`lrflow.optimizers.build_optimizer` writes them), or `name` alone.
-        plan: what to execute.
+        optimizer: its parameter groups carry `members`, the names of the plan's groups merged into them (set by
+            `lrflow.optimizers.build_optimizer`), or only `name`.
+        plan: the plan to execute.
 
     Raises:
-        ConfigError: a parameter group that the plan does not know, or whose members the plan gives different LRs or
-            other settings; one that lacks a setting which the plan moves.
+        ConfigError: a parameter group that the plan does not have, or whose members have different LRs or settings in
+            the plan; one that lacks a scheduled setting.
     """
 
     def __init__(self, optimizer: Optimizer, plan: PlanBase) -> None:
-        # Not torch's own constructor: it wraps optimizer.step and writes initial_lr into the groups.
+        # torch's constructor is not called: it wraps optimizer.step and writes initial_lr into the groups.
         self.optimizer = optimizer
         self.plan = plan
         self._columns = _columns(optimizer, plan)
@@ -58,7 +58,7 @@ class PlanScheduler(LRScheduler):
 
     @property
     def feedback(self) -> float:
-        """The factor on top of the plan, 1.0 unless something that reacts to the run sets it; applies at once."""
+        """The factor on top of the plan, 1.0 unless a feedback sets it; setting it takes effect at once."""
         return self._feedback
 
     @feedback.setter
@@ -67,17 +67,17 @@ class PlanScheduler(LRScheduler):
         self._write()
 
     def step(self, epoch: int | None = None) -> None:
-        """Go on to the next optimizer step's LR.
+        """Write the LRs of the next optimizer step.
 
         Args:
-            epoch: torch's old way to jump; the step to go to. None: the next one.
+            epoch: the step to go to, by the name that torch's schedulers have for it; None: the next one.
         """
         if epoch is not None:
             return self._move_to(epoch)
         self.last_epoch += 1
         if self.last_epoch >= self._block_end:
             self._fill_block()
-        # As in `_write`, which is not called here because this runs at every step of a training.
+        # The same as `_write`, inlined because this runs at every step of a training.
         feedback = self._feedback
         for group, lr in zip(self.optimizer.param_groups, self._block[self.last_epoch - self._block_end], strict=True):
             if isinstance(group["lr"], Tensor):
@@ -89,28 +89,28 @@ class PlanScheduler(LRScheduler):
         return None
 
     def planned(self) -> list[float]:
-        """The plan's LR of each parameter group at the current step, without feedback."""
+        """Return the planned LR of each parameter group at the current step, without feedback."""
         return list(self._block[self.last_epoch - self._block_end])
 
     def get_lr(self) -> list[float | Tensor]:
-        """The LR that the current step calls for in each parameter group: plan times feedback."""
+        """Return the LR of each parameter group at the current step: plan times feedback."""
         return [lr * self._feedback for lr in self.planned()]
 
     def get_last_lr(self) -> list[float | Tensor]:
-        """The LR that stands in each parameter group (copies, where they are tensors)."""
+        """Return the LR in each parameter group (copies of tensors)."""
         rates = (group["lr"] for group in self.optimizer.param_groups)
         return [lr.clone() if isinstance(lr, Tensor) else lr for lr in rates]
 
     def state_dict(self) -> dict[str, Any]:
-        """The step counter and the plan's fingerprint: the curve itself is compiled anew from the config."""
+        """Return the step counter and the plan's fingerprint; the curve is compiled again from the config."""
         return {"step": self.last_epoch, "fingerprint": self.plan.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to the saved step and write this plan's LRs; a PlanChangedWarning where the state is another plan's."""
+        """Go to the saved step and write this plan's LRs; warn PlanChangedWarning if the state is of another plan."""
         if state_dict["fingerprint"] != self.plan.fingerprint:
             warnings.warn(
                 f"the scheduler's state was saved under another plan ({state_dict['fingerprint'][:12]}, "
-                f"this one is {self.plan.fingerprint[:12]}); step {state_dict['step']} goes on under this one",
+                f"this one is {self.plan.fingerprint[:12]}); step {state_dict['step']} continues under this one",
                 PlanChangedWarning,
                 stacklevel=2,
             )
@@ -122,10 +122,10 @@ class PlanScheduler(LRScheduler):
         self._write()
 
     def _fill_block(self) -> None:
-        """Compute the rows of the coming steps; the current step's is the first."""
+        """Compute the rows of the next steps, from the current one on."""
         steps = np.arange(self.last_epoch, self.last_epoch + BLOCK)
         self._block: list[list[float]] = self.plan.lr(steps)[:, self._columns].tolist()
-        self._block_end = self.last_epoch + BLOCK  # rows are found from the end: block[step - end]
+        self._block_end = self.last_epoch + BLOCK  # the row of a step is block[step - end]
         if self._settings:
             values = {name: self.plan.setting(name, steps) for name in self.plan.also}
             columns = [values[moved.name][:, self._columns[index]] for index, moved in self._settings]
@@ -146,7 +146,7 @@ class PlanScheduler(LRScheduler):
 
 
 def read_setting(group: Mapping[str, Any], setting: str) -> Any:
-    """What stands in a parameter group under the name that a plan has for it; None where there is no such setting."""
+    """Return a setting of a parameter group by the name that a plan has for it; None if the group lacks it."""
     if setting not in group and (beta := BETA.fullmatch(setting)):
         betas, place = group.get("betas", ()), int(beta.group(1))
         return betas[place - 1] if len(betas) >= place else None
@@ -154,7 +154,7 @@ def read_setting(group: Mapping[str, Any], setting: str) -> Any:
 
 
 def write_setting(group: dict[str, Any], setting: str, value: float) -> None:
-    """Put a value where `read_setting` reads it; a tensor stays the same one."""
+    """Set a setting of a parameter group to a value; a tensor is filled in place."""
     present = read_setting(group, setting)
     if isinstance(present, Tensor):
         present.fill_(value)
@@ -167,7 +167,7 @@ def write_setting(group: dict[str, Any], setting: str, value: float) -> None:
 
 
 def _columns(optimizer: Optimizer, plan: PlanBase) -> list[int]:
-    """The plan's column that each parameter group follows."""
+    """Return the plan's column that each parameter group follows."""
     columns, problems = [], []
     known = {name: column for column, name in enumerate(plan.names)}
     for index, group in enumerate(optimizer.param_groups):
@@ -181,7 +181,7 @@ def _columns(optimizer: Optimizer, plan: PlanBase) -> list[int]:
         for other in others:
             alike = other.lr == lead.lr and other.also == lead.also
             if not alike or to_spec(other.schedule) != to_spec(lead.schedule):
-                problems.append(Problem(key, f"{lead.name} and {other.name} share it, and the plan sets them apart"))
+                problems.append(Problem(key, f"{lead.name} and {other.name} share it, but their plans differ"))
         columns.append(known[lead.name])
     if problems:
         raise ConfigError(problems)
@@ -189,7 +189,7 @@ def _columns(optimizer: Optimizer, plan: PlanBase) -> list[int]:
 
 
 def _settings(optimizer: Optimizer, plan: PlanBase, columns: list[int]) -> list[tuple[int, PlanSetting]]:
-    """The settings that the plan moves, with the parameter group of each."""
+    """Return the scheduled settings, each with the index of its parameter group."""
     found, problems = [], []
     for index, (group, column) in enumerate(zip(optimizer.param_groups, columns, strict=True)):
         for moved in plan.trainable[column].also:

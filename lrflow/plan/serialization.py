@@ -1,7 +1,4 @@
-"""Reads a plan from plain data, such as the content of plan.json.
-
-plan.png, plan.csv and plan.json: the plan as files of a run folder.
-"""
+"""Plans as files: plan.json is read back from its data; plan.json, plan.csv and plan.png are written."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ import numpy as np
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.files import write_whole
-from lrflow.plan.base import VERSION, PlanBase, PlanGroup, PlanSetting, plain
+from lrflow.plan.base import VERSION, PlanBase, PlanGroup, PlanSetting, plain_number
 from lrflow.plan.checks import check
 from lrflow.plan.figure import plot
-from lrflow.plan.table import landmarks, sampled, setting_columns
+from lrflow.plan.table import landmarks, sample_steps, setting_columns
 from lrflow.schedules import Horizon
 from lrflow.schedules.serialization import from_spec
 
@@ -28,14 +25,14 @@ Resolve = Callable[[str], type]
 
 
 def groups_and_horizon(data: Mapping[str, Any], resolve: Resolve | None = None) -> tuple[list[PlanGroup], Horizon]:
-    """The groups and the horizon that `PlanBase.to_dict` described.
+    """Return the groups and the horizon that `PlanBase.to_dict` described.
 
     Args:
-        data: content of plan.json; keys that are not the plan's are passed over.
-        resolve: from a schedule's `_target_` to its class; by default lrflow's schedules only.
+        data: content of plan.json; other keys are ignored.
+        resolve: maps a schedule's `_target_` to its class; by default lrflow's schedules only.
 
     Raises:
-        ConfigError: lists everything that is wrong with the data.
+        ConfigError: lists every problem of the data.
     """
     if not isinstance(data, Mapping) or data.get("version") != VERSION:
         found = data.get("version") if isinstance(data, Mapping) else data
@@ -70,7 +67,7 @@ def _setting(data: Any, key: str, resolve: Resolve | None, problems: list[Proble
 
 
 def _make(kind: type, data: Any, key: str, problems: list[Problem]) -> Any:
-    """An instance of a dataclass from plain data; what does not fit is added to `problems`."""
+    """Return an instance of a dataclass, or None after adding the problems of the data."""
     if not isinstance(data, Mapping):
         problems.append(Problem(key, "expected a mapping", data))
         return None
@@ -87,25 +84,25 @@ def _make(kind: type, data: Any, key: str, problems: list[Problem]) -> Any:
         return None
 
 
-ROWS = 10_000  # of the csv; a longer run is sampled evenly
+ROWS = 10_000  # most rows of the CSV file; longer runs are sampled evenly
 
 
-def write_files(plan: PlanBase, folder: Path, beside: Mapping[str, Any], picture: bool = True) -> list[Path]:
-    """Write plan.png, unless no `picture` is wanted, plan.csv and plan.json into `folder` and return their paths."""
+def write_files(plan: PlanBase, folder: Path, extra: Mapping[str, Any], picture: bool = True) -> list[Path]:
+    """Write plan.png (if `picture`), plan.csv and plan.json into `folder` and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     return [
         *([plot(plan, folder / "plan.png")] if picture else []),
         write_csv(plan, folder / "plan.csv"),
-        write_json(plan, folder / "plan.json", beside),
+        write_json(plan, folder / "plan.json", extra),
     ]
 
 
 def write_csv(plan: PlanBase, path: Path) -> Path:
-    """The LR of every trainable group, a row a step, and after the LRs what else moves, as `momentum/GROUP`.
+    """Write one row per step with the LR of every trainable group, then the scheduled settings as `momentum/GROUP`.
 
     The floats read back exactly.
     """
-    rates, moving = plan.lr(steps := sampled(plan, ROWS)), setting_columns(plan)
+    rates, moving = plan.lr(steps := sample_steps(plan, ROWS)), setting_columns(plan)
     values = {name: plan.setting(name, steps) for name in plan.also}
     rates = np.column_stack([rates, *(values[name][:, column] for name, column, _ in moving)])
     text = io.StringIO(newline="")
@@ -115,11 +112,8 @@ def write_csv(plan: PlanBase, path: Path) -> Path:
     return write_whole(path, text.getvalue())
 
 
-def write_json(plan: PlanBase, path: Path, beside: Mapping[str, Any] | None = None) -> Path:
-    """The plan itself (`Plan.from_dict` reads it), its fingerprint, the LRs at its landmarks and its checks.
-
-    What is told `beside` the plan stands after them.
-    """
+def write_json(plan: PlanBase, path: Path, extra: Mapping[str, Any] | None = None) -> Path:
+    """Write the plan (`Plan.from_dict` reads it), its fingerprint, landmarks and checks, then `extra`."""
     marks = landmarks(plan)
     content = {
         "fingerprint": plan.fingerprint,
@@ -130,6 +124,6 @@ def write_json(plan: PlanBase, path: Path, beside: Mapping[str, Any] | None = No
             for step, why in marks.items()
         ],
         "checks": [asdict(one) for one in check(plan)],
-        **(beside or {}),
+        **(extra or {}),
     }
-    return write_whole(path, json.dumps(content, indent=2, default=plain) + "\n")
+    return write_whole(path, json.dumps(content, indent=2, default=plain_number) + "\n")

@@ -1,7 +1,4 @@
-"""The plan on a terminal: its groups, its LRs at the landmarks, its checks.
-
-What the table and the figure of a plan show: its landmarks, its distinct curves, its schedules in words.
-"""
+"""The table of a plan for a terminal, and what tables and figures show: landmarks, curves, descriptions."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from textwrap import wrap
 from typing import Any
 
@@ -23,12 +21,12 @@ from lrflow.plan.checks import check
 from lrflow.schedules import Continued, Curve, Duration, Horizon, Schedule, Unfreezing
 from lrflow.schedules.serialization import to_spec
 
-FEW = 3  # schedules that are each looked at closely
-JUMPS_SHOWN = 6  # of a schedule that drops every epoch, some
+FEW = 3  # schedules up to which each is described with its freezing
+MAX_JUMPS = 6  # jumps of a schedule that are landmarks
 
 
 def landmarks(plan: PlanBase) -> dict[int, str]:
-    """The steps worth looking at, in order, each with why: start, warmup's end, quarters, jumps, last."""
+    """Return the landmarks in order, each with its name: start, warmup's end, quarters, jumps, last step."""
     steps, last = plan.horizon.steps, plan.horizon.steps - 1
     marks: dict[int, str] = {0: "start", last: "last step"}
 
@@ -36,27 +34,27 @@ def landmarks(plan: PlanBase) -> dict[int, str]:
         if 0 < step < last:
             marks.setdefault(step, why)
 
-    for start in sorted({*plan.starts.values()}):
-        names = [name for name in plan.names if plan.starts[name] == start]
+    for start in sorted({*plan.first_steps.values()}):
+        names = [name for name in plan.names if plan.first_steps[name] == start]
         add(start, f"unfreezes: {joined(_leading(names), 2)}")
     for schedule, _ in plan.curves:
-        # Of many groups that are unfrozen one by one it is enough to see where each begins.
-        phase = (schedule if len(plan.curves) <= FEW else schedule.unfrozen()).phase(plan.horizon)
+        # If many groups are unfrozen one by one, only the starts are landmarks, not the ends of their warmups.
+        phase = (schedule if len(plan.curves) <= FEW else schedule.without_freezing()).phase(plan.horizon)
         add(phase.start, "warmup ends")
         add(phase.stop, "cooldown starts")
         if isinstance(schedule, Continued):
             add(schedule.at, "resumed")
     for schedule, _ in plan.curves:
         jumps = sorted({math.ceil(jump) for jump in schedule.jumps(plan.horizon) if 0 < jump < steps})
-        shown = np.linspace(0, len(jumps) - 1, min(len(jumps), JUMPS_SHOWN)).round().astype(int)
-        for index in shown:
+        indices = np.linspace(0, len(jumps) - 1, min(len(jumps), MAX_JUMPS)).round().astype(int)
+        for index in indices:
             before, after = schedule([jumps[index] - 1, jumps[index]], plan.horizon)
             add(jumps[index], "drop" if after < before else "jump")
-    for moved, _ in plan.moved:
+    for moved, _ in plan.scheduled_settings:
         phase = moved.curve.phase(plan.horizon)
         add(phase.start, f"warmup of {moved.name} ends")
         add(phase.stop, f"cooldown of {moved.name} starts")
-        for jump in moved.curve.jumps(plan.horizon)[:JUMPS_SHOWN]:
+        for jump in moved.curve.jumps(plan.horizon)[:MAX_JUMPS]:
             add(jump, f"jump of {moved.name}")
     for quarter in (25, 50, 75):
         add(steps * quarter // 100, f"{quarter}%")
@@ -64,14 +62,14 @@ def landmarks(plan: PlanBase) -> dict[int, str]:
 
 
 def _leading(names: Sequence[str]) -> list[str]:
-    """The names, without those of a layer's parts (`stem/no_decay`) where the layer itself (`stem`) is among them."""
+    """Return the names without parts of a layer (`stem/no_decay`) if the layer itself (`stem`) is among them."""
     return [name for name in names if name.rpartition("/")[0] not in names]
 
 
-def sampled(plan: PlanBase, rows: int) -> np.ndarray:
-    """All steps of the run, or, of a longer one, `rows` of them at most: evenly spaced, with every landmark.
+def sample_steps(plan: PlanBase, rows: int) -> np.ndarray:
+    """Return all steps of the run, or at most `rows` of a longer one: evenly spaced, and every landmark.
 
-    Around a jump both its sides are taken, so that it is drawn upright.
+    For a jump both its sides are included, so that it is drawn vertically.
     """
     steps = plan.horizon.steps
     if steps <= rows:
@@ -84,23 +82,23 @@ def sampled(plan: PlanBase, rows: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Line:
-    """Groups whose LR is the same at every step.
+    """Groups with the same LR at every step.
 
     Args:
         names: of the groups.
-        column: where their LR stands in `plan.lr`.
+        column: column of their LR in `plan.lr`.
     """
 
     names: tuple[str, ...]
     column: int
 
     def label(self, count: int = 3) -> str:
-        """The names, or the first of them and how many more there are."""
+        """Return the names, or the first of them and how many more there are."""
         return joined(self.names, count)
 
 
 def lines(plan: PlanBase) -> list[Line]:
-    """The distinct LR curves of a plan, in the order of their first group."""
+    """Return the distinct LR curves of a plan, in the order of their first group."""
     found: dict[tuple[int, float], list[int]] = {}
     for index, (_, columns) in enumerate(plan.curves):
         for column in columns:
@@ -109,16 +107,16 @@ def lines(plan: PlanBase) -> list[Line]:
     return [Line(tuple(plan.names[column] for column in columns), columns[0]) for columns in merged]
 
 
-_SHOWN = 4  # entries of a list in a description
+_MAX_ENTRIES = 4  # of a list in a description
 
 
 def describe(schedule: Curve, horizon: Horizon | None = None) -> str:
-    """The schedule in a few words, as it was declared: `cosine, warmup 5%, floor 0.1`.
+    """Describe the schedule in a few words, as it was declared: `cosine, warmup 5%, floor 0.1`.
 
     Args:
-        schedule: what to describe.
-        horizon: of the run, in which a declared warmup or cooldown may be less than a step, which is said; None: of
-            any run.
+        schedule: the schedule or curve to describe.
+        horizon: of the run; then a declared warmup or cooldown of less than a step is marked as such. None: no run is
+            known.
     """
     if isinstance(schedule, Continued):
         return f"{describe(schedule.schedule)}; from step {schedule.at:,}: {schedule.how}"
@@ -136,10 +134,10 @@ def describe(schedule: Curve, horizon: Horizon | None = None) -> str:
 
 
 def describe_setting(moved: PlanSetting, lr: Sequence[Curve] = ()) -> str:
-    """How a setting moves, in a few words: `0.85 to 0.95, inverse to the LR`.
+    """Describe a scheduled setting in a few words: `0.85 to 0.95, inverse to the LR`.
 
     Args:
-        moved: what moves.
+        moved: the scheduled setting.
         lr: the curves of the LR.
     """
     curve = "the LR" if moved.curve in lr else describe(moved.curve)
@@ -148,50 +146,50 @@ def describe_setting(moved: PlanSetting, lr: Sequence[Curve] = ()) -> str:
 
 
 def setting_lines(plan: PlanBase) -> list[tuple[str, str, int]]:
-    """Of each setting that moves otherwise than another: its name, what to call it, a column of `Plan.setting`."""
+    """Return for each variant of a scheduled setting: its name, its label, and a column of `Plan.setting`."""
     found = []
-    for moved, columns in plan.moved:
-        everyone = sum(other.name == moved.name for other, _ in plan.moved) == 1
-        whose = "" if everyone else f" of {joined([plan.names[column] for column in columns], 3)}"
-        found.append((moved.name, moved.title + whose, columns[0]))
+    for moved, columns in plan.scheduled_settings:
+        everyone = sum(other.name == moved.name for other, _ in plan.scheduled_settings) == 1
+        of_groups = "" if everyone else f" of {joined([plan.names[column] for column in columns], 3)}"
+        found.append((moved.name, moved.title + of_groups, columns[0]))
     return found
 
 
 def setting_columns(plan: PlanBase) -> list[tuple[str, int, str]]:
-    """Of each group in which a setting moves: the setting's name, the group's column, and `momentum/head` for both."""
+    """Return for each scheduled setting of a group: its name, the group's column, and a title `momentum/head`."""
     return [
         (name, column, f"{name}/{plan.names[column]}")
         for name in plan.also
-        for column in sorted(column for moved, columns in plan.moved if moved.name == name for column in columns)
+        for column in sorted(chain(*(columns for moved, columns in plan.scheduled_settings if moved.name == name)))
     ]
 
 
 def _words(spec: dict[str, Any]) -> list[str]:
-    """The class's own name, then its arguments, without those that say nothing."""
-    said = {
+    """Return the name of the class, then its arguments without those that have no effect."""
+    arguments = {
         key: value
         for key, value in spec.items()
         if key != "_target_" and value not in (None, False, 0, "0%", "0 steps")
     }
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", spec["_target_"].rpartition(".")[2]).lower()
-    return [name.replace("multi step", "multistep"), *(f"{key} {_said(value)}" for key, value in said.items())]
+    return [name.replace("multi step", "multistep"), *(f"{key} {_format(value)}" for key, value in arguments.items())]
 
 
-def _said(value: object) -> str:
-    """A value in a few words: of a long list its ends, of a part its shape and what is set about it."""
+def _format(value: object) -> str:
+    """Format a value: the ends of a long list, the shape and the arguments of a nested part."""
     if isinstance(value, list):
-        shown = value if len(value) <= _SHOWN else [*value[: _SHOWN - 1], "...", value[-1]]
-        return " ".join(f"({_said(item)})" if isinstance(item, dict | list) else str(item) for item in shown)
+        entries = value if len(value) <= _MAX_ENTRIES else [*value[: _MAX_ENTRIES - 1], "...", value[-1]]
+        return " ".join(f"({_format(item)})" if isinstance(item, dict | list) else str(item) for item in entries)
     if isinstance(value, dict):
         rest = {key: item for key, item in value.items() if key != "shape"}
         return ", ".join(_words(value["shape"]) + _words(rest)[1:] if "shape" in value else _words(value))
     return str(value)
 
 
-def length(plan: PlanBase) -> str:
-    """The length of a run in words: `938 steps, 2 epochs of 469`.
+def describe_length(plan: PlanBase) -> str:
+    """Describe the length of a run: `938 steps, 2 epochs of 469`.
 
-    What it sees is told where the plan speaks of it, and where there are no epochs: `976 steps, 499,712 samples`.
+    Samples are added if the plan uses them or if there are no epochs: `976 steps, 499,712 samples`.
     """
     horizon = plan.horizon
     words = counted(horizon.steps, "step")
@@ -203,15 +201,15 @@ def length(plan: PlanBase) -> str:
     return words
 
 
-NUMBER = 10  # characters of a column of LRs, with the space behind it
+NUMBER = 10  # width of a column of LRs, with the space after it
 
 
 @dataclass(frozen=True)
 class PlanTable:
-    """The plan for a terminal of any width.
+    """The table of a plan for a terminal of any width.
 
     Args:
-        plan: what to show.
+        plan: the plan.
     """
 
     plan: PlanBase
@@ -232,25 +230,26 @@ class PlanTable:
 def _head(plan: PlanBase) -> Grid:
     table = Grid("<", "<")
     table.row(Text("Plan", "bold"), Text(plan.fingerprint[:12], "dim"))
-    table.row(Text("run", "bold"), length(plan))
+    table.row(Text("run", "bold"), describe_length(plan))
     schedules: dict[str, list[str]] = {}
     for curve, columns in plan.curves:
-        # Where many groups are unfrozen one by one, the table of the groups says from which step on each trains.
-        words = describe(curve if len(plan.curves) <= FEW else curve.unfrozen(), plan.horizon)
+        # If many groups are unfrozen one by one, the table of groups lists their first steps instead.
+        words = describe(curve if len(plan.curves) <= FEW else curve.without_freezing(), plan.horizon)
         schedules.setdefault(words, []).extend(plan.names[column] for column in columns)
     for words, names in schedules.items():
         table.row(Text("schedule", "bold"), words + (f" ({joined(names)})" if len(schedules) > 1 else ""))
-    for moved, columns in plan.moved:
-        whose = "" if len(columns) == len(plan.names) else f" ({joined([plan.names[column] for column in columns])})"
+    for moved, columns in plan.scheduled_settings:
+        names = [plan.names[column] for column in columns]
+        of_groups = "" if len(names) == len(plan.names) else f" ({joined(names)})"
         how = describe_setting(moved, [plan.trainable[column].schedule for column in columns])
-        table.row(Text("also", "bold"), f"{moved.title} {how}{whose}")
+        table.row(Text("also", "bold"), f"{moved.title} {how}{of_groups}")
     return table
 
 
 def _groups(plan: PlanBase, narrow: bool = False) -> Grid:
-    """Every group; columns that say nothing of any of them are left out, and in a narrow table the tensors."""
+    """Return the table of groups; columns that are empty for all are omitted, and tensors in a narrow table."""
     routed, layered = any(group.route for group in plan.groups), any(group.depth is not None for group in plan.groups)
-    late = any(plan.starts.values())
+    late = any(plan.first_steps.values())
     table = Grid(
         "<group",
         *(["<route"] if routed else []),
@@ -272,15 +271,15 @@ def _groups(plan: PlanBase, narrow: bool = False) -> Grid:
             if moved := next((moved for moved in group.also if moved.setting == "weight_decay"), None):
                 decay = f"{number(moved.low)} to {number(moved.high)}"
             cells += [f"{number(group.scale)}x", number(group.lr), decay]
-            table.row(*cells, *([f"{plan.starts[group.name]:,}"] if late else []))
+            table.row(*cells, *([f"{plan.first_steps[group.name]:,}"] if late else []))
     return table
 
 
 def _rates(plan: PlanBase, width: int) -> Iterator[Grid | Text]:
-    """LRs and what else moves, at the landmarks: a row a landmark while all fit side by side, else a row a group."""
-    shown, marks = lines(plan), landmarks(plan)
-    labels = ["LR of all groups"] if len(shown) == 1 else [line.label() for line in shown]
-    rates = plan.lr(list(marks))[:, [line.column for line in shown]]
+    """Yield the LRs and settings at the landmarks: one row per landmark if all columns fit, else one row per group."""
+    curves, marks = lines(plan), landmarks(plan)
+    labels = ["LR of all groups"] if len(curves) == 1 else [line.label() for line in curves]
+    rates = plan.lr(list(marks))[:, [line.column for line in curves]]
     for name, label, column in setting_lines(plan):
         labels.append(label)
         rates = np.column_stack([rates, plan.setting(name, list(marks))[:, column]])
@@ -304,12 +303,12 @@ def _rates(plan: PlanBase, width: int) -> Iterator[Grid | Text]:
 
 
 def _heading(step: int, why: str) -> str:
-    """A landmark above a column of LRs: the step, and under it why, in as little width as it needs."""
+    """Return the heading of a column of LRs: the step, and the landmark's name wrapped below it."""
     return "\n".join([f"{step:,}", *wrap(why, NUMBER - 2, break_long_words=False)])
 
 
 def _blocks(marks: list[tuple[int, str]], width: int) -> list[dict[int, str]]:
-    """Columns by the place of their landmark, as many at once as fit; quarters of the run go before there are two."""
+    """Return columns in blocks that fit the width; quarters of the run are omitted before a second block."""
     left_out: set[str] = set()
     for quarters in ({"25%", "75%"}, {"50%"}, set[str]()):
         blocks: list[dict[int, str]] = []

@@ -28,7 +28,7 @@ from lrflow.schedules.tabulated import Tabulated
 from lrflow.schedules.time import Duration, DurationLike, Horizon, Phase
 from lrflow.schedules.wrappers import Continued, Unfreezing
 
-Also = ScheduledSetting  # its first name, which stands in specs
+Also = ScheduledSetting  # specs that were saved before the class was renamed hold this name
 
 __all__ = [
     "Also",

@@ -1,4 +1,4 @@
-"""Reads the arguments of schedules and shapes, and gathers everything that is wrong with them."""
+"""Reads the arguments of schedules and shapes, and collects every problem with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules.time import Duration, DurationLike, Horizon
 
 
-class Fields:
+class Arguments:
     """Collects problems while a constructor reads its arguments; `finish` raises them together.
 
     Args:
@@ -23,11 +23,11 @@ class Fields:
         self.problems: list[Problem] = []
 
     def wrong(self, name: str, value: object, message: str, hint: str | None = None, where: str | None = None) -> None:
-        """Notes a problem with the argument `name`; `where` is the file and line that it came from, if it did."""
+        """Add a problem with the argument `name`; `where` is the file and line that the value was read from."""
         self.problems.append(Problem(f"{self.key}.{name}", message, value, hint, where))
 
     def duration(self, name: str, value: DurationLike) -> Duration:
-        """The argument as a duration; 0 steps stand in for one that cannot be read."""
+        """Return the argument as a duration; 0 steps if it cannot be parsed."""
         try:
             return Duration.parse(value)
         except ValueError as error:
@@ -35,7 +35,7 @@ class Fields:
             return Duration(0, "steps")
 
     def number(self, name: str, value: float | str, low: float, high: float, *, open_low: bool = False) -> float:
-        """The argument as a float in [low, high], or in (low, high] where `low` itself is excluded."""
+        """Return the argument as a float in [low, high] ((low, high] with `open_low`), or NaN if it is out of range."""
         if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
             number = float(value)
             if low <= number <= high and not (open_low and number == low):
@@ -45,7 +45,7 @@ class Fields:
         return math.nan
 
     def share(self, name: str, value: float | str) -> float:
-        """The argument as a fraction from 0 to 1, given as a number or in percent (`10%`)."""
+        """Return the argument as a fraction from 0 to 1, given as a number or in percent (`10%`)."""
         try:
             duration = Duration.parse(value) if isinstance(value, str) else None
         except ValueError:
@@ -54,19 +54,19 @@ class Fields:
         return self.number(name, number, 0.0, 1.0)
 
     def choice(self, name: str, value: str, known: Sequence[str]) -> str:
-        """The argument as one of a few words."""
+        """Return the argument, which must be one of the `known` words."""
         if value not in known:
             self.wrong(name, value, f"expected {', '.join(known)}", did_you_mean(str(value), known))
         return value
 
     def finish(self) -> None:
-        """Raises one ConfigError with every problem noted, if there is any."""
+        """Raise one ConfigError with all problems, if there are any."""
         if self.problems:
             raise ConfigError(self.problems)
 
 
-def length(duration: Duration, horizon: Horizon, name: str, problems: list[Problem]) -> int | None:
-    """The duration in steps, or None and a problem noted when the horizon cannot tell."""
+def count_steps(duration: Duration, horizon: Horizon, name: str, problems: list[Problem]) -> int | None:
+    """Return the duration in steps; None, after adding a problem, if the horizon lacks what the unit needs."""
     try:
         return duration.steps(horizon)
     except ValueError as error:
@@ -75,14 +75,14 @@ def length(duration: Duration, horizon: Horizon, name: str, problems: list[Probl
                 name,
                 str(error),
                 str(duration),
-                uncounted(duration),
+                uncountable_hint(duration),
             )
         )
         return None
 
 
-def uncounted(duration: Duration) -> str:
-    """What helps where a duration cannot be counted in steps of a run."""
+def uncountable_hint(duration: Duration) -> str:
+    """Return the hint for a duration that cannot be converted to steps."""
     known = (
         "a loader that has samples_per_batch says how many samples a step sees"
         if duration.unit == "samples"
@@ -91,6 +91,6 @@ def uncounted(duration: Duration) -> str:
     return f"give steps ('500 steps') or a share of the run ('10%'); or {known}"
 
 
-def under(key: str, problems: list[Problem]) -> list[Problem]:
-    """The problems of a part, with their keys below the part's own key."""
+def prefix_keys(key: str, problems: list[Problem]) -> list[Problem]:
+    """Return the problems with `key` put before their own keys."""
     return [replace(problem, key=f"{key}.{problem.key}" if problem.key else key) for problem in problems]

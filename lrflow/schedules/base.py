@@ -1,7 +1,4 @@
-"""The base of every schedule: a pure curve over the steps of a run; and the settings that move along with the LR.
-
-What every shape is: a pure curve between warmup and cooldown, never above 1.
-"""
+"""The base classes of schedules and shapes, and the optimizer settings that are scheduled along with the LR."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 
 
 BETA = re.compile(r"beta([1-9])")
-"""An entry of `betas`, by its place: beta1 is the first."""
+"""The name of an entry of `betas`: beta1 is the first."""
 
 
 class Curve(ABC):
@@ -40,71 +37,97 @@ class Curve(ABC):
         """The multipliers of the peak LR.
 
         Args:
-            step: optimizer steps already made, one or an array of them; 0 is the first step, `horizon.steps - 1` the
+            step: optimizer steps already made, one number or an array; 0 is the first step, `horizon.steps - 1` the
                 last one executed. Steps past the end give the value at `horizon.steps`. Fractions are allowed.
             horizon: how long the run is.
 
         Returns:
-            float64, a scalar for one step and an array of the same shape for an array, bit for bit the same.
+            float64, a scalar for one step, an array of the same shape for an array; both have the same bits.
 
         Raises:
-            ValueError: a duration is in epochs and the horizon does not know their steps.
+            ValueError: a duration is in epochs or samples, and the horizon does not know their steps.
         """
         given = np.asarray(step, dtype=np.float64)
-        # One contiguous row whatever was given: numpy's kernels may differ in the last bit between memory layouts.
+        # Always one contiguous row: numpy's kernels may differ in the last bit between memory layouts.
         steps = np.clip(given.reshape(-1), 0.0, horizon.steps)
         return self.values(steps, horizon).reshape(given.shape)[()]
 
     @abstractmethod
     def values(self, steps: Floats, horizon: Horizon) -> Floats:
-        """The multipliers at a row of steps that all lie in [0, horizon.steps]."""
+        """Return the multipliers at an array of steps [n], all in [0, horizon.steps]."""
 
     @abstractmethod
     def phase(self, horizon: Horizon) -> Phase:
-        """Where the warmup ends and the cooldown starts (the end of the run, where there is none)."""
+        """Return the phase from the end of the warmup to the start of the cooldown, or to the end of the run."""
 
     @abstractmethod
     def jumps(self, horizon: Horizon) -> tuple[int, ...]:
-        """The steps, rising, at which the curve is declared to leave its value at once; the run's end may be one."""
+        """Return the steps, in order, at which the curve is declared to jump; the run's end may be one."""
 
-    def starts(self, horizon: Horizon) -> int:
-        """The first step at which a group with this curve trains; it is frozen before, and the curve is 0."""
+    def first_step(self, horizon: Horizon) -> int:
+        """Return the first step at which a group with this curve trains; before it the group is frozen, the curve 0."""
         return 0
 
-    def unfrozen(self) -> Curve:
-        """The curve without the stretch in which its group is frozen."""
+    def without_freezing(self) -> Curve:
+        """Return the curve of a group that trains from the first step on."""
         return self
 
-    def split(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
-        """The curve of the LR alone, and each setting of the optimizer that moves besides, with what moves it."""
+    def split_settings(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
+        """Return the curve of the LR alone, and the scheduled settings, each with the curve that moves it."""
         return self, ()
 
     @abstractmethod
     def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:
-        """Everything that cannot be meant with this horizon.
+        """Return every problem that the curve has with this horizon.
 
         Args:
             horizon: how long the run is.
-            key: where the schedule stands in the config, `schedule` by default.
+            key: the schedule's key in the config; `schedule` by default.
         """
+
+
+class Shape(ABC):
+    """A stateless curve from (step, phase) to a multiplier in [0, 1].
+
+    It is 1 at the start of the phase, or reaches 1 inside the phase if it has a rise of its own.
+
+    Subclasses are frozen dataclasses; they compute elementwise in float64, also at fractional steps.
+    """
+
+    key: ClassVar[str] = "schedule.shape"
+
+    lands: ClassVar[bool] = False
+    """Whether the curve is 0 at the end of the phase: a floor then scales the whole curve instead of clipping it."""
+
+    @abstractmethod
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """Return the multipliers at these steps, of the same shape; outside the phase, those at its start or end."""
+
+    def jumps(self, phase: Phase) -> tuple[int, ...]:
+        """Return the steps, in order, at which the curve jumps; none if it is continuous."""
+        return ()
+
+    def check(self, phase: Phase) -> list[Problem]:
+        """Return the problems that the shape has with this phase; their keys are the shape's own fields."""
+        return []
 
 
 @dataclass(frozen=True)
 class ScheduledSetting:
-    """A setting of the optimizer that moves between two values over the run.
+    """An optimizer setting other than the LR that is scheduled between two values.
 
-    It stands at `high` where its curve is 1 and at `low` where that is 0; inverse, the other way round. The values are
-    those of the optimizer's own setting: a group whose setting is half of it moves between half the values, and one
-    whose setting is 0 has it switched off, and stays there.
+    It is `high` where its curve is 1 and `low` where its curve is 0, or the other way round if `inverse`. `low` and
+    `high` refer to the optimizer's own setting: a group whose setting is half of that moves between half the values. A
+    group whose setting is 0 has it switched off and keeps it at 0.
 
     Args:
-        name: `momentum`, `beta1`, `beta2`, `weight_decay` or any other number among the optimizer's settings. Where no
-            optimizer of the run has a `momentum`, it means `beta1`.
-        curve: what moves it, in place of the peak LR; None: the curve of the LR.
+        name: `momentum`, `beta1`, `beta2`, `weight_decay` or any other numeric setting of the optimizer. `momentum`
+            means `beta1` if no optimizer of the run has a `momentum`.
+        curve: the curve that moves it; None: the curve of the LR.
         low: at least 0.
-        high: at least `low`; None: the optimizer's own.
-        inverse: whether it falls as the curve rises.
-        optional: whether an optimizer that lacks the setting, or has it switched off, is left as it is.
+        high: at least `low`; None: the optimizer's own value.
+        inverse: whether the setting falls while its curve rises.
+        optional: whether an optimizer that lacks the setting, or has it switched off, is skipped instead of an error.
     """
 
     name: str
@@ -115,7 +138,7 @@ class ScheduledSetting:
     optional: bool = False
 
     def setting(self, known: Mapping[str, float]) -> str | None:
-        """Which of an optimizer's settings it moves, None where there is no such one.
+        """Return the optimizer's name of the setting; None if the optimizer has no such setting.
 
         Args:
             known: the optimizer's settings, as `numeric_settings` gives them.
@@ -125,11 +148,11 @@ class ScheduledSetting:
         return "beta1" if self.name == "momentum" and "beta1" in known else None
 
     def check(self, known: Mapping[str, float], key: str) -> list[Problem]:
-        """What cannot be meant with an optimizer.
+        """Return the problems that this entry has with an optimizer.
 
         Args:
             known: its settings, as `numeric_settings` gives them.
-            key: where the entry stands in the config.
+            key: the entry's key in the config.
         """
         setting = self.setting(known)
         if setting is None:
@@ -141,18 +164,18 @@ class ScheduledSetting:
         own = known[setting]
         name = "betas" if BETA.fullmatch(setting) else setting
         if own == 0.0:
-            hint = f"give optimizer.{name} a value, from which the groups of parameters differ in proportion"
-            return [] if self.optional else [Problem(key, f"{setting} is 0, which is off, and stays off", ..., hint)]
+            hint = f"give optimizer.{name} a value above 0, to which the groups' values are proportional"
+            return [] if self.optional else [Problem(key, f"{setting} is 0, which switches it off", ..., hint)]
         if self.high is None and self.low > own:
             return [Problem(f"{key}.low", f"is above {own:g}, the optimizer's own", self.low, "give a high too")]
         return []
 
 
 def numeric_settings(settings: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among an optimizer's settings, its betas each by its own name.
+    """Return the numeric settings of an optimizer, with each entry of betas under its own name.
 
     Args:
-        settings: as a config or a parameter group has them, `{"lr": 0.1, "betas": [0.9, 0.999]}`.
+        settings: of a config or a parameter group, such as `{"lr": 0.1, "betas": [0.9, 0.999]}`.
     """
     betas = settings.get("betas")
     pairs = dict(settings)
@@ -166,45 +189,19 @@ def numeric_settings(settings: Mapping[str, Any]) -> dict[str, float]:
 
 
 def highest_settings(known: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Every setting that one of several optimizers has, at the highest value that it has there."""
+    """Return the settings of several optimizers in one mapping, each at its highest value."""
     most: dict[str, float] = {}
     for settings in known:
         most |= {name: max(value, most.get(name, value)) for name, value in settings.items()}
     return most
 
 
-class Shape(ABC):
-    """A curve from (step, phase) to a multiplier in [0, 1], without state.
-
-    It is 1 at the phase's start, or comes to 1 inside the phase where it has a rise of its own.
-
-    Subclasses are frozen dataclasses; they compute elementwise in float64, also at fractional steps.
-    """
-
-    key: ClassVar[str] = "schedule.shape"
-
-    lands: ClassVar[bool] = False
-    """Whether it is exactly 0 at the phase's end: a floor then lifts the whole curve instead of cutting it."""
-
-    @abstractmethod
-    def __call__(self, step: Floats, phase: Phase) -> Floats:
-        """The multipliers at these steps, of the same shape; before the phase the first, after it the last."""
-
-    def jumps(self, phase: Phase) -> tuple[int, ...]:
-        """The steps, rising, at which the curve changes at once; none for a continuous one."""
-        return ()
-
-    def check(self, phase: Phase) -> list[Problem]:
-        """What cannot be meant with this phase; keys are the shape's own fields."""
-        return []
-
-
-def last_before(stop: int, every: int) -> int:
-    """How many times `every` comes round before the step `stop`, which is not of the phase any more."""
+def periods_before(stop: int, every: int) -> int:
+    """Return how many periods of `every` steps end before the step `stop`."""
     return max(stop - 1, 0) // every
 
 
-def never(every: Duration, steps: int, phase: Phase) -> Problem:
-    """The problem of an `every` that does not come round inside the phase."""
+def never_falls(every: Duration, steps: int, phase: Phase) -> Problem:
+    """Return the problem of a period `every` that does not end inside the phase."""
     message = f"is {steps} steps, so the LR never falls between step {phase.start} and step {phase.stop}"
     return Problem("every", message, str(every))

@@ -1,7 +1,4 @@
-"""Pieces: shapes one after the other, each over its own stretch of the run.
-
-A shape that is a plain function of one's own.
-"""
+"""Piecewise shapes, each piece over its own part of the run; and a user's function as a shape."""
 
 from __future__ import annotations
 
@@ -14,24 +11,24 @@ from typing import Any, ClassVar
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.imports import np
-from lrflow.schedules._arguments import Fields, length, under
+from lrflow.schedules._arguments import Arguments, count_steps, prefix_keys
 from lrflow.schedules.base import Shape
 from lrflow.schedules.time import Duration, DurationLike, Floats, Phase
 
 
 @dataclass(frozen=True, init=False)
 class Piece:
-    """A shape over a stretch of the run, between two fractions of the peak.
+    """A shape over a part of the run, between two fractions of the peak.
 
     Args:
         shape: any shape.
-        duration: how long the piece lasts; None: to the end of the phase.
-        start: fraction of the peak that the shape's 1 stands for, from 0 to 1 or in percent.
-        end: fraction of the peak that its 0 stands for, where it lands on 0: more than `start` and it rises. Any other
-            shape is cut off there, as it is at a schedule's floor.
+        duration: the length of the piece; None: to the end of the phase.
+        start: fraction of the peak at which the shape is 1, from 0 to 1 or in percent.
+        end: fraction of the peak at which the shape is 0, if it ends at 0; above `start`, the piece rises. Any other
+            shape is clipped at `end`, as at a schedule's floor.
 
     Raises:
-        ConfigError: with every argument that cannot be.
+        ConfigError: lists every argument that is wrong.
     """
 
     key: ClassVar[str] = "piece"
@@ -48,19 +45,19 @@ class Piece:
         start: float | str = 1.0,
         end: float | str = 0.0,
     ) -> None:
-        fields = Fields(self.key)
+        args = Arguments(self.key)
         object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "duration", None if duration is None else fields.duration("duration", duration))
-        object.__setattr__(self, "start", fields.share("start", start))
-        object.__setattr__(self, "end", fields.share("end", end))
+        object.__setattr__(self, "duration", None if duration is None else args.duration("duration", duration))
+        object.__setattr__(self, "start", args.share("start", start))
+        object.__setattr__(self, "end", args.share("end", end))
         if not isinstance(shape, Shape):
-            fields.wrong("shape", shape, "expected a shape", "like lrflow.schedules.Cosine")
+            args.wrong("shape", shape, "expected a shape", "like lrflow.schedules.Cosine")
         elif not shape.lands and self.end > self.start:
-            fields.wrong("end", end, f"is above start: only a shape that lands on 0 rises, not {type(shape).__name__}")
-        fields.finish()
+            args.wrong("end", end, f"is above start: only a shape that ends at 0 rises, not {type(shape).__name__}")
+        args.finish()
 
     def __call__(self, step: Floats, phase: Phase) -> Floats:
-        """The multipliers at these steps, where the piece fills `phase`."""
+        """Return the multipliers at these steps; the piece fills `phase`."""
         values = self.shape(step, phase)
         if self.shape.lands:
             return self.end + (self.start - self.end) * values
@@ -69,34 +66,32 @@ class Piece:
 
 @dataclass(frozen=True, init=False)
 class Piecewise(Shape):
-    """Shapes one after the other, each over its own stretch.
+    """Shapes one after the other, each over its own part of the phase.
 
     Args:
-        pieces: at least one `Piece`, or its arguments as a mapping. What comes after the last one's duration stands at
-            its last value; only the last may leave its duration out. One starts or ends at 1: the peak LR.
+        pieces: at least one `Piece`, or its arguments as a mapping. Only the last may omit its duration; after the end
+            of the last one its last value stays. At least one piece must start or end at 1, the peak LR.
     """
 
     pieces: tuple[Piece, ...]
 
     def __init__(self, pieces: Sequence[Piece | Mapping[str, Any]]) -> None:
-        fields = Fields(self.key)
+        args = Arguments(self.key)
         if isinstance(pieces, str | Mapping) or not isinstance(pieces, Sequence) or not pieces:
-            fields.wrong(
-                "pieces", pieces, "expected a list with at least one piece", "like {duration: 10%, shape: ...}"
-            )
-            fields.finish()
-        read = [_piece(fields, f"pieces[{i}]", piece) for i, piece in enumerate(pieces)]
+            args.wrong("pieces", pieces, "expected a list with at least one piece", "like {duration: 10%, shape: ...}")
+            args.finish()
+        read = [_piece(args, f"pieces[{i}]", piece) for i, piece in enumerate(pieces)]
         known = [piece for piece in read if piece is not None]
         for i, piece in enumerate(read[:-1]):
             if piece is not None and piece.duration is None:
-                fields.wrong(f"pieces[{i}].duration", None, "only the last piece may go on to the end")
-        if not fields.problems and max(max(piece.start, piece.end) for piece in known) < 1.0:
-            fields.wrong("pieces", ..., "no piece starts or ends at 1, so the peak LR would never be reached")
+                args.wrong(f"pieces[{i}].duration", None, "only the last piece may go on to the end")
+        if not args.problems and max(max(piece.start, piece.end) for piece in known) < 1.0:
+            args.wrong("pieces", ..., "no piece starts or ends at 1, so the peak LR would never be reached")
         object.__setattr__(self, "pieces", tuple(known))
-        fields.finish()
+        args.finish()
 
     def __call__(self, step: Floats, phase: Phase) -> Floats:
-        """Each piece from its first step on."""
+        """Return the multipliers, each piece's from its first step on."""
         (first, stretch), *rest = self._stretches(phase)
         values = first(step, stretch)
         for piece, stretch in rest:
@@ -104,7 +99,7 @@ class Piecewise(Shape):
         return values
 
     def _stretches(self, phase: Phase) -> list[tuple[Piece, Phase]]:
-        """The pieces that have a step inside the phase, and what each one fills."""
+        """Return the pieces that have a step inside the phase, each with the phase that it fills."""
         found = []
         start = phase.start
         for piece in self.pieces:
@@ -116,7 +111,7 @@ class Piecewise(Shape):
         return found or [(self.pieces[0], replace(phase, stop=phase.start))]
 
     def jumps(self, phase: Phase) -> tuple[int, ...]:
-        """The jumps of the pieces, and where one does not start where the one before it ended."""
+        """Return the jumps of the pieces, and the starts of pieces that do not continue the one before."""
         stretches = self._stretches(phase)
         found = {step for piece, stretch in stretches for step in piece.shape.jumps(stretch)}
         for (before, old), (after, new) in pairwise(stretches):
@@ -126,34 +121,34 @@ class Piecewise(Shape):
         return tuple(sorted(found))
 
     def check(self, phase: Phase) -> list[Problem]:
-        """Each piece must have a step at least and end inside the phase, and its shape must fit into it."""
+        """Check that each piece has a step and ends inside the phase, and that its shape fits into it."""
         problems: list[Problem] = []
         start = phase.start
         for i, piece in enumerate(self.pieces):
-            name, shown = f"pieces[{i}]", str(piece.duration)
+            name, text = f"pieces[{i}]", str(piece.duration)
             steps: int | None = phase.stop - start
             if piece.duration is not None:
-                steps = length(piece.duration, phase.horizon, f"{name}.duration", problems)
-            if steps is None:  # then nobody knows where the next ones start either
+                steps = count_steps(piece.duration, phase.horizon, f"{name}.duration", problems)
+            if steps is None:  # the starts of the next pieces are then unknown too
                 break
             if start >= phase.stop:
                 problems.append(Problem(name, f"would start at step {start}, but the shape ends at {phase.stop}"))
                 break
             if steps == 0:
-                problems.append(Problem(f"{name}.duration", "is shorter than one step", shown))
+                problems.append(Problem(f"{name}.duration", "is shorter than one step", text))
             elif start + steps > phase.stop:
                 message = f"ends at step {start + steps}, but the shape ends at {phase.stop}"
                 hint = "leave the last duration out, for what is left" if piece is self.pieces[-1] else None
-                problems.append(Problem(f"{name}.duration", message, shown, hint))
+                problems.append(Problem(f"{name}.duration", message, text, hint))
             else:
                 stretch = Phase(start, start + steps, phase.horizon)
-                problems += under(f"{name}.shape", piece.shape.check(stretch))
+                problems += prefix_keys(f"{name}.shape", piece.shape.check(stretch))
             start += steps
         return problems
 
 
-def _piece(problems: Fields, name: str, given: Any) -> Piece | None:
-    """The piece that is given, or None and its problems noted under its name."""
+def _piece(problems: Arguments, name: str, given: Any) -> Piece | None:
+    """Return the given piece, or None after adding its problems under its name."""
     if isinstance(given, Piece):
         return given
     known = list(inspect.signature(Piece).parameters)
@@ -173,12 +168,12 @@ def _piece(problems: Fields, name: str, given: Any) -> Piece | None:
 
 @dataclass(frozen=True)
 class Function(Shape):
-    """A function from the share of the phase that is over to the multiplier, `def decay(progress: float) -> float`.
+    """A function from the elapsed share of the phase to the multiplier, `def decay(progress: float) -> float`.
 
     It is called with one number at a time, from 0 at the phase's start to 1 at its end.
 
     Args:
-        function: it must be found again by its dotted name, which is what a plan remembers.
+        function: a function that its dotted name imports; a saved plan holds this name.
         arguments: its further arguments, by name.
     """
 
@@ -186,17 +181,17 @@ class Function(Shape):
     arguments: tuple[tuple[str, Any], ...] = ()
 
     def __call__(self, step: Floats, phase: Phase) -> Floats:
-        """The function at each share."""
+        """Return the function's value at each share."""
         arguments = dict(self.arguments)
         shares = phase.progress(step)
         return np.array([self.function(share, **arguments) for share in shares.tolist()], dtype=np.float64)
 
     def check(self, phase: Phase) -> list[Problem]:
-        """It must give a multiplier wherever it is asked."""
+        """Check that the function returns a multiplier at the start, the middle and the end."""
         for share in (0.0, 0.5, 1.0):
             try:
                 value = float(self.function(share, **dict(self.arguments)))
-            except Exception as error:  # of the user's own code, whatever it is
+            except Exception as error:  # user code may raise anything
                 message = f"{self.function.__name__}({share:g}) fails: {type(error).__name__}: {error}"
                 return [Problem("", message)]
             if not (math.isfinite(value) and 0.0 <= value <= 1.0):
@@ -204,12 +199,12 @@ class Function(Shape):
         return []
 
     def spec(self) -> dict[str, Any]:
-        """The function as it stands in a config."""
+        """Return the spec of the function, as in a config."""
         return {"_target_": f"{self.function.__module__}.{self.function.__qualname__}", **dict(self.arguments)}
 
 
-def shape_of(function: Callable[..., float]) -> Callable[..., Function]:
-    """What makes a shape of a function, given the function's arguments but for the first, which is the share."""
+def shape_factory(function: Callable[..., float]) -> Callable[..., Function]:
+    """Return a callable that makes a shape from the function's arguments without the first one, the share."""
 
     def make(**arguments: Any) -> Function:
         held = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}

@@ -1,4 +1,4 @@
-"""Specs: schedules as plain data and back, so that a plan can be written down, compared and rebuilt."""
+"""Specs: schedules as plain data and back, so that plans can be saved, compared and rebuilt."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from typing import Any
 import lrflow.schedules as package
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules.base import Curve
-from lrflow.schedules.pieces import shape_of
+from lrflow.schedules.pieces import shape_factory
 from lrflow.schedules.time import LATER, Duration
 
 _PACKAGE = "lrflow.schedules"
 
 
 def to_spec(part: Any) -> Any:
-    """A schedule, shape or horizon as dicts, lists, strings and numbers, the way a config would say it."""
+    """Return a schedule, shape or horizon as dicts, lists, strings and numbers, in the form of a config."""
     if isinstance(part, Duration):
         return str(part)
-    if hasattr(part, "spec"):  # a function, or another part that no dataclass describes
+    if hasattr(part, "spec"):  # a function, or another part that is no dataclass
         return {name: to_spec(value) for name, value in part.spec().items()}
     if isinstance(part, tuple):
         return [to_spec(item) for item in part]
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        fields = [field for field in dataclasses.fields(part) if field.init and not _unsaid(field, part)]
+        fields = [field for field in dataclasses.fields(part) if field.init and not _is_omitted(field, part)]
         return {"_target_": _target(type(part)), **{f.name: to_spec(getattr(part, f.name)) for f in fields}}
     return part
 
 
-def _unsaid(field: dataclasses.Field[Any], part: Any) -> bool:
-    """Whether a field may be left out of a spec: it came later, and says nothing."""
+def _is_omitted(field: dataclasses.Field[Any], part: Any) -> bool:
+    """Whether a field is omitted from a spec: it was added later and has its default value."""
     return field.metadata == LATER and getattr(part, field.name) == field.default
 
 
 def _target(cls: type) -> str:
-    """The name under which a class is found; the public one for lrflow's own."""
+    """Return the dotted name of a class; for lrflow's own, the public one."""
     own = cls.__module__.startswith(f"{_PACKAGE}.")
     return f"{_PACKAGE if own else cls.__module__}.{cls.__qualname__}"
 
 
-def own_class(target: str) -> type:
-    """The class of lrflow's schedules that a `_target_` names.
+def builtin_class(target: str) -> type:
+    """Return the class of lrflow's schedules that a `_target_` names.
 
     Raises:
-        ValueError: it names none.
+        ValueError: it names none of them.
     """
     classes: dict[str, type] = {}
     for name in package.__all__:
@@ -59,19 +59,20 @@ def own_class(target: str) -> type:
 
 
 def from_spec(spec: Mapping[str, Any], key: str = "schedule", resolve: Callable[[str], type] | None = None) -> Curve:
-    """Builds the curve that a spec describes.
+    """Build the curve of a spec.
 
     Args:
-        spec: what `to_spec` returned, or the content of a schedule's config.
-        key: where it stands in the config, for messages.
-        resolve: from a `_target_` to its class, for shapes of one's own; by default lrflow's schedules only. It raises
-            ConfigError or ValueError for what it refuses.
+        spec: returned by `to_spec`, or the content of a schedule's config.
+        key: its key in the config, for messages.
+        resolve: maps a `_target_` to its class, to allow a user's own shapes; by default lrflow's schedules only. It
+            raises
+            ConfigError or ValueError for a class that is not allowed.
 
     Raises:
-        ConfigError: with every problem of the spec.
+        ConfigError: lists every problem of the spec.
     """
     problems: list[Problem] = []
-    curve = _build(spec, key, resolve or own_class, problems)
+    curve = _build(spec, key, resolve or builtin_class, problems)
     if not problems and not isinstance(curve, Curve):
         problems.append(Problem(key, "expected a schedule", spec))
     if problems:
@@ -80,14 +81,14 @@ def from_spec(spec: Mapping[str, Any], key: str = "schedule", resolve: Callable[
 
 
 def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[Problem]) -> Any:
-    """The object that a spec describes; None and problems noted where it describes none."""
+    """Return the object of a spec, or None after adding its problems."""
     if not isinstance(spec, Mapping) or "_target_" not in spec:
         problems.append(Problem(key, "expected a mapping with a _target_", spec))
         return None
     try:
         cls: Any = resolve(spec["_target_"])
         if inspect.isfunction(cls):
-            cls = shape_of(cls)
+            cls = shape_factory(cls)
         parameters = inspect.signature(cls).parameters
     except ConfigError as error:
         problems += [dataclasses.replace(p, key=f"{key}._target_") for p in error.problems]
@@ -97,7 +98,7 @@ def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[P
         return None
 
     arguments: dict[str, Any] = {}
-    failed: set[str] = set()  # arguments whose problem has been said
+    failed: set[str] = set()  # arguments that have a problem already
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in spec.items():
         path = f"{key}.{name}"
@@ -107,7 +108,7 @@ def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[P
             hint = did_you_mean(name, parameters)
             problems.append(Problem(path, f"{cls.__name__} takes no such argument", value, hint))
             continue
-        if isinstance(value, Mapping) and name == "also":  # names of settings, and what each of them does
+        if isinstance(value, Mapping) and name == "also":  # a mapping from settings to their schedules
             value = _item(value, path, resolve, problems, failed)
         elif isinstance(value, Mapping):
             value = _build(value, path, resolve, problems)
@@ -121,7 +122,7 @@ def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[P
         if named and parameter.default is parameter.empty and name not in arguments:
             problems.append(Problem(f"{key}.{name}", f"{cls.__name__} needs it"))
             failed.add(f"{key}.{name}")
-            arguments[name] = None  # so that the others are checked too
+            arguments[name] = None  # so that the other arguments are checked too
     try:
         return cls(**arguments)
     except ConfigError as error:
@@ -135,7 +136,7 @@ def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[P
 
 
 def _item(item: Any, key: str, resolve: Callable[[str], type], problems: list[Problem], failed: set[str]) -> Any:
-    """An item of a list, with everything in it built that a `_target_` describes; what cannot be is noted as failed."""
+    """Return an item of a list with its nested specs built; the keys of those that fail are added to `failed`."""
     if isinstance(item, list | tuple):
         return [_item(inner, f"{key}[{i}]", resolve, problems, failed) for i, inner in enumerate(item)]
     if not isinstance(item, Mapping):

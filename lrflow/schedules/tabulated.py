@@ -1,4 +1,4 @@
-"""A shape that is read off a table: points of the run, and the multiplier at each."""
+"""A shape given by a table: multipliers at points of the run, listed in the config or read from a CSV file."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from pathlib import Path
 
 from lrflow.errors import Problem
 from lrflow.imports import np
-from lrflow.schedules._arguments import Fields, length
+from lrflow.schedules._arguments import Arguments, count_steps
 from lrflow.schedules.base import Shape
 from lrflow.schedules.time import Duration, DurationLike, Floats, Horizon, Phase
 
 Point = tuple[Duration, float]
 
-TOLD = 10  # wrong rows of a file that are told; of thousands, nobody reads the others
+MAX_REPORTED = 10  # invalid rows of a file that are listed; the others are only counted
 
 
 @dataclass(frozen=True, init=False)
 class Tabulated(Shape):
-    """Points on the run's clock and the multiplier at each, from a CSV file or given here.
+    """Multipliers at points of the run, from a CSV file or from a list.
 
-    Before the first point its multiplier holds, after the last one that one's. The points are part of a plan, which so
-    outlives the file.
+    The first multiplier holds before the first point, the last one after the last point. The points are part of a plan,
+    so a saved plan does not need the file.
 
     Args:
-        points: [step, multiplier] each; the step is a duration from the start of the run, rising from point to point,
-            the multiplier a fraction of the peak from 0 to 1.
-        file: a CSV file of such rows (`step,multiplier`), in place of the points. A first line of headings, empty
-            lines and those that start with # are passed over.
-        between: `linear`: straight lines from point to point; `hold`: each multiplier until the next point.
+        points: a list of [step, multiplier]; the step is a duration from the start of the run and rises from point to
+            point, the multiplier is a fraction of the peak from 0 to 1.
+        file: a CSV file with rows `step,multiplier`, in place of the points. A header line, empty lines and lines that
+            start with # are skipped.
+        between: `linear`: straight lines between the points; `hold`: each multiplier until the next point.
     """
 
     points: tuple[Point, ...]
@@ -42,15 +42,15 @@ class Tabulated(Shape):
         file: str | None = None,
         between: str = "linear",
     ) -> None:
-        fields = Fields(self.key)
-        object.__setattr__(self, "points", _points(fields, points) if file is None else _rows(fields, file))
-        object.__setattr__(self, "between", fields.choice("between", between, ("linear", "hold")))
-        fields.finish()
+        args = Arguments(self.key)
+        object.__setattr__(self, "points", _points(args, points) if file is None else _rows(args, file))
+        object.__setattr__(self, "between", args.choice("between", between, ("linear", "hold")))
+        args.finish()
 
     def __call__(self, step: Floats, phase: Phase) -> Floats:
-        """The multiplier of the last point, or on the line from there to the next one."""
+        """Return the multiplier of the last point before each step, or interpolate linearly to the next one."""
         at, values = self._at(phase.horizon), np.array([value for _, value in self.points])
-        # Held to the end: what the table says of the phase's end itself comes after its last step.
+        # With `hold`, a point at the end of the phase has no effect: it comes after the last step.
         stop = np.nextafter(phase.stop, phase.start) if self.between == "hold" else phase.stop
         step = np.clip(step, phase.start, stop)
         last = np.maximum(np.searchsorted(at, step, side="right") - 1, 0)
@@ -61,11 +61,11 @@ class Tabulated(Shape):
         return values[last] + (values[following] - values[last]) * way
 
     def _at(self, horizon: Horizon) -> Floats:
-        """The steps of the points."""
+        """Return the steps of the points."""
         return np.array([point.steps(horizon) for point, _ in self.points], dtype=np.float64)
 
     def jumps(self, phase: Phase) -> tuple[int, ...]:
-        """The points at which a held multiplier changes."""
+        """Return the points at which a held multiplier changes."""
         if self.between == "linear":
             return ()
         values = [value for _, value in self.points]
@@ -74,13 +74,13 @@ class Tabulated(Shape):
         return tuple(sorted(step for step in steps if phase.start < step < phase.stop))
 
     def check(self, phase: Phase) -> list[Problem]:
-        """The points must rise, inside the run, and come to the peak inside the phase."""
+        """Check that the points are in order, lie inside the run, and reach the peak inside the phase."""
         problems: list[Problem] = []
         previous = -1
         for i, (point, _) in enumerate(self.points):
-            step = length(point, phase.horizon, f"points[{i}]", problems)
+            step = count_steps(point, phase.horizon, f"points[{i}]", problems)
             if step is None:
-                return problems  # the others cannot be told either, or are in order
+                return problems  # the other points have the same problem, or are in order
             if step > phase.horizon.steps:
                 message = f"is step {step}, but the run has {phase.horizon.steps}"
                 problems.append(Problem(f"points[{i}]", message, str(point)))
@@ -92,39 +92,37 @@ class Tabulated(Shape):
             previous = step
         steps = np.clip(self._at(phase.horizon), phase.start, max(phase.stop - 1, phase.start))
         if (highest := self(steps, phase).max()) < 1.0:
-            message = f"come to {highest:g} of the peak at most, from step {phase.start} to step {phase.stop}"
+            message = f"reach at most {highest:g} of the peak, from step {phase.start} to step {phase.stop}"
             problems.append(Problem("points", message, hint="the peak LR would never be reached"))
         return problems
 
 
-def _points(fields: Fields, given: Sequence[tuple[DurationLike, float]] | None) -> tuple[Point, ...]:
-    """The points as they are given, and their problems noted."""
+def _points(args: Arguments, given: Sequence[tuple[DurationLike, float]] | None) -> tuple[Point, ...]:
+    """Return the given points; their problems are added to `args`."""
     if isinstance(given, str) or not isinstance(given, Sequence) or not given:
-        fields.wrong(
-            "points", given, "expected a list of [step, multiplier], or a file", "like [[0, 1.0], [100%, 0.0]]"
-        )
+        args.wrong("points", given, "expected a list of [step, multiplier], or a file", "like [[0, 1.0], [100%, 0.0]]")
         return ()
     points = []
     for i, point in enumerate(given):
         if isinstance(point, str) or not isinstance(point, Sequence) or len(point) != 2:
-            fields.wrong(f"points[{i}]", point, "expected [step, multiplier]")
+            args.wrong(f"points[{i}]", point, "expected [step, multiplier]")
             continue
-        at = fields.duration(f"points[{i}][0]", point[0])
-        points.append((at, fields.number(f"points[{i}][1]", point[1], 0.0, 1.0)))
+        at = args.duration(f"points[{i}][0]", point[0])
+        points.append((at, args.number(f"points[{i}][1]", point[1], 0.0, 1.0)))
     return tuple(points)
 
 
-def _rows(fields: Fields, file: str) -> tuple[Point, ...]:
-    """The points of a CSV file, and their problems noted with the line they stand on."""
+def _rows(args: Arguments, file: str) -> tuple[Point, ...]:
+    """Return the points of a CSV file; problems are added to `args` with file and line."""
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        fields.wrong("file", file, f"cannot be read: {reason}")
+        args.wrong("file", file, f"cannot be read: {reason}")
         return ()
     points: list[Point] = []
     wrong: list[tuple[int, object, str]] = []
-    headings = True  # may still come
+    header = True  # the next row may be a header
     for line, cells in enumerate(csv.reader(text.splitlines(), skipinitialspace=True), start=1):
         if not any(cells) or cells[0].startswith("#"):
             continue
@@ -134,23 +132,23 @@ def _rows(fields: Fields, file: str) -> tuple[Point, ...]:
                 raise ValueError(f"is not after the row before it, {points[-1][0]}")
             points.append(point)
         except ValueError as error:
-            if not (headings and len(cells) == 2 and not any(char.isdigit() for char in "".join(cells))):
+            if not (header and len(cells) == 2 and not any(char.isdigit() for char in "".join(cells))):
                 wrong.append((line, ",".join(cells), str(error)))
-        headings = False
-    for line, row, message in wrong[:TOLD]:
-        fields.wrong("file", row, message, where=f"{file}:{line}")
-    if len(wrong) > TOLD:
-        fields.wrong("file", file, f"{len(wrong) - TOLD} more of its rows are wrong")
+        header = False
+    for line, row, message in wrong[:MAX_REPORTED]:
+        args.wrong("file", row, message, where=f"{file}:{line}")
+    if len(wrong) > MAX_REPORTED:
+        args.wrong("file", file, f"{len(wrong) - MAX_REPORTED} more rows are wrong")
     if not points and not wrong:
-        fields.wrong("file", file, "has no rows of step, multiplier")
+        args.wrong("file", file, "has no rows of step, multiplier")
     return tuple(points)
 
 
 def _point(cells: Sequence[str]) -> Point:
-    """A row of a CSV file.
+    """Return the point of a CSV row.
 
     Raises:
-        ValueError: it is no point; the message says why.
+        ValueError: the row is no point; the message says why.
     """
     if len(cells) != 2:
         raise ValueError(f"expected two cells, step and multiplier, not {len(cells)}")
@@ -159,6 +157,6 @@ def _point(cells: Sequence[str]) -> Point:
         value = float(cells[1])
     except ValueError:
         value = -1.0
-    if not 0.0 <= value <= 1.0:  # said so that NaN fails
+    if not 0.0 <= value <= 1.0:  # written so that NaN fails
         raise ValueError(f"the multiplier {cells[1]} is not a number from 0 to 1")
     return at, value

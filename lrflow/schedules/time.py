@@ -1,6 +1,6 @@
-"""Durations: a stretch of training as a person says it, `500 steps`, `3 epochs`, `50_000 samples`, `10%` of the run.
+"""Durations (`500 steps`, `3 epochs`, `10%`), the horizon of a run, and the phase of it that a shape fills.
 
-Horizons: how long a run is, counted in optimizer steps, and the stretch of it that a shape fills.
+A duration keeps the unit it was given in. Only a horizon converts it to optimizer steps.
 """
 
 from __future__ import annotations
@@ -27,18 +27,122 @@ LATER = {"later": True}
 fingerprints of existing plans do not change."""
 
 
+Unit = Literal["steps", "epochs", "samples", "fraction"]
+
+FORMS = "write a number of steps (500), of epochs (3 epochs), of samples (50_000 samples) or a share of the run (10%)"
+
+_NUMBER = r"(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:e[+-]?\d{1,3})?"
+_TEXT = re.compile(rf"\s*({_NUMBER})\s*(steps?|epochs?|samples?|%|)\s*", re.IGNORECASE)
+_UNITS: dict[str, Unit] = {"": "steps", "step": "steps", "epoch": "epochs", "sample": "samples"}
+_WHOLE = ("steps", "samples")
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training, in the unit it was given in.
+
+    Args:
+        value: the amount; finite, not negative, whole if the unit is steps or samples; 0.1 for 10%.
+        unit: `steps`, `epochs`, `samples` (seen on all devices together: examples, or steps of an environment) or
+            `fraction` (of the run).
+
+    Raises:
+        ValueError: the value does not fit the unit.
+    """
+
+    value: float
+    unit: Unit
+    written: int | float | str | None = field(default=None, compare=False, repr=False)
+    """What was passed to `parse`; None if the duration was not parsed."""
+
+    def __post_init__(self) -> None:
+        if self.unit not in get_args(Unit):
+            raise ValueError(f"the unit of a duration is {', '.join(get_args(Unit))}, not {self.unit!r}")
+        if isinstance(self.value, bool) or not isinstance(self.value, Real) or not _finite(self.value):
+            raise ValueError(f"a duration is a finite number, not {self.value!r}: {FORMS}")
+        if self.value < 0:
+            raise ValueError(f"a duration cannot be negative: {FORMS}")
+        if self.unit in _WHOLE and self.value != int(self.value):
+            raise ValueError(f"{self.value:g} is not a whole number of {self.unit}: {FORMS}")
+        object.__setattr__(self, "value", int(self.value) if self.unit in _WHOLE else float(self.value))
+
+    @classmethod
+    def parse(cls, given: DurationLike) -> Duration:
+        """Parse a duration.
+
+        Args:
+            given: `500`, `"500"`, `"500 steps"`, `"3 epochs"`, `"0.5 epochs"`, `"50_000 samples"`, `"1e6 samples"`,
+                `"10%"`, or a Duration.
+
+        Raises:
+            ValueError: it is none of these; the message lists the four forms.
+        """
+        if isinstance(given, Duration):
+            return given
+        if isinstance(given, Integral | float) and not isinstance(given, bool):
+            steps = float(given) if isinstance(given, float) else int(given)
+            return cls(steps, "steps", steps)
+        match = _TEXT.fullmatch(given) if isinstance(given, str) else None
+        if match is None:
+            raise ValueError(f"{given!r} is not a duration: {FORMS}")
+        number, unit = Decimal(match.group(1)), match.group(2).lower()
+        if unit == "%":
+            return cls(float(number / 100), "fraction", given)  # divided as a Decimal, so that 29% is exactly 0.29
+        return cls(int(number) if number == int(number) else float(number), _UNITS[unit.removesuffix("s")], given)
+
+    @property
+    def whole_epochs(self) -> int | None:
+        """The number of epochs if this is a whole number of them, else None. Such a duration needs no horizon."""
+        return int(self.value) if self.unit == "epochs" and float(self.value).is_integer() else None
+
+    def steps(self, horizon: Horizon) -> int:
+        """Return this duration in optimizer steps of a run, rounded half up.
+
+        Raises:
+            ValueError: it is in epochs or samples, and the horizon does not know the steps per epoch or the samples per
+                step.
+        """
+        if self.unit == "steps":
+            return int(self.value)
+        # Decimal, because binary floats change what was written: 0.145 * 100 < 14.5.
+        value = Decimal(repr(self.value))
+        if self.unit == "fraction":
+            steps = value * horizon.steps
+        elif self.unit == "epochs" and horizon.steps_per_epoch is not None:
+            steps = value * horizon.steps_per_epoch
+        elif self.unit == "samples" and horizon.samples_per_step is not None:
+            steps = value / Decimal(repr(horizon.samples_per_step))
+        else:
+            missing = "steps_per_epoch" if self.unit == "epochs" else "samples_per_step"
+            raise ValueError(f"{self} cannot be counted in steps: the horizon has no {missing}")
+        return int(steps.to_integral_value(ROUND_HALF_UP))
+
+    def __mul__(self, times: int) -> Duration:
+        value = Decimal(repr(self.value)) * times  # Decimal: 3 times 10% is 30%, not 30.000000000000004%
+        return Duration(int(value) if self.unit in _WHOLE else float(value), self.unit)
+
+    def __str__(self) -> str:
+        if self.unit == "fraction":
+            return f"{_plain(Decimal(repr(self.value)) * 100)}%"
+        number = _plain(Decimal(repr(self.value)))
+        return f"{number} {self.unit.removesuffix('s') if self.value == 1 else self.unit}"
+
+
+DurationLike: TypeAlias = Duration | int | float | str
+
+
 @dataclass(frozen=True)
 class Horizon:
     """How long a run is.
 
     Args:
         steps: optimizer steps of the whole run, after gradient accumulation and over all devices together; >= 1.
-        steps_per_epoch: optimizer steps of an epoch, >= 1; None where nobody knows, then nothing can be said in epochs.
-        samples_per_step: what an optimizer step sees on all devices together, above 0: examples, or the steps of an
-            environment; None where nobody knows, then nothing can be said in samples.
+        steps_per_epoch: optimizer steps per epoch, >= 1; None: unknown, then durations in epochs are errors.
+        samples_per_step: samples per optimizer step on all devices together, above 0: examples, or steps of an
+            environment; None: unknown, then durations in samples are errors.
 
     Raises:
-        ValueError: steps are not a whole number >= 1, or samples not a number above 0.
+        ValueError: steps are not a whole number >= 1, or samples are not a number above 0.
     """
 
     steps: int
@@ -63,8 +167,8 @@ class Horizon:
             raise ValueError("the horizon has no steps_per_epoch, so the run has no length in epochs")
         return self.steps / self.steps_per_epoch
 
-    def as_long_as(self, other: Horizon) -> bool:
-        """Whether two runs have the same steps and epochs, whatever a step sees."""
+    def same_length(self, other: Horizon) -> bool:
+        """Whether two runs have the same steps and steps per epoch, whatever their samples per step."""
         return (self.steps, self.steps_per_epoch) == (other.steps, other.steps_per_epoch)
 
     @classmethod
@@ -83,26 +187,25 @@ class Horizon:
         max_samples: int | None = None,
         samples_per_batch: float | None = None,
     ) -> Horizon:
-        """Counts the optimizer steps that a Lightning Trainer will make.
+        """Count the optimizer steps that a Lightning Trainer will make.
 
         Args:
-            examples: examples in the training set, shared out among the devices in equal, padded shards; or
-            batches: batches of an epoch as one device sees them, when the loader has already been made. Neither: an
-                epoch ends after limit_batches where that is a number of them; else it has no end that is known, and
-                max_epochs ends nothing.
+            examples: examples in the training set, split among the devices in equal, padded shards; or
+            batches: batches per epoch on one device, if the loader already exists. If neither is given, an epoch ends
+                after `limit_batches` if that is a whole number; else its end is unknown and `max_epochs` has no effect.
             batch_size: examples in one device's batch.
-            drop_last: an incomplete last batch of an epoch is left out.
+            drop_last: whether the incomplete last batch of an epoch is left out.
             devices: processes that share an epoch's examples.
-            accumulate: batches an optimizer step gathers gradients over; the last step of an epoch may have fewer.
-            max_epochs: epochs of the run; None or -1 for no limit.
+            accumulate: batches whose gradients are accumulated per optimizer step; the last step of an epoch may have
+                fewer.
             max_steps: optimizer steps after which the run ends; None or -1 for no limit.
-            limit_batches: batches of an epoch that are used at most: a whole number of them, or a float share.
-            max_samples: samples on all devices that the run sees at most; None for no limit.
-            samples_per_batch: what a batch of one device holds, every batch counted as a full one; None: `batch_size`
-                where examples are given, else unknown.
+            limit_batches: most batches used per epoch: a whole number of them, or a float share.
+            max_samples: most samples that the run sees on all devices together; None for no limit.
+            samples_per_batch: samples per batch of one device, counting every batch as full; None: `batch_size` if
+                `examples` is given, else unknown.
 
         Raises:
-            ValueError: the run would make no step, or would never end, or a number cannot be.
+            ValueError: the run would make no step or never end, or an argument is out of range.
         """
         if examples is not None and batches is not None:
             raise ValueError("count a horizon from examples or from batches, one of the two")
@@ -147,8 +250,8 @@ class Phase:
 
     Args:
         start: the step at which the shape begins, at its peak: the end of the warmup.
-        stop: the step at which it has arrived: the start of the cooldown, or the end of the run.
-        horizon: the whole run, for what is counted on its clock.
+        stop: the step at which it ends: the start of the cooldown, or the end of the run.
+        horizon: the whole run, for durations that are counted from its start.
     """
 
     start: int
@@ -157,7 +260,7 @@ class Phase:
 
     @property
     def steps(self) -> int:
-        """How long the phase is; 0 when the cooldown follows the warmup at once."""
+        """The length of the phase in steps; 0 if the cooldown starts where the warmup ends."""
         return self.stop - self.start
 
     def elapsed(self, step: Floats) -> Floats:
@@ -165,144 +268,40 @@ class Phase:
         return np.clip(step, self.start, self.stop) - self.start
 
     def progress(self, step: Floats) -> Floats:
-        """The share of the phase that is over at each step, in [0, 1]."""
+        """The share of the phase that has elapsed at each step, in [0, 1]."""
         return self.elapsed(step) / max(self.steps, 1)
 
 
 def steps_within(max_samples: int, samples_per_step: float | None) -> int:
-    """Optimizer steps that see no more than so many samples, on all devices together.
+    """Return how many optimizer steps see at most `max_samples` samples on all devices together.
 
     Raises:
-        ValueError: not one does, or nobody knows what a step sees.
+        ValueError: one step already sees more, or the samples per step are unknown.
     """
     if samples_per_step is None:
-        raise ValueError("samples cannot be counted in steps: nobody knows how many an optimizer step sees")
+        raise ValueError("samples cannot be counted in steps: the samples per optimizer step are unknown")
     steps = int(Decimal(_whole("max_samples", max_samples)) / Decimal(repr(samples_per_step)))
     if steps == 0:
-        raise ValueError(f"an optimizer step sees {samples_per_step:g} samples, so {max_samples} are less than one")
+        raise ValueError(f"an optimizer step sees {samples_per_step:g} samples, so {max_samples} are less than a step")
     return steps
 
 
 def _positive(name: str, value: float) -> float:
-    """`value` as a float if it is a finite number above 0."""
+    """Return `value` as a float; raise ValueError unless it is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
         raise ValueError(f"{name} is a number above 0, not {value!r}")
     return float(value)
 
 
 def _whole(name: str, value: int) -> int:
-    """`value` again if it is a whole number >= 1."""
+    """Return `value` as an int; raise ValueError unless it is a whole number >= 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is a whole number >= 1, not {value!r}")
     return int(value)
 
 
-Unit = Literal["steps", "epochs", "samples", "fraction"]
-
-FORMS = "write a number of steps (500), of epochs (3 epochs), of samples (50_000 samples) or a share of the run (10%)"
-
-_NUMBER = r"(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:e[+-]?\d{1,3})?"
-_TEXT = re.compile(rf"\s*({_NUMBER})\s*(steps?|epochs?|samples?|%|)\s*", re.IGNORECASE)
-_UNITS: dict[str, Unit] = {"": "steps", "step": "steps", "epoch": "epochs", "sample": "samples"}
-_WHOLE = ("steps", "samples")
-
-
-@dataclass(frozen=True)
-class Duration:
-    """A stretch of training, in the unit it was given in.
-
-    Args:
-        value: how many; finite, not negative, whole where the unit is steps or samples, 0.1 for 10%.
-        unit: `steps`, `epochs`, `samples` (what the run sees on all devices together: examples, or the steps of an
-            environment) or `fraction` (of the run).
-
-    Raises:
-        ValueError: the value is not one that the unit can have.
-    """
-
-    value: float
-    unit: Unit
-    written: int | float | str | None = field(default=None, compare=False, repr=False)
-    """As it was given to `parse`; None: it was not parsed."""
-
-    def __post_init__(self) -> None:
-        if self.unit not in get_args(Unit):
-            raise ValueError(f"the unit of a duration is {', '.join(get_args(Unit))}, not {self.unit!r}")
-        if isinstance(self.value, bool) or not isinstance(self.value, Real) or not _finite(self.value):
-            raise ValueError(f"a duration is a finite number, not {self.value!r}: {FORMS}")
-        if self.value < 0:
-            raise ValueError(f"a duration cannot be negative: {FORMS}")
-        if self.unit in _WHOLE and self.value != int(self.value):
-            raise ValueError(f"{self.value:g} is not a whole number of {self.unit}: {FORMS}")
-        object.__setattr__(self, "value", int(self.value) if self.unit in _WHOLE else float(self.value))
-
-    @classmethod
-    def parse(cls, given: DurationLike) -> Duration:
-        """Reads a duration.
-
-        Args:
-            given: `500`, `"500"`, `"500 steps"`, `"3 epochs"`, `"0.5 epochs"`, `"50_000 samples"`, `"1e6 samples"`,
-                `"10%"`, or a Duration.
-
-        Raises:
-            ValueError: it is none of these; the message says the four forms.
-        """
-        if isinstance(given, Duration):
-            return given
-        if isinstance(given, Integral | float) and not isinstance(given, bool):
-            steps = float(given) if isinstance(given, float) else int(given)
-            return cls(steps, "steps", steps)
-        match = _TEXT.fullmatch(given) if isinstance(given, str) else None
-        if match is None:
-            raise ValueError(f"{given!r} is not a duration: {FORMS}")
-        number, unit = Decimal(match.group(1)), match.group(2).lower()
-        if unit == "%":
-            return cls(float(number / 100), "fraction", given)  # shifted in decimal: 29% is 0.29, and not 29 * 0.01
-        return cls(int(number) if number == int(number) else float(number), _UNITS[unit.removesuffix("s")], given)
-
-    @property
-    def whole_epochs(self) -> int | None:
-        """Of a duration in whole epochs, how many: their ends can be waited for, however long they are."""
-        return int(self.value) if self.unit == "epochs" and float(self.value).is_integer() else None
-
-    def steps(self, horizon: Horizon) -> int:
-        """This duration in optimizer steps of a run, rounded half up.
-
-        Raises:
-            ValueError: it is in epochs or in samples, and the horizon does not know how many steps an epoch has, or
-                how many samples a step.
-        """
-        if self.unit == "steps":
-            return int(self.value)
-        # Decimal, because binary floats round what a person wrote: 0.145 * 100 < 14.5.
-        value = Decimal(repr(self.value))
-        if self.unit == "fraction":
-            steps = value * horizon.steps
-        elif self.unit == "epochs" and horizon.steps_per_epoch is not None:
-            steps = value * horizon.steps_per_epoch
-        elif self.unit == "samples" and horizon.samples_per_step is not None:
-            steps = value / Decimal(repr(horizon.samples_per_step))
-        else:
-            lacking = "steps_per_epoch" if self.unit == "epochs" else "samples_per_step"
-            raise ValueError(f"{self} cannot be counted in steps: the horizon has no {lacking}")
-        return int(steps.to_integral_value(ROUND_HALF_UP))
-
-    def __mul__(self, times: int) -> Duration:
-        value = Decimal(repr(self.value)) * times  # in decimal: 3 times 10% is 30%, and not 30.000000000000004%
-        return Duration(int(value) if self.unit in _WHOLE else float(value), self.unit)
-
-    def __str__(self) -> str:
-        if self.unit == "fraction":
-            return f"{_plain(Decimal(repr(self.value)) * 100)}%"
-        number = _plain(Decimal(repr(self.value)))
-        return f"{number} {self.unit.removesuffix('s') if self.value == 1 else self.unit}"
-
-
-DurationLike: TypeAlias = Duration | int | float | str
-
-
 def durations_in(part: Any) -> Iterator[Duration]:
-    """Every duration in a schedule or any part of one."""
+    """Yield every duration in a schedule or in any part of one."""
     if isinstance(part, Duration):
         yield part
     elif isinstance(part, tuple | list):
@@ -320,7 +319,7 @@ def _plain(number: Decimal) -> str:
 
 
 def _finite(number: float) -> bool:
-    """Whether a float can hold the number; a whole number of hundreds of digits is more than that."""
+    """Whether the number is a finite float; whole numbers of hundreds of digits are not."""
     try:
         return math.isfinite(number)
     except OverflowError:

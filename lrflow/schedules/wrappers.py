@@ -1,7 +1,4 @@
-"""A schedule that goes on over another horizon, after a run was resumed with more or fewer steps.
-
-A schedule that a group of parameters joins later: it is frozen until then.
-"""
+"""Curves that wrap a schedule: for a run resumed with another horizon, and for a group unfrozen later."""
 
 from __future__ import annotations
 
@@ -10,27 +7,27 @@ from typing import ClassVar, Literal, get_args
 
 from lrflow.errors import Problem, did_you_mean
 from lrflow.imports import np
-from lrflow.schedules._arguments import Fields, length
+from lrflow.schedules._arguments import Arguments, count_steps
 from lrflow.schedules.base import Curve, ScheduledSetting
 from lrflow.schedules.time import Duration, DurationLike, Floats, Horizon, Phase
 
-How = Literal["keep", "rescale", "extend", "decay_now"]
+ContinueMode = Literal["keep", "rescale", "extend", "decay_now"]
 
 
 @dataclass(frozen=True)
 class Continued(Curve):
-    """A run resumed at step `at`: the old schedule up to there, and then on over another horizon.
+    """The schedule of a run resumed at step `at`: the old curve up to there, then its continuation over another
+    horizon.
 
     Args:
-        schedule: what the run followed before it was resumed; may itself be continued.
-        at: the step at which the run is resumed: steps already made.
-        before: how long the run was meant to be until then.
-        how: `keep` the old curve on the old horizon, and its last value beyond it; `rescale`: the schedule as if the
-            run had always had the new horizon; `extend`: what was left of the old curve, stretched over what is left
-            of the run; `decay_now`: from the LR at `at` straight down to the floor at the end.
-
+        schedule: the schedule before the run was resumed; may itself be a `Continued`.
+        at: the step at which the run is resumed, which is the number of steps already made.
+        before: the horizon of the run until then.
+        how: `keep`: the old curve on the old horizon, and its last value beyond it; `rescale`: the schedule as if the
+            run had always had the new horizon; `extend`: the rest of the old curve, stretched over the rest of the
+            run; `decay_now`: a straight line from the LR at `at` to the floor at the end.
     Raises:
-        ConfigError: with every argument that cannot be.
+        ConfigError: lists every argument that is wrong.
     """
 
     key: ClassVar[str] = "resume"
@@ -38,28 +35,28 @@ class Continued(Curve):
     schedule: Curve
     at: int
     before: Horizon
-    how: How
+    how: ContinueMode
     floor: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        fields = Fields(self.key)
+        args = Arguments(self.key)
         if not isinstance(self.schedule, Curve):
-            fields.wrong("schedule", self.schedule, "expected a schedule")
+            args.wrong("schedule", self.schedule, "expected a schedule")
         if isinstance(self.at, bool) or not isinstance(self.at, int | np.integer) or self.at < 0:
-            fields.wrong("at", self.at, "expected a step, a whole number >= 0")
+            args.wrong("at", self.at, "expected a step, a whole number >= 0")
         if not isinstance(self.before, Horizon):
-            fields.wrong("before", self.before, "expected a horizon")
-        if self.how not in get_args(How):
-            known = get_args(How)
-            fields.wrong("horizon", self.how, f"expected {', '.join(known)}", did_you_mean(str(self.how), known))
-        fields.finish()
+            args.wrong("before", self.before, "expected a horizon")
+        if self.how not in get_args(ContinueMode):
+            known = get_args(ContinueMode)
+            args.wrong("horizon", self.how, f"expected {', '.join(known)}", did_you_mean(str(self.how), known))
+        args.finish()
         object.__setattr__(self, "at", int(self.at))
         object.__setattr__(self, "floor", self.schedule.floor)
 
     def values(self, steps: Floats, horizon: Horizon) -> Floats:
-        """The multipliers at a row of steps that all lie in [0, horizon.steps]."""
+        """Return the multipliers at an array of steps [n], all in [0, horizon.steps]."""
         old = self.schedule(steps, self.before)
-        if self.how == "keep" or self.at >= horizon.steps:  # the latter has no step left to choose
+        if self.how == "keep" or self.at >= horizon.steps:  # in the second case no step is left
             return old
         if self.how == "rescale":
             new = self.schedule(steps, horizon)
@@ -73,13 +70,13 @@ class Continued(Curve):
         return np.where(steps < self.at, old, new)
 
     def _stretched(self, steps: Floats, horizon: Horizon) -> Floats:
-        """The old run's step that each step from `at` on stands for."""
+        """Return the step of the old run that corresponds to each step from `at` on."""
         left_before, left_now = max(self.before.steps - self.at, 0), horizon.steps - self.at
-        # Multiplied before it is divided: a whole step of the old run is then met exactly.
+        # Multiplied before the division, so that whole steps of the old run are met exactly.
         return self.at + np.maximum(steps - self.at, 0.0) * left_before / left_now
 
     def phase(self, horizon: Horizon) -> Phase:
-        """Where the warmup ends and the cooldown starts, on this run's clock."""
+        """Return the phase from the end of the warmup to the start of the cooldown, in steps of this run."""
         if self.how == "rescale":
             return self.schedule.phase(horizon)
         old = self.schedule.phase(self.before)
@@ -92,40 +89,40 @@ class Continued(Curve):
         return Phase(start, max(start, min(stop, horizon.steps)), horizon)
 
     def _met(self, step: int, horizon: Horizon) -> int:
-        """The first step of this run that stands for `step` of the old one or a later one."""
+        """Return the first step of this run that corresponds to `step` of the old run or to a later one."""
         left_before, left_now = self.before.steps - self.at, max(horizon.steps - self.at, 0)
         if step <= self.at or left_before <= 0:
             return step
         return self.at - (self.at - step) * left_now // left_before  # rounded up, in whole numbers
 
-    def split(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
-        """The curve of the LR alone, and each setting of the optimizer that moves besides, with what moves it.
+    def split_settings(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
+        """Return the curve of the LR alone, and the scheduled settings, each with the curve that moves it.
 
-        To decay now is said of the LR: a setting with a curve of its own goes through the rest of that.
+        `decay_now` applies to the LR only: a setting with a curve of its own follows the rest of that curve.
         """
-        alone, also = self.schedule.split()
+        alone, also = self.schedule.split_settings()
         if not also:
             return self, ()
-        own: How = "extend" if self.how == "decay_now" else self.how
+        own: ContinueMode = "extend" if self.how == "decay_now" else self.how
         moved = tuple(
             (entry, replace(self, schedule=curve, how=self.how if entry.curve is None else own))
             for entry, curve in also
         )
         return replace(self, schedule=alone), moved
 
-    def starts(self, horizon: Horizon) -> int:
-        """The first step at which a group with this curve trains, on this run's clock."""
-        old = self.schedule.starts(self.before)
+    def first_step(self, horizon: Horizon) -> int:
+        """Return the first step of this run at which a group with this curve trains."""
+        old = self.schedule.first_step(self.before)
         if self.how == "rescale" and old >= self.at:
-            return max(self.schedule.starts(horizon), self.at)
+            return max(self.schedule.first_step(horizon), self.at)
         return self._met(old, horizon) if self.how == "extend" else old
 
-    def unfrozen(self) -> Curve:
-        """The curve of a group that trains from the first step on."""
-        return replace(self, schedule=self.schedule.unfrozen())
+    def without_freezing(self) -> Curve:
+        """Return the curve of a group that trains from the first step on."""
+        return replace(self, schedule=self.schedule.without_freezing())
 
     def jumps(self, horizon: Horizon) -> tuple[int, ...]:
-        """The steps, rising, at which the LR is declared to change at once."""
+        """Return the steps, in order, at which the curve is declared to jump."""
         old = self.schedule.jumps(self.before)
         if self.how == "rescale":
             new = [step for step in self.schedule.jumps(horizon) if step > self.at]
@@ -139,23 +136,23 @@ class Continued(Curve):
         return tuple(sorted({step for step in both if step <= horizon.steps}))
 
     def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:
-        """Everything that cannot be meant with this horizon.
+        """Return every problem that the curve has with this horizon.
 
         Args:
-            horizon: how long the run is now, the steps before `at` among them.
-            key: where the schedule stands in the config, `schedule` by default.
+            horizon: the run as it is now, including the steps before `at`.
+            key: the schedule's key in the config; `schedule` by default.
         """
         problems = self.schedule.check(self.before, key)
         if self.how == "rescale":
             problems += [problem for problem in self.schedule.check(horizon, key) if problem not in problems]
         choice = f"{self.key}.horizon"
         if self.at >= horizon.steps:
-            message = f"the run is resumed at step {self.at}, but now has only {horizon.steps}: nothing is left of it"
+            message = f"the run is resumed at step {self.at}, but now has only {horizon.steps}: no step is left"
             problems.append(Problem(choice, message, self.how))
-        elif not problems and (message := self._freezes(horizon)):
+        elif not problems and (message := self._freezing_problem(horizon)):
             problems.append(Problem(choice, message, self.how, "try keep or extend"))
-        elif not problems and (late := self.starts(horizon)) >= horizon.steps:
-            message = f"a group would be unfrozen at step {late}, and the run now has only {horizon.steps}"
+        elif not problems and (late := self.first_step(horizon)) >= horizon.steps:
+            message = f"a group would be unfrozen at step {late}, but the run now has only {horizon.steps}"
             problems.append(Problem(choice, message, self.how, "try extend, or unfreeze it earlier"))
         elif not problems and self(horizon.steps - 1, horizon) == 0.0:
             end = max(self.at, self.before.steps)
@@ -163,11 +160,11 @@ class Continued(Curve):
             problems.append(Problem(choice, message, self.how, "try rescale"))
         return problems
 
-    def _freezes(self, horizon: Horizon) -> str:
-        """How a group would be frozen for good, or again; empty where it is not."""
-        old, new = self.schedule.starts(self.before), self.schedule.starts(horizon)
+    def _freezing_problem(self, horizon: Horizon) -> str:
+        """Return how a group would be frozen for good or again; an empty text if none would be."""
+        old, new = self.schedule.first_step(self.before), self.schedule.first_step(horizon)
         if self.how == "decay_now" and old > self.at:
-            return f"a group is frozen until step {old}, so its LR would go down from 0 and it would never train"
+            return f"a group is frozen until step {old}, so its LR would fall from 0 and it would never train"
         if self.how == "rescale" and old < self.at < new:
             return f"a group that trains since step {old} would be frozen again until step {new}"
         return ""
@@ -175,17 +172,17 @@ class Continued(Curve):
 
 @dataclass(frozen=True, init=False)
 class Unfreezing(Curve):
-    """0 while a group is frozen, and from then on the schedule, under a linear warmup of the group's own.
+    """The curve of a group that is unfrozen later: 0, then the schedule under a linear warmup of the group's own.
 
     At step s of a warmup of w steps the schedule is multiplied by (s + 1) / (w + 1), so that all rises are equal.
 
     Args:
-        schedule: what the group follows once it trains; it goes on while the group is frozen.
-        at: how long the group is frozen.
+        schedule: the group's schedule; it also advances while the group is frozen.
+        at: a duration, for which the group is frozen.
         warmup: a duration, counted from there.
 
     Raises:
-        ConfigError: with every argument that cannot be.
+        ConfigError: lists every argument that is wrong.
     """
 
     key: ClassVar[str] = "unfreezing"
@@ -196,55 +193,55 @@ class Unfreezing(Curve):
     floor: float = field(init=False, repr=False)
 
     def __init__(self, schedule: Curve, at: DurationLike, warmup: DurationLike = 0) -> None:
-        fields = Fields(self.key)
+        args = Arguments(self.key)
         if not isinstance(schedule, Curve):
-            fields.wrong("schedule", schedule, "expected a schedule")
+            args.wrong("schedule", schedule, "expected a schedule")
         object.__setattr__(self, "schedule", schedule)
-        object.__setattr__(self, "at", fields.duration("at", at))
-        object.__setattr__(self, "warmup", fields.duration("warmup", warmup))
-        fields.finish()
+        object.__setattr__(self, "at", args.duration("at", at))
+        object.__setattr__(self, "warmup", args.duration("warmup", warmup))
+        args.finish()
         object.__setattr__(self, "floor", schedule.floor)
 
     def values(self, steps: Floats, horizon: Horizon) -> Floats:
-        """The multipliers at a row of steps that all lie in [0, horizon.steps]."""
-        start, warmup = self.starts(horizon), self.warmup.steps(horizon)
+        """Return the multipliers at an array of steps [n], all in [0, horizon.steps]."""
+        start, warmup = self.first_step(horizon), self.warmup.steps(horizon)
         rise = np.minimum((steps - start + 1.0) / (warmup + 1.0), 1.0) if warmup else 1.0
         return np.where(steps < start, 0.0, self.schedule(steps, horizon) * rise)
 
-    def starts(self, horizon: Horizon) -> int:
-        """The step from which on the group trains."""
-        return max(self.at.steps(horizon), self.schedule.starts(horizon))
+    def first_step(self, horizon: Horizon) -> int:
+        """Return the first step at which the group trains."""
+        return max(self.at.steps(horizon), self.schedule.first_step(horizon))
 
-    def unfrozen(self) -> Curve:
-        """The schedule of a group that trains from the first step on."""
-        return self.schedule.unfrozen()
+    def without_freezing(self) -> Curve:
+        """Return the schedule of a group that trains from the first step on."""
+        return self.schedule.without_freezing()
 
-    def split(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
-        """The curve of the LR alone, and each setting that moves besides: as if the group trained from the start."""
-        alone, also = self.schedule.split()
+    def split_settings(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
+        """Return the curve of the LR, and the scheduled settings with their curves, which are not frozen."""
+        alone, also = self.schedule.split_settings()
         return (replace(self, schedule=alone) if also else self), also
 
     def phase(self, horizon: Horizon) -> Phase:
-        """Where both warmups are over, the run's and the group's, and where the cooldown starts."""
+        """Return the phase from the end of both warmups, the run's and the group's, to the start of the cooldown."""
         phase = self.schedule.phase(horizon)
-        start = min(self.starts(horizon) + self.warmup.steps(horizon), horizon.steps)
+        start = min(self.first_step(horizon) + self.warmup.steps(horizon), horizon.steps)
         return Phase(max(phase.start, start), max(phase.stop, start), horizon)
 
     def jumps(self, horizon: Horizon) -> tuple[int, ...]:
-        """The steps, rising, at which the LR changes at once: the unfreezing, and the schedule's own from there on."""
-        start = self.starts(horizon)
+        """Return the steps, in order, at which the LR jumps: the unfreezing, and the schedule's jumps after it."""
+        start = self.first_step(horizon)
         first = (start,) if 0 < start < horizon.steps else ()
         return first + tuple(step for step in self.schedule.jumps(horizon) if step > start)
 
     def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:
-        """Everything that cannot be meant with this horizon.
+        """Return every problem that the curve has with this horizon.
 
         Args:
             horizon: how long the run is.
-            key: where the schedule stands in the config, `schedule` by default.
+            key: the schedule's key in the config; `schedule` by default.
         """
         problems: list[Problem] = []
-        length(self.at, horizon, "", problems)
-        length(self.warmup, horizon, "", problems)
-        # It was made of a rule or of a rule maker, which no curve knows.
+        count_steps(self.at, horizon, "", problems)
+        count_steps(self.warmup, horizon, "", problems)
+        # The duration comes from a rule or a rule maker, whose key the curve does not know.
         return self.schedule.check(horizon, key) + [replace(found, key="layers", value=...) for found in problems]

@@ -51,7 +51,7 @@ def as_member(ready: Prepared | None) -> Member:
     drops = any(type(one) is nn.Dropout and one.training and one.p for one in network.modules())
     compiled = any(one._compiled_call_impl is not None for one in network.modules())
     reasons = {
-        "parameters are frozen": any(group.frozen for group in ready.groups) or any(ready.plan.starts.values()),
+        "parameters are frozen": any(group.frozen for group in ready.groups) or any(ready.plan.first_steps.values()),
         "it is distributed": trainer.world_size > 1,
         f"the device is neither a CPU nor a GPU of CUDA's, but {device}": device not in ("cpu", "cuda"),
         "the data module changes batches": any(is_overridden(hook, data) for hook in _HOOKS),

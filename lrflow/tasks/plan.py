@@ -45,7 +45,7 @@ def run(config: Config) -> dict[str, Any]:
     console.print(plan.table())
     if feedback := assemble.build_feedback(config):
         make_feedback_loop(feedback, plan.horizon)  # refused where it cannot be told when it looks
-        console.print(f"feedback: {feedback.describe()}; {feedback.effect}", soft_wrap=True, highlight=False)
+        console.print(f"feedback: {feedback.describe()}; {feedback.lr_range}", soft_wrap=True, highlight=False)
     if other:
         console.print(plan.diff(other))
     folder = RunFolder.at(config.run_folder) if config.run_folder else None

@@ -198,7 +198,7 @@ def prepare(
     data = loaded or assemble.build_data(config)
     set_up_data(data, trainer, config.seed, resumed.position if resumed else None, is_set_up=loaded is not None)
     horizon = count_horizon(config, data, trainer.world_size)
-    if resumed and resumed.step >= horizon.steps and horizon.as_long_as(resumed.plan.horizon):
+    if resumed and resumed.step >= horizon.steps and horizon.same_length(resumed.plan.horizon):
         finished = RunFolder.of(resumed.path)
         console.print(
             f"{finished.path} is finished: all {resumed.step} steps are done", soft_wrap=True, highlight=False
@@ -231,7 +231,7 @@ def prepare(
         console.print(resumed.describe(plan, assemble.plain_config(config), groups), soft_wrap=True, highlight=False)
     console.print(plan.table())
     if feedback:
-        tell(f"feedback: {feedback.describe()}; {feedback.effect}")
+        tell(f"feedback: {feedback.describe()}; {feedback.lr_range}")
     elif resumed and resumed.feedback:
         tell(resumed.feedback)
     assemble.report_advice(config, plan, tell)
@@ -243,7 +243,7 @@ def prepare(
     trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, signals, watching, console)  # type: ignore[attr-defined]
     validate_every(trainer, config.trainer.val_every, horizon)
     trainer.run_for(horizon)
-    compiled = config.trainer.compile and not plan.moved
+    compiled = config.trainer.compile and not plan.scheduled_settings
     make = partial(assemble.make_optimizer, config, groups, compiled=compiled)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
     held = config.optimizer.node() | dict.fromkeys(resumed.moved if resumed else ())

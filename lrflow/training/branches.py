@@ -9,7 +9,7 @@ from typing import Any
 from lrflow.layers import Group
 from lrflow.plan import Plan
 from lrflow.schedules import Continued, Curve, Horizon
-from lrflow.schedules.wrappers import How
+from lrflow.schedules.wrappers import ContinueMode
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Branch:
 
     at: int
     before: Horizon
-    how: How
+    how: ContinueMode
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""

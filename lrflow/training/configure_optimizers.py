@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 import torch
 
 from lrflow.errors import LrflowError
-from lrflow.optimizers import fit_closure, traits_of
-from lrflow.optimizers.routed import members
+from lrflow.optimizers import adapt_to_lightning, traits_of
+from lrflow.optimizers.routed import member_optimizers
 from lrflow.optimizers.traits import IMPLEMENTATION
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.training.parameters import check_coverage
@@ -53,10 +53,10 @@ def supply_optimizer(
     def configure_optimizers() -> dict[str, Any]:
         optimizer = make(module.device)
         check_coverage(module, optimizer)
-        fit_closure(optimizer, module)
+        adapt_to_lightning(optimizer, module)
         held: dict[str | None, set[str]] = {name: {*own, *_WRITTEN} for name, own in (routes or {}).items()}
         held[None] = {*settings, *_WRITTEN}
-        for route, member in members(optimizer).items():
+        for route, member in member_optimizers(optimizer).items():
             if route in changed:
                 held[route] |= _arguments(type(member))
         configured = [
@@ -65,7 +65,7 @@ def supply_optimizer(
         ]
 
         def refuse_another(loading: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-            for route, member in members(loading).items():
+            for route, member in member_optimizers(loading).items():
                 saved = next(group for group in state["param_groups"] if group.get("route") == route)
                 if missing := set(member.defaults) - set(saved) - IMPLEMENTATION:
                     raise LrflowError(
@@ -79,8 +79,8 @@ def supply_optimizer(
 
         optimizer.register_load_state_dict_pre_hook(refuse_another)
         optimizer.register_load_state_dict_post_hook(hold)
-        parts = members(optimizer).values()
-        if compiled and not plan.moved and all(traits_of(type(member)).compilable for member in parts):
+        parts = member_optimizers(optimizer).values()
+        if compiled and not plan.scheduled_settings and all(traits_of(type(member)).compilable for member in parts):
             for member in parts:
                 compile_step(member)
         return {

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from lrflow.errors import ConfigError, Problem
-from lrflow.optimizers.routed import members
+from lrflow.optimizers.routed import member_optimizers
 from lrflow.optimizers.traits import traits_of
 from lrflow.training.isolation import isolated, isolated_batches, seed_generators, transfer_batch
 
@@ -125,7 +125,7 @@ class EvaluationWeights(Callback):
         Raises:
             ConfigError: it has, and no device holds all of the weights.
         """
-        parts = [one for optimizer in trainer.optimizers for one in members(optimizer).values()]
+        parts = [one for optimizer in trainer.optimizers for one in member_optimizers(optimizer).values()]
         self._optimizers = [one for one in parts if traits_of(type(one)).modes]
         if not self._optimizers:
             trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]

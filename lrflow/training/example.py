@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, IterableDataset
 
-from lrflow.layers.parameters import Uses, UsesTrace
+from lrflow.layers.parameters import Uses, UseTracer
 from lrflow.training.module import planned_module
 
 CPU = torch.device("cpu")
@@ -41,10 +41,10 @@ def trace_uses(module: pl.LightningModule, data: pl.LightningDataModule | None) 
     Raises:
         ExampleError: there is no example, the module cannot be run on it, or its data cannot be followed.
     """
-    traces: list[UsesTrace] = []
+    traces: list[UseTracer] = []
 
-    def watch(alike: pl.LightningModule) -> UsesTrace:
-        traces.append(UsesTrace(planned_module(alike)))
+    def watch(alike: pl.LightningModule) -> UseTracer:
+        traces.append(UseTracer(planned_module(alike)))
         return traces[0]
 
     run_example(module, data, watch)

@@ -13,8 +13,8 @@ from pytorch_lightning import Callback
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from lrflow.errors import LrflowError
-from lrflow.feedback import Feedback, MetricFeedback, StepFeedback
-from lrflow.feedback.base import wide
+from lrflow.feedback import FORMER_NAMES, Feedback, MetricFeedback, StepFeedback
+from lrflow.feedback.base import widest_float
 from lrflow.metric import TRAIN_LOSS
 from lrflow.plan import PlanScheduler
 from lrflow.schedules import Horizon
@@ -81,7 +81,7 @@ class FeedbackLoop(Callback):
             return
         self.history[:] = saved["history"]
         kind, factor = type(self.feedback).__name__, saved["factor"]
-        if saved["kind"] != kind:
+        if FORMER_NAMES.get(saved["kind"], saved["kind"]) != kind:
             self._say(dropped_message(saved))
             return
         self._told, self._looked = saved["told"], saved["looked"]
@@ -118,7 +118,7 @@ class FeedbackLoop(Callback):
             self._warned = True
             log.warning("feedback: step %d, %s is %s: %s", trainer.global_step, what, value, self.feedback.nonfinite)
         ratio = max(factor / self._told, self._told / factor)
-        if ratio == 1.0 or ratio < self.feedback.told_from:
+        if ratio == 1.0 or ratio < self.feedback.log_ratio:
             return
         rates = sorted({float(rate) for rate in self._scheduler.get_lr()})
         shown = f"{rates[0]:.3g}" if len(rates) == 1 else f"{rates[0]:.3g}..{rates[-1]:.3g}"
@@ -157,7 +157,7 @@ class BetweenSteps(FeedbackLoop):
         self._times = ReadingTimes(self.feedback.interval(self._horizon), trainer.global_step)
         self._gathers = self.feedback.monitor == TRAIN_LOSS
         total, batches = [0.0, 0] if self._saved_sums is None else _share(self._saved_sums, trainer)
-        self._loss = MeanLoss(pl_module.device, wide(pl_module.device), total, int(batches))
+        self._loss = MeanLoss(pl_module.device, widest_float(pl_module.device), total, int(batches))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -27,7 +27,7 @@ class Freezing(Callback):
     Args:
         network: the module whose parameters the groups hold.
         groups: all of them.
-        starts: the first step of each group that trains, by its name: `Plan.starts`.
+        starts: the first step of each group that trains, by its name: `Plan.first_steps`.
         step: optimizer steps behind a run that is resumed.
         compiled: whether `torch.compile` is at work in the run.
     """

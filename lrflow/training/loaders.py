@@ -24,7 +24,7 @@ from lrflow.data import is_ordered, ordered
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import user_lock
 from lrflow.schedules import Horizon
-from lrflow.schedules._arguments import uncounted
+from lrflow.schedules._arguments import uncountable_hint
 from lrflow.training.loops import combine
 from lrflow.training.trainer import quieten_lightning
 
@@ -256,7 +256,7 @@ def check_intervals(config: Config, horizon: Horizon) -> Iterator[None]:
         try:
             every.steps(horizon)
         except ValueError as error:
-            problems.append(Problem(key, str(error), str(every), uncounted(every)))
+            problems.append(Problem(key, str(error), str(every), uncountable_hint(every)))
     try:
         yield
     except ConfigError as error:

@@ -43,14 +43,14 @@ def mup_rules(
     optimizer = config.optimizer.node()
     table = table_of(optimizer, mup.optimizer)
     narrow = build_variant(config, [mup.base], "layers.base", module)
-    wider = build_variant(config, [mup.base, mup.growth], "layers.wider", module)
+    wider = build_variant(config, [mup.base, mup.wider_arguments], "layers.wider", module)
     widths = mup.widths(held, narrow, wider)
     tell(widths_table(widths, table))
     if started := mup.start(widths):
         tell(f"{', '.join(started)}: starts at zero, as muP has it (layers.readout=keep leaves it as it is)")
     for width in widths:
-        if width.remark:
-            tell(width.remark)
+        if width.init_warning:
+            tell(width.init_warning)
     tell("")
     default = signature(locate(config.optimizer.target)).parameters.get("weight_decay")
     return mup.rules(widths, table, optimizer.get("weight_decay", default and default.default))

@@ -22,7 +22,7 @@ from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.base import BETA
 from lrflow.schedules.serialization import from_spec
 from lrflow.schedules.time import durations_in
-from lrflow.schedules.wrappers import How
+from lrflow.schedules.wrappers import ContinueMode
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.feedback_loop import dropped_message
@@ -115,7 +115,7 @@ class Resumed:
     @property
     def moved(self) -> tuple[str, ...]:
         """What the run moved besides the LR: what its checkpoint says of these settings is not what is configured."""
-        names = dict.fromkeys(moved.setting for moved, _ in self.plan.moved)
+        names = dict.fromkeys(moved.setting for moved, _ in self.plan.scheduled_settings)
         return tuple("betas" if BETA.fullmatch(name) else name for name in names)
 
     def check(self, module: nn.Module) -> None:
@@ -224,7 +224,7 @@ class Resumed:
     def branched(
         self,
         horizon: Horizon,
-        how: How | Literal["branch"] | None,
+        how: ContinueMode | Literal["branch"] | None,
         groups: Sequence[Group],
         schedule: Curve,
         settings: Mapping[str, Any] | None = None,
@@ -254,7 +254,9 @@ class Resumed:
         if self.step >= horizon.steps:
             message = f"the checkpoint is at step {self.step}, and the run now ends at {horizon.steps}"
             raise ConfigError([Problem("trainer.max_epochs", message, ..., "make the run longer")])
-        choices = {choice: (*self.branches, Branch(self.step, self.plan.horizon, choice)) for choice in get_args(How)}
+        choices = {
+            choice: (*self.branches, Branch(self.step, self.plan.horizon, choice)) for choice in get_args(ContinueMode)
+        }
         if how is not None:
             return choices[how]
         offers = [f"the LR of step {self.step - 1} was {_rates(self.plan, self.step - 1)}"]
@@ -266,7 +268,7 @@ class Resumed:
             offers.append(f"resume.horizon={choice}: LR {now} now, {end} at the end")
         was = self.plan.horizon
         change = f"the run was {was.steps} steps long and is {horizon.steps} now"
-        if was.as_long_as(horizon):
+        if was.same_length(horizon):
             change = f"a step saw {was.samples_per_step:g} samples and sees {horizon.samples_per_step:g} now"
         elif was.steps == horizon.steps:
             change = f"an epoch was {was.steps_per_epoch} steps long and is {horizon.steps_per_epoch} now"
@@ -277,7 +279,7 @@ class Resumed:
         """Whether the run has the length that it had, as far as its schedules can tell."""
         was, seen = self.plan.horizon, {self.plan.horizon.samples_per_step, horizon.samples_per_step}
         told = self.plan.in_samples or any(duration.unit == "samples" for duration in durations_in(curves))
-        return was.as_long_as(horizon) and (len(seen - {None}) < 2 or not told)
+        return was.same_length(horizon) and (len(seen - {None}) < 2 or not told)
 
     def describe(self, plan: Plan, config: Mapping[str, Any], groups: Sequence[Group] = ()) -> str:
         """What a person wants to know before the run goes on: from where, under which LR, and what changed."""
@@ -336,7 +338,7 @@ def branch_point(config: Config, newest: Resumed) -> Resumed:
     spec: Any = OmegaConf.to_container(OmegaConf.create(newest.config)["schedule"], resolve=True)
     before = from_spec(spec, "schedule", locate)
     latest = min(newest.step, _common_steps(before, newest.plan.horizon, config.schedule.curve(), horizon))
-    if not horizon.as_long_as(newest.plan.horizon):
+    if not horizon.same_length(newest.plan.horizon):
         latest = min(latest, horizon.steps - 1)  # a step has to be left
     saved = {newest.step: newest.path} | {_step_of(path): path for path in checkpoints_in(newest.path.parent)}
     usable = [step for step in saved if step <= latest]

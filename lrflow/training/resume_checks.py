@@ -71,9 +71,9 @@ def check_not_frozen_again(before: Plan, now: Plan, step: int) -> list[Problem]:
         step: optimizer steps behind it.
     """
     again = [
-        f"{name} (since step {before.starts[name]}, until step {start})"
-        for name, start in now.starts.items()
-        if start > step and before.starts.get(name, step) < step
+        f"{name} (since step {before.first_steps[name]}, until step {start})"
+        for name, start in now.first_steps.items()
+        if start > step and before.first_steps.get(name, step) < step
     ]
     if not again:
         return []

@@ -113,7 +113,7 @@ def short_fit(
     groups = assemble.build_groups(config, module, trainer.world_size, data=data)
     plan = plan_of(groups)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
-    compiled = config.trainer.compile and not plan.moved
+    compiled = config.trainer.compile and not plan.scheduled_settings
     make = partial(assemble.make_optimizer, config, groups, compiled=compiled)
     supply_optimizer(module, plan, make, config.optimizer.node(), compiled, routes)
     trainer.callbacks += [  # type: ignore[attr-defined]

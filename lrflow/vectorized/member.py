@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Subset
 
 from lrflow.data.order import ShardedBatches, WholeBatches
 from lrflow.errors import LrflowError
-from lrflow.optimizers.traits import known_with, traits_of
+from lrflow.optimizers.traits import names_with, traits_of
 from lrflow.plan import Plan
 from lrflow.training.checkpoints import Checkpoints
 from lrflow.training.evaluation_weights import EvaluationWeights
@@ -154,7 +154,7 @@ def stack(
     first = members[0]
     rule = traits_of(type(first.optimizer)).update
     if rule is None:
-        raise UnfitError(f"{type(first.optimizer).__name__} is not one of {', '.join(known_with('update'))}")
+        raise UnfitError(f"{type(first.optimizer).__name__} is not one of {', '.join(names_with('update'))}")
     update = UPDATES[rule](first.optimizer.param_groups[0])
     numbers = StepCoefficients(
         [one.plan for one in members], [one.optimizer for one in members], update, device, timeline

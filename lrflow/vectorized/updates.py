@@ -213,7 +213,9 @@ class StepCoefficients:
         if self._update.awaits is None:
             return np.zeros(first["lr"].shape[1:], dtype=np.int64)
         start = np.where(first[self._update.awaits][0] != 0, 0, NEVER)
-        moving = any(moved.setting == self._update.awaits for plan in self._plans for moved, _ in plan.moved)
+        moving = any(
+            moved.setting == self._update.awaits for plan in self._plans for moved, _ in plan.scheduled_settings
+        )
         for at in range(0, len(self._timeline) if moving else 0, BLOCK):
             if (start != NEVER).all():
                 break
@@ -247,7 +249,7 @@ class StepCoefficients:
         for setting, fixed in self._fixed.items():
             numbers[setting] = np.repeat(fixed[None], len(steps), axis=0)
         for row, plan in enumerate(self._plans):
-            for moved, columns in plan.moved:
+            for moved, columns in plan.scheduled_settings:
                 numbers[moved.setting][:, row, list(columns)] = moved(steps, plan.horizon)[:, None]
         return numbers
 

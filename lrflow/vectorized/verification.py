@@ -109,7 +109,7 @@ def telling_steps(plans: Sequence[Plan]) -> Steps:
         rates = plan.lr(steps)
         curves = [rates[:, column] for column in range(rates.shape[1])]
         chosen |= {int(steps[curve.argmax()]) for curve in curves}
-        curves += [moved(steps, plan.horizon) for moved, _ in plan.moved]
+        curves += [moved(steps, plan.horizon) for moved, _ in plan.scheduled_settings]
         for curve in curves:
             changed = (curve != curve[0]).argmax()
             chosen |= {int(steps[changed]), int(steps[changed]) + 1}

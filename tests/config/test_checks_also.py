@@ -30,7 +30,7 @@ def told(*overrides: str) -> dict[str, tuple[Any, str | None]]:
         (["schedule.also.momentum.low=0.8", "optimizer=sgd", "optimizer.momentum=0"], "schedule.also.momentum", "off"),
         (["schedule.also.momentum.low=0.95"], "schedule.also.momentum.low", "is above 0.9, the optimizer's own"),
         (["schedule.also.momentum.high=1"], "schedule.also.momentum.high", "from 0 and below 1"),
-        (["schedule.also.lr.low=0"], "schedule.also.lr", "what the schedule itself moves"),
+        (["schedule.also.lr.low=0"], "schedule.also.lr", "the schedule itself sets the LR"),
         (["schedule.also.momentum.warmup=9000"], "schedule.also.momentum.warmup", "the run has only"),
         (["schedule.also.momentum.shape._target_=lrflow.schedules.Cosin"], "schedule.also.momentum.shape._target_", ""),
         (["schedule.also.momentum.inverse=1"], "schedule.also.momentum.inverse", "true or false"),
@@ -71,7 +71,7 @@ def plan_of(*overrides: str) -> Any:
 )
 def test_one_cycle_cycles_the_momentum_where_there_is_one(optimizer: str, setting: str | None) -> None:
     plan = plan_of("schedule=one_cycle", optimizer)
-    assert {moved.setting for moved, _ in plan.moved} == ({setting} if setting else set())
+    assert {moved.setting for moved, _ in plan.scheduled_settings} == ({setting} if setting else set())
     if setting:
         assert plan.setting("momentum", [0, 30, 100])[:, -1].tolist() == pytest.approx([0.95, 0.85, 0.95])
 
@@ -84,7 +84,7 @@ def test_it_goes_with_the_lr_wherever_that_is_put() -> None:
 
 @pytest.mark.parametrize("off", ["schedule.also=null", "schedule.also.momentum=null"])
 def test_it_can_be_left_out(off: str) -> None:
-    assert plan_of("schedule=one_cycle", off).moved == ()
+    assert plan_of("schedule=one_cycle", off).scheduled_settings == ()
 
 
 def test_weight_decay_from_the_command_line() -> None:

@@ -63,7 +63,7 @@ def test_what_the_rule_for_adam_has_besides_the_lr() -> None:
     line, more = BatchScaling("sqrt", 1024, 256).describe(adam).splitlines()
     assert line == "peak LR 0.001 x 2 = 0.002: sqrt scaling, batch 1024 over reference 256"
     assert more.endswith("optimizer.betas=[0.6,0.996] optimizer.eps=5e-09")
-    assert BatchScaling("sqrt", 16 * 256, 256).describe(adam).endswith("no betas at a batch so much larger")
+    assert BatchScaling("sqrt", 16 * 256, 256).describe(adam).endswith("no betas for a batch this much larger")
     assert "\n" not in BatchScaling("sqrt", 1024, 256).describe({"lr": 0.1, "momentum": 0.9})
 
 

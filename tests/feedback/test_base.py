@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+import lrflow.layers
 from lrflow.config import compose
 from lrflow.errors import ConfigError
-from lrflow.feedback import Greedy, Hypergradient, KLAdaptive, MetricFeedback, Plateau, Stationarity
+from lrflow.feedback import SASA, Greedy, Hypergradient, KLAdaptive, MetricFeedback, Plateau
 from lrflow.feedback.limits import BOUNDS, LIMITS
 from lrflow.limits import outside
 from lrflow.schedules import Horizon
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "feedback.md"
-KINDS = [Greedy, Hypergradient, KLAdaptive, Plateau, Stationarity]
+KINDS = [Greedy, Hypergradient, KLAdaptive, Plateau, SASA]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -41,7 +42,7 @@ def test_epochs_of_unknown_length() -> None:
     with pytest.raises(ConfigError, match="the length of an epoch is not known"):
         KLAdaptive(every="2 epochs").interval(Horizon(400))
     assert Hypergradient().interval(Horizon(400)) == 10
-    assert Stationarity().interval(Horizon(400)) == 100
+    assert SASA().interval(Horizon(400)) == 100
 
 
 def test_the_factor_stays_in_its_bounds() -> None:
@@ -60,7 +61,7 @@ def test_bounds_out_of_range(wrong: Any) -> None:
 
 def test_a_shorter_interval_than_what_was_gathered() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
-    first, second = Stationarity(every=50), Stationarity(every=10, keep=1.0)
+    first, second = SASA(every=50), SASA(every=10, keep=1.0)
     first.watch([weight], Horizon(400))
     for _ in range(30):
         first.observe(0.1)
@@ -90,7 +91,7 @@ def test_each_setting_has_one_limit_that_its_default_keeps(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_config_and_class_refuse_the_same_in_the_same_words(kind: Any) -> None:
-    option = {Stationarity: "sasa", KLAdaptive: "kl"}.get(kind, kind.__name__.lower())
+    option = {SASA: "sasa", KLAdaptive: "kl"}.get(kind, kind.__name__.lower())
     for name in inspect.signature(kind).parameters.keys() & {**BOUNDS, **LIMITS[kind.__name__]}.keys():
         with pytest.raises(ConfigError) as composed:
             compose([f"feedback={option}", f"feedback.{name}=-1"])
@@ -98,3 +99,8 @@ def test_config_and_class_refuse_the_same_in_the_same_words(kind: Any) -> None:
             kind(**{name: -1})
         (problem,) = composed.value.problems
         assert name == "mode" or [problem] == built.value.problems
+
+
+def test_former_names_of_classes_stand_for_the_classes() -> None:
+    assert lrflow.feedback.Stationarity is SASA
+    assert lrflow.layers.HiddenMatrices is lrflow.layers.MuonGroups

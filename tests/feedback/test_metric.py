@@ -100,7 +100,7 @@ def test_a_factor_out_of_todays_bounds_goes_to_the_nearest() -> None:
 def test_it_says_what_it_does() -> None:
     feedback = Plateau(monitor="val/accuracy", mode="max", patience=3)
     assert feedback.describe() == "plateau on val/accuracy (max): x0.1 after 4 readings without improvement"
-    assert feedback.effect == "the LR used may go down to 0.001x of the planned one"
+    assert feedback.lr_range == "the LR used may go down to 0.001x of the planned one"
 
 
 def test_what_is_out_of_range_is_told_at_once(wrong: Any) -> None:

@@ -111,7 +111,7 @@ def test_it_says_what_it_does() -> None:
     assert feedback.describe() == (
         "greedy on train/loss (min, mean of 5): /0.95 after 11 improvements in a row, x0.95 after 11 failures"
     )
-    assert feedback.effect == "the LR used may go down to 0.01x and up to 10x of the planned one"
+    assert feedback.lr_range == "the LR used may go down to 0.01x and up to 10x of the planned one"
 
 
 def test_what_is_out_of_range_is_told_at_once(wrong: Any) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from lrflow.feedback import Stationarity
+from lrflow.feedback import SASA
 from lrflow.feedback.step import is_stationary
 from lrflow.schedules import Horizon
 
@@ -30,7 +30,7 @@ def correlated(seed: int, length: int, mean: float = 0.0, memory: float = 0.0) -
 class Walk:
     """SGD on a noisy bowl: it shrinks to the bottom, and then stays about there."""
 
-    def __init__(self, start: float, lr: float, feedback: Stationarity, horizon: Horizon = RUN) -> None:
+    def __init__(self, start: float, lr: float, feedback: SASA, horizon: Horizon = RUN) -> None:
         self.weights = torch.nn.Parameter(torch.full((20,), start, dtype=torch.float64))
         self.lr, self.feedback, self.steps = lr, feedback, 0
         feedback.watch([self.weights], horizon)
@@ -50,7 +50,7 @@ class Walk:
 def test_the_samples_are_the_papers_statistic() -> None:
     """<x, d> - lr/2 |d|^2 for steps x' = x - lr d of any kind, the LR of each step its own."""
     draw = np.random.default_rng(0)
-    feedback = Stationarity(keep=1.0, every=5, min_samples=1000)
+    feedback = SASA(keep=1.0, every=5, min_samples=1000)
     first, second = (torch.nn.Parameter(torch.from_numpy(draw.normal(size=size))) for size in (3, (2, 2)))
     feedback.watch([first, second], RUN)
     expected = []
@@ -67,7 +67,7 @@ def test_the_samples_are_the_papers_statistic() -> None:
 
 
 def test_a_step_without_an_lr_is_no_sample() -> None:
-    feedback = Stationarity(keep=1.0, every=4, min_samples=1000)
+    feedback = SASA(keep=1.0, every=4, min_samples=1000)
     weight = torch.nn.Parameter(torch.ones(1))
     feedback.watch([weight], RUN)
     for lr in (0.0, 0.0, 0.5, 0.5):
@@ -101,7 +101,7 @@ def test_passing_through_0_is_not_standing_at_it() -> None:
 
 
 def test_it_cuts_once_the_weights_have_arrived_and_not_on_the_way() -> None:
-    feedback = Stationarity(factor=0.5, every=100, min_samples=100, min_factor=0.25)
+    feedback = SASA(factor=0.5, every=100, min_samples=100, min_factor=0.25)
     factors = Walk(start=1000.0, lr=0.01, feedback=feedback).go(6000)
     cut = factors.index(0.5)
     assert cut > 1000  # |x| has shrunk by exp(-10) to the noise by then
@@ -109,14 +109,14 @@ def test_it_cuts_once_the_weights_have_arrived_and_not_on_the_way() -> None:
 
 
 def test_the_latest_share_is_kept_and_a_cut_begins_anew() -> None:
-    feedback = Stationarity(keep=0.125, every=100, min_samples=10_000)
+    feedback = SASA(keep=0.125, every=100, min_samples=10_000)
     Walk(1.0, 0.01, feedback).go(801)
     state = feedback.state_dict()
     assert (state["count"], len(state["samples"]), len(state["rates"])) == (799, 100, 1)
-    eager = Stationarity(factor=0.5, **EVERY_STEP)
+    eager = SASA(factor=0.5, **EVERY_STEP)
     factors = Walk(0.0, 0.1, eager).go(500)
     cut = factors.index(0.5)
-    again = Stationarity(factor=0.5, **EVERY_STEP)
+    again = SASA(factor=0.5, **EVERY_STEP)
     Walk(0.0, 0.1, again).go(cut + 1)
     assert (again.state_dict()["count"], len(again.state_dict()["samples"])) == (0, 0)
 
@@ -125,7 +125,7 @@ def test_the_latest_share_is_kept_and_a_cut_begins_anew() -> None:
     ("horizon", "interval", "fewest"), [(RUN, 100, 1000), (Horizon(500, 40), 40, 40), (Horizon(9000, 400), 100, 400)]
 )
 def test_the_papers_numbers_fit_the_run(horizon: Horizon, interval: int, fewest: int) -> None:
-    feedback = Stationarity()
+    feedback = SASA()
     feedback.watch([torch.nn.Parameter(torch.ones(1))], horizon)
     assert (feedback.interval(horizon), feedback._fewest) == (interval, fewest)
 
@@ -134,11 +134,11 @@ def test_the_papers_numbers_fit_the_run(horizon: Horizon, interval: int, fewest:
 @given(st.integers(0, 260))
 def test_it_goes_on_exactly(cut: int) -> None:
     settings = {"factor": 0.5, "keep": 0.5, "every": 20, "min_samples": 20}
-    whole = Walk(1.0, 0.1, Stationarity(**settings))
+    whole = Walk(1.0, 0.1, SASA(**settings))
     factors = whole.go(300)
-    first = Walk(1.0, 0.1, Stationarity(**settings))
+    first = Walk(1.0, 0.1, SASA(**settings))
     first.go(cut)
-    feedback = Stationarity(**settings)
+    feedback = SASA(**settings)
     feedback.load_state_dict(first.feedback.state_dict())
     second = Walk(1.0, 0.1, feedback)
     second.weights.data.copy_(first.weights.data)
@@ -149,9 +149,9 @@ def test_it_goes_on_exactly(cut: int) -> None:
 
 
 def test_it_says_what_it_does(wrong: Any) -> None:
-    assert Stationarity().describe() == (
+    assert SASA().describe() == (
         "stationarity (SASA+): x0.1 once the weights' norm stays as it is, by a t test at 0.05 over the latest 0.125 "
         "of the steps"
     )
     settings = {"factor": 1, "significance": 1, "keep": 0, "min_samples": 3}
-    assert wrong(Stationarity, **settings) == {f"feedback.{name}" for name in settings}
+    assert wrong(SASA, **settings) == {f"feedback.{name}" for name in settings}

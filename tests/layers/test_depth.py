@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from lrflow.layers import GradualUnfreezing, LayerDecay, resolve
 from lrflow.layers.depth import layers_of
-from lrflow.layers.parameters import Parameters, UsesTrace
+from lrflow.layers.parameters import Parameters, UseTracer
 from lrflow.models import CNN, MLP, ResNet
 
 
@@ -26,7 +26,7 @@ def seen(model: nn.Module, example: Any = None) -> Parameters:
     parameters = Parameters.of(model)
     if example is None:
         return parameters
-    with torch.no_grad(), UsesTrace(model) as trace:
+    with torch.no_grad(), UseTracer(model) as trace:
         model.eval()(example)
     return replace(parameters, uses=trace.uses)
 

@@ -332,5 +332,8 @@ def test_given_parameters_are_selected_and_no_others(net: nn.Module, refused: Ca
     groups = {group.name: [name for name, _ in group.parameters] for group in resolve(net, rules, lr=1.0)}
     assert groups["head"] == ["head.weight", "head.bias"]
     stranger = Rule("else", parameters=nn.Linear(2, 2).parameters())
-    assert "none of the model's" in refused(resolve, net, [stranger, *rules], 1.0)["layers.rules[0]"]
+    assert (
+        "selects parameters that the model does not have"
+        in refused(resolve, net, [stranger, *rules], 1.0)["layers.rules[0]"]
+    )
     assert list(refused(Rule, "none", parameters=[])) == ["parameters"]

@@ -207,10 +207,10 @@ def test_values_that_are_none(refused: Callable) -> None:
 
 
 def test_what_shows_the_widths() -> None:
-    assert MuP({"widths": [4, [6]], "heads": 2, "norm": True, "rate": 0.5, "kind": "a"}).growth == {
+    assert MuP({"widths": [4, [6]], "heads": 2, "norm": True, "rate": 0.5, "kind": "a"}).wider_arguments == {
         "widths": [8, [12]], "heads": 4, "norm": True, "rate": 0.5, "kind": "a",
     }  # fmt: skip
-    assert MuP({"widths": [4]}, wider={"widths": [5]}).growth == {"widths": [5]}
+    assert MuP({"widths": [4]}, wider={"widths": [5]}).wider_arguments == {"widths": [5]}
 
 
 def test_groups_and_their_weight_decay() -> None:
@@ -261,10 +261,10 @@ def test_an_initialisation_that_does_not_follow_the_width() -> None:
         nn.init.normal_(model.middle.weight, std=0.02)
         return model
 
-    remarks = {name: width.remark for name, width in widths_of(constant, 16, 256).items() if width.remark}
+    remarks = {name: width.init_warning for name, width in widths_of(constant, 16, 256).items() if width.init_warning}
     assert list(remarks) == ["middle.weight"]
     assert "starts 4" in remarks["middle.weight"]
-    assert not any(width.remark for width in widths_of(Plain, 16, 256).values())
+    assert not any(width.init_warning for width in widths_of(Plain, 16, 256).values())
 
 
 def test_frozen_parameters_are_in_no_rule() -> None:

@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from lrflow.errors import ConfigError
-from lrflow.layers import HiddenMatrices, resolve
+from lrflow.layers import MuonGroups, resolve
 from lrflow.models import CNN, MLP, Logistic, ResNet
 
 ROUTES = {"muon": {"lr": 0.02, "weight_decay": 0.0}}
@@ -46,7 +46,7 @@ class GPT(nn.Module):
 
 
 def groups_of(model: nn.Module, peak: float = 0.1, **settings: Any) -> dict[str, Any]:
-    rules = HiddenMatrices(**settings).rules(model)
+    rules = MuonGroups(**settings).rules(model)
     return {group.name: group for group in resolve(model, rules, peak, 0.05, routes=ROUTES)}
 
 
@@ -72,7 +72,7 @@ def test_the_models_of_lrflow(model: nn.Module) -> None:
 def test_a_gpt(tied: bool) -> None:
     """Under layers=nanogpt the rates of the record; a table of positions is no matrix that maps."""
     option = yaml.safe_load((Path(__file__).parents[2] / "conf/layers/nanogpt.yaml").read_text())
-    assert option.pop("_target_") == "lrflow.layers.HiddenMatrices"
+    assert option.pop("_target_") == "lrflow.layers.MuonGroups"
     groups = groups_of(GPT(tied), 0.001, **option | ({"head": None} if tied else {}))
     assert set(groups) == {"hidden", "embedding", "vectors"} | (set() if tied else {"head"})
     assert names(groups["hidden"]) == [f"blocks.{n}.{matrix}.weight" for n in range(2) for matrix in ("qkv", "out")]
@@ -106,7 +106,7 @@ def test_several_heads() -> None:
 
 def refused(model: nn.Module, **settings: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        HiddenMatrices(**settings).rules(model)
+        MuonGroups(**settings).rules(model)
     return str(caught.value)
 
 

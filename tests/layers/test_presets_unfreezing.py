@@ -42,7 +42,7 @@ class Language(nn.Module):
 def starts(model: nn.Module, horizon: Horizon, **settings: object) -> dict[str, tuple[int, float]]:
     """Group -> its first step and its LR factor."""
     groups = resolve(model, GradualUnfreezing(**{"no_decay": False, **settings}).rules(model), lr=1.0)  # type: ignore[arg-type]
-    return {group.name: (group.curve(Schedule(Constant())).starts(horizon), group.scale) for group in groups}
+    return {group.name: (group.curve(Schedule(Constant())).first_step(horizon), group.scale) for group in groups}
 
 
 @pytest.mark.parametrize(

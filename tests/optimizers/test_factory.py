@@ -198,11 +198,11 @@ def test_everything_wrong_is_said_at_once() -> None:
     ("config", "factory", "name", "words"),
     [
         ({**SGD, "momentum": 0.0, "nesterov": True}, torch.optim.SGD, "nesterov", "Nesterov momentum requires"),
-        ({**ADAM, "betas": [1.5, 0.9]}, torch.optim.Adam, "betas", "= [1.5, 0.9]: the optimizer refuses it: Invalid"),
+        ({**ADAM, "betas": [1.5, 0.9]}, torch.optim.Adam, "betas", "= [1.5, 0.9]: the optimizer rejects it: Invalid"),
         ({**ADAM, "eps": "a"}, torch.optim.Adam, "eps", "= 'a': expected a number"),
         ({**ADAM, "fused": True, "foreach": True}, torch.optim.Adam, "fused", "cannot be `True` together"),
-        ({"lr": 0.1, "etas": [2.0, 1.0]}, torch.optim.Rprop, "etas", "= [2.0, 1.0]: the optimizer refuses it: Invalid"),
-        ({"lr": 0.1, "d": 0.5}, torch.optim.Adafactor, "d", "= 0.5: the optimizer refuses it: Clipping threshold d"),
+        ({"lr": 0.1, "etas": [2.0, 1.0]}, torch.optim.Rprop, "etas", "= [2.0, 1.0]: the optimizer rejects it: Invalid"),
+        ({"lr": 0.1, "d": 0.5}, torch.optim.Adafactor, "d", "= 0.5: the optimizer rejects it: Clipping threshold d"),
     ],
 )
 def test_what_torch_refuses_is_a_problem_of_the_argument(config: dict, factory: Any, name: str, words: str) -> None:
@@ -237,7 +237,7 @@ def test_what_names_no_argument_is_a_problem_of_the_optimizer() -> None:
         raise ValueError("there is no such day")
 
     problems = refused(one(torch.ones(1)), {"_target_": "my.Own", "lr": 0.1, "other": 1}, factory)
-    assert problems == {"optimizer": "optimizer = 'my.Own': it refuses its arguments: there is no such day"}
+    assert problems == {"optimizer": "optimizer = 'my.Own': the optimizer rejects its arguments: there is no such day"}
 
 
 def test_a_weight_decay_that_the_optimizer_does_not_have() -> None:
@@ -261,7 +261,7 @@ def test_what_makes_no_optimizer_is_refused(make: Any, kind: str) -> None:
         build_optimizer(groups, {"_target_": "my.make", "lr": 0.1}, make)
     (problem,) = caught.value.problems
     assert (problem.key, problem.value) == ("optimizer._target_", "my.make")
-    assert problem.message.startswith(f"makes an object of {kind}, no optimizer")
+    assert problem.message.startswith(f"makes a {kind}, which is no optimizer")
 
 
 def test_a_word_where_a_switch_belongs_is_refused() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from lrflow.config import compose
 from lrflow.errors import ConfigError
-from lrflow.optimizers import fit_closure
+from lrflow.optimizers import adapt_to_lightning
 from lrflow.tasks import train
 
 pytorch_optimizer = pytest.importorskip("pytorch_optimizer")
@@ -45,7 +45,7 @@ class Counted(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.make(self.parameters())
-        fit_closure(optimizer, self)
+        adapt_to_lightning(optimizer, self)
         return optimizer
 
 

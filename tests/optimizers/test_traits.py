@@ -21,7 +21,7 @@ from lrflow.config.targets import check_arguments, optimizer_traits
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Group
 from lrflow.optimizers import Muon, Traits, build_optimizer, check_groups, check_members, traits_of
-from lrflow.optimizers.traits import known_with, traits_named
+from lrflow.optimizers.traits import names_with, traits_named
 from lrflow.tasks import train
 from lrflow.vectorized.eligibility import ineligible_because
 
@@ -81,7 +81,7 @@ def test_decoupled_decay_shrinks_the_weights_by_lr_times_decay(name: str) -> Non
 
 
 def test_the_classes_with_a_bound_are_named_in_order() -> None:
-    assert known_with("bound") == ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad"]
+    assert names_with("bound") == ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad"]
 
 
 def test_they_are_known_without_torch() -> None:

@@ -90,7 +90,7 @@ class TestRates:
             assert change.ratio == pytest.approx(3)
         assert diff.furthest.groups == ("b",)
         assert diff.furthest.steps == (0, 0)
-        assert diff.budget == {"a": 1.0, "b": pytest.approx(3)}
+        assert diff.lr_sum_ratios == {"a": 1.0, "b": pytest.approx(3)}
 
     def test_groups_that_changed_alike_are_told_together(self, plan_of, horizon):
         diff = plan_of(LINEAR, horizon, 0.3, 0.3).diff(plan_of(LINEAR, horizon, 0.1, 0.1))
@@ -119,7 +119,7 @@ class TestLength:
         assert not diff.same
         assert diff.same_rates
         assert [change.why for change in diff.rates] == ["last step"]
-        assert diff.budget["a"] == pytest.approx(3, rel=0.01)
+        assert diff.lr_sum_ratios["a"] == pytest.approx(3, rel=0.01)
         text = printed(diff)
         assert "100 steps, 2 epochs of 50 → 300 steps, 6 epochs of 50" in text
         assert "at the same fraction" in text

@@ -150,7 +150,7 @@ class TestGroups:
         assert plan.setting("weight_decay", STEPS)[1:].tolist() == [0.0, 0.0]
 
     def test_momentum_is_beta1_where_there_are_betas(self) -> None:
-        (moved, columns), *others = plan_of(Schedule(Cosine(), also={"momentum": CYCLE})).moved
+        (moved, columns), *others = plan_of(Schedule(Cosine(), also={"momentum": CYCLE})).scheduled_settings
         assert (moved.name, moved.setting, moved.title, columns, others) == (
             "momentum",
             "beta1",
@@ -187,8 +187,12 @@ class TestGroups:
             ({"momentun": CYCLE}, SGD, r"schedule\.also\.momentun.*\n.*did you mean momentum\?"),
             ({"momentum": CYCLE}, {"lr": 0.1}, r"schedule\.also\.momentum: the optimizer has no such setting"),
             ({"weight_decay": {}}, {**SGD, "weight_decay": 0.0}, None),
-            ({"momentum": CYCLE, "beta1": {}}, ADAMW, r"schedule\.also\.beta1: is beta1, which momentum moves already"),
-            ({"momentum": CYCLE}, {"lr": 0.1, "momentum": 0.0}, r"momentum is 0, which is off, and stays off"),
+            (
+                {"momentum": CYCLE, "beta1": {}},
+                ADAMW,
+                r"schedule\.also\.beta1: is beta1, which momentum schedules already",
+            ),
+            ({"momentum": CYCLE}, {"lr": 0.1, "momentum": 0.0}, r"momentum is 0, which switches it off"),
         ],
     )
     def test_what_cannot_be_meant_is_told(self, also: dict[str, Any], config: dict[str, Any], told: str | None) -> None:
@@ -202,7 +206,7 @@ class TestGroups:
     def test_what_came_by_default_is_left_out_where_it_has_no_place(self) -> None:
         optional = Schedule(Cosine(), also={"momentum": {**CYCLE, "optional": True}})
         assert plan_of(optional, {"lr": 0.1}) == plan_of(Schedule(Cosine()), {"lr": 0.1})
-        assert plan_of(optional, {"lr": 0.1, "momentum": 0.0}).moved == ()
+        assert plan_of(optional, {"lr": 0.1, "momentum": 0.0}).scheduled_settings == ()
         assert plan_of(optional, SGD).also == ("momentum",)
 
     @given(

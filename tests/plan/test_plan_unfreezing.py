@@ -40,7 +40,7 @@ def test_the_lr_is_zero_until_then_and_the_schedules_from_there_on(late: Callabl
     rates = plan.lr(np.arange(200))
     assert not rates[:50, 1].any()
     assert rates[50:, 1] == pytest.approx(rates[50:, 0] / 10)
-    assert plan.starts == {"head": 0, "body": 50}
+    assert plan.first_steps == {"head": 0, "body": 50}
 
 
 @pytest.mark.parametrize(("at", "warmup"), [(1, 0), ("1 epoch", 10), ("50%", 0), (199, 0), (150, 49)])

@@ -9,7 +9,7 @@ import pytest
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.plan import Plan
 from lrflow.schedules import Cosine, Horizon, Linear, Schedule, Shape
-from lrflow.schedules.serialization import own_class
+from lrflow.schedules.serialization import builtin_class
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Half(Shape):
 def known(path):
     if path.endswith(".Half"):
         return Half
-    return own_class(path)
+    return builtin_class(path)
 
 
 def test_a_shape_of_ones_own_is_read_back_through_resolve(plan_of, horizon):

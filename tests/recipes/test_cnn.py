@@ -18,6 +18,6 @@ def test_its_plan() -> None:
         assert rates.max() == pytest.approx(0.2)
         assert rates[0] == pytest.approx(0.2 / 25)
         assert rates[-1] < 0.2 / 1e4
-    ((momentum, _),) = plan.moved
+    ((momentum, _),) = plan.scheduled_settings
     assert (momentum.name, momentum.low, momentum.high, momentum.inverse) == ("momentum", 0.85, 0.95, True)
     assert sum(group.parameters for group in plan.groups) == 25_978

@@ -217,14 +217,14 @@ def test_everything_wrong_with_a_shape_is_said_at_once() -> None:
         (InverseSqrt(0), ["timescale: is shorter than one step"]),
         (WarmRestarts("20%"), []),
         (WarmRestarts(0), ["period: is shorter than one step"]),
-        (WarmRestarts(41), ["period: is 41 steps, so no second cycle is over by step 90: there is no restart"]),
-        (WarmRestarts(20, 4), ["period: is 20 steps, so no second cycle is over by step 90"]),
+        (WarmRestarts(41), ["period: is 41 steps, so no second cycle ends by step 90: there is no restart"]),
+        (WarmRestarts(20, 4), ["period: is 20 steps, so no second cycle ends by step 90"]),
         (
             WarmRestarts(20, restart_warmup="1 epoch"),
-            ["restart_warmup: is 20 steps, but the first cycle that restarts has only 20"],
+            ["restart_warmup: is 20 steps, but the first cycle after a restart has only 20"],
         ),
         (Cyclical(), []),
-        (Cyclical(1), ["cycle: is 1 steps, but needs two: up and down"]),
+        (Cyclical(1), ["cycle: is 1 steps, but needs two: one up, one down"]),
         (Cyclical(170), ["cycle: is 170 steps, so the first peak would be at step 95, but the shape ends at 90"]),
         (OneCycle(), []),
         (OneCycle(0), ["rise: is shorter than one step"]),
@@ -247,7 +247,7 @@ def test_what_cannot_be_meant_with_a_phase(shape: Shape, said: list[str]) -> Non
 def test_an_inverse_square_root_needs_a_length_from_somewhere() -> None:
     (problem,) = InverseSqrt().check(Phase(0, 100, Horizon(100)))
     assert str(problem) == (
-        "timescale = None: is to be as long as the warmup, and there is none\n"
+        "timescale = None: is the length of the warmup by default, and there is no warmup\n"
         "    give a warmup, or a timescale such as 5%"
     )
     assert InverseSqrt("5%").check(Phase(0, 100, Horizon(100))) == []

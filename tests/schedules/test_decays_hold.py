@@ -92,7 +92,7 @@ def test_what_is_left_of_a_run_is_stretched_with_its_holds() -> None:
 def test_other_settings_are_held_with_the_lr() -> None:
     also = {"momentum": {"low": 0.8}, "weight_decay": {"low": 0.1, "shape": Linear(), "warmup": 5}}
     schedule = Schedule(Cosine(), hold=10, also=also)
-    alone, ((_, momentum), (_, decay)) = schedule.split()
+    alone, ((_, momentum), (_, decay)) = schedule.split_settings()
     assert momentum == alone
     np.testing.assert_allclose(decay([7, 10, 19, 20], Horizon(105)), [0.0, 0.95, 0.95, 0.85])
     assert not schedule.check(Horizon(105))
@@ -102,8 +102,8 @@ def test_other_settings_are_held_with_the_lr() -> None:
     ("schedule", "says"),
     [
         (Schedule(Cosine(), hold="30 epochs"), "is 510 steps, but the run has only 510"),
-        (Schedule(Cosine(), warmup=20, hold="1 epoch"), "of which a warmup of 20 is no multiple"),
-        (Schedule(OneCycle(), hold="6 epochs"), "the LR would not come above 95% of its peak"),
+        (Schedule(Cosine(), warmup=20, hold="1 epoch"), "and a warmup of 20 is not a multiple of it"),
+        (Schedule(OneCycle(), hold="6 epochs"), "the LR would not rise above 95% of its peak"),
     ],
 )
 def test_what_cannot_be_meant(schedule: Schedule, says: str) -> None:

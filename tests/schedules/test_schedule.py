@@ -204,12 +204,12 @@ def test_the_same_multiplier_from_every_memory_layout() -> None:
         (
             {"warmup_shape": "exponential", "warmup_start": 0},
             "schedule.warmup_start",
-            "an exponential warmup never gets away from 0",
+            "an exponential warmup cannot start at 0",
         ),
         (
             {"cooldown_shape": "exponential"},
             "schedule.cooldown_shape",
-            "an exponential cooldown never gets down to a floor of 0",
+            "an exponential cooldown cannot end at a floor of 0",
         ),
         ({"shape": "cosine"}, "schedule.shape", "expected a shape"),
         ({"shape": Cosine}, "schedule.shape", "expected a shape"),
@@ -249,11 +249,11 @@ def test_all_bad_arguments_are_said_at_once() -> None:
         ),
         (
             Schedule(Cosine(), cooldown=10),
-            {"schedule.cooldown": "would spend its 10 steps at an LR of 0, to which the shape has already come down"},
+            {"schedule.cooldown": "would spend its 10 steps at an LR of 0, which the shape has already reached"},
         ),
         (
             Schedule(OneCycle(30, end=0), cooldown=10),
-            {"schedule.cooldown": "would spend its 10 steps at an LR of 0, to which the shape has already come down"},
+            {"schedule.cooldown": "would spend its 10 steps at an LR of 0, which the shape has already reached"},
         ),
         (Schedule(Cosine(), cooldown=10, floor=0.1), {}),  # held at the floor: that can be meant
         (

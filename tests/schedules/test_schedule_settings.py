@@ -43,7 +43,7 @@ class TestEntries:
     def test_one_that_says_nothing_of_time_follows_the_lr(self) -> None:
         schedule = declared(momentum=CYCLE)
         assert schedule.also == (ScheduledSetting("momentum", None, 0.85, 0.95, True),)
-        alone, ((entry, curve),) = schedule.split()
+        alone, ((entry, curve),) = schedule.split_settings()
         assert alone == Schedule(Cosine(), warmup=5) == curve
         assert entry is schedule.also[0]
 
@@ -106,7 +106,7 @@ class TestMistakes:
         assert "did you mean lrflow.schedules.Cosine?" in found["schedule.also.beta2.shape._target_"]
         assert "is not a duration" in found["schedule.also.eps.warmup"]
         assert found["schedule.also.eps.inverse"].startswith("expected true or false")
-        assert found["schedule.also.lr"].startswith("the LR is what the schedule itself moves")
+        assert found["schedule.also.lr"].startswith("the schedule itself sets the LR")
         assert found["schedule.also.rho"].startswith("expected a mapping")
         assert len(found) == 10
 
@@ -154,27 +154,27 @@ class TestLaterOn:
     def test_a_continued_schedule_continues_them(self) -> None:
         both = declared(momentum=CYCLE, weight_decay={"shape": Linear()})
         before = Horizon(50, 10)
-        lr, ((_, with_lr), (_, own)) = Continued(both, 20, before, "rescale").split()
+        lr, ((_, with_lr), (_, own)) = Continued(both, 20, before, "rescale").split_settings()
         assert lr == with_lr == Continued(Schedule(Cosine(), warmup=5), 20, before, "rescale")
         assert own == Continued(Schedule(Linear(), warmup_start=0.0), 20, before, "rescale")
 
     def test_to_decay_now_is_said_of_the_lr(self) -> None:
         both = declared(momentum=CYCLE, weight_decay={"shape": Linear()})
-        lr, ((_, with_lr), (_, own)) = Continued(both, 20, Horizon(50, 10), "decay_now").split()
+        lr, ((_, with_lr), (_, own)) = Continued(both, 20, Horizon(50, 10), "decay_now").split_settings()
         assert lr == with_lr
         assert isinstance(own, Continued)
         assert own.how == "extend"
 
     def test_while_a_group_is_frozen_they_go_on(self) -> None:
         both = declared(momentum=CYCLE)
-        lr, ((_, curve),) = Unfreezing(both, 30).split()
+        lr, ((_, curve),) = Unfreezing(both, 30).split_settings()
         assert lr == Unfreezing(Schedule(Cosine(), warmup=5), 30)
         assert curve == Schedule(Cosine(), warmup=5)
 
     @pytest.mark.parametrize("wrap", [lambda s: Continued(s, 20, Horizon(50), "keep"), lambda s: Unfreezing(s, 30)])
     def test_without_any_a_curve_is_its_own(self, wrap: Any) -> None:
         curve = wrap(Schedule(Cosine()))
-        assert curve.split() == (curve, ())
+        assert curve.split_settings() == (curve, ())
 
 
 def test_numbers_are_found_among_settings() -> None:

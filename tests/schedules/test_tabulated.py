@@ -75,7 +75,7 @@ def test_every_row_of_a_long_table_is_met(tmp_path: Path) -> None:
         ),
         (
             "x,1\n" * 30,
-            ["file = 'x,1'"] * 10 + ["file = {file!r}: 20 more of its rows are wrong"],
+            ["file = 'x,1'"] * 10 + ["file = {file!r}: 20 more rows are wrong"],
         ),
     ],
     ids=repr,
@@ -122,7 +122,7 @@ def test_points_that_cannot_be(points: object, says: str) -> None:
     ("points", "said"),
     [
         ([[0, 0.5], [50, 1]], []),
-        ([[0, 1], [10, 0.5]], ["points: come to 0.5 of the peak at most, from step 10 to step 90"]),
+        ([[0, 1], [10, 0.5]], ["points: reach at most 0.5 of the peak, from step 10 to step 90"]),
         ([[0, 0.5], [90, 1]], ["points: come to 0.994"]),  # reached when it is over
         ([[0, 1], [101, 0.5]], ["points[1]: is step 101, but the run has 100"]),
         ([[0, 1], ["50%", 1], ["2 epochs", 0]], ["points[2]: is step 40, not after the point before it"]),

@@ -39,7 +39,7 @@ from lrflow.schedules import Horizon, Phase
 def test_steps_are_counted_as_the_trainer_makes_them(
     arguments: dict[str, int], steps: int, steps_per_epoch: int
 ) -> None:
-    assert Horizon.count(**arguments).as_long_as(Horizon(steps, steps_per_epoch))
+    assert Horizon.count(**arguments).same_length(Horizon(steps, steps_per_epoch))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_steps_are_counted_as_the_trainer_makes_them(
         ({"examples": 10, "batches": 10, "max_epochs": 1}, "one of the two"),
         ({"max_epochs": 1}, "give max_epochs, max_steps or max_samples"),  # of epochs without an end
         ({"batches": 10, "max_samples": 0, "samples_per_batch": 1}, "max_samples is a whole number >= 1"),
-        ({"batches": 10, "max_samples": 99}, "nobody knows how many an optimizer step sees"),
+        ({"batches": 10, "max_samples": 99}, "the samples per optimizer step are unknown"),
         ({"examples": 99, "batch_size": 10, "devices": 2, "max_samples": 19}, "sees 20 samples, so 19 are less than"),
         ({"batches": 10, "max_epochs": 1, "samples_per_batch": -1.0}, "samples_per_step is a number above 0"),
     ],

@@ -47,12 +47,12 @@ def test_the_multipliers(curve: Curve, horizon: Horizon, expected: dict[int, flo
 @pytest.mark.parametrize(("curve", "horizon", "_"), TABLE)
 def test_it_says_itself_where_it_starts(curve: Curve, horizon: Horizon, _: object) -> None:
     values = curve(np.arange(horizon.steps), horizon)
-    start = curve.starts(horizon)
+    start = curve.first_step(horizon)
     assert not values[:start].any()
     assert (values[start : start + 20] > 0).all()
     assert start == 0 or start in curve.jumps(horizon)
-    assert curve.unfrozen().starts(horizon) == 0
-    assert curve.unfrozen()(0, horizon) == pytest.approx(1.0) or "Constant" in repr(curve)
+    assert curve.without_freezing().first_step(horizon) == 0
+    assert curve.without_freezing()(0, horizon) == pytest.approx(1.0) or "Constant" in repr(curve)
 
 
 @given(st.integers(0, 150), st.integers(0, 60), st.integers(1, 120))
@@ -118,7 +118,7 @@ def test_epochs_of_unknown_length_are_told() -> None:
     ("at", "resumed", "how", "message"),
     [
         ("40%", 50, "rescale", "a group that trains since step 40 would be frozen again until step 80"),
-        (40, 20, "decay_now", "a group is frozen until step 40, so its LR would go down from 0"),
+        (40, 20, "decay_now", "a group is frozen until step 40, so its LR would fall from 0"),
         ("40%", 50, "extend", None),
         ("2 epochs", 50, "rescale", None),
         (40, 40, "decay_now", None),
@@ -138,4 +138,4 @@ def test_a_run_that_is_cut_short_before_the_group_trains(how: str) -> None:
     continued = Continued(Unfreezing(LINEAR, 80), 20, RUN, how)  # type: ignore[arg-type]
     (problem,) = continued.check(SHORTER)
     assert problem.key == "resume.horizon"
-    assert "step 80, and the run now has only 60" in problem.message
+    assert "step 80, but the run now has only 60" in problem.message

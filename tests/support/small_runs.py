@@ -298,7 +298,9 @@ def build(
         },
     )
     weights = EvaluationWeights(options.batch_norm_batches, options.seed)
-    freezing = Freezing(planned_module(module), groups, plan.starts, resumed.step if resumed else 0, options.compiled)
+    freezing = Freezing(
+        planned_module(module), groups, plan.first_steps, resumed.step if resumed else 0, options.compiled
+    )
     first = [UndisturbedByValidation(), weights, freezing]
     trainer.callbacks += [*first, record, *callbacks, signals, blocks, checkpoints]  # type: ignore[attr-defined]
     trainer.run_for(horizon)

@@ -20,7 +20,7 @@ from torchmetrics import MeanMetric
 from lrflow.config import compose
 from lrflow.data import ordered
 from lrflow.errors import ConfigError, StoppedError
-from lrflow.optimizers.routed import Routed, members
+from lrflow.optimizers.routed import Routed, member_optimizers
 from lrflow.schedules import Constant, Schedule
 from lrflow.tasks import train as train_task
 from lrflow.training import EvaluationWeights, Supervised
@@ -373,8 +373,8 @@ class TestOtherOptimizers:
     def test_members(self) -> None:
         weights = [nn.Parameter(torch.ones(2)) for _ in range(2)]
         plain, free = torch.optim.SGD(weights[:1]), schedulefree.SGDScheduleFree(weights[1:])
-        assert members(plain) == {None: plain}
-        assert members(Routed({None: plain, "free": free})) == {None: plain, "free": free}
+        assert member_optimizers(plain) == {None: plain}
+        assert member_optimizers(Routed({None: plain, "free": free})) == {None: plain, "free": free}
 
     def test_sharded_weights_are_refused(self) -> None:
         class Strategy:

@@ -23,13 +23,13 @@ from torch.nn import functional
 from lrflow.config import compose
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.feedback import (
+    SASA,
     Feedback,
     Greedy,
     Hypergradient,
     KLAdaptive,
     MetricFeedback,
     Plateau,
-    Stationarity,
 )
 from lrflow.layers import Rule
 from lrflow.schedules import Constant, Horizon, Schedule
@@ -182,7 +182,7 @@ class TestWhenItLooks:
         assert caught.value.problems[0].key == "feedback.every"
         make_feedback_loop(Greedy(every="1%"), Horizon(100))
         make_feedback_loop(Plateau(), Horizon(100))
-        make_feedback_loop(Stationarity(), Horizon(100))
+        make_feedback_loop(SASA(), Horizon(100))
 
 
 class TestWhatFollows:
@@ -272,7 +272,7 @@ KINDS: dict[str, Callable[[], Feedback]] = {
     "greedy": lambda: Greedy(factor=0.8, patience=0, window=3, warmup=1, every=2),
     "hypergradient": lambda: Hypergradient(beta=0.2, every=1),
     "hypergradient, every 4": lambda: Hypergradient(beta=0.2, every=4),
-    "stationarity": lambda: Stationarity(factor=0.5, significance=1e-9, keep=0.9, min_samples=4, every=3),
+    "stationarity": lambda: SASA(factor=0.5, significance=1e-9, keep=0.9, min_samples=4, every=3),
 }
 ARRANGEMENTS: dict[str, dict[str, Any]] = {
     "plain": {"save_every": "2 steps"},

@@ -232,12 +232,12 @@ def test_a_resumed_run_of_another_length_goes_on_with_what_has_trained(
     """Half of the run is another step now, and the group has trained since the old one."""
     rules = (HEAD, Rule("body", match="*", unfreeze="50%"))
     broken = train(tmp_path, interrupt=14, rules=rules, save_every="1 step")
-    assert broken.plan.starts == {"head": 0, "body": 11}
+    assert broken.plan.first_steps == {"head": 0, "body": 11}
     longer = {"rules": rules, "max_epochs": 6, "resume": broken.newest}
     refused = prepare(tmp_path / "rescaled", how="rescale", **longer)
     (problem,) = refused.plan.trainable[1].schedule.check(refused.horizon)
     assert problem.message.endswith("would be frozen again until step 21")
     watch = Watch()
     run = train(tmp_path / "extended", how="extend", callbacks=[watch], **longer)
-    assert run.plan.starts == {"head": 0, "body": 11}
+    assert run.plan.first_steps == {"head": 0, "body": 11}
     assert "body.0.weight" in watch.trained[0]

@@ -121,7 +121,7 @@ def test_a_stream_ends_after_so_many_samples() -> None:
     assert count_horizon(config, Data(Rollouts(2048)), 2) == Horizon(2, None, 4096.0)
     with pytest.raises(ConfigError, match=r"trainer\.max_samples[^$]*a loader that has samples_per_batch"):
         count_horizon(config, Data(Rollouts(None)), 1)
-    with pytest.raises(ConfigError, match=r"an optimizer step sees 16384 samples, so 10000 are less than one"):
+    with pytest.raises(ConfigError, match=r"an optimizer step sees 16384 samples, so 10000 are less than a step"):
         count_horizon(config, Data(Rollouts(16384)), 1)
 
 

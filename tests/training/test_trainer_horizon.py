@@ -37,7 +37,7 @@ def test_it_is_what_lightning_estimates(batch_size: int, prepare: Any, points: A
             max_steps=max_steps,
             limit_batches=limit or 1.0,
         )
-        assert counted.as_long_as(run.horizon), (options, limit)
+        assert counted.same_length(run.horizon), (options, limit)
 
 
 @pytest.mark.parametrize("accumulate", [1, 3, 8])
