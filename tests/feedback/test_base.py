@@ -23,7 +23,7 @@ KINDS = [Greedy, Hypergradient, KLAdaptive, Plateau, SASA]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_one_changes_nothing_and_its_state_is_plain(kind: Any, tmp_path: Path) -> None:
+def test_a_new_feedback_has_factor_one_and_a_plain_state(kind: Any, tmp_path: Path) -> None:
     feedback = kind()
     assert feedback.factor == 1.0
     assert "\n" not in feedback.describe()
@@ -59,7 +59,7 @@ def test_bounds_out_of_range(wrong: Any) -> None:
     assert wrong(KLAdaptive, min_factor=1.5) == {"feedback.min_factor"}
 
 
-def test_a_shorter_interval_than_what_was_gathered() -> None:
+def test_an_interval_shorter_than_the_recorded_norms() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     first, second = SASA(every=50), SASA(every=10, keep=1.0)
     first.watch([weight], Horizon(400))
@@ -90,7 +90,7 @@ def test_each_setting_has_one_limit_that_its_default_keeps(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_config_and_class_refuse_the_same_in_the_same_words(kind: Any) -> None:
+def test_config_and_class_raise_the_same_messages(kind: Any) -> None:
     option = {SASA: "sasa", KLAdaptive: "kl"}.get(kind, kind.__name__.lower())
     for name in inspect.signature(kind).parameters.keys() & {**BOUNDS, **LIMITS[kind.__name__]}.keys():
         with pytest.raises(ConfigError) as composed:

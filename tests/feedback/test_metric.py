@@ -78,7 +78,7 @@ def test_readings_that_are_not_finite_are_no_improvement(factors: Any) -> None:
 
 @example(readings=[1.0, 1.0, 0.5, 0.5, 0.5, 0.5], at=4)
 @given(readings=st.lists(st.floats(0, 2), min_size=1, max_size=20), at=st.integers(0, 20))
-def test_it_goes_on_from_its_state(readings: list[float], at: int) -> None:
+def test_it_resumes_from_its_state(readings: list[float], at: int) -> None:
     whole, first = Plateau(patience=1, cooldown=1), Plateau(patience=1, cooldown=1)
     for reading in readings[:at]:
         first.update(reading)
@@ -97,13 +97,13 @@ def test_a_factor_out_of_todays_bounds_goes_to_the_nearest() -> None:
     assert feedback.factor == 0.1
 
 
-def test_it_says_what_it_does() -> None:
+def test_its_description() -> None:
     feedback = Plateau(monitor="val/accuracy", mode="max", patience=3)
     assert feedback.describe() == "plateau on val/accuracy (max): x0.1 after 4 readings without improvement"
     assert feedback.lr_range == "the LR used may go down to 0.001x of the planned one"
 
 
-def test_what_is_out_of_range_is_told_at_once(wrong: Any) -> None:
+def test_all_values_out_of_range_are_reported_at_once(wrong: Any) -> None:
     settings = {"mode": "low", "threshold": -1, "threshold_mode": "x", "factor": 1.0, "patience": -1, "cooldown": -1}
     assert wrong(Plateau, **settings) == {f"feedback.{name}" for name in settings}
     assert wrong(Plateau, min_factor=0, monitor="train/loss", every="often") == {
@@ -112,7 +112,7 @@ def test_what_is_out_of_range_is_told_at_once(wrong: Any) -> None:
     }
 
 
-def test_how_often_is_not_asked_of_metrics_of_validation(wrong: Any) -> None:
+def test_every_is_an_error_for_validation_metrics(wrong: Any) -> None:
     assert wrong(Plateau, monitor="val/loss", every="3 epochs") == {"feedback.every"}
 
 

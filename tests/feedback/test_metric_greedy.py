@@ -93,7 +93,7 @@ def test_a_reading_that_is_not_finite_fails_and_stays_out_of_the_mean(factors: A
 
 
 @given(readings=st.lists(st.floats(0, 2), min_size=1, max_size=30), at=st.integers(0, 30))
-def test_it_goes_on_from_its_state(readings: list[float], at: int) -> None:
+def test_it_resumes_from_its_state(readings: list[float], at: int) -> None:
     settings = {**HALF, "patience": 1, "window": 3, "cooldown": 1, "warmup": 1, "reset": 2}
     whole, first, second = Greedy(**settings), Greedy(**settings), Greedy(**settings)
     for reading in readings[:at]:
@@ -106,7 +106,7 @@ def test_it_goes_on_from_its_state(readings: list[float], at: int) -> None:
     assert second.state_dict() == whole.state_dict()
 
 
-def test_it_says_what_it_does() -> None:
+def test_its_description() -> None:
     feedback = Greedy(window=5, every="1%")
     assert feedback.describe() == (
         "greedy on train/loss (min, mean of 5): /0.95 after 11 improvements in a row, x0.95 after 11 failures"
@@ -114,7 +114,7 @@ def test_it_says_what_it_does() -> None:
     assert feedback.lr_range == "the LR used may go down to 0.01x and up to 10x of the planned one"
 
 
-def test_what_is_out_of_range_is_told_at_once(wrong: Any) -> None:
+def test_all_values_out_of_range_are_reported_at_once(wrong: Any) -> None:
     settings = {"factor": 0, "patience": -1, "window": 0, "cooldown": -1, "warmup": -1, "reset": 0, "threshold": -1}
     assert wrong(Greedy, **settings) == {f"feedback.{name}" for name in settings}
     assert wrong(Greedy, max_factor=0.5) == {"feedback.max_factor"}

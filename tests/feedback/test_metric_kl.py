@@ -28,7 +28,7 @@ def test_the_rule_of_rsl_rl_on_an_lr(readings: list[float]) -> None:
         assert math.isclose(feedback.factor * 1e-3, lr, rel_tol=1e-12)
 
 
-def test_nothing_measured_moves_nothing(factors: Any) -> None:
+def test_without_a_measurement_nothing_moves(factors: Any) -> None:
     assert factors(KLAdaptive(), [0.0, math.nan, -0.001]) == [1.0, 1.0, 1.0]
 
 
@@ -36,7 +36,7 @@ def test_an_infinite_divergence_lowers(factors: Any) -> None:
     assert factors(KLAdaptive(factor=2.0), [math.inf]) == [0.5]
 
 
-def test_it_goes_on_from_its_state() -> None:
+def test_it_resumes_from_its_state() -> None:
     first, second = KLAdaptive(), KLAdaptive(min_factor=0.5)
     for _ in range(4):
         first.update(1.0)
@@ -44,10 +44,10 @@ def test_it_goes_on_from_its_state() -> None:
     assert (first.factor, second.factor) == (1 / 1.5 / 1.5 / 1.5 / 1.5, 0.5)
 
 
-def test_it_says_what_it_does() -> None:
+def test_its_description() -> None:
     assert KLAdaptive().describe() == "KL-adaptive on train/kl: x1.5 below 0.005, /1.5 above 0.02"
 
 
-def test_what_is_out_of_range_is_told_at_once(wrong: Any) -> None:
+def test_all_values_out_of_range_are_reported_at_once(wrong: Any) -> None:
     settings = {"desired_kl": 0, "band": 1, "factor": 1}
     assert wrong(KLAdaptive, **settings) == {f"feedback.{name}" for name in settings}

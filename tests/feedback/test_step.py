@@ -99,7 +99,7 @@ def test_the_direction_is_that_of_the_weights_and_not_of_the_gradient() -> None:
     assert feedback.factor == pytest.approx(1 + 0.5 * 4 / 5)  # the gradient is (3, 0, 0, 4), the way (0, 0, 0, 1)
 
 
-def test_with_an_interval_the_moves_are_made_at_once() -> None:
+def test_with_an_interval_the_changes_are_applied_together() -> None:
     gradients = [torch.tensor([1.0, float(step % 3)]) for step in range(9)]
 
     def drive(every: int) -> list[float]:
@@ -119,7 +119,7 @@ def test_with_an_interval_the_moves_are_made_at_once() -> None:
     assert fourth[8] == pytest.approx(each[8])
 
 
-def test_nothing_to_go_by_moves_nothing() -> None:
+def test_without_evidence_nothing_moves() -> None:
     weight, unused = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(1))
     feedback = Hypergradient(beta=0.5, every=1)
     feedback.watch([weight, unused], RUN)
@@ -149,7 +149,7 @@ def test_sparse_gradients() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 4, 6, 11])
-def test_it_goes_on_exactly(cut: int) -> None:
+def test_it_resumes_exactly(cut: int) -> None:
     def noise(step: int) -> np.ndarray:
         return np.random.default_rng(step).normal(size=3) * 0.1
 
@@ -163,7 +163,7 @@ def test_it_goes_on_exactly(cut: int) -> None:
     assert all((now == then).all() for now, then in zip(rest, path[cut:], strict=True))
 
 
-def test_the_state_of_other_weights_is_refused() -> None:
+def test_the_state_of_other_weights_is_an_error() -> None:
     _, _, state = quadratic(Hypergradient(), 3, 0.1)
     other = Hypergradient()
     other.load_state_dict(state[3])
@@ -171,7 +171,7 @@ def test_the_state_of_other_weights_is_refused() -> None:
         other.watch([torch.nn.Parameter(torch.zeros(2))], RUN)
 
 
-def test_it_says_what_it_does(wrong: Any) -> None:
+def test_its_description(wrong: Any) -> None:
     expected = "hypergradient: x(1 + 0.02 cos(gradient, last update)) each step, applied every 10 steps"
     assert Hypergradient().describe() == expected
     assert wrong(Hypergradient, beta=1) == {"feedback.beta"}

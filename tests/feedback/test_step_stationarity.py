@@ -132,7 +132,7 @@ def test_the_papers_numbers_fit_the_run(horizon: Horizon, interval: int, fewest:
 
 @limits(max_examples=15, deadline=None)
 @given(st.integers(0, 260))
-def test_it_goes_on_exactly(cut: int) -> None:
+def test_it_resumes_exactly(cut: int) -> None:
     settings = {"factor": 0.5, "keep": 0.5, "every": 20, "min_samples": 20}
     whole = Walk(1.0, 0.1, SASA(**settings))
     factors = whole.go(300)
@@ -148,7 +148,7 @@ def test_it_goes_on_exactly(cut: int) -> None:
     assert min(factors) < 1
 
 
-def test_it_says_what_it_does(wrong: Any) -> None:
+def test_its_description(wrong: Any) -> None:
     assert SASA().describe() == (
         "stationarity (SASA+): x0.1 once the weights' norm stays as it is, by a t test at 0.05 over the latest 0.125 "
         "of the steps"

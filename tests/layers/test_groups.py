@@ -91,7 +91,7 @@ def test_freezing(net: nn.Module) -> None:
     assert [name for name, parameter in net.named_parameters() if not parameter.requires_grad] == ["embed.weight"]
 
 
-def test_what_the_model_froze_is_listed(net: nn.Module) -> None:
+def test_parameters_that_the_model_froze_are_listed(net: nn.Module) -> None:
     net.backbone.requires_grad_(False)
     rest, frozen = resolve(net, [REST], lr=1.0)
     assert (frozen.name, frozen.frozen, frozen.tensors) == ("frozen", True, 5)
@@ -111,12 +111,12 @@ def test_a_rule_called_frozen_takes_the_rest_of_the_frozen(net: nn.Module) -> No
     assert [(group.name, group.tensors) for group in groups] == [("frozen", 3), ("rest", 5)]
 
 
-def test_nothing_is_frozen_where_something_is_wrong(net: nn.Module, refused: Callable) -> None:
+def test_nothing_is_frozen_if_there_is_a_problem(net: nn.Module, refused: Callable) -> None:
     refused(resolve, net, [Rule("a", match="embed.*", freeze=True), Rule("b", match="hed.*"), REST], lr=1.0)
     assert all(parameter.requires_grad for parameter in net.parameters())
 
 
-def test_all_problems_are_said_at_once(net: nn.Module, refused: Callable) -> None:
+def test_all_problems_are_reported_at_once(net: nn.Module, refused: Callable) -> None:
     rules = [
         Rule("head", match="hed.*"),
         Rule("deep", ndim=5),
@@ -192,12 +192,12 @@ class TestRoutes:
         ]
         assert [[g.name for g in members] for members in merge(groups)] == [["z", "w"], ["x", "v"], ["y"]]
 
-    def test_what_is_wrong_with_routes(self, net: nn.Module, refused: Callable) -> None:
+    def test_problems_of_routes(self, net: nn.Module, refused: Callable) -> None:
         rules = [Rule("a", match="head.*", route="moun"), REST]
-        told = refused(resolve, net, rules, lr=1.0, routes={"muon": {"lr": 0.1}})
-        assert "did you mean muon?" in told["layers.rules[0].route"]
-        told = refused(resolve, net, rules, lr=1.0, routes={"moun": {"lr": 0.0}})
-        assert list(told) == ["optimizer.routes.moun.lr"]
+        reported = refused(resolve, net, rules, lr=1.0, routes={"muon": {"lr": 0.1}})
+        assert "did you mean muon?" in reported["layers.rules[0].route"]
+        reported = refused(resolve, net, rules, lr=1.0, routes={"moun": {"lr": 0.0}})
+        assert list(reported) == ["optimizer.routes.moun.lr"]
 
 
 LEAVES = [
@@ -297,13 +297,13 @@ def test_the_accounting_is_exact(model: nn.Module, rules: list[Rule]) -> None:
     trains = any(expected[rule.name] for rule in rules if not rule.freeze)
     before = [parameter.requires_grad for parameter in model.parameters()]
 
-    groups, told = attempt(model, rules)
-    if told:
+    groups, reported = attempt(model, rules)
+    if reported:
         assert [parameter.requires_grad for parameter in model.parameters()] == before
-        assert ("no rule" in told.get("layers.rules", "")) is bool(unmatched)
-        assert all(name in told["layers.rules"] for name in unmatched[:6])
-        assert all(any(key.startswith(f"layers.rules[{index}]") for key in told) for index in empty)
-        dead = any("parameter names" in message for message in told.values())  # one pattern of a list
+        assert ("no rule" in reported.get("layers.rules", "")) is bool(unmatched)
+        assert all(name in reported["layers.rules"] for name in unmatched[:6])
+        assert all(any(key.startswith(f"layers.rules[{index}]") for key in reported) for index in empty)
+        dead = any("parameter names" in message for message in reported.values())  # one pattern of a list
         assert unmatched or empty or not trains or dead
         return
     assert not unmatched

@@ -13,7 +13,7 @@ REST = Rule("rest", match="*")
 
 
 @pytest.fixture
-def told(net: nn.Module, refused: Callable) -> Callable[..., dict[str, str]]:
+def reported(net: nn.Module, refused: Callable) -> Callable[..., dict[str, str]]:
     """The problems of rules for the small net, which are followed by one for the rest."""
     return lambda *rules: refused(resolve, net, [*rules, REST], lr=1.0)
 
@@ -30,8 +30,8 @@ def told(net: nn.Module, refused: Callable) -> Callable[..., dict[str, str]]:
         ("zzz", "the names are embed.weight, "),
     ],
 )
-def test_a_pattern_that_matches_nothing_names_what_is_near(told: Callable, pattern: str, hint: str) -> None:
-    problems = told(Rule("a", match=pattern))
+def test_a_pattern_that_matches_nothing_lists_the_nearest_names(reported: Callable, pattern: str, hint: str) -> None:
+    problems = reported(Rule("a", match=pattern))
     assert list(problems) == ["layers.rules[0].match"]
     assert (
         f"'{pattern}': matches none of the 8 parameter names".replace("\\", "\\\\") in problems["layers.rules[0].match"]
@@ -39,8 +39,8 @@ def test_a_pattern_that_matches_nothing_names_what_is_near(told: Callable, patte
     assert hint in problems["layers.rules[0].match"]
 
 
-def test_one_dead_pattern_in_a_list_is_told_though_others_match(told: Callable) -> None:
-    assert "'hed.*'" in told(Rule("a", match=["head.*", "hed.*"]))["layers.rules[0].match"]
+def test_one_unmatched_pattern_in_a_list_is_an_error(reported: Callable) -> None:
+    assert "'hed.*'" in reported(Rule("a", match=["head.*", "hed.*"]))["layers.rules[0].match"]
 
 
 @pytest.mark.parametrize(
@@ -53,19 +53,19 @@ def test_one_dead_pattern_in_a_list_is_told_though_others_match(told: Callable) 
         ("Backbone", "holds no parameters itself", 'match: "backbone.*"'),
     ],
 )
-def test_a_class_that_is_not_there(told: Callable, name: str, message: str, hint: str) -> None:
-    problem = told(Rule("a", type=name))["layers.rules[0].type"]
+def test_a_class_that_is_not_there(reported: Callable, name: str, message: str, hint: str) -> None:
+    problem = reported(Rule("a", type=name))["layers.rules[0].type"]
     assert message in problem
     assert hint in problem
 
 
-def test_a_misspelt_class_in_a_list_is_told_and_an_absent_class_of_torch_is_not(net: nn.Module, told: Callable) -> None:
-    assert list(told(Rule("a", type=["Linear", "Layernorm"]))) == ["layers.rules[0].type"]
+def test_only_a_misspelt_class_in_a_list_is_an_error(net: nn.Module, reported: Callable) -> None:
+    assert list(reported(Rule("a", type=["Linear", "Layernorm"]))) == ["layers.rules[0].type"]
     assert resolve(net, [Rule("a", type=["Linear", "Conv2d"]), REST], lr=1.0)[0].tensors == 4
 
 
-def test_absent_dimensions_and_kinds(told: Callable) -> None:
-    problems = told(Rule("a", ndim=4), Rule("b", match="head.*", select=["norm"]))
+def test_absent_dimensions_and_kinds(reported: Callable) -> None:
+    problems = reported(Rule("a", ndim=4), Rule("b", match="head.*", select=["norm"]))
     assert "the model's parameters have 1, 2" in problems["layers.rules[0].ndim"]
     assert "alone they select: match 2, select 3" in problems["layers.rules[1]"]
 
@@ -75,14 +75,14 @@ def test_kinds_that_the_model_has(refused: Callable) -> None:
     assert "the model has bias, matrix" in problems["layers.rules[0].select"]
 
 
-def test_a_rule_that_comes_too_late_names_those_before_it(told: Callable) -> None:
-    problem = told(Rule("bias", select="bias"), Rule("weight", ndim=2), Rule("head", match="head.*"))
+def test_a_rule_that_comes_too_late_names_the_earlier_ones(reported: Callable) -> None:
+    problem = reported(Rule("bias", select="bias"), Rule("weight", ndim=2), Rule("head", match="head.*"))
     assert "claimed by earlier rules: bias, weight" in problem["layers.rules[2].match"]
 
 
-def test_a_rule_for_frozen_parameters(net: nn.Module, told: Callable) -> None:
+def test_a_rule_for_frozen_parameters(net: nn.Module, reported: Callable) -> None:
     net.head.requires_grad_(False)  # type: ignore[union-attr]
-    problem = told(Rule("head", match="head.*", lr="10x"))["layers.rules[0].match"]
+    problem = reported(Rule("head", match="head.*", lr="10x"))["layers.rules[0].match"]
     assert "selects only parameters that the model has frozen: head.weight, head.bias" in problem
 
 

@@ -165,7 +165,7 @@ def test_modules_that_hold_weights_the_other_way_round() -> None:
     assert found["normed.parametrizations.weight.original1"] == "hidden"
 
 
-def test_what_does_not_tell_its_role(refused: Callable) -> None:
+def test_parameters_of_unknown_role(refused: Callable) -> None:
     problems = refused(widths_of, Transformer, 4, 16)
     assert list(problems) == ["layers.roles.positions"]
     assert "layers.roles={positions: input}" in problems["layers.roles.positions"]
@@ -175,11 +175,11 @@ def test_a_tied_readout(refused: Callable) -> None:
     tied = {"roles": {"positions": "input"}}
     problems = refused(widths_of, lambda width: Transformer(width, tied=True), 4, 16, **tied)
     assert "different roles" in problems["layers.roles.embed.weight"]
-    told = {"roles": {"positions": "input", "embed.*": "input"}}
-    assert widths_of(lambda width: Transformer(width, tied=True), 4, 16, **told)["embed.weight"].role == "input"
+    reported = {"roles": {"positions": "input", "embed.*": "input"}}
+    assert widths_of(lambda width: Transformer(width, tied=True), 4, 16, **reported)["embed.weight"].role == "input"
 
 
-def test_what_is_no_width(refused: Callable) -> None:
+def test_changes_that_are_no_width(refused: Callable) -> None:
     models = [MLP([3], 2, widths=widths) for widths in ([8, 8], [8], [16])]
     assert "of other parameters: stage2." in refused(MuP({"widths": [8]}).widths, *models)["layers.base"]
     models = [nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(8, 4)]
@@ -206,7 +206,7 @@ def test_values_that_are_none(refused: Callable) -> None:
     assert "by names" in refused(MuP, base={"width": 4}, roles="input")["layers.roles"]
 
 
-def test_what_shows_the_widths() -> None:
+def test_the_wider_arguments() -> None:
     assert MuP({"widths": [4, [6]], "heads": 2, "norm": True, "rate": 0.5, "kind": "a"}).wider_arguments == {
         "widths": [8, [12]], "heads": 4, "norm": True, "rate": 0.5, "kind": "a",
     }  # fmt: skip
@@ -276,7 +276,7 @@ def test_frozen_parameters_are_in_no_rule() -> None:
     assert [group.name for group in groups] == ["vector/no_decay", "hidden", "output", "fixed/no_decay", "frozen"]
 
 
-def test_lazy_modules_are_told(refused: Callable) -> None:
+def test_lazy_modules_are_an_error(refused: Callable) -> None:
     lazy = [nn.Sequential(nn.LazyLinear(width)) for width in (8, 4, 8)]
     assert "no shape yet" in refused(MuP({"width": 4}).widths, *lazy)["model"]
 
@@ -327,7 +327,7 @@ def test_coordinate_check(table: Table) -> None:
         assert standard["inner"] < -0.3, standard
 
 
-def test_errors_are_all_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         widths_of(Transformer, 4, 16, roles={"nothing": "input"})
     assert [problem.key for problem in caught.value.problems] == ["layers.roles.nothing", "layers.roles.positions"]

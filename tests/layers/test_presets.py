@@ -169,7 +169,7 @@ def test_names_that_look_like_globs() -> None:
     assert [group.tensors for group in groups] == [2, 2]
 
 
-def test_rules_of_ones_own_may_come_first(net: nn.Module) -> None:
+def test_custom_rules_may_come_first(net: nn.Module) -> None:
     rules = [Rule("slow", match="embed.*", lr="0.01x"), *LayerDecay(no_decay=False).rules(net)[1:]]
     assert [group.name for group in resolve(net, rules, lr=1.0)] == ["slow", "backbone", "head"]
 

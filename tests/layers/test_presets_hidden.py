@@ -86,7 +86,7 @@ def test_a_gpt(tied: bool) -> None:
     assert groups["vectors"].weight_decay == 0.05
 
 
-def test_what_is_tied_to_an_embedding_is_one_whatever_the_head_is_called() -> None:
+def test_a_parameter_tied_to_an_embedding_is_an_embedding() -> None:
     assert "head" not in groups_of(GPT(tied=True), head="proj.*")
 
 
@@ -115,10 +115,10 @@ def test_a_model_without_hidden_matrices() -> None:
 
 
 def test_a_head_of_another_name_is_looked_for() -> None:
-    told = refused(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
-    assert told.startswith("layers.head = 'head.*': matches none of the 4 parameter names")
-    assert "layers.head='1.*'" in told
-    assert "layers.head=null" in told
+    reported = refused(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+    assert reported.startswith("layers.head = 'head.*': matches none of the 4 parameter names")
+    assert "layers.head='1.*'" in reported
+    assert "layers.head=null" in reported
     assert "layers.head='classifier.*'" in refused(nn.ModuleDict({"classifier": nn.Linear(2, 2)}), head="clasifier.*")
 
 

@@ -81,7 +81,7 @@ def test_its_lrs_are_those_of_layer_decay() -> None:
     assert [rule.scale(1.0) for rule in gradual] == pytest.approx([rule.scale(1.0) for rule in decayed])
 
 
-def test_every_is_any_duration_and_adds_up_as_a_person_would() -> None:
+def test_every_is_any_duration_and_adds_up_exactly() -> None:
     model, horizon = Language(), Horizon(1000, 100)
     assert [start for start, _ in starts(model, horizon, every="10%").values()] == [400, 300, 200, 100, 0]
     assert [start for start, _ in starts(model, horizon, every="0.5 epochs").values()] == [200, 150, 100, 50, 0]
@@ -89,14 +89,14 @@ def test_every_is_any_duration_and_adds_up_as_a_person_would() -> None:
     assert GradualUnfreezing(every="10%").rules(model)[2].unfreeze == Duration.parse("30%")
 
 
-def test_what_it_sets_is_handed_on_but_to_the_head() -> None:
+def test_unfreezing_settings_apply_to_all_layers_but_the_head() -> None:
     rules = {rule.name: rule for rule in GradualUnfreezing(warmup="5%", freeze_statistics=False).rules(Language())}
     assert rules["embed"].unfreeze_warmup == rules["blocks.2/no_decay"].unfreeze_warmup == Duration.parse("5%")
     assert rules["embed"].freeze_statistics is False
     assert (rules["classifier"].unfreeze, rules["classifier"].unfreeze_warmup) == (None, Duration.parse(0))
 
 
-def test_layers_that_the_model_froze_are_passed_over() -> None:
+def test_layers_that_the_model_froze_are_skipped() -> None:
     model = Language()
     model.blocks[2].requires_grad_(False)
     model.norm.requires_grad_(False)
@@ -128,7 +128,7 @@ def test_groups_that_are_unfrozen_together_but_rise_for_different_times_are_not_
     assert merged == [["embed"], ["blocks", "norm"], ["rest"]]
 
 
-def test_a_groups_own_schedule_is_what_it_joins() -> None:
+def test_a_group_is_unfrozen_into_its_own_schedule() -> None:
     own, run = Schedule(Cosine()), Schedule(Constant())
     (group,) = resolve(nn.Linear(2, 2), [Rule("all", match="*", schedule=own, unfreeze=5, unfreeze_warmup=3)], lr=1.0)
     assert group.curve(run) == Unfreezing(own, 5, 3)

@@ -37,7 +37,7 @@ def test_a_multiple_is_kept_to_the_last_bit(scale: float) -> None:
 @pytest.mark.parametrize(
     "lr", [0, -1e-3, "0x", "-2x", "x", "10y", "nan", float("nan"), float("inf"), "infx", True, [1]]
 )
-def test_an_lr_that_cannot_train_is_refused(lr: object, refused) -> None:
+def test_an_lr_that_cannot_train_is_an_error(lr: object, refused) -> None:
     problems = refused(Rule, "head", match="*", lr=lr)
     assert list(problems) == ["lr"]
     assert "10x" in problems["lr"]
@@ -75,7 +75,7 @@ def test_a_rule_from_a_config_is_the_rule_from_python() -> None:
     assert len({rule, Rule.from_config(config)}) == 1
 
 
-def test_everything_wrong_with_a_rule_is_said_at_once(refused) -> None:
+def test_all_problems_of_a_rule_are_reported_at_once(refused) -> None:
     config = {
         "name": "a",
         "mach": "x",
@@ -104,7 +104,7 @@ def test_a_rule_needs_a_name(name: object, refused) -> None:
     assert "name" in refused(Rule, name, match="*")
 
 
-def test_frozen_is_the_name_of_what_does_not_train(refused) -> None:
+def test_the_name_frozen_is_reserved(refused) -> None:
     assert "frozen" in refused(Rule, "frozen", match="*")["name"]
     assert Rule("frozen", match="*", freeze=True).freeze
 
@@ -142,7 +142,7 @@ def test_no_config_of_a_rule_fails_in_another_way(config: dict[str, object]) -> 
     assert rule is None or (rule.name == config["name"] and rule.peak(1.0) > 0)
 
 
-def test_a_shape_of_ones_own_needs_a_resolver(refused) -> None:
+def test_a_custom_shape_needs_a_resolver(refused) -> None:
     shape = {"_target_": "mine.Shape"}
     config = {"name": "a", "match": "*", "schedule": {"_target_": "lrflow.schedules.Schedule", "shape": shape}}
     assert "layers.rules[0].schedule.shape._target_" in refused(Rule.from_config, config)

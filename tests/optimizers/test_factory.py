@@ -102,7 +102,7 @@ def test_a_tensor_lr_changes_nothing(same: Any, config: dict, factory: Any, fuse
     assert same(expected, train(tensor, optimizer))
 
 
-def test_a_tensor_lr_elsewhere_is_what_fused_kernels_take() -> None:
+def test_a_tensor_lr_on_other_devices_has_the_dtype_of_fused_kernels() -> None:
     optimizer = build_optimizer(groups_of(make().to("meta")), SGD, torch.optim.SGD, device="meta", tensor_lr=True)
     assert {(group["lr"].device.type, group["lr"].dtype) for group in optimizer.param_groups} == {
         ("meta", torch.float32)
@@ -142,7 +142,7 @@ def test_auto_leaves_fused_where_it_does_not_work(parameter: torch.Tensor, argum
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_fused_as_asked(fused: bool) -> None:
+def test_fused_as_configured(fused: bool) -> None:
     optimizer = build_optimizer(one(torch.ones(3)), {**SGD, "fused": fused}, torch.optim.SGD)
     assert optimizer.param_groups[0]["fused"] is fused
 
@@ -186,7 +186,7 @@ def refused(groups: list[Group], config: dict, factory: Any) -> dict[str, str]:
     return {problem.key: str(problem) for problem in caught.value.problems}
 
 
-def test_everything_wrong_is_said_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     frozen = [Group("a", (("p", nn.Parameter(torch.ones(1))),), 0.0, 0.0, frozen=True)]
     problems = refused(frozen, {"lr": 0.1, "momentun": 0.9, "beta": 1}, torch.optim.SGD)
     assert list(problems) == ["optimizer.momentun", "optimizer.beta", "layers.rules"]
@@ -205,7 +205,7 @@ def test_everything_wrong_is_said_at_once() -> None:
         ({"lr": 0.1, "d": 0.5}, torch.optim.Adafactor, "d", "= 0.5: the optimizer rejects it: Clipping threshold d"),
     ],
 )
-def test_what_torch_refuses_is_a_problem_of_the_argument(config: dict, factory: Any, name: str, words: str) -> None:
+def test_an_error_of_torch_is_a_problem_of_the_argument(config: dict, factory: Any, name: str, words: str) -> None:
     problems = refused(one(torch.ones(1)), config, factory)
     assert list(problems) == [f"optimizer.{name}"]
     assert words in problems[f"optimizer.{name}"]
@@ -224,7 +224,7 @@ def test_what_torch_refuses_is_a_problem_of_the_argument(config: dict, factory: 
         ("SophiaH", "update_period", 0, "must be positive"),
     ],
 )
-def test_what_other_packages_refuse_too(kind: str, name: str, value: Any, words: str) -> None:
+def test_optimizers_of_other_packages_that_raise_too(kind: str, name: str, value: Any, words: str) -> None:
     factory = getattr(pytest.importorskip("pytorch_optimizer"), kind)
     problems = refused(one(torch.ones(1)), {"lr": 0.1, "weight_decay": 0.0, name: value}, factory)
     assert list(problems) == [f"optimizer.{name}"]
@@ -232,7 +232,7 @@ def test_what_other_packages_refuse_too(kind: str, name: str, value: Any, words:
     assert repr(value) in problems[f"optimizer.{name}"]
 
 
-def test_what_names_no_argument_is_a_problem_of_the_optimizer() -> None:
+def test_an_error_that_names_no_argument_is_a_problem_of_the_optimizer() -> None:
     def factory(params: Any, lr: float, other: int) -> torch.optim.Optimizer:
         raise ValueError("there is no such day")
 
@@ -255,7 +255,7 @@ class _NoOptimizer:
 @pytest.mark.parametrize(
     ("make", "kind"), [(lambda params, lr: None, "NoneType"), (_NoOptimizer, "_NoOptimizer")], ids=["None", "object"]
 )
-def test_what_makes_no_optimizer_is_refused(make: Any, kind: str) -> None:
+def test_a_factory_that_makes_no_optimizer_is_an_error(make: Any, kind: str) -> None:
     groups = resolve(nn.Linear(2, 2), [Rule("all", match="*")], 0.1)
     with pytest.raises(ConfigError) as caught:
         build_optimizer(groups, {"_target_": "my.make", "lr": 0.1}, make)
@@ -264,7 +264,7 @@ def test_what_makes_no_optimizer_is_refused(make: Any, kind: str) -> None:
     assert problem.message.startswith(f"makes a {kind}, which is no optimizer")
 
 
-def test_a_word_where_a_switch_belongs_is_refused() -> None:
+def test_a_word_instead_of_a_switch_is_an_error() -> None:
     groups = resolve(nn.Linear(2, 2), [Rule("all", match="*")], 0.1)
     with pytest.raises(ConfigError, match=r"optimizer\.foreach = 'maybe': expected true, false or null"):
         build_optimizer(groups, {"lr": 0.1, "foreach": "maybe"}, torch.optim.SGD)

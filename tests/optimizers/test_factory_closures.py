@@ -114,7 +114,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("option", REFUSED)
-def test_what_does_not_work_together_is_told_before_the_run(option: str) -> None:
+def test_incompatible_settings_are_reported_before_the_run(option: str) -> None:
     for override, words in REFUSED[option].items():
         with pytest.raises(ConfigError) as caught:
             compose([f"optimizer={option}", override])
@@ -123,20 +123,20 @@ def test_what_does_not_work_together_is_told_before_the_run(option: str) -> None
         assert words in str(problem)
 
 
-def test_a_class_whose_checkpoints_cannot_be_loaded_is_refused() -> None:
+def test_a_class_whose_checkpoints_cannot_be_loaded_is_an_error() -> None:
     asked = ["optimizer=shampoo", "optimizer._target_=pytorch_optimizer.ScalableShampoo"]
     with pytest.raises(ConfigError, match=r"lrflow\.optimizers\.shampoo\.Shampoo is the same"):
         compose(asked)
 
 
-def test_on_all_devices_of_a_machine_it_is_told_once_they_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_all_devices_it_is_reported_once_they_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose(["optimizer=lbfgs", "trainer.devices=auto"])
     monkeypatch.setattr(pl.Trainer, "world_size", 2)
     with pytest.raises(ConfigError, match="one process"):
         train.run(config)
 
 
-def test_groups_that_differ_in_lr_are_refused_and_those_in_weight_decay_are_one(tmp_path: Path) -> None:
+def test_groups_that_differ_in_lr_are_an_error_unlike_weight_decay(tmp_path: Path) -> None:
     asked = ["optimizer=lbfgs", f"output={tmp_path}", "layers=backbone_head", "trainer.max_steps=1"]
     with pytest.raises(ConfigError, match="layers=uniform"):
         train.run(compose(asked))

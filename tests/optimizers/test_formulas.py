@@ -168,7 +168,7 @@ class TestASGD:
         optimizer.train()
         assert torch.equal(ours, trained)
 
-    def test_what_is_saved_in_evaluation_goes_on_in_training(self) -> None:
+    def test_a_checkpoint_from_evaluation_resumes_in_training(self) -> None:
         weight = nn.Parameter(torch.tensor(START))
         optimizer = ASGD([weight], lr=0.1)
         self.gradients(optimizer, weight, [0.1] * STEPS)
@@ -184,7 +184,7 @@ class TestASGD:
 class TestShampoo:
     @pytest.mark.parametrize("start", [3, 25], ids=["preconditioned", "grafted"])
     @pytest.mark.parametrize("graft", [0, 1, 2, 3, 4])
-    def test_its_state_is_plain_and_goes_on_exactly(self, graft: int, start: int) -> None:
+    def test_its_state_is_plain_and_resumes_exactly(self, graft: int, start: int) -> None:
         """Resumed after step 5. Until `start` the steps are those of the graft, from its momentum and statistics."""
         pytest.importorskip("pytorch_optimizer")
         overrides = [f"optimizer.graft_type={graft}", "optimizer.preconditioning_compute_steps=2"]
@@ -241,7 +241,7 @@ def test_a_tensor_lr_changes_nothing(option: str) -> None:
     assert not torch.equal(found[0], torch.tensor(START))
 
 
-def test_rprop_is_told_to_take_no_schedule() -> None:
+def test_rprop_warns_of_a_schedule() -> None:
     assert advise(compile_plan(compose(["optimizer=rprop", "task=plan"])), {None: torch.optim.Rprop}) == []
     for schedule in ("cosine", "linear", "constant_with_warmup"):
         plan = compile_plan(compose(["optimizer=rprop", "task=plan", f"schedule={schedule}"]))

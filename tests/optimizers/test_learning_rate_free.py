@@ -26,7 +26,7 @@ def groups(*rules: Rule) -> list[Group]:
     [HEAD, Rule("head", match="1.*", schedule=Schedule(Constant(), warmup=3)), Rule("head", match="1.*", lr=0.5)],
     ids=["scaled", "scheduled", "absolute"],
 )
-def test_groups_with_rates_of_their_own_are_refused(rule: Rule) -> None:
+def test_groups_with_their_own_lrs_are_an_error(rule: Rule) -> None:
     (problem,) = check_groups(groups(rule, REST), prodigyopt.Prodigy)
     assert problem.key == "layers"
     assert "head, rest" in problem.message
@@ -46,7 +46,7 @@ def test_groups_of_one_rate_are_taken(rules: Any) -> None:
     assert check_groups(groups(*rules), prodigyopt.Prodigy) == []
 
 
-def test_prodigy_itself_refuses_them_at_its_first_step() -> None:
+def test_prodigy_itself_raises_at_its_first_step() -> None:
     """Else the check would keep people from what works."""
     weights = [nn.Parameter(torch.ones(2)) for _ in range(2)]
     optimizer = prodigyopt.Prodigy([{"params": weights[:1], "lr": 1.0}, {"params": weights[1:], "lr": 10.0}])

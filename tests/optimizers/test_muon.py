@@ -195,7 +195,7 @@ def test_parameters_without_a_gradient_stand_still() -> None:
     assert still not in optimizer.state
 
 
-def test_saved_and_loaded_in_the_middle_it_goes_on_bit_for_bit() -> None:
+def test_saved_and_loaded_in_the_middle_it_resumes_bit_for_bit() -> None:
     whole, first = weights_of(*SHAPES), weights_of(*SHAPES)
     expected = follow(Muon(whole), whole, steps=6)
 
@@ -250,7 +250,7 @@ def test_the_closure_is_called_once_with_gradients() -> None:
         (torch.ones(2, 2), {"ns_coefficients": (1.0, 2.0)}, "three numbers"),
     ],
 )
-def test_what_it_does_not_take(parameter: Tensor, options: dict[str, Any], words: str) -> None:
+def test_unsupported_parameters(parameter: Tensor, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Muon([nn.Parameter(parameter)], **options)
 

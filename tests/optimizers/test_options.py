@@ -65,7 +65,7 @@ def step(twins: Twins, optimizer: torch.optim.Optimizer, number: int, lr: float)
 
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option not in ONE_LR])
-def test_a_step_is_as_large_as_its_groups_lr_says(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_step_uses_its_groups_lr(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the step for which the LR was written, whatever it was before."""
     monkeypatch.setattr(torch, "randn_like", lambda like: torch.ones_like(like))
     monkeypatch.setattr(torch, "randint_like", lambda like, *_: torch.ones_like(like))
@@ -105,7 +105,7 @@ class TestDigits:
     def test_it_trains(self, option: str, whole: Callable[[str], dict[str, Any]]) -> None:
         assert whole(option)["test/accuracy"] >= 0.90
 
-    def test_cut_off_it_goes_on_exactly(
+    def test_interrupted_it_resumes_exactly(
         self, same: Any, option: str, whole: Callable[[str], dict[str, Any]], tmp_path: Path
     ) -> None:
         folder = Path(whole(option)["folder"])

@@ -120,12 +120,12 @@ class TestRun:
         assert all(torch.equal(tensor, ends[1]["state_dict"][name]) for name, tensor in ends[0]["state_dict"].items())
 
 
-def test_another_lr_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_lr_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan.run(compose(["task=plan", "optimizer=prodigy", "optimizer.lr=0.003", f"output={tmp_path}"]))
     message = "Prodigy estimates the LR itself; optimizer.lr is a multiplier on it and is 1 in its paper, found 0.003"
     assert f"warning: {message}\n" in capsys.readouterr().out
 
 
-def test_groups_with_rates_of_their_own_are_refused_before_the_run(tmp_path: Path) -> None:
+def test_groups_with_their_own_lrs_are_an_error_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Prodigy estimates one LR for all parameters"):
         plan.run(compose(["task=plan", "optimizer=prodigy", "layers=backbone_head", f"output={tmp_path}"]))

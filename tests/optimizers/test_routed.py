@@ -70,7 +70,7 @@ def roundtrip(state: dict[str, Any]) -> dict[str, Any]:
     seed=st.integers(0, 100),
     again=st.sampled_from(["save", "pickle", "deepcopy"]),
 )
-def test_each_member_does_what_it_does_alone(
+def test_each_member_steps_as_it_would_alone(
     same: Any, kinds: tuple[str, ...], homes: list[Any], steps: int, seed: int, again: str
 ) -> None:
     """Bit for bit, over random steps with gradients missing, saved and loaded in the middle."""
@@ -196,11 +196,11 @@ class TestItIsOneOfTorchs:
         assert repr(routed).startswith("Routed (")
         assert "ns_steps: 5" in repr(routed)
 
-    def test_further_groups_are_refused(self, routed: Routed) -> None:
+    def test_adding_groups_is_an_error(self, routed: Routed) -> None:
         with pytest.raises(LrflowError, match="before they are put together"):
             routed.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
 
-    def test_a_state_of_other_groups_is_refused(self, routed: Routed, weights: list[nn.Parameter]) -> None:
+    def test_a_state_of_other_groups_is_an_error(self, routed: Routed, weights: list[nn.Parameter]) -> None:
         other = torch.optim.AdamW(weights).state_dict()
         with pytest.raises(ValueError, match="different number of parameter groups"):
             routed.load_state_dict(other)
@@ -268,7 +268,7 @@ def test_modes_are_passed_on_to_those_that_have_them() -> None:
     assert member.mode == "train"
 
 
-def test_a_member_that_needs_the_closure_is_refused() -> None:
+def test_a_member_that_needs_the_closure_is_an_error() -> None:
     first, second = weights_of(2)
     with pytest.raises(ConfigError, match=r"optimizer\.routes\.newton: LBFGS evaluates the model several times"):
         Routed({None: torch.optim.SGD([first], lr=0.1), "newton": torch.optim.LBFGS([second])})
@@ -278,7 +278,7 @@ def test_a_member_that_needs_the_closure_is_refused() -> None:
 class TestSecondOrder:
     """A member that differentiates the gradients takes its step before the weights move."""
 
-    def test_on_a_route_it_does_what_it_does_alone(self, same: Any) -> None:
+    def test_on_a_route_it_steps_as_it_would_alone(self, same: Any) -> None:
         adahessian = pytest.importorskip("pytorch_optimizer").AdaHessian
 
         def go(together: bool) -> list[Tensor]:
@@ -299,10 +299,10 @@ class TestSecondOrder:
 
         assert same(go(together=True), go(together=False))
 
-    def test_two_of_them_are_refused(self) -> None:
+    def test_two_second_order_members_are_an_error(self) -> None:
         library = pytest.importorskip("pytorch_optimizer")
         first, second = weights_of(2)
-        with pytest.raises(ConfigError, match=r"optimizer\.routes\.b: SophiaH differentiates .* AdaHessian does"):
+        with pytest.raises(ConfigError, match=r"optimizer\.routes\.b: SophiaH differentiates .* so does AdaHessian"):
             Routed({None: library.AdaHessian([first]), "b": library.SophiaH([second])})
 
 
@@ -351,7 +351,7 @@ def test_each_member_saves_and_loads_by_its_own_methods(routes: tuple[Any, Any])
     assert torch.equal(again.state[others[3]]["exp_avg"], routed.state[weights[3]]["exp_avg"])
 
 
-def test_a_parameter_of_two_members_is_refused() -> None:
+def test_a_parameter_of_two_members_is_an_error() -> None:
     (weight,) = weights_of(1)
     with pytest.raises(ConfigError, match="hold the same parameter"):
         Routed({None: torch.optim.SGD([weight], lr=0.1), "other": torch.optim.SGD([weight], lr=0.1)})

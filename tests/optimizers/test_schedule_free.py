@@ -105,12 +105,12 @@ class TestTheScheduleTheyBring:
         assert (config.schedule.warmup.value == 0) == radam
 
     @pytest.mark.parametrize("order", [1, -1])
-    def test_what_is_typed_holds(self, order: int) -> None:
+    def test_typed_choices_take_precedence(self, order: int) -> None:
         typed = ["optimizer=schedule_free_sgd", "schedule=linear", "schedule.warmup=7%"][::order]
         config = compose(typed)
         assert (config.choices["schedule"], config.schedule.warmup) == ("linear", Duration.parse("7%"))
 
-    def test_what_a_recipe_says_holds(self, tmp_path: Path) -> None:
+    def test_a_recipes_choices_take_precedence(self, tmp_path: Path) -> None:
         (tmp_path / "recipe").mkdir()
         text = "# @package _global_\ndefaults:\n  - override /optimizer: schedule_free_sgd\n"
         (tmp_path / "recipe" / "free.yaml").write_text(text)
@@ -153,7 +153,7 @@ def test_a_network_with_batch_norm_learns_and_is_evaluated_as_the_run_found(opti
         ("trainer.strategy=fsdp", "trainer.strategy", "trainer.strategy=ddp"),
     ],
 )
-def test_what_does_not_go_together_is_told_with_the_config(override: str, key: str, hint: str) -> None:
+def test_incompatible_settings_are_reported_with_the_config(override: str, key: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         compose(["optimizer=schedule_free_adamw", override])
     (problem,) = caught.value.problems

@@ -40,18 +40,18 @@ OTHERS = ["torch.optim.ASGD", "torch.optim.Muon", "pytorch_optimizer.ScalableSha
 
 @pytest.mark.parametrize("target", [*SHIPPED, *OTHERS])
 class TestRecords:
-    def test_the_name_tells_what_the_class_tells(self, target: str) -> None:
+    def test_the_name_and_the_class_have_the_same_record(self, target: str) -> None:
         assert traits_named(target) is not None
         assert traits_named(target) == traits_of(locate(target))
 
-    def test_a_record_says_what_the_class_shows(self, target: str) -> None:
+    def test_the_records_agree_with_the_classes(self, target: str) -> None:
         """A subclass that shows the same of itself, without a record, is the same."""
         kind = locate(target)
         record = traits_of(kind)
         own = {name: value for name, value in vars(kind).items() if name in ("step", "__init__", "train", "eval")}
-        shown = traits_of(type("Bare", (torch.optim.Optimizer,), own))
+        output = traits_of(type("Bare", (torch.optim.Optimizer,), own))
         for trait in ("modes", "estimates_lr", "needs_closure"):
-            assert getattr(record, trait) == getattr(shown, trait), trait
+            assert getattr(record, trait) == getattr(output, trait), trait
 
     def test_a_subclass_is_treated_as_its_parent(self, target: str) -> None:
         class Mine(locate(target)):  # type: ignore[misc]
@@ -95,7 +95,7 @@ def test_they_are_known_without_torch() -> None:
 class TestOwn:
     """What classes and functions of one's own show and say."""
 
-    def test_a_step_of_its_own_is_no_longer_known(self) -> None:
+    def test_a_class_with_its_own_step_loses_the_update_traits(self) -> None:
         class Mine(torch.optim.AdamW):
             def step(self, closure: Any = None) -> Any:
                 return None
@@ -111,7 +111,7 @@ class TestOwn:
         assert traits_of(Search).line_search
         assert traits_of(Search).needs_closure
 
-    def test_that_one_was_made_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_creating_one_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """torch wraps the step of a class, as soon as one is made of it, in the class itself."""
 
         class Fresh(torch.optim.Adamax):
@@ -127,7 +127,7 @@ class TestOwn:
         assert traits_of(Mine) == before
         assert before.mup == "adam"
 
-    def test_what_a_class_shows(self) -> None:
+    def test_inspected_traits_of_a_class(self) -> None:
         class Averaging(torch.optim.SGD):
             def train(self) -> None: ...
 
@@ -146,7 +146,7 @@ class TestOwn:
         assert not traits_of(Counting).compilable
         assert traits_of(torch.optim.SparseAdam) == Traits()
 
-    def test_what_it_says_holds_over_what_its_parents_are_and_it_shows(self) -> None:
+    def test_its_declared_traits_take_precedence(self) -> None:
         class Mine(torch.optim.AdamW):
             lrflow_traits: ClassVar = {"mup": None, "modes": False}
 
@@ -165,7 +165,7 @@ class TestOwn:
         assert traits_of(Other) == Traits(line_search=True)
 
     @pytest.mark.parametrize(
-        ("said", "words"),
+        ("messages", "words"),
         [
             ({"bond": "adam"}, r"no such trait\n    did you mean bound\?"),
             ({"bound": "lion"}, "bound is one of sgd, adam, rmsprop, adagrad"),
@@ -173,8 +173,8 @@ class TestOwn:
             (3, "expected Traits"),
         ],
     )
-    def test_what_it_says_is_checked(self, said: Any, words: str) -> None:
-        kind = type("Mine", (torch.optim.SGD,), {"lrflow_traits": said})
+    def test_its_declared_traits_are_checked(self, messages: Any, words: str) -> None:
+        kind = type("Mine", (torch.optim.SGD,), {"lrflow_traits": messages})
         with pytest.raises(ConfigError, match=words) as caught:
             traits_of(kind, "optimizer.routes.a._target_")
         assert caught.value.problems[0].key == "optimizer.routes.a._target_"
@@ -294,7 +294,7 @@ SAME: list[tuple[str, Sequence[str], Sequence[str]]] = [
 @pytest.mark.usefixtures("mine")
 class TestASubclass:
     @pytest.mark.parametrize(("parent", "overrides", "keys"), SAME, ids=lambda value: str(value)[:50])
-    def test_is_refused_and_allowed_what_its_parent_is(
+    def test_a_subclass_is_treated_as_its_parent(
         self, parent: str, overrides: Sequence[str], keys: Sequence[str]
     ) -> None:
         place = "optimizer.routes.muon" if parent.endswith("Muon") else "optimizer"
@@ -345,7 +345,7 @@ class TestAFunction:
         assert problems("optimizer=lbfgs", target, *BARE, "+optimizer._partial_=true") == []
         assert optimizer_traits("theirs_of_traits.lbfgs") == Traits()
 
-    def test_what_it_makes_is_checked_once_it_is_made(self) -> None:
+    def test_the_made_optimizer_is_checked(self) -> None:
         from lrflow.assemble import make_optimizer
 
         asked = ["optimizer=lbfgs", "optimizer._target_=theirs_of_traits.lbfgs", *BARE]
@@ -365,7 +365,7 @@ def test_keywords_that_a_parent_swallows() -> None:
     ]
 
 
-def test_a_class_that_says_it_has_no_modes_is_not_switched() -> None:
+def test_a_class_that_declares_no_modes_is_not_switched() -> None:
     class Mine(torch.optim.SGD):
         lrflow_traits: ClassVar = {"modes": False}
 

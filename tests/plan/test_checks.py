@@ -89,7 +89,7 @@ class TestFloor:
         assert failed(plan) == {"floor met"}
         assert detail(plan, "floor met") == "a: ends at 20% of the peak, not at the floor of 0%"
 
-    def test_what_is_told_is_the_last_row_of_the_table(self, plan_of):
+    def test_the_reported_lr_is_the_last_row_of_the_table(self, plan_of):
         """A landing curve meets its floor a step after the last one."""
         plan = plan_of(Schedule(Cosine()), Horizon(2))
         assert failed(plan) == set()
@@ -121,7 +121,7 @@ class TestJumps:
 
         assert "no undeclared jump" in failed(plan_of(custom(curve), horizon))
 
-    def test_one_beside_declared_ones_is_found(self, plan_of, horizon):
+    def test_a_jump_between_declared_ones_is_found(self, plan_of, horizon):
         class Silent(MultiStep):
             def jumps(self, phase):
                 return (100,)
@@ -181,8 +181,8 @@ def test_only_the_groups_at_fault_are_named(group, custom, horizon):
 
 
 @pytest.mark.parametrize(
-    ("warmup", "told"),
+    ("warmup", "reported"),
     [("5%", "no warmup: 5% of 8 steps is less than one"), ("0%", "no warmup"), ("10%", "1 of 8 steps")],
 )
-def test_a_warmup_of_less_than_a_step_is_none(plan_of, warmup, told):
-    assert detail(plan_of(Schedule(Cosine(), warmup=warmup), Horizon(8)), "warmup shorter than the run") == told
+def test_a_warmup_of_less_than_a_step_is_none(plan_of, warmup, reported):
+    assert detail(plan_of(Schedule(Cosine(), warmup=warmup), Horizon(8)), "warmup shorter than the run") == reported

@@ -92,13 +92,13 @@ class TestRates:
         assert diff.furthest.steps == (0, 0)
         assert diff.lr_sum_ratios == {"a": 1.0, "b": pytest.approx(3)}
 
-    def test_groups_that_changed_alike_are_told_together(self, plan_of, horizon):
+    def test_groups_that_changed_alike_share_an_entry(self, plan_of, horizon):
         diff = plan_of(LINEAR, horizon, 0.3, 0.3).diff(plan_of(LINEAR, horizon, 0.1, 0.1))
         assert all(change.groups == ("a", "b") for change in diff.rates)
         assert diff.furthest.groups == ("a", "b")
         assert "all groups: 0.1 → 0.3 (3x)" in printed(diff)
 
-    def test_the_furthest_is_by_the_peak_and_not_where_one_comes_down_to_zero(self, plan_of, horizon):
+    def test_the_largest_difference_is_relative_to_the_peak(self, plan_of, horizon):
         linear, cosine = plan_of(LINEAR, horizon, 0.1), plan_of(Schedule(Cosine()), horizon, 0.1)
         gaps = np.abs(linear.lr(np.arange(200)) - cosine.lr(np.arange(200)))[:, 0]
         assert cosine.diff(linear).furthest.steps[0] == gaps.argmax()
@@ -143,7 +143,7 @@ def test_it_fits_the_terminal(plan_of, width, group):
     assert max(map(len, lines)) <= width
 
 
-def test_a_changed_route_is_told(group, horizon):
+def test_a_changed_route_is_reported(group, horizon):
     before, after = (Plan((group("a", 0.1, LINEAR, route=route),), horizon) for route in (None, "muon"))
     diff = after.diff(before)
     assert [(change.setting, change.before, change.after) for change in diff.changes] == [("route", None, "muon")]

@@ -97,7 +97,7 @@ class TestCompile:
     def model(self):
         return torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3), torch.nn.Linear(3, 2))
 
-    def test_it_takes_over_what_the_rules_made(self, horizon):
+    def test_it_takes_the_values_of_the_groups(self, horizon):
         own = Schedule(Constant())
         rules = [
             Rule("stem", match="0.*", freeze=True),
@@ -112,7 +112,7 @@ class TestCompile:
         assert (head.lr, head.scale, head.weight_decay, head.schedule) == (0.1, 1.0, None, own)
         assert plan.names == ("norm", "head")
 
-    def test_a_schedule_in_epochs_of_unknown_length_is_refused(self):
+    def test_a_schedule_in_epochs_of_unknown_length_is_an_error(self):
         groups = resolve(self.model(), [Rule("all", match="*")], lr=0.1)
         with pytest.raises(ConfigError) as caught:
             Plan.compile(groups, Schedule(Cosine(), warmup="1 epoch"), Horizon(100))

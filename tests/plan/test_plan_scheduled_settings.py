@@ -136,7 +136,7 @@ class TestAgainstPublishedFormulas:
 
 
 class TestGroups:
-    def test_they_keep_their_ratios_and_what_is_off_stays_off(self) -> None:
+    def test_groups_keep_their_ratios_and_zeros(self) -> None:
         plan = plan_of(Schedule(Cosine(), also={"weight_decay": {"low": 0.01, "high": 0.4}}))
         assert plan.names == ("no_decay", "head", "rest")
         values = plan.setting("weight_decay", [0, STEPS // 2, STEPS])
@@ -159,7 +159,7 @@ class TestGroups:
             [],
         )
 
-    def test_of_several_optimizers_only_those_with_a_momentum_are_meant(self) -> None:
+    def test_of_several_optimizers_only_those_with_a_momentum_are_changed(self) -> None:
         rules = [Rule("hidden", match="0.weight", route="muon"), Rule("rest", match="*")]
         config = {**ADAMW, "routes": {"muon": {"lr": 0.02, "momentum": 0.95}}}
         groups = resolve(network(), rules, 0.1, 0.05, routes={"muon": {"lr": 0.02, "weight_decay": 0.0}})
@@ -167,7 +167,7 @@ class TestGroups:
         assert [[moved.setting for moved in group.also] for group in plan.groups] == [["momentum"], []]
         assert plan.setting("momentum", STEPS).tolist()[0] == 0.95
 
-    def test_a_group_with_a_schedule_of_its_own_has_nothing_of_the_runs(self) -> None:
+    def test_a_groups_own_schedule_replaces_the_runs(self) -> None:
         own = Schedule(Constant(), also={"beta2": {"warmup": 10, "low": 0.9}})
         rules = [Rule("head", match="1.*", schedule=own), Rule("plain", match="0.bias", schedule=Schedule(Linear()))]
         plan = plan_of(Schedule(Cosine(), also={"momentum": CYCLE}), rules=[*rules, Rule("rest", match="*")])
@@ -182,7 +182,7 @@ class TestGroups:
         assert [len(group.also) for group in plan.groups] == [0, 1]
 
     @pytest.mark.parametrize(
-        ("also", "config", "told"),
+        ("also", "config", "reported"),
         [
             ({"momentun": CYCLE}, SGD, r"schedule\.also\.momentun.*\n.*did you mean momentum\?"),
             ({"momentum": CYCLE}, {"lr": 0.1}, r"schedule\.also\.momentum: the optimizer has no such setting"),
@@ -195,15 +195,17 @@ class TestGroups:
             ({"momentum": CYCLE}, {"lr": 0.1, "momentum": 0.0}, r"momentum is 0, which switches it off"),
         ],
     )
-    def test_what_cannot_be_meant_is_told(self, also: dict[str, Any], config: dict[str, Any], told: str | None) -> None:
-        if told is None:  # the head has one of its own, and the others none
+    def test_invalid_settings_are_reported(
+        self, also: dict[str, Any], config: dict[str, Any], reported: str | None
+    ) -> None:
+        if reported is None:  # the head has one of its own, and the others none
             plan = plan_of(Schedule(Cosine(), also=also), config)
             assert [bool(group.also) for group in plan.groups] == [False, True, False]
             return
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=reported):
             plan_of(Schedule(Cosine(), also=also), config)
 
-    def test_what_came_by_default_is_left_out_where_it_has_no_place(self) -> None:
+    def test_optional_settings_are_skipped_if_absent(self) -> None:
         optional = Schedule(Cosine(), also={"momentum": {**CYCLE, "optional": True}})
         assert plan_of(optional, {"lr": 0.1}) == plan_of(Schedule(Cosine()), {"lr": 0.1})
         assert plan_of(optional, {"lr": 0.1, "momentum": 0.0}).scheduled_settings == ()
@@ -226,7 +228,7 @@ class TestGroups:
 
 
 class TestContinued:
-    def test_the_curves_go_on_with_the_lr(self) -> None:
+    def test_the_curves_of_settings_continue_with_the_lr(self) -> None:
         """At the same share of the way as the LR, whose curve they follow."""
         schedule = Schedule(Cosine(), "5%", also={"momentum": {**CYCLE, "inverse": False}})
         for how in ("keep", "rescale", "extend", "decay_now"):
@@ -249,7 +251,7 @@ class TestExecuted:
         "weight_decay": {"shape": Cosine(), "low": 0.01, "high": 0.4, "inverse": True},
     }
 
-    def test_every_step_is_made_with_what_is_planned(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_every_step_uses_the_planned_values(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "BLOCK", 7)
         _, optimizer, scheduler = ready(Schedule(Cosine(), "5%", also=self.ALSO))
         plan, rows = scheduler.plan, []
@@ -319,7 +321,7 @@ class TestExecuted:
         assert optimizer.param_groups[0]["momentum"] is held
         assert held.item() == scheduler.plan.setting("momentum", 1)[0]
 
-    def test_an_optimizer_without_the_setting_is_refused(self) -> None:
+    def test_an_optimizer_without_the_setting_is_an_error(self) -> None:
         groups = resolve(network(), RULES, 0.1, 0.05)
         plan = Plan.compile(groups, Schedule(Cosine(), also={"momentum": CYCLE}), RUN, SGD)
         optimizer = build_optimizer(groups, {"lr": 0.1}, torch.optim.Adagrad)
@@ -333,9 +335,9 @@ class TestShown:
         decay = {"shape": Cosine(), "low": 0.04, "high": 0.4, "inverse": True}
         return plan_of(Schedule(Cosine(), "5%", also={"momentum": {"warmup": 300, "low": 0.85}, "weight_decay": decay}))
 
-    def printed(self, shown: Any, width: int = 100) -> str:
+    def printed(self, output: Any, width: int = 100) -> str:
         file = io.StringIO()
-        Console(file=file, width=width).print(shown)
+        Console(file=file, width=width).print(output)
         return file.getvalue()
 
     def test_it_survives_json(self, plan: Plan) -> None:
@@ -344,13 +346,13 @@ class TestShown:
         assert again.fingerprint == plan.fingerprint
         assert plan.fingerprint != plan_of(Schedule(Cosine(), "5%")).fingerprint
 
-    def test_a_plan_without_any_says_nothing_of_it(self) -> None:
+    def test_a_plan_without_settings_does_not_mention_them(self) -> None:
         plan = plan_of(Schedule(Cosine()))
         assert all("also" not in group for group in plan.to_dict()["groups"])
         assert "settings" not in self.printed(plan.table())
         assert len(draw(plan).axes) == 1
 
-    def test_a_wrong_one_in_a_file_is_told(self, plan: Plan) -> None:
+    def test_a_wrong_setting_in_a_file_is_reported(self, plan: Plan) -> None:
         data = plan.to_dict()
         data["groups"][0]["also"][0] |= {"curve": {"_target_": "lrflow.schedules.Schedul"}, "lw": 1}
         with pytest.raises(ConfigError) as caught:
@@ -372,11 +374,11 @@ class TestShown:
         rows = [line.split() for line in self.printed(plan.table(), 60).splitlines()]
         assert any(row[:2] == ["momentum", "(beta1)"] and "0.85" in row for row in rows)
 
-    def test_one_that_follows_the_lr_is_said_to(self) -> None:
+    def test_a_setting_that_follows_the_lr_is_described_so(self) -> None:
         text = self.printed(plan_of(Schedule(Cosine(), also={"momentum": CYCLE})).table())
         assert "momentum (beta1) 0.85 to 0.95, inverse to the LR" in text
 
-    def test_one_that_never_moves_fails_its_check(self) -> None:
+    def test_a_setting_that_never_moves_fails_its_check(self) -> None:
         plan = plan_of(Schedule(Constant(), also={"momentum": {"low": 0.85}}))
         (check,) = [check for check in plan.check() if check.name == "settings move"]
         assert not check.ok
@@ -409,7 +411,7 @@ class TestShown:
         assert len(curves) == 2
         assert np.array_equal(curves[0].get_data()[0], plan.setting("weight_decay", np.arange(STEPS))[:, 1])
 
-    def test_what_changed_is_told(self, plan: Plan) -> None:
+    def test_changes_are_reported(self, plan: Plan) -> None:
         diff = plan.diff(plan_of(Schedule(Cosine(), "5%", also={"momentum": {"warmup": 300, "low": 0.85}})))
         assert {(change.group, change.setting) for change in diff.changes} == {
             ("head", "weight decay"),

@@ -55,13 +55,13 @@ def test_its_checks_hold(late: Callable, schedule: Curve, at: int | str, warmup:
     assert "declared jump" in checks["no undeclared jump"].detail
 
 
-def test_a_peak_that_the_schedule_itself_never_has_is_told(late: Callable) -> None:
+def test_a_schedule_that_never_reaches_its_peak_fails(late: Callable) -> None:
     checks = {check.name: check for check in late(Schedule(Constant(), warmup=300), 20).check()}
     assert not checks["peak reached"].ok
     assert "body: the highest is 66.45%" in checks["peak reached"].detail
 
 
-def test_a_run_in_which_nothing_trains_at_first_fails_a_check(group: Callable) -> None:
+def test_a_run_whose_first_steps_train_nothing_fails_a_check(group: Callable) -> None:
     plan = Plan(tuple(group(name, 0.1, Unfreezing(COSINE, at)) for name, at in (("a", 5), ("b", 9))), RUN)
     assert [(check.name, check.detail) for check in plan.check() if not check.ok] == [
         ("every group moves", "none moves before step 5")
@@ -118,12 +118,12 @@ def test_a_narrow_table_leaves_no_landmark_out() -> None:
     assert [text.count(f"layer{i}/no_decay, layer{i}") > 1 for i in range(6)] == [True] * 6
 
 
-def test_few_schedules_are_told_in_words(late: Callable) -> None:
+def test_few_schedules_are_described(late: Callable) -> None:
     text = printed(late(COSINE, "1 epoch", "5%"), 120)
     assert "frozen for 1 epoch, warmup 5%, then cosine, warmup 10 steps, floor 0.1 (body)" in text
 
 
-def test_depth_is_told_and_not_taken_into_the_fingerprint() -> None:
+def test_depth_is_saved_but_not_in_the_fingerprint() -> None:
     plan = gradual()
     again = Plan.from_dict(plan.to_dict())
     assert again == plan

@@ -173,7 +173,7 @@ class TestTensorLR:
             scheduler.step()
         assert all(group["lr"] is tensor for group, tensor in zip(optimizer.param_groups, tensors, strict=True))
 
-    def test_what_is_read_of_it_is_a_copy(self, plan_of, optimizer_of, horizon):
+    def test_the_returned_lrs_are_copies(self, plan_of, optimizer_of, horizon):
         plan = plan_of(Schedule(Cosine()), horizon, 0.1)
         optimizer = optimizer_of(plan)
         optimizer.param_groups[0]["lr"] = torch.tensor(1.0)

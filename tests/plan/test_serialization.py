@@ -31,7 +31,7 @@ def known(path):
     return builtin_class(path)
 
 
-def test_a_shape_of_ones_own_is_read_back_through_resolve(plan_of, horizon):
+def test_a_custom_shape_is_read_back_through_resolve(plan_of, horizon):
     plan = plan_of(Schedule(Half(level=0.25), warmup=10), horizon)
     again = Plan.from_dict(plan.to_dict(), resolve=known)
     assert again.fingerprint == plan.fingerprint
@@ -52,7 +52,7 @@ def test_a_plan_cannot_import_or_run_anything(plan_of, horizon):
     assert "this" not in sys.modules
 
 
-def test_everything_that_is_wrong_is_said_at_once(plan_of, horizon):
+def test_all_problems_are_reported_at_once(plan_of, horizon):
     data = plan_of(Schedule(Cosine()), horizon, 0.1, 0.2, 0.3).to_dict()
     data["groups"][0]["shedule"] = data["groups"][0].pop("schedule")
     data["groups"][1]["schedule"]["shape"] = {"_target_": "lrflow.schedules.Cosin"}
@@ -71,18 +71,18 @@ def test_everything_that_is_wrong_is_said_at_once(plan_of, horizon):
 
 
 @pytest.mark.parametrize("data", [{}, {"version": 99}, [], "plan", None])
-def test_what_is_no_plan_is_refused(data):
+def test_data_that_are_no_plan_are_an_error(data):
     with pytest.raises(ConfigError, match=r"plan\.version"):
         Plan.from_dict(data)
 
 
-def test_a_schedule_that_json_cannot_say_is_refused_by_name(plan_of, horizon):
+def test_a_schedule_that_json_cannot_hold_is_an_error_with_its_name(plan_of, horizon):
     plan = plan_of(Schedule(Half(level=np.array([0.5]))), horizon)  # type: ignore[arg-type]
     with pytest.raises(LrflowError, match="Half"):
         _ = plan.fingerprint
 
 
-def test_keys_beside_the_plans_own_are_passed_over(plan_of):
+def test_other_keys_are_ignored(plan_of):
     plan = plan_of(Schedule(Linear()), Horizon(10))
     assert Plan.from_dict({**plan.to_dict(), "checks": []}).fingerprint == plan.fingerprint
 

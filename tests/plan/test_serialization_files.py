@@ -50,7 +50,7 @@ def test_the_csv_of_a_long_run_is_sampled_evenly_with_every_landmark(plan_of, tm
     assert np.array_equal([float(row[1]) for row in rows], plan.lr(found)[:, 0])
 
 
-def test_the_json_is_the_plan_and_what_people_ask_of_it(group, schedule, horizon, tmp_path):
+def test_the_json_holds_the_plan_its_landmarks_and_checks(group, schedule, horizon, tmp_path):
     plan = Plan((group("a", 0.1, schedule, weight_decay=0.0), group("b", 0.2, schedule, frozen=True)), horizon)
     content = json.loads(write_json(plan, tmp_path / "plan.json").read_text())
     again = Plan.from_dict(content)

@@ -35,7 +35,7 @@ def rows(text):
     return [line.split() for line in text.splitlines()]
 
 
-def test_it_says_the_run_and_the_schedule(plan):
+def test_it_shows_the_run_and_the_schedule(plan):
     assert ["run", "938", "steps,", "2", "epochs", "of", "469"] in rows(printed(plan))
     assert ["schedule", "cosine,", "warmup", "5%"] in rows(printed(plan))
     assert plan.fingerprint[:12] in printed(plan)
@@ -103,13 +103,13 @@ def test_names_with_brackets_are_shown_as_they_are(group, horizon):
     assert "layers[red]/no_decay[/]" in console.export_text()
 
 
-def test_groups_with_their_own_schedules_are_told_apart(group, horizon):
+def test_groups_with_their_own_schedules_are_distinguished(group, horizon):
     plan = Plan((group("a", 0.1, Schedule(Cosine())), group("b", 0.1, Schedule(Linear()))), horizon)
     assert "schedule  cosine (a)" in printed(plan)
     assert "schedule  linear (b)" in printed(plan)
 
 
-def test_a_plan_that_trains_nothing_is_shown(group, horizon):
+def test_a_plan_that_trains_nothing_has_a_table(group, horizon):
     text = printed(Plan((group("a", 0.1, Schedule(Constant()), frozen=True),), horizon))
     assert "every group is frozen" in text
 

@@ -138,7 +138,7 @@ def test_the_steps_at_which_cycles_restart(shape: WarmRestarts, phase: tuple[int
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "fragment"),
     [
         (lambda: WarmRestarts("often"), "schedule.shape.period = 'often'.*not a duration"),
         (lambda: WarmRestarts(multiplier=0.5), "schedule.shape.multiplier = 0.5: expected a number from 1"),
@@ -152,8 +152,8 @@ def test_the_steps_at_which_cycles_restart(shape: WarmRestarts, phase: tuple[int
         (lambda: OneCycle(curve="cosin"), "schedule.shape.curve = 'cosin': expected cosine, linear\n.*mean cosine"),
     ],
 )
-def test_arguments_of_cycles_that_cannot_be(make: Callable[[], Shape], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_invalid_arguments_of_cycles(make: Callable[[], Shape], fragment: str) -> None:
+    with pytest.raises(ConfigError, match=fragment):
         make()
 
 
@@ -175,7 +175,7 @@ def test_a_number_that_is_above_zero(shape: type[Shape], name: str, value: float
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "fragment"),
     [
         ({"lower": -101}, "lower = -101: expected a number from -100 to 10"),
         ({"upper": 20}, "upper = 20: expected a number from -100 to 10"),  # its tanh is 1
@@ -184,8 +184,8 @@ def test_a_number_that_is_above_zero(shape: type[Shape], name: str, value: float
     ],
     ids=str,
 )
-def test_where_a_tanh_starts_and_ends(arguments: dict[str, float], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_where_a_tanh_starts_and_ends(arguments: dict[str, float], fragment: str) -> None:
+    with pytest.raises(ConfigError, match=fragment):
         Tanh(**arguments)
 
 
@@ -195,7 +195,7 @@ def test_milestones_are_a_list(milestones: object) -> None:
         MultiStep(milestones=milestones)
 
 
-def test_everything_wrong_with_a_shape_is_said_at_once() -> None:
+def test_all_problems_of_a_shape_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         MultiStep(gamma=2, milestones=["50%", "soon", -3])
     keys = [problem.key for problem in caught.value.problems]
@@ -203,7 +203,7 @@ def test_everything_wrong_with_a_shape_is_said_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"),
+    ("shape", "messages"),
     [
         (Exponential(0.9, "1 epoch"), []),
         (Exponential(0.9, 1000), []),  # smooth: it need not come round
@@ -237,11 +237,11 @@ def test_everything_wrong_with_a_shape_is_said_at_once() -> None:
     ],
     ids=repr,
 )
-def test_what_cannot_be_meant_with_a_phase(shape: Shape, said: list[str]) -> None:
+def test_problems_of_a_shape_with_a_phase(shape: Shape, messages: list[str]) -> None:
     problems = shape.check(Phase(10, 90, Horizon(100, 20)))
     texts = [f"{problem.key}: {problem.message}" for problem in problems]
-    assert len(texts) == len(said)
-    assert all(text.startswith(start) for text, start in zip(texts, said, strict=True)), texts
+    assert len(texts) == len(messages)
+    assert all(text.startswith(start) for text, start in zip(texts, messages, strict=True)), texts
 
 
 def test_an_inverse_square_root_needs_a_length_from_somewhere() -> None:
@@ -277,7 +277,7 @@ def test_epochs_of_unknown_length_are_a_problem_before_they_are_an_error(shape: 
 
 
 @pytest.mark.parametrize(
-    ("pieces", "said"),
+    ("pieces", "messages"),
     [
         ([], ["pieces = .*: expected a list with at least one piece"]),
         ("cosine", ["pieces = 'cosine': expected a list"]),
@@ -298,16 +298,16 @@ def test_epochs_of_unknown_length_are_a_problem_before_they_are_an_error(shape: 
     ],
     ids=str,
 )
-def test_pieces_that_cannot_be(pieces: object, said: list[str]) -> None:
+def test_invalid_pieces(pieces: object, messages: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         Piecewise(pieces)
-    assert len(caught.value.problems) == len(said)
-    for problem, start in zip(caught.value.problems, said, strict=True):
+    assert len(caught.value.problems) == len(messages)
+    for problem, start in zip(caught.value.problems, messages, strict=True):
         assert re.match(rf"schedule.shape.{start}", str(problem)), problem
 
 
 @pytest.mark.parametrize(
-    ("pieces", "said"),
+    ("pieces", "messages"),
     [
         ([Piece(Cosine(), 80)], []),
         ([Piece(Cosine(), 40), Piece(Cosine())], []),
@@ -333,11 +333,11 @@ def test_pieces_that_cannot_be(pieces: object, said: list[str]) -> None:
     ],
     ids=str,
 )
-def test_pieces_that_do_not_fit_a_phase(pieces: list[Piece], said: list[str]) -> None:
+def test_pieces_that_do_not_fit_a_phase(pieces: list[Piece], messages: list[str]) -> None:
     problems = Piecewise(pieces).check(Phase(10, 90, Horizon(100, 20)))
     texts = [f"{problem.key}: {problem.message}" for problem in problems]
-    assert len(texts) == len(said)
-    assert all(text.startswith(start) for text, start in zip(texts, said, strict=True)), texts
+    assert len(texts) == len(messages)
+    assert all(text.startswith(start) for text, start in zip(texts, messages, strict=True)), texts
 
 
 def test_pieces_jump_where_one_does_not_start_where_the_last_ended() -> None:

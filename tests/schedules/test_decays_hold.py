@@ -76,20 +76,20 @@ def test_no_stretch_is_spent_at_zero_and_all_rises_are_equal() -> None:
     np.testing.assert_allclose(schedule(np.arange(5) * EACH, RUN), [0.2, 0.4, 0.6, 0.8, 1.0])
 
 
-def test_it_moves_at_once_and_says_so() -> None:
+def test_its_jumps_are_declared() -> None:
     schedule = Schedule(MultiStep(0.1, ["50%"]), hold="2 epochs")
     assert schedule.jumps(RUN) == (16 * EACH,)  # held beyond the 15th epoch's end
     assert len(Schedule(Cosine(), hold="1 epoch").jumps(RUN)) == EPOCHS
 
 
-def test_what_is_left_of_a_run_is_stretched_with_its_holds() -> None:
+def test_extending_stretches_holds_too() -> None:
     short, long = Horizon(100), Horizon(160)
     schedule = Continued(Schedule(Linear(), hold=20), 40, short, "extend")
     expected = [1, 0.8, *(0.6, 0.6), *(0.4, 0.4), *(0.2, 0.2)]
     np.testing.assert_allclose(schedule(np.arange(160), long), np.repeat(expected, 20))
 
 
-def test_other_settings_are_held_with_the_lr() -> None:
+def test_other_settings_are_held_like_the_lr() -> None:
     also = {"momentum": {"low": 0.8}, "weight_decay": {"low": 0.1, "shape": Linear(), "warmup": 5}}
     schedule = Schedule(Cosine(), hold=10, also=also)
     alone, ((_, momentum), (_, decay)) = schedule.split_settings()
@@ -99,17 +99,17 @@ def test_other_settings_are_held_with_the_lr() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "says"),
+    ("schedule", "fragment"),
     [
         (Schedule(Cosine(), hold="30 epochs"), "is 510 steps, but the run has only 510"),
         (Schedule(Cosine(), warmup=20, hold="1 epoch"), "and a warmup of 20 is not a multiple of it"),
         (Schedule(OneCycle(), hold="6 epochs"), "the LR would not rise above 95% of its peak"),
     ],
 )
-def test_what_cannot_be_meant(schedule: Schedule, says: str) -> None:
+def test_invalid_holds(schedule: Schedule, fragment: str) -> None:
     (problem,) = schedule.check(RUN)
     assert problem.key == "schedule.hold"
-    assert says in problem.message
+    assert fragment in problem.message
 
 
 def test_a_cycle_that_rises_for_whole_holds_is_fine() -> None:
@@ -123,7 +123,7 @@ def test_epochs_need_their_length() -> None:
     assert (problem.key, problem.value) == ("schedule.hold", "1 epoch")
 
 
-def test_it_is_left_out_of_the_spec_where_it_says_nothing() -> None:
+def test_it_is_omitted_from_the_spec_at_its_default() -> None:
     for hold in (None, 0, "0%", "0 steps"):
         assert "hold" not in to_spec(Schedule(Cosine(), hold=hold))
     held = Schedule(Cosine(), hold="1 epoch")

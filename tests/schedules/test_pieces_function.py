@@ -34,7 +34,7 @@ def spec(**arguments: Any) -> dict[str, Any]:
     return {"_target_": "lrflow.schedules.Schedule", "shape": {"_target_": f"{__name__}.late", **arguments}}
 
 
-def test_it_is_asked_for_the_share_of_its_stretch() -> None:
+def test_it_is_called_with_the_elapsed_share() -> None:
     schedule = Schedule(Function(late), warmup=10, cooldown=20)
     steps = np.arange(10, 81)
     assert schedule(steps, RUN).tolist() == [1.0 - ((step - 10) / 70) ** 4 for step in range(10, 81)]
@@ -64,7 +64,7 @@ def test_a_misspelt_argument_gets_the_nearest() -> None:
         (lambda progress: math.nan, "<lambda>(0) is nan, not a multiplier from 0 to 1"),
     ],
 )
-def test_what_gives_no_multiplier_is_told(function: Callable[..., float], message: str) -> None:
+def test_a_function_without_a_multiplier_is_reported(function: Callable[..., float], message: str) -> None:
     (problem,) = Schedule(Function(function)).check(RUN)
     assert (problem.key, problem.message) == ("schedule.shape", message)
     assert Schedule(Function(late)).check(RUN) == []

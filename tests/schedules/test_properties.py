@@ -129,7 +129,7 @@ def test_never_under_the_floor_outside_the_warmup(schedule: Schedule, horizon: H
 
 @relaxed
 @given(schedules_of(falling | restarts), horizons)
-def test_the_peak_stands_where_the_warmup_ends(schedule: Schedule, horizon: Horizon) -> None:
+def test_the_peak_is_where_the_warmup_ends(schedule: Schedule, horizon: Horizon) -> None:
     warmup = schedule.warmup.steps(horizon)
     assume(warmup < horizon.steps)
     assert schedule(warmup, horizon) == 1.0
@@ -178,7 +178,7 @@ def test_one_step_many_steps_and_blocks_of_steps_agree_bit_for_bit(
 
 @relaxed
 @given(curves, horizons, horizons, st.randoms(use_true_random=False))
-def test_what_was_asked_before_changes_nothing(
+def test_earlier_calls_change_nothing(
     curve: Schedule | Continued, horizon: Horizon, other: Horizon, random: object
 ) -> None:
     steps = every_step(horizon)
@@ -228,9 +228,7 @@ def test_a_schedule_without_problems_moves(curve: Schedule | Continued, horizon:
 
 @relaxed
 @given(schedules, horizons, st.integers(2, 60))
-def test_a_held_lr_is_that_of_the_last_step_at_which_it_may_move(
-    schedule: Schedule, horizon: Horizon, hold: int
-) -> None:
+def test_a_held_lr_is_that_of_the_last_multiple_of_hold(schedule: Schedule, horizon: Horizon, hold: int) -> None:
     assume(schedule.warmup_start is not None)  # else it depends on the hold, so that all rises are equal
     steps = np.arange(horizon.steps)
     one = replace(schedule, hold=hold)
@@ -291,7 +289,7 @@ def test_no_step_left_is_no_change(
 
 @relaxed
 @given(schedules | continued, horizons, ways, st.data())
-def test_going_on_as_before_changes_nothing(
+def test_resuming_with_the_same_horizon_changes_nothing(
     schedule: Schedule | Continued, horizon: Horizon, how: str, data: st.DataObject
 ) -> None:
     assume(how != "decay_now")

@@ -184,7 +184,7 @@ def test_the_same_multiplier_from_every_memory_layout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key", "says"),
+    ("arguments", "key", "fragment"),
     [
         ({"warmup": -1}, "schedule.warmup", "cannot be negative"),
         ({"warmup": 0.1}, "schedule.warmup", "0.1 is not a whole number of steps"),
@@ -216,15 +216,15 @@ def test_the_same_multiplier_from_every_memory_layout() -> None:
     ],
     ids=str,
 )
-def test_arguments_that_cannot_be(arguments: dict[str, Any], key: str, says: str) -> None:
+def test_invalid_arguments(arguments: dict[str, Any], key: str, fragment: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Schedule(**{"shape": Constant(), **arguments})
     (problem,) = caught.value.problems
     assert problem.key == key
-    assert says in problem.message
+    assert fragment in problem.message
 
 
-def test_all_bad_arguments_are_said_at_once() -> None:
+def test_all_bad_arguments_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         Schedule(None, warmup=-1, warmup_start=2, cooldown="late", floor="deep")
     keys = [problem.key for problem in caught.value.problems]
@@ -232,7 +232,7 @@ def test_all_bad_arguments_are_said_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "said"),
+    ("schedule", "messages"),
     [
         (Schedule(Cosine(), warmup="5%"), {}),
         (Schedule(Constant(), warmup=10, cooldown=90), {}),
@@ -278,8 +278,8 @@ def test_all_bad_arguments_are_said_at_once() -> None:
     ],
     ids=lambda cell: repr(cell) if isinstance(cell, Schedule) else "",
 )
-def test_what_a_schedule_says_of_a_horizon(schedule: Schedule, said: dict[str, str]) -> None:
-    assert {problem.key: problem.message for problem in schedule.check(RUN)} == said
+def test_problems_of_a_schedule_with_a_horizon(schedule: Schedule, messages: dict[str, str]) -> None:
+    assert {problem.key: problem.message for problem in schedule.check(RUN)} == messages
 
 
 def test_unknown_epochs_are_problems_all_at_once() -> None:

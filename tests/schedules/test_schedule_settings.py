@@ -40,7 +40,7 @@ def problems(spec: dict[str, Any]) -> dict[str, str]:
 
 
 class TestEntries:
-    def test_one_that_says_nothing_of_time_follows_the_lr(self) -> None:
+    def test_a_setting_without_a_schedule_follows_the_lr(self) -> None:
         schedule = declared(momentum=CYCLE)
         assert schedule.also == (ScheduledSetting("momentum", None, 0.85, 0.95, True),)
         alone, ((entry, curve),) = schedule.split_settings()
@@ -86,7 +86,7 @@ class TestSpecs:
 
 
 class TestMistakes:
-    def test_everything_wrong_is_said_where_it_stands(self) -> None:
+    def test_all_problems_are_reported_with_their_keys(self) -> None:
         found = problems(
             {
                 "momentum": {"low": 0.95, "high": 0.85, "invers": True},
@@ -110,11 +110,11 @@ class TestMistakes:
         assert found["schedule.also.rho"].startswith("expected a mapping")
         assert len(found) == 10
 
-    def test_a_list_is_told(self) -> None:
+    def test_a_list_is_an_error(self) -> None:
         with pytest.raises(ConfigError, match=r"schedule\.also = \['momentum'\]: expected a mapping from settings"):
             Schedule(Cosine(), also=["momentum"])  # type: ignore[list-item]
 
-    def test_what_does_not_fit_the_run_is_told(self) -> None:
+    def test_durations_that_do_not_fit_are_reported(self) -> None:
         schedule = declared(momentum={"warmup": 300, "low": 0.85}, weight_decay={"cooldown": "20 epochs"})
         keys = {problem.key: problem.message for problem in schedule.check(RUN, "layers.rules[1].schedule")}
         assert keys == {
@@ -127,7 +127,7 @@ class TestMistakes:
         assert declared(momentum={"shape": OneCycle(start=0, end=0), "cooldown": "10%", **CYCLE}).check(RUN) == []
 
     @pytest.mark.parametrize(
-        ("entry", "known", "told"),
+        ("entry", "known", "reported"),
         [
             (ScheduledSetting("momentum"), ADAM, None),
             (ScheduledSetting("momentum"), SGD, None),
@@ -140,12 +140,12 @@ class TestMistakes:
             (ScheduledSetting("beta1", low=0.95, high=0.99), ADAM, None),
         ],
     )
-    def test_it_is_held_against_an_optimizer(
-        self, entry: ScheduledSetting, known: dict[str, float], told: str | None
+    def test_it_is_checked_against_an_optimizer(
+        self, entry: ScheduledSetting, known: dict[str, float], reported: str | None
     ) -> None:
         found = [f"{problem.message}; {problem.hint}" for problem in entry.check(known, "schedule.also.x")]
-        assert len(found) == (told is not None)
-        assert told is None or told in found[0]
+        assert len(found) == (reported is not None)
+        assert reported is None or reported in found[0]
 
 
 class TestLaterOn:
@@ -158,21 +158,21 @@ class TestLaterOn:
         assert lr == with_lr == Continued(Schedule(Cosine(), warmup=5), 20, before, "rescale")
         assert own == Continued(Schedule(Linear(), warmup_start=0.0), 20, before, "rescale")
 
-    def test_to_decay_now_is_said_of_the_lr(self) -> None:
+    def test_decay_now_applies_to_the_lr_only(self) -> None:
         both = declared(momentum=CYCLE, weight_decay={"shape": Linear()})
         lr, ((_, with_lr), (_, own)) = Continued(both, 20, Horizon(50, 10), "decay_now").split_settings()
         assert lr == with_lr
         assert isinstance(own, Continued)
         assert own.how == "extend"
 
-    def test_while_a_group_is_frozen_they_go_on(self) -> None:
+    def test_while_a_group_is_frozen_settings_continue(self) -> None:
         both = declared(momentum=CYCLE)
         lr, ((_, curve),) = Unfreezing(both, 30).split_settings()
         assert lr == Unfreezing(Schedule(Cosine(), warmup=5), 30)
         assert curve == Schedule(Cosine(), warmup=5)
 
     @pytest.mark.parametrize("wrap", [lambda s: Continued(s, 20, Horizon(50), "keep"), lambda s: Unfreezing(s, 30)])
-    def test_without_any_a_curve_is_its_own(self, wrap: Any) -> None:
+    def test_without_settings_a_curve_is_returned_as_it_is(self, wrap: Any) -> None:
         curve = wrap(Schedule(Cosine()))
         assert curve.split_settings() == (curve, ())
 

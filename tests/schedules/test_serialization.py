@@ -96,7 +96,7 @@ def test_every_option_of_the_config_is_a_spec(option: Path) -> None:
     assert schedule.check(Horizon(1000, 100)) == []
 
 
-def test_everything_wrong_with_a_piece_is_said_where_it_stands() -> None:
+def test_all_problems_of_a_piece_are_reported_with_their_keys() -> None:
     shape = {
         "_target_": "lrflow.schedules.Piecewise",
         "pieces": [
@@ -134,7 +134,7 @@ class Halved(Shape):
         return 1.0 - phase.progress(step) / self.by
 
 
-def test_a_shape_of_ones_own_needs_a_resolver() -> None:
+def test_a_custom_shape_needs_a_resolver() -> None:
     schedule = Schedule(Halved(4.0))
     spec = to_spec(schedule)
     assert spec["shape"] == {"_target_": f"{__name__}.Halved", "by": 4.0}
@@ -154,7 +154,7 @@ class Picky(Halved):
 
 
 @pytest.mark.parametrize(
-    ("shape", "says"),
+    ("shape", "fragment"),
     [
         ({"_target_": "Picky", "by": 0.5}, "schedule.shape = .*: by is at least 1"),
         ({"_target_": "Picky", "by": None}, "schedule.shape = .*: '<' not supported"),
@@ -163,7 +163,7 @@ class Picky(Halved):
     ],
     ids=str,
 )
-def test_a_shape_of_ones_own_fails_in_words(shape: dict[str, object], says: str) -> None:
+def test_errors_of_a_custom_shape_are_reported(shape: dict[str, object], fragment: str) -> None:
     classes: dict[str, type] = {"Picky": Picky, "Schedule": Schedule, "_": 5}  # type: ignore[dict-item]
 
     def resolve(target: str) -> type:
@@ -171,12 +171,12 @@ def test_a_shape_of_ones_own_fails_in_words(shape: dict[str, object], says: str)
             raise ConfigError([Problem("_target_", "is not trusted", target)])
         return classes[target]
 
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(ConfigError, match=fragment) as caught:
         from_spec({"_target_": "Schedule", "shape": shape}, resolve=resolve)
     assert len(caught.value.problems) == 1
 
 
-def test_everything_wrong_with_a_spec_is_said_at_once_where_it_stands() -> None:
+def test_all_problems_of_a_spec_are_reported_with_their_keys() -> None:
     spec = {
         "_target_": "lrflow.schedules.Schedule",
         "shape": {"_target_": "lrflow.schedules.Step", "gamma": 2, "evry": 10},
@@ -192,7 +192,7 @@ def test_everything_wrong_with_a_spec_is_said_at_once_where_it_stands() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"),
+    ("spec", "fragment"),
     [
         ({}, r"schedule = {}: expected a mapping with a _target_"),
         ("cosine", r"schedule = 'cosine': expected a mapping with a _target_"),
@@ -207,8 +207,8 @@ def test_everything_wrong_with_a_spec_is_said_at_once_where_it_stands() -> None:
     ],
     ids=str,
 )
-def test_a_spec_that_describes_nothing(spec: dict[str, object], says: str) -> None:
-    with pytest.raises(ConfigError, match=says) as caught:
+def test_a_spec_that_describes_nothing(spec: dict[str, object], fragment: str) -> None:
+    with pytest.raises(ConfigError, match=fragment) as caught:
         from_spec(spec)
     assert len(caught.value.problems) == 1
 

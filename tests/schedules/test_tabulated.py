@@ -58,7 +58,7 @@ def test_every_row_of_a_long_table_is_met(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "messages"),
     [
         ("", ["file = {file!r}: has no rows of step, multiplier"]),
         ("step,multiplier\n", ["file = {file!r}: has no rows of step, multiplier"]),
@@ -80,28 +80,28 @@ def test_every_row_of_a_long_table_is_met(tmp_path: Path) -> None:
     ],
     ids=repr,
 )
-def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, text: str, said: list[str]) -> None:
+def test_problems_of_a_file_are_reported_with_their_line(tmp_path: Path, text: str, messages: list[str]) -> None:
     file = table(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         Tabulated(file=file)
-    assert len(caught.value.problems) == len(said)
-    for problem, start in zip(caught.value.problems, said, strict=True):
+    assert len(caught.value.problems) == len(messages)
+    for problem, start in zip(caught.value.problems, messages, strict=True):
         assert str(problem).startswith("schedule.shape." + start.format(file=file))
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    for file, says in {
+    for file, fragment in {
         tmp_path / "none.csv": "cannot be read: No such file or directory",
         tmp_path: "cannot be read: Is a directory",
         tmp_path / "binary.csv": "cannot be read: 'utf-8' codec can't decode",
     }.items():
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=fragment):
             Tabulated(file=str(file))
 
 
 @pytest.mark.parametrize(
-    ("points", "says"),
+    ("points", "fragment"),
     [
         (None, "points = None: expected a list of .step, multiplier., or a file"),
         ([], "points = .*: expected a list"),
@@ -113,13 +113,13 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_points_that_cannot_be(points: object, says: str) -> None:
-    with pytest.raises(ConfigError, match=f"schedule.shape.{says}"):
+def test_invalid_points(points: object, fragment: str) -> None:
+    with pytest.raises(ConfigError, match=f"schedule.shape.{fragment}"):
         Tabulated(points)
 
 
 @pytest.mark.parametrize(
-    ("points", "said"),
+    ("points", "messages"),
     [
         ([[0, 0.5], [50, 1]], []),
         ([[0, 1], [10, 0.5]], ["points: reach at most 0.5 of the peak, from step 10 to step 90"]),
@@ -129,10 +129,10 @@ def test_points_that_cannot_be(points: object, says: str) -> None:
     ],
     ids=str,
 )
-def test_points_that_do_not_fit_a_phase(points: list[list[float]], said: list[str]) -> None:
+def test_points_that_do_not_fit_a_phase(points: list[list[float]], messages: list[str]) -> None:
     texts = [f"{problem.key}: {problem.message}" for problem in Tabulated(points).check(Phase(10, 90, RUN))]
-    assert len(texts) == len(said)
-    assert all(text.startswith(start) for text, start in zip(texts, said, strict=True)), texts
+    assert len(texts) == len(messages)
+    assert all(text.startswith(start) for text, start in zip(texts, messages, strict=True)), texts
 
 
 def test_points_in_epochs_of_unknown_length() -> None:

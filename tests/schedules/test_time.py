@@ -59,12 +59,12 @@ JUNK = [
 
 
 @pytest.mark.parametrize("junk", JUNK, ids=lambda junk: repr(junk)[:20])
-def test_anything_else_is_refused_with_the_four_forms(junk: object) -> None:
+def test_anything_else_is_an_error_that_lists_the_four_forms(junk: object) -> None:
     with pytest.raises(ValueError, match=r"\(500\).*\(3 epochs\).*\(50_000 samples\).*\(10%\)"):
         Duration.parse(junk)
 
 
-def test_a_unit_of_its_own_is_refused() -> None:
+def test_an_unknown_unit_is_an_error() -> None:
     with pytest.raises(ValueError, match="steps, epochs, samples, fraction"):
         Duration(1, "minutes")
 

@@ -43,7 +43,7 @@ def test_steps_are_counted_as_the_trainer_makes_them(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "fragment"),
     [
         ({"examples": 0, "max_epochs": 1}, "no batch in an epoch: 0 examples"),
         ({"examples": 50, "batch_size": 100, "drop_last": True, "max_epochs": 1}, "the incomplete last one dropped"),
@@ -65,8 +65,8 @@ def test_steps_are_counted_as_the_trainer_makes_them(
         ({"batches": 10, "max_epochs": 1, "samples_per_batch": -1.0}, "samples_per_step is a number above 0"),
     ],
 )
-def test_a_run_that_cannot_be_is_refused(arguments: dict[str, int], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_impossible_runs_are_errors(arguments: dict[str, int], fragment: str) -> None:
+    with pytest.raises(ValueError, match=fragment):
         Horizon.count(**arguments)
 
 

@@ -100,7 +100,7 @@ def test_the_phase_of_a_resumed_run(how: str, horizon: Horizon, phase: tuple[int
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key", "says"),
+    ("arguments", "key", "fragment"),
     [
         ({"how": "stretch"}, "resume.horizon", "expected keep, rescale, extend, decay_now"),
         ({"at": -1}, "resume.at", "a whole number >= 0"),
@@ -110,21 +110,21 @@ def test_the_phase_of_a_resumed_run(how: str, horizon: Horizon, phase: tuple[int
     ],
     ids=str,
 )
-def test_arguments_that_cannot_be(arguments: dict[str, object], key: str, says: str) -> None:
+def test_invalid_arguments(arguments: dict[str, object], key: str, fragment: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Continued(**{"schedule": LINEAR, "at": 40, "before": OLD, "how": "keep", **arguments})
     (problem,) = caught.value.problems
     assert problem.key == key
-    assert says in problem.message
+    assert fragment in problem.message
 
 
-def test_a_misspelt_way_of_going_on_gets_the_nearest() -> None:
+def test_a_misspelt_mode_gets_the_nearest_one() -> None:
     with pytest.raises(ConfigError, match="did you mean rescale"):
         Continued(LINEAR, 40, OLD, "rescaled")
 
 
 @pytest.mark.parametrize(
-    ("curve", "horizon", "said"),
+    ("curve", "horizon", "messages"),
     [
         (Continued(LINEAR, 40, OLD, "extend"), LONGER, []),
         (Continued(LINEAR, 40, OLD, "keep"), SHORTER, []),
@@ -146,10 +146,10 @@ def test_a_misspelt_way_of_going_on_gets_the_nearest() -> None:
     ],
     ids=lambda cell: getattr(cell, "how", ""),
 )
-def test_what_a_resumed_run_says_of_its_horizon(curve: Continued, horizon: Horizon, said: list[str]) -> None:
+def test_problems_of_a_resumed_run_with_its_horizon(curve: Continued, horizon: Horizon, messages: list[str]) -> None:
     texts = [
         str(problem).replace(f" = {curve.how!r}", "") for problem in curve.check(horizon, "layers.rules[0].schedule")
     ]
     texts = [text.replace(" = '90 steps'", "") for text in texts]
-    assert len(texts) == len(said), texts
-    assert all(text.startswith(start) for text, start in zip(texts, said, strict=True)), texts
+    assert len(texts) == len(messages), texts
+    assert all(text.startswith(start) for text, start in zip(texts, messages, strict=True)), texts

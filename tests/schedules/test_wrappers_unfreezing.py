@@ -45,7 +45,7 @@ def test_the_multipliers(curve: Curve, horizon: Horizon, expected: dict[int, flo
 
 
 @pytest.mark.parametrize(("curve", "horizon", "_"), TABLE)
-def test_it_says_itself_where_it_starts(curve: Curve, horizon: Horizon, _: object) -> None:
+def test_its_first_step_is_declared(curve: Curve, horizon: Horizon, _: object) -> None:
     values = curve(np.arange(horizon.steps), horizon)
     start = curve.first_step(horizon)
     assert not values[:start].any()
@@ -98,14 +98,14 @@ def test_its_spec_makes_it_again() -> None:
     assert from_spec(to_spec(continued)) == continued
 
 
-def test_arguments_that_cannot_be() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(ConfigError) as caught:
         Unfreezing(None, "soon", -1)  # type: ignore[arg-type]
     keys = [problem.key for problem in caught.value.problems]
     assert keys == ["unfreezing.schedule", "unfreezing.at", "unfreezing.warmup"]
 
 
-def test_epochs_of_unknown_length_are_told() -> None:
+def test_epochs_of_unknown_length_are_reported() -> None:
     (problem,) = Unfreezing(LINEAR, "2 epochs").check(Horizon(100))
     assert problem.key == "layers"
     assert problem.message.startswith("2 epochs cannot be counted in steps")

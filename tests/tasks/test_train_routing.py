@@ -137,7 +137,7 @@ def test_without_routes_it_is_the_optimizer_itself() -> None:
         (
             [*OTHER, "optimizer.routes.other={_target_: torch.optim.LBFGS, lr: 1.0}"],
             "optimizer.routes.other",
-            "LBFGS evaluates the model several times a step",
+            "LBFGS evaluates the model several times per step",
         ),
     ],
 )
