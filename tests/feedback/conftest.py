@@ -11,7 +11,7 @@ from lrflow.feedback import Feedback, MetricFeedback
 
 @pytest.fixture
 def factors() -> Callable[..., list[float]]:
-    """The factor after each of these readings."""
+    """Return the factor after each of these readings."""
 
     def drive(feedback: MetricFeedback, readings: list[float]) -> list[float]:
         found = []
@@ -25,7 +25,7 @@ def factors() -> Callable[..., list[float]]:
 
 @pytest.fixture
 def wrong() -> Callable[..., set[str]]:
-    """The keys that are refused of these settings; fails where none is."""
+    """Return the keys of the problems of these settings; fails if there are none."""
 
     def find(kind: type[Feedback], **settings: Any) -> set[str]:
         with pytest.raises(ConfigError) as caught:

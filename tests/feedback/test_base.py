@@ -1,4 +1,4 @@
-"""What all feedback has in common: bounds, when it looks, and that anybody can write one."""
+"""What all feedback has in common: bounds, intervals, and the interface for custom classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading for reading what torch's ReduceLROnPlateau does, but for where that is wrong."""
+"""Plateau equals torch's ReduceLROnPlateau for each reading, except where that is wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERIES = st.lists(st.one_of(st.floats(0, 4), st.sampled_from([0.0, 0.5, 1.0, 1.0
 
 
 def torchs(readings: list[float], **settings: Any) -> list[float]:
-    """The factors of torch's own, which starts at LR 1 and has no smallest change."""
+    """Return the factors of torch's class, started at LR 1 and without a smallest change."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, eps=0.0, **settings)
     found = []

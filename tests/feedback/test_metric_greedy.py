@@ -1,4 +1,4 @@
-"""GreedyLR by hand, and its bounds as fractions of the plan."""
+"""GreedyLR against values computed by hand, and its bounds as fractions of the plan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_largest_is_the_best_in_mode_max(factors: Any) -> None:
 
 
 def test_bounds_are_kept_and_left_again(factors: Any) -> None:
-    """Unlike transformers', whose default lower bound of 1e-3 lifts any LR below it to itself."""
+    """In transformers the default lower bound of 1e-3 raises any LR below it to itself."""
     feedback = Greedy(**HALF, patience=0)
     assert factors(feedback, [9, 9, 9, 9, 9, 9, 8, 7]) == [2, 1, 0.5, 0.25, 0.125, 0.125, 0.25, 0.5]
     assert factors(Greedy(**HALF, patience=0), [9, 8, 7, 6, 7]) == [2, 4, 4, 4, 2]

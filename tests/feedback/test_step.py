@@ -1,4 +1,4 @@
-"""The multiplicative rule of Baydin et al., and that it holds for whatever moves the weights."""
+"""The multiplicative rule of Baydin et al., for every kind of optimizer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def quadratic(
     state: tuple[Any, ...] | None = None,
     **options: Any,
 ) -> tuple[list[float], list[np.ndarray], Any]:
-    """Descends a bowl under a feedback; gives the factors, the weights, and the state to go on from."""
+    """Descend a quadratic under a feedback; return the factors, the weights, and the state to resume from."""
     weights = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
     optimizer = make([weights], lr=lr, **options)
     first = 0
@@ -76,12 +76,12 @@ def test_plain_sgd_follows_the_papers_rule(lr: float, beta: float) -> None:
 def test_any_optimizer_goes_faster_where_its_steps_agree(make: Any, options: dict[str, Any]) -> None:
     far_too_low = 1e-5
     factors, _, _ = quadratic(Hypergradient(beta=0.1, every=1), 30, far_too_low, make, **options)
-    # Those that scale each weight by itself go at an angle to the gradient.
+    # Optimizers that scale each weight separately move at an angle to the gradient.
     assert 1.1**15 < factors[-1] < 1.1**29
 
 
 def test_an_lr_beyond_stability_falls_back_below_it() -> None:
-    lr = 0.5  # 2.5 times what the bowl bears
+    lr = 0.5  # 2.5 times the stable LR
     factors, path, _ = quadratic(Hypergradient(beta=0.1, every=1), 200, lr)
     assert factors[-1] * lr < 2 / CURVATURES.max()
     assert np.abs(path[-1]).max() < 1e-3
@@ -96,7 +96,7 @@ def test_the_direction_is_that_of_the_weights_and_not_of_the_gradient() -> None:
     feedback.observe(0.1)
     moving.data -= 0.1 * moving.grad
     feedback.observe(0.1)
-    assert feedback.factor == pytest.approx(1 + 0.5 * 4 / 5)  # the gradient is (3, 0, 0, 4), the way (0, 0, 0, 1)
+    assert feedback.factor == pytest.approx(1 + 0.5 * 4 / 5)  # gradient (3, 0, 0, 4), update (0, 0, 0, 1)
 
 
 def test_with_an_interval_the_changes_are_applied_together() -> None:

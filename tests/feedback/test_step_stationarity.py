@@ -1,4 +1,4 @@
-"""The test of SASA+: what it sees of the weights, how often it errs, and when it cuts."""
+"""The statistical test of SASA+: its statistic, its error rate, and when it cuts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def correlated(seed: int, length: int, mean: float = 0.0, memory: float = 0.0) -
 
 
 class Walk:
-    """SGD on a noisy bowl: it shrinks to the bottom, and then stays about there."""
+    """SGD on a noisy quadratic: it converges to the minimum, then fluctuates around it."""
 
     def __init__(self, start: float, lr: float, feedback: SASA, horizon: Horizon = RUN) -> None:
         self.weights = torch.nn.Parameter(torch.full((20,), start, dtype=torch.float64))

@@ -10,7 +10,7 @@ from lrflow.errors import ConfigError
 
 
 class Backbone(nn.Module):
-    """Linear, norm, and a block whose norm is the user's own."""
+    """Linear, norm, and a block with a custom norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def net() -> nn.Module:
 
 @pytest.fixture
 def tied() -> nn.Module:
-    """The head shares the embedding's weight, which has two names then."""
+    """The head shares the embedding's weight, which then has two names."""
     model = Net()
     model.head.weight = model.embed.weight
     return model
@@ -56,7 +56,7 @@ def tied() -> nn.Module:
 
 @pytest.fixture
 def refused() -> Callable[..., dict[str, str]]:
-    """Calls what must raise a ConfigError and gives its problems: key -> the whole text."""
+    """Calls a function that must raise a ConfigError and returns its problems: key -> text."""
 
     def call(function: Callable, *args: object, **kwargs: object) -> dict[str, str]:
         with pytest.raises(ConfigError) as caught:

@@ -18,7 +18,7 @@ from lrflow.models import CNN, MLP, ResNet
 
 
 def depths(model: nn.Module, example: Any = None) -> dict[str, int]:
-    """Layer -> depth, in order; None: the model is not run."""
+    """Layer -> depth, in order; None: no forward pass is traced."""
     return {layer.name: layer.depth for layer in layers_of(seen(model, example))}
 
 
@@ -32,7 +32,7 @@ def seen(model: nn.Module, example: Any = None) -> Parameters:
 
 
 class Reversed(nn.Module):
-    """Declared from its head down, and its parts are not called but read."""
+    """Declared from the head down; its submodules are not called, their weights are read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def conv_next() -> nn.Module:
 
 
 class Towers(nn.Module):
-    """Two towers of different heights into one head, and a layer that nobody uses."""
+    """Two towers of different depths into one head, and an unused layer."""
 
     def __init__(self) -> None:
         super().__init__()

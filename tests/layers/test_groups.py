@@ -166,7 +166,7 @@ def test_groups_with_equal_settings_merge_in_the_order_of_the_first() -> None:
 
 
 class TestRoutes:
-    """A group that another optimizer takes has that one's peak LR and weight decay where its rule says nothing."""
+    """A group of another optimizer has that one's peak LR and weight decay unless its rule sets them."""
 
     def test_its_settings_are_those_of_its_optimizer(self) -> None:
         model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
@@ -213,7 +213,7 @@ LEAVES = [
 
 @st.composite
 def models(draw: st.DrawFn) -> nn.Module:
-    """A random tree of modules, in which modules and parameters may be shared and some are frozen."""
+    """A random tree of modules; modules and parameters may be shared, and some are frozen."""
     modules = [draw(st.sampled_from(LEAVES))() for _ in range(draw(st.integers(1, 6)))]
     for _ in range(draw(st.integers(0, 3))):
         shared = draw(st.lists(st.sampled_from(modules), min_size=1, max_size=3))
@@ -247,7 +247,7 @@ def rule_lists(draw: st.DrawFn) -> list[Rule]:
 
 
 def selected(rule: Rule, model: nn.Module, parameter: nn.Parameter) -> bool:
-    """Whether a rule selects a parameter, written apart from lrflow and for the modules above only."""
+    """Whether a rule selects a parameter; independent of lrflow, for the modules above only."""
     if rule.ndim is not None and parameter.ndim not in rule.ndim:
         return False
     places = []
@@ -274,7 +274,7 @@ def selected(rule: Rule, model: nn.Module, parameter: nn.Parameter) -> bool:
 
 
 def attempt(model: nn.Module, rules: list[Rule]) -> tuple[list[Group], dict[str, str]]:
-    """The groups, or what is told instead, by key."""
+    """Return the groups, or the reported problems by key."""
     try:
         return resolve(model, rules, lr=0.1), {}
     except ConfigError as error:

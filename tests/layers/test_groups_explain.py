@@ -1,4 +1,4 @@
-"""What is said about rules and parameters that do not meet."""
+"""The messages about rules and parameters that do not match."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REST = Rule("rest", match="*")
 
 @pytest.fixture
 def reported(net: nn.Module, refused: Callable) -> Callable[..., dict[str, str]]:
-    """The problems of rules for the small net, which are followed by one for the rest."""
+    """Return the problems of rules for the small net; a last rule claims all other parameters."""
     return lambda *rules: refused(resolve, net, [*rules, REST], lr=1.0)
 
 

@@ -1,4 +1,4 @@
-"""muP: multipliers worked out by hand, against the rules of the paper's own package, and Yang's coordinate check."""
+"""muP: factors computed by hand, the rules of the paper's own package, and Yang's coordinate check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lrflow.models import CNN, MLP, ResNet
 
 
 class Plain(nn.Module):
-    """Linear layers as torch starts them."""
+    """Linear layers with torch's initialisation."""
 
     def __init__(self, width: int, inputs: int = 16, outputs: int = 4) -> None:
         super().__init__()
@@ -286,7 +286,7 @@ STEPS, SEEDS = 3, 3
 
 
 def change(width: int, how: str, table: Table, seed: int) -> dict[str, float]:
-    """By how much a few steps change the activations of each layer, as the mean over their coordinates."""
+    """Return how much a few steps change the activations of each layer, averaged over their coordinates."""
     torch.manual_seed(seed)
     model = Plain(width)
     scale = dict.fromkeys((name for name, _ in model.named_parameters()), 1.0)
@@ -308,7 +308,7 @@ def change(width: int, how: str, table: Table, seed: int) -> dict[str, float]:
 
 
 def slopes(how: str, table: Table) -> dict[str, float]:
-    """By which power of the width the changes grow."""
+    """Return the power of the width by which the changes grow."""
     changes = [[change(width, how, table, seed) for seed in range(SEEDS)] for width in WIDTHS]
     return {
         name: np.polyfit(np.log(WIDTHS), [np.log(np.mean([run[name] for run in runs])) for runs in changes], 1)[0]

@@ -18,7 +18,7 @@ class RootMeanSquareNorm2d(nn.Module):
         self.gain = nn.Parameter(torch.ones(3, 1, 1))
 
 
-class NormalHead(nn.Module):  # not a norm, for all its name
+class NormalHead(nn.Module):  # not a norm, despite its name
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(3))

@@ -1,4 +1,4 @@
-"""Hidden matrices told apart from heads, embeddings and vectors, on models of every kind."""
+"""Hidden matrices, heads, embeddings and vectors are distinguished in every kind of model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """As small as a GPT can be that has everything that has to be told apart."""
+    """A minimal GPT with parameters of every group."""
 
     def __init__(self, tied: bool, width: int = 8, words: int = 11) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def test_the_models_of_lrflow(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_gpt(tied: bool) -> None:
-    """Under layers=nanogpt the rates of the record; a table of positions is no matrix that maps."""
+    """layers=nanogpt has the LRs of the record; a positional table is no hidden matrix."""
     option = yaml.safe_load((Path(__file__).parents[2] / "conf/layers/nanogpt.yaml").read_text())
     assert option.pop("_target_") == "lrflow.layers.MuonGroups"
     groups = groups_of(GPT(tied), 0.001, **option | ({"head": None} if tied else {}))

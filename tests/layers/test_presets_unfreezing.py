@@ -12,7 +12,7 @@ from lrflow.schedules import Constant, Cosine, Duration, Horizon, Schedule, Unfr
 
 
 class Staged(nn.Module):
-    """A pretrained backbone's names: a stem, stages of blocks, a norm, and a fresh classifier."""
+    """The names of a pretrained backbone: a stem, stages of blocks, a norm, and a new classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Language(nn.Module):
 
 
 def starts(model: nn.Module, horizon: Horizon, **settings: object) -> dict[str, tuple[int, float]]:
-    """Group -> its first step and its LR factor."""
+    """Return for each group its first step and its LR factor."""
     groups = resolve(model, GradualUnfreezing(**{"no_decay": False, **settings}).rules(model), lr=1.0)  # type: ignore[arg-type]
     return {group.name: (group.curve(Schedule(Constant())).first_step(horizon), group.scale) for group in groups}
 

@@ -1,4 +1,4 @@
-"""L-BFGS and the optimizers of second order, through Lightning's automatic optimization."""
+"""L-BFGS and second-order optimizers in Lightning's automatic optimization."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytorch_optimizer = pytest.importorskip("pytorch_optimizer")
 
 
 class Counted(pl.LightningModule):
-    """A small network that counts its evaluations and keeps what its dropout let through."""
+    """A small network that counts its evaluations and records its dropout masks."""
 
     def __init__(self, make: Any, skip: bool = False) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class TestSecondOrder:
 
     @pytest.mark.parametrize("make", [adahessian, sophia])
     def test_nothing_of_a_step_stays_in_memory(self, make: Any) -> None:
-        """Gradients with a graph and their parameters hold each other until the gradients are let go."""
+        """Gradients with a graph and their parameters keep each other alive until the gradients are dropped."""
         module = Counted(make)
         outputs: list[weakref.ref[torch.Tensor]] = []
         module.net[1].register_forward_hook(lambda *found: outputs.append(weakref.ref(found[2])))

@@ -1,4 +1,4 @@
-"""Options that come from a library, against the formulas of their papers in NumPy, and torch's against torch."""
+"""Library optimizers against the formulas of their papers in NumPy, and torch's classes against torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GRADIENTS = DRAW.normal(size=(STEPS, 5, 3))
 
 
 def trained(option: str, *overrides: str) -> np.ndarray:
-    """A matrix after steps with the given gradients, under the option's own settings."""
+    """Return a matrix after steps with the given gradients, under the option's own settings."""
     pytest.importorskip("pytorch_optimizer")
     weight = nn.Parameter(torch.tensor(START))
     config = compose([f"optimizer={option}", f"optimizer.lr={LR}", *overrides])
@@ -224,7 +224,7 @@ TORCH += ["adamax", "nadam", "radam", "adafactor"]
 
 @pytest.mark.parametrize("option", TORCH)
 def test_a_tensor_lr_changes_nothing(option: str) -> None:
-    """As it stands where a run is compiled."""
+    """The optimizer as compiled in a run."""
     found = []
     for compiled in ("false", "true"):
         weight = nn.Parameter(torch.tensor(START))

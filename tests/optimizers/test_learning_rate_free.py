@@ -1,4 +1,4 @@
-"""Optimizers that estimate their LR: which they are, and that all groups share the estimate."""
+"""Optimizers that estimate their LR, and share the estimate among all groups."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_groups_of_one_rate_are_taken(rules: Any) -> None:
 
 
 def test_prodigy_itself_raises_at_its_first_step() -> None:
-    """Else the check would keep people from what works."""
+    """Otherwise the check would reject working configurations."""
     weights = [nn.Parameter(torch.ones(2)) for _ in range(2)]
     optimizer = prodigyopt.Prodigy([{"params": weights[:1], "lr": 1.0}, {"params": weights[1:], "lr": 10.0}])
     sum(weight.sum() for weight in weights).backward()  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Muon against torch's own, against a singular value decomposition, and where torch's stops: kernels and stacks."""
+"""Muon against torch's, against a singular value decomposition, and for kernels and stacks, which torch's rejects."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_no_gradient_is_no_direction() -> None:
 
 
 def follow(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], steps: int = 6) -> list[Tensor]:
-    """Steps with the same random gradients whoever asks; returns the weights."""
+    """Make steps with the same random gradients for each optimizer; return the weights."""
     draw = torch.Generator().manual_seed(3)
     for _ in range(steps):
         for weight in weights:
@@ -85,7 +85,7 @@ def weights_of(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> 
 
 @pytest.fixture
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch's Newton-Schulz, as it is written, but not in bfloat16."""
+    """torch's Newton-Schulz, but not in bfloat16."""
     monkeypatch.setattr(Tensor, "bfloat16", lambda tensor: tensor.clone())
 
 

@@ -1,4 +1,4 @@
-"""Every option of conf/optimizer: its LR is the plan's, it trains digits, and cut off it goes on exactly."""
+"""Every option of conf/optimizer uses the plan's LR, trains digits, and resumes exactly."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def step(twins: Twins, optimizer: torch.optim.Optimizer, number: int, lr: float)
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option not in ONE_LR])
 def test_each_step_uses_its_groups_lr(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the step for which the LR was written, whatever it was before."""
+    """A step uses the LR written for it, not an earlier one."""
     monkeypatch.setattr(torch, "randn_like", lambda like: torch.ones_like(like))
     monkeypatch.setattr(torch, "randint_like", lambda like, *_: torch.ones_like(like))
     twins = Twins()
@@ -93,7 +93,7 @@ def run(option: str, folder: Path, *overrides: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    """Trains with an option, once."""
+    """Train with an option once."""
     return cache(lambda option: run(option, tmp_path_factory.mktemp(option)))
 
 
@@ -121,7 +121,7 @@ class TestDigits:
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["asgd", "adamw"])
 def test_compiled_it_steps_as_it_does_otherwise(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At an LR that every step moves."""
+    """The LR changes at every step."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     asked = ("schedule=linear", "schedule.warmup=3", "trainer.max_steps=5", "task.test=false")
     losses = []

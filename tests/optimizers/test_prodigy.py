@@ -1,4 +1,4 @@
-"""optimizer=prodigy: the paper's estimate, exact across a resume, and what a person is told of it."""
+"""optimizer=prodigy: the paper's estimate, exact after a resume, and its messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several optimizers as one: each does to its own what it does alone, and the whole is one of torch's."""
+"""Several optimizers as one: each steps as it would alone, and the whole is a torch optimizer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def weights_of(count: int = len(SHAPES)) -> list[nn.Parameter]:
 
 
 def members(weights: list[nn.Parameter], kinds: Mapping[str | None, str], homes: list[Any]) -> dict[Any, Optimizer]:
-    """An optimizer for each route, of the weights whose home it is: a group each, marked as lrflow marks them."""
+    """Return an optimizer per route, with one group per weight, marked as lrflow marks them."""
     found: dict[Any, Optimizer] = {}
     for route, kind in kinds.items():
         own = [{"params": [w]} for w, home in zip(weights, homes, strict=True) if home == route]
@@ -247,7 +247,7 @@ class TestGradientScaler:
 
 
 class Modes(torch.optim.SGD):
-    """Stands for an optimizer that keeps other weights for evaluation."""
+    """An optimizer with separate evaluation weights."""
 
     mode = "train"
 
@@ -276,7 +276,7 @@ def test_a_member_that_needs_the_closure_is_an_error() -> None:
 
 
 class TestSecondOrder:
-    """A member that differentiates the gradients takes its step before the weights move."""
+    """A member that differentiates gradients steps before the weights change."""
 
     def test_on_a_route_it_steps_as_it_would_alone(self, same: Any) -> None:
         adahessian = pytest.importorskip("pytorch_optimizer").AdaHessian
@@ -307,7 +307,7 @@ class TestSecondOrder:
 
 
 class Objects(torch.optim.SGD):
-    """Stands for an optimizer whose state is no plain data, and which saves it as such by itself."""
+    """An optimizer whose state is no plain data, and which saves it as plain data itself."""
 
     class Mean:
         def __init__(self, value: Tensor) -> None:
@@ -358,7 +358,7 @@ def test_a_parameter_of_two_members_is_an_error() -> None:
 
 
 class TestAChangedRoute:
-    """State means something only to the optimizer that wrote it."""
+    """State is only valid for the optimizer that wrote it."""
 
     def test_starts_without_state_and_with_its_own_settings(self, weights: list[nn.Parameter]) -> None:
         first = Routed(members(weights, {None: "adamw", "a": "sgd"}, [None, None, "a", "a"]))

@@ -1,4 +1,4 @@
-"""The schedule-free options: the paper's three sequences, and the schedule that they bring along."""
+"""The schedule-free options: the paper's three sequences, and their default schedule."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ RESNET = ("model=resnet", "model.width=8", "model.blocks=[1,1,1]", "trainer.acce
 
 @pytest.mark.parametrize("option", ["schedule_free_adamw", "schedule_free_sgd"])
 def test_a_network_with_batch_norm_learns_and_is_evaluated_as_the_run_found(option: str, tmp_path: Path) -> None:
-    """From the very checkpoints, through the real tasks: validation of each step, best, and the closing test."""
+    """Through the real tasks and checkpoints: validation of each step, best checkpoint, final test."""
     every = "trainer.val_every=0.5 epochs", "trainer.checkpoint.every=10 steps", "trainer.checkpoint.keep=null"
     config = [*RESNET, *every, f"optimizer={option}", "trainer.max_epochs=3", f"output={tmp_path}"]
     metrics = train.run(compose(config))

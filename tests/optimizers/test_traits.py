@@ -1,4 +1,4 @@
-"""What is peculiar to optimizers: known by name without torch, found along base classes, and true of the classes."""
+"""Traits of optimizers: known by name without torch, found along base classes, and true of the classes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TestRecords:
         assert traits_named(target) == traits_of(locate(target))
 
     def test_the_records_agree_with_the_classes(self, target: str) -> None:
-        """A subclass that shows the same of itself, without a record, is the same."""
+        """A subclass without a record that shows the same traits has the same traits."""
         kind = locate(target)
         record = traits_of(kind)
         own = {name: value for name, value in vars(kind).items() if name in ("step", "__init__", "train", "eval")}
@@ -55,7 +55,7 @@ class TestRecords:
 
     def test_a_subclass_is_treated_as_its_parent(self, target: str) -> None:
         class Mine(locate(target)):  # type: ignore[misc]
-            """Without anything of its own."""
+            """A subclass that changes nothing."""
 
         assert traits_of(Mine) == traits_of(locate(target))
 
@@ -93,7 +93,7 @@ def test_they_are_known_without_torch() -> None:
 
 
 class TestOwn:
-    """What classes and functions of one's own show and say."""
+    """Traits that custom classes and functions show and declare."""
 
     def test_a_class_with_its_own_step_loses_the_update_traits(self) -> None:
         class Mine(torch.optim.AdamW):
@@ -188,7 +188,7 @@ class TestOwn:
         assert traits_of(make).line_search
 
 
-# --- The same answers for a subclass as for its parent ---
+# --- A subclass has the traits of its parent ---
 
 MINE = """
 import torch, schedulefree, prodigyopt, pytorch_optimizer

@@ -1,4 +1,4 @@
-"""Plans of every schedule, made in a line."""
+"""Fixtures that make plans of every kind of schedule."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SCHEDULES: dict[str, Curve] = {
 
 @dataclass(frozen=True)
 class Custom(Curve):
-    """A user's own curve: whatever a function of the steps gives; says no more of itself than it must."""
+    """A custom curve, given by a function of the steps; it implements only what it must."""
 
     function: Any
     name: str = "custom"
@@ -74,13 +74,13 @@ class Custom(Curve):
 
 @pytest.fixture(scope="session")
 def custom() -> Callable[..., Curve]:
-    """Makes a curve of a function of (steps, horizon)."""
+    """Makes a curve from a function of (steps, horizon)."""
     return Custom
 
 
 @pytest.fixture(scope="session", params=list(SCHEDULES))
 def schedule(request: pytest.FixtureRequest) -> Curve:
-    """Every kind of schedule, for a horizon of 200 steps, 50 an epoch."""
+    """Every kind of schedule, for a horizon of 200 steps, 50 per epoch."""
     return SCHEDULES[request.param]
 
 
@@ -91,7 +91,7 @@ def horizon() -> Horizon:
 
 @pytest.fixture(scope="session")
 def group() -> Callable[..., PlanGroup]:
-    """Makes a group: name, peak LR, schedule, and whatever else is to be special about it."""
+    """Makes a group from its name, peak LR, schedule and other fields."""
 
     def make(name: str, lr: float, schedule: Curve, **settings: Any) -> PlanGroup:
         defaults = {"scale": 1.0, "weight_decay": None, "tensors": 2, "parameters": 10, "frozen": False}
@@ -112,7 +112,7 @@ def plan_of(group: Callable[..., PlanGroup]) -> MakePlan:
 
 @pytest.fixture(scope="session")
 def optimizer_of() -> Callable[..., torch.optim.Optimizer]:
-    """Makes an optimizer with a parameter group of one weight for each trainable group of a plan."""
+    """Makes an optimizer with one parameter group of one weight per trainable group of a plan."""
 
     def make(plan: Plan, kind: type[torch.optim.Optimizer] = torch.optim.SGD, **settings: Any) -> torch.optim.Optimizer:
         groups = [

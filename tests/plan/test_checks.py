@@ -1,4 +1,4 @@
-"""The checks hold for every schedule of lrflow's, and fail on curves that are broken in each way."""
+"""The checks pass for every schedule of lrflow and fail for curves with each kind of defect."""
 
 import time
 

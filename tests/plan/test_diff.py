@@ -1,4 +1,4 @@
-"""What changed from one plan to another is what a person who compares two runs asks."""
+"""The comparison of two plans."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""The picture shows each distinct curve once, with its name, on axes that fit it."""
+"""The figure shows each distinct curve once, with its name, on suitable axes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A plan is a pure function of the step: the same bits however it is asked, and what it says it is."""
+"""A plan is a pure function of the step: the same bits for any shape of the steps."""
 
 import json
 import time
@@ -74,7 +74,7 @@ def test_a_schedule_that_groups_share_is_evaluated_once(group, custom, horizon):
         calls.append(len(steps))
         return np.ones_like(steps)
 
-    # Two equal curves that are not the same object, and one that is another.
+    # Two equal curves that are different objects, and another curve.
     curves = [custom(function), custom(function), custom(function, name="other")]
     plan = Plan(tuple(group(name, 0.1, curve) for name, curve in zip("abc", curves, strict=True)), horizon)
     plan.lr(np.arange(100))
@@ -124,7 +124,7 @@ class TestFingerprint:
         assert plan_of(schedule, horizon, 0.1).fingerprint == plan_of(schedule, horizon, 0.1).fingerprint
 
     def test_it_does_not_change_between_versions(self, plan_of):
-        """Checkpoints hold it: a change here tells people that a plan changed which did not."""
+        """Checkpoints hold the fingerprint: a change here would report unchanged plans as changed."""
         plan = plan_of(Schedule(Cosine(), warmup="5%"), Horizon(200, 50), 0.1)
         assert plan.fingerprint == "2333985e21ffd745d2fcf32d2c38e4c26cd3b63e308df9553a0c249a1128544e"
 

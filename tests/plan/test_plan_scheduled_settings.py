@@ -1,4 +1,4 @@
-"""Settings that move besides the LR: equal to torch's and to published formulas, executed, shown and compared."""
+"""Scheduled settings: equal to torch's and to published formulas, executed, shown and compared."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def ready(
 
 
 def used(optimizer: torch.optim.Optimizer, scheduler: Any, setting: str, steps: int = STEPS) -> np.ndarray:
-    """The LR and a setting of the first group, [steps, 2], that the steps are made with."""
+    """Return the LR and a setting of the first group at each step, [steps, 2]."""
     rows = []
     for _ in range(steps):
         group = optimizer.param_groups[0]
@@ -129,7 +129,7 @@ class TestAgainstPublishedFormulas:
         np.testing.assert_allclose(moving("momentum", schedule, SGD), published, rtol=1e-12)
 
     def test_the_other_way_at_the_end(self) -> None:
-        """Down again over the last 50 steps, as later records have it."""
+        """The momentum falls again over the last 50 steps, as in later records."""
         schedule = Schedule(Constant(), also={"momentum": {"warmup": 300, "cooldown": 50, "low": 0.85, "high": 0.95}})
         values = moving("momentum", schedule, SGD)
         np.testing.assert_allclose(values[950:], [0.95 - 0.1 * i / 50 for i in range(50)], rtol=1e-12)
@@ -198,7 +198,7 @@ class TestGroups:
     def test_invalid_settings_are_reported(
         self, also: dict[str, Any], config: dict[str, Any], reported: str | None
     ) -> None:
-        if reported is None:  # the head has one of its own, and the others none
+        if reported is None:  # the head has the setting, the other groups do not
             plan = plan_of(Schedule(Cosine(), also=also), config)
             assert [bool(group.also) for group in plan.groups] == [False, True, False]
             return
@@ -229,7 +229,7 @@ class TestGroups:
 
 class TestContinued:
     def test_the_curves_of_settings_continue_with_the_lr(self) -> None:
-        """At the same share of the way as the LR, whose curve they follow."""
+        """The settings are at the same fraction as the LR, whose curve they follow."""
         schedule = Schedule(Cosine(), "5%", also={"momentum": {**CYCLE, "inverse": False}})
         for how in ("keep", "rescale", "extend", "decay_now"):
             plan = plan_of(Continued(schedule, 300, Horizon(500, 100), how))
@@ -259,7 +259,7 @@ class TestExecuted:
             rows.append([(*group["betas"], group["weight_decay"]) for group in optimizer.param_groups])
             scheduler.step()
         momentum, beta2, decay = (plan.setting(name, np.arange(50)) for name in ("momentum", "beta2", "weight_decay"))
-        expected = np.stack([momentum, beta2, np.nan_to_num(decay)], axis=2)  # off where it does not move
+        expected = np.stack([momentum, beta2, np.nan_to_num(decay)], axis=2)  # 0 for groups without it
         assert np.array_equal(np.array(rows), expected)
 
     def test_the_weights_are_those_of_settings_written_by_hand(self) -> None:

@@ -1,4 +1,4 @@
-"""Plans with groups that are frozen at first: what they say, show and check."""
+"""Plans with groups that are frozen at first: their values, tables and checks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def printed(plan: Plan, width: int) -> str:
 
 @pytest.fixture
 def late(group: Callable) -> Callable[..., Plan]:
-    """A plan of two groups: the head, and a body that joins the schedule late."""
+    """A plan of two groups: the head, and a body that is unfrozen later."""
 
     def make(schedule: Curve, at: int | str, warmup: int | str = 0) -> Plan:
         body = group("body", 0.01, Unfreezing(schedule, at, warmup))
@@ -108,7 +108,7 @@ def test_the_table_shows_depth_scale_and_start_of_every_layer(width: int) -> Non
         assert row[-1] == str(20 * (5 - depth))
     for step in range(0, 120, 20):
         assert any(str(step) in line for line in lines), step
-    assert text.count("frozen for") == 0  # five schedules that differ in the start alone are told as one
+    assert text.count("frozen for") == 0  # five schedules that differ only in their start share a description
     assert max(map(len, text.splitlines())) <= width
 
 

@@ -1,4 +1,4 @@
-"""Training executes the plan and nothing else: bit for bit, through real optimizers, resumed or not."""
+"""The scheduler writes the plan's LRs bit for bit, through real optimizers, resumed or not."""
 
 import cProfile
 import json
@@ -20,7 +20,7 @@ from lrflow.schedules import Constant, Cosine, Horizon, Linear, Schedule
 
 
 def steps_made(optimizer, scheduler, steps):
-    """The LRs that `steps` optimizer steps are really made with, [steps, groups]."""
+    """Return the LRs of `steps` optimizer steps, [steps, groups]."""
     used = []
     hook = optimizer.register_step_pre_hook(
         lambda optimizer, args, kwargs: used.append([float(group["lr"]) for group in optimizer.param_groups])

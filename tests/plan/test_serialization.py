@@ -1,4 +1,4 @@
-"""Plans as plain data: read back exactly, refused in one message, and running nothing they name."""
+"""Plans as plain data: read back exactly; invalid data raise one error and import nothing."""
 
 import sys
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from lrflow.schedules.serialization import builtin_class
 
 @dataclass(frozen=True)
 class Half(Shape):
-    """A user's own shape."""
+    """A custom shape."""
 
     level: float = 0.5
 

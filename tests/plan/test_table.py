@@ -1,4 +1,4 @@
-"""The table says what the plan is, on any terminal."""
+"""The table describes the plan on any terminal."""
 
 import io
 from types import SimpleNamespace

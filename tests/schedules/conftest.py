@@ -1,4 +1,4 @@
-"""Runs torch's own schedulers, the reference that lrflow's are held against."""
+"""Fixtures that run torch's schedulers, the reference for lrflow's."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MakeScheduler = Callable[[Optimizer], LRScheduler]
 
 
 def make_optimizer(*lrs: float) -> Optimizer:
-    """An optimizer with a parameter group for each LR."""
+    """Return an optimizer with one parameter group per LR."""
     return SGD([{"params": [torch.zeros(1, requires_grad=True)], "lr": lr} for lr in lrs], lr=1.0)
 
 
 def executed(optimizer: Optimizer, scheduler: LRScheduler, steps: int) -> np.ndarray:
-    """The LRs of each group, [steps, groups], that `steps` optimizer steps are made with."""
+    """Return the LRs of each group at each of `steps` optimizer steps, [steps, groups]."""
     rates = []
     for _ in range(steps):
         rates.append([float(group["lr"]) for group in optimizer.param_groups])
@@ -30,13 +30,13 @@ def executed(optimizer: Optimizer, scheduler: LRScheduler, steps: int) -> np.nda
 
 @pytest.fixture(scope="session")
 def optimizer() -> Callable[..., Optimizer]:
-    """Makes an optimizer with a parameter group for each LR given."""
+    """Makes an optimizer with one parameter group per LR."""
     return make_optimizer
 
 
 @pytest.fixture(scope="session")
 def run() -> Callable[[Optimizer, LRScheduler, int], np.ndarray]:
-    """Makes steps, and gives the LRs they were made with."""
+    """Makes steps and returns their LRs."""
     return executed
 
 

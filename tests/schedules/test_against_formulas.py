@@ -155,5 +155,5 @@ CASES: dict[str, tuple[Schedule, Formula]] = {
 @pytest.mark.parametrize(("schedule", "formula"), CASES.values(), ids=CASES.keys())
 def test_every_step_is_the_papers(schedule: Schedule, formula: Formula) -> None:
     values = np.array([formula(step) for step in range(STEPS)])
-    # The peak LR is what the config says: a formula whose highest value is another is divided by it.
+    # The peak LR is the configured one: a formula with another highest value is divided by it.
     np.testing.assert_allclose(schedule(np.arange(STEPS), RUN), values / values.max(), rtol=1e-9, atol=1e-12)

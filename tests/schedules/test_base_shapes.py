@@ -1,4 +1,4 @@
-"""Shapes on their own: where they land, where they jump, what they refuse."""
+"""Shapes by themselves: their ends, their jumps, their problems."""
 
 from __future__ import annotations
 

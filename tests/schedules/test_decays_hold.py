@@ -1,4 +1,4 @@
-"""An LR that stays for a while before it moves, as under a scheduler that is stepped once an epoch."""
+"""`hold`: an LR that changes only every so many steps, as under a scheduler that is stepped once per epoch."""
 
 from __future__ import annotations
 

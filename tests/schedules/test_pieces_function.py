@@ -1,4 +1,4 @@
-"""A function of one's own is a shape: of the same value however it is asked, found again by its name."""
+"""A custom function as a shape: evaluated elementwise, and found again by its name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN = Horizon(100, 10)
 
 
 def late(progress: float, power: float = 4.0, knots: tuple[float, ...] = ()) -> float:
-    """Of math and not of numpy, as a person writes it down."""
+    """A function of the math module, not of numpy."""
     return 1.0 - math.pow(progress, power)
 
 

@@ -1,4 +1,4 @@
-"""What holds for every schedule, whatever it is made of: properties, searched by Hypothesis."""
+"""Properties of every schedule, tested with Hypothesis."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_a_schedule_without_problems_moves(curve: Schedule | Continued, horizon:
     assume(not curve.check(horizon))
     rates = curve(np.arange(horizon.steps), horizon)
     assert rates[-1] > 0.0
-    # Held, a rise of the shape's own may pass over the peak, as the plan's checks tell.
+    # With hold, a rise of the shape itself may skip the peak; the plan's checks report it.
     assert rates.max() == 1.0 or isinstance(curve, Continued) or curve.hold.value
 
 

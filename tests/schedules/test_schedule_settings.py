@@ -1,4 +1,4 @@
-"""Settings that move besides the LR: how they are declared, what is said of mistakes, what becomes of them later on."""
+"""Scheduled settings: their declaration, their problems, and their curves in wrapped schedules."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class TestMistakes:
         }
 
     def test_a_setting_may_stay_at_the_low_end(self) -> None:
-        """Which for an LR would be steps without any movement."""
+        """For an LR these would be steps without movement."""
         assert declared(momentum={"shape": OneCycle(start=0, end=0), "cooldown": "10%", **CYCLE}).check(RUN) == []
 
     @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ class TestMistakes:
 
 
 class TestLaterOn:
-    """What becomes of the entries where a schedule is wrapped."""
+    """The entries of a schedule that is wrapped."""
 
     def test_a_continued_schedule_continues_them(self) -> None:
         both = declared(momentum=CYCLE, weight_decay={"shape": Linear()})

@@ -126,7 +126,7 @@ def test_a_run_resumed_twice_survives_too() -> None:
 
 @dataclass(frozen=True)
 class Halved(Shape):
-    """A user's own shape."""
+    """A custom shape."""
 
     by: float = 2.0
 
@@ -146,7 +146,7 @@ def test_a_custom_shape_needs_a_resolver() -> None:
 
 @dataclass(frozen=True)
 class Picky(Halved):
-    """A user's own shape that checks its arguments in the plain way."""
+    """A custom shape that raises ValueError for its arguments."""
 
     def __post_init__(self) -> None:
         if self.by < 1:

@@ -1,4 +1,4 @@
-"""Tables: multipliers read from a CSV file, and what is said of a file that cannot be meant."""
+"""Tables: multipliers read from a CSV file, and the problems of such files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Durations: what can be written, what is refused, and how they are counted in steps."""
+"""Durations: their forms, their errors, and their conversion to steps."""
 
 from __future__ import annotations
 

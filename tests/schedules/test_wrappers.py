@@ -1,4 +1,4 @@
-"""Resumed runs: what each way of going on does to the rest of the curve."""
+"""Resumed runs: the rest of the curve in each mode."""
 
 from __future__ import annotations
 

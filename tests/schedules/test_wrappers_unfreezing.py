@@ -1,4 +1,4 @@
-"""Schedules that a group joins later: 0 until then, and a warmup of its own on top of the run's."""
+"""Curves of groups that are unfrozen later: 0 until then, then a warmup of the group's own."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_its_first_step_is_declared(curve: Curve, horizon: Horizon, _: object) -
 
 @given(st.integers(0, 150), st.integers(0, 60), st.integers(1, 120))
 def test_it_is_a_line_times_the_schedule(at: int, warmup: int, steps: int) -> None:
-    """However it is asked, and whatever the schedule is."""
+    """For every schedule and every shape of the steps."""
     inner, horizon = Schedule(Cosine(), warmup="10%", floor=0.1), Horizon(steps)
     curve = Unfreezing(inner, at, warmup)
     for step in {0, min(at, steps), min(at + warmup // 2, steps), steps}:
