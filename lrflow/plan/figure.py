@@ -62,8 +62,8 @@ def _draw_setting(axes: Axes, plan: PlanBase, name: str) -> None:
     values, edges = plan.setting(name, steps), [*steps, plan.horizon.steps]
     colours = _colours(len(variants)) if len(variants) > 1 else [GREY]  # a colour that no LR has
     for (label, column), colour in zip(variants, colours, strict=True):
-        whose = label.partition(" of ")[2]
-        axes.stairs(values[:, column], edges, baseline=None, color=colour, linewidth=1.8, label=whose)
+        group_names = label.partition(" of ")[2]
+        axes.stairs(values[:, column], edges, baseline=None, color=colour, linewidth=1.8, label=group_names)
     title = next(moved.title for moved, _ in plan.scheduled_settings if moved.name == name)
     axes.set_ylabel(title.replace(" (", "\n("), color=INK)
     axes.margins(y=0.12)

@@ -92,7 +92,7 @@ class Plan(PlanBase):
         return PlanTable(self)
 
     def plot(self, path: str | Path) -> Path:
-        """Draw the LR of every group over the run into a PNG (or what the suffix says) and return its path."""
+        """Draw the LR of every group over the run into a PNG (or another format, by the suffix) and return its path."""
         return plot(self, Path(path))
 
     def write(self, folder: str | Path, extra: Mapping[str, Any] | None = None, picture: bool = True) -> list[Path]:

@@ -84,7 +84,7 @@ def count_steps(duration: Duration, horizon: Horizon, name: str, problems: list[
 def uncountable_hint(duration: Duration) -> str:
     """Return the hint for a duration that cannot be converted to steps."""
     known = (
-        "a loader that has samples_per_batch says how many samples a step sees"
+        "a loader that has samples_per_batch sets the samples per step"
         if duration.unit == "samples"
         else "trainer.limit_train_batches=N makes an epoch N batches long"
     )

@@ -138,7 +138,7 @@ class Piecewise(Shape):
                 problems.append(Problem(f"{name}.duration", "is shorter than one step", text))
             elif start + steps > phase.stop:
                 message = f"ends at step {start + steps}, but the shape ends at {phase.stop}"
-                hint = "leave the last duration out, for what is left" if piece is self.pieces[-1] else None
+                hint = "omit the last duration: the piece then fills the rest" if piece is self.pieces[-1] else None
                 problems.append(Problem(f"{name}.duration", message, text, hint))
             else:
                 stretch = Phase(start, start + steps, phase.horizon)
