@@ -80,7 +80,7 @@ def test_a_run_in_which_nothing_would_train_at_first() -> None:
 def test_what_a_rule_cannot_be_is_told_of_all_rules_at_once() -> None:
     found = told("{name: a, lr: 2x}", "{name: frozen, match: 'head.*'}", REST)
     assert list(found) == ["layers.rules[0].match", "layers.rules[1].name"]
-    assert "selects by match, type, ndim or select" in found["layers.rules[0].match"]
+    assert "needs one of match, type, ndim and select" in found["layers.rules[0].match"]
 
 
 def test_a_rule_of_a_config_has_the_keys_and_defaults_of_the_class() -> None:

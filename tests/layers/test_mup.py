@@ -181,7 +181,7 @@ def test_a_tied_readout(refused: Callable) -> None:
 
 def test_changes_that_are_no_width(refused: Callable) -> None:
     models = [MLP([3], 2, widths=widths) for widths in ([8, 8], [8], [16])]
-    assert "of other parameters: stage2." in refused(MuP({"widths": [8]}).widths, *models)["layers.base"]
+    assert "with other parameters: stage2." in refused(MuP({"widths": [8]}).widths, *models)["layers.base"]
     models = [nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(8, 4)]
     assert "nothing in the model grows" in refused(MuP({"bias": True}).widths, *models)["layers.base"]
     models = [nn.Conv1d(8, 8, 5), nn.Conv1d(4, 4, 3), nn.Conv1d(8, 8, 3)]

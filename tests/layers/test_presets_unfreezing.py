@@ -145,7 +145,7 @@ def test_values_out_of_range(refused: Callable) -> None:
         "layers.factor",
         "layers.min_scale",
     ]
-    assert "all layers would train at once" in refused(GradualUnfreezing, every=0)["layers.every"]
+    assert "all layers would train from the start" in refused(GradualUnfreezing, every=0)["layers.every"]
 
 
 def test_rules_that_contradict_themselves(refused: Callable) -> None:

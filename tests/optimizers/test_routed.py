@@ -387,5 +387,5 @@ def test_build_optimizer_marks_the_groups_of_a_route() -> None:
     assert "route" not in build_optimizer([groups[1]], {"lr": 0.1}, torch.optim.SGD).param_groups[0]
     with pytest.raises(ConfigError, match=r"optimizer\.routes\.muon\.momentun.*\n.*did you mean momentum"):
         build_optimizer([groups[0]], {"lr": 0.02, "momentun": 0.5}, Muon, key="optimizer.routes.muon")
-    with pytest.raises(ConfigError, match=r"optimizer\.routes\.muon: it refuses.*shape \[4\]"):
+    with pytest.raises(ConfigError, match=r"optimizer\.routes\.muon: the optimizer rejects.*shape \[4\]"):
         build_optimizer([groups[1]], {"lr": 0.02}, Muon, key="optimizer.routes.muon")

@@ -134,7 +134,7 @@ class TestMistakes:
             (ScheduledSetting("momentum"), {"lr": 1.0, "eps": 1.0}, "no such setting; known: eps"),
             (ScheduledSetting("momentum", optional=True), {"lr": 1.0}, None),
             (ScheduledSetting("weight_dekay"), ADAM, "no such setting; did you mean weight_decay?"),
-            (ScheduledSetting("weight_decay"), SGD, "weight_decay is 0, which is off"),
+            (ScheduledSetting("weight_decay"), SGD, "weight_decay is 0, which switches it off"),
             (ScheduledSetting("weight_decay", optional=True), SGD, None),
             (ScheduledSetting("beta1", low=0.95), ADAM, "is above 0.9, the optimizer's own; give a high too"),
             (ScheduledSetting("beta1", low=0.95, high=0.99), ADAM, None),
