@@ -482,11 +482,11 @@ from lrflow.config import compose
 from lrflow.tasks import train
 from lrflow.training.trainer import rank
 
-close, loops = train.close_loop, []
+close, loops = train.make_feedback_loop, []
 def close_and_keep(*settings):
     loops.append(close(*settings))
     return loops[-1]
-train.close_loop = close_and_keep
+train.make_feedback_loop = close_and_keep
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
