@@ -214,7 +214,7 @@ def _check_inputs(
 def abbreviated(names: Sequence[str], most: int = 6) -> str:
     """Return the first few names, and how many more there are."""
     first = ", ".join(names[:most])
-    return first if len(names) <= most else f"{shown} and {len(names) - most} more"
+    return first if len(names) <= most else f"{first} and {len(names) - most} more"
 
 
 def explain_unmatched(entries: Sequence[Entry], key: str) -> Problem:

@@ -269,7 +269,7 @@ def _from_module(
     if len(wide) == 2 and ratios[wide[0]] == ratios[wide[1]]:  # fan-in and fan-out grow alike
         return "hidden", ratios[wide[0]], ratios[wide[0]]
     raise UnknownRoleError(
-        f"{_shape(before)} in the narrower model: {type(place.holder).__name__} does not determine which side is fan-in",
+        f"{_shape(before)} in the narrower model: {type(place.holder).__name__} leaves open which side is fan-in",
         f"set its role: layers.roles={{{place.name}: input}}, hidden or output",
     )
 
