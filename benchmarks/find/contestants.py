@@ -47,12 +47,12 @@ def lrflow(command: str, options: Sequence[str], seed: int) -> Answer:
         except ConfigError as error:  # the LR is outside the range: no answer
             return {"answers": {}, "steps": 0, "error": str(error)}
         record = Record.read(Path(result["folder"]))
-    answer = record.confirmed or record.reading
+    answer = record.confirmed or record.suggestion
     found = {"intervals": {command: answer.interval}, "doubts": {command: answer.doubts}, "steps": record.test.steps}
     if record.confirmed:
         tried = {"short_steps": record.short_steps, "tried": record.confirmed.tried}
         return {"answers": {command: answer.lr}, **found, **tried}
-    alone = {f"{name} alone": lr for name, lr in record.reading.marks.items() if name != "halfway"}
+    alone = {f"{name} alone": lr for name, lr in record.suggestion.marks.items() if name != "halfway"}
     return {"answers": {command: answer.lr, **alone}, **found}
 
 

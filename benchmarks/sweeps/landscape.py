@@ -24,8 +24,7 @@ from lrflow.schedules import Horizon
 from lrflow.tasks import find
 from lrflow.training import Block, Signals
 from lrflow.training.monitor import Monitor
-from lrflow.tuning.confirmation import short_plan
-from lrflow.tuning.short_runs import short_fit, whole_horizon
+from lrflow.tuning.short_runs import short_fit, short_plan, whole_horizon
 
 HERE = Path(__file__).parent
 OPTIMIZERS = ("momentum", "adamw")

@@ -31,11 +31,11 @@ from lrflow.runs import RunFolder
 from lrflow.tasks.run_record import open_folder, own_environment
 from lrflow.training.state import preserve_random_state
 from lrflow.training.trainer import rank
-from lrflow.tuning.confirmation import Confirmed, confirm_range
+from lrflow.tuning.confirmation import Confirmation, confirm_range
 from lrflow.tuning.find_record import Record, plot_range_test
 from lrflow.tuning.range_test import RangeTest, run_sweeps
 from lrflow.tuning.stability import find_ceiling
-from lrflow.tuning.suggestion import Reading, judge_lr, read_range_test
+from lrflow.tuning.suggestion import Suggestion, compare_with_interval, suggest_lr
 
 
 def find_range(config: Config, find: RangeFind, folder: Path, console: Console) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     if not np.isfinite(test.losses[:, 0]).any():
         raise LrflowError(f"{name} is not finite at an LR of {find.low:g} already: look for NaN in the data")
     try:
-        reading = read_range_test(test.rates, test.losses, config.seed, name, more)
+        reading = suggest_lr(test.rates, test.losses, config.seed, name, more)
     except ValueError as error:
         raise ConfigError([Problem("find.low", str(error), find.low, "start lower")]) from error
     _show(reading, test, console)
@@ -71,7 +71,7 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
         if config.task.name == "find":  # a page of megabytes is too much for every run that looks at its LR
             _write_page(folder, console)
     answer = record.answer
-    verdict = judge_lr(config.optimizer.lr, answer.interval, reading.ceiling)
+    verdict = compare_with_interval(config.optimizer.lr, answer.interval, reading.ceiling)
     takes = "" if config.finds_lr else f"optimizer.lr={answer.lr:.2g} takes it ({verdict}); "
     told = f"{takes if answer.confident else ''}{record.steps} steps were made"
     console.print(told, soft_wrap=True, highlight=False)
@@ -79,7 +79,7 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     return {"lr": answer.lr, "low": low, "high": high, "doubts": list(answer.doubts), "steps": record.steps}
 
 
-def _confirm(config: Config, find: RangeFind, start: float, folder: Path, console: Console) -> tuple[Confirmed, int]:
+def _confirm(config: Config, find: RangeFind, start: float, folder: Path, console: Console) -> tuple[Confirmation, int]:
     """Make the trial runs, and tell of each as it ends."""
     say = partial(console.print, soft_wrap=True, highlight=False)
     say(f"trial runs under the schedule, each {find.confirm_length} of the run:")
@@ -124,7 +124,7 @@ def _told(seeds: Iterable[int], console: Console) -> Iterator[int]:
         yield from progress.track(list(seeds))
 
 
-def _show(reading: Reading, test: RangeTest, console: Console) -> None:
+def _show(reading: Suggestion, test: RangeTest, console: Console) -> None:
     say = partial(console.print, soft_wrap=True, highlight=False)
     low, high = (number(rate) for rate in reading.interval)
     within = f"  {low} to {high}, with 90% confidence over {len(test.losses)} sweeps" if len(test.losses) > 1 else ""

@@ -17,8 +17,7 @@ from lrflow.sweeps.samplers import Reporter, given_up, rungs
 from lrflow.training import Signals
 from lrflow.training.monitor import Watched, build_monitors
 from lrflow.training.state import random_state, set_random_state
-from lrflow.tuning.confirmation import short_plan
-from lrflow.tuning.short_runs import short_fit, whole_horizon
+from lrflow.tuning.short_runs import short_fit, short_plan, whole_horizon
 
 if TYPE_CHECKING:
     from lrflow.config.sweep import Trial

@@ -1,1 +1,1 @@
-"""Finding a learning rate: how curved the loss is, and what that allows."""
+"""Finding the learning rate: range tests, trial runs and the stability bound."""

@@ -1,7 +1,4 @@
-"""What a range test leaves behind in a folder, from where pictures and pages read it.
-
-A range test drawn: the loss against the learning rate, with what was read from it.
-"""
+"""The record of a range test: `find.csv` and `find.json`, written and read, and the plot `find.png`."""
 
 from __future__ import annotations
 
@@ -16,9 +13,9 @@ import numpy.typing as npt
 from lrflow.display import COLOURS, GREY, INK, number, plain_axes, save_figure
 from lrflow.files import write_whole
 from lrflow.metric import TRAIN_LOSS, Metric
-from lrflow.tuning.confirmation import Confirmed
+from lrflow.tuning.confirmation import Confirmation
 from lrflow.tuning.range_test import RangeTest
-from lrflow.tuning.suggestion import Reading, smooth
+from lrflow.tuning.suggestion import Suggestion, smooth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,69 +23,70 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-FEWEST_DRAWN = 3  # points of a line
+
+MIN_DRAWN = 3  # points of a line
 
 
 @dataclass(frozen=True)
 class Record:
-    """A range test and what it says.
+    """A range test, the LR that it suggests and the LR that trial runs confirm.
 
     Args:
-        test: what was measured.
-        reading: what was read from it.
-        monitor: the metric.
-        mode: `min` where less of it is better, `max` where more is.
-        configured: the peak LR that the config says.
-        confirmed: what trial runs said then; None: none were made.
-        short_steps: that these took together.
+        test: the readings.
+        suggestion: the LR that they suggest.
+        monitor: the metric that was read.
+        mode: `min` if lower is better, `max` if higher is.
+        configured: the configured peak LR.
+        confirmed: the LR that trial runs confirm; None: none were made.
+        short_steps: optimizer steps of all trial runs.
     """
 
     test: RangeTest
-    reading: Reading
+    suggestion: Suggestion
     monitor: str
     mode: str
     configured: float
-    confirmed: Confirmed | None = None
+    confirmed: Confirmation | None = None
     short_steps: int = 0
 
     @property
-    def answer(self) -> Reading | Confirmed:
-        """What is to be taken."""
-        return self.confirmed or self.reading
+    def answer(self) -> Suggestion | Confirmation:
+        """The LR to use: the confirmed one if there is one, else the suggested one."""
+        return self.confirmed or self.suggestion
 
     @property
     def steps(self) -> int:
-        """Optimizer steps that all of it took."""
+        """Optimizer steps of all sweeps and trial runs."""
         return self.test.steps + self.short_steps
 
     @property
     def sign(self) -> float:
-        """1 where less is better, -1 where more is."""
+        """1 if lower is better, -1 if higher is."""
         return Metric.parse(self.monitor, self.mode).sign
 
     @property
     def label(self) -> str:
-        """What the metric is called in a picture."""
+        """The metric's name in figures."""
         return "training loss" if self.monitor == TRAIN_LOSS else self.monitor
 
     def mean(self) -> tuple[Floats, Floats]:
-        """The LRs that every sweep reached, and the smoothed mean of what was read there; [n] each."""
-        there = np.isfinite(self.test.losses).all(0)
-        if there.sum() < FEWEST_DRAWN:
+        """Return the LRs that every sweep reached, and the smoothed mean of the readings there; [n] each."""
+        finite = np.isfinite(self.test.losses).all(0)
+        if finite.sum() < MIN_DRAWN:
             return np.empty(0), np.empty(0)
-        rates = self.test.rates[there]
-        return rates, smooth(rates, self.test.losses[:, there].mean(0))[0]
+        rates = self.test.rates[finite]
+        return rates, smooth(rates, self.test.losses[:, finite].mean(0))[0]
 
     def span(self) -> tuple[float, float]:
-        """Between which values a picture shows the sweeps: an explosion at their ends would hide all the rest."""
-        best, start = [], []
+        """Return the range of values that a figure shows; it cuts off the divergence at the ends of the sweeps."""
+        best, initial = [], []
         for losses in self.test.losses:
-            known = np.isfinite(losses)
-            if (count := known.sum()) >= FEWEST_DRAWN:
-                values, _ = smooth(self.test.rates[known], self.sign * losses[known])
+            finite = np.isfinite(losses)
+            if (count := finite.sum()) >= MIN_DRAWN:
+                values, _ = smooth(self.test.rates[finite], self.sign * losses[finite])
                 best.append(values.min())
-                start.append(np.median(self.sign * losses[known][: max(FEWEST_DRAWN, count // 10)]))
-        bottom, top = min(best, default=0.0), max(start, default=1.0)
+                initial.append(np.median(self.sign * losses[finite][: max(MIN_DRAWN, count // 10)]))
+        bottom, top = min(best, default=0.0), max(initial, default=1.0)
         room = max(top - bottom, 1e-9)
         low, high = sorted((self.sign * (bottom - 0.15 * room), self.sign * (top + 0.4 * room)))
         return float(low), float(high)
@@ -96,19 +94,19 @@ class Record:
     def write(self, folder: Path) -> None:
         """Write `find.csv` and `find.json`."""
         self.test.write(folder / "find.csv")
-        content = asdict(self.answer) | ({"range_test": asdict(self.reading)} if self.confirmed else {})
+        content = asdict(self.answer) | ({"range_test": asdict(self.suggestion)} if self.confirmed else {})
         content |= {"confident": self.answer.confident, "steps": self.steps, "short_steps": self.short_steps}
         content |= {"monitor": self.monitor, "mode": self.mode, "every": self.test.every, "configured": self.configured}
         write_whole(folder / "find.json", json.dumps(content, indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Record:
-        """What `write` wrote into a folder."""
+        """Return the record that `write` wrote into a folder."""
         content = json.loads((folder / "find.json").read_text())
-        confirmed = _made(Confirmed, content) if "range_test" in content else None
+        confirmed = _from_json(Confirmation, content) if "range_test" in content else None
         return cls(
             RangeTest.read(folder / "find.csv", content["every"]),
-            _made(Reading, content.get("range_test", content)),
+            _from_json(Suggestion, content.get("range_test", content)),
             content["monitor"],
             content["mode"],
             content["configured"],
@@ -117,41 +115,32 @@ class Record:
         )
 
 
-def _made(kind: type[Any], content: dict[str, Any]) -> Any:
-    """A dataclass from what JSON made of it."""
-    return kind(**{field.name: _tuples(content[field.name]) for field in fields(kind)})
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
-
-
 def plot_range_test(record: Record, path: Path) -> Path:
-    """Draw the sweeps, their mean, the LR that was found with its interval, every rule's mark and the divergence.
+    """Draw the sweeps, their mean, the suggested LR with its interval, the LR of each rule, the divergence.
 
     Args:
-        record: what is drawn; what trial runs said stands below.
+        record: of the range test; trial runs are drawn in a second panel.
         path: of the PNG.
     """
-    from matplotlib.figure import Figure  # itself and not pyplot: no state, no display
+    from matplotlib.figure import Figure  # without pyplot, which keeps state and may need a display
 
-    test, reading, confirmed = record.test, record.reading, record.confirmed
+    test, suggestion, confirmed = record.test, record.suggestion, record.confirmed
     figure = Figure(figsize=(9, 4.8 if confirmed is None else 7.0), layout="constrained", facecolor="white")
     axes, *below = figure.subplots(
         2 if confirmed else 1, sharex=True, squeeze=False, height_ratios=[2, 1][: 1 + bool(confirmed)]
     )[:, 0]
     for losses in test.losses:
-        known = np.isfinite(losses)
-        axes.plot(test.rates[known], losses[known], color=GREY, alpha=0.25, linewidth=0.7)
+        finite = np.isfinite(losses)
+        axes.plot(test.rates[finite], losses[finite], color=GREY, alpha=0.25, linewidth=0.7)
     axes.plot(*record.mean(), color=COLOURS[0], linewidth=2.2, label=f"mean of {len(test.losses)}")
     axes.set_ylim(record.span())
-    axes.axvspan(*reading.interval, color=COLOURS[2], alpha=0.2, linewidth=0)
-    axes.axvline(reading.lr, color=COLOURS[2], linewidth=2.2, label=f"LR {number(reading.lr)}")
-    marks = [(name, rate) for name, rate in reading.marks.items() if rate != reading.lr]
+    axes.axvspan(*suggestion.interval, color=COLOURS[2], alpha=0.2, linewidth=0)
+    axes.axvline(suggestion.lr, color=COLOURS[2], linewidth=2.2, label=f"LR {number(suggestion.lr)}")
+    marks = [(name, rate) for name, rate in suggestion.marks.items() if rate != suggestion.lr]
     for (name, rate), colour in zip(marks, (COLOURS[1], *COLOURS[3:]), strict=False):
         axes.axvline(rate, color=colour, linewidth=1.2, linestyle="--", label=f"{name} {number(rate)}")
-    if reading.ceiling:
-        axes.axvspan(reading.ceiling, test.rates[-1], color="black", alpha=0.06, linewidth=0, label="diverged")
+    if suggestion.ceiling:
+        axes.axvspan(suggestion.ceiling, test.rates[-1], color="black", alpha=0.06, linewidth=0, label="diverged")
     if test.rates[0] <= record.configured <= test.rates[-1]:
         label = f"configured {number(record.configured)}"
         axes.axvline(record.configured, color=INK, linewidth=1.2, linestyle=":", label=label)
@@ -163,10 +152,10 @@ def plot_range_test(record: Record, path: Path) -> Path:
     for panel in (axes, *below):
         plain_axes(panel)
     (below or [axes])[-1].set_xlabel("peak LR", color=INK)
-    doubt = "" if reading.confident else "  (not confident)"
-    low, high = reading.interval
+    doubt = "" if suggestion.confident else "  (not confident)"
+    low, high = suggestion.interval
     axes.set_title(
-        f"range test: LR {number(reading.lr)}, {number(low)} to {number(high)}{doubt}",
+        f"range test: LR {number(suggestion.lr)}, {number(low)} to {number(high)}{doubt}",
         loc="left",
         fontsize=11,
         color=INK,
@@ -177,8 +166,8 @@ def plot_range_test(record: Record, path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def _draw_short_runs(axes: Axes, confirmed: Confirmed, record: Record) -> None:
-    """What trial runs ended at, those that diverged as crosses where it is worst, and the LR between them."""
+def _draw_short_runs(axes: Axes, confirmed: Confirmation, record: Record) -> None:
+    """Draw the final losses of the trial runs and the confirmed LR; runs that diverged are crosses at the top."""
     ended = [(rate, loss) for rate, loss in confirmed.tried if np.isfinite(loss)]
     rates, losses = zip(*ended, strict=True)
     axes.plot(rates, losses, "o-", color=COLOURS[0], linewidth=1.2, markersize=5)
@@ -192,7 +181,16 @@ def _draw_short_runs(axes: Axes, confirmed: Confirmed, record: Record) -> None:
     )
     axes.axvspan(*confirmed.interval, color=COLOURS[2], alpha=0.2, linewidth=0)
     axes.axvline(confirmed.lr, color=COLOURS[2], linewidth=2.2)
-    what = "loss" if record.label == "training loss" else record.label
-    axes.set_ylabel(f"{what} after a trial run", color=INK)
+    name = "loss" if record.label == "training loss" else record.label
+    axes.set_ylabel(f"{name} after a trial run", color=INK)
     title = f"trial runs: LR {number(confirmed.lr)}{'' if confirmed.confident else '  (not confident)'}"
     axes.set_title(title, loc="left", fontsize=11, color=INK)
+
+
+def _from_json(kind: type[Any], content: dict[str, Any]) -> Any:
+    """Return a dataclass of this kind, with lists as tuples."""
+    return kind(**{field.name: _tuples(content[field.name]) for field in fields(kind)})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value

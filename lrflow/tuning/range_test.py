@@ -1,9 +1,4 @@
-"""The range test: train for a while under a rising learning rate, several times over, and write down what is read.
-
-What a sweep reads and when: the training loss, a metric of validation, or one that the module logs.
-
-The sweeps of a range test: how long they are, what they start from, and what they read.
-"""
+"""The LR range test: short runs ("sweeps") under a rising LR that read the loss or another metric at each LR."""
 
 from __future__ import annotations
 
@@ -41,17 +36,19 @@ from lrflow.tuning.suggestion import divergence
 
 Floats = npt.NDArray[np.float64]
 
-LOOK = 10  # readings between two looks for a divergence
+
+CHECK_EVERY = 10  # readings between two checks for a divergence
+KEY = "find.monitor"
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What several sweeps over the same LRs read.
+    """The readings of several sweeps over the same LRs.
 
     Args:
         rates: the run's peak LR at each reading, rising by equal factors; [n].
-        losses: of each sweep; [sweeps, n], NaN from where it was broken off.
-        every: optimizer steps that each LR was kept for, at the end of which it was read.
+        losses: the readings of each sweep; [sweeps, n], NaN after its end.
+        every: optimizer steps per LR; each LR is read after the last of them.
     """
 
     rates: Floats
@@ -60,11 +57,11 @@ class RangeTest:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps that all sweeps took together."""
+        """Optimizer steps of all sweeps together."""
         return self.every * int(np.sum(np.cumsum(~np.isnan(self.losses[:, ::-1]), 1)[:, ::-1] > 0))
 
     def write(self, path: Path) -> Path:
-        """Write a row for each LR, with a column for each sweep's loss, and return the path."""
+        """Write one row per LR with one column per sweep, and return the path."""
         text = io.StringIO(newline="")
         table = csv.writer(text)
         table.writerow(["lr", *(f"loss_{index}" for index in range(len(self.losses)))])
@@ -74,200 +71,42 @@ class RangeTest:
 
     @classmethod
     def read(cls, path: Path, every: int = 1) -> RangeTest:
-        """What `write` wrote, which does not say `every`."""
+        """Return the range test that `write` wrote; `every` is not in the file."""
         with path.open(newline="") as file:
             _, *rows = csv.reader(file)
         table = np.array([[float(cell or "nan") for cell in row] for row in rows])
         return cls(table[:, 0], table[:, 1:].T, every)
 
 
-def sweep_plan(groups: Sequence[Group], peak: float, low: float, high: float, steps: int, every: int = 1) -> Plan:
-    """The plan of one sweep: every group's LR rises by equal factors, and the ratios between groups are kept.
-
-    A group that is to be unfrozen later trains from the start, and one with a schedule of its own rises as the others.
-
-    Args:
-        groups: as the layer rules make them.
-        peak: the run's peak LR, as the config has it; which value it has does not matter.
-        low: the run's peak LR at the first step.
-        high: the same at the last step.
-        steps: optimizer steps.
-        every: steps that each LR is kept for; `steps` is a multiple.
-    """
-    rise = Duration(steps - every, "steps")
-    rising = Schedule(Constant(), rise, warmup_start=low / high, warmup_shape="exponential", hold=every)
-    scaled = [replace(group, lr=group.lr * (high / peak), schedule=None, unfreeze=None) for group in groups]
-    return Plan.compile(scaled, rising, Horizon(steps))
-
-
-class RangeSweep:
-    """The readings of one sweep, which ends once they have diverged.
-
-    Args:
-        rates: the run's peak LR at each reading; [n].
-        sign: 1 where less is better, -1 where more is.
-    """
-
-    def __init__(self, rates: Floats, sign: float = 1) -> None:
-        self._rates, self._sign = rates, sign
-        self._found: list[float] = []
-        self._ended = False
-
-    @property
-    def readings(self) -> Floats:
-        """At each LR, NaN where it was not reached; [n]."""
-        readings = np.full(len(self._rates), np.nan)
-        readings[: len(self._found)] = self._found
-        return readings
-
-    def add(self, readings: Iterable[float]) -> bool:
-        """Add the next readings; tells whether the sweep has ended."""
-        if self._ended:
-            return True
-        before = len(self._found) // LOOK
-        self._found += readings
-        # Readings come a few at a time; where the sweep ends must not depend on how many.
-        for look in range(before + 1, len(self._found) // LOOK + 1):
-            known = look * LOOK
-            if divergence(self._rates[:known], self._sign * np.array(self._found[:known])) < known:
-                self._ended = True
-                del self._found[known:]
-                break
-        return self._ended
-
-
-KEY = "find.monitor"
-
-
-def readers(sweep: RangeSweep, monitor: str, every: int, plan: Plan) -> list[pl.Callback]:
-    """What hands a metric of a training to a sweep, and stops the training where the sweep ends.
-
-    Args:
-        sweep: is given a reading each `every` steps.
-        monitor: `train/loss`, a metric of validation (`val/...`; the Trainer has to validate each `every` steps), or
-            one that the module logs in training.
-        every: optimizer steps between two readings.
-        plan: of the sweep.
-    """
-    if monitor == TRAIN_LOSS:
-        return [Signals(plan, LOOK * every), _MeanLosses(sweep, every)]
-    return [(_AfterValidation if is_validation(monitor) else _BetweenSteps)(sweep, monitor, every)]
-
-
-def _hand_over(readings: list[float], sweep: RangeSweep, trainer: pl.Trainer) -> None:
-    if sweep.add(readings):
-        trainer.stop(SHORT_RUN_DONE)  # type: ignore[attr-defined]
-
-
-class _MeanLosses(Monitor):
-    """Reads the signals; a reading is the mean training loss of `every` steps.
-
-    A skipped step has the loss of the step before it, and the first ones that of the first step that has one: a sweep
-    reads a loss at each LR.
-    """
-
-    def __init__(self, sweep: RangeSweep, every: int) -> None:
-        self._sweep, self._every = sweep, every
-        self._losses = np.empty(0)
-        self._lacking = 0
-        self._last: float | None = None
-
-    def on_block(self, trainer: pl.Trainer, block: Block) -> None:
-        self._losses = np.append(self._losses, self._filled(block))
-        whole = len(self._losses) // self._every * self._every
-        readings, self._losses = self._losses[:whole].reshape(-1, self._every).mean(1), self._losses[whole:]
-        _hand_over(readings.tolist(), self._sweep, trainer)
-
-    def _filled(self, block: Block) -> np.ndarray:
-        """The losses of a block and of the skipped steps before it that had none to take."""
-        losses: list[float] = []
-        for loss, skipped in zip(block.loss.tolist(), block.skipped.tolist(), strict=True):
-            if not skipped:
-                losses += [loss] * (self._lacking + 1)
-                self._lacking, self._last = 0, loss
-            elif self._last is None:
-                self._lacking += 1
-            else:
-                losses.append(self._last)
-        return np.array(losses)
-
-
-class _Reader(Callback):
-    """Reads a metric of Lightning's."""
-
-    def __init__(self, sweep: RangeSweep, monitor: str, every: int) -> None:
-        self._sweep, self._monitor, self._every = sweep, monitor, every
-
-    def _read(self, trainer: pl.Trainer, hint: str | None = None) -> None:
-        _hand_over([logged_metric(trainer, self._monitor, hint, KEY)], self._sweep, trainer)
-
-
-class _AfterValidation(_Reader):
-    """Reads after each validation."""
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """See that there is something to validate.
-
-        Raises:
-            ConfigError: there is not.
-        """
-        if not sum(trainer.num_val_batches):
-            raise ConfigError([Problem(KEY, "the run has no validation", self._monitor, "give data.val_size")])
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Read."""
-        self._read(trainer)
-
-
-class _BetweenSteps(_Reader):
-    """Reads each `every` steps."""
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to count."""
-        self._times = ReadingTimes(self._every)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Read where it is time."""
-        if self._times.after_batch(trainer):
-            self._read(trainer, "a metric that is logged at an epoch's end needs find.every='1 epoch'")
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Read what waited for the end of the epoch."""
-        if self._times.after_epoch():
-            self._read(trainer)
-
-
 def run_sweeps(
-    config: Config, find: RangeFind, folder: Path, each: Callable[[Iterable[int]], Iterable[int]] = iter
+    config: Config, find: RangeFind, folder: Path, track: Callable[[Iterable[int]], Iterable[int]] = iter
 ) -> RangeTest:
     """Run all sweeps.
 
     Args:
         config: of the run.
-        find: the range, and what is read.
+        find: the range of LRs and the metric.
         folder: of the run; nothing is written there.
-        each: goes through the seeds, and may show how far it is.
+        track: yields the seeds that it is given; may show a progress bar.
 
     Raises:
-        ConfigError: the sweeps are too short to be read, or the checkpoint that they start from does not fit.
+        ConfigError: the sweeps are too short, or the checkpoint that they start from does not fit.
         LrflowError: the checkpoint is of another model, or nothing logs the metric.
-        EndedEarlyError: something else than a sweep's readings ended it.
+        EndedEarlyError: a sweep ended before its last step, by something other than a divergence.
     """
-    start = _start(config) if config.task.name == "find" else None
+    start = _starting_checkpoint(config) if config.task.name == "find" else None
     whole = Horizon(1) if find.in_steps and start is None else whole_horizon(config, folder)
     points, every = find.sweep_length(whole)
     if start:
         _check_position(config, find, start, whole)
     rates = np.geomspace(find.low, find.high, points)
     seeds = range(config.seed, config.seed + find.sweep_count)
-    readings = [_sweep(config, find, rates, every, seed, folder, start) for seed in each(seeds)]
+    readings = [_sweep(config, find, rates, every, seed, folder, start) for seed in track(seeds)]
     return RangeTest(rates, np.array(readings), every)
 
 
-def _start(config: Config) -> Resumed | None:
-    """The checkpoint that every sweep starts from; None: each has a new model."""
+def _starting_checkpoint(config: Config) -> Resumed | None:
+    """Return the checkpoint that every sweep starts from; None: each sweep has a new model."""
     if config.resume.source is None:
         return None
     start = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
@@ -276,11 +115,11 @@ def _start(config: Config) -> Resumed | None:
 
 
 def _check_position(config: Config, find: RangeFind, start: Resumed, whole: Horizon) -> None:
-    """See that the place of the checkpoint in the data is one that the sweeps can start from."""
+    """Check that the sweeps can start from the checkpoint's position in the data."""
     start.horizon(whole, None, whole.steps, config.trainer.accumulate_grad_batches)
     if start.position.batch and find.reading_interval.unit == "epochs":
-        message = f"stands within an epoch, and {find.monitor} is read at the ends of epochs"
-        hint = "take a checkpoint of an epoch's end (trainer.checkpoint.every='1 epoch')"
+        message = f"the checkpoint is from within an epoch, but {find.monitor} is read at the ends of epochs"
+        hint = "use a checkpoint from the end of an epoch (trainer.checkpoint.every='1 epoch')"
         raise ConfigError([Problem("resume.from", message, str(start.path), hint)])
 
 
@@ -288,13 +127,13 @@ def _check_position(config: Config, find: RangeFind, start: Resumed, whole: Hori
 def _sweep(
     config: Config,
     find: RangeFind,
-    rates: npt.NDArray[np.float64],
+    rates: Floats,
     every: int,
     seed: int,
     folder: Path,
     start: Resumed | None,
-) -> npt.NDArray[np.float64]:
-    """The readings of one sweep: of a new model or one that goes on, on data in an order of its own; [n]."""
+) -> Floats:
+    """Run one sweep, with its own order of the data, and return its readings; [n]."""
     sweep = RangeSweep(rates, find.metric.sign)
     steps = len(rates) * every
     short_fit(
@@ -303,8 +142,163 @@ def _sweep(
         steps,
         folder,
         lambda groups: sweep_plan(groups, config.optimizer.lr, find.low, find.high, steps, every),
-        lambda _, __, plan: readers(sweep, find.monitor, every, plan),
+        lambda _, __, plan: _reading_callbacks(sweep, find.monitor, every, plan),
         val_every=every if is_validation(find.monitor) else None,
         start=start,
     )
     return sweep.readings
+
+
+def sweep_plan(groups: Sequence[Group], peak: float, low: float, high: float, steps: int, every: int = 1) -> Plan:
+    """Return the plan of one sweep: the LR of every group rises by equal factors, at constant ratios between groups.
+
+    A group with gradual unfreezing trains from the start; the LR of a group with its own schedule rises like the rest.
+
+    Args:
+        groups: as the layer rules make them.
+        peak: the configured peak LR, to which the LRs of the groups refer.
+        low: the run's peak LR at the first step.
+        high: the run's peak LR at the last step.
+        steps: optimizer steps; a multiple of `every`.
+        every: optimizer steps per LR.
+    """
+    rise = Duration(steps - every, "steps")
+    rising = Schedule(Constant(), rise, warmup_start=low / high, warmup_shape="exponential", hold=every)
+    scaled = [replace(group, lr=group.lr * (high / peak), schedule=None, unfreeze=None) for group in groups]
+    return Plan.compile(scaled, rising, Horizon(steps))
+
+
+class RangeSweep:
+    """The readings of one sweep, which ends when they diverge.
+
+    Args:
+        rates: the run's peak LR at each reading; [n].
+        sign: 1 if lower is better, -1 if higher is.
+    """
+
+    def __init__(self, rates: Floats, sign: float = 1) -> None:
+        self._rates, self._sign = rates, sign
+        self._values: list[float] = []
+        self._ended = False
+
+    @property
+    def readings(self) -> Floats:
+        """One per LR, NaN after the end of the sweep; [n]."""
+        readings = np.full(len(self._rates), np.nan)
+        readings[: len(self._values)] = self._values
+        return readings
+
+    def add(self, readings: Iterable[float]) -> bool:
+        """Add the next readings, and return whether the sweep has ended."""
+        if self._ended:
+            return True
+        checked = len(self._values) // CHECK_EVERY
+        self._values += readings
+        # Readings are added in chunks; the end of the sweep must not depend on the size of the chunks.
+        for check in range(checked + 1, len(self._values) // CHECK_EVERY + 1):
+            count = check * CHECK_EVERY
+            if divergence(self._rates[:count], self._sign * np.array(self._values[:count])) < count:
+                self._ended = True
+                del self._values[count:]
+                break
+        return self._ended
+
+
+def _reading_callbacks(sweep: RangeSweep, monitor: str, every: int, plan: Plan) -> list[pl.Callback]:
+    """Return callbacks that add a metric to a sweep, and stop the training when the sweep ends.
+
+    Args:
+        sweep: receives one reading per `every` steps.
+        monitor: `train/loss`, a validation metric (`val/...`; the Trainer must validate every `every` steps), or a
+            metric that the module logs in training.
+        every: optimizer steps between two readings.
+        plan: of the sweep.
+    """
+    if monitor == TRAIN_LOSS:
+        return [Signals(plan, CHECK_EVERY * every), _TrainingLossReader(sweep, every)]
+    return [(_ValidationReader if is_validation(monitor) else _StepReader)(sweep, monitor, every)]
+
+
+def _add_readings(readings: list[float], sweep: RangeSweep, trainer: pl.Trainer) -> None:
+    if sweep.add(readings):
+        trainer.stop(SHORT_RUN_DONE)  # type: ignore[attr-defined]
+
+
+class _TrainingLossReader(Monitor):
+    """Reads the mean training loss of every `every` steps.
+
+    A skipped step counts with the loss of the step before it. Skipped steps at the start count with the first loss, so
+    that there is a loss for each LR.
+    """
+
+    def __init__(self, sweep: RangeSweep, every: int) -> None:
+        self._sweep, self._every = sweep, every
+        self._losses = np.empty(0)
+        self._missing = 0
+        self._last: float | None = None
+
+    def on_block(self, trainer: pl.Trainer, block: Block) -> None:
+        self._losses = np.append(self._losses, self._filled(block))
+        whole = len(self._losses) // self._every * self._every
+        readings, self._losses = self._losses[:whole].reshape(-1, self._every).mean(1), self._losses[whole:]
+        _add_readings(readings.tolist(), self._sweep, trainer)
+
+    def _filled(self, block: Block) -> np.ndarray:
+        """Return the losses of a block, with values for its skipped steps and for those at the start of the run."""
+        losses: list[float] = []
+        for loss, skipped in zip(block.loss.tolist(), block.skipped.tolist(), strict=True):
+            if not skipped:
+                losses += [loss] * (self._missing + 1)
+                self._missing, self._last = 0, loss
+            elif self._last is None:
+                self._missing += 1
+            else:
+                losses.append(self._last)
+        return np.array(losses)
+
+
+class _MetricReader(Callback):
+    """Reads a metric that Lightning has logged."""
+
+    def __init__(self, sweep: RangeSweep, monitor: str, every: int) -> None:
+        self._sweep, self._monitor, self._every = sweep, monitor, every
+
+    def _read(self, trainer: pl.Trainer, hint: str | None = None) -> None:
+        _add_readings([logged_metric(trainer, self._monitor, hint, KEY)], self._sweep, trainer)
+
+
+class _ValidationReader(_MetricReader):
+    """Reads the metric after each validation."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check that the run has a validation.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if not sum(trainer.num_val_batches):
+            raise ConfigError([Problem(KEY, "the run has no validation", self._monitor, "give data.val_size")])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Read the metric."""
+        self._read(trainer)
+
+
+class _StepReader(_MetricReader):
+    """Reads the metric every `every` optimizer steps."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start counting steps."""
+        self._times = ReadingTimes(self._every)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Read the metric if a reading is due."""
+        if self._times.after_batch(trainer):
+            self._read(trainer, "a metric that is logged at an epoch's end needs find.every='1 epoch'")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Read the metric if a reading was due at the last batch."""
+        if self._times.after_epoch():
+            self._read(trainer)

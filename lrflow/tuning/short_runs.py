@@ -1,11 +1,9 @@
-"""A run that is cut short and thrown away, by Lightning's loop: what a range test and its confirmation are made of.
-
-Starting a sweep in the middle of a run: with all that its checkpoint holds, at the first step of another plan.
-"""
+"""Short training runs that are discarded: range tests, confirmation runs and annealed rungs are built from them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,14 @@ import pytorch_lightning as pl
 
 from lrflow import assemble
 from lrflow.config import Config
+from lrflow.config.checks import settings_of
 from lrflow.config.compatibility import check_combination
 from lrflow.errors import ConfigError, EndedEarlyError
 from lrflow.layers import Group, merge
 from lrflow.plan import Plan
 from lrflow.schedules import Duration, Horizon
 from lrflow.training import EvaluationWeights
+from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.checkpoint_file import AtomicCheckpointIO
 from lrflow.training.checkpoints import regroup
 from lrflow.training.configure_optimizers import supply_optimizer
@@ -28,41 +28,7 @@ from lrflow.training.loaders import count_horizon, set_up_data
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import SHORT_RUN_DONE, Trainer, build_trainer, validate_every
 
-
-class RestartingCheckpointIO(AtomicCheckpointIO):
-    """Reads a checkpoint for a training that begins where it stands, but counts its own steps from 0.
-
-    Weights, buffers, the optimizer's state, what the data module and the module have saved, and the place in the data
-    are the checkpoint's; the plan is the sweep's. The generators are not put back: each sweep draws from its own seed.
-
-    Args:
-        groups: that the optimizer is made of; its state is fitted to them.
-        plan: of the sweep.
-    """
-
-    def __init__(self, groups: Sequence[Group], plan: Plan) -> None:
-        merged = merge(groups)
-        self._groups = [[name for group in members for name, _ in group.parameters] for members in merged]
-        self._routes = [members[0].route for members in merged]
-        self._fingerprint = plan.fingerprint
-
-    def load_checkpoint(
-        self,
-        path: Any,
-        map_location: Callable[..., Any] | None = lambda storage, location: storage,
-        weights_only: bool | None = None,
-    ) -> dict[str, Any]:
-        """Read it, and turn the counters of optimizer steps back."""
-        content = super().load_checkpoint(path, map_location, weights_only)
-        loops = content["loops"]["fit_loop"]
-        steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
-        steps["total"] = steps["current"] = {"ready": 0, "completed": 0}
-        loops["epoch_loop.state_dict"]["_batches_that_stepped"] = 0
-        content["global_step"] = 0
-        content["lr_schedulers"] = [{"step": 0, "fingerprint": self._fingerprint}]
-        (saved,), before = content["optimizer_states"], content["lrflow"]["groups"]
-        content["optimizer_states"] = [regroup(saved, before, self._groups, self._routes)]
-        return content
+NEVER = 10**9  # epochs between two validations
 
 
 def short_fit(
@@ -70,30 +36,30 @@ def short_fit(
     seed: int,
     steps: int,
     folder: Path,
-    plan_of: Callable[[Sequence[Group]], Plan],
-    watching: Callable[[pl.Trainer, pl.LightningDataModule, Plan], Sequence[pl.Callback]],
+    make_plan: Callable[[Sequence[Group]], Plan],
+    make_callbacks: Callable[[pl.Trainer, pl.LightningDataModule, Plan], Sequence[pl.Callback]],
     val_every: int | None = None,
     start: Resumed | None = None,
     may_end_early: bool = False,
 ) -> tuple[Trainer, pl.LightningModule, pl.LightningDataModule]:
-    """Train a model for some steps under a plan of its own.
+    """Train the model of a run for some steps under another plan.
 
     Args:
-        config: of the run that it is like.
-        seed: of the model and the order of the data.
+        config: of the run.
+        seed: of the model and of the order of the data.
         steps: optimizer steps.
         folder: of the run; nothing is written there.
-        plan_of: makes the plan, of the groups at the run's own peak.
-        watching: makes what watches the training.
-        val_every: optimizer steps between two validations; None: there are none.
-        start: the checkpoint whose model and optimizer it goes on from; None: they are new.
-        may_end_early: whether a run counts that something else ends before, such as a callback of the module's; one
-            that `watching` ends by `Trainer.stop(SHORT_RUN_DONE)` always does.
+        make_plan: returns the plan, from the groups at the run's own peak LR.
+        make_callbacks: returns further callbacks.
+        val_every: optimizer steps between two validations; None: no validation.
+        start: the checkpoint to start from; None: model and optimizer are new.
+        may_end_early: accept a run that ends before its last step, for instance by a callback of the module. A run
+            that is stopped by `Trainer.stop(SHORT_RUN_DONE)` is always accepted.
 
     Raises:
-        ConfigError: the options do not go together.
+        ConfigError: the options cannot be combined.
         LrflowError: the checkpoint is of another model.
-        EndedEarlyError: something else ended it.
+        EndedEarlyError: the run ended before its last step.
     """
     pl.seed_everything(seed, verbose=False)
     trainer = build_trainer(assemble.lightning_options(config), folder, [], config.trainer.log_every)
@@ -111,7 +77,7 @@ def short_fit(
     if start:
         start.check(module)
     groups = assemble.build_groups(config, module, trainer.world_size, data=data)
-    plan = plan_of(groups)
+    plan = make_plan(groups)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
     compiled = config.trainer.compile and not plan.scheduled_settings
     make = partial(assemble.make_optimizer, config, groups, compiled=compiled)
@@ -120,22 +86,72 @@ def short_fit(
         UndisturbedByValidation(),
         EvaluationWeights(config.trainer.batch_norm_batches, seed),
         *assemble.freezing_callbacks(config, module, plan, groups),
-        *watching(trainer, data, plan),
+        *make_callbacks(trainer, data, plan),
     ]
     if start:
         trainer.strategy.checkpoint_io = RestartingCheckpointIO(groups, plan)
     trainer.fit(module, datamodule=data, ckpt_path=start.path if start else None)
     made = trainer.global_step
     if made < steps and trainer.ended_by != SHORT_RUN_DONE and not may_end_early:
-        why = trainer.ended_by or "the training loop ended"
-        raise EndedEarlyError(f"a short run ended early after {made} of {steps} steps: {why}")
+        reason = trainer.ended_by or "the training loop ended"
+        raise EndedEarlyError(f"a short run ended early after {made} of {steps} steps: {reason}")
     return trainer, module, data
 
 
-NEVER = 10**9  # epochs between two validations
+def short_plan(config: Config, groups: Sequence[Group], lr: float, whole: Horizon, steps: int) -> Plan:
+    """Return the plan of the whole run scaled to a short run: all durations shrink alike, and the peak LR is `lr`.
+
+    Args:
+        config: of the whole run.
+        groups: at the peak LR of the whole run.
+        lr: the new peak; the ratios between the groups do not change.
+        whole: the length of the whole run.
+        steps: the length of the short run.
+    """
+    scaled = [replace(group, lr=group.lr * (lr / config.optimizer.lr)) for group in groups]
+    branch = Branch(0, whole, "extend")  # stretches the schedule from its first step on
+    horizon = Horizon(steps, whole.steps_per_epoch)
+    return compile_branched(scaled, assemble.build_schedule(config), horizon, [branch], settings_of(config.optimizer))
 
 
 def whole_horizon(config: Config, folder: Path) -> Horizon:
-    """How long the run is that these are like, from the batches of its data."""
+    """Return the length of the whole run, counted from the batches of its data."""
     trainer = build_trainer(assemble.lightning_options(config), folder, [], config.trainer.log_every)
     return count_horizon(config, set_up_data(assemble.build_data(config), trainer, config.seed), trainer.world_size)
+
+
+class RestartingCheckpointIO(AtomicCheckpointIO):
+    """Reads a checkpoint for a short run that starts from it, but counts its own steps from 0.
+
+    Weights, buffers, the optimizer's state, the state of the module and of the data module, and the position in the
+    data come from the checkpoint; the plan is the short run's. The random generators are not restored: each short run
+    draws from its own seed.
+
+    Args:
+        groups: the optimizer's parameter groups; the saved optimizer state is regrouped to match them.
+        plan: of the short run.
+    """
+
+    def __init__(self, groups: Sequence[Group], plan: Plan) -> None:
+        merged = merge(groups)
+        self._groups = [[name for group in members for name, _ in group.parameters] for members in merged]
+        self._routes = [members[0].route for members in merged]
+        self._fingerprint = plan.fingerprint
+
+    def load_checkpoint(
+        self,
+        path: Any,
+        map_location: Callable[..., Any] | None = lambda storage, location: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read the checkpoint, and reset its counters of optimizer steps."""
+        content = super().load_checkpoint(path, map_location, weights_only)
+        loops = content["loops"]["fit_loop"]
+        steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+        steps["total"] = steps["current"] = {"ready": 0, "completed": 0}
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] = 0
+        content["global_step"] = 0
+        content["lr_schedulers"] = [{"step": 0, "fingerprint": self._fingerprint}]
+        (saved,), before = content["optimizer_states"], content["lrflow"]["groups"]
+        content["optimizer_states"] = [regroup(saved, before, self._groups, self._routes)]
+        return content

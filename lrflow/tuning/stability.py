@@ -1,4 +1,4 @@
-"""find=stability: the highest LR that is stable where the training starts."""
+"""The stability bound (`find=stability`): the highest LR that the curvature at the start of training allows."""
 
 from __future__ import annotations
 
@@ -36,25 +36,26 @@ from lrflow.training.curvature import (
 from lrflow.training.loaders import set_up_data
 from lrflow.training.trainer import build_trainer
 
+ABOVE_BOUND = "steps along the sharpest direction grow until the curvature decreases"
+
 
 def find_ceiling(
     config: Config, find: StabilityFind, folder: Path, console: Console, plan: Plan | None = None
 ) -> dict[str, Any]:
-    """Measure the sharpness at the start of the run, show and write which LR it allows.
+    """Measure the sharpness at the start of the run, and print and write the highest stable LR.
 
     Args:
         config: of the run.
-        find: what is asked for.
-        folder: gets find.json.
-        console: is told what is found.
-        plan: of the run; where it is given, its first step and its peak are held against the bound. None: the
-            configured LR is.
+        find: the settings of the measurement.
+        folder: receives `find.json`.
+        console: for the result.
+        plan: of the run; its first step and its peak are compared with the bound. None: the configured LR is.
 
     Returns:
         `ceiling` and `sharpness`.
 
     Raises:
-        ConfigError: the optimizer has no known bound, or several devices were asked for.
+        ConfigError: the optimizer has no known bound, or the run uses several devices.
         LrflowError: the loss has no finite curvature, or cannot be differentiated twice.
     """
     trainer = build_trainer(assemble.lightning_options(config), folder, [], config.trainer.log_every)
@@ -72,31 +73,31 @@ def find_ceiling(
     ]
     with as_pure_function(module):
         try:
-            if traits_of(type(optimizer)).bound != "sgd":  # which alone divides by no statistics
-                _gather(module, optimizer, batches[: find.gradients])
+            if traits_of(type(optimizer)).bound != "sgd":  # all others precondition by statistics of the gradients
+                _collect_statistics(module, optimizer, batches[: find.gradients])
             check_twice_differentiable(module_loss(module, batches[:1]), dict(module.named_parameters()))
             loss = module_loss(module, batches[: find.batches])
-            # First at the peak LRs, as the optimizer was made.
-            found = current_sharpness(module, optimizer, loss, find.products, seed=config.seed)
-            along = [] if plan is None else list(_along(config, find, module, optimizer, loss, plan))
+            # The optimizer was made with the peak LRs.
+            measured = current_sharpness(module, optimizer, loss, find.products, seed=config.seed)
+            shares = [] if plan is None else list(_plan_shares(config, find, module, optimizer, loss, plan))
         except (ValueError, RuntimeError) as error:
-            why = str(error).partition("\n")[0]
-            hint = "; look for NaN in the data" if "not finite" in why else ""
-            raise LrflowError(f"the curvature cannot be measured: {why}{hint}") from error
-    ceiling = found.ceiling(config.optimizer.lr)
-    facts = {**asdict(found), "share": found.share, "ceiling": ceiling, "lr": config.optimizer.lr}
+            reason = str(error).partition("\n")[0]
+            hint = "; check the data for NaN" if "not finite" in reason else ""
+            raise LrflowError(f"the curvature cannot be measured: {reason}{hint}") from error
+    ceiling = measured.ceiling(config.optimizer.lr)
+    content = {**asdict(measured), "share": measured.share, "ceiling": ceiling, "lr": config.optimizer.lr}
     if plan is not None:
-        facts["plan"] = [{"step": step, "lr": lr, "share": share} for step, lr, share in along]
-    write_whole(folder / "find.json", json.dumps(facts, indent=2) + "\n")
+        content["plan"] = [{"step": step, "lr": lr, "share": share} for step, lr, share in shares]
+    write_whole(folder / "find.json", json.dumps(content, indent=2) + "\n")
     if plan is None:
-        _show(config, found, ceiling, console)
+        _print_bound(config, measured, ceiling, console)
     else:
-        _show_along(along, console)
-    return {"ceiling": ceiling, "sharpness": found.top}
+        _print_plan_shares(shares, console)
+    return {"ceiling": ceiling, "sharpness": measured.top}
 
 
-def _gather(module: pl.LightningModule, optimizer: torch.optim.Optimizer, batches: list[Any]) -> None:
-    """Let the optimizer see some gradients, for the statistics it divides by; at an LR of 0 the weights stay."""
+def _collect_statistics(module: pl.LightningModule, optimizer: torch.optim.Optimizer, batches: list[Any]) -> None:
+    """Fill the optimizer's statistics of the gradients by steps at an LR of 0, which leave the weights unchanged."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate * 0
@@ -110,7 +111,7 @@ def _gather(module: pl.LightningModule, optimizer: torch.optim.Optimizer, batche
         group["lr"] = rate
 
 
-def _along(
+def _plan_shares(
     config: Config,
     find: StabilityFind,
     module: pl.LightningModule,
@@ -118,42 +119,36 @@ def _along(
     loss: LossFunction,
     plan: Plan,
 ) -> Iterator[tuple[int, float, float]]:
-    """Step, highest LR and share of the bound, at the first weights, of the plan's first step and of its peak."""
+    """Yield the step, the highest LR and its share of the bound for the plan's first step and for its peak."""
     scheduler = PlanScheduler(optimizer, plan)
     highest = plan.lr(np.arange(plan.horizon.steps)).max(axis=1)
     for step in sorted({0, int(highest.argmax())}):
         scheduler.step(step)
-        found = current_sharpness(module, optimizer, loss, find.products, seed=config.seed)
-        yield step, float(highest[step]), found.share
+        measured = current_sharpness(module, optimizer, loss, find.products, seed=config.seed)
+        yield step, float(highest[step]), measured.share
 
 
-def _show(config: Config, found: MeasuredSharpness, ceiling: float, console: Console) -> None:
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False)
-
-    configured = number(config.optimizer.lr)
-    say(f"[bold]the LR is stable up to {number(ceiling)}[/] where the training starts; it is {configured}")
+def _print_bound(config: Config, measured: MeasuredSharpness, ceiling: float, console: Console) -> None:
+    text = f"[bold]the LR is stable up to {number(ceiling)}[/] at the start of training"
+    console.print(f"{text}; configured: {number(config.optimizer.lr)}", soft_wrap=True, highlight=False)
     table = Grid("<", "")
-    table.row("sharpness (largest eigenvalue of P^-1 H)", number(found.top))
-    table.row("limit of LR times sharpness", number(found.limit))
-    table.row("share of it that the configured LR uses", f"{100 * found.share:.3g}%")
-    table.row("relative error", f"{found.error:.1g}")
-    table.row("Hessian-vector products", str(found.products))
+    table.row("sharpness (largest eigenvalue of P^-1 H)", number(measured.top))
+    table.row("limit of LR times sharpness", number(measured.limit))
+    table.row("share of it that the configured LR uses", f"{100 * measured.share:.3g}%")
+    table.row("relative error", f"{measured.error:.1g}")
+    table.row("Hessian-vector products", str(measured.products))
     console.print(table)
-    if found.share > 1:
-        say(f"[bold yellow]above the bound:[/] {ABOVE}")
+    if measured.share > 1:
+        console.print(f"[bold yellow]above the bound:[/] {ABOVE_BOUND}", soft_wrap=True, highlight=False)
 
 
-def _show_along(along: list[tuple[int, float, float]], console: Console) -> None:
+def _print_plan_shares(shares: list[tuple[int, float, float]], console: Console) -> None:
     table = Grid("<stability bound at the first weights", "step", "LR", "share of it")
-    for step, lr, share in along:
+    for step, lr, share in shares:
         table.row("first step" if step == 0 else "peak", f"{step:,}", number(lr), f"{100 * share:.3g}%")
     console.print(table)
-    step, _, share = along[-1]
+    step, _, share = shares[-1]
     if share > 1:
-        which = "the plan starts" if step == 0 or along[0][2] > 1 else f"by step {step:,} the plan is"
-        text = f"[bold yellow]{which} above the bound:[/] {ABOVE}"
+        subject = "the plan starts" if step == 0 or shares[0][2] > 1 else f"by step {step:,} the plan is"
+        text = f"[bold yellow]{subject} above the bound:[/] {ABOVE_BOUND}"
         console.print(text, soft_wrap=True, highlight=False)
-
-
-ABOVE = "steps along the sharpest direction grow until the curvature gives way"

@@ -86,7 +86,7 @@ def test_find_names_the_bound(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([f"recipe={recipe}", "task=find", "find=stability"]) == 0
-    assert f"the LR is stable up to {ceiling} where the training starts" in capsys.readouterr().out
+    assert f"the LR is stable up to {ceiling} at the start of training" in capsys.readouterr().out
 
 
 def two_valleys(point: np.ndarray) -> float:

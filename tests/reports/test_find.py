@@ -1,4 +1,4 @@
-"""The page of a range test is made of what its folder holds."""
+"""The page of a range test, written from the record in its folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 from lrflow.display import COLOURS, GREY
 from lrflow.reports.find import write_find_page
-from lrflow.tuning.confirmation import Confirmed
+from lrflow.tuning.confirmation import Confirmation
 from lrflow.tuning.find_record import Record
 from lrflow.tuning.range_test import RangeTest
-from lrflow.tuning.suggestion import read_range_test
+from lrflow.tuning.suggestion import suggest_lr
 
 RATES = np.geomspace(1e-6, 10, 80)
 
@@ -27,14 +27,12 @@ def folder(tmp_path: Path) -> Path:
     losses = curve + np.random.default_rng(0).normal(scale=0.02, size=(3, 80))
     losses[:, 72:] = np.nan
     tried = ((0.01, 1.0), (0.02, 0.5), (0.04, 0.7), (0.08, np.inf))
-    short = Confirmed(0.021, (0.015, 0.03), tried, ("it <may> be higher",))
-    Record(RangeTest(RATES, losses), read_range_test(RATES, losses), "train/loss", "min", 0.1, short, 30).write(
-        tmp_path
-    )
+    short = Confirmation(0.021, (0.015, 0.03), tried, ("it <may> be higher",))
+    Record(RangeTest(RATES, losses), suggest_lr(RATES, losses), "train/loss", "min", 0.1, short, 30).write(tmp_path)
     return tmp_path
 
 
-def test_the_page_of_a_folder(folder: Path) -> None:
+def test_the_page_shows_the_record_of_a_folder(folder: Path) -> None:
     text = write_find_page(folder).read_text()
     record = Record.read(folder)
     sweeps, short = (json.loads(found) for found in re.findall(r'json" id="figure-\d">(.*?)</script>', text))
@@ -44,12 +42,12 @@ def test_the_page_of_a_folder(folder: Path) -> None:
         "mean", "LR", "steepest", "tenth", "valley", "slide", "diverges", "configured",
     ]  # fmt: skip
     marks = {trace["name"].split()[0]: trace["x"][0] for trace in sweeps["data"][4:]}
-    assert marks["LR"] == record.reading.lr
-    assert marks["steepest"] == record.reading.marks["steepest"]
-    assert marks["diverges"] == record.reading.ceiling
+    assert marks["LR"] == record.suggestion.lr
+    assert marks["steepest"] == record.suggestion.marks["steepest"]
+    assert marks["diverges"] == record.suggestion.ceiling
     assert [[shape["x0"], shape["x1"]] for shape in sweeps["layout"]["shapes"]] == [
-        list(record.reading.interval),
-        [record.reading.ceiling, RATES[-1]],
+        list(record.suggestion.interval),
+        [record.suggestion.ceiling, RATES[-1]],
     ]
     runs, crosses, answer = short["data"]
     assert (runs["x"], runs["y"]) == ([0.01, 0.02, 0.04], [1.0, 0.5, 0.7])
@@ -59,7 +57,7 @@ def test_the_page_of_a_folder(folder: Path) -> None:
 
 
 def rows(page: str, heading: str) -> tuple[list[str], list[list[str]], list[bool]]:
-    """The headings of a table, the keys of its cells by row, and whether a row stands out."""
+    """Return the headings of a table, the keys of its cells by row, and whether each row is highlighted."""
     found = re.search(rf"<h2>{heading}</h2>.*?<table>(.*?)<tbody>(.*?)</table>", page, re.DOTALL)
     assert found
     lines = re.findall(r"<tr(.*?)>(.*?)</tr>", found.group(2), re.DOTALL)
@@ -67,23 +65,23 @@ def rows(page: str, heading: str) -> tuple[list[str], list[list[str]], list[bool
     return names, [re.findall(r'data-key="(.*?)"', line) for _, line in lines], ["strong" in kind for kind, _ in lines]
 
 
-def test_the_tables_have_each_value_in_its_column(folder: Path) -> None:
+def test_tables_have_each_value_in_its_column(folder: Path) -> None:
     page = write_find_page(folder).read_text()
-    reading = Record.read(folder).reading
+    suggestion = Record.read(folder).suggestion
     names, lines, strong = rows(page, "Rules")
-    assert names == ["rule", "LR", "times halfway", "what it is"]
-    assert [line[0] for line in lines] == list(reading.marks)
-    assert [float(line[1]) for line in lines] == pytest.approx(list(reading.marks.values()))
-    assert [float(line[2]) for line in lines] == pytest.approx([lr / reading.lr for lr in reading.marks.values()])
+    assert names == ["rule", "LR", "times halfway", "meaning"]
+    assert [line[0] for line in lines] == list(suggestion.marks)
+    assert [float(line[1]) for line in lines] == pytest.approx(list(suggestion.marks.values()))
+    assert [float(line[2]) for line in lines] == pytest.approx([lr / suggestion.lr for lr in suggestion.marks.values()])
     assert {line[0]: line[3] for line in lines}["steepest"] == "where it falls fastest"
     assert strong == [True] + [False] * (len(lines) - 1)
     assert lines[0][0] == "halfway"
-    names, lines, _ = rows(page, "What they ended at")
+    names, lines, _ = rows(page, "Results of the trial runs")
     assert names == ["LR", "loss"]
     assert lines == [["0.01", "1.0"], ["0.02", "0.5"], ["0.04", "0.7"], ["0.08", "diverged"]]
 
 
-def test_the_answer_has_one_colour_in_both_figures_and_no_other_mark_has_it(folder: Path) -> None:
+def test_the_colour_of_the_answer_is_unique_in_both_figures(folder: Path) -> None:
     page = write_find_page(folder).read_text()
     sweeps, short = (json.loads(found) for found in re.findall(r'json" id="figure-\d">(.*?)</script>', page))
     colours = {trace["name"].split()[0]: trace["line"]["color"] for trace in sweeps["data"]}
@@ -107,7 +105,7 @@ def test_the_answer_has_one_colour_in_both_figures_and_no_other_mark_has_it(fold
     assert crosses["y"] == [1.0]  # at the worst of those that ended
 
 
-def test_the_sweeps_are_drawn_as_they_were_measured(folder: Path) -> None:
+def test_draws_sweeps_as_measured(folder: Path) -> None:
     page = write_find_page(folder).read_text()
     record = Record.read(folder)
     sweeps = json.loads(re.findall(r'json" id="figure-1">(.*?)</script>', page)[0])["data"]
@@ -117,10 +115,10 @@ def test_the_sweeps_are_drawn_as_they_were_measured(folder: Path) -> None:
     facts = dict(re.findall(r'<div class="name">(.*?)</div><div class="value">(.*?)</div>', page))
     assert float(facts["learning rate"]) == pytest.approx(0.021)
     assert float(facts["configured"]) == pytest.approx(0.1)
-    assert float(facts["diverges at"]) == pytest.approx(record.reading.ceiling, rel=0.01)
+    assert float(facts["diverges at"]) == pytest.approx(record.suggestion.ceiling, rel=0.01)
 
 
-def test_crosses_stand_at_the_worst_where_more_is_better(folder: Path) -> None:
+def test_crosses_of_a_metric_to_maximize_are_at_the_bottom(folder: Path) -> None:
     record = replace(Record.read(folder), monitor="val_acc", mode="max")
     record.write(folder)
     page = write_find_page(folder).read_text()

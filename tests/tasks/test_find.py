@@ -23,7 +23,7 @@ from lrflow.schedules import Horizon
 from lrflow.tasks import find
 from lrflow.training.loaders import set_up_data
 from lrflow.training.trainer import build_trainer
-from lrflow.tuning.confirmation import short_plan
+from lrflow.tuning.short_runs import short_plan
 
 SMALL = ("task=find", "find.steps=120", "find.sweeps=2", "model=logistic", "data.batch_size=128")
 

@@ -1,4 +1,4 @@
-"""The sweeps of a range test, whatever they read and wherever they start."""
+"""The sweeps of a range test: metrics, precision, checkpoints and devices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lrflow.tuning.range_test import run_sweeps
 
 SMALL = ("task=find", "find.sweeps=1", "model.widths=[16]", "model.dropout=0", "trainer.accelerator=cpu")
 STILL = ("find.low=1e-12", "find.high=1.1e-12")
-"""LRs so low that the weights hardly move."""
+"""LRs so low that the weights hardly change."""
 PPO = ("recipe=rl_ppo", "data.num_envs=2", "data.steps=8", "data.minibatches=1", "data.update_epochs=1")
 
 
@@ -37,7 +37,7 @@ def sweeps(config: Config) -> np.ndarray:
 
 
 def first_losses(config: Config, batches: int) -> list[float]:
-    """Of the model at its start, on the first batches of its data."""
+    """Return the losses of the new model on the first batches of its data."""
     trainer = build_trainer(lightning_options(config), Path.cwd(), [], 50)
     torch.manual_seed(config.seed)
     module = assemble.build_module(config).eval()
@@ -54,19 +54,19 @@ def test_a_reading_is_the_mean_over_the_accumulation_window() -> None:
     np.testing.assert_allclose(sweeps(config)[0, :4], expected, rtol=1e-5)
 
 
-def test_a_reading_is_the_mean_of_the_steps_that_its_lr_is_kept_for() -> None:
+def test_a_reading_is_the_mean_over_the_steps_of_its_lr() -> None:
     config = compose([*SMALL, *STILL, "find.every=2", "find.steps=80"])
     expected = np.array(first_losses(config, 8)).reshape(4, 2).mean(1)
     np.testing.assert_allclose(sweeps(config)[0, :4], expected, rtol=1e-5)
 
 
-def test_a_constant_loss_is_read_as_that_constant() -> None:
-    """Softmax regression starts at weights of zero, so that it knows nothing of ten classes."""
+def test_reads_a_constant_loss_exactly() -> None:
+    """Softmax regression starts with zero weights: all ten classes are equally probable."""
     config = compose(["task=find", "find.steps=40", "find.sweeps=2", "model=logistic", *STILL])
     np.testing.assert_allclose(sweeps(config), np.log(10), rtol=1e-6)
 
 
-def test_the_loss_of_validation() -> None:
+def test_reads_the_validation_loss() -> None:
     config = compose([*SMALL, "find.monitor=val/loss", "find.every=2", "find.steps=80", "optimizer=momentum"])
     losses = sweeps(config)[0]
     known = losses[np.isfinite(losses)]
@@ -76,20 +76,20 @@ def test_the_loss_of_validation() -> None:
     assert known.min() < 0.6 * known[0]
 
 
-def test_what_the_module_logs_once_an_epoch() -> None:
+def test_reads_a_metric_that_the_module_logs_per_epoch() -> None:
     config = compose([*PPO, "task=find", "find.sweeps=1", "find.steps=40 epochs", "find.monitor=train/entropy"])
     found = run_sweeps(config, config.find, Path.cwd())
     assert (len(found.rates), found.every) == (40, 1)
     assert found.losses[0, 0] == pytest.approx(np.log(2), abs=0.01)  # of two actions
 
 
-def test_a_metric_that_nothing_logs_is_told_with_those_that_there_are() -> None:
+def test_an_unknown_metric_is_an_error_with_the_nearest_name() -> None:
     config = compose([*PPO, "task=find", "find.sweeps=1", "find.steps=40 epochs", "find.monitor=train/entrpy"])
     with pytest.raises(LrflowError, match="did you mean train/entropy"):
         sweeps(config)
 
 
-def test_validation_without_data_is_told_before_the_first_step() -> None:
+def test_a_validation_metric_needs_validation_data() -> None:
     config = compose([*SMALL, "find.steps=40", "find.monitor=val/loss", "find.every=1", "data.val_size=0"])
     with pytest.raises(ConfigError, match="the run has no validation"):
         sweeps(config)
@@ -114,8 +114,8 @@ RUN = ("model.widths=[16]", "model.dropout=0", "schedule=constant", "trainer.pro
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
-def test_a_sweep_from_a_checkpoint_goes_on_as_the_run_did(optimizer: str) -> None:
-    """At the run's own LR it is the rest of the run: weights, the optimizer's state and the batches are the same."""
+def test_a_sweep_from_a_checkpoint_continues_the_run(optimizer: str) -> None:
+    """At the run's own LR, weights, optimizer state and batches are those of the rest of the run."""
     run = [*RUN, "trainer.max_epochs=4", f"optimizer={optimizer}", "optimizer.lr=0.01"]
     folder = Path(
         train.run(compose([*run, "trainer.checkpoint.every=30", "trainer.checkpoint.keep=null", "name=a"]))["folder"]
@@ -130,23 +130,27 @@ def test_a_sweep_from_a_checkpoint_goes_on_as_the_run_did(optimizer: str) -> Non
     assert found[1].mean() == pytest.approx(found[0].mean(), rel=0.2)  # of the same model
 
 
-def test_a_checkpoint_that_does_not_fit_is_told() -> None:
+def test_rejects_a_checkpoint_that_does_not_fit() -> None:
     run = [*RUN, "trainer.max_epochs=null", "trainer.max_steps=5"]
     folder = train.run(compose([*run, "optimizer=momentum", "name=a"]))["folder"]
-    for arguments, told in {
+    for arguments, message in {
         ("model.widths=[8]",): "another model than the one to be trained",
         ("optimizer=adamw",): "is of another optimizer",
         ("data.batch_size=32",): "stands within an epoch of 20 steps",
-        ("find.monitor=val/accuracy", "find.every=1 epoch", "find.steps=60 epochs"): "stands within an epoch, and",
+        (
+            "find.monitor=val/accuracy",
+            "find.every=1 epoch",
+            "find.steps=60 epochs",
+        ): "the checkpoint is from within an epoch, but",
         ("find.confirm=true",): "leave out find.confirm or resume",
     }.items():
         given = {text.partition("=")[0]: text for text in [*run, "optimizer=momentum", "task=find", *arguments]}
-        with pytest.raises(LrflowError, match=re.escape(told)):
+        with pytest.raises(LrflowError, match=re.escape(message)):
             sweeps(compose([*given.values(), f"resume.from={folder}"]))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("find.monitor=val/loss", "find.steps=100"), "expected at least 40 readings of val/loss, one each 5 steps"),
         (("find.monitor=train/return",), "expected at least 40 readings of train/return, one each 20 steps"),
@@ -155,18 +159,18 @@ def test_a_checkpoint_that_does_not_fit_is_told() -> None:
         (("find.every=0",), "above 0"),
     ],
 )
-def test_what_cannot_be_read_is_told_before_anything_runs(arguments: tuple[str, ...], told: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(told)):
+def test_rejects_settings_before_anything_runs(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         compose(["task=find", *arguments])
 
 
 @pytest.mark.slow
-def test_two_devices_read_the_mean_of_both(python: Any, tmp_path: Path) -> None:
+def test_a_reading_is_the_mean_over_the_devices(python: Any, tmp_path: Path) -> None:
     two = ("trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=32", "data.drop_last=true")
     words = [*(word for word in SMALL if "accelerator" not in word), *STILL, "find.steps=40", *two]
     job = python("-m", "lrflow", *words, cwd=tmp_path)  # which the second process repeats
-    _, told = job.communicate()
-    assert job.returncode == 0, told
+    _, output = job.communicate()
+    assert job.returncode == 0, output
     (folder,) = (tmp_path / "outputs").iterdir()
     with (folder / "find.csv").open() as file:
         found = [float(row["loss_0"]) for row in csv.DictReader(file)]

@@ -1,4 +1,4 @@
-"""Rules on curves whose answer is known, and what every reading must hold to."""
+"""Smoothing, divergence and rules, on curves with a known answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrflow.tuning import suggestion
-from lrflow.tuning.range_test import LOOK
+from lrflow.tuning.range_test import CHECK_EVERY
 from lrflow.tuning.suggestion import RULES, divergence, smooth
 
 RATES = np.geomspace(1e-6, 10, 200)
@@ -28,7 +28,7 @@ def noisy(curve: np.ndarray, sweeps: int, scale: float = 0.05, seed: int = 0) ->
 
 @settings(max_examples=50, deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(-10, 10))
-def test_a_line_is_smoothed_to_itself_and_a_constant_to_that_constant(level: float, slope: float) -> None:
+def test_smoothing_preserves_lines_and_constants(level: float, slope: float) -> None:
     values, slopes = smooth(RATES, level + slope * POSITION)
     tolerance = 1e-9 * (1 + abs(level))
     np.testing.assert_allclose(values, level + slope * POSITION, atol=tolerance)
@@ -38,12 +38,12 @@ def test_a_line_is_smoothed_to_itself_and_a_constant_to_that_constant(level: flo
 
 
 def test_smoothing_does_not_lag() -> None:
-    """A running mean puts the steepest point of a symmetric fall too far to the right."""
+    """A running mean would move the steepest point of a symmetric fall to the right."""
     assert np.log10(suggestion.steepest(RATES, fall(-3.0, 3.0))) == pytest.approx(-3.0, abs=0.04)
     assert np.log10(suggestion.lowest(RATES, (POSITION + 2.0) ** 2)) == pytest.approx(-2.0, abs=0.04)
 
 
-def test_points_far_apart_stand_alone() -> None:
+def test_smoothing_leaves_isolated_points() -> None:
     values, slopes = smooth(np.array([1e-6, 1e-3, 1.0]), np.array([3.0, 2.0, 1.0]))
     assert values.tolist() == [3.0, 2.0, 1.0]
     assert slopes.tolist() == [0.0, 0.0, 0.0]
@@ -51,7 +51,7 @@ def test_points_far_apart_stand_alone() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(1e-3, 1e3), st.floats(-1e3, 1e3), st.integers(0, 100))
-def test_nothing_depends_on_the_scale_or_the_sign_of_the_loss(scale: float, offset: float, seed: int) -> None:
+def test_rules_are_invariant_to_scale_and_offset_of_the_loss(scale: float, offset: float, seed: int) -> None:
     losses = noisy(fall(), 1, seed=seed)[0]
     moved = scale * losses + offset * scale
     end = divergence(RATES, losses)
@@ -62,7 +62,7 @@ def test_nothing_depends_on_the_scale_or_the_sign_of_the_loss(scale: float, offs
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.01, 100))
-def test_a_shifted_range_shifts_every_answer(factor: float) -> None:
+def test_rules_scale_with_the_range(factor: float) -> None:
     losses = noisy(fall(), 1)[0]
     for rule in RULES.values():
         assert rule(factor * RATES, losses) == pytest.approx(factor * rule(RATES, losses))
@@ -82,26 +82,26 @@ def test_divergence() -> None:
 
 
 @pytest.mark.parametrize("first", [1.0, 30.0])
-def test_no_sweep_diverges_at_its_first_points(first: float) -> None:
-    """They are what a divergence is measured from: a loss that falls at once, or an outlier at the first LR."""
+def test_a_sweep_does_not_diverge_at_its_first_points(first: float) -> None:
+    """The initial loss is measured there, even if the loss falls at once or the first one is an outlier."""
     falls_at_once = 3.0 - 0.3 * (POSITION - POSITION[0])
     falls_at_once[0] *= first
     assert divergence(RATES, falls_at_once) == len(RATES)
     learns = noisy(fall(), 2)[0]
     before = divergence(RATES, learns)
     learns[0] *= first
-    assert abs(divergence(RATES, learns) - before) <= LOOK
+    assert abs(divergence(RATES, learns) - before) <= CHECK_EVERY
 
 
 @pytest.mark.parametrize("lost", [np.nan, np.inf])
-def test_a_first_loss_that_is_not_finite_is_a_divergence_there(lost: float) -> None:
+def test_a_non_finite_first_loss_is_a_divergence(lost: float) -> None:
     losses = fall()
     losses[0] = lost
     assert divergence(RATES, losses) == 0
 
 
 def longest_fall(values: np.ndarray) -> list[int]:
-    """By trying every subsequence."""
+    """Return the longest decreasing subsequence, found by trying all of them."""
     best: list[int] = []
     for mask in range(1, 1 << len(values)):
         chosen = [index for index in range(len(values)) if mask >> index & 1]
@@ -126,7 +126,7 @@ def test_valley_lies_in_the_longest_fall(values: list[float]) -> None:
 
 
 def _fall_from_to(values: list[float], start: int, end: int) -> int:
-    """Points of the longest fall that begins and ends at these."""
+    """Return the number of points of the longest fall from `start` to `end`."""
     inside = [index for index in range(start + 1, end) if values[start] > values[index] > values[end]]
     if start == end:
         return 1
