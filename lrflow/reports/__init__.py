@@ -1,1 +1,1 @@
-"""What people look at: pages and pictures made of what run folders say."""
+"""Pages and figures for people: range tests and sweeps."""

@@ -1,4 +1,4 @@
-"""A page of figures, facts and tables in one HTML file: it needs no network, fits a phone, is light or dark."""
+"""An HTML page of figures, facts and tables in one file that needs no network."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What comes out of a sweep: tables, a picture, a page, and the best trial as a recipe.
-
-The page of a sweep: which learning rate first, then how sure that is, how trials learned, and all of them.
-"""
+"""The report of a sweep: `sweep.html`, printed tables, and the order in which all files are written."""
 
 from __future__ import annotations
 

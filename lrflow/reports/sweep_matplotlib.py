@@ -1,7 +1,4 @@
-"""A sweep drawn: the metric against the learning rate, the Pareto front of two objectives, and the learning curves.
-
-Colours of learning rates, and lines over a logarithmic axis of them.
-"""
+"""The figure of a sweep (`sweep.png`): the metric against the LR, the Pareto front, the learning curves."""
 
 from __future__ import annotations
 

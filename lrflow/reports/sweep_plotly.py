@@ -1,4 +1,4 @@
-"""The figures of a sweep's page, by plotly: the page gives them fonts and the colours of their axes."""
+"""The plotly figures on the page of a sweep."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Sweeps: how trials are chosen and pruned, and what is read from them in the end."""
+"""Sweeps: search spaces, samplers and pruners, running trials, and the analysis of their results."""

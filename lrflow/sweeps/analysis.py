@@ -1,7 +1,4 @@
-"""What a sweep says about the learning rate: the best, how sure that is, and how far off it may be set.
-
-The metric of a sweep against its learning rate: points, curves, and what is read from them.
-"""
+"""The analysis of a sweep: the metric against the LR, the best LR, its interval, its basin and its sensitivity."""
 
 from __future__ import annotations
 

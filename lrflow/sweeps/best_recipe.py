@@ -1,4 +1,4 @@
-"""A trial of a sweep as a recipe, which makes that run again."""
+"""Writes a trial of a sweep as a recipe that runs it again."""
 
 from __future__ import annotations
 

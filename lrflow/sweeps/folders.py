@@ -1,4 +1,4 @@
-"""Reads a sweep back from its run folders."""
+"""Finds sweep folders, and reads a sweep's trials from their run folders."""
 
 from __future__ import annotations
 

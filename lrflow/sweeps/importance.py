@@ -1,7 +1,4 @@
-"""How much each of the swept keys matters to the metric.
-
-The learning curves of a sweep's trials.
-"""
+"""The importance of the swept keys for the metric, and the learning curves of the trials."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a sweep tells while it runs: one live table on a terminal, a line a trial elsewhere.
-
-What a study notes of a trial's end, and how that is read again.
-"""
+"""Progress of a running sweep (a live table or one line per trial), and trial outcomes in the Optuna study."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The results of a sweep: its trials, the best of them, and the table that they are written to.
-
-A trial as its run folder records it.
-"""
+"""The results of a sweep: its trials, the best of them, the Pareto front, and `sweep.csv`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The samplers of a sweep: Optuna's, each trial's choice a function of the seed, its number and what came before.
-
-When a trial is given up: Optuna's pruners, and what a job tells and asks its study.
-"""
+"""Optuna's samplers, seeded per trial, and its pruners, with the reports that a trial makes to them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The search space of a sweep: axes that a sampler can draw from.
-
-Reads a search space from Hydra's overrides, those of a sweep file and those of the command line.
-"""
+"""The search space of a sweep: axes with conditions, read from Hydra overrides and from sweep files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Where a sweep's trials are noted: Optuna's storages, and a journal that outlives kills and full disks.
-
-`sweep.yaml`: what a sweep was asked for, written before its first job, read when it goes on.
-"""
+"""The storage of a sweep: Optuna's databases, a journal file that survives crashes, and `sweep.yaml`."""
 
 from __future__ import annotations
 

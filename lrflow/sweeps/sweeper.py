@@ -1,7 +1,4 @@
-"""The sweep: asks the study for trials, hands them to Hydra's launcher, tells the study how they ended.
-
-How many jobs a launcher has at a time: each slot takes the next trial as soon as its last one is over.
-"""
+"""Runs a sweep: asks the study for trials, launches them by Hydra's launcher on parallel workers, records outcomes."""
 
 from __future__ import annotations
 

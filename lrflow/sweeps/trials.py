@@ -1,7 +1,4 @@
-"""The trials of a sweep, as its slots share them: which comes next, and how each ended.
-
-The trials of a sweep as the jobs of a launcher.
-"""
+"""The trials of a sweep: drawn, claimed by workers, launched as jobs, restarted after crashes, recorded."""
 
 from __future__ import annotations
 
