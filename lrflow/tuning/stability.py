@@ -82,7 +82,7 @@ def find_ceiling(
             shares = [] if plan is None else list(_plan_shares(config, find, module, optimizer, loss, plan))
         except (ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
-            hint = "; check the data for NaN" if "not finite" in reason else ""
+            hint = "; look for NaN in the data" if "not finite" in reason else ""
             raise LrflowError(f"the curvature cannot be measured: {reason}{hint}") from error
     ceiling = measured.ceiling(config.optimizer.lr)
     content = {**asdict(measured), "share": measured.share, "ceiling": ceiling, "lr": config.optimizer.lr}
