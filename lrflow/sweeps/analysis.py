@@ -10,7 +10,7 @@ import numpy as np
 
 from lrflow.metric import is_loss
 from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
-from lrflow.tuning.confirmation import BESIDE, NEAR, Valley, fit_parabola
+from lrflow.tuning.confirmation import FIT_RADIUS, MIN_DISTANCE, Minimum, fit_parabola
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class LRCurve:
     name: str
     given: Mapping[str, Value]
     points: tuple[Point, ...]
-    valley: Valley | None
+    valley: Minimum | None
     basin: Basin | None
     sensitivity: float | None
     doubts: tuple[str, ...]
@@ -194,8 +194,8 @@ def read_margin(margin: str | float) -> tuple[float, bool]:
 MARGIN = "5%"  # how much worse than the best is still good, as a share of what training gains
 FEWEST = 4  # LRs that ended well; of fewer, a parabola tells nothing that they do not
 LEVELS = 6  # values of a number that make curves of their own; of more, the number is averaged over
-TOGETHER = BESIDE / 2  # decades: LRs that are closer are one
-CLOSE = NEAR + 0.03  # decades around the best: those of a grid 1, 3, 10, 30 are up to 0.52 apart
+TOGETHER = MIN_DISTANCE / 2  # decades: LRs that are closer are one
+CLOSE = FIT_RADIUS + 0.03  # decades around the best: those of a grid 1, 3, 10, 30 are up to 0.52 apart
 CLIMB = 0.25  # of the way from the best back to where training starts: above it nothing is fitted
 
 
@@ -317,7 +317,7 @@ def _basin(costs: Mapping[float, float], best: float, allowed: float) -> Basin:
 
 
 def _doubts(
-    points: Sequence[Point], pruned: Sequence[float], valley: Valley, near: float, ended: int, tried: int
+    points: Sequence[Point], pruned: Sequence[float], valley: Minimum, near: float, ended: int, tried: int
 ) -> list[str]:
     doubts = []
     best = min(points, key=lambda point: point.cost)
