@@ -21,7 +21,8 @@ from lrflow.plan.table import landmarks, sample_steps, setting_columns
 from lrflow.schedules import Horizon
 from lrflow.schedules.serialization import from_spec
 
-Resolve = Callable[[str], type]
+Resolve = Callable[[str], type]  # maps a `_target_` to its class
+ROWS = 10_000  # most rows of the CSV file; longer runs are sampled evenly
 
 
 def groups_and_horizon(data: Mapping[str, Any], resolve: Resolve | None = None) -> tuple[list[PlanGroup], Horizon]:
@@ -82,9 +83,6 @@ def _make(kind: type, data: Any, key: str, problems: list[Problem]) -> Any:
     except (TypeError, ValueError) as error:
         problems.append(Problem(key, str(error)))
         return None
-
-
-ROWS = 10_000  # most rows of the CSV file; longer runs are sampled evenly
 
 
 def write_files(plan: PlanBase, folder: Path, extra: Mapping[str, Any], picture: bool = True) -> list[Path]:

@@ -21,8 +21,33 @@ from lrflow.plan.checks import check
 from lrflow.schedules import Continued, Curve, Duration, Horizon, Schedule, Unfreezing
 from lrflow.schedules.serialization import to_spec
 
-FEW = 3  # schedules up to which each is described with its freezing
+MAX_WITH_FREEZING = 3  # schedules up to which each is described with its freezing
 MAX_JUMPS = 6  # jumps of a schedule that are landmarks
+MAX_ENTRIES = 4  # of a list in a description
+NUMBER = 10  # width of a column of LRs, with the space after it
+
+
+@dataclass(frozen=True)
+class PlanTable:
+    """The table of a plan for a terminal of any width.
+
+    Args:
+        plan: the plan.
+    """
+
+    plan: PlanBase
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield _head(self.plan)
+        yield Text()
+        groups = _groups(self.plan)
+        needed = Measurement.get(console, options.update(width=10_000), groups).maximum
+        yield groups if needed <= options.max_width else _groups(self.plan, narrow=True)
+        if self.plan.trainable:
+            yield Text()
+            yield from _rates(self.plan, options.max_width)
+        yield Text()
+        yield _checks(self.plan, ("ok", "FAIL") if options.ascii_only else ("✓", "✗"))
 
 
 def landmarks(plan: PlanBase) -> dict[int, str]:
@@ -39,7 +64,7 @@ def landmarks(plan: PlanBase) -> dict[int, str]:
         add(start, f"unfreezes: {joined(_leading(names), 2)}")
     for schedule, _ in plan.curves:
         # If many groups are unfrozen one by one, only the starts are landmarks, not the ends of their warmups.
-        phase = (schedule if len(plan.curves) <= FEW else schedule.without_freezing()).phase(plan.horizon)
+        phase = (schedule if len(plan.curves) <= MAX_WITH_FREEZING else schedule.without_freezing()).phase(plan.horizon)
         add(phase.start, "warmup ends")
         add(phase.stop, "cooldown starts")
         if isinstance(schedule, Continued):
@@ -105,9 +130,6 @@ def lines(plan: PlanBase) -> list[Line]:
             found.setdefault((index, plan.trainable[column].lr), []).append(column)
     merged = sorted(found.values(), key=lambda columns: columns[0])
     return [Line(tuple(plan.names[column] for column in columns), columns[0]) for columns in merged]
-
-
-_MAX_ENTRIES = 4  # of a list in a description
 
 
 def describe(schedule: Curve, horizon: Horizon | None = None) -> str:
@@ -178,7 +200,7 @@ def _words(spec: dict[str, Any]) -> list[str]:
 def _format(value: object) -> str:
     """Format a value: the ends of a long list, the shape and the arguments of a nested part."""
     if isinstance(value, list):
-        entries = value if len(value) <= _MAX_ENTRIES else [*value[: _MAX_ENTRIES - 1], "...", value[-1]]
+        entries = value if len(value) <= MAX_ENTRIES else [*value[: MAX_ENTRIES - 1], "...", value[-1]]
         return " ".join(f"({_format(item)})" if isinstance(item, dict | list) else str(item) for item in entries)
     if isinstance(value, dict):
         rest = {key: item for key, item in value.items() if key != "shape"}
@@ -201,32 +223,6 @@ def describe_length(plan: PlanBase) -> str:
     return words
 
 
-NUMBER = 10  # width of a column of LRs, with the space after it
-
-
-@dataclass(frozen=True)
-class PlanTable:
-    """The table of a plan for a terminal of any width.
-
-    Args:
-        plan: the plan.
-    """
-
-    plan: PlanBase
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield _head(self.plan)
-        yield Text()
-        groups = _groups(self.plan)
-        needed = Measurement.get(console, options.update(width=10_000), groups).maximum
-        yield groups if needed <= options.max_width else _groups(self.plan, narrow=True)
-        if self.plan.trainable:
-            yield Text()
-            yield from _rates(self.plan, options.max_width)
-        yield Text()
-        yield _checks(self.plan, ("ok", "FAIL") if options.ascii_only else ("✓", "✗"))
-
-
 def _head(plan: PlanBase) -> Grid:
     table = Grid("<", "<")
     table.row(Text("Plan", "bold"), Text(plan.fingerprint[:12], "dim"))
@@ -234,7 +230,7 @@ def _head(plan: PlanBase) -> Grid:
     schedules: dict[str, list[str]] = {}
     for curve, columns in plan.curves:
         # If many groups are unfrozen one by one, the table of groups lists their first steps instead.
-        words = describe(curve if len(plan.curves) <= FEW else curve.without_freezing(), plan.horizon)
+        words = describe(curve if len(plan.curves) <= MAX_WITH_FREEZING else curve.without_freezing(), plan.horizon)
         schedules.setdefault(words, []).extend(plan.names[column] for column in columns)
     for words, names in schedules.items():
         table.row(Text("schedule", "bold"), words + (f" ({joined(names)})" if len(schedules) > 1 else ""))
