@@ -84,7 +84,7 @@ class Plateau(MetricFeedback):
             self._bad = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The factor, the best reading, and the two counts."""
+        """Return the factor, the best reading, and the two counts."""
         return {"factor": self.factor, "best": self._best, "bad": self._bad, "cooling": self._cooling}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -187,7 +187,7 @@ class Greedy(MetricFeedback):
                 self._start_over()
 
     def state_dict(self) -> dict[str, Any]:
-        """The factor, the best reading, the readings of the window, and the counts."""
+        """Return the factor, the best reading, the readings of the window, and the counts."""
         return {
             "factor": self.factor,
             "best": self._best,
@@ -265,7 +265,7 @@ class KLAdaptive(MetricFeedback):
             self.multiply(self._step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The factor."""
+        """Return the factor."""
         return {"factor": self.factor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

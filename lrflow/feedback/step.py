@@ -138,9 +138,8 @@ class SASA(StepFeedback):
 
     The interval is Student's t with the variance of batch means (batches of sqrt(n) samples, since consecutive ones are
     correlated). As in the authors' code (microsoft/statopt), both halves of the samples must also have means of the
-    same
-    sign: when the norm turns from growing to shrinking, the mean passes 0 although nothing is stationary. The
-        differences:
+    same sign: when the norm turns from growing to shrinking, the mean passes 0 although nothing is stationary. The
+    differences:
 
     - The degrees of freedom are the number of batches less one; their code uses the size of a batch less one, and by
       default (`var_mode='mb'`) treats the samples as independent.

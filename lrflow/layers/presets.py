@@ -141,8 +141,7 @@ class MuonGroups(RuleMaker):
     - `head`: the matrices of the output layer;
     - `embedding`: held by `nn.Embedding` or `nn.EmbeddingBag`, tied to the output layer or not;
     - `vectors`: norms, biases and everything else with one dimension, counting bare parameters of shape [1, ...], such
-    as
-      class tokens and positional tables.
+      as class tokens and positional tables.
 
     Args:
         route: the route of the hidden matrices, one of `optimizer.routes`.

@@ -334,8 +334,7 @@ def cooldown(name: str, step: Floats, phase: Phase, top: float, floor: float) ->
     """Return the multipliers at these steps of a cooldown, which falls from `top` to `floor`.
 
     1-sqrt is 1 - sqrt(p) (Haegele et al., 2024), 1-square is 1 - p^2, power is (1 - p)^1.2 (the nanoGPT speedruns,
-    2026),
-    exponential falls by equal factors (Hu et al., MiniCPM, 2024).
+    2026), exponential falls by equal factors (Hu et al., MiniCPM, 2024).
 
     Args:
         name: one of `COOLDOWNS`.

@@ -16,8 +16,7 @@ ContinueMode = Literal["keep", "rescale", "extend", "decay_now"]
 
 @dataclass(frozen=True)
 class Continued(Curve):
-    """The schedule of a run resumed at step `at`: the old curve up to there, then its continuation over another
-    horizon.
+    """The schedule of a run resumed at step `at`: the old curve until then, then its continuation.
 
     Args:
         schedule: the schedule before the run was resumed; may itself be a `Continued`.
@@ -26,6 +25,7 @@ class Continued(Curve):
         how: `keep`: the old curve on the old horizon, and its last value beyond it; `rescale`: the schedule as if the
             run had always had the new horizon; `extend`: the rest of the old curve, stretched over the rest of the
             run; `decay_now`: a straight line from the LR at `at` to the floor at the end.
+
     Raises:
         ConfigError: lists every argument that is wrong.
     """
