@@ -12,7 +12,7 @@ import lrflow.cli.jobs
 from lrflow.cli.jobs import run_job
 from lrflow.config import compose, validate
 from lrflow.errors import LrflowError
-from lrflow.memory import clear_locals, freed_after
+from lrflow.memory import clear_locals, freed_after, kept_for_good
 from lrflow.outcome import Outcome
 
 
@@ -38,6 +38,19 @@ def test_a_cycle_that_was_made_within_is_freed() -> None:
     assert made() is None
     assert before() is kept
     assert gc.get_freeze_count() == 0
+
+
+def test_what_is_kept_for_good_is_not_looked_through_again() -> None:
+    gc.enable()
+    with kept_for_good():
+        assert not gc.isenabled()
+        made = weakref.ref(Ring())
+    assert gc.isenabled()
+    gc.collect()
+    assert made() is not None
+    gc.unfreeze()
+    gc.collect()
+    assert made() is None
 
 
 def test_a_cycle_whose_error_is_kept_is_freed() -> None:

@@ -23,6 +23,7 @@ from lrflow.memory import garbage_collection
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from lrflow.cli.sweep import CheckedJobs
     from lrflow.config import Config
     from lrflow.config.overrides import Override
     from lrflow.config.saved import Composed
@@ -106,7 +107,9 @@ def _check_and_run(args: Arguments) -> int:
         from lrflow.config.composition import options_composed_once
 
         with garbage_collection(True), options_composed_once():
-            return _hand_to_hydra(args, overrides.texts, check_sweep(overrides, args.config_dir, catalogue))
+            jobs = check_sweep(overrides, args.config_dir, catalogue)
+            with jobs.not_checked_by_hydra():
+                return _hand_to_hydra(args, overrides.texts, jobs)
     with composer(args.config_dir, catalogue) as composing:
         try:
             found, config = checked(overrides, composing)
@@ -175,13 +178,13 @@ def _run_single(found: Composed, config: Config, place: Callable[[list[Problem]]
 
 
 @garbage_collection(True)
-def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str] | None = None) -> int:
+def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | None = None) -> int:
     """Lets Hydra do what was asked for: run a sweep, tell about itself, complete a command line.
 
     Args:
         args: the flags.
         overrides: as Hydra takes them.
-        jobs: what is told of each job of a sweep; None: it is none.
+        jobs: of a sweep, as they were checked; None: it is none.
 
     Returns:
         the exit code of the jobs that ran.
@@ -196,7 +199,7 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
 
     def job(cfg: DictConfig, trained: Outcome | None = None, config: Config | None = None) -> Outcome:
         parent = os.getppid()
-        outcome = _run_job_of_sweep(cfg, args.config_dir, jobs or (), trained, config)
+        outcome = _run_job_of_sweep(cfg, args.config_dir, jobs, trained, config)
         if os.getpid() != process:  # a launcher's own process
             if os.getppid() != parent:  # the launcher was killed: joblib's worker would wait for it for minutes
                 os._exit(outcome.exit_code)
@@ -227,14 +230,14 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: Sequence[str
 
 
 def _run_job_of_sweep(
-    cfg: DictConfig, config_dir: Path | None, jobs: Sequence[str], trained: Outcome | None, config: Config | None
+    cfg: DictConfig, config_dir: Path | None, jobs: CheckedJobs | None, trained: Outcome | None, config: Config | None
 ) -> Outcome:
     """Runs one job of a sweep, which Hydra composed.
 
     Args:
         cfg: its config.
         config_dir: the folder with more options.
-        jobs: what is told of each job.
+        jobs: of the sweep, as they were checked before it; None: nobody did.
         trained: how its training has ended already, with others'.
         config: the checked config, where somebody has checked it in this process; None: it is to be checked.
     """
@@ -246,20 +249,25 @@ def _run_job_of_sweep(
     from lrflow.config.composition import placed
 
     node: Any = HydraConfig.get()
-    found, overrides = composed_job(cfg, node, config_dir)
     folder = Path(node.runtime.output_dir)
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    if config is None and jobs is not None:
+        config = jobs.take(node.overrides.task, folder)
     number = int(node.job.num)
-    told = jobs[number] if number < len(jobs) else " ".join(found.overrides)  # a sweeper of its own may make more jobs
+    labels = jobs.labels if jobs else []
     quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if sampled():
         quiet = _output_to(folder / "output.txt")  # the sweep tells how it goes
     else:
+        told = labels[number] if number < len(labels) else " ".join(node.overrides.task)
         console().print(Text.assemble((f"\njob {number}", "bold"), f"  {told}\n", (f"{folder}/", "dim")))
+
+    def place(problems: list[Problem]) -> list[Problem]:
+        found, overrides = composed_job(cfg, node, config_dir)
+        return placed(problems, overrides, config_dir, found)
+
     with quiet:
-        return run_job(
-            config or found.config(folder), lambda problems: placed(problems, overrides, config_dir, found), trained
-        )
+        return run_job(config or composed_job(cfg, node, config_dir)[0].config(folder), place, trained)
 
 
 def composed_job(cfg: DictConfig, node: Any, config_dir: Path | None) -> tuple[Composed, list[Override]]:

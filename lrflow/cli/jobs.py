@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError, SignalReceived, StoppedError, cause_of
-from lrflow.memory import clear_locals, freed_after, garbage_collection
+from lrflow.memory import clear_locals, freed_after, kept_for_good
 from lrflow.outcome import Outcome, numbers_in
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def run_task(config: Config) -> Outcome:
     The module of that name in `lrflow.tasks` has a `run(config)`, which returns metrics, and `folder` if it wrote one;
     one that records how it ended has an `outcome(config)`, which returns that.
     """
-    with garbage_collection(False):
-        task = importlib.import_module(f"lrflow.tasks.{config.task.name}")
+    name = f"lrflow.tasks.{config.task.name}"
+    with nullcontext() if name in sys.modules else kept_for_good():
+        task = importlib.import_module(name)
     if hasattr(task, "outcome"):
         recorded: Outcome = task.outcome(config)
         return recorded

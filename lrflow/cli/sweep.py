@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import IntervalSweep
 from omegaconf import OmegaConf
@@ -14,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrflow.cli.errors import SweepError, console
+from lrflow.config import Config
 from lrflow.config.composition import Composer, checked, composer
 from lrflow.config.hydra_section import check_sweeper
 from lrflow.config.metrics import guessed_modes
@@ -29,16 +34,54 @@ if TYPE_CHECKING:
     from lrflow.sweeps.results import SweepResults
 
 
-def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalogue) -> list[str]:
-    """Composes and checks every job of a sweep.
+@dataclass
+class CheckedJobs:
+    """The jobs of a sweep, all of which were checked before the first starts.
+
+    Args:
+        labels: per job, the overrides in which it differs from others.
+        configs: the checked configs that jobs can take, by their overrides.
+    """
+
+    labels: list[str]
+    configs: dict[tuple[str, ...], Config] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the configs: a job in another process checks its own."""
+        return {"labels": self.labels, "configs": {}}
+
+    def add(self, overrides: Sequence[Override], config: Config) -> None:
+        """Keep the checked config of a job, unless it calls a resolver, such as `${now:}`: that may change by then."""
+        if not re.search(r"\$\{[\w.]+:", str(OmegaConf.to_container(config.source))):
+            self.configs[tuple(override.text for override in overrides if not override.of_hydra)] = config
+
+    def take(self, overrides: Sequence[str], run_folder: Path) -> Config | None:
+        """Return the checked config of the job with these overrides, which runs in this folder; None: none is kept."""
+        config = self.configs.pop(tuple(overrides), None)
+        return config.in_folder(run_folder) if config else None
+
+    @contextmanager
+    def not_checked_by_hydra(self) -> Iterator[None]:
+        """Within this block Hydra's basic sweeper does not compose these jobs once more for a check of its own."""
+        check = BasicSweeper.validate_batch_is_legal
+
+        def check_others(sweeper: BasicSweeper, batch: Sequence[Sequence[str]]) -> None:
+            check(sweeper, [overrides for overrides in batch if tuple(overrides) not in self.configs])
+
+        BasicSweeper.validate_batch_is_legal = check_others
+        try:
+            yield
+        finally:
+            BasicSweeper.validate_batch_is_legal = check
+
+
+def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalogue) -> CheckedJobs:
+    """Compose and check every job of a sweep.
 
     Args:
         overrides: with several values a key.
         config_dir: a folder with more options.
         catalogue: the groups and options there are.
-
-    Returns:
-        of each job, the overrides in which it differs from others.
 
     Raises:
         ConfigError: every problem of every job, those that several have once.
@@ -48,26 +91,30 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
     problems: dict[str, Problem] = {}
     holders: dict[str, list[int]] = {}
     guessed: dict[str, None] = {}
+    kept = CheckedJobs([])
     with composer(config_dir, catalogue) as composing:
         jobs = _jobs_to_check(overrides, composing)
         for number, job in enumerate(jobs):
             try:
-                _, config = checked(read_overrides(job, catalogue), composing)
+                ready = read_overrides(job, catalogue)
+                found, config = checked(ready, composing)
+                if str(found.content.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
+                    kept.add(ready.ready, config)  # others draw the values of their jobs
                 guessed |= dict.fromkeys(guessed_modes(config.directions))
             except ConfigError as error:
                 for problem in error.problems:
                     problems[repr(problem)] = problem
                     holders.setdefault(repr(problem), []).append(number)
     holding = Counter(override for job in jobs for override in job)
-    labels = [" ".join(override.typed for override in job if holding[override] < len(jobs)) for job in jobs]
+    kept.labels = [" ".join(override.typed for override in job if holding[override] < len(jobs)) for job in jobs]
     if problems:
-        found: dict[tuple[int, ...], list[Problem]] = {}
+        together: dict[tuple[int, ...], list[Problem]] = {}
         for name, numbers in sorted(holders.items(), key=lambda item: -len(item[1])):
-            found.setdefault(tuple(numbers), []).append(problems[name])
-        raise SweepError(found, labels)
+            together.setdefault(tuple(numbers), []).append(problems[name])
+        raise SweepError(together, kept.labels)
     for line in guessed:
         console().print(Text(line), soft_wrap=True)
-    return labels
+    return kept
 
 
 def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[Override]]:

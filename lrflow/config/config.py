@@ -77,6 +77,11 @@ class Config(schema.Section):
         self._directions = directions
         return self
 
+    def in_folder(self, run_folder: Path) -> Config:
+        """Note the folder that a sweep gives to this job, of a config that was checked before there was one."""
+        self._run_folder = run_folder
+        return self
+
     @property
     def source(self) -> DictConfig:
         """The config with its interpolations: what is saved, since it only names the variables that hold secrets."""

@@ -170,8 +170,10 @@ class Overrides:
                 axes[key] = [Override.read(f"{key}={value}") for value in parsed.sweep_string_iterator()]
             elif isinstance(ends := parsed.value(), IntervalSweep):
                 axes[key] = [Override.read(f"{key}={end}") for end in (ends.start, ends.end)]
-            else:
+            elif override.deletes:
                 axes[key] = [override]
+            else:  # as Hydra's basic sweeper writes it: `false` becomes `False`
+                axes[key] = [Override.read(f"{key}={parsed.get_value_element_as_str()}")]
         return [list(job) for job in itertools.product(*axes.values())]
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 POINTS = 2000  # per line: more than the figure has pixels
 LEGEND_LINES = 12  # most lines that the legend names
+LEGEND_X = 1.01  # left edge of the legend, in widths of the axes
 DECADES = 3  # shown below the lowest peak on a log axis
 
 
@@ -32,16 +33,15 @@ def draw(plan: PlanBase) -> Figure:
     """Draw the LR of every group; groups with one curve share a line, peaks more than 10x apart use a log axis."""
     from matplotlib.figure import Figure  # instead of pyplot, which has state and needs a display
 
-    figure = Figure(figsize=(9, 4.8 + 1.6 * len(plan.also)), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(9, 4.8 + 1.6 * len(plan.also)), facecolor="white")
     axes, *below = figure.subplots(
         1 + len(plan.also), sharex=True, squeeze=False, height_ratios=[3] + [1] * len(plan.also)
     )[:, 0]
     curves = sorted(lines(plan), key=lambda line: -plan.trainable[line.column].lr)
     steps = sample_steps(plan, POINTS)
     rates, edges = plan.lr(steps), [*steps, plan.horizon.steps]
-    # As stairs: an LR holds for a whole step.
     drawn = [
-        axes.stairs(rates[:, line.column], edges, baseline=None, color=colour, linewidth=1.8)
+        _add_stairs(axes, rates[:, line.column], edges, colour)
         for line, colour in zip(curves, _colours(len(curves)), strict=True)
     ]
     _frame(axes, plan, [plan.trainable[line.column].lr for line in curves])
@@ -52,7 +52,49 @@ def draw(plan: PlanBase) -> Figure:
     if below:
         axes.set_xlabel("")
         below[-1].set_xlabel("optimizer step", color=INK)
+    _arrange(figure, [axes, *below])
     return figure
+
+
+def _add_stairs(axes: Axes, values: Any, edges: Any, colour: Any, label: str | None = None) -> StepPatch:
+    """Draw values as stairs, since each holds for the whole of its step.
+
+    `Axes.stairs` does the same, and passes over every point in Python for the limits of the axes, which are known.
+    """
+    from matplotlib.patches import StepPatch
+
+    stairs = StepPatch(values, edges, baseline=None, fill=False, edgecolor=colour, linewidth=1.8, label=label)
+    axes.add_artist(stairs)
+    return stairs
+
+
+def _arrange(figure: Figure, panels: list[Axes]) -> None:
+    """Leave the panels as much room as their labels and legends do not take.
+
+    Only what differs between plans is measured. Matplotlib's own layouts measure everything, several times over, which
+    takes longer than the drawing.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer: Any = FigureCanvasAgg(figure).get_renderer()
+    width, height = figure.bbox.size
+    inch = figure.dpi
+    labels = [panel.bbox.x0 - panel.yaxis.get_tightbbox(renderer).x0 for panel in panels]
+    legends = [legend.get_window_extent(renderer).width for panel in panels if (legend := panel.get_legend())]
+    left = max(labels) + 0.04 * inch
+    room = max(width - left - max([0.3 * inch, *legends]) - 0.04 * inch, width / 3)  # very long names are cut off
+    head = 0.94 if panels[0].child_axes else 0.56  # inches for the title, and of an axis with epochs
+    figure.subplots_adjust(
+        left=left / width,
+        right=(left + room / LEGEND_X) / width,
+        bottom=0.46 * inch / height,
+        top=1 - head * inch / height,
+        hspace=0.1,
+    )
+    panels[-1].xaxis.set_label_coords(0.5, -0.28 * inch / panels[-1].bbox.height)
+    for epochs in panels[0].child_axes:
+        above = 1 + 0.27 * inch / panels[0].bbox.height
+        epochs.xaxis.set_label_coords(0.5, above, transform=panels[0].transAxes)
 
 
 def _draw_setting(axes: Axes, plan: PlanBase, name: str) -> None:
@@ -63,14 +105,15 @@ def _draw_setting(axes: Axes, plan: PlanBase, name: str) -> None:
     colours = _colours(len(variants)) if len(variants) > 1 else [GREY]  # a colour that no LR has
     for (label, column), colour in zip(variants, colours, strict=True):
         group_names = label.partition(" of ")[2]
-        axes.stairs(values[:, column], edges, baseline=None, color=colour, linewidth=1.8, label=group_names)
+        _add_stairs(axes, values[:, column], edges, colour, label=group_names)
     title = next(moved.title for moved, _ in plan.scheduled_settings if moved.name == name)
     axes.set_ylabel(title.replace(" (", "\n("), color=INK)
     axes.margins(y=0.12)
+    axes.update_datalim([(0, values.min()), (plan.horizon.steps, values.max())])
     axes.yaxis.set_major_formatter(lambda value, _: number(value))
     if len(variants) > 1:
         axes.legend(
-            loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, fontsize=9, labelcolor=INK
+            loc="upper left", bbox_to_anchor=(LEGEND_X, 1.0), borderaxespad=0, frameon=False, fontsize=9, labelcolor=INK
         )
     plain_axes(axes)
 
@@ -144,7 +187,7 @@ def _legend(axes: Axes, curves: list[Line], drawn: list[StepPatch]) -> None:
         labels,
         title=title,
         loc="upper left",
-        bbox_to_anchor=(1.01, 1.0),
+        bbox_to_anchor=(LEGEND_X, 1.0),
         borderaxespad=0,
         frameon=False,
         fontsize=9,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,10 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lrflow.cli import main
+from lrflow.cli.sweep import CheckedJobs
+from lrflow.config import compose
 from lrflow.config.config import Config
+from lrflow.config.overrides import Override
 from lrflow.schedules import Duration, Schedule
 
 
@@ -46,3 +50,31 @@ def test_the_way_of_an_override(counts: Counter[str], capsys: pytest.CaptureFixt
     assert counts["schedules"] == 1
     assert counts["duration 7%"] == 1
     assert [counts[f"override {text}"] for text in typed] == [1, 1, 1, 1]
+
+
+def test_a_job_of_a_sweep_is_checked_once_and_composed_twice(counts: Counter[str], task) -> None:
+    ran = task()
+    same = ["seed=3", "optimizer=sgd", "trainer.progress=false", "name='a b'"]
+    assert main(["-m", "optimizer.lr=0.1,0.2,3e-1", *same]) == 0
+    of_the_sweep = 2  # by lrflow, which reads its sweeper, and by Hydra
+    assert counts["compositions"] == of_the_sweep + 2 * 3
+    assert counts["validations"] == 3
+    assert [(config.optimizer.lr, config.run_folder.name) for config in ran] == [(0.1, "0"), (0.2, "1"), (0.3, "2")]
+    assert "trainer.progress=False" in ran[0].overrides  # as Hydra writes it
+
+
+@pytest.mark.parametrize("again", ["optimizer.lr=0.1,0.1", "output=${oc.env:HOME},${oc.env:HOME}/more"])
+def test_a_job_is_checked_again_where_its_config_is_taken_or_can_change(again: str, counts: Counter[str], task) -> None:
+    ran = task()
+    assert main(["-m", again, "hydra.sweep.dir=sweep"]) == 0
+    assert [str(config.run_folder) for config in ran] == ["sweep/0", "sweep/1"]
+    assert counts["validations"] > 2
+    assert ran[0] is not ran[1]
+
+
+def test_a_job_in_another_process_gets_no_config() -> None:
+    jobs = CheckedJobs(["seed=1"])
+    jobs.add([Override.read("seed=1")], compose(["seed=1"]))
+    assert jobs.configs
+    other = pickle.loads(pickle.dumps(jobs))
+    assert (other.labels, other.configs) == (["seed=1"], {})

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lrflow.plan import Plan
+from lrflow.plan.base import PlanSetting
 from lrflow.plan.figure import draw
 from lrflow.schedules import Constant, Cosine, Horizon, Linear, MultiStep, Schedule
 
@@ -72,6 +74,33 @@ def test_phases_are_named_where_there_is_room_and_all_groups_have_the_same(group
     assert [text.get_text() for text in same.texts] == ["warmup", "cooldown"]
     other = draw(Plan((group("a", 0.1, cooled), group("b", 0.1, Schedule(Linear()))), horizon)).axes[0]
     assert not other.texts
+
+
+@pytest.mark.parametrize("epoch", [None, 20])
+def test_labels_and_legends_lie_within_the_picture_and_not_on_each_other(group, epoch):
+    moved = PlanSetting("momentum", "momentum", Schedule(Cosine()), 0.85, 0.95)
+    named = [group(name, lr, COSINE, also=(moved,)) for name, lr in (("body.layers.0.weight", 0.123), ("head", 1e-5))]
+    figure = draw(Plan(tuple(named), Horizon(123_000, epoch)))
+    FigureCanvasAgg(figure).draw()
+    above, below = figure.axes
+    legend = above.get_legend().get_window_extent()
+    assert above.bbox.x1 < legend.x0 < legend.x1 <= figure.bbox.x1
+    parts = [above.title, above._left_title, above.yaxis.label, below.yaxis.label, below.xaxis.label]
+    parts += [epochs.xaxis.label for epochs in above.child_axes]
+    ticks = [*below.get_xticklabels(), *above.get_yticklabels(), *below.get_yticklabels()]
+    ticks += [label for epochs in above.child_axes for label in epochs.get_xticklabels()]
+    texts = [text for text in (*parts, *ticks) if text.get_text() and text.get_visible()]
+    boxes = [text.get_window_extent() for text in texts]
+    for text, box in zip(texts, boxes, strict=True):
+        if text in parts:
+            assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text
+            assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text
+            assert not any(box.overlaps(other) for other in boxes if other is not box), text
+
+
+def test_very_long_names_leave_room_for_the_curves(group, horizon):
+    figure = draw(Plan((group("layer." * 40, 0.1, COSINE),), horizon))
+    assert figure.axes[0].bbox.width > 250
 
 
 @pytest.mark.parametrize("steps", [1, 2, 1_000_000])
