@@ -53,11 +53,17 @@ def test_the_way_of_an_override(counts: Counter[str], capsys: pytest.CaptureFixt
 
 
 def test_a_job_of_a_sweep_is_checked_once_and_composed_twice(counts: Counter[str], task) -> None:
-    ran = task()
+    compositions = []
+
+    def run(config: Config) -> dict[str, float]:
+        compositions.append(counts["compositions"])
+        return {"test/accuracy": 0.5}
+
+    ran = task(run)
     same = ["seed=3", "optimizer=sgd", "trainer.progress=false", "name='a b'"]
     assert main(["-m", "optimizer.lr=0.1,0.2,3e-1", *same]) == 0
     of_the_sweep = 2  # by lrflow, which reads its sweeper, and by Hydra
-    assert counts["compositions"] == of_the_sweep + 2 * 3
+    assert compositions == [of_the_sweep + 3 + number for number in (1, 2, 3)]
     assert counts["validations"] == 3
     assert [(config.optimizer.lr, config.run_folder.name) for config in ran] == [(0.1, "0"), (0.2, "1"), (0.3, "2")]
     assert "trainer.progress=False" in ran[0].overrides  # as Hydra writes it

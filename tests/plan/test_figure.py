@@ -93,8 +93,8 @@ def test_labels_and_legends_lie_within_the_picture_and_not_on_each_other(group, 
     boxes = [text.get_window_extent() for text in texts]
     for text, box in zip(texts, boxes, strict=True):
         if text in parts:
-            assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text
-            assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text
+            assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, text
+            assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1, text
             assert not any(box.overlaps(other) for other in boxes if other is not box), text
 
 
