@@ -57,9 +57,9 @@ def draw(plan: PlanBase) -> Figure:
 
 
 def _add_stairs(axes: Axes, values: Any, edges: Any, colour: Any, label: str | None = None) -> StepPatch:
-    """Draw values as stairs, since each holds for the whole of its step.
+    """Draw values as stairs, since a value holds for a whole step.
 
-    `Axes.stairs` does the same, and passes over every point in Python for the limits of the axes, which are known.
+    `Axes.stairs` does the same, but loops over every point to find the limits of the axes, which are known here.
     """
     from matplotlib.patches import StepPatch
 
@@ -69,10 +69,10 @@ def _add_stairs(axes: Axes, values: Any, edges: Any, colour: Any, label: str | N
 
 
 def _arrange(figure: Figure, panels: list[Axes]) -> None:
-    """Leave the panels as much room as their labels and legends do not take.
+    """Place the panels in the room that their labels and legends leave.
 
-    Only what differs between plans is measured. Matplotlib's own layouts measure everything, several times over, which
-    takes longer than the drawing.
+    This measures only what differs between plans. Matplotlib's layouts measure every text several times, which takes
+    longer than the drawing.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -157,7 +157,8 @@ def _frame(axes: Axes, plan: PlanBase, peaks: list[float]) -> None:
     curves = [curve.without_freezing() for curve, _ in plan.curves]
     schedules = "; ".join(dict.fromkeys(describe(curve) for curve in curves)) or "nothing is trained"
     title = f"{shorten(schedules, 100, placeholder=' ...')}\n{describe_length(plan)}"
-    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10, linespacing=1.4)
+    pad = 38 if axes.child_axes else 10  # with y, the title stays where it is put
+    axes.set_title(title, loc="left", y=1, pad=pad, fontsize=11, color=INK, linespacing=1.4)
 
 
 def _phases(axes: Axes, plan: PlanBase) -> None:
