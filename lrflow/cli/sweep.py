@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import IntervalSweep
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 from rich.table import Table
 from rich.text import Text
@@ -62,17 +62,17 @@ class CheckedJobs:
 
     @contextmanager
     def not_checked_by_hydra(self) -> Iterator[None]:
-        """Within this block Hydra's basic sweeper does not compose these jobs once more for a check of its own."""
-        check = BasicSweeper.validate_batch_is_legal
+        """Within this block Hydra's sweeper does not compose these jobs once more for a check of its own."""
+        check = Sweeper.validate_batch_is_legal
 
-        def check_others(sweeper: BasicSweeper, batch: Sequence[Sequence[str]]) -> None:
+        def check_others(sweeper: Sweeper, batch: Sequence[Sequence[str]]) -> None:
             check(sweeper, [overrides for overrides in batch if tuple(overrides) not in self.configs])
 
-        BasicSweeper.validate_batch_is_legal = check_others
+        Sweeper.validate_batch_is_legal = check_others  # type: ignore[method-assign]
         try:
             yield
         finally:
-            BasicSweeper.validate_batch_is_legal = check
+            Sweeper.validate_batch_is_legal = check  # type: ignore[method-assign]
 
 
 def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalogue) -> CheckedJobs:
