@@ -1,4 +1,4 @@
-"""From a checked configuration to the objects of a run: data, module, groups, plan."""
+"""Build the parts of a run from a checked configuration: data, module, parameter groups, optimizer, callbacks."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from lrflow.training.trainer import build_trainer
 
 
 def build_data(config: Config) -> pl.LightningDataModule:
-    """The data module, not yet set up.
+    """Return the data module, not yet set up.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: `data` does not build a LightningDataModule, or one without a `train_dataloader`.
     """
     data = instantiate(config.data.node())
     if not isinstance(data, pl.LightningDataModule):
@@ -55,32 +55,45 @@ def build_data(config: Config) -> pl.LightningDataModule:
     return data
 
 
+def load_data(config: Config) -> pl.LightningDataModule:
+    """Return the data module, set up for training.
+
+    Raises:
+        ConfigError: `data` does not build a LightningDataModule.
+    """
+    data = build_data(config)
+    with user_lock("data"):
+        data.prepare_data()
+    data.setup("fit")
+    return data
+
+
 def build_module(
     config: Config,
     start: bool = True,
     trainer: pl.Trainer | None = None,
     data: pl.LightningDataModule | None = None,
     stage: str = "fit",
-    tell: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> pl.LightningModule:
-    """The Lightning module, with all that it makes before its first step.
+    """Return the Lightning module with all parameters that it creates before its first step.
 
-    It is the user's own, or a plain network in lrflow's.
+    A LightningModule is used as it is; a plain network is wrapped in `Supervised`.
 
     Args:
         config: `model`; `trainer.channels_last`, `trainer.compile`.
-        start: with the weights that `model.init_from` names; false where a checkpoint of the run brings its own.
-        trainer: what the module's hooks see; None: one of a single CPU.
-        data: likewise, set up for the stage; None: they are read where the module has such hooks.
+        start: load the weights of `model.init_from`; false if a checkpoint of the run replaces them.
+        trainer: the trainer that the module's hooks use; None: one with a single CPU.
+        data: the data that the module's hooks use, set up for the stage; None: they are loaded if the hooks need them.
         stage: `fit`, `validate` or `test`.
-        tell: is given what was taken of `model.init_from`.
+        report: is called with a line about the weights loaded from `model.init_from`.
 
     Raises:
-        ConfigError: the model is no module, is a plain one without a loss, or the weights do not fit.
+        ConfigError: the model is not a module, is a plain one without a loss, or the weights do not fit.
     """
     module = _make_module(config)
     if stage == "fit" and not is_overridden("training_step", module):
-        message = f"{type(module).__name__} has no training_step, so there is nothing to train it by"
+        message = f"{type(module).__name__} has no training_step, so it cannot be trained"
         raise ConfigError([Problem("model._target_", message, config.model.target)])
     if not isinstance(module, Supervised):
         module.trainer = trainer = trainer or cpu_trainer(config)
@@ -94,31 +107,8 @@ def build_module(
         network.compile()
     if start and config.model.init_from is not None:
         source = find_checkpoint(config.model.init_from, Path(config.output), "model.init_from")
-        tell(load_weights(network, source, as_tuple(config.model.fresh)))
+        report(load_weights(network, source, as_tuple(config.model.fresh)))
     return module
-
-
-def load_data(config: Config) -> pl.LightningDataModule:
-    """The data module, set up for training.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    data = build_data(config)
-    with user_lock("data"):
-        data.prepare_data()
-    data.setup("fit")
-    return data
-
-
-def cpu_trainer(config: Config, horizon: Horizon | None = None) -> pl.Trainer:
-    """A trainer for the hooks of modules where nothing is trained: of one CPU, and of a run of this length."""
-    accumulate = config.trainer.accumulate_grad_batches
-    options = {"accelerator": "cpu", "devices": 1, "accumulate_grad_batches": accumulate}
-    trainer = build_trainer(options, Path(config.output), [], config.trainer.log_every)
-    if horizon:
-        trainer.run_for(horizon)
-    return trainer
 
 
 def _make_module(config: Config) -> pl.LightningModule:
@@ -131,35 +121,25 @@ def _make_module(config: Config) -> pl.LightningModule:
         raise ConfigError([Problem("model._target_", message, config.model.target)])
     if hasattr(model, "training_step"):
         _check_lightning_package(model, "LightningModule", "model._target_", config.model.target)
-        message = f"{type(model).__name__} has a training_step, so it is no plain module, and it is no LightningModule"
+        message = f"{type(model).__name__} has a training_step, but it is not a LightningModule"
         hint = "derive it from pytorch_lightning.LightningModule, or from that of `import lightning as L`"
         raise ConfigError([Problem("model._target_", message, config.model.target, hint)])
     if config.model.loss is None:
-        raise ConfigError([Problem("model.loss", "expected cross_entropy or mse: a plain module brings no loss", None)])
+        raise ConfigError([Problem("model.loss", "expected cross_entropy or mse: a plain module has no loss", None)])
     return Supervised(model, config.model.loss)
 
 
 def _check_automatic_optimization(config: Config, module: pl.LightningModule) -> None:
     if not module.automatic_optimization:
-        message = "optimizes by hand (automatic_optimization = False), and lrflow supplies the optimizer"
+        message = "uses manual optimization (automatic_optimization = False), but lrflow supplies the optimizer"
         raise ConfigError([Problem("model._target_", message, config.model.target)])
 
 
-def check_metrics(config: Config, module: pl.LightningModule) -> None:
-    """See that a plain module will log the metrics that a new run is asked for; what others log shows as they run.
-
-    Raises:
-        ConfigError: it will not; lists all of them.
-    """
-    if type(module) is Supervised and (problems := check_logged(config)):
-        raise ConfigError(problems)
-
-
 def _check_lightning_package(built: object, name: str, key: str, target: str) -> None:
-    """Refuse an object of the real package `lightning`, which was imported before lrflow could stand in for it.
+    """Reject an object of the package `lightning` that was imported before lrflow could alias it.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: the object's class is one of the package `lightning`.
     """
     if is_of_lightning(type(built), name):
         message = f"is a {name} of the package lightning, whose classes are not those of pytorch_lightning"
@@ -167,44 +147,66 @@ def _check_lightning_package(built: object, name: str, key: str, target: str) ->
         raise ConfigError([Problem(key, message, target, hint)])
 
 
+def cpu_trainer(config: Config, horizon: Horizon | None = None) -> pl.Trainer:
+    """Return a trainer with one CPU, for the hooks of modules when nothing is trained; its run has this length."""
+    accumulate = config.trainer.accumulate_grad_batches
+    options = {"accelerator": "cpu", "devices": 1, "accumulate_grad_batches": accumulate}
+    trainer = build_trainer(options, Path(config.output), [], config.trainer.log_every)
+    if horizon:
+        trainer.run_for(horizon)
+    return trainer
+
+
+def check_metrics(config: Config, module: pl.LightningModule) -> None:
+    """Check that a plain module logs every metric that the configuration names.
+
+    Modules of a user's own are not checked: what they log is known only once they run.
+
+    Raises:
+        ConfigError: lists every metric that the module does not log.
+    """
+    if type(module) is Supervised and (problems := check_logged(config)):
+        raise ConfigError(problems)
+
+
 def build_groups(
     config: Config,
     module: pl.LightningModule,
     devices: int | None = None,
-    tell: Callable[[Any], None] = lambda _: None,
+    report: Callable[[Any], None] = lambda _: None,
     data: pl.LightningDataModule | None = None,
 ) -> list[Group]:
-    """The parameter groups that the layer rules make of the model, at the peak LR that the batch asks for.
+    """Return the parameter groups that the layer rules make of the model, with the peak LR scaled by the batch size.
 
     Args:
         config: `layers`, `optimizer`, `scaling`.
-        module: what is trained.
-        devices: processes that train together; None: as the config says.
-        tell: is given what a person should know of it before the run, such as a rescaled peak.
-        data: set up for training; on one of their examples the module shows in which order it uses its layers. None:
-            they have not been read.
+        module: the module to train.
+        devices: number of training processes; None: that of the config.
+        report: is called with what a user should know before the run, such as a rescaled peak LR.
+        data: set up for training; one example shows in which order the module uses its layers. None: not loaded.
 
     Raises:
-        ConfigError: rules that do not account for every parameter exactly once, or groups that the optimizer cannot
-            train.
+        ConfigError: the rules do not put every parameter into exactly one group, or the optimizer cannot train a group.
     """
-    held = Parameters.of(planned_module(module))
+    parameters = Parameters.of(planned_module(module))
     layers = config.layers
     if isinstance(layers, Rules):
         rules: Sequence[Rule] = layers.made()
     else:
         maker = instantiate(layers.node())
         if isinstance(maker, MuP):
-            rules = mup_rules(config, maker, held, module, tell)
+            rules = mup_rules(config, maker, parameters, module, report)
         elif isinstance(maker, RuleMaker):
-            rules = maker.rules_of(_with_order_of_use(held, module, data, tell) if maker.follows_use else held)
+            if maker.follows_use:
+                parameters = _with_order_of_use(parameters, module, data, report)
+            rules = maker.rules_of(parameters)
         else:
-            rules = maker.rules(held.model)
+            rules = maker.rules(parameters.model)
         if problems := check_routes(rules, config.optimizer.routes, "layers.route"):
             raise ConfigError(problems)
     main, routes = config.optimizer, config.optimizer.routes
     settings = {name: {"lr": route.lr, "weight_decay": _weight_decay(route)} for name, route in routes.items()}
-    groups = resolve(held, rules, main.lr, _weight_decay(main), routes=settings)
+    groups = resolve(parameters, rules, main.lr, _weight_decay(main), routes=settings)
     problems = check_members({None: locate(main.target), **{n: locate(r.target) for n, r in routes.items()}})
     problems += check_groups([group for group in groups if not group.route], locate(main.target))
     for name, route in routes.items():
@@ -212,47 +214,50 @@ def build_groups(
     if problems:
         raise ConfigError(problems)
     if scaling := batch_scaling(config, devices):
-        tell(scaling.describe(main.node()))
+        report(scaling.describe(main.node()))
         groups = [replace(group, lr=group.lr * scaling.factor) for group in groups]
     return groups
 
 
 def needs_example(config: Config) -> bool:
-    """Whether the groups depend on what the model does with an example of the data."""
+    """Whether the parameter groups depend on how the model uses its layers on an example of the data."""
     return not isinstance(config.layers, Rules) and getattr(locate(config.layers.target), "follows_use", False)
 
 
 def _with_order_of_use(
-    held: Parameters, module: pl.LightningModule, data: pl.LightningDataModule | None, tell: Callable[[Any], None]
+    parameters: Parameters,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule | None,
+    report: Callable[[Any], None],
 ) -> Parameters:
-    """The parameters with the order in which the module uses them, where it can be seen."""
+    """Return the parameters with the order in which the module uses them, if an example shows that order."""
     try:
-        return replace(held, uses=trace_uses(module, data))
-    except ExampleError as why:
-        tell(f"layers: in the order in which the model declares them; the order of use is not known: {why}")
-        return held
+        return replace(parameters, uses=trace_uses(module, data))
+    except ExampleError as error:
+        report(f"layers: ordered as the model declares them; their order of use is unknown: {error}")
+        return parameters
 
 
 def _weight_decay(optimizer: Optimizer) -> float | None:
-    """What groups have whose rule says nothing of it; groups of an optimizer that has none are all alike."""
+    """Return the weight decay of groups whose rule sets none; 0 if the optimizer has no weight decay."""
     decay: float | None = optimizer.node().get("weight_decay")
     return 0.0 if decay is None and not takes(optimizer.target, "weight_decay") else decay
 
 
 def build_schedule(config: Config) -> Curve:
-    """The schedule that every group follows which brings none of its own.
+    """Return the schedule of every group that has none of its own.
 
     Raises:
-        ConfigError: it is no schedule.
+        ConfigError: `schedule` does not build a schedule.
     """
     return config.schedule.curve()
 
 
 def build_feedback(config: Config) -> Feedback | None:
-    """What moves the LR as the run goes, if anything does.
+    """Return the feedback that adapts the LR during the run, or None if none is configured.
 
     Raises:
-        ConfigError: it is no feedback, or its settings do not go together.
+        ConfigError: `feedback` does not build a feedback, or its settings contradict each other.
     """
     if isinstance(config.feedback, NoFeedback):
         return None
@@ -266,13 +271,13 @@ def build_feedback(config: Config) -> Feedback | None:
 def make_optimizer(
     config: Config, groups: Sequence[Group], device: torch.device, compiled: bool | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer of the groups, for a device; where rules route groups to others, all of them as one.
+    """Return the optimizer of the groups; if rules route groups to several optimizers, one that holds all of them.
 
     Args:
         config: of the run.
-        groups: what it trains.
-        device: where they are.
-        compiled: its update is to be compiled; None: as the trainer says.
+        groups: the parameter groups to train.
+        device: the device of the parameters.
+        compiled: whether the optimizer's update will be compiled; None: `trainer.compile`.
     """
     declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
     compiled = config.trainer.compile if compiled is None else compiled
@@ -281,13 +286,13 @@ def make_optimizer(
     for route in dict.fromkeys(members[0].route for members in merge(groups)):
         node = declared[route].node()
         if config.trainer.gradient_clip_val is not None and str(config.trainer.precision).endswith("mixed"):
-            # Lightning cannot clip between the unscaling and the step that a fused kernel does in one (2.6.6).
+            # A fused kernel unscales and steps in one; Lightning (2.6.6) cannot clip in between.
             node = {name: value for name, value in node.items() if (name, value) != ("fused", "auto")}
         own = [group for group in groups if group.route == route]
         key = "optimizer" if route is None else f"optimizer.routes.{route}"
         factory = locate(node["_target_"])
         optimizers[route] = made = build_optimizer(own, node, factory, device, tensor_lr, key)
-        if not isinstance(factory, type):  # what a function makes is known only now
+        if not isinstance(factory, type):  # the class that a function returns is known only now
             problems = list(check_optimizer(config, declared[route], traits_of(type(made)), key))
             problems += check_groups(own, type(made))
             if problems:
@@ -296,14 +301,14 @@ def make_optimizer(
 
 
 def check_plan(config: Config, plan: Plan) -> None:
-    """See that every schedule of a plan fits the run's length, and that something trains from its first step on.
+    """Check that every schedule of a plan fits the run's length, and that a group trains from the first step on.
 
     Args:
-        config: whose `layers` a group that starts too late is blamed on.
+        config: its `layers` section is named in the error message.
         plan: of the run.
 
     Raises:
-        ConfigError: lists every one that does not.
+        ConfigError: lists every schedule that does not fit, or the groups that would start too late.
     """
     problems = [problem for curve, _ in plan.curves for problem in curve.check(plan.horizon)]
     problems = problems or [problem for moved, _ in plan.scheduled_settings for problem in moved.check(plan.horizon)]
@@ -311,24 +316,8 @@ def check_plan(config: Config, plan: Plan) -> None:
         raise ConfigError(problems)
 
 
-def report_advice(config: Config, plan: Plan, tell: Callable[[Any], None]) -> None:
-    """Tell where the plan does not suit an optimizer, and what of the feedback is hardly meant."""
-    declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
-    for advice in advise(plan, {route: locate(optimizer.target) for route, optimizer in declared.items()}):
-        tell(f"warning: {advice}")
-    for doubt in doubts(config, plan.horizon):
-        tell(f"warning: {doubt}")
-    if config.run_folder is None:  # else once for the whole sweep
-        for guessed in guessed_modes(config.directions):
-            tell(guessed)
-    for unread in unused_keys(config):
-        tell(f"warning: {unread}")
-    if config.trainer.compile and plan.scheduled_settings:
-        tell(f"the optimizer's update is not compiled, since other settings move: {', '.join(plan.also)}")
-
-
 def _check_starts(plan: Plan, layers: Mapping[str, Any]) -> list[Problem]:
-    """Groups that are unfrozen too late to train, or all of them too late."""
+    """Problems of groups that are unfrozen after the end of the run, or of a run that starts with all groups frozen."""
     run, starts = plan.horizon.steps, plan.first_steps
     if late := [f"{name} (step {start})" for name, start in starts.items() if start >= run]:
         message = f"the run has {run} steps, and these groups would be unfrozen later: {abbreviated(late)}"
@@ -341,34 +330,33 @@ def _check_starts(plan: Plan, layers: Mapping[str, Any]) -> list[Problem]:
     return []
 
 
-def plan_extras(config: Config, devices: int | None = None) -> dict[str, Any]:
-    """What plan.json tells besides the plan: how the batch scaled the peak, where it did.
-
-    Args:
-        config: of the run.
-        devices: processes that train together; None: as the config says.
-    """
-    scaling = batch_scaling(config, devices)
-    return {"scaling": scaling.record()} if scaling else {}
-
-
-def plain_config(config: Config) -> dict[str, Any]:
-    """The configuration as plain data: interpolations as they were written, so that no secret is in it."""
-    content: Any = redact(OmegaConf.to_container(config.source, resolve=False))
-    return content
+def report_advice(config: Config, plan: Plan, report: Callable[[Any], None]) -> None:
+    """Report where the plan does not suit its optimizer, and settings that are probably mistakes."""
+    declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
+    for advice in advise(plan, {route: locate(optimizer.target) for route, optimizer in declared.items()}):
+        report(f"warning: {advice}")
+    for doubt in doubts(config, plan.horizon):
+        report(f"warning: {doubt}")
+    if config.run_folder is None:  # otherwise this is reported once for the whole sweep
+        for guessed in guessed_modes(config.directions):
+            report(guessed)
+    for unread in unused_keys(config):
+        report(f"warning: {unread}")
+    if config.trainer.compile and plan.scheduled_settings:
+        report(f"the optimizer's update is not compiled, since other settings move: {', '.join(plan.also)}")
 
 
 def freezing_callbacks(
     config: Config, module: pl.LightningModule, plan: Plan, groups: Sequence[Group], step: int = 0
 ) -> list[pl.Callback]:
-    """What keeps frozen groups as they are, in a run that has any and goes on from a step."""
+    """Return the callback that keeps groups frozen, for a run that starts at `step`; empty if no group is frozen."""
     if not any(plan.first_steps.values()) and not any(group.frozen and group.freeze_statistics for group in groups):
         return []
     return [Freezing(planned_module(module), groups, plan.first_steps, step, config.trainer.compile)]
 
 
 def lightning_options(config: Config) -> dict[str, Any]:
-    """Lightning's own arguments among the trainer's; `Trainer.run_for` says how long it trains."""
+    """Return the arguments of Lightning's Trainer; the length of the run is set by `Trainer.run_for`."""
     trainer = config.trainer
     names = (
         "accelerator devices num_nodes strategy precision accumulate_grad_batches "
@@ -378,3 +366,20 @@ def lightning_options(config: Config) -> dict[str, Any]:
     if trainer.gradient_clip_val is None:
         del options["gradient_clip_algorithm"]
     return options
+
+
+def plan_extras(config: Config, devices: int | None = None) -> dict[str, Any]:
+    """Return what plan.json holds besides the plan: how the batch size scaled the peak LR, if it did.
+
+    Args:
+        config: of the run.
+        devices: number of training processes; None: that of the config.
+    """
+    scaling = batch_scaling(config, devices)
+    return {"scaling": scaling.record()} if scaling else {}
+
+
+def plain_config(config: Config) -> dict[str, Any]:
+    """Return the configuration as plain data, with interpolations unresolved, so that it holds no secret."""
+    content: Any = redact(OmegaConf.to_container(config.source, resolve=False))
+    return content

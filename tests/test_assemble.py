@@ -1,4 +1,4 @@
-"""What tasks build of a configuration."""
+"""Building the parts of a run from a configuration."""
 
 from __future__ import annotations
 
@@ -45,9 +45,13 @@ class Untrainable(pl.LightningModule):
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [(ByHand, "optimizes by hand"), (ByHandLater, "optimizes by hand"), (Untrainable, "has no training_step")],
+    [
+        (ByHand, "uses manual optimization"),
+        (ByHandLater, "uses manual optimization"),
+        (Untrainable, "has no training_step"),
+    ],
 )
-def test_a_module_that_cannot_be_trained_under_a_plan_is_refused(
+def test_an_untrainable_module_is_rejected(
     kind: type[pl.LightningModule], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = compose()
@@ -57,7 +61,7 @@ def test_a_module_that_cannot_be_trained_under_a_plan_is_refused(
 
 
 class Upside(pl.LightningModule):
-    """Declared from its head down."""
+    """Declares its layers from the head down."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,12 +88,10 @@ def test_layers_are_ordered_by_their_use_in_the_plan_and_in_training(
     assert read_plan(folder, tmp_path).fingerprint == plan.fingerprint
     unread = compile_plan(compose(["task=plan", *overrides, "horizon.steps=100"]), told.append)
     assert [group.name for group in unread.groups] == ["head", "body"]
-    assert told == [
-        "layers: in the order in which the model declares them; the order of use is not known: the data were not read"
-    ]
+    assert told == ["layers: ordered as the model declares them; their order of use is unknown: the data were not read"]
 
 
-def test_a_makers_rules_of_ones_own_select_by_name_or_by_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_custom_rule_makers_select_by_name_or_by_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
     class Own:
         def rules(self, model: nn.Module) -> list[Rule]:
             head = Rule("head", parameters=model.head.parameters(), lr="2x")  # type: ignore[union-attr, operator]
@@ -105,8 +107,8 @@ def test_a_makers_rules_of_ones_own_select_by_name_or_by_parameter(monkeypatch: 
     assert [(group.name, group.scale, group.tensors) for group in groups] == [("head", 2.0, 2), ("rest", 1.0, 8)]
 
 
-def test_every_user_of_a_machine_has_a_lock_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one file for all, the first user is the owner, and every other one may not write to it."""
+def test_every_user_has_their_own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shared file would belong to its first user, and others could not write to it."""
     monkeypatch.setattr("lrflow.files.gettempdir", lambda: str(tmp_path))
     for user in (1000, 1001):
         monkeypatch.setattr("os.getuid", lambda: user)  # noqa: B023
@@ -116,17 +118,17 @@ def test_every_user_of_a_machine_has_a_lock_of_their_own(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("key", ["trainer.checkpoint.monitor", "feedback.monitor", "find.monitor"])
-def test_what_a_plain_module_does_not_log_is_refused_with_the_nearest_name(key: str) -> None:
+def test_a_metric_that_is_not_logged_is_rejected_with_the_nearest_name(key: str) -> None:
     config = compose(["feedback=plateau", "model=logistic", f"{key}=val_acc"])
     with pytest.raises(ConfigError) as caught:
         assemble.check_metrics(config, assemble.build_module(config))
     (problem,) = caught.value.problems
     assert (problem.key, problem.hint) == (key, "did you mean val/accuracy?")
-    assemble.check_metrics(config, pl.LightningModule())  # of which nobody knows beforehand what it logs
+    assemble.check_metrics(config, pl.LightningModule())  # its metrics are unknown before it runs
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-def test_the_names_that_are_known_beforehand_are_those_that_are_logged(loss: str) -> None:
+def test_the_expected_metric_names_are_logged(loss: str) -> None:
     module = assemble.build_module(compose(["model=logistic", f"model.loss={loss}"]))
     assert isinstance(module, Supervised)
     module.count("val", torch.zeros(2, 10), torch.zeros(2, 10) if loss == "mse" else torch.zeros(2, dtype=torch.long))

@@ -100,7 +100,7 @@ def test_the_real_package_imported_before_is_refused_in_one_message(
 def test_whatever_has_a_training_step_is_no_plain_module(train: Callable[..., CompletedProcess[str]]) -> None:
     done = train("", "Duck", "model.in_features=4", "model.out_features=1", "model.loss=mse")
     assert done.returncode == 2
-    assert "Duck has a training_step, so it is no plain module" in " ".join(done.stderr.split())
+    assert "Duck has a training_step, but it is not a LightningModule" in " ".join(done.stderr.split())
 
 
 def test_it_is_the_same_class_under_every_name() -> None:

@@ -379,11 +379,11 @@ def test_tests_run_on_one_thread() -> None:
 
 ELSEWHERE = {
     "a multirun stops at the first job that raises": "cli/test_sweep.py::test_one_failure_does_not_stop_the_others",
-    "a checkpoint runs code when it is read": "training/test_checkpoint_file.py::test_objects_are_never_made",
+    "a checkpoint runs code when it is read": "training/test_checkpoint_file.py::test_objects_are_never_unpickled",
     "logging each step doubles what it costs":
-        "training/test_trainer_step_calls.py::test_a_step_makes_at_most_1800_calls",
+        "training/test_trainer_step_calls.py::test_a_step_makes_at_most_1800_function_calls",
     "Schedule-Free is evaluated, saved and resumed at the wrong weights unless it is switched by hand":
-        "training/test_evaluation_weights.py::test_evaluated_it_gives_what_the_run_found",
+        "training/test_evaluation_weights.py::test_its_evaluation_equals_that_of_the_run",
     "Prodigy wants an LR of 1": "optimizers/test_prodigy.py::test_another_lr_is_told",
     "Prodigy raises at its first step where groups have their own LRs":
         "optimizers/test_prodigy.py::test_groups_with_rates_of_their_own_are_refused_before_the_run",

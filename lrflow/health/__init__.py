@@ -1,4 +1,4 @@
-"""Health: the monitors that watch a run, each with its config node in `health`."""
+"""Monitors of a run's health; each has a config node in `health`."""
 
 from lrflow.errors import DivergedError
 from lrflow.health.nonfinite import NonFinite

@@ -1,4 +1,4 @@
-"""What a run would better do otherwise: told before it starts, where nothing is wrong enough to refuse it."""
+"""Advice on a plan that suits its optimizer badly, reported before the run; nothing is refused."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.optim import Optimizer
 from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan
 
-_SAMPLED_STEPS = 1000  # steps at which a schedule is looked at
+_SAMPLED_STEPS = 1000  # steps at which a schedule is evaluated
 
 
 def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., Optimizer]]) -> list[str]:
-    """Where a plan does not suit the optimizer that follows it.
+    """Return one line per way in which a plan does not suit its optimizers.
 
     Args:
         plan: of the run.
-        optimizers: the class of each route, None for the main one.
+        optimizers: the class of each route's optimizer; the key None is the main one.
     """
     advice = []
     for route, factory in optimizers.items():
@@ -35,19 +35,19 @@ def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., Optimizer]]
         first = float(plan.lr(0)[columns[0]])
         if traits.first_lr_only and (first != lr or _find_decay(plan, columns)):
             advice.append(
-                f"{name} adapts a step size of each weight by itself, from the LR of step 0, {first:.3g}, and the "
-                "schedule does not act on it after that: take schedule=constant"
+                f"{name} adapts a step size per weight itself, starting from the LR of step 0, {first:.3g}, and the "
+                "schedule has no effect after that: use schedule=constant"
             )
         if traits.modes and (fall := _find_decay(plan, columns)):
             advice.append(
-                f"{name} averages its weights instead of decaying the LR, and the schedule brings it from "
-                f"{fall[0]:g} down to {fall[1]:.3g}: take schedule=constant_with_warmup"
+                f"{name} averages its weights instead of decaying the LR, but the schedule decays it from "
+                f"{fall[0]:g} to {fall[1]:.3g}: use schedule=constant_with_warmup"
             )
     return advice
 
 
 def _find_decay(plan: Plan, columns: list[int]) -> tuple[float, float] | None:
-    """The peak LR and the lowest after it of the first group that comes down, None where none does."""
+    """Return the peak LR, and the lowest LR after it, of the first group whose LR decays; None if none does."""
     steps = np.unique(np.linspace(0, plan.horizon.steps - 1, _SAMPLED_STEPS).astype(int))
     rates = plan.lr(steps)
     for column in columns:

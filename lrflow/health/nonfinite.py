@@ -1,4 +1,4 @@
-"""A run that is no longer finite: found within one reading of the signals, and never saved."""
+"""The monitor that ends or reports a run whose loss, gradients or weights are not finite."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _LR = (
 class NonFinite(Monitor):
     """Ends a run, or warns once, at the first step whose loss, gradient norm or weights are not finite.
 
-    In half precision, where a gradient scaler skips steps, single infinite gradients are left alone.
+    In half precision infinite gradients are ignored: the gradient scaler skips those steps. Weights are checked before
+    each checkpoint, so a broken state is never saved.
 
     Args:
         action: `stop` raises a `DivergedError`, `warn` logs one warning, `ignore` does nothing.
@@ -37,11 +38,11 @@ class NonFinite(Monitor):
 
     @property
     def active(self) -> bool:
-        """Whether it does anything."""
+        """Whether `action` is anything but `ignore`."""
         return self._action != "ignore"
 
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:
-        """Look at the loss and the gradient norm of each step.
+        """Check the loss and the gradient norm of each step.
 
         Raises:
             DivergedError: `action` is `stop` and a step is not finite.
@@ -58,31 +59,31 @@ class NonFinite(Monitor):
         what = f"the gradient norm is {norm}" if np.isfinite(loss) else f"the loss is {loss}"
         rates = ", ".join(f"{rate:.3g}" for rate in sorted({*block.actual[at].tolist()}))
         step = block.first + at
-        self._act(f"step {step}: {what}, at LR {rates}", _DATA if step == 0 else _LR)
+        self._respond(f"step {step}: {what}, at LR {rates}", _DATA if step == 0 else _LR)
 
     def before_save(self, trainer: pl.Trainer) -> None:
-        """Look at the weights: the last step may have broken them.
+        """Check the weights, which the last step may have made infinite or NaN.
 
         Raises:
-            DivergedError: `action` is `stop` and they are not finite.
+            DivergedError: `action` is `stop` and a weight is not finite.
         """
         if self._action == "ignore":
             return
         groups = trainer.optimizers[0].param_groups
         weights = [parameter.detach() for group in groups for parameter in group["params"]]
         if not math.isfinite(float(torch.stack(torch._foreach_norm(weights, math.inf)).max())):
-            self._act(f"after {trainer.global_step} steps: the weights are not finite", _LR)
+            self._respond(f"after {trainer.global_step} steps: the weights are not finite", _LR)
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether it has warned."""
+        """Return the state of the checkpoint: whether it has warned already."""
         return {"action": self._action} if self._action == "ignore" else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Warn no second time in a resumed run."""
+        """Restore the state, so that a resumed run does not warn a second time."""
         if self._action == "warn":
             self._action = state_dict["action"]
 
-    def _act(self, message: str, hint: str) -> None:
+    def _respond(self, message: str, hint: str) -> None:
         if self._action == "stop":
             raise DivergedError(f"{message}\n    {hint}")
         log.warning("%s; %s", message, hint)

@@ -1,8 +1,6 @@
-"""How close a run is to the edge of stability, measured as it trains.
+"""The monitor that measures sharpness during a run, and its plot against the stability bound of the LR.
 
-The sharpness of a module's loss as its optimizer sees it at the present weights.
-
-The sharpness of a run against its stability bound, drawn from the run folder alone.
+`lrflow.training.curvature` holds the mathematics; the plot is drawn from metrics.csv alone.
 """
 
 from __future__ import annotations
@@ -40,6 +38,134 @@ from lrflow.training.isolation import isolated_batches, seed_generators, transfe
 from lrflow.training.loggers import log_rows
 from lrflow.training.monitor import Monitor, Watched
 
+log = logging.getLogger("lrflow")
+
+COLUMNS = ("sharpness/top", "sharpness/share")
+"""Columns of metrics.csv: the largest eigenvalue of P^-1 H, and the share of the stability bound that the LRs use."""
+
+TOLERANCE = 1e-3
+"""Relative error of a measurement during training; the sharpness itself changes by more between two steps."""
+
+
+class Sharpness(Monitor):
+    """Measures the sharpness at regular intervals, without changing the run.
+
+    It logs `sharpness/top`, the largest eigenvalue of P^-1 H, and `sharpness/share`, the share of the stability bound
+    that the LRs of the next step use; both are NaN if the curvature is not finite.
+
+    A measurement depends only on the weights, the optimizer's state and the seed, so a resumed run repeats it: all
+    measurements use the same batches, dropout is off, batch norms use the statistics of the batch, and Lanczos starts
+    from the same random direction. (Starting from the last eigenvector would save about a quarter of the products, but
+    put a vector as large as the model into every checkpoint.) Under mixed precision it measures in single precision.
+    `sharpness.png` is drawn at the end of the run, also of a failed one.
+
+    Args:
+        every: a duration, the steps between two measurements; None never measures. The first is at step 0, or at
+            `every` for optimizers that divide by statistics of the gradients.
+        batches: number of training batches, the same ones for all measurements.
+        products: maximum number of Hessian-vector products per measurement.
+    """
+
+    def __init__(self, every: str | float | Duration | None = None, batches: int = 4, products: int = 20) -> None:
+        self._interval = every
+        self._batch_count = batches
+        self._products = products
+        self._batches: list[Any] = []
+        self._measured = -1  # the step of the last measurement
+
+    @property
+    def active(self) -> bool:
+        """Whether `every` is set."""
+        return self._interval is not None
+
+    def begin(self, name: str, run: Watched) -> None:
+        """Check that every measurement can use the same batches, and that a logger stores the results.
+
+        Raises:
+            ConfigError: a training loader has its own order, or there is no logger.
+        """
+        super().begin(name, run)
+        assert self._interval is not None
+        self._every = max(1, Duration.parse(self._interval).steps(run.plan.horizon))
+        problems = []
+        loaders = tree_leaves(run.data.train_dataloader())
+        if own := [loader for loader in loaders if not is_ordered(loader)]:
+            message = f"every measurement needs the same batches, but {type(own[0]).__name__} has its own order"
+            problems.append(Problem("sharpness.every", message, str(self._interval), "leave it out"))
+        if not run.trainer.loggers:
+            problems.append(Problem("sharpness.every", "no logger would keep it", str(self._interval), "logger=csv"))
+        if problems:
+            raise ConfigError(problems)
+
+    def describe(self) -> str:
+        """Return a line about how often and on how many batches the sharpness is measured."""
+        assert self._interval is not None
+        precision = str(self.run.trainer.precision)
+        single = ", in single precision" if "mixed" in precision else ""
+        batches = "batch" if self._batch_count == 1 else f"{self._batch_count} batches"
+        return f"sharpness: every {Duration.parse(self._interval)}, on the same {batches}{single}"
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the batches, and check that the loss can be differentiated twice.
+
+        Raises:
+            LrflowError: the loss has no second derivatives.
+        """
+        with as_pure_function(pl_module), torch.enable_grad():
+            seed_generators(self.run.seed)
+            taken = islice(isolated_batches(trainer, self.run.seed), self._batch_count)
+            self._batches = [transfer_batch(trainer, pl_module, batch) for batch in taken]
+            point = {name: p.detach() for name, p in pl_module.named_parameters() if p.requires_grad}
+            try:
+                check_twice_differentiable(module_loss(pl_module, self._batches[:1]), point)
+            except (RuntimeError, ValueError) as error:
+                reason = str(error).partition("\n")[0]
+                hint = "the loss has to be differentiated twice; leave out sharpness.every"
+                raise LrflowError(f"the sharpness cannot be measured: {reason}\n    {hint}") from error
+        self.run.signals.restart_clock()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure if the sharpness is due at this step; only the first batch of an accumulation window counts."""
+        step, optimizer = trainer.global_step, trainer.optimizers[0]
+        if step % self._every or step == self._measured:
+            return
+        self._measured = step
+        if traits_of(type(optimizer)).bound != "sgd" and not optimizer.state:
+            return
+        self.run.signals.flush(trainer)  # keeps the rows of metrics.csv in order
+        found = self._measure(pl_module, optimizer)
+        row = [step, math.nan, math.nan] if found is None else [step, found.top, found.share]
+        for logger in trainer.loggers:
+            log_rows(logger, list(COLUMNS), [row])
+        self.run.signals.restart_clock()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw `sharpness.png`."""
+        self._draw(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Draw `sharpness.png` of a run that failed."""
+        self._draw(trainer)
+
+    def _measure(self, module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> MeasuredSharpness | None:
+        """Return the sharpness; None if the curvature is not finite, as in a diverging run, which `NonFinite` ends."""
+        with as_pure_function(module), torch.enable_grad():
+            seed_generators(self.run.seed)
+            loss = module_loss(module, self._batches)
+            try:
+                return current_sharpness(module, optimizer, loss, self._products, TOLERANCE, self.run.seed)
+            except ValueError:
+                return None
+
+    def _draw(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            try:
+                plot_sharpness(self.run.folder)
+            except OSError as error:
+                log.warning("%s: sharpness.png could not be written: %s", self.run.folder, error.strerror)
+
 
 def current_sharpness(
     module: pl.LightningModule,
@@ -49,33 +175,33 @@ def current_sharpness(
     tolerance: float = 1e-4,
     seed: int = 0,
 ) -> MeasuredSharpness:
-    """The sharpness at the present weights, under the optimizer's present LRs, settings and statistics.
+    """Return the sharpness at the current weights, with the optimizer's current LRs, settings and statistics.
 
-    Parameters that do not move are left out: frozen ones, and those of which Adam and its kin have seen no gradient.
+    Parameters that do not move are left out: frozen ones, and those without optimizer state in Adam-like optimizers.
 
     Args:
-        module: whose weights they are.
-        optimizer: one whose stability bound is known.
-        loss: of the module, within `as_pure_function`.
-        products: Hessian-vector products at most.
-        tolerance: of the relative error; enough then.
-        seed: of the random direction that Lanczos starts from.
+        module: the module that trains.
+        optimizer: an optimizer with a known stability bound.
+        loss: the module's loss, called within `as_pure_function`.
+        products: maximum number of Hessian-vector products.
+        tolerance: stop once the relative error is below this.
+        seed: seed of the random direction that Lanczos starts from.
 
     Raises:
-        ValueError: the curvature is not finite, or nothing moves.
+        ValueError: the curvature is not finite, no parameter moves, or no stability bound is known.
     """
     traits = traits_of(type(optimizer))
     if (bound := traits.bound) is None:
-        raise ValueError(f"no stability bound is known of {type(optimizer).__name__}")
+        raise ValueError(f"no stability bound is known for {type(optimizer).__name__}")
     limit = stability_limit(bound, optimizer.param_groups[0])
     names = {parameter: name for name, parameter in module.named_parameters()}
     groups: list[dict[str, Tensor]] = []
-    divided: dict[str, Tensor] = {}
+    preconditioners: dict[str, Tensor] = {}
     for group in optimizer.param_groups:
         moving = [p for p in group["params"] if p.requires_grad and (bound == "sgd" or optimizer.state[p])]
         groups.append({names[p]: p.detach() for p in moving})
-        found = {names[p]: preconditioner(bound, group, optimizer.state[p]) for p in moving}
-        divided |= {name: divisor for name, divisor in found.items() if divisor is not None}
+        diagonals = {names[p]: preconditioner(bound, group, optimizer.state[p]) for p in moving}
+        preconditioners |= {name: diagonal for name, diagonal in diagonals.items() if diagonal is not None}
     if not any(groups):
         raise ValueError("no parameter moves")
     return measure_sharpness(
@@ -83,8 +209,8 @@ def current_sharpness(
         groups,
         rates=[float(group["lr"]) for group in optimizer.param_groups],
         limit=limit,
-        preconditioners=divided or None,
-        # Decay that passes through the gradient is part of the loss; what is taken off the weights is not.
+        preconditioners=preconditioners or None,
+        # Weight decay added to the gradient is part of the loss; decoupled weight decay is not.
         decay=[
             0.0 if traits.is_decoupled(group) else float(group.get("weight_decay", 0.0))
             for group in optimizer.param_groups
@@ -95,20 +221,16 @@ def current_sharpness(
     )
 
 
-COLUMNS = ("sharpness/top", "sharpness/share")
-"""Of metrics.csv: the largest eigenvalue of P^-1 H, and the share of the stability bound that the step's LRs use."""
-
-
 @dataclass(frozen=True)
 class SharpnessRecord:
-    """What a run measured of its sharpness, and the bound that its LRs set it.
+    """The sharpness that a run measured, with its LRs.
 
     Args:
-        steps: of the measurements; [n], int64.
-        top: sharpness; [n], float64.
-        share: of the bound; [n], float64.
-        lr_steps: steps whose LRs are known; [m], int64.
-        lr: the highest of any group at each; [m], float64.
+        steps: the steps at which it was measured; [n], int64.
+        top: the sharpness; [n], float64.
+        share: the share of the stability bound; [n], float64.
+        lr_steps: the steps with a known LR; [m], int64.
+        lr: the highest LR of any group at these; [m], float64.
     """
 
     steps: np.ndarray
@@ -121,20 +243,20 @@ class SharpnessRecord:
     def bound(self) -> np.ndarray:
         """The sharpness at which each step's LRs would be just stable; [m], infinite where the LR is 0.
 
-        It is limit / LR. The limit is read from the measurements, and between them goes from one to the next: so it
-        holds for groups with LRs of their own and for a momentum that moves, too.
+        It is limit / LR. The limit is computed at the measurements and interpolated between them, so it also holds for
+        groups with different LRs and for a scheduled momentum.
         """
         at = np.interp(self.steps, self.lr_steps, self.lr)
-        known = (self.share > 0) & (at > 0)
-        if not known.any():
+        usable = (self.share > 0) & (at > 0)
+        if not usable.any():
             return np.full(len(self.lr), np.inf)
-        limit = self.top[known] / self.share[known] * at[known]
+        limit = self.top[usable] / self.share[usable] * at[usable]
         with np.errstate(divide="ignore"):
-            return np.interp(self.lr_steps, self.steps[known], limit) / self.lr
+            return np.interp(self.lr_steps, self.steps[usable], limit) / self.lr
 
 
 def read_sharpness(folder: Path) -> SharpnessRecord | None:
-    """What the metrics.csv of a run folder says of the sharpness; None where nothing was measured."""
+    """Read the sharpness from the metrics.csv of a run folder; None if nothing was measured."""
     measured: list[tuple[int, float, float]] = []
     rates: list[tuple[int, float]] = []
     if not (folder / "metrics.csv").exists():
@@ -162,164 +284,37 @@ def read_sharpness(folder: Path) -> SharpnessRecord | None:
 
 
 def plot_sharpness(folder: Path) -> Path | None:
-    """Draw `sharpness.png` in a run folder from its metrics.csv; None where nothing was measured."""
+    """Draw `sharpness.png` in a run folder from its metrics.csv; None if nothing was measured."""
     record = read_sharpness(folder)
     if record is None:
         return None
-    from matplotlib.figure import Figure  # itself and not pyplot: no state, no display
+    from matplotlib.figure import Figure  # not pyplot, which needs a display
 
     figure = Figure(figsize=(9, 5.6), layout="constrained", facecolor="white")
-    axes, below = figure.subplots(2, sharex=True, height_ratios=[2, 1])
+    axes, share_axes = figure.subplots(2, sharex=True, height_ratios=[2, 1])
     bound = record.bound
     axes.plot(record.lr_steps, bound, color=COLOURS[1], linewidth=1.4, label="stability bound (limit / LR)")
     axes.plot(record.steps, record.top, "o-", color=COLOURS[0], linewidth=1.4, markersize=3, label="sharpness")
     if (convex := record.top[record.top > 0]).size:
         axes.set_yscale("log")
-        # A warmup starts, and a decay ends, where any sharpness is stable; the picture need not reach there.
+        # At the LR 0 of a warmup's start or a decay's end any sharpness is stable; the plot leaves that out.
         around = [*convex, bound.min()]
         axes.set_ylim(min(around) / 1.5, max(around) * 3)
         for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             axis(lambda value, _: number(value))
     axes.set_ylabel("sharpness", color=INK)
     axes.legend(loc="best", frameon=False, fontsize=9, labelcolor=INK)
-    below.axhline(1.0, color=COLOURS[1], linewidth=1.4)
-    below.plot(record.steps, record.share, "o-", color=COLOURS[0], linewidth=1.4, markersize=3)
-    below.set_ylim(0, max(1.25, 1.1 * float(record.share.max())))
-    below.set_ylabel("share of the bound", color=INK)
-    below.set_xlim(0, record.lr_steps[-1] + 1)
-    below.set_xlabel("optimizer step", color=INK)
-    below.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
-    for panel in (axes, below):
+    share_axes.axhline(1.0, color=COLOURS[1], linewidth=1.4)
+    share_axes.plot(record.steps, record.share, "o-", color=COLOURS[0], linewidth=1.4, markersize=3)
+    share_axes.set_ylim(0, max(1.25, 1.1 * float(record.share.max())))
+    share_axes.set_ylabel("share of the bound", color=INK)
+    share_axes.set_xlim(0, record.lr_steps[-1] + 1)
+    share_axes.set_xlabel("optimizer step", color=INK)
+    share_axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+    for panel in (axes, share_axes):
         plain_axes(panel)
         panel.tick_params(which="both", colors=INK, length=3)
     highest = int(record.share.argmax())
     title = f"at most {100 * record.share[highest]:.3g}% of the stability bound, at step {record.steps[highest]:,}"
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     return save_figure(figure, folder / "sharpness.png")
-
-
-log = logging.getLogger("lrflow")
-
-TOLERANCE = 1e-3
-"""Of a measurement during training, relative: the sharpness itself moves by more between two steps."""
-
-
-class Sharpness(Monitor):
-    """Measures the sharpness before every so many steps of a run, and leaves the run as it would be without.
-
-    The loggers get `sharpness/top`, the largest eigenvalue of P^-1 H, and `sharpness/share` of the stability bound that
-    the LRs of the step about to be made use; not a number where the curvature is not finite. Each measurement is a
-    function of the weights, the optimizer's state and the seed alone, so that a resumed run repeats it: the batches are
-    the same throughout, dropout is off, batch norms take the batch's own statistics, and Lanczos starts from the same
-    random direction. (To start from the last eigenvector instead saves about a quarter of the products, and would put
-    a vector as large as the model into every checkpoint.) The numbers are those of single precision, under a mixed one
-    too. `sharpness.png` is drawn when the run ends, however it does.
-
-    Args:
-        every: a duration, the steps between two measurements; None never measures. The first is at step 0, or at
-            `every` of an optimizer that divides by statistics of its gradients.
-        batches: of training data, the same ones throughout.
-        products: Hessian-vector products of a measurement at most.
-    """
-
-    def __init__(self, every: str | float | Duration | None = None, batches: int = 4, products: int = 20) -> None:
-        self._given = every
-        self._count = batches
-        self._products = products
-        self._batches: list[Any] = []
-        self._measured = -1  # the last step before which it was done
-
-    @property
-    def active(self) -> bool:
-        """Whether it ever measures."""
-        return self._given is not None
-
-    def begin(self, name: str, run: Watched) -> None:
-        """See that the same batches can be had throughout, and that something keeps what is measured.
-
-        Raises:
-            ConfigError: they cannot, or nothing does.
-        """
-        super().begin(name, run)
-        assert self._given is not None
-        self._every = max(1, Duration.parse(self._given).steps(run.plan.horizon))
-        problems = []
-        loaders = tree_leaves(run.data.train_dataloader())
-        if own := [loader for loader in loaders if not is_ordered(loader)]:
-            message = (
-                f"is measured on the same batches throughout, and {type(own[0]).__name__} brings an order of its own"
-            )
-            problems.append(Problem("sharpness.every", message, str(self._given), "leave it out"))
-        if not run.trainer.loggers:
-            problems.append(Problem("sharpness.every", "no logger would keep it", str(self._given), "logger=csv"))
-        if problems:
-            raise ConfigError(problems)
-
-    def describe(self) -> str:
-        """When it is measured, and on what."""
-        assert self._given is not None
-        precision = str(self.run.trainer.precision)
-        single = ", in single precision" if "mixed" in precision else ""
-        batches = "batch" if self._count == 1 else f"{self._count} batches"
-        return f"sharpness: every {Duration.parse(self._given)}, on the same {batches}{single}"
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the batches, and see that the loss of one can be differentiated twice.
-
-        Raises:
-            LrflowError: it cannot.
-        """
-        with as_pure_function(pl_module), torch.enable_grad():
-            seed_generators(self.run.seed)
-            taken = islice(isolated_batches(trainer, self.run.seed), self._count)
-            self._batches = [transfer_batch(trainer, pl_module, batch) for batch in taken]
-            point = {name: p.detach() for name, p in pl_module.named_parameters() if p.requires_grad}
-            try:
-                check_twice_differentiable(module_loss(pl_module, self._batches[:1]), point)
-            except (RuntimeError, ValueError) as error:
-                why = str(error).partition("\n")[0]
-                hint = "the loss has to be differentiated twice; leave out sharpness.every"
-                raise LrflowError(f"the sharpness cannot be measured: {why}\n    {hint}") from error
-        self.run.signals.restart_clock()
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Measure, where it is time and an accumulation window begins."""
-        step, optimizer = trainer.global_step, trainer.optimizers[0]
-        if step % self._every or step == self._measured:
-            return
-        self._measured = step
-        if traits_of(type(optimizer)).bound != "sgd" and not optimizer.state:
-            return
-        self.run.signals.flush(trainer)  # so that rows stay in the order of the run
-        found = self._measure(pl_module, optimizer)
-        row = [step, math.nan, math.nan] if found is None else [step, found.top, found.share]
-        for logger in trainer.loggers:
-            log_rows(logger, list(COLUMNS), [row])
-        self.run.signals.restart_clock()
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw what was measured."""
-        self._draw(trainer)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Draw what was measured before the run ended early."""
-        self._draw(trainer)
-
-    def _measure(self, module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> MeasuredSharpness | None:
-        """None where the curvature is not finite, as of a run that diverges; `NonFinite` ends that."""
-        with as_pure_function(module), torch.enable_grad():
-            seed_generators(self.run.seed)
-            loss = module_loss(module, self._batches)
-            try:
-                return current_sharpness(module, optimizer, loss, self._products, TOLERANCE, self.run.seed)
-            except ValueError:
-                return None
-
-    def _draw(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero:
-            try:
-                plot_sharpness(self.run.folder)
-            except OSError as error:
-                log.warning("%s: sharpness.png could not be written: %s", self.run.folder, error.strerror)

@@ -86,7 +86,7 @@ def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -
         with suppress(LrflowError, OSError):  # nothing else of the plan needs them
             data = set_up_data(assemble.build_data(config), None, config.seed)
     module = assemble.build_module(config, trainer=assemble.cpu_trainer(config, horizon), data=data)
-    groups = assemble.build_groups(config, module, tell=tell, data=data)
+    groups = assemble.build_groups(config, module, report=tell, data=data)
     schedule = assemble.build_schedule(config)
     with check_intervals(config, horizon) if config.horizon.steps is None else nullcontext():
         plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))

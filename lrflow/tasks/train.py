@@ -206,7 +206,7 @@ def prepare(
         return None
     tell = partial(console.print, soft_wrap=True, highlight=False)
     trainer.run_for(horizon)  # which the module may ask for as it makes its parts
-    module = assemble.build_module(config, resumed is None, trainer, data, tell=tell)
+    module = assemble.build_module(config, resumed is None, trainer, data, report=tell)
     if resumed is None:
         assemble.check_metrics(config, module)
     if is_overridden("configure_optimizers", module):

@@ -1,4 +1,4 @@
-"""Training: the Lightning module, its trainer, its signals, and runs that resume as if never interrupted."""
+"""Training: the Lightning module, its trainer and callbacks, checkpoints, and resuming a run exactly."""
 
 from lrflow.training.checkpoints import Checkpoints
 from lrflow.training.evaluation_weights import EvaluationWeights

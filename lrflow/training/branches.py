@@ -1,4 +1,4 @@
-"""What remains of a run's earlier lengths: the schedule goes on under each of them in turn."""
+"""Branches of a run: the horizons that it had before it was resumed with other lengths, and the plan that follows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lrflow.schedules.wrappers import ContinueMode
 
 @dataclass(frozen=True)
 class Branch:
-    """One time that a run was resumed with another length; its plan is the schedule with these on top.
+    """A resumption of a run with another length; the run's plan is its schedule, continued at each branch.
 
     Args:
-        at: the step where it was resumed.
-        before: the horizon until then.
-        how: what became of the schedule.
+        at: the step at which the run was resumed.
+        before: the horizon up to there.
+        how: how the schedule continues.
     """
 
     at: int
@@ -27,15 +27,15 @@ class Branch:
     how: ContinueMode
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for a checkpoint."""
+        """Return plain data for a checkpoint."""
         before = asdict(self.before)
         if self.before.samples_per_step is None:
-            del before["samples_per_step"]  # as branches were before there were samples
+            del before["samples_per_step"]  # keeps the format of checkpoints without samples
         return {"at": self.at, "before": before, "how": self.how}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Branch:
-        """What `as_dict` gave."""
+        """Return the branch that `as_dict` wrote."""
         return cls(data["at"], Horizon(**data["before"]), data["how"])
 
 
@@ -46,8 +46,8 @@ def compile_branched(
     branches: Sequence[Branch],
     settings: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan of a run: the configured schedules, with every change of its length on top."""
-    # Freezing is a part of what is continued: a group that has trained is not counted anew on another horizon.
+    """Compile the plan of a run: the configured schedules, continued at each of its branches."""
+    # Freezing is part of the continued curve, so that a new horizon does not freeze a group that has trained.
     own = [
         replace(group, schedule=continued(group.curve(schedule), branches), unfreeze=None)
         if group.schedule or group.unfreeze
@@ -58,7 +58,7 @@ def compile_branched(
 
 
 def continued(schedule: Curve, branches: Sequence[Branch]) -> Curve:
-    """The schedule of a run that was resumed with other lengths."""
+    """Return a schedule as it continues in a run that was resumed with other lengths."""
     for branch in branches:
         schedule = Continued(schedule, branch.at, branch.before, branch.how)
     return schedule

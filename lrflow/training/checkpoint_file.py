@@ -1,6 +1,6 @@
-"""Checkpoint files: written whole or not at all, checked before they are read, never unpickled.
+"""Reading and writing checkpoint files: atomic, with a checksum, plain data and tensors only.
 
-What a checkpoint may hold: plain data and tensors. NumPy values are saved as tensors, and come back as they were.
+NumPy values are saved as tensors and restored as NumPy values. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -25,165 +25,46 @@ from lrflow.files import write_whole
 from lrflow.runs import checkpoints_in
 
 _NUMPY = "lrflow_numpy"
-"""Key of a checkpoint: where NumPy values stood, as pairs of a path of keys and a dtype."""
+"""Key of a checkpoint that lists its NumPy values, as pairs of a path of keys and a dtype."""
 
 _UNREAD = ("hyper_parameters", "hparams_type", "datamodule_hyper_parameters", "datamodule_hparams_type")
-"""What Lightning adds to rebuild objects without a config; nothing here reads it."""
+"""Keys that Lightning adds to rebuild objects without a config; lrflow does not read them."""
 
 _PLAIN = {
     int, float, complex, bool, str, bytes, type(None),
     torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device,
 }  # fmt: skip
-
+# A checkpoint is torch's zip archive with a comment at its end: these words and the SHA-256 of all bytes before the
+# comment, in hex. The archive's own checksums cover the contents of its members, but not its directory.
+_SEAL = b"lrflow sha256 "
+_SEAL_BYTES = len(_SEAL) + 64
+_NO_COMMENT = b"\0\0"  # the end of an archive without a comment: the length 0
 _Path = tuple[Any, ...]
 _Places = list[tuple[list[Any], str]]
 
 
-def encode(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint as it can be saved and loaded again; the one that is given is left as it is.
-
-    Raises:
-        LrflowError: something in it is neither plain data nor a tensor; every such key is named, with its type.
-    """
-    content: dict[str, Any] = {}
-    places: _Places = []
-    unfit: dict[_Path, Any] = {}
-    for key, value in checkpoint.items():
-        here: _Places = []
-        lacking: dict[_Path, Any] = {}
-        made = _encode(value, (key,), here, lacking)
-        if not (lacking and key in _UNREAD):
-            content[key] = made
-            places += here
-            unfit |= lacking
-    if unfit:
-        named = "\n".join(f"    {_format_path(path)}: {_format_type(value)}" for path, value in unfit.items())
-        raise LrflowError(
-            f"a checkpoint with this could not be loaded again, and is not saved:\n{named}\n"
-            "    save numbers, text, lists, dictionaries, tensors or NumPy arrays instead"
-        )
-    return {**content, _NUMPY: places} if places else content
-
-
-def decode(content: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint that was read, with the NumPy values that were saved as tensors."""
-    for path, dtype in content.pop(_NUMPY, ()):
-        content = _restore_numpy(content, path, dtype)
-    return content
-
-
-def _encode(value: Any, path: _Path, places: _Places, unfit: dict[_Path, Any]) -> Any:
-    kind = type(value)
-    if kind in _PLAIN:
-        return value
-    if isinstance(value, np.generic) or kind is np.ndarray:
-        made = _of_numpy(value)
-        if made is None:
-            unfit[path] = value
-        else:
-            places.append((list(path), f"{'scalar' if isinstance(value, np.generic) else 'array'} {value.dtype.str}"))
-        return made
-    if kind in (dict, OrderedDict):
-        unfit |= {(*path, key): key for key in value if not isinstance(key, np.generic) and not _is_plain(key)}
-        parts = {_key(key): _encode(part, (*path, _key(key)), places, unfit) for key, part in value.items()}
-        if all(map(_is_same, parts, value)) and all(map(_is_same, parts.values(), value.values())):
-            return value
-        result = copy.copy(value)  # with the attribute that torch gives a state_dict
-        result.clear()
-        result.update(parts)
-        return result
-    if kind in (list, tuple):
-        items = [_encode(part, (*path, index), places, unfit) for index, part in enumerate(value)]
-        return value if all(map(_is_same, items, value)) else kind(items)
-    if kind is set:
-        value = {_key(part) for part in value}
-    if not _is_plain(value):
-        unfit[path] = value
-    return value
-
-
-def _of_numpy(value: Any) -> Any:
-    """A NumPy array or scalar as a tensor, or as lists where torch has no such dtype; None: as neither."""
-    try:
-        return torch.from_numpy(np.array(value, value.dtype.newbyteorder("="), order="C"))
-    except TypeError:
-        made = value.tolist() if value.dtype.kind in "USmM" else None
-        return made if _is_plain(made) else None
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    return one is other
-
-
-def _key(key: Any) -> Any:
-    return key.item() if isinstance(key, np.generic) else key
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether torch reads a value again; of less usual types it is tried."""
-    return type(value) in _PLAIN or _survives_saving(value)
-
-
-def _survives_saving(value: Any) -> bool:
-    try:
-        torch.save(value, file := io.BytesIO())
-        file.seek(0)
-        torch.load(file, weights_only=True)
-    except Exception:  # whatever its pickling raises
-        return False
-    return True
-
-
-def _restore_numpy(holder: Any, path: Sequence[Any], dtype: str) -> Any:
-    """A container of a checkpoint with the value at a path as NumPy's."""
-    if not path:
-        kind, _, code = dtype.partition(" ")
-        array = np.asarray(holder.cpu().numpy() if isinstance(holder, torch.Tensor) else holder).astype(code)
-        return array[()] if kind == "scalar" else array
-    parts = list(holder) if isinstance(holder, tuple) else holder
-    parts[path[0]] = _restore_numpy(parts[path[0]], path[1:], dtype)
-    return tuple(parts) if isinstance(holder, tuple) else parts
-
-
-def _format_path(path: _Path) -> str:
-    return "checkpoint" + "".join(f'["{key}"]' if isinstance(key, str) else f"[{key!r}]" for key in path)
-
-
-def _format_type(value: Any) -> str:
-    kind = type(value)
-    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return f"{name} of {value.dtype}" if kind is np.ndarray else name
-
-
-# A checkpoint is torch's zip archive with a comment at its end: this word and the SHA-256 of all that stands before
-# it, in hex. The archive's own checksums cover its contents, but not where the reader is told to find them.
-_SEAL = b"lrflow sha256 "
-_SEAL_BYTES = len(_SEAL) + 64
-_NO_COMMENT = b"\0\0"  # what the archive ends with: the comment's length
-
-
 class BrokenCheckpointError(LrflowError):
-    """A checkpoint file that is cut short, corrupted or no checkpoint at all."""
+    """Raised for a checkpoint file that is cut short, corrupted or not a checkpoint."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        whole = newest_whole_checkpoint(path.parent, besides=path)
-        offer = f"the newest whole one is {whole}" if whole else "there is no whole one beside it"
+        whole = newest_whole_checkpoint(path.parent, except_for=path)
+        offer = f"the newest whole one is {whole}" if whole else "there is no whole one in its folder"
         super().__init__(f"{path}: {reason}\n    {offer}")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Saves through a temporary file in the same folder, synced before it takes the final name.
+    """Saves to a temporary file in the same folder, syncs it and renames it; loads after checking the checksum.
 
-    A reader therefore never sees half a checkpoint, whatever kills the writer, and a full disk leaves the
-    earlier ones untouched. Loading checks the file's checksum and takes plain data and tensors only.
+    A reader never sees half a checkpoint, even if the writer is killed, and a full disk does not damage earlier
+    checkpoints. Only plain data and tensors are loaded.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path`.
 
         Raises:
-            LrflowError: something in it could not be loaded again.
-            OSError: the file cannot be written; nothing is left of the attempt.
+            LrflowError: a value in it could not be loaded again.
+            OSError: the file cannot be written; no partial file remains.
         """
         content = encode(checkpoint)
         target = Path(path)
@@ -199,20 +80,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint after checking that it is whole.
 
         Raises:
-            BrokenCheckpointError: it is not; the newest whole one beside it is named.
+            BrokenCheckpointError: the file is damaged; the message names the newest whole one in its folder.
         """
         return read_checkpoint(Path(path), map_location=map_location)
 
 
 def read_checkpoint(path: Path, **options: Any) -> dict[str, Any]:
-    """The content of a checkpoint that is whole.
+    """Return the content of a checkpoint.
 
     Args:
         path: the file.
-        options: for `torch.load`, such as `mmap`.
+        options: arguments of `torch.load`, such as `mmap`.
 
     Raises:
-        BrokenCheckpointError: it is not whole, or holds anything but plain data and tensors.
+        BrokenCheckpointError: the file is damaged, or holds more than plain data and tensors.
     """
     content, reason = _read(path, **options)
     if content is None:
@@ -220,21 +101,16 @@ def read_checkpoint(path: Path, **options: Any) -> dict[str, Any]:
     return content
 
 
-def _read(path: Path, **options: Any) -> tuple[dict[str, Any] | None, str]:
-    """The content of a checkpoint, or None and why it cannot be loaded."""
-    if reason := find_damage(path):
-        return None, reason
-    try:
-        content = torch.load(path, weights_only=True, **options)
-        return (decode(content), "") if isinstance(content, dict) else (None, "is no checkpoint")
-    except pickle.UnpicklingError:
-        return None, "holds more than plain data and tensors, so it is not loaded"
-    except Exception:  # torch's reader raises whatever it stumbles over
-        return None, "is no checkpoint"
+def newest_whole_checkpoint(folder: Path, except_for: Path | None = None) -> Path | None:
+    """Return the latest checkpoint in `folder` that can be loaded, or None."""
+    for path in reversed(checkpoints_in(folder)):
+        if path != except_for and _read(path, map_location="cpu", mmap=True)[0] is not None:
+            return path
+    return None
 
 
 def find_damage(path: Path) -> str | None:
-    """Why a file is no whole checkpoint, or None when it is one: all of it is read."""
+    """Return what is wrong with a checkpoint file, or None if it is whole; reads all of it."""
     try:
         size = path.stat().st_size
         if size == 0:
@@ -250,16 +126,31 @@ def find_damage(path: Path) -> str | None:
     return None if found == seal[len(_SEAL) :].decode(errors="replace") else "is corrupted: its checksum does not match"
 
 
-def newest_whole_checkpoint(folder: Path, besides: Path | None = None) -> Path | None:
-    """The latest checkpoint in `folder` that loads, or None."""
-    for path in reversed(checkpoints_in(folder)):
-        if path != besides and _read(path, map_location="cpu", mmap=True)[0] is not None:
-            return path
-    return None
+def _read(path: Path, **options: Any) -> tuple[dict[str, Any] | None, str]:
+    """Return the content of a checkpoint, or None and the reason why it cannot be loaded."""
+    if reason := find_damage(path):
+        return None, reason
+    try:
+        content = torch.load(path, weights_only=True, **options)
+        return (decode(content), "") if isinstance(content, dict) else (None, "is no checkpoint")
+    except pickle.UnpicklingError:
+        return None, "holds more than plain data and tensors, so it is not loaded"
+    except Exception:  # torch's reader raises many types of errors
+        return None, "is no checkpoint"
+
+
+def _find_archive_damage(path: Path) -> str | None:
+    """Return what is wrong with a file without lrflow's checksum, by the checksums of the zip archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception:  # a damaged directory makes zipfile raise many types of errors
+        return "is cut short, or no checkpoint at all"
+    return f"is corrupted (checksum of {broken})" if broken else None
 
 
 class _HashingFile:
-    """A file that hashes what is written to it."""
+    """Hashes what is written to a file."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -278,7 +169,7 @@ def _save(checkpoint: dict[str, Any], file: Any) -> None:
     try:
         torch.save(checkpoint, hashing)
     except RuntimeError as error:
-        # torch's archive writer turns a failed write into a RuntimeError of its own; a plain write says why.
+        # torch's archive writer turns a failed write into a RuntimeError; a plain write raises the OSError itself.
         try:
             file.write(b"\0" * 65536)
             file.flush()
@@ -291,7 +182,7 @@ def _save(checkpoint: dict[str, Any], file: Any) -> None:
 
 
 def _hash(file: Any, size: int) -> str:
-    """Of the archive as it was before the comment was added; `size` is what comes before the comment's length."""
+    """Return the SHA-256 of the archive without its comment, of which `size` bytes precede the comment's length."""
     sha256 = hashlib.sha256()
     file.seek(0)
     while size > 0 and (data := file.read(min(size, 1 << 20))):
@@ -301,11 +192,117 @@ def _hash(file: Any, size: int) -> str:
     return sha256.hexdigest()
 
 
-def _find_archive_damage(path: Path) -> str | None:
-    """The same of a file that lrflow did not seal, or whose end is missing."""
+def encode(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of a checkpoint in a form that can be saved and loaded.
+
+    Raises:
+        LrflowError: a value is neither plain data nor a tensor; the message lists each with its key and type.
+    """
+    content: dict[str, Any] = {}
+    places: _Places = []
+    unfit: dict[_Path, Any] = {}
+    for key, value in checkpoint.items():
+        numpy_values: _Places = []
+        rejected: dict[_Path, Any] = {}
+        encoded = _encode(value, (key,), numpy_values, rejected)
+        if not (rejected and key in _UNREAD):
+            content[key] = encoded
+            places += numpy_values
+            unfit |= rejected
+    if unfit:
+        listed = "\n".join(f"    {_format_path(path)}: {_format_type(value)}" for path, value in unfit.items())
+        raise LrflowError(
+            f"the checkpoint is not saved, because these values could not be loaded again:\n{listed}\n"
+            "    save numbers, text, lists, dictionaries, tensors or NumPy arrays instead"
+        )
+    return {**content, _NUMPY: places} if places else content
+
+
+def decode(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint that was read, with its NumPy values restored."""
+    for path, dtype in content.pop(_NUMPY, ()):
+        content = _restore_numpy(content, path, dtype)
+    return content
+
+
+def _encode(value: Any, path: _Path, places: _Places, unfit: dict[_Path, Any]) -> Any:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if isinstance(value, np.generic) or kind is np.ndarray:
+        encoded = _encode_numpy(value)
+        if encoded is None:
+            unfit[path] = value
+        else:
+            places.append((list(path), f"{'scalar' if isinstance(value, np.generic) else 'array'} {value.dtype.str}"))
+        return encoded
+    if kind in (dict, OrderedDict):
+        unfit |= {(*path, key): key for key in value if not isinstance(key, np.generic) and not _is_plain(key)}
+        parts = {_key(key): _encode(part, (*path, _key(key)), places, unfit) for key, part in value.items()}
+        if all(map(_is_same, parts, value)) and all(map(_is_same, parts.values(), value.values())):
+            return value
+        result = copy.copy(value)  # keeps the attribute that torch adds to a state_dict
+        result.clear()
+        result.update(parts)
+        return result
+    if kind in (list, tuple):
+        items = [_encode(part, (*path, index), places, unfit) for index, part in enumerate(value)]
+        return value if all(map(_is_same, items, value)) else kind(items)
+    if kind is set:
+        value = {_key(part) for part in value}
+    if not _is_plain(value):
+        unfit[path] = value
+    return value
+
+
+def _encode_numpy(value: Any) -> Any:
+    """Return a NumPy value as a tensor, or as lists if torch has no such dtype; None if neither is possible."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except Exception:  # a damaged directory makes zipfile stumble in many ways
-        return "is cut short, or no checkpoint at all"
-    return f"is corrupted (checksum of {broken})" if broken else None
+        return torch.from_numpy(np.array(value, value.dtype.newbyteorder("="), order="C"))
+    except TypeError:
+        lists = value.tolist() if value.dtype.kind in "USmM" else None
+        return lists if _is_plain(lists) else None
+
+
+def _restore_numpy(holder: Any, path: Sequence[Any], dtype: str) -> Any:
+    """Return a container of a checkpoint with the value at `path` restored to a NumPy value."""
+    if not path:
+        kind, _, code = dtype.partition(" ")
+        array = np.asarray(holder.cpu().numpy() if isinstance(holder, torch.Tensor) else holder).astype(code)
+        return array[()] if kind == "scalar" else array
+    parts = list(holder) if isinstance(holder, tuple) else holder
+    parts[path[0]] = _restore_numpy(parts[path[0]], path[1:], dtype)
+    return tuple(parts) if isinstance(holder, tuple) else parts
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether torch loads a value with `weights_only=True`; less usual types are tried out."""
+    return type(value) in _PLAIN or _survives_saving(value)
+
+
+def _survives_saving(value: Any) -> bool:
+    try:
+        torch.save(value, file := io.BytesIO())
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception:  # pickling raises many types of errors
+        return False
+    return True
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other
+
+
+def _key(key: Any) -> Any:
+    return key.item() if isinstance(key, np.generic) else key
+
+
+def _format_path(path: _Path) -> str:
+    return "checkpoint" + "".join(f'["{key}"]' if isinstance(key, str) else f"[{key!r}]" for key in path)
+
+
+def _format_type(value: Any) -> str:
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{name} of {value.dtype}" if kind is np.ndarray else name

@@ -1,6 +1,6 @@
-"""When a run is saved, and how it is put back: interrupted equals uninterrupted.
+"""The callback that saves checkpoints of a run and restores them, so that a resumed run continues exactly.
 
-Optimizer state from one grouping of the parameters to another.
+`regroup` maps saved optimizer state to other parameter groups.
 """
 
 from __future__ import annotations
@@ -27,62 +27,26 @@ from lrflow.training.monitor import monitors
 from lrflow.training.signals import Signals
 from lrflow.training.state import UnsavedStateCheck, random_state, set_random_state
 
-
-def regroup(
-    state: dict[str, Any],
-    before: Sequence[Sequence[str]],
-    now: Sequence[Sequence[str]],
-    routes: Sequence[str | None] = (),
-) -> dict[str, Any]:
-    """An optimizer's state for other groups of the same parameters, so that their momentum is carried over by name.
-
-    A parameter that another optimizer is to train starts without state, which would mean nothing to that one.
-
-    Args:
-        state: of `Optimizer.state_dict()`, whose numbers count the parameters in the order of `before`.
-        before: names of the parameters of each group, when it was saved.
-        now: names of the parameters of each group of the optimizer that is to load it.
-        routes: of these groups; empty: none of them is routed.
-    """
-    number = {name: index for index, name in enumerate(name for group in before for name in group)}
-    home = {name: group for group, names in zip(state["param_groups"], before, strict=True) for name in names}
-    states, groups, count = {}, [], 0
-    for names, route in zip(now, routes or [None] * len(now), strict=True):
-        stayed = {name for name in names if name in home and home[name].get("route") == route}
-        alike = [*(home[name] for name in names if name in stayed), *_of_route(state, route), state["param_groups"][0]]
-        groups.append({**alike[0], "params": list(range(count, count + len(names)))})
-        for name in names:
-            if name in stayed and number[name] in state["state"]:
-                states[count] = state["state"][number[name]]
-            count += 1
-    return {"state": states, "param_groups": groups}
-
-
-def _of_route(state: dict[str, Any], route: str | None) -> list[dict[str, Any]]:
-    return [group for group in state["param_groups"] if group.get("route") == route]
-
-
 log = logging.getLogger("lrflow")
 
 
 class Checkpoints(AfterModuleHooks, Checkpoint):
-    """Saves whole runs at optimizer-step boundaries, after the validation that belongs there, and resumes them.
+    """Saves a run at optimizer-step boundaries, after a validation that is due at the step, and resumes it.
 
-    A checkpoint holds, besides what Lightning puts there, the state of every random number generator, the
-    position in the data, and `extra`. Lightning alone saves none of these, and saves a step's checkpoint before
-    the step's validation (2.6.6).
+    Besides Lightning's content a checkpoint holds the state of every random number generator, the position in the
+    data, and `extra`. Lightning (2.6.6) saves none of these, and saves before the step's validation.
 
     Args:
-        folder: where checkpoints go: `step-0000100.ckpt`, and `best.ckpt` for the best by `metric`.
-        horizon: turns `every` into steps.
-        every: how often to save; whole epochs are those that the data really have. None saves only when the run ends
-            or is asked to stop.
-        keep: how many of the latest to keep; None keeps all.
-        metric: decides which is best; None keeps no best one.
-        stop: tells when the run was asked to stop.
-        agree_every: on several devices, steps between two questions whether one was asked to stop.
-        groups: the names of the parameters in each of the optimizer's groups.
-        routes: the route of each of these groups; empty: none is routed.
+        folder: the folder of the checkpoints: `step-0000100.ckpt`, and `best.ckpt` for the best by `metric`.
+        horizon: converts `every` into steps.
+        every: time between two checkpoints; whole epochs are the real epochs of the data. None saves only when the run
+            ends or is asked to stop.
+        keep: number of latest checkpoints to keep; None keeps all.
+        metric: decides which checkpoint is the best; None keeps no best one.
+        stop: the request to stop the run.
+        agree_every: on several devices, the steps between two checks whether any process was asked to stop.
+        groups: parameter names of each of the optimizer's groups.
+        routes: the route of each of these groups; empty: no group is routed.
         extra: plain data to save under `lrflow` in each checkpoint.
     """
 
@@ -102,10 +66,12 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         super().__init__()
         self.folder = folder
         self.best: float | None = None
-        self._best_kept: float | None = None  # that of best.ckpt
-        self._missed: tuple[int, float | None] | None = None  # a best one that could not be written: its step, value
-        self._each_epochs = every.whole_epochs if every else None
-        self._every = max(1, every.steps(horizon)) if every and not self._each_epochs else None
+        self._written_best: float | None = None  # the value of best.ckpt
+        self._unwritten_best: tuple[int, float | None] | None = (
+            None  # step and value of a best one that failed to write
+        )
+        self._every_epochs = every.whole_epochs if every else None
+        self._every = max(1, every.steps(horizon)) if every and not self._every_epochs else None
         self._keep = keep
         self._metric = metric
         self.stop = stop or StopRequest()
@@ -117,14 +83,14 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         self._saved_step = -1
         self._saved: Path | None = None
         self._failure: OSError | None = None
-        self._at_boundary = True  # not within an accumulation window, whose gradients no checkpoint holds
+        self._at_boundary = True  # false within an accumulation window: no checkpoint holds its gradients
         self._due = self._due_best = False
         self._restored: dict[str, Any] | None = None
-        self._relabel = False
+        self._reset_batch_counter = False
         self._unsaved = UnsavedStateCheck()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put a resumed run's generators back: after its iterator was made, before its first batch is fetched."""
+        """Restore the generators of a resumed run: after its iterator exists, before its first batch is loaded."""
         self._step = trainer.global_step
         self.stop.listen(trainer)
         if trainer.is_global_zero:
@@ -133,21 +99,21 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             set_random_state(self._restored)
             drop_rows_from(trainer, trainer.global_step)
             self._saved_step = trainer.global_step
-            self._relabel = True
+            self._reset_batch_counter = True
             self._restored = None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Right after resuming, put back the counter that Lightning labels its rows with."""
-        if self._relabel:
+        """Right after resuming, restore the counter that Lightning uses as the step of logged rows."""
+        if self._reset_batch_counter:
             trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-            self._relabel = False
+            self._reset_batch_counter = False
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """At a step boundary, see whether to save; a validation or an epoch's end here has to come first."""
+        """Save if a checkpoint is due at this step; a validation or the end of an epoch at this step comes first."""
         self._unsaved.after_batch(pl_module)
         step = trainer.global_step
         self._at_boundary = step != self._step
@@ -168,30 +134,30 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
                 self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """See whether it is the best so far."""
+        """Check whether this validation is the best so far."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._due_best |= self.improves(trainer)
 
     def after_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what waited for this validation, and for its traces to be undone."""
+        """Save a checkpoint that waited for this validation, now that its side effects are undone."""
         self._due |= self.stop.agreed(trainer)
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or trainer.global_step == trainer.max_steps
         if (self._due or self._due_best) and self._at_boundary and not last:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save where the end of the epoch is due, and what waited for it."""
-        if self._each_epochs and (trainer.current_epoch + 1) % self._each_epochs == 0:
+        """Save if the end of this epoch is due, or if a checkpoint waited for it."""
+        if self._every_epochs and (trainer.current_epoch + 1) % self._every_epochs == 0:
             self._due = True
         self._due |= self.stop.agreed(trainer)
         if self._due or self._due_best:
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the end of the run, if that was not just done.
+        """Save the end of the run, unless this step is saved already.
 
         Raises:
-            LrflowError: the last state could not be written.
+            LrflowError: the last checkpoint could not be written.
         """
         if self._saved_step != trainer.global_step:
             self._save(trainer)
@@ -199,18 +165,18 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             raise LrflowError(f"{self.folder}: the last checkpoint could not be written: {self._failure.strerror}")
 
     def state_dict(self) -> dict[str, Any]:
-        """What of this callback belongs to the run."""
+        """Return the state that a checkpoint keeps of this callback."""
         return {"best": self.best, "metric": str(self._metric)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best value of the run so far; what is best by another metric is found anew."""
+        """Restore the best value so far; it is dropped if the run now uses another metric."""
         metric = str(self._metric)
-        self.best = self._best_kept = state_dict["best"] if state_dict.get("metric", metric) == metric else None
+        self.best = self._written_best = state_dict["best"] if state_dict.get("metric", metric) == metric else None
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what Lightning leaves out."""
+        """Add what Lightning does not save."""
         position = Position.of(trainer)
         position.write_into(checkpoint["loops"]["fit_loop"])
         checkpoint["lrflow"] = {
@@ -225,7 +191,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Fit the optimizer's state to the groups of this run, and keep the generators until training starts."""
+        """Map the optimizer's state to the groups of this run; the generators are restored when training starts."""
         if trainer.state.fn == "fit":
             before, saved = checkpoint["lrflow"]["groups"], checkpoint["optimizer_states"][0]
             routes = [group.get("route") for group in saved["param_groups"]]
@@ -235,12 +201,12 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             self._restored = states[trainer.global_rank % len(states)]
 
     def improves(self, trainer: pl.Trainer) -> bool:
-        """Whether the validation that was just made is the best so far; notes it."""
-        found = trainer.callback_metrics.get(self._metric.name) if self._metric else None
-        # The first process decides: a user's metric may differ between devices, and all of them save or none.
-        known = None if found is None else float(found)
-        better = known is not None and self._metric is not None and self._metric.better(known, self.best)
-        value, better = trainer.strategy.broadcast((known, better))
+        """Whether the latest validation is the best so far; stores its value if so."""
+        logged = trainer.callback_metrics.get(self._metric.name) if self._metric else None
+        # The first process decides: a user's metric may differ between devices, and either all of them save or none.
+        own = None if logged is None else float(logged)
+        better = own is not None and self._metric is not None and self._metric.better(own, self.best)
+        value, better = trainer.strategy.broadcast((own, better))
         if self._metric is None:
             return False
         if value is None:
@@ -253,7 +219,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         return bool(better)
 
     def save(self, trainer: pl.Trainer, best: bool = False) -> None:
-        """Save now, as the best so far or as one of the latest: for a loop that is not Lightning's.
+        """Save now, as the best so far or as one of the latest; for training loops other than Lightning's.
 
         Raises:
             StoppedError: the run was asked to stop.
@@ -262,10 +228,10 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
-        """Write a checkpoint; one that fails leaves the earlier ones and lets the run go on."""
+        """Write a checkpoint; if that fails, earlier ones remain and the run continues."""
         best, self._due, self._due_best = self._due_best, False, False
-        if self._missed and self._missed[0] == trainer.global_step:
-            best, self.best = True, self._missed[1]
+        if self._unwritten_best and self._unwritten_best[0] == trainer.global_step:
+            best, self.best = True, self._unwritten_best[1]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Signals):
                 callback.flush(trainer)
@@ -278,38 +244,80 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             trainer.save_checkpoint(path)
         except OSError as error:
             self._failure = error
-            if best:  # a later one that is better than the best on the disk is the best
-                self._missed, self.best = (trainer.global_step, self.best), self._best_kept
-            log.warning("%s: could not be written: %s; the run goes on, earlier ones are kept", path, error.strerror)
+            if best:  # the next one that beats best.ckpt becomes the best
+                self._unwritten_best, self.best = (trainer.global_step, self.best), self._written_best
+            log.warning(
+                "%s: could not be written: %s; the run continues, and earlier checkpoints are kept",
+                path,
+                error.strerror,
+            )
             trainer.strategy.barrier("after a failed save")
         else:
             self._saved, self._saved_step = path, trainer.global_step
             if best:
-                self._missed, self._best_kept = None, self.best
+                self._unwritten_best, self._written_best = None, self.best
             if trainer.is_global_zero:
-                self._tidy(path, best)
+                self._clean_up(path, best)
         if self.stop.signal is not None:
             done = f"stopped as asked after {trainer.global_step} steps"
             if self._saved is None:
                 raise StoppedError(f"{done}; nothing could be saved", self.stop.exit_code)
-            go_on = f"saved as {self._saved}; go on with resume={RunFolder.of(self._saved).path}"
-            raise StoppedError(f"{done}; {go_on}", self.stop.exit_code)
+            hint = f"saved as {self._saved}; continue with resume={RunFolder.of(self._saved).path}"
+            raise StoppedError(f"{done}; {hint}", self.stop.exit_code)
 
-    def _tidy(self, path: Path, best: bool) -> None:
-        """Give the best one its second name, and let go of the oldest and of what a killed process left."""
+    def _clean_up(self, path: Path, best: bool) -> None:
+        """Link the best checkpoint, and delete the oldest ones and temporary files of killed processes."""
         if best:
             link_whole(path, self.folder / BEST)
         if self._keep is not None:
             for old in checkpoints_in(self.folder)[: -self._keep]:
                 old.unlink(missing_ok=True)
-        for left in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
-            left.unlink(missing_ok=True)
+        for partial in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
+            partial.unlink(missing_ok=True)
 
 
 def _random_states(trainer: pl.Trainer) -> list[dict[str, Any]]:
-    """The generators of every rank, in order; on all of them."""
+    """Return the random states of every rank, in order, on every rank."""
     states: list[Any] = [random_state()]
     if trainer.world_size > 1:
         states = [None] * trainer.world_size
         torch.distributed.all_gather_object(states, random_state())
     return states
+
+
+def regroup(
+    state: dict[str, Any],
+    before: Sequence[Sequence[str]],
+    now: Sequence[Sequence[str]],
+    routes: Sequence[str | None] = (),
+) -> dict[str, Any]:
+    """Return an optimizer's state for other groups of the same parameters; momentum is matched by parameter name.
+
+    A parameter that moved to another optimizer starts without state.
+
+    Args:
+        state: `Optimizer.state_dict()`; its indices count the parameters in the order of `before`.
+        before: parameter names of each group when the state was saved.
+        now: parameter names of each group of the optimizer that will load the state.
+        routes: the route of each of these groups; empty: no group is routed.
+    """
+    index_of = {name: index for index, name in enumerate(name for group in before for name in group)}
+    group_of = {name: group for group, names in zip(state["param_groups"], before, strict=True) for name in names}
+    states, groups, count = {}, [], 0
+    for names, route in zip(now, routes or [None] * len(now), strict=True):
+        stayed = {name for name in names if name in group_of and group_of[name].get("route") == route}
+        templates = [
+            *(group_of[name] for name in names if name in stayed),
+            *_of_route(state, route),
+            state["param_groups"][0],
+        ]
+        groups.append({**templates[0], "params": list(range(count, count + len(names)))})
+        for name in names:
+            if name in stayed and index_of[name] in state["state"]:
+                states[count] = state["state"][index_of[name]]
+            count += 1
+    return {"state": states, "param_groups": groups}
+
+
+def _of_route(state: dict[str, Any], route: str | None) -> list[dict[str, Any]]:
+    return [group for group in state["param_groups"] if group.get("route") == route]

@@ -1,4 +1,4 @@
-"""Giving a Lightning module the optimizer and the plan that lrflow declares."""
+"""Replace a module's `configure_optimizers` by the configured optimizer under the plan."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lrflow.optimizers.traits import IMPLEMENTATION
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.training.parameters import check_coverage
 
-#: What lrflow writes into every parameter group; the LR for its kind, a number or a tensor: the plan writes its value.
 _WRITTEN = ("lr", "weight_decay", "name", "members", "route")
+"""Keys that lrflow writes into every parameter group. The plan sets the value of `lr`; its type is kept here."""
 
 MakeOptimizer = Callable[[torch.device], torch.optim.Optimizer]
 
@@ -31,40 +31,39 @@ def supply_optimizer(
     routes: Mapping[str, Mapping[str, Any]] | None = None,
     changed: Collection[str | None] = (),
 ) -> None:
-    """Make Lightning train `module` with this optimizer under this plan; the module's own optimizers are not asked.
+    """Make Lightning train `module` with this optimizer under this plan; its own `configure_optimizers` is ignored.
 
     Args:
         module: changed in place.
-        plan: what the LR follows.
-        make: builds the optimizer for the device that the parameters have been moved to.
-        settings: the optimizer's configured settings; they hold over those of a checkpoint, so that a run resumed
-            under a changed configuration does what it says.
-        compiled: `torch.compile` the step of an optimizer that can be compiled; the LR has to be a tensor then, or
-            each new one would recompile. Not where the plan moves other settings: a compiled step takes a beta2 that
-            changes for another number (torch 2.13, inductor on the CPU; a test shows it).
-        routes: the configured settings of each optimizer that groups are routed to.
-        changed: the routes (None: the main one) that the run of a checkpoint had another class or other settings for:
-            none of their settings is the checkpoint's, whether or not they are configured.
+        plan: the plan of the LR and other scheduled settings.
+        make: builds the optimizer for the device of the parameters.
+        settings: configured optimizer settings; they override those in the checkpoint when a run is resumed.
+        compiled: `torch.compile` the step of an optimizer that can be compiled. The LR then has to be a tensor, or
+            every new value would recompile. Ignored if the plan schedules other settings: a compiled step computes
+            with a wrong value of a beta2 that changes (torch 2.13, inductor on the CPU; a test shows it).
+        routes: configured settings of each optimizer that groups are routed to.
+        changed: routes (None: the main one) whose class or settings differ from those of the checkpoint's run; none of
+            their settings is taken from the checkpoint.
 
     Raises:
-        LrflowError: later, when a checkpoint is loaded, that it is of another optimizer.
+        LrflowError: later, when a checkpoint of another optimizer is loaded.
     """
 
     def configure_optimizers() -> dict[str, Any]:
         optimizer = make(module.device)
         check_coverage(module, optimizer)
         adapt_to_lightning(optimizer, module)
-        held: dict[str | None, set[str]] = {name: {*own, *_WRITTEN} for name, own in (routes or {}).items()}
-        held[None] = {*settings, *_WRITTEN}
+        kept: dict[str | None, set[str]] = {name: {*own, *_WRITTEN} for name, own in (routes or {}).items()}
+        kept[None] = {*settings, *_WRITTEN}
         for route, member in member_optimizers(optimizer).items():
             if route in changed:
-                held[route] |= _arguments(type(member))
+                kept[route] |= _arguments(type(member))
         configured = [
-            {name: value for name, value in group.items() if name in held[group.get("route")]}
+            {name: value for name, value in group.items() if name in kept[group.get("route")]}
             for group in optimizer.param_groups
         ]
 
-        def refuse_another(loading: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        def reject_other_optimizer(loading: torch.optim.Optimizer, state: dict[str, Any]) -> None:
             for route, member in member_optimizers(loading).items():
                 saved = next(group for group in state["param_groups"] if group.get("route") == route)
                 if missing := set(member.defaults) - set(saved) - IMPLEMENTATION:
@@ -73,12 +72,12 @@ def supply_optimizer(
                         f"{', '.join(sorted(missing))}\n    resume with the run's own optimizer, or start a new run"
                     )
 
-        def hold(loaded: torch.optim.Optimizer) -> None:
+        def restore_configured(loaded: torch.optim.Optimizer) -> None:
             for group, values in zip(loaded.param_groups, configured, strict=True):
                 group.update(values)
 
-        optimizer.register_load_state_dict_pre_hook(refuse_another)
-        optimizer.register_load_state_dict_post_hook(hold)
+        optimizer.register_load_state_dict_pre_hook(reject_other_optimizer)
+        optimizer.register_load_state_dict_post_hook(restore_configured)
         parts = member_optimizers(optimizer).values()
         if compiled and not plan.scheduled_settings and all(traits_of(type(member)).compilable for member in parts):
             for member in parts:
@@ -91,18 +90,18 @@ def supply_optimizer(
     module.configure_optimizers = configure_optimizers  # type: ignore[method-assign, assignment]
 
 
-def _arguments(made: type) -> set[str]:
-    """The settings of an optimizer's class, with those that a class fixes for its base, as AdamW does for Adam."""
-    inits = [vars(base)["__init__"] for base in made.__mro__ if "__init__" in vars(base)]
+def _arguments(optimizer: type) -> set[str]:
+    """Return the arguments of an optimizer's class and of its base classes: AdamW fixes some arguments of Adam."""
+    inits = [vars(base)["__init__"] for base in optimizer.__mro__ if "__init__" in vars(base)]
     return {name for init in inits for name in inspect.signature(init).parameters} - {"self", "params"}
 
 
 def compile_step(optimizer: torch.optim.Optimizer, **options: Any) -> None:
-    """Compile the update of an optimizer, with the closure outside: it holds the whole forward and backward.
+    """Compile the update of an optimizer; the closure, with the forward and backward pass, stays uncompiled.
 
     Args:
         optimizer: changed in place.
-        options: for `torch.compile`.
+        options: arguments of `torch.compile`.
     """
     update = torch.compile(optimizer.step, **options)
 

@@ -1,6 +1,6 @@
-"""Optimizers that train at one point and are evaluated at another: each is in the model when its time has come.
+"""The callback that swaps evaluation weights of schedule-free optimizers in for validation, tests and checkpoints.
 
-BatchNorm's running statistics, estimated for weights that no training step has run at.
+BatchNorm's running statistics are estimated anew at these weights.
 """
 
 from __future__ import annotations
@@ -25,88 +25,23 @@ from lrflow.optimizers.traits import traits_of
 from lrflow.training.isolation import isolated, isolated_batches, seed_generators, transfer_batch
 
 
-def running_statistics(module: nn.Module) -> list[Tensor]:
-    """The means, variances and counts that BatchNorm layers keep for evaluation, in the order of the layers."""
-    return [
-        statistic
-        for layer in module.modules()
-        if isinstance(layer, _BatchNorm)
-        for statistic in (layer.running_mean, layer.running_var, layer.num_batches_tracked)
-        if statistic is not None
-    ]
-
-
-def estimate_statistics(trainer: pl.Trainer, module: pl.LightningModule, batches: int, seed: int) -> None:
-    """Set the running statistics to plain averages over training batches at the present weights.
-
-    Layers that do not train, such as those of a backbone kept in evaluation mode, keep theirs. The module's own
-    `training_step` is run without gradients on the same batches each time, all of them on every device: they are a
-    function of the seed, and nothing else that belongs to the training is touched (generators, the loader's iterator,
-    other buffers, metrics, what the step logs).
-
-    Args:
-        trainer: of the fit; its training loaders give the data.
-        module: changed in place.
-        batches: how many at most; one epoch's are the end of it. 0 changes nothing.
-        seed: of their order, and of what data and model draw.
-    """
-    with torch.inference_mode(False), torch.no_grad(), _in_training(trainer, module):
-        layers = [
-            layer
-            for layer in module.modules()
-            if isinstance(layer, _BatchNorm) and layer.training and layer.running_mean is not None
-        ]
-        if not layers or not batches:
-            return
-        with isolated(module, [statistic for layer in layers for statistic in running_statistics(layer)]):
-            seed_generators(seed)
-            for layer in layers:
-                layer.reset_running_stats()
-                layer.momentum = None  # torch's word for a cumulative average
-            for index, batch in enumerate(islice(isolated_batches(trainer, seed), batches)):
-                _run_step(trainer, module, batch, index)
-
-
-def _run_step(trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
-    """A training step as Lightning runs it, but for the strategy's wrapper around the module."""
-    batch = transfer_batch(trainer, module, batch)
-    arguments = trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, index)
-    with trainer.precision_plugin.train_step_context():
-        module.training_step(*arguments.values())
-
-
-@contextmanager
-def _in_training(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
-    """The stage of the trainer and the mode of every module that training has, though this may be a validation."""
-    stage, modes = trainer.state.stage, {one: one.training for one in module.modules()}
-    if trainer.validating:
-        trainer.fit_loop.epoch_loop.val_loop._module_mode.restore(module)
-    trainer.state.stage = RunningStage.TRAINING
-    try:
-        yield
-    finally:
-        trainer.state.stage = stage
-        for one, mode in modes.items():
-            one.training = mode
-
-
 class EvaluationWeights(Callback):
-    """Validates, tests and saves the weights that are meant to be used, where training has others.
+    """Validates, tests and saves the evaluation weights of optimizers that train at other weights.
 
-    A schedule-free optimizer (Defazio et al., 2024, arXiv 2405.15682) takes gradients at y, between the point z that
-    it moves and the average x of where z has been; x is the result. Its `eval()` and `train()` turn y into x and
-    back, up to rounding. Any optimizer with these two methods is taken for one of the kind, unless its traits say
-    otherwise; without one this callback leaves the run at its start.
+    A schedule-free optimizer (Defazio et al., 2024, arXiv 2405.15682) computes gradients at y, between the point z that
+    it moves and the average x of all z; x is the result. Its `eval()` and `train()` turn y into x and back, up to
+    rounding. Any optimizer with these two methods counts as one, unless its traits say otherwise. Without such an
+    optimizer the callback removes itself when the fit starts.
 
-    - Validation is at x, with BatchNorm statistics estimated there. Afterwards the weights and statistics of the
-      training are put back from copies, bit for bit.
-    - A checkpoint's `state_dict` and `optimizer_states` are those of evaluation; what of the former training has
-      otherwise stands in `checkpoint["lrflow"]["training"]`, from where a resumed run goes on.
-    - When the fit has ended, the module is at x.
+    - Validation uses x, with BatchNorm statistics estimated there. Afterwards the training's weights and statistics are
+      restored from copies, bit for bit.
+    - A checkpoint's `state_dict` and `optimizer_states` are those of evaluation; tensors that differ in training are in
+      `checkpoint["lrflow"]["training"]`, and a resumed run starts from these.
+    - After the fit the module holds x.
 
     Args:
-        batches: of the training data from which BatchNorm statistics are estimated; 0 keeps those of the training.
-        seed: of the order of these batches.
+        batches: number of training batches for estimating BatchNorm statistics; 0 keeps those of the training.
+        seed: seed of the order of these batches.
     """
 
     def __init__(self, batches: int, seed: int) -> None:
@@ -114,16 +49,16 @@ class EvaluationWeights(Callback):
         self._seed = seed
         self._optimizers: list[Optimizer] = []
         self._parameters: list[Tensor] = []
-        self._estimated: tuple[int, list[Tensor]] | None = None  # BatchNorm statistics at x, and of which step
+        self._estimated: tuple[int, list[Tensor]] | None = None  # the step, and BatchNorm statistics at x
         self._restored: dict[str, Tensor] | None = None
-        self._replaced: list[Tensor] = []  # what a validation has put aside
+        self._replaced: list[Tensor] = []  # tensors of the training during a validation
         self._result: list[Tensor] = []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """See whether any optimizer has other weights for evaluation.
+        """Find the optimizers that have evaluation weights.
 
         Raises:
-            ConfigError: it has, and no device holds all of the weights.
+            ConfigError: there is one, and the strategy shards the weights.
         """
         parts = [one for optimizer in trainer.optimizers for one in member_optimizers(optimizer).values()]
         self._optimizers = [one for one in parts if traits_of(type(one)).modes]
@@ -141,12 +76,12 @@ class EvaluationWeights(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the training's own weights until the optimizers have been restored too."""
+        """Store the training's weights until the optimizers have been restored too."""
         if trainer.state.fn == "fit":
             self._restored = checkpoint["lrflow"].get("training")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin with the weights of training, those of the checkpoint where the run is resumed."""
+        """Switch to the training's weights; those of the checkpoint in a resumed run."""
         for optimizer in self._optimizers:
             optimizer.train()  # type: ignore[attr-defined]
         if self._restored is not None:
@@ -154,12 +89,12 @@ class EvaluationWeights(Callback):
             self._restored = None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validate the weights of evaluation."""
+        """Switch to the evaluation weights."""
         if trainer.state.fn == "fit":
             self._replaced = self._enter(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Train on where training was."""
+        """Switch back to the training's weights."""
         if trainer.state.fn == "fit":
             self._leave(pl_module, self._replaced)
             self._replaced = []
@@ -167,7 +102,7 @@ class EvaluationWeights(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save what is meant to be used, and beside it what the training needs."""
+        """Save the evaluation weights, and those tensors of the training that differ."""
         training = checkpoint["state_dict"]
         with self._evaluation(trainer, pl_module):
             state = trainer.strategy.lightning_module_state_dict()
@@ -181,12 +116,12 @@ class EvaluationWeights(Callback):
         }
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the result of the run; what is saved now is still taken from where training was."""
+        """Store the evaluation weights as the result; the module still holds the training's weights for saving."""
         with self._evaluation(trainer, pl_module):
             self._result = _copies(self._tensors(pl_module))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the module at the result; where nothing was left to train, that was loaded."""
+        """Write the result into the module; if no step was left to train, the module holds it already."""
         if self._result:
             _write(self._result, self._tensors(pl_module))
             self._result = []
@@ -200,13 +135,13 @@ class EvaluationWeights(Callback):
             self._leave(module, training)
 
     def _enter(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Tensor]:
-        """Put the weights of evaluation into the module; gives copies of what they replace."""
+        """Write the evaluation weights into the module, and return copies of the tensors that they replace."""
         training = _copies(self._tensors(module))
         with torch.inference_mode(False):
             for optimizer in self._optimizers:
                 optimizer.eval()  # type: ignore[attr-defined]
         statistics = running_statistics(module)
-        # Once a step, which a validation and a checkpoint may share: the weights x are exact by themselves.
+        # Once per step: a validation and a checkpoint of the same step share the estimate.
         if self._estimated is None or self._estimated[0] != trainer.global_step:
             estimate_statistics(trainer, module, self._batches, self._seed)
             self._estimated = trainer.global_step, _copies(statistics)
@@ -220,8 +155,72 @@ class EvaluationWeights(Callback):
         _write(training, self._tensors(module))
 
     def _tensors(self, module: pl.LightningModule) -> list[Tensor]:
-        """All that differs between training and evaluation."""
+        """Return all tensors that differ between training and evaluation."""
         return [*self._parameters, *running_statistics(module)]
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """Return the running means, variances and counts of all BatchNorm layers, in the order of the layers."""
+    return [
+        statistic
+        for layer in module.modules()
+        if isinstance(layer, _BatchNorm)
+        for statistic in (layer.running_mean, layer.running_var, layer.num_batches_tracked)
+        if statistic is not None
+    ]
+
+
+def estimate_statistics(trainer: pl.Trainer, module: pl.LightningModule, batches: int, seed: int) -> None:
+    """Set the running statistics to plain averages over training batches at the current weights.
+
+    Layers in evaluation mode, such as those of a frozen backbone, keep their statistics. The module's `training_step`
+    runs without gradients. The batches depend on the seed alone and are the same on every device. Nothing else of the
+    training changes: generators, the loader's iterator, other buffers, metrics and logged values stay as they are.
+
+    Args:
+        trainer: the trainer of the fit; its training loaders provide the data.
+        module: changed in place.
+        batches: maximum number of batches, at most one epoch; 0 changes nothing.
+        seed: seed of the order of the batches and of random numbers in data and model.
+    """
+    with torch.inference_mode(False), torch.no_grad(), _in_training(trainer, module):
+        layers = [
+            layer
+            for layer in module.modules()
+            if isinstance(layer, _BatchNorm) and layer.training and layer.running_mean is not None
+        ]
+        if not layers or not batches:
+            return
+        with isolated(module, [statistic for layer in layers for statistic in running_statistics(layer)]):
+            seed_generators(seed)
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # a cumulative average
+            for index, batch in enumerate(islice(isolated_batches(trainer, seed), batches)):
+                _run_step(trainer, module, batch, index)
+
+
+def _run_step(trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
+    """Run a training step as Lightning does, but without the strategy's wrapper around the module."""
+    batch = transfer_batch(trainer, module, batch)
+    arguments = trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, index)
+    with trainer.precision_plugin.train_step_context():
+        module.training_step(*arguments.values())
+
+
+@contextmanager
+def _in_training(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+    """Give the trainer the stage, and every module the mode, of training, even during a validation."""
+    stage, modes = trainer.state.stage, {one: one.training for one in module.modules()}
+    if trainer.validating:
+        trainer.fit_loop.epoch_loop.val_loop._module_mode.restore(module)
+    trainer.state.stage = RunningStage.TRAINING
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
+        for one, mode in modes.items():
+            one.training = mode
 
 
 def _copies(tensors: list[Tensor]) -> list[Tensor]:

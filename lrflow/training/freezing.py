@@ -1,4 +1,4 @@
-"""Groups of parameters that are frozen, for the whole run or until their first step."""
+"""The callback that keeps parameter groups frozen, for the whole run or until their first step."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lrflow.layers import Group
 
 
 class Freezing(Callback):
-    """Keeps groups from training until their first step, and the statistics of their batch norms with them.
+    """Freezes groups until their first step, including the statistics of their batch norms.
 
-    A frozen parameter asks for no gradient, so that no backward pass is made for it, and optimizers leave what has no
-    gradient alone: it is neither moved nor decayed, and has no state. Batch norms whose parameters are all frozen are
-    put into evaluation mode, where they normalise by their running statistics and do not change these.
+    A frozen parameter has `requires_grad=False`, so it costs no backward pass, and optimizers skip it: it is neither
+    updated nor decayed, and has no state. Batch norms whose parameters are all frozen are in evaluation mode: they
+    normalize by their running statistics and do not update them.
 
     Args:
         network: the module whose parameters the groups hold.
-        groups: all of them.
+        groups: all parameter groups.
         starts: the first step of each group that trains, by its name: `Plan.first_steps`.
-        step: optimizer steps behind a run that is resumed.
-        compiled: whether `torch.compile` is at work in the run.
+        step: the first step of this fit; above 0 in a resumed run.
+        compiled: whether the run uses `torch.compile`.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class Freezing(Callback):
     ) -> None:
         self._step = step
         self._compiled = compiled
-        self._parameters: dict[float, list[nn.Parameter]] = {}  # by the step at which they begin to train
+        self._parameters: dict[float, list[nn.Parameter]] = {}  # by their first step
         self._norms: dict[float, list[nn.Module]] = {}
-        fixed: dict[nn.Parameter, float] = {}  # until when, of those whose statistics stand still with them
+        fixed: dict[nn.Parameter, float] = {}  # first step of parameters whose statistics are frozen too
         for group in groups:
             start = math.inf if group.frozen else starts[group.name]
             parameters = [parameter for _, parameter in group.parameters]
@@ -60,10 +60,10 @@ class Freezing(Callback):
         self._next = min((start for start in self._parameters if start > step), default=math.inf)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Freeze what is frozen at the first step of this fit, before the strategy wraps the module.
+        """Freeze the groups that are frozen at the first step of this fit, before the strategy wraps the module.
 
         Raises:
-            ConfigError: the strategy shards parameters, and cannot have some of them join later.
+            ConfigError: a group is unfrozen later, and the strategy shards parameters, which does not allow that.
         """
         if stage != "fit":
             return
@@ -80,15 +80,15 @@ class Freezing(Callback):
             return
         self._apply(trainer.global_step)
         if isinstance(trainer.strategy, DDPStrategy):
-            # DDP reduces the gradients of those parameters that asked for one when it was made, and so is made again.
+            # DDP reduces only gradients of parameters that required one when it was built, so it is built again.
             trainer.strategy.model = trainer.strategy.lightning_module
             trainer.strategy.configure_ddp()
         if self._compiled:
-            # What was compiled fits no more. Kept, it would count: after eight variants torch compiles no further one.
+            # The compiled code is outdated. If kept, it would count towards the eight variants that torch compiles.
             torch.compiler.reset()
 
     def _apply(self, step: int) -> None:
-        """Let everything train that does at this step, and nothing else."""
+        """Unfreeze the groups that train at this step, and freeze the others."""
         for start, parameters in self._parameters.items():
             for parameter in parameters:
                 parameter.requires_grad_(start <= step)

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, SIGUSR1 and Ctrl-C end a run at a step boundary, with a checkpoint."""
+"""Requests to stop a run: SIGTERM, SIGUSR1 and Ctrl-C end it at a step boundary, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 
 class StopRequest:
-    """Remembers that the process was asked to stop, and by which signal.
+    """Records that the process was asked to stop, and by which signal.
 
-    A second signal of the kind ends the process at once, as without lrflow.
+    A second signal of the same kind ends the process at once, as without lrflow.
     """
 
     def __init__(self) -> None:
@@ -26,16 +26,15 @@ class StopRequest:
         return 128 + (self.signal or 0)
 
     def listen(self, trainer: pl.Trainer) -> None:
-        """Take SIGTERM, SIGUSR1 and SIGINT from here on, and pass them on to the processes of this node.
+        """Handle SIGTERM, SIGUSR1 and SIGINT from now on, and pass them on to the processes of this node.
 
-        To be called once training has started: Lightning's own handlers, which are replaced here and put back by
-        Lightning at the end, act inside an accumulation window, where gradients would be lost, and under Slurm save
-        in the midst of whatever is going on (2.6.6).
+        Call it once training has started. It replaces Lightning's handlers, which Lightning restores at the end: those
+        (2.6.6) act inside an accumulation window, which loses gradients, and under Slurm save at any moment.
         """
         if threading.current_thread() is not threading.main_thread():
             return
 
-        def note(number: int, frame: FrameType | None) -> None:
+        def record(number: int, frame: FrameType | None) -> None:
             self.signal = number
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             launcher = trainer.strategy.launcher
@@ -43,13 +42,13 @@ class StopRequest:
                 launcher.kill(number)
 
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, note)
-        before = trainer._signal_connector
-        if before.received_sigterm:  # while the run was being set up
-            self.signal, before.received_sigterm = signal.SIGTERM, False
+            signal.signal(number, record)
+        connector = trainer._signal_connector
+        if connector.received_sigterm:  # while the run was being set up
+            self.signal, connector.received_sigterm = signal.SIGTERM, False
 
     def agreed(self, trainer: pl.Trainer) -> bool:
-        """Whether any process was asked to stop; every rank gets the same answer."""
+        """Whether any process was asked to stop; the answer is the same on every rank."""
         if trainer.world_size == 1:
             return self.signal is not None
         asked = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)

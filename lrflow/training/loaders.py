@@ -1,7 +1,4 @@
-"""The loaders of any data module, in an order that is a pure function of the seed, the epoch and the device.
-
-Where a run stands in its data, told to Lightning's loops so that they go on there exactly.
-"""
+"""Data loaders of a run: their reproducible order, the position to resume at, and the horizon counted from them."""
 
 from __future__ import annotations
 
@@ -28,15 +25,17 @@ from lrflow.schedules._arguments import uncountable_hint
 from lrflow.training.loops import combine
 from lrflow.training.trainer import quieten_lightning
 
+log = logging.getLogger("lrflow")
+
 
 @dataclass(frozen=True)
 class Position:
-    """The next batch of a run.
+    """The position of a run's next batch in the data.
 
     Args:
-        epoch: the epoch it belongs to, from 0.
-        batch: its number in that epoch, from 0; batches of this device.
-        seen: batches behind it, over all epochs.
+        epoch: its epoch, from 0.
+        batch: its index in that epoch, from 0, among the batches of this device.
+        seen: number of batches before it, over all epochs.
     """
 
     epoch: int = 0
@@ -45,33 +44,33 @@ class Position:
 
     @classmethod
     def of(cls, trainer: pl.Trainer) -> Position:
-        """Where a trainer stands after a batch, before the next one."""
+        """Return the position of a trainer between two batches."""
         loop = trainer.fit_loop
         progress = loop.epoch_loop.batch_progress
-        begun = loop.epoch_progress.current
-        assert isinstance(begun, _ProcessedTracker)
-        epoch, batch = begun.started - 1, progress.current.ready
+        epochs = loop.epoch_progress.current
+        assert isinstance(epochs, _ProcessedTracker)
+        epoch, batch = epochs.started - 1, progress.current.ready
         if progress.is_last_batch or batch >= trainer.num_training_batches:
             return cls(epoch + 1, 0, progress.total.ready)
         return cls(epoch, batch, progress.total.ready)
 
     def as_dict(self) -> dict[str, int]:
-        """Plain data for a checkpoint."""
+        """Return plain data for a checkpoint."""
         return asdict(self)
 
     def write_into(self, loops: dict[str, Any]) -> None:
         """Rewrite the state of Lightning's loops so that they resume at this position.
 
-        Lightning saves its counters as they stand inside whatever hook saves, and tells from their differences
-        where it was; several of those places resume wrongly (an epoch's end counts an empty epoch, a step's end
-        skips its validation; 2.6.6). Two places are enough, and both resume exactly: between two batches of an
-        epoch, all counters equal and the epoch begun; between two epochs, all counters equal and none begun.
+        Lightning (2.6.6) saves its counters as they are inside the hook that saves, and derives the position from their
+        differences; several positions resume wrongly: after an epoch's end it counts an empty epoch, after a step's end
+        it skips the validation. The two states written here resume exactly: between two batches all counters are equal
+        and the epoch has started; between two epochs all counters are equal and no epoch has started.
 
         Args:
             loops: `checkpoint["loops"]["fit_loop"]`, changed in place.
         """
-        begun = self.epoch + (1 if self.batch else 0)
-        epochs = {"ready": begun, "started": begun, "processed": self.epoch, "completed": self.epoch}
+        started = self.epoch + (1 if self.batch else 0)
+        epochs = {"ready": started, "started": started, "processed": self.epoch, "completed": self.epoch}
         loops["epoch_progress"] = {"total": epochs, "current": dict(epochs)}
         loops["epoch_loop.batch_progress"] = {
             "total": _equal_counts(self.seen),
@@ -86,14 +85,14 @@ START = Position()
 
 
 def set_progress(trainer: pl.Trainer, step: int, steps_per_epoch: int) -> None:
-    """Set the counters of a trainer as they are after so many steps of one batch each, before a validation.
+    """Set the counters of a trainer to those after `step` steps of one batch each, before a validation.
 
-    For a loop that is not Lightning's, whose trainers still save checkpoints and tell where they are.
+    Training loops other than Lightning's need this for checkpoints and progress.
 
     Args:
         trainer: changed in place.
-        step: optimizer steps done, at least one.
-        steps_per_epoch: batches of an epoch.
+        step: number of optimizer steps done, at least one.
+        steps_per_epoch: number of batches per epoch.
     """
     epoch, batch = divmod(step - 1, steps_per_epoch)
     fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
@@ -114,37 +113,64 @@ def _equal_counts(count: int) -> dict[str, int]:
     return {"ready": count, "started": count, "processed": count, "completed": count}
 
 
-log = logging.getLogger("lrflow")
+def set_up_data(
+    data: pl.LightningDataModule,
+    trainer: pl.Trainer | None,
+    seed: int,
+    position: Position | None = None,
+    is_set_up: bool = False,
+    processes: int = 1,
+) -> pl.LightningDataModule:
+    """Return the data module, set up for training, with its loaders in the run's order.
+
+    Args:
+        data: changed in place.
+        trainer: gives the rank and the number of processes; None: nothing will be trained, and the rank is 0.
+        seed: seed of the order.
+        position: the next batch of a resumed run; None: the first.
+        is_set_up: whether another run has set up the data already.
+        processes: number of processes that share the data, if there is no trainer.
+    """
+    quieten_lightning()  # Lightning also checks loaders if there is no trainer
+    rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, processes)
+    order_loaders(data, seed, position or START, rank, world)
+    data.trainer = trainer
+    if not is_set_up:
+        with user_lock("data"):
+            data.prepare_data()
+        data.setup("fit")
+    return data
 
 
 def order_loaders(
     data: pl.LightningDataModule, seed: int, position: Position = START, rank: int = 0, world: int = 1
 ) -> None:
-    """Make a data module's loaders resumable and sharded; they stay the user's in everything else.
+    """Make a data module's loaders resumable and sharded over devices; nothing else about them changes.
 
-    `setup` runs once a stage, since lrflow counts the run's steps before Lightning sets the data up again. A data
-    module that brings back its own state from a checkpoint (`load_state_dict`) knows itself where its loaders stand.
+    `setup` runs once per stage, because lrflow counts the run's steps before Lightning sets the data up again. A data
+    module that restores its own state from a checkpoint (`load_state_dict`) resumes its loaders itself.
 
     Args:
         data: changed in place.
-        seed: of the order.
-        position: where the training loader begins.
-        rank: this process, from 0.
-        world: processes that share the data.
+        seed: seed of the order.
+        position: where the training loader starts.
+        rank: rank of this process, from 0.
+        world: number of processes that share the data.
     """
 
-    told: list[object] = []
+    has_warned = False
 
     def in_order(loader: DataLoader[Any], training: bool, alone: bool) -> DataLoader[Any]:
-        # Of several loaders the shorter ones begin again within an epoch, so none can be begun in its middle.
+        nonlocal has_warned
+        # With several loaders the shorter ones restart within an epoch, so none can start in the middle of it.
         at = position if training and alone else Position(position.epoch if training else 0)
         if training and not alone and position.batch:
-            log.warning("of several training loaders each begins its epoch anew: the resumed run is not exact")
+            log.warning("each of several training loaders restarts its epoch, so the resumed run is not exact")
         result = ordered(loader, seed, rank, world, epoch=at.epoch, start=at.batch, pad=training)
-        if training and not is_ordered(result) and not is_overridden("load_state_dict", data) and not told:
-            told.append(loader)
+        if training and not is_ordered(result) and not is_overridden("load_state_dict", data) and not has_warned:
+            has_warned = True
             log.warning(
-                "the training loader brings its own order (%s): a run interrupted within an epoch cannot be resumed "
+                "the training loader has its own order (%s): a run interrupted within an epoch cannot be resumed "
                 "exactly, and lrflow does not shard it over devices",
                 type(_source_of_order(loader)).__name__,
             )
@@ -155,9 +181,9 @@ def order_loaders(
 
         @wraps(make)
         def loaders() -> Any:
-            made = make()
-            alone = isinstance(made, DataLoader)
-            return tree_map_only(DataLoader, lambda loader: in_order(loader, training, alone), made)
+            result = make()
+            alone = isinstance(result, DataLoader)
+            return tree_map_only(DataLoader, lambda loader: in_order(loader, training, alone), result)
 
         setattr(data, name, loaders)
 
@@ -177,52 +203,22 @@ def order_loaders(
 
 
 def _source_of_order(loader: DataLoader[Any]) -> object:
-    """What decides the order of a loader's examples: its data, its batch sampler or its sampler."""
+    """Return the object that determines the order of a loader's examples: dataset, batch sampler or sampler."""
     if isinstance(loader.dataset, IterableDataset):
         return loader.dataset
     return loader.sampler if type(loader.batch_sampler) in (BatchSampler, type(None)) else loader.batch_sampler
 
 
-def set_up_data(
-    data: pl.LightningDataModule,
-    trainer: pl.Trainer | None,
-    seed: int,
-    position: Position | None = None,
-    is_set_up: bool = False,
-    processes: int = 1,
-) -> pl.LightningDataModule:
-    """The data module with its loaders in the run's order, set up for training.
-
-    Args:
-        data: changed in place.
-        trainer: tells which of how many processes that share the data this is; None: nothing is to be trained, and it
-            is the first.
-        seed: of its order.
-        position: the batch that a resumed run goes on with; None: the first.
-        is_set_up: whether another run has set it up already.
-        processes: that share the data, where there is no trainer.
-    """
-    quieten_lightning()  # which looks at the loaders also where there is no trainer
-    rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, processes)
-    order_loaders(data, seed, position or START, rank, world)
-    data.trainer = trainer
-    if not is_set_up:
-        with user_lock("data"):
-            data.prepare_data()
-        data.setup("fit")
-    return data
-
-
 def count_horizon(config: Config, data: pl.LightningDataModule, processes: int) -> Horizon:
-    """How many optimizer steps the run has, from the batches of the data that was set up.
+    """Return the length of the run, counted from the batches of the data.
 
     Args:
-        config: what ends the run.
-        data: its loaders are already divided among the processes.
-        processes: that each draw batches of their own.
+        config: its `trainer` section limits the run.
+        data: set up, with loaders that are already divided among the processes.
+        processes: number of processes that each load their own batches.
 
     Raises:
-        ConfigError: an epoch has no batch, or no length is known.
+        ConfigError: an epoch has no batch, or the length is unknown.
     """
     loaders = data.train_dataloader()
     if loaders is None:
@@ -238,10 +234,10 @@ def count_horizon(config: Config, data: pl.LightningDataModule, processes: int) 
 
 @contextmanager
 def check_intervals(config: Config, horizon: Horizon) -> Iterator[None]:
-    """See that how often a run validates and saves can be counted in its steps, like what the body counts in them.
+    """Check that the intervals of validation, checkpoints and sharpness can be counted in steps; collect errors.
 
     Raises:
-        ConfigError: names what is in epochs or samples that nobody can count, and what the body raises.
+        ConfigError: lists intervals in epochs or samples whose length is unknown, and the problems of the body.
     """
     trainer, problems = config.trainer, []
     for key, every in {
@@ -252,7 +248,7 @@ def check_intervals(config: Config, horizon: Horizon) -> Iterator[None]:
         if every is None:
             continue
         if key != "sharpness.every" and every.whole_epochs:
-            continue  # the end of an epoch is seen when it is there
+            continue  # the end of an epoch needs no count
         try:
             every.steps(horizon)
         except ValueError as error:
@@ -266,7 +262,7 @@ def check_intervals(config: Config, horizon: Horizon) -> Iterator[None]:
 
 
 def _batches(loaders: Any) -> int | None:
-    """Batches of an epoch as Lightning counts them: of several loaders, those of the longest; None: no end is known."""
+    """Return the batches per epoch as Lightning counts them: those of the longest loader; None if unknown."""
     combined = combine(loaders)
     try:
         lengths = [len(loader) for loader in combined.flattened]
@@ -276,7 +272,6 @@ def _batches(loaders: Any) -> int | None:
 
 
 def _samples_per_batch(loader: Any) -> float | None:
-    """What a batch of one device holds: as the loader says, or as it was made; None: nobody knows."""
-    told = getattr(loader, "samples_per_batch", None), getattr(loader, "batch_size", None)
-    made = getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
-    return told[0] or told[1] or made
+    """Return the number of samples per batch of one device, from attributes of the loader; None if unknown."""
+    own = getattr(loader, "samples_per_batch", None) or getattr(loader, "batch_size", None)
+    return own or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)

@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.csv in the run folder, Weights & Biases, TensorBoard."""
+"""Loggers of a run: metrics.csv in the run folder, Weights & Biases, TensorBoard."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ log = logging.getLogger("lrflow")
 
 
 class CSVLogger(Logger):
-    """Appends rows to one CSV file and survives a kill: what was flushed is there.
+    """Appends rows to one CSV file; flushed rows survive a killed process.
 
-    Columns are `step` (0 is the first optimizer step), then one per metric in the order of their first
-    appearance; a row leaves the columns empty that it says nothing about. A new metric rewrites the file once.
-    Rows that cannot be written, as on a full disk, wait for the next ones; the run goes on.
+    The columns are `step` (0 is the first optimizer step), then one per metric in the order of their first appearance;
+    a row leaves the columns of other metrics empty. A new metric rewrites the file once. Rows that cannot be written,
+    as on a full disk, are written together with the next ones; the run continues.
 
     Args:
-        path: the file; rows that stand there already are kept, as for a resumed run.
+        path: the file; existing rows are kept, as for a resumed run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,22 +44,22 @@ class CSVLogger(Logger):
             with path.open(newline="", encoding="utf-8") as file:
                 self._columns = next(csv.reader(file), self._columns)
         self._columns_in_file = len(self._columns) if path.exists() else 0
-        self._waiting: list[tuple[list[str], list[list[Any]]]] = []
-        self._told = False
+        self._unwritten: list[tuple[list[str], list[list[Any]]]] = []
+        self._has_warned = False
 
     @property
     def name(self) -> str:
-        """What Lightning calls this logger."""
+        """The name of this logger in Lightning."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """Lightning asks for one; a run folder has a single record."""
+        """Empty: a run folder holds a single version."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the configuration stands in the run folder as a whole."""
+        """Do nothing: config.yaml in the run folder holds the configuration."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -68,25 +68,25 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def log_rows(self, columns: list[str], rows: Iterable[list[Any]]) -> None:
-        """Append rows of `step` and one value a column, and flush them to the file."""
+        """Append rows of `step` and one value per column, and flush them to the file."""
         self._columns += [column for column in columns if column not in self._columns]
-        self._waiting.append((["step", *columns], list(rows)))
+        self._unwritten.append((["step", *columns], list(rows)))
         try:
             self._append()
         except OSError as error:
-            if not self._told:
-                log.warning("%s: could not be written: %s; it is tried again", self.path, error.strerror)
-            self._told = True
+            if not self._has_warned:
+                log.warning("%s: could not be written: %s; the rows are written later", self.path, error.strerror)
+            self._has_warned = True
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Say what could not be written to the end."""
-        if count := sum(len(rows) for _, rows in self._waiting):
+        """Report rows that could not be written."""
+        if count := sum(len(rows) for _, rows in self._unwritten):
             log.error("%s: the last %d rows could not be written", self.path, count)
 
     @rank_zero_only
     def drop_from(self, step: int) -> None:
-        """Forget the rows of `step` and later, and a torn last line: a run resumed there writes them again."""
+        """Delete the rows of `step` and later, and an incomplete last line: a resumed run writes them again."""
         if self.path.exists():
             self._rewrite(before=step)
 
@@ -94,17 +94,19 @@ class CSVLogger(Logger):
         if self._columns_in_file < len(self._columns):
             self._rewrite()
         text = io.StringIO(newline="")
-        for columns, rows in self._waiting:
-            place = [self._columns.index(column) for column in columns]
-            whole = place == list(range(len(self._columns)))
-            csv.writer(text).writerows(rows if whole else [_spread(row, place, len(self._columns)) for row in rows])
+        for columns, rows in self._unwritten:
+            positions = [self._columns.index(column) for column in columns]
+            complete = positions == list(range(len(self._columns)))
+            csv.writer(text).writerows(
+                rows if complete else [_spread(row, positions, len(self._columns)) for row in rows]
+            )
         data = text.getvalue().encode()
         with self.path.open("ab", buffering=0) as file:
             end = file.tell()
             if file.write(data) < len(data):
                 file.truncate(end)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._waiting.clear()
+        self._unwritten.clear()
 
     def _rewrite(self, before: int | None = None) -> None:
         rows: list[list[str]] = []
@@ -121,29 +123,21 @@ class CSVLogger(Logger):
         self._columns_in_file = len(self._columns)
 
 
-def _spread(row: list[Any], place: list[int], width: int) -> list[Any]:
+def _spread(row: list[Any], positions: list[int], width: int) -> list[Any]:
+    """Return a row of `width` columns with the values at these positions."""
     spread: list[Any] = [""] * width
-    for index, value in zip(place, row, strict=True):
+    for index, value in zip(positions, row, strict=True):
         spread[index] = value
     return spread
 
 
-def log_rows(logger: Logger, columns: list[str], rows: list[list[Any]]) -> None:
-    """Hand rows of `step` and one value a column to any Lightning logger."""
-    if isinstance(logger, CSVLogger):
-        logger.log_rows(columns, rows)
-        return
-    for step, *values in rows:
-        logger.log_metrics(dict(zip(columns, values, strict=True)), step)
-
-
 def build_loggers(settings: Mapping[str, Any], folder: Path, name: str, config: Mapping[str, Any]) -> list[Logger]:
-    """The loggers that the `logger` group asks for.
+    """Return the loggers of the `logger` group.
 
     Args:
         settings: the group: `csv`, `wandb`, `tensorboard`.
         folder: the run folder.
-        name: what the run is called on dashboards.
+        name: name of the run on dashboards.
         config: the configuration without secrets, for the dashboards' hyperparameter tables.
     """
     loggers: list[Logger] = []
@@ -167,34 +161,50 @@ def _wandb(settings: Mapping[str, Any], folder: Path, name: str, config: Mapping
     if mode == "auto":
         mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
     options = {key: value for key, value in settings.items() if key != "mode" and value is not None}
-    # One run folder is one run on the dashboard, however often it is resumed. Other ranks report nothing.
+    # A run folder is one run on the dashboard, even if it is resumed. Other ranks log nothing.
     identity = RunFolder(folder).run_id if rank() == 0 else None
     return WandbLogger(
         name=name, save_dir=folder, id=identity, resume="allow", mode=mode, config=dict(config), **options
     )
 
 
+def log_rows(logger: Logger, columns: list[str], rows: list[list[Any]]) -> None:
+    """Pass rows of `step` and one value per column to any Lightning logger."""
+    if isinstance(logger, CSVLogger):
+        logger.log_rows(columns, rows)
+        return
+    for step, *values in rows:
+        logger.log_metrics(dict(zip(columns, values, strict=True)), step)
+
+
+def drop_rows_from(trainer: pl.Trainer, step: int) -> None:
+    """Delete the rows that a killed run wrote after the checkpoint from which it is resumed."""
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger):
+            logger.drop_from(step)
+
+
 def close_loggers(loggers: list[Logger], outcome: Outcome | None = None) -> None:
-    """Report how the run ended to its dashboards, and end it there, so that a sweep's next job begins its own.
+    """Report the outcome of the run to its dashboards, and finish it there, so that a sweep's next job starts its own.
 
     Args:
-        loggers: of the run; emptied.
-        outcome: how it ended; None: it never began.
+        loggers: loggers of the run; the list is emptied.
+        outcome: how the run ended; None: it never started.
     """
     while loggers:
         logger = loggers.pop()
-        if rank() == 0 and not isinstance(logger, CSVLogger):  # summary.json lies beside the CSV file
+        if rank() == 0 and not isinstance(logger, CSVLogger):  # summary.json holds the outcome beside the CSV file
             try:
                 _close(logger, outcome)
-            except Exception as error:  # the run itself ended as it did
-                log.warning("%s was not told how the run ended: %s", type(logger).__name__, error)
+            except Exception as error:  # a dashboard must not change how the run ends
+                log.warning("%s: the outcome of the run could not be reported: %s", type(logger).__name__, error)
 
 
 def abandon_loggers(loggers: list[Logger]) -> None:
-    """Close loggers without a report of how the run ended: another one takes its place.
+    """Close loggers without reporting an outcome, because another run takes the place of this one.
 
     Args:
-        loggers: of the run; emptied.
+        loggers: loggers of the run; the list is emptied.
     """
     while loggers:
         logger = loggers.pop()
@@ -203,21 +213,14 @@ def abandon_loggers(loggers: list[Logger]) -> None:
 
 
 def _close(logger: Logger, outcome: Outcome | None) -> None:
-    begun = getattr(logger, "_experiment", None) is not None
-    if not begun and (outcome is None or outcome.status == "finished"):
-        return  # nothing was reported, and `logger.experiment` would begin a run now
-    outcome = outcome or Outcome("failed", "the run did not begin", error=LrflowError("the run did not begin"))
+    started = getattr(logger, "_experiment", None) is not None
+    if not started and (outcome is None or outcome.status == "finished"):
+        return  # nothing was logged, and `logger.experiment` would start a run now
+    outcome = outcome or Outcome("failed", "the run did not start", error=LrflowError("the run did not start"))
     experiment: Any = getattr(logger, "experiment", None)
-    if hasattr(experiment, "add_text"):  # TensorBoard, which knows of no status
+    if hasattr(experiment, "add_text"):  # TensorBoard, which has no status
         experiment.add_text("outcome", f"{outcome.status} {outcome.reason}".strip(), outcome.steps)
     logger.finalize("success" if outcome.exit_code == 0 else "failed")
     if hasattr(experiment, "finish"):  # Weights & Biases
         experiment.summary.update({"status": outcome.status, "reason": outcome.reason})
         experiment.finish(exit_code=outcome.exit_code)
-
-
-def drop_rows_from(trainer: pl.Trainer, step: int) -> None:
-    """Forget what a killed run wrote after the checkpoint that it is resumed from."""
-    for logger in trainer.loggers:
-        if isinstance(logger, CSVLogger):
-            logger.drop_from(step)

@@ -1,6 +1,6 @@
-"""Lightning's loops under a plan: the planned steps are made, over epochs that are as long as the data make them.
+"""Lightning's loops, changed so that the plan's steps end the run and epochs are as long as the data.
 
-Gradients of an optimizer step as the mean over the batches that are really in its window.
+Gradients of a short accumulation window are averaged over its real batches.
 """
 
 from __future__ import annotations
@@ -30,50 +30,50 @@ log = logging.getLogger("lrflow")
 
 
 class LookAhead(CombinedLoader):
-    """Loaders whose length is only nominal: Lightning fetches one batch ahead of them, so it knows their last one.
+    """Loaders without a reliable length: hides it, so that Lightning fetches one batch ahead and detects the last one.
 
-    A length that Lightning knows it trusts (2.6.6): it cuts an epoch there, and where the loader ends before, the epoch
-    ends without its validation and without the last step of an accumulation window.
+    Lightning (2.6.6) trusts a known length: it cuts the epoch there, and if the loader ends earlier, the epoch ends
+    without its validation and without the last step of an accumulation window.
 
-    On several processes an epoch ends for all of them where the first loader ends: one that went on alone would wait
-    for ever for the gradients of the others.
+    With several processes the epoch ends for all of them when the first loader ends; otherwise the others would wait
+    forever for its gradients.
 
     Args:
-        loaders: as `CombinedLoader` takes them; the loaders themselves keep their lengths.
-        mode: likewise.
-        limit: batches of an epoch that are used at most; None for no limit.
-        all_have: whether something holds in all processes, each of which asks at this moment; None: there is one.
+        loaders: the loaders, as in `CombinedLoader`; they keep their lengths.
+        mode: as in `CombinedLoader`.
+        limit: maximum number of batches per epoch; None for no limit.
+        all_have: returns whether a condition holds in all processes, which call it together; None: a single process.
     """
 
     def __init__(
         self, loaders: Any, mode: Any, limit: int | None = None, all_have: Callable[[bool], bool] | None = None
     ) -> None:
         super().__init__(loaders, mode)
-        self._limit, self._given, self._all_have = limit, 0, all_have
+        self._limit, self._count, self._all_have = limit, 0, all_have
 
     def __len__(self) -> int:
         raise TypeError("the length of the training data is only nominal")
 
     def __iter__(self) -> LookAhead:
-        self._given = 0
+        self._count = 0
         super().__iter__()
         return self
 
     def __next__(self) -> Any:
-        if self._given == self._limit:
+        if self._count == self._limit:
             raise StopIteration
         try:
-            batch, found = super().__next__(), True
+            batch, exists = super().__next__(), True
         except StopIteration:
-            batch, found = None, False
-        if not (found if self._all_have is None else self._all_have(found)):
+            batch, exists = None, False
+        if not (exists if self._all_have is None else self._all_have(exists)):
             raise StopIteration
-        self._given += 1
+        self._count += 1
         return batch
 
 
 class _LoaderSource(_DataLoaderSource):
-    """Where the training loaders come from; those whose length is only nominal are looked ahead of."""
+    """The source of the training loaders; those without a reliable length are wrapped in `LookAhead`."""
 
     def dataloader(self) -> Any:
         loaders, data = super().dataloader(), self.instance
@@ -94,15 +94,15 @@ class _LoaderSource(_DataLoaderSource):
 
 
 def combine(loaders: Any) -> CombinedLoader:
-    """Loaders as Lightning goes through them: of several, until the longest is at its end."""
+    """Return the loaders as Lightning iterates over them: until the longest ends."""
     return loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "max_size_cycle")
 
 
 def has_nominal_length(loaders: Any, data: pl.LightningDataModule) -> bool:
-    """Whether an epoch may have another number of batches than the loaders say, and Lightning is to look ahead.
+    """Whether an epoch may have another number of batches than the length of its loaders, so that we look ahead.
 
-    It is exact where lrflow makes the order. It is trusted where the data save their own state, which would be that of
-    a batch too many.
+    The length is exact if lrflow defines the order. It is trusted if the data save their own state, because looking
+    ahead would save the state of one batch too many.
     """
     leaves = combine(loaders).flattened
     stateful = is_overridden("load_state_dict", data) or any(hasattr(loader, "state_dict") for loader in leaves)
@@ -110,7 +110,7 @@ def has_nominal_length(loaders: Any, data: pl.LightningDataModule) -> bool:
 
 
 class FitLoop(_FitLoop):
-    """Goes from epoch to epoch until the steps of the plan are made: no number of epochs ends a run."""
+    """Runs epochs until the steps of the plan are done; no number of epochs ends a run."""
 
     epoch_loop: EpochLoop
 
@@ -121,26 +121,26 @@ class FitLoop(_FitLoop):
 
     @property
     def max_epochs(self) -> int:
-        """None is a limit."""
+        """-1: the number of epochs is not limited."""
         return -1
 
     @max_epochs.setter
     def max_epochs(self, value: int | None) -> None:
-        """Lightning writes what `Trainer.max_epochs` tells."""
+        """Ignore the value of `Trainer.max_epochs`, which Lightning sets."""
 
 
 class AfterModuleHooks:
-    """A callback that acts at the end of a validation of the fit, after the module's own `on_validation_end`.
+    """A hook of callbacks that runs after the module's own `on_validation_end`, in each validation of a fit.
 
-    Lightning calls the hooks of all callbacks before the module's.
+    Lightning calls the hooks of all callbacks before those of the module.
     """
 
     def after_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """All hooks of this validation have run; the module is still in evaluation mode."""
+        """Run after all other hooks of a validation; the module is still in evaluation mode."""
 
 
 class ValidationLoop(_EvaluationLoop):
-    """The validations of a fit, at whose end each `AfterModuleHooks` acts, in the order of the callbacks."""
+    """The validation loop of a fit; at its end it calls each `AfterModuleHooks`, in the order of the callbacks."""
 
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False)
@@ -153,13 +153,13 @@ class ValidationLoop(_EvaluationLoop):
 
 
 class AccumulationWindows(_AutomaticOptimization):
-    """The accumulation windows of an epoch, where batches may be missing: a `collate_fn` may return None for one.
+    """Accumulation windows in which batches may be missing: a `collate_fn` may return None for a batch.
 
-    Lightning (2.6.6) goes by the place of a batch. Where the first of a window is missing, it adds the window's
-    gradients to those of the step before; where the last is missing, it makes no step.
+    Lightning (2.6.6) decides by the index of a batch. If the first batch of a window is missing, it adds the window's
+    gradients to those of the previous step; if the last is missing, it skips the step.
 
     Attributes:
-        is_open: whether the gradients of a batch wait for their step.
+        is_open: whether there are gradients without their step yet.
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:
@@ -167,13 +167,13 @@ class AccumulationWindows(_AutomaticOptimization):
         self.is_open = False
 
     def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
-        """Train a batch, and make the step where it is the last of its window."""
+        """Train on a batch, and make the step if it is the last of its window."""
         result = super().run(optimizer, batch_idx, kwargs)
         self.is_open = self.trainer.fit_loop._should_accumulate()
         return result
 
     def close(self, batch_idx: int) -> None:
-        """Make the step of a window whose last batches are missing, with the gradients that it has.
+        """Make the step of a window whose last batches are missing, with the gradients collected so far.
 
         Raises:
             LrflowError: there are several devices, which exchange gradients in the backward pass of the last batch.
@@ -184,23 +184,23 @@ class AccumulationWindows(_AutomaticOptimization):
                 "several devices exchange their gradients in its backward pass: give every window its last batch"
             )
         self.is_open = False
-        loss = torch.zeros(())  # of no batch; without one, gradient scalers would make no step
+        loss = torch.zeros(())  # a placeholder: without a loss, gradient scalers would skip the step
         self._optimizer_step(batch_idx, lambda: loss)
 
     def _make_zero_grad_fn(self, batch_idx: int, optimizer: torch.optim.Optimizer) -> Callable[[], None] | None:
-        """What clears the gradients of the step before, at the first batch that a window has."""
+        """Return the function that clears the previous step's gradients; None after the first batch of a window."""
         if self.is_open:
             return None
         return super()._make_zero_grad_fn(batch_idx - batch_idx % self.trainer.accumulate_grad_batches, optimizer)
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """The batches of an epoch, whatever their number, and the validation that belongs to its end and to the run's.
+    """The loop over the batches of an epoch, with any number of batches, and over the validations in it.
 
     Attributes:
-        steps_per_epoch: optimizer steps of an epoch as the plan counts them; None where nobody knows.
-        validates_at_end: whether the end of the run is validated.
-        validations: when the run validates before its end; None: as Lightning has it.
+        steps_per_epoch: optimizer steps per epoch in the plan; None if unknown.
+        validates_at_end: whether to validate at the end of the run.
+        validations: when to validate before the end of the run; None: Lightning decides.
     """
 
     automatic_optimization: AccumulationWindows
@@ -211,86 +211,86 @@ class EpochLoop(_TrainingEpochLoop):
         self.steps_per_epoch: int | None = None
         self.validates_at_end = False
         self.validations: ValidationTimes | None = None
-        self._told = False
-        self._before = 0  # steps before this batch
-        self._stepped = True  # whether the last batch made one
-        self._validated = -1  # batches behind the last validation
+        self._has_warned = False
+        self._steps_before = 0  # steps before this batch
+        self._stepped = True  # whether the last batch made a step
+        self._validated = -1  # number of batches before the last validation
         self.val_loop = ValidationLoop(trainer)
         validate = self.val_loop.run
 
-        def noting() -> Any:
+        def recording() -> Any:
             self._validated = self.batch_progress.total.ready
             return validate()
 
-        self.val_loop.run = noting  # type: ignore[method-assign]
+        self.val_loop.run = recording  # type: ignore[method-assign]
 
     @property
     def is_run_over(self) -> bool:
-        """Whether the last step of the plan is made, or something has ended the run before."""
+        """Whether the last step of the plan is done, or the run was stopped earlier."""
         stopped = self.trainer.should_stop and self.trainer.fit_loop._can_stop_early
         return stopped or self.global_step >= self.max_steps > -1
 
     @property
     def is_validated(self) -> bool:
-        """Whether no batch was trained since the last validation."""
+        """Whether no batch was trained on since the last validation."""
         return self._validated == self.batch_progress.total.ready
 
     def run(self, data_fetcher: _DataFetcher) -> None:
-        """Train an epoch; afterwards see how it ended, and validate where that is due and was not done."""
+        """Train an epoch; afterwards check its number of steps, and validate if that is still due."""
         whole, before = not self.restarting, self.global_step
         super().run(data_fetcher)
-        if not self.is_run_over:  # so the loader is at its end, whatever its length said
+        if not self.is_run_over:  # so the loader has ended, whatever its length is
             self.batch_progress.is_last_batch = True
             if whole:
-                self._look_at(self.global_step - before)
+                self._check_steps(self.global_step - before)
         if self._is_validation_due() and not self.is_validated:
             self._validate()
 
     def reset(self) -> None:
-        """Begin an epoch, with a new window."""
+        """Start an epoch, with a new accumulation window."""
         super().reset()
         self.automatic_optimization.is_open = False
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        """Train a batch.
+        """Train on a batch.
 
         Raises:
-            LrflowError: the module optimizes by hand, which it did not when it was built.
+            LrflowError: the module switched to manual optimization after it was built.
         """
         module = self.trainer.lightning_module
         if not module.automatic_optimization:
             raise LrflowError(
-                f"step {self.global_step}: {type(module).__name__} has switched to optimizing by hand "
-                "(automatic_optimization = False), and the plan would not be executed"
+                f"step {self.global_step}: {type(module).__name__} has switched to manual optimization "
+                "(automatic_optimization = False), so the plan would not be executed"
             )
-        self._before = self.global_step
+        self._steps_before = self.global_step
         try:
             super().advance(data_fetcher)
         except StopIteration:
-            if self.global_step > self._before:  # on_train_batch_start ended the epoch, and with it a window
+            if self.global_step > self._steps_before:  # on_train_batch_start ended the epoch, and the window was closed
                 for hook in (call._call_callback_hooks, call._call_lightning_module_hook):
                     hook(self.trainer, "on_train_batch_end", {}, None, self.batch_idx)
                 self.on_advance_end(data_fetcher)
             raise
 
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
-        """Go on in the plan where a step was made: Lightning (2.6.6) asks after batches that were skipped as well."""
+        """Advance the plan only after a step: Lightning (2.6.6) also calls this after skipped batches."""
         if interval == "step" and not update_plateau_schedulers:
             if self.automatic_optimization.is_open and not self._should_accumulate():
                 self.automatic_optimization.close(self.batch_idx)
-            self._stepped = self.global_step > self._before
+            self._stepped = self.global_step > self._steps_before
         if self._stepped:
             super().update_lr_schedulers(interval, update_plateau_schedulers)
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
-        """Validate where that is due; the rows of loggers are labelled by the steps that were made."""
+        """Validate if that is due; logged rows carry the number of steps that were made."""
         if not self._should_accumulate():
             self._batches_that_stepped = max(0, self.global_step - 1)
         super().on_advance_end(data_fetcher)
         self._batches_that_stepped = self.global_step
 
     def _validate(self) -> None:
-        """As Lightning does after a batch; what is logged belongs to the last step, as there."""
+        """Validate as Lightning does after a batch; logged values belong to the last step, as there."""
         stepped = not self._should_accumulate() and self.global_step > 0
         self._batches_that_stepped -= stepped
         self.val_loop.restarting = False
@@ -299,18 +299,18 @@ class EpochLoop(_TrainingEpochLoop):
         self.trainer.training = True
         self._batches_that_stepped += stepped
 
-    def _look_at(self, steps: int) -> None:
-        """See whether an epoch had the steps that the plan counts."""
+    def _check_steps(self, steps: int) -> None:
+        """Stop the run after an epoch without steps; warn once if an epoch has other steps than the plan counts."""
         epoch = self.trainer.current_epoch + 1
         if not steps:
             where = " in one of the processes" if self.trainer.world_size > 1 else ""
-            why = f"the training data: epoch {epoch} had no batch to make a step with{where}"
-            self.trainer.stop(why)  # type: ignore[attr-defined]
-        elif self.steps_per_epoch not in (None, steps) and not self._told:
-            self._told = True
+            reason = f"the training data: epoch {epoch} had no batch for a step{where}"
+            self.trainer.stop(reason)  # type: ignore[attr-defined]
+        elif self.steps_per_epoch not in (None, steps) and not self._has_warned:
+            self._has_warned = True
             log.warning(
-                "epoch %d had %d steps and not the %d that the length of the training data says: the %d steps of the "
-                "plan are made all the same, over as many epochs as they take",
+                "epoch %d had %d steps instead of %d, as expected from the length of the training data; the run still "
+                "makes the %d steps of the plan, over as many epochs as needed",
                 epoch,
                 steps,
                 self.steps_per_epoch,
@@ -325,7 +325,7 @@ class EpochLoop(_TrainingEpochLoop):
         return self.validations is not None and self.validations.after_epoch(self.trainer.current_epoch + 1)
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
-        """Lightning counts batches (2.6.6), of which the last step of an epoch may have fewer than the others."""
+        """Decide by steps: Lightning (2.6.6) counts batches, and the last step of an epoch may have fewer batches."""
         trainer, times, due = self.trainer, self.validations, True
         if times and not times.epochs:
             batches = trainer.num_training_batches
@@ -337,34 +337,34 @@ class EpochLoop(_TrainingEpochLoop):
 
 
 class WindowMean(Callback):
-    """Makes the gradients of a short accumulation window the mean over its batches, as those of a full one are.
+    """Scales the gradients of a short accumulation window to the mean over its batches.
 
-    Lightning divides every loss by the batches of a full window (2.6.6). A window is short at the end of an epoch that
-    does not divide evenly, and where `training_step` skipped a batch of it. Full windows are left as they are, bit for
-    bit. It has to stand before whatever looks at the gradients.
+    Lightning (2.6.6) divides every loss by the number of batches of a full window. A window is short at the end of an
+    epoch that does not divide evenly, and if `training_step` skips a batch. Full windows are unchanged, bit for bit.
+    The callback has to come before those that read gradients.
 
     Args:
-        accumulate: batches of a full window.
+        accumulate: number of batches of a full window.
     """
 
     def __init__(self, accumulate: int) -> None:
         self._accumulate, self._batches = accumulate, 0
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
-        """Count a batch that has a loss."""
+        """Count a batch with a loss."""
         self._batches += 1
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Weigh the gradients by what was there."""
+        """Scale the gradients of a short window."""
         batches, self._batches = self._batches, 0
         if not 0 < batches < self._accumulate or trainer.strategy.handles_gradient_accumulation:
             return
         weight = self._accumulate / batches
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None and parameter.grad.requires_grad:  # of an optimizer of second order
+                if parameter.grad is not None and parameter.grad.requires_grad:  # of a second-order optimizer
                     parameter.grad = parameter.grad * weight
                 elif parameter.grad is not None:
                     parameter.grad.mul_(weight)

@@ -1,7 +1,4 @@
-"""Reading the metrics of a run while it trains: which there are, and when they are there.
-
-When a run validates.
-"""
+"""Reading metrics during a run, averaging the training loss on the device, and when to read and to validate."""
 
 from __future__ import annotations
 
@@ -18,13 +15,13 @@ from lrflow.schedules import Duration, Horizon
 
 
 class MeanLoss:
-    """The mean training loss over the batches since it was last reset, gathered without making the device wait.
+    """The mean training loss over the batches since the last reset, collected without a device synchronization.
 
     Args:
-        device: of the losses.
-        dtype: of their sum.
-        total: the sum to begin with, of the losses as Lightning hands them over.
-        batches: how many batches it is of.
+        device: device of the losses.
+        dtype: dtype of their sum.
+        total: initial sum of the losses, as Lightning passes them to callbacks.
+        batches: number of batches in the initial sum.
     """
 
     def __init__(
@@ -38,78 +35,78 @@ class MeanLoss:
         self._batches = batches
 
     def add(self, outputs: Any) -> None:
-        """Count in a batch, as `on_train_batch_end` is given its outputs; Lightning skips one whose step gave None."""
+        """Add a batch by the outputs of `on_train_batch_end`; they are empty if the training step returned None."""
         if outputs:
             self._total += outputs["loss"].detach()
             self._batches += 1
 
     @property
     def skipped(self) -> bool:
-        """Whether there is no loss to speak of: there was no batch, or all of them were skipped."""
+        """Whether there is no loss: there was no batch, or all batches were skipped."""
         return not self._batches
 
     def mean(self, trainer: pl.Trainer) -> Tensor:
-        """The mean on this device, a scalar; 0 where all batches were skipped."""
-        # Lightning hands over each loss divided by the batches of a full window, whatever its own window has.
+        """Return the mean on this device, a scalar; 0 if all batches were skipped."""
+        # Lightning divides each loss by the number of batches of a full window, also in a short window.
         return self._total * trainer.accumulate_grad_batches / max(self._batches, 1)
 
     def reduce(self) -> None:
-        """Count in the batches of all devices."""
+        """Add the batches of all other devices."""
         sums = torch.stack([self._total, torch.full_like(self._total, self._batches)])
         torch.distributed.all_reduce(sums)
         self._total, self._batches = sums[0], int(sums[1])
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start again from zero."""
         self._total.zero_()
         self._batches = 0
 
     def sums(self) -> list[float]:
-        """The sum so far and the batches that it is of, to begin another one with."""
+        """Return the sum so far and its number of batches: the initial values for another `MeanLoss`."""
         return [float(self._total), float(self._batches)]
 
 
 def logged_metric(trainer: pl.Trainer, name: str, hint: str | None = None, key: str = "feedback.monitor") -> float:
-    """A metric that the module logged, as the first process has it: others may have another value, or none.
+    """Return a metric that the module logged, with the value of the first process on all of them.
 
     Args:
-        trainer: of the run.
-        name: the metric.
-        hint: what else may help where there is no such metric, besides the nearest name.
-        key: of the config that asks for it.
+        trainer: trainer of the run.
+        name: name of the metric.
+        hint: added to the error message besides the nearest name.
+        key: config key that names the metric.
 
     Raises:
-        LrflowError: there is no such metric; names those that there are.
+        LrflowError: there is no such metric; lists the existing ones.
     """
-    found = trainer.callback_metrics.get(name)
-    value: float | None = trainer.strategy.broadcast(None if found is None else float(found))
+    logged = trainer.callback_metrics.get(name)
+    value: float | None = trainer.strategy.broadcast(None if logged is None else float(logged))
     if value is None:
         known = sorted({*trainer.callback_metrics, TRAIN_LOSS})
         hint = "\n    ".join(filter(None, (did_you_mean(name, known), hint)))
-        message = f"there is no such metric at step {trainer.global_step}: there are {', '.join(known)}"
+        message = f"no such metric at step {trainer.global_step}; the metrics are {', '.join(known)}"
         raise LrflowError(str(Problem(key, message, name, hint)))
     return value
 
 
 def progress_metrics(trainer: pl.Trainer) -> dict[str, float]:
-    """The metrics that a person wants to see: those that the last validation logged, and those with `prog_bar=True`.
+    """Return the metrics for progress output: those of the last validation, and those logged with `prog_bar=True`.
 
-    A loop that is not Lightning's leaves no record of what a validation logged: there it is told by the names.
+    Training loops other than Lightning's do not record what a validation logged; there the names decide.
     """
     validation = trainer.fit_loop.epoch_loop.val_loop._results.metrics(on_step=False)["callback"]
     metrics = trainer.callback_metrics
-    known = {name: float(metrics[name]) for name in metrics if name in validation or is_validation(name)}
-    return known | trainer.progress_bar_metrics
+    validated = {name: float(metrics[name]) for name in metrics if name in validation or is_validation(name)}
+    return validated | trainer.progress_bar_metrics
 
 
 class ReadingTimes:
-    """When a metric of training is read: each `every` optimizer steps.
+    """When to read a training metric: every `every` optimizer steps.
 
-    Where that is an epoch's last step it waits for the epoch's end, when Lightning knows the epoch's means.
+    A reading at an epoch's last step waits for the end of the epoch, when Lightning has computed the epoch's means.
 
     Args:
-        every: optimizer steps.
-        step: those that are over.
+        every: number of optimizer steps between two readings.
+        step: number of optimizer steps done.
     """
 
     def __init__(self, every: int, step: int = 0) -> None:
@@ -118,7 +115,7 @@ class ReadingTimes:
     def after_batch(self, trainer: pl.Trainer) -> bool:
         """Whether to read now, at the end of a batch."""
         step = trainer.global_step
-        if step == self._step:  # gradients are accumulated: no step was made
+        if step == self._step:  # within an accumulation window
             return False
         self._step = step
         if step % self._every:
@@ -134,12 +131,12 @@ class ReadingTimes:
 
 @dataclass(frozen=True)
 class ValidationTimes:
-    """When a run validates before its end; one of these is given.
+    """When a run validates before its end; exactly one field is set.
 
     Args:
-        epochs: at the end of every so many epochs, as long as the data make them.
-        share: after every such share of an epoch's batches.
-        steps: after every so many optimizer steps, over all of the run.
+        epochs: number of real epochs of the data between two validations.
+        share: share of an epoch's batches between two validations.
+        steps: number of optimizer steps between two validations, counted over the whole run.
     """
 
     epochs: int | None = None
@@ -148,7 +145,7 @@ class ValidationTimes:
 
     @classmethod
     def of(cls, every: Duration, horizon: Horizon) -> ValidationTimes:
-        """Whole epochs, a share of one, or what else in steps: shares of the run, and one and a half epochs."""
+        """Convert a duration: whole epochs, a share of an epoch, or steps (shares of the run, 1.5 epochs)."""
         if every.whole_epochs:
             return cls(epochs=every.whole_epochs)
         if every.unit == "epochs" and every.value < 1:
@@ -156,20 +153,20 @@ class ValidationTimes:
         return cls(steps=max(1, every.steps(horizon)))
 
     def after_epoch(self, epochs: int) -> bool:
-        """Whether it does so at the end of an epoch.
+        """Whether to validate at the end of an epoch.
 
         Args:
-            epochs: that are over.
+            epochs: number of epochs done.
         """
         return self.epochs is not None and epochs % self.epochs == 0
 
     def after_batch(self, batch: int, batches: int, steps: int | None) -> bool:
-        """Whether it does so after a batch, wherever in an epoch that is.
+        """Whether to validate after a batch, at any position in an epoch.
 
         Args:
             batch: its number in the epoch, from 1.
-            batches: of the epoch.
-            steps: of the run that are made; None: the batch made none.
+            batches: number of batches per epoch.
+            steps: number of steps done in the run; None if the batch made no step.
         """
         if self.share is not None:
             return batch % max(1, int(batches * self.share)) == 0

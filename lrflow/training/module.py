@@ -1,7 +1,4 @@
-"""The Lightning module around a plain network.
-
-Weights to start from: those of an earlier run or of a file, for a model that may have a new head.
-"""
+"""The Lightning module around a plain network, and loading initial weights from a checkpoint or state dict."""
 
 from __future__ import annotations
 
@@ -28,12 +25,18 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": lambda output, target: functional.mse_loss(output, target.reshape_as(output)),
 }
 
+_INNER_KEYS = ("state_dict", "model")
+"""Keys under which files hold the tensors, if not at the top level."""
+
+_WRAPPERS = ("model.", "module.", "_orig_mod.")
+"""Prefixes that wrappers add to names: `Supervised` and many others, DistributedDataParallel, torch.compile."""
+
 
 class Supervised(pl.LightningModule):
     """Trains any network on (input, target) batches, by classification or regression.
 
     Logs `val/loss` with `val/accuracy` (classification) or `val/mae` and `val/r2` (regression), and the same
-    under `test/`. The training loss is returned, not logged: `Signals` collects it without a synchronisation.
+    under `test/`. The training loss is returned, not logged: `Signals` collects it without a synchronization.
 
     Args:
         model: maps a batch of inputs to logits of shape [batch, outputs], or to predictions.
@@ -47,28 +50,28 @@ class Supervised(pl.LightningModule):
         self._scores = nn.ModuleDict({stage: _metrics(loss) for stage in ("val", "test")})
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning sets this plain string some forty times a step; torch's own __setattr__ looks for
-        # parameters, buffers and submodules each time, a tenth of the cost of a small step.
+        # Lightning sets this plain string about forty times per step, and torch's __setattr__ searches parameters,
+        # buffers and submodules each time: a tenth of the cost of a small step.
         if name == "_current_fx_name":
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The network's output for a batch."""
+        """Return the network's output for a batch."""
         return self.model(inputs)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The mean loss of a batch."""
+        """Return the mean loss of a batch."""
         inputs, target = batch
         return self.loss(self.model(inputs), target)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count a batch into the validation metrics; several loaders are one set."""
+        """Add a batch to the validation metrics; several loaders count as one set."""
         self._count("val", batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count a batch into the test metrics; several loaders are one set."""
+        """Add a batch to the test metrics; several loaders count as one set."""
         self._count("test", batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -80,7 +83,7 @@ class Supervised(pl.LightningModule):
         self._report("test")
 
     def count(self, stage: str, output: Tensor, target: Tensor) -> None:
-        """Count what the network made of a batch into the metrics of `val` or `test`."""
+        """Add the network's output for a batch to the metrics of `val` or `test`."""
         for name, metric in self._metrics(stage):
             if name == "loss":
                 metric.update(self.loss(output, target), weight=len(target))
@@ -91,16 +94,16 @@ class Supervised(pl.LightningModule):
                 metric.update(output.reshape(rows, -1), target.reshape(rows, -1))
 
     def scores(self, stage: str) -> dict[str, Tensor]:
-        """The metrics of `val` or `test` over what was counted, by their full names; the count begins anew."""
-        found = {}
+        """Return the metrics of `val` or `test` by their full names, and reset them."""
+        values = {}
         for name, metric in self._metrics(stage):
             try:
                 value = metric.compute()
             except ValueError:  # R2 of a single example is not defined
                 value = torch.tensor(torch.nan, device=self.device)
-            found[f"{stage}/{name}"] = value
+            values[f"{stage}/{name}"] = value
             metric.reset()
-        return found
+        return values
 
     def _count(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         inputs, target = batch
@@ -117,7 +120,7 @@ class Supervised(pl.LightningModule):
 
 
 def _metrics(loss: str) -> nn.ModuleDict:
-    # By default a batch whose loss is no number would be left out of the mean.
+    # By default MeanMetric ignores a batch whose loss is NaN.
     makers: dict[str, Callable[[], Metric]] = {
         "loss": partial(MeanMetric, nan_strategy=math.nan),
         "accuracy": MeanMetric,
@@ -128,32 +131,26 @@ def _metrics(loss: str) -> nn.ModuleDict:
 
 
 def planned_module(module: pl.LightningModule) -> nn.Module:
-    """The network whose parameters the plan names: the user's own, without lrflow's wrapper around it."""
+    """Return the network whose parameter names the plan uses: without the `Supervised` wrapper, if there is one."""
     return module.model if isinstance(module, Supervised) else module
 
 
-_INSIDE = ("state_dict", "model")
-"""Where files keep the tensors, if not at the top."""
-_WRAPPERS = ("model.", "module.", "_orig_mod.")
-"""What wrappers put before the names: lrflow's and many others, DistributedDataParallel, torch.compile."""
-
-
 def load_weights(model: nn.Module, path: Path, fresh: Sequence[str] = ()) -> str:
-    """Let a model start from the parameters and buffers of a file.
+    """Load the parameters and buffers of a file into a model.
 
-    Names are compared without what a wrapper puts before all of them (`model.`, `module.`). Whatever does not fit is an
-    error, unless `fresh` names it.
+    Names are compared without a wrapper's prefix that all of them share (`model.`, `module.`). A tensor that does not
+    fit is an error, unless `fresh` matches its name.
 
     Args:
         model: changed in place.
         path: a checkpoint or a state dict, as torch saves it.
-        fresh: names that are not taken over, globs or `re:`; the model's tensors of such a name stay as they are.
+        fresh: patterns of names that are not loaded, globs or `re:`; the model keeps its own tensors of these names.
 
     Returns:
-        A line on what was taken, what of the model stayed fresh, and what of the file was left out.
+        A line that counts the loaded tensors, those of the model that stayed fresh, and those of the file not used.
 
     Raises:
-        ConfigError: tensors are missing, of another shape, or have no place in the model; each by its name.
+        ConfigError: lists tensors that are missing, have another shape, or do not exist in the model.
         BrokenCheckpointError: the file cannot be read, or holds more than plain data and tensors.
     """
     given, own = _unwrapped(_read(path), model.state_dict()), model.state_dict()
@@ -167,22 +164,22 @@ def load_weights(model: nn.Module, path: Path, fresh: Sequence[str] = ()) -> str
         if not any(map(pattern.fullmatch, names))
     ]
     names -= {name for name in names if any(pattern.fullmatch(name) for pattern in patterns.values())}
-    for what, found in _differences(given, own, names).items():
-        if found:
-            message = f"{what}: {abbreviated(found)}"
+    for difference, tensors in _differences(given, own, names).items():
+        if tensors:
+            message = f"{difference}: {abbreviated(tensors)}"
             problems.append(Problem("model.init_from", message, str(path), "model.fresh leaves tensors out by name"))
     if problems:
         raise ConfigError(problems)
     model.load_state_dict({**own, **{name: given[name] for name in names}})
     stayed, unused = [name for name in own if name not in names], [name for name in given if name not in own]
-    told = f"weights of {path}: took {len(names)} of {len(own)} tensors"
-    told += f"; {len(stayed)} stayed fresh ({abbreviated(stayed)})" if stayed else ""
-    return told + (f"; left {len(unused)} of the file out ({abbreviated(unused)})" if unused else "")
+    summary = f"weights of {path}: loaded {len(names)} of {len(own)} tensors"
+    summary += f"; {len(stayed)} stayed fresh ({abbreviated(stayed)})" if stayed else ""
+    return summary + (f"; {len(unused)} of the file unused ({abbreviated(unused)})" if unused else "")
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     content: Any = read_checkpoint(path, map_location="cpu")
-    inner = next((content[key] for key in _INSIDE if isinstance(content.get(key), Mapping)), content)
+    inner = next((content[key] for key in _INNER_KEYS if isinstance(content.get(key), Mapping)), content)
     tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ConfigError([Problem("model.init_from", "holds no tensors by name", str(path))])
@@ -190,8 +187,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrapped(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by the names that the model has for them."""
-    while wrapper := next((word for word in _WRAPPERS if all(name.startswith(word) for name in given)), None):
+    """Return the tensors of a file by the model's names for them."""
+    while wrapper := next((one for one in _WRAPPERS if all(name.startswith(one) for name in given)), None):
         if all(name.startswith(wrapper) for name in own):
             break
         given = {name.removeprefix(wrapper): value for name, value in given.items()}
@@ -199,14 +196,14 @@ def _unwrapped(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str,
 
 
 def _differences(given: Mapping[str, Tensor], own: Mapping[str, Tensor], names: set[str]) -> dict[str, list[str]]:
-    """What does not fit, by what is wrong with it."""
+    """Return the names of tensors that do not fit, by the kind of difference."""
     both = [name for name in own if name in names and name in given]
     return {
         "the file lacks tensors of the model": [name for name in own if name in names and name not in given],
-        "tensors have another shape there": [
-            f"{name} {list(own[name].shape)} ({list(given[name].shape)} there)"
+        "tensors have another shape in the file": [
+            f"{name} {list(own[name].shape)} ({list(given[name].shape)} in the file)"
             for name in both
             if own[name].shape != given[name].shape
         ],
-        "the model has no place for tensors of the file": [name for name in given if name in names and name not in own],
+        "the model lacks tensors of the file": [name for name in given if name in names and name not in own],
     }

@@ -1,4 +1,4 @@
-"""The base class of whatever watches a run."""
+"""The base class of monitors, which watch a run, and building them from the config."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lrflow.training.signals import Block, Signals
 
 @dataclass(frozen=True)
 class Watched:
-    """What a monitor can know of its run before the first step.
+    """The run that a monitor watches, as it is before the first step.
 
     Args:
         trainer: with its loggers, its precision and its devices.
         data: set up for training.
-        plan: the plan being executed; `plan.horizon` turns durations into steps.
+        plan: the plan of the run; `plan.horizon` converts durations into steps.
         folder: the run folder.
-        seed: the run's.
-        signals: collects what the monitor is handed; its clock can be restarted after slow work between steps.
+        seed: seed of the run.
+        signals: collects the signals that monitors receive; restart its clock after slow work between steps.
     """
 
     trainer: pl.Trainer
@@ -37,24 +37,24 @@ class Watched:
 
 
 class Monitor(Callback):
-    """Watches a run: a Lightning callback that is also handed the signals of every optimizer step.
+    """Watches a run: a Lightning callback that also receives the signals of every optimizer step.
 
-    Each monitor has a config node of its own, `health.NAME`, with its `_target_` and arguments. A subclass overrides
-    what it needs of:
+    Each monitor has its own config node, `health.NAME`, with its `_target_` and arguments. A subclass overrides any of:
 
-    - `on_block`: is handed every step once, in order, a few at a time, on every rank. Where one block ends and the
-      next begins depends on the clock and on when the run validates and saves, so findings must not depend on it.
-    - `before_save`: is called before each checkpoint is written, after all steps so far have been handed over. It may
-      raise, so that a broken state is never saved.
-    - every hook of a Lightning callback. What a monitor does to the module and to the random number generators it has
-      to undo: see `lrflow.training.isolation.isolated`.
-    - `state_dict` and `load_state_dict`: its state in the checkpoint, plain data, tensors or NumPy values, so that
-      a resumed run goes on bit for bit.
+    - `on_block`: receives every step once, in order, several at a time, on every rank. The boundaries of blocks depend
+      on the clock and on when the run validates and saves, so results must not depend on them.
+    - `before_save`: runs before each checkpoint is written, after `on_block` has received all steps so far. It may
+      raise to prevent saving a broken state.
+    - every hook of a Lightning callback. A monitor has to undo its changes to the module and to the random number
+      generators: see `lrflow.training.isolation.isolated`.
+    - `state_dict` and `load_state_dict`: its state in the checkpoint (plain data, tensors or NumPy values), so that a
+      resumed run continues bit for bit.
 
     An `LrflowError` raised in any of them ends the run as diverged or failed, with its message.
 
     Attributes:
-        name: the config key below `health`; it names the state in the checkpoint. Empty outside a configured run.
+        name: the config key below `health`, which also names the state in the checkpoint. Empty outside a configured
+            run.
         run: the run; set before Lightning's first hook.
     """
 
@@ -63,15 +63,15 @@ class Monitor(Callback):
 
     @property
     def active(self) -> bool:
-        """Whether it watches anything as it is configured; one that does not is left out of the run."""
+        """Whether its configuration makes it watch anything; an inactive monitor is not added to the run."""
         return True
 
     def begin(self, name: str, run: Watched) -> None:
-        """Learn what is watched; called once, when the run has been prepared.
+        """Receive the run to watch; called once, when the run has been prepared.
 
         Args:
             name: the config key below `health`.
-            run: what is known of the run.
+            run: the run.
 
         Raises:
             ConfigError: the monitor cannot watch this run.
@@ -79,41 +79,41 @@ class Monitor(Callback):
         self.name, self.run = name, run
 
     def describe(self) -> str | None:
-        """A line that is printed before the run starts; None: nothing."""
+        """Return a line to print before the run starts, or None."""
         return None
 
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:
-        """Look at the signals of consecutive optimizer steps."""
+        """Receive the signals of consecutive optimizer steps."""
 
     def before_save(self, trainer: pl.Trainer) -> None:
-        """Look at the state that is about to be saved; raise an `LrflowError` to prevent it."""
+        """Check the state before it is saved; raise an `LrflowError` to prevent saving."""
 
     @property
     def state_key(self) -> str:
-        """Names the state in a checkpoint: two monitors of one class are told apart by their config keys."""
+        """The key of the state in a checkpoint; the config key distinguishes monitors of the same class."""
         return f"health.{self.name}" if self.name else super().state_key
 
 
 def monitors(trainer: pl.Trainer) -> Iterator[Monitor]:
-    """The monitors among a trainer's callbacks, in their order."""
+    """Return the monitors among a trainer's callbacks, in their order."""
     return (one for one in trainer.callbacks if isinstance(one, Monitor))  # type: ignore[attr-defined]
 
 
 def build_monitors(config: Config, run: Watched, only: Collection[str] | None = None) -> list[Monitor]:
-    """Build the monitors of a run, and let each see what it watches.
+    """Build the monitors of a run.
 
     Args:
         config: of the run.
-        run: what they watch.
-        only: names in `health`; None: all.
+        run: the run to watch.
+        only: names in `health` to build; None: all.
 
     Returns:
-        Those that have something to do, in the order of the config.
+        The active monitors, in the order of the config.
 
     Raises:
-        ConfigError: some cannot watch this run, or a node builds no monitor; lists all of them.
+        ConfigError: a monitor cannot watch this run, or a node does not build a monitor; lists all problems.
     """
-    found: list[Monitor] = []
+    built: list[Monitor] = []
     problems: list[Problem] = []
     for name, node in config.monitors.items():
         if only is not None and name not in only:
@@ -131,9 +131,9 @@ def build_monitors(config: Config, run: Watched, only: Collection[str] | None = 
                 raise ConfigError([Problem(f"health.{name}._target_", message, node["_target_"], hint)])
             if monitor.active:
                 monitor.begin(name, run)
-                found.append(monitor)
+                built.append(monitor)
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return found
+    return built

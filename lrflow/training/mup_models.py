@@ -1,4 +1,4 @@
-"""muP in a run: the models beside the model, the rules of the widths, and what is told of them."""
+"""muP in a run: builds the narrower and wider variants of the model, and the layer rules from their widths."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ from lrflow.training.parameters import complete_module, has_deferred_parts
 
 
 def mup_rules(
-    config: Config, mup: MuP, held: Parameters, module: pl.LightningModule, tell: Callable[[Any], None]
+    config: Config, mup: MuP, parameters: Parameters, module: pl.LightningModule, report: Callable[[Any], None]
 ) -> list[Rule]:
-    """The rules of `layers=mup`; sets the output weights to where muP has them start.
+    """Return the rules of `layers=mup`, and initialize the output weights as muP requires.
 
     Args:
-        config: the model's arguments and the optimizer's.
-        mup: as the config has it.
-        held: the parameters of the model to be trained.
-        module: that model.
-        tell: is given the table of widths, and what else a person should know before the run.
+        config: holds the arguments of the model and the optimizer.
+        mup: the configured rule maker.
+        parameters: parameters of the model to train.
+        module: the model to train.
+        report: is called with the table of widths, and with other messages for the user before the run.
 
     Raises:
-        ConfigError: no widths can be told, or muP is not known for the optimizer.
+        ConfigError: the widths cannot be determined, or muP does not support the optimizer.
     """
     optimizer = config.optimizer.node()
     table = table_of(optimizer, mup.optimizer)
     narrow = build_variant(config, [mup.base], "layers.base", module)
     wider = build_variant(config, [mup.base, mup.wider_arguments], "layers.wider", module)
-    widths = mup.widths(held, narrow, wider)
-    tell(widths_table(widths, table))
+    widths = mup.widths(parameters, narrow, wider)
+    report(widths_table(widths, table))
     if started := mup.start(widths):
-        tell(f"{', '.join(started)}: starts at zero, as muP has it (layers.readout=keep leaves it as it is)")
+        report(f"{', '.join(started)}: starts at zero, as muP has it (layers.readout=keep leaves it as it is)")
     for width in widths:
         if width.init_warning:
-            tell(width.init_warning)
-    tell("")
+            report(width.init_warning)
+    report("")
     default = signature(locate(config.optimizer.target)).parameters.get("weight_decay")
     return mup.rules(widths, table, optimizer.get("weight_decay", default and default.default))
 
@@ -59,27 +59,27 @@ def mup_rules(
 def build_variant(
     config: Config, changes: Sequence[Mapping[str, Any]], key: str, module: pl.LightningModule
 ) -> nn.Module:
-    """The model with other arguments; torch's random numbers go on as if it had not been built.
+    """Build the model with other arguments, without changing the state of torch's random number generator.
 
-    It is built for real, not on the meta device: constructors that look at a value fail there, and it is small.
+    It is not built on the meta device: constructors that read values fail there, and the variants are small.
 
     Args:
-        config: whose model it is.
-        changes: arguments, the last ones winning.
-        key: where they come from.
-        module: the model itself; what it made in its hooks, the other makes with the same trainer and data.
+        config: holds the model's arguments.
+        changes: arguments that replace these; later ones win.
+        key: config key of the changes.
+        module: the model itself; hooks of the variant that create parts use its trainer and data.
 
     Raises:
-        ConfigError: the model refuses these arguments.
+        ConfigError: the model rejects these arguments.
     """
     node = reduce(with_arguments, changes, config.model.node())
     try:
         with torch.random.fork_rng(devices=[]):
             model = instantiate(node)
-            other = model if isinstance(model, pl.LightningModule) else Supervised(model, config.model.loss or "mse")
-            if has_deferred_parts(other):
-                complete_module(other, module.trainer, module.trainer.datamodule)  # type: ignore[attr-defined]
-            return planned_module(other)
+            variant = model if isinstance(model, pl.LightningModule) else Supervised(model, config.model.loss or "mse")
+            if has_deferred_parts(variant):
+                complete_module(variant, module.trainer, module.trainer.datamodule)  # type: ignore[attr-defined]
+            return planned_module(variant)
     except ConfigError as error:
         problems = []
         for problem in error.problems:
@@ -90,7 +90,7 @@ def build_variant(
 
 
 def widths_table(widths: Sequence[Width], table: Table) -> Grid:
-    """Roles and widths of the parameters; those of equal layers (`blocks.*.fc.weight`) in one row."""
+    """Return a table of roles and widths of the parameters, with one row for equal layers (`blocks.*.fc.weight`)."""
     rows: dict[tuple[str, ...], int] = {}
     for width in widths:
         row = (

@@ -1,6 +1,6 @@
-"""Every parameter that asks for a gradient is one that the optimizer has, whenever it was made.
+"""Complete a module's parameters before they are grouped, and check that the optimizer has all of them.
 
-Completing a module before its parameters are grouped: what it makes in `setup()`, `configure_model()`, or lazily.
+Modules may create parameters in `setup()`, in `configure_model()`, or lazily at the first batch.
 """
 
 from __future__ import annotations
@@ -30,76 +30,109 @@ from lrflow.layers.groups import abbreviated
 from lrflow.training.example import ExampleError, run_example
 from lrflow.training.module import planned_module
 
+_MODEL_HOOKS = ("configure_model", "configure_sharded_model")
+_FUNCTIONS = {"fit": TrainerFn.FITTING, "validate": TrainerFn.VALIDATING, "test": TrainerFn.TESTING}
 
-def check_coverage(module: pl.LightningModule, optimizer: Optimizer) -> None:
-    """Compare the parameters of a module that is trained with those of its optimizer.
+
+def has_deferred_parts(module: pl.LightningModule) -> bool:
+    """Whether hooks, or the first batch, may create parts of a module."""
+    hooks = any(is_overridden(hook, module) for hook in ("setup", *_MODEL_HOOKS) if hasattr(pl.LightningModule, hook))
+    return hooks or bool(_lazy(module))
+
+
+def complete_module(
+    module: pl.LightningModule, trainer: pl.Trainer, data: pl.LightningDataModule, stage: str = "fit"
+) -> None:
+    """Make a module create all of its parts now; Lightning's later calls of its hooks do not create them again.
+
+    The hooks see the same trainer and data as in Lightning's calls. Lazy parameters get their shapes from an example
+    of the data. If the strategy shards parameters while `configure_model` creates them (FSDP, DeepSpeed, model
+    parallel), Lightning calls that hook.
+
+    Args:
+        module: changed in place.
+        trainer: trainer of the run.
+        data: set up for the stage.
+        stage: `fit`, `validate` or `test`.
 
     Raises:
-        ConfigError: names the parameters that have a gradient and would never move, and those that were replaced.
+        ConfigError: lazy parameters remain without a shape.
     """
-    now = dict(planned_module(module).named_parameters())
+    trainer.datamodule, module.trainer, data.trainer = data, trainer, trainer  # type: ignore[attr-defined]
+    for part in module.modules():
+        if isinstance(part, _DeviceDtypeModuleMixin):
+            part._device = trainer.strategy.root_device  # as in Lightning's call of setup()
+    with _running(trainer, stage):
+        if is_overridden("prepare_data", module):
+            module.prepare_data()
+        if is_overridden("setup", module):
+            _setup_once(module)(stage)
+        for hook in _MODEL_HOOKS:
+            if is_overridden(hook, module) and not shards_in_construction(trainer.strategy):
+                call_hook = _once(module, hook)
+                with trainer.precision_plugin.module_init_context():
+                    call_hook()
+        if _lazy(module):
+            _materialize(module, data, stage)
+
+
+def shards_in_construction(strategy: Strategy) -> bool:
+    """Whether `configure_model` has to run in the strategy's own context."""
+    own = type(strategy).model_sharded_context is not Strategy.model_sharded_context
+    return own or isinstance(strategy, ModelParallelStrategy)
+
+
+def check_coverage(module: pl.LightningModule, optimizer: Optimizer) -> None:
+    """Check that the optimizer has every parameter of the module that requires a gradient.
+
+    Raises:
+        ConfigError: lists parameters that require a gradient but would not train, or counts replaced ones.
+    """
+    current = dict(planned_module(module).named_parameters())
     trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    if problems := [*_problems(now, trained)]:
+    if problems := [*_problems(current, trained)]:
         raise ConfigError(problems)
 
 
-def _problems(now: dict[str, nn.Parameter], trained: set[nn.Parameter]) -> Iterator[Problem]:
-    new = [name for name, parameter in now.items() if parameter.requires_grad and parameter not in trained]
-    if new:
-        message = (
-            f"{_counted(new)} made, replaced or unfrozen after the groups of parameters were, so that the optimizer "
-            f"does not have them and they would not train: {abbreviated(new)}"
-        )
-        hint = "make parameters in __init__, setup() or configure_model(), before the training starts"
-        yield Problem("model", message, ..., hint)
-    elif gone := len(trained - {*now.values()}):
-        message = f"{gone} of the optimizer's {len(trained)} parameters are no longer the module's"
-        yield Problem("model", message, ..., "replace no parameters once the training starts")
-
-
-def _counted(names: Sequence[str]) -> str:
-    return "1 parameter was" if len(names) == 1 else f"{len(names)} parameters were"
-
-
 class CoverageCheck(Callback):
-    """Checks, at the start of each epoch and where modules or parameters were added, that nothing is left out."""
+    """Calls `check_coverage` at the start of each epoch, and after modules or parameters were added."""
 
     def __init__(self) -> None:
         self._changed = False
-        self._first = 0  # step of this fit
+        self._first = 0  # the first step of this fit
         self._hooks = ExitStack()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look out for modules and parameters that are added, which costs a step nothing."""
+        """Register global hooks that notice new modules and parameters, at no cost per step."""
         for register in (register_module_parameter_registration_hook, register_module_module_registration_hook):
-            self._hooks.callback(register(self._note).remove)
+            self._hooks.callback(register(self._record).remove)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note where training begins."""
+        """Record the first step."""
         self._first = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check."""
+        """Check the parameters."""
         self._check(trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Check where something was added."""
+        """Check the parameters if something was added."""
         if self._changed:
             self._check(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look out no more; nothing that was added in the last step is missed."""
+        """Remove the hooks, and check the parameters if the last step added something."""
         self._hooks.close()
         if self._changed:
             self._check(trainer, pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Look out no more, however the fit ended."""
+        """Remove the hooks, however the fit ended."""
         self._hooks.close()
 
-    def _note(self, module: nn.Module, name: str, value: Any) -> None:
+    def _record(self, module: nn.Module, name: str, value: Any) -> None:
         self._changed = True
 
     def _check(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -112,61 +145,27 @@ class CoverageCheck(Callback):
             raise LrflowError(f"step {trainer.global_step}: {error}") from error
 
 
-_MODEL_HOOKS = ("configure_model", "configure_sharded_model")
-_FUNCTIONS = {"fit": TrainerFn.FITTING, "validate": TrainerFn.VALIDATING, "test": TrainerFn.TESTING}
+def _problems(current: dict[str, nn.Parameter], trained: set[nn.Parameter]) -> Iterator[Problem]:
+    new = [name for name, parameter in current.items() if parameter.requires_grad and parameter not in trained]
+    if new:
+        message = (
+            f"{_counted(new)} created, replaced or unfrozen after the parameter groups were built, so the optimizer "
+            f"does not have them and they would not train: {abbreviated(new)}"
+        )
+        hint = "create parameters in __init__, setup() or configure_model(), before the training starts"
+        yield Problem("model", message, ..., hint)
+    elif gone := len(trained - {*current.values()}):
+        message = f"{gone} of the optimizer's {len(trained)} parameters are no longer the module's"
+        yield Problem("model", message, ..., "replace no parameters once the training starts")
 
 
-def has_deferred_parts(module: pl.LightningModule) -> bool:
-    """Whether `__init__` may have left parts of a module to its hooks, or to its first batch."""
-    hooks = any(is_overridden(hook, module) for hook in ("setup", *_MODEL_HOOKS) if hasattr(pl.LightningModule, hook))
-    return hooks or bool(_lazy(module))
-
-
-def complete_module(
-    module: pl.LightningModule, trainer: pl.Trainer, data: pl.LightningDataModule, stage: str = "fit"
-) -> None:
-    """Let a module make all of its parts now; when Lightning calls its hooks, they are not made a second time.
-
-    The module sees what it would see in Lightning's calls: its trainer, and the data that were set up. Lazy parameters
-    get their shapes from an example of the data. Under a strategy that shards parameters as `configure_model` makes
-    them (FSDP, DeepSpeed, model parallel), that hook is left to Lightning.
-
-    Args:
-        module: changed in place.
-        trainer: of the run.
-        data: set up for the stage.
-        stage: `fit`, `validate` or `test`.
-
-    Raises:
-        ConfigError: lazy parameters remain without a shape.
-    """
-    trainer.datamodule, module.trainer, data.trainer = data, trainer, trainer  # type: ignore[attr-defined]
-    for part in module.modules():
-        if isinstance(part, _DeviceDtypeModuleMixin):
-            part._device = trainer.strategy.root_device  # as Lightning announces it to setup()
-    with _running(trainer, stage):
-        if is_overridden("prepare_data", module):
-            module.prepare_data()
-        if is_overridden("setup", module):
-            _setup_once(module)(stage)
-        for hook in _MODEL_HOOKS:
-            if is_overridden(hook, module) and not shards_in_construction(trainer.strategy):
-                make = _once(module, hook)
-                with trainer.precision_plugin.module_init_context():
-                    make()
-        if _lazy(module):
-            _materialize(module, data, stage)
-
-
-def shards_in_construction(strategy: Strategy) -> bool:
-    """Whether `configure_model` has to run in the strategy's own context."""
-    own = type(strategy).model_sharded_context is not Strategy.model_sharded_context
-    return own or isinstance(strategy, ModelParallelStrategy)
+def _counted(names: Sequence[str]) -> str:
+    return "1 parameter was" if len(names) == 1 else f"{len(names)} parameters were"
 
 
 @contextmanager
 def _running(trainer: pl.Trainer, stage: str) -> Iterator[None]:
-    """The state that a trainer has when it calls the hooks."""
+    """Give a trainer the state in which it calls the hooks."""
     state = trainer.state
     before = state.fn, state.status, state.stage
     state.fn, state.status = _FUNCTIONS[stage], TrainerStatus.RUNNING
@@ -178,7 +177,7 @@ def _running(trainer: pl.Trainer, stage: str) -> Iterator[None]:
 
 
 def _setup_once(module: pl.LightningModule) -> Callable[[str], None]:
-    """`setup` once per stage; parts that a later stage makes anew keep the weights that they have."""
+    """Make `setup` run once per stage; parts that a later stage creates again keep their weights."""
     setup, done = module.setup, set[str]()
 
     @wraps(setup)
@@ -203,49 +202,51 @@ def _setup_once(module: pl.LightningModule) -> Callable[[str], None]:
 
 
 def _once(module: pl.LightningModule, hook: str) -> Callable[[], None]:
-    make, done = getattr(module, hook), list[bool]()
+    """Make a hook run only once."""
+    call_hook, done = getattr(module, hook), list[bool]()
 
-    @wraps(make)
+    @wraps(call_hook)
     def once() -> None:
         if not done:
             done.append(True)
-            make()
+            call_hook()
 
     setattr(module, hook, once)
     return once
 
 
 def _lazy(module: nn.Module) -> list[str]:
+    """Return the names of parameters and buffers without a shape."""
     tensors = [*module.named_parameters(), *module.named_buffers()]
     return [name for name, tensor in tensors if nn.parameter.is_lazy(tensor)]
 
 
 def _materialize(module: pl.LightningModule, data: pl.LightningDataModule, stage: str) -> None:
-    """Give lazy modules the shapes that they have on an example.
+    """Initialize lazy modules for the inputs that they receive on an example.
 
-    A copy of the module runs on it, and the lazy modules of the original are then initialised for the same inputs:
-    nothing else of the original changes.
+    A copy of the module runs on the example; then the lazy modules of the original are initialized for the same
+    inputs, and nothing else of the original changes.
     """
     lazies = {name: part for name, part in module.named_modules() if isinstance(part, LazyModuleMixin)}
-    seen: dict[str, tuple[Any, Any]] = {}
+    inputs: dict[str, tuple[Any, Any]] = {}
 
     def watch(copy: pl.LightningModule) -> AbstractContextManager[None]:
         for name, part in copy.named_modules():
             if name in lazies:
-                part.register_forward_pre_hook(partial(note, name), with_kwargs=True, prepend=True)
+                part.register_forward_pre_hook(partial(record, name), with_kwargs=True, prepend=True)
         return nullcontext()
 
-    def note(name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
-        seen.setdefault(name, (args, kwargs))
+    def record(name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
+        inputs.setdefault(name, (args, kwargs))
 
-    why = ""
+    reason = ""
     try:
         run_example(module, data, watch, stage)
     except ExampleError as error:
-        why = f" ({error})"
-    for name, (args, kwargs) in seen.items():
+        reason = f" ({error})"
+    for name, (args, kwargs) in inputs.items():
         lazies[name]._infer_parameters(lazies[name], args, kwargs)  # type: ignore[misc]
-    if left := _lazy(module):
-        message = f"lazy modules whose parameters have no shape yet, nor after an example batch{why}: "
-        hint = "give the layers their input sizes, or run one batch through the model before it is handed over"
-        raise ConfigError([Problem("model", f"{message}{abbreviated(left)}", ..., hint)])
+    if remaining := _lazy(module):
+        message = f"lazy modules whose parameters have no shape, even after an example batch{reason}: "
+        hint = "give the layers their input sizes, or run one batch through the model before passing it to lrflow"
+        raise ConfigError([Problem("model", f"{message}{abbreviated(remaining)}", ..., hint)])

@@ -1,4 +1,4 @@
-"""Telling a person how the run is going: a bar on a terminal, a line a validation elsewhere."""
+"""Progress output of a run: a progress bar on a terminal, one line per validation elsewhere."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lrflow.training.signals import Block
 
 
 class ProgressBar(Monitor):
-    """Shows step, loss, LR, the latest validation metrics and what the module logs with `prog_bar=True`.
+    """Shows step, loss, LR, the latest validation metrics and metrics logged with `prog_bar=True`.
 
-    It is fed by `Signals`, so it costs nothing on the steps between two readings.
+    It receives blocks of `Signals`, so steps in between cost nothing.
 
     Args:
-        steps: the run's length in optimizer steps.
-        console: where to write.
-        bar: True draws a moving bar; False writes one line a validation, as logs want it.
+        steps: length of the run in optimizer steps.
+        console: the console to write to.
+        bar: True draws a progress bar; False writes one line per validation, for log files.
     """
 
     def __init__(self, steps: int, console: Console, bar: bool) -> None:
@@ -30,7 +30,7 @@ class ProgressBar(Monitor):
         self._bar: Progress | None = None
         self._loss = math.nan
         self._rates: list[float] = []
-        self._values: dict[str, float] = {}  # by the last validation
+        self._values: dict[str, float] = {}  # of the last validation
         self._metrics = ""
         if bar:
             self._bar = Progress(
@@ -44,13 +44,13 @@ class ProgressBar(Monitor):
             self._task = self._bar.add_task("training", total=steps, state="")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the bar, at the step where a resumed run goes on."""
+        """Show the bar, at the current step of a resumed run."""
         if self._bar and trainer.is_global_zero:
             self._bar.update(self._task, completed=trainer.global_step)
             self._bar.start()
 
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:
-        """Take the latest signals."""
+        """Show the latest signals."""
         if len(block.losses):
             self._loss = float(block.losses[-1])
         self._rates = sorted({float(rate) for rate in block.effective[-1]})
@@ -70,11 +70,11 @@ class ProgressBar(Monitor):
             self._console.print(f"{_epoch(trainer)}step {trainer.global_step}  {self._state()}", soft_wrap=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the finished bar where it is."""
+        """Stop the bar."""
         self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the terminal back."""
+        """Stop the bar, which frees the terminal."""
         self._stop()
 
     def _stop(self) -> None:
@@ -89,7 +89,7 @@ class ProgressBar(Monitor):
 
 
 def _epoch(trainer: pl.Trainer) -> str:
-    """The epoch, and of how many where that is certain; empty where nobody knows how long one is."""
+    """Return the epoch, with the number of epochs if it is exact; empty if the length of an epoch is unknown."""
     if not (trainer.max_epochs or 0) > 0:
         return ""
     total = "" if math.isinf(trainer.num_training_batches) else f"/{trainer.max_epochs}"

@@ -1,4 +1,4 @@
-"""Going on with a run: what its checkpoint says, what has changed since, which LR it goes on with."""
+"""Resuming a run: reading its checkpoint, comparing configurations, its new length, and the branch point."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from lrflow.training.feedback_loop import dropped_message
 from lrflow.training.loaders import Position
 from lrflow.training.resume_checks import FindTraits, check_not_frozen_again, check_same_optimizer, check_same_past
 
-#: Keys whose change is no change of the run: where it is written, what it is called, how it is asked for.
 _IGNORED_KEYS = ("resume", "task", "against", "output", "name", "horizon", "logger", "trial", "trainer.progress")
+"""Keys that do not change what a run computes: where it is written, what it is called, how it is started."""
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """A checkpoint to go on from.
+    """A checkpoint to resume from.
 
     Args:
         path: the checkpoint.
-        step: optimizer steps behind it.
-        position: the next batch.
-        plan: the plan it was following.
+        step: number of optimizer steps done.
+        position: position of the next batch.
+        plan: the plan that the run followed.
         branches: earlier resumptions with another length.
-        config: the configuration it was run with, interpolations as they were written.
+        config: the configuration of the run, with interpolations unresolved.
         shapes: the shape of every tensor of the model.
-        accumulate: batches of an optimizer step.
-        routes: the route of every parameter's optimizer, by its name.
-        feedback: what is told where the run goes on without the feedback that it had; None: it had none.
+        accumulate: number of batches per optimizer step.
+        routes: the route of each parameter's optimizer, by parameter name.
+        feedback: message for a run that resumes without the feedback that it had; None: it had none.
     """
 
     path: Path
@@ -63,32 +63,32 @@ class Resumed:
 
     @classmethod
     def read(cls, path: Path, resolve: Callable[[str], Any] | None = None) -> Resumed:
-        """Read what a checkpoint says about its run; its tensors stay on disk.
+        """Read a checkpoint's information about its run; its tensors stay on disk.
 
         Args:
             path: the checkpoint.
-            resolve: finds the class of a user's own schedule by its dotted name; None knows lrflow's.
+            resolve: finds the class of a user's own schedule by its dotted name; None finds only those of lrflow.
 
         Raises:
-            BrokenCheckpointError: the file is not whole.
-            LrflowError: it is not lrflow's.
+            BrokenCheckpointError: the file is damaged.
+            LrflowError: it is not a checkpoint of lrflow.
         """
         content = read_checkpoint(path, map_location="cpu", mmap=True)
-        ours = content.get("lrflow")
-        if not ours:
-            raise LrflowError(f"{path}: not a checkpoint of lrflow, which are the ones it can resume")
+        own = content.get("lrflow")
+        if not own:
+            raise LrflowError(f"{path}: not a checkpoint of lrflow, and only those can be resumed")
         return cls(
             path=path,
             step=content["global_step"],
-            position=Position(**ours["position"]),
-            plan=Plan.from_dict(ours["plan"], resolve),
-            branches=tuple(Branch.from_dict(branch) for branch in ours["branches"]),
-            config=ours["config"],
+            position=Position(**own["position"]),
+            plan=Plan.from_dict(own["plan"], resolve),
+            branches=tuple(Branch.from_dict(branch) for branch in own["branches"]),
+            config=own["config"],
             shapes={name: list(tensor.shape) for name, tensor in content["state_dict"].items()},
-            accumulate=ours["accumulate"],
+            accumulate=own["accumulate"],
             routes={
                 name: saved.get("route")
-                for names, saved in zip(ours["groups"], content["optimizer_states"][0]["param_groups"], strict=True)
+                for names, saved in zip(own["groups"], content["optimizer_states"][0]["param_groups"], strict=True)
                 for name in names
             },
             feedback=dropped_message(content["feedback"]) if "feedback" in content else None,
@@ -96,75 +96,75 @@ class Resumed:
 
     @property
     def is_newest(self) -> bool:
-        """Whether no later checkpoint stands beside it in a run folder."""
+        """Whether it is the newest checkpoint of a run folder."""
         folder = RunFolder.of(self.path)
         return self.path.parent == folder.checkpoints and newest_checkpoint(folder.path) == self.path
 
     @property
     def samples(self) -> Decimal | None:
-        """What the run has seen, over all lengths that it had; None where a step of one of them is not known."""
-        runs = [*(branch.before for branch in self.branches), self.plan.horizon]
+        """Number of samples that the run has seen, over all its branches; None if the samples per step are unknown."""
+        horizons = [*(branch.before for branch in self.branches), self.plan.horizon]
         ends = [*(branch.at for branch in self.branches), self.step]
         seen = Decimal(0)
-        for run, start, end in zip(runs, [0, *ends], ends, strict=False):
-            if run.samples_per_step is None:
+        for horizon, start, end in zip(horizons, [0, *ends], ends, strict=False):
+            if horizon.samples_per_step is None:
                 return None
-            seen += (end - start) * Decimal(repr(run.samples_per_step))
+            seen += (end - start) * Decimal(repr(horizon.samples_per_step))
         return seen
 
     @property
     def moved(self) -> tuple[str, ...]:
-        """What the run moved besides the LR: what its checkpoint says of these settings is not what is configured."""
+        """Settings that the run scheduled besides the LR; their values in the checkpoint are not configured ones."""
         names = dict.fromkeys(moved.setting for moved, _ in self.plan.scheduled_settings)
         return tuple("betas" if BETA.fullmatch(name) else name for name in names)
 
     def check(self, module: nn.Module) -> None:
-        """See whether the checkpoint fits the model.
+        """Check that the checkpoint fits the model.
 
         Raises:
-            LrflowError: says what differs.
+            LrflowError: lists the tensors that differ.
         """
-        now = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+        current = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
         differ = [
-            f"{name}: {_shape(self.shapes.get(name))} in the checkpoint, {_shape(now.get(name))} in the model"
-            for name in {**now, **self.shapes}
-            if self.shapes.get(name) != now.get(name)
+            f"{name}: {_shape(self.shapes.get(name))} in the checkpoint, {_shape(current.get(name))} in the model"
+            for name in {**current, **self.shapes}
+            if self.shapes.get(name) != current.get(name)
         ]
         if differ:
-            shown = "\n    ".join([*differ[:5], *(["..."] if len(differ) > 5 else [])])
-            raise LrflowError(f"{self.path}: another model than the one to be trained\n    {shown}")
+            listed = "\n    ".join([*differ[:5], *(["..."] if len(differ) > 5 else [])])
+            raise LrflowError(f"{self.path}: another model than the one to be trained\n    {listed}")
 
     def check_config(self, config: Mapping[str, Any], find: FindTraits) -> None:
-        """See whether the checkpoint holds the state that the configured optimizer goes on from.
+        """Check that the checkpoint holds the state that the configured optimizer needs.
 
         Args:
-            config: of the run that is to go on from it.
-            find: the traits of an optimizer.
+            config: configuration of the resumed run.
+            find: returns the traits of an optimizer.
 
         Raises:
-            ConfigError: says what does not fit.
+            ConfigError: lists the settings that do not fit.
         """
         if problems := check_same_optimizer(self.config.get("optimizer", {}), config.get("optimizer", {}), find):
             raise ConfigError(problems)
 
     def reconfigured(self, config: Mapping[str, Any]) -> set[str | None]:
-        """The routes whose optimizer the configuration describes otherwise now; None is the main one."""
+        """Return the routes whose optimizer is configured differently now; None is the main one."""
         before, now = (dict(one.get("optimizer", {})) for one in (self.config, config))
         former, routes = (one.pop("routes", None) or {} for one in (before, now))
         changed: set[str | None] = {route for route, own in routes.items() if own != former.get(route, own)}
         return changed | ({None} if before != now else set())
 
     def check_plan(self, plan: Plan) -> None:
-        """See that what has trained is not to be frozen again.
+        """Check that no group that has trained would be frozen again.
 
         Raises:
-            ConfigError: names the groups.
+            ConfigError: lists the groups.
         """
         if problems := check_not_frozen_again(self.plan, plan, self.step):
             raise ConfigError(problems)
 
     def changes(self, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-        """What the configuration says otherwise now: (key, before, now), sorted by key."""
+        """Return the differences of the configuration: (key, before, now), sorted by key."""
         before, now = flatten(self.config), flatten(config)
         keys = sorted({*before, *now})
         return [
@@ -181,38 +181,42 @@ class Resumed:
         accumulate: int,
         max_samples: int | None = None,
     ) -> Horizon:
-        """How long the run is, counted from where it stands: its epochs so far may have had another length.
+        """Return the length of the run, counted from the checkpoint: earlier epochs may have had another length.
 
-        Where what ends the run and divides its epochs is what it was, it is as long as it was.
+        The length does not change if the run's limits and the division of its epochs are the same as before.
 
         Args:
-            counted: how long a new run would be.
+            counted: length of a new run.
             max_epochs: epochs of the whole run; None or -1 for no limit.
             max_steps: optimizer steps of the whole run; None or -1 for no limit.
-            accumulate: batches of an optimizer step.
-            max_samples: that the whole run sees at most; None for no limit.
+            accumulate: number of batches per optimizer step.
+            max_samples: samples of the whole run; None for no limit.
 
         Raises:
-            ConfigError: the run stands within an epoch, and epochs are divided otherwise now.
+            ConfigError: the checkpoint is within an epoch, and the division of epochs has changed.
         """
         each, now = self.plan.horizon.steps_per_epoch, counted.steps_per_epoch
         divided_alike = (each, self.accumulate) == (now, accumulate)
         if self.position.batch and not divided_alike:
             message = (
-                f"the checkpoint stands within an epoch of {each} steps of {self.accumulate} batches, and an epoch has "
-                f"{now} of {accumulate} now: where it would go on in the data is not known"
+                f"the checkpoint is within an epoch of {each} steps of {self.accumulate} batches, but an epoch now has "
+                f"{now} of {accumulate}: its position in the data is unknown"
             )
             hint = "resume with the run's batch size, devices and accumulation, or from a checkpoint of an epoch's end"
             raise ConfigError([Problem("resume.from", message, str(self.path), hint)])
-        ends = {"max_epochs": max_epochs, "max_steps": max_steps, "max_samples": max_samples}
-        was = self.config.get("trainer", {})
+        now_limits = {"max_epochs": max_epochs, "max_steps": max_steps, "max_samples": max_samples}
+        former = self.config.get("trainer", {})
         sees_alike = max_samples is None or counted.samples_per_step == self.plan.horizon.samples_per_step
-        if divided_alike and sees_alike and all(name in was and was[name] == end for name, end in ends.items()):
+        if (
+            divided_alike
+            and sees_alike
+            and all(name in former and former[name] == limit for name, limit in now_limits.items())
+        ):
             return replace(counted, steps=self.plan.horizon.steps)
         limits = [] if max_steps in (None, -1) else [max_steps]
         if now is not None and max_epochs not in (None, -1):
             if divided_alike and not self.branches:
-                limits.append(max_epochs * now)  # whatever number of steps its epochs really had
+                limits.append(max_epochs * now)  # even if the data gave its epochs another number of steps
             else:
                 limits.append(self.step + (max_epochs - self.position.epoch) * now - self.position.batch // accumulate)
         if max_samples is not None:
@@ -229,19 +233,19 @@ class Resumed:
         schedule: Curve,
         settings: Mapping[str, Any] | None = None,
     ) -> tuple[Branch, ...]:
-        """The run's branches, with a new one on top when it has another length now.
+        """Return the run's branches, with a new one if the run now has another length.
 
         Args:
-            horizon: how long the run is now.
-            how: what becomes of the schedule; `branch`: it is that of a new run of this length, which has to have had
-                the same LRs up to here; None: nothing was chosen.
-            groups: of the model.
-            schedule: as it is configured.
-            settings: of the optimizer, as `Plan.compile` takes them.
+            horizon: the new length of the run.
+            how: how the schedule continues; `branch`: as in a new run of this length, which must have the same LRs up
+                to this step; None: not chosen.
+            groups: parameter groups of the model.
+            schedule: the configured schedule.
+            settings: optimizer settings, as in `Plan.compile`.
 
         Raises:
-            ConfigError: the length changed and nothing was chosen; names the LR that each choice goes on with. Or a
-                branch had other LRs.
+            ConfigError: the length changed and nothing was chosen, with the LR of each choice; or `branch` was chosen
+                and the LRs differ.
         """
         if how == "branch":
             if problems := check_same_past(
@@ -263,7 +267,7 @@ class Resumed:
         for choice, branches in choices.items():
             plan = compile_branched(groups, schedule, horizon, branches, settings)
             if any(curve.check(horizon) for curve, _ in plan.curves):
-                continue  # it would be refused
+                continue  # this choice would raise
             now, end = _rates(plan, self.step), _rates(plan, horizon.steps - 1)
             offers.append(f"resume.horizon={choice}: LR {now} now, {end} at the end")
         was = self.plan.horizon
@@ -276,13 +280,13 @@ class Resumed:
         raise ConfigError([Problem("resume.horizon", message, None, "\n".join(offers))])
 
     def _as_long_as(self, horizon: Horizon, curves: Sequence[Curve]) -> bool:
-        """Whether the run has the length that it had, as far as its schedules can tell."""
+        """Whether the length of the run is unchanged, as far as its schedules depend on it."""
         was, seen = self.plan.horizon, {self.plan.horizon.samples_per_step, horizon.samples_per_step}
-        told = self.plan.in_samples or any(duration.unit == "samples" for duration in durations_in(curves))
-        return was.same_length(horizon) and (len(seen - {None}) < 2 or not told)
+        counts_samples = self.plan.in_samples or any(duration.unit == "samples" for duration in durations_in(curves))
+        return was.same_length(horizon) and (len(seen - {None}) < 2 or not counts_samples)
 
     def describe(self, plan: Plan, config: Mapping[str, Any], groups: Sequence[Group] = ()) -> str:
-        """What a person wants to know before the run goes on: from where, under which LR, and what changed."""
+        """Return the lines that report a resumed run: from which step, with which LR, and what changed."""
         lines = [f"resumed from {self.path} at step {self.step} of {plan.horizon.steps}"]
         if plan.fingerprint != self.plan.fingerprint:
             before, now = _rates(self.plan, self.step), _rates(plan, self.step)
@@ -291,24 +295,67 @@ class Resumed:
         for key, was, now_is in self.changes(config):
             lines.append(f"  {key}: {was} -> {now_is}")
         trained = [(name, group.route) for group in groups if not group.frozen for name, _ in group.parameters]
-        if anew := [name for name, route in trained if self.routes.get(name, route) != route]:
-            lines.append(f"  without state, as their optimizer is another: {abbreviated(anew)}")
+        if without_state := [name for name, route in trained if self.routes.get(name, route) != route]:
+            lines.append(f"  without state, because their optimizer changed: {abbreviated(without_state)}")
         return "\n".join(lines)
 
 
+def branch_point(config: Config, newest: Resumed) -> Resumed:
+    """Return the newest checkpoint of a run up to which a new run with this configuration has the same LRs.
+
+    It compares only the schedule of the run; `Resumed.branched` checks groups with their own schedules.
+
+    Args:
+        config: the schedule and the length of the new run.
+        newest: the requested checkpoint; the result is this one or an earlier one.
+
+    Raises:
+        ConfigError: the LRs differ before the first checkpoint.
+    """
+    limits = config.trainer
+    horizon = newest.horizon(
+        newest.plan.horizon, limits.max_epochs, limits.max_steps, limits.accumulate_grad_batches, limits.max_samples
+    )
+    spec: Any = OmegaConf.to_container(OmegaConf.create(newest.config)["schedule"], resolve=True)
+    before = from_spec(spec, "schedule", locate)
+    latest = min(newest.step, _common_steps(before, newest.plan.horizon, config.schedule.curve(), horizon))
+    if not horizon.same_length(newest.plan.horizon):
+        latest = min(latest, horizon.steps - 1)  # at least one step remains
+    saved = {newest.step: newest.path} | {_step_of(path): path for path in checkpoints_in(newest.path.parent)}
+    usable = [step for step in saved if step <= latest]
+    if not usable:
+        message = (
+            f"has no checkpoint at or before step {latest}, after which a run of {horizon.steps} steps has other LRs"
+        )
+        hint = f"the first is of step {min(saved)}; trainer.checkpoint.keep=null keeps all"
+        raise ConfigError([Problem("resume.from", message, str(RunFolder.of(newest.path).path), hint)])
+    return Resumed.read(saved[max(usable)], locate)
+
+
+def _common_steps(before: Curve, length: Horizon, now: Curve, horizon: Horizon) -> int:
+    """Return the number of first steps at which two runs have the same LR multipliers."""
+    steps = np.arange(min(length.steps, horizon.steps))
+    differ = np.flatnonzero(before(steps, length) != now(steps, horizon))
+    return int(differ[0]) if len(differ) else len(steps)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.stem.rpartition("-")[2])
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration as dotted keys; lists are values."""
-    found: dict[str, Any] = {}
+    """Return a nested configuration with dotted keys; lists are values."""
+    result: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            found |= flatten(value, f"{prefix}{key}.")
+            result |= flatten(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            result[f"{prefix}{key}"] = value
+    return result
 
 
 def _is_ignored(key: str) -> bool:
-    return any(key == beside or key.startswith(f"{beside}.") for beside in _IGNORED_KEYS)
+    return any(key == ignored or key.startswith(f"{ignored}.") for ignored in _IGNORED_KEYS)
 
 
 def _rates(plan: Plan, step: int) -> str:
@@ -317,44 +364,3 @@ def _rates(plan: Plan, step: int) -> str:
 
 def _shape(shape: list[int] | None) -> str:
     return "absent" if shape is None else "x".join(map(str, shape)) or "scalar"
-
-
-def branch_point(config: Config, newest: Resumed) -> Resumed:
-    """The newest checkpoint of a run up to which a run as it is configured now has the same LRs.
-
-    Only the schedule of the run is looked at; `Resumed.branched` sees to the groups that have one of their own.
-
-    Args:
-        config: how long the run is to be, and its schedule.
-        newest: the checkpoint that was asked for; it and the ones before it count.
-
-    Raises:
-        ConfigError: the two part before the first checkpoint.
-    """
-    ends = config.trainer
-    horizon = newest.horizon(
-        newest.plan.horizon, ends.max_epochs, ends.max_steps, ends.accumulate_grad_batches, ends.max_samples
-    )
-    spec: Any = OmegaConf.to_container(OmegaConf.create(newest.config)["schedule"], resolve=True)
-    before = from_spec(spec, "schedule", locate)
-    latest = min(newest.step, _common_steps(before, newest.plan.horizon, config.schedule.curve(), horizon))
-    if not horizon.same_length(newest.plan.horizon):
-        latest = min(latest, horizon.steps - 1)  # a step has to be left
-    saved = {newest.step: newest.path} | {_step_of(path): path for path in checkpoints_in(newest.path.parent)}
-    usable = [step for step in saved if step <= latest]
-    if not usable:
-        message = f"has no checkpoint of step {latest} or before, from where on a run of {horizon.steps} steps differs"
-        hint = f"the first is of step {min(saved)}; trainer.checkpoint.keep=null keeps all"
-        raise ConfigError([Problem("resume.from", message, str(RunFolder.of(newest.path).path), hint)])
-    return Resumed.read(saved[max(usable)], locate)
-
-
-def _common_steps(before: Curve, length: Horizon, now: Curve, horizon: Horizon) -> int:
-    """For how many steps from the first on two runs have the same multipliers."""
-    steps = np.arange(min(length.steps, horizon.steps))
-    differ = np.flatnonzero(before(steps, length) != now(steps, horizon))
-    return int(differ[0]) if len(differ) else len(steps)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.stem.rpartition("-")[2])

@@ -1,4 +1,4 @@
-"""What a run cannot be resumed with: its checkpoint holds nothing that this could go on from."""
+"""Checks of a resumed run against its checkpoint: same optimizer, no group frozen again, same LRs so far."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lrflow.optimizers.traits import Traits
 from lrflow.plan import Plan
 
 FindTraits = Callable[[str], Traits]
-"""From the dotted name of an optimizer to its traits; raises ConfigError where there is no such class."""
+"""Maps the dotted name of an optimizer to its traits; raises ConfigError if there is no such class."""
 
 
 def check_same_optimizer(before: Mapping[str, Any], now: Mapping[str, Any], find: FindTraits) -> list[Problem]:
-    """What of an optimizer's configuration asks for state that the checkpoint of another one does not hold.
+    """Return the settings of an optimizer that need state which the checkpoint does not hold.
 
-    A route that was not there before is none of it: its parameters start without state.
+    The parameters of a new route start without state, so it is no problem.
 
     Args:
-        before: `optimizer` of the configuration that the checkpoint's run had.
-        now: that of the run which is to go on from it.
-        find: the traits of an optimizer.
+        before: `optimizer` in the configuration of the checkpoint's run.
+        now: `optimizer` in the configuration of the resumed run.
+        find: returns the traits of an optimizer.
     """
     problems = list(_optimizer_problems(before, now, "optimizer", find))
     former = before.get("routes") or {}
@@ -38,11 +38,11 @@ def _optimizer_problems(
     before: Mapping[str, Any], now: Mapping[str, Any], key: str, find: FindTraits
 ) -> Iterator[Problem]:
     hint = "resume with the run's own, or start a new run"
-    had, has = str(before.get("_target_")), str(now.get("_target_"))
-    traits = find(has)
-    former = _traits_or_none(had, find)
-    if had != has and (traits.state is None or former is None or former.state != traits.state):
-        yield Problem(f"{key}._target_", f"the checkpoint is of another optimizer: {had}", has, hint)
+    old_target, new_target = str(before.get("_target_")), str(now.get("_target_"))
+    traits = find(new_target)
+    former = _traits_or_none(old_target, find)
+    if old_target != new_target and (traits.state is None or former is None or former.state != traits.state):
+        yield Problem(f"{key}._target_", f"the checkpoint is of another optimizer: {old_target}", new_target, hint)
         return
     for name in traits.state_switches:
         if now.get(name) and not before.get(name):
@@ -50,25 +50,25 @@ def _optimizer_problems(
             yield Problem(f"{key}.{name}", message, now[name], hint)
     defaults = (former or traits).defaults
     for name in traits.state_sizes:
-        asked, kept = now.get(name, traits.defaults.get(name)), before.get(name, defaults.get(name))
-        if None not in (asked, kept) and asked != kept:
-            yield Problem(f"{key}.{name}", f"the checkpoint's run had {kept}", asked, hint)
+        new, old = now.get(name, traits.defaults.get(name)), before.get(name, defaults.get(name))
+        if None not in (new, old) and new != old:
+            yield Problem(f"{key}.{name}", f"the checkpoint's run had {old}", new, hint)
 
 
 def _traits_or_none(target: str, find: FindTraits) -> Traits | None:
     try:
         return find(target)
-    except ConfigError:  # the class of the earlier run is gone
+    except ConfigError:  # the class of the earlier run no longer exists
         return None
 
 
 def check_not_frozen_again(before: Plan, now: Plan, step: int) -> list[Problem]:
-    """Groups that have trained, and would be frozen until a later step.
+    """Return a problem if groups that have trained would be frozen until a later step.
 
     Args:
         before: the plan that the run followed.
-        now: the plan that it is to follow.
-        step: optimizer steps behind it.
+        now: the plan of the resumed run.
+        step: number of optimizer steps done.
     """
     again = [
         f"{name} (since step {before.first_steps[name]}, until step {start})"
@@ -82,12 +82,12 @@ def check_not_frozen_again(before: Plan, now: Plan, step: int) -> list[Problem]:
 
 
 def check_same_past(before: Plan, now: Plan, step: int) -> list[Problem]:
-    """That a run which is to be a branch of another had other LRs, or other settings that move, up to here.
+    """Return a problem if two plans differ in LRs or other scheduled settings before a step.
 
     Args:
         before: the plan that the run followed.
         now: the plan of a new run of another length.
-        step: optimizer steps behind it.
+        step: number of optimizer steps done.
     """
     steps = np.arange(step)
     if before.names != now.names or before.also != now.also:

@@ -1,4 +1,4 @@
-"""Signals: the numbers every step emits, collected on the device and read a few at a time."""
+"""Signals of a run: loss, gradient norm, LR and time of every step, collected on the device and read in blocks."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Block:
 
     Args:
         first: the first step.
-        loss: the mean training loss over each step's accumulation window on this device; [n], float64. It says nothing
-            where the step was skipped.
+        loss: the mean training loss over each step's accumulation window on this device; [n], float64. Meaningless for
+            skipped steps.
         grad_norm: the norm of all gradients before clipping; [n], float64.
-        seconds: wall time from the step before; [n], float64.
+        seconds: wall time since the previous step; [n], float64.
         planned: the plan's LR; [n, groups], float64.
         actual: the LR the optimizer used; [n, groups], float64.
-        estimate: what an optimizer that estimates its LR multiplied it by, NaN for groups of another; [n, groups],
-            float64. None where no optimizer does.
-        settings: what moved besides the LR, as the optimizer used it; by name, `momentum/head`, [n], float64.
-        skipped: whether `training_step` returned None for every batch of the step, so that it has no loss and no
-            gradient; [n], or one for all, bool.
+        estimate: the factor of the LR from an optimizer that estimates its LR, NaN for groups of other optimizers;
+            [n, groups], float64. None if no optimizer estimates its LR.
+        settings: other scheduled settings as the optimizer used them, by name such as `momentum/head`; [n], float64.
+        skipped: whether `training_step` returned None for every batch of the step, which then has no loss and no
+            gradient; [n], or one value for all, bool.
     """
 
     first: int
@@ -55,7 +55,7 @@ class Block:
 
     @property
     def losses(self) -> np.ndarray:
-        """The losses of the steps that have one; [n or fewer], float64."""
+        """The losses of steps that were not skipped; [n or fewer], float64."""
         return self.loss[~self.skipped]
 
     def __len__(self) -> int:
@@ -63,32 +63,32 @@ class Block:
 
     @property
     def effective(self) -> np.ndarray:
-        """The LR that the steps were made at, times the estimate where there is one; [n, groups], float64."""
+        """The LR of the steps, multiplied by the estimate if there is one; [n, groups], float64."""
         return self.actual if self.estimate is None else self.actual * np.nan_to_num(self.estimate, nan=1.0)
 
 
 class Signals(Callback):
-    """Collects loss, gradient norm, LR and time of every step without making the device wait.
+    """Collects loss, gradient norm, LR and time of every step without device synchronization.
 
-    Loss and gradient norm go into a buffer on the device; every `every` steps (and once a second on one device)
-    the buffer is read at once, and handed to the loggers and as a `Block` to the hook `on_block` of the trainer's
-    callbacks that have one, as every `Monitor` has. One row per step reaches the loggers: `train/loss`,
-    `train/grad_norm`, `train/step_time`, `lr/NAME` (what the optimizer used) and `lr_planned/NAME` for each group by
-    its name. What the plan moves besides is `momentum/NAME`, `weight_decay/NAME` and the like. Where the optimizer
-    estimates its LR (Prodigy, D-adaptation: `d` in its groups), the estimate is `lr_estimate/NAME`, and its product
-    with the LR `lr_effective/NAME`.
+    Loss and gradient norm go into a buffer on the device. Every `every` steps (on a single device also once per second)
+    the buffer is read as a whole and passed to the loggers and, as a `Block`, to the hook `on_block` of callbacks that
+    have one, such as each `Monitor`. The loggers get one row per step: `train/loss`, `train/grad_norm`,
+    `train/step_time`, and for each group `lr/NAME` (used by the optimizer) and `lr_planned/NAME`. Other scheduled
+    settings are logged as `momentum/NAME`, `weight_decay/NAME` and the like. If the optimizer estimates its LR
+    (Prodigy, D-adaptation: `d` in its groups), the estimate is `lr_estimate/NAME`, and its product with the LR
+    `lr_effective/NAME`.
 
     Args:
-        plan: the plan being executed.
-        every: steps between two readings.
+        plan: the plan of the run.
+        every: number of steps between two readings.
     """
 
     def __init__(self, plan: Plan, every: int) -> None:
         self._plan = plan
         self._columns = ["train/loss", "train/grad_norm", "train/step_time"]
         self._columns += [f"lr/{name}" for name in plan.names] + [f"lr_planned/{name}" for name in plan.names]
-        self._moving = setting_columns(plan)
-        self._columns += [title for _, _, title in self._moving]
+        self._scheduled = setting_columns(plan)
+        self._columns += [title for _, _, title in self._scheduled]
         self._every = every
         self._count = 0
         self._last_step = 0
@@ -96,36 +96,36 @@ class Signals(Callback):
         self._trained = False  # whether any step of the run had a gradient
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the buffer where the model is, and start the clock."""
+        """Create the buffer on the model's device, and start the clock."""
         groups = trainer.optimizers[0].param_groups
         self._parameters = [parameter for group in groups for parameter in group["params"]]
-        # Which optimizer group carries the LR of each named group, in the order of the plan's columns.
-        carrier = {name: index for index, group in enumerate(groups) for name in group["members"]}
-        self._carrier = [carrier[name] for name in self._plan.names]
+        # The index of the optimizer group with the LR of each named group, in the order of the plan's columns.
+        group_of = {name: index for index, group in enumerate(groups) for name in group["members"]}
+        self._group_indices = [group_of[name] for name in self._plan.names]
         self._groups = groups
-        # Where each setting stands that moves: the optimizer's group and what the setting is called there.
-        self._places = [
-            (groups[self._carrier[column]], moved.setting)
-            for name, column, _ in self._moving
+        # For each scheduled setting: the optimizer's group and the name of the setting there.
+        self._setting_places = [
+            (groups[self._group_indices[column]], moved.setting)
+            for name, column, _ in self._scheduled
             for moved in self._plan.trainable[column].also
             if moved.name == name
         ]
         self._settings: list[list[float]] = []
         self._estimates: list[list[Any]] | None = [] if any("d" in group for group in groups) else None
         if self._estimates is not None:
-            names = [name for name in self._plan.names if "d" in groups[carrier[name]]]
+            names = [name for name in self._plan.names if "d" in groups[group_of[name]]]
             self._columns += [f"{kind}/{name}" for kind in ("lr_estimate", "lr_effective") for name in names]
         self._buffer = torch.zeros(self._every, 2, device=pl_module.device)
         self._loss = MeanLoss(pl_module.device)
         self._rates: list[list[Any]] = []
-        self._left: list[list[Any]] = []  # the LRs after each step
+        self._rates_after: list[list[Any]] = []  # after each step
         self._feedback: list[float] = []
         scheduler = trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, PlanScheduler)
         self._scheduler = scheduler
         self._after: list[Any] | None = None
-        if not isinstance(groups[0]["lr"], torch.Tensor):  # whose copies would cost as much again
-            trainer.optimizers[0].register_step_post_hook(self._note_after)
+        if not isinstance(groups[0]["lr"], torch.Tensor):  # copies of tensors would double the cost
+            trainer.optimizers[0].register_step_post_hook(self._record_rates_after)
         self._seconds: list[float] = []
         self._skipped: list[bool] = []
         self._last_step = trainer.global_step
@@ -134,27 +134,27 @@ class Signals(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Note the LR that this step uses and the norm of the gradients it is given.
+        """Record the LR and the gradient norm of this step.
 
-        L-BFGS evaluates a batch several times a step; like the loss, what is noted is of its last evaluation.
+        L-BFGS evaluates a batch several times per step; the last evaluation counts, as for the loss.
         """
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         if gradients:
             self._trained = True
             norms = torch._foreach_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in gradients])
-            # Detached, since an optimizer of second order is given gradients with their graph.
+            # Detached, because gradients of a second-order optimizer carry their graph.
             self._buffer[self._count, 1] = torch.linalg.vector_norm(torch.stack(norms)).detach()
         else:
             self._buffer[self._count, 1] = 0.0
-        # A tensor is filled anew at each step, so what it holds now has to be copied.
+        # The plan overwrites an LR tensor at each step, so its value is copied.
         rates = (group["lr"] for group in self._groups)
         del self._rates[self._count :]
         self._rates.append([lr.clone() if isinstance(lr, torch.Tensor) else lr for lr in rates])
         del self._feedback[self._count :]
         self._feedback.append(self._scheduler.feedback)
-        if self._places:
+        if self._setting_places:
             del self._settings[self._count :]
-            self._settings.append([float(read_setting(group, setting)) for group, setting in self._places])
+            self._settings.append([float(read_setting(group, setting)) for group, setting in self._setting_places])
         if self._estimates is not None:
             del self._estimates[self._count :]
             estimates = (group.get("d", math.nan) for group in self._groups)
@@ -163,10 +163,10 @@ class Signals(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the loss; at the end of an accumulation window the step is complete.
+        """Record the loss; at the end of an accumulation window the step is complete.
 
         Raises:
-            LrflowError: the module made no step where the plan has one, or not a single one of the run had a gradient.
+            LrflowError: the module did not make a step that the plan has, or no step of the run had a gradient.
         """
         self._loss.add(outputs)
         step = self._last_step + self._count
@@ -174,7 +174,7 @@ class Signals(Callback):
             if trainer.global_step > step:
                 raise LrflowError(
                     f"step {step}: {type(pl_module).__name__}.optimizer_step did not call optimizer.step(closure="
-                    "optimizer_closure), so that the step which the plan has here was not made"
+                    "optimizer_closure), so the step of the plan was not made"
                 )
             return
         if trainer.global_step >= self._plan.horizon.steps and not self._trained:
@@ -182,7 +182,7 @@ class Signals(Callback):
                 f"nothing was trained: in none of the {trainer.global_step} steps did a parameter have a gradient; "
                 f"{type(pl_module).__name__}.training_step returned None for every batch, or a loss without one"
             )
-        self._left.append(self._after or self._rates[-1])
+        self._rates_after.append(self._after or self._rates[-1])
         self._after = None
         self._skipped.append(self._loss.skipped)
         self._buffer[self._count, 0] = self._loss.mean(trainer)
@@ -191,61 +191,61 @@ class Signals(Callback):
         now = time.perf_counter()
         self._seconds.append(now - self._clock)
         self._clock = now
-        # On several devices only the count decides, so that all of them read together.
+        # On several devices only the count decides, so that all of them read at the same step.
         if self._count == self._every or (trainer.world_size == 1 and now - self._read_at > 1.0):
             self.flush(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hand over what was collected, so that rows stay in the order of the run."""
+        """Emit the collected steps, so that rows stay in the order of the run."""
         self.flush(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave validation out of the step times."""
+        """Exclude validation from the step times."""
         self.restart_clock()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hand over the rest of an epoch."""
+        """Emit the remaining steps of an epoch."""
         self.flush(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """What of this callback belongs to the run."""
+        """Return the state that a checkpoint keeps of this callback."""
         return {"trained": self._trained}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take an earlier version's run, which did not note it, for one that was trained."""
+        """Restore the state; runs of earlier versions, which did not save it, count as trained."""
         self._trained = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("trained", True)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Hand over what was collected before the run ended early."""
-        self.flush(trainer, together=False)
+        """Emit the steps before the error."""
+        self.flush(trainer, all_ranks=False)
 
     def restart_clock(self) -> None:
-        """Leave what was done since the last step out of the next one's time."""
+        """Exclude the time since the last step from the time of the next one."""
         self._clock = time.perf_counter()
 
-    def flush(self, trainer: pl.Trainer, together: bool = True) -> None:
-        """Read the buffer and hand it to the loggers and the monitors.
+    def flush(self, trainer: pl.Trainer, all_ranks: bool = True) -> None:
+        """Read the buffer and pass it to the loggers and the monitors.
 
         Args:
-            trainer: whose loggers.
-            together: all ranks do so at this moment, and average the losses of their shards.
+            trainer: the trainer of the run.
+            all_ranks: whether all ranks call this together; they then average the losses of their shards.
 
         Raises:
-            LrflowError: a step was made at another LR than that of the plan; not where the run has failed already.
+            LrflowError: a step used another LR than the plan's; not raised if `all_ranks` is false.
         """
         if not self._count:
             return
         collected = self._buffer[: self._count].double()
-        if together and trainer.world_size > 1:
+        if all_ranks and trainer.world_size > 1:
             torch.distributed.all_reduce(collected)
             collected /= trainer.world_size
         values = collected.cpu().numpy()
         first = self._last_step
         steps = np.arange(first, first + self._count)
         used = _numbers(self._rates[: self._count])
-        left = used if isinstance(self._left[0][0], torch.Tensor) else np.array(self._left)
+        after = used if isinstance(self._rates_after[0][0], torch.Tensor) else np.array(self._rates_after)
         factor = np.array(self._feedback[: self._count])
         block = Block(
             first=first,
@@ -253,41 +253,41 @@ class Signals(Callback):
             grad_norm=values[:, 1],
             seconds=np.array(self._seconds),
             planned=self._plan.lr(steps),
-            actual=used[:, self._carrier],
+            actual=used[:, self._group_indices],
             estimate=self._take_estimates(),
             settings=self._take_settings(),
             skipped=np.array(self._skipped),
         )
         self._last_step += self._count
         self._count = 0
-        for collected_in in (self._rates, self._left, self._feedback, self._seconds):
-            collected_in.clear()
+        for collected_values in (self._rates, self._rates_after, self._feedback, self._seconds):
+            collected_values.clear()
         self._skipped.clear()
         self._read_at = time.perf_counter()
         self._log(trainer, block)
-        if together:
-            for rates in (block.actual, left[:, self._carrier]):
+        if all_ranks:
+            for rates in (block.actual, after[:, self._group_indices]):
                 self._check(block, rates, factor)
-        self._show(trainer, block)
+        self._notify(trainer, block)
 
-    def hand_over(self, trainer: pl.Trainer, block: Block) -> None:
-        """Give a block to the loggers, then to the monitors."""
+    def emit(self, trainer: pl.Trainer, block: Block) -> None:
+        """Pass a block to the loggers, then to the monitors."""
         self._log(trainer, block)
-        self._show(trainer, block)
+        self._notify(trainer, block)
 
-    def _note_after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """See what an optimizer that writes its own LR made its step at."""
+    def _record_rates_after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Record the LRs after a step, for optimizers that write their own LR."""
         self._after = [group["lr"] for group in self._groups]
 
     def _check(self, block: Block, rates: np.ndarray, factor: np.ndarray) -> None:
-        """See that steps were made at the plan's LR times the feedback's factor, as far as float32 holds it."""
-        due = block.planned * factor[:, None]
-        differ = ~np.isclose(rates, due, rtol=1e-6, atol=1e-38)
+        """Check that steps used the plan's LR times the feedback's factor, up to the rounding of float32."""
+        expected = block.planned * factor[:, None]
+        differ = ~np.isclose(rates, expected, rtol=1e-6, atol=1e-38)
         if differ.any():
             row, column = np.argwhere(differ)[0]
             raise LrflowError(
                 f"step {block.first + row}: the LR used for {self._plan.names[column]} is {rates[row, column]:.6g}, "
-                f"and the plan says {due[row, column]:.6g}: something else writes the LR, such as the module "
+                f"and the plan has {expected[row, column]:.6g}: something else writes the LR, such as the module "
                 "(lr_scheduler_step, optimizer_step, ...), a callback or the optimizer itself"
             )
 
@@ -296,7 +296,7 @@ class Signals(Callback):
         for logger in trainer.loggers:
             log_rows(logger, self._columns, rows)
 
-    def _show(self, trainer: pl.Trainer, block: Block) -> None:
+    def _notify(self, trainer: pl.Trainer, block: Block) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if on_block := getattr(callback, "on_block", None):
                 on_block(trainer, block)
@@ -304,18 +304,18 @@ class Signals(Callback):
     def _take_settings(self) -> dict[str, np.ndarray]:
         table = np.array(self._settings[: self._count]).reshape(self._count, -1)
         self._settings.clear()
-        return {title: table[:, index] for index, (_, _, title) in enumerate(self._moving)}
+        return {title: table[:, index] for index, (_, _, title) in enumerate(self._scheduled)}
 
     def _take_estimates(self) -> np.ndarray | None:
         if self._estimates is None:
             return None
         estimates = np.array([[float(d) for d in row] for row in self._estimates[: self._count]])
         self._estimates.clear()
-        return estimates[:, self._carrier]
+        return estimates[:, self._group_indices]
 
 
 def _numbers(rates: list[list[Any]]) -> np.ndarray:
-    """[steps, groups], float64; tensors are brought over from their device at once."""
+    """Return LRs as an array [steps, groups], float64; tensors are copied from their device at once."""
     if isinstance(rates[0][0], torch.Tensor):
         return torch.stack([torch.stack(row) for row in rates]).double().cpu().numpy()
     return np.array(rates)
@@ -329,5 +329,5 @@ def _rows(block: Block) -> list[list[Any]]:
         columns += [block.estimate[:, estimating], block.effective[:, estimating]]
     rows = [[block.first + index, *row] for index, row in enumerate(np.column_stack(columns).tolist())]
     for index in np.flatnonzero(block.skipped):
-        rows[index][1] = None  # no loss, which is not a loss that is no number
+        rows[index][1] = None  # no loss, unlike a NaN loss
     return rows

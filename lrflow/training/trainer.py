@@ -1,7 +1,4 @@
-"""Lightning's Trainer, set up so that lrflow's plan, signals and checkpoints are all that acts on the run.
-
-Which of several processes this one is.
-"""
+"""Lightning's Trainer for a run under a plan: limited by the horizon, without Lightning's output and checkpoints."""
 
 from __future__ import annotations
 
@@ -30,32 +27,15 @@ from lrflow.training.loops import FitLoop, WindowMean
 from lrflow.training.metrics import ValidationTimes
 from lrflow.training.parameters import CoverageCheck
 
-
-class NoProfiler(Profiler):
-    """Measures nothing, for less: Lightning's own way to do so enters a generator 37 times a step (2.6.6)."""
-
-    def start(self, action_name: str) -> None:
-        """Nothing."""
-
-    def stop(self, action_name: str) -> None:
-        """Nothing."""
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        """A context that does nothing."""
-        return _NOTHING
-
-
-_NOTHING = nullcontext()
-
-SHORT_RUN_DONE = "lrflow has seen enough"
-"""The reason of a stop by what a short run was made for."""
+SHORT_RUN_DONE = "the short run is complete"
+"""The reason of a stop by the purpose of a short run."""
 
 
 class Trainer(pl.Trainer):
-    """A Trainer whose only limit is the horizon of its run, and that knows what ended the run before.
+    """A Trainer whose only limit is the horizon of its run, and that records what stopped the run earlier.
 
     Attributes:
-        horizon: of the run; None until `run_for`.
+        horizon: length of the run; None before `run_for`.
     """
 
     fit_loop: FitLoop
@@ -68,27 +48,27 @@ class Trainer(pl.Trainer):
         self.fit_loop = FitLoop(self)
 
     def run_for(self, horizon: Horizon) -> None:
-        """Make exactly the steps of a horizon, over as many epochs as they take."""
+        """Set the length of the run: exactly the steps of a horizon, over as many epochs as they take."""
         self.horizon = horizon
         self.fit_loop.epoch_loop.max_steps = horizon.steps
         self.fit_loop.epoch_loop.steps_per_epoch = horizon.steps_per_epoch
 
-    def stop(self, why: str) -> None:
-        """End the run after this step, for a reason that its outcome tells."""
-        self._ended_by = self._ended_by or why
+    def stop(self, reason: str) -> None:
+        """End the run after this step; its outcome reports the reason."""
+        self._ended_by = self._ended_by or reason
         self.should_stop = True
 
     @property
     def ended_by(self) -> str | None:
-        """What asked it to stop before the last step, with its own words where it has any; None: nothing did."""
-        words = getattr(self._ender, "stopping_reason_message", None)  # EarlyStopping sets it after it has asked
-        if not (self._ended_by and words):
+        """What requested a stop before the last step, with its own message if it has one; None: nothing did."""
+        message = getattr(self._ender, "stopping_reason_message", None)  # EarlyStopping sets it after its request
+        if not (self._ended_by and message):
             return self._ended_by
-        return f"{self._ended_by}: {str(words).removesuffix(' Signaling Trainer to stop.').rstrip('.')}"
+        return f"{self._ended_by}: {str(message).removesuffix(' Signaling Trainer to stop.').rstrip('.')}"
 
     @property
     def is_last_step_validated(self) -> bool:
-        """Whether the weights are those of the last validation of the fit, or are not to be validated."""
+        """Whether the current weights were validated, or the run does not validate its end."""
         loop = self.fit_loop.epoch_loop
         return loop.is_validated or not loop.validates_at_end or not self.enable_validation
 
@@ -107,14 +87,14 @@ class Trainer(pl.Trainer):
 
     @property
     def max_epochs(self) -> int:
-        """Epochs that the plan counts, for modules that ask; -1 where nobody knows them. They end nothing."""
+        """Number of epochs in the plan, for modules that use it; -1 if unknown. It does not limit the run."""
         if self.horizon is None or self.horizon.steps_per_epoch is None:
             return -1
         return max(math.ceil(self.horizon.epochs), self.current_epoch)
 
 
 def _stop_requester(frame: FrameType | None) -> tuple[str, object]:
-    """Which callback or module a frame belongs to, as the reason of a stop, and the very one."""
+    """Return the callback or module that a frame belongs to: the reason of a stop, and the object itself."""
     while frame is not None:
         first = frame.f_code.co_varnames[:1] if frame.f_code.co_argcount else ()
         one = frame.f_locals.get(first[0]) if first else None
@@ -129,18 +109,18 @@ def _stop_requester(frame: FrameType | None) -> tuple[str, object]:
 
 
 def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Logger], log_every: int) -> Trainer:
-    """A Trainer without Lightning's own progress bar, summary, sanity check, sampler and checkpoints.
+    """Return a Trainer without Lightning's own progress bar, summary, sanity check, sampler and checkpoints.
 
-    How long it trains is told by `Trainer.run_for`.
+    `Trainer.run_for` sets the length of the run.
 
     Args:
-        options: Lightning's own arguments; None leaves one at Lightning's default.
+        options: arguments of Lightning's Trainer; None means Lightning's default.
         folder: the run folder.
-        loggers: what `build_loggers` made.
-        log_every: steps between two rows of what a user's own module logs.
+        loggers: loggers from `build_loggers`.
+        log_every: number of steps between two rows of metrics that a user's own module logs.
 
     Raises:
-        ConfigError: this machine, or Lightning, does not have what the options ask for.
+        ConfigError: Lightning, on this machine, rejects the options.
     """
     quieten_lightning()
     given = {name: value for name, value in options.items() if value is not None}
@@ -162,44 +142,61 @@ def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Lo
             use_distributed_sampler=False,
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
-        raise ConfigError([_refused(given, str(error))]) from error
+        raise ConfigError([_rejected(given, str(error))]) from error
 
 
-def _refused(given: Mapping[str, Any], message: str) -> Problem:
-    """What Lightning refused, under the key whose value its message speaks of."""
+def _rejected(given: Mapping[str, Any], message: str) -> Problem:
+    """Return the problem that Lightning reported, under the key that its message mentions."""
     for name in ("strategy", "precision", "devices", "accelerator"):
         if name in message or (name in given and f"{given[name]}" in message):
-            return Problem(f"trainer.{name}", f"Lightning refuses it: {message.rstrip('.!')}", given.get(name))
-    return Problem("trainer", f"Lightning refuses it: {message.rstrip('.!')}")
+            return Problem(f"trainer.{name}", f"Lightning rejects it: {message.rstrip('.!')}", given.get(name))
+    return Problem("trainer", f"Lightning rejects it: {message.rstrip('.!')}")
+
+
+class NoProfiler(Profiler):
+    """Measures nothing, at less cost than Lightning's own (2.6.6), which enters a generator 37 times per step."""
+
+    def start(self, action_name: str) -> None:
+        """Do nothing."""
+
+    def stop(self, action_name: str) -> None:
+        """Do nothing."""
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Return a context that does nothing."""
+        return _NOTHING
+
+
+_NOTHING = nullcontext()
 
 
 def validate_every(trainer: Trainer, every: Duration, horizon: Horizon) -> None:
-    """Set how often a trainer validates; it does so at the end of the run as well.
+    """Set how often a trainer validates; it also validates at the end of the run.
 
-    Whole epochs are those that the data really have. Shares of one are counted in batches of the length that the data
-    say; steps, shares of the run and one and a half epochs in optimizer steps over all of the run.
+    Whole epochs are the real epochs of the data. Shares of an epoch are counted in batches, from the length of the
+    loaders; steps, shares of the run and 1.5 epochs in optimizer steps over the whole run.
     """
     loop = trainer.fit_loop.epoch_loop
     loop.validates_at_end = True
     loop.validations = times = ValidationTimes.of(every, horizon)
-    # Lightning asks at the end of each so many epochs, or after every batch: which of them, the loop tells.
+    # Lightning checks at the end of these epochs, or after every batch; the loop decides.
     trainer.val_check_interval = 1.0 if times.epochs else 1
     trainer.check_val_every_n_epoch = times.epochs or (1 if times.share else None)
 
 
 def quieten_lightning() -> None:
-    """Keep what Lightning says about itself to warnings that a user can do something about."""
-    warnings.filterwarnings("ignore", category=PlanChangedWarning)  # a resumed run says what changed by itself
+    """Hide Lightning's messages and those warnings that a user cannot act on."""
+    warnings.filterwarnings("ignore", category=PlanChangedWarning)  # a resumed run reports its changes itself
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
         ".*GPU available but not used.*",
         ".*is smaller than the logging interval.*",
-        ".*your dataloader is not resumable.*",  # the order of lrflow's loaders is
+        ".*your dataloader is not resumable.*",  # lrflow's loaders are
         ".*Found .* module.s. in eval mode.*",
         "There is a performance drop because we have not yet implemented the batching rule.*",  # populations are timed
-        "Using backward.. with create_graph=True will create a reference cycle.*",  # which is broken after the step
+        "Using backward.. with create_graph=True will create a reference cycle.*",  # the cycle is broken after the step
         ".*`isinstance.treespec, LeafSpec.`.*",
         ".*Total length of `list` across ranks is zero.*",  # a data module may hold nothing out
         ".*Checkpoint directory .* exists and is not empty.*",
@@ -209,5 +206,5 @@ def quieten_lightning() -> None:
 
 
 def rank() -> int:
-    """The global rank, known from the environment before any Trainer is made; 0 for a single process."""
+    """Return the global rank, from the environment, before any Trainer exists; 0 for a single process."""
     return int(getattr(rank_zero_only, "rank", 0) or 0)

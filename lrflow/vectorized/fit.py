@@ -131,7 +131,7 @@ class PopulationFit:
             block = Block(first, values[:, row, 0], values[:, row, 1], seconds, rates, rates, settings=settings)
             member.steps = self._step
             with member.alone():
-                member.signals.hand_over(member.trainer, block)
+                member.signals.emit(member.trainer, block)
         self._seconds.clear()
         self._read_at = time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""What is told of a plan that its optimizer could do without, and that nothing is told of others."""
+"""Advice is given on plans that do not suit their optimizer, and only on those."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def plan(schedule: Any, lr: float = 1.0, *rules: Rule) -> Plan:
     "schedule",
     [Schedule(Cosine()), Schedule(Linear(), warmup=10), Schedule(Constant(), cooldown="1%"), Schedule(Cyclical())],
 )
-def test_a_decay_that_the_average_makes_needless(schedule: Schedule) -> None:
+def test_averaging_needs_no_decay(schedule: Schedule) -> None:
     (advice,) = advise(plan(schedule, 0.01), {None: FREE})
     assert advice.startswith("AdamWScheduleFree averages its weights instead of decaying the LR")
-    assert "from 0.01 down to" in advice
-    assert advice.endswith("take schedule=constant_with_warmup")
+    assert "from 0.01 to" in advice
+    assert advice.endswith("use schedule=constant_with_warmup")
     assert advise(plan(schedule, 0.01), {None: torch.optim.AdamW}) == []
 
 
 @pytest.mark.parametrize("warmup", [0, 1000, "10%"])
-def test_a_warmup_is_none(warmup: Any) -> None:
+def test_a_warmup_is_not_a_decay(warmup: Any) -> None:
     assert advise(plan(Schedule(Constant(), warmup=warmup)), {None: FREE}) == []
 
 
-def test_an_lr_that_is_a_multiplier() -> None:
+def test_an_lr_multiplier_other_than_one() -> None:
     (advice,) = advise(plan(Schedule(Cosine()), 0.003), {None: prodigyopt.Prodigy})
     assert advice == (
         "Prodigy estimates the LR itself; optimizer.lr is a multiplier on it and is 1 in its paper, found 0.003"
@@ -49,9 +49,9 @@ def test_an_lr_that_is_a_multiplier() -> None:
     assert advise(plan(Schedule(Cosine()), 1.0), {None: prodigyopt.Prodigy}) == []
 
 
-def test_each_route_has_its_own() -> None:
+def test_each_route_has_its_own_advice() -> None:
     routed = plan(Schedule(Cosine()), 1.0, Rule("bias", select="bias", route="free"))
     (advice,) = advise(routed, {None: torch.optim.SGD, "free": FREE})
-    assert "from 0.5 down" in advice
+    assert "from 0.5 to" in advice
     (advice,) = advise(routed, {None: torch.optim.SGD, "free": prodigyopt.Prodigy, "unused": FREE})
     assert "optimizer.routes.free.lr is a multiplier" in advice

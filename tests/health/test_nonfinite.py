@@ -1,4 +1,4 @@
-"""What NonFinite says of the signals of consecutive steps."""
+"""How NonFinite responds to the signals of consecutive steps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def weigh(watcher: NonFinite, steps: int, largest: float) -> None:
     watcher.before_save(cast(Any, SimpleNamespace(optimizers=[optimizer], global_step=steps)))
 
 
-def test_finite_steps_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_finite_steps_report_nothing(caplog: pytest.LogCaptureFixture) -> None:
     for action in ("stop", "warn", "ignore"):
         look(NonFinite(action))
         look(NonFinite(action), loss=np.array([1e308, -1e308, 0.0]))
@@ -45,7 +45,7 @@ def test_finite_steps_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_the_first_step_that_is_not_finite_is_named(value: float) -> None:
+def test_the_first_step_that_is_not_finite_is_reported(value: float) -> None:
     with pytest.raises(DivergedError) as caught:
         look(NonFinite(), first=40, loss=np.array([1.0, value, np.nan]))
     assert str(caught.value) == (
@@ -56,22 +56,22 @@ def test_the_first_step_that_is_not_finite_is_named(value: float) -> None:
     assert isinstance(caught.value, LrflowError)
 
 
-def test_the_gradients_may_go_first() -> None:
+def test_the_gradient_norm_is_reported_if_the_loss_is_finite() -> None:
     with pytest.raises(DivergedError, match="step 2: the gradient norm is inf, at LR"):
         look(NonFinite(), grad_norm=np.array([1.0, 1.0, np.inf]))
 
 
-def test_the_loss_is_named_before_the_gradient_of_the_same_step() -> None:
+def test_the_loss_is_reported_before_the_gradient_of_the_same_step() -> None:
     with pytest.raises(DivergedError, match="step 1: the loss is nan"):
         look(NonFinite(), loss=np.array([1.0, np.nan, 1.0]), grad_norm=np.array([1.0, np.nan, 1.0]))
 
 
-def test_from_the_first_step_it_is_the_data() -> None:
+def test_at_the_first_step_the_hint_is_the_data() -> None:
     with pytest.raises(DivergedError, match="it was so from the first step: look for NaN or infinite values in the da"):
         look(NonFinite(), loss=np.array([np.nan, 1.0, 1.0]))
 
 
-def test_every_lr_of_the_step_is_told_once() -> None:
+def test_every_lr_of_the_step_is_listed_once() -> None:
     lr = np.array([[0.1, 0.01, 0.1]] * 3)
     with pytest.raises(DivergedError, match=r"at LR 0\.01, 0\.1\n"):
         look(NonFinite(), first=5, loss=np.array([1.0, 1.0, np.nan]), lr=lr)
@@ -86,13 +86,13 @@ def test_a_warning_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
     assert record.message.startswith("step 3: the loss is nan, at LR 0.1; the LR is likely too high")
 
 
-def test_ignored(caplog: pytest.LogCaptureFixture) -> None:
+def test_action_ignore(caplog: pytest.LogCaptureFixture) -> None:
     look(NonFinite("ignore"), loss=np.array([np.nan] * 3))
     assert not caplog.records
 
 
 def test_a_gradient_scaler_may_skip_steps() -> None:
-    """It finds its scale by trying until gradients overflow; a loss that is not finite is another matter."""
+    """The scaler raises its scale until gradients overflow; a nonfinite loss is still an error."""
     look(NonFinite(), grad_norm=np.array([np.inf, np.nan, 1.0]), precision="16-mixed")
     with pytest.raises(DivergedError, match="the loss is nan"):
         look(NonFinite(), loss=np.array([1.0, np.nan, 1.0]), precision="16-mixed")
@@ -130,7 +130,7 @@ def test_a_resumed_run_does_not_warn_again(caplog: pytest.LogCaptureFixture) -> 
     assert len(caplog.records) == 1
 
 
-def test_a_run_resumed_under_stop_is_watched_though_it_was_only_warned_of() -> None:
+def test_a_run_resumed_with_action_stop_is_stopped() -> None:
     resumed = NonFinite("stop")
     resumed.load_state_dict({"action": "ignore"})
     with pytest.raises(DivergedError):

@@ -1,4 +1,4 @@
-"""Sharpness measured during a run: the right number, and a run that does not notice."""
+"""Sharpness measured during a run: the values are right, and the run does not change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALL = [Rule("all", match="*")]
 
 @pytest.fixture
 def probed(prepare: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a run that is probed before every `every` steps."""
+    """Makes a run whose sharpness is measured every `every` steps."""
 
     def make(folder: Path, every: int = 4, **settings: Any) -> Any:
         run = prepare(folder, **settings)
@@ -38,7 +38,7 @@ def probed(prepare: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def state_of(run: Any) -> list[Any]:
-    """All that a run is made of at its end."""
+    """Return the final state of a run: weights, moments, generators."""
     values = run.trainer.optimizers[0].state_dict()["state"].values()
     moments = [value for state in values for value in state.values()]
     generators = random_state()
@@ -59,7 +59,7 @@ def without_sharpness(run: Any) -> list[dict[str, str]]:
     ],
     ids=["momentum", "AdamW, accumulated", "AdamW, a worker"],
 )
-def test_a_run_does_not_notice(settings: dict, train: Any, probed: Any, tmp_path: Path) -> None:
+def test_measuring_does_not_change_the_run(settings: dict, train: Any, probed: Any, tmp_path: Path) -> None:
     """With batch norm, dropout, and noise from each of the three generators."""
     alone, other = train(tmp_path / "alone", **settings), probed(tmp_path / "probed", **settings).fit()
     steps = other.horizon.steps
@@ -87,7 +87,7 @@ def test_a_resumed_run_measures_the_same(probed: Any, prepare: Any, tmp_path: Pa
 
 
 class Kept(pl.Callback):
-    """What a step starts from: weights, the second moments, and the data of the first two batches."""
+    """Records weights and second moments before a step, and the first two batches."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -103,8 +103,8 @@ class Kept(pl.Callback):
             self.square = [optimizer.state[p]["exp_avg_sq"].clone() for p in pl_module.model.parameters()]
 
 
-def test_it_is_the_top_eigenvalue_of_the_preconditioned_hessian(probed: Any, tmp_path: Path) -> None:
-    """Of Adam after 6 steps, against a dense eigensolver and the formulas written out."""
+def test_it_equals_the_top_eigenvalue_of_the_preconditioned_hessian(probed: Any, tmp_path: Path) -> None:
+    """For Adam after 6 steps, compared with a dense eigensolver and explicit formulas."""
     torch.manual_seed(1)
     network = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Dropout(0.5), nn.Linear(5, 3))
     kept, module = Kept(6), Supervised(network, "cross_entropy")
@@ -130,7 +130,7 @@ def test_it_is_the_top_eigenvalue_of_the_preconditioned_hessian(probed: Any, tmp
     assert run.column("sharpness/share") == [pytest.approx(kept.lr * top / 38, rel=1e-3)]
 
 
-def test_the_run_folder_tells_it_all(probed: Any, tmp_path: Path) -> None:
+def test_it_can_be_read_from_the_run_folder(probed: Any, tmp_path: Path) -> None:
     settings = {"optimizer": torch.optim.SGD, "settings": {"momentum": 0.9}, "rules": ALL}
     run = probed(tmp_path, **settings).fit()
     record = read_sharpness(tmp_path)
@@ -142,7 +142,7 @@ def test_the_run_folder_tells_it_all(probed: Any, tmp_path: Path) -> None:
     assert (tmp_path / "sharpness.png").stat().st_size > 10_000
 
 
-def test_a_curvature_that_is_not_finite_ends_nothing(probed: Any, tmp_path: Path) -> None:
+def test_a_nonfinite_curvature_does_not_end_the_run(probed: Any, tmp_path: Path) -> None:
     settings = {"optimizer": torch.optim.SGD, "settings": {}, "rules": ALL, "max_epochs": 1, "monitor": None}
     run = probed(tmp_path, nan=True, **settings).fit()
     assert all(math.isnan(top) for top in run.column("sharpness/top"))
@@ -171,7 +171,7 @@ class Hidden(nn.Linear):
 
 
 @pytest.mark.parametrize(("network", "why"), [(OnlyOnce, "only once"), (Hidden, "use_reentrant=True")])
-def test_a_loss_without_second_derivatives_is_told_before_the_first_step(
+def test_a_loss_without_second_derivatives_raises_before_the_first_step(
     network: type[nn.Linear], why: str, probed: Any, tmp_path: Path
 ) -> None:
     run = probed(tmp_path, module=Supervised(network(6, 3), "cross_entropy"), rules=ALL)

@@ -1,4 +1,4 @@
-"""Small whole runs, built from the parts that `task=train` is built from."""
+"""Small complete runs, built from the parts of `task=train`; fixtures for tests of training and health."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Jitter(nn.Module):
 
 
 def network() -> nn.Module:
-    """Norm with buffers, dropout and jitter: whatever a resumed run has to get right."""
+    """A network with buffers, dropout and jitter, which a resumed run has to restore."""
     body = nn.Sequential(nn.Linear(FEATURES, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.2))
     model = nn.Sequential()
     model.add_module("jitter", Jitter())
@@ -82,7 +82,7 @@ def network() -> nn.Module:
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is to be like; each is what the configuration calls it."""
+    """Options of a run, named as in the configuration."""
 
     max_epochs: int | None = 3
     max_steps: int | None = None
@@ -111,18 +111,18 @@ class Options:
     seed: int = 0
 
     def config(self) -> dict[str, Any]:
-        """The part of it that a checkpoint remembers."""
+        """Return the part that a checkpoint stores."""
         optimizer = {"_target_": self.optimizer.__name__, "lr": self.lr, **self.settings}
         return {"optimizer": optimizer, "schedule": to_spec(self.schedule), "data": {"batch_size": self.batch_size}}
 
 
 class Recorder(pl.Callback):
-    """What each batch and each optimizer step really was."""
+    """Records each batch and each optimizer step."""
 
     def __init__(self) -> None:
         self.batches: list[list[float]] = []  # the first feature of each example
         self.losses: list[float] = []  # as the training step returned them
-        self.rates: list[list[float]] = []  # of each parameter group, in the step itself
+        self.rates: list[list[float]] = []  # per parameter group, read within the step
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         step = pl_module.training_step
@@ -147,7 +147,7 @@ class Recorder(pl.Callback):
 
 
 class Blocks(Monitor):
-    """The blocks of signals that monitors are handed."""
+    """Collects the blocks of signals that monitors receive."""
 
     def __init__(self) -> None:
         self.all: list[Block] = []
@@ -157,7 +157,7 @@ class Blocks(Monitor):
 
 
 class Interrupted(Exception):  # noqa: N818
-    """Stands for whatever ends a process; nothing in lrflow knows it."""
+    """An error that lrflow does not know; it represents the end of a process."""
 
 
 class Interrupt(pl.Callback):
@@ -195,11 +195,11 @@ class Run:
         return self
 
     def watched(self) -> Watched:
-        """What its monitors know of it."""
+        """Return the run as its monitors see it."""
         return Watched(self.trainer, self.data, self.plan, self.folder, self.options.seed, self.signals)
 
     def watch(self, name: str, monitor: Monitor) -> None:
-        """Add a monitor, where `task=train` has them."""
+        """Add a monitor at the position of `task=train`."""
         monitor.begin(name, self.watched())
         self.trainer.callbacks.insert(-1, monitor)  # type: ignore[attr-defined]
 
@@ -216,7 +216,7 @@ class Run:
         return newest_checkpoint(self.folder)
 
     def rows(self, timeless: bool = True) -> list[dict[str, str]]:
-        """The rows of metrics.csv as text, without the columns that no two runs share."""
+        """Return the rows of metrics.csv as text, without the columns that differ between equal runs."""
         with (self.folder / "metrics.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         return [
@@ -224,7 +224,7 @@ class Run:
         ]
 
     def column(self, name: str) -> list[float]:
-        """The numbers of one column, of the rows that have one."""
+        """Return the numbers of one column, without empty cells."""
         return [float(row[name]) for row in self.rows(timeless=False) if row[name]]
 
 
@@ -250,7 +250,7 @@ def build(
     data: pl.LightningDataModule | None = None,
     stop: StopRequest | None = None,
 ) -> Run:
-    """The parts of `task=train`, in its order."""
+    """Build the parts of `task=train`, in its order."""
     resumed = Resumed.read(resume) if resume else None
     pl.seed_everything(options.seed, verbose=False)
     lightning: dict[str, Any] = {
@@ -335,7 +335,7 @@ def prepare() -> Callable[..., Run]:
 
 @pytest.fixture
 def train(prepare: Callable[..., Run]) -> Callable[..., Run]:
-    """Trains a run to its end, or to the batch `interrupt` (counted over all epochs) where it is cut off."""
+    """Trains a run to its end, or interrupts it at the batch `interrupt`, counted over all epochs."""
 
     def go(folder: Path, interrupt: int | None = None, **settings: Any) -> Run:
         if interrupt is None:

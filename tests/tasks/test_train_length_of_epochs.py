@@ -230,8 +230,8 @@ def test_one_line_says_that_epochs_are_of_another_length(run: Cli, caplog: pytes
     run("data.kind=fewer", "trainer.max_epochs=3")
     told = [record.getMessage() for record in caplog.records if "had " in record.getMessage()]
     assert told == [
-        "epoch 1 had 6 steps and not the 7 that the length of the training data says: the 21 steps of the plan are "
-        "made all the same, over as many epochs as they take"
+        "epoch 1 had 6 steps instead of 7, as expected from the length of the training data; the run still makes "
+        "the 21 steps of the plan, over as many epochs as needed"
     ]
     caplog.clear()
     run("data.kind=map", "trainer.max_epochs=3", "trainer.max_steps=8")

@@ -154,7 +154,7 @@ def test_they_are_tested_resumed_and_evaluated_with_what_they_learned(
     ("module", "names", "code"),
     [
         ("Later", "extra.weight, extra.bias", 2),
-        ("MidRun", "step 2: model: 1 parameter was made, replaced or unfrozen", 1),
+        ("MidRun", "step 2: model: 1 parameter was created, replaced or unfrozen", 1),
         ("MidRun", "head.scale", 1),
         ("Replaced", "body.weight, body.bias", 2),
         ("Unfrozen", "body.weight, body.bias", 2),

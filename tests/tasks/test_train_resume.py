@@ -206,4 +206,4 @@ def test_what_starts_without_state_is_told(
     capsys.readouterr()
     run("optimizer=adamw", "model.widths=[8,8]", f"resume.from={folder}")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "without state" in line]
-    assert line == "  without state, as their optimizer is another: stage1.linear.weight, stage2.linear.weight"
+    assert line == "  without state, because their optimizer changed: stage1.linear.weight, stage2.linear.weight"

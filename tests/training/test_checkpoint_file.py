@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or not there, and nothing else is ever loaded."""
+"""Checkpoint files are complete or absent, and only plain data and tensors are loaded."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ def is_content(found: dict[str, Any]) -> bool:
 
 
 class TestWhole:
-    def test_it_comes_back(self, tmp_path: Path) -> None:
+    def test_load_returns_what_was_saved(self, tmp_path: Path) -> None:
         path = save(tmp_path / "a" / "b" / "step-0000003.ckpt")
         assert find_damage(path) is None
         assert is_content(AtomicCheckpointIO().load_checkpoint(path))
         assert is_content(read_checkpoint(path, mmap=True))
         assert os.listdir(path.parent) == ["step-0000003.ckpt"]
 
-    def test_it_is_an_ordinary_file_for_torch(self, tmp_path: Path) -> None:
+    def test_torch_loads_the_file(self, tmp_path: Path) -> None:
         path = save(tmp_path / "step-0000003.ckpt")
         assert is_content(torch.load(path, weights_only=True))
         assert zipfile.ZipFile(path).testzip() is None
 
-    def test_a_file_of_plain_torch_is_taken_too(self, tmp_path: Path) -> None:
+    def test_a_file_saved_by_torch_loads(self, tmp_path: Path) -> None:
         torch.save(CONTENT, tmp_path / "plain.ckpt")
         assert is_content(read_checkpoint(tmp_path / "plain.ckpt"))
 
-    def test_one_that_stands_there_is_replaced(self, tmp_path: Path) -> None:
+    def test_an_existing_file_is_replaced(self, tmp_path: Path) -> None:
         path = save(tmp_path / "x.ckpt", {"old": 1})
         assert is_content(read_checkpoint(save(path)))
 
 
 class TestBroken:
-    def test_any_flipped_bit(self, tmp_path: Path) -> None:
-        """Torch's archive alone lets some through, and loads another tensor (2.13)."""
+    def test_any_flipped_bit_is_detected(self, tmp_path: Path) -> None:
+        """Torch's zip checksums alone miss some flips and load another tensor (2.13)."""
         path = save(tmp_path / "step-0000003.ckpt", {"weight": torch.arange(6.0), "step": 3})
         whole = path.read_bytes()
         seal = len(whole) - 80
-        for at in (*range(0, seal, 3), *range(seal, len(whole))):  # the seal is of all bytes alike
+        for at in (*range(0, seal, 3), *range(seal, len(whole))):  # every byte of the seal counts equally
             path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
             try:
                 found = read_checkpoint(path)
@@ -80,7 +80,7 @@ class TestBroken:
             assert torch.equal(found["weight"], torch.arange(6.0))
 
     @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.95])
-    def test_cut_short(self, share: float, tmp_path: Path) -> None:
+    def test_a_truncated_file_is_rejected(self, share: float, tmp_path: Path) -> None:
         whole = save(tmp_path / "step-0000001.ckpt")
         path = save(tmp_path / "step-0000002.ckpt")
         data = path.read_bytes()
@@ -101,15 +101,15 @@ class TestBroken:
             (b"lrflow sha256 " + b"\xff" * 64, "is corrupted: its checksum does not match"),
         ],
     )
-    def test_what_is_no_checkpoint(self, data: bytes, reason: str, tmp_path: Path) -> None:
+    def test_other_files_are_rejected(self, data: bytes, reason: str, tmp_path: Path) -> None:
         path = tmp_path / "step-0000002.ckpt"
         path.write_bytes(data)
         for read in (AtomicCheckpointIO().load_checkpoint, Resumed.read):
             with pytest.raises(BrokenCheckpointError) as caught:
                 read(path)
-            assert str(caught.value) == f"{path}: {reason}\n    there is no whole one beside it"
+            assert str(caught.value) == f"{path}: {reason}\n    there is no whole one in its folder"
 
-    def test_an_archive_of_something_else(self, tmp_path: Path) -> None:
+    def test_another_archive_is_rejected(self, tmp_path: Path) -> None:
         path = tmp_path / "step-0000002.ckpt"
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("notes.txt", "nothing")
@@ -117,23 +117,23 @@ class TestBroken:
             with pytest.raises(BrokenCheckpointError, match="is no checkpoint"):
                 read(path)
 
-    def test_a_tensor_alone(self, tmp_path: Path) -> None:
+    def test_a_tensor_is_rejected(self, tmp_path: Path) -> None:
         torch.save(torch.ones(3), tmp_path / "x.ckpt")
         with pytest.raises(BrokenCheckpointError, match="is no checkpoint"):
             Resumed.read(tmp_path / "x.ckpt")
 
-    def test_a_checkpoint_of_something_else(self, tmp_path: Path) -> None:
+    def test_a_checkpoint_of_another_library_is_rejected(self, tmp_path: Path) -> None:
         with pytest.raises(LrflowError, match="not a checkpoint of lrflow"):
             Resumed.read(save(tmp_path / "x.ckpt", {"state_dict": {}, "global_step": 3}))
 
-    def test_no_file_and_no_permission(self, tmp_path: Path) -> None:
+    def test_a_missing_or_unreadable_file_is_reported(self, tmp_path: Path) -> None:
         with pytest.raises(BrokenCheckpointError, match="cannot be read: No such file"):
             read_checkpoint(tmp_path / "missing.ckpt")
         with pytest.raises(BrokenCheckpointError, match="cannot be read: Is a directory"):
             read_checkpoint(tmp_path)
 
     @pytest.mark.parametrize("weights_only", [True, False, None])
-    def test_objects_are_never_made(self, weights_only: bool | None, tmp_path: Path) -> None:
+    def test_objects_are_never_unpickled(self, weights_only: bool | None, tmp_path: Path) -> None:
         class Harmful:
             def __reduce__(self) -> Any:
                 return (os.mkdir, (str(tmp_path / "harm"),))
@@ -158,10 +158,10 @@ class TestFinding:
         (tmp_path / "step-0000004.ckpt").write_bytes(b"")
         (tmp_path / "step-0000003.ckpt").write_bytes(b"PK")
         assert newest_whole_checkpoint(tmp_path) == tmp_path / "step-0000002.ckpt"
-        assert newest_whole_checkpoint(tmp_path, besides=tmp_path / "step-0000002.ckpt").name == "step-0000001.ckpt"
+        assert newest_whole_checkpoint(tmp_path, except_for=tmp_path / "step-0000002.ckpt").name == "step-0000001.ckpt"
         assert newest_whole_checkpoint(tmp_path / "none") is None
 
-    def test_more_steps_than_the_name_has_digits(self, tmp_path: Path) -> None:
+    def test_steps_with_more_digits_than_the_name_sort_numerically(self, tmp_path: Path) -> None:
         folder = tmp_path / "checkpoints"
         folder.mkdir()
         names = ["step-0000002.ckpt", "step-9999999.ckpt", "step-10000000.ckpt", "step-120000000.ckpt"]
@@ -178,14 +178,14 @@ def in_another_process(work: Callable[[], None]) -> multiprocessing.Process:
 
 
 def size_of(path: Path) -> int:
-    """Of a file that may be gone by now."""
+    """Return the size of a file, which may no longer exist."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
 
 
-def test_a_writer_that_is_killed_leaves_only_whole_ones(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_only_whole_files(tmp_path: Path) -> None:
     path = save(tmp_path / "step-0000001.ckpt", {"step": 1})
 
     def write_on() -> None:
@@ -204,7 +204,7 @@ def test_a_writer_that_is_killed_leaves_only_whole_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 1_000_000])
-def test_a_full_disk_leaves_nothing_behind(size: int, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_file(size: int, tmp_path: Path) -> None:
     path = save(tmp_path / "step-0000001.ckpt", {"step": 1})
     (tmp_path / f".step-0000001.ckpt.{os.getpid()}.part").symlink_to("/dev/full")  # writes there fail as on a full disk
     with pytest.raises(OSError, match="No space left on device"):
@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_nothing_behind(size: int, tmp_path: Path) -> None:
     assert read_checkpoint(path)["step"] == 1
 
 
-def test_a_file_that_grows_too_large_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_file_above_the_size_limit_leaves_no_partial_file(tmp_path: Path) -> None:
     path = save(tmp_path / "step-0000001.ckpt", {"step": 1})
 
     def write_too_much() -> None:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds is loaded again as it was, or refused when it is saved."""
+"""Values in a checkpoint are restored exactly, or rejected when it is saved."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NUMPY = [
 
 
 @pytest.mark.parametrize("value", NUMPY, ids=lambda value: f"{type(value).__name__}-{value.dtype.str}")
-def test_numpy_comes_back_as_it_was(value: Any, tmp_path: Path) -> None:
+def test_numpy_values_are_restored(value: Any, tmp_path: Path) -> None:
     found = through_a_file({"top": value, "deep": {"list": [1, (2, value)]}}, tmp_path / "x.ckpt")
     assert found.keys() == {"top", "deep"}
     for one in (found["top"], found["deep"]["list"][1][1]):
@@ -49,7 +49,7 @@ def test_numpy_comes_back_as_it_was(value: Any, tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, value)
 
 
-def test_what_was_given_stays_as_it_is_and_plain_data_is_not_copied(tmp_path: Path) -> None:
+def test_the_input_is_unchanged_and_plain_data_is_not_copied(tmp_path: Path) -> None:
     state = collections.OrderedDict(weight=torch.ones(2))
     state._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
     given = {"state_dict": state, "loss": np.float32(2), "seen": {np.int64(3)}, "by": {np.int64(4): "x"}}
@@ -69,7 +69,7 @@ class Word(enum.Enum):
     ONE = 1
 
 
-def test_what_could_not_be_loaded_is_found_when_it_is_saved(tmp_path: Path) -> None:
+def test_values_that_could_not_be_loaded_are_rejected_at_saving(tmp_path: Path) -> None:
     content = {
         "callbacks": {"health.spikes": {"lowest": Mine(), "fine": torch.Size([2]), "count": collections.Counter("aa")}},
         "many": [0, Word.ONE, lambda: None, np.array([Mine()]), {Word.ONE: 3}],
@@ -88,12 +88,12 @@ def test_what_could_not_be_loaded_is_found_when_it_is_saved(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_hyper_parameters_that_nothing_reads_do_not_end_a_run(tmp_path: Path) -> None:
+def test_unreadable_hyperparameters_are_left_out(tmp_path: Path) -> None:
     found = through_a_file({"hyper_parameters": {"loss": Mine(), "lr": np.float64(1)}, "step": 1}, tmp_path / "x.ckpt")
     assert found == {"step": 1}
 
 
-def test_the_newest_whole_one_is_one_that_loads(tmp_path: Path) -> None:
+def test_the_newest_whole_checkpoint_can_be_loaded(tmp_path: Path) -> None:
     io = AtomicCheckpointIO()
     good = tmp_path / "step-0000001.ckpt"
     io.save_checkpoint({"step": 1}, good)

@@ -1,4 +1,4 @@
-"""When a run is saved, which checkpoints stay, and what a run does that cannot save."""
+"""When a run saves, which checkpoints it keeps, and how it handles failed writes."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ class FullDisk(pl.Callback):
 
 
 class TestKept:
-    def test_as_many_as_asked_and_the_best(self, train: Any, tmp_path: Path) -> None:
+    def test_the_latest_and_the_best_are_kept(self, train: Any, tmp_path: Path) -> None:
         run = train(tmp_path, save_every="2 steps", keep=2)
         assert names(run) == ["best.ckpt", "step-0000020.ckpt", "step-0000021.ckpt"]
 
-    def test_all(self, train: Any, tmp_path: Path) -> None:
+    def test_keep_none_keeps_all(self, train: Any, tmp_path: Path) -> None:
         assert steps(train(tmp_path, save_every="5 steps", val_size=0)) == [5, 10, 15, 20, 21]
 
-    def test_the_end_alone(self, train: Any, tmp_path: Path) -> None:
+    def test_without_every_only_the_end_is_saved(self, train: Any, tmp_path: Path) -> None:
         assert names(train(tmp_path, save_every=None, val_size=0)) == ["step-0000021.ckpt"]
 
     @pytest.mark.parametrize("val_every", ["1 epoch", "3 steps"])
-    def test_the_best_is_the_one_of_the_best_validation(self, val_every: str, train: Any, tmp_path: Path) -> None:
+    def test_the_best_is_of_the_best_validation(self, val_every: str, train: Any, tmp_path: Path) -> None:
         run = train(tmp_path, val_every=val_every, save_every="1 step", lr=10.0, schedule=Schedule(Constant()))
         rows = [row for row in run.rows() if row["val/loss"]]
         best = min(rows, key=lambda row: float(row["val/loss"]))
-        assert best is not rows[-1]  # such a high LR makes some validation before the last the best
+        assert best is not rows[-1]  # at this high LR an earlier validation is the best
         content = read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
         assert content["global_step"] == int(best["step"]) + 1
         assert run.checkpoints.best == pytest.approx(float(best["val/loss"]), rel=1e-6)
 
-    def test_the_best_where_files_cannot_be_linked(
+    def test_the_best_is_copied_if_files_cannot_be_linked(
         self, train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(*_: Any) -> None:
@@ -78,7 +78,7 @@ class TestKept:
     @pytest.mark.parametrize(
         ("monitor", "hint"), [("val/los", "did you mean val/loss?"), ("x", "known: val/loss, val/accuracy")]
     )
-    def test_a_metric_that_is_not_there_is_told_once(
+    def test_a_missing_metric_is_reported_once(
         self, monitor: str, hint: str, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         run = train(tmp_path, monitor=monitor)
@@ -87,11 +87,13 @@ class TestKept:
         ]
         assert "best.ckpt" not in names(run)
 
-    def test_no_best_is_asked_for(self, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_without_a_metric_no_best_is_kept(
+        self, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         assert names(train(tmp_path, monitor=None, keep=1)) == ["step-0000021.ckpt"]
         assert not caplog.records
 
-    def test_what_is_best_by_another_metric_is_found_anew(self, tmp_path: Path) -> None:
+    def test_another_metric_resets_the_best(self, tmp_path: Path) -> None:
         def after(metric: Metric | None, state: dict[str, Any]) -> float | None:
             resumed = Checkpoints(tmp_path, Horizon(10), None, metric=metric)
             resumed.load_state_dict(state)
@@ -104,18 +106,18 @@ class TestKept:
         assert after(loss, state) == after(accuracy, {"best": 0.4}) == 0.4, "earlier versions noted no metric"
         assert after(accuracy, state) is after(Metric("val/loss", "max"), state) is after(None, state) is None
 
-    def test_what_a_killed_process_left_is_cleared_up(self, train: Any, tmp_path: Path) -> None:
+    def test_partial_files_of_killed_processes_are_deleted(self, train: Any, tmp_path: Path) -> None:
         (tmp_path / "checkpoints").mkdir()
         (tmp_path / "checkpoints" / ".step-0000003.ckpt.1234.part").write_bytes(bytes(10))
         assert names(train(tmp_path, max_epochs=1)) == ["best.ckpt", "step-0000007.ckpt"]
 
 
 class TestDue:
-    def test_validation_that_has_no_data_delays_nothing(self, train: Any, tmp_path: Path) -> None:
+    def test_an_empty_validation_set_delays_no_checkpoint(self, train: Any, tmp_path: Path) -> None:
         run = train(tmp_path, val_size=0, val_every="2 steps", save_every="2 steps", max_epochs=1)
         assert steps(run) == [2, 4, 6, 7]
 
-    def test_durations(self, train: Any, tmp_path: Path) -> None:
+    def test_every_accepts_all_units(self, train: Any, tmp_path: Path) -> None:
         assert steps(train(tmp_path / "a", save_every="1 epoch", val_size=0)) == [7, 14, 21]
         assert steps(train(tmp_path / "b", save_every="20%", val_size=0)) == [4, 8, 12, 16, 20, 21]
         assert steps(train(tmp_path / "c", save_every="0.5 epochs", val_size=0, accumulate=3)) == [2, 4, 6, 8, 9]
@@ -136,7 +138,7 @@ class TestDue:
 
 
 class TestContent:
-    def test_it_holds_what_lightning_leaves_out_as_plain_data(self, train: Any, tmp_path: Path) -> None:
+    def test_it_holds_what_lightning_does_not_save(self, train: Any, tmp_path: Path) -> None:
         run = train(tmp_path, max_epochs=1)
         content = torch.load(run.newest, weights_only=True)
         ours = content["lrflow"]
@@ -147,7 +149,7 @@ class TestContent:
         assert content["lr_schedulers"] == [{"step": 7, "fingerprint": run.plan.fingerprint}]
         assert "hyper_parameters" not in content
 
-    def test_a_state_that_is_refused_is_not_saved(self, prepare: Any, tmp_path: Path) -> None:
+    def test_a_monitor_can_prevent_saving(self, prepare: Any, tmp_path: Path) -> None:
         class Refuses(Monitor):
             def before_save(self, trainer: Any) -> None:
                 raise LrflowError("not this one")
@@ -159,21 +161,19 @@ class TestContent:
 
 
 class TestNotWritten:
-    def test_a_disk_that_is_full_for_a_while(
-        self, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_temporarily_full_disk(self, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         run = train(tmp_path, callbacks=[FullDisk(tmp_path, 14)])
         assert run.trainer.global_step == 21
         assert steps(run) == [7, 21]
         (told,) = [record.message for record in caplog.records if record.name == "lrflow"]
         assert "step-0000014.ckpt: could not be written: No space left on device" in told
-        assert "the run goes on" in told
+        assert "the run continues" in told
 
     @pytest.mark.parametrize(
         ("full", "losses", "best"),
         [((14,), (3.0, 1.0, 2.0), 21), ((14,), (1.0, 0.5, 2.0), 7), ((7,), (1.0, 2.0, 3.0), 14)],
     )
-    def test_the_best_is_the_best_of_those_that_were_written(
+    def test_only_written_checkpoints_count_for_the_best(
         self, full: tuple[int, ...], losses: tuple[float, ...], best: int, prepare: Any, tmp_path: Path
     ) -> None:
         values = iter(losses)
@@ -189,7 +189,7 @@ class TestNotWritten:
         assert read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == best
         assert run.checkpoints.best == losses[best // 7 - 1]
 
-    def test_the_best_that_is_written_at_the_second_try_is_the_best(self, prepare: Any, tmp_path: Path) -> None:
+    def test_a_best_written_at_the_second_attempt_counts(self, prepare: Any, tmp_path: Path) -> None:
         class FullOnce(FullDisk):
             def on_train_end(self, *_: Any) -> None:
                 for part in self.parts:
@@ -201,7 +201,7 @@ class TestNotWritten:
         assert values[-1] == min(values)
         assert read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == 21
 
-    def test_a_disk_that_is_full_at_the_end(self, prepare: Any, tmp_path: Path) -> None:
+    def test_a_full_disk_at_the_end(self, prepare: Any, tmp_path: Path) -> None:
         run = prepare(tmp_path, callbacks=[FullDisk(tmp_path, 14, 21)])
         with pytest.raises(LrflowError) as caught:
             run.fit()
@@ -212,7 +212,7 @@ class TestNotWritten:
         assert steps(run) == [7]
         assert read_checkpoint(run.newest)["global_step"] == 7
 
-    def test_a_folder_that_cannot_be_written(self, prepare: Any, tmp_path: Path) -> None:
+    def test_an_unwritable_folder(self, prepare: Any, tmp_path: Path) -> None:
         (tmp_path / "checkpoints").touch()  # root may write to any folder, but not into a file
         run = prepare(tmp_path)
         with pytest.raises(LrflowError, match="the last checkpoint could not be written"):
@@ -225,7 +225,7 @@ class TestNotWritten:
         with pytest.raises(LrflowError, match="could not be written: Permission denied"):
             prepare(tmp_path).fit()
 
-    def test_one_who_was_asked_to_stop_is_told(self, prepare: Any, tmp_path: Path) -> None:
+    def test_a_stopped_run_reports_that_nothing_was_saved(self, prepare: Any, tmp_path: Path) -> None:
         stop = StopRequest()
 
         class Ask(pl.Callback):
@@ -248,10 +248,10 @@ class TestNotWritten:
         *(({"val_size": 0}, asked) for asked in (6, 13)),
     ],
 )
-def test_asked_to_stop_it_saves_at_the_next_step_boundary(
+def test_a_stop_request_saves_at_the_next_step_boundary(
     options: dict[str, Any], asked: int, prepare: Any, train: Any, tmp_path: Path
 ) -> None:
-    """Asked at the start of a batch, that batch's window is finished first; then it goes on exactly."""
+    """A request at the start of a batch completes the batch's window; the resumed run is exact."""
     stop = StopRequest()
     accumulate = options.get("accumulate", 1)
 
@@ -269,7 +269,7 @@ def test_asked_to_stop_it_saves_at_the_next_step_boundary(
     done = asked // 7 * -(-7 // accumulate) + asked % 7 // accumulate + 1
     assert run.trainer.global_step == done
     assert str(caught.value) == (
-        f"stopped as asked after {done} steps; saved as {run.newest}; go on with resume={run.folder}"
+        f"stopped as asked after {done} steps; saved as {run.newest}; continue with resume={run.folder}"
     )
     assert len(run.rows()) >= done
     resumed = train(tmp_path / "run", resume=run.newest, **options)

@@ -1,4 +1,4 @@
-"""An optimizer's state, carried over by the names of the parameters to other groups."""
+"""Optimizer state is mapped to other groups by parameter name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def optimizer(groups: list[list[str]], weights: dict[str, torch.nn.Parameter]) -
 
 
 def trained(groups: list[list[str]]) -> tuple[dict[str, Any], dict[str, float]]:
-    """The state of an optimizer after a step in which each weight's gradient is its own, and its first moments."""
+    """The state of an optimizer after a step with different gradients for each weight, and its first moments."""
     weights = {name: torch.nn.Parameter(torch.zeros(1)) for name in NAMES}
     made = optimizer(groups, weights)
     for index, weight in enumerate(weights.values()):
@@ -38,24 +38,24 @@ def moments(groups: list[list[str]], state: dict[str, Any]) -> dict[str, float]:
     "now", [[["a", "b", "c", "d"]], [["d"], ["c"], ["b"], ["a"]], [["a", "c"], ["b", "d"]], [["b"], ["d", "a", "c"]]]
 )
 @pytest.mark.parametrize("before", [[["a", "b", "c", "d"]], [["a", "b"], ["c", "d"]], [["d", "a"], ["c"], ["b"]]])
-def test_every_parameter_keeps_its_own(before: list[list[str]], now: list[list[str]]) -> None:
+def test_every_parameter_keeps_its_state(before: list[list[str]], now: list[list[str]]) -> None:
     state, expected = trained(before)
     assert moments(now, regroup(state, before, now)) == expected
 
 
-def test_in_any_order() -> None:
+def test_in_any_order_of_groups() -> None:
     state, expected = trained([list(NAMES)])
     for order in permutations(NAMES):
         assert moments([list(order)], regroup(state, [list(NAMES)], [list(order)])) == expected
 
 
-def test_one_that_is_new_starts_afresh_and_one_that_is_gone_is_forgotten() -> None:
+def test_new_parameters_start_without_state_and_removed_ones_are_dropped() -> None:
     before, now = [["a", "b"], ["c", "d"]], [["a", "new"], ["d"]]
     state, expected = trained(before)
     assert moments(now, regroup(state, before, now)) == {"a": expected["a"], "d": expected["d"]}
 
 
-def test_the_settings_are_those_of_the_group_it_was_in() -> None:
+def test_a_group_takes_the_settings_of_its_first_parameter() -> None:
     state, _ = trained([["a", "b"], ["c", "d"]])
     state["param_groups"][1]["betas"] = (0.5, 0.5)
     found = regroup(state, [["a", "b"], ["c", "d"]], [["d"], ["a", "c"], ["b"]])
@@ -63,7 +63,7 @@ def test_the_settings_are_those_of_the_group_it_was_in() -> None:
     assert [group["params"] for group in found["param_groups"]] == [[0], [1, 2], [3]]
 
 
-def test_the_given_state_is_left_alone() -> None:
+def test_the_input_is_unchanged() -> None:
     state, _ = trained([["a", "b"], ["c", "d"]])
     copy = [dict(group) for group in state["param_groups"]]
     regroup(state, [["a", "b"], ["c", "d"]], [["d", "c", "b", "a"]])
@@ -72,7 +72,7 @@ def test_the_given_state_is_left_alone() -> None:
 
 
 class TestRoutes:
-    """State is carried over where a parameter stays with its optimizer, and only there."""
+    """A parameter keeps its state only if it stays with its optimizer."""
 
     @pytest.fixture
     def state(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class TestRoutes:
 
     BEFORE = (("a", "b"), ("c", "d"))
 
-    def test_in_another_order_everything_is_carried_over(self, state: dict[str, Any]) -> None:
+    def test_another_order_keeps_all_state(self, state: dict[str, Any]) -> None:
         found = regroup(state, self.BEFORE, [["b"], ["a"], ["d", "c"]], [None, None, "sgd"])
         assert [found["state"][number] for number in range(4)] == [
             {"exp_avg": "b"},
@@ -94,13 +94,13 @@ class TestRoutes:
         ]
         assert [group.get("momentum") for group in found["param_groups"]] == [None, None, 0.9]
 
-    def test_what_changes_sides_starts_anew_with_the_settings_of_its_side(self, state: dict[str, Any]) -> None:
+    def test_a_parameter_on_another_route_starts_without_state(self, state: dict[str, Any]) -> None:
         found = regroup(state, self.BEFORE, [["a"], ["c"], ["b"], ["d"]], [None, None, "sgd", "sgd"])
         assert found["state"] == {0: {"exp_avg": "a"}, 3: {"momentum_buffer": "d"}}
         assert ["betas" in group for group in found["param_groups"]] == [True, True, False, False]
         assert [group.get("route") for group in found["param_groups"]] == [None, None, "sgd", "sgd"]
 
-    def test_a_route_that_is_gone(self, state: dict[str, Any]) -> None:
+    def test_a_removed_route(self, state: dict[str, Any]) -> None:
         found = regroup(state, self.BEFORE, [["a", "b"], ["c", "d"]])
         assert set(found["state"]) == {0, 1}
         assert all("betas" in group for group in found["param_groups"])

@@ -1,4 +1,4 @@
-"""A module's optimizer is the one that lrflow declares, whoever wrote the module; compiled, it compiles once."""
+"""Any module trains with the configured optimizer; a compiled optimizer compiles once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TWO = [Rule("head", match="net.head.*", lr="10x"), Rule("rest", match="*")]
 
 
 class Users(pl.LightningModule):
-    """A user's own module, with an optimizer and a scheduler that lrflow is to replace."""
+    """A user's module, with an optimizer and a scheduler that lrflow replaces."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
@@ -51,16 +51,14 @@ class TestUsersModule:
         assert isinstance(run.trainer.lr_scheduler_configs[0].scheduler, PlanScheduler)
         assert run.checkpoints.best is not None
 
-    def test_what_it_logs_itself_stands_in_the_same_rows(
-        self, train: Any, network_of_points: Any, tmp_path: Path
-    ) -> None:
+    def test_its_own_metrics_are_in_the_same_rows(self, train: Any, network_of_points: Any, tmp_path: Path) -> None:
         run = train(tmp_path, module=Users(network_of_points()), rules=TWO, log_every=4)
         own = {int(row["step"]): row["own/loss"] for row in run.rows() if row["own/loss"]}
         assert sorted(own) == [3, 7, 11, 15, 19]
         steps = {int(row["step"]): row["train/loss"] for row in run.rows() if row["train/loss"]}
         assert all(float(value) == pytest.approx(float(steps[step])) for step, value in own.items())
 
-    def test_cut_off_it_goes_on_exactly(self, train: Any, network_of_points: Any, tmp_path: Path) -> None:
+    def test_an_interrupted_run_resumes_exactly(self, train: Any, network_of_points: Any, tmp_path: Path) -> None:
         def go(folder: Path, **options: Any) -> Any:
             torch.manual_seed(5)
             return train(folder, module=Users(network_of_points()), rules=TWO, save_every="5 steps", **options)
@@ -71,7 +69,7 @@ class TestUsersModule:
         assert all(torch.equal(resumed.weights[name], tensor) for name, tensor in whole.weights.items())
         assert sorted_rows(resumed) == sorted_rows(whole)
 
-    def test_no_validation_and_no_data_for_it(self, train: Any, network_of_points: Any, tmp_path: Path) -> None:
+    def test_without_validation_step_and_data(self, train: Any, network_of_points: Any, tmp_path: Path) -> None:
         class Bare(pl.LightningDataModule):
             def train_dataloader(self) -> Any:
                 draw = torch.Generator().manual_seed(1)
@@ -95,7 +93,7 @@ class TestUsersModule:
             return build_optimizer(groups, {"lr": 0.1}, torch.optim.SGD, device)
 
         supply_optimizer(module, plan, make, {})
-        assert asked == []  # only when Lightning asks, when the parameters are where they will be
+        assert asked == []  # the optimizer is built later, when the parameters are on their device
         configured: Any = module.configure_optimizers()
         assert asked == [torch.device("cpu")]
         assert configured["lr_scheduler"]["interval"] == "step"
@@ -109,7 +107,7 @@ def sorted_rows(run: Any) -> list[tuple[tuple[str, str], ...]]:
 
 
 class TestCompiled:
-    """With a backend that only counts: how often torch would compile a step."""
+    """Counts how often torch compiles a step, with a backend that only counts."""
 
     @pytest.fixture(autouse=True)
     def _fresh(self) -> Any:
@@ -154,22 +152,22 @@ class TestCompiled:
             (torch.optim.AdamW, {"fused": True}),
         ],
     )
-    def test_a_new_lr_compiles_nothing(self, kind: type[torch.optim.Optimizer], settings: dict[str, Any]) -> None:
+    def test_a_new_lr_does_not_recompile(self, kind: type[torch.optim.Optimizer], settings: dict[str, Any]) -> None:
         counts, weights = self.compiled_steps(True, kind, **settings)
-        assert counts[1:] == [counts[1]] * 19  # SGD compiles twice, since its first step finds no momentum yet
-        assert (counts[0] == 1) != settings["fused"]  # the fused kernel is taken as it is
+        assert counts[1:] == [counts[1]] * 19  # SGD compiles twice, because its first step has no momentum buffer
+        assert (counts[0] == 1) != settings["fused"]  # the fused kernel is not compiled
         torch._dynamo.reset()
         _, plain = self.compiled_steps(False, kind, **settings)
         for weight, other in zip(weights, plain, strict=True):
             assert torch.allclose(weight, other, atol=1e-6)
 
-    def test_an_lr_that_is_a_number_would(self) -> None:
-        """Once at least, and in versions of torch that take numbers for constants once a step."""
+    def test_a_float_lr_would_recompile(self) -> None:
+        """It recompiles at least once; in versions of torch that treat numbers as constants, at every step."""
         counts, _ = self.compiled_steps(False, torch.optim.AdamW, fused=False)
         assert counts[-1] > counts[0] == 1
 
-    def test_the_closure_runs_outside(self) -> None:
-        """Lightning hands the whole forward and backward to `step` as a closure."""
+    def test_the_closure_is_not_compiled(self) -> None:
+        """Lightning passes the whole forward and backward pass to `step` as a closure."""
         weight = torch.nn.Parameter(torch.ones(2))
         optimizer = torch.optim.SGD([weight], lr=torch.tensor(0.5))
         compile_step(optimizer, backend="eager")
@@ -189,13 +187,13 @@ class TestCompiled:
 
 
 class TestRouted:
-    """Each optimizer of several holds its own settings, is checked for itself, and is compiled for itself."""
+    """Each of several optimizers keeps its own settings, and is checked and compiled separately."""
 
     ROUTES: ClassVar = {"muon": {"lr": 0.02, "momentum": 0.8}}
     SETTINGS: ClassVar = {"lr": 0.1, "betas": (0.8, 0.9)}
 
     def made(self, tensor_lr: bool = False, muon: Any = Muon, **settings: Any) -> tuple[Any, torch.nn.Module, Plan]:
-        """An optimizer as a run has it, its model and its plan."""
+        """Return an optimizer as in a run, its model and its plan."""
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
         rules = [Rule("hidden", match="0.weight", route="muon"), Rule("rest", match="*")]
@@ -212,7 +210,7 @@ class TestRouted:
         supply_optimizer(module, plan, make, self.SETTINGS, routes=self.ROUTES)
         return module.configure_optimizers()["optimizer"], model, plan
 
-    def test_configured_settings_hold_over_those_of_a_checkpoint(self) -> None:
+    def test_configured_settings_override_the_checkpoint(self) -> None:
         optimizer, _, _ = self.made()
         state = optimizer.state_dict()
         rest, hidden = state["param_groups"]
@@ -223,13 +221,13 @@ class TestRouted:
         assert (rest["betas"], rest["eps"]) == ((0.8, 0.9), 0.5)  # eps is not configured
         assert (hidden["momentum"], hidden["ns_steps"]) == (0.8, 9)
 
-    def test_a_checkpoint_of_another_optimizer_on_the_route_is_refused(self) -> None:
+    def test_a_checkpoint_of_another_optimizer_on_the_route_is_rejected(self) -> None:
         state = self.made()[0].state_dict()
         other, _, _ = self.made(muon=torch.optim.RMSprop)
         with pytest.raises(LrflowError, match="of another optimizer than RMSprop: it has no alpha, centered"):
             other.load_state_dict(state)
 
-    def test_the_plan_moves_all_of_them(self) -> None:
+    def test_the_plan_sets_the_lr_of_all_optimizers(self) -> None:
         optimizer, model, plan = self.made()
         scheduler = PlanScheduler(optimizer, plan)
         for step in range(3):
@@ -238,7 +236,7 @@ class TestRouted:
             optimizer.step()
             scheduler.step()
 
-    def test_compiled_a_new_lr_compiles_nothing(self) -> None:
+    def test_a_new_lr_recompiles_no_route(self) -> None:
         compilations = 0
 
         def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Against dense eigensolvers, closed forms, and what training really does at the edge of stability."""
+"""Sharpness against dense eigensolvers, closed forms, and training at the edge of stability."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def small_problem() -> tuple[nn.Module, Callable[[Mapping[str, Tensor]], Tensor]
 
 
 def dense_hessian(loss: Callable[[Mapping[str, Tensor]], Tensor], parameters: Mapping[str, Tensor]) -> Tensor:
-    """Column by column through torch.autograd.functional, an independent way."""
+    """Compute the Hessian with torch.autograd.functional, as an independent reference."""
     names = list(parameters)
     sizes = [parameters[name].numel() for name in names]
 
@@ -36,7 +36,7 @@ def dense_hessian(loss: Callable[[Mapping[str, Tensor]], Tensor], parameters: Ma
     )
 
 
-def test_products_and_the_top_eigenvalue_are_those_of_the_dense_hessian() -> None:
+def test_products_and_top_eigenvalue_equal_those_of_the_dense_hessian() -> None:
     network, loss = small_problem()
     parameters = dict(network.named_parameters())
     dense = dense_hessian(loss, parameters)
@@ -50,7 +50,7 @@ def test_products_and_the_top_eigenvalue_are_those_of_the_dense_hessian() -> Non
     assert found.products <= 20
 
 
-def test_groups_with_rates_preconditioners_and_decay_of_their_own() -> None:
+def test_groups_with_different_lrs_preconditioners_and_decay() -> None:
     network, loss = small_problem()
     parameters = dict(network.named_parameters())
     weights = {name: p for name, p in parameters.items() if p.ndim > 1}
@@ -157,7 +157,7 @@ def test_full_batch_training_settles_at_the_edge_of_stability(
         ("adagrad", {}, 2.0),
     ],
 )
-def test_limits(bound: Bound, options: dict, limit: float) -> None:
+def test_stability_limits(bound: Bound, options: dict, limit: float) -> None:
     assert stability_limit(bound, options) == pytest.approx(limit)
 
 
@@ -171,8 +171,8 @@ def test_limits(bound: Bound, options: dict, limit: float) -> None:
         lambda p: torch.optim.Adagrad(p, 0.1),
     ],
 )
-def test_a_preconditioner_is_what_torch_divides_by(make: Callable[..., torch.optim.Optimizer]) -> None:
-    """With a gradient that is always the same, a step of Adam without momentum's start is lr * g / P."""
+def test_the_preconditioner_equals_torchs_divisor(make: Callable[..., torch.optim.Optimizer]) -> None:
+    """With a constant gradient g, a step of Adam is lr * g / P."""
     torch.manual_seed(0)
     parameter, gradient = nn.Parameter(torch.zeros(6)), torch.randn(6)
     optimizer = make([parameter])
@@ -187,7 +187,7 @@ def test_a_preconditioner_is_what_torch_divides_by(make: Callable[..., torch.opt
     torch.testing.assert_close(before - parameter, 0.1 * direction / divisor)
 
 
-def test_a_preconditioner_before_the_first_gradient_is_told() -> None:
+def test_a_preconditioner_before_the_first_gradient_raises() -> None:
     with pytest.raises(ValueError, match="not seen a gradient"):
         preconditioner("adam", {"eps": 1e-8, "betas": (0.9, 0.999)}, {})
 

@@ -1,4 +1,4 @@
-"""Against dense eigensolvers, and what the bounds promise."""
+"""Lanczos against dense eigensolvers, and its error bounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def start(size: int, seed: int = 1) -> torch.Tensor:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=12))
-def test_a_whole_krylov_space_has_the_extreme_eigenvalues(values: list[float]) -> None:
+def test_a_complete_krylov_space_has_the_extreme_eigenvalues(values: list[float]) -> None:
     matrix = symmetric(values)
     found = lanczos(lambda v: matrix @ v, start(len(values)), products=len(values), tolerance=0.0)
     exact = np.linalg.eigvalsh(matrix.numpy())
@@ -42,7 +42,7 @@ def test_the_error_bounds_the_distance_to_an_eigenvalue(seed: int, products: int
     assert min(values) - 1e-9 <= found.smallest <= found.largest <= max(values) + 1e-9
 
 
-def test_an_eigenvalue_apart_takes_few_products() -> None:
+def test_a_separated_eigenvalue_takes_few_products() -> None:
     values = [*np.linspace(-1, 1, 299).tolist(), 25.0]
     matrix = symmetric(values)
     found = lanczos(lambda v: matrix @ v, start(300))
@@ -58,14 +58,14 @@ def test_single_precision_is_enough_for_a_wide_spectrum() -> None:
     assert found.smallest == pytest.approx(-3.0, abs=0.01)
 
 
-def test_an_invariant_space_ends_it() -> None:
+def test_it_stops_at_an_invariant_subspace() -> None:
     found = lanczos(lambda v: 3.0 * v, start(50), products=20)
     assert (found.products, found.largest) == (1, pytest.approx(3.0))
     nothing = lanczos(lambda v: 0.0 * v, start(50), products=20)
     assert (nothing.products, nothing.largest, nothing.error) == (1, 0.0, 0.0)
 
 
-def test_what_cannot_be_is_told() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match="not zero"):
         lanczos(lambda v: v, torch.zeros(3))
     with pytest.raises(ValueError, match="not finite"):

@@ -1,4 +1,4 @@
-"""A training step as a function: the same each time, and nothing left behind."""
+"""A training step as a pure function: repeatable, without side effects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Noisy(pl.LightningModule):
         return {"loss": loss}
 
 
-def test_it_is_a_function_and_leaves_no_trace() -> None:
+def test_it_is_a_pure_function() -> None:
     torch.manual_seed(0)
     module = Noisy()
     batches = [(torch.randn(16, 4), torch.randint(2, (16,))) for _ in range(2)]
@@ -42,7 +42,7 @@ def test_it_is_a_function_and_leaves_no_trace() -> None:
     assert "log" not in vars(module)
 
 
-def test_its_value_is_that_of_batch_statistics_without_dropout() -> None:
+def test_it_uses_batch_statistics_and_no_dropout() -> None:
     torch.manual_seed(0)
     module = Noisy()
     batch = (torch.randn(16, 4), torch.randint(2, (16,)))
@@ -57,7 +57,7 @@ def test_its_value_is_that_of_batch_statistics_without_dropout() -> None:
 
 
 class Attends(pl.LightningModule):
-    """Whose step takes no index, and skips what is empty."""
+    """A module whose training step takes no index, and skips empty batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ def test_attention_has_second_derivatives() -> None:
     torch.testing.assert_close(product, (gradient(1e-3) - gradient(-1e-3)) / 2e-3, rtol=0.02, atol=1e-3)
 
 
-def test_batches_that_are_all_skipped_are_told() -> None:
+def test_skipping_every_batch_raises() -> None:
     module = Attends()
     with pytest.raises(ValueError, match="skips every batch"):
         module_loss(module, [torch.zeros(0, 5, 4)])(dict(module.named_parameters()))

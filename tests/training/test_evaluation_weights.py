@@ -1,4 +1,4 @@
-"""A schedule-free run validates, saves and returns the average, and trains as if nobody had ever looked."""
+"""A schedule-free run validates, saves and returns the average, and validation does not change its training."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ARRANGEMENTS: dict[str, dict[str, Any]] = {
 
 
 def stable() -> Supervised:
-    """A network with BatchNorm that draws nothing."""
+    """A network with BatchNorm and without random numbers."""
     torch.manual_seed(3)
     network = nn.Sequential()
     body = (nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU())
@@ -75,7 +75,7 @@ def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def training_state(path: Path) -> dict[str, torch.Tensor]:
-    """The weights and buffers with which a checkpoint goes on training."""
+    """Return the weights and buffers from which a checkpoint resumes training."""
     content = read_checkpoint(path)
     return {**content["state_dict"], **content["lrflow"]["training"]}
 
@@ -115,10 +115,10 @@ def uninterrupted(whole: dict[str, Any], train: Any) -> Any:
 class TestResume:
     @pytest.mark.parametrize(
         ("arrangement", "cut"),
-        # Each arrangement is cut twice: within an epoch, just after one or at the end of one, in turn.
+        # Each arrangement is interrupted twice: within, just after, or at the end of an epoch, in turn.
         [(name, cut) for i, name in enumerate(ARRANGEMENTS) for cut in (5, 8, 14) if cut != (5, 8, 14)[i % 3]],
     )
-    def test_a_run_cut_off_goes_on_exactly(
+    def test_an_interrupted_run_resumes_exactly(
         self, arrangement: str, cut: int, train: Any, uninterrupted: Any, tmp_path: Path
     ) -> None:
         options = ARRANGEMENTS[arrangement]
@@ -127,14 +127,18 @@ class TestResume:
             assert_same_end(train(tmp_path, resume=broken.newest, **options), uninterrupted(arrangement))
 
     @pytest.mark.parametrize("step", [1, 5, 11, 21])
-    def test_a_checkpoint_of_any_step_does(self, step: int, train: Any, uninterrupted: Any, tmp_path: Path) -> None:
+    def test_a_checkpoint_of_any_step_resumes_exactly(
+        self, step: int, train: Any, uninterrupted: Any, tmp_path: Path
+    ) -> None:
         arrangement = "AdamW, validated every 5 steps"
         reference = uninterrupted(arrangement)
         shutil.copytree(reference.folder, tmp_path / "run")
         checkpoint = tmp_path / "run" / "checkpoints" / f"step-{step:07d}.ckpt"
         assert_same_end(train(tmp_path / "run", resume=checkpoint, **ARRANGEMENTS[arrangement]), reference)
 
-    def test_stopped_at_an_odd_step_it_does(self, train: Any, prepare: Any, uninterrupted: Any, tmp_path: Path) -> None:
+    def test_a_run_stopped_between_checkpoints_resumes_exactly(
+        self, train: Any, prepare: Any, uninterrupted: Any, tmp_path: Path
+    ) -> None:
         class Stop(pl.Callback):
             def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
                 if trainer.global_step == 9:
@@ -152,7 +156,7 @@ class TestResume:
 
 
 class TestTraining:
-    def test_it_is_that_of_a_loop_that_never_evaluates(self, train: Any, points: Any, tmp_path: Path) -> None:
+    def test_it_equals_a_loop_that_never_evaluates(self, train: Any, points: Any, tmp_path: Path) -> None:
         run = train(tmp_path, module=stable(), val_every="2 steps", save_every="3 steps", **ADAMW)
 
         reference = stable().model
@@ -182,7 +186,7 @@ class TestTraining:
         assert all(torch.equal(run.weights[f"model.{name}"], tensor) for name, tensor in named.items())
 
     @pytest.mark.parametrize("val_every", ["1 step", "2 epochs"])
-    def test_looking_more_or_less_often_changes_nothing(
+    def test_the_frequency_of_validation_does_not_change_training(
         self, val_every: str, train: Any, uninterrupted: Any, tmp_path: Path
     ) -> None:
         run, reference = train(tmp_path, val_every=val_every, save_every="5 steps", **ADAMW), uninterrupted("AdamW")
@@ -190,10 +194,8 @@ class TestTraining:
         assert equal(training_state(last(run)), training_state(last(reference)))
         assert equal(run.weights, reference.weights)
 
-    def test_nor_does_it_where_the_loader_has_an_order_of_its_own(
-        self, train: Any, points: Any, tmp_path: Path
-    ) -> None:
-        """One that draws from the global generators, which are the training's too."""
+    def test_nor_with_a_loader_with_its_own_order(self, train: Any, points: Any, tmp_path: Path) -> None:
+        """A loader that draws from the global generators, as the training does."""
 
         class Weighted(points):
             def train_dataloader(self) -> Any:
@@ -207,7 +209,7 @@ class TestTraining:
         assert often.record.batches == seldom.record.batches
         assert equal(training_state(last(often)), training_state(last(seldom)))
 
-    def test_how_many_batches_estimate_changes_nothing_either(
+    def test_the_number_of_estimating_batches_does_not_change_training(
         self, train: Any, uninterrupted: Any, tmp_path: Path
     ) -> None:
         run, reference = train(tmp_path, batch_norm_batches=0, **ADAMW), uninterrupted("AdamW")
@@ -245,7 +247,7 @@ class TestCheckpoint:
             assert not torch.equal(trained["model.body.1.running_mean"], saved["model.body.1.running_mean"])
 
     @pytest.mark.parametrize("arrangement", ["AdamW, validated every 5 steps", "AdamW, accumulated"])
-    def test_evaluated_it_gives_what_the_run_found(
+    def test_its_evaluation_equals_that_of_the_run(
         self, arrangement: str, uninterrupted: Any, network_of_points: Any, points: Any
     ) -> None:
         run = uninterrupted(arrangement)
@@ -253,7 +255,7 @@ class TestCheckpoint:
         compared = 0
         for path in [*run.saved, run.folder / "checkpoints" / "best.ckpt"]:
             step = read_checkpoint(path)["global_step"]
-            if step - 1 not in found:  # rows stand under the step before
+            if step - 1 not in found:  # rows carry the previous step
                 continue
             trainer = pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
             module = Supervised(network_of_points(), "cross_entropy")
@@ -262,14 +264,14 @@ class TestCheckpoint:
             compared += 1
         assert compared >= 4
 
-    def test_the_module_is_left_at_the_last_one(self, uninterrupted: Any) -> None:
+    def test_the_module_ends_with_the_evaluation_weights(self, uninterrupted: Any) -> None:
         for arrangement in ("AdamW", "SGD, never validated"):
             run = uninterrupted(arrangement)
             assert equal(run.weights, read_checkpoint(last(run))["state_dict"])
 
 
 class Own(pl.LightningModule):
-    """A user's module without `forward`, with a frozen BatchNorm layer, a buffer, a metric and a log of its own."""
+    """A user's module without `forward`, with a frozen BatchNorm layer, a buffer, a metric and its own logging."""
 
     steps: torch.Tensor
 
@@ -318,7 +320,7 @@ class TestUsersModule:
             runs[val_every] = train(folder, module=Own(), rules=rules, val_every=val_every, log_every=1, **ADAMW)
         return runs[val_every]
 
-    def test_what_its_step_does_besides_is_not_seen(self, train: Any, runs: dict[str, Any]) -> None:
+    def test_side_effects_of_its_step_are_undone(self, train: Any, runs: dict[str, Any]) -> None:
         often, seldom = (self.train(train, runs, every) for every in ("1 step", "3 epochs"))
         assert float(often.module.steps) == 21
         for name in ("own/loss", "own/mean", "train/loss"):
@@ -326,14 +328,14 @@ class TestUsersModule:
             assert often.column(name)
         assert equal(training_state(last(often)), training_state(last(seldom)))
 
-    def test_a_layer_that_does_not_train_keeps_its_statistics(self, train: Any, runs: dict[str, Any]) -> None:
+    def test_a_frozen_layer_keeps_its_statistics(self, train: Any, runs: dict[str, Any]) -> None:
         run = self.train(train, runs, "1 step")
         assert run.module.frozen.running_mean.abs().max() == 0
         assert run.module.frozen.num_batches_tracked == 0
         assert run.module.norm.num_batches_tracked == 4
         assert training_state(last(run))["norm.num_batches_tracked"] == 21
 
-    def test_its_modes_are_as_it_left_them(self, train: Any, runs: dict[str, Any]) -> None:
+    def test_its_modes_are_restored(self, train: Any, runs: dict[str, Any]) -> None:
         run = self.train(train, runs, "1 step")
         assert run.module.norm.training
         assert not run.module.frozen.training
@@ -341,13 +343,13 @@ class TestUsersModule:
 
 
 class TestOtherOptimizers:
-    def test_without_modes_nothing_stays(self, train: Any, prepare: Any, tmp_path: Path) -> None:
+    def test_without_modes_the_callback_removes_itself(self, train: Any, prepare: Any, tmp_path: Path) -> None:
         run = train(tmp_path)
         assert not any(isinstance(callback, EvaluationWeights) for callback in run.trainer.callbacks)
         assert "training" not in read_checkpoint(last(run))["lrflow"]
 
-    def test_among_others_it_alone_has_two_sets_of_weights(self, tmp_path: Path) -> None:
-        """Hidden matrices by plain SGD, the rest schedule-free."""
+    def test_only_a_schedule_free_route_has_two_sets_of_weights(self, tmp_path: Path) -> None:
+        """Trains hidden matrices with plain SGD, the rest schedule-free."""
         route = "optimizer.routes={muon: {_target_: torch.optim.SGD, lr: 0.05}}"
         model = (
             "model=cnn",
@@ -376,7 +378,7 @@ class TestOtherOptimizers:
         assert member_optimizers(plain) == {None: plain}
         assert member_optimizers(Routed({None: plain, "free": free})) == {None: plain, "free": free}
 
-    def test_sharded_weights_are_refused(self) -> None:
+    def test_sharded_weights_are_rejected(self) -> None:
         class Strategy:
             restore_checkpoint_after_setup = True
 

@@ -1,4 +1,4 @@
-"""Two processes on the CPU, for real: both validate, save and end at the same average, and go on from it exactly."""
+"""Two real processes on the CPU validate, save and end at the same average, and resume from it exactly."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OPTIONS = (
 
 
 def run(python: Start, folder: Path, *more: str) -> Path:
-    """The run folder of a job of two processes."""
+    """The run folder of a job with two processes."""
     folder.mkdir(exist_ok=True)
     (folder / "job.py").write_text(SCRIPT)
     job = python("job.py", *OPTIONS, f"output={folder}/runs", *more, cwd=folder)
@@ -78,7 +78,7 @@ def whole(python: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(python, tmp_path_factory.mktemp("whole"))
 
 
-def test_both_end_at_the_average_that_was_saved(whole: Path) -> None:
+def test_both_processes_end_at_the_saved_average(whole: Path) -> None:
     saved = read_checkpoint(max(whole.glob("checkpoints/step-*.ckpt")))["state_dict"]
     for rank in (0, 1):
         assert equal(load(whole.parents[1] / f"rank{rank}.pt"), saved)
@@ -86,7 +86,7 @@ def test_both_end_at_the_average_that_was_saved(whole: Path) -> None:
     assert {int(value) for value in statistics.values()} == {5}
 
 
-def test_resumed_it_goes_on_exactly(whole: Path, python: Start, tmp_path: Path) -> None:
+def test_it_resumes_exactly(whole: Path, python: Start, tmp_path: Path) -> None:
     cut = whole / "checkpoints/step-0000009.ckpt"
     resumed = run(python, tmp_path, f"resume.from={cut}")
     one, other = (read_checkpoint(max(folder.glob("checkpoints/step-*.ckpt"))) for folder in (whole, resumed))
@@ -95,7 +95,7 @@ def test_resumed_it_goes_on_exactly(whole: Path, python: Start, tmp_path: Path) 
     assert equal(one["lrflow"]["training"], other["lrflow"]["training"])
 
 
-def test_evaluated_in_one_process_it_gives_what_both_found(whole: Path) -> None:
+def test_one_process_evaluates_to_the_same_result(whole: Path) -> None:
     with (whole / "metrics.csv").open(newline="") as file:
         found = {int(row["step"]) + 1: row for row in csv.DictReader(file) if row["val/accuracy"]}
     for step in (15, 20):

@@ -1,4 +1,4 @@
-"""An example run through a copy of a module: what is seen, what is left behind (nothing), and why it cannot be."""
+"""Running an example through a copy of a module: its results, no side effects, and its errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def loader(**options: Any) -> DataLoader:
 
 
 class Restless(pl.LightningModule):
-    """Changes whatever a step can: statistics, buffers, counters, lists; draws from every generator; logs."""
+    """Changes everything that a step can: statistics, buffers, counters, lists; draws from every generator; logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Restless(pl.LightningModule):
         return loss
 
 
-def test_nothing_is_left_behind(same: Callable[[Any, Any], bool]) -> None:
+def test_it_has_no_side_effects(same: Callable[[Any, Any], bool]) -> None:
     module, data = Restless(), Data(loader())
     module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -94,7 +94,7 @@ class Failing(nn.Linear):
 
 
 class Apart(nn.Module):
-    """Two halves between which the numbers leave torch."""
+    """Two halves with a conversion to NumPy in between."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,12 +119,12 @@ class Apart(nn.Module):
     ],
     ids=["no data", "stream", "no loader", "fails", "apart"],
 )
-def test_what_cannot_be_seen_says_why(network: nn.Module, data: Any, why: str) -> None:
+def test_errors_give_the_reason(network: nn.Module, data: Any, why: str) -> None:
     with pytest.raises(ExampleError, match=why):
         trace_uses(Supervised(network, "mse"), data)
 
 
-def test_a_modules_own_example_stands_in_for_data() -> None:
+def test_example_input_array_replaces_data() -> None:
     class Own(Restless):
         example_input_array = torch.zeros(2, 4)
 

@@ -1,4 +1,4 @@
-"""Feedback in a run: when it looks and at what, which LR follows, what is told, and that it resumes bit for bit."""
+"""Feedback in a run: when and what it reads, the resulting LR, its messages, and exact resumption."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RUN = Horizon(21, 7)  # the runs of this file: 3 epochs of 7 batches and steps
 
 
 class Readings(MetricFeedback):
-    """Keeps what it reads, and halves the factor at each."""
+    """Stores its readings, and halves the factor at each."""
 
     def __init__(self, monitor: str, every: Any = None, least: float = 1e-6) -> None:
         super().__init__(monitor, least, 1.0, every)
@@ -63,7 +63,7 @@ class Readings(MetricFeedback):
 
 
 class Logs(pl.LightningModule):
-    """Logs a divergence that says which step it is of, as a step's number and as an epoch's mean."""
+    """Logs a divergence that equals its step, per step and as an epoch's mean."""
 
     def __init__(self, network: nn.Module, name: str = "train/kl", **how: Any) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Logs(pl.LightningModule):
 
 @pytest.fixture
 def loop() -> Callable[..., FeedbackLoop]:
-    """A loop around a feedback; what it says is kept in its `told`."""
+    """Makes a loop around a feedback, whose messages are in its `told`."""
 
     def make(feedback: Feedback, horizon: Horizon = RUN) -> FeedbackLoop:
         told: list[str] = []
@@ -88,7 +88,7 @@ def loop() -> Callable[..., FeedbackLoop]:
 
 
 def factors(run: Any) -> list[float]:
-    """What was used over what was planned at each step that this run made itself."""
+    """Return the used LR divided by the planned LR at each step of this run."""
     name = run.plan.names[-1]
     first = run.resumed.step if run.resumed else 0
     return (np.array(run.column(f"lr/{name}")) / np.array(run.column(f"lr_planned/{name}")))[first:].tolist()
@@ -103,7 +103,7 @@ class TestWhenItLooks:
         assert factors(run) == pytest.approx([0.5 ** (step // 3) for step in range(21)], rel=1e-12)
 
     @pytest.mark.parametrize(("every", "steps"), [("2 steps", 2), (None, 7), ("1 epoch", 7), ("50%", 11)])
-    def test_at_the_mean_training_loss_since_the_last_look(
+    def test_at_the_mean_training_loss_since_the_last_reading(
         self, every: Any, steps: int, train: Any, loop: Any, tmp_path: Path
     ) -> None:
         feedback = Readings("train/loss", every)
@@ -113,17 +113,19 @@ class TestWhenItLooks:
         assert feedback.values == pytest.approx(means, rel=1e-6)
         assert factors(run) == pytest.approx([0.5 ** (step // steps) for step in range(21)], rel=1e-12)
 
-    def test_at_whole_windows_of_accumulation(self, train: Any, loop: Any, tmp_path: Path) -> None:
+    def test_at_complete_accumulation_windows(self, train: Any, loop: Any, tmp_path: Path) -> None:
         """Epochs of 3 steps: 3, 3 and 1 batches."""
         feedback = Readings("train/loss", "2 steps")
         run = train(tmp_path, callbacks=[loop(feedback, Horizon(9, 3))], accumulate=3, val_every="0.5 epochs")
-        ends = [0, 6, 10, 14, 20]  # batches behind steps 2, 4, 6 and 8
+        ends = [0, 6, 10, 14, 20]  # batches before steps 2, 4, 6 and 8
         losses = run.record.losses
         means = [np.mean(losses[first:last]) for first, last in pairwise(ends)]
         assert feedback.values == pytest.approx(means, rel=1e-6)
         assert factors(run) == pytest.approx([0.5 ** (step // 2) for step in range(9)], rel=1e-12)
 
-    def test_at_what_the_module_logs(self, train: Any, loop: Any, network_of_points: Any, tmp_path: Path) -> None:
+    def test_at_metrics_that_the_module_logs(
+        self, train: Any, loop: Any, network_of_points: Any, tmp_path: Path
+    ) -> None:
         feedback = Readings("train/kl", "4 steps")
         train(tmp_path, callbacks=[loop(feedback)], module=Logs(network_of_points()), val_size=0, rules=UNIFORM)
         assert feedback.values == [4.0, 8.0, 12.0, 16.0, 20.0]
@@ -136,7 +138,7 @@ class TestWhenItLooks:
         train(tmp_path, callbacks=[loop(feedback)], module=module, val_size=0, rules=UNIFORM)
         assert feedback.values == [4.0, 11.0, 18.0]
 
-    def test_steps_whose_batches_are_skipped_are_no_reading(
+    def test_skipped_steps_give_no_reading(
         self, train: Any, loop: Any, points: Any, network_of_points: Any, tmp_path: Path
     ) -> None:
         class Skips(pl.LightningModule):
@@ -152,8 +154,8 @@ class TestWhenItLooks:
         assert feedback.values[0] == pytest.approx(np.mean(run.record.losses[:2]), rel=1e-6)
         assert all(math.isfinite(value) for value in feedback.values)
 
-    def test_just_before_a_step_whose_lr_follows(self, train: Any, loop: Any, tmp_path: Path) -> None:
-        """Seen in what plain SGD does to the weights: it moves them by the LR times the gradient."""
+    def test_just_before_a_step_that_uses_the_new_lr(self, train: Any, loop: Any, tmp_path: Path) -> None:
+        """Measured by the weights: plain SGD changes them by the LR times the gradient."""
         rates: list[float] = []
 
         class Measure(pl.Callback):
@@ -176,7 +178,7 @@ class TestWhenItLooks:
         assert all(now != before for before, now in pairwise(found))
         assert feedback.factor == pytest.approx(found[-1], rel=1e-12)
 
-    def test_what_cannot_be_counted_is_told(self) -> None:
+    def test_an_uncountable_interval_raises(self) -> None:
         with pytest.raises(ConfigError, match=r"feedback\.every = '1 epoch'.*\n.*give a number of steps") as caught:
             make_feedback_loop(Greedy(), Horizon(100))
         assert caught.value.problems[0].key == "feedback.every"
@@ -197,7 +199,7 @@ class TestWhatFollows:
             assert run.column(f"lr_planned/{name}") == planned.tolist()
             assert run.column(f"lr/{name}") == (planned * expected).tolist()
 
-    def test_each_change_is_told_and_kept(self, train: Any, loop: Any, tmp_path: Path) -> None:
+    def test_each_change_is_reported_and_kept(self, train: Any, loop: Any, tmp_path: Path) -> None:
         watching = loop(Plateau("train/loss", patience=0, threshold=10.0, threshold_mode="abs", every="7 steps"))
         options = {"schedule": Schedule(Constant()), "rules": UNIFORM}
         run = train(tmp_path, callbacks=[watching], **options)
@@ -209,16 +211,14 @@ class TestWhatFollows:
         assert [(change["step"], change["factor"]) for change in watching.history] == [(14, 0.1), (21, 0.1 * 0.1)]
         assert [change["value"] for change in watching.history] == pytest.approx(values, rel=1e-6)
 
-    def test_what_moves_a_little_each_step_is_told_when_it_has_doubled(
-        self, train: Any, loop: Any, tmp_path: Path
-    ) -> None:
+    def test_small_changes_are_reported_once_they_double(self, train: Any, loop: Any, tmp_path: Path) -> None:
         watching = loop(Hypergradient(beta=0.3, every=1))
         train(tmp_path, callbacks=[watching], lr=1e-6, max_epochs=6)
         told = [1.0, *(change["factor"] for change in watching.history)]
         assert 1 <= len(watching.history) < 10
         assert all(max(now / then, then / now) >= 2 for then, now in pairwise(told))
 
-    def test_a_reading_that_is_no_number_is_told_once(
+    def test_a_nan_reading_is_reported_once(
         self, train: Any, loop: Any, network_of_points: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         class Broken(Logs):
@@ -234,35 +234,35 @@ class TestWhatFollows:
         assert message.startswith("feedback: step 2, train/kl is nan: the factor stays")
 
     @pytest.mark.parametrize(("monitor", "hint"), [("val/los", "val/loss"), ("train/los", "train/loss")])
-    def test_a_metric_that_there_is_not(self, monitor: str, hint: str, prepare: Any, loop: Any, tmp_path: Path) -> None:
+    def test_a_missing_metric_raises(self, monitor: str, hint: str, prepare: Any, loop: Any, tmp_path: Path) -> None:
         run = prepare(tmp_path, callbacks=[loop(Readings(monitor))])
         with pytest.raises(LrflowError) as caught:
             run.fit()
         assert str(caught.value) == (
-            f"feedback.monitor = '{monitor}': there is no such metric at step 7: there are train/loss, val/accuracy, "
+            f"feedback.monitor = '{monitor}': no such metric at step 7; the metrics are train/loss, val/accuracy, "
             f"val/loss\n    did you mean {hint}?"
         )
 
-    def test_what_is_logged_at_an_epochs_end_is_not_there_within_it(
+    def test_a_metric_of_the_epochs_end_is_missing_within_the_epoch(
         self, prepare: Any, loop: Any, network_of_points: Any, tmp_path: Path
     ) -> None:
         module = Logs(network_of_points(), "train/kl", on_step=False, on_epoch=True)
         with pytest.raises(LrflowError, match=r"needs feedback\.every='1 epoch'"):
             prepare(tmp_path, callbacks=[loop(Readings("train/kl", 2))], module=module, val_size=0, rules=UNIFORM).fit()
 
-    def test_nothing_to_look_at_is_told_in_the_end(
+    def test_a_run_without_a_reading_warns_at_its_end(
         self, train: Any, loop: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.WARNING, "lrflow"):
             train(tmp_path, callbacks=[loop(Plateau())], val_size=0, max_epochs=1)
         assert "feedback: it never acted" in caplog.text
 
-    def test_divided_weights_are_refused(
+    def test_sharded_weights_are_rejected(
         self, prepare: Any, loop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("lrflow.training.feedback_loop.SingleDeviceStrategy", DDPStrategy)
         run = prepare(tmp_path, callbacks=[loop(Hypergradient())])
-        with pytest.raises(LrflowError, match="feedback=hypergradient looks at whole weights"):
+        with pytest.raises(LrflowError, match="feedback=hypergradient needs whole weights"):
             run.fit()
 
 
@@ -304,12 +304,12 @@ class TestInterruptedEqualsUninterrupted:
             for number, kind in enumerate(KINDS)
             for cell in (
                 ("plain", (8, 13)[number % 2]),
-                # The other cut; 8 is within a window.
+                # The other interruption; 8 is within a window.
                 (("momentum, tensor LR", 13), ("accumulated, validated within windows", 8))[number % 2],
             )
         ],
     )
-    def test_whatever_acts_and_wherever_it_is_cut_off(
+    def test_every_feedback_at_every_interruption(
         self, kind: str, arrangement: str, cut: int, train: Any, loop: Any, whole: Any, tmp_path: Path
     ) -> None:
         options = ARRANGEMENTS[arrangement]
@@ -321,7 +321,7 @@ class TestInterruptedEqualsUninterrupted:
         if (kind, arrangement) not in whole:
             whole[kind, arrangement] = go(tmp_path / "whole")
         reference, kept = whole[kind, arrangement]
-        assert len({round(factor, 9) for factor in factors(reference)}) > 1  # it did act
+        assert len({round(factor, 9) for factor in factors(reference)}) > 1  # the feedback changed the factor
         broken, _ = go(tmp_path / "broken", interrupt=cut)
         resumed, watching = go(tmp_path / "broken", resume=broken.newest)
         first = resumed.resumed.step
@@ -333,7 +333,7 @@ class TestInterruptedEqualsUninterrupted:
         assert watching.history == kept.history
         assert watching.feedback.factor == kept.feedback.factor
 
-    def test_the_factor_is_in_force_at_the_first_step(self, train: Any, loop: Any, tmp_path: Path) -> None:
+    def test_the_factor_applies_from_the_first_step(self, train: Any, loop: Any, tmp_path: Path) -> None:
         broken = train(tmp_path, interrupt=10, callbacks=[loop(Readings("train/loss", "4 steps"))], save_every="1 step")
         resumed = train(tmp_path, resume=broken.newest, callbacks=[loop(Readings("train/loss", "4 steps"))])
         assert (resumed.resumed.step, factors(resumed)[0]) == (10, pytest.approx(0.25))
@@ -342,7 +342,7 @@ class TestInterruptedEqualsUninterrupted:
 class TestResumedUnderAnotherConfiguration:
     @pytest.fixture
     def again(self, train: Any, loop: Any, tmp_path: Path) -> Callable[..., Any]:
-        """Goes on from step 10 of a run whose factor was 0.25, with other callbacks."""
+        """Resumes from step 10 of a run whose factor was 0.25, with another loop."""
         first = train(
             tmp_path / "first", interrupt=10, callbacks=[loop(Readings("train/loss", "4 steps"))], save_every="5 steps"
         )
@@ -355,47 +355,46 @@ class TestResumedUnderAnotherConfiguration:
 
         return go
 
-    def test_without_any_the_plan_holds(self, again: Any) -> None:
+    def test_without_feedback_the_plan_applies(self, again: Any) -> None:
         run, _ = again()
         assert factors(run) == [1.0] * 11
 
-    def test_another_kind_begins_at_the_plan_and_says_so(self, again: Any) -> None:
+    def test_another_feedback_starts_at_the_plan(self, again: Any) -> None:
         run, (watching,) = again(Plateau())
         assert factors(run) == [1.0] * 11
         assert watching.told[0] == (
-            "feedback: the run had Readings at factor 0.25; its state is dropped, and the LR goes on from the planned "
-            "one"
+            "feedback: the run had Readings at factor 0.25; its state is dropped, and the LR continues from the "
+            "planned one"
         )
 
-    def test_another_metric_keeps_the_factor_and_drops_the_rest(self, again: Any) -> None:
+    def test_another_metric_keeps_only_the_factor(self, again: Any) -> None:
         feedback = Readings("val/loss")
         run, (watching,) = again(feedback)
         assert factors(run)[0] == pytest.approx(0.25)
         assert feedback.values == run.column("val/loss")[1:]
         assert watching.told[0] == (
-            "feedback: it looked at train/loss and looks at val/loss now: what it had seen is dropped, its factor of "
-            "0.25 is kept"
+            "feedback: it read train/loss and reads val/loss now: its state is dropped, its factor of 0.25 is kept"
         )
 
-    def test_other_bounds_and_another_interval_hold(self, again: Any) -> None:
+    def test_other_bounds_and_intervals_apply(self, again: Any) -> None:
         run, (watching,) = again(Readings("train/loss", "5 steps", least=0.4))
         assert factors(run) == pytest.approx([0.4] * 11)
-        assert watching.told[0] == "feedback: its factor was 0.25 and is 0.4, within today's bounds"
+        assert watching.told[0] == "feedback: its factor was 0.25 and is 0.4, within the current bounds"
 
-    def test_the_weights_of_another_model_are_refused(
+    def test_the_weights_of_another_model_are_rejected(
         self, train: Any, prepare: Any, loop: Any, tmp_path: Path
     ) -> None:
-        """As after a rule that freezes a part of it."""
+        """This happens after a rule that freezes a part of the model."""
         broken = train(tmp_path, interrupt=10, callbacks=[loop(Hypergradient())], save_every="5 steps")
         rules = [Rule("body", match="body.*", freeze=True), Rule("head", match="head.*")]
         run = prepare(tmp_path, resume=broken.newest, callbacks=[loop(Hypergradient())], rules=rules)
-        with pytest.raises(LrflowError, match="the state of the feedback cannot be gone on from"):
+        with pytest.raises(LrflowError, match="the state of the feedback cannot be resumed"):
             run.fit()
 
 
 @pytest.mark.usefixtures("undrawn")
 class TestFromTheCommandLine:
-    """Through `task=train` itself."""
+    """Feedback through `task=train`."""
 
     @pytest.fixture(scope="class")
     def output(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -414,10 +413,8 @@ class TestFromTheCommandLine:
 
         return go
 
-    def test_the_plan_is_told_and_the_changes_are_in_the_summary(
-        self, run: Any, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """Each epoch of 20 steps is no improvement by 10; from a checkpoint of the middle it goes on as it was."""
+    def test_the_changes_are_in_the_summary(self, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        """No epoch of 20 steps improves by 10; resumed from a checkpoint in the middle, the run is the same."""
         plateau = ["feedback=plateau", "feedback.patience=0", "feedback.threshold=10", "feedback.threshold_mode=abs"]
         first = run(*plateau, "trainer.checkpoint.keep=null")
         told = capsys.readouterr().out
@@ -443,7 +440,7 @@ class TestFromTheCommandLine:
         assert "feedback: the run had Plateau at factor 0.01; its state is dropped" in capsys.readouterr().out
 
     def test_a_run_that_fails_keeps_its_changes(self, run: Any, output: Path) -> None:
-        with pytest.raises(LrflowError, match="there is no such metric"):
+        with pytest.raises(LrflowError, match="no such metric"):
             run("feedback=plateau", "feedback.monitor=train/f1", "name=fails")
         (folder,) = output.glob("*_fails")
         summary = json.loads((folder / "summary.json").read_text())
@@ -465,12 +462,12 @@ class TestFromTheCommandLine:
             (["feedback=greedy", "feedback.every=0%"], {"feedback.every"}),
         ],
     )
-    def test_mistakes_are_told_before_anything_is_built(self, overrides: list[str], keys: set[str]) -> None:
+    def test_mistakes_are_reported_before_anything_is_built(self, overrides: list[str], keys: set[str]) -> None:
         with pytest.raises(ConfigError) as caught:
             compose(overrides)
         assert {problem.key for problem in caught.value.problems} == keys
 
-    def test_what_is_no_feedback_is_refused(self, run: Any) -> None:
+    def test_a_target_that_is_not_a_feedback_is_rejected(self, run: Any) -> None:
         with pytest.raises(ConfigError, match="expected a feedback, such as"):
             run("feedback._target_=lrflow.models.Logistic", "feedback.shape=[64]", "feedback.outputs=10")
 
@@ -496,8 +493,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_have_one_factor_and_resume_it(python: Any, tmp_path: Path) -> None:
-    """The mean training loss is that of both, and what each had gathered when it was saved is its own again."""
+def test_two_processes_share_one_factor_and_resume_it(python: Any, tmp_path: Path) -> None:
+    """The mean training loss covers both processes, and each restores its own sums."""
     (tmp_path / "job.py").write_text(DDP)
     options = [
         "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=3", "data.batch_size=32", "model=logistic",

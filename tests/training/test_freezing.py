@@ -1,4 +1,4 @@
-"""Frozen is frozen: no gradient, no decay, no state, no statistics; and from its first step on a group trains."""
+"""A frozen group has no gradient, decay, state or statistics updates; it trains from its first step on."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ LATE = (HEAD, Rule("body", match="*", unfreeze=5, unfreeze_warmup=3))
 
 
 class Watch(pl.Callback):
-    """The state of a run before each batch: parameters, buffers, gradients, and what the optimizer remembers."""
+    """Records the state of a run before each batch: parameters, buffers, gradients and optimizer state."""
 
     def __init__(self) -> None:
         self.seen: list[dict[str, torch.Tensor]] = []
         self.trained: list[set[str]] = []  # parameters with a gradient in the step
-        self.remembered: list[set[str]] = []  # parameters that the optimizer has a state of
+        self.remembered: list[set[str]] = []  # parameters with optimizer state
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.seen.append(copy.deepcopy(pl_module.model.state_dict()))
@@ -41,11 +41,11 @@ class Watch(pl.Callback):
 
 
 def moved(seen: list[dict[str, torch.Tensor]], first: int, last: int) -> set[str]:
-    """What is not the same before the batches `first` and `last`."""
+    """Return the names of values that differ before the batches `first` and `last`."""
     return {name for name, tensor in seen[first].items() if not torch.equal(tensor, seen[last][name])}
 
 
-def test_a_frozen_group_stays_as_it_is_until_its_first_step(train: Any, tmp_path: Path) -> None:
+def test_a_frozen_group_is_unchanged_until_its_first_step(train: Any, tmp_path: Path) -> None:
     watch = Watch()
     train(tmp_path, rules=LATE, callbacks=[watch], settings={"weight_decay": 0.5, "fused": "auto"})
     head, everything = {"head.weight", "head.bias"}, {name for name, _ in watch.seen[0].items()}
@@ -56,8 +56,8 @@ def test_a_frozen_group_stays_as_it_is_until_its_first_step(train: Any, tmp_path
     assert watch.remembered == [set()] + [head] * 5 + [parameters] * 15
 
 
-def test_it_is_the_training_that_a_loop_by_hand_makes(train: Any, tmp_path: Path) -> None:
-    """Clipped, with momentum and weight decay, against plain torch: the weights are equal, bit for bit."""
+def test_it_equals_a_plain_loop_in_torch(train: Any, tmp_path: Path) -> None:
+    """With clipping, momentum and weight decay the weights equal those of plain torch, bit for bit."""
     batches: list[Any] = []
 
     class Keep(pl.Callback):
@@ -101,7 +101,7 @@ def test_it_is_the_training_that_a_loop_by_hand_makes(train: Any, tmp_path: Path
         assert torch.equal(tensor, run.module.model.state_dict()[name]), name
 
 
-def test_until_then_it_is_a_run_in_which_the_group_is_frozen(train: Any, tmp_path: Path) -> None:
+def test_until_then_it_equals_a_run_with_the_group_frozen(train: Any, tmp_path: Path) -> None:
     late = train(tmp_path / "late", rules=LATE, clip=0.05, accumulate=2)
     never = train(tmp_path / "never", rules=(HEAD, Rule("body", match="*", freeze=True)), clip=0.05, accumulate=2)
     assert late.record.losses[:9] == never.record.losses[:9]  # 5 steps: the last of an epoch has one batch
@@ -116,7 +116,7 @@ def test_until_then_it_is_a_run_in_which_the_group_is_frozen(train: Any, tmp_pat
 def test_batch_norms_of_a_frozen_group_keep_their_statistics(
     frozen: dict[str, Any], fixed: bool, train: Any, tmp_path: Path
 ) -> None:
-    """Also where a validation comes between; and dropout beside them goes on."""
+    """This holds across a validation too, and dropout stays active."""
     watch = Watch()
     rules = (HEAD, Rule("body", match="*", freeze_statistics=fixed, **frozen))
     run = train(tmp_path, rules=rules, callbacks=[watch], val_every="2 steps")
@@ -127,8 +127,8 @@ def test_batch_norms_of_a_frozen_group_keep_their_statistics(
     assert run.module.model.body[3].training
 
 
-def test_a_batch_norm_with_a_parameter_that_trains_trains(train: Any, tmp_path: Path) -> None:
-    """As fastai freezes: everything but the norms."""
+def test_a_batch_norm_with_a_trainable_parameter_trains(train: Any, tmp_path: Path) -> None:
+    """fastai freezes like this: everything except the norms."""
     watch = Watch()
     rules = (HEAD, Rule("norms", select="norm"), Rule("body", match="*", freeze=True))
     train(tmp_path, rules=rules, callbacks=[watch])
@@ -136,7 +136,7 @@ def test_a_batch_norm_with_a_parameter_that_trains_trains(train: Any, tmp_path: 
     assert "body.0.weight" not in moved(watch.seen, 0, 20)
 
 
-def test_what_the_model_froze_itself_is_left_alone() -> None:
+def test_layers_frozen_by_the_model_stay_frozen() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     model[1].requires_grad_(False)
     groups = resolve(model, [Rule("rest", match="*")], lr=0.1)
@@ -149,8 +149,8 @@ OPTIMIZERS = ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adagrad", "RMSprop", "R
 
 
 @pytest.mark.parametrize("name", [*OPTIMIZERS, "Adafactor", "SGD fused", "Adam fused", "AdamW fused", "Adagrad fused"])
-def test_optimizers_leave_alone_what_has_no_gradient(name: str) -> None:
-    """Built with the frozen group from the start, so that its state is loaded under the same numbers."""
+def test_optimizers_skip_parameters_without_gradients(name: str) -> None:
+    """The frozen group is in the optimizer from the start, so its state is loaded with the same indices."""
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
     groups = resolve(model, [Rule("head", match="1.*"), Rule("body", match="*", unfreeze=2)], lr=0.1, weight_decay=0.1)
     kind, _, fused = name.partition(" ")
@@ -169,11 +169,11 @@ def test_optimizers_leave_alone_what_has_no_gradient(name: str) -> None:
         assert torch.equal(model[0].weight, before["0.weight"]) == (step < 2)
         if step < 2:
             state = optimizer.state_dict()["state"].get(2)
-            assert str(state) == str(at_first)  # nothing, but for Adagrad, which makes it beforehand
+            assert str(state) == str(at_first)  # empty, except for Adagrad, which creates it in advance
 
 
 class Tower(nn.Module):
-    """Ten layers and a head, of a class of its own: torch compiles no plain `Sequential`."""
+    """Ten layers and a head, in its own class: torch does not compile a plain `Sequential`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,8 +186,8 @@ class Tower(nn.Module):
         return self.head(inputs)
 
 
-def test_a_compiled_model_is_compiled_anew_for_each_group(train: Any, tmp_path: Path) -> None:
-    """More often than torch does by itself, which gives up after eight variants of a function."""
+def test_a_compiled_model_is_compiled_again_for_each_group(train: Any, tmp_path: Path) -> None:
+    """Torch alone would stop compiling after eight variants of a function."""
     torch.compiler.reset()
     counters.clear()
     module = Supervised(Tower(), "cross_entropy")
@@ -200,7 +200,7 @@ def test_a_compiled_model_is_compiled_anew_for_each_group(train: Any, tmp_path: 
     torch.compiler.reset()
 
 
-def test_a_strategy_that_shards_parameters_is_refused() -> None:
+def test_a_strategy_that_shards_parameters_is_rejected() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     groups = resolve(model, [Rule("head", match="1.*"), Rule("body", match="*", unfreeze=5)], lr=0.1)
 
@@ -213,7 +213,7 @@ def test_a_strategy_that_shards_parameters_is_refused() -> None:
     Freezing(model, groups, {"head": 0, "body": 5}, step=5).setup(Sharded(), None, "fit")  # type: ignore[arg-type]
 
 
-def test_groups_of_one_start_are_unfrozen_together() -> None:
+def test_groups_with_the_same_start_are_unfrozen_together() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
     rules = [Rule(str(i), match=f"{i}.*", unfreeze=start) for i, start in enumerate((6, 6, 0))]
     groups: list[Group] = resolve(model, rules, lr=0.1)
@@ -226,10 +226,8 @@ def test_groups_of_one_start_are_unfrozen_together() -> None:
         assert sum(parameter.requires_grad for parameter in model.parameters()) == trained
 
 
-def test_a_resumed_run_of_another_length_goes_on_with_what_has_trained(
-    train: Any, prepare: Any, tmp_path: Path
-) -> None:
-    """Half of the run is another step now, and the group has trained since the old one."""
+def test_a_resumed_run_of_another_length_freezes_nothing_again(train: Any, prepare: Any, tmp_path: Path) -> None:
+    """Half of the run is now a later step, but the group has trained since the earlier one."""
     rules = (HEAD, Rule("body", match="*", unfreeze="50%"))
     broken = train(tmp_path, interrupt=14, rules=rules, save_every="1 step")
     assert broken.plan.first_steps == {"head": 0, "body": 11}

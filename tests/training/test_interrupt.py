@@ -1,4 +1,4 @@
-"""Real signals to real processes: each ends at a step boundary, with a checkpoint that goes on exactly."""
+"""Real signals to real processes: each ends at a step boundary, with a checkpoint that resumes exactly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lrflow.training.interrupt import StopRequest
 
 @pytest.fixture
 def exit_code(prepare: Any) -> Callable[..., int]:
-    """Trains in a copy of this process, which exits as the command line would; gives its exit code."""
+    """Trains in a copy of this process, which exits like the command line; returns its exit code."""
 
     def go(folder: Path, *callbacks: pl.Callback, **options: Any) -> int:
         def run() -> None:
@@ -86,7 +86,7 @@ def assert_goes_on_exactly(train: Any, folder: Path, **options: Any) -> None:
         (signal.SIGTERM, 20, {}, 21),  # in the last batch of the run
     ],
 )
-def test_it_stops_after_the_step_and_goes_on_exactly(
+def test_it_stops_after_the_step_and_resumes_exactly(
     number: int, batch: int, options: dict[str, Any], step: int, exit_code: Any, train: Any, tmp_path: Path, capfd: Any
 ) -> None:
     folder = tmp_path / "run"
@@ -97,7 +97,7 @@ def test_it_stops_after_the_step_and_goes_on_exactly(
     assert_goes_on_exactly(train, folder, **options)
 
 
-def test_asked_while_it_is_set_up_it_stops_after_a_step(exit_code: Any, train: Any, tmp_path: Path) -> None:
+def test_a_signal_during_setup_stops_it_after_a_step(exit_code: Any, train: Any, tmp_path: Path) -> None:
     class Early(pl.Callback):
         def on_train_start(self, *_: Any) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -108,7 +108,7 @@ def test_asked_while_it_is_set_up_it_stops_after_a_step(exit_code: Any, train: A
 
 
 @pytest.mark.parametrize(("val_every", "step"), [("3 steps", 3), ("1 epoch", 7)])
-def test_a_validation_is_finished_first(val_every: str, step: int, exit_code: Any, train: Any, tmp_path: Path) -> None:
+def test_a_validation_is_completed_first(val_every: str, step: int, exit_code: Any, train: Any, tmp_path: Path) -> None:
     folder, ask = tmp_path / "run", Signal(0, signal.SIGTERM, validating=True)
     assert exit_code(folder, ask, save_every=None, val_every=val_every) == 143
     assert newest_checkpoint(folder).name == f"step-{step:07d}.ckpt"
@@ -118,14 +118,14 @@ def test_a_validation_is_finished_first(val_every: str, step: int, exit_code: An
     assert_goes_on_exactly(train, folder, val_every=val_every)
 
 
-def test_killed_outright_it_goes_on_from_its_last_checkpoint(exit_code: Any, train: Any, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_from_its_last_checkpoint(exit_code: Any, train: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert exit_code(folder, Signal(11, signal.SIGKILL), save_every="2 steps") == -signal.SIGKILL
     assert newest_checkpoint(folder).name == "step-0000010.ckpt"
     assert_goes_on_exactly(train, folder)
 
 
-def test_asked_twice_it_ends_at_once(exit_code: Any, tmp_path: Path) -> None:
+def test_a_second_signal_ends_it_at_once(exit_code: Any, tmp_path: Path) -> None:
     assert exit_code(tmp_path, Signal(2, signal.SIGTERM, signal.SIGTERM), save_every=None) == -signal.SIGTERM
     assert newest_checkpoint(tmp_path) is None
 
@@ -136,7 +136,7 @@ def test_a_second_ctrl_c_ends_at_once(exit_code: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["to its end", "stopped"])
-def test_the_handlers_are_put_back(how: str, prepare: Any, tmp_path: Path) -> None:
+def test_the_handlers_are_restored(how: str, prepare: Any, tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     callbacks = [Signal(2, signal.SIGTERM)] if how == "stopped" else []
     run = prepare(tmp_path, callbacks=callbacks, stop=StopRequest(), max_epochs=1)
@@ -148,7 +148,7 @@ def test_the_handlers_are_put_back(how: str, prepare: Any, tmp_path: Path) -> No
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_a_run_in_another_thread_listens_to_nothing(train: Any, tmp_path: Path) -> None:
+def test_a_run_in_another_thread_handles_no_signals(train: Any, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     done = []
     thread = threading.Thread(target=lambda: done.append(train(tmp_path, max_epochs=1)))
@@ -173,8 +173,8 @@ except LrflowError as error:
 
 
 @pytest.mark.slow
-def test_a_whole_job_is_stopped_from_outside_and_resumed(python: Any, tmp_path: Path) -> None:
-    """As a cluster does it: SIGTERM, whenever it comes."""
+def test_a_job_is_stopped_by_the_scheduler_and_resumed(python: Any, tmp_path: Path) -> None:
+    """A cluster sends SIGTERM at any moment."""
     (tmp_path / "job.py").write_text(SCRIPT)
     common = [
         f"output={tmp_path}/runs",

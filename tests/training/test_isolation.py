@@ -1,4 +1,4 @@
-"""What looks at a run leaves nothing behind, whatever its module keeps and however it changes it."""
+"""Isolated code has no side effects on a run, whatever state its module keeps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ALL = [Rule("all", match="*")]
 
 
 class Meter:
-    """An object of a user's own."""
+    """An object of a user's class."""
 
     def __init__(self) -> None:
         self.total, self.seen = 0.0, [0]
@@ -45,7 +45,7 @@ class Meter:
 
 @dataclass(slots=True)
 class Tally:
-    """One whose attributes stand in no dict."""
+    """An object whose attributes are in `__slots__`."""
 
     calls: int = 0
 
@@ -55,7 +55,7 @@ class Tally:
 
 
 class Keeps(nn.Module):
-    """A layer whose output depends on what its forward has left behind, in training and evaluation alike."""
+    """A layer whose output depends on state that its forward sets, in training and in evaluation."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ CHANGES: dict[str, Callable[[Any, Tensor], Any]] = {
     "a parameter": _weight,
 }
 VALIDATED = [how for how in CHANGES if how not in ("a metric", "a parameter")]
-"""Those that a validation leaves no trace of; a metric is its result, and parameters are torch's affair."""
+"""The kinds of state that a validation must not change; metrics are its result, and parameters are not covered."""
 
 
 def keeping(*hows: str) -> Supervised:
@@ -176,7 +176,7 @@ def numbers(run: Any) -> list[list[float]]:
     return [run.column("train/loss"), *(value.flatten().tolist() for value in run.weights.values())]
 
 
-def test_a_run_does_not_notice_that_its_sharpness_is_measured(prepare: Any, tmp_path: Path) -> None:
+def test_measuring_sharpness_does_not_change_the_run(prepare: Any, tmp_path: Path) -> None:
     options = {"optimizer": torch.optim.SGD, "settings": {}, "max_epochs": 1, "rules": ALL, "val_size": 0}
 
     def same(*hows: str) -> bool:
@@ -194,7 +194,7 @@ def test_a_run_does_not_notice_that_its_sharpness_is_measured(prepare: Any, tmp_
 
 
 @pytest.mark.parametrize("schedule_free", [False, True])
-def test_validating_more_often_changes_no_training(schedule_free: bool, train: Any, tmp_path: Path) -> None:
+def test_the_frequency_of_validation_does_not_change_training(schedule_free: bool, train: Any, tmp_path: Path) -> None:
     options: dict[str, Any] = {"max_epochs": 2, "rules": ALL, "save_every": None, "monitor": None}
     if schedule_free:
         kind = pytest.importorskip("schedulefree").AdamWScheduleFree
@@ -212,7 +212,7 @@ def test_validating_more_often_changes_no_training(schedule_free: bool, train: A
 
 
 class Own(pl.LightningModule):
-    """A module that keeps state of both kinds: of its forward, and of its validation."""
+    """A module with both kinds of state: set by its forward, and by its validation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -243,12 +243,12 @@ class Own(pl.LightningModule):
         self.best.copy_(torch.minimum(self.best, torch.tensor(self.losses[-1])))
 
 
-def test_a_module_keeps_what_its_validation_hooks_keep(train: Any, tmp_path: Path) -> None:
+def test_state_set_by_validation_hooks_stays(train: Any, tmp_path: Path) -> None:
     options: dict[str, Any] = {"max_epochs": 2, "rules": ALL, "save_every": None}
     seldom = train(tmp_path / "seldom", module=Own(), val_every="2 epochs", **options)
     often = train(tmp_path / "often", module=Own(), val_every="3 steps", **options)
     assert seldom.column("train/loss") == often.column("train/loss")
-    assert (seldom.module.calls, often.module.calls) == (14, 14)  # training steps alone
+    assert (seldom.module.calls, often.module.calls) == (14, 14)  # training steps only
     assert (seldom.module.validations, often.module.validations) == (
         len(seldom.column("val/loss")),
         len(often.column("val/loss")),
@@ -259,7 +259,7 @@ def test_a_module_keeps_what_its_validation_hooks_keep(train: Any, tmp_path: Pat
 
 
 class Sum(nn.Module):
-    """A sum that a person keeps in a submodule; torchmetrics has it, too."""
+    """A sum that a user keeps in a submodule; torchmetrics has one, too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -303,7 +303,7 @@ class Summing(pl.LightningModule):
 
 
 @pytest.mark.parametrize("hook", ["on_validation_epoch_end", "on_validation_end"])
-def test_hooks_of_a_module_read_what_its_validation_left_in_a_submodule(hook: str, train: Any, tmp_path: Path) -> None:
+def test_hooks_read_submodule_state_of_the_validation(hook: str, train: Any, tmp_path: Path) -> None:
     options: dict[str, Any] = {"max_epochs": 2, "rules": ALL, "monitor": None}
     seldom = train(tmp_path / "seldom", module=Summing(hook), val_every="2 epochs", save_every=None, **options)
     often = train(
@@ -321,7 +321,7 @@ def test_hooks_of_a_module_read_what_its_validation_left_in_a_submodule(hook: st
     assert 0 < len(resumed.column("train/loss")) < len(whole)
 
 
-def test_every_object_is_the_one_that_it_was() -> None:
+def test_every_object_keeps_its_identity() -> None:
     module = keeping("a counter")
     layer: Any = module.model.body[2]
     module(torch.randn(4, 6)).sum().backward()
@@ -363,12 +363,12 @@ VALUES = st.recursive(
 
 @given(value=VALUES, seed=st.integers(0, 1000))
 @settings(max_examples=50, deadline=None)
-def test_containers_however_they_are_nested(value: Any, seed: int) -> None:
+def test_nested_containers_are_restored(value: Any, seed: int) -> None:
     root, draw = {"value": value}, random.Random(seed)
     before = repr(root)
     snapshot = Snapshot([root])
     places: list[Any] = [root]
-    for place in places:  # which grows
+    for place in places:  # the list grows
         inner = list(place.values()) if isinstance(place, dict) else list(place)
         places += [one for one in inner if isinstance(one, dict | list)]
     for place in places:
@@ -382,8 +382,8 @@ def test_containers_however_they_are_nested(value: Any, seed: int) -> None:
     assert repr(root) == before
 
 
-def test_what_a_module_only_refers_to_is_left_alone() -> None:
-    """The data is no part of the module: it is neither copied nor put back."""
+def test_referenced_objects_are_not_restored() -> None:
+    """The data is not part of the module: it is neither copied nor restored."""
 
     class Data(torch.utils.data.Dataset[int]):
         reads = 0
@@ -399,7 +399,7 @@ def test_what_a_module_only_refers_to_is_left_alone() -> None:
     assert module.data.reads == 1
 
 
-def test_a_config_with_missing_values_can_be_kept() -> None:
+def test_a_config_with_missing_values_can_be_restored() -> None:
     module: Any = keeping("a counter")
     module.options = OmegaConf.create({"needed": MISSING, "given": {"a": 1}})
     with isolated(module):
@@ -407,7 +407,7 @@ def test_a_config_with_missing_values_can_be_kept() -> None:
     assert module.options == OmegaConf.create({"needed": MISSING, "given": {"a": 1}})
 
 
-def test_a_graph_that_still_needs_a_tensor_finds_it() -> None:
+def test_a_graph_can_still_use_a_restored_tensor() -> None:
     module: Any = keeping("a buffer changed in place")
     layer, weight = module.model.body[2], torch.ones((), requires_grad=True)
     layer.mean.fill_(3.0)
@@ -418,7 +418,7 @@ def test_a_graph_that_still_needs_a_tensor_finds_it() -> None:
     assert float(weight.grad) == 3.0
 
 
-def test_what_classes_and_python_modules_hold_is_put_back_where_it_is_asked_for() -> None:
+def test_namespaces_are_restored_on_request() -> None:
     source = (
         "import numpy\nCALLS, DRAWN, NOTES = 0, numpy.random.RandomState(1), {'n': [0]}\n"
         "class Base:\n    seen = 0\n    @staticmethod\n"
@@ -432,7 +432,7 @@ def test_what_classes_and_python_modules_hold_is_put_back_where_it_is_asked_for(
         places = namespaces([own.Made])
         assert {place.name for place in places} == {"users_own", "users_own.Made", "users_own.Base"}
         before = Snapshot(places)
-        for _ in range(2):  # it can be put back more than once
+        for _ in range(2):  # it can be restored more than once
             drawn = own.DRAWN.rand()
             own.CALLS, own.ADDED, own.Base.seen, own.Made.seen = 5, 1, 2, 3
             own.NOTES["n"].append(1)

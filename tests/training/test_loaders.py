@@ -1,4 +1,4 @@
-"""Any data module's loaders, put into an order that is known in advance."""
+"""The loaders of any data module get a reproducible order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DATA = TensorDataset(torch.arange(20.0))
 
 
 class Users(pl.LightningDataModule):
-    """A user's own data module."""
+    """A user's data module."""
 
     def __init__(self, train: Any) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def passes(loader: DataLoader[Any], epoch: int = 0) -> list[list[float]]:
     return [batch[0].tolist() for batch in loader]
 
 
-def test_the_same_order_again_whatever_is_drawn_between() -> None:
+def test_the_order_does_not_depend_on_global_generators() -> None:
     first = passes(ordered(Users(DataLoader(DATA, 4, shuffle=True))).train_dataloader())
     torch.rand(5)
     again = ordered(Users(DataLoader(DATA, 4, shuffle=True))).train_dataloader()
@@ -64,7 +64,7 @@ def test_the_same_order_again_whatever_is_drawn_between() -> None:
     assert sorted(chain(*first)) == list(range(20))
 
 
-def test_it_begins_at_the_position() -> None:
+def test_it_starts_at_the_position() -> None:
     whole = ordered(Users(DataLoader(DATA, 4, shuffle=True))).train_dataloader()
     resumed = ordered(Users(DataLoader(DATA, 4, shuffle=True)), Position(2, 3, 13)).train_dataloader()
     assert passes(resumed, 2) == passes(whole, 2)[3:]
@@ -72,13 +72,13 @@ def test_it_begins_at_the_position() -> None:
     assert len(resumed) == 5
 
 
-def test_validation_is_in_the_data_sets_order_and_never_begins_in_its_middle() -> None:
+def test_validation_uses_the_datasets_order_from_its_start() -> None:
     first, second = ordered(WithValidation(DataLoader(DATA, 4)), Position(0, 2, 2)).val_dataloader()
     assert passes(first) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15], [16, 17, 18, 19]]
     assert [len(batch) for batch in passes(second)] == [6, 6, 6, 2]
 
 
-def test_it_is_shared_out_over_devices() -> None:
+def test_it_is_sharded_over_devices() -> None:
     shares = [ordered(Users(DataLoader(DATA, 4)), rank=rank, world=2).train_dataloader() for rank in (0, 1)]
     seen = [list(chain(*passes(share))) for share in shares]
     assert sorted(seen[0] + seen[1]) == list(range(20))
@@ -92,7 +92,7 @@ def test_loaders_in_lists_and_dicts(wrap: Any) -> None:
 
 
 class Stream(IterableDataset[Any]):
-    """Data without a length, always the same."""
+    """Data without a length, the same in each epoch."""
 
     def __iter__(self) -> Any:
         draw = torch.Generator().manual_seed(1)
@@ -101,7 +101,7 @@ class Stream(IterableDataset[Any]):
 
 
 class OwnBatches(BatchSampler):
-    """A batch sampler of one's own."""
+    """A custom batch sampler."""
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ class OwnBatches(BatchSampler):
         (DataLoader(Stream(), 4), "Stream"),
     ],
 )
-def test_an_order_of_ones_own_is_kept_and_told(loader: Any, name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loaders_own_order_is_kept_and_reported(loader: Any, name: str, caplog: pytest.LogCaptureFixture) -> None:
     assert ordered(Users(loader)).train_dataloader() is loader
-    assert f"the training loader brings its own order ({name})" in caplog.text
+    assert f"the training loader has its own order ({name})" in caplog.text
 
 
 def test_data_without_a_length_is_trained_by_steps(train: Any, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_data_without_a_length_is_trained_by_steps(train: Any, tmp_path: Path) -
 
 
 class Walk:
-    """An endless walk, of which an epoch is ten steps: what comes next depends on what came before."""
+    """An endless random walk with epochs of ten steps: each value depends on the previous one."""
 
     def __init__(self) -> None:
         self.at = torch.zeros(8, 6)
@@ -150,7 +150,7 @@ class Walk:
 
 
 class WithItsState(Users):
-    """Whose loader goes on where its checkpoint says."""
+    """Data whose loader resumes from its checkpointed state."""
 
     def __init__(self, loader: Walk) -> None:
         super().__init__(loader)
@@ -164,9 +164,7 @@ class WithItsState(Users):
 
 
 @pytest.mark.parametrize("cut", [3, 10, 16])
-def test_data_that_saves_its_own_state_is_resumed_exactly(
-    train: Any, tmp_path: Path, cut: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_stateful_data_resumes_exactly(train: Any, tmp_path: Path, cut: int, caplog: pytest.LogCaptureFixture) -> None:
     def go(folder: Path, **more: Any) -> Any:
         return train(folder, data=WithItsState(Walk()), max_epochs=2, save_every="1 step", **more)
 
@@ -175,10 +173,10 @@ def test_data_that_saves_its_own_state_is_resumed_exactly(
     resumed = go(tmp_path / "run", resume=broken.newest)
     assert resumed.record.losses == whole.record.losses[-len(resumed.record.losses) :]
     assert 20 - cut - 1 <= len(resumed.record.losses) <= 20 - cut + 1
-    assert "brings its own order" not in caplog.text
+    assert "has its own order" not in caplog.text
 
 
-def test_what_the_module_does_not_define_stays_undefined() -> None:
+def test_undefined_loaders_stay_undefined() -> None:
     data = ordered(Users(DataLoader(DATA, 4)))
     defined = {
         name: is_overridden(name, data, pl.LightningDataModule)
@@ -194,7 +192,7 @@ def test_each_stage_is_set_up_once() -> None:
     assert data.stages == ["fit", "test"]
 
 
-def test_a_run_without_an_order_is_trained_nonetheless(train: Any, tmp_path: Path) -> None:
+def test_a_loader_with_its_own_order_is_trained(train: Any, tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(1)
     data = TensorDataset(torch.randn(40, 6, generator=draw), torch.randint(0, 3, (40,), generator=draw))
     loader = DataLoader(data, 8, sampler=WeightedRandomSampler([1.0] * 40, 40))

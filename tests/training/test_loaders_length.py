@@ -1,4 +1,4 @@
-"""The length of a run from whatever loaders a data module has, and its end after so many samples."""
+"""The length of a run from any kind of loaders, and its end after a number of samples."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_stream_needs_a_number_of_steps() -> None:
 
 
 class Rollouts:
-    """Stands for a loader that collects from environments: no batch size, no end."""
+    """Represents a loader that collects from environments: no batch size, no end."""
 
     def __init__(self, samples_per_batch: float | None) -> None:
         if samples_per_batch:
@@ -103,20 +103,20 @@ FREE = ["trainer.max_epochs=null"]
         (lambda: DataLoader(TensorDataset(torch.zeros(10, 1)), 4), 3, 12.0),
         (lambda: DataLoader(TensorDataset(torch.zeros(10, 1)), batch_sampler=[[0], [1, 2]]), 1, None),
         (lambda: DataLoader(TensorDataset(torch.zeros(10, 1)), None), 1, None),
-        (lambda: [loader(7), loader(19)], 1, None),  # of which?
+        (lambda: [loader(7), loader(19)], 1, None),  # ambiguous
         (lambda: Rollouts(2048), 2, 4096.0),
         (lambda: Rollouts(None), 1, None),
     ],
     ids=["batches", "devices", "its own batches", "no batches", "several", "told", "not told"],
 )
-def test_what_a_step_sees(loaders: Any, devices: int, samples: float | None) -> None:
+def test_samples_per_step(loaders: Any, devices: int, samples: float | None) -> None:
     config = compose(["trainer.max_steps=2", "trainer.accumulate_grad_batches=1"])
     assert count_horizon(config, Data(loaders()), devices).samples_per_step == samples
     config = compose(["trainer.max_steps=2", "trainer.accumulate_grad_batches=5"])
     assert count_horizon(config, Data(loaders()), devices).samples_per_step == (samples and 5 * samples)
 
 
-def test_a_stream_ends_after_so_many_samples() -> None:
+def test_a_stream_ends_after_max_samples() -> None:
     config = compose([*FREE, "trainer.max_samples=10_000"])
     assert count_horizon(config, Data(Rollouts(2048)), 2) == Horizon(2, None, 4096.0)
     with pytest.raises(ConfigError, match=r"trainer\.max_samples[^$]*a loader that has samples_per_batch"):
@@ -125,7 +125,7 @@ def test_a_stream_ends_after_so_many_samples() -> None:
         count_horizon(config, Data(Rollouts(16384)), 1)
 
 
-def test_how_often_is_refused_where_it_cannot_be_counted() -> None:
+def test_uncountable_intervals_are_rejected() -> None:
     config = compose(["trainer.max_steps=9", "trainer.val_every=64 samples", "trainer.checkpoint.every=0.5 epochs"])
     with pytest.raises(ConfigError) as caught, check_intervals(config, Horizon(9)):
         raise ConfigError([Problem("schedule.warmup", "too long")])
@@ -136,7 +136,7 @@ def test_how_often_is_refused_where_it_cannot_be_counted() -> None:
     ]
     with check_intervals(config, Horizon(9, 3, 8.0)):
         pass
-    # The end of an epoch is seen when it is there.
+    # The end of an epoch needs no count.
     with check_intervals(compose(["trainer.max_steps=9", "trainer.checkpoint.every=3 epochs"]), Horizon(9)):
         pass
 
@@ -153,7 +153,7 @@ SHORT += [
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., Path]:
-    """Trains under the short options and these, the last of a key; gives the run folder."""
+    """Trains with the short options, overridden by these; returns the run folder."""
     torch.set_num_threads(1)
 
     def go(*more: str) -> Path:
@@ -173,7 +173,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints" / "step-0000008.ckpt", weights_only=True)["state_dict"]
 
 
-def test_a_run_of_so_many_samples(run: Callable[..., Path]) -> None:
+def test_a_run_with_max_samples(run: Callable[..., Path]) -> None:
     """1,100 samples are 8 steps of 128, saved every 4, validated every 2 (300 / 128 rounded), warmed up for 2."""
     folder = run()
     assert json.loads((folder / "summary.json").read_text())["steps"] == 8
@@ -187,7 +187,7 @@ def test_a_run_of_so_many_samples(run: Callable[..., Path]) -> None:
     assert plan.lr(2)[0] == plan.trainable[0].lr > plan.lr(1)[0]
 
 
-def test_interrupted_it_ends_where_it_would_have(run: Callable[..., Path]) -> None:
+def test_an_interrupted_run_ends_at_the_same_step(run: Callable[..., Path]) -> None:
     whole, cut = run(), run("name=cut")
     (cut / "checkpoints" / "step-0000008.ckpt").unlink()
     assert run(f"resume.from={cut}") == cut
@@ -196,8 +196,8 @@ def test_interrupted_it_ends_where_it_would_have(run: Callable[..., Path]) -> No
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_another_batch_leaves_the_rest_of_the_samples(run: Callable[..., Path]) -> None:
-    """4 steps of 128 are 512; of the 588 that are left, batches of 64 make 9 steps more."""
+def test_another_batch_size_leaves_the_rest_of_the_samples(run: Callable[..., Path]) -> None:
+    """4 steps of 128 are 512 samples; the remaining 588 are 9 more steps of 64."""
     folder = run("trainer.checkpoint.every=100", "trainer.max_samples=null", "trainer.max_epochs=1")
     assert Resumed.read(folder / "checkpoints" / "step-0000010.ckpt").samples == 1280
     options = ("data.batch_size=64", "trainer.max_samples=2560", f"resume.from={folder}")
@@ -210,7 +210,7 @@ def test_another_batch_leaves_the_rest_of_the_samples(run: Callable[..., Path]) 
 
 
 def _stream(config: Any, horizon: Horizon, folder: Path) -> tuple[Any, ...]:
-    """What a resumed run makes of a horizon, from the checkpoint of a run."""
+    """Returns how a run resumed from a checkpoint handles a horizon."""
     from lrflow import assemble
 
     module = assemble.build_module(config)
@@ -219,17 +219,17 @@ def _stream(config: Any, horizon: Horizon, folder: Path) -> tuple[Any, ...]:
     return resumed.branched(horizon, None, groups, assemble.build_schedule(config))
 
 
-def test_a_step_that_sees_more_is_another_length_where_the_schedule_is_in_samples(run: Callable[..., Path]) -> None:
+def test_more_samples_per_step_change_the_length_of_a_schedule_in_samples(run: Callable[..., Path]) -> None:
     options = [word for word in SHORT if not word.startswith("schedule.warmup")]
     in_samples, in_steps = run(), run("schedule.warmup=2")
-    for per_step in (128.0, None):  # None: of a checkpoint from before samples were counted
+    for per_step in (128.0, None):  # None: a checkpoint of an earlier version, without samples
         assert _stream(compose(SHORT), Horizon(8, 10, per_step), in_samples) == ()
     assert _stream(compose([*options, "schedule.warmup=2"]), Horizon(8, 10, 256.0), in_steps) == ()
     with pytest.raises(ConfigError, match="a step saw 128 samples and sees 256 now"):
         _stream(compose([*SHORT, "trainer.max_steps=9"]), Horizon(8, 10, 256.0), in_samples)
 
 
-def test_what_a_step_sees_is_in_the_fingerprint_only_where_the_schedule_is_in_samples(run: Callable[..., Path]) -> None:
+def test_samples_per_step_are_in_the_fingerprint_only_of_schedules_in_samples(run: Callable[..., Path]) -> None:
     for warmup, matters in (("2", False), ("256 samples", True)):
         told = json.loads((run(f"schedule.warmup={warmup}") / "plan.json").read_text())
         plan = Plan.from_dict(told)
@@ -254,18 +254,18 @@ class Raises:
 
 
 @pytest.mark.parametrize("error", [TypeError("no length"), NotImplementedError])
-def test_a_loader_whose_length_is_not_to_be_had_has_none(error: Exception) -> None:
+def test_a_loader_that_cannot_tell_its_length_has_none(error: Exception) -> None:
     horizon = count_horizon(compose(["trainer.max_epochs=null", "trainer.max_steps=7"]), data_of(Raises(error)), 1)
     assert (horizon.steps, horizon.steps_per_epoch) == (7, None)
     with pytest.raises(ConfigError, match="the training data has no length"):
         count_horizon(compose(["trainer.max_epochs=2"]), data_of(Raises(error)), 1)
 
 
-def test_another_error_is_the_users() -> None:
+def test_other_errors_are_raised() -> None:
     with pytest.raises(RuntimeError, match="oh"):
         count_horizon(compose(), data_of(Raises(RuntimeError("oh"))), 1)
 
 
-def test_no_loader_is_told_as_such() -> None:
+def test_a_missing_loader_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"Data\.train_dataloader\(\) returns None"):
         count_horizon(compose(), data_of(None), 1)

@@ -1,4 +1,4 @@
-"""Where a run stands in its data, in each place where it can be asked."""
+"""The position of a run in its data, at every hook."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lrflow.training.loaders import Position
 
 
 class Ask(pl.Callback):
-    """Notes the position at the end of each batch, validation and epoch, and of the run."""
+    """Records the position at the end of each batch, validation and epoch, and of the run."""
 
     def __init__(self) -> None:
         self.batch_ends: list[Position] = []
@@ -48,7 +48,7 @@ def at(seen: int, batches: int = 7) -> Position:
         *(({"max_epochs": -1, "max_steps": 18}, 7, 18, resume_at) for resume_at in (0, 3)),
     ],
 )
-def test_the_next_batch_wherever_it_is_asked(
+def test_the_position_is_that_of_the_next_batch(
     options: dict[str, Any], batches: int, end: int, resume_at: int, train: Any, tmp_path: Path
 ) -> None:
     ask = Ask()
@@ -69,14 +69,14 @@ def test_the_next_batch_wherever_it_is_asked(
     assert read_checkpoint(run.newest)["lrflow"]["position"] == at(end, batches).as_dict()
 
 
-def test_it_comes_back_from_a_checkpoint(train: Any, tmp_path: Path) -> None:
+def test_it_is_restored_from_a_checkpoint(train: Any, tmp_path: Path) -> None:
     run = train(tmp_path, save_every="1 step", max_epochs=2)
     found = [Position(**read_checkpoint(path)["lrflow"]["position"]) for path in run.saved]
     assert found == [at(seen) for seen in range(1, 15)]
 
 
 @pytest.mark.parametrize("position", [Position(0, 4, 4), Position(2, 0, 14), Position(2, 3, 17)])
-def test_what_lightnings_loops_are_told(position: Position) -> None:
+def test_the_state_of_lightnings_loops(position: Position) -> None:
     counts = {"ready": 1, "started": 1, "processed": 1, "completed": 0}
     progress = {"total": dict(counts), "current": dict(counts)}
     loops: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""metrics.csv: what stands in it after a kill, a new metric, a resumption, a full disk."""
+"""metrics.csv after a kill, a new metric, a resumption and a full disk; the outcome on dashboards."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def test_rows_of_a_block(path: Path) -> None:
 
 
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=5))
-def test_numbers_keep_every_bit(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
+def test_numbers_are_written_exactly(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
     path = tmp_path_factory.mktemp("bits") / "metrics.csv"
     CSVLogger(path).log_rows(["value"], [[index, value] for index, value in enumerate(values)])
     found = [float(row["value"]) for row in read(path)]
     assert [value.hex() for value in found] == [value.hex() for value in values]
 
 
-def test_what_is_not_finite_can_be_read_back(path: Path) -> None:
+def test_nan_and_infinity_can_be_read_back(path: Path) -> None:
     CSVLogger(path).log_rows(["value"], [[0, math.nan], [1, math.inf]])
     assert [row["value"] for row in read(path)] == ["nan", "inf"]
 
 
-def test_a_row_says_only_what_it_knows(path: Path) -> None:
+def test_a_row_leaves_other_columns_empty(path: Path) -> None:
     logger = CSVLogger(path)
     logger.log_rows(["loss", "lr"], [[0, 1.5, 0.1]])
     logger.log_metrics({"val/loss": 1.0, "epoch": 0}, 0)
@@ -67,7 +67,7 @@ def test_every_row_is_on_disk_at_once(path: Path) -> None:
         assert len(read(path)) == step + 1
 
 
-def test_another_logger_goes_on_in_the_same_file(path: Path) -> None:
+def test_another_logger_appends_to_the_same_file(path: Path) -> None:
     CSVLogger(path).log_rows(["loss", "lr"], [[0, 1.5, 0.1]])
     CSVLogger(path).log_rows(["lr", "new"], [[1, 0.2, 7]])
     assert read(path) == [
@@ -77,7 +77,7 @@ def test_another_logger_goes_on_in_the_same_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", ["2", "2,1.", "2,1.0,0", "2,1.0,0.3"])
-def test_a_resumed_run_forgets_later_rows_and_a_torn_one(torn: str, path: Path) -> None:
+def test_a_resumed_run_drops_later_rows_and_an_incomplete_one(torn: str, path: Path) -> None:
     CSVLogger(path).log_rows(["loss", "lr"], [[0, 1.5, 0.1], [1, 1.25, 0.2], [10, 1.0, 0.3]])
     with path.open("a") as file:
         file.write(torn)
@@ -88,7 +88,7 @@ def test_a_resumed_run_forgets_later_rows_and_a_torn_one(torn: str, path: Path) 
     assert [row["loss"] for row in read(path)] == ["1.5", "1.125"]
 
 
-def test_a_torn_row_is_no_hindrance_to_a_new_column(path: Path) -> None:
+def test_an_incomplete_row_does_not_prevent_a_new_column(path: Path) -> None:
     CSVLogger(path).log_rows(["loss"], [[0, 1.5]])
     with path.open("a") as file:
         file.write("1,1.")
@@ -96,7 +96,7 @@ def test_a_torn_row_is_no_hindrance_to_a_new_column(path: Path) -> None:
     assert read(path) == [{"step": "0", "loss": "1.5", "new": ""}, {"step": "1", "loss": "", "new": "2.0"}]
 
 
-def test_rows_without_a_step_stay(path: Path) -> None:
+def test_rows_without_a_step_are_kept(path: Path) -> None:
     logger = CSVLogger(path)
     logger.log_metrics({"loss": 1.0}, None)
     logger.log_metrics({"loss": 2.0}, 5)
@@ -104,7 +104,7 @@ def test_rows_without_a_step_stay(path: Path) -> None:
     assert [row["loss"] for row in read(path)] == ["1.0"]
 
 
-def test_nothing_to_forget(path: Path) -> None:
+def test_no_rows_to_drop(path: Path) -> None:
     CSVLogger(path).drop_from(3)
     assert not path.exists()
     path.touch()
@@ -120,7 +120,7 @@ def test_names_of_any_kind(path: Path) -> None:
     assert read(path)[0] == {"step": "0", **dict(zip(names, "123", strict=True)), "more": ""}
 
 
-def test_a_full_disk_keeps_rows_for_later(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_delays_rows(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = CSVLogger(path)
     logger.log_rows(["loss"], [[0, 1.5]])
     path.rename(path.with_name("kept.csv"))
@@ -128,7 +128,7 @@ def test_a_full_disk_keeps_rows_for_later(path: Path, caplog: pytest.LogCaptureF
     logger.log_rows(["loss"], [[1, 1.25]])
     logger.log_rows(["loss"], [[2, 1.0]])
     assert [record.message for record in caplog.records] == [
-        f"{path}: could not be written: No space left on device; it is tried again"
+        f"{path}: could not be written: No space left on device; the rows are written later"
     ]
     logger.finalize("success")
     assert caplog.records[-1].message == f"{path}: the last 2 rows could not be written"
@@ -171,7 +171,7 @@ def test_any_lightning_logger_gets_the_rows() -> None:
     assert logger.seen == [(3, {"loss": 1.5, "lr": 0.1}), (4, {"loss": 1.25, "lr": 0.2})]
 
 
-def test_what_the_configuration_asks_for(tmp_path: Path) -> None:
+def test_the_configured_loggers_are_built(tmp_path: Path) -> None:
     assert build_loggers({"csv": False}, tmp_path, "x", {}) == []
     (found,) = build_loggers({"csv": True, "wandb": None}, tmp_path, "x", {})
     assert isinstance(found, CSVLogger)
@@ -181,7 +181,7 @@ def test_what_the_configuration_asks_for(tmp_path: Path) -> None:
     assert Path(board.log_dir) == tmp_path / "tensorboard"
 
 
-def test_rows_are_dropped_of_the_csv_logger_alone(path: Path) -> None:
+def test_only_the_csv_logger_drops_rows(path: Path) -> None:
     logger = CSVLogger(path)
     logger.log_rows(["loss"], [[0, 1.5], [1, 1.0]])
 
@@ -193,7 +193,7 @@ def test_rows_are_dropped_of_the_csv_logger_alone(path: Path) -> None:
 
 
 class Experiment:
-    """What a dashboard's own object was told."""
+    """Records the calls to a dashboard's own object."""
 
     def __init__(self) -> None:
         self.summary: dict[str, Any] = {}
@@ -204,7 +204,7 @@ class Experiment:
 
 
 class Dashboard(pl.loggers.Logger):
-    """A logger as W&B's: its run begins when its `experiment` is asked for."""
+    """A logger like W&B's: its run starts at the first use of `experiment`."""
 
     name, version = "dashboard", ""
 
@@ -239,7 +239,7 @@ class Dashboard(pl.loggers.Logger):
     ],
     ids=lambda value: getattr(value, "status", str(value)),
 )
-def test_every_dashboard_is_told_how_the_run_ended(outcome: Outcome, code: int, status: str) -> None:
+def test_every_dashboard_gets_the_outcome(outcome: Outcome, code: int, status: str) -> None:
     loggers: list[pl.loggers.Logger] = [first := Dashboard(), second := Dashboard()]
     close_loggers(loggers, outcome)
     close_loggers(loggers)  # a second time, as when the folder is left
@@ -249,7 +249,7 @@ def test_every_dashboard_is_told_how_the_run_ended(outcome: Outcome, code: int, 
         assert logger.statuses == [status]
 
 
-def test_a_run_that_failed_before_it_was_reported_is_reported_and_one_that_never_began_is_not() -> None:
+def test_a_failed_run_is_reported_even_if_nothing_was_logged() -> None:
     failed, refused = Dashboard(begun=False), Dashboard(begun=False)
     close_loggers([failed], Outcome.from_error(PrunedError("at its first rung")))
     assert failed.experiment.summary["status"] == "pruned"
@@ -257,17 +257,17 @@ def test_a_run_that_failed_before_it_was_reported_is_reported_and_one_that_never
     assert refused._experiment is None
 
 
-def test_a_dashboard_that_cannot_be_reached_hides_no_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_dashboard_hides_no_error(caplog: pytest.LogCaptureFixture) -> None:
     class Away(Dashboard):
         def finalize(self, status: str) -> None:
             raise ConnectionError("no network")
 
     close_loggers([Away(), other := Dashboard()], Outcome.from_error(ValueError("oh")))
     assert other.experiment.codes == [1]
-    assert "Away was not told how the run ended: no network" in caplog.text
+    assert "Away: the outcome of the run could not be reported: no network" in caplog.text
 
 
-def test_tensorboard_is_told_too(tmp_path: Path) -> None:
+def test_tensorboard_gets_the_outcome(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,4 +1,4 @@
-"""An accumulation window's gradient is the mean over the batches in it, held against a plain loop of torch."""
+"""The gradient of an accumulation window is the mean over its batches, compared with a plain torch loop."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Module(pl.LightningModule):
 
 
 class Stream(IterableDataset[Any]):
-    """The same examples, whose number nobody knows beforehand."""
+    """The same examples, as a stream of unknown length."""
 
     def __iter__(self) -> Any:
         return iter(zip(INPUTS, TARGETS, strict=True))
@@ -55,7 +55,7 @@ class Data(pl.LightningDataModule):
 
 
 def plain(accumulate: int, skipped: set[int], momentum: float) -> dict[str, torch.Tensor]:
-    """Seven batches an epoch; a step a window, of the mean of the losses in it."""
+    """Seven batches per epoch; one step per window, on the mean of its losses."""
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), LR, momentum=momentum)
     for _ in range(EPOCHS):
@@ -72,7 +72,7 @@ def plain(accumulate: int, skipped: set[int], momentum: float) -> dict[str, torc
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 5])
 @pytest.mark.parametrize("skipped", [set(), {1, 3}])
-def test_a_short_window_is_a_mean_too(
+def test_the_gradient_of_a_short_window_is_a_mean(
     accumulate: int, skipped: set[int], stream: bool, train: Any, tmp_path: Path
 ) -> None:
     steps = EPOCHS * -(-7 // accumulate)

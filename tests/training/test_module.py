@@ -1,4 +1,4 @@
-"""The module around a plain network: its losses and metrics against independent ones."""
+"""Losses and metrics of `Supervised`, compared with independent implementations."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TestClassification:
         (found,) = trainer(tmp_path).test(module, loader(self.targets), verbose=False)
         assert found == {name.replace("val", "test"): value for name, value in expected.items()}
 
-    def test_pixels_are_classified_too(self, tmp_path: Path) -> None:
+    def test_pixels_are_classified(self, tmp_path: Path) -> None:
         inputs = torch.randn(10, 2, 3, 3, generator=DRAW)
         targets = torch.randint(0, 4, (10, 3, 3), generator=DRAW)
         net = nn.Conv2d(2, 4, 1)
@@ -88,8 +88,8 @@ class TestRegression:
         found = validated(Supervised(nn.Linear(4, 1), "mse"), loader(torch.randn(1, 1), INPUTS[:1]), tmp_path)
         assert np.isfinite(found["val/loss"])
 
-    def test_targets_that_do_not_fit_are_no_silent_broadcast(self) -> None:
-        """[batch] against [batch, 1] broadcasts to [batch, batch] in torch, with a warning that few read."""
+    def test_mismatched_targets_are_not_broadcast(self) -> None:
+        """In torch [batch] and [batch, 1] broadcast to [batch, batch], with only a warning."""
         module = Supervised(nn.Linear(4, 1), "mse")
         targets = torch.randn(8, generator=DRAW)
         loss = module.training_step((INPUTS[:8], targets), 0)
@@ -100,8 +100,8 @@ class TestRegression:
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-def test_one_batch_that_is_not_a_number_is_not_left_out(loss: str, tmp_path: Path) -> None:
-    """torchmetrics does so unless told otherwise, and the mean of the rest may then look like the best one yet."""
+def test_a_nan_batch_is_not_left_out(loss: str, tmp_path: Path) -> None:
+    """torchmetrics leaves it out by default, and the mean of the rest may then be the best so far."""
     inputs = INPUTS.clone()
     inputs[10] = torch.nan
     targets = torch.zeros(43, dtype=torch.long) if loss == "cross_entropy" else torch.zeros(43, 5)
@@ -121,7 +121,7 @@ def test_two_validations_do_not_mix(tmp_path: Path) -> None:
     assert validated(module, loader(TestClassification.targets), tmp_path) == pytest.approx(first, rel=1e-6)
 
 
-def test_metrics_leave_the_models_state_alone() -> None:
+def test_metrics_are_not_in_the_models_state() -> None:
     net = nn.Linear(4, 5)
     module = Supervised(net, "cross_entropy")
     assert list(module.state_dict()) == ["model.weight", "model.bias"]
@@ -129,7 +129,7 @@ def test_metrics_leave_the_models_state_alone() -> None:
     assert torch.equal(module(INPUTS), net(INPUTS))
 
 
-def test_the_plan_names_the_users_network() -> None:
+def test_the_plan_uses_the_users_parameter_names() -> None:
     net = nn.Linear(4, 5)
     own = pl.LightningModule()
     assert planned_module(Supervised(net, "mse")) is net

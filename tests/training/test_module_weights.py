@@ -1,4 +1,4 @@
-"""Weights to start from: what is taken over, what stays fresh, and what is told where they do not fit."""
+"""Initial weights: which tensors are loaded, which stay fresh, and errors for those that do not fit."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor], *names: str) -> b
 
 @pytest.mark.parametrize("wrapper", ["", "model.", "module.", "model._orig_mod."])
 @pytest.mark.parametrize("inside", [None, "state_dict", "model"])
-def test_every_tensor_is_taken_over(saved: Callable[[Any], Path], wrapper: str, inside: str | None) -> None:
+def test_every_tensor_is_loaded(saved: Callable[[Any], Path], wrapper: str, inside: str | None) -> None:
     source, model = net(), net(seed=1)
     source.norm.running_mean += 5  # type: ignore[union-attr, operator]
     content = {f"{wrapper}{name}": tensor for name, tensor in source.state_dict().items()}
     path = saved(content if inside is None else {inside: content, "epoch": 3})
-    assert load_weights(model, path) == f"weights of {path}: took 9 of 9 tensors"
+    assert load_weights(model, path) == f"weights of {path}: loaded 9 of 9 tensors"
     assert equal(source.state_dict(), model.state_dict(), *source.state_dict())
 
 
-def test_what_is_fresh_stays_as_it_is(saved: Callable[[Any], Path]) -> None:
+def test_fresh_tensors_are_unchanged(saved: Callable[[Any], Path]) -> None:
     source, model = net(outputs=3), net(outputs=5, seed=1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     path = saved(source.state_dict() | {"old_head.bias": torch.zeros(7)})
     told = load_weights(model, path, ["head.*", r"re:old_\w+\.bias"])
     assert told == (
-        f"weights of {path}: took 7 of 9 tensors; 2 stayed fresh (head.weight, head.bias); "
-        "left 1 of the file out (old_head.bias)"
+        f"weights of {path}: loaded 7 of 9 tensors; 2 stayed fresh (head.weight, head.bias); "
+        "1 of the file unused (old_head.bias)"
     )
     after = model.state_dict()
     assert equal(before, after, "head.weight", "head.bias")
@@ -69,7 +69,7 @@ def test_a_model_with_a_part_called_model_keeps_its_names(saved: Callable[[Any],
     assert equal(source.state_dict(), model.state_dict(), "model.weight", "model.bias")
 
 
-def test_everything_that_does_not_fit_is_told_by_its_name(saved: Callable[[Any], Path]) -> None:
+def test_every_tensor_that_does_not_fit_is_listed(saved: Callable[[Any], Path]) -> None:
     content = net(outputs=3).state_dict()
     content["trunk.weight"] = content.pop("stem.weight")
     model = net(outputs=5, seed=1)
@@ -79,12 +79,12 @@ def test_everything_that_does_not_fit_is_told_by_its_name(saved: Callable[[Any],
     told = str(caught.value)
     assert re.search(r"model\.fresh = 'nrom\.\*': matches no tensor.*\n.*nearest: norm\.\*", told)
     assert re.search(r"model\.init_from = .*the file lacks tensors of the model: stem\.weight\n", told)
-    assert "head.weight [5, 4] ([3, 4] there), head.bias [5] ([3] there)" in told
-    assert "the model has no place for tensors of the file: trunk.weight" in told
+    assert "head.weight [5, 4] ([3, 4] in the file), head.bias [5] ([3] in the file)" in told
+    assert "the model lacks tensors of the file: trunk.weight" in told
     assert equal(before, model.state_dict(), *before)
 
 
-def test_a_file_that_holds_no_tensors_or_is_broken_is_told(saved: Callable[[Any], Path], tmp_path: Path) -> None:
+def test_a_file_without_tensors_or_a_broken_one_is_rejected(saved: Callable[[Any], Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no tensors by name"):
         load_weights(net(), saved({"epoch": 3}))
     (tmp_path / "broken.pt").write_bytes(saved(net().state_dict()).read_bytes()[:-100])
@@ -92,7 +92,7 @@ def test_a_file_that_holds_no_tensors_or_is_broken_is_told(saved: Callable[[Any]
         load_weights(net(), tmp_path / "broken.pt")
 
 
-def test_a_run_starts_from_another_and_its_resumption_does_not(
+def test_init_from_applies_to_a_new_run_but_not_to_its_resumption(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(name: str, *more: str) -> Path:
@@ -103,10 +103,10 @@ def test_a_run_starts_from_another_and_its_resumption_does_not(
     first = run("first", "optimizer.lr=0.1") / "step-0000004.ckpt"
     still = [f"model.init_from={first}", "optimizer.lr=1e-12", "optimizer.weight_decay=0"]
     second = run("second", *still)
-    assert f"weights of {first}: took 2 of 2 tensors\n" in capsys.readouterr().out
+    assert f"weights of {first}: loaded 2 of 2 tensors\n" in capsys.readouterr().out
     theirs, own = (torch.load(path, weights_only=True)["state_dict"] for path in (first, second / "step-0000004.ckpt"))
     assert all(torch.allclose(theirs[name], own[name], atol=1e-9) for name in theirs)
-    first.unlink()  # whoever goes on or is evaluated has weights of its own
+    first.unlink()  # resumed and evaluated runs have their own weights
     run("second", *still, f"resume={second / 'step-0000002.ckpt'}")
     assert "weights of" not in capsys.readouterr().out
     evaluate.run(compose([*still, "model=logistic", "trainer=cpu", "task=evaluate", f"task.from={second.parent}"]))

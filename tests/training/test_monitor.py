@@ -1,4 +1,4 @@
-"""The seam of the monitors: what each is handed, what it may prevent, what of it is saved, how a config names it."""
+"""The interface of monitors: what they receive, preventing a save, their saved state, and their config nodes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class NoMonitor:
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A package of the user's, on whose name the config may build monitors."""
+    """A user's package from which the config may build monitors."""
     (tmp_path / "my_monitors.py").write_text(MINE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -77,7 +77,7 @@ def two(*more: str) -> list[str]:
     return [*SMALL, *targets, "health.other.share=0.5", *more]
 
 
-def test_every_step_once_in_order_and_a_state_for_each(mine: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_receives_every_step_once_in_order(mine: Any, capsys: pytest.CaptureFixture[str]) -> None:
     done = train.run(compose(two()))
     steps = RunFolder(Path(done["folder"])).read_summary()["steps"]
     first, second = mine.SEEN["mine"], mine.SEEN["other"]
@@ -91,7 +91,7 @@ def test_every_step_once_in_order_and_a_state_for_each(mine: Any, capsys: pytest
     assert states["health.other"] == {"total": second.total}
 
 
-def test_a_resumed_run_goes_on_with_the_state_bit_for_bit(mine: Any) -> None:
+def test_a_resumed_run_restores_the_state_exactly(mine: Any) -> None:
     whole = train.run(compose(two("output=whole")))
     total = mine.SEEN["mine"].total
     with pytest.raises(Exception, match="step 30: enough"):
@@ -105,7 +105,7 @@ def test_a_resumed_run_goes_on_with_the_state_bit_for_bit(mine: Any) -> None:
     assert done["val/loss"] == whole["val/loss"]
 
 
-def test_the_example_of_the_documents_is_trained_and_resumed(mine: Any, tmp_path: Path) -> None:
+def test_the_example_of_the_documentation_trains_and_resumes(mine: Any, tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     example = next(one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Spikes" in one)
     Path("my_spikes.py").write_text(example)
@@ -125,9 +125,7 @@ def test_the_example_of_the_documents_is_trained_and_resumed(mine: Any, tmp_path
     assert type(states["cut"]["lowest"]) is type(states["whole"]["lowest"])
 
 
-def test_a_state_that_could_not_be_loaded_again_ends_the_run_at_its_first_save(
-    mine: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unsavable_state_ends_the_run_at_its_first_save(mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mine.Mine, "state_dict", lambda self: {"total": mine.NoMonitor()})
     with pytest.raises(LrflowError, match=r'checkpoint\["callbacks"\]\["health.mine"\]\["total"\]: .*NoMonitor'):
         train.run(compose([*SMALL, "health.mine._target_=my_monitors.Mine"]))
@@ -136,7 +134,7 @@ def test_a_state_that_could_not_be_loaded_again_ends_the_run_at_its_first_save(
     assert not list(Path("outputs").glob("*/checkpoints/*"))
 
 
-def test_an_error_of_a_monitor_ends_the_run_with_its_words(mine: Any) -> None:
+def test_an_error_of_a_monitor_ends_the_run_with_its_message(mine: Any) -> None:
     with pytest.raises(Exception, match="step 3: enough"):
         train.run(compose(two("health.mine.ends=3")))
     summary = RunFolder(next(Path("outputs").glob("2*"))).read_summary()
@@ -177,7 +175,7 @@ def test_a_run_that_did_not_finish_records_its_last_metrics(mine: Any) -> None:
         (["health.sharpness.every=0"], "health.sharpness.every", "above 0"),
     ],
 )
-def test_what_is_wrong_is_told_before_the_first_step(mine: Any, options: list[str], key: str, told: str) -> None:
+def test_mistakes_are_reported_before_the_first_step(mine: Any, options: list[str], key: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         train.run(compose([*SMALL, *options]))
     assert key in [problem.key for problem in caught.value.problems]
@@ -201,7 +199,7 @@ NONFINITE, SHARPNESS = "lrflow.health.NonFinite", "lrflow.health.Sharpness"
         (["health=none", "sharpness.every=20 steps"], None, "20 steps"),
     ],
 )
-def test_the_spellings_of_lrflows_own(options: list[str], nonfinite: str | None, every: str | None) -> None:
+def test_spellings_of_lrflows_own_monitors(options: list[str], nonfinite: str | None, every: str | None) -> None:
     nodes = compose(options).monitors
     assert nodes.get("nonfinite", {}).get("action") == nonfinite
     found = nodes.get("sharpness", {}).get("every")
@@ -219,15 +217,15 @@ def test_a_config_that_was_saved_before_monitors_had_nodes() -> None:
     assert nodes["sharpness"] == {"_target_": SHARPNESS, "batches": 2, "products": 20}
 
 
-def test_a_monitor_that_has_nothing_to_do_is_left_out() -> None:
+def test_an_inactive_monitor_is_left_out() -> None:
     assert [NonFinite("ignore").active, NonFinite("warn").active] == [False, True]
     assert [Sharpness().active, Sharpness("5%").active, Monitor().active] == [False, True, True]
 
 
-def test_a_population_has_no_single_steps_to_watch(mine: Any) -> None:
+def test_a_population_rejects_monitors(mine: Any) -> None:
     assert ineligible_because(compose(SMALL[:-1])) is None
     assert ineligible_because(compose(two())) == "health.mine, health.other may watch each step as it is made"
 
 
-def test_state_keys_of_monitors_outside_a_run_are_lightnings() -> None:
+def test_state_keys_outside_a_configured_run_are_lightnings() -> None:
     assert Monitor().state_key == "Monitor"

@@ -1,4 +1,4 @@
-"""What a person is shown: a moving bar on a terminal, a line a validation elsewhere."""
+"""Progress output: a bar on a terminal, one line per validation elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAD = [Rule("head", match="head.*", lr="10x"), Rule("rest", match="*")]
 
 
 class Shown:
-    """A progress bar, as a listener and as a callback, that writes into a text."""
+    """Makes a progress bar that writes to a string."""
 
     def __init__(self, steps: int, bar: bool) -> None:
         self.text = io.StringIO()
@@ -29,7 +29,7 @@ class Shown:
         return {"callbacks": [self.bar]}
 
 
-def test_off_a_terminal_it_writes_a_line_a_validation(train: Any, tmp_path: Path) -> None:
+def test_off_a_terminal_it_writes_a_line_per_validation(train: Any, tmp_path: Path) -> None:
     shown = Shown(21, bar=False)
     run = train(tmp_path, rules=[Rule("all", match="*")], **shown.options())
     lines = shown.text.getvalue().splitlines()
@@ -42,7 +42,7 @@ def test_off_a_terminal_it_writes_a_line_a_validation(train: Any, tmp_path: Path
     ]
 
 
-def test_it_shows_the_range_of_several_lrs_and_the_epochs_of_the_plan(train: Any, tmp_path: Path) -> None:
+def test_it_shows_the_range_of_lrs_and_the_epochs_of_the_plan(train: Any, tmp_path: Path) -> None:
     shown = Shown(14, bar=False)
     run = train(tmp_path, rules=HEAD, max_epochs=-1, max_steps=14, **shown.options())
     last = run.plan.lr(13)
@@ -58,7 +58,7 @@ def test_the_bar_moves_to_the_end(train: Any, tmp_path: Path) -> None:
     assert all(word in last for word in ("loss ", "lr ", "val/loss ", "val/accuracy "))
 
 
-def test_the_bar_of_a_resumed_run_begins_where_it_goes_on(train: Any, tmp_path: Path) -> None:
+def test_the_bar_of_a_resumed_run_starts_at_its_step(train: Any, tmp_path: Path) -> None:
     broken = train(tmp_path, interrupt=10, save_every="5 steps")
     shown = Shown(21, bar=True)
     starts: list[float] = []
@@ -68,7 +68,7 @@ def test_the_bar_of_a_resumed_run_begins_where_it_goes_on(train: Any, tmp_path: 
     assert starts == [10.0]
 
 
-def test_the_terminal_is_given_back_when_a_run_breaks_off(train: Any, tmp_path: Path) -> None:
+def test_the_bar_stops_when_a_run_fails(train: Any, tmp_path: Path) -> None:
     shown = Shown(21, bar=True)
     train(tmp_path, interrupt=5, **shown.options())
     assert not shown.bar._bar.live.is_started
@@ -82,7 +82,7 @@ def test_a_run_without_validation_shows_its_loss(bar: bool, train: Any, tmp_path
 
 
 class Foreign(pl.LightningModule):
-    """Names its metrics as projects do that never heard of lrflow."""
+    """Names its metrics like projects written without lrflow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Foreign(pl.LightningModule):
 
 
 @pytest.mark.parametrize("bar", [True, False])
-def test_metrics_of_validation_and_of_the_bar_are_shown_whatever_they_are_called(bar: bool, tmp_path: Path) -> None:
+def test_validation_and_prog_bar_metrics_of_any_name_are_shown(bar: bool, tmp_path: Path) -> None:
     shown = Shown(2, bar)
     loader = torch.utils.data.DataLoader(torch.ones(2, 1))
     trainer = pl.Trainer(

@@ -1,4 +1,4 @@
-"""Interrupted equals uninterrupted: bit for bit, wherever a run is cut off and however it saves and validates."""
+"""An interrupted run equals an uninterrupted one bit for bit, wherever it stops and however it saves and validates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from lrflow.layers import Rule
 from lrflow.training.checkpoint_file import AtomicCheckpointIO
 
-# Without accumulation the runs have 3 epochs of 7 batches and steps; with accumulation 3, epochs of 3 steps, the last
+# Without accumulation the runs have 3 epochs of 7 batches and steps; with accumulation 3, epochs have 3 steps, the last
 # of which has a single batch.
 ARRANGEMENTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -55,12 +55,12 @@ ARRANGEMENTS: dict[str, dict[str, Any]] = {
         "save_every": "1 step",
     },
 }
-CUTS = (5, 7, 8, 13, 14)  # batches before the one that is not reached: within an epoch, at its end, just after
+CUTS = (5, 7, 8, 13, 14)  # batches before the interruption: within an epoch, at its end, just after
 EVERY_CUT = ("plain", "accumulated", "accumulated, validated within windows", "cut by max_steps, validated every 4")
 
 
 def cells() -> list[tuple[str, int]]:
-    """Pairs of an arrangement and a cut: every cut for some arrangements, two cuts each, in turn, for the others."""
+    """Return pairs of an arrangement and an interruption: all of them for some arrangements, two for the others."""
     found = []
     for number, name in enumerate(ARRANGEMENTS):
         turn = (CUTS[number % len(CUTS)], CUTS[(number + 2) % len(CUTS)])
@@ -72,7 +72,7 @@ def cells() -> list[tuple[str, int]]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The uninterrupted run of each arrangement, with a checkpoint of every step."""
+    """Returns the uninterrupted run of each arrangement, with a checkpoint of every step."""
     return {"folder": tmp_path_factory.mktemp("whole")}
 
 
@@ -88,7 +88,7 @@ def uninterrupted(whole: dict[str, Any], train: Any) -> Any:
 
 
 def assert_same_end(resumed: Any, reference: Any) -> None:
-    """Every record of the resumed run is the uninterrupted one's, from the step on where it was resumed."""
+    """Assert that all records of the resumed run equal the uninterrupted ones, from the resumed step on."""
     assert resumed.rows() == reference.rows()
     assert resumed.weights.keys() == reference.weights.keys()
     for name, tensor in reference.weights.items():
@@ -104,16 +104,16 @@ def assert_same_end(resumed: Any, reference: Any) -> None:
 
 
 @pytest.mark.parametrize(("arrangement", "cut"), cells())
-def test_a_run_cut_off_goes_on_as_if_it_never_was(
+def test_an_interrupted_run_resumes_exactly(
     arrangement: str, cut: int, train: Any, uninterrupted: Any, tmp_path: Path
 ) -> None:
     options = ARRANGEMENTS[arrangement]
     reference = uninterrupted(arrangement)
     broken = train(tmp_path, interrupt=cut, **options)
     saving = broken.checkpoints
-    every = saving._every or saving._each_epochs * broken.horizon.steps_per_epoch
+    every = saving._every or saving._every_epochs * broken.horizon.steps_per_epoch
     done = broken.trainer.global_step
-    # Besides those that were due, each best one is saved.
+    # Each best one is saved too, besides those that were due.
     assert {int(path.stem[5:]) for path in broken.saved} >= set(range(every, done + 1, every))
     if broken.newest is not None:
         assert_same_end(train(tmp_path, resume=broken.newest, **options), reference)
@@ -144,7 +144,9 @@ def test_a_checkpoint_of_any_step_resumes_exactly(
 @pytest.mark.parametrize(
     "arrangement", ["validated every 5 steps", "accumulated", "cut by max_steps, validated every 4"]
 )
-def test_a_run_cut_off_twice_goes_on(arrangement: str, train: Any, uninterrupted: Any, tmp_path: Path) -> None:
+def test_a_run_interrupted_twice_resumes_exactly(
+    arrangement: str, train: Any, uninterrupted: Any, tmp_path: Path
+) -> None:
     options = {**ARRANGEMENTS[arrangement], "save_every": "2 steps"}
     once = train(tmp_path, interrupt=8, **options).newest
     twice = train(tmp_path, interrupt=6, resume=once, **options).newest
@@ -153,7 +155,9 @@ def test_a_run_cut_off_twice_goes_on(arrangement: str, train: Any, uninterrupted
 
 
 @pytest.mark.parametrize("arrangement", ["plain", "accumulated", "cut by max_steps", "validated every other epoch"])
-def test_nothing_is_left_of_a_run_that_ended(arrangement: str, train: Any, uninterrupted: Any, tmp_path: Path) -> None:
+def test_a_finished_run_has_nothing_left_to_train(
+    arrangement: str, train: Any, uninterrupted: Any, tmp_path: Path
+) -> None:
     reference = uninterrupted(arrangement)
     shutil.copytree(reference.folder, tmp_path / "again")
     checkpoints = sorted((tmp_path / "again" / "checkpoints").iterdir())
@@ -163,8 +167,8 @@ def test_nothing_is_left_of_a_run_that_ended(arrangement: str, train: Any, unint
     assert sorted((tmp_path / "again" / "checkpoints").iterdir()) == checkpoints
 
 
-def test_an_epochs_end_counts_no_empty_epoch(train: Any, uninterrupted: Any, tmp_path: Path) -> None:
-    """Lightning's own checkpoint of an epoch's last step made the resumed run one epoch too short (2.6.6)."""
+def test_resuming_at_an_epochs_end_adds_no_empty_epoch(train: Any, uninterrupted: Any, tmp_path: Path) -> None:
+    """Lightning's own checkpoint of an epoch's last step makes the resumed run one epoch too short (2.6.6)."""
     reference = uninterrupted("saved every epoch")
     broken = train(tmp_path, interrupt=7, save_every="1 epoch")
     assert (broken.newest.name, broken.trainer.current_epoch) == ("step-0000007.ckpt", 1)
@@ -184,10 +188,10 @@ def test_a_checkpoint_holds_the_validation_of_its_step(train: Any, tmp_path: Pat
 
 
 @pytest.mark.parametrize("val_every", ["1 step", "5 steps", "2 epochs"])
-def test_validating_changes_nothing_in_training(
+def test_validation_does_not_change_training(
     val_every: str, train: Any, uninterrupted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often it happens, and whatever validation draws from the global generators."""
+    """Independent of its frequency and of random numbers that it draws."""
     from lrflow.training import Supervised
 
     count = Supervised._count
@@ -202,7 +206,7 @@ def test_validating_changes_nothing_in_training(
     assert all(torch.equal(run.weights[name], tensor) for name, tensor in reference.weights.items())
 
 
-def test_another_seed_is_another_run(train: Any, uninterrupted: Any, tmp_path: Path) -> None:
+def test_another_seed_gives_another_run(train: Any, uninterrupted: Any, tmp_path: Path) -> None:
     other = train(tmp_path, seed=1)
     assert other.record.batches != uninterrupted("plain").record.batches
     assert other.record.losses != uninterrupted("plain").record.losses

@@ -1,4 +1,4 @@
-"""A run that is resumed under another configuration: what is applied, what is told, what is refused."""
+"""Resuming with another configuration: what is applied, reported and rejected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LINEAR = {"schedule": Schedule(Linear(), floor=0.1), "rules": UNIFORM, "lr": 0.0
 
 @pytest.fixture
 def broken(train: Any, tmp_path: Path) -> Any:
-    """A run of 21 steps, cut off after 10 of them; one group, down a straight line to a tenth."""
+    """A run of 21 steps, interrupted after 10; one group, whose LR decays linearly to a tenth."""
     return train(tmp_path, interrupt=10, save_every="5 steps", val_size=0, **LINEAR)
 
 
@@ -34,17 +34,17 @@ def resume(train: Any, broken: Any, **changes: Any) -> Any:
 
 
 def line(step: np.ndarray, steps: int = 21) -> np.ndarray:
-    """The LR that was planned, by its formula."""
+    """Return the planned LR, by its formula."""
     return 0.01 * (0.1 + 0.9 * (1 - step / steps))
 
 
 class TestAnotherLength:
-    """The run is 5 epochs, 35 steps, long now."""
+    """The run now has 5 epochs, 35 steps."""
 
     later = np.arange(10, 35)
 
     def lrs(self, run: Any) -> np.ndarray:
-        """What the optimizer used from step 10 on, after a look that the earlier steps stayed as they were."""
+        """Return the LRs used from step 10 on, after checking that earlier rows did not change."""
         assert run.plan.lr(np.arange(10))[:, 0] == pytest.approx(line(np.arange(10)), rel=1e-12)
         assert run.trainer.global_step == 35
         assert run.record.rates == run.plan.lr(self.later).tolist()
@@ -73,12 +73,12 @@ class TestAnotherLength:
         assert run.trainer.global_step == 14
         assert run.record.rates[0][0] == pytest.approx(float(line(np.array(10.0))), rel=1e-12)
 
-    def test_the_data_goes_on_where_it_was(self, train: Any, broken: Any, tmp_path: Path) -> None:
+    def test_the_data_continues_at_its_position(self, train: Any, broken: Any, tmp_path: Path) -> None:
         whole = train(tmp_path / "whole", max_epochs=5, val_size=0, **LINEAR)
         run = resume(train, broken, max_epochs=5, how="keep")
         assert run.record.batches == whole.record.batches[10:]
 
-    def test_nothing_chosen_lists_the_choices_with_their_lrs(self, train: Any, broken: Any) -> None:
+    def test_without_a_choice_the_error_lists_the_choices_with_their_lrs(self, train: Any, broken: Any) -> None:
         with pytest.raises(ConfigError) as caught:
             resume(train, broken, max_epochs=5)
         (problem,) = caught.value.problems
@@ -96,11 +96,11 @@ class TestAnotherLength:
         expected += [f"resume.horizon={how}: LR {starts[how]:.3g} now, {ends[how]:.3g} at the end" for how in ends]
         assert [text.strip() for text in str(problem.hint).splitlines()] == expected
 
-    def test_shorter_than_what_is_done(self, train: Any, broken: Any) -> None:
+    def test_a_length_below_the_steps_done_is_rejected(self, train: Any, broken: Any) -> None:
         with pytest.raises(ConfigError, match="the checkpoint is at step 10, and the run now ends at 7"):
             resume(train, broken, max_epochs=1, how="keep")
 
-    def test_cut_off_again_it_needs_no_second_choice(self, train: Any, broken: Any, tmp_path: Path) -> None:
+    def test_interrupted_again_it_needs_no_second_choice(self, train: Any, broken: Any, tmp_path: Path) -> None:
         whole = resume(train, broken, max_epochs=5, how="extend")
         again = tmp_path / "again"
         shutil.copytree(broken.folder / "checkpoints", again / "checkpoints")
@@ -137,7 +137,7 @@ class TestAnotherLength:
         expected = np.where(steps < 20, line(steps), 0.001 + (top - 0.001) * (49 - steps) / 29)
         assert twice.column("lr/all") == pytest.approx(expected, rel=1e-12)
 
-    def test_groups_with_schedules_of_their_own_are_continued_too(self, train: Any, tmp_path: Path) -> None:
+    def test_groups_with_their_own_schedules_are_continued(self, train: Any, tmp_path: Path) -> None:
         rules = [Rule("head", match="head.*", schedule=Schedule(Cosine())), Rule("body", match="*")]
         options = {"rules": rules, "val_size": 0, "schedule": Schedule(Constant())}
         first = train(tmp_path, interrupt=10, save_every="5 steps", **options)
@@ -147,7 +147,7 @@ class TestAnotherLength:
 
 
 class TestAnotherConfiguration:
-    def test_a_changed_lr_is_applied_and_told(self, train: Any, broken: Any) -> None:
+    def test_a_changed_lr_is_applied_and_reported(self, train: Any, broken: Any) -> None:
         run = resume(train, broken, lr=0.002)
         assert np.array(run.record.rates)[:, 0] == pytest.approx(line(np.arange(10, 21)) / 5, rel=1e-12)
         assert run.column("lr/all")[10:] == [rates[0] for rates in run.record.rates]
@@ -160,13 +160,13 @@ class TestAnotherConfiguration:
         run = resume(train, broken, schedule=Schedule(Constant()))
         assert {rate for (rate,) in run.record.rates} == {0.01}
 
-    def test_what_did_not_change_is_not_told(self, train: Any, broken: Any) -> None:
+    def test_unchanged_settings_are_not_reported(self, train: Any, broken: Any) -> None:
         run = resume(train, broken)
         told = run.resumed.describe(run.plan, run.options.config())
         assert told == f"resumed from {run.resumed.path} at step 10 of 21"
 
     def test_changed_settings_of_the_optimizer_are_applied(self, train: Any, broken: Any) -> None:
-        """Lightning takes them from the checkpoint, whatever the configuration says (2.6.6)."""
+        """Lightning takes them from the checkpoint and ignores the configuration (2.6.6)."""
         run = resume(train, broken, settings={"weight_decay": 0.5, "betas": (0.8, 0.95), "fused": False})
         (group,) = run.trainer.optimizers[0].param_groups
         assert (group["weight_decay"], tuple(group["betas"]), bool(group["fused"])) == (0.5, (0.8, 0.95), False)
@@ -174,15 +174,15 @@ class TestAnotherConfiguration:
         assert "optimizer.weight_decay: 0.1 -> 0.5" in told
 
     @pytest.mark.parametrize("tensor_lr", [True, False])
-    def test_an_lr_becomes_a_tensor_or_a_number(self, tensor_lr: bool, train: Any, tmp_path: Path) -> None:
-        """As it has to when `trainer.compile` is switched on or off; the run is the same, bit for bit."""
+    def test_an_lr_becomes_a_tensor_or_a_float(self, tensor_lr: bool, train: Any, tmp_path: Path) -> None:
+        """This happens when `trainer.compile` is switched on or off; the run is the same, bit for bit."""
         first = train(tmp_path, interrupt=10, save_every="5 steps", tensor_lr=not tensor_lr)
         run = train(tmp_path, resume=first.newest, tensor_lr=tensor_lr)
         rates = [group["lr"] for group in run.trainer.optimizers[0].param_groups]
         assert [isinstance(rate, torch.Tensor) for rate in rates] == [tensor_lr] * 3
         assert run.record.rates == run.plan.lr(np.arange(10, 21)).tolist()
 
-    def test_the_moments_are_those_of_the_checkpoint(self, train: Any, broken: Any) -> None:
+    def test_the_moments_come_from_the_checkpoint(self, train: Any, broken: Any) -> None:
         moments: list[float] = []
 
         class Look(pl.Callback):
@@ -208,8 +208,8 @@ class TestAnotherConfiguration:
         (group,) = run.trainer.optimizers[0].param_groups
         assert (group["name"], group["members"]) == ("everything", ["everything"])
 
-    def test_other_groups_keep_the_momentum_of_each_parameter(self, train: Any, broken: Any, tmp_path: Path) -> None:
-        """Groups change nothing but settings: where the settings stay, so does every bit of the run."""
+    def test_regrouped_parameters_keep_their_momentum(self, train: Any, broken: Any, tmp_path: Path) -> None:
+        """Groups only change settings: with equal settings the run is the same, bit for bit."""
         split = [Rule("head", match="head.*", lr="2x"), Rule("rest", match="*")]
         moments: dict[str, torch.Tensor] = {}
 
@@ -229,7 +229,7 @@ class TestAnotherConfiguration:
         lrs = np.array(run.record.rates[:11])
         assert lrs[:, 0] == pytest.approx(2 * lrs[:, 1], rel=1e-12)
 
-    def test_a_frozen_part_is_thawed(self, train: Any, tmp_path: Path) -> None:
+    def test_a_frozen_group_is_unfrozen(self, train: Any, tmp_path: Path) -> None:
         frozen = [Rule("body", match="body.*", freeze=True), Rule("head", match="*")]
         first = train(tmp_path, interrupt=10, save_every="5 steps", rules=frozen)
         run = train(tmp_path, resume=first.newest, rules=UNIFORM)
@@ -239,32 +239,32 @@ class TestAnotherConfiguration:
         assert steps["head.weight"] == 21
         assert steps["body.0.weight"] == 11
 
-    def test_another_kind_of_optimizer_is_refused(self, train: Any, broken: Any) -> None:
+    def test_another_optimizer_is_rejected(self, train: Any, broken: Any) -> None:
         with pytest.raises(LrflowError, match="another optimizer"):
             resume(train, broken, optimizer=torch.optim.SGD, settings={"momentum": 0.9})
 
-    def test_another_kind_of_optimizer_is_refused_the_other_way(self, train: Any, tmp_path: Path) -> None:
+    def test_a_first_order_optimizer_rejects_another_state(self, train: Any, tmp_path: Path) -> None:
         options = {"optimizer": torch.optim.SGD, "settings": {"momentum": 0.9}}
         first = train(tmp_path, interrupt=10, save_every="5 steps", **options)
         with pytest.raises(LrflowError, match="another optimizer"):
             train(tmp_path, resume=first.newest)
 
-    def test_momentum_is_taken_up_where_there_was_none(self, train: Any, tmp_path: Path) -> None:
+    def test_momentum_can_be_added(self, train: Any, tmp_path: Path) -> None:
         plain = {"optimizer": torch.optim.SGD, "settings": {"momentum": 0.0}}
         first = train(tmp_path, interrupt=10, save_every="5 steps", **plain)
         run = train(tmp_path, resume=first.newest, optimizer=torch.optim.SGD, settings={"momentum": 0.9})
         assert run.trainer.global_step == 21
 
-    def test_another_model_is_refused(self, train: Any, broken: Any) -> None:
+    def test_another_model_is_rejected(self, train: Any, broken: Any) -> None:
         other = Supervised(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)), "cross_entropy")
         with pytest.raises(LrflowError) as caught:
             resume(train, broken, module=other)
         told = str(caught.value)
         assert told.startswith(f"{broken.newest}: another model than the one to be trained")
         assert "model.0.weight: absent in the checkpoint, 5x6 in the model" in told
-        assert len(told.splitlines()) == 7  # five of them and a sign that there are more
+        assert len(told.splitlines()) == 7  # five of them and an ellipsis
 
-    def test_epochs_of_another_length_want_a_choice_too(self, train: Any, tmp_path: Path) -> None:
+    def test_epochs_of_another_length_need_a_choice(self, train: Any, tmp_path: Path) -> None:
         options = {"max_epochs": -1, "max_steps": 18, "val_size": 0, **LINEAR}
         first = train(tmp_path, interrupt=10, save_every="7 steps", **options)
         with pytest.raises(ConfigError, match="an epoch was 7 steps long and is 13 now"):
@@ -272,7 +272,7 @@ class TestAnotherConfiguration:
 
 
 class TestEpochsOfAnotherLength:
-    """A position is counted in batches: from an epoch's end a run goes on with others, and its end is known."""
+    """The position is counted in batches, so only a run at an epoch's end can resume with other batches."""
 
     @pytest.mark.parametrize(
         ("change", "left"), [({"batch_size": 8}, 13), ({"accumulate": 3}, 3), ({"drop_last": True}, 6)]
@@ -285,7 +285,7 @@ class TestEpochsOfAnotherLength:
         assert run.record.rates == run.plan.lr(np.arange(7, 7 + 2 * left)).tolist()
         assert run.record.rates[-1][0] == pytest.approx(line(np.array(6 + 2 * left), 7 + 2 * left), rel=1e-12)
 
-    def test_cut_off_again_it_has_the_same_end(self, train: Any, tmp_path: Path) -> None:
+    def test_interrupted_again_it_has_the_same_end(self, train: Any, tmp_path: Path) -> None:
         first = train(tmp_path, interrupt=9, save_every="7 steps", val_size=0, **LINEAR)
         options = {"val_size": 0, "batch_size": 8, **LINEAR}
         second = train(tmp_path, resume=first.newest, interrupt=5, how="rescale", save_every="1 step", **options)
@@ -301,7 +301,7 @@ class TestEpochsOfAnotherLength:
             ({"batch_size": 8, "max_epochs": -1, "max_steps": 21}, "13 of 1"),
         ],
     )
-    def test_within_an_epoch_it_is_refused(self, change: Any, now: str, train: Any, broken: Any) -> None:
+    def test_within_an_epoch_it_is_rejected(self, change: Any, now: str, train: Any, broken: Any) -> None:
         with pytest.raises(ConfigError) as caught:
             resume(train, broken, how="keep", **change)
         (problem,) = caught.value.problems
@@ -310,7 +310,7 @@ class TestEpochsOfAnotherLength:
 
 
 class TestWhatIsRead:
-    def test_of_a_checkpoint(self, broken: Any) -> None:
+    def test_fields_of_a_checkpoint(self, broken: Any) -> None:
         resumed = Resumed.read(broken.newest)
         assert (resumed.step, resumed.position.seen, resumed.path) == (10, 10, broken.newest)
         assert resumed.plan.fingerprint == broken.plan.fingerprint

@@ -1,4 +1,4 @@
-"""Signals: every step's numbers, against independent ones, in rows and in blocks."""
+"""Signals of every step, in rows and in blocks, compared with independent implementations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALL = [Rule("all", match="*")]
 
 
 def windows(batches: int, accumulate: int) -> list[list[int]]:
-    """The batches of each optimizer step of an epoch."""
+    """Return the batches of each optimizer step of an epoch."""
     return [list(range(start, min(start + accumulate, batches))) for start in range(0, batches, accumulate)]
 
 
@@ -33,7 +33,7 @@ def test_the_lr_of_every_step_is_the_plans_bit_for_bit(
     planned = run.plan.lr(np.arange(steps))
     assert steps == (9 if accumulate == 3 else 21)
     assert planned.shape == (steps, 3)
-    assert not np.array_equal(planned[:, 1], planned[:, 2])  # the head's LR is another than the body's
+    assert not np.array_equal(planned[:, 1], planned[:, 2])  # head and body have different LRs
     assert [run.plan.lr(step).tolist() for step in range(steps)] == planned.tolist()
 
     names = [name for group in run.trainer.optimizers[0].param_groups for name in group["members"]]
@@ -78,7 +78,7 @@ def test_the_gradient_norm_is_torchs_before_clipping(
     assert max(norms) > 0.01
 
 
-def test_one_row_a_step_in_order_with_the_validations_between(train: Any, tmp_path: Path) -> None:
+def test_one_row_per_step_in_order_with_validations_between(train: Any, tmp_path: Path) -> None:
     run = train(tmp_path, val_every="5 steps", log_every=4)
     rows = run.rows(timeless=False)
     training = [row for row in rows if row["train/loss"]]
@@ -88,7 +88,7 @@ def test_one_row_a_step_in_order_with_the_validations_between(train: Any, tmp_pa
     assert [int(row["step"]) for row in rows] == sorted(int(row["step"]) for row in rows)
 
 
-def test_blocks_follow_each_other_without_a_gap(train: Any, tmp_path: Path) -> None:
+def test_blocks_are_consecutive(train: Any, tmp_path: Path) -> None:
     run = train(tmp_path, val_every="5 steps", log_every=4)
 
     assert run.blocks[0].first == 0
@@ -102,7 +102,7 @@ def test_blocks_follow_each_other_without_a_gap(train: Any, tmp_path: Path) -> N
 
 
 class Clock:
-    """Stands in for the module `time`: time passes only where a test says so."""
+    """Replaces the module `time`: time passes only when a test advances it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -118,7 +118,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def test_validation_is_no_part_of_a_steps_time(train: Any, tmp_path: Path, clock: Clock) -> None:
+def test_validation_is_excluded_from_step_times(train: Any, tmp_path: Path, clock: Clock) -> None:
     class Slow(pl.Callback):
         def on_train_batch_start(self, *_: Any) -> None:
             clock.now += 0.25
@@ -131,7 +131,7 @@ def test_validation_is_no_part_of_a_steps_time(train: Any, tmp_path: Path, clock
     assert clock.now == 14 * 0.25 + 4 * 64.0
 
 
-def test_a_slow_step_is_read_soon(train: Any, tmp_path: Path, clock: Clock) -> None:
+def test_slow_steps_are_read_within_a_second(train: Any, tmp_path: Path, clock: Clock) -> None:
     class Slow(pl.Callback):
         def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
             clock.now += 1.5 if trainer.global_step == 2 else 0.0
@@ -140,19 +140,19 @@ def test_a_slow_step_is_read_soon(train: Any, tmp_path: Path, clock: Clock) -> N
     assert [block.seconds.tolist() for block in run.blocks] == [[0.0, 0.0, 1.5], [0.0] * 4]
 
 
-def test_what_was_collected_is_written_when_a_run_breaks_off(train: Any, tmp_path: Path) -> None:
+def test_collected_steps_are_written_when_a_run_fails(train: Any, tmp_path: Path) -> None:
     run = train(tmp_path, interrupt=6, log_every=1000, save_every=None)
     assert [int(row["step"]) for row in run.rows()] == list(range(6))
 
 
-def test_steps_go_on_counting_after_a_resumption(train: Any, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_the_step_count(train: Any, tmp_path: Path) -> None:
     broken = train(tmp_path, interrupt=9, save_every="5 steps")
     resumed = train(tmp_path, resume=broken.newest)
     assert resumed.blocks[0].first == resumed.resumed.step == 7
 
 
 class Own(pl.LightningModule):
-    """A user's own module, with a training step of its own."""
+    """A user's module, with its own training step."""
 
     def __init__(self, network: torch.nn.Module, step: Any) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Own(pl.LightningModule):
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_skipped_batches_count_for_nothing(accumulate: int, train: Any, tmp_path: Path, network_of_points: Any) -> None:
+def test_skipped_batches_are_not_counted(accumulate: int, train: Any, tmp_path: Path, network_of_points: Any) -> None:
     """Lightning lets a training step return a dict, or None to skip its batch."""
 
     def step(net: Any, batch: Any, batch_idx: int) -> Any:
@@ -180,7 +180,7 @@ def test_skipped_batches_count_for_nothing(accumulate: int, train: Any, tmp_path
     assert run.column("train/loss") == pytest.approx(expected, rel=1e-6)  # a skipped step leaves its cell empty
     skipped = np.concatenate([block.skipped for block in run.blocks]).tolist()
     assert skipped == [not window for window in counted]
-    assert run.trainer.global_step == len(counted)  # Lightning counts it all the same
+    assert run.trainer.global_step == len(counted)  # Lightning counts skipped steps too
     assert [norm > 0 for norm in run.column("train/grad_norm")] == [bool(window) for window in counted]
 
 

@@ -1,4 +1,4 @@
-"""The state of the generators: taken, saved as plain data, put back."""
+"""The state of random number generators is read, saved as plain data and restored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw_all() -> list[Any]:
 
 
 @pytest.mark.parametrize("before", range(4))
-def test_what_comes_after_is_the_same(before: int) -> None:
+def test_restored_generators_repeat_their_numbers(before: int) -> None:
     for _ in range(before):
         draw_all()
     random.gauss(0, 1), np.random.randn()  # leave one half of a pair waiting in each
@@ -40,7 +40,7 @@ def test_what_comes_after_is_the_same(before: int) -> None:
     assert [draw_all() for _ in range(3)] == first
 
 
-def test_taking_it_draws_nothing_and_shares_nothing() -> None:
+def test_reading_it_draws_nothing_and_shares_no_memory() -> None:
     state = random_state()
     again = random_state()
     draw_all()
@@ -56,8 +56,8 @@ def test_it_is_plain_data(tmp_path: Path) -> None:
     assert draw_all() == first
 
 
-def test_another_process_goes_on_from_it(tmp_path: Path) -> None:
-    """Seeded otherwise, it draws what this one would have drawn."""
+def test_another_process_restores_it(tmp_path: Path) -> None:
+    """With another seed, it draws the same numbers as this process."""
     import multiprocessing
 
     state = random_state()

@@ -1,4 +1,4 @@
-"""State that a resumed run would lose is named once, and nothing else is."""
+"""State that a resumed run would lose is reported once, and no other state is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CALLS = {"n": 0}
 
 
 class Net(nn.Module):
-    """One layer, and whatever a class of its own keeps."""
+    """One layer, and the state of a subclass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,11 +103,11 @@ class Table(Net):
 
 class Pairs(Net):
     def start(self) -> None:
-        self.kept = [list(self.linear.parameters())]  # which are in the checkpoint
+        self.kept = [list(self.linear.parameters())]  # these are in the checkpoint
 
 
 class Losses(Supervised):
-    """What an epoch's steps return, until it ends."""
+    """Collects the outputs of an epoch's steps until it ends."""
 
     def __init__(self) -> None:
         super().__init__(Net(), "cross_entropy")
@@ -140,7 +140,7 @@ class Saving(Counting):
 def named(module: Supervised, train: Any, folder: Path, caplog: pytest.LogCaptureFixture, **options: Any) -> list[str]:
     train(folder, module=module, **{"rules": (Rule("all", match="*"),), **options})
     found = [record.message for record in caplog.records if "checkpoint" in record.message]
-    assert all("in no checkpoint: a resumed run starts anew with it" in line for line in found)
+    assert all("in no checkpoint, so a resumed run starts without it" in line for line in found)
     return [line.partition(" change")[0] for line in found]
 
 
@@ -161,7 +161,7 @@ def named(module: Supervised, train: Any, folder: Path, caplog: pytest.LogCaptur
     ],
 )
 @pytest.mark.parametrize("save_every", ["1 step", "1 epoch"])
-def test_what_no_checkpoint_holds_is_named_once(
+def test_unsaved_state_is_reported_once(
     network: type[Net], name: str | None, save_every: str, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = Supervised(network(), "cross_entropy")
@@ -169,7 +169,7 @@ def test_what_no_checkpoint_holds_is_named_once(
 
 
 @pytest.mark.parametrize(("module", "names"), [(Counting, ["steps"]), (Saving, []), (Losses, [])])
-def test_so_is_that_of_a_module_that_trains_itself(
+def test_so_is_that_of_a_lightning_module(
     module: type[Supervised], names: list[str], train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert named(module(), train, tmp_path, caplog) == names

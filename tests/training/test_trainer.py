@@ -1,4 +1,4 @@
-"""Lightning's Trainer as lrflow sets it up: how often it validates, and what it leaves out."""
+"""Lightning's Trainer as lrflow builds it: validation intervals, and what is switched off."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ from lrflow.training.trainer import NoProfiler, build_trainer
         ("4 steps", {"max_epochs": -1, "max_steps": 10}, [4, 8, 10]),
     ],
 )
-def test_it_validates_when_asked(
+def test_it_validates_at_the_configured_interval(
     val_every: str, options: dict[str, Any], steps: list[int], train: Any, tmp_path: Path
 ) -> None:
     run = train(tmp_path, val_every=val_every, save_every=None, **options)
     assert [int(row["step"]) + 1 for row in run.rows() if row["val/loss"]] == steps
 
 
-def test_lightnings_own_additions_are_left_out(tmp_path: Path) -> None:
+def test_lightnings_own_callbacks_are_left_out(tmp_path: Path) -> None:
     trainer = build_trainer({"accelerator": "cpu", "precision": None}, tmp_path, [], 10)
     assert not any(isinstance(one, ModelCheckpoint | ModelSummary | ProgressBar) for one in trainer.callbacks)
     assert isinstance(trainer.profiler, NoProfiler)
     assert trainer.loggers == []
-    assert trainer.max_steps == -1  # None leaves Lightning's own
+    assert trainer.max_steps == -1  # None means Lightning's default
     assert trainer.num_sanity_val_steps == 0
 
 
-def test_lightning_says_nothing_of_itself(train: Any, tmp_path: Path, capfd: Any, recwarn: Any) -> None:
+def test_lightnings_messages_are_hidden(train: Any, tmp_path: Path, capfd: Any, recwarn: Any) -> None:
     train(tmp_path, max_epochs=1)
     written = capfd.readouterr()
     assert (written.out, written.err) == ("", "")
@@ -59,7 +59,7 @@ def test_lightning_says_nothing_of_itself(train: Any, tmp_path: Path, capfd: Any
     assert logging.getLogger("pytorch_lightning").level == logging.WARNING
 
 
-def test_a_profiler_that_measures_nothing() -> None:
+def test_the_profiler_measures_nothing() -> None:
     profiler = NoProfiler()
     profiler.start("a")
     with profiler.profile("b"), profiler.profile("b"):

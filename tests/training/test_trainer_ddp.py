@@ -1,4 +1,4 @@
-"""Two processes on the CPU, for real: plan, horizon and LRs are right, and nothing is lost when they are stopped."""
+"""Two real processes on the CPU: plan, horizon and LRs are right, and a stopped job resumes exactly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Look(Callback):
         if trainer.global_step == int(os.environ.get("KILL_AT", -1)):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def on_train_end(self, trainer, module):  # the test that comes after it makes all ranks alike
+    def on_train_end(self, trainer, module):  # the test after it makes all ranks equal
         torch.save(module.state_dict(), f"rank{rank()}.pt")
 
 fit = train.build_trainer
@@ -74,7 +74,7 @@ OPTIONS = [
 
 
 class Jobs:
-    """Runs of the script in a folder."""
+    """Starts runs of the script in a folder."""
 
     def __init__(self, folder: Path, python: Start) -> None:
         self.folder, self.python = folder, python
@@ -85,7 +85,7 @@ class Jobs:
         return self.python("job.py", *given.values(), cwd=self.folder, **environment)
 
     def run(self, *more: str, **environment: str) -> tuple[int | None, str]:
-        """The exit code, and what was said on stderr."""
+        """Return the exit code and stderr."""
         job = self.start(*more, **environment)
         _, told = job.communicate(timeout=200)
         return job.returncode, told
@@ -102,7 +102,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def whole(python: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of an uninterrupted run on two devices; the ranks' weights lie two folders above it."""
+    """The run folder of an uninterrupted run on two devices; the ranks' weights are two folders above it."""
     jobs = Jobs(tmp_path_factory.mktemp("whole"), python)
     code, told = jobs.run()
     assert code == 0, told
@@ -130,14 +130,14 @@ def test_both_processes_end_with_the_same_weights(whole: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_it_learns_and_is_validated_as_a_whole(whole: Path) -> None:
+def test_it_learns_and_validates_on_all_data(whole: Path) -> None:
     accuracy = [float(row["val/accuracy"]) for row in rows(whole) if row["val/accuracy"]]
     assert len(accuracy) == 8
     assert accuracy[-1] > 0.9
     assert json.loads((whole / "summary.json").read_text())["status"] == "finished"
 
 
-def test_stopped_and_then_killed_it_goes_on_exactly(whole: Path, python: Start, tmp_path: Path) -> None:
+def test_a_stopped_and_a_killed_job_resume_exactly(whole: Path, python: Start, tmp_path: Path) -> None:
     jobs = Jobs(tmp_path, python)
     job = jobs.start()
 
@@ -167,7 +167,7 @@ def test_stopped_and_then_killed_it_goes_on_exactly(whole: Path, python: Start, 
 
 
 def test_groups_are_unfrozen_on_all_devices_at_once(python: Start, tmp_path: Path) -> None:
-    """DDP reduces what asked for a gradient when it was made; the reference is one process with twice the batch."""
+    """DDP reduces the gradients required when it was built; the reference is one process with twice the batch."""
     for name, options in {"two": ["data.batch_size=32"], "one": ["data.batch_size=64", "trainer.devices=1"]}.items():
         (tmp_path / name).mkdir()
         shortened = ["trainer.max_epochs=2", "data.drop_last=true", "optimizer=sgd", "model.dropout=0"]
@@ -239,7 +239,7 @@ OWN_OPTIONS += "model=custom model._target_=lab.Net data=custom data._target_=la
 
 
 def own(python: Start, folder: Path, *more: str) -> tuple[int | None, str, str]:
-    """Exit code and output of a run on data of one's own."""
+    """Starts a run on custom data; returns exit code and output."""
     (folder / "lab.py").write_text(OWN)
     words = {word.partition("=")[0]: word for word in (*OWN_OPTIONS.split(), *more)}
     job = python("-m", "lrflow", *words.values(), cwd=folder)
@@ -248,12 +248,12 @@ def own(python: Start, folder: Path, *more: str) -> tuple[int | None, str, str]:
 
 
 def trained(folder: Path) -> tuple[int, dict[str, Any]]:
-    """The steps whose losses are recorded, and the summary."""
+    """Return the steps with a recorded loss, and the summary."""
     (run,) = folder.glob("outputs/*_run")
     return len([row for row in rows(run) if row["train/loss"]]), json.loads((run / "summary.json").read_text())
 
 
-def test_the_plan_of_ones_own_data_has_the_steps_that_are_trained(python: Start, tmp_path: Path) -> None:
+def test_the_plan_of_custom_data_has_the_trained_steps(python: Start, tmp_path: Path) -> None:
     options = ["trainer.max_epochs=3", "trainer.accumulate_grad_batches=2"]
     (tmp_path / "plan").mkdir()
     code, out, told = own(python, tmp_path / "plan", *options, "task=plan")

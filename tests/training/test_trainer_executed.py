@@ -1,4 +1,4 @@
-"""The plan is what is executed: a batch that makes no step moves no LR, and what departs from the plan ends the run."""
+"""The plan is executed exactly: only steps advance the LR, and a deviation from the plan ends the run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Data(pl.LightningDataModule):
 
 
 class Module(pl.LightningModule):
-    """A user's own; ends each epoch before the batch `ends`."""
+    """A user's module that ends each epoch before the batch `ends`."""
 
     def __init__(self, ends: int = 7) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ OPTIONS: dict[str, Any] = {"rules": ALL, "lr": 0.1, "optimizer": torch.optim.SGD
 def test_exactly_the_planned_steps_at_the_planned_lrs(
     missing: set[int], ends: int, accumulate: int, train: Any, tmp_path: Path
 ) -> None:
-    """Held against a plain loop of torch: each window's gradient is the mean over the batches that it has."""
+    """Compared with a plain torch loop: each window's gradient is the mean over its batches."""
     run = train(
         tmp_path, module=Module(ends), data=Data(missing), max_epochs=None, max_steps=9, accumulate=accumulate,
         val_every="2 steps", log_every=2, save_every=None, **OPTIONS,
@@ -150,18 +150,18 @@ class Decays(torch.optim.SGD):
         (
             WritesBefore,
             {},
-            r"step 0: the LR used for all is 0\.0336667, and the plan says 0\.0333333: something else writes",
+            r"step 0: the LR used for all is 0\.0336667, and the plan has 0\.0333333: something else writes",
         ),
-        (WritesBefore, {"tensor_lr": True}, r"step 0: the LR used for all is 0\.0336667, and the plan says 0\.0333333"),
-        (WritesInTheStep, {}, r"step 0: the LR used for all is 0\.5, and the plan says 0\.0333333"),
-        (MovesNoScheduler, {}, r"step 1: the LR used for all is 0\.0333333, and the plan says 0\.0666667"),
-        (Module, {"optimizer": Decays}, r"step 0: the LR used for all is 0\.03, and the plan says 0\.0333333"),
+        (WritesBefore, {"tensor_lr": True}, r"step 0: the LR used for all is 0\.0336667, and the plan has 0\.0333333"),
+        (WritesInTheStep, {}, r"step 0: the LR used for all is 0\.5, and the plan has 0\.0333333"),
+        (MovesNoScheduler, {}, r"step 1: the LR used for all is 0\.0333333, and the plan has 0\.0666667"),
+        (Module, {"optimizer": Decays}, r"step 0: the LR used for all is 0\.03, and the plan has 0\.0333333"),
         (MakesNoStep, {}, r"step 0: MakesNoStep\.optimizer_step did not call optimizer\.step"),
-        (TurnsToHand, {}, r"step 0: TurnsToHand has switched to optimizing by hand"),
+        (TurnsToHand, {}, r"step 0: TurnsToHand has switched to manual optimization"),
         (SkipsAll, {}, r"nothing was trained: in none of the 21 steps did a parameter have a gradient"),
     ],
 )
-def test_what_departs_from_the_plan_ends_the_run(
+def test_a_deviation_from_the_plan_ends_the_run(
     kind: type[Module], changes: dict[str, Any], message: str, train: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(LrflowError, match=message):
@@ -178,7 +178,7 @@ def test_a_run_that_never_trained_has_not_finished_when_it_is_resumed(train: Any
 
 
 class Factor(pl.Callback):
-    """Stands for a feedback: its factor is part of what is due."""
+    """Replaces a feedback: its factor is part of the expected LR."""
 
     factors: ClassVar = [0.5, 2.0, 1.0]
 
@@ -189,7 +189,7 @@ class Factor(pl.Callback):
 
 
 @pytest.mark.parametrize("tensor_lr", [False, True])
-def test_the_factor_of_a_feedback_belongs_to_what_is_due(tensor_lr: bool, train: Any, tmp_path: Path) -> None:
+def test_the_feedbacks_factor_is_part_of_the_expected_lr(tensor_lr: bool, train: Any, tmp_path: Path) -> None:
     run = train(tmp_path, module=Module(), data=Data(), callbacks=[Factor()], tensor_lr=tensor_lr, **OPTIONS)
     due = [lr * Factor.factors[step % 3] for step, (lr,) in enumerate(run.plan.lr(np.arange(21)).tolist())]
     assert run.column("lr/all") == pytest.approx(due, rel=1e-6)

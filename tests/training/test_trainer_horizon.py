@@ -1,4 +1,4 @@
-"""The horizon that lrflow counts is the number of steps that Lightning makes."""
+"""The horizon equals the number of steps that Lightning makes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ GRID = list(product([1, 2, 3, 8], [False, True], [None, 5, 21], [None, 4, 30], [
 
 
 @pytest.mark.parametrize("batch_size", [16, 104])
-def test_it_is_what_lightning_estimates(batch_size: int, prepare: Any, points: Any, tmp_path: Path) -> None:
-    """Over accumulation, drop_last, max_steps, limit_train_batches and epochs; 104 examples."""
+def test_it_equals_lightnings_estimate(batch_size: int, prepare: Any, points: Any, tmp_path: Path) -> None:
+    """Varies accumulation, drop_last, max_steps, limit_train_batches and epochs; 104 examples."""
     for accumulate, drop_last, max_steps, limit, epochs in GRID:
         options = {"accumulate": accumulate, "drop_last": drop_last, "max_steps": max_steps, "max_epochs": epochs}
         run = prepare(tmp_path, batch_size=batch_size, limit_train_batches=limit, **options)
@@ -44,7 +44,7 @@ def test_it_is_what_lightning_estimates(batch_size: int, prepare: Any, points: A
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("max_steps", [None, 4])
 @pytest.mark.parametrize("limit", [None, 5])
-def test_it_is_what_lightning_does(
+def test_it_equals_lightnings_number_of_steps(
     accumulate: int, drop_last: bool, max_steps: int | None, limit: int | None, train: Any, tmp_path: Path
 ) -> None:
     options = {"accumulate": accumulate, "drop_last": drop_last, "max_steps": max_steps, "max_epochs": 2}

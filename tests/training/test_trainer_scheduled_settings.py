@@ -1,4 +1,4 @@
-"""Runs whose schedule moves other settings too: logged, resumed bit for bit, and right where they are compiled."""
+"""Runs that schedule other settings too: they are logged, resume bit for bit, and are right when compiled."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_they_are_logged_as_the_optimizer_used_them(train: Any, tmp_path: Path) 
     assert run.blocks[0].settings["momentum/head"].tolist() == run.column("momentum/head")[: len(run.blocks[0])]
 
 
-def test_without_any_there_is_no_column(train: Any, tmp_path: Path) -> None:
+def test_without_scheduled_settings_there_is_no_column(train: Any, tmp_path: Path) -> None:
     run = go(train, tmp_path, schedule=Schedule(Cosine()), max_epochs=1)
     assert not [name for name in run.rows()[0] if "momentum" in name or "decay/" in name.removeprefix("lr/")]
 
 
 @pytest.mark.parametrize("interrupt", [6, 12])
-def test_cut_off_it_goes_on_exactly(train: Any, tmp_path: Path, interrupt: int) -> None:
+def test_an_interrupted_run_resumes_exactly(train: Any, tmp_path: Path, interrupt: int) -> None:
     whole = go(train, tmp_path / "whole")
     broken = go(train, tmp_path / "run", interrupt=interrupt)
     resumed = go(train, tmp_path / "run", resume=broken.newest)
@@ -54,8 +54,8 @@ def test_cut_off_it_goes_on_exactly(train: Any, tmp_path: Path, interrupt: int) 
         assert resumed.column(name) == whole.column(name)
 
 
-def test_what_a_schedule_no_longer_moves_is_as_configured(train: Any, tmp_path: Path) -> None:
-    """Also where the config leaves it to the optimizer's default."""
+def test_a_setting_that_is_no_longer_scheduled_is_as_configured(train: Any, tmp_path: Path) -> None:
+    """This holds for the optimizer's default, too."""
     broken = go(train, tmp_path, interrupt=12)
     plain = Schedule(Cosine(), warmup="10%")
     resumed = go(train, tmp_path, resume=broken.newest, schedule=plain, settings={"weight_decay": 0.1})
@@ -64,7 +64,7 @@ def test_what_a_schedule_no_longer_moves_is_as_configured(train: Any, tmp_path: 
     assert sorted(group["weight_decay"] for group in groups) == [0.0, 0.1, 0.1]
 
 
-def test_of_another_length_they_go_on_with_the_lr(train: Any, tmp_path: Path) -> None:
+def test_with_another_length_they_continue_with_the_lr(train: Any, tmp_path: Path) -> None:
     broken = go(train, tmp_path, interrupt=12)
     resumed = go(train, tmp_path, resume=broken.newest, max_epochs=5, how="rescale")
     whole = go(train, tmp_path / "whole", max_epochs=5)
@@ -74,7 +74,7 @@ def test_of_another_length_they_go_on_with_the_lr(train: Any, tmp_path: Path) ->
 
 
 def updates(compiled: bool, supplied: bool, steps: int = 12) -> tuple[bool, list[torch.Tensor]]:
-    """Whether the update was compiled, and the weights after some steps whose beta2 rises.
+    """Return whether the update was compiled, and the weights after some steps with a rising beta2.
 
     Args:
         compiled: ask for it.
@@ -109,7 +109,7 @@ def updates(compiled: bool, supplied: bool, steps: int = 12) -> tuple[bool, list
     return "step" in vars(optimizer), [parameter.detach().clone() for parameter in model.parameters()]
 
 
-def test_where_a_setting_moves_the_update_is_not_compiled() -> None:
+def test_with_scheduled_settings_the_update_is_not_compiled() -> None:
     compiled, weights = updates(compiled=True, supplied=True)
     assert not compiled
     _, expected = updates(compiled=False, supplied=True)
@@ -118,8 +118,8 @@ def test_where_a_setting_moves_the_update_is_not_compiled() -> None:
 
 
 @pytest.mark.slow
-def test_since_torch_takes_a_beta2_that_moves_for_another_number() -> None:
-    """Shown on torch 2.13: when this fails, torch does it right and the update can be compiled."""
+def test_because_torch_compiles_a_changing_beta2_wrongly() -> None:
+    """Verified on torch 2.13: once this fails, torch is right and the update can be compiled."""
     _, weights = updates(compiled=True, supplied=False)
     _, expected = updates(compiled=False, supplied=True)
     assert max(float((ours - theirs).abs().max()) for ours, theirs in zip(weights, expected, strict=True)) > 1e-3

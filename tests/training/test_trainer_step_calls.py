@@ -1,4 +1,4 @@
-"""A step stays cheap: the function calls that it makes, which are the same on every machine."""
+"""A step stays cheap: its number of function calls, which is the same on every machine."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 
-def test_a_step_makes_at_most_1800_calls() -> None:
-    """Counted by the benchmark: with the default loggers, fewer than Lightning alone makes."""
+def test_a_step_makes_at_most_1800_function_calls() -> None:
+    """The benchmark counts calls: with the default loggers, there are fewer than with Lightning alone."""
     path = Path(__file__).parents[2] / "benchmarks" / "step_overhead.py"
     if not path.is_file():
         pytest.skip("installed without benchmarks")

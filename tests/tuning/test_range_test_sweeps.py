@@ -136,7 +136,7 @@ def test_rejects_a_checkpoint_that_does_not_fit() -> None:
     for arguments, message in {
         ("model.widths=[8]",): "another model than the one to be trained",
         ("optimizer=adamw",): "is of another optimizer",
-        ("data.batch_size=32",): "stands within an epoch of 20 steps",
+        ("data.batch_size=32",): "is within an epoch of 20 steps",
         (
             "find.monitor=val/accuracy",
             "find.every=1 epoch",
