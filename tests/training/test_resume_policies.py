@@ -306,7 +306,7 @@ class TestEpochsOfAnotherLength:
             resume(train, broken, how="keep", **change)
         (problem,) = caught.value.problems
         assert problem.key == "resume.from"
-        assert f"within an epoch of 7 steps of 1 batches, and an epoch has {now} now" in problem.message
+        assert f"within an epoch of 7 steps of 1 batches, but an epoch now has {now}:" in problem.message
 
 
 class TestWhatIsRead:
