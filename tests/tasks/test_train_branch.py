@@ -96,7 +96,7 @@ def test_a_branch_of_the_trunk_s_own_length_is_the_trunk(
 def test_runs_without_a_checkpoint_in_common_are_told(run: Callable[..., Path], trunk: Path) -> None:
     of_it = [f"resume.from={trunk}", "resume.horizon=branch"]
     with pytest.raises(
-        ConfigError, match=r"no checkpoint of step 0 or before, .* 16 steps(.|\n)*the first is of step 3"
+        ConfigError, match=r"no checkpoint at or before step 0, .* 16 steps(.|\n)*the first is of step 3"
     ):
         run("schedule.warmup=3", "trainer.max_steps=16", *of_it)
     with pytest.raises(ConfigError, match="up to step 12 the run had another LR than a run of 16 steps has: "):
