@@ -384,11 +384,11 @@ ELSEWHERE = {
         "training/test_trainer_step_calls.py::test_a_step_makes_at_most_1800_function_calls",
     "Schedule-Free is evaluated, saved and resumed at the wrong weights unless it is switched by hand":
         "training/test_evaluation_weights.py::test_its_evaluation_equals_that_of_the_run",
-    "Prodigy wants an LR of 1": "optimizers/test_prodigy.py::test_another_lr_is_told",
+    "Prodigy wants an LR of 1": "optimizers/test_prodigy.py::test_another_lr_is_reported",
     "Prodigy raises at its first step where groups have their own LRs":
-        "optimizers/test_prodigy.py::test_groups_with_rates_of_their_own_are_refused_before_the_run",
+        "optimizers/test_prodigy.py::test_groups_with_their_own_lrs_are_an_error_before_the_run",
     "L-BFGS wants a closure, and one parameter group":
-        "optimizers/test_factory_closures.py::test_groups_that_differ_in_lr_are_refused_and_those_in_weight_decay_are_one",
+        "optimizers/test_factory_closures.py::test_groups_that_differ_in_lr_are_an_error_unlike_weight_decay",
     "Hessian methods leave the graph of a step in memory":
         "optimizers/test_factory_closures.py::test_nothing_of_a_step_stays_in_memory",
     "a plateau takes a worse negative metric for a better one":
@@ -399,7 +399,7 @@ ELSEWHERE = {
     "ASGD keeps an average that nothing reads":
         "optimizers/test_formulas.py::test_its_weights_are_those_of_sgd_at_any_lr_and_its_average_is_theirs",
     "Shampoo's checkpoints hold Python objects":
-        "optimizers/test_formulas.py::test_its_state_is_plain_and_goes_on_exactly",
+        "optimizers/test_formulas.py::test_its_state_is_plain_and_resumes_exactly",
 }  # fmt: skip
 """The trap, and the test that lies with the code."""
 
