@@ -192,7 +192,7 @@ def test_a_job_is_stopped_by_the_scheduler_and_resumed(python: Any, tmp_path: Pa
     _, told = job.communicate()
     assert "stopped as asked after" in told
     (folder,) = (tmp_path / "runs").iterdir()
-    assert f"go on with resume={folder}" in told
+    assert f"continue with resume={folder}" in told
 
     assert run(compose([*common, f"resume.from={folder}"]))["folder"] == str(folder)
     whole = Path(run(compose(common))["folder"])
