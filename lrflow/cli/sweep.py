@@ -63,12 +63,13 @@ class CheckedJobs:
     @contextmanager
     def not_checked_by_hydra(self) -> Iterator[None]:
         """Within this block Hydra's sweeper does not compose these jobs once more for a check of its own."""
-        check = Sweeper.validate_batch_is_legal
+        check: Any = Sweeper.validate_batch_is_legal
 
         def check_others(sweeper: Sweeper, batch: Sequence[Sequence[str]]) -> None:
             check(sweeper, [overrides for overrides in batch if tuple(overrides) not in self.configs])
 
-        Sweeper.validate_batch_is_legal = check_others  # type: ignore[method-assign]
+        replacement: Any = check_others
+        Sweeper.validate_batch_is_legal = replacement  # type: ignore[method-assign]
         try:
             yield
         finally:

@@ -63,7 +63,8 @@ def _add_stairs(axes: Axes, values: Any, edges: Any, colour: Any, label: str | N
     """
     from matplotlib.patches import StepPatch
 
-    stairs = StepPatch(values, edges, baseline=None, fill=False, edgecolor=colour, linewidth=1.8, label=label)
+    no_baseline: Any = None  # matplotlib accepts None, its type stubs do not
+    stairs = StepPatch(values, edges, baseline=no_baseline, fill=False, edgecolor=colour, linewidth=1.8, label=label)
     axes.add_artist(stairs)
     return stairs
 
@@ -79,9 +80,10 @@ def _arrange(figure: Figure, panels: list[Axes]) -> None:
     renderer: Any = FigureCanvasAgg(figure).get_renderer()
     width, height = figure.bbox.size
     inch = figure.dpi
-    labels = [panel.bbox.x0 - panel.yaxis.get_tightbbox(renderer).x0 for panel in panels]
+    boxes = [(panel, box) for panel in panels if (box := panel.yaxis.get_tightbbox(renderer))]
+    labels = [panel.bbox.x0 - box.x0 for panel, box in boxes]
     legends = [legend.get_window_extent(renderer).width for panel in panels if (legend := panel.get_legend())]
-    left = max(labels) + 0.04 * inch
+    left = max(labels, default=0.0) + 0.04 * inch
     room = max(width - left - max([0.3 * inch, *legends]) - 0.04 * inch, width / 3)  # very long names are cut off
     head = 0.94 if panels[0].child_axes else 0.56  # inches for the title, and of an axis with epochs
     figure.subplots_adjust(
