@@ -288,4 +288,4 @@ def test_processes_agree_on_where_an_epoch_ends(
     assert (made, summary["steps"], summary["status"]) == (steps, steps, status), told
     assert code == (0 if status == "finished" else 3)
     if status == "ended_early":
-        assert "had no batch to make a step with in one of the processes" in out
+        assert "had no batch for a step in one of the processes" in out
