@@ -50,7 +50,7 @@ def lrflow(python: Callable[..., copies.Process], tmp_path: Path) -> Callable[..
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans are not drawn in this process, which takes as long as a small run."""
-    monkeypatch.setattr("lrflow.plan.Plan.plot", lambda plan, path: path.touch() or path)
+    monkeypatch.setattr("lrflow.plan.serialization.plot", lambda plan, path: path.touch() or path)
 
 
 @pytest.fixture(scope="session")

@@ -143,12 +143,11 @@ def _with_value(word: str, pattern: str, meant: str) -> str:
 
 @pytest.mark.parametrize("command", commands())
 def test_a_command_does_what_it_says(
-    command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, place: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(str(place))
     monkeypatch.setenv("LRFLOW_TRUST", "")
-    monkeypatch.setattr("lrflow.plan.Plan.plot", lambda plan, path: path.touch() or path)
     for package in ("my_pkg", "my_project"):
         monkeypatch.delitem(sys.modules, package, raising=False)
     words = prepared(shlex.split(command), place)
