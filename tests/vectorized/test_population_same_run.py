@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,20 @@ def _trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
 
 
+@cache
+def composed(*words: str) -> Config:
+    """The config of a job whose network is still to be chosen: composing takes longer than its training."""
+    return compose([*OPTIONS, "+model.kind=relu", *words])
+
+
 def jobs(output: Path, kind: str, *words: str, members: Any = MEMBERS) -> dict[int, Config]:
     found = {}
     for number, own in enumerate(members):
-        found[number] = compose([*OPTIONS, f"+model.kind={kind}", *words, *own, f"output={output}"])
+        base = composed(*words, *own)
+        model = base.model.model_copy(update={"kind": kind})
+        found[number] = base.model_copy(update={"model": model, "output": str(output)})
+        found[number]._source = base.source.copy()
+        found[number]._source.model.kind, found[number]._source.output = kind, str(output)
         found[number]._run_folder = output / str(number)
     return found
 
