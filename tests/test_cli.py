@@ -37,6 +37,7 @@ LIGHT = {
     "--cfg job": (["--cfg", "job"], 0),
     "a typo": (["optimizer.lrr=1", "optimiser=sgd", "schedule=cosin"], 2),
     "bad values": (["optimizer.lr=abc", "schedule.warmup=999", "trainer.max_epochs=1"], 2),
+    "keys that targets do not take": (["optimizer.foo=1", "model.foo=1", "data.foo=1", "health.nonfinite.foo=1"], 2),
     "a bad rule": (["layers.rules=[{name: a, lr_mul: 3}]"], 2),
     "a bad sweep": (["-m", "optimizer.lr=-1,-2"], 2),
     "code that is not trusted": (["model=custom", "model._target_=os.system"], 2),

@@ -22,6 +22,7 @@ from lrflow.config.options import shipped_keys
 from lrflow.config.packages import check_installed
 from lrflow.config.run_schema import Health, Train
 from lrflow.config.schema import Data, Model, Optimizer, Rules, Schedule
+from lrflow.config.signatures import parameters_in_source
 from lrflow.config.targets import CONTROLS, check_arguments, check_name, defaults, locate
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Rule
@@ -174,29 +175,31 @@ def check_node(
     extra: Collection[str],
     ignore: Collection[str],
 ) -> list[Problem]:
-    """One node with a `_target_`.
+    """Check one node with a `_target_`.
 
-    What lrflow's own options say needs no look at the signature, and a misspelt key of theirs is told without one;
-    everything else is held against the signature, which imports the target.
+    For a target of lrflow's own options, their keys and the source text of its class tell which arguments it takes.
+    Any other target is imported.
     """
     target = node["_target_"]
     if problem := check_name(target, f"{key}._target_"):
         return [problem]
-    if not any(given <= node.keys() for given in shipped_keys(group, target, option)):
-        return check_arguments(target, node, key, extra, ignore)
+    known = frozenset[str]()
+    is_complete = False
     given = node.keys() - set(ignore) - set(CONTROLS)
-    if any(given <= keys for keys in shipped_keys(group, target, option)):
-        return []
-    known = frozenset[str]().union(*shipped_keys(group, target))
+    for keys in shipped_keys(group, target, option):
+        if keys <= node.keys():
+            is_complete = True
+            if given <= keys:
+                return []
+        known |= keys
     names = [name for name in known if name not in CONTROLS]
-    problems = []
-    for name in given - known:
-        meant = closest(name, names)
-        if meant is None:
-            return check_arguments(target, node, key, extra, ignore)
-        hint = f"did you mean {key}.{meant}?"
-        problems.append(Problem(f"{key}.{name}", f"{target} takes no {name}", node[name], hint))
-    return problems
+    meant = {name: closest(name, names) for name in given - known}
+    if is_complete and all(meant.values()):
+        return [
+            Problem(f"{key}.{name}", f"{target} takes no {name}", node[name], f"did you mean {key}.{near}?")
+            for name, near in meant.items()
+        ]
+    return check_arguments(target, node, key, extra, ignore, parameters_in_source(target) if known else None)
 
 
 def check_schedule(

@@ -172,22 +172,31 @@ def instantiate(node: Any, /, **extra: Any) -> Any:
 
 
 def check_arguments(
-    target: str, arguments: Mapping[str, Any], key: str, extra: Collection[str] = (), ignore: Collection[str] = ()
+    target: str,
+    arguments: Mapping[str, Any],
+    key: str,
+    extra: Collection[str] = (),
+    ignore: Collection[str] = (),
+    known_parameters: Mapping[str, inspect.Parameter] | None = None,
 ) -> list[Problem]:
     """Which arguments a target does not take, and which it needs.
 
     Args:
-        target: the dotted name; it is imported.
+        target: the dotted name.
         arguments: by name, as they stand in the config.
         key: where the node stands.
         extra: arguments that lrflow passes itself.
         ignore: keys that are not passed on.
+        known_parameters: the parameters of the target; None: it is imported to see them.
     """
-    try:
-        found = locate(target, f"{key}._target_" if key else "_target_")
-    except ConfigError as error:
-        return error.problems
-    accepted, anything = _parameters(found)
+    if known_parameters is not None:
+        accepted, anything = dict(known_parameters), False
+    else:
+        try:
+            found = locate(target, f"{key}._target_" if key else "_target_")
+        except ConfigError as error:
+            return error.problems
+        accepted, anything = _parameters(found)
     given = {name: value for name, value in arguments.items() if name not in CONTROLS and name not in ignore}
     prefix = f"{key}." if key else ""
     known = [name for name in accepted if name not in extra]

@@ -12,6 +12,7 @@ from lrflow.config import checks, compose, run_schema, schema
 from lrflow.config.diagnostics import closest, names_of
 from lrflow.config.options import GROUPS, Catalogue, Option, shipped_keys
 from lrflow.config.origins import read_yaml
+from lrflow.config.signatures import parameters_in_source
 from lrflow.config.targets import CONTROLS, _parameters, check_arguments, locate
 from lrflow.layers import Rule
 from lrflow.layers.rules import SELECTS
@@ -61,6 +62,25 @@ def test_the_keys_of_an_option_bind_to_its_targets_signature() -> None:
             if problems := check_arguments(target, dict.fromkeys(keys - set(CONTROLS)), group, extra, ignore):
                 found[group, target] = problems
     assert found == {}
+
+
+def test_the_source_of_a_target_tells_its_signature() -> None:
+    unsettled, different = set(), {}
+    for _, target, _ in NODES:
+        found, (expected, anything) = parameters_in_source(target), _parameters(locate(target))
+        if found is None:
+            unsettled.add(target.partition(".")[0])
+            continue
+        read = {name: one.default is one.empty for name, one in found.items()}
+        if anything or read != {name: one.default is one.empty for name, one in expected.items()}:
+            different[target] = (read, expected)
+    assert different == {}
+    assert unsettled <= {"lrflow", "pytorch_optimizer"}
+
+
+@pytest.mark.parametrize("target", ["torch.optim.AdamW", "lrflow.models.MLP", "lrflow.data.Digits"])
+def test_the_source_of_the_main_targets_settles_their_signature(target: str) -> None:
+    assert parameters_in_source(target)
 
 
 def test_no_further_argument_of_a_target_is_taken_for_a_typo() -> None:
