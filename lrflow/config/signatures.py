@@ -7,6 +7,7 @@ from functools import cache
 from importlib.machinery import PathFinder
 from inspect import Parameter
 from pathlib import Path
+from typing import Any
 
 
 def parameters_in_source(target: str) -> dict[str, Parameter] | None:
@@ -31,7 +32,7 @@ def parameters_in_source(target: str) -> dict[str, Parameter] | None:
     if init is None or init.decorator_list or init.args.posonlyargs or "__new__" in methods:
         return None
     positional, optional = init.args.args[1:], len(init.args.defaults)
-    taken = {argument.arg: Parameter.empty for argument in positional[: len(positional) - optional]}
+    taken: dict[str, Any] = {argument.arg: Parameter.empty for argument in positional[: len(positional) - optional]}
     taken |= {argument.arg: ... for argument in positional[len(taken) :]}
     for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
         taken[argument.arg] = Parameter.empty if default is None else ...
@@ -51,11 +52,11 @@ def _find_class(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
     for entry in tree.body:
         if isinstance(entry, ast.ClassDef) and entry.name == name:
             return module, entry
-    for entry in ast.walk(tree):
-        if isinstance(entry, ast.ImportFrom):
-            for alias in entry.names:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
                 if (alias.asname or alias.name) == name:
-                    return _find_class(_imported_from(entry, module, is_package), alias.name)
+                    return _find_class(_imported_from(node, module, is_package), alias.name)
     return None
 
 
