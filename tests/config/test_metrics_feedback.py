@@ -59,7 +59,7 @@ def test_a_guess_is_told_once() -> None:
     assert not doubts(config, RUN)  # it is no warning
     (told,) = guessed_modes(config.directions)
     better = "val_acc: assuming that higher is better, from its name."
-    assert told == f"{better} If less is better, type trainer.checkpoint.mode=min."
+    assert told == f"{better} If lower is better, add trainer.checkpoint.mode=min."
 
 
 def test_two_modes_of_one_metric_are_refused_by_both_their_keys() -> None:
