@@ -49,7 +49,7 @@ def write_page(sweep: SweepResults, analyses: Sequence[Analysis], best: Path | N
         _curves_table(page, analysis, f"Side by side, by {name}" if several else "Side by side")
     column, curves = learning_curves(sweep)
     if curves:
-        key, top = (sweep.lr_key, analyses[0].top(column)) if analyses else (None, math.inf)
+        key, top = (sweep.lr_key, analyses[0].upper_limit(column)) if analyses else (None, math.inf)
         caption = f"Blue is the lowest {key}, red the highest." if key else ""
         page.figure("How the trials learned", figures.learning_figure(sweep, key, column, curves, top), caption, 400)
     for objective in sweep.objectives:
@@ -77,7 +77,7 @@ def counts(sweep: SweepResults) -> str:
 
 def remarks(sweep: SweepResults, analyses: Sequence[Analysis]) -> list[str]:
     """What a person should know of a sweep: why it has no best trial, what is doubtful, what could not be read."""
-    told = sweep.no_best()
+    told = sweep.why_no_best()
     said = analyses and all(trial.diverged for trial in sweep.trials)  # by each curve
     return [*([told] if told and not said else []), *_doubts(analyses), *sweep.notes]
 
@@ -99,10 +99,10 @@ def _facts(sweep: SweepResults, analyses: Sequence[Analysis]) -> list[Fact]:
     facts = []
     for analysis in analyses:
         curve, metric = analysis.curves[0], analysis.sweep.metric
-        if not (curve.valley and curve.basin):
+        if not (curve.minimum and curve.basin):
             continue
         of = f" by {metric}" * several + f" of {curve.name}" * bool(curve.name)
-        facts.append(Fact(f"best LR{of}", f"{curve.lr:.3g}", curve.told))
+        facts.append(Fact(f"best LR{of}", f"{curve.lr:.3g}", curve.interval_text))
         if several:
             continue
         off = analysis.margin_of(curve)
@@ -123,7 +123,7 @@ def _legend(analysis: Analysis) -> str:
     sentences = ["A dot is a trial, a star the best LR; where the line is thick the metric is hardly worse."]
     if any(point.diverged for curve in analysis.curves for point in curve.points):
         sentences.append("A cross diverged.")
-    if pruned := analysis.given_up():
+    if pruned := analysis.pruned_points():
         sentences.append("A grey triangle is a pruned trial where it was given up: it is in no fit.")
         if moved := [value for _, value, trial in pruned if trial.metrics[analysis.sweep.metric] > value]:
             sentences.append(f"Those above {max(moved):.3g} are drawn at it.")
@@ -142,7 +142,7 @@ def _curves_table(page: Page, analysis: Analysis, heading: str) -> None:
         ends = (basin.low, basin.high, basin.decades) if basin else (None, None, None)
         answer = (curve.lr, low, high, analysis.metric(curve.cost)) if math.isfinite(curve.cost) else (None,) * 4
         rows.append([curve.name, *answer, *ends, *([curve.sensitivity] if known else [])])
-    page.table(heading, columns, rows, " ".join(analysis.explained()), strong=0)
+    page.table(heading, columns, rows, " ".join(analysis.explanations()), strong=0)
 
 
 def _trials_table(page: Page, sweep: SweepResults) -> None:
@@ -160,7 +160,7 @@ def _row(sweep: SweepResults, trial: TrialResult, explained: bool) -> list[str |
     metrics = [trial.metrics.get(name) for name in sweep.metrics]
     number = Cell(str(trial.number), trial.number, f"{trial.folder.relative_to(sweep.folder)}/")
     pareto = ["yes" if trial in sweep.front else None] if len(sweep.objectives) > 1 else []
-    ending = [trial.steps, trial.seconds, *([trial.why] if explained else [])]
+    ending = [trial.steps, trial.seconds, *([trial.reason] if explained else [])]
     return [number, trial.status, *pareto, *given, *metrics, *ending]
 
 
@@ -203,7 +203,7 @@ def report(sweep: SweepResults, console: Console, margin: str | float = MARGIN, 
     for analysis in analyses:
         console.print(_answer(analysis))
         if any(curve.basin for curve in analysis.curves):
-            console.print(Text(" ".join(analysis.explained()), "dim"))
+            console.print(Text(" ".join(analysis.explanations()), "dim"))
     for remark in remarks(sweep, analyses):
         console.print(Text(f"! {remark}", "yellow"), soft_wrap=True)
     for line in missing:

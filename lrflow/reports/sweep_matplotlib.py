@@ -91,7 +91,7 @@ def plot_sweep(sweep: SweepResults, analyses: Sequence[Analysis], path: Path) ->
 
 def _draw_rates(axes: Axes, analysis: Analysis) -> None:
     """The metric against the LR: a line a curve, and what was pruned where it was given up."""
-    pruned = analysis.given_up()
+    pruned = analysis.pruned_points()
     means = [analysis.metric(point.cost) for curve in analysis.curves for point in curve.points]
     scale = scale_of([*means, *(value for _, value, _ in pruned)])
     for place, curve in enumerate(analysis.curves):
@@ -106,8 +106,8 @@ def _draw_rates(axes: Axes, analysis: Analysis) -> None:
     axes.set_xlabel(analysis.lr_key, color=INK)
     axes.set_ylabel(analysis.sweep.metric, color=INK)
     best = analysis.curves[0]
-    if best.valley:
-        title = f"best LR {best.lr:.3g}, {best.told}" + (f" ({best.name})" if best.name else "")
+    if best.minimum:
+        title = f"best LR {best.lr:.3g}, {best.interval_text}" + (f" ({best.name})" if best.name else "")
         axes.set_title(title, loc="left", fontsize=11, color=INK)
     if len(analysis.curves) > 1 or pruned:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK)
@@ -127,7 +127,7 @@ def _draw_curve(axes: Axes, analysis: Analysis, curve: LRCurve, colour: str, sca
     axes.plot(inside, thick, color=colour, linewidth=6, alpha=0.3)
     fitted = curve.fitted()
     axes.plot([lr for lr, _ in fitted], [analysis.metric(cost) for _, cost in fitted], ":", color=colour, linewidth=1.2)
-    if curve.valley:
+    if curve.minimum:
         axes.axvline(curve.lr, color=colour, linewidth=1.2, linestyle="--")
         if curve is analysis.curves[0] and fitted:
             axes.axvspan(*curve.interval, color=colour, alpha=0.1, linewidth=0)
@@ -166,7 +166,7 @@ def _draw_learning(axes: Axes, sweep: SweepResults, analysis: Analysis | None) -
     values = [value for curve in curves for value in curve.values]
     scale = scale_of(values)
     _mark(axes, "y", scale)
-    if analysis and values and max(values) > (top := analysis.top(column)):
+    if analysis and values and max(values) > (top := analysis.upper_limit(column)):
         axes.set_ylim(0.8 * min(values) if scale == "log" else None, top)
     axes.set_xlabel("optimizer step", color=INK)
     axes.set_ylabel(column, color=INK)

@@ -27,7 +27,7 @@ def rates_figure(analysis: Analysis) -> go.Figure:
     """
     figure = go.Figure()
     costs = [point.cost for curve in analysis.curves for point in curve.points if math.isfinite(point.cost)]
-    pruned = analysis.given_up()
+    pruned = analysis.pruned_points()
     values = [*map(analysis.metric, costs), *(value for _, value, _ in pruned)]
     scale = scale_of(values)
     worst = analysis.metric(max(map(analysis.metric, values), default=0.0))
@@ -163,7 +163,7 @@ def told_of(sweep: SweepResults, trial: TrialResult) -> str:
     given = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.given.items()}
     lines += [f"{key} = {value}" for key, value in given.items() if value is not None]
     lines += [f"{name} {trial.metrics[name]:.4g}" for name in sweep.metrics[:4] if name in trial.metrics]
-    lines += [(trial.why or trial.status).partition("\n")[0]] * (trial.status != "finished")
+    lines += [(trial.reason or trial.status).partition("\n")[0]] * (trial.status != "finished")
     return "<br>".join(line if line.startswith("<b>") else escape(line) for line in lines)
 
 
@@ -202,8 +202,8 @@ def _add_curve(figure: go.Figure, analysis: Analysis, curve: LRCurve, colour: st
             hovertemplate="%{customdata}<extra></extra>",
             showlegend=False,
         )
-    if curve.valley:
-        told = f"<b>{escape(curve.name)} {curve.lr:.3g}</b><br>{curve.told}<extra></extra>"
+    if curve.minimum:
+        told = f"<b>{escape(curve.name)} {curve.lr:.3g}</b><br>{curve.interval_text}<extra></extra>"
         star = {"color": colour, "size": 15, "symbol": "star", "line": {"color": "white", "width": 1}}
         best = (
             min(fitted, key=lambda pair: abs(math.log(pair[0] / curve.lr)))[1]

@@ -28,79 +28,79 @@ _NOT_OF_THE_JOB = (META, "hydra", "trial", "resume", "output", "against")
 def write_recipe(sweep: SweepResults, trial: TrialResult, name: str = BEST) -> Path:
     """Write the config of a trial as `recipe/NAME.yaml` in the sweep folder.
 
-    It holds the options that the trial chose and the values in which it differs from them. A group whose option is not
-    one of lrflow's own, or of which keys were deleted, is written as a whole, so that no other folder is needed.
+    The recipe holds the trial's options and the values that differ from them. A group is written in full if its option
+    is not one of lrflow's own or if keys were deleted from it, so that the recipe needs no other config folder.
 
     Args:
         sweep: of the trial.
-        trial: to be run again.
+        trial: to run again.
         name: of the recipe.
 
     Returns:
         the file.
 
     Raises:
-        LrflowError: the config of the trial cannot be read, or the recipe would be another run.
+        LrflowError: the config of the trial cannot be read, or a recipe cannot reproduce it.
     """
     path = sweep.folder / "recipe" / f"{name}.yaml"
     try:
         saved = load_config(trial.folder / "config.yaml")
-        wanted = _with_mode(_content(saved), saved[META].get("metrics") or {})
-        chosen = _chosen(saved[META].choices)
-        usual = _compose([Override(group, option) for group, option in chosen.items() if option])
-        whole = [group for group in Config.groups if group in wanted and _is_apart(wanted, usual, chosen, group)]
+        config = _with_mode(_content(saved), saved[META].get("metrics") or {})
+        chosen = _changed_options(saved[META].choices)
+        defaults = _compose([Override(group, option) for group, option in chosen.items() if option])
+        whole = [group for group in Config.groups if group in config and _is_custom(config, defaults, chosen, group)]
         options = {group: option for group, option in chosen.items() if group not in whole} | dict.fromkeys(whole)
         content = {"defaults": [{f"override /{group}": option} for group, option in options.items()]} if options else {}
-        values = _differences(wanted, {key: value for key, value in usual.items() if key not in whole})
-        judged = [each.name for each in sweep.objectives if each.name in trial.metrics]
-        told = "".join(f", {metric} {trial.metrics[metric]:.4g}" for metric in judged)
+        values = _differences(config, {key: value for key, value in defaults.items() if key not in whole})
+        names = [each.name for each in sweep.objectives if each.name in trial.metrics]
+        metrics = "".join(f", {name} {trial.metrics[name]:.4g}" for name in names)
         head = [
             "@package _global_",
-            f"Trial {trial.number} of a sweep: {trial.status}{told}",
+            f"Trial {trial.number} of a sweep: {trial.status}{metrics}",
             command(sweep, name),
         ]
         path.parent.mkdir(exist_ok=True)
         text = OmegaConf.to_yaml(OmegaConf.create({**content, **values}))
         write_whole(path, "".join(f"# {line}\n" for line in head) + text)
-        if differing := _differences(wanted, _compose([Override("recipe", name)], sweep.folder)):
-            raise LrflowError(f"{', '.join(differing)} cannot be said there")
+        if differing := _differences(config, _compose([Override("recipe", name)], sweep.folder)):
+            raise LrflowError(f"a recipe cannot hold {', '.join(differing)}")
     except Exception as error:
         path.unlink(missing_ok=True)
-        why = str(error).partition("\n")[0]
-        raise LrflowError(f"trial {trial.number} cannot be written as a recipe: {why}") from error
+        reason = str(error).partition("\n")[0]
+        raise LrflowError(f"trial {trial.number} cannot be written as a recipe: {reason}") from error
     return path
 
 
 def command(sweep: SweepResults, name: str = BEST) -> str:
-    """What runs the trial of a recipe again."""
+    """Return the command that runs the trial of a recipe again."""
     return f"python -m lrflow --config-dir {sweep.folder} recipe={name}"
 
 
-def _chosen(choices: Mapping[str, str | None]) -> dict[str, str | None]:
-    """The options of the groups that are not what they are where nothing is said; None: not one of lrflow's own."""
+def _changed_options(choices: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the options that differ from the defaults, by group; None: the option is not one of lrflow's own."""
     with _own_hydra(), composer() as composing:
-        usual, catalogue = composing(()).choices, composing.catalogue
+        defaults, catalogue = composing(()).choices, composing.catalogue
     changed = {
         group: option
         for group, option in choices.items()
-        if group in usual and group not in ACROSS_GROUPS and option != usual[group]
+        if group in defaults and group not in ACROSS_GROUPS and option != defaults[group]
     }
     return {group: option if option in catalogue.options(group) else None for group, option in changed.items()}
 
 
-def _is_apart(
-    wanted: Mapping[str, Any], usual: Mapping[str, Any], chosen: Mapping[str, str | None], group: str
+def _is_custom(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], chosen: Mapping[str, str | None], group: str
 ) -> bool:
-    """Whether the content of a group is not what an option of lrflow's has, with other values and further keys."""
-    return chosen.get(group, "") is None or not _holds_keys(wanted[group], usual.get(group))
+    """Whether a group cannot be written as one of lrflow's options with changed and added keys."""
+    return chosen.get(group, "") is None or not _has_all_keys(config[group], defaults.get(group))
 
 
-def _holds_keys(wanted: Any, usual: Any) -> bool:
-    """Whether every key of the one is in the other."""
-    if not isinstance(usual, Mapping):
+def _has_all_keys(config: Any, defaults: Any) -> bool:
+    """Whether a config has every key of the defaults."""
+    if not isinstance(defaults, Mapping):
         return True
-    return isinstance(wanted, Mapping) and all(
-        key in wanted and _holds_keys(wanted[key], value) for key, value in usual.items()
+    return isinstance(config, Mapping) and all(
+        key in config and _has_all_keys(config[key], value) for key, value in defaults.items()
     )
 
 
@@ -111,7 +111,7 @@ def _compose(overrides: Sequence[Override], folder: Path | None = None) -> dict[
 
 @contextmanager
 def _own_hydra() -> Iterator[None]:
-    """Lets a config be composed within a job that Hydra runs: its state is one for the whole process."""
+    """Allow composing a config within a job of Hydra, whose state is global to the process."""
     state = GlobalHydra.instance()
     running, state.hydra = state.hydra, None
     try:
@@ -121,29 +121,29 @@ def _own_hydra() -> Iterator[None]:
 
 
 def _content(config: DictConfig) -> dict[str, Any]:
-    """What of a config is the job's own, its interpolations unresolved."""
+    """Return the part of a config that a recipe holds, with unresolved interpolations."""
     settle(config)
     content: Any = OmegaConf.to_container(config, resolve=False)
     return {key: value for key, value in content.items() if key not in _NOT_OF_THE_JOB}
 
 
-def _with_mode(content: dict[str, Any], noted: Mapping[str, str]) -> dict[str, Any]:
-    """The config with the mode of its checkpoints' metric, where only the sweep had given it, against the name."""
-    saving = content["trainer"].get("checkpoint", {})
-    name = saving.get("monitor")
-    if saving.get("mode") is None and noted.get(name) not in (None, Metric.parse(str(name)).mode):
-        saving["mode"] = noted[name]
+def _with_mode(content: dict[str, Any], modes: Mapping[str, str]) -> dict[str, Any]:
+    """Return the config with the mode of the checkpoints' metric, if only the sweep defined it."""
+    checkpoint = content["trainer"].get("checkpoint", {})
+    name = checkpoint.get("monitor")
+    if checkpoint.get("mode") is None and modes.get(name) not in (None, Metric.parse(str(name)).mode):
+        checkpoint["mode"] = modes[name]
     return content
 
 
-def _differences(wanted: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that are wanted and are not the usual ones."""
-    found = {}
-    for key, value in wanted.items():
-        before = usual.get(key, ...)
-        if isinstance(value, dict) and isinstance(before, dict):
-            if below := _differences(value, before):
-                found[key] = below
-        elif value != before or type(value) is not type(before):
-            found[key] = value
-    return found
+def _differences(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a config that differ from the defaults."""
+    differences = {}
+    for key, value in config.items():
+        default = defaults.get(key, ...)
+        if isinstance(value, dict) and isinstance(default, dict):
+            if below := _differences(value, default):
+                differences[key] = below
+        elif value != default or type(value) is not type(default):
+            differences[key] = value
+    return differences

@@ -20,8 +20,8 @@ from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
 
-RECORD = "sweep.yaml"  # in the folder of a search: what it was asked for; a grid of Hydra's own leaves none
-NOT_SWEPT = ("hydra", "trial", "resume", "output", "name", "task", "against")  # keys that say where, not what
+RECORD = "sweep.yaml"  # settings and space of a sweep of hydra/sweeper=lrflow; Hydra's own sweeper writes none
+NOT_SWEPT = ("hydra", "trial", "resume", "output", "name", "task", "against")  # differ without changing the training
 
 
 def read_sweep(
@@ -30,13 +30,13 @@ def read_sweep(
     mode: str | Sequence[str] | None = None,
     rank_ended_early: bool | None = None,
 ) -> SweepResults:
-    """Read a folder of run folders: a sweep's, or any other.
+    """Read a folder of run folders, of a sweep or of any other origin.
 
     Args:
-        folder: whose folders are runs.
-        metric: that trials are judged by, or several; None: the sweep's own, or that of the best checkpoints.
-        mode: `min` or `max` of each, or one for all; None: the sweep's own, or as the metric's name suggests.
-        rank_ended_early: whether trials that ended early are judged as those that finished; None: the sweep's own.
+        folder: whose subfolders are runs.
+        metric: one or several that rank the trials; None: those of the sweep, or that of the best checkpoints.
+        mode: `min` or `max`, per metric or for all; None: that of the sweep, or as the name of the metric suggests.
+        rank_ended_early: whether trials that ended early are ranked like finished ones; None: as in the sweep.
     """
     records: list[tuple[Path, dict[str, Any], dict[str, Any]]] = []
     notes = []
@@ -45,7 +45,7 @@ def read_sweep(
         if config:
             records.append((path, config, RunFolder(path).read_summary()))
         elif _job(path) < math.inf:
-            notes.append(f"trial {path.name} left nothing that can be read")
+            notes.append(f"trial {path.name} cannot be read")
     typed = [_typed(config) for _, config, _ in records]
     keys = [key for key in dict.fromkeys(key for given in typed for key in given) if not key.startswith(NOT_SWEPT)]
     values = [
@@ -55,56 +55,56 @@ def read_sweep(
     record = _mapping(folder / RECORD)
     own = record.get("settings", {})
     varied = _varied(folder, record)
-    if varied & {*swept}:  # else the record is not of these runs
-        notes += [f"{key} is not the same in all trials, though it was not swept" for key in swept if key not in varied]
+    if varied & {*swept}:  # else the record is of other runs
+        notes += [f"{key} differs between trials, though it was not swept" for key in swept if key not in varied]
         swept = [key for key in swept if key in varied]
     ranks = bool(own.get("rank_ended_early")) if rank_ended_early is None else rank_ended_early
-    asked = _directions(records[0][1] if records else {}, own)
-    ranked = [each.name for each in asked.objectives] if own else []  # by the study, for which such a run diverged
+    directions = _directions(records[0][1] if records else {}, own)
+    ranked = [each.name for each in directions.objectives] if own else []  # the study counts NaN there as divergence
     trials = [
-        _trial(place, path, {key: given[key] for key in swept}, summary, ranks, ranked)
-        for place, ((path, _, summary), given) in enumerate(zip(records, values, strict=True))
+        _trial(index, path, {key: given[key] for key in swept}, summary, ranks, ranked)
+        for index, ((path, _, summary), given) in enumerate(zip(records, values, strict=True))
     ]
-    names = _listed(metric) or [each.name for each in asked.objectives]
-    modes = _paired(names, _listed(mode))
-    objectives = tuple(Metric.parse(name, modes[name]) if name in modes else asked(name) for name in names)
+    names = _as_list(metric) or [each.name for each in directions.objectives]
+    modes = _modes_by_metric(names, _as_list(mode))
+    objectives = tuple(Metric.parse(name, modes[name]) if name in modes else directions(name) for name in names)
     return SweepResults(folder, tuple(trials), tuple(swept), objectives, tuple(notes))
 
 
 def find_sweep(wanted: str, output: Path, key: str, searched: bool = False) -> Path:
-    """The folder that `last` or a path stands for.
+    """Return the sweep folder for `last` or a path.
 
     Args:
-        wanted: `last`: the sweep under `output` that began last, or went on last; or a folder of run folders.
-        output: where sweep folders are made, under its `sweeps/`.
-        key: of the configuration that asks, for the message.
-        searched: only those of `hydra/sweeper=lrflow` are looked for, which leave a record.
+        wanted: `last` for the sweep under `output` that was started or resumed last, or a folder of run folders.
+        output: the folder whose `sweeps/` holds the sweep folders.
+        key: of the config, for the error message.
+        searched: accept only sweeps of `hydra/sweeper=lrflow`, which write a record.
 
     Raises:
-        ConfigError: there is no such folder, or no run is in it.
+        ConfigError: there is no such folder, or it holds no run.
     """
     if wanted == "last":
-        begun: dict[Path, float] = {}
+        times: dict[Path, float] = {}
         for path in output.glob(f"sweeps/*/{RECORD}" if searched else "sweeps/*/*/config.yaml"):
             sweep = path.parent if searched else path.parent.parent
-            begun[sweep] = max(path.stat().st_mtime, begun.get(sweep, 0.0))
-        if not begun:
+            times[sweep] = max(path.stat().st_mtime, times.get(sweep, 0.0))
+        if not times:
             kind = "a sweep of hydra/sweeper=lrflow" if searched else "a sweep"
-            message = f"expected {kind} under {output}/sweeps/, and there is none"
-            raise ConfigError([Problem(key, message, wanted, "sweep first (-m), or give a folder of run folders")])
-        return max(begun, key=lambda folder: (begun[folder], folder.name))
+            message = f"expected {kind} under {output}/sweeps/, but there is none"
+            raise ConfigError([Problem(key, message, wanted, "run a sweep (-m), or give a folder of run folders")])
+        return max(times, key=lambda folder: (times[folder], folder.name))
     folder = Path(wanted)
     if not searched and not any(folder.glob("*/config.yaml")):
-        message = "expected `last` or a folder that holds run folders"
-        hint = "give the folder above it" if (folder / "config.yaml").is_file() else None
+        message = "expected `last` or a folder of run folders"
+        hint = "give its parent folder" if (folder / "config.yaml").is_file() else None
         raise ConfigError([Problem(key, message, wanted, hint)])
     return folder
 
 
 def _trial(
-    place: int, path: Path, given: Mapping[str, Value], summary: Mapping[str, Any], ranks: bool, ranked: Sequence[str]
+    index: int, path: Path, given: Mapping[str, Value], summary: Mapping[str, Any], ranks: bool, ranked: Sequence[str]
 ) -> TrialResult:
-    number = int(_job(path)) if _job(path) < math.inf else place
+    number = int(_job(path)) if _job(path) < math.inf else index
     ended = Outcome.from_summary(summary, path)
     if ended is None:
         return TrialResult(number, path, "unfinished", given, {})
@@ -115,12 +115,12 @@ def _trial(
 
 
 def _typed(config: Mapping[str, Any]) -> dict[str, str]:
-    """The overrides of a run by key."""
+    """Return the overrides of a run by key."""
     return values_of(config.get("lrflow", {}).get("overrides", ()))
 
 
 def _varied(folder: Path, record: Mapping[str, Any]) -> set[str]:
-    """The keys that a sweep varied, by its own record or by Hydra's; empty: neither tells."""
+    """Return the swept keys according to the record of lrflow's sweeper or of Hydra's; empty: there is no record."""
     if space := record.get("space"):
         return {str(text).partition(":")[0].partition(" ")[0] for text in space}
     texts = _mapping(folder / "multirun.yaml").get("hydra", {}).get("overrides", {}).get("task", ())
@@ -129,22 +129,22 @@ def _varied(folder: Path, record: Mapping[str, Any]) -> set[str]:
 
 
 def _given(key: str, typed: Mapping[str, str], config: Mapping[str, Any]) -> Value:
-    """The value of a key in a run: as it was typed, or as its options have it."""
-    found: Any = config.get("lrflow", {}).get("choices", {}).get(key)
-    if key in typed and typed[key] != AUTO:  # in whose place the config has the number that was found
-        found = typed[key].strip("'\"")
-    elif found is None:
-        found = config
+    """Return the value of a key in a run: the chosen option, the value as typed, or the value in the config."""
+    value: Any = config.get("lrflow", {}).get("choices", {}).get(key)
+    if key in typed and typed[key] != AUTO:  # for `auto`, the config has the LR that was found
+        value = typed[key].strip("'\"")
+    elif value is None:
+        value = config
         for part in key.split("."):
-            found = found.get(part) if isinstance(found, Mapping) else None
-    value = number_or_none(found)
-    if value is None:
-        return found if found is None or isinstance(found, str | bool) else json.dumps(found)
-    return int(value) if value.is_integer() and "." not in str(found) and "e" not in str(found).lower() else value
+            value = value.get(part) if isinstance(value, Mapping) else None
+    number = number_or_none(value)
+    if number is None:
+        return value if value is None or isinstance(value, str | bool) else json.dumps(value)
+    return int(number) if number.is_integer() and "." not in str(value) and "e" not in str(value).lower() else number
 
 
 def _job(path: Path) -> float:
-    """The job number that a folder is called by; infinite: it is called otherwise."""
+    """Return the job number that is the folder's name; infinite: its name is not a number."""
     return int(path.name) if path.name.isdecimal() else math.inf
 
 
@@ -157,23 +157,22 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def _directions(config: Mapping[str, Any], own: Mapping[str, Any]) -> Directions:
-    """What a run of a sweep says about its metrics, and the record of the sweep.
+    """Return the directions of the metrics, from the config of a run and the record of its sweep.
 
-    Runs that note no modes are older, and have `min` where nobody had given one: there it holds where it was typed.
+    Runs of old versions saved no modes, and have the mode `min` by default; there it counts only if it was typed.
     """
-    noted = config.get("lrflow", {}).get("metrics")
-    said = Directions.of({**config, "sweep": own}, noted)
-    if noted is not None:
-        return said
+    modes = config.get("lrflow", {}).get("metrics")
+    directions = Directions.of({**config, "sweep": own}, modes)
+    if modes is not None:
+        return directions
     typed = {*_typed(config), "sweep.mode", "trial.mode"}
-    return replace(said, given=tuple(each for each in said.given if each[2] != "min" or each[0] in typed))
+    return replace(directions, given=tuple(each for each in directions.given if each[2] != "min" or each[0] in typed))
 
 
-def _listed(value: Any) -> list[str]:
-    """One text or several as a list; none as an empty one."""
+def _as_list(value: Any) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
-def _paired(metrics: Sequence[str], modes: list[str]) -> dict[str, str]:
-    """The mode of each metric, of which one may stand for all."""
+def _modes_by_metric(metrics: Sequence[str], modes: list[str]) -> dict[str, str]:
+    """Return the mode of each metric; a single mode counts for all."""
     return dict(zip(metrics, modes * len(metrics) if len(modes) == 1 else modes, strict=False))

@@ -13,18 +13,21 @@ import numpy as np
 from lrflow.metric import TRAIN_LOSS
 from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
 
-FEWEST = 10  # trials; of fewer, nothing is said
-BINS = 5  # ranges of a number, in which trials are compared where it has more values than that
+MIN_TRIALS = 10  # for an importance
+BINS = 5  # ranges of a number with more values than that
+MIN_VALIDATIONS = 4  # of a learning curve; with fewer, the training loss is shown instead of the metric
+MAX_POINTS = 150  # of a learning curve
+MAX_CURVES = 200  # of a sweep; those of the best trials
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Shares of the variance of the metric that keys explain.
+    """The shares of the variance of the metric that the swept keys explain.
 
     Args:
         shares: by key, the largest first.
-        method: how they were found, in a few words.
-        trials: that were looked at.
+        method: of the estimate, in a few words.
+        trials: their number.
     """
 
     shares: dict[str, float]
@@ -33,22 +36,23 @@ class Importance:
 
 
 def importance(sweep: SweepResults) -> Importance | None:
-    """Finds how much each key matters, over all trials that ended or diverged.
+    """Estimate the importance of each swept key, over all trials that finished or diverged.
 
-    fANOVA (Hutter, Hoos, Leyton-Brown, 2014) where Optuna is installed: the variance over the whole space of a random
-    forest's prediction. Else the variance between the trials of the same value, which sees each key by itself.
+    With Optuna installed, this is fANOVA (Hutter, Hoos, Leyton-Brown, 2014): the variance of a random forest's
+    prediction over the whole space. Otherwise it is the variance between the trials of each value of a key, which
+    ignores interactions.
 
     Returns:
-        the shares; None: there are fewer than ten trials or than two keys to compare.
+        the importance; None: there are fewer than ten trials or fewer than two keys to compare.
     """
     trials = [trial for trial in sweep.trials if not math.isnan(sweep.cost(trial))]
     columns = {key: [trial.given.get(key) for trial in trials] for key in sweep.keys}
     columns = {key: column for key, column in columns.items() if None not in column and len({*map(repr, column)}) > 1}
     costs = np.array([sweep.cost(trial) for trial in trials])
     ended = costs[np.isfinite(costs)]
-    if len(ended) < FEWEST or len(columns) < 2 or float(np.ptp(ended)) == 0:
+    if len(ended) < MIN_TRIALS or len(columns) < 2 or float(np.ptp(ended)) == 0:
         return None
-    costs = np.minimum(costs, ended.max())  # what diverged is as bad as the worst that did not
+    costs = np.minimum(costs, ended.max())  # a diverged trial counts like the worst of the others
     if importlib.util.find_spec("optuna"):
         shares, method = _fanova(columns, costs), "fANOVA (Hutter et al., 2014), by Optuna"
     else:
@@ -57,6 +61,30 @@ def importance(sweep: SweepResults) -> Importance | None:
             "variance between its values",
         )
     return Importance(dict(sorted(shares.items(), key=lambda item: -item[1])), method, len(trials))
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """A metric of a trial over its steps; long curves are averaged over ranges of steps."""
+
+    trial: TrialResult
+    steps: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+def learning_curves(sweep: SweepResults) -> tuple[str, list[LearningCurve]]:
+    """Return the learning curves of the trials: the metric, or the training loss if there are too few validations.
+
+    Returns:
+        the name of the column, and the curves of the trials that have values in it.
+    """
+    ranked = sorted(sweep.trials, key=lambda trial: (np.isnan(sweep.cost(trial)), sweep.cost(trial)))[:MAX_CURVES]
+    histories = [(trial, trial.history(sweep.metric, TRAIN_LOSS)) for trial in ranked]
+    longest = max((len(metric[0]) for _, (metric, _) in histories), default=0)
+    has_loss = any(loss[0] for _, (_, loss) in histories)
+    column = 0 if longest >= MIN_VALIDATIONS or not has_loss else 1
+    curves = [_curve(trial, *columns[column]) for trial, columns in histories if columns[column][0]]
+    return (sweep.metric, TRAIN_LOSS)[column], curves
 
 
 def _fanova(columns: dict[str, list[Value]], costs: np.ndarray) -> dict[str, float]:
@@ -87,7 +115,7 @@ def _fanova(columns: dict[str, list[Value]], costs: np.ndarray) -> dict[str, flo
 
 
 def _between(column: Sequence[Value], costs: np.ndarray) -> float:
-    """Share of the variance of the costs that lies between the trials of one value and those of another."""
+    """Return the share of the variance of the costs that lies between the values of a key."""
     levels = np.array([repr(value) for value in column])
     if _is_number("", column) and len({*levels}) > BINS:
         positions = _positions(column)
@@ -104,43 +132,14 @@ def _is_number(key: str, column: Sequence[Value]) -> bool:
 
 
 def _positions(column: Sequence[Value]) -> np.ndarray:
-    """Numbers where they lie on a line: by their logarithm where they span more than a decade."""
+    """Return numbers, or their logarithms if they span more than a decade."""
     values = np.array([number_or_none(value) for value in column], float)
     return np.log10(values) if values.min() > 0 and values.max() / values.min() > 10 else values
 
 
-READINGS = 4  # of the metric that a curve needs, else the training loss is shown
-POINTS = 150  # of a curve, at most
-CURVES = 200  # of a sweep, at most: the best ones
-
-
-@dataclass(frozen=True)
-class LearningCurve:
-    """A metric of one trial over its steps; of many steps, means of as many ranges as are drawn."""
-
-    trial: TrialResult
-    steps: tuple[float, ...]
-    values: tuple[float, ...]
-
-
-def learning_curves(sweep: SweepResults) -> tuple[str, list[LearningCurve]]:
-    """The metric that trials are judged by over their steps, or the training loss where that is read more often.
-
-    Returns:
-        the name of the column, and the curves of the trials that have any.
-    """
-    ranked = sorted(sweep.trials, key=lambda trial: (np.isnan(sweep.cost(trial)), sweep.cost(trial)))[:CURVES]
-    read = [(trial, trial.history(sweep.metric, TRAIN_LOSS)) for trial in ranked]
-    longest = max((len(metric[0]) for _, (metric, _) in read), default=0)
-    trained = any(loss[0] for _, (_, loss) in read)
-    which = 0 if longest >= READINGS or not trained else 1
-    curves = [_curve(trial, *histories[which]) for trial, histories in read if histories[which][0]]
-    return (sweep.metric, TRAIN_LOSS)[which], curves
-
-
 def _curve(trial: TrialResult, steps: Sequence[int], values: Sequence[float]) -> LearningCurve:
     known = np.isfinite(values)
-    count = max(1, min(POINTS, int(known.sum())))
+    count = max(1, min(MAX_POINTS, int(known.sum())))
     means = [
         tuple(float(part.mean()) for part in np.array_split(np.asarray(column, float)[known], count) if part.size)
         for column in (steps, values)

@@ -23,17 +23,17 @@ Value = str | float | bool | None
 
 @dataclass(frozen=True)
 class TrialResult:
-    """A job of a sweep, as its run folder tells of it.
+    """A trial of a sweep, as recorded in its run folder.
 
     Args:
-        number: its job number, or its place among folders without one.
+        number: of its job; a folder without a job number counts by its position.
         folder: of the run.
-        status: one of `lrflow.outcome.STATUSES`, or `unfinished`: it is running, or was killed.
-        given: the swept keys and their values; None: the trial has no such key.
-        metrics: the last of each, by name; of a pruned trial those that it was given up with.
-        steps, seconds: that it took; None: it did not end.
+        status: one of `lrflow.outcome.STATUSES`, or `unfinished` if the run is still going or was killed.
+        given: the values of the swept keys; None: the trial has no such key.
+        metrics: the final values by name; of a pruned trial, those at which it was pruned.
+        steps, seconds: the length of the run; None: it has not ended.
         error: why it did not finish.
-        ranks: whether it is judged by its metrics; a trial that ended early is only where the sweep was told to.
+        ranks: whether a trial that ended early is ranked by its metrics (`sweep.rank_ended_early`).
     """
 
     number: int
@@ -48,28 +48,28 @@ class TrialResult:
 
     @property
     def diverged(self) -> bool:
-        """Whether it failed because its numbers were no longer finite."""
+        """Whether the trial diverged."""
         return self.status == "diverged"
 
     @property
-    def why(self) -> str:
-        """Why it did not end well, without its number."""
+    def reason(self) -> str:
+        """Why the trial did not finish, without its number."""
         return self.error.removeprefix(f"trial {self.number} was ")
 
     def value(self, metric: str) -> float | None:
-        """The metric that it ended with: not finite where it diverged, None where it did not get so far."""
+        """Return the final value of a metric; NaN: the trial diverged, None: it did not finish."""
         if self.diverged:
             return math.nan
         ended = self.status == "finished" or (self.status == "ended_early" and self.ranks)
         return self.metrics.get(metric) if ended else None
 
     def rate(self, key: str | None) -> float | None:
-        """The learning rate that it was given by this key; None: it has none, or one that is not positive."""
+        """Return the trial's LR under this key; None: it has none, or one that is not positive."""
         value = number_or_none(self.given.get(key or ""))
         return value if value is not None and value > 0 else None
 
     def first_loss(self) -> float | None:
-        """The training loss before the first step; None: it is not known, or not finite."""
+        """Return the training loss before the first step; None: it was not recorded, or is not finite."""
         try:
             with RunFolder(self.folder).metrics.open(newline="") as file:
                 first = next(csv.DictReader(file), {})
@@ -79,7 +79,7 @@ class TrialResult:
         return loss if loss is not None and math.isfinite(loss) else None
 
     def history(self, *columns: str) -> list[tuple[list[int], list[float]]]:
-        """Steps and values of columns of `metrics.csv`; empty where there is nothing to read."""
+        """Return the steps and values of columns of `metrics.csv`; empty for a column without values."""
         found: list[tuple[list[int], list[float]]] = [([], []) for _ in columns]
         try:
             with RunFolder(self.folder).metrics.open(newline="") as file:
@@ -94,12 +94,12 @@ class TrialResult:
                             values.append(float(row[place]))
                             steps.append(int(row[0]))
         except (OSError, ValueError):
-            pass  # the last row of a run that was killed may be half a row
+            pass  # the last row of a killed run may be incomplete
         return found
 
 
 def number_or_none(value: object) -> float | None:
-    """A value as a number; None where it is none."""
+    """Return a value as a number; None: it is not a number."""
     if isinstance(value, bool):
         return None
     try:
@@ -110,14 +110,14 @@ def number_or_none(value: object) -> float | None:
 
 @dataclass(frozen=True)
 class SweepResults:
-    """What a sweep folder holds.
+    """The trials of a sweep folder, and the objectives that rank them.
 
     Args:
         folder: of the sweep.
-        trials: by number.
-        keys: that were swept, in the order in which they were typed.
-        objectives: that trials are judged by, the first before the others.
-        notes: what could not be read, each a sentence.
+        trials: by rising number.
+        keys: the swept keys, in the order in which they were typed.
+        objectives: the metrics that rank the trials, the most important first.
+        notes: what could not be read, one sentence each.
     """
 
     folder: Path
@@ -128,83 +128,86 @@ class SweepResults:
 
     @property
     def metric(self) -> str:
-        """The first objective's."""
+        """The name of the first objective."""
         return self.objectives[0].name
 
     @property
     def mode(self) -> str:
-        """The first objective's."""
+        """The mode of the first objective, `min` or `max`."""
         return self.objectives[0].mode
 
     def by(self, objective: Metric) -> SweepResults:
-        """The same sweep, judged by one objective."""
+        """Return the same sweep with a single objective."""
         return replace(self, objectives=(objective,))
 
     @cached_property
     def ended(self) -> tuple[TrialResult, ...]:
-        """The trials that ended well: each objective of theirs is known and finite."""
+        """The trials with a finite value of every objective."""
         return tuple(
             trial for trial in self.trials if all(math.isfinite(self._cost(trial, each)) for each in self.objectives)
         )
 
     @cached_property
     def front(self) -> tuple[TrialResult, ...]:
-        """The Pareto front, sorted by the first objective: the trials that no other is better than.
+        """The Pareto front, sorted by the first objective: the trials that no other trial dominates.
 
-        A trial is better than another where it is as good in every objective, and better in one. Trials that did not
-        end well are not on it.
+        A trial dominates another if it is at least as good in every objective and better in one. Only trials with a
+        finite value of every objective count.
         """
         costs = np.array([[self._cost(trial, each) for each in self.objectives] for trial in self.ended])
-        front = [place for place, cost in enumerate(costs) if not _is_beaten(cost, costs)]
-        return tuple(self.ended[place] for place in sorted(front, key=lambda place: tuple(costs[place])))
+        front = [index for index, cost in enumerate(costs) if not _is_dominated(cost, costs)]
+        return tuple(self.ended[index] for index in sorted(front, key=lambda index: tuple(costs[index])))
 
     @property
     def best(self) -> TrialResult | None:
-        """The trial with the best metric, among those the one with the best second one; None: none ended well."""
+        """The best trial by the first objective, ties broken by the others; None: no trial has finite objectives."""
         return next(iter(self.front), None)
 
-    def no_best(self) -> str | None:
-        """Why no trial is the best, in a line that names the way out; None: one is."""
+    def why_no_best(self) -> str | None:
+        """Return why no trial is the best, with a remedy, in one line; None: there is a best trial."""
         if self.best or not self.trials:
             return None
-        again = f"python -m lrflow task=analyze task.from={self.folder}"
-        done = [t for t in self.trials if t.status == "finished" or (t.status == "ended_early" and t.ranks)]
-        known = {name for trial in done for name in trial.metrics if not is_test(name)}
-        if missing := [name for name in self._judged if done and not any(name in trial.metrics for trial in done)]:
-            hint = did_you_mean(missing[0], sorted(known)) or "the trials have no metric but those of the test"
+        command = f"python -m lrflow task=analyze task.from={self.folder}"
+        ranked = [t for t in self.trials if t.status == "finished" or (t.status == "ended_early" and t.ranks)]
+        known = {name for trial in ranked for name in trial.metrics if not is_test(name)}
+        if missing := [n for n in self._objective_names if ranked and not any(n in t.metrics for t in ranked)]:
+            hint = did_you_mean(missing[0], sorted(known)) or "the trials only have metrics of the test"
             near = nearest(missing[0], sorted(known), 1)
-            wanted = [near[0] if name == missing[0] and near else name for name in self._judged]
-            name = wanted[0] if len(wanted) == 1 else f"[{','.join(wanted)}]"
-            way = f" Judge them by it: {again} task.metric={name} task.write=true" if near else ""
-            way += f"; of the next sweep: trainer.checkpoint.monitor={name}" if near and len(wanted) == 1 else ""
-            return f"no best: no trial has the metric {', '.join(missing)}; {hint}{way}"
-        ends = Counter(trial.status for trial in self.trials)
-        told = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in ends.items())
-        if ends["ended_early"] and not all(trial.ranks for trial in self.trials):
-            way = f"sweep.rank_ended_early=true judges trials that ended early; of this sweep: {again}"
-            return f"no best: of {len(self.trials)} trials none finished ({told}). {way} task.rank_ended_early=true"
-        if done:
-            return f"no best: of the {len(done)} trials that ended well, none has a finite {', '.join(self._judged)}"
-        return f"no best: of {len(self.trials)} trials none finished ({told})"
+            names = [near[0] if name == missing[0] and near else name for name in self._objective_names]
+            value = names[0] if len(names) == 1 else f"[{','.join(names)}]"
+            remedy = f" Rank the trials by it: {command} task.metric={value} task.write=true" if near else ""
+            remedy += f"; in the next sweep: trainer.checkpoint.monitor={value}" if near and len(names) == 1 else ""
+            return f"no best: no trial has the metric {', '.join(missing)}; {hint}{remedy}"
+        statuses = Counter(trial.status for trial in self.trials)
+        counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in statuses.items())
+        if statuses["ended_early"] and not all(trial.ranks for trial in self.trials):
+            remedy = f"Rank trials that ended early: sweep.rank_ended_early=true; for this sweep: {command}"
+            return (
+                f"no best: none of {len(self.trials)} trials finished ({counts}). {remedy} task.rank_ended_early=true"
+            )
+        if ranked:
+            names = ", ".join(self._objective_names)
+            return f"no best: none of the {len(ranked)} trials that finished has a finite {names}"
+        return f"no best: none of {len(self.trials)} trials finished ({counts})"
 
     @property
-    def _judged(self) -> list[str]:
+    def _objective_names(self) -> list[str]:
         return [objective.name for objective in self.objectives]
 
     @property
     def metrics(self) -> list[str]:
-        """The names of all metrics: those that trials are judged by, then the others."""
+        """The names of all metrics, the objectives first."""
         names = {name for trial in self.trials for name in trial.metrics}
-        return [*(name for name in self._judged if name in names), *sorted(names - {*self._judged})]
+        return [*(n for n in self._objective_names if n in names), *sorted(names - {*self._objective_names})]
 
     @property
     def lr_key(self) -> str | None:
-        """The learning rate that was swept; None: none was."""
+        """The key of the swept LR; None: no LR was swept."""
         rates = [key for key in self.keys if key.rpartition(".")[2] == "lr" and len(self._rates(key)) > 1]
         return next((key for key in rates if key == "optimizer.lr"), rates[0] if rates else None)
 
     def cost(self, trial: TrialResult) -> float:
-        """The metric of a trial, turned so that less is better; infinite: it diverged, nan: it is not known."""
+        """Return the first objective of a trial such that lower is better; infinite: it diverged, NaN: unknown."""
         return self._cost(trial, self.objectives[0])
 
     def _cost(self, trial: TrialResult, objective: Metric) -> float:
@@ -217,9 +220,9 @@ class SweepResults:
         return {rate for trial in self.trials if (rate := trial.rate(key)) is not None}
 
     def write_csv(self, path: Path) -> Path:
-        """Write one row a trial: number, status, swept keys, metrics, steps, seconds, folder, error.
+        """Write one row per trial: number, status, swept keys, metrics, steps, seconds, folder, error.
 
-        Of several objectives it has a column `pareto` too: whether the trial is on the front.
+        If there are several objectives, a column `pareto` marks the trials on the Pareto front.
         """
         several = len(self.objectives) > 1
         head: Sequence[str] = ["trial", "status", *(["pareto"] if several else []), *self.keys, *self.metrics]
@@ -227,14 +230,14 @@ class SweepResults:
         rows = csv.writer(text)
         rows.writerow([*head, "steps", "seconds", "folder", "error"])
         for trial in self.trials:
-            told = [trial.number, trial.status, *([str(trial in self.front).lower()] if several else [])]
+            first = [trial.number, trial.status, *([str(trial in self.front).lower()] if several else [])]
             given = [trial.given.get(key) for key in self.keys]
             metrics = [trial.metrics.get(name) for name in self.metrics]
-            ending = [trial.steps, trial.seconds, trial.folder.relative_to(self.folder), trial.error]
-            rows.writerow([*told, *given, *metrics, *ending])
+            last = [trial.steps, trial.seconds, trial.folder.relative_to(self.folder), trial.error]
+            rows.writerow([*first, *given, *metrics, *last])
         return write_whole(path, text.getvalue())
 
 
-def _is_beaten(cost: np.ndarray, others: np.ndarray) -> bool:
-    """Whether one of the others [n, objectives] is as good in every objective, and better in one."""
+def _is_dominated(cost: np.ndarray, others: np.ndarray) -> bool:
+    """Whether one of the others [n, objectives] is at least as good in every objective, and better in one."""
     return bool(((others <= cost).all(axis=1) & (others < cost).any(axis=1)).any())

@@ -15,117 +15,36 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lrflow.errors import PrunedError
 from lrflow.sweeps.space import Space
-from lrflow.sweeps.study import open_storage, quiet
+from lrflow.sweeps.study import open_storage, quiet_optuna
 
 if TYPE_CHECKING:
     from lrflow.config.sweep import Pruning, Trial
 
 
 ADAPTIVE = ("tpe", "gp", "cmaes", "nsga2")
-"""Those that learn from the trials before."""
+"""The samplers that learn from earlier trials."""
 
 
-class Reseeded(BaseSampler):
-    """A sampler that is made anew for each trial, seeded by the trial's number.
-
-    So a resumed sweep goes on with the sequence instead of repeating it, and machines that share a study never draw
-    the same. Optuna's own seeded samplers start over in each process (5.0).
-
-    Args:
-        make: the sampler, of a seed.
-        seed: of the sweep.
-        space: the parameters that are drawn together; None: as the sampler finds them in the trials before.
-    """
-
-    def __init__(
-        self, make: Callable[[int], BaseSampler], seed: int, space: Mapping[str, BaseDistribution] | None = None
-    ) -> None:
-        self._make, self._seed, self._space = make, seed, space
-        self._inner: tuple[int, BaseSampler] | None = None
-
-    def _of(self, trial: FrozenTrial) -> BaseSampler:
-        if self._inner is None or self._inner[0] != trial.number:
-            seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
-            self._inner = (trial.number, self._make(seed))
-        return self._inner[1]
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The parameters that are drawn together."""
-        if self._space is not None:
-            return dict(self._space)
-        return self._of(trial).infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Their values."""
-        return self._of(trial).sample_relative(study, trial, search_space)
-
-    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-        """The value of a parameter by itself."""
-        return self._of(trial).sample_independent(study, trial, name, distribution)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Tells the sampler of a trial that begins."""
-        self._of(trial).before_trial(study, trial)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Tells the sampler of a trial that ended."""
-        self._of(trial).after_trial(study, trial, state, values)
-
-
-class Grid(BaseSampler):
-    """The points of a grid in their order; what comes after them is drawn.
-
-    Which point a trial has follows from its number alone, so that machines can share a grid. Trials that are run again
-    under another number have their point already, and do not count.
-
-    Args:
-        space: whose choices are combined.
-        rest: draws trials beyond the grid.
-    """
-
-    def __init__(self, space: Space, rest: BaseSampler) -> None:
-        self._points = [space.parameters(assignment) for assignment in space.grid()]
-        self._axes = {axis.name: axis.distribution() for axis in space.axes}
-        self._rest = rest
-
-    def _point(self, study: Study, trial: FrozenTrial) -> dict[str, str]:
-        earlier = study.get_trials(deepcopy=False)[: trial.number]
-        position = trial.number - sum("retry_history" in other.system_attrs for other in earlier)
-        return self._points[position] if position < len(self._points) else {}
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The parameters of the trial's point."""
-        return {name: self._axes[name] for name in self._point(study, trial)}
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Their values."""
-        return dict(self._point(study, trial))
-
-    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-        """The value of a parameter beyond the grid."""
-        return self._rest.sample_independent(study, trial, name, distribution)
+WHOLE = 1000
+"""The length of every run in the study. Reports are in thousandths of a run, so that unequal lengths are comparable."""
 
 
 def make_sampler(kind: str, seed: int, n_trials: int, common: Mapping[str, BaseDistribution]) -> BaseSampler:
-    """A sampler.
+    """Return a sampler.
 
     Args:
-        kind: `random`, `qmc`, `tpe`, `gp`, `cmaes`, `nsga2`; a `grid` is drawn at random beyond its points.
+        kind: `random`, `qmc`, `tpe`, `gp`, `cmaes`, `nsga2`; `grid`: the random sampler, for trials beyond the grid.
         seed: of the sweep.
-        n_trials: in all, by which it is settled how many are drawn at random first.
+        n_trials: of the whole sweep; a third of them, from 3 to 10, are random before the sampler learns.
         common: the parameters that every trial has.
     """
     samplers = optuna.samplers
     first = max(3, min(10, n_trials // 3))
 
     def make(seed: int) -> BaseSampler:
-        with quiet():
+        with quiet_optuna():
             match kind:
-                case "tpe":  # trials that still run count as bad ones, so that a batch is spread
+                case "tpe":  # constant_liar: running trials count as bad, so that parallel trials differ
                     return samplers.TPESampler(
                         seed=seed, n_startup_trials=first, multivariate=True, group=True, constant_liar=True
                     )
@@ -139,36 +58,109 @@ def make_sampler(kind: str, seed: int, n_trials: int, common: Mapping[str, BaseD
                     return samplers.QMCSampler(seed=seed, scramble=True)
             return samplers.RandomSampler(seed=seed)
 
-    if kind == "qmc":  # one sequence, whose position is in the study
+    if kind == "qmc":  # a single sequence; the study stores its position
         sequence = make(seed)
         numeric = {name: axis for name, axis in common.items() if not isinstance(axis, CategoricalDistribution)}
         return Reseeded(lambda _: sequence, seed, numeric)
     return Reseeded(make, seed)
 
 
-WHOLE = 1000
-"""A run's length in the study: reports stand at thousandths of it, so that runs of unequal steps can be compared."""
+class Reseeded(BaseSampler):
+    """A sampler that is created anew for each trial, seeded by the trial's number.
+
+    A resumed sweep therefore continues the sequence instead of repeating it, and machines that share a study never draw
+    the same values. Optuna's own seeded samplers start over in each process (5.0).
+
+    Args:
+        make: returns a sampler for a seed.
+        seed: of the sweep.
+        space: the parameters that are drawn jointly; None: the sampler infers them from earlier trials.
+    """
+
+    def __init__(
+        self, make: Callable[[int], BaseSampler], seed: int, space: Mapping[str, BaseDistribution] | None = None
+    ) -> None:
+        self._make, self._seed, self._space = make, seed, space
+        self._inner: tuple[int, BaseSampler] | None = None
+
+    def _sampler_for(self, trial: FrozenTrial) -> BaseSampler:
+        if self._inner is None or self._inner[0] != trial.number:
+            seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
+            self._inner = (trial.number, self._make(seed))
+        return self._inner[1]
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the parameters that are drawn jointly."""
+        if self._space is not None:
+            return dict(self._space)
+        return self._sampler_for(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the values of the parameters that are drawn jointly."""
+        return self._sampler_for(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        """Return the value of any other parameter."""
+        return self._sampler_for(trial).sample_independent(study, trial, name, distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Notify the sampler that a trial begins."""
+        self._sampler_for(trial).before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Notify the sampler that a trial has ended."""
+        self._sampler_for(trial).after_trial(study, trial, state, values)
 
 
-def rungs(pruning: Pruning) -> list[float]:
-    """The shares of a run at which annealed runs are compared: 1/9, 1/3; the whole run comes after them."""
-    found = [pruning.first]
-    while found[-1] * pruning.reduction < 1 - 1e-6:
-        found.append(found[-1] * pruning.reduction)
-    return found
+class Grid(BaseSampler):
+    """Samples the points of a grid in order.
+
+    The point of a trial follows from its number alone, so that machines can share a grid. Trials that are run again
+    under another number keep their point and do not count.
+
+    Args:
+        space: the choices to combine.
+        rest: draws the trials beyond the grid.
+    """
+
+    def __init__(self, space: Space, rest: BaseSampler) -> None:
+        self._points = [space.parameters(assignment) for assignment in space.grid()]
+        self._axes = {axis.name: axis.distribution() for axis in space.axes}
+        self._rest = rest
+
+    def _point(self, study: Study, trial: FrozenTrial) -> dict[str, str]:
+        earlier = study.get_trials(deepcopy=False)[: trial.number]
+        position = trial.number - sum("retry_history" in other.system_attrs for other in earlier)
+        return self._points[position] if position < len(self._points) else {}
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the parameters of the trial's point."""
+        return {name: self._axes[name] for name in self._point(study, trial)}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the values of the parameters that are drawn jointly."""
+        return dict(self._point(study, trial))
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        """Return the value of a parameter of a trial beyond the grid."""
+        return self._rest.sample_independent(study, trial, name, distribution)
 
 
 def make_pruner(kind: str, settings: Pruning) -> BasePruner:
-    """A pruner.
+    """Return a pruner.
 
     Args:
         kind: `none`, `median`, `asha` (Li et al., 2020, 1810.05934), `hyperband` (Li et al., 2018, 1603.06560),
             `wilcoxon`, `patience`.
-        settings: of all kinds.
+        settings: of all pruners.
     """
     first = round(settings.first * WHOLE)
     pruners = optuna.pruners
-    with quiet():
+    with quiet_optuna():
         match kind:
             case "median":
                 return pruners.MedianPruner(n_startup_trials=settings.startup, n_warmup_steps=first - 1)
@@ -183,11 +175,19 @@ def make_pruner(kind: str, settings: Pruning) -> BasePruner:
     return pruners.NopPruner()
 
 
+def rungs(pruning: Pruning) -> list[float]:
+    """Return the shares of a run at which annealed runs are compared, without the whole run: 1/9 and 1/3 by default."""
+    shares = [pruning.first]
+    while shares[-1] * pruning.reduction < 1 - 1e-6:
+        shares.append(shares[-1] * pruning.reduction)
+    return shares
+
+
 class Reporter:
-    """What a job tells its study, and whether the job is to go on.
+    """Reports the metric of a trial to its study, and asks whether to prune the trial.
 
     Args:
-        trial: which one it is.
+        trial: of the run.
 
     Raises:
         LrflowError: the study cannot be opened.
@@ -202,27 +202,27 @@ class Reporter:
         study = self._storage.get_study_id_from_name(trial.study)
         self._id = self._storage.get_trial_id_from_study_id_trial_number(study, trial.number)
 
-    def knows(self, share: float) -> bool:
-        """Whether the metric at this share of the run was told before."""
+    def has_reported(self, share: float) -> bool:
+        """Whether the metric at this share of the run has been reported before."""
         return round(share * WHOLE) in self._storage.get_trial(self._id).intermediate_values
 
     def report(self, value: float, share: float) -> bool:
-        """Tells the metric.
+        """Report the metric.
 
         Args:
             value: of the metric.
-            share: of the run that is over.
+            share: of the run, at which it was measured.
 
         Returns:
-            whether the trial is to be given up.
+            whether the trial is pruned.
         """
         if value != value:
-            return False  # health.nonfinite says what becomes of such a run
+            return False  # the option health.nonfinite handles such a run
         self._storage.set_trial_intermediate_value(self._id, round(share * WHOLE), value)
         return share < 1 and optuna.Trial(self._study, self._id).should_prune()
 
 
-def given_up(trial: Trial, metrics: Mapping[str, float], share: float) -> PrunedError:
-    """The error that ends a trial, at a share of the run, with the metrics that it has there."""
+def pruned_error(trial: Trial, metrics: Mapping[str, float], share: float) -> PrunedError:
+    """Return the error that ends a pruned trial at a share of its run, with its metrics there."""
     reached = f"{trial.objective.name} {metrics[trial.objective.name]:.4g} at {share:.0%} of the run"
     return PrunedError(f"trial {trial.number} was pruned by {trial.pruner}: {reached}", metrics)

@@ -19,23 +19,101 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 
+LOG_KEYS = ("lr", "learning_rate", "weight_decay")
+"""Last parts of keys whose intervals are logarithmic unless they are tagged `linear`."""
+
+
 Assignment = dict[str, str]
-"""What one trial gives to each swept key, as texts that Hydra reads."""
+"""The values of one trial by swept key, as texts that Hydra parses."""
 
 
 @dataclass(frozen=True)
-class Condition:
-    """That a swept key has one of some values."""
+class Space:
+    """The search space of a sweep.
 
-    key: str
-    values: frozenset[str]
+    Args:
+        axes: the swept keys; if several have the same key, the one whose condition holds is used.
+        fixed: the overrides that all trials share.
+        signs: the prefix of a key in an override (`++`), by key.
+    """
 
-    def holds(self, assignment: Mapping[str, str]) -> bool:
-        """Whether it does."""
-        return assignment.get(self.key) in self.values
+    axes: tuple[Axis, ...]
+    fixed: tuple[str, ...] = ()
+    signs: Mapping[str, str] | None = None
 
-    def __str__(self) -> str:
-        return f"{self.key}={','.join(sorted(self.values))}"
+    def suggest(self, trial: Trial) -> Assignment:
+        """Draw the values of a trial; values that it already has are kept."""
+        chosen: Assignment = {}
+        for axis in self._in_order(chosen):
+            chosen[axis.key] = axis.text(trial._suggest(axis.name, axis.distribution()))
+        return chosen
+
+    def parameters(self, assignment: Mapping[str, str]) -> dict[str, str]:
+        """Return an assignment of choices by the names of the parameters in the study."""
+        return {axis.name: assignment[axis.key] for axis in self._in_order(dict(assignment))}
+
+    def overrides(self, assignment: Mapping[str, str]) -> list[str]:
+        """Return the overrides of one trial."""
+        signs = self.signs or {}
+        return [*self.fixed, *(f"{signs.get(key, '')}{key}={value}" for key, value in assignment.items())]
+
+    def grid(self) -> list[Assignment]:
+        """Return all combinations of the choices; the last key varies fastest.
+
+        Raises:
+            ConfigError: an axis is an interval.
+        """
+        problems = [
+            Problem(axis.key, "a grid needs values, not an interval", f"interval({axis.low:g},{axis.high:g})", hint)
+            for axis in self.axes
+            if not axis.choices
+            for hint in (f"{axis.key}=1,2,3 or range(...); or another sweep.sampler",)
+        ]
+        if problems:
+            raise ConfigError(problems)
+        return list(self._assignments(self._switches, lambda values: itertools.product(*values)))
+
+    def corners(self) -> list[Assignment]:
+        """Return assignments to check: all combinations of options, with each other choice and end at least once."""
+        heads = [axis for axis in self.axes if axis in self._switches or (axis.choices and "." not in axis.name)]
+        return list(self._assignments(heads, _in_step))
+
+    def common(self) -> dict[str, BaseDistribution]:
+        """Return the parameters that every trial has."""
+        return {axis.name: axis.distribution() for axis in self.axes if axis.when is None and not self._shadowed(axis)}
+
+    def describe(self) -> list[str]:
+        """Return each axis in a few words."""
+        return [axis.describe() for axis in self.axes]
+
+    def _shadowed(self, axis: Axis) -> bool:
+        """Whether an axis with a condition may replace this one."""
+        return any(other.when is not None and other.key == axis.key for other in self.axes)
+
+    @property
+    def _switches(self) -> list[Axis]:
+        """The axes that conditions depend on."""
+        keys = {axis.when.key for axis in self.axes if axis.when}
+        return [axis for axis in self.axes if axis.key in keys]
+
+    def _in_order(self, chosen: Assignment) -> Iterator[Axis]:
+        """Yield the axes of a trial, the switches first; the caller fills `chosen` between them."""
+        switches = self._switches
+        yield from switches
+        for key in dict.fromkeys(axis.key for axis in self.axes if axis not in switches):
+            found = [axis for axis in self.axes if axis.key == key and (axis.when is None or axis.when.holds(chosen))]
+            if found:
+                yield max(found, key=lambda axis: axis.when is not None)
+
+    def _assignments(
+        self, heads: Sequence[Axis], combine: Callable[[list[tuple[str, ...]]], Any]
+    ) -> Iterator[Assignment]:
+        """Yield the choices of the heads, combined with what `combine` returns for the other axes."""
+        for head in itertools.product(*(axis.choices for axis in heads)):
+            chosen = dict(zip((axis.key for axis in heads), head, strict=True))
+            rest = [axis for axis in self._in_order(chosen) if axis not in heads]
+            for tail in combine([axis.ends for axis in rest]):
+                yield chosen | dict(zip((axis.key for axis in rest), tail, strict=True))
 
 
 @dataclass(frozen=True)
@@ -45,10 +123,10 @@ class Axis:
     Args:
         key: as it is typed, `optimizer.lr`.
         choices: the values as texts; empty for an interval.
-        low, high: the interval's ends, both of which are in it.
-        log: whether the interval is drawn from in the logarithm.
-        integer: whether its numbers are whole.
-        when: the choice under which the axis is there; None: always.
+        low, high: the ends of the interval, both included.
+        log: whether values are drawn in the logarithm.
+        integer: whether values are integers.
+        when: the condition under which the axis is sampled; None: always.
     """
 
     key: str
@@ -61,16 +139,16 @@ class Axis:
 
     @property
     def name(self) -> str:
-        """Of the parameter in the study: a key may have a range of its own under each choice."""
+        """The name of the parameter in the study; it includes the condition, as a key may have several axes."""
         return f"{self.key} ({self.when})" if self.when else self.key
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """The values that are checked before the first trial: all choices, or both ends."""
+        """The values to check before the first trial: all choices, or both ends of the interval."""
         return self.choices or (self.text(self.low), self.text(self.high))
 
     def distribution(self) -> BaseDistribution:
-        """As Optuna has it."""
+        """Return the axis as a distribution of Optuna."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.choices:
@@ -80,113 +158,30 @@ class Axis:
         return FloatDistribution(self.low, self.high, log=self.log)
 
     def text(self, value: Any) -> str:
-        """A value as Hydra reads it: numbers with six digits, within the interval."""
+        """Return a value as Hydra parses it: numbers with six digits, within the interval."""
         if self.choices or self.integer:
             return str(int(value) if self.integer else value)
         return repr(min(max(float(f"{value:.6g}"), self.low), self.high))
 
     def describe(self) -> str:
-        """The axis in a few words, for a person and for the comparison of two spaces."""
+        """Return the axis in a few words, for messages and to compare two spaces."""
         kind = f"{'int ' if self.integer else ''}{'log ' if self.log else ''}[{self.low:g}, {self.high:g}]"
         return f"{self.name}: {', '.join(self.choices) if self.choices else kind}"
 
 
 @dataclass(frozen=True)
-class Space:
-    """All that a sweep's trials are drawn from.
+class Condition:
+    """A condition that a swept key has one of several values."""
 
-    Args:
-        axes: the swept keys; of two with the same key, the one whose condition holds is taken.
-        fixed: the overrides that every trial has.
-        signs: what stands before a key in an override, `++`, by key.
-    """
+    key: str
+    values: frozenset[str]
 
-    axes: tuple[Axis, ...]
-    fixed: tuple[str, ...] = ()
-    signs: Mapping[str, str] | None = None
+    def holds(self, assignment: Mapping[str, str]) -> bool:
+        """Whether the assignment meets the condition."""
+        return assignment.get(self.key) in self.values
 
-    def suggest(self, trial: Trial) -> Assignment:
-        """What the sampler chooses for a trial; what it was given before stays."""
-        chosen: Assignment = {}
-        for axis in self._in_order(chosen):
-            chosen[axis.key] = axis.text(trial._suggest(axis.name, axis.distribution()))
-        return chosen
-
-    def parameters(self, assignment: Mapping[str, str]) -> dict[str, str]:
-        """An assignment of choices by the parameters' names in the study."""
-        return {axis.name: assignment[axis.key] for axis in self._in_order(dict(assignment))}
-
-    def overrides(self, assignment: Mapping[str, str]) -> list[str]:
-        """The overrides of one trial."""
-        signs = self.signs or {}
-        return [*self.fixed, *(f"{signs.get(key, '')}{key}={value}" for key, value in assignment.items())]
-
-    def grid(self) -> list[Assignment]:
-        """Every combination of the choices; the last key varies fastest.
-
-        Raises:
-            ConfigError: there are intervals.
-        """
-        problems = [
-            Problem(axis.key, "a grid takes values, not an interval", f"interval({axis.low:g},{axis.high:g})", hint)
-            for axis in self.axes
-            if not axis.choices
-            for hint in (f"{axis.key}=1,2,3 or range(...); or another sweep.sampler",)
-        ]
-        if problems:
-            raise ConfigError(problems)
-        return list(self._assignments(self._switches, lambda values: itertools.product(*values)))
-
-    def corners(self) -> list[Assignment]:
-        """Assignments with every combination of options, in which every other choice and every end stands once."""
-        heads = [axis for axis in self.axes if axis in self._switches or (axis.choices and "." not in axis.name)]
-        return list(self._assignments(heads, _in_step))
-
-    def common(self) -> dict[str, BaseDistribution]:
-        """The parameters that every trial has."""
-        return {axis.name: axis.distribution() for axis in self.axes if axis.when is None and not self._shadowed(axis)}
-
-    def describe(self) -> list[str]:
-        """The axes in a few words each."""
-        return [axis.describe() for axis in self.axes]
-
-    def _shadowed(self, axis: Axis) -> bool:
-        return any(other.when is not None and other.key == axis.key for other in self.axes)
-
-    @property
-    def _switches(self) -> list[Axis]:
-        """The axes that conditions speak of."""
-        keys = {axis.when.key for axis in self.axes if axis.when}
-        return [axis for axis in self.axes if axis.key in keys]
-
-    def _in_order(self, chosen: Assignment) -> Iterator[Axis]:
-        """The axes of a trial, those that others depend on first; `chosen` fills up meanwhile."""
-        switches = self._switches
-        yield from switches
-        for key in dict.fromkeys(axis.key for axis in self.axes if axis not in switches):
-            found = [axis for axis in self.axes if axis.key == key and (axis.when is None or axis.when.holds(chosen))]
-            if found:
-                yield max(found, key=lambda axis: axis.when is not None)
-
-    def _assignments(
-        self, heads: Sequence[Axis], combine: Callable[[list[tuple[str, ...]]], Any]
-    ) -> Iterator[Assignment]:
-        """Under each combination of the heads' choices, what `combine` makes of the values of the other axes."""
-        for head in itertools.product(*(axis.choices for axis in heads)):
-            chosen = dict(zip((axis.key for axis in heads), head, strict=True))
-            rest = [axis for axis in self._in_order(chosen) if axis not in heads]
-            for tail in combine([axis.ends for axis in rest]):
-                yield chosen | dict(zip((axis.key for axis in rest), tail, strict=True))
-
-
-def _in_step(values: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The first value of each axis, the second of each, and so on; an axis that has no more repeats its last."""
-    count = max(map(len, values), default=1)
-    return [tuple(ends[min(at, len(ends) - 1)] for ends in values) for at in range(count)]
-
-
-LOG_KEYS = ("lr", "learning_rate", "weight_decay")
-"""Last parts of keys whose intervals are drawn from in the logarithm, unless they are tagged `linear`."""
+    def __str__(self) -> str:
+        return f"{self.key}={','.join(sorted(self.values))}"
 
 
 def read_space(
@@ -195,54 +190,54 @@ def read_space(
     typed: Iterable[Override],
     loader: ConfigLoader | None = None,
 ) -> Space:
-    """Reads a space.
+    """Read a search space from a sweep file and the command line.
 
     Args:
-        params: overrides by key, of a sweep file.
-        when: overrides by key, by the choice that they hold under (`optimizer=sgd`).
-        typed: overrides of the command line, which take the place of those of the file.
-        loader: knows what a glob of options stands for.
+        params: of the sweep file; overrides by key.
+        when: of the sweep file; overrides by key, by their condition (`optimizer=sgd`).
+        typed: overrides of the command line; they replace those of the file.
+        loader: expands globs of options.
 
     Raises:
-        ConfigError: every problem of the space.
+        ConfigError: all problems of the space.
     """
     problems: list[Problem] = []
-    mine = [override.within(loader) for override in typed]
-    keys = {override.key for override in mine}
+    expanded = [override.within(loader) for override in typed]
+    keys = {override.key for override in expanded}
     given: list[tuple[Override | None, Condition | None]]
     given = [(_read(loader, key, value, problems), None) for key, value in (params or {}).items() if key not in keys]
-    given += [(override, None) for override in mine]
+    given += [(override, None) for override in expanded]
     offered = {key: _choices(_read(loader, key, value, [])) for key, value in (params or {}).items()}
     for text, part in (when or {}).items():
-        under = _condition([text])
+        condition = _condition([text])
         given += [
-            (_read(loader, key, value, problems), under) for key, value in (part or {}).items() if key not in keys
+            (_read(loader, key, value, problems), condition) for key, value in (part or {}).items() if key not in keys
         ]
     axes: list[Axis] = []
     fixed: list[Override] = []
     signs: dict[str, str] = {}
-    for override, condition in given:
+    for override, when_given in given:
         if override is None:
             continue
         signs[override.key] = override.sign
-        if not override.is_swept and condition is None:
+        if not override.is_swept and when_given is None:
             fixed.append(override)
         else:
-            axes += _axis(override, condition, problems)
-    axes = _under_conditions(axes, fixed, offered, problems)
+            axes += _axes(override, when_given, problems)
+    axes = _resolve_conditions(axes, fixed, offered, problems)
     if problems:
         raise ConfigError(problems)
     return Space(tuple(axes), tuple(override.text for override in fixed), signs)
 
 
 def _read(loader: ConfigLoader | None, key: str, value: Any, problems: list[Problem]) -> Override | None:
-    """An override of a sweep file; a key of the config is given with `++`, as on lrflow's command line."""
+    """Return an override of a sweep file; config keys get the prefix `++`, as on the command line of lrflow."""
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     plain = key.lstrip("+")
     try:
         return Override(plain, text, "++" if "." in plain else "").within(loader)
     except HydraException:
-        problems.append(Problem(key, "this cannot be read", text, "such as 0.1,0.01 or interval(0.001,0.1)"))
+        problems.append(Problem(key, "cannot be parsed", text, "such as 0.1,0.01 or interval(0.001,0.1)"))
         return None
 
 
@@ -252,29 +247,29 @@ def _choices(override: Override | None) -> list[str]:
 
 
 def _condition(texts: Iterable[str]) -> Condition:
-    """Of `optimizer=sgd,momentum`, or of the tags `optimizer:sgd` and `optimizer:momentum`."""
+    """Parse a condition such as `optimizer=sgd,momentum`, or the tags `optimizer:sgd` and `optimizer:momentum`."""
     pairs = [text.replace(":", "=", 1).partition("=")[::2] for text in texts]
     return Condition(pairs[0][0].strip(), frozenset(value.strip() for _, given in pairs for value in given.split(",")))
 
 
-def _axis(override: Override, condition: Condition | None, problems: list[Problem]) -> list[Axis]:
-    """The axis that an override makes; none where something is wrong with it."""
-    key, value, shown = override.key, override.parsed.value(), override.given
+def _axes(override: Override, condition: Condition | None, problems: list[Problem]) -> list[Axis]:
+    """Return the axis of an override; empty if its range is empty. Problems are added to `problems`."""
+    key, value, text = override.key, override.parsed.value(), override.given
     tags = set(getattr(value, "tags", ()))
-    held = sorted(tag for tag in tags if ":" in tag or "=" in tag)
-    for tag in sorted(tags - {"log", "linear", *held}):
+    conditions = sorted(tag for tag in tags if ":" in tag or "=" in tag)
+    for tag in sorted(tags - {"log", "linear", *conditions}):
         hint = f"{did_you_mean(tag, ('log', 'linear'))}; a condition is tag(optimizer:sgd, ...)"
         problems.append(Problem(key, "there is no such tag", tag, hint))
-    if held:
-        if condition is not None or len({_condition([tag]).key for tag in held}) > 1:
-            problems.append(Problem(key, "a condition speaks of one key", shown))
-        condition = _condition(held)
+    if conditions:
+        if condition is not None or len({_condition([tag]).key for tag in conditions}) > 1:
+            problems.append(Problem(key, "a condition must depend on one key", text))
+        condition = _condition(conditions)
     if not isinstance(value, IntervalSweep):
         if tags & {"log", "linear"}:
-            problems.append(Problem(key, "log and linear go with interval(...)", shown))
-        texts = list(override.parsed.sweep_string_iterator()) if override.is_swept else [shown]
+            problems.append(Problem(key, "the tags log and linear need interval(...)", text))
+        texts = list(override.parsed.sweep_string_iterator()) if override.is_swept else [text]
         if isinstance(value, RangeSweep) and not texts:
-            problems.append(Problem(key, "this range is empty", shown))
+            problems.append(Problem(key, "this range is empty", text))
             return []
         return [Axis(key, tuple(dict.fromkeys(texts)), when=condition)]
     low, high = value.start, value.end
@@ -283,19 +278,22 @@ def _axis(override: Override, condition: Condition | None, problems: list[Proble
     usually = key.rpartition(".")[2] in LOG_KEYS
     log = "log" in tags or (usually and "linear" not in tags and (low > 0 or key.endswith("lr")))
     if not low < high:
-        problems.append(Problem(key, "expected interval(LOW,HIGH) with LOW below HIGH", shown))
+        problems.append(Problem(key, "expected interval(LOW,HIGH) with LOW below HIGH", text))
     elif log and low <= 0:
-        hint = "such as interval(1e-5,1); tag(linear, interval(...)) is drawn from evenly"
-        problems.append(Problem(key, "a logarithmic interval starts above 0", shown, hint))
+        hint = "such as interval(1e-5,1); use tag(linear, interval(...)) for a linear one"
+        problems.append(Problem(key, "a logarithmic interval must start above 0", text, hint))
     integer = isinstance(low, int) and isinstance(high, int)
     return [Axis(key, low=low, high=high, log=log, integer=integer, when=condition)]
 
 
-def _under_conditions(
+def _resolve_conditions(
     axes: list[Axis], fixed: Sequence[Override], offered: Mapping[str, Sequence[str]], problems: list[Problem]
 ) -> list[Axis]:
-    """The axes whose condition can hold; a condition of what there never is, is a problem."""
-    settled = {override.key: override.given for override in fixed}
+    """Return the axes whose condition can hold, without conditions that always hold.
+
+    A condition on a key that is not swept, or on a value that it never has, is a problem.
+    """
+    fixed_values = {override.key: override.given for override in fixed}
     switches = {axis.key: axis for axis in axes if axis.when is None and axis.choices}
     kept: list[Axis] = []
     for axis in axes:
@@ -303,14 +301,21 @@ def _under_conditions(
             kept.append(axis)
             continue
         key, values = axis.when.key, axis.when.values
-        now = {settled[key]} if key in settled else set(switches[key].choices) if key in switches else set()
-        known = now | set(offered.get(key, ()))  # a command line may leave out choices that the file speaks of
-        if not now:
-            problems.append(Problem(axis.key, f"stands under a condition of {key}, which is not swept", str(axis.when)))
+        choices = switches[key].choices if key in switches else ()
+        possible = {fixed_values[key]} if key in fixed_values else set(choices)
+        known = possible | set(offered.get(key, ()))  # the command line may omit choices that the file has
+        if not possible:
+            problems.append(Problem(axis.key, f"has a condition on {key}, which is not swept", str(axis.when)))
         elif unknown := sorted(values - known):
-            message = f"stands under a condition of {key}, which is never {unknown[0]}"
+            message = f"has a condition on {key}, which is never {unknown[0]}"
             problems.append(Problem(axis.key, message, str(axis.when), did_you_mean(unknown[0], known)))
-        elif values & now:
+        elif values & possible:
             kept.append(axis if key in switches else replace(axis, when=None))
-    settled_now = {axis.key for axis in kept if axis.when is None and axis not in axes}
-    return [axis for axis in kept if axis.key not in settled_now or axis not in axes]
+    unconditional = {axis.key for axis in kept if axis.when is None and axis not in axes}
+    return [axis for axis in kept if axis.key not in unconditional or axis not in axes]
+
+
+def _in_step(values: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the first value of each axis, then the second of each, and so on; shorter axes repeat their last value."""
+    count = max(map(len, values), default=1)
+    return [tuple(ends[min(at, len(ends) - 1)] for ends in values) for at in range(count)]

@@ -27,51 +27,23 @@ from lrflow.sweeps.folders import RECORD
 from lrflow.sweeps.space import Space
 
 JOURNAL = "study.journal"
-"""The journal's name in a sweep folder."""
+"""The name of the journal file in a sweep folder."""
+
 
 HEARTBEAT = 60
-"""Seconds between two signs of life of a trial in a database; without one for twice as long it counts as dead."""
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without Optuna's notices that its heartbeats and samplers may change, and that heartbeats are its own loop's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.filterwarnings("ignore", "Heartbeat of storage")
-        yield
-
-
-def storage_error(error: Exception) -> str:
-    """What a database says of an error, in a line."""
-    return str(error.__cause__ or error).strip().splitlines()[0]
-
-
-def storage_of(name: str, folder: Path) -> str:
-    """What a job opens: the journal's path, or the URL of a database.
-
-    Args:
-        name: `journal`, `memory` or a URL.
-        folder: the sweep's.
-    """
-    return str((folder / JOURNAL).resolve()) if name == "journal" else name
-
-
-def is_database(storage: str) -> bool:
-    """Whether a storage, as `storage_of` gives it, is a database, which several machines may share."""
-    return "://" in storage
+"""Seconds between two heartbeats of a trial in a database; a trial without one for twice as long counts as dead."""
 
 
 def open_storage(storage: str, retries: int = 0) -> BaseStorage:
-    """Opens a storage.
+    """Open a storage.
 
     Args:
-        storage: as `storage_of` gives it.
-        retries: how often the trials of machines that died are run again, in a database.
+        storage: as `storage_of` returns it.
+        retries: how often a trial in a database is run again after its machine died.
 
     Raises:
-        ConfigError: a database that cannot be opened.
-        LrflowError: a journal that cannot be read.
+        ConfigError: the database cannot be opened.
+        LrflowError: the journal cannot be read.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if storage == "memory":
@@ -79,13 +51,13 @@ def open_storage(storage: str, retries: int = 0) -> BaseStorage:
     if not is_database(storage):
         return JournalStorage(Journal(Path(storage)))
     try:
-        with quiet():
-            again = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=retries) if retries else None
+        with quiet_optuna():
+            retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=retries) if retries else None
             return optuna.storages.RDBStorage(
                 storage,
-                engine_kwargs={"pool_pre_ping": True},  # a server may be started again meanwhile
+                engine_kwargs={"pool_pre_ping": True},  # reconnects after a restart of the server
                 heartbeat_interval=HEARTBEAT,
-                heartbeat_stale_trial_callback=again,
+                heartbeat_stale_trial_callback=retry,
             )
     except ImportError as error:
         driver = getattr(error.__cause__, "name", None) or "sqlalchemy"
@@ -94,62 +66,41 @@ def open_storage(storage: str, retries: int = 0) -> BaseStorage:
         raise ConfigError([Problem("sweep.storage", f"cannot be opened: {storage_error(error)}", storage)]) from None
 
 
-class Journal(JournalFileBackend):
-    """Optuna's journal file, in which no half line stays.
-
-    Its lock is one that a killed process lets go of at once. What a process wrote last before it was
-    killed, or before the disk was full, may be half a line: whoever writes next cuts it off.
+def storage_of(name: str, folder: Path) -> str:
+    """Return what a job opens: the path of the journal, `memory`, or the URL of a database.
 
     Args:
-        path: the file.
+        name: `journal`, `memory` or a URL.
+        folder: of the sweep.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        super().__init__(str(path), lock_obj=None)
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends lines, all of them or none.
-
-        Raises:
-            LrflowError: the disk is full, or the file cannot be written.
-        """
-        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        try:
-            with lock(self.path.with_name(f".{self.path.name}.lock")), self.path.open("r+b") as file:
-                end = _end_of_lines(file)
-                file.truncate(end)
-                file.seek(end)
-                try:
-                    file.write(text.encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-                except OSError:
-                    os.ftruncate(file.fileno(), end)
-                    raise
-        except OSError as error:
-            message = f"{self.path}: the trials cannot be noted: {error.strerror}; make room and resume the sweep"
-            raise LrflowError(message) from error
+    return str((folder / JOURNAL).resolve()) if name == "journal" else name
 
 
-def _end_of_lines(file: Any) -> int:
-    """The size of a file up to the end of its last whole line."""
-    size = file.seek(0, os.SEEK_END)
-    start = size
-    while start:
-        start = max(0, start - 4096)
-        file.seek(start)
-        if (at := file.read(min(4096, size - start)).rfind(b"\n")) >= 0:
-            return start + at + 1
-    return 0
+def is_database(storage: str) -> bool:
+    """Whether a storage, as `storage_of` returns it, is a database, which several machines may share."""
+    return "://" in storage
+
+
+def storage_error(error: Exception) -> str:
+    """Return the message of a database error, in one line."""
+    return str(error.__cause__ or error).strip().splitlines()[0]
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Suppress Optuna's warnings about experimental features and about heartbeats outside its own loop."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Heartbeat of storage")
+        yield
 
 
 class Heartbeat:
-    """Signs of life of the trials of a batch, in a database; nothing elsewhere.
+    """Records heartbeats of the trials of a batch in a database; does nothing for other storages.
 
     Args:
         storage: of the study.
-        trials: their ids.
+        trials: their ids in the storage.
     """
 
     def __init__(self, storage: BaseStorage, trials: list[int]) -> None:
@@ -169,49 +120,138 @@ class Heartbeat:
         assert isinstance(self._storage, BaseHeartbeat)
         while True:
             for trial in self._trials:
-                with suppress(optuna.exceptions.StorageInternalError):  # a server that is away may come back
+                with suppress(optuna.exceptions.StorageInternalError):  # the server may be back for the next one
                     self._storage.record_heartbeat(trial)
             if self._over.wait(HEARTBEAT / 2):
                 return
 
 
-def mend_journal(path: Path) -> str | None:
-    """Cuts off what is broken at the end of a journal, and keeps a copy of the whole.
+class Journal(JournalFileBackend):
+    """Optuna's journal file, made robust against killed processes and full disks.
 
-    To be called by the one sweep that the journal belongs to.
+    Its lock is released at once when the process that holds it is killed. An incomplete last line, which a killed
+    process or a full disk may leave, is removed by the next process that writes.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(str(path), lock_obj=None)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append all lines or none.
+
+        Raises:
+            LrflowError: the disk is full, or the file cannot be written.
+        """
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        try:
+            with lock(self.path.with_name(f".{self.path.name}.lock")), self.path.open("r+b") as file:
+                end = _end_of_lines(file)
+                file.truncate(end)
+                file.seek(end)
+                try:
+                    file.write(text.encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+                except OSError:
+                    os.ftruncate(file.fileno(), end)
+                    raise
+        except OSError as error:
+            message = f"{self.path}: trials cannot be recorded: {error.strerror}; free disk space and resume the sweep"
+            raise LrflowError(message) from error
+
+
+def _end_of_lines(file: Any) -> int:
+    """Return the size of a file up to the end of its last complete line."""
+    size = file.seek(0, os.SEEK_END)
+    start = size
+    while start:
+        start = max(0, start - 4096)
+        file.seek(start)
+        if (at := file.read(min(4096, size - start)).rfind(b"\n")) >= 0:
+            return start + at + 1
+    return 0
+
+
+def repair_journal(path: Path) -> str | None:
+    """Remove broken lines from the end of a journal, and save a copy of the original file.
+
+    Only the sweep that owns the journal may call this.
 
     Args:
         path: the file.
 
     Returns:
-        what was done, or None.
+        a message about the repair; None: the journal was intact.
 
     Raises:
-        LrflowError: a line in the midst of it is broken.
+        LrflowError: a broken line is followed by valid ones.
     """
     if not path.exists():
         return None
     lines = path.read_bytes().splitlines(keepends=True)
-    broken = [number for number, line in enumerate(lines) if not _is_sound(line)]
+    broken = [number for number, line in enumerate(lines) if not _is_valid(line)]
     if not broken:
         return None
-    if any(_is_sound(line) for line in lines[broken[0] :]):
-        raise LrflowError(f"{path}: line {broken[0] + 1} is broken, and lines after it are not; put back a copy of it")
-    kept = next(
+    if any(_is_valid(line) for line in lines[broken[0] :]):
+        raise LrflowError(f"{path}: line {broken[0] + 1} is broken, but later lines are not; restore a backup")
+    backup = next(
         other for count in range(1, 1000) if not (other := path.with_name(f"{path.name}.broken-{count}")).exists()
     )
-    write_whole(kept, b"".join(lines))
+    write_whole(backup, b"".join(lines))
     with path.open("r+b") as file:
         file.truncate(sum(map(len, lines[: broken[0]])))
-    what = "half a line" if len(broken) == 1 else f"{len(broken)} lines"
-    return f"{path}: {what} at its end could not be read and was cut off; the file as it was is {kept.name}"
+    removed = "an incomplete line" if len(broken) == 1 else f"{len(broken)} broken lines"
+    return f"{path}: removed {removed} at the end; the original file is {backup.name}"
 
 
-def _is_sound(line: bytes) -> bool:
+def _is_valid(line: bytes) -> bool:
     try:
         return line.endswith(b"\n") and isinstance(json.loads(line), dict)
     except ValueError:
         return False
+
+
+def write_record(folder: Path, settings: Sweep, space: Space, overrides: Sequence[str], study: str) -> None:
+    """Write `sweep.yaml`: the settings, the space and the overrides of a sweep.
+
+    Args:
+        folder: of the sweep.
+        settings: of the sweeper.
+        space: the search space.
+        overrides: of the command line, including those of Hydra's own section.
+        study: the study's name.
+    """
+    content = {
+        "version": lrflow.__version__,
+        "study": study,
+        "overrides": [text.removeprefix("++") for text in overrides],
+        "space": space.describe(),
+        "settings": {**settings.model_dump(exclude={"resume", "study"}), "study": study},
+    }
+    text = yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True, width=120)
+    write_whole(folder / RECORD, f"# What this sweep was asked for; its trials lie beside it.\n{text}")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the record that `write_record` wrote.
+
+    Raises:
+        ConfigError: the folder is not a sweep folder, or its record is broken.
+    """
+    try:
+        record = yaml.safe_load((folder / RECORD).read_text(encoding="utf-8"))
+        if isinstance(record, dict) and {"overrides", "space", "settings", "study"} <= record.keys():
+            return record
+        message = f"{RECORD} in this folder is not the record of a sweep"
+    except FileNotFoundError:
+        message = f"expected a sweep folder of hydra/sweeper=lrflow, but {RECORD} is missing"
+    except (OSError, yaml.YAMLError) as error:
+        message = f"{RECORD} in this folder cannot be read: {error}"
+    raise ConfigError([Problem("sweep.resume", message, str(folder))])
 
 
 _MAY_CHANGE = (
@@ -227,65 +267,26 @@ _MAY_CHANGE = (
     "pruner",
     "pruning",
 )
-"""Settings that a sweep may go on with another value of; of the space, its axes are compared."""
-
-
-def write_record(folder: Path, settings: Sweep, space: Space, overrides: Sequence[str], study: str) -> None:
-    """Writes what a sweep is asked for.
-
-    Args:
-        folder: the sweep's.
-        settings: the sweeper's.
-        space: what it draws from.
-        overrides: of the command line, Hydra's own ones too.
-        study: the study's name.
-    """
-    content = {
-        "version": lrflow.__version__,
-        "study": study,
-        "overrides": [text.removeprefix("++") for text in overrides],
-        "space": space.describe(),
-        "settings": {**settings.model_dump(exclude={"resume", "study"}), "study": study},
-    }
-    text = yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True, width=120)
-    write_whole(folder / RECORD, f"# What this sweep was asked for; its trials lie beside it.\n{text}")
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """What `write_record` wrote.
-
-    Raises:
-        ConfigError: the folder is none of a sweep's, or its record is broken.
-    """
-    try:
-        found = yaml.safe_load((folder / RECORD).read_text(encoding="utf-8"))
-        if isinstance(found, dict) and {"overrides", "space", "settings", "study"} <= found.keys():
-            return found
-        message = f"{RECORD} there is not one of a sweep"
-    except FileNotFoundError:
-        message = f"expected a sweep folder of hydra/sweeper=lrflow, and there is no {RECORD}"
-    except (OSError, yaml.YAMLError) as error:
-        message = f"{RECORD} there cannot be read: {error}"
-    raise ConfigError([Problem("sweep.resume", message, str(folder))])
+"""Settings that may change when a sweep is resumed; the axes of the space are compared separately."""
 
 
 def check_record(record: dict[str, Any], settings: Sweep, space: Space) -> None:
-    """Refuses what a sweep cannot go on with.
+    """Check that a sweep can be resumed under these settings.
 
     Raises:
-        ConfigError: its space or its objective is another.
+        ConfigError: the space, the objective or another fixed setting differs.
     """
     problems = [
-        Problem(text.partition(":")[0], "is another search space than the sweep's", text.partition(": ")[2], hint)
+        Problem(text.partition(":")[0], "differs from the sweep's search space", text.partition(": ")[2], hint)
         for text in space.describe()
         if text not in record["space"]
-        for hint in ("a new space is a new sweep; what goes on takes its own",)
+        for hint in ("start a new sweep for a new space; leave out its keys to resume",)
     ]
     now, before = settings.model_dump(), record["settings"]
     for key in set(now) - set(_MAY_CHANGE) - {"study"}:
         if now[key] != before.get(key) and "***" not in str(before.get(key)):
-            problems.append(Problem(f"sweep.{key}", f"the sweep has {before.get(key)}, which stays", now[key]))
+            problems.append(Problem(f"sweep.{key}", f"expected the sweep's own {before.get(key)}", now[key]))
     if "grid" in (settings.sampler, before["sampler"]) and settings.sampler != before["sampler"]:
-        problems.append(Problem("sweep.sampler", f"the sweep has {before['sampler']}, which stays", settings.sampler))
+        problems.append(Problem("sweep.sampler", f"expected the sweep's own {before['sampler']}", settings.sampler))
     if problems:
         raise ConfigError(problems)

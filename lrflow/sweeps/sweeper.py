@@ -37,196 +37,65 @@ from lrflow.sweeps.study import (
     Heartbeat,
     check_record,
     is_database,
-    mend_journal,
     open_storage,
     read_record,
+    repair_journal,
     storage_error,
     storage_of,
     write_record,
 )
-from lrflow.sweeps.trials import Pending, Trials, consecutive_trials, overrides_of
-
-GRACE = 20
-"""Seconds in which the runs of a sweep that is stopped can save what they have."""
-
-
-@dataclass(frozen=True)
-class Slots:
-    """How a launcher is handed jobs.
-
-    Args:
-        count: launches at the same time.
-        size: trials of a launch.
-        shared: whether the launches have an executor or a cluster in common, which an empty one starts.
-    """
-
-    count: int
-    size: int = 1
-    shared: bool = False
-
-    def run(self, work: Callable[[], None], stop: Callable[[], None]) -> None:
-        """Does the work of each slot; of several, each in a thread of its own.
-
-        Args:
-            work: of a slot.
-            stop: called when a slot has failed or the process is asked to stop, while other slots still work.
-
-        Raises:
-            BaseException: what the first slot that failed did, without waiting for the others' ends for long.
-            StoppedError: SIGTERM came while several slots worked.
-        """
-        if self.count == 1:
-            work()
-            return
-        ended: SimpleQueue[BaseException | None] = SimpleQueue()
-
-        def slot() -> None:
-            try:
-                work()
-            except BaseException as error:
-                ended.put(error)
-            else:
-                ended.put(None)
-
-        # Daemons, which a launcher whose jobs go on without this process does not keep from its end.
-        threads = [threading.Thread(target=slot, name=f"slot {number}", daemon=True) for number in range(self.count)]
-        with _stopped_by_sigterm():
-            for thread in threads:
-                thread.start()
-            try:
-                for _ in threads:
-                    if error := ended.get():
-                        raise error
-            except BaseException:
-                stop()
-                _wait_for_processes(threads)
-                raise
-
-
-def slots_for(launcher: DictConfig, batch: int | None, trials: int) -> Slots:
-    """How many jobs a launcher is handed at a time.
-
-    Those that run jobs in processes of their own, and can be called from several threads, have a slot for each; others
-    are handed batches.
-
-    Args:
-        launcher: its config.
-        batch: trials at a time, as the user wants; None: as many as the launcher can use.
-        trials: at a time, at most, where the launcher can use any number.
-    """
-    match str(launcher.get("_target_", "")).rpartition(".")[2]:
-        case "BasicLauncher":
-            return Slots(1, batch or 1)
-        case "JoblibLauncher":
-            from joblib import effective_n_jobs  # type: ignore[import-untyped]
-
-            workers = effective_n_jobs(launcher.get("n_jobs") or -1)
-            return Slots(min(batch or workers, workers), shared=True)
-        case "LocalLauncher":  # submitit's, which would start all jobs at once
-            return Slots(batch or os.cpu_count() or 1)
-        case "SlurmLauncher":
-            return Slots(min(batch or trials, launcher.get("array_parallelism") or trials))
-        case "RayLauncher":
-            return Slots(batch or trials, shared=True)
-    return Slots(1, batch or trials)
-
-
-def ask_to_stop(folders: Iterable[RunFolder]) -> int:
-    """Asks the runs in folders to end at their next step, with a checkpoint, where they are this process's children.
-
-    By the one signal of those that a run takes which no terminal and no batch system sends to a whole group: a second
-    one of a kind would end it at once.
-
-    Returns:
-        how many were asked.
-    """
-    children = {child.pid for child in multiprocessing.active_children()}
-    holders = [int(holder) for folder in folders if (holder := folder.holder()) and holder.isdigit()]
-    asked = [holder for holder in holders if holder in children]
-    for process in asked:
-        os.kill(process, signal.SIGUSR1)
-    return len(asked)
-
-
-def _wait_for_processes(threads: Iterable[threading.Thread]) -> None:
-    """Waits until slots whose jobs are children of this process have ended, and ends what is left of these children.
-
-    Jobs elsewhere are left to themselves.
-    """
-    deadline = time.monotonic() + GRACE
-    try:
-        for thread in threads:
-            if multiprocessing.active_children():
-                thread.join(max(0.0, deadline - time.monotonic()))
-    finally:
-        for child in multiprocessing.active_children():
-            if child.pid:
-                os.kill(child.pid, signal.SIGKILL)  # not child.kill(), which loky's processes have not (joblib 1.5)
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM raises an error, in the main thread, instead of ending the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise StoppedError("the sweep was asked to stop by SIGTERM", 128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
+from lrflow.sweeps.trials import PendingTrial, Trials, consecutive_trials, overrides_of
 
 TRIALS = 20
-"""Trials of a sweep that does not say how many."""
+"""Default number of trials."""
+
+
+GRACE = 20
+"""Seconds that the runs of a stopped sweep have to save a checkpoint."""
 
 
 def run_sweep(
     launcher: Launcher, config: DictConfig, loader: ConfigLoader, typed: Sequence[str], job: Any
 ) -> list[Outcome]:
-    """Runs a sweep, or goes on with one.
+    """Run a sweep, or resume one.
 
     Args:
-        launcher: runs jobs.
+        launcher: of Hydra; runs the jobs.
         config: as Hydra composed it, with `hydra.sweeper`.
-        loader: knows what a glob of options stands for.
-        typed: the overrides of the command line, without Hydra's own.
-        job: what the launcher runs; where it has a list `outcomes`, that is filled.
+        loader: expands globs of options.
+        typed: the overrides of the command line, without those of Hydra's own section.
+        job: the function that the launcher runs; if it has a list `outcomes`, the list is filled.
 
     Returns:
-        how each trial of the sweep ended.
+        the outcome of each trial.
 
     Raises:
-        ConfigError: the sweep cannot be run as it is asked for.
-        LrflowError: its study cannot be read or written.
+        ConfigError: the sweep is configured wrongly.
+        LrflowError: the study cannot be read or written.
     """
     content: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     settings = Sweep.model_validate({key: value for key, value in content.items() if key != "_target_"})
     folder = Path(str(config.hydra.sweep.dir))
     settings = settings.with_objectives(_objectives(config, settings, folder))
     url = storage_of(settings.storage, folder)
-    # What is written down and handed to jobs is what was typed: a URL out of the environment may hold a password.
+    # Files and jobs receive the URL as typed: one from an environment variable may hold a password.
     written: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
     settings = settings.model_copy(update={"storage": written["storage"]})
     space = read_space(settings.params, settings.when, map(Override.read, typed), loader)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        message = f"a sweep folder cannot be made there: {error.strerror}"
+        message = f"the sweep folder cannot be created: {error.strerror}"
         raise ConfigError([Problem("output", message, str(folder))]) from error
     with nullcontext() if is_database(url) else RunFolder(folder).locked():
         given: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
         overrides = [*given["hydra"], *given["task"]]
-        sweep = Sweeping(settings, space, folder, url, launcher, config.hydra.launcher, overrides)
+        sweep = SweepRun(settings, space, folder, url, launcher, config.hydra.launcher, overrides)
         try:
             return sweep.run()
         except optuna.exceptions.StorageInternalError as error:
-            why = storage_error(error)
-            message = f"sweep.storage: the trials cannot be noted: {why}; go on with -m sweep.resume={folder}"
+            reason = storage_error(error)
+            message = f"sweep.storage: trials cannot be recorded: {reason}; resume with -m sweep.resume={folder}"
             raise LrflowError(message) from error
         finally:
             with suppress(LrflowError, OSError, optuna.exceptions.StorageInternalError):
@@ -234,26 +103,29 @@ def run_sweep(
 
 
 def _objectives(config: DictConfig, settings: Sweep, folder: Path) -> tuple[Metric, ...]:
-    """What a sweep is judged by: as its settings say, as it was before it goes on, or as its runs are."""
-    asked = {"metric": settings.metric, "mode": settings.mode}
-    before: dict[str, Any] = read_record(folder)["settings"] if (folder / RECORD).exists() else {}
-    if settings.metric in (None, before.get("metric")):
-        asked = {key: value if value is not None else before.get(key) for key, value in asked.items()}
+    """Return the objectives: those of the settings, else those of the sweep that is resumed, else those of its runs."""
+    configured = {"metric": settings.metric, "mode": settings.mode}
+    resumed: dict[str, Any] = read_record(folder)["settings"] if (folder / RECORD).exists() else {}
+    if settings.metric in (None, resumed.get("metric")):
+        configured = {key: value if value is not None else resumed.get(key) for key, value in configured.items()}
     content, _ = resolve(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
-    return Directions.of({**content, "sweep": asked}).objectives
+    return Directions.of({**content, "sweep": configured}).objectives
 
 
-class Sweeping:
-    """One sweep.
+class SweepRun:
+    """A sweep that is running.
 
     Args:
-        settings: the sweeper's.
-        space: what is drawn from.
-        folder: of the sweep; trial n runs in its folder n.
+        settings: of the sweeper.
+        space: the search space.
+        folder: of the sweep; trial n runs in its subfolder n.
         url: of the study's storage.
-        launcher: runs jobs.
-        launching: its config.
-        overrides: of the command line, Hydra's own ones too.
+        launcher: of Hydra; runs the jobs.
+        launcher_config: its config.
+        overrides: of the command line, including those of Hydra's own section.
+
+    Raises:
+        ConfigError: the folder holds a sweep that is not resumed, or that differs from this one.
     """
 
     def __init__(
@@ -263,23 +135,26 @@ class Sweeping:
         folder: Path,
         url: str,
         launcher: Launcher,
-        launching: DictConfig,
+        launcher_config: DictConfig,
         overrides: Sequence[str],
     ) -> None:
         self.settings, self.space, self.folder, self._launcher = settings, space, folder, launcher
         known = (folder / RECORD).exists()
         if known and not settings.resume:
-            raise ConfigError([Problem("hydra.sweep.dir", "holds a sweep", str(folder), f"sweep.resume={folder}")])
+            raise ConfigError(
+                [Problem("hydra.sweep.dir", "already holds a sweep", str(folder), f"sweep.resume={folder}")]
+            )
         if known:
             record = read_record(folder)
             check_record(record, settings, space)
         grid = space.grid() if settings.sampler == "grid" else []
         self.n_trials = settings.n_trials or len(grid) or TRIALS
         self.name = record["study"] if known else settings.study or folder.name
-        self._slots = slots_for(launching, settings.batch, 4 if settings.sampler in ADAPTIVE else self.n_trials)
+        most = 4 if settings.sampler in ADAPTIVE else self.n_trials
+        self._workers = workers_for(launcher_config, settings.batch, most)
         self.progress = Progress(settings, self.n_trials)
-        if settings.storage == "journal" and (mended := mend_journal(Path(url))):
-            self.progress.say(mended)
+        if settings.storage == "journal" and (repair := repair_journal(Path(url))):
+            self.progress.print(repair)
         self._backend = open_storage(url, settings.retries)
         sampler = make_sampler(settings.sampler, settings.seed, self.n_trials, space.common())
         directions = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
@@ -295,52 +170,183 @@ class Sweeping:
         self.trials = Trials(study, space, settings, self.n_trials, folder, self.progress)
 
     def run(self) -> list[Outcome]:
-        """Runs what is left of the sweep.
+        """Run the trials that are left.
 
         Returns:
-            how each of its trials ended.
+            the outcome of each trial of the sweep.
         """
         with self.progress:
-            self.trials.look()
+            self.trials.update_progress()
             try:
-                if self._slots.shared and self._slots.count > 1:
+                if self._workers.shared and self._workers.count > 1:
                     self._launcher.launch([], initial_job_idx=0)
-                self._slots.run(self._work, self._stop)
+                self._workers.run(self._work, self._stop)
             except (KeyboardInterrupt, SystemExit, StoppedError):
-                left = "" if self.settings.storage == "memory" else f"; go on with -m sweep.resume={self.folder}"
-                self.progress.say(f"the sweep was stopped{left}")
+                hint = "" if self.settings.storage == "memory" else f"; resume with -m sweep.resume={self.folder}"
+                self.progress.print(f"the sweep was stopped{hint}")
                 raise
         return self.trials.outcomes()
 
     def _work(self) -> None:
-        """What each slot does: launches trials until there are none left."""
-        while batch := self.trials.take(self._slots.size):
+        """Launch trials until none is left; the loop of a worker."""
+        while batch := self.trials.claim(self._workers.batch_size):
             for jobs in consecutive_trials(batch):
                 self._launch(jobs)
 
-    def _launch(self, jobs: Sequence[Pending]) -> None:
-        """Runs trials with consecutive numbers, and notes how they ended."""
+    def _launch(self, jobs: Sequence[PendingTrial]) -> None:
+        """Run trials with consecutive numbers, and record their outcomes."""
         overrides = [overrides_of(job, self.space, self.settings, self.name, self.folder) for job in jobs]
         try:
             with Heartbeat(self._backend, [pending.trial._trial_id for pending in jobs]):
                 results = self._launcher.launch(overrides, initial_job_idx=jobs[0].number)
         except Exception as error:
             if not any((self.folder / str(trial.number)).exists() for trial in self.trials.all()):
-                raise  # nothing was started, and nothing else would be
-            # A worker that was killed takes down what its launcher runs beside it; whoever takes the trials again
-            # looks what became of them.
+                raise  # no trial could be started
+            # A killed process may take down the other jobs of its launcher. The trials are released; the worker that
+            # claims them next reads their outcomes or restarts them.
             if not self.trials.closed:
-                what = str(error).strip().partition("\n")[0]
-                self.progress.say(f"the launcher failed: {type(error).__name__}: {what}")
-            self.trials.give_back(jobs)
+                reason = str(error).strip().partition("\n")[0]
+                self.progress.print(f"the launcher failed: {type(error).__name__}: {reason}")
+            self.trials.release(jobs)
             return
-        ended = [
+        outcomes = [
             outcome_of(result._return_value, result.status is not JobStatus.COMPLETED, self.folder / str(job.number))
             for job, result in zip(jobs, results, strict=True)
         ]
-        self.trials.note(jobs, ended)
+        self.trials.record(jobs, outcomes)
 
     def _stop(self) -> None:
-        """Ends the runs that other slots are at."""
+        """Hand out no more trials, and ask the runs of the other workers to stop."""
         if asked := ask_to_stop(self.trials.close()):
-            self.progress.say(f"waits for {asked} runs to save what they have; Ctrl-C ends them at once")
+            self.progress.print(f"waiting for {asked} runs to save a checkpoint; Ctrl-C ends them at once")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The workers that hand jobs to a launcher.
+
+    Args:
+        count: workers, each of which launches at the same time as the others.
+        batch_size: trials per launch.
+        shared: whether the launches share an executor or a cluster, which a launch without jobs starts.
+    """
+
+    count: int
+    batch_size: int = 1
+    shared: bool = False
+
+    def run(self, work: Callable[[], None], stop: Callable[[], None]) -> None:
+        """Run `work` in each worker; several workers are threads.
+
+        Args:
+            work: the loop of a worker.
+            stop: called if a worker fails or the process receives SIGTERM, while other workers are still running.
+
+        Raises:
+            BaseException: the error of the first worker that fails; the others get `GRACE` seconds to end.
+            StoppedError: the process received SIGTERM while several workers were running.
+        """
+        if self.count == 1:
+            work()
+            return
+        ended: SimpleQueue[BaseException | None] = SimpleQueue()
+
+        def worker() -> None:
+            try:
+                work()
+            except BaseException as error:
+                ended.put(error)
+            else:
+                ended.put(None)
+
+        # Daemon threads do not keep the process alive while a launcher waits for jobs that run elsewhere.
+        threads = [threading.Thread(target=worker, name=f"worker {n}", daemon=True) for n in range(self.count)]
+        with _stopped_by_sigterm():
+            for thread in threads:
+                thread.start()
+            try:
+                for _ in threads:
+                    if error := ended.get():
+                        raise error
+            except BaseException:
+                stop()
+                _wait_for_processes(threads)
+                raise
+
+
+def workers_for(launcher: DictConfig, batch: int | None, trials: int) -> Workers:
+    """Return the workers for a launcher.
+
+    A launcher that runs each job in its own process and can be called from several threads has one worker per job;
+    other launchers receive batches.
+
+    Args:
+        launcher: its config.
+        batch: concurrent trials, as configured; None: as many as the launcher can use.
+        trials: concurrent trials of a launcher that can use any number.
+    """
+    match str(launcher.get("_target_", "")).rpartition(".")[2]:
+        case "BasicLauncher":
+            return Workers(1, batch or 1)
+        case "JoblibLauncher":
+            from joblib import effective_n_jobs  # type: ignore[import-untyped]
+
+            workers = effective_n_jobs(launcher.get("n_jobs") or -1)
+            return Workers(min(batch or workers, workers), shared=True)
+        case "LocalLauncher":  # submitit's, which would start all jobs of a batch at once
+            return Workers(batch or os.cpu_count() or 1)
+        case "SlurmLauncher":
+            return Workers(min(batch or trials, launcher.get("array_parallelism") or trials))
+        case "RayLauncher":
+            return Workers(batch or trials, shared=True)
+    return Workers(1, batch or trials)
+
+
+def ask_to_stop(folders: Iterable[RunFolder]) -> int:
+    """Ask the runs in these folders that are children of this process to end at their next step, with a checkpoint.
+
+    They receive SIGUSR1. Terminals and schedulers never send it to a process group, and a second signal of the same
+    kind would kill the run.
+
+    Returns:
+        the number of runs that were asked.
+    """
+    children = {child.pid for child in multiprocessing.active_children()}
+    holders = [int(holder) for folder in folders if (holder := folder.holder()) and holder.isdigit()]
+    asked = [holder for holder in holders if holder in children]
+    for process in asked:
+        os.kill(process, signal.SIGUSR1)
+    return len(asked)
+
+
+def _wait_for_processes(threads: Iterable[threading.Thread]) -> None:
+    """Wait for workers whose jobs are children of this process, then kill the children that are left.
+
+    Jobs that run elsewhere are not stopped.
+    """
+    deadline = time.monotonic() + GRACE
+    try:
+        for thread in threads:
+            if multiprocessing.active_children():
+                thread.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for child in multiprocessing.active_children():
+            if child.pid:
+                os.kill(child.pid, signal.SIGKILL)  # the processes of loky have no kill() (joblib 1.5)
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Make SIGTERM raise an error in the main thread instead of ending the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise StoppedError("the sweep was asked to stop by SIGTERM", 128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

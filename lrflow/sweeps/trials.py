@@ -20,17 +20,17 @@ from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder, newest_checkpoint
 from lrflow.sweeps.progress import Progress, record_outcome, recorded_outcome
 from lrflow.sweeps.space import Assignment, Space
-from lrflow.sweeps.study import is_database, quiet, storage_of
+from lrflow.sweeps.study import is_database, quiet_optuna, storage_of
 
 
 @dataclass(frozen=True)
-class Pending:
-    """A trial that is handed to the launcher.
+class PendingTrial:
+    """A trial to be launched.
 
     Args:
         trial: of the study.
-        assignment: what it gives to the swept keys.
-        checkpoint: where it goes on; None: it starts anew.
+        assignment: its values of the swept keys.
+        checkpoint: to resume from; None: the trial starts from the beginning.
     """
 
     trial: optuna.Trial
@@ -39,22 +39,22 @@ class Pending:
 
     @property
     def number(self) -> int:
-        """Of the trial, of its job and of its folder."""
+        """The number of the trial, of its job and of its folder."""
         return self.trial.number
 
 
-def overrides_of(pending: Pending, space: Space, settings: Sweep, study: str, folder: Path) -> list[str]:
-    """The overrides of a job: its values, which trial it is, and where it goes on.
+def overrides_of(pending: PendingTrial, space: Space, settings: Sweep, study: str, folder: Path) -> list[str]:
+    """Return the overrides of a job: its values, the keys of `trial`, and the checkpoint to resume from.
 
     Args:
         pending: the trial.
-        space: that it was drawn from.
-        settings: the sweeper's.
+        space: the search space.
+        settings: of the sweeper.
         study: the study's name.
         folder: of the sweep.
     """
     trial = {"number": pending.number, "study": study, "storage": storage_of(settings.storage, folder)}
-    trial |= {"metric": settings.metric, "mode": settings.mode}  # which hold for the run too
+    trial |= {"metric": settings.metric, "mode": settings.mode}  # the run uses them too
     if settings.rank_ended_early:
         trial |= {"rank_ended_early": True}
     if settings.pruner != "none":
@@ -66,9 +66,9 @@ def overrides_of(pending: Pending, space: Space, settings: Sweep, study: str, fo
     return [*space.overrides(pending.assignment), *texts]
 
 
-def consecutive_trials(batch: Sequence[Pending]) -> Iterator[list[Pending]]:
-    """Runs of trials whose numbers follow each other, as a launcher numbers its jobs."""
-    part: list[Pending] = []
+def consecutive_trials(batch: Sequence[PendingTrial]) -> Iterator[list[PendingTrial]]:
+    """Yield groups of consecutively numbered trials, as launchers number their jobs."""
+    part: list[PendingTrial] = []
     for pending in sorted(batch, key=lambda pending: pending.number):
         if part and pending.number != part[-1].number + 1:
             yield part
@@ -79,15 +79,15 @@ def consecutive_trials(batch: Sequence[Pending]) -> Iterator[list[Pending]]:
 
 
 class Trials:
-    """The trials of a sweep. Several threads may take and note them.
+    """The trials of a sweep; workers in several threads may claim and record them.
 
     Args:
-        study: where they are noted.
-        space: what they are drawn from.
-        settings: the sweeper's.
-        n_trials: in all.
-        folder: of the sweep; trial n runs in its folder n.
-        progress: what is told of them.
+        study: of Optuna.
+        space: the search space.
+        settings: of the sweeper.
+        n_trials: of the whole sweep.
+        folder: of the sweep; trial n runs in its subfolder n.
+        progress: reports the trials to the user.
     """
 
     def __init__(
@@ -96,60 +96,60 @@ class Trials:
         self._study, self._space, self._settings = study, space, settings
         self._n_trials, self._folder, self._progress = n_trials, folder, progress
         self._is_shared = is_database(settings.storage)
-        self._lock = threading.Lock()  # a sampler draws one trial after the other, and knows how those before ended
-        self._taken: set[int] = set()
-        self.closed = False  # no more are handed out
+        self._lock = threading.Lock()  # the sampler draws one trial at a time, from the outcomes of those before
+        self._claimed: set[int] = set()
+        self.closed = False  # whether claims are refused
 
     def all(self) -> list[FrozenTrial]:
-        """As the study has them now."""
+        """Return all trials that the study has now."""
         return self._study.get_trials(deepcopy=False)
 
     def outcomes(self) -> list[Outcome]:
-        """How each trial that is over ended; one that was run again under another number is not told of."""
+        """Return the outcomes of all finished trials, without those that were run again under another number."""
         fixed = [text.removeprefix("++") for text in self._space.fixed]
         replaced = _replaced(trials := self.all())
-        over = [trial for trial in trials if trial.state.is_finished() and trial.number not in replaced]
-        return [recorded_outcome(trial, fixed, self._folder) for trial in over]
+        finished = [trial for trial in trials if trial.state.is_finished() and trial.number not in replaced]
+        return [recorded_outcome(trial, fixed, self._folder) for trial in finished]
 
-    def look(self) -> None:
-        """Lets the progress see them."""
+    def update_progress(self) -> None:
+        """Report the trials as they are now."""
         with self._lock:
-            self._look()
+            self._update_progress()
 
-    def take(self, count: int) -> list[Pending]:
-        """The trials that come next: those whose process died first, then new ones.
+    def claim(self, count: int) -> list[PendingTrial]:
+        """Claim the next trials: first those whose process died, then new ones.
 
         Args:
-            count: of them, at most.
+            count: the number of trials, at most.
 
         Returns:
-            what no other slot has, until it is given back; none: there is nothing left to do.
+            trials that no other worker gets until they are released; empty: no trial is left.
         """
-        batch: list[Pending] = []
+        batch: list[PendingTrial] = []
         while not batch:
             with self._lock:
-                dead = self._take_dead(count)
-            for trial in dead:  # without the lock: other slots go on
+                dead = self._claim_dead(count)
+            for trial in dead:  # without the lock, so that other workers can go on
                 self._wait_for(RunFolder(self._folder / str(trial.number)))
             with self._lock:
-                batch += [pending for trial in dead if (pending := self._revived(trial))]
+                batch += [pending for trial in dead if (pending := self._restarted(trial))]
                 batch += self._draw(count - len(batch))
-                self._look()
+                self._update_progress()
             if not dead:
                 break
         return batch
 
-    def give_back(self, jobs: Sequence[Pending]) -> None:
-        """Takes back trials of which nothing is known: their process may be dead."""
+    def release(self, jobs: Sequence[PendingTrial]) -> None:
+        """Release trials with an unknown outcome, because their process may have died."""
         with self._lock:
-            self._taken -= {pending.number for pending in jobs}
+            self._claimed -= {pending.number for pending in jobs}
 
-    def note(self, jobs: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
-        """Notes how trials ended.
+    def record(self, jobs: Sequence[PendingTrial], outcomes: Sequence[Outcome]) -> None:
+        """Record the outcomes of trials.
 
         Raises:
-            StoppedError: one was asked to stop, and the sweep with it.
-            UnknownMetricError: no trial will give what is optimised.
+            StoppedError: a trial was asked to stop, and so the sweep stops too.
+            UnknownMetricError: the trials have no metric of that name.
         """
         stopped: StoppedError | None = None
         with self._lock:
@@ -157,104 +157,105 @@ class Trials:
                 if isinstance(outcome.error, StoppedError):
                     stopped = outcome.error
                 else:
-                    self._tell(pending.trial, outcome)
-            self._taken -= {pending.number for pending in jobs}
+                    self._record(pending.trial, outcome)
+            self._claimed -= {pending.number for pending in jobs}
         if stopped:
             raise stopped
 
     def close(self) -> list[RunFolder]:
-        """Lets no more trials be taken.
+        """Refuse further claims.
 
         Returns:
-            the folders of those that are.
+            the folders of the claimed trials.
         """
         self.closed = True
-        return [RunFolder(self._folder / str(number)) for number in tuple(self._taken)]
+        return [RunFolder(self._folder / str(number)) for number in tuple(self._claimed)]
 
-    def _look(self) -> None:
-        self._progress.look(self.all(), self._folder)
+    def _update_progress(self) -> None:
+        self._progress.update(self.all(), self._folder)
 
-    def _take_dead(self, count: int) -> list[FrozenTrial]:
+    def _claim_dead(self, count: int) -> list[FrozenTrial]:
+        """Claim trials that the study has as running and that no living process of this machine runs."""
         if self.closed:
             return []
         if self._is_shared:
-            with quiet():
+            with quiet_optuna():
                 optuna.storages.fail_stale_trials(self._study)
         running = [trial for trial in self.all() if trial.state is TrialState.RUNNING]
-        dead = [trial for trial in running if trial.number not in self._taken and self._is_ours(trial)][:count]
-        self._taken |= {trial.number for trial in dead}
+        dead = [t for t in running if t.number not in self._claimed and self._may_take_over(t)][:count]
+        self._claimed |= {trial.number for trial in dead}
         return dead
 
-    def _is_ours(self, trial: FrozenTrial) -> bool:
-        """Whether a trial that is noted as running is left to this process: nobody else can be at it."""
+    def _may_take_over(self, trial: FrozenTrial) -> bool:
+        """Whether this process may restart a trial that the study has as running: no other process is running it."""
         if not self._is_shared:
             return True
         host, _, process = str(trial.user_attrs.get("owner", "")).rpartition(":")
         return host == socket.gethostname() and (int(process) == os.getpid() or not _is_alive(int(process)))
 
-    def _draw(self, count: int) -> list[Pending]:
-        """New trials, as far as there are any left."""
+    def _draw(self, count: int) -> list[PendingTrial]:
+        """Return new trials; fewer than `count` if fewer are left."""
         replaced = _replaced(trials := self.all())
         begun = [t for t in trials if t.state is not TrialState.WAITING and t.number not in replaced]
         left = 0 if self.closed else self._n_trials - len(begun)
         drawn = []
         for _ in range(min(count, left)):
-            with quiet():
+            with quiet_optuna():
                 drawn.append(self._ready(self._study.ask()))
         return drawn
 
-    def _ready(self, trial: optuna.Trial, checkpoint: Path | None = None) -> Pending:
-        """A trial whose values are drawn and noted."""
-        self._taken.add(trial.number)
+    def _ready(self, trial: optuna.Trial, checkpoint: Path | None = None) -> PendingTrial:
+        """Draw the values of a trial, record them and its owner, and return it."""
+        self._claimed.add(trial.number)
         assignment = self._space.suggest(trial)
         trial.set_user_attr("owner", f"{socket.gethostname()}:{os.getpid()}")
         trial.set_user_attr("overrides", [f"{key}={value}" for key, value in assignment.items()])
-        return Pending(trial, assignment, checkpoint)
+        return PendingTrial(trial, assignment, checkpoint)
 
-    def _revived(self, found: FrozenTrial) -> Pending | None:
-        """A trial whose process is gone, if there is anything left of it to do; one that ended is told of.
+    def _restarted(self, dead: FrozenTrial) -> PendingTrial | None:
+        """Return a trial whose process died, to be resumed from its last checkpoint under its number.
 
-        It keeps its number and its folder, and goes on from its last checkpoint.
+        None: its run has finished, or died too often; the outcome is recorded.
         """
-        folder = RunFolder(self._folder / str(found.number))
-        trial = optuna.Trial(self._study, found._trial_id)
-        ended = Outcome.from_summary(folder.read_summary(), folder.path)
-        if ended and ended.status != "stopped":
-            self._tell(trial, ended)
+        folder = RunFolder(self._folder / str(dead.number))
+        trial = optuna.Trial(self._study, dead._trial_id)
+        outcome = Outcome.from_summary(folder.read_summary(), folder.path)
+        if outcome and outcome.status != "stopped":
+            self._record(trial, outcome)
             return None
         checkpoint = newest_checkpoint(folder.path)
         name = checkpoint.name if checkpoint else None
-        # One that gets further each time is not what kills its process: that may be the trial beside it.
-        before = found.user_attrs.get("deaths", 0) if name == found.user_attrs.get("checkpoint") else 0
-        deaths = before + (ended is None)
-        if "overrides" in found.user_attrs:  # otherwise it was not even handed over
+        # A trial that gets further each time is not to blame for the death of its process; another trial may be.
+        before = dead.user_attrs.get("deaths", 0) if name == dead.user_attrs.get("checkpoint") else 0
+        deaths = before + (outcome is None)
+        if "overrides" in dead.user_attrs:  # else the trial was never launched
             trial.set_user_attr("deaths", deaths)
             trial.set_user_attr("checkpoint", name)
             if deaths > self._settings.retries:
                 error = LrflowError(f"its process died more than {self._settings.retries} times")
-                self._tell(trial, Outcome.from_error(error, folder=folder.path))
+                self._record(trial, Outcome.from_error(error, folder=folder.path))
                 return None
-            self._progress.say(f"trial {found.number}: its process is gone; it is run again")
+            self._progress.print(f"trial {dead.number}: its process died; it is run again")
         return self._ready(trial, checkpoint)
 
     def _wait_for(self, folder: RunFolder) -> None:
-        """Waits for a run whose sweep is gone, and which is still going."""
+        """Wait for a run that outlived its sweep."""
         if holder := folder.holder():
-            self._progress.say(f"{folder.path}: still runs as process {holder}, which is waited for")
+            self._progress.print(f"{folder.path}: waiting for process {holder}, which still runs this trial")
         while folder.holder():
             time.sleep(1)
 
-    def _tell(self, trial: optuna.Trial, outcome: Outcome) -> None:
-        """Notes how a trial ended, and tells of it."""
+    def _record(self, trial: optuna.Trial, outcome: Outcome) -> None:
+        """Record the outcome of a trial, and report it."""
         try:
             names = [each.name for each in self._settings.objectives]
             record_outcome(self._study, trial, names, outcome, self._settings.rank_ended_early)
         finally:
-            self._look()
+            self._update_progress()
 
 
 def _replaced(trials: Sequence[FrozenTrial]) -> set[int]:
-    """The numbers of trials in a database whose machine fell silent, and which are run again under another."""
+    """Return the numbers of trials in a database that are run again under another number, as their machine died."""
     return {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
 
 

@@ -44,7 +44,7 @@ def run(config: Config) -> dict[str, Any]:
     except OSError as error:
         raise LrflowError(f"{sweep.folder}: what the sweep found cannot be written: {error.strerror}") from error
     found: dict[str, Any] = {"folder": str(sweep.folder)}
-    if analyses and (best := analyses[0].curves[0]).valley:
+    if analyses and (best := analyses[0].curves[0]).minimum:
         low, high = best.interval
         found |= {"lr": best.lr, "low": low, "high": high, sweep.metric: analyses[0].metric(best.cost)}
     return found

@@ -13,7 +13,7 @@ from rich.console import Console
 from lrflow.config import Config
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.plan import Plan, PlanScheduler
-from lrflow.sweeps.samplers import Reporter, given_up, rungs
+from lrflow.sweeps.samplers import Reporter, pruned_error, rungs
 from lrflow.training import Signals
 from lrflow.training.monitor import Watched, build_monitors
 from lrflow.training.state import random_state, set_random_state
@@ -82,7 +82,7 @@ class Reports(pl.Callback):
         share = min(1.0, trainer.global_step / scheduler.plan.horizon.steps)
         over = self._reporter.report(metrics[self._trial.objective.name], share) if self._reporter else False
         if trainer.strategy.broadcast(over):
-            raise given_up(self._trial, metrics, share)
+            raise pruned_error(self._trial, metrics, share)
 
 
 def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, console: Console) -> None:
@@ -92,7 +92,7 @@ def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, conso
     """
     whole, name = whole_horizon(config, folder), trial.objective.name
     for share in rungs(trial.pruning):
-        if reporter.knows(share):  # before the process died
+        if reporter.has_reported(share):  # before the process died
             continue
         steps = max(1, round(share * whole.steps))
 
@@ -116,7 +116,7 @@ def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, conso
         length = f"{made} of {steps} steps, ended early by {trainer.ended_by}" if made < steps else f"{steps} steps"
         console.print(f"rung of {length}: {name} {metrics[name]:.4g}", highlight=False)
         if reporter.report(metrics[name], share):
-            raise given_up(trial, metrics, share)
+            raise pruned_error(trial, metrics, share)
 
 
 def _metrics(trainer: pl.Trainer, name: str) -> dict[str, float]:

@@ -94,7 +94,7 @@ def test_where_every_lr_diverged_nothing_is_said(analysed) -> None:
 
 def test_a_best_lr_at_the_edge_is_told(analysed) -> None:
     (curve,) = analysed([(lr, {}, bowl(lr, 2.0)) for lr in GRID]).curves
-    assert curve.doubts == ("the highest LR, 1, was the best: one above it may be better",)
+    assert curve.doubts == ("the best LR, 1, is the highest tried: one above it may be better",)
     assert curve.basin.closed == (True, False)
 
 
@@ -103,7 +103,7 @@ def test_three_are_too_few(analysed) -> None:
     assert curve.lr == 0.01
     assert curve.interval == pytest.approx((0.001, 0.1))
     assert curve.doubts == ("3 LRs are too few to fit: the best of those tried is shown",)
-    assert curve.told == "somewhere from 0.001 to 0.1"
+    assert curve.interval_text == "somewhere from 0.001 to 0.1"
 
 
 def test_of_near_lrs_one_that_was_tried_is_named_and_all_are_counted(analysed) -> None:
@@ -285,10 +285,10 @@ def test_pruned_trials_bend_no_curve_and_are_told_beyond_its_edge() -> None:
     assert answer(swept(rates, losses, pruned)) == answer(swept(rates, losses))
     found = analyse(swept(rates, losses, pruned))
     assert found is not None
-    assert "0.01, the highest LR that was not pruned, was the best: the 2 above it were pruned" in (
+    assert "the best LR, 0.01, is the highest that was not pruned: the 2 above it were pruned" in (
         found.curves[0].doubts
     )
-    assert [(lr, value) for lr, value, _ in found.given_up()] == [(1e-3, 0.1), (0.1, 3.0), (1.0, 5.0)]
+    assert [(lr, value) for lr, value, _ in found.pruned_points()] == [(1e-3, 0.1), (0.1, 3.0), (1.0, 5.0)]
 
 
 def test_what_was_given_up_far_above_the_start_is_drawn_where_the_picture_ends(make_run) -> None:
@@ -299,7 +299,7 @@ def test_what_was_given_up_far_above_the_start_is_drawn_where_the_picture_ends(m
     assert found is not None
     assert found.start == 2.0
     assert found.curves[0].sensitivity is None
-    assert [(lr, value) for lr, value, _ in found.given_up()] == [(1.0, 4.0)]
+    assert [(lr, value) for lr, value, _ in found.pruned_points()] == [(1.0, 4.0)]
 
 
 def test_a_choice_of_which_every_trial_was_pruned_is_told(make_run) -> None:

@@ -90,7 +90,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_read(make_run) -> None:
     (folder / "recipe").mkdir()
     sweep = read_sweep(folder)
     assert [trial.status for trial in sweep.trials] == ["finished", "unfinished"]
-    assert sweep.notes == ("trial 2 left nothing that can be read", "trial 3 left nothing that can be read")
+    assert sweep.notes == ("trial 2 cannot be read", "trial 3 cannot be read")
 
 
 def test_the_last_row_of_a_killed_run_may_be_half_a_row(make_run) -> None:
@@ -118,15 +118,15 @@ def test_no_other_metric_is_taken_for_one_that_no_trial_has(make_run) -> None:
         folder = make_run(number, [f"optimizer.lr={lr}"], logged)
     sweep = read_sweep(folder)
     assert (sweep.metric, sweep.best, analyse(sweep)) == ("val/loss", None, None)
-    why = sweep.no_best()
+    why = sweep.why_no_best()
     assert why.startswith("no best: no trial has the metric val/loss; did you mean val_loss?")
     assert f"task=analyze task.from={folder} task.metric=val_loss task.write=true" in why
     assert "trainer.checkpoint.monitor=val_loss" in why
-    assert read_sweep(folder, "val_loss").no_best() is None
+    assert read_sweep(folder, "val_loss").why_no_best() is None
 
 
 def test_a_metric_of_the_test_is_not_proposed(make_run) -> None:
-    why = read_sweep(make_run(0, metrics={"test/loss": 0.5, "train/error": 0.1})).no_best()
+    why = read_sweep(make_run(0, metrics={"test/loss": 0.5, "train/error": 0.1})).why_no_best()
     assert "train/error" in why
     assert "test/loss" not in why
 
@@ -134,18 +134,21 @@ def test_a_metric_of_the_test_is_not_proposed(make_run) -> None:
 @pytest.mark.parametrize(
     ("ends", "expected"),
     [
-        (["ended_early", "ended_early"], "none finished (2 ended early). sweep.rank_ended_early=true"),
-        (["pruned", "diverged", "diverged"], "none finished (1 pruned, 2 diverged)"),
-        (["failed"], "none finished (1 failed)"),
+        (
+            ["ended_early", "ended_early"],
+            "none of 2 trials finished (2 ended early). Rank trials that ended early: ",
+        ),
+        (["pruned", "diverged", "diverged"], "none of 3 trials finished (1 pruned, 2 diverged)"),
+        (["failed"], "none of 1 trials finished (1 failed)"),
     ],
 )
 def test_why_there_is_no_best(ends: list[str], expected: str, make_run) -> None:
     for number, status in enumerate(ends):
         folder = make_run(number, [f"seed={number}"], {"val/loss": 0.5}, status=status)
-    assert expected in read_sweep(folder).no_best()
+    assert expected in read_sweep(folder).why_no_best()
     if "ended_early" in ends:
-        assert read_sweep(folder, rank_ended_early=True).no_best() is None
-        assert f"task.from={folder} task.rank_ended_early=true" in read_sweep(folder).no_best()
+        assert read_sweep(folder, rank_ended_early=True).why_no_best() is None
+        assert f"task.from={folder} task.rank_ended_early=true" in read_sweep(folder).why_no_best()
 
 
 @pytest.mark.parametrize("record", ["sweep.yaml", "multirun.yaml"])
@@ -159,7 +162,7 @@ def test_what_one_trial_was_resumed_with_was_not_swept(record: str, make_run) ->
     (folder / record).write_text(told[record])
     sweep = read_sweep(folder)
     assert sweep.keys == ("optimizer.lr",)
-    assert sweep.notes == ("trainer.max_epochs is not the same in all trials, though it was not swept",)
+    assert sweep.notes == ("trainer.max_epochs differs between trials, though it was not swept",)
 
 
 def test_a_row_a_trial(make_run, tmp_path: Path) -> None:

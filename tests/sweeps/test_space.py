@@ -113,16 +113,16 @@ def test_all_problems_of_a_space_at_once() -> None:
     assert problems["data.batch_size"] == "there is no such tag"
     assert "interval" in problems["seed"]
     assert "never sdg" in problems["optimizer.nesterov"]
-    assert problems["schedule.warmup"] == "this cannot be read"
+    assert problems["schedule.warmup"] == "cannot be parsed"
 
 
 def test_a_condition_of_what_is_not_swept() -> None:
     problems = problems_of(
         params={"optimizer.lr": "0.1,0.2"}, when={"optimizer=sgd": {"optimizer.momentum": "0.8,0.9"}}
     )
-    assert problems == {"optimizer.momentum": "stands under a condition of optimizer, which is not swept"}
+    assert problems == {"optimizer.momentum": "has a condition on optimizer, which is not swept"}
 
 
 def test_a_grid_has_no_intervals() -> None:
-    with pytest.raises(ConfigError, match="a grid takes values"):
+    with pytest.raises(ConfigError, match="a grid needs values"):
         space_of("optimizer.lr=interval(0.1,1)").grid()

@@ -11,7 +11,7 @@ from lrflow.config.overrides import Override
 from lrflow.errors import LrflowError
 from lrflow.sweeps.samplers import Grid, make_sampler
 from lrflow.sweeps.space import Space, read_space
-from lrflow.sweeps.study import JOURNAL, mend_journal, open_storage, quiet
+from lrflow.sweeps.study import JOURNAL, open_storage, quiet_optuna, repair_journal
 
 SAMPLERS = ["random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
 LR, MOMENTUM = map(Override.read, ("optimizer.lr=interval(1e-4,1)", "optimizer.momentum=interval(0.1,0.9)"))
@@ -70,7 +70,7 @@ def test_machines_share_a_grid(tmp_path: Path) -> None:
         drawn.append(space.suggest(trial))
         if number == 2:  # it fell silent, and is run again
             machines[0].tell(trial, state=TrialState.FAIL)
-            with quiet():
+            with quiet_optuna():
                 optuna.storages.RetryHeartbeatStaleTrialCallback()(machines[0], machines[0].trials[2])
             again = machines[1].ask()
             assert (again.number, space.suggest(again)) == (3, drawn[2])
@@ -98,7 +98,7 @@ def test_half_a_line_is_cut_off_by_whoever_writes_next(tmp_path: Path) -> None:
         file.write(b"{" + b"x" * 10_000)
     draw(path, "random", 1)
     assert path.read_bytes()[size : size + 2] == b'{"'
-    assert mend_journal(path) is None
+    assert repair_journal(path) is None
     assert len(open_storage(str(path)).get_all_trials(0)) == 3
 
 
@@ -108,12 +108,12 @@ def test_a_broken_end_is_mended_and_a_copy_kept(tail: bytes, tmp_path: Path) -> 
     draw(path, "random", 2)
     sound = path.read_bytes()
     path.write_bytes(sound + tail)
-    told = mend_journal(path)
+    told = repair_journal(path)
     assert told is not None
-    assert "was cut off" in told
+    assert "removed " in told
     assert path.read_bytes() == sound
     assert (tmp_path / f"{JOURNAL}.broken-1").read_bytes() == sound + tail
-    assert mend_journal(path) is None
+    assert repair_journal(path) is None
 
 
 def test_a_broken_midst_is_refused(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_broken_midst_is_refused(tmp_path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], b"\x00\n", *lines[1:]]))
     with pytest.raises(LrflowError, match="line 2 is broken"):
-        mend_journal(path)
+        repair_journal(path)
 
 
 def test_a_write_that_fails_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +134,6 @@ def test_a_write_that_fails_leaves_whole_lines(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(LrflowError, match="No space left on device; make room"):
+    with pytest.raises(LrflowError, match="No space left on device; free disk space"):
         draw(path, "random", 1)
     assert path.read_bytes() == before

@@ -48,10 +48,10 @@ TRAINING = """
                     time.sleep(0.05)
         metrics = {"val/loss": config.optimizer.lr, "process": os.getpid()}
         if config.trial.pruner != "none":
-            from lrflow.sweeps.samplers import Reporter, given_up
+            from lrflow.sweeps.samplers import Reporter, pruned_error
 
             if Reporter(config.trial).report(metrics["val/loss"], 0.5):
-                raise given_up(config.trial, metrics, 0.5)
+                raise pruned_error(config.trial, metrics, 0.5)
         (config.run_folder / "summary.json").write_text(json.dumps({"status": "finished", "metrics": metrics}))
         return {**metrics, "folder": str(config.run_folder)}
 
@@ -118,7 +118,7 @@ def test_a_worker_that_is_killed_loses_no_trial(elsewhere: Path, capsys: pytest.
     assert main(["-m", *JOBLIB, "hydra.sweep.dir=swept", "seed=0,2,3,4", "optimizer.lr=0.1"]) == 0
     out = capsys.readouterr().out
     assert "the launcher failed: TerminatedWorkerError" in out
-    assert "trial 1: its process is gone; it is run again" in out
+    assert "trial 1: its process died; it is run again" in out
     assert states(elsewhere / "swept") == ["COMPLETE"] * 4
 
 
@@ -156,7 +156,7 @@ def test_a_disk_without_room_ends_a_sweep_that_can_go_on(elsewhere: Path, object
     command = [sys.executable, "-m", "lrflow", "-m", *words]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=240, preexec_fn=no_room)
     assert ended.returncode == 1
-    assert "the trials cannot be noted: File too large; make room and resume the sweep" in ended.stderr
+    assert "trials cannot be recorded: File too large; free disk space and resume the sweep" in ended.stderr
     assert "Traceback" not in ended.stderr
     before = states(elsewhere / "swept")
     done = before.count("COMPLETE")

@@ -145,7 +145,7 @@ def test_a_metric_or_a_trial_that_there_is_not(folder: Path, capsys: pytest.Capt
 
 def test_what_cannot_be_analysed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["task=analyze", f"task.from={folder}/0"]) == 2
-    assert "give the folder above it" in capsys.readouterr().err
+    assert "give its parent folder" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_to(

@@ -1,4 +1,4 @@
-"""Sweeps of several slots, with a launcher whose jobs are functions in the slots' own threads."""
+"""Sweeps of several workers, with a launcher whose jobs are functions in the workers' own threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.space import read_space
 from lrflow.sweeps.study import JOURNAL
-from lrflow.sweeps.sweeper import Slots, Sweeping, ask_to_stop, slots_for
+from lrflow.sweeps.sweeper import SweepRun, Workers, ask_to_stop, workers_for
 
 TIMEOUT = 30  # seconds until a test that would hang fails
 PLUGINS = "hydra_plugins.hydra_{}_launcher.{}"
@@ -41,23 +41,23 @@ JOBLIB, LOCAL, SLURM, RAY = (
 @pytest.mark.parametrize(
     ("config", "batch", "expected"),
     [
-        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, None, Slots(1, 1)),
-        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 3, Slots(1, 3)),
-        ({"_target_": JOBLIB, "n_jobs": 4}, None, Slots(4, shared=True)),
-        ({"_target_": JOBLIB, "n_jobs": 4}, 2, Slots(2, shared=True)),
-        ({"_target_": JOBLIB, "n_jobs": 1}, 9, Slots(1, shared=True)),  # joblib then runs jobs in this very process
-        ({"_target_": LOCAL}, 3, Slots(3)),
-        ({"_target_": SLURM, "array_parallelism": 256}, None, Slots(20)),
-        ({"_target_": SLURM, "array_parallelism": 8}, None, Slots(8)),
-        ({"_target_": RAY}, None, Slots(20, shared=True)),
-        ({"_target_": "hydra_plugins.lrflow_vectorized.launcher.VectorizedLauncher"}, None, Slots(1, 20)),
-        ({"_target_": "somebody.elses.Launcher"}, 5, Slots(1, 5)),
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, None, Workers(1, 1)),
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 3, Workers(1, 3)),
+        ({"_target_": JOBLIB, "n_jobs": 4}, None, Workers(4, shared=True)),
+        ({"_target_": JOBLIB, "n_jobs": 4}, 2, Workers(2, shared=True)),
+        ({"_target_": JOBLIB, "n_jobs": 1}, 9, Workers(1, shared=True)),  # joblib then runs jobs in this very process
+        ({"_target_": LOCAL}, 3, Workers(3)),
+        ({"_target_": SLURM, "array_parallelism": 256}, None, Workers(20)),
+        ({"_target_": SLURM, "array_parallelism": 8}, None, Workers(8)),
+        ({"_target_": RAY}, None, Workers(20, shared=True)),
+        ({"_target_": "hydra_plugins.lrflow_vectorized.launcher.VectorizedLauncher"}, None, Workers(1, 20)),
+        ({"_target_": "somebody.elses.Launcher"}, 5, Workers(1, 5)),
     ],
 )
 def test_a_launcher_is_handed_as_many_jobs_as_it_runs_at_a_time(
-    config: dict[str, Any], batch: int | None, expected: Slots
+    config: dict[str, Any], batch: int | None, expected: Workers
 ) -> None:
-    assert slots_for(DictConfig(config), batch, 20) == expected
+    assert workers_for(DictConfig(config), batch, 20) == expected
 
 
 class Threads:
@@ -84,15 +84,15 @@ class Threads:
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> Callable[..., tuple[Sweeping, Threads]]:
-    """Makes a sweep of a function, in slots."""
+def sweep(tmp_path: Path) -> Callable[..., tuple[SweepRun, Threads]]:
+    """Makes a sweep of a function, in workers."""
 
-    def make(run: Callable[[int], float], slots: int, **settings: Any) -> tuple[Sweeping, Threads]:
+    def make(run: Callable[[int], float], workers: int, **settings: Any) -> tuple[SweepRun, Threads]:
         launcher = Threads(run, tmp_path)
-        chosen = Sweep.model_validate({"sampler": "random", "n_trials": 6, "batch": slots, **settings})
+        chosen = Sweep.model_validate({"sampler": "random", "n_trials": 6, "batch": workers, **settings})
         space = read_space(None, None, map(Override.read, ["optimizer.lr=interval(1e-4,1)"]))
         launching = DictConfig({"_target_": LOCAL})
-        return Sweeping(chosen, space, tmp_path, str(tmp_path / JOURNAL), launcher, launching, []), launcher  # type: ignore[arg-type]
+        return SweepRun(chosen, space, tmp_path, str(tmp_path / JOURNAL), launcher, launching, []), launcher  # type: ignore[arg-type]
 
     return make
 
@@ -108,7 +108,7 @@ def save_when_asked(folder: Path, holds: Any) -> None:
         time.sleep(TIMEOUT)
 
 
-def states(sweep: Sweeping) -> list[str]:
+def states(sweep: SweepRun) -> list[str]:
     return [trial.state.name for trial in sweep.trials.all()]
 
 
@@ -157,7 +157,7 @@ def test_a_failing_job_and_a_failing_launch_lose_no_trial(sweep, capsys: pytest.
     assert [outcome.status for outcome in outcomes].count("failed") == 1
     out = capsys.readouterr().out
     assert "the launcher failed: ConnectionError: a worker was killed\n" in out
-    assert "trial 2: its process is gone; it is run again" in out
+    assert "trial 2: its process died; it is run again" in out
 
 
 def test_a_launcher_that_starts_nothing_ends_the_sweep(sweep, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_runs_of_this_machine_save_what_they_have_when_the_sweep_is_stopped(tmp_
 
     asked: list[int] = []
     with pytest.raises(LrflowError, match="the disk is full"):
-        Slots(2).run(work, lambda: asked.append(ask_to_stop(folders)))
+        Workers(2).run(work, lambda: asked.append(ask_to_stop(folders)))
     assert asked == [1]
     assert (tmp_path / "saved").exists()
     idle.join(TIMEOUT)
@@ -224,6 +224,6 @@ def test_a_sweep_that_is_stopped_waits_for_no_job(by: str, sweep, capsys: pytest
         swept.run()
     assert not never.is_set()
     assert sorted(launcher.launched) == [0, 1, 2, 3]
-    assert f"the sweep was stopped; go on with -m sweep.resume={swept.folder}" in capsys.readouterr().out
+    assert f"the sweep was stopped; resume with -m sweep.resume={swept.folder}" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) is handler
     never.set()
