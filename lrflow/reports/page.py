@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 HERE = Path(__file__).parent
-LONG = 60  # characters of a cell that is broken into lines
+LONG = 60  # characters; longer cells are wrapped
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A number that is seen first.
+    """A number at the top of a page.
 
     Args:
-        name: what it is.
-        value: as it is to be read, with its unit.
-        note: a few words more.
+        name: of the number.
+        value: formatted, with its unit.
+        note: a few words of explanation.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Fact:
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a cell of a table, where that is more than a text or a number.
+    """A cell of a table that is more than a text or a number.
 
     Args:
-        text: what is seen.
-        key: what the column is sorted by; None: the text.
-        link: where it leads, relative to the page.
-        hint: what is shown when it is pointed at.
+        text: of the cell.
+        key: to sort the column by; None: the text.
+        link: target, relative to the page.
+        hint: shown when the mouse is over the cell.
     """
 
     text: str
@@ -56,11 +56,11 @@ class Cell:
 
 
 class Page:
-    """A page that is put together from top to bottom, then written.
+    """A page that is built from top to bottom, then written.
 
     Args:
         title: of the page.
-        about: a line below it.
+        about: a line below the title.
 
     Raises:
         ConfigError: plotly is not installed.
@@ -86,17 +86,17 @@ class Page:
         self._sections.append(f'<section class="facts">{"".join(tiles)}</section>')
 
     def notes(self, sentences: Sequence[str]) -> None:
-        """Add what speaks against the answer, where anything does."""
+        """Add a list of warnings; nothing if there are none."""
         if sentences:
             items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
             self._sections.append(f'<section class="notes"><ul>{items}</ul></section>')
 
     def figure(self, heading: str, figure: Figure, caption: str = "", height: int = 420) -> None:
-        """Add a figure of plotly's; the page gives it its fonts, its margins and the colours of its axes.
+        """Add a plotly figure; the page sets its fonts, its margins and the colours of its axes.
 
         Args:
-            heading: above it.
-            figure: the traces with their own colours, and a layout without any.
+            heading: above the figure.
+            figure: traces with colours, and a layout without colours.
             caption: below the heading.
             height: in pixels.
         """
@@ -117,25 +117,25 @@ class Page:
         caption: str = "",
         strong: int | None = None,
     ) -> None:
-        """Add a table that is sorted by a click on a heading.
+        """Add a table that a click on a column's name sorts.
 
         Args:
-            heading: above it.
-            columns: their names.
-            rows: as many cells each; None: an empty one.
+            heading: above the table.
+            columns: the names of the columns.
+            rows: one cell per column; None: an empty cell.
             caption: below the heading.
-            strong: the row that stands out, from 0; None: none does.
+            strong: the index of the row to highlight; None: no row.
         """
         body = [[_cell(value) for value in row] for row in rows]
         right = [
             bool(body) and all(row[at].key == "" or _is_number(row[at]) for row in body) for at in range(len(columns))
         ]
         head = "".join(
-            f'<th{_kind("number" * is_number)}><button type="button">{escape(name)}</button></th>'
+            f'<th{_class("number" * is_number)}><button type="button">{escape(name)}</button></th>'
             for name, is_number in zip(columns, right, strict=True)
         )
         lines = (
-            f"<tr{_kind('strong' * (number == strong))}>"
+            f"<tr{_class('strong' * (number == strong))}>"
             f"{''.join(_td(cell, is_number) for cell, is_number in zip(row, right, strict=True))}</tr>"
             for number, row in enumerate(body)
         )
@@ -143,11 +143,11 @@ class Page:
         self._card(heading, caption, f'<div class="scroll">{table}</div>')
 
     def code(self, heading: str, text: str, caption: str = "") -> None:
-        """Add lines of a file or of a command line."""
+        """Add text in a monospaced font, such as a file or a command."""
         self._card(heading, caption, f"<pre><code>{escape(text.strip())}</code></pre>")
 
     def write(self, path: Path) -> Path:
-        """Write the page; one that is there is replaced as a whole."""
+        """Write the page; an existing file is replaced atomically."""
         about = f'<p class="about">{escape(self._about)}</p>' if self._about else ""
         text = Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
             title=escape(self._title),
@@ -161,12 +161,12 @@ class Page:
         return write_whole(path, text)
 
     def _card(self, heading: str, caption: str, content: str) -> None:
-        told = f'<p class="caption">{escape(caption)}</p>' if caption else ""
-        self._sections.append(f'<section class="card"><h2>{escape(heading)}</h2>{told}{content}</section>')
+        below = f'<p class="caption">{escape(caption)}</p>' if caption else ""
+        self._sections.append(f'<section class="card"><h2>{escape(heading)}</h2>{below}{content}</section>')
 
 
 def _cell(value: str | float | Cell | None) -> Cell:
-    """A cell with its key."""
+    """Return the cell of a value, with its key."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return Cell("", "")
     if isinstance(value, Cell):
@@ -183,11 +183,11 @@ def _td(cell: Cell, is_number: bool) -> str:
     if cell.link:
         text = f'<a href="{escape(cell.link)}">{text}</a>'
     hint = f' title="{escape(cell.hint)}"' if cell.hint else ""
-    kind = _kind("number" * is_number, "long" * (len(cell.text) > LONG))
+    kind = _class("number" * is_number, "long" * (len(cell.text) > LONG))
     return f'<td{kind} data-key="{escape(str(cell.key))}"{hint}>{text}</td>'
 
 
-def _kind(*names: str) -> str:
-    """The classes of an element, those that are not empty."""
+def _class(*names: str) -> str:
+    """Return the `class` attribute of an element; empty names are left out."""
     given = " ".join(filter(None, names))
     return f' class="{given}"' if given else ""

@@ -20,57 +20,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-NAMED = 12  # trials of a Pareto front that are named by their numbers; of more, none is
-
-
-def along(rates: Sequence[float], line: Sequence[tuple[float, float]], scale: str) -> list[float]:
-    """Where a line of straight pieces, as it is drawn over a logarithmic axis of LRs, is at these rates.
-
-    Args:
-        rates: within the line.
-        line: its corners.
-        scale: of the other axis.
-    """
-    if not rates:
-        return []
-    corners = np.array(line, float)
-    heights = np.log10(corners[:, 1]) if scale == "log" else corners[:, 1]
-    found = np.interp(np.log10(rates), np.log10(corners[:, 0]), heights)
-    return (10.0**found if scale == "log" else found).tolist()
-
-
-def by_rate(rates: Sequence[Value]) -> list[str]:
-    """A colour for each learning rate, by its logarithm; grey for what is none."""
-    known = [value for rate in rates if (value := number_or_none(rate)) is not None and value > 0]
-    low, high = np.log10([min(known), max(known)]) if known else (0.0, 0.0)
-    return [
-        _between((np.log10(value) - low) / (high - low) if high > low else 0.5)
-        if (value := number_or_none(rate)) is not None and value > 0
-        else MUTED
-        for rate in rates
-    ]
-
-
-def _between(share: float) -> str:
-    """The colour at a share of the way from cold to hot."""
-    stops = np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in COLD_TO_HOT], float)
-    where = np.linspace(0, 1, len(stops))
-    return "#" + "".join(f"{round(float(np.interp(share, where, column))):02x}" for column in stops.T)
-
-
-WIDE = 300  # ratio of the highest to the lowest value from which on an axis has marks at decades alone
+MAX_NUMBERED = 12  # trials of a Pareto front; a larger front is drawn without the numbers of its trials
+WIDE = 300  # ratio of the highest to the lowest value; a wider axis only has ticks at decades
 
 
 def plot_sweep(sweep: SweepResults, analyses: Sequence[Analysis], path: Path) -> Path:
-    """Draw what a sweep found: the metric against the LR for each objective, two objectives against each other, and how
-    the trials learned.
+    """Draw each objective against the LR, the Pareto front of two objectives, and the learning curves.
 
     Args:
-        sweep: that was read.
-        analyses: one an objective; empty: no LR was swept.
+        sweep: the results.
+        analyses: one per objective; empty: no LR was swept.
         path: of the PNG.
     """
-    from matplotlib.figure import Figure  # itself and not pyplot: no state, no display
+    from matplotlib.figure import Figure  # without pyplot, which keeps state and may need a display
 
     panels: list[Callable[[Axes], None]] = [partial(_draw_rates, analysis=analysis) for analysis in analyses]
     if len(sweep.objectives) == 2:
@@ -90,7 +52,7 @@ def plot_sweep(sweep: SweepResults, analyses: Sequence[Analysis], path: Path) ->
 
 
 def _draw_rates(axes: Axes, analysis: Analysis) -> None:
-    """The metric against the LR: a line a curve, and what was pruned where it was given up."""
+    """Draw the metric against the LR: one line per curve, and pruned trials at their last metric."""
     pruned = analysis.pruned_points()
     means = [analysis.metric(point.cost) for curve in analysis.curves for point in curve.points]
     scale = scale_of([*means, *(value for _, value, _ in pruned)])
@@ -101,8 +63,8 @@ def _draw_rates(axes: Axes, analysis: Analysis) -> None:
         axes.plot(
             rates, values, "v", color=MUTED, fillstyle="none", markersize=5, linewidth=0, label="pruned", zorder=1
         )
-    _mark(axes, "x", "log")
-    _mark(axes, "y", scale)
+    _set_scale(axes, "x", "log")
+    _set_scale(axes, "y", scale)
     axes.set_xlabel(analysis.lr_key, color=INK)
     axes.set_ylabel(analysis.sweep.metric, color=INK)
     best = analysis.curves[0]
@@ -114,16 +76,16 @@ def _draw_rates(axes: Axes, analysis: Analysis) -> None:
 
 
 def _draw_curve(axes: Axes, analysis: Analysis, curve: LRCurve, colour: str, scale: str) -> None:
-    """The trials as dots, their means as a line that is thick within the basin, and the best LR on it."""
+    """Draw the trials as dots, their means as a line that is thick within the basin, and the best LR."""
     ended = [point for point in curve.points if math.isfinite(point.cost)]
     trials = [(point.lr, analysis.sweep.cost(trial)) for point in curve.points for trial in point.trials]
     dots = [(lr, analysis.metric(cost)) for lr, cost in trials if math.isfinite(cost)]
     axes.plot(*np.array(dots).T.reshape(2, -1), ".", color=colour, alpha=0.45, markersize=5)
     rates, means = [point.lr for point in ended], [analysis.metric(point.cost) for point in ended]
-    said = f"{curve.lr:.3g}" if ended else curve.doubts[0]
-    axes.plot(rates, means, color=colour, linewidth=1.5, label=f"{curve.name}: {said}" if curve.name else "done")
+    result = f"{curve.lr:.3g}" if ended else curve.doubts[0]
+    axes.plot(rates, means, color=colour, linewidth=1.5, label=f"{curve.name}: {result}" if curve.name else "done")
     inside = curve.inside_basin()
-    thick = along(inside, list(zip(rates, means, strict=True)), scale)
+    thick = interpolate_line(inside, list(zip(rates, means, strict=True)), scale)
     axes.plot(inside, thick, color=colour, linewidth=6, alpha=0.3)
     fitted = curve.fitted()
     axes.plot([lr for lr, _ in fitted], [analysis.metric(cost) for _, cost in fitted], ":", color=colour, linewidth=1.2)
@@ -137,45 +99,45 @@ def _draw_curve(axes: Axes, analysis: Analysis, curve: LRCurve, colour: str, sca
 
 
 def _draw_front(axes: Axes, sweep: SweepResults) -> None:
-    """Two objectives against each other: the front as a line with the numbers of its trials, the others faint."""
+    """Draw two objectives against each other: the front as a line with the numbers of its trials, the others faint."""
     across, up = sweep.objectives
-    colours = by_rate([trial.rate(sweep.lr_key) for trial in sweep.ended])
+    colours = rate_colours([trial.rate(sweep.lr_key) for trial in sweep.ended])
     for trial, colour in zip(sweep.ended, colours, strict=True):
         x, y = trial.metrics[across.name], trial.metrics[up.name]
         on_front = trial in sweep.front
         axes.plot(x, y, "o", color=colour, markersize=8 if on_front else 5, alpha=1 if on_front else 0.4)
-        if on_front and len(sweep.front) <= NAMED:
+        if on_front and len(sweep.front) <= MAX_NUMBERED:
             axes.annotate(str(trial.number), (x, y), (5, 5), textcoords="offset points", fontsize=9, color=INK)
     front = sorted([trial.metrics[each.name] for each in sweep.objectives] for trial in sweep.front)
-    # What the front leaves behind ends at the trial before where less is better, and at the next where more is.
+    # The step function that bounds the dominated region.
     steps: Literal["post", "pre"] = "post" if across.mode == "min" else "pre"
     axes.step([x for x, _ in front], [y for _, y in front], where=steps, color=MUTED, linewidth=1.2, zorder=1)
     for side, set_label, each in (("x", axes.set_xlabel, across), ("y", axes.set_ylabel, up)):
-        _mark(axes, side, scale_of(trial.metrics[each.name] for trial in sweep.ended))
+        _set_scale(axes, side, scale_of(trial.metrics[each.name] for trial in sweep.ended))
         set_label(str(each), color=INK)
     title = f"Pareto front: {len(sweep.front)} of {len(sweep.trials)} trials, by number"
     axes.set_title(title, loc="left", fontsize=11, color=INK)
 
 
 def _draw_learning(axes: Axes, sweep: SweepResults, analysis: Analysis | None) -> None:
-    """The trials over their steps, the higher the LR the warmer the colour."""
+    """Draw the learning curves; higher LRs have warmer colours."""
     column, curves = learning_curves(sweep)
-    colours = by_rate([curve.trial.rate(sweep.lr_key) for curve in curves])
+    colours = rate_colours([curve.trial.rate(sweep.lr_key) for curve in curves])
     for curve, colour in zip(curves, colours, strict=True):
         axes.plot(curve.steps, curve.values, color=colour, linewidth=1, alpha=0.8)
     values = [value for curve in curves for value in curve.values]
     scale = scale_of(values)
-    _mark(axes, "y", scale)
+    _set_scale(axes, "y", scale)
     if analysis and values and max(values) > (top := analysis.upper_limit(column)):
         axes.set_ylim(0.8 * min(values) if scale == "log" else None, top)
     axes.set_xlabel("optimizer step", color=INK)
     axes.set_ylabel(column, color=INK)
-    title = "how the trials learned" + (", by LR: blue low, red high" if analysis else "")
+    title = "learning curves" + (" by LR: blue low, red high" if analysis else "")
     axes.set_title(title, loc="left", fontsize=11, color=INK)
 
 
-def _mark(axes: Axes, side: str, scale: str) -> None:
-    """Give an axis, `x` or `y`, its scale; a logarithmic one of few decades has marks at 1, 2 and 5."""
+def _set_scale(axes: Axes, side: str, scale: str) -> None:
+    """Set the scale of an axis, `x` or `y`; a logarithmic axis of few decades has ticks at 1, 2 and 5."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set(**{f"{side}scale": scale})
@@ -185,3 +147,38 @@ def _mark(axes: Axes, side: str, scale: str) -> None:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < WIDE * low else (1,)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
+
+
+def interpolate_line(rates: Sequence[float], line: Sequence[tuple[float, float]], scale: str) -> list[float]:
+    """Interpolate a line at these LRs, as it is drawn: straight between its points, over a logarithmic axis.
+
+    Args:
+        rates: between the ends of the line.
+        line: the LR and the value of each point.
+        scale: of the axis of the values, `linear` or `log`.
+    """
+    if not rates:
+        return []
+    points = np.array(line, float)
+    heights = np.log10(points[:, 1]) if scale == "log" else points[:, 1]
+    interpolated = np.interp(np.log10(rates), np.log10(points[:, 0]), heights)
+    return (10.0**interpolated if scale == "log" else interpolated).tolist()
+
+
+def rate_colours(rates: Sequence[Value]) -> list[str]:
+    """Return a colour for each LR by its logarithm; grey for a value that is not an LR."""
+    known = [value for rate in rates if (value := number_or_none(rate)) is not None and value > 0]
+    low, high = np.log10([min(known), max(known)]) if known else (0.0, 0.0)
+    return [
+        _between((np.log10(value) - low) / (high - low) if high > low else 0.5)
+        if (value := number_or_none(rate)) is not None and value > 0
+        else MUTED
+        for rate in rates
+    ]
+
+
+def _between(share: float) -> str:
+    """Return the colour at a share of the way from cold to hot."""
+    stops = np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in COLD_TO_HOT], float)
+    where = np.linspace(0, 1, len(stops))
+    return "#" + "".join(f"{round(float(np.interp(share, where, column))):02x}" for column in stops.T)

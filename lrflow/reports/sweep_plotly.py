@@ -10,20 +10,20 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lrflow.display import COLD_TO_HOT, CURVES, MUTED, scale_of
-from lrflow.reports.sweep_matplotlib import NAMED, along, by_rate
+from lrflow.reports.sweep_matplotlib import MAX_NUMBERED, interpolate_line, rate_colours
 from lrflow.sweeps.analysis import Analysis, LRCurve
 from lrflow.sweeps.importance import Importance, LearningCurve
 from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
 
-LINES = 12  # that a legend names
-NARROW = 30  # ratio of the highest to the lowest LR below which decades alone are too few marks
-LEVELS = 6  # values that an axis of parallel coordinates marks
+MAX_LEGEND = 12  # curves; more have no legend
+NARROW = 30  # ratio of the highest to the lowest LR; a narrower axis has ticks between decades
+MAX_TICKS = 6  # of an axis of parallel coordinates that has a tick per value
 
 
 def rates_figure(analysis: Analysis) -> go.Figure:
-    """The metric against the LR: trials as dots, means as lines that are thick within the basin, best LRs as stars.
+    """Draw the metric against the LR: trials (dots), means (lines, thick within the basin), best LRs (stars).
 
-    Pruned trials are grey, where they were given up; those that diverged are crosses at the worst of the others.
+    Pruned trials are grey, at their last metric; diverged trials are crosses at the worst value of the others.
     """
     figure = go.Figure()
     costs = [point.cost for curve in analysis.curves for point in curve.points if math.isfinite(point.cost)]
@@ -44,7 +44,7 @@ def rates_figure(analysis: Analysis) -> go.Figure:
             mode="markers",
             marker={"color": MUTED, "size": 9, "symbol": "triangle-down-open", "line": {"width": 1.5}},
             name="pruned",
-            customdata=[told_of(analysis.sweep, trial) for _, _, trial in pruned],
+            customdata=[hover_text(analysis.sweep, trial) for _, _, trial in pruned],
             hovertemplate="%{customdata}<extra></extra>",
         )
     rates = [point.lr for curve in analysis.curves for point in curve.points] + [lr for lr, _, _ in pruned]
@@ -52,23 +52,23 @@ def rates_figure(analysis: Analysis) -> go.Figure:
     marks = _ticks("log") if narrow else {"type": "log", "dtick": 1, "minor": {"dtick": "L1", "showgrid": False}}
     figure.update_xaxes(title=analysis.lr_key, **marks)
     figure.update_yaxes(title=analysis.sweep.metric, **_ticks(scale))
-    figure.update_layout(hovermode="closest", showlegend=1 < len(analysis.curves) + bool(pruned) <= LINES)
+    figure.update_layout(hovermode="closest", showlegend=1 < len(analysis.curves) + bool(pruned) <= MAX_LEGEND)
     return figure
 
 
 def front_figure(sweep: SweepResults) -> go.Figure:
-    """Two objectives against each other: the Pareto front as a line, the other trials faint, coloured by their LR."""
+    """Draw two objectives against each other: the Pareto front as a line, other trials faint, coloured by their LR."""
     across, up = sweep.objectives
-    shades = by_rate([trial.rate(sweep.lr_key) for trial in sweep.ended])
+    shades = rate_colours([trial.rate(sweep.lr_key) for trial in sweep.ended])
     colours = {trial.number: colour for trial, colour in zip(sweep.ended, shades, strict=True)}
     front = sorted(sweep.front, key=lambda trial: trial.metrics[across.name])
     others = [trial for trial in sweep.ended if trial not in front]
     figure = go.Figure()
-    # What the front leaves behind ends at the trial before where less is better, and at the next where more is.
+    # The step function that bounds the dominated region.
     line = {"color": MUTED, "width": 1.5, "shape": "hv" if across.mode == "min" else "vh"}
     x, y = ([trial.metrics[each.name] for trial in front] for each in sweep.objectives)
     figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
-    named = len(front) <= NAMED
+    named = len(front) <= MAX_NUMBERED
     for name, trials, size, opacity in (("others", others, 8, 0.45), ("Pareto front", front, 13, 1.0)):
         figure.add_scatter(
             x=[trial.metrics[across.name] for trial in trials],
@@ -78,7 +78,7 @@ def front_figure(sweep: SweepResults) -> go.Figure:
             text=[str(trial.number) for trial in trials],
             textposition="top center",
             name=name,
-            customdata=[told_of(sweep, trial) for trial in trials],
+            customdata=[hover_text(sweep, trial) for trial in trials],
             hovertemplate="%{customdata}<extra></extra>",
             showlegend=False,
         )
@@ -92,24 +92,26 @@ def front_figure(sweep: SweepResults) -> go.Figure:
 def learning_figure(
     sweep: SweepResults, key: str | None, column: str, curves: Sequence[LearningCurve], top: float
 ) -> go.Figure:
-    """How trials learned, the higher the LR the warmer the colour.
+    """Draw the learning curves; higher LRs have warmer colours.
 
     Args:
         sweep: of the trials.
-        key: the LR that was swept; None: none was.
-        column: what is shown over the steps.
+        key: of the swept LR; None: no LR was swept.
+        column: the name of the values.
         curves: of the trials.
-        top: what of the column is shown at most; infinite: all.
+        top: the upper end of the axis; infinite: all values are visible.
     """
     rates: list[Value] = [curve.trial.given.get(key or "") for curve in curves]
     figure = go.Figure()
-    for curve, colour in zip(curves, by_rate(rates) if key else _in_turn(len(curves)), strict=True):
-        told = f"<b>%{{y:.4g}}</b> at step %{{x:.0f}}<br>{told_of(sweep, curve.trial)}<extra></extra>"
+    for curve, colour in zip(curves, rate_colours(rates) if key else _cycle_colours(len(curves)), strict=True):
+        hover = f"<b>%{{y:.4g}}</b> at step %{{x:.0f}}<br>{hover_text(sweep, curve.trial)}<extra></extra>"
         line = {"color": colour, "width": 1.6}
-        figure.add_scatter(x=curve.steps, y=curve.values, mode="lines", line=line, hovertemplate=told, showlegend=False)
+        figure.add_scatter(
+            x=curve.steps, y=curve.values, mode="lines", line=line, hovertemplate=hover, showlegend=False
+        )
     positions = [math.log10(value) for rate in rates if (value := number_or_none(rate)) is not None and value > 0]
     if key and positions and max(positions) > min(positions):
-        _add_scale(figure, min(positions), max(positions))
+        _add_colour_bar(figure, min(positions), max(positions))
     values = [value for curve in curves for value in curve.values]
     kind = scale_of(values)
     low, high = min(values, default=0.0), min(max(values, default=1.0), top)
@@ -124,7 +126,7 @@ def learning_figure(
 
 
 def importance_figure(found: Importance) -> go.Figure:
-    """Shares of the variance by key, as bars."""
+    """Draw the importance of each key as a bar."""
     keys = list(reversed(found.shares))
     shares = [found.shares[key] for key in keys]
     bars = go.Bar(
@@ -143,7 +145,7 @@ def importance_figure(found: Importance) -> go.Figure:
 
 
 def parallel_figure(sweep: SweepResults, keys: Sequence[str]) -> go.Figure:
-    """Each trial as a line through its values, coloured by its metric; a range of an axis can be picked out."""
+    """Draw each trial as a line through its values, coloured by its metric; a range of an axis can be selected."""
     dimensions = [_dimension(key, [trial.given.get(key) for trial in sweep.ended]) for key in keys]
     for objective in sweep.objectives:
         values = [trial.metrics[objective.name] for trial in sweep.ended]
@@ -157,8 +159,8 @@ def parallel_figure(sweep: SweepResults, keys: Sequence[str]) -> go.Figure:
     )
 
 
-def told_of(sweep: SweepResults, trial: TrialResult) -> str:
-    """A trial in a few lines of a hint: its number, its values, what it ended at and why, where it did not end well."""
+def hover_text(sweep: SweepResults, trial: TrialResult) -> str:
+    """Return the hover text of a trial: its number, values and metrics, and why it did not finish."""
     lines = [f"<b>trial {trial.number}</b>"]
     given = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.given.items()}
     lines += [f"{key} = {value}" for key, value in given.items() if value is not None]
@@ -173,7 +175,7 @@ def _add_curve(figure: go.Figure, analysis: Analysis, curve: LRCurve, colour: st
     fitted = [(lr, analysis.metric(cost)) for lr, cost in curve.fitted()]
     means = [(point.lr, analysis.metric(point.cost)) for point in ended]
     inside = curve.inside_basin()
-    thick = list(zip(inside, along(inside, means, scale), strict=True))
+    thick = list(zip(inside, interpolate_line(inside, means, scale), strict=True))
     for line, style in (
         (means, {"color": colour, "width": 2}),
         (thick, {"color": _faint(colour), "width": 10}),
@@ -181,40 +183,40 @@ def _add_curve(figure: go.Figure, analysis: Analysis, curve: LRCurve, colour: st
     ):
         rates, values = [lr for lr, _ in line], [value for _, value in line]
         figure.add_scatter(x=rates, y=values, mode="lines", line=style, hoverinfo="skip", showlegend=False)
-    shown = [(point.lr, trial) for point in curve.points for trial in point.trials if math.isfinite(sweep.cost(trial))]
+    finite = [(point.lr, trial) for point in curve.points for trial in point.trials if math.isfinite(sweep.cost(trial))]
     figure.add_scatter(
-        x=[lr for lr, _ in shown],
-        y=[trial.metrics[sweep.metric] for _, trial in shown],
+        x=[lr for lr, _ in finite],
+        y=[trial.metrics[sweep.metric] for _, trial in finite],
         mode="markers",
         marker={"color": colour, "size": 8, "opacity": 0.75},
         name=curve.name or "done",
-        customdata=[told_of(sweep, trial) for _, trial in shown],
+        customdata=[hover_text(sweep, trial) for _, trial in finite],
         hovertemplate="%{customdata}<extra></extra>",
     )
-    lost = [(point.lr, trial) for point in curve.points for trial in point.trials if sweep.cost(trial) == math.inf]
-    if lost:
+    diverged = [(point.lr, trial) for point in curve.points for trial in point.trials if sweep.cost(trial) == math.inf]
+    if diverged:
         figure.add_scatter(
-            x=[lr for lr, _ in lost],
-            y=[worst] * len(lost),
+            x=[lr for lr, _ in diverged],
+            y=[worst] * len(diverged),
             mode="markers",
             marker={"color": colour, "size": 9, "symbol": "x"},
-            customdata=[f"{told_of(sweep, trial)}<br>diverged" for _, trial in lost],
+            customdata=[f"{hover_text(sweep, trial)}<br>diverged" for _, trial in diverged],
             hovertemplate="%{customdata}<extra></extra>",
             showlegend=False,
         )
     if curve.minimum:
-        told = f"<b>{escape(curve.name)} {curve.lr:.3g}</b><br>{curve.interval_text}<extra></extra>"
+        hover = f"<b>{escape(curve.name)} {curve.lr:.3g}</b><br>{curve.interval_text}<extra></extra>"
         star = {"color": colour, "size": 15, "symbol": "star", "line": {"color": "white", "width": 1}}
         best = (
             min(fitted, key=lambda pair: abs(math.log(pair[0] / curve.lr)))[1]
             if fitted
             else analysis.metric(curve.cost)
         )
-        figure.add_scatter(x=[curve.lr], y=[best], mode="markers", marker=star, hovertemplate=told, showlegend=False)
+        figure.add_scatter(x=[curve.lr], y=[best], mode="markers", marker=star, hovertemplate=hover, showlegend=False)
 
 
-def _add_scale(figure: go.Figure, low: float, high: float) -> None:
-    """A scale of colours, from the lowest LR to the highest, above the figure."""
+def _add_colour_bar(figure: go.Figure, low: float, high: float) -> None:
+    """Add a colour bar above the figure, from the lowest LR to the highest."""
     decades = range(math.ceil(low), math.floor(high) + 1)
     bar = {
         "orientation": "h", "thickness": 8, "len": 0.8, "outlinewidth": 0, "x": 0, "xanchor": "left", "y": 1.0,
@@ -228,7 +230,7 @@ def _add_scale(figure: go.Figure, low: float, high: float) -> None:
 
 
 def _dimension(key: str, values: Sequence[Value]) -> dict[str, object]:
-    """An axis of parallel coordinates for a swept key."""
+    """Return an axis of parallel coordinates for a swept key."""
     numbers = [number_or_none(value) for value in values]
     known = [value for value in numbers if value is not None]
     if len(known) == len(values):
@@ -241,7 +243,9 @@ def _dimension(key: str, values: Sequence[Value]) -> dict[str, object]:
 def _axis(label: str, values: Sequence[float], logarithmic: bool) -> dict[str, object]:
     if not logarithmic:
         levels = sorted({*values})
-        marked = {"tickvals": levels, "ticktext": [f"{level:.4g}" for level in levels]} if len(levels) <= LEVELS else {}
+        marked = (
+            {"tickvals": levels, "ticktext": [f"{level:.4g}" for level in levels]} if len(levels) <= MAX_TICKS else {}
+        )
         return {"label": label, "values": values, "tickformat": ".4~g", **marked}
     positions = np.log10(values)
     low, high = float(positions.min()), float(positions.max())
@@ -251,11 +255,11 @@ def _axis(label: str, values: Sequence[float], logarithmic: bool) -> dict[str, o
 
 
 def _ticks(scale: str) -> dict[str, object]:
-    """An axis of this scale; a logarithmic one with marks at 1, 2 and 5."""
+    """Return the settings of an axis; a logarithmic one has ticks at 1, 2 and 5."""
     return {"type": scale, "dtick": "D2", "tickformat": "~g"} if scale == "log" else {"type": scale}
 
 
-def _in_turn(count: int) -> list[str]:
+def _cycle_colours(count: int) -> list[str]:
     return [CURVES[place % len(CURVES)] for place in range(count)]
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lrflow.display import COLD_TO_HOT, MUTED, scale_of
 from lrflow.reports.sweep import report
-from lrflow.reports.sweep_matplotlib import along, by_rate
+from lrflow.reports.sweep_matplotlib import interpolate_line, rate_colours
 from lrflow.sweeps.folders import read_sweep
 
 
@@ -69,7 +69,7 @@ def test_what_is_printed(swept: Path) -> None:
     assert lines[1].split()[:2] == ["sgd", "0.01"]
     assert lines[2].split()[0] == "adamw"
     assert "! adamw: 3 LRs are too few to fit: the best of those tried is shown" in lines
-    assert lines[-1] == f"the best again: python -m lrflow --config-dir {swept} recipe=best"
+    assert lines[-1] == f"run the best again: python -m lrflow --config-dir {swept} recipe=best"
     assert f"{swept}/: sweep.csv, sweep.png, sweep.html" in "".join(lines)
 
 
@@ -84,7 +84,7 @@ def test_pruned_trials_are_grey_where_they_were_given_up(swept: Path, make_run) 
     assert (pruned["x"], pruned["y"]) == ([0.3, 10.0], [3.0, 4.0])  # at most twice the loss before training
     assert pruned["marker"]["color"] == MUTED
     assert "val/loss 3<br>pruned by x" in pruned["customdata"][0]
-    assert "Those above 4 are drawn at it." in (swept / "sweep.html").read_text()
+    assert "Those above 4 are drawn there." in (swept / "sweep.html").read_text()
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def traded(make_run) -> Path:
 def test_two_objectives_are_drawn_against_each_other(traded: Path) -> None:
     out = told(traded)
     assert "! val/loss: 1, the highest LR that was not pruned, was the best: the one above it was pruned" in out
-    assert f"another as a recipe: python -m lrflow task=analyze task.from={traded} task.trial=2" in out
+    assert f"write another trial as a recipe: python -m lrflow task=analyze task.from={traded} task.trial=2" in out
     lines = out.splitlines()
     assert lines[0].strip() == "Pareto front: 4 of 6 trials"
     assert lines[1].split() == ["trial", "lr", "seed", "val/loss", "val/speed"]
@@ -112,7 +112,7 @@ def test_two_objectives_are_drawn_against_each_other(traded: Path) -> None:
     assert line["line"]["shape"] == "hv"
     assert (others["x"], front["text"]) == ([1.3], ["4", "2", "1", "0"])
     titles = re.findall(r"<h2>(.*?)</h2>", (traded / "sweep.html").read_text())
-    assert titles[:3] == ["The Pareto front", "val/loss against optimizer.lr", "val/speed against optimizer.lr"]
+    assert titles[:3] == ["Pareto front", "val/loss against optimizer.lr", "val/speed against optimizer.lr"]
     assert (traded / "sweep.png").exists()
 
 
@@ -128,7 +128,7 @@ def test_a_sweep_of_no_lr_has_a_page_too(make_run) -> None:
     for seed in range(3):
         folder = make_run(seed, [f"seed={seed}"], {"val/loss": 1.0 + seed})
     told(folder)
-    assert "What the sweep found" in (folder / "sweep.html").read_text()
+    assert "<h1>Sweep</h1>" in (folder / "sweep.html").read_text()
     assert not (folder / "sweep.png").exists()
     assert len(figures(folder)[0]["data"]) == 3  # the learning curves
 
@@ -141,8 +141,8 @@ def test_a_sweep_whose_trials_all_failed(make_run) -> None:
 
 
 def test_colours_go_from_cold_to_hot_with_the_logarithm() -> None:
-    assert by_rate([1e-4, 1e-2, 1.0, None]) == [COLD_TO_HOT[0], COLD_TO_HOT[2], COLD_TO_HOT[-1], MUTED]
-    assert by_rate([0.1]) == [COLD_TO_HOT[2]]
+    assert rate_colours([1e-4, 1e-2, 1.0, None]) == [COLD_TO_HOT[0], COLD_TO_HOT[2], COLD_TO_HOT[-1], MUTED]
+    assert rate_colours([0.1]) == [COLD_TO_HOT[2]]
 
 
 def test_an_axis_is_logarithmic_where_values_span_much() -> None:
@@ -152,6 +152,6 @@ def test_an_axis_is_logarithmic_where_values_span_much() -> None:
 
 def test_a_point_between_corners_lies_on_the_line_as_it_is_drawn() -> None:
     line = [(0.01, 1.0), (1.0, 100.0)]
-    assert along([0.1], line, "linear") == pytest.approx([50.5])
-    assert along([0.1], line, "log") == pytest.approx([10.0])
-    assert along([], [], "log") == []
+    assert interpolate_line([0.1], line, "linear") == pytest.approx([50.5])
+    assert interpolate_line([0.1], line, "log") == pytest.approx([10.0])
+    assert interpolate_line([], [], "log") == []

@@ -125,7 +125,7 @@ def test_side_by_side_the_better_optimizer_stands_first(page: str, swept: Path, 
 
 
 def test_a_line_through_all_values_is_cold_where_the_metric_is_best(page: str, mode: str) -> None:
-    drawn = figure(page, "All together")["data"][0]
+    drawn = figure(page, "Parallel coordinates")["data"][0]
     metrics = [value(mode, optimizer, rank) for optimizer in SHAPES for rank in range(4)]
     labels = [axis["label"] for axis in drawn["dimensions"]]
     assert labels[:2] == ["optimizer", "optimizer.lr"]
@@ -179,7 +179,7 @@ LADDER = [COLD_TO_HOT[0], COLD_TO_HOT[-1]]
 
 
 def test_trials_learn_from_cold_to_hot_with_their_lr(page: str) -> None:
-    traces = [trace for trace in figure(page, "How the trials learned")["data"] if trace["mode"] == "lines"]
+    traces = [trace for trace in figure(page, "Learning curves")["data"] if trace["mode"] == "lines"]
     assert len(traces) == 8
     found = {}
     for trace in traces:

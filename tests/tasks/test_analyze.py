@@ -87,7 +87,7 @@ def test_it_is_said_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert lines[1].split()[:3] == ["best", "LR", "interval"]
     assert {lines[2].split()[0], lines[3].split()[0]} == {"sgd", "adamw"}
     assert "2 LRs are too few to fit" in out
-    assert f"the best again: python -m lrflow --config-dir {folder} recipe=best" in out
+    assert f"run the best again: python -m lrflow --config-dir {folder} recipe=best" in out
     assert (folder / "sweep.html").exists()
 
 
@@ -106,7 +106,7 @@ def test_looking_by_another_metric_leaves_the_recipe_as_it_is(folder: Path, caps
     before = recipe.read_text()
     assert main([*words, "task.metric=val/loss", "task.mode=max"]) == 0
     assert recipe.read_text() == before
-    assert "recipe/best.yaml stays; task.write=true writes it" in capsys.readouterr().out
+    assert "recipe/best.yaml is unchanged; task.write=true writes it" in capsys.readouterr().out
     assert main([*words, "task.metric=val/loss", "task.mode=max", "task.write=true"]) == 0
     assert recipe.read_text() != before
     assert main(words) == 0
