@@ -41,7 +41,7 @@ def figure():
     return Figure(Scatter(x=np.array([0.1, 0.2]), y=[1.0, 2.0], text=["</script>", "b"]))
 
 
-def test_a_page_holds_all_that_it_shows(figure, tmp_path: Path) -> None:
+def test_a_page_is_self_contained(figure, tmp_path: Path) -> None:
     page = Page("Which LR?", "of <this> sweep")
     page.facts([Fact("best", "0.1", "x < y")])
     page.notes(["it is <near> the edge"])
@@ -58,7 +58,7 @@ def test_a_page_holds_all_that_it_shows(figure, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "page.html"]
 
 
-def test_a_table_sorts_by_values_and_not_by_their_texts(tmp_path: Path) -> None:
+def test_tables_sort_by_value(tmp_path: Path) -> None:
     page = Page("Trials")
     page.table(
         "Trials",
@@ -76,13 +76,13 @@ def test_a_table_sorts_by_values_and_not_by_their_texts(tmp_path: Path) -> None:
     assert '<th class="number"><button type="button">LR</button></th><th><button' in text
 
 
-def test_no_notes_are_no_section(tmp_path: Path) -> None:
+def test_a_page_without_notes_has_no_notes_section(tmp_path: Path) -> None:
     page = Page("Trials")
     page.notes([])
     assert 'class="notes"' not in page.write(tmp_path / "page.html").read_text()
 
 
-def test_without_plotly_the_way_to_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_plotly_is_an_error_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "plotly", None)
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(ConfigError) as caught:

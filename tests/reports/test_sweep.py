@@ -45,7 +45,7 @@ def swept(make_run) -> Path:
     return folder
 
 
-def test_the_first_figure_shows_every_trial_where_it_ended(swept: Path) -> None:
+def test_the_lr_figure_shows_every_trial(swept: Path) -> None:
     told(swept)
     traces = [trace for trace in figures(swept)[0]["data"] if trace["mode"] == "markers" and "customdata" in trace]
     dots = {trace.get("name"): trace for trace in traces}
@@ -57,14 +57,14 @@ def test_the_first_figure_shows_every_trial_where_it_ended(swept: Path) -> None:
     assert "diverged" in cross["customdata"][0]
 
 
-def test_the_table_says_how_the_failed_one_ended(swept: Path) -> None:
+def test_the_table_shows_errors(swept: Path) -> None:
     told(swept)
     page = (swept / "sweep.html").read_text()
     assert "8 trials, 1 diverged" in page
     assert "step 2: the loss is nan, at LR 1" in page
 
 
-def test_what_is_printed(swept: Path) -> None:
+def test_prints_a_summary(swept: Path) -> None:
     lines = told(swept).splitlines()
     assert lines[1].split()[:2] == ["sgd", "0.01"]
     assert lines[2].split()[0] == "adamw"
@@ -73,7 +73,7 @@ def test_what_is_printed(swept: Path) -> None:
     assert f"{swept}/: sweep.csv, sweep.png, sweep.html" in "".join(lines)
 
 
-def test_pruned_trials_are_grey_where_they_were_given_up(swept: Path, make_run) -> None:
+def test_draws_pruned_trials_at_their_last_metric(swept: Path, make_run) -> None:
     make_run(
         8, ["optimizer=sgd", "optimizer.lr=0.3"], {"val/loss": 3.0}, status="pruned", error="trial 8 was pruned by x"
     )
@@ -99,7 +99,7 @@ def traded(make_run) -> Path:
     return folder
 
 
-def test_two_objectives_are_drawn_against_each_other(traded: Path) -> None:
+def test_draws_the_pareto_front_of_two_objectives(traded: Path) -> None:
     out = told(traded)
     assert "! val/loss: 1, the highest LR that was not pruned, was the best: the one above it was pruned" in out
     assert f"write another trial as a recipe: python -m lrflow task=analyze task.from={traded} task.trial=2" in out
@@ -116,7 +116,7 @@ def test_two_objectives_are_drawn_against_each_other(traded: Path) -> None:
     assert (traded / "sweep.png").exists()
 
 
-def test_two_objectives_without_an_lr_have_a_picture(make_run) -> None:
+def test_draws_two_objectives_without_an_lr(make_run) -> None:
     for seed in range(3):
         folder = make_run(seed, [f"seed={seed}"], {"val/loss": 1.0 + seed, "val/speed": 10.0 * seed})
     sweep = read_sweep(folder, ["val/loss", "val/speed"], ["min", "max"])
@@ -124,7 +124,7 @@ def test_two_objectives_without_an_lr_have_a_picture(make_run) -> None:
     assert (folder / "sweep.png").exists()
 
 
-def test_a_sweep_of_no_lr_has_a_page_too(make_run) -> None:
+def test_writes_the_page_of_a_sweep_without_an_lr(make_run) -> None:
     for seed in range(3):
         folder = make_run(seed, [f"seed={seed}"], {"val/loss": 1.0 + seed})
     told(folder)
@@ -133,24 +133,24 @@ def test_a_sweep_of_no_lr_has_a_page_too(make_run) -> None:
     assert len(figures(folder)[0]["data"]) == 3  # the learning curves
 
 
-def test_a_sweep_whose_trials_all_failed(make_run) -> None:
+def test_reports_a_sweep_whose_trials_all_failed(make_run) -> None:
     for number, lr in enumerate((1.0, 10.0)):
         folder = make_run(number, [f"optimizer.lr={lr}"], status="failed", error="the loss is inf", losses=[])
     assert "every LR diverged" in told(folder)
     assert (folder / "sweep.html").exists()
 
 
-def test_colours_go_from_cold_to_hot_with_the_logarithm() -> None:
+def test_colours_follow_the_logarithm_of_the_lr() -> None:
     assert rate_colours([1e-4, 1e-2, 1.0, None]) == [COLD_TO_HOT[0], COLD_TO_HOT[2], COLD_TO_HOT[-1], MUTED]
     assert rate_colours([0.1]) == [COLD_TO_HOT[2]]
 
 
-def test_an_axis_is_logarithmic_where_values_span_much() -> None:
+def test_wide_ranges_have_a_logarithmic_axis() -> None:
     assert scale_of([0.1, 3.0]) == "log"
     assert scale_of([0.1, 1.0]) == scale_of([-1.0, 100.0]) == scale_of([math.inf]) == "linear"
 
 
-def test_a_point_between_corners_lies_on_the_line_as_it_is_drawn() -> None:
+def test_interpolates_lines_as_drawn() -> None:
     line = [(0.01, 1.0), (1.0, 100.0)]
     assert interpolate_line([0.1], line, "linear") == pytest.approx([50.5])
     assert interpolate_line([0.1], line, "log") == pytest.approx([10.0])

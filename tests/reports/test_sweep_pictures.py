@@ -76,13 +76,13 @@ def table(page: str, heading: str) -> tuple[list[str], list[list[str]], list[int
     return names, rows, [place for place, (kind, _) in enumerate(lines) if "strong" in kind]
 
 
-def test_the_recipe_is_that_of_the_best_trial_wherever_it_stands(page: str, swept: Path) -> None:
+def test_the_page_shows_the_recipe_of_the_best_trial(page: str, swept: Path) -> None:
     recipe = (swept / "recipe" / "best.yaml").read_text() if (swept / "recipe" / "best.yaml").exists() else ""
     assert read_sweep(swept).best.number == BEST
     assert not recipe or f"Trial {BEST} of a sweep" in recipe
 
 
-def test_the_table_of_trials_has_each_value_in_its_column(page: str, swept: Path, mode: str) -> None:
+def test_the_trials_table_has_each_value_in_its_column(page: str, swept: Path, mode: str) -> None:
     sweep = read_sweep(swept)
     names, rows, strong = table(page, "Trials")
     assert names == ["trial", "status", "optimizer", "optimizer.lr", sweep.metric, "test/other", "steps", "seconds"]
@@ -95,7 +95,7 @@ def test_the_table_of_trials_has_each_value_in_its_column(page: str, swept: Path
     assert strong == [BEST]
 
 
-def test_the_csv_has_the_same_columns(page: str, swept: Path, mode: str) -> None:
+def test_the_csv_has_the_columns_of_the_table(page: str, swept: Path, mode: str) -> None:
     with (swept / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     sweep = read_sweep(swept)
@@ -107,7 +107,7 @@ def test_the_csv_has_the_same_columns(page: str, swept: Path, mode: str) -> None
         assert (row["steps"], row["seconds"], row["folder"]) == (str(60 + number), str(100.5 + number), str(number))
 
 
-def test_side_by_side_the_better_optimizer_stands_first(page: str, swept: Path, mode: str) -> None:
+def test_the_better_optimizer_is_the_first_curve(page: str, swept: Path, mode: str) -> None:
     names, rows, strong = table(page, "Side by side")
     assert names[:5] == ["", "best LR", "from", "to", read_sweep(swept).metric]
     assert names[5:8] == ["basin from", "to", "decades"]
@@ -124,7 +124,7 @@ def test_side_by_side_the_better_optimizer_stands_first(page: str, swept: Path, 
     assert "Basin: the LRs at which" in caption.group(1)
 
 
-def test_a_line_through_all_values_is_cold_where_the_metric_is_best(page: str, mode: str) -> None:
+def test_parallel_coordinates_show_the_best_trials_in_cold_colours(page: str, mode: str) -> None:
     drawn = figure(page, "Parallel coordinates")["data"][0]
     metrics = [value(mode, optimizer, rank) for optimizer in SHAPES for rank in range(4)]
     labels = [axis["label"] for axis in drawn["dimensions"]]
@@ -151,9 +151,7 @@ def numbers(values: Any) -> list[float]:
     return [float(each) for each in values]
 
 
-def test_the_figure_of_the_lr_has_a_colour_an_optimizer_and_a_star_at_the_best(
-    page: str, swept: Path, mode: str
-) -> None:
+def test_the_lr_figure_has_a_colour_and_a_star_per_optimizer(page: str, swept: Path, mode: str) -> None:
     traces = figure(page, f"{read_sweep(swept).metric} against optimizer.lr")["data"]
     dots = {trace["name"]: trace for trace in traces if trace.get("name") in SHAPES}
     for place, optimizer in enumerate(SHAPES):
@@ -178,7 +176,7 @@ def by_lr(colour_of: Iterator[tuple[float, str]]) -> list[str]:
 LADDER = [COLD_TO_HOT[0], COLD_TO_HOT[-1]]
 
 
-def test_trials_learn_from_cold_to_hot_with_their_lr(page: str) -> None:
+def test_learning_curves_are_coloured_by_lr(page: str) -> None:
     traces = [trace for trace in figure(page, "Learning curves")["data"] if trace["mode"] == "lines"]
     assert len(traces) == 8
     found = {}
@@ -192,7 +190,7 @@ def test_trials_learn_from_cold_to_hot_with_their_lr(page: str) -> None:
     assert len(colours) == 4
 
 
-def test_the_best_is_named_above_all(page: str, swept: Path, mode: str) -> None:
+def test_the_facts_show_the_best_lr_and_trial(page: str, swept: Path, mode: str) -> None:
     tiles = dict(re.findall(r'<div class="name">(.*?)</div><div class="value">(.*?)</div>', page))
     notes = dict(re.findall(r'<div class="name">(.*?)</div>.*?<div class="note">(.*?)</div>', page))
     metric = read_sweep(swept).metric
@@ -210,7 +208,7 @@ def drawn(swept: Path, monkeypatch: pytest.MonkeyPatch) -> Figure:
     return kept[0]
 
 
-def test_the_picture_of_the_lr(drawn: Figure, swept: Path, mode: str) -> None:
+def test_the_png_shows_the_metric_against_the_lr(drawn: Figure, swept: Path, mode: str) -> None:
     axes = drawn.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimizer.lr", read_sweep(swept).metric)
     lines = {line.get_label().partition(":")[0]: line for line in axes.lines}
@@ -226,7 +224,7 @@ def test_the_picture_of_the_lr(drawn: Figure, swept: Path, mode: str) -> None:
     assert axes.get_title(loc="left").endswith("(adamw)")
 
 
-def test_the_picture_of_how_they_learned(drawn: Figure) -> None:
+def test_the_png_shows_the_learning_curves(drawn: Figure) -> None:
     axes = drawn.axes[1]
     assert axes.get_ylabel() == "train/loss"
     first = {round(float(line.get_ydata()[1]), 3): line.get_color() for line in axes.lines}

@@ -42,7 +42,7 @@ def analysed(make_run) -> Callable[..., Analysis]:
     return put
 
 
-def test_the_least_of_a_parabola_is_met(analysed) -> None:
+def test_finds_the_minimum_of_a_parabola(analysed) -> None:
     (curve,) = analysed([(lr, {}, bowl(lr)) for lr in GRID]).curves
     assert curve.lr == pytest.approx(BEST, rel=1e-6)
     assert curve.interval[0] < BEST < curve.interval[1]
@@ -62,7 +62,7 @@ def test_seeds_are_averaged_and_their_noise_widens_the_interval(analysed) -> Non
     assert curve.lr == pytest.approx(BEST, rel=0.15)
 
 
-def test_each_choice_has_a_curve_and_the_best_comes_first(analysed) -> None:
+def test_each_choice_has_a_curve_sorted_by_metric(analysed) -> None:
     trials = [
         (lr, {"optimizer": optimizer, "schedule.warmup": warmup}, bowl(lr, best) + worse)
         for optimizer, best, worse in (("sgd", 0.1, 0.2), ("adamw", 0.003, 0.0))
@@ -76,7 +76,7 @@ def test_each_choice_has_a_curve_and_the_best_comes_first(analysed) -> None:
     assert [curve.lr for curve in found.curves] == pytest.approx([0.003, 0.003, 0.1, 0.1], rel=1e-6)
 
 
-def test_what_diverged_or_did_not_learn_bends_no_parabola(analysed) -> None:
+def test_the_fit_ignores_lrs_that_diverge_or_do_not_learn(analysed) -> None:
     def loss(lr: float) -> float:
         return bowl(lr) if lr < 0.05 else 1.9 if lr < 0.2 else math.nan
 
@@ -85,20 +85,20 @@ def test_what_diverged_or_did_not_learn_bends_no_parabola(analysed) -> None:
     assert [point.diverged for point in curve.points][-3:] == [1, 1, 1]
 
 
-def test_where_every_lr_diverged_nothing_is_said(analysed) -> None:
+def test_no_best_lr_if_every_lr_diverged(analysed) -> None:
     ends = {"sgd": lambda lr: math.inf, "adamw": bowl}
     found = analysed([(lr, {"optimizer": name}, end(lr)) for name, end in ends.items() for lr in GRID])
     assert [curve.doubts for curve in found.curves] == [(), ("every LR diverged",)]
     assert math.isnan(found.curves[1].lr)
 
 
-def test_a_best_lr_at_the_edge_is_told(analysed) -> None:
+def test_doubts_a_best_lr_at_the_edge(analysed) -> None:
     (curve,) = analysed([(lr, {}, bowl(lr, 2.0)) for lr in GRID]).curves
     assert curve.doubts == ("the best LR, 1, is the highest tried: one above it may be better",)
     assert curve.basin.closed == (True, False)
 
 
-def test_three_are_too_few(analysed) -> None:
+def test_three_lrs_are_too_few_to_fit(analysed) -> None:
     (curve,) = analysed([(lr, {}, bowl(lr)) for lr in (0.001, 0.01, 0.1)]).curves
     assert curve.lr == 0.01
     assert curve.interval == pytest.approx((0.001, 0.1))
@@ -106,14 +106,14 @@ def test_three_are_too_few(analysed) -> None:
     assert curve.interval_text == "somewhere from 0.001 to 0.1"
 
 
-def test_of_near_lrs_one_that_was_tried_is_named_and_all_are_counted(analysed) -> None:
+def test_merged_lrs_are_reported_by_one_that_was_tried(analysed) -> None:
     tried = {0.001: 0.9, 0.01: 0.5, 0.0105: 0.6, 0.011: 0.7, 0.1: 0.9}
     (curve,) = analysed([(lr, {}, loss) for lr, loss in tried.items()]).curves
     assert curve.lr == 0.01
     assert curve.doubts == ("5 LRs, of which 3 lie apart, are too few to fit: the best of those tried is shown",)
 
 
-def test_half_the_seeds_diverging_is_diverging(analysed) -> None:
+def test_an_lr_diverges_if_half_of_its_seeds_do(analysed) -> None:
     lost = {(0.01, 0), (0.01, 1), (0.001, 0)}
     trials = [
         (lr, {"seed": seed}, math.nan if (lr, seed) in lost else bowl(lr))
@@ -125,14 +125,14 @@ def test_half_the_seeds_diverging_is_diverging(analysed) -> None:
     assert curve.points[1].cost == pytest.approx(bowl(0.001))
 
 
-def test_sensitivity_as_wortsman_et_al_define_it(analysed) -> None:
+def test_sensitivity_matches_wortsman_et_al(analysed) -> None:
     found = analysed([(lr, {}, bowl(lr) if lr < 0.5 else math.nan) for lr in GRID])
     assert found.start == 2.0  # the first training loss of every trial
     expected = np.mean([min(bowl(lr) if lr < 0.5 else math.inf, 2.0) for lr in GRID]) - min(map(bowl, GRID))
     assert found.curves[0].sensitivity == pytest.approx(expected)
 
 
-def test_sensitivity_weighs_lrs_by_the_range_that_they_stand_for(analysed) -> None:
+def test_sensitivity_weights_lrs_by_their_spacing(analysed) -> None:
     crowded = sorted({*GRID, *(10.0 ** (position / 8) for position in range(-16, -11))})
     line = np.interp(np.log10(crowded), np.log10(GRID), [bowl(lr) for lr in GRID])
     (curve,) = analysed([(lr, {}, float(loss)) for lr, loss in zip(crowded, line, strict=True)]).curves
@@ -141,7 +141,7 @@ def test_sensitivity_weighs_lrs_by_the_range_that_they_stand_for(analysed) -> No
 
 
 @pytest.mark.parametrize(("margin", "allowed"), [("0.03", 0.03), ("10%", 0.1 * (2.0 - 0.5))])
-def test_the_basin_ends_where_the_metric_is_worse_by_the_margin(analysed, margin: str, allowed: float) -> None:
+def test_the_basin_ends_at_the_margin(analysed, margin: str, allowed: float) -> None:
     grid = [BEST * 10.0 ** (position / 20) for position in range(-40, 41, 3)]
     trials = [(lr, {}, bowl(lr)) for lr in sorted({*grid, BEST})]
     (curve,) = analysed(trials, margin=margin).curves
@@ -153,13 +153,13 @@ def test_the_basin_ends_where_the_metric_is_worse_by_the_margin(analysed, margin
     assert curve.inside_basin()[-1] == curve.basin.high
 
 
-def test_a_basin_ends_at_the_last_lr_before_a_divergence(analysed) -> None:
+def test_the_basin_ends_before_a_divergence(analysed) -> None:
     (curve,) = analysed([(lr, {}, 0.5 if lr < 0.5 else math.nan) for lr in GRID], margin="0.1").curves
     assert curve.basin.high == pytest.approx(GRID[-3] if GRID[-2] > 0.5 else GRID[-2])
     assert curve.basin.closed == (False, True)
 
 
-def test_more_is_better(analysed) -> None:
+def test_analyses_a_metric_to_maximize(analysed) -> None:
     found = analysed([(lr, {}, 1.5 - bowl(lr)) for lr in GRID], "val/accuracy", margin="0.05")
     (curve,) = found.curves
     assert curve.lr == pytest.approx(BEST, rel=1e-6)
@@ -167,7 +167,7 @@ def test_more_is_better(analysed) -> None:
     assert curve.sensitivity is None
 
 
-def test_lrs_that_a_sampler_drew_close_together_are_one(analysed) -> None:
+def test_merges_close_lrs(analysed) -> None:
     random = np.random.default_rng(1)
     rates = 10.0 ** random.uniform(-4, 0, 150)
     trials = [
@@ -182,16 +182,14 @@ def test_lrs_that_a_sampler_drew_close_together_are_one(analysed) -> None:
     assert curve.lr == pytest.approx(BEST, rel=0.6)
 
 
-def test_a_sweep_of_something_else(make_run) -> None:
+def test_no_analysis_without_a_swept_lr(make_run) -> None:
     for seed in range(3):
         folder = make_run(seed, [f"seed={seed}"], {"val/loss": 0.5})
     assert analyse(read_sweep(folder)) is None
 
 
 @pytest.mark.parametrize(("decades", "seeds", "noise"), [(0.25, 1, 0.1), (0.25, 3, 0.1), (0.5, 1, 0.02), (0.5, 3, 0.1)])
-def test_the_interval_holds_the_truth_and_the_fit_is_no_further_off_than_the_best_tried(
-    decades: float, seeds: int, noise: float
-) -> None:
+def test_the_fit_is_at_least_as_accurate_as_the_best_lr_tried(decades: float, seeds: int, noise: float) -> None:
     """On simulated sweeps whose loss rises more steeply above its best LR than below, and diverges from there on."""
     random = np.random.default_rng(0)
     fitted, tried, held = [], [], []
@@ -244,7 +242,7 @@ def answer(sweep: SweepResults) -> list[float]:
 
 @given(LOSSES, st.integers(-3, 3))
 @settings(max_examples=40)
-def test_where_the_lrs_lie_moves_the_answer_along(losses: list[float], decades: int) -> None:
+def test_the_best_lr_scales_with_the_lrs(losses: list[float], decades: int) -> None:
     rates = [10.0 ** (place / 2 - 4) for place in range(len(losses))]
     moved = answer(swept([lr * 10.0**decades for lr in rates], losses))
     expected = answer(swept(rates, losses))
@@ -254,7 +252,7 @@ def test_where_the_lrs_lie_moves_the_answer_along(losses: list[float], decades: 
 
 @given(LOSSES, st.randoms())
 @settings(max_examples=40)
-def test_the_order_of_the_trials_does_not_matter_and_more_is_the_mirror_of_less(losses: list[float], random) -> None:
+def test_the_order_of_trials_and_the_sign_of_the_metric_do_not_matter(losses: list[float], random) -> None:
     rates = [10.0 ** (place / 2 - 4) for place in range(len(losses))]
     pairs = list(zip(rates, losses, strict=True))
     random.shuffle(pairs)
@@ -265,7 +263,7 @@ def test_the_order_of_the_trials_does_not_matter_and_more_is_the_mirror_of_less(
 
 @given(LOSSES)
 @settings(max_examples=40)
-def test_the_best_lr_lies_within_its_interval_and_the_best_of_those_tried_within_the_basin(losses: list[float]) -> None:
+def test_the_interval_and_the_basin_contain_the_best_lr(losses: list[float]) -> None:
     rates = [10.0 ** (place / 2 - 4) for place in range(len(losses))]
     best, low, high, basin_low, basin_high, _ = answer(swept(rates, losses))
     tried = math.log10(rates[losses.index(min(losses))])
@@ -275,7 +273,7 @@ def test_the_best_lr_lies_within_its_interval_and_the_best_of_those_tried_within
     assert basin_high <= math.log10(rates[-1]) + 1e-9
 
 
-def test_pruned_trials_bend_no_curve_and_are_told_beyond_its_edge() -> None:
+def test_pruned_trials_do_not_change_the_fit_but_its_doubts() -> None:
     rates = [10.0 ** (place / 2 - 4) for place in range(5)]
     losses = [1.6, 1.2, 0.9, 0.7, 0.6]
     pruned = [
@@ -291,7 +289,7 @@ def test_pruned_trials_bend_no_curve_and_are_told_beyond_its_edge() -> None:
     assert [(lr, value) for lr, value, _ in found.pruned_points()] == [(1e-3, 0.1), (0.1, 3.0), (1.0, 5.0)]
 
 
-def test_what_was_given_up_far_above_the_start_is_drawn_where_the_picture_ends(make_run) -> None:
+def test_high_metrics_of_pruned_trials_are_lowered_to_the_limit(make_run) -> None:
     for number, lr in enumerate((1e-3, 1e-2, 1e-1)):
         make_run(number, [f"optimizer.lr={lr}"], {"val/loss": 0.5 + number / 10})
     folder = make_run(3, ["optimizer.lr=1"], {"val/loss": 17.0}, status="pruned")
@@ -302,7 +300,7 @@ def test_what_was_given_up_far_above_the_start_is_drawn_where_the_picture_ends(m
     assert [(lr, value) for lr, value, _ in found.pruned_points()] == [(1.0, 4.0)]
 
 
-def test_a_choice_of_which_every_trial_was_pruned_is_told(make_run) -> None:
+def test_doubts_a_choice_whose_trials_were_all_pruned(make_run) -> None:
     for number, lr in enumerate((1e-3, 1e-2)):
         make_run(number, [f"optimizer.lr={lr}", "optimizer=sgd"], {"val/loss": 0.5})
     folder = make_run(2, ["optimizer.lr=1e-3", "optimizer=adamw"], {"val/loss": 0.4}, status="pruned")

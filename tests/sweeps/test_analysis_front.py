@@ -38,7 +38,7 @@ ROWS = st.integers(1, 3).flatmap(
 
 @given(ROWS)
 @settings(max_examples=60)
-def test_the_front_is_the_one_that_optuna_finds(case: tuple[list[tuple[int, ...]], tuple[str, ...]]) -> None:
+def test_the_front_matches_optuna(case: tuple[list[tuple[int, ...]], tuple[str, ...]]) -> None:
     values, modes = case
     study = optuna.create_study(directions=["minimize" if mode == "min" else "maximize" for mode in modes])
     study.add_trials([optuna.create_trial(values=[float(value) for value in row]) for row in values])
@@ -52,13 +52,13 @@ def test_the_front_is_the_one_that_optuna_finds(case: tuple[list[tuple[int, ...]
     assert firsts == sorted(firsts)
 
 
-def test_the_best_by_the_first_objective_is_no_worse_than_it_has_to_be_in_the_second() -> None:
+def test_ties_of_the_first_objective_are_broken_by_the_second() -> None:
     sweep = swept([(1.0, 5.0), (1.0, 3.0), (2.0, 1.0)], ["min", "min"])
     assert sweep.best is sweep.trials[1]
     assert sweep.by(sweep.objectives[1]).best is sweep.trials[2]
 
 
-def test_what_did_not_end_well_is_not_on_the_front(make_run) -> None:
+def test_only_finished_trials_are_on_the_front(make_run) -> None:
     make_run(0, ["seed=0"], {"val/loss": 0.5, "val/accuracy": 0.8})
     make_run(1, ["seed=1"], {"val/loss": 0.1, "val/accuracy": 0.99}, status="pruned")
     make_run(2, ["seed=2"], status="failed", error="the loss is nan")
@@ -84,7 +84,7 @@ def test_what_did_not_end_well_is_not_on_the_front(make_run) -> None:
         ("{}", ["a", "b"], ["max", "min"], [("a", "max"), ("b", "min")]),
     ],
 )
-def test_objectives_of_the_sweep_and_those_that_are_asked_for(settings, metric, mode, expected, make_run) -> None:
+def test_objectives_come_from_the_arguments_or_the_sweep(settings, metric, mode, expected, make_run) -> None:
     folder = make_run(0, metrics={"a": 1.0, "b": 2.0, "accuracy": 0.5})
     (folder / "sweep.yaml").write_text(f"settings: {settings}\n")
     assert [(each.name, each.mode) for each in read_sweep(folder, metric, mode).objectives] == expected

@@ -37,7 +37,7 @@ def swept(tmp_path: Path):
     ],
     ids=lambda overrides: " ".join(overrides) or "nothing",
 )
-def test_the_recipe_is_the_run(overrides: list[str], swept) -> None:
+def test_the_recipe_reproduces_the_run(overrides: list[str], swept) -> None:
     folder = swept(overrides)
     sweep = read_sweep(folder)
     path = write_recipe(sweep, sweep.trials[0])
@@ -56,9 +56,7 @@ def test_the_recipe_is_the_run(overrides: list[str], swept) -> None:
     ],
     ids=" ".join,
 )
-def test_what_no_option_of_lrflows_says_is_written_as_a_whole(
-    overrides: list[str], whole: str, swept, tmp_path: Path
-) -> None:
+def test_custom_groups_are_written_in_full(overrides: list[str], whole: str, swept, tmp_path: Path) -> None:
     files = {
         "schedule/mine.yaml": "_target_: lrflow.schedules.Schedule\nwarmup: 7\nshape:\n"
         "  _target_: lrflow.schedules.Polynomial\n  power: 3\n",
@@ -76,7 +74,7 @@ def test_what_no_option_of_lrflows_says_is_written_as_a_whole(
     assert again.plain() == compose(overrides, tmp_path / "options").plain()
 
 
-def test_another_option_on_top_of_the_recipe(swept) -> None:
+def test_options_can_override_the_recipe(swept) -> None:
     folder = swept(["optimizer=muon", "schedule.warmup=3%"])
     sweep = read_sweep(folder)
     write_recipe(sweep, sweep.trials[0])
@@ -95,7 +93,7 @@ def test_another_option_on_top_of_the_recipe(swept) -> None:
         ("val/thing", ["sweep.mode=max", "hydra/sweeper=lrflow", "sweep.sampler=grid"], (0.3, 0.8, 0.5), 1),
     ],
 )  # fmt: skip
-def test_the_recipe_is_that_of_the_best_trial(
+def test_writes_the_recipe_of_the_best_trial(
     metric: str, given: list[str], results: Sequence[float], best: int, objective, here: Path, sweep_folder
 ) -> None:
     rates = [0.1, 0.2, 0.3]

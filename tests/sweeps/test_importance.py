@@ -24,7 +24,7 @@ def swept(make_run) -> Path:
 
 
 @pytest.mark.parametrize("optuna", [True, False])
-def test_what_the_loss_depends_on_comes_first(optuna: bool, swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_most_important_key_is_first(optuna: bool, swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if optuna:
         pytest.importorskip("optuna")
     else:
@@ -37,7 +37,7 @@ def test_what_the_loss_depends_on_comes_first(optuna: bool, swept: Path, monkeyp
     assert found.shares["seed"] < 0.01 < found.shares["schedule"]
 
 
-def test_without_optuna_it_is_the_variance_between_values(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_importance_is_the_variance_between_values(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     sweep = read_sweep(swept)
     costs = np.array([sweep.cost(trial) for trial in sweep.trials]).reshape(4, 2, 3)
@@ -47,7 +47,7 @@ def test_without_optuna_it_is_the_variance_between_values(swept: Path, monkeypat
     assert found.shares["seed"] == pytest.approx(0, abs=1e-12)
 
 
-def test_few_trials_or_a_single_key_say_nothing(make_run) -> None:
+def test_no_importance_for_few_trials_or_a_single_key(make_run) -> None:
     for number in range(12):
         folder = make_run(number, [f"optimizer.lr={0.1 / (number + 1)}"], {"val/loss": float(number)})
     assert importance(read_sweep(folder)) is None

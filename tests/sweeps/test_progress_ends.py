@@ -47,9 +47,7 @@ def _trials() -> list[optuna.trial.FrozenTrial]:
     return open_storage(str(Path("swept") / JOURNAL)).get_all_trials(0)
 
 
-def test_a_metric_that_is_not_finite_is_diverged_wherever_one_looks(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_non_finite_metric_counts_as_diverged_everywhere(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", *WORDS, "model.at_the_end=1.0,nan,inf"]) == 1
     wanted = ["finished", "diverged", "diverged"]
     summaries = [json.loads(Path(f"swept/{number}/summary.json").read_text()) for number in range(3)]
@@ -67,6 +65,6 @@ def test_a_metric_that_is_not_finite_is_diverged_wherever_one_looks(
     assert math.isnan(read_sweep(Path("swept")).trials[1].value("val/loss") or 0.0)
 
 
-def test_the_study_knows_how_many_steps_of_how_many_were_made(here: Path) -> None:
+def test_the_study_records_completed_and_planned_steps(here: Path) -> None:
     assert main(["-m", *WORDS, "model.ends=-1,2"]) == 3
     assert [(trial.user_attrs["steps"], trial.user_attrs["planned"]) for trial in _trials()] == [(4, 4), (2, 4)]

@@ -12,7 +12,7 @@ from lrflow.sweeps.analysis import analyse
 from lrflow.sweeps.folders import find_sweep, read_sweep
 
 
-def test_trials_with_what_they_were_given(make_run) -> None:
+def test_reads_trials_with_their_values(make_run) -> None:
     for number, lr in enumerate(("1e-3", "0.01", "0.1")):
         folder = make_run(number, ["seed=7", f"optimizer.lr={lr}", "optimizer=sgd"], {"val/loss": 0.5 - number / 10})
     sweep = read_sweep(folder)
@@ -24,13 +24,13 @@ def test_trials_with_what_they_were_given(make_run) -> None:
     assert sweep.notes == ()
 
 
-def test_numbers_are_in_their_order_and_not_in_that_of_names(make_run) -> None:
+def test_trials_are_sorted_by_number(make_run) -> None:
     for number in (10, 9, 2):
         folder = make_run(number, [f"seed={number}"], {"val/loss": 1.0})
     assert [trial.number for trial in read_sweep(folder).trials] == [2, 9, 10]
 
 
-def test_any_folder_of_run_folders_is_read(make_run) -> None:
+def test_reads_any_folder_of_run_folders(make_run) -> None:
     make_run("2026-01-01_mlp", ["optimizer=sgd"], {"val/loss": 0.5})
     folder = make_run("2026-01-02_mlp", [], {"val/loss": 0.4})
     (folder / "sweeps" / "x").mkdir(parents=True)
@@ -43,7 +43,7 @@ def test_any_folder_of_run_folders_is_read(make_run) -> None:
     assert sweep.notes == ()
 
 
-def test_a_key_that_only_some_typed_has_the_value_of_their_options(make_run) -> None:
+def test_untyped_keys_have_the_value_of_the_config(make_run) -> None:
     make_run(0, ["optimizer=sgd", "optimizer.momentum=0.9"])
     folder = make_run(1, ["optimizer.lr=0.1"])
     first, second = read_sweep(folder).trials
@@ -51,13 +51,13 @@ def test_a_key_that_only_some_typed_has_the_value_of_their_options(make_run) -> 
     assert second.given == {"optimizer": "adamw", "optimizer.momentum": None, "optimizer.lr": 0.1}
 
 
-def test_what_says_where_and_not_what_is_no_swept_key(make_run) -> None:
+def test_keys_of_folders_and_names_are_not_swept_keys(make_run) -> None:
     make_run(0, ["seed=0", "trial.number=0", "output=a", "name=b"])
     folder = make_run(1, ["seed=1", "trial.number=1", "output=c", "name=d"])
     assert read_sweep(folder).keys == ("seed",)
 
 
-def test_how_trials_ended(make_run) -> None:
+def test_reads_the_status_of_trials(make_run) -> None:
     make_run(0, ["seed=0"], {"val/loss": 0.5})
     make_run(1, ["seed=1"], status="failed", error="step 3: the loss is nan, at LR 1\n    lower it")
     make_run(2, ["seed=2"], status="failed", error="OSError: the disk is full")
@@ -80,7 +80,7 @@ def test_how_trials_ended(make_run) -> None:
     assert sweep.best is sweep.trials[0]
 
 
-def test_what_cannot_be_read_is_told_and_the_rest_is_read(make_run) -> None:
+def test_notes_unreadable_trials_and_reads_the_rest(make_run) -> None:
     folder = make_run(0, ["seed=0"], {"val/loss": 0.5})
     make_run(1, ["seed=1"], {"val/loss": 0.4})
     (folder / "1" / "summary.json").write_text('{"status": "fini')
@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_read(make_run) -> None:
     assert sweep.notes == ("trial 2 cannot be read", "trial 3 cannot be read")
 
 
-def test_the_last_row_of_a_killed_run_may_be_half_a_row(make_run) -> None:
+def test_ignores_an_incomplete_last_row(make_run) -> None:
     folder = make_run(0, losses=(2.0, 1.5))
     with (folder / "0" / "metrics.csv").open("a") as file:
         file.write("2,1.")
@@ -102,7 +102,7 @@ def test_the_last_row_of_a_killed_run_may_be_half_a_row(make_run) -> None:
     assert trial.first_loss() == 2.0
 
 
-def test_the_objective_of_the_sweep_holds_over_that_of_the_checkpoints(make_run) -> None:
+def test_the_objective_of_the_sweep_overrides_that_of_the_checkpoints(make_run) -> None:
     folder = make_run(0, metrics={"val/loss": 0.5, "val/score": 0.7})
     make_run(1, metrics={"val/loss": 0.4, "val/score": 0.6})
     (folder / "sweep.yaml").write_text("settings: {metric: val/score, mode: max}\n")
@@ -112,7 +112,7 @@ def test_the_objective_of_the_sweep_holds_over_that_of_the_checkpoints(make_run)
     assert read_sweep(folder, "val/loss").mode == "min"
 
 
-def test_no_other_metric_is_taken_for_one_that_no_trial_has(make_run) -> None:
+def test_suggests_the_nearest_metric_if_no_trial_has_the_objective(make_run) -> None:
     logged = {"val_loss": 0.5, "val_acc": 0.8, "test_loss": 0.1, "test_acc": 0.9}
     for number, lr in enumerate((0.001, 0.01, 0.1, 1.0)):
         folder = make_run(number, [f"optimizer.lr={lr}"], logged)
@@ -125,7 +125,7 @@ def test_no_other_metric_is_taken_for_one_that_no_trial_has(make_run) -> None:
     assert read_sweep(folder, "val_loss").why_no_best() is None
 
 
-def test_a_metric_of_the_test_is_not_proposed(make_run) -> None:
+def test_does_not_suggest_metrics_of_the_test(make_run) -> None:
     why = read_sweep(make_run(0, metrics={"test/loss": 0.5, "train/error": 0.1})).why_no_best()
     assert "train/error" in why
     assert "test/loss" not in why
@@ -142,7 +142,7 @@ def test_a_metric_of_the_test_is_not_proposed(make_run) -> None:
         (["failed"], "none of 1 trials finished (1 failed)"),
     ],
 )
-def test_why_there_is_no_best(ends: list[str], expected: str, make_run) -> None:
+def test_explains_why_there_is_no_best_trial(ends: list[str], expected: str, make_run) -> None:
     for number, status in enumerate(ends):
         folder = make_run(number, [f"seed={number}"], {"val/loss": 0.5}, status=status)
     assert expected in read_sweep(folder).why_no_best()
@@ -152,7 +152,7 @@ def test_why_there_is_no_best(ends: list[str], expected: str, make_run) -> None:
 
 
 @pytest.mark.parametrize("record", ["sweep.yaml", "multirun.yaml"])
-def test_what_one_trial_was_resumed_with_was_not_swept(record: str, make_run) -> None:
+def test_overrides_of_a_resumed_trial_are_not_swept_keys(record: str, make_run) -> None:
     make_run(0, ["optimizer.lr=0.01"], {"val/loss": 0.5})
     folder = make_run(1, ["optimizer.lr=0.1", "trainer.max_epochs=9"], {"val/loss": 0.4})
     told = {
@@ -165,7 +165,7 @@ def test_what_one_trial_was_resumed_with_was_not_swept(record: str, make_run) ->
     assert sweep.notes == ("trainer.max_epochs differs between trials, though it was not swept",)
 
 
-def test_a_row_a_trial(make_run, tmp_path: Path) -> None:
+def test_the_csv_has_one_row_per_trial(make_run, tmp_path: Path) -> None:
     make_run(0, ["optimizer.lr=0.1", "optimizer=sgd"], {"val/loss": 0.5, "test/loss": 0.6})
     folder = make_run(1, ["optimizer.lr=1", "optimizer=adamw"], status="failed", error="the loss is inf", steps=None)
     with read_sweep(folder).write_csv(tmp_path / "sweep.csv").open(newline="") as file:
@@ -177,7 +177,7 @@ def test_a_row_a_trial(make_run, tmp_path: Path) -> None:
     assert rows[1] == ["1", "diverged", "1", "adamw", "", "", "", "1.5", "1", "the loss is inf"]
 
 
-def test_a_sweep_is_found(make_run, tmp_path: Path) -> None:
+def test_finds_sweeps(make_run, tmp_path: Path) -> None:
     folder = make_run(0)
     assert find_sweep(str(folder), tmp_path, "task.from") == folder
     for age, name in enumerate(("newer", "older")):
@@ -190,7 +190,7 @@ def test_a_sweep_is_found(make_run, tmp_path: Path) -> None:
     assert find_sweep("last", tmp_path / "outputs", "task.from").name == "newer"
 
 
-def test_what_goes_on_is_the_last_that_left_a_record(tmp_path: Path) -> None:
+def test_resumes_the_last_sweep_with_a_record(tmp_path: Path) -> None:
     for age, name in enumerate(("grid", "newer", "older")):
         folder = tmp_path / "sweeps" / name
         (folder / "0").mkdir(parents=True)
@@ -202,7 +202,7 @@ def test_what_goes_on_is_the_last_that_left_a_record(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["last", "nowhere", "sweep/0"])
-def test_a_sweep_that_there_is_not(wanted: str, make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_a_missing_sweep(wanted: str, make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(0)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:

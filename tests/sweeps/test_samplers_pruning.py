@@ -13,7 +13,7 @@ from lrflow.sweeps.samplers import Reporter, make_pruner, rungs
 from lrflow.sweeps.study import JOURNAL, open_storage
 
 
-def test_the_rungs_lead_up_to_the_whole_run() -> None:
+def test_rungs_are_shares_of_the_run() -> None:
     assert rungs(Pruning()) == pytest.approx([1 / 9, 1 / 3])
     assert rungs(Pruning(first=1 / 16, reduction=4)) == pytest.approx([1 / 16, 1 / 4])
     assert rungs(Pruning(first=0.4)) == [0.4]
@@ -52,7 +52,7 @@ def lengths(
         ("patience", Pruning(patience=1), [4, 4, 4, 4]),
     ],
 )
-def test_a_pruner_gives_up_what_is_behind(pruner: str, settings: Pruning, expected: list[int], tmp_path: Path) -> None:
+def test_pruners_prune_worse_trials(pruner: str, settings: Pruning, expected: list[int], tmp_path: Path) -> None:
     assert lengths(tmp_path / JOURNAL, pruner, settings, CURVES) == expected
 
 
@@ -64,7 +64,7 @@ def test_a_pruner_gives_up_what_is_behind(pruner: str, settings: Pruning, expect
         ("patience", Pruning(patience=1), [4, 4, 4, 4, 4]),
     ],
 )
-def test_a_pruner_gives_up_what_has_less_where_more_is_better(
+def test_pruners_prune_lower_metrics_to_maximize(
     pruner: str, settings: Pruning, expected: list[int], tmp_path: Path
 ) -> None:
     curves = [
@@ -77,7 +77,7 @@ def test_a_pruner_gives_up_what_has_less_where_more_is_better(
     assert lengths(tmp_path / JOURNAL, pruner, settings, curves, "maximize") == expected
 
 
-def test_patience_ends_what_no_longer_rises(tmp_path: Path) -> None:
+def test_patience_prunes_a_metric_to_maximize_that_stops_rising(tmp_path: Path) -> None:
     curve = [0.1, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1]
     assert lengths(tmp_path / JOURNAL, "patience", Pruning(patience=1), [curve], "maximize")[0] < 8
     rising = [0.1 * step for step in range(1, 9)]
@@ -85,19 +85,19 @@ def test_patience_ends_what_no_longer_rises(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pruner", ["hyperband", "wilcoxon"])
-def test_the_best_trial_is_not_given_up(pruner: str, tmp_path: Path) -> None:
+def test_pruners_keep_the_best_trial(pruner: str, tmp_path: Path) -> None:
     made = lengths(tmp_path / JOURNAL, pruner, Pruning(first=0.25, reduction=2), CURVES)
     assert made[0] == 4
     assert all(1 <= count <= 4 for count in made)
 
 
-def test_patience_ends_what_no_longer_improves(tmp_path: Path) -> None:
+def test_patience_prunes_a_trial_that_stops_improving(tmp_path: Path) -> None:
     assert lengths(tmp_path / JOURNAL, "patience", Pruning(patience=1), [[1.0, 0.5, 0.6, 0.7]]) == [4]
     longer = [[1.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1]]
     assert lengths(tmp_path / "other", "patience", Pruning(patience=1), longer)[0] < 8
 
 
-def test_a_report_of_what_is_not_a_number_prunes_nothing(tmp_path: Path) -> None:
+def test_nan_prunes_no_trial(tmp_path: Path) -> None:
     assert lengths(tmp_path / JOURNAL, "median", Pruning(startup=1), [[1.0] * 4, [float("nan")] * 3 + [1.0]]) == [4, 4]
 
 
@@ -107,7 +107,7 @@ SHORT = [
 ]  # fmt: skip
 
 
-def test_a_run_that_is_behind_is_pruned_and_its_folder_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pruned_run_records_its_status(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["-m", "optimizer.lr=1e-2,1e-6", "sweep.pruner=asha", "hydra.sweep.dir=swept", *SHORT]
     assert main(words) == 0, (capsys.readouterr(), *(path.read_text() for path in here.rglob("output.txt")))
     first, second = (json.loads((here / f"swept/{number}/summary.json").read_text()) for number in (0, 1))
@@ -125,7 +125,7 @@ def test_a_run_that_is_behind_is_pruned_and_its_folder_says_so(here: Path, capsy
     assert (rows[1]["status"], rows[1]["val/loss"]) == ("pruned", str(last))
 
 
-def test_the_run_that_has_more_goes_on_where_more_is_better(here: Path) -> None:
+def test_a_better_run_is_not_pruned_by_a_metric_to_maximize(here: Path) -> None:
     """By a metric that says so by its name: the sweep is judged by what the checkpoints are."""
     words = ["-m", "optimizer.lr=1e-2,1e-6", "sweep.pruner=asha", "hydra.sweep.dir=swept", *SHORT]
     assert main([*words, "trainer.checkpoint.monitor=val/accuracy"]) == 0
@@ -136,7 +136,7 @@ def test_the_run_that_has_more_goes_on_where_more_is_better(here: Path) -> None:
     assert "Trial 0 of a sweep" in (here / "swept/recipe/best.yaml").read_text()
 
 
-def test_annealed_rungs_are_whole_runs_and_leave_the_run_as_it_is(here: Path) -> None:
+def test_annealed_rungs_do_not_change_the_run(here: Path) -> None:
     words = ["-m", "optimizer.lr=1e-2,1e-6", "hydra.sweep.dir=swept", *SHORT]
     assert main([*words, "sweep.pruner=asha", "sweep.pruning.rungs=annealed"]) == 0
     assert main(["optimizer.lr=1e-2", "output=alone", *SHORT[:-1]]) == 0
@@ -152,6 +152,6 @@ def test_annealed_rungs_are_whole_runs_and_leave_the_run_as_it_is(here: Path) ->
     assert told[0][333] < told[0][111]
 
 
-def test_what_cannot_be_pruned_by_is_told_before(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_a_metric_that_cannot_prune(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", "optimizer.lr=1e-2,1e-3", "sweep.pruner=asha", "sweep.metric=test/loss", *SHORT]) == 2
     assert "a metric of validation" in capsys.readouterr().err

@@ -33,11 +33,11 @@ def problems_of(*typed: str, params=None, when=None) -> dict[str, str]:
         ("optimizer.lr=choice(0.1,0.01)", "optimizer.lr: 0.1, 0.01"),
     ],
 )
-def test_hydras_grammar_makes_axes(text: str, told: str) -> None:
+def test_parses_axes_from_hydra_overrides(text: str, told: str) -> None:
     assert space_of(text).describe() == [told]
 
 
-def test_what_is_not_swept_is_given_to_every_trial() -> None:
+def test_fixed_overrides_are_in_every_trial() -> None:
     space = space_of("++trainer.max_epochs=3", "++optimizer.lr=0.1,0.2")
     assert [space.overrides(values) for values in space.grid()] == [
         ["++trainer.max_epochs=3", "++optimizer.lr=0.1"],
@@ -45,7 +45,7 @@ def test_what_is_not_swept_is_given_to_every_trial() -> None:
     ]
 
 
-def test_the_command_line_goes_before_the_file() -> None:
+def test_the_command_line_overrides_the_file() -> None:
     space = space_of("++optimizer.lr=0.3", params={"optimizer.lr": "interval(1e-3,1)", "seed": [1, 2]})
     assert space.describe() == ["seed: 1, 2"]
     assert space.fixed == ("++optimizer.lr=0.3",)
@@ -71,7 +71,7 @@ WHEN = {
 }
 
 
-def test_each_choice_has_a_range_of_its_own() -> None:
+def test_each_choice_can_have_its_own_range() -> None:
     space = space_of(
         params={"optimizer": "sgd,adamw,adam", "optimizer.lr": "interval(1e-4,1e-1)"},
         when={**WHEN, "optimizer=adamw,lion": {}},
@@ -83,12 +83,12 @@ def test_each_choice_has_a_range_of_its_own() -> None:
     assert ends == {"sgd": {"0.01", "1.0"}, "adamw": {"0.0001", "0.1"}, "adam": {"0.0001", "0.1"}}
 
 
-def test_a_choice_made_on_the_command_line_settles_the_conditions() -> None:
+def test_a_fixed_option_resolves_conditions() -> None:
     space = space_of("optimizer=sgd", params={"optimizer": "sgd,adamw,lion"}, when=WHEN)
     assert space.describe() == ["optimizer.lr: log [0.01, 1]", "optimizer.momentum: 0.9, 0.95"]
 
 
-def test_corners_have_every_end_and_every_combination_of_options() -> None:
+def test_corners_cover_all_ends_and_combinations_of_options() -> None:
     space = space_of("optimizer=sgd,adamw", "schedule=linear,cosine", "optimizer.lr=interval(0.1,1)", "seed=1,2,3")
     corners = space.corners()
     assert {(values["optimizer"], values["schedule"]) for values in corners} == {
@@ -98,7 +98,7 @@ def test_corners_have_every_end_and_every_combination_of_options() -> None:
     assert {values["seed"] for values in corners} == {"1", "2", "3"}
 
 
-def test_all_problems_of_a_space_at_once() -> None:
+def test_reports_all_problems_of_a_space() -> None:
     problems = problems_of(
         "optimizer.lr=interval(0,1)",
         "optimizer.momentum=interval(0.9,0.1)",
@@ -116,13 +116,13 @@ def test_all_problems_of_a_space_at_once() -> None:
     assert problems["schedule.warmup"] == "cannot be parsed"
 
 
-def test_a_condition_of_what_is_not_swept() -> None:
+def test_rejects_a_condition_on_a_key_that_is_not_swept() -> None:
     problems = problems_of(
         params={"optimizer.lr": "0.1,0.2"}, when={"optimizer=sgd": {"optimizer.momentum": "0.8,0.9"}}
     )
     assert problems == {"optimizer.momentum": "has a condition on optimizer, which is not swept"}
 
 
-def test_a_grid_has_no_intervals() -> None:
+def test_a_grid_rejects_intervals() -> None:
     with pytest.raises(ConfigError, match="a grid needs values"):
         space_of("optimizer.lr=interval(0.1,1)").grid()

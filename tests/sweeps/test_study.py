@@ -38,7 +38,7 @@ def draw(path: Path, sampler: str, count: int, space: Space = SPACE) -> list[dic
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
-def test_a_sampler_goes_on_where_another_process_stopped(sampler: str, tmp_path: Path) -> None:
+def test_a_resumed_sampler_continues_its_sequence(sampler: str, tmp_path: Path) -> None:
     whole = draw(tmp_path / "whole", sampler, 7)
     parts = [*draw(tmp_path / "parts", sampler, 2), *draw(tmp_path / "parts", sampler, 5)]
     assert parts == whole
@@ -90,7 +90,7 @@ def test_an_adaptive_sampler_learns(tmp_path: Path) -> None:
     assert late < early / 4
 
 
-def test_half_a_line_is_cut_off_by_whoever_writes_next(tmp_path: Path) -> None:
+def test_the_next_write_removes_an_incomplete_line(tmp_path: Path) -> None:
     path = tmp_path / JOURNAL
     draw(path, "random", 2)
     size = path.stat().st_size
@@ -103,7 +103,7 @@ def test_half_a_line_is_cut_off_by_whoever_writes_next(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tail", [b'{"op', b"\x00\x00\x00\n", b"\x00\n{\n"])
-def test_a_broken_end_is_mended_and_a_copy_kept(tail: bytes, tmp_path: Path) -> None:
+def test_repairs_a_broken_end_and_keeps_a_backup(tail: bytes, tmp_path: Path) -> None:
     path = tmp_path / JOURNAL
     draw(path, "random", 2)
     sound = path.read_bytes()
@@ -116,7 +116,7 @@ def test_a_broken_end_is_mended_and_a_copy_kept(tail: bytes, tmp_path: Path) -> 
     assert repair_journal(path) is None
 
 
-def test_a_broken_midst_is_refused(tmp_path: Path) -> None:
+def test_rejects_a_journal_broken_in_the_middle(tmp_path: Path) -> None:
     path = tmp_path / JOURNAL
     draw(path, "random", 2)
     lines = path.read_bytes().splitlines(keepends=True)
@@ -125,7 +125,7 @@ def test_a_broken_midst_is_refused(tmp_path: Path) -> None:
         repair_journal(path)
 
 
-def test_a_write_that_fails_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_complete_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / JOURNAL
     draw(path, "random", 1)
     before = path.read_bytes()

@@ -61,7 +61,7 @@ def test_a_search_finds_the_best_lr(objective, sweep_folder, capsys: pytest.Capt
     assert "sweep of 9 jobs" in out
 
 
-def test_a_search_that_is_ready_made_takes_a_file_of_options(objective, here) -> None:
+def test_runs_a_sweep_from_a_file_of_options(objective, here) -> None:
     ran = objective(bowl)
     file = here / "options/sweep/mine.yaml"
     file.parent.mkdir(parents=True)
@@ -75,14 +75,14 @@ def test_a_search_that_is_ready_made_takes_a_file_of_options(objective, here) ->
     assert given == [("rmsprop", 0, 0.1), ("rmsprop", 0, 0.2), ("rmsprop", 1, 0.3)]
 
 
-def test_a_grid_is_hydras_product_in_its_order(objective) -> None:
+def test_a_grid_has_the_order_of_hydra(objective) -> None:
     ran = objective(bowl)
     assert main(["-m", "optimizer=sgd,adamw", "optimizer.lr=0.1,0.01", "sweep.sampler=grid"]) == 0
     given = [(config.choices["optimizer"], config.optimizer.lr) for config in ran]
     assert given == [("sgd", 0.1), ("sgd", 0.01), ("adamw", 0.1), ("adamw", 0.01)]
 
 
-def test_a_resumed_sweep_goes_on_with_the_sequence(objective, sweep_folder) -> None:
+def test_a_resumed_sweep_continues_the_sequence(objective, sweep_folder) -> None:
     whole = objective(bowl)
     assert main(["-m", LR, "sweep.n_trials=5"]) == 0
     parts = objective(bowl)
@@ -125,9 +125,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("ranked", [False, True])
-def test_every_end_is_shown_as_what_it_is(
-    ranked: bool, objective, sweep_folder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reports_every_outcome(ranked: bool, objective, sweep_folder, capsys: pytest.CaptureFixture[str]) -> None:
     def run(config: Config) -> float:
         save_config(config, RunFolder(config.run_folder).config)
         outcome = ENDS[config.seed]()
@@ -163,7 +161,7 @@ def test_the_exit_code_of_a_sweep(seeds: str, code: int, objective) -> None:
     assert main(["-m", f"seed={seeds}", "sweep.sampler=grid"]) == code
 
 
-def test_a_metric_that_no_run_has_ends_the_sweep(objective, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_metric_ends_the_sweep(objective, capsys: pytest.CaptureFixture[str]) -> None:
     ran = objective(bowl)
     assert main(["-m", LR, "sweep.metric=val/los", "sweep.n_trials=9"]) == 1
     assert len(ran) == 1
@@ -197,7 +195,7 @@ KILLED = """
 """
 
 
-def test_after_a_kill_nothing_is_lost_and_nothing_repeated(objective, here, capsys) -> None:
+def test_a_killed_sweep_resumes_without_losing_or_repeating_trials(objective, here, capsys) -> None:
     whole = objective(bowl)
     assert main(["-m", LR, "sweep.n_trials=5", "sweep.sampler=random"]) == 0
     words = [LR, "sweep.n_trials=5", "sweep.sampler=random", "hydra.sweep.dir=killed"]
@@ -236,7 +234,7 @@ def interrupted(objective, here: Path, at: int) -> list[Config]:
     return ran
 
 
-def test_an_interrupted_sweep_says_how_to_go_on(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_sweep_prints_the_command_to_resume(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
     ran = interrupted(objective, here, 1)
     assert len(ran) == 2
     assert "resume with -m sweep.resume=stopped" in capsys.readouterr().out
@@ -245,7 +243,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(objective, here, capsys: pytest.
     assert [config.trial.number for config in ran] == [1, 2]
 
 
-def test_a_run_that_ended_before_its_sweep_was_told_is_not_run_again(objective, here) -> None:
+def test_a_finished_run_is_not_run_again_after_a_crash_of_its_sweep(objective, here) -> None:
     interrupted(objective, here, 1)
     summary = {"status": "finished", "metrics": {"val/loss": 0.25}}
     (here / "stopped/1/summary.json").write_text(json.dumps(summary))
@@ -255,7 +253,7 @@ def test_a_run_that_ended_before_its_sweep_was_told_is_not_run_again(objective, 
     assert trials_of(here / "stopped")[1].value == 0.25
 
 
-def test_a_dead_run_goes_on_from_its_checkpoint(objective, here) -> None:
+def test_a_dead_run_resumes_from_its_checkpoint(objective, here) -> None:
     interrupted(objective, here, 1)
     checkpoint = here / "stopped/1/checkpoints/step-0000010.ckpt"
     checkpoint.parent.mkdir()
@@ -268,7 +266,7 @@ def test_a_dead_run_goes_on_from_its_checkpoint(objective, here) -> None:
     assert all("resume" not in text and "trial" not in text for config in ran for text in config.overrides)
 
 
-def test_a_trial_that_dies_more_often_than_it_is_retried_is_a_failed_one(objective, here) -> None:
+def test_a_trial_fails_after_too_many_deaths(objective, here) -> None:
     interrupted(objective, here, 1)
     again = objective(stop)
     assert main(["-m", "sweep.resume=stopped"]) == 130
@@ -279,7 +277,7 @@ def test_a_trial_that_dies_more_often_than_it_is_retried_is_a_failed_one(objecti
     assert trials_of(here / "stopped")[1].user_attrs["error"] == "its process died more than 1 times"
 
 
-def test_a_trial_that_gets_further_each_time_is_run_again_however_often_it_dies(objective, here) -> None:
+def test_a_trial_with_new_checkpoints_is_always_restarted(objective, here) -> None:
     interrupted(objective, here, 1)
     checkpoints = here / "stopped/1/checkpoints"
     checkpoints.mkdir()
@@ -299,7 +297,7 @@ def test_a_trial_that_gets_further_each_time_is_run_again_however_often_it_dies(
     assert Path(ran[3].resume.source).name == "step-0000003.ckpt"
 
 
-def test_the_space_of_a_sweep_that_goes_on_stays(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resumed_sweep_rejects_another_space(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
     interrupted(objective, here, 1)
     ran = objective(bowl)
     assert main(["-m", "sweep.resume=stopped", "optimizer.lr=interval(1e-3,1)", "sweep.mode=max"]) == 2
@@ -329,7 +327,7 @@ def test_a_database_is_shared_by_sweeps(objective, here, capsys, monkeypatch: py
     assert "trials.db" not in (here / "first/sweep.yaml").read_text()  # a URL may hold a password
 
 
-def test_a_trial_whose_machine_fell_silent_is_run_again_under_a_new_number(objective, here, monkeypatch) -> None:
+def test_a_trial_of_a_dead_machine_is_run_again_under_a_new_number(objective, here, monkeypatch) -> None:
     words = ["-m", LR, "sweep.storage=sqlite:///trials.db", "sweep.study=one", "sweep.sampler=random"]
     drawn: list[list[Config]] = []
     for folder, silent in (("first", 1), ("second", 2)):  # each is killed in a trial, the second in the first's
@@ -361,7 +359,7 @@ def test_a_trial_whose_machine_fell_silent_is_run_again_under_a_new_number(objec
         ("mysql+pymysql://lr:hidden@nowhere/trials", "pymysql", ""),
     ],
 )
-def test_a_database_whose_driver_is_not_installed(
+def test_a_missing_database_driver_is_an_error(
     url: str, driver: str, remedy: str, objective, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
     monkeypatch.setitem(sys.modules, driver, None)
@@ -397,7 +395,7 @@ def test_a_database_whose_driver_is_not_installed(
         (["sweep.resume=nowhere"], ["no sweep.yaml"]),
     ],
 )
-def test_what_cannot_be_swept_is_told_before_the_first_job(
+def test_rejects_a_wrong_sweep_before_the_first_job(
     words: list[str], told: list[str], objective, here, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran = objective(bowl)
@@ -408,7 +406,7 @@ def test_what_cannot_be_swept_is_told_before_the_first_job(
     assert not (here / "outputs").exists()
 
 
-def test_a_search_takes_the_flag(objective, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweeps_need_the_multirun_flag(objective, capsys: pytest.CaptureFixture[str]) -> None:
     ran = objective(bowl)
     assert main(["sweep=lr_bayes", "sweep.n_trials=3"]) == 2
     assert capsys.readouterr().err.count("add -m") == 2
@@ -431,13 +429,13 @@ def test_a_search_takes_the_flag(objective, capsys: pytest.CaptureFixture[str]) 
         ({"storage": "postgresql://lr@host/trials"}, []),
     ],
 )
-def test_settings_that_do_not_go_together(settings: dict[str, object], told: list[str]) -> None:
+def test_rejects_incompatible_settings(settings: dict[str, object], told: list[str]) -> None:
     problems = [str(problem) for problem in check_sweeper(settings)]
     assert len(problems) == len(told)
     assert all(text in problem for text, problem in zip(told, problems, strict=True)), problems
 
 
-def test_a_full_disk_is_told_plainly(objective, here, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_a_clear_error(objective, here, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
     def run(config: Config) -> float:
         if config.run_folder.name == "2":
             monkeypatch.setattr(os, "fsync", full)
@@ -457,7 +455,7 @@ def test_a_full_disk_is_told_plainly(objective, here, monkeypatch, capsys: pytes
     assert [config.trial.number for config in ran] == [3, 4]  # the third had ended, as its folder says
 
 
-def test_a_journal_with_a_broken_midst_is_not_touched(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
+def test_does_not_change_a_journal_broken_in_the_middle(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
     interrupted(objective, here, 2)
     journal = here / "stopped" / JOURNAL
     lines = journal.read_bytes().splitlines(keepends=True)
@@ -466,7 +464,7 @@ def test_a_journal_with_a_broken_midst_is_not_touched(objective, here, capsys: p
     assert "line 4 is broken" in capsys.readouterr().err
 
 
-def test_an_error_that_cannot_be_pickled_is_told_by_its_message() -> None:
+def test_an_unpicklable_error_keeps_its_message() -> None:
     class OddError(Exception):
         pass
 

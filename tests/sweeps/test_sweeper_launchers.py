@@ -113,7 +113,7 @@ def test_a_trial_in_another_process_is_pruned_through_the_journal(elsewhere: Pat
     assert states(elsewhere / "swept") == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
 
 
-def test_a_worker_that_is_killed_loses_no_trial(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_worker_loses_no_trial(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     needs(JOBLIB)
     assert main(["-m", *JOBLIB, "hydra.sweep.dir=swept", "seed=0,2,3,4", "optimizer.lr=0.1"]) == 0
     out = capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_a_worker_that_is_killed_loses_no_trial(elsewhere: Path, capsys: pytest.
     assert states(elsewhere / "swept") == ["COMPLETE"] * 4
 
 
-def test_a_sweep_that_is_killed_leaves_runs_that_are_waited_for(
+def test_a_resumed_sweep_waits_for_runs_that_survived(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs(JOBLIB)
@@ -148,7 +148,7 @@ def test_a_sweep_that_is_killed_leaves_runs_that_are_waited_for(
             time.sleep(0.1)
 
 
-def test_a_disk_without_room_ends_a_sweep_that_can_go_on(elsewhere: Path, objective, capsys) -> None:
+def test_a_sweep_ended_by_a_full_disk_can_be_resumed(elsewhere: Path, objective, capsys) -> None:
     def no_room() -> None:  # what the kernel then says of each write beyond it
         resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
 
@@ -168,7 +168,7 @@ def test_a_disk_without_room_ends_a_sweep_that_can_go_on(elsewhere: Path, object
 
 
 @pytest.mark.skipif("LRFLOW_TEST_DATABASE" not in os.environ, reason="LRFLOW_TEST_DATABASE names no database server")
-def test_sweeps_at_the_same_time_share_a_study_on_a_database_server(elsewhere: Path) -> None:
+def test_concurrent_sweeps_share_a_study_on_a_server(elsewhere: Path) -> None:
     name = f"test-{uuid.uuid4()}"
     words = ["sweep.storage=${oc.env:LRFLOW_TEST_DATABASE}", f"sweep.study={name}", "optimizer.lr=0.1,0.2,0.3,0.4"]
     words += ["sweep.sampler=grid", "seed=3,4,6"]
@@ -189,7 +189,7 @@ def test_sweeps_at_the_same_time_share_a_study_on_a_database_server(elsewhere: P
     assert ran["one"] | ran["two"] == {str(number) for number in range(12)}
 
 
-def test_a_launcher_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_launcher_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "joblib.yaml", raising=False)
     with pytest.raises(ConfigError) as told:
         compose(["hydra/launcher=joblib"])

@@ -54,7 +54,7 @@ JOBLIB, LOCAL, SLURM, RAY = (
         ({"_target_": "somebody.elses.Launcher"}, 5, Workers(1, 5)),
     ],
 )
-def test_a_launcher_is_handed_as_many_jobs_as_it_runs_at_a_time(
+def test_workers_match_the_concurrency_of_the_launcher(
     config: dict[str, Any], batch: int | None, expected: Workers
 ) -> None:
     assert workers_for(DictConfig(config), batch, 20) == expected
@@ -112,7 +112,7 @@ def states(sweep: SweepRun) -> list[str]:
     return [trial.state.name for trial in sweep.trials.all()]
 
 
-def test_a_slot_that_is_free_takes_the_next_trial_at_once(sweep) -> None:
+def test_a_free_worker_claims_the_next_trial_at_once(sweep) -> None:
     last, told = threading.Event(), []
 
     def run(number: int) -> float:
@@ -127,19 +127,19 @@ def test_a_slot_that_is_free_takes_the_next_trial_at_once(sweep) -> None:
     swept.run()
     assert sorted(launcher.launched) == list(range(6))
     assert states(swept) == ["COMPLETE"] * 6
-    # Each trial was drawn when the study knew how the one before it in its slot had ended.
+    # Each trial was drawn when the study knew how the outcome of the trial before it on its worker.
     assert told[:5] == [(number, list(range(1, number))) for number in range(1, 6)]
     assert len(launcher.threads) == 2
 
 
-def test_one_slot_works_in_the_thread_of_the_sweep(sweep) -> None:
+def test_a_single_worker_uses_the_main_thread(sweep) -> None:
     swept, launcher = sweep(lambda number: 1.0, 1)
     swept.run()
     assert launcher.launched == list(range(6))
     assert launcher.threads == {threading.current_thread()}
 
 
-def test_a_failing_job_and_a_failing_launch_lose_no_trial(sweep, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_jobs_and_launches_lose_no_trial(sweep, capsys: pytest.CaptureFixture[str]) -> None:
     died: list[int] = []
 
     def run(number: int) -> float:
@@ -170,7 +170,7 @@ def test_a_launcher_that_starts_nothing_ends_the_sweep(sweep, tmp_path: Path) ->
         swept.run()
 
 
-def test_runs_of_this_machine_save_what_they_have_when_the_sweep_is_stopped(tmp_path: Path) -> None:
+def test_local_runs_save_a_checkpoint_when_the_sweep_is_stopped(tmp_path: Path) -> None:
     """Those in processes of the launcher's; others are ended after a while."""
     fork = multiprocessing.get_context("fork")
     holds = fork.Event()
@@ -181,7 +181,7 @@ def test_runs_of_this_machine_save_what_they_have_when_the_sweep_is_stopped(tmp_
     idle.start()
 
     def work() -> None:
-        if threading.current_thread().name == "slot 0":
+        if threading.current_thread().name == "worker 0":
             holds.wait(TIMEOUT)
             raise LrflowError("the disk is full")
         run.join(TIMEOUT)
@@ -205,7 +205,7 @@ def _interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("by", ["job", "ctrl-c", "sigterm"])
-def test_a_sweep_that_is_stopped_waits_for_no_job(by: str, sweep, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_sweep_does_not_wait_for_remote_jobs(by: str, sweep, capsys: pytest.CaptureFixture[str]) -> None:
     """Where the jobs run elsewhere, as on a cluster."""
     never, handler = threading.Event(), signal.getsignal(signal.SIGTERM)
     expected: dict[str, type[BaseException]] = {"ctrl-c": KeyboardInterrupt}
