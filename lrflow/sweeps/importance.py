@@ -105,8 +105,8 @@ def _fanova(columns: dict[str, list[Value]], costs: np.ndarray) -> dict[str, flo
                 placed[key] = [repr(value) for value in column]
                 distributions[key] = CategoricalDistribution(sorted({*map(repr, column)}))
         study = optuna.create_study()
-        for place, cost in enumerate(costs):
-            given = {key: values[place] for key, values in placed.items()}
+        for index, cost in enumerate(costs):
+            given = {key: values[index] for key, values in placed.items()}
             study.add_trial(optuna.create_trial(params=given, distributions=distributions, value=float(cost)))
         found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
         return {key: float(share) for key, share in found.items()}

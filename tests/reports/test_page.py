@@ -14,7 +14,7 @@ from lrflow.reports.page import Cell, Fact, Page
 
 
 class Reader(HTMLParser):
-    """Reads a page: its scripts by id, and everything that it would load from elsewhere."""
+    """Collects the scripts of a page by id, and everything that it would load from elsewhere."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -53,8 +53,8 @@ def test_a_page_is_self_contained(figure, tmp_path: Path) -> None:
     drawn = json.loads(reader.scripts["figure-1"])
     assert drawn["data"][0]["text"] == ["</script>", "b"]
     assert drawn["layout"] == {"height": 300}
-    for told in ("of &lt;this&gt; sweep", "x &lt; y", "&lt;near&gt;", "a=&#x27;&lt;b&gt;&#x27;"):
-        assert told in text
+    for part in ("of &lt;this&gt; sweep", "x &lt; y", "&lt;near&gt;", "a=&#x27;&lt;b&gt;&#x27;"):
+        assert part in text
     assert list(tmp_path.iterdir()) == [tmp_path / "page.html"]
 
 

@@ -1,4 +1,4 @@
-"""What a sweep shows, on folders whose trials are known."""
+"""The report of a sweep: the page, the figures and the printed summary."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lrflow.reports.sweep_matplotlib import interpolate_line, rate_colours
 from lrflow.sweeps.folders import read_sweep
 
 
-def told(folder: Path) -> str:
-    """What is printed of a sweep."""
+def printed(folder: Path) -> str:
+    """Return the printed summary of a sweep."""
     out = StringIO()
     report(read_sweep(folder), Console(file=out, width=100))
     return out.getvalue()
@@ -32,7 +32,7 @@ def figures(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def swept(make_run) -> Path:
-    """Two optimizers at four LRs; at the highest, adamw diverged."""
+    """Two optimizers at four LRs; adamw diverged at the highest."""
     for place, optimizer in enumerate(("sgd", "adamw")):
         for rank, lr in enumerate((1e-3, 1e-2, 1e-1, 1.0)):
             typed = [f"optimizer={optimizer}", f"optimizer.lr={lr}"]
@@ -46,7 +46,7 @@ def swept(make_run) -> Path:
 
 
 def test_the_lr_figure_shows_every_trial(swept: Path) -> None:
-    told(swept)
+    printed(swept)
     traces = [trace for trace in figures(swept)[0]["data"] if trace["mode"] == "markers" and "customdata" in trace]
     dots = {trace.get("name"): trace for trace in traces}
     assert dots["sgd"]["x"] == [1e-3, 1e-2, 1e-1, 1.0]
@@ -58,14 +58,14 @@ def test_the_lr_figure_shows_every_trial(swept: Path) -> None:
 
 
 def test_the_table_shows_errors(swept: Path) -> None:
-    told(swept)
+    printed(swept)
     page = (swept / "sweep.html").read_text()
     assert "8 trials, 1 diverged" in page
     assert "step 2: the loss is nan, at LR 1" in page
 
 
 def test_prints_a_summary(swept: Path) -> None:
-    lines = told(swept).splitlines()
+    lines = printed(swept).splitlines()
     assert lines[1].split()[:2] == ["sgd", "0.01"]
     assert lines[2].split()[0] == "adamw"
     assert "! adamw: 3 LRs are too few to fit: the best of those tried is shown" in lines
@@ -78,7 +78,7 @@ def test_draws_pruned_trials_at_their_last_metric(swept: Path, make_run) -> None
         8, ["optimizer=sgd", "optimizer.lr=0.3"], {"val/loss": 3.0}, status="pruned", error="trial 8 was pruned by x"
     )
     make_run(9, ["optimizer=sgd", "optimizer.lr=10"], {"val/loss": 30.0}, status="pruned")
-    lines = told(swept).splitlines()
+    lines = printed(swept).splitlines()
     assert lines[1].split()[:2] == ["sgd", "0.01"]  # as without them
     (pruned,) = [trace for trace in figures(swept)[0]["data"] if trace.get("name") == "pruned"]
     assert (pruned["x"], pruned["y"]) == ([0.3, 10.0], [3.0, 4.0])  # at most twice the loss before training
@@ -89,7 +89,7 @@ def test_draws_pruned_trials_at_their_last_metric(swept: Path, make_run) -> None
 
 @pytest.fixture
 def traded(make_run) -> Path:
-    """Two objectives at six LRs: the lower the loss the slower; the trial at 0.1 is beaten in both, one was pruned."""
+    """Two objectives at six LRs: the lower the loss the slower; the trial at 0.1 is dominated, one was pruned."""
     for number, (lr, loss, speed) in enumerate(
         [(1e-4, 1.5, 90.0), (1e-3, 1.2, 70.0), (1e-2, 1.0, 50.0), (1e-1, 1.3, 60.0), (1.0, 0.9, 30.0)]
     ):
@@ -100,7 +100,7 @@ def traded(make_run) -> Path:
 
 
 def test_draws_the_pareto_front_of_two_objectives(traded: Path) -> None:
-    out = told(traded)
+    out = printed(traded)
     assert "! val/loss: 1, the highest LR that was not pruned, was the best: the one above it was pruned" in out
     assert f"write another trial as a recipe: python -m lrflow task=analyze task.from={traded} task.trial=2" in out
     lines = out.splitlines()
@@ -127,7 +127,7 @@ def test_draws_two_objectives_without_an_lr(make_run) -> None:
 def test_writes_the_page_of_a_sweep_without_an_lr(make_run) -> None:
     for seed in range(3):
         folder = make_run(seed, [f"seed={seed}"], {"val/loss": 1.0 + seed})
-    told(folder)
+    printed(folder)
     assert "<h1>Sweep</h1>" in (folder / "sweep.html").read_text()
     assert not (folder / "sweep.png").exists()
     assert len(figures(folder)[0]["data"]) == 3  # the learning curves
@@ -136,7 +136,7 @@ def test_writes_the_page_of_a_sweep_without_an_lr(make_run) -> None:
 def test_reports_a_sweep_whose_trials_all_failed(make_run) -> None:
     for number, lr in enumerate((1.0, 10.0)):
         folder = make_run(number, [f"optimizer.lr={lr}"], status="failed", error="the loss is inf", losses=[])
-    assert "every LR diverged" in told(folder)
+    assert "every LR diverged" in printed(folder)
     assert (folder / "sweep.html").exists()
 
 

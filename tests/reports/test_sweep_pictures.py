@@ -1,4 +1,4 @@
-"""The page and the picture of a sweep hold what its trials hold: values, colours, order, the best one marked."""
+"""The page and the PNG of a sweep show the values of its trials in the right colours and order, and mark the best."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def swept(mode: str, make_run: Callable[..., Path]) -> Path:
-    """Two optimizers at four LRs, reported; trial 1 is the best of all by either mode, and neither first nor last."""
+    """Two optimizers at four LRs, reported; trial 1 is the best in both modes, and neither first nor last."""
     metric = {"min": "val_thing", "max": "val_acc"}[mode]
     for place, optimizer in enumerate(SHAPES):
         for rank, lr in enumerate(RATES):
@@ -66,7 +66,7 @@ def figure(page: str, heading: str) -> dict[str, Any]:
 
 
 def table(page: str, heading: str) -> tuple[list[str], list[list[str]], list[int]]:
-    """The headings of a table, the sorting keys of its cells by row, and which rows stand out."""
+    """Return the headings of a table, the sorting keys of its cells by row, and which rows are highlighted."""
     found = re.search(rf"<h2>{re.escape(heading)}</h2>.*?<table>(.*?)</table>", page, re.DOTALL)
     assert found, heading
     head, body = found.group(1).split("<tbody>")
@@ -143,7 +143,7 @@ def test_parallel_coordinates_show_the_best_trials_in_cold_colours(page: str, mo
 
 
 def numbers(values: Any) -> list[float]:
-    """A list of plotly's, which writes arrays in base 64."""
+    """Decode an array of plotly, which is written in base 64."""
     if isinstance(values, dict):
         import base64
 
@@ -158,7 +158,7 @@ def test_the_lr_figure_has_a_colour_and_a_star_per_optimizer(page: str, swept: P
         assert dots[optimizer]["x"] == pytest.approx(RATES)
         assert dots[optimizer]["y"] == pytest.approx([value(mode, optimizer, rank) for rank in range(4)])
         assert dots[optimizer]["marker"]["color"] == CURVES[place]
-        assert [f"trial {4 * place + rank}<" in told for rank, told in enumerate(dots[optimizer]["customdata"])] == [
+        assert [f"trial {4 * place + rank}<" in text for rank, text in enumerate(dots[optimizer]["customdata"])] == [
             True
         ] * 4
     stars = [trace for trace in traces if trace.get("marker", {}).get("symbol") == "star"]
@@ -169,7 +169,7 @@ def test_the_lr_figure_has_a_colour_and_a_star_per_optimizer(page: str, swept: P
 
 
 def by_lr(colour_of: Iterator[tuple[float, str]]) -> list[str]:
-    """The colours of the trials by rising LR, each once."""
+    """Return the distinct colours of the trials by rising LR."""
     return list(dict.fromkeys(colour for _, colour in sorted(colour_of)))
 
 
@@ -201,7 +201,7 @@ def test_the_facts_show_the_best_lr_and_trial(page: str, swept: Path, mode: str)
 
 @pytest.fixture
 def drawn(swept: Path, monkeypatch: pytest.MonkeyPatch) -> Figure:
-    """The figure of `sweep.png`."""
+    """Return the figure of `sweep.png`."""
     kept: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: kept.append(self))
     report(read_sweep(swept), Console(file=StringIO(), width=100))

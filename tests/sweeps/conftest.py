@@ -15,7 +15,7 @@ from lrflow.config import Config
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """An empty working directory and a terminal of 120 columns."""
+    """Use an empty working directory and a terminal of 120 columns."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.chdir(tmp_path)
@@ -25,7 +25,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def objective(monkeypatch: pytest.MonkeyPatch, here: Path) -> Callable[..., list[Config]]:
-    """Puts a function of the config in the place of training; gives the list of the configs that it is run with."""
+    """Replace training by a function of the config, and return the list of configs that it is called with."""
 
     def put(metric: Callable[[Config], Any]) -> list[Config]:
         ran: list[Config] = []
@@ -48,7 +48,7 @@ def objective(monkeypatch: pytest.MonkeyPatch, here: Path) -> Callable[..., list
 
 @pytest.fixture
 def sweep_folder(here: Path) -> Callable[[], Path]:
-    """The newest sweep's folder."""
+    """Return the folder of the newest sweep."""
 
     def find() -> Path:
         return max((here / "outputs/sweeps").iterdir(), key=lambda path: path.name)

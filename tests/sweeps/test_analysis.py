@@ -24,7 +24,7 @@ def bowl(lr: float, best: float = BEST) -> float:
 
 @pytest.fixture
 def analysed(make_run) -> Callable[..., Analysis]:
-    """The analysis of trials that are given as LR, other overrides and what they ended at."""
+    """Analyse trials given by their LR, other overrides and final metric."""
 
     def put(
         trials: Sequence[tuple[float, Mapping[str, object], float]], metric: str = "val/loss", **options: str
@@ -190,7 +190,7 @@ def test_no_analysis_without_a_swept_lr(make_run) -> None:
 
 @pytest.mark.parametrize(("decades", "seeds", "noise"), [(0.25, 1, 0.1), (0.25, 3, 0.1), (0.5, 1, 0.02), (0.5, 3, 0.1)])
 def test_the_fit_is_at_least_as_accurate_as_the_best_lr_tried(decades: float, seeds: int, noise: float) -> None:
-    """On simulated sweeps whose loss rises more steeply above its best LR than below, and diverges from there on."""
+    """In simulated sweeps, the loss rises more steeply above the best LR than below it, and diverges further up."""
     random = np.random.default_rng(0)
     fitted, tried, held = [], [], []
     for _ in range(60):
@@ -223,7 +223,7 @@ LOSSES = st.lists(st.floats(0.2, 1.9), min_size=5, max_size=9)
 def swept(
     rates: Sequence[float], losses: Sequence[float], others: Sequence[TrialResult] = (), mode: str = "min"
 ) -> SweepResults:
-    """A sweep that ended at these losses, which start at none that is known."""
+    """Return a sweep with these final losses and an unknown initial loss."""
     trials = [
         TrialResult(number, Path("none"), "finished", {"optimizer.lr": lr}, {"val/score": loss})
         for number, (lr, loss) in enumerate(zip(rates, losses, strict=True))
@@ -232,7 +232,7 @@ def swept(
 
 
 def answer(sweep: SweepResults) -> list[float]:
-    """The best LR, its interval and its basin, in decades; and the best cost."""
+    """Return the best LR, its interval and its basin, in decades, and the best cost."""
     found = analyse(sweep)
     assert found is not None
     (curve,) = found.curves

@@ -18,7 +18,7 @@ from lrflow.sweeps.results import SweepResults, TrialResult
 
 
 def swept(values: Sequence[Sequence[float]], modes: Sequence[str]) -> SweepResults:
-    """A sweep whose trials ended at these values of its objectives."""
+    """Return a sweep with these final values of the objectives."""
     objectives = tuple(Metric(f"metric{place}", mode) for place, mode in enumerate(modes))
     trials = [
         TrialResult(number, Path(str(number)), "finished", {}, {f"metric{p}": value for p, value in enumerate(row)})

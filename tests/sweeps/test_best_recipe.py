@@ -15,7 +15,7 @@ from lrflow.sweeps.folders import read_sweep
 
 @pytest.fixture
 def swept(tmp_path: Path):
-    """A sweep folder whose only trial was given these overrides."""
+    """Return a sweep folder with one trial with these overrides."""
 
     def put(overrides: Sequence[str], config_dir: Path | None = None) -> Path:
         folder = RunFolder(tmp_path / "sweep" / "0")

@@ -12,7 +12,7 @@ from lrflow.sweeps.importance import importance
 
 @pytest.fixture
 def swept(make_run) -> Path:
-    """Twenty-four trials whose loss depends on the LR, a little on the schedule, and not on the seed."""
+    """24 trials whose loss depends on the LR, a little on the schedule, and not on the seed."""
     number = 0
     for lr in (1e-4, 1e-3, 1e-2, 1e-1):
         for schedule, worse in (("cosine", 0.0), ("wsd", 0.5)):

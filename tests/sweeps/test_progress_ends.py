@@ -1,4 +1,4 @@
-"""How a trial ended is one answer: in its run folder, in the study, in the tables."""
+"""The outcome of a trial is the same in its run folder, in the study and in the tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lrflow.sweeps.study import JOURNAL, open_storage
 
 
 class Net(pl.LightningModule):
-    """Learns, with a validation loss that is not finite where it is asked to be."""
+    """A module that learns, with a validation loss that can be set to a non-finite value."""
 
     def __init__(self, at_the_end: float = 1.0, ends: int = -1) -> None:
         super().__init__()

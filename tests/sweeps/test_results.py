@@ -155,11 +155,11 @@ def test_explains_why_there_is_no_best_trial(ends: list[str], expected: str, mak
 def test_overrides_of_a_resumed_trial_are_not_swept_keys(record: str, make_run) -> None:
     make_run(0, ["optimizer.lr=0.01"], {"val/loss": 0.5})
     folder = make_run(1, ["optimizer.lr=0.1", "trainer.max_epochs=9"], {"val/loss": 0.4})
-    told = {
+    records = {
         "sweep.yaml": "settings: {}\nspace: ['optimizer.lr: 0.01, 0.1']\n",
         "multirun.yaml": "hydra: {overrides: {task: ['++optimizer.lr=0.01,0.1', '++seed=1']}}\n",
     }
-    (folder / record).write_text(told[record])
+    (folder / record).write_text(records[record])
     sweep = read_sweep(folder)
     assert sweep.keys == ("optimizer.lr",)
     assert sweep.notes == ("trainer.max_epochs differs between trials, though it was not swept",)

@@ -25,7 +25,7 @@ CURVES = [[1.0, 0.8, 0.6, 0.4], [1.1, 0.9, 0.7, 0.5], [1.2, 1.0, 0.8, 0.6], [3.0
 def lengths(
     path: Path, pruner: str, settings: Pruning, curves: list[list[float]], direction: str = "minimize"
 ) -> list[int]:
-    """How many reports each trial makes, where each report comes from a job that shares nothing but the journal."""
+    """Return the number of reports of each trial; each report comes from a job that shares only the journal."""
     study = optuna.create_study(
         storage=open_storage(str(path)), study_name="s", pruner=make_pruner(pruner, settings), direction=direction
     )
@@ -126,7 +126,7 @@ def test_a_pruned_run_records_its_status(here: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_better_run_is_not_pruned_by_a_metric_to_maximize(here: Path) -> None:
-    """By a metric that says so by its name: the sweep is judged by what the checkpoints are."""
+    """The sweep is ranked by the metric of the checkpoints, whose name implies its direction."""
     words = ["-m", "optimizer.lr=1e-2,1e-6", "sweep.pruner=asha", "hydra.sweep.dir=swept", *SHORT]
     assert main([*words, "trainer.checkpoint.monitor=val/accuracy"]) == 0
     first, second = (json.loads((here / f"swept/{number}/summary.json").read_text()) for number in (0, 1))
@@ -147,9 +147,9 @@ def test_annealed_rungs_do_not_change_the_run(here: Path) -> None:
     assert whole["metrics"] == plain["metrics"]  # to the last bit
     assert pruned["status"] == "pruned"
     assert f"val/loss {pruned['metrics']['val/loss']:.4g} at 11%" in pruned["error"]
-    told = [trial.intermediate_values for trial in open_storage(str(here / "swept" / JOURNAL)).get_all_trials(0)]
-    assert [list(values) for values in told] == [[111, 333], [111]]
-    assert told[0][333] < told[0][111]
+    reports = [trial.intermediate_values for trial in open_storage(str(here / "swept" / JOURNAL)).get_all_trials(0)]
+    assert [list(values) for values in reports] == [[111, 333], [111]]
+    assert reports[0][333] < reports[0][111]
 
 
 def test_rejects_a_metric_that_cannot_prune(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ def problems_of(*typed: str, params=None, when=None) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "description"),
     [
         ("optimizer.lr=interval(1e-4,1)", "optimizer.lr: log [0.0001, 1]"),
         ("optimizer.routes.muon.lr=interval(1e-4,1)", "optimizer.routes.muon.lr: log [0.0001, 1]"),
@@ -33,8 +33,8 @@ def problems_of(*typed: str, params=None, when=None) -> dict[str, str]:
         ("optimizer.lr=choice(0.1,0.01)", "optimizer.lr: 0.1, 0.01"),
     ],
 )
-def test_parses_axes_from_hydra_overrides(text: str, told: str) -> None:
-    assert space_of(text).describe() == [told]
+def test_parses_axes_from_hydra_overrides(text: str, description: str) -> None:
+    assert space_of(text).describe() == [description]
 
 
 def test_fixed_overrides_are_in_every_trial() -> None:

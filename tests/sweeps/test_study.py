@@ -24,7 +24,7 @@ CONDITIONAL = read_space(
 
 
 def draw(path: Path, sampler: str, count: int, space: Space = SPACE) -> list[dict[str, str]]:
-    """Trials of a process of its own: nothing is shared but the journal."""
+    """Run trials as in a separate process, which shares only the journal."""
     study = optuna.create_study(
         storage=open_storage(str(path)), study_name="s", load_if_exists=True,
         sampler=make_sampler(sampler, 0, 12, space.common()),
@@ -108,9 +108,9 @@ def test_repairs_a_broken_end_and_keeps_a_backup(tail: bytes, tmp_path: Path) ->
     draw(path, "random", 2)
     sound = path.read_bytes()
     path.write_bytes(sound + tail)
-    told = repair_journal(path)
-    assert told is not None
-    assert "removed " in told
+    message = repair_journal(path)
+    assert message is not None
+    assert "removed " in message
     assert path.read_bytes() == sound
     assert (tmp_path / f"{JOURNAL}.broken-1").read_bytes() == sound + tail
     assert repair_journal(path) is None

@@ -121,7 +121,7 @@ ENDS = {
     4: lambda: Outcome.from_error(ValueError("oh")),
     5: lambda: Outcome.ended_early("a dead loader", 0, 9),
 }
-"""How the run of each seed ends; the one that ended early would be the best."""
+"""The outcome of each seed; the run that ended early would be the best."""
 
 
 @pytest.mark.parametrize("ranked", [False, True])
@@ -222,7 +222,7 @@ def stop(config: Config) -> float:
 
 
 def interrupted(objective, here: Path, at: int) -> list[Config]:
-    """A sweep of three trials that is stopped in one of them."""
+    """Stop a sweep in one of its three trials."""
 
     def run(config: Config) -> float:
         if config.run_folder.name == str(at):
@@ -375,7 +375,7 @@ def test_a_missing_database_driver_is_an_error(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "messages"),
     [
         ([LR], ["add sweep.sampler=tpe"]),
         ([LR, "sweep.sampler=tpee", "sweep.n_trials=0"], ["did you mean tpe?", "sweep.n_trials = 0"]),
@@ -396,12 +396,12 @@ def test_a_missing_database_driver_is_an_error(
     ],
 )
 def test_rejects_a_wrong_sweep_before_the_first_job(
-    words: list[str], told: list[str], objective, here, capsys: pytest.CaptureFixture[str]
+    words: list[str], messages: list[str], objective, here, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran = objective(bowl)
     assert main(["-m", *words]) == 2
     err = " ".join(capsys.readouterr().err.split())
-    assert all(text in err for text in told), err
+    assert all(text in err for text in messages), err
     assert not ran
     assert not (here / "outputs").exists()
 
@@ -414,7 +414,7 @@ def test_sweeps_need_the_multirun_flag(objective, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "messages"),
     [
         ({"metric": ["a", "b"], "pruner": "median"}, ["several objectives cannot be pruned"]),
         ({"metric": ["a", "b"], "mode": ["min"] * 3}, ["expected one, or as many as sweep.metric has (2)"]),
@@ -429,10 +429,10 @@ def test_sweeps_need_the_multirun_flag(objective, capsys: pytest.CaptureFixture[
         ({"storage": "postgresql://lr@host/trials"}, []),
     ],
 )
-def test_rejects_incompatible_settings(settings: dict[str, object], told: list[str]) -> None:
+def test_rejects_incompatible_settings(settings: dict[str, object], messages: list[str]) -> None:
     problems = [str(problem) for problem in check_sweeper(settings)]
-    assert len(problems) == len(told)
-    assert all(text in problem for text, problem in zip(told, problems, strict=True)), problems
+    assert len(problems) == len(messages)
+    assert all(text in problem for text, problem in zip(messages, problems, strict=True)), problems
 
 
 def test_a_full_disk_is_a_clear_error(objective, here, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -452,7 +452,7 @@ def test_a_full_disk_is_a_clear_error(objective, here, monkeypatch, capsys: pyte
     os.chdir(here)
     ran = objective(bowl)
     assert main(["-m", "sweep.resume=full"]) == 0
-    assert [config.trial.number for config in ran] == [3, 4]  # the third had ended, as its folder says
+    assert [config.trial.number for config in ran] == [3, 4]  # the third had ended, according to its folder
 
 
 def test_does_not_change_a_journal_broken_in_the_middle(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
@@ -468,9 +468,9 @@ def test_an_unpicklable_error_keeps_its_message() -> None:
     class OddError(Exception):
         pass
 
-    told = Outcome.from_error(OddError("why")).picklable().error
-    assert isinstance(told, LrflowError)
-    assert str(told) == "OddError: why"
+    error = Outcome.from_error(OddError("why")).picklable().error
+    assert isinstance(error, LrflowError)
+    assert str(error) == "OddError: why"
     stopped = pickle.loads(pickle.dumps(Outcome.from_error(StoppedError("stopped", 143)).picklable()))
     assert (stopped.status, stopped.exit_code) == ("stopped", 143)
     wrong = pickle.loads(pickle.dumps(ConfigError([Problem("a", "b")])))

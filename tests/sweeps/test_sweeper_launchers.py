@@ -63,7 +63,7 @@ TRAINING = """
 
 @pytest.fixture
 def elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Puts a function in the place of training in every process that is started; not in this one."""
+    """Replace training by a function in every process that is started, but not in this one."""
     site = here / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(textwrap.dedent(TRAINING))
@@ -88,7 +88,7 @@ def states(folder: Path) -> list[str]:
 
 
 def needs(words: list[str]) -> None:
-    """Skips where a launcher is not installed."""
+    """Skip the test if a launcher is not installed."""
     name = words[0].partition("=")[2].partition("_")[0]
     if importlib.util.find_spec(f"hydra_plugins.hydra_{name}_launcher") is None:
         pytest.skip(f"hydra-{name}-launcher is not installed")
@@ -149,7 +149,7 @@ def test_a_resumed_sweep_waits_for_runs_that_survived(
 
 
 def test_a_sweep_ended_by_a_full_disk_can_be_resumed(elsewhere: Path, objective, capsys) -> None:
-    def no_room() -> None:  # what the kernel then says of each write beyond it
+    def no_room() -> None:  # the signal handler of writes beyond the limit
         resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
 
     words = ["sweep.n_trials=20", "sweep.sampler=random", "optimizer.lr=interval(1e-4,1)", "hydra.sweep.dir=swept"]
@@ -164,7 +164,7 @@ def test_a_sweep_ended_by_a_full_disk_can_be_resumed(elsewhere: Path, objective,
     ran = objective(lambda config: config.optimizer.lr)
     assert main(["-m", "sweep.resume=swept"]) == 0
     assert states(elsewhere / "swept") == ["COMPLETE"] * 20
-    assert 20 - done - 1 <= len(ran) <= 20 - done  # the one that was running may have ended, as its folder says
+    assert 20 - done - 1 <= len(ran) <= 20 - done  # the one that was running may have ended, according to its folder
 
 
 @pytest.mark.skipif("LRFLOW_TEST_DATABASE" not in os.environ, reason="LRFLOW_TEST_DATABASE names no database server")
@@ -191,8 +191,8 @@ def test_concurrent_sweeps_share_a_study_on_a_server(elsewhere: Path) -> None:
 
 def test_a_missing_launcher_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "joblib.yaml", raising=False)
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as raised:
         compose(["hydra/launcher=joblib"])
-    (problem,) = told.value.problems
+    (problem,) = raised.value.problems
     assert problem.message == "needs the package hydra-joblib-launcher, which is not installed"
     assert problem.hint == "pip install 'lrflow[joblib]'"

@@ -61,7 +61,7 @@ def test_workers_match_the_concurrency_of_the_launcher(
 
 
 class Threads:
-    """A launcher whose jobs are calls of a function with a trial's number; it gives the metric."""
+    """A launcher whose jobs call a function of the trial's number, which returns the metric."""
 
     def __init__(self, run: Callable[[int], float], folder: Path) -> None:
         self.run, self.folder = run, folder
@@ -85,7 +85,7 @@ class Threads:
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Callable[..., tuple[SweepRun, Threads]]:
-    """Makes a sweep of a function, in workers."""
+    """Return a factory of sweeps of a function with several workers."""
 
     def make(run: Callable[[int], float], workers: int, **settings: Any) -> tuple[SweepRun, Threads]:
         launcher = Threads(run, tmp_path)
@@ -113,12 +113,12 @@ def states(sweep: SweepRun) -> list[str]:
 
 
 def test_a_free_worker_claims_the_next_trial_at_once(sweep) -> None:
-    last, told = threading.Event(), []
+    last, completed = threading.Event(), []
 
     def run(number: int) -> float:
         if number == 0:
             assert last.wait(TIMEOUT), "the others wait for this one"
-        told.append((number, [t.number for t in swept.trials.all() if t.state is TrialState.COMPLETE]))
+        completed.append((number, [t.number for t in swept.trials.all() if t.state is TrialState.COMPLETE]))
         if number == 5:
             last.set()
         return 1.0
@@ -128,7 +128,7 @@ def test_a_free_worker_claims_the_next_trial_at_once(sweep) -> None:
     assert sorted(launcher.launched) == list(range(6))
     assert states(swept) == ["COMPLETE"] * 6
     # Each trial was drawn when the study knew how the outcome of the trial before it on its worker.
-    assert told[:5] == [(number, list(range(1, number))) for number in range(1, 6)]
+    assert completed[:5] == [(number, list(range(1, number))) for number in range(1, 6)]
     assert len(launcher.threads) == 2
 
 
@@ -171,7 +171,7 @@ def test_a_launcher_that_starts_nothing_ends_the_sweep(sweep, tmp_path: Path) ->
 
 
 def test_local_runs_save_a_checkpoint_when_the_sweep_is_stopped(tmp_path: Path) -> None:
-    """Those in processes of the launcher's; others are ended after a while."""
+    """Runs in processes of the launcher save; processes that do not end are killed."""
     fork = multiprocessing.get_context("fork")
     holds = fork.Event()
     run = fork.Process(target=save_when_asked, args=(tmp_path, holds), daemon=True)
@@ -197,7 +197,7 @@ def test_local_runs_save_a_checkpoint_when_the_sweep_is_stopped(tmp_path: Path) 
 
 @pytest.fixture
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C interrupts, also where the tests run in the background, whose shell has it ignored."""
+    """Enable Ctrl-C, which shells disable for background processes."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -206,7 +206,7 @@ def _interruptible() -> Iterator[None]:
 @pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("by", ["job", "ctrl-c", "sigterm"])
 def test_a_stopped_sweep_does_not_wait_for_remote_jobs(by: str, sweep, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where the jobs run elsewhere, as on a cluster."""
+    """The jobs run elsewhere, as on a cluster."""
     never, handler = threading.Event(), signal.getsignal(signal.SIGTERM)
     expected: dict[str, type[BaseException]] = {"ctrl-c": KeyboardInterrupt}
 
