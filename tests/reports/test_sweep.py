@@ -101,7 +101,7 @@ def traded(make_run) -> Path:
 
 def test_draws_the_pareto_front_of_two_objectives(traded: Path) -> None:
     out = printed(traded)
-    assert "! val/loss: 1, the highest LR that was not pruned, was the best: the one above it was pruned" in out
+    assert "! val/loss: the best LR, 1, is the highest that was not pruned: the one above it was pruned" in out
     assert f"write another trial as a recipe: python -m lrflow task=analyze task.from={traded} task.trial=2" in out
     lines = out.splitlines()
     assert lines[0].strip() == "Pareto front: 4 of 6 trials"
