@@ -186,8 +186,8 @@ class SweepResults:
                 f"no best: none of {len(self.trials)} trials finished ({counts}). {remedy} task.rank_ended_early=true"
             )
         if ranked:
-            names = ", ".join(self._objective_names)
-            return f"no best: none of the {len(ranked)} trials that finished has a finite {names}"
+            metrics = ", ".join(self._objective_names)
+            return f"no best: none of the {len(ranked)} trials that finished has a finite {metrics}"
         return f"no best: none of {len(self.trials)} trials finished ({counts})"
 
     @property
