@@ -142,7 +142,7 @@ def test_a_resumed_sweep_waits_for_runs_that_survived(
     assert main(["-m", "sweep.resume=swept"]) == 0
     assert states(elsewhere / "swept") == ["COMPLETE"] * 4
     assert [str(run.read_summary()["metrics"]["process"]) for run in runs] == holders  # and no other process's
-    assert "still runs as process" in capsys.readouterr().out
+    assert f"waiting for process {holders[0]}, which still runs this trial" in capsys.readouterr().out
     for holder in holders:
         while Path(f"/proc/{holder}").exists():  # a worker whose sweep is gone ends with its run
             time.sleep(0.1)
