@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -42,8 +41,12 @@ class QuietConsole(Console):
     def on_broken_pipe(self) -> None:
         """Stop printing and go on; rich would end the process."""
         self.quiet = True
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())  # otherwise Python reports the broken pipe at exit
+        discard_output(self.file)
+
+
+def discard_output(stream: IO[str]) -> None:
+    """Redirect a stream to the null device after its pipe was closed; otherwise Python reports the pipe at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def short_names(keys: Sequence[str], others: Iterable[str] = ()) -> list[str]:

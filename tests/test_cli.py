@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,13 +21,18 @@ sys.exit(code)
 """
 
 
-def run(*words: str, folder: Path, code: str | None = None) -> tuple[subprocess.CompletedProcess[str], float]:
+PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+
+
+def run(
+    *words: str, folder: Path, code: str | None = None, **pipes: Any
+) -> tuple[subprocess.CompletedProcess[str], float]:
     """The finished process, and the CPU seconds that it took."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LRFLOW_", "HYDRA_"))}
     environment |= {"COLUMNS": "80", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, *(["-c", code] if code else ["-m", "lrflow"]), *words]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, timeout=120, **PIPES | pipes)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -112,3 +118,13 @@ def test_python_m_lrflow(tmp_path: Path) -> None:
         "\n"
         "Nothing was run. See --help for the options and --cfg job for the whole config.\n"
     )
+
+
+@pytest.mark.parametrize("words", [["--cfg", "job"], ["task=plan"]])
+def test_a_closed_pipe_ends_the_output_quietly(words: list[str], tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done, _ = run(*words, folder=tmp_path, stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bool(list(tmp_path.rglob("plan.json"))) is (words == ["task=plan"])

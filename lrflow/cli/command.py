@@ -39,15 +39,21 @@ def main(words: Sequence[str] | None = None) -> int:
 
     Returns:
         the exit code: 0 when all went well, 1 when a run failed, 2 when the config cannot be run, 3 when a run ended
-        early, 128 + the signal when it was stopped: 130 after ^C.
+        early, 128 + the signal when it was stopped: 130 after ^C. A pipe that its reader closed does not change it.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra is to hand its exceptions on, not to print them
+    exit_code = 0
     try:
         with stopped_by_signals():
-            return _main(list(sys.argv[1:] if words is None else words))
-    except BrokenPipeError:  # of `lrflow --help | head`, which has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+            exit_code = _main(list(sys.argv[1:] if words is None else words))
+            if sys.stdout is not None:  # it is closed
+                sys.stdout.flush()
+            return exit_code
+    except BrokenPipeError:  # from `lrflow --help | head`
+        from lrflow.display import discard_output
+
+        discard_output(sys.stdout)
+        return exit_code
     except (Exception, KeyboardInterrupt) as raised:
         error = cause_of(raised)
         if isinstance(error, KeyboardInterrupt):

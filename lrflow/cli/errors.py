@@ -18,6 +18,7 @@ from rich.text import Text
 import lrflow
 from lrflow.config.options import home
 from lrflow.config.secrets import MASK, is_secret_name, redact_text
+from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
 
 _LONGEST = 60
@@ -39,7 +40,7 @@ class SweepError(ConfigError):
 
 def console(stderr: bool = False) -> Console:
     """Where to print: with colours on a terminal, plain text elsewhere."""
-    return Console(stderr=stderr, highlight=False, markup=False)
+    return QuietConsole(stderr=stderr, highlight=False, markup=False)
 
 
 def debugging() -> bool:

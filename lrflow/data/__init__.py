@@ -1,4 +1,4 @@
-"""Data modules, and an order of the data that a resumed run can take up anywhere."""
+"""Data modules, and a data order from which a run can be resumed at any batch."""
 
 from typing import TYPE_CHECKING
 

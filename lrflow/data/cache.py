@@ -1,4 +1,4 @@
-"""Where data sets lie on a machine, and how their files get there: written whole, or out of Debian's packages."""
+"""The folders that hold data sets on a machine; write files to them, or read files from a Debian package."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lrflow.errors import LrflowError
 from lrflow.files import write_whole
 
 
-def places(name: str, system: Path) -> list[Path]:
-    """The folders in which a data set is looked for, in this order.
+def search_folders(name: str, system: Path) -> list[Path]:
+    """The folders in which a data set is searched, in this order.
 
     Args:
-        name: of its folder under `$LRFLOW_DATA`, `.data` and the user's cache.
-        system: where Debian's package puts it.
+        name: the name of its folder under `$LRFLOW_DATA`, `.data` and the user's cache.
+        system: the folder where Debian's package installs it.
     """
     here = Path(".data")
     unpacked = sorted(path for path in here.rglob(name) if path != here / name)
@@ -26,7 +26,7 @@ def places(name: str, system: Path) -> list[Path]:
 
 
 def default_folder(name: str) -> Path:
-    """Where a download is kept: under `LRFLOW_DATA` if that is set, else in the user's cache."""
+    """The folder for downloads of a data set: under `$LRFLOW_DATA` if that is set, else in the user's cache."""
     return Path(os.environ.get("LRFLOW_DATA") or _cache()) / name
 
 
@@ -34,29 +34,29 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrflow"
 
 
-def keep(content: bytes, path: Path) -> None:
-    """Writes a file under its name once all of it is on the disk: nobody ever sees half of one.
+def write_file(content: bytes, path: Path) -> None:
+    """Write a file under its name once its whole content is on the disk; no reader ever finds half of it.
 
     Args:
-        content: of the file.
-        path: of the file; its folder is made if need be.
+        content: the content of the file.
+        path: the path of the file; its folder is created if necessary.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
 
 
 def read_package(package: str, paths: Iterable[Path]) -> dict[Path, bytes]:
-    """The content of files as a package would install them; apt checks the package against Debian's signature.
+    """Download a Debian package with apt, which checks its signature, and read files from it without installing it.
 
     Args:
-        package: its name in Debian.
-        paths: of the files, absolute.
+        package: the name of the package.
+        paths: the absolute paths of the files where the package would install them.
 
     Returns:
         The content of each file.
 
     Raises:
-        LrflowError: there is no apt here, or it has no such package, or that has no such file.
+        LrflowError: there is no apt here, apt has no such package, or the package has no such file.
     """
     with tempfile.TemporaryDirectory() as temporary:
         try:

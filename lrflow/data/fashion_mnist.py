@@ -1,7 +1,4 @@
-"""FashionMNIST: pictures of clothes, for runs that are more than a toy and still take a minute.
-
-The idx format of the MNIST family: a type, a shape, and the numbers (LeCun, Cortes and Burges, 1998).
-"""
+"""The data module FashionMNIST, and a reader for the idx files of the MNIST family."""
 
 from __future__ import annotations
 
@@ -20,60 +17,25 @@ from lrflow.data import fashion_mnist_files
 from lrflow.data.module import DataModule, Examples
 from lrflow.errors import ConfigError, LrflowError, Problem
 
-# The third byte of a file; numbers are stored big-endian.
-_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """The array in an idx file, packed with gzip or not.
-
-    Args:
-        path: the file; what it holds counts, not its suffix.
-
-    Returns:
-        A writable array of the file's shape and type.
-
-    Raises:
-        LrflowError: the file cannot be read, is no idx file, or is longer or shorter than its header says.
-    """
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise LrflowError(f"{path} cannot be read: {error or type(error).__name__}") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _TYPES:
-        raise LrflowError(f"{path} is not an idx file: it begins with {content[:4].hex(' ') or 'nothing'}")
-    dtype, start = np.dtype(_TYPES[content[2]]), 4 + 4 * content[3]
-    if len(content) < start:
-        raise LrflowError(f"{path} is truncated: it ends within its header")
-    shape = struct.unpack(f">{content[3]}I", content[4:start])
-    expected, found = math.prod(shape) * dtype.itemsize, len(content) - start
-    if found != expected:
-        what = "truncated" if found < expected else "too long"
-        raise LrflowError(f"{path} is {what}: {found:,} bytes of data where its header says {expected:,}")
-    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
-
-
-# Of the 60,000 x 784 training pixels scaled to [0, 1].
+# Mean and standard deviation of the 60,000 x 784 training pixels, scaled to [0, 1].
 MEAN, STD = 0.2860, 0.3530
 
 
 class FashionMNIST(DataModule):
-    """60,000 + 10,000 pictures of clothes, 28 x 28 pixels, 10 classes (Xiao, Rasul and Vollgraf, 2017).
+    """60,000 training and 10,000 test images of clothes: 28 x 28 pixels, 10 classes (Xiao, Rasul and Vollgraf, 2017).
 
     Args:
-        root: a folder with the four idx files, packed or not; None: `$LRFLOW_DATA/fashion-mnist`, `.data`, where
-            Debian's package puts them, the cache of an earlier download.
-        download: whether files that are nowhere are fetched from their authors, into `root` or else under
-            `$LRFLOW_DATA` or the user's cache, and checked.
-        batch_size: training examples a batch and device.
-        eval_batch_size: examples a batch in validation and test; None: `batch_size`.
+        root: a folder with the four idx files, compressed or not; None: the first of `$LRFLOW_DATA/fashion-mnist`,
+            `.data`, the folder of Debian's package and the user's cache that has them.
+        download: whether missing files are downloaded from their authors into `root`, `$LRFLOW_DATA` or the user's
+            cache, and checked.
+        batch_size: training examples per batch and device.
+        eval_batch_size: examples per batch in validation and test; None: `batch_size`.
         val_size: examples held out of the 60,000 for validation, stratified.
-        drop_last: leave out an epoch's last, smaller batch.
-        num_workers: worker processes a loader.
-        split_seed: which examples are held out.
-        facts: what the config states about the data before it is read; see `DataModule`.
+        drop_last: whether to leave out an epoch's last batch if it is smaller.
+        num_workers: worker processes per loader.
+        split_seed: seed that selects the examples held out.
+        facts: properties of the data that the config states before it is read; see `DataModule`.
     """
 
     def __init__(
@@ -101,20 +63,20 @@ class FashionMNIST(DataModule):
         self.download = download
 
     def prepare_data(self) -> None:
-        """Sees to it that the files are on this machine; Lightning calls it in one process of each node."""
+        """Download the files if they are missing; Lightning calls it in one process per node."""
         self.paths()
 
     def paths(self) -> dict[str, Path]:
-        """The four files by name, fetched if they have to be.
+        """The four files by name, downloaded if necessary.
 
         Raises:
-            ConfigError: `root` lacks them.
-            LrflowError: they are nowhere and could not be fetched; says what was tried and how to get them.
+            ConfigError: `root` does not have them, and they could not be downloaded.
+            LrflowError: no folder has them, and they could not be downloaded; the message lists how to get them.
         """
         found = fashion_mnist_files.locate() if self.root is None else fashion_mnist_files.find(self.root)
         if found:
             return found
-        tried = [f"  {folder}" for folder in fashion_mnist_files.places()]
+        tried = [f"  {folder}" for folder in fashion_mnist_files.search_folders()]
         if self.download:
             try:
                 return fashion_mnist_files.download(self.root or fashion_mnist_files.default_folder())
@@ -128,12 +90,12 @@ class FashionMNIST(DataModule):
         raise LrflowError("\n".join(["FashionMNIST was not found in", *tried, failure, fashion_mnist_files.ADVICE]))
 
     def load(self) -> tuple[Examples, Examples]:
-        """The training and the test pictures: [examples, 1, 28, 28] of bytes, with their classes, 0 to 9."""
+        """The training and the test images: bytes [examples, 1, 28, 28], with their classes, 0 to 9."""
         paths = self.paths()
         return _examples(paths, "train"), _examples(paths, "t10k")
 
     def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Pixels with zero mean and unit variance over the training part."""
+        """Scale pixels to zero mean and unit variance over the training images."""
         return inputs.float().div_(255).sub_(MEAN).div_(STD)
 
 
@@ -145,3 +107,38 @@ def _examples(paths: Mapping[str, Path], part: str) -> Examples:
             f"{images_path} and {labels_path} do not belong together: shapes {images.shape} and {labels.shape}"
         )
     return Examples(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long())
+
+
+# By the third byte of a file; numbers are stored big-endian.
+_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read the array of an idx file (LeCun, Cortes and Burges, 1998), compressed with gzip or not.
+
+    Args:
+        path: the file; the compression is detected from its content, not from its suffix.
+
+    Returns:
+        A writable array of the file's shape and type.
+
+    Raises:
+        LrflowError: the file cannot be read, is not an idx file, or does not have the length that its header states.
+    """
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise LrflowError(f"{path} cannot be read: {error or type(error).__name__}") from error
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _TYPES:
+        raise LrflowError(f"{path} is not an idx file: it begins with {content[:4].hex(' ') or 'nothing'}")
+    dtype, start = np.dtype(_TYPES[content[2]]), 4 + 4 * content[3]
+    if len(content) < start:
+        raise LrflowError(f"{path} is truncated: it ends within its header")
+    shape = struct.unpack(f">{content[3]}I", content[4:start])
+    expected, found = math.prod(shape) * dtype.itemsize, len(content) - start
+    if found != expected:
+        what = "truncated" if found < expected else "too long"
+        raise LrflowError(f"{path} is {what}: {found:,} bytes of data, expected {expected:,} from its header")
+    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))

@@ -1,4 +1,4 @@
-"""Where the four files of FashionMNIST are found, and how they are fetched."""
+"""Find the four files of FashionMNIST on this machine, or fetch them from their authors or from Debian."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Published:
     """A file as its authors published it.
 
     Args:
-        size: bytes when unpacked.
-        sha256: of the unpacked bytes. The authors' own archives (whose published MD5 sums were compared) and Debian's
-            are packed differently and unpack to the same.
+        size: bytes of the uncompressed content.
+        sha256: checksum of the uncompressed content. The authors' archives (checked against their published MD5 sums)
+            and Debian's are compressed differently but have the same content.
     """
 
     size: int
@@ -41,7 +41,7 @@ URLS = (
     "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
 )
 PACKAGE = "dataset-fashion-mnist"
-SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # where that package puts them
+SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # the folder where that package installs them
 ADVICE = f"""Ways to get FashionMNIST:
   python -m lrflow.data.fetch fashion_mnist     into .data/, from Debian or from its authors
   apt install {PACKAGE}             Debian and Ubuntu, for the whole machine
@@ -50,7 +50,7 @@ ADVICE = f"""Ways to get FashionMNIST:
 
 
 def find(folder: Path) -> dict[str, Path] | None:
-    """The four files in a folder, packed or not, by their names; None unless all are there."""
+    """The four files in a folder, compressed or not, by their names; None unless the folder has all four."""
     paths = {}
     for name in FILES:
         present = [path for path in (folder / f"{name}.gz", folder / name) if path.is_file()]
@@ -60,32 +60,32 @@ def find(folder: Path) -> dict[str, Path] | None:
     return paths
 
 
-def places() -> list[Path]:
+def search_folders() -> list[Path]:
     """The folders that are searched, in this order."""
-    return cache.places("fashion-mnist", SYSTEM)
+    return cache.search_folders("fashion-mnist", SYSTEM)
 
 
 def locate() -> dict[str, Path] | None:
-    """The four files in the first place that has them all, or None."""
-    return next((paths for folder in places() if (paths := find(folder))), None)
+    """The four files in the first folder that has all of them, or None."""
+    return next((paths for folder in search_folders() if (paths := find(folder))), None)
 
 
 def default_folder() -> Path:
-    """Where a download is kept: under `LRFLOW_DATA` if that is set, else in the user's cache."""
+    """The folder for downloads: under `$LRFLOW_DATA` if that is set, else in the user's cache."""
     return cache.default_folder("fashion-mnist")
 
 
 def download(folder: Path) -> dict[str, Path]:
-    """Fetches the four files from their authors, each checked before it gets its name.
+    """Download the four files from their authors; each is checked before it is written.
 
     Args:
-        folder: where they go; made if need be. Files already there are kept.
+        folder: the folder to write to; created if necessary. Files that exist are kept.
 
     Returns:
         The files by name.
 
     Raises:
-        LrflowError: no source gave what was published; says what each one answered.
+        LrflowError: no source returned the published file; the message lists the error of each source.
     """
     for name in FILES:
         if not any(path.is_file() for path in (folder / f"{name}.gz", folder / name)):
@@ -99,8 +99,8 @@ def _download(name: str, folder: Path) -> None:
         source = f"{url}/{name}.gz"
         try:
             with urllib.request.urlopen(source, timeout=30) as answer:
-                packed = answer.read(FILES[name].size)  # packed is smaller; more is something else
-            _keep(packed, name, folder)
+                packed = answer.read(FILES[name].size)  # the compressed file is smaller than its content
+            _check_and_write(packed, name, folder)
             return
         except (OSError, ValueError, http.client.HTTPException) as error:
             failures.append(f"{source}: {error}")
@@ -108,27 +108,27 @@ def _download(name: str, folder: Path) -> None:
 
 
 def unpack_debian(folder: Path) -> dict[str, Path]:
-    """Fetches the four files from Debian's package with apt and dpkg, without root.
+    """Read the four files from Debian's package with apt and dpkg, without root.
 
     Args:
-        folder: where they go; made if need be.
+        folder: the folder to write to; created if necessary.
 
     Returns:
         The files by name.
 
     Raises:
-        LrflowError: there is no apt here, or it has no such package.
+        LrflowError: there is no apt here, or apt has no such package.
     """
     for path, packed in read_package(PACKAGE, [SYSTEM / f"{name}.gz" for name in FILES]).items():
         try:
-            _keep(packed, path.stem, folder)
+            _check_and_write(packed, path.stem, folder)
         except (OSError, ValueError) as error:
             raise LrflowError(f"apt-get download {PACKAGE}: {error}") from error
     return find(folder) or {}
 
 
-def _keep(packed: bytes, name: str, folder: Path) -> None:
-    """Keeps a packed file once its content is known to be what was published."""
+def _check_and_write(packed: bytes, name: str, folder: Path) -> None:
+    """Write a compressed file if its content is what was published; raise ValueError otherwise."""
     try:
         unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: gzip's header and trailer
         content = unpacker.decompress(packed, FILES[name].size + 1)
@@ -138,4 +138,4 @@ def _keep(packed: bytes, name: str, folder: Path) -> None:
         raise ValueError(f"truncated after {len(packed):,} bytes")
     if (found := hashlib.sha256(content).hexdigest()) != FILES[name].sha256:
         raise ValueError(f"the wrong content: its sha256 is {found}, expected {FILES[name].sha256}")
-    cache.keep(packed, folder / f"{name}.gz")
+    cache.write_file(packed, folder / f"{name}.gz")

@@ -1,7 +1,4 @@
-"""Fetches data sets into this folder's `.data`: `python -m lrflow.data.fetch fashion_mnist wordnet`.
-
-Where the nouns of WordNet (Fellbaum, 1998) are found, and how they are fetched.
-"""
+"""`python -m lrflow.data.fetch fashion_mnist wordnet` fetches data sets into `.data`; also finds WordNet's nouns."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ from lrflow.data import cache, fashion_mnist_files
 from lrflow.data.cache import read_package
 from lrflow.errors import ConfigError, LrflowError, Problem
 
-FILE = "data.noun"  # a line a noun: its number, its supersense, its words, its relations, its gloss
+FILE = "data.noun"  # a line per noun: number, supersense, words, relations, gloss
 PACKAGE = "wordnet-base"
-SYSTEM = Path("/usr/share/wordnet")  # where that package puts it
+SYSTEM = Path("/usr/share/wordnet")  # the folder where that package installs it
 ADVICE = f"""Ways to get WordNet:
   python -m lrflow.data.fetch wordnet     into .data/, from Debian
   apt install {PACKAGE}                Debian and Ubuntu, for the whole machine
@@ -25,16 +22,17 @@ ADVICE = f"""Ways to get WordNet:
 
 
 def locate(root: Path | None = None) -> Path:
-    """The file of the nouns.
+    """Find the file of WordNet's nouns (Fellbaum, 1998).
 
     Args:
-        root: the folder that has it; None: `$LRFLOW_DATA/wordnet`, `.data`, where Debian's package puts it.
+        root: the folder that has it; None: the first of `$LRFLOW_DATA/wordnet`, `.data`, the folder of Debian's package
+            and the user's cache that has it.
 
     Raises:
         ConfigError: `root` does not have it.
-        LrflowError: it is nowhere; says where it was looked for and how to get it.
+        LrflowError: no folder has it; the message lists the folders and how to get the file.
     """
-    searched = cache.places("wordnet", SYSTEM) if root is None else [root]
+    searched = cache.search_folders("wordnet", SYSTEM) if root is None else [root]
     if found := next((folder / FILE for folder in searched if (folder / FILE).is_file()), None):
         return found
     if root is not None:
@@ -43,29 +41,29 @@ def locate(root: Path | None = None) -> Path:
 
 
 def unpack_debian(folder: Path) -> Path:
-    """Fetches the file of the nouns from Debian's package, without root.
+    """Read the file of the nouns from Debian's package, without root.
 
     Args:
-        folder: where it goes; made if need be.
+        folder: the folder to write to; created if necessary.
 
     Raises:
-        LrflowError: there is no apt here, or it has no such package.
+        LrflowError: there is no apt here, or apt has no such package.
     """
-    cache.keep(read_package(PACKAGE, [SYSTEM / FILE])[SYSTEM / FILE], folder / FILE)
+    cache.write_file(read_package(PACKAGE, [SYSTEM / FILE])[SYSTEM / FILE], folder / FILE)
     return folder / FILE
 
 
 def fetch_fashion_mnist(folder: Path) -> str:
-    """Gets FashionMNIST into `folder/fashion-mnist`, from Debian's package or else from its authors.
+    """Fetch FashionMNIST into `folder/fashion-mnist`, from Debian's package or else from its authors.
 
     Args:
-        folder: usually `.data`, where `data=fashion_mnist` looks.
+        folder: usually `.data`, which `data=fashion_mnist` searches.
 
     Returns:
-        What was done, in a line.
+        A line that describes what was done.
 
     Raises:
-        LrflowError: neither source had it.
+        LrflowError: neither source has it.
     """
     target = folder / "fashion-mnist"
     if fashion_mnist_files.find(target):
@@ -82,16 +80,16 @@ def fetch_fashion_mnist(folder: Path) -> str:
 
 
 def fetch_wordnet(folder: Path) -> str:
-    """Gets the nouns of WordNet into `folder/wordnet`, from Debian's package.
+    """Fetch the nouns of WordNet into `folder/wordnet`, from Debian's package.
 
     Args:
         folder: usually `.data`.
 
     Returns:
-        What was done, in a line.
+        A line that describes what was done.
 
     Raises:
-        LrflowError: there is no such package here.
+        LrflowError: there is no apt here, or apt has no such package.
     """
     target = folder / "wordnet"
     if (target / FILE).is_file():
@@ -104,16 +102,16 @@ FETCH = {"fashion_mnist": fetch_fashion_mnist, "wordnet": fetch_wordnet}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m lrflow.data.fetch", description="Fetch data sets.")
     parser.add_argument("names", nargs="+", choices=FETCH, metavar="name", help=f"what to fetch: {', '.join(FETCH)}")
-    parser.add_argument("--folder", type=Path, default=Path(".data"), help="where to keep it (default: .data)")
+    parser.add_argument("--folder", type=Path, default=Path(".data"), help="folder to write to (default: .data)")
     chosen = parser.parse_args(arguments)
     exit_code = 0
     for name in chosen.names:
         try:
             print(FETCH[name](chosen.folder))
-        except LrflowError as error:  # one that cannot be had does not keep the others away
+        except LrflowError as error:  # the other data sets are fetched nevertheless
             print(error, file=sys.stderr)
             exit_code = error.exit_code
     return exit_code

@@ -1,7 +1,4 @@
-"""What every data module of lrflow does: check its options, hold examples out, make loaders.
-
-The handwritten digits that come inside scikit-learn: the default data, there at once on every machine.
-"""
+"""`DataModule`, the base of lrflow's data modules, and `Digits`, the default data: the digits of scikit-learn."""
 
 from __future__ import annotations
 
@@ -21,8 +18,8 @@ class Examples(NamedTuple):
     """Inputs and their targets.
 
     Args:
-        inputs: [examples, ...], of any type that `DataModule.normalise` takes.
-        targets: [examples] of class numbers (int64), or [examples, ...] of numbers to predict (float32).
+        inputs: [examples, ...], of any dtype that `DataModule.normalise` accepts.
+        targets: class numbers [examples] (int64), or numbers to predict [examples, ...] (float32).
     """
 
     inputs: torch.Tensor
@@ -37,22 +34,22 @@ class DataModule(pl.LightningDataModule):
     """Tensors in memory, split into train, validation and test parts.
 
     A data set of your own needs one method: `load`, which returns its examples. After `setup`, the parts are the
-    `TensorDataset`s `train_set`, `val_set` and `test_set`. A class whose batches are more than stacked tensors (padded
-    to the longest, say) sets `collate_fn`, a static method that makes a batch of a list of (input, target).
+    `TensorDataset`s `train_set`, `val_set` and `test_set`. A class whose batches are not stacked tensors (for example
+    padded to the longest) sets `collate_fn`, a static method that makes a batch from a list of (input, target).
 
     Args:
-        batch_size: training examples a batch and device.
-        eval_batch_size: examples a batch in validation and test; None: `batch_size`.
+        batch_size: training examples per batch and device.
+        eval_batch_size: examples per batch in validation and test; None: `batch_size`.
         val_size: examples held out of the training part for validation.
-        test_size: examples held out for the test, where the data has no test part of its own.
-        drop_last: leave out an epoch's last, smaller batch.
-        num_workers: worker processes a loader; 0 loads in this process, which is fastest for data in memory.
-        split_seed: which examples are held out. The test part does not depend on `val_size`.
-        facts: what the config states about the data before it is read: examples (the data without its own test
-            part), shape (of one input), outputs, loss. Checked against what is read.
+        test_size: examples held out for the test; 0 if the data has its own test part.
+        drop_last: whether to leave out an epoch's last batch if it is smaller.
+        num_workers: worker processes per loader; 0 loads in this process, which is fastest for data in memory.
+        split_seed: seed that selects the examples held out. The test part does not depend on `val_size`.
+        facts: properties of the data that the config states before it is read: examples (without the data's own test
+            part), shape (of one input), outputs, loss. They are checked when the data is read.
 
     Raises:
-        ConfigError: options that cannot be, all at once; in `setup`, also what does not fit the data.
+        ConfigError: invalid options, all in one error; in `setup`, also options that do not fit the data.
     """
 
     collate_fn: Callable[[list[Any]], Any] | None = None
@@ -84,28 +81,28 @@ class DataModule(pl.LightningDataModule):
             raise ConfigError(problems)
 
     def load(self) -> tuple[Examples, Examples | None]:
-        """The examples to train on and hold out from, and the data's own test part if it has one."""
+        """Return the examples for training and held-out parts, and the data's own test part if it has one."""
         raise NotImplementedError(f"{type(self).__name__} has no load()")
 
     def fit_normalisation(self, inputs: torch.Tensor) -> None:
-        """Learns what `normalise` needs, such as a mean; nothing unless overridden.
+        """Compute what `normalise` needs, such as a mean; the default does nothing.
 
         Args:
-            inputs: of the training part alone, so that nothing of the held-out examples is known.
+            inputs: the inputs of the training part only, without the held-out examples.
         """
 
     def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs as the model takes them: float32 unless overridden."""
+        """Convert inputs to those of the model; the default converts to float32."""
         return inputs.float()
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the data, checks it against `facts` and splits it; once, whatever the stage.
+        """Read the data, check it against `facts` and split it; later calls do nothing.
 
         Args:
-            stage: as Lightning calls it; all parts are made in any stage.
+            stage: Lightning's stage; all parts are made in any stage.
 
         Raises:
-            ConfigError: the data is not what `facts` says, or too small for the options.
+            ConfigError: the data does not have the `facts`, or is too small for the options.
         """
         if self.train_set is not None:
             return
@@ -118,7 +115,7 @@ class DataModule(pl.LightningDataModule):
         if problems:
             raise ConfigError(problems)
         order = torch.from_numpy(stratified_order(pool.targets.numpy(), self.split_seed))
-        # The test part is cut first, so that another val_size leaves it as it is.
+        # The test part is split off first, so that it does not depend on val_size.
         test_rows, val_rows, train_rows = order.tensor_split([self.test_size, self.test_size + self.val_size])
         train = pool.at(train_rows.sort().values)
         self.fit_normalisation(train.inputs)
@@ -145,7 +142,7 @@ class DataModule(pl.LightningDataModule):
         self, dataset: TensorDataset | None, batch_size: int, shuffle: bool = False, drop_last: bool = False
     ) -> DataLoader[Any]:
         if dataset is None:
-            raise RuntimeError("setup() comes before the loaders")
+            raise RuntimeError("the loaders need setup() first")
         return DataLoader(
             dataset,
             batch_size,
@@ -158,7 +155,7 @@ class DataModule(pl.LightningDataModule):
         )
 
     def _option_problems(self) -> list[Problem]:
-        """What is wrong with the options by themselves and, where `facts` counts the examples, with their sizes."""
+        """The problems of the options, and of their sizes if `facts` states the number of examples."""
         least = {"batch_size": 1, "val_size": 0, "test_size": 0, "num_workers": 0, "split_seed": 0}
         if self.eval_batch_size is not None:
             least["eval_batch_size"] = 1
@@ -174,21 +171,21 @@ class DataModule(pl.LightningDataModule):
         return problems
 
     def _size_problems(self, examples: int) -> list[Problem]:
-        """What `examples` examples are too few for."""
+        """The options that do not fit the number of examples."""
         if not examples:
             return [Problem("data", "has no examples")]
         left = examples - self.val_size - self.test_size
         if left < 1:
             key = "data.val_size" if self.val_size >= self.test_size else "data.test_size"
-            what = f"val_size {self.val_size:,} and test_size {self.test_size:,} of {examples:,} examples"
-            return [Problem(key, f"nothing is left to train on: {what} are held out", getattr(self, key[5:]))]
+            held_out = f"val_size {self.val_size:,} and test_size {self.test_size:,} of {examples:,} examples"
+            return [Problem(key, f"nothing is left to train on: {held_out} are held out", getattr(self, key[5:]))]
         if self.batch_size > left:
-            message = f"larger than the {left:,} examples there are to train on"
+            message = f"larger than the {left:,} training examples"
             return [Problem("data.batch_size", message, self.batch_size)]
         return []
 
     def _fact_problems(self, pool: Examples) -> list[Problem]:
-        """Where the data is not what `facts` says."""
+        """The `facts` that the data does not have."""
         found: dict[str, Any] = {"examples": len(pool.inputs), "shape": list(pool.inputs.shape[1:])}
         if len(pool.targets) and _are_classes(pool.targets):
             found["outputs"] = int(pool.targets.max()) + 1
@@ -202,13 +199,13 @@ class DataModule(pl.LightningDataModule):
 
 
 def stratified_order(targets: np.ndarray, seed: int) -> np.ndarray:
-    """A shuffled order of the examples of which every stretch holds the classes in proportion.
+    """Return a shuffled order in which every contiguous part holds the classes in proportion.
 
     Each class is shuffled and spread evenly over the order, as Webster's method apportions seats.
 
     Args:
-        targets: [examples] of class numbers; anything else is only shuffled.
-        seed: decides the order together with `targets`; 0 to 2**32 - 1.
+        targets: class numbers [examples]; the order of any other targets is only shuffled.
+        seed: determines the order together with `targets`; 0 to 2**32 - 1.
 
     Returns:
         A permutation of the examples' indices, int64.
@@ -217,7 +214,7 @@ def stratified_order(targets: np.ndarray, seed: int) -> np.ndarray:
     if not len(targets) or not _are_classes(targets):
         return order
     _, classes, counts = np.unique(targets[order], return_inverse=True, return_counts=True)
-    place = np.empty(len(targets))  # of each example among its class, from 0
+    place = np.empty(len(targets))  # the position of each example within its class, from 0
     place[np.argsort(classes, kind="stable")] = np.arange(len(targets)) - np.repeat(np.cumsum(counts) - counts, counts)
     return order[np.argsort((place + 0.5) / counts[classes], kind="stable")]
 
@@ -226,7 +223,7 @@ def _are_classes(targets: np.ndarray | torch.Tensor) -> bool:
     return targets.ndim == 1 and str(targets.dtype).removeprefix("torch.") in ("int64", "int32", "uint8")
 
 
-# Of all 1,797 x 64 pixels scaled to [0, 1], so that another split does not move the inputs.
+# Mean and standard deviation of all 1,797 x 64 pixels, scaled to [0, 1]; independent of the split.
 MEAN, STD = 0.3053, 0.3760
 
 
@@ -234,14 +231,14 @@ class Digits(DataModule):
     """1,797 handwritten digits of 8 x 8 pixels in 10 classes (Alpaydin and Kaynak, 1998).
 
     Args:
-        batch_size: training examples a batch and device.
-        eval_batch_size: examples a batch in validation and test; None: `batch_size`.
+        batch_size: training examples per batch and device.
+        eval_batch_size: examples per batch in validation and test; None: `batch_size`.
         val_size: examples held out for validation, stratified.
         test_size: examples held out for the test, stratified.
-        drop_last: leave out an epoch's last, smaller batch.
-        num_workers: worker processes a loader.
-        split_seed: which examples are held out.
-        facts: what the config states about the data before it is read; see `DataModule`.
+        drop_last: whether to leave out an epoch's last batch if it is smaller.
+        num_workers: worker processes per loader.
+        split_seed: seed that selects the examples held out.
+        facts: properties of the data that the config states before it is read; see `DataModule`.
     """
 
     def __init__(
@@ -258,12 +255,12 @@ class Digits(DataModule):
         super().__init__(batch_size, eval_batch_size, val_size, test_size, drop_last, num_workers, split_seed, facts)
 
     def load(self) -> tuple[Examples, None]:
-        """All pictures, [1797, 1, 8, 8] with pixels from 0 to 16, and their classes; no test part of its own."""
+        """All images, [1797, 1, 8, 8] with pixels from 0 to 16, and their classes; the data has no test part."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         return Examples(torch.from_numpy(digits.images)[:, None], torch.from_numpy(digits.target).long()), None
 
     def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Pixels with zero mean and unit variance."""
+        """Scale pixels to zero mean and unit variance."""
         return (inputs.float() / 16 - MEAN) / STD

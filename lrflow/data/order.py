@@ -1,10 +1,8 @@
 """The order of the data as a pure function of the seed, the epoch and the device.
 
-A `RandomSampler` draws its order from a global generator, so where a run stands in its data depends on everything
-that has drawn from that generator before. Here nothing is drawn: batch 17 of epoch 3 is the same batch whether the
-run has walked there or was resumed there, and whatever the model, the workers or validation have done meanwhile.
-
-What a loader's workers are handed: batches that seed themselves, and tensors fetched a whole batch at once.
+A `RandomSampler` draws its order from a global generator, so that the order depends on everything that has drawn from
+that generator before. Here nothing is drawn: batch 17 of epoch 3 is the same batch in a run that is resumed there and
+in one that is not, and does not depend on the model, the workers or validation.
 """
 
 from __future__ import annotations
@@ -30,84 +28,96 @@ from torch.utils.data import (
 )
 
 
-class SeededBatch(list[int]):
-    """The indices of a batch; a worker process that goes through them first seeds its random numbers.
+def ordered(
+    loader: DataLoader[Any],
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    epoch: int = 0,
+    start: int = 0,
+    shuffle: bool | None = None,
+    pad: bool | None = None,
+) -> DataLoader[Any]:
+    """Return a copy of a loader whose data order is a pure function of (seed, epoch, rank, world).
 
-    A worker's generators are otherwise where its earlier batches have left them, which a resumed run cannot know. So
-    whatever a data set draws for a batch, for augmentation say, depends on the run's seed and the batch alone. In the
-    main process nothing is seeded: there the generators belong to the run, which saves and restores them.
-
-    Args:
-        indices: of the batch's examples.
-        seed: 32 bits.
-    """
-
-    def __init__(self, indices: Sequence[int], seed: int) -> None:
-        super().__init__(indices)
-        self.seed = seed
-
-    def __iter__(self) -> Iterator[int]:
-        if get_worker_info() is not None:
-            random.seed(self.seed)
-            np.random.seed(self.seed)
-            torch.default_generator.manual_seed(self.seed)
-        return super().__iter__()
-
-    def __reduce__(self) -> tuple[type[SeededBatch], tuple[list[int], int]]:
-        return type(self), (self[:], self.seed)
-
-
-class WholeBatches(TensorDataset):
-    """A `TensorDataset` that a loader asks for a batch once, not once for each example.
+    Everything else about the loader is kept: workers, `collate_fn`, `pin_memory` and the attributes of a subclass.
+    Batches of a `TensorDataset` are fetched whole, which returns the same tensors many times faster.
 
     Args:
-        *tensors: equally long; example i is row i of each.
+        loader: the user's loader. A loader with its own order (a custom sampler or batch sampler, an iterable data set,
+            a loader with a `state_dict`, not a `DataLoader`) is returned as it is; `is_ordered` is false for it.
+        seed: the seed of the order.
+        rank: the number of this device, from 0.
+        world: the number of devices that share an epoch. Lightning must not shard again:
+            `use_distributed_sampler=False`.
+        epoch: the epoch of the next pass; it also holds for workers that fetch before `set_epoch` is called.
+        start: the number of batches of that epoch that were made before a resume.
+        shuffle: whether to shuffle; None: as the loader does, whose `RandomSampler` shuffles.
+        pad: whether the shares of the devices are made equal by repeating examples; None: only with shuffling.
+
+    Returns:
+        A new loader over the same data; the given one is not changed.
     """
+    own = _order_of(loader)
+    if own is None:
+        return loader
+    shuffle = own.shuffle if shuffle is None else shuffle
+    generator = torch.Generator()
+    batches = ShardedBatches(
+        len(loader.dataset),  # type: ignore[arg-type]
+        own.batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        rank=rank,
+        world=world,
+        drop_last=own.drop_last,
+        pad=shuffle if pad is None else pad,
+        epoch=epoch,
+        start=start,
+        generator=generator,
+    )
+    # A copy keeps everything that a constructor call would have to list. DataLoader forbids these assignments because
+    # an existing iterator would ignore them; the copy has no iterator yet.
+    result = copy.copy(loader)
+    vars(result).update(sampler=batches, generator=generator, _iterator=None)
+    if own.batch_size is not None:
+        vars(result).update(batch_sampler=batches, batch_size=None, drop_last=False)
+        if loader.collate_fn is default_collate and (whole := fetch_whole(loader.dataset)) is not None:
+            vars(result).update(dataset=whole, collate_fn=collate_whole)
+    return result
 
-    def __getitems__(self, indices: Sequence[int]) -> list[torch.Tensor]:
-        """A batch as `default_collate` would give it: one tensor [len(indices), ...] for each of the tensors."""
-        rows = torch.as_tensor(indices, dtype=torch.int64)
-        return [tensor.index_select(0, rows.to(tensor.device)) for tensor in self.tensors]
 
-
-def fetch_whole(dataset: Dataset[Any]) -> Dataset[Any] | None:
-    """A data set of the same examples that hands out collated batches, or None where that cannot be had."""
-    if type(dataset) in (TensorDataset, WholeBatches):
-        return WholeBatches(*dataset.tensors)  # type: ignore[attr-defined]
-    if type(dataset) is Subset and (inner := fetch_whole(dataset.dataset)) is not None:
-        return Subset(inner, dataset.indices)
-    return None
-
-
-def collate_whole(batch: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The `collate_fn` of batches that come whole: nothing is left to do."""
-    return batch
+def is_ordered(loader: object) -> bool:
+    """Whether a loader has lrflow's order, so that a run can be resumed exactly in the middle of an epoch."""
+    return isinstance(getattr(loader, "sampler", None), ShardedBatches) or isinstance(
+        getattr(loader, "batch_sampler", None), ShardedBatches
+    )
 
 
 class ShardedBatches(Sampler[Any]):
     """Batches of indices for one of several devices: a batch sampler without hidden state.
 
     Every epoch has one order of all examples; device `rank` takes every `world`-th of them. All devices get the same
-    number of batches: one with a batch more would wait for ever for the others, in validation too, where DDP
+    number of batches: a device with one more would wait for the others for ever. That includes validation, where DDP
     broadcasts buffers in every forward pass.
 
     Args:
-        examples: how many examples the data set has.
-        batch_size: examples a batch on this device; None yields single indices, for a `DataLoader` whose
+        examples: the number of examples in the data set.
+        batch_size: examples per batch on this device; None yields single indices, for a `DataLoader` whose
             `batch_size` is None.
-        shuffle: whether each epoch has an order of its own, or all are in the data set's order.
-        seed: of the order; any integer.
-        rank: this device, from 0.
-        world: how many devices share an epoch.
-        drop_last: leave out the last batch where it is smaller than `batch_size`.
-        pad: repeat an epoch's first examples at its end until the devices' shares are equal, as
-            `DistributedSampler` does. Otherwise a share may be one example shorter, and no example is seen twice but
-            where a device would be left without a batch (batches of one, or fewer examples than devices).
-        epoch: the epoch that the first pass is in, from 0.
-        start: batches that passes through that epoch leave out, for a run that is resumed in its middle.
+        shuffle: whether each epoch has its own random order; otherwise all have the order of the data set.
+        seed: the seed of the order; any integer.
+        rank: the number of this device, from 0.
+        world: the number of devices that share an epoch.
+        drop_last: whether to leave out the last batch if it is smaller than `batch_size`.
+        pad: whether to repeat an epoch's first examples at its end until the shares of the devices are equal, as
+            `DistributedSampler` does. Otherwise a share may be one example shorter, and an example is repeated only
+            where a device would have no batch (batches of one, or fewer examples than devices).
+        epoch: the epoch of the first pass, from 0.
+        start: the number of batches that passes through that epoch skip, for a run that is resumed in its middle.
             Other epochs are whole, and `len()` always counts a whole one.
-        generator: the loader's own generator. It is seeded anew for every pass, so that the seeds of worker
-            processes too are a function of (seed, epoch, rank).
+        generator: the generator of the loader. It is seeded for every pass, so that the seeds of worker processes are
+            a function of (seed, epoch, rank), too.
     """
 
     def __init__(
@@ -143,7 +153,7 @@ class ShardedBatches(Sampler[Any]):
 
     @property
     def start(self) -> int:
-        """How many batches the next pass leaves out: those a resumed run has behind it, in its first epoch only."""
+        """The number of batches that the next pass skips: those made before a resume, in the first epoch only."""
         epoch, start = self._resumed
         return start if self.epoch == epoch else 0
 
@@ -153,7 +163,7 @@ class ShardedBatches(Sampler[Any]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next pass; Lightning calls this before each epoch."""
+        """Set the epoch of the next pass; Lightning calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -161,8 +171,8 @@ class ShardedBatches(Sampler[Any]):
         return self._longest // size if self.drop_last else -(-self._longest // size)
 
     def __iter__(self) -> Iterator[Any]:
-        # Not itself a generator function: what a pass yields is settled here, however soon or late it is gone through,
-        # and a loader draws the base seed of its workers right after it has called this.
+        # Not a generator function: a pass is determined when it starts, not when it is iterated, and a loader draws the
+        # base seed of its workers right after this call.
         if self.generator is not None:
             self.generator.manual_seed(_words(self.seed, self.epoch, self.rank)[0])
         shard = self.shard()
@@ -173,16 +183,16 @@ class ShardedBatches(Sampler[Any]):
     def _batches(self, shard: np.ndarray, batch_size: int, epoch: int, start: int) -> Iterator[SeededBatch]:
         stops = np.minimum(np.arange(len(self) + 1) * batch_size, len(shard))
         if len(stops) > 2 and stops[-2] == len(shard):
-            stops[-2] -= 1  # a share too short to reach the last batch spares it one example
+            stops[-2] -= 1  # a share that is too short for the last batch leaves it one example
         for number in range(start, len(self)):
             seed = _words(self.seed, epoch, self.rank, number)[0]
             yield SeededBatch(shard[stops[number] : stops[number + 1]].tolist(), seed)
 
     def shard(self) -> np.ndarray:
-        """The indices that this device sees in the present epoch, in order; int64, [examples of this device]."""
+        """The indices for this device in the present epoch, in order; int64, [examples of this device]."""
         order = epoch_order(self.examples, self.seed, self.epoch) if self.shuffle else np.arange(self.examples)
         share = order[self.rank :: self.world]
-        # A short share lacks just its last example. Where batches hold one example there is none to spare.
+        # A short share lacks only its last example. If batches hold one example, no batch can leave one.
         must_pad = self.pad or not len(share) or (self.batch_size or 1) == 1
         if len(share) < self._longest and must_pad:
             missing = self.rank + (self._longest - 1) * self.world
@@ -191,86 +201,75 @@ class ShardedBatches(Sampler[Any]):
 
     @property
     def _longest(self) -> int:
-        """Examples of the device that has most."""
+        """The number of examples of the device with the most."""
         return -(-self.examples // self.world)
 
 
 def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
-    """The shuffled order of an epoch: a permutation of `examples` indices that depends on nothing else."""
-    # NumPy promises that RandomState's streams never change, so a run can be resumed under a newer NumPy.
+    """The shuffled order of an epoch: a permutation of `examples` indices that depends only on the arguments."""
+    # NumPy guarantees that the streams of RandomState never change, so that a newer NumPy can resume a run.
     return np.random.RandomState(_words(seed, epoch)).permutation(examples)
 
 
 def _words(*numbers: int) -> list[int]:
-    """Eight well-mixed 32-bit words from a few integers, of which the low 64 bits count."""
-    # SeedSequence pads with zeros and runs the words of large numbers together; so their count, and two words for each.
+    """Eight well-mixed 32-bit words from the low 64 bits of each of a few integers."""
+    # SeedSequence pads with zeros and splits large numbers into words: pass the count, and two words per number.
     entropy = [len(numbers), *(word for number in numbers for word in (number % 2**32, (number >> 32) % 2**32))]
     return np.random.SeedSequence(entropy).generate_state(8).tolist()
 
 
-def ordered(
-    loader: DataLoader[Any],
-    seed: int,
-    rank: int = 0,
-    world: int = 1,
-    epoch: int = 0,
-    start: int = 0,
-    shuffle: bool | None = None,
-    pad: bool | None = None,
-) -> DataLoader[Any]:
-    """The same loader, with an order of the data that is a pure function of (seed, epoch, rank, world).
+class SeededBatch(list[int]):
+    """The indices of a batch; a worker process that iterates over them first seeds its random number generators.
 
-    Everything else about the loader is kept: workers, `collate_fn`, `pin_memory` and what a subclass adds. Batches
-    of a `TensorDataset` are fetched whole, which gives the same tensors many times faster.
+    Otherwise the state of a worker's generators would depend on its earlier batches, which a resumed run cannot know.
+    With the seed, the random numbers that a data set draws for a batch, such as for augmentation, depend only on the
+    run's seed and the batch. The main process is not seeded: its generators are saved and restored with the run.
 
     Args:
-        loader: what the user made. One whose order is its own (a custom sampler or batch sampler, an iterable data
-            set, a loader that keeps its own state, no `DataLoader` at all) is returned as it is; `is_ordered` tells.
-        seed: of the order.
-        rank: this device, from 0.
-        world: how many devices share an epoch. Lightning must not shard again: `use_distributed_sampler=False`.
-        epoch: the epoch that the next pass is in; right even for workers that fetch before `set_epoch` is called.
-        start: batches of that epoch which a resumed run has behind it.
-        shuffle: None keeps what the loader does: `RandomSampler` shuffles, `SequentialSampler` does not.
-        pad: whether the devices' shares are made equal by repeating examples; None: only when shuffling.
-
-    Returns:
-        A new loader over the same data; the given one is left alone.
+        indices: the indices of the batch's examples.
+        seed: the seed, 32 bits.
     """
-    own = _own_order(loader)
-    if own is None:
-        return loader
-    shuffle = own.shuffle if shuffle is None else shuffle
-    generator = torch.Generator()
-    batches = ShardedBatches(
-        len(loader.dataset),  # type: ignore[arg-type]
-        own.batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        rank=rank,
-        world=world,
-        drop_last=own.drop_last,
-        pad=shuffle if pad is None else pad,
-        epoch=epoch,
-        start=start,
-        generator=generator,
-    )
-    # A copy keeps all that a constructor call would have to list. DataLoader forbids these assignments only because
-    # they would come too late for an iterator that exists; the copy has none yet.
-    result = copy.copy(loader)
-    vars(result).update(sampler=batches, generator=generator, _iterator=None)
-    if own.batch_size is not None:
-        vars(result).update(batch_sampler=batches, batch_size=None, drop_last=False)
-        if loader.collate_fn is default_collate and (whole := fetch_whole(loader.dataset)) is not None:
-            vars(result).update(dataset=whole, collate_fn=collate_whole)
-    return result
+
+    def __init__(self, indices: Sequence[int], seed: int) -> None:
+        super().__init__(indices)
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[int]:
+        if get_worker_info() is not None:
+            random.seed(self.seed)
+            np.random.seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)
+        return super().__iter__()
+
+    def __reduce__(self) -> tuple[type[SeededBatch], tuple[list[int], int]]:
+        return type(self), (self[:], self.seed)
 
 
-def is_ordered(loader: object) -> bool:
-    """Whether a loader's order is lrflow's, so that a run can be resumed in the middle of an epoch exactly."""
-    return isinstance(getattr(loader, "sampler", None), ShardedBatches) or isinstance(
-        getattr(loader, "batch_sampler", None), ShardedBatches
-    )
+class WholeBatches(TensorDataset):
+    """A `TensorDataset` from which a loader fetches whole batches, not single examples.
+
+    Args:
+        *tensors: tensors of equal length; example i is row i of each.
+    """
+
+    def __getitems__(self, indices: Sequence[int]) -> list[torch.Tensor]:
+        """The batch that `default_collate` would return: one tensor [len(indices), ...] per tensor of the data set."""
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        return [tensor.index_select(0, rows.to(tensor.device)) for tensor in self.tensors]
+
+
+def fetch_whole(dataset: Dataset[Any]) -> Dataset[Any] | None:
+    """Return a data set of the same examples that returns collated batches; None if there is none."""
+    if type(dataset) in (TensorDataset, WholeBatches):
+        return WholeBatches(*dataset.tensors)  # type: ignore[attr-defined]
+    if type(dataset) is Subset and (inner := fetch_whole(dataset.dataset)) is not None:
+        return Subset(inner, dataset.indices)
+    return None
+
+
+def collate_whole(batch: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The `collate_fn` of batches that are fetched whole: return them as they are."""
+    return batch
 
 
 class _Order(NamedTuple):
@@ -279,8 +278,8 @@ class _Order(NamedTuple):
     drop_last: bool
 
 
-def _own_order(loader: object) -> _Order | None:
-    """How a loader goes through its data; None where that is not for lrflow to say over again."""
+def _order_of(loader: object) -> _Order | None:
+    """The order of a loader; None if lrflow cannot replace it."""
     if not isinstance(loader, DataLoader) or hasattr(loader, "state_dict"):  # the latter resumes by itself
         return None
     batches, sampler = loader.batch_sampler, loader.sampler
@@ -288,7 +287,7 @@ def _own_order(loader: object) -> _Order | None:
         if isinstance(present, ShardedBatches):
             return _Order(present.shuffle, present.batch_size, present.drop_last)
     if type(sampler) is RandomSampler:
-        # Drawn with replacement, or another number than there are: no permutation of the data.
+        # Sampling with replacement, or of another number of examples, is not a permutation of the data.
         shuffle = True
         known = not sampler.replacement and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
     else:

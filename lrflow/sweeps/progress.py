@@ -12,13 +12,14 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from lrflow.config.overrides import values_of
 from lrflow.config.sweep import Sweep
+from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError, did_you_mean
 from lrflow.outcome import STATUSES, Outcome
 from lrflow.runs import RunFolder
@@ -38,7 +39,7 @@ class Progress:
     def __init__(self, settings: Sweep, n_trials: int) -> None:
         self._settings, self._n_trials = settings, n_trials
         # Jobs redirect `sys.stdout` to their folders; progress goes to the stdout that the sweep started with.
-        self._console = Console(file=sys.stdout, highlight=False, markup=False)
+        self._console = QuietConsole(file=sys.stdout, highlight=False, markup=False)
         self._live: Live | None = None
         self._trials: Sequence[FrozenTrial] = ()
         self._reported: set[int] | None = None

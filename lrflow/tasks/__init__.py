@@ -1,1 +1,1 @@
-"""The jobs of `task=`: one short module each, found by its name, with a `run(config)`."""
+"""The tasks: `task=NAME` calls `run(config)` of the module NAME; the other modules are shared by the tasks."""

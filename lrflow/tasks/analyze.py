@@ -1,4 +1,4 @@
-"""task=analyze: what a sweep says about the learning rate, read back from its run folders."""
+"""task=analyze: read the run folders of a sweep and report what they show about the learning rate."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ def run(config: Config) -> dict[str, Any]:
     """Analyse a sweep again, or any folder of run folders.
 
     Returns:
-        `lr`, `low`, `high` and the metric of the best curve by the first objective where an LR was swept, and `folder`.
+        `folder`; where an LR was swept, also `lr`, `low`, `high` and the metric of the curve that is best by the first
+        objective.
 
     Raises:
         ConfigError: there is no such sweep, metric or trial.
-        LrflowError: its folder cannot be written to.
+        LrflowError: the folder of the sweep cannot be written to.
     """
     task = config.task
     assert isinstance(task, Analyze)
@@ -34,15 +35,15 @@ def run(config: Config) -> dict[str, Any]:
     if problems := _problems(task, sweep):
         raise ConfigError(problems)
     console = QuietConsole(highlight=False)
-    judged = ", ".join(map(str, sweep.objectives))
-    console.print(f"{sweep.folder}, by {judged}", style="bold", soft_wrap=True)
+    objectives = ", ".join(map(str, sweep.objectives))
+    console.print(f"{sweep.folder}, by {objectives}", style="bold", soft_wrap=True)
     try:
         own = sweep.objectives == read_sweep(folder).objectives
         analyses = report(sweep, console, task.margin, recipe=own or task.write)
         if task.trial is not None:
             _write(sweep, next(trial for trial in sweep.trials if trial.number == task.trial), console)
     except OSError as error:
-        raise LrflowError(f"{sweep.folder}: what the sweep found cannot be written: {error.strerror}") from error
+        raise LrflowError(f"{sweep.folder}: the results of the sweep cannot be written: {error.strerror}") from error
     found: dict[str, Any] = {"folder": str(sweep.folder)}
     if analyses and (best := analyses[0].curves[0]).minimum:
         low, high = best.interval
@@ -51,7 +52,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _problems(task: Analyze, sweep: SweepResults) -> list[Problem]:
-    """What is asked of a sweep that it does not have."""
+    """The metrics, modes and trial of the task that the sweep does not have."""
     metrics, modes = ([value] if isinstance(value, str) else value or [] for value in (task.metric, task.mode))
     known = {name for trial in sweep.trials for name in trial.metrics}
     problems = [
@@ -70,7 +71,7 @@ def _problems(task: Analyze, sweep: SweepResults) -> list[Problem]:
 
 
 def _write(sweep: SweepResults, trial: TrialResult, console: Console) -> None:
-    """Write a trial as a recipe, and say how it is run again."""
+    """Write a trial as a recipe, and print the command that runs it again."""
     name = f"trial-{trial.number}"
     write_recipe(sweep, trial, name)
     console.print(f"trial {trial.number} again: {command(sweep, name)}", soft_wrap=True)

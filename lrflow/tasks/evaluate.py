@@ -1,4 +1,4 @@
-"""task=evaluate: the metrics of a trained run on its test or validation set."""
+"""task=evaluate: evaluate a checkpoint on the test or validation set; `test_run` tests a run after its training."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from lrflow.training.trainer import build_trainer
 log = logging.getLogger("lrflow")
 
 EVALUATIONS = "evaluations.json"
-"""What `task=evaluate` found, in the run folder: which data, which weights of which step, the metrics."""
+"""The file in a run folder that lists its evaluations: the data, the weights and their step, the metrics."""
 
 
 def run(config: Config) -> dict[str, Any]:
     """Evaluate a checkpoint with the model and data of the configuration.
 
-    The command line takes both from the run itself, with what is typed on top.
+    The command line takes both from the config of the run and applies its overrides to it.
 
     Returns:
         The metrics by name, and the run folder under `folder`.
@@ -57,12 +57,12 @@ def run(config: Config) -> dict[str, Any]:
         stage, evaluate = ("test", trainer.test) if task.split == "test" else ("validate", trainer.validate)
         with user_lock("data"):
             data.prepare_data()
-        data.setup(stage)  # which the module may look at as it makes its parts
+        data.setup(stage)  # before the module is built, since that may read the data
         module = assemble.build_module(config, start=False, trainer=trainer, data=data, stage=stage)
         saved.check(module)
         found = evaluate(module, datamodule=data, ckpt_path=str(checkpoint), verbose=False)
     if not found:
-        raise LrflowError(f"task.split = {task.split!r}: there is no such data, or the module has no step for it")
+        raise LrflowError(f"task.split = {task.split!r}: expected data of this split and a module with a step for it")
     metrics = {name: float(value) for values in found for name, value in values.items()}
     table = Table("metric", "value", box=None, pad_edge=False, header_style="bold")
     for name, value in metrics.items():
@@ -81,7 +81,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _record(folder: RunFolder, evaluation: dict[str, Any]) -> None:
-    """Add an evaluation to evaluations.json in the run folder; an earlier one of the same weights and data goes."""
+    """Add an evaluation to the run folder's evaluations.json; replace an earlier one of the same weights and data."""
     path = folder.path / EVALUATIONS
     try:
         earlier = json.loads(path.read_text())
@@ -91,7 +91,7 @@ def _record(folder: RunFolder, evaluation: dict[str, Any]) -> None:
     kept = [one for one in earlier if any(one.get(key) != evaluation[key] for key in same)]
     try:
         write_whole(path, json.dumps([*kept, evaluation], indent=2) + "\n")
-    except OSError as error:  # a folder of someone else's can be evaluated too
+    except OSError as error:  # a run in a folder without write permission can be evaluated too
         log.warning("%s: could not be written: %s", path, error.strerror)
 
 
@@ -101,8 +101,8 @@ class Weights:
 
     Args:
         weights: `best`, `last`, or the name of a checkpoint.
-        checkpoint: their file; None: they were in memory.
-        step: optimizer steps behind them.
+        checkpoint: the file of the weights; None: they were in memory.
+        step: the optimizer step that they are of.
     """
 
     weights: str
@@ -114,7 +114,7 @@ class Weights:
         return f"the {self.weights} weights, of step {self.step}{where}"
 
     def record(self) -> dict[str, Any]:
-        """As plain data."""
+        """The fields as plain data."""
         return asdict(self)
 
 
@@ -124,44 +124,44 @@ def test_run(
     trainer: pl.Trainer,
     module: pl.LightningModule,
     data: pl.LightningDataModule,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Weights | None:
-    """Test a run that has just been trained; its metrics are the trainer's then.
+    """Test a run after its training; the metrics are in the trainer's `callback_metrics` afterwards.
 
     Args:
         wanted: `task.test`.
-        folder: of the run.
-        trainer: of the run.
-        module: what was trained; it keeps the weights that were tested.
-        data: of the run.
-        tell: is given a line that says what is tested.
+        folder: the folder of the run.
+        trainer: the trainer of the run.
+        module: the trained module; afterwards it holds the weights that were tested.
+        data: the data of the run.
+        report: prints which weights are tested.
 
     Returns:
-        What was tested; None: nothing was asked for, or there is no test.
+        The weights that were tested; None: no test was requested, or the module or the data have none.
     """
     if not (wanted and is_overridden("test_step", module) and is_overridden("test_dataloader", data)):
         return None
     used, best = Weights("last", None, trainer.global_step), folder.best
     path = None
-    # The first process decides: others may not see the file yet.
+    # The first process decides: the others may not see the file yet.
     if wanted == "best" and trainer.strategy.broadcast(best.exists()):
         path = str(best)
         step = read_checkpoint(best, map_location="cpu", mmap=True)["global_step"]
         used = Weights("best", folder.relative(best), step)
     elif wanted == "best":
-        tell("no best weights were kept: the last ones are tested")
+        report("no best weights were saved: the last ones are tested")
     trainer.test(module, datamodule=data, ckpt_path=path, verbose=False)
-    tell(f"tested {used}")
+    report(f"tested {used}")
     return used
 
 
 def find_weights(source: str, weights: str | None, output: Path) -> Path:
-    """The checkpoint that `task=evaluate` is to evaluate.
+    """Return the checkpoint that `task=evaluate` evaluates.
 
     Args:
         source: `task.from`: the run, or a checkpoint of it.
-        weights: `task.weights`: `best`, `last` or a checkpoint; None: the checkpoint of `source`, or its last one.
-        output: where run folders are made.
+        weights: `task.weights`: `best`, `last` or a checkpoint; None: the checkpoint `source`, or the run's last one.
+        output: the folder that holds the run folders.
 
     Raises:
         ConfigError: there is no such checkpoint.
@@ -172,7 +172,7 @@ def find_weights(source: str, weights: str | None, output: Path) -> Path:
         return found
     if weights == "best":
         if not run.best.exists():
-            hint = "trainer.checkpoint.monitor chooses it as a run trains; task.weights=last"
+            hint = "a run saves it where trainer.checkpoint.monitor is set; task.weights=last"
             raise ConfigError([Problem("task.weights", f"{run.path} has no best checkpoint", weights, hint)])
         return run.best
     if weights != "last" and not Path(weights).exists():

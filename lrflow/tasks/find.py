@@ -1,9 +1,4 @@
-"""task=find: find the learning rate, by a range test or by the stability bound, and say how sure it is.
-
-What a run does about its LR before it starts: find one (optimizer.lr=auto), or judge its own (find.check).
-
-find=range: sweeps over the LRs of a range, and what they say.
-"""
+"""task=find, optimizer.lr=auto and find.check: find the learning rate by a range test or by the stability bound."""
 
 from __future__ import annotations
 
@@ -38,121 +33,21 @@ from lrflow.tuning.stability import find_ceiling
 from lrflow.tuning.suggestion import Suggestion, compare_with_interval, suggest_lr
 
 
-def find_range(config: Config, find: RangeFind, folder: Path, console: Console) -> dict[str, Any]:
-    """Run the sweeps, read them, settle the answer by trial runs where that is asked for; show and write it all.
-
-    Returns:
-        `lr` and its interval, `low` and `high`; `doubts` and `steps`.
-
-    Raises:
-        ConfigError: the optimizer chooses its LR itself, a checkpoint does not fit, the sweeps are too short, or what
-            is read diverges from the start of the range on.
-        LrflowError: the loss is never finite.
-    """
-    _refuse(config)
-    test = run_sweeps(config, find, folder, partial(_told, console=console))
-    name, more = "the loss" if find.monitor == TRAIN_LOSS else find.monitor, find.metric.mode == "max"
-    if not np.isfinite(test.losses[:, 0]).any():
-        raise LrflowError(f"{name} is not finite at an LR of {find.low:g} already: look for NaN in the data")
-    try:
-        reading = suggest_lr(test.rates, test.losses, config.seed, name, more)
-    except ValueError as error:
-        raise ConfigError([Problem("find.low", str(error), find.low, "start lower")]) from error
-    _show(reading, test, console)
-    if doubt := config.directions(find.monitor).guess_remark("find.mode"):
-        console.print(doubt, soft_wrap=True, highlight=False)
-    record = Record(test, reading, find.monitor, find.metric.mode, config.optimizer.lr)
-    if find.confirm:
-        confirmed, steps = _confirm(config, find, reading.lr, folder, console)
-        record = replace(record, confirmed=confirmed, short_steps=steps)
-    if rank() == 0:
-        record.write(folder)
-        plot_range_test(record, folder / "find.png")
-        if config.task.name == "find":  # a page of megabytes is too much for every run that looks at its LR
-            _write_page(folder, console)
-    answer = record.answer
-    verdict = compare_with_interval(config.optimizer.lr, answer.interval, reading.ceiling)
-    takes = "" if config.finds_lr else f"optimizer.lr={answer.lr:.2g} takes it ({verdict}); "
-    told = f"{takes if answer.confident else ''}{record.steps} steps were made"
-    console.print(told, soft_wrap=True, highlight=False)
-    low, high = answer.interval
-    return {"lr": answer.lr, "low": low, "high": high, "doubts": list(answer.doubts), "steps": record.steps}
-
-
-def _confirm(config: Config, find: RangeFind, start: float, folder: Path, console: Console) -> tuple[Confirmation, int]:
-    """Make the trial runs, and tell of each as it ends."""
-    say = partial(console.print, soft_wrap=True, highlight=False)
-    say(f"trial runs under the schedule, each {find.confirm_length} of the run:")
-    what = "loss" if find.monitor == TRAIN_LOSS else find.monitor
-
-    def tell(lr: float, value: float, steps: int) -> None:
-        say(f"  LR {number(lr):>9}  {steps} steps  " + (f"{what} {value:.4g}" if math.isfinite(value) else "diverged"))
-
-    try:
-        confirmed, steps = confirm_range(config, find, start, folder, tell)
-    except ValueError as error:
-        raise LrflowError(f"{error}, from an LR of {start:.3g} on: look at find.png of a range test") from error
-    low, high = (number(rate) for rate in confirmed.interval)
-    say(f"[bold]LR {number(confirmed.lr)}[/]  as good from {low} to {high}")
-    for doubt in confirmed.doubts:
-        say(f"[bold yellow]not confident:[/] {doubt}")
-    return confirmed, steps
-
-
-def _refuse(config: Config) -> None:
-    target = config.optimizer.target
-    traits, message = optimizer_traits(target), None
-    if traits.line_search:
-        message = "searches for the length of each step itself"
-    elif traits.estimates_lr:
-        message = "estimates the LR itself, and its lr is a factor of the estimate"
-    if message:
-        raise ConfigError([Problem("optimizer._target_", message, target, "there is no LR to be found")])
-
-
-def _write_page(folder: Path, console: Console) -> None:
-    try:
-        write_find_page(folder)
-    except ConfigError as error:
-        console.print(f"no find.html: {error.problems[0].hint}", style="dim", markup=False, highlight=False)
-
-
-def _told(seeds: Iterable[int], console: Console) -> Iterator[int]:
-    """The seeds, with a progress bar on a terminal."""
-    columns = (TextColumn("sweep {task.completed:.0f} of {task.total:.0f}"), BarColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield from progress.track(list(seeds))
-
-
-def _show(reading: Suggestion, test: RangeTest, console: Console) -> None:
-    say = partial(console.print, soft_wrap=True, highlight=False)
-    low, high = (number(rate) for rate in reading.interval)
-    within = f"  {low} to {high}, with 90% confidence over {len(test.losses)} sweeps" if len(test.losses) > 1 else ""
-    say(f"[bold]LR {number(reading.lr)}[/]{within}")
-    for doubt in reading.doubts:
-        say(f"[bold yellow]not confident:[/] {doubt}")
-    table = Grid("<rule", "LR")
-    for name, rate in reading.marks.items():
-        table.row(name, number(rate))
-    table.row("diverges at", number(reading.ceiling) if reading.ceiling else f"above {number(test.rates[-1])}")
-    console.print(table)
-
-
 def run(config: Config) -> dict[str, Any]:
-    """Find the LR as `find` says.
+    """Find the LR by the method that `find` selects.
 
     Returns:
-        What `look` does, and `folder`.
+        The result of `find_lr`, and `folder`.
 
     Raises:
-        ConfigError: this optimizer has no LR to be found so, or the range does not hold it.
+        ConfigError: the method does not apply to this optimizer, or the LR is not within the range.
         EndedEarlyError: something ended one of the short runs before its last step.
     """
     folder = open_folder(config, None, f"find-{config.title}")
     console = QuietConsole(quiet=rank() > 0)
     with own_environment(folder):
         try:
-            found = look(config, folder, console)
+            found = find_lr(config, folder, console)
         except BaseException:
             if rank() == 0:
                 with suppress(OSError):
@@ -166,13 +61,13 @@ def run(config: Config) -> dict[str, Any]:
     return {**found, "folder": str(folder.path)}
 
 
-def look(config: Config, folder: RunFolder, console: Console) -> dict[str, Any]:
-    """Find the LR for a run, and keep in its folder what was seen; random numbers go on as if nothing had been drawn.
+def find_lr(config: Config, folder: RunFolder, console: Console) -> dict[str, Any]:
+    """Find the LR of a run and record the measurements in its folder; the random number generators are restored.
 
     Args:
-        config: of the run; it is saved in the folder, where further devices read it.
-        folder: of the run.
-        console: is told what is found.
+        config: the configuration of the run; it is saved in the folder, where further devices read it.
+        folder: the folder of the run.
+        console: prints the result.
 
     Returns:
         `lr`, its interval `low` to `high`, `doubts` and `steps` (range test), or `ceiling` and `sharpness` (stability
@@ -186,37 +81,39 @@ def look(config: Config, folder: RunFolder, console: Console) -> dict[str, Any]:
         return find_range(config, config.find, folder.path, console)
 
 
-def settle_lr(config: Config, folder: RunFolder, console: Console) -> Config:
-    """The config of a run, with the LR that a range test finds in the place of `auto`.
+def resolve_auto_lr(config: Config, folder: RunFolder, console: Console) -> Config:
+    """Return the config of a run with `optimizer.lr=auto` replaced by the LR that a range test finds.
+
+    With `find.check` and an LR of its own, the config is returned as it is, after its LR was compared with the result.
 
     Args:
-        config: as it was typed.
-        folder: of the run; what was seen is kept there.
-        console: is told what is found.
+        config: the configuration of the run.
+        folder: the folder of the run, where the measurements are recorded.
+        console: prints the result.
 
     Raises:
-        LrflowError: an LR was to be found, and there is none that one can be confident of.
+        LrflowError: the LR is `auto`, and the result of the range test is not confident.
     """
     try:
-        found = look(config, folder, console)
+        found = find_lr(config, folder, console)
     finally:
         if rank() == 0:
             with suppress(OSError):
-                folder.config.unlink()  # the run's own comes when it begins
+                folder.config.unlink()  # the run writes its own when it starts
     if not config.finds_lr:
         return config
     if found["doubts"]:
         raise LrflowError(
-            f"no LR was found that one can be confident of: {'; '.join(found['doubts'])}\n"
-            f"    optimizer.lr={found['lr']:.2g} takes the answer all the same; {folder.path / 'find.png'} shows it"
+            f"the range test found no LR with confidence: {'; '.join(found['doubts'])}\n"
+            f"    optimizer.lr={found['lr']:.2g} uses its result nevertheless; {folder.path / 'find.png'} shows it"
         )
     return _with_lr(config, found)
 
 
 def _with_lr(config: Config, found: dict[str, Any]) -> Config:
-    """The config with the number that was found, and with how it was found (`find.found`).
+    """Return the config with the LR that was found and the record of the search (`find.found`).
 
-    Both are in the config.yaml of the run, which a resumed run takes: so it does not look for the LR again.
+    Both are in the config.yaml of the run, from which a resumed run reads them instead of finding the LR again.
     """
     assert isinstance(config.find, RangeFind)
     lr, interval = float(f"{found['lr']:.3g}"), [float(f"{found[end]:.3g}") for end in ("low", "high")]
@@ -226,3 +123,105 @@ def _with_lr(config: Config, found: dict[str, Any]) -> Config:
     record = {"lr": lr, "interval": interval, "how": how, "steps": found["steps"]}
     OmegaConf.update(source, "find.found", record, force_add=True)
     return validate(source, config.choices, config.overrides, config.run_folder, config.directions.metrics())
+
+
+def find_range(config: Config, find: RangeFind, folder: Path, console: Console) -> dict[str, Any]:
+    """Run the LR sweeps of a range test, confirm the result by short runs with `find.confirm`, print and record it.
+
+    Returns:
+        `lr` and its interval, `low` and `high`; `doubts` and `steps`.
+
+    Raises:
+        ConfigError: the optimizer chooses its LR itself, a checkpoint does not fit, the sweeps are too short, or the
+            loss diverges from the start of the range on.
+        LrflowError: the loss is never finite.
+    """
+    _check_optimizer(config)
+    test = run_sweeps(config, find, folder, partial(_with_progress, console=console))
+    name, maximize = "the loss" if find.monitor == TRAIN_LOSS else find.monitor, find.metric.mode == "max"
+    if not np.isfinite(test.losses[:, 0]).any():
+        raise LrflowError(f"{name} is not finite even at an LR of {find.low:g}: check the data for NaN")
+    try:
+        reading = suggest_lr(test.rates, test.losses, config.seed, name, maximize)
+    except ValueError as error:
+        raise ConfigError([Problem("find.low", str(error), find.low, "start lower")]) from error
+    _print_reading(reading, test, console)
+    if doubt := config.directions(find.monitor).guess_remark("find.mode"):
+        console.print(doubt, soft_wrap=True, highlight=False)
+    record = Record(test, reading, find.monitor, find.metric.mode, config.optimizer.lr)
+    if find.confirm:
+        confirmed, steps = _confirm(config, find, reading.lr, folder, console)
+        record = replace(record, confirmed=confirmed, short_steps=steps)
+    if rank() == 0:
+        record.write(folder)
+        plot_range_test(record, folder / "find.png")
+        if config.task.name == "find":  # not for every run that checks its LR: the page takes megabytes
+            _write_page(folder, console)
+    answer = record.answer
+    verdict = compare_with_interval(config.optimizer.lr, answer.interval, reading.ceiling)
+    advice = "" if config.finds_lr or not answer.confident else f"Use optimizer.lr={answer.lr:.2g} ({verdict}). "
+    console.print(f"{advice}Cost: {record.steps} steps.", soft_wrap=True, highlight=False)
+    low, high = answer.interval
+    return {"lr": answer.lr, "low": low, "high": high, "doubts": list(answer.doubts), "steps": record.steps}
+
+
+def _confirm(config: Config, find: RangeFind, start: float, folder: Path, console: Console) -> tuple[Confirmation, int]:
+    """Make the trial runs, and tell of each as it ends."""
+    print_line = partial(console.print, soft_wrap=True, highlight=False)
+    print_line(f"trial runs under the schedule, each {find.confirm_length} of the run:")
+    what = "loss" if find.monitor == TRAIN_LOSS else find.monitor
+
+    def tell(lr: float, value: float, steps: int) -> None:
+        print_line(
+            f"  LR {number(lr):>9}  {steps} steps  " + (f"{what} {value:.4g}" if math.isfinite(value) else "diverged")
+        )
+
+    try:
+        confirmed, steps = confirm_range(config, find, start, folder, tell)
+    except ValueError as error:
+        raise LrflowError(f"{error}, from an LR of {start:.3g} on: look at find.png of a range test") from error
+    low, high = (number(rate) for rate in confirmed.interval)
+    print_line(f"[bold]LR {number(confirmed.lr)}[/]  as good from {low} to {high}")
+    for doubt in confirmed.doubts:
+        print_line(f"[bold yellow]not confident:[/] {doubt}")
+    return confirmed, steps
+
+
+def _check_optimizer(config: Config) -> None:
+    """Raise ConfigError for an optimizer that chooses its LR itself."""
+    target = config.optimizer.target
+    traits, message = optimizer_traits(target), None
+    if traits.line_search:
+        message = "searches for the length of each step itself"
+    elif traits.estimates_lr:
+        message = "estimates the LR itself, and its lr is a factor of the estimate"
+    if message:
+        raise ConfigError([Problem("optimizer._target_", message, target, "it has no LR to find")])
+
+
+def _write_page(folder: Path, console: Console) -> None:
+    try:
+        write_find_page(folder)
+    except ConfigError as error:
+        console.print(f"no find.html: {error.problems[0].hint}", style="dim", markup=False, highlight=False)
+
+
+def _with_progress(seeds: Iterable[int], console: Console) -> Iterator[int]:
+    """Yield the seeds of the sweeps, with a progress bar on a terminal."""
+    columns = (TextColumn("sweep {task.completed:.0f} of {task.total:.0f}"), BarColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield from progress.track(list(seeds))
+
+
+def _print_reading(reading: Suggestion, test: RangeTest, console: Console) -> None:
+    print_line = partial(console.print, soft_wrap=True, highlight=False)
+    low, high = (number(rate) for rate in reading.interval)
+    within = f"  {low} to {high}, with 90% confidence over {len(test.losses)} sweeps" if len(test.losses) > 1 else ""
+    print_line(f"[bold]LR {number(reading.lr)}[/]{within}")
+    for doubt in reading.doubts:
+        print_line(f"[bold yellow]not confident:[/] {doubt}")
+    table = Grid("<rule", "LR")
+    for name, rate in reading.marks.items():
+        table.row(name, number(rate))
+    table.row("diverges at", number(reading.ceiling) if reading.ceiling else f"above {number(test.rates[-1])}")
+    console.print(table)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from rich.console import Console
 
 from lrflow import assemble
 from lrflow.config import Config, declared_horizon, load_config, locate, validate
 from lrflow.config.checks import settings_of
 from lrflow.config.find_schema import StabilityFind
+from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
@@ -26,25 +26,25 @@ from lrflow.training.trainer import build_trainer
 
 
 class FailedCheckError(LrflowError):
-    """The plan does not hold what was checked of it."""
+    """Raised when a check of the plan fails."""
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Show the plan, and write it into a run folder of its own.
+    """Print the plan, and write it into a run folder of its own.
 
     Returns:
         `steps`, `fingerprint` and `folder`.
 
     Raises:
-        ConfigError: there is no plan under this configuration, or none to compare it with.
-        FailedCheckError: there is one, and a check fails on it.
+        ConfigError: this configuration has no plan, or the plan to compare it with cannot be read.
+        FailedCheckError: a check of the plan fails.
     """
-    console = Console()
+    console = QuietConsole()
     other = read_plan(config.against, Path(config.output)) if config.against else None
     plan = compile_plan(config, partial(console.print, soft_wrap=True, highlight=False))
     console.print(plan.table())
     if feedback := assemble.build_feedback(config):
-        make_feedback_loop(feedback, plan.horizon)  # refused where it cannot be told when it looks
+        make_feedback_loop(feedback, plan.horizon)  # raises where the times of its validations are unknown
         console.print(f"feedback: {feedback.describe()}; {feedback.lr_range}", soft_wrap=True, highlight=False)
     if other:
         console.print(plan.diff(other))
@@ -52,7 +52,7 @@ def run(config: Config) -> dict[str, Any]:
     folder = folder or RunFolder.create(Path(config.output), f"plan-{config.title}")
     written = plan.write(folder.path, assemble.plan_extras(config))
     if config.find.check and isinstance(config.find, StabilityFind):
-        from lrflow.tuning.stability import find_ceiling  # which reads the data, and takes a Trainer
+        from lrflow.tuning.stability import find_ceiling  # here, since it imports the trainer
 
         find_ceiling(config, config.find, folder.path, console, plan)
         written = [*written, folder.path / "find.json"]
@@ -63,44 +63,44 @@ def run(config: Config) -> dict[str, Any]:
     return {"steps": plan.horizon.steps, "fingerprint": plan.fingerprint, "folder": str(folder.path)}
 
 
-def compile_plan(config: Config, tell: Callable[[Any], None] = lambda _: None) -> Plan:
-    """The plan of a configuration.
+def compile_plan(config: Config, report: Callable[[Any], None] = lambda _: None) -> Plan:
+    """Compile the plan of a configuration.
 
-    Its data is read where the config does not say how long the run is, or where layers are ordered by their use; not
-    where `horizon.steps` says that it is not there.
+    The data is read where the config does not determine the length of the run, or where layers are ordered by their
+    use; with `horizon.steps` it is never read.
 
     Args:
-        config: of the run.
-        tell: is given what a person should know besides the plan, such as a rescaled peak.
+        config: the configuration of the run.
+        report: prints remarks on the plan, such as a rescaled peak.
 
     Raises:
-        ConfigError: the rules, the schedule and the run's length do not go together.
+        ConfigError: the rules, the schedule and the length of the run are incompatible.
     """
     pl.seed_everything(config.seed, verbose=False)
     horizon, data = declared_horizon(config), None
-    if horizon is None:  # counted where the run is to be trained, without its processes
+    if horizon is None:  # counted for the devices of the run, without starting its processes
         processes = _processes(config)
         data = set_up_data(assemble.build_data(config), None, config.seed, processes=processes)
         horizon = count_horizon(config, data, processes)
     elif config.horizon.steps is None and assemble.needs_example(config):
-        with suppress(LrflowError, OSError):  # nothing else of the plan needs them
+        with suppress(LrflowError, OSError):  # the rest of the plan needs no data
             data = set_up_data(assemble.build_data(config), None, config.seed)
     module = assemble.build_module(config, trainer=assemble.cpu_trainer(config, horizon), data=data)
-    groups = assemble.build_groups(config, module, report=tell, data=data)
+    groups = assemble.build_groups(config, module, report=report, data=data)
     schedule = assemble.build_schedule(config)
     with check_intervals(config, horizon) if config.horizon.steps is None else nullcontext():
         plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
         assemble.check_plan(config, plan)
-    assemble.report_advice(config, plan, tell)
+    assemble.report_advice(config, plan, report)
     return plan
 
 
 def read_plan(against: str, output: Path) -> Plan:
-    """The plan to compare with.
+    """Read the plan that the run's plan is compared with.
 
     Args:
         against: a run folder, a plan.json, a config file, or `last`: the newest run that has a plan.
-        output: where run folders are made.
+        output: the folder that holds the run folders.
 
     Raises:
         ConfigError: there is no such plan; every problem has the key `against`.
@@ -109,22 +109,22 @@ def read_plan(against: str, output: Path) -> Plan:
     if path.is_dir():
         path = path / "plan.json"
         if not path.is_file():
-            raise _bad(path.parent, "expected a run folder with a plan, and it has no plan.json")
+            raise _invalid(path.parent, "expected a run folder with a plan, and it has no plan.json")
     if path.suffix not in _READERS or not path.is_file():
-        raise _bad(path, "expected a run folder, a plan.json or a config file that exists, or `last`")
+        raise _invalid(path, "expected a run folder, a plan.json or a config file that exists, or `last`")
     try:
         return _READERS[path.suffix](path)
     except ConfigError as error:
-        # Their keys are those of the other run, and would be looked for in this one.
-        raise _bad(path, *(str(replace(problem, hint=None, where=None)) for problem in error.problems)) from error
+        # The keys of these problems belong to the other run; the command line would look for them in this one.
+        raise _invalid(path, *(str(replace(problem, hint=None, where=None)) for problem in error.problems)) from error
     except (OSError, ValueError) as error:
-        raise _bad(path, f"cannot be read: {error}") from error
+        raise _invalid(path, f"cannot be read: {error}") from error
 
 
 def _newest_plan(output: Path) -> Path:
     plans = [*output.glob("*/plan.json"), *output.glob("sweeps/*/*/plan.json")]
     if not plans:
-        raise _bad("last", f"expected a run with a plan under {output}/, and there is none")
+        raise _invalid("last", f"expected a run with a plan under {output}/, and there is none")
     return max(plans, key=lambda path: (path.stat().st_mtime, path))
 
 
@@ -142,12 +142,12 @@ def _read_yaml(path: Path) -> Plan:
 _READERS = {".json": _read_json, ".yaml": _read_yaml, ".yml": _read_yaml}
 
 
-def _bad(given: str | Path, *messages: str) -> ConfigError:
+def _invalid(given: str | Path, *messages: str) -> ConfigError:
     return ConfigError([Problem("against", message, str(given)) for message in messages])
 
 
 def _processes(config: Config) -> int:
-    """How many train together; where the config leaves it to the machine, as many as a trainer finds here."""
+    """The number of processes that train; where the config leaves it open, the number that a trainer here would use."""
     return (
         config.trainer.processes
         or build_trainer(assemble.lightning_options(config), Path(config.output), [], 1).world_size

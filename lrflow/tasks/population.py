@@ -1,4 +1,4 @@
-"""Runs of a sweep that differ in numbers alone, trained together, each into a run folder of its own."""
+"""Train runs of a sweep that differ only in numbers as populations; each run writes its own run folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
-from lrflow.tasks.membership import as_member, check_alike, load_shared, shared_state, verify
+from lrflow.tasks.membership import as_member, check_same_architecture, load_shared_data, snapshot_shared_state, verify
 from lrflow.tasks.run_record import conclude, failure_recorded, open_folder, open_loggers, record_start
 from lrflow.tasks.train import prepare
 from lrflow.training.loggers import abandon_loggers, close_loggers
@@ -33,80 +33,80 @@ from lrflow.vectorized.population import UnfitError
 from lrflow.vectorized.timing import COMPILING, SHARE, Timing, time_ordinary, time_together
 
 PAYS = 1.1
-"""A population has to be so many times faster than its members one after the other: less may be noise."""
+"""The least measured speedup over training one after the other at which runs train together; less may be noise."""
 
 
 def train_together(
-    configs: Mapping[int, Config], size: int, measure: bool, tell: Callable[[str], None]
+    configs: Mapping[int, Config], size: int, measure: bool, report: Callable[[str], None]
 ) -> dict[int, Outcome]:
-    """Train what can be trained together and gains by it.
+    """Train the jobs that can train as populations, where that is faster.
 
     Args:
-        configs: of the jobs, by their numbers.
-        size: members of a population at most.
-        measure: try first whether it pays; otherwise it is taken to.
-        tell: is given a line on each population, and on what is left out and why.
+        configs: the configurations of the jobs, by job number.
+        size: the most members of a population.
+        measure: whether to measure the speedup first; otherwise it is assumed.
+        report: prints a line per population, and a line per reason why jobs run alone.
 
     Returns:
-        How the members' runs ended, by the numbers of their jobs; the other jobs are left to be run in the ordinary
-        way.
+        How the runs ended, by job number. The jobs that are missing have not run.
 
     Raises:
-        StoppedError: the process was asked to stop.
+        StoppedError: a signal stopped the process.
     """
-    found: dict[int, Outcome] = {}
-    kin: dict[str, list[int]] = {}
-    apart: dict[str, list[int]] = {}
+    outcomes: dict[int, Outcome] = {}
+    candidates: dict[str, list[int]] = {}
+    excluded: dict[str, list[int]] = {}  # by reason
     for number, config in configs.items():
         if reason := ineligible_because(config):
-            apart.setdefault(reason, []).append(number)
+            excluded.setdefault(reason, []).append(number)
         else:
-            kin.setdefault(population_key(config), []).append(number)
-    before = shared_state(configs[numbers[0]] for numbers in kin.values())
-    for numbers, loaded, why_few in _sets(kin.values(), configs):
+            candidates.setdefault(population_key(config), []).append(number)
+    before = snapshot_shared_state(configs[numbers[0]] for numbers in candidates.values())
+    for numbers, loaded, why_few in _split_by_data(candidates.values(), configs):
         before.restore()
         if len(numbers) == 1:
-            apart.setdefault(why_few, []).extend(numbers)
+            excluded.setdefault(why_few, []).extend(numbers)
             continue
         try:
-            chosen = list(_chunks(numbers, size))
-            told = []
+            populations = list(_chunks(numbers, size))
+            findings = []
             if measure:
-                trial = _measure([configs[number] for number in chosen[0]], loaded)
-                ratio = math.floor(100 * trial.ratio) / 100  # so that what is shown is on its side of the limit
-                told.append(f"measured {ratio:.2f} times as fast as one after the other")
-                if trial.ratio < PAYS:
+                timing = _measure([configs[number] for number in populations[0]], loaded)
+                ratio = math.floor(100 * timing.ratio) / 100  # rounded down, never up to the limit
+                findings.append(f"measured {ratio:.2f} times as fast as one after the other")
+                if timing.ratio < PAYS:
                     raise UnfitError(
-                        f"together they would gain too little: {told[0]}, and less than {PAYS:.2f} may be noise"
+                        f"training together gains too little: {findings[0]}, and less than {PAYS:.2f} may be noise"
                     )
-            told.append(verify({number: configs[number] for number in numbers}, loaded))
+            findings.append(verify({number: configs[number] for number in numbers}, loaded))
             before.restore()
-            tell(f"{_jobs(numbers)} train together: {'; '.join(told)}")
-            for chunk in chosen:
-                found |= _train([(number, configs[number]) for number in chunk], loaded)
+            report(f"{_jobs(numbers)} train together: {'; '.join(findings)}")
+            for members in populations:
+                outcomes |= _train([(number, configs[number]) for number in members], loaded)
         except StoppedError:
             raise
         except UnfitError as why:
-            apart.setdefault(str(why), []).extend(n for n in numbers if n not in found)
-        except Exception as error:  # memory that does not suffice, say: by themselves they may do
-            apart.setdefault(f"together they failed, {_line(error)}", []).extend(n for n in numbers if n not in found)
-    before.restore()  # so that what runs next finds what it would have found alone
-    for reason, numbers in sorted(apart.items(), key=lambda told: told[1]):
-        how = "runs by itself" if len(numbers) == 1 else "run one after the other"
-        tell(f"{_jobs(numbers)} {how}: {reason}")
-    return found
+            excluded.setdefault(str(why), []).extend(n for n in numbers if n not in outcomes)
+        except Exception as error:  # too little memory, for example: alone they may succeed
+            failure = f"training together failed, {_line(error)}"
+            excluded.setdefault(failure, []).extend(n for n in numbers if n not in outcomes)
+    before.restore()  # the next run finds the state that it would find if it ran alone
+    for reason, numbers in sorted(excluded.items(), key=lambda item: item[1]):
+        how = "runs alone" if len(numbers) == 1 else "run one after the other"
+        report(f"{_jobs(numbers)} {how}: {reason}")
+    return outcomes
 
 
-def _sets(
-    kin: Iterable[Sequence[int]], configs: Mapping[int, Config]
+def _split_by_data(
+    candidates: Iterable[Sequence[int]], configs: Mapping[int, Config]
 ) -> Iterator[tuple[Sequence[int], pl.LightningDataModule | None, str]]:
-    """The sets of jobs that may train together.
+    """Split candidates into sets of jobs that have the same data.
 
     Yields:
-        Their numbers; the data that all of them share, None where each loads its own; why there are no more of them.
+        Job numbers; the data that all of them share, None where each loads its own; the reason why there are no more.
     """
-    unlike = "no other job differs from it in numbers alone"
-    for numbers in kin:
+    unlike = "no other job differs from it only in numbers"
+    for numbers in candidates:
         first = configs[numbers[0]]
         if not shares_data(first):
             yield numbers, None, f"{unlike} (data of your own may differ with the seed)"
@@ -114,10 +114,10 @@ def _sets(
         if len(numbers) == 1:
             yield numbers, None, unlike
             continue
-        why = "load() of its data draws random numbers, and no other such job has its seed"
+        why = "load() of its data draws random numbers, and no other job has its seed"
         try:
-            loaded = load_shared(first)
-        except Exception as error:  # which the jobs report where they are run by themselves
+            loaded = load_shared_data(first)
+        except Exception as error:  # which the jobs report when they run alone
             loaded, why = None, f"its data cannot be loaded, {_line(error)}"
         if loaded is not None:
             yield numbers, loaded, unlike
@@ -133,18 +133,17 @@ def _line(error: Exception) -> str:
 
 
 def _measure(configs: Sequence[Config], loaded: pl.LightningDataModule | None = None) -> Timing:
-    """What the first of some runs costs a step alone, and what all of them cost together."""
+    """Measure the time per step of the first of some runs alone, and of all of them together."""
     config, quiet = configs[0], QuietConsole(quiet=True)
     folder = RunFolder(config.run_folder or Path(config.output))  # nothing is written
     member = as_member(prepare(config, folder, None, [], quiet, copy.copy(loaded)))
     alone = prepare(config, folder, None, [], quiet, copy.copy(loaded))
     assert alone is not None
-    step, before = time_ordinary(alone.trainer, alone.module, alone.data)
+    step, startup = time_ordinary(alone.trainer, alone.module, alone.data)
     size, steps, compiled = len(configs), member.plan.horizon.steps, config.trainer.compile
     whole = step * size * steps
-    if compiled and before > COMPILING * whole:
-        message = "too short for what compiling their step would take; without trainer.compile they may train together"
-        raise UnfitError(message)
+    if compiled and startup > COMPILING * whole:
+        raise UnfitError("too short to compile their step; without trainer.compile they may train together")
     try:
         together, compiling = time_together(member, size, SHARE * whole, compiled)
     except RuntimeError as error:
@@ -156,49 +155,49 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
     """Train jobs as one population.
 
     Args:
-        members: their numbers and configs.
+        members: job numbers and configurations.
         loaded: the data that all of them share; None: each loads its own.
 
     Returns:
-        How each ended; without those that could not start, or turned out to differ: they are left as they were.
+        How each ended, by job number; jobs that could not start, or turned out to be incompatible, are missing.
 
     Raises:
-        UnfitError: they differ in more than weights, or something came up that a population cannot do.
+        UnfitError: the models differ in more than weights, or do something that a population cannot do.
     """
     started, quiet = time.monotonic(), QuietConsole(quiet=True)
     ready: list[tuple[int, Config, RunFolder, Member, list[Logger]]] = []
-    begun: list[tuple[int, RunFolder, Member, list[Logger]]] = []
-    with ExitStack() as open_:
+    running: list[tuple[int, RunFolder, Member, list[Logger]]] = []
+    with ExitStack() as stack:
         for number, config in members:
             folder = open_folder(config, None)
             loggers = open_loggers(config, folder)
-            open_.callback(close_loggers, loggers)
+            stack.callback(close_loggers, loggers)
             try:
                 member = as_member(prepare(config, folder, None, loggers, quiet, copy.copy(loaded)))
                 if config.trial and config.trial.pruner != "none":
-                    from lrflow.tasks.pruning import follow_trial  # which takes Optuna
+                    from lrflow.tasks.pruning import pruning_callbacks  # here, since it imports Optuna
 
                     trainer = member.trainer
-                    trainer.callbacks += follow_trial(config, folder.path, trainer, False, quiet)  # type: ignore[attr-defined]
+                    trainer.callbacks += pruning_callbacks(config, folder.path, trainer, False, quiet)  # type: ignore[attr-defined]
             except LrflowError:
-                continue  # it is told of where the job is run by itself
-            if not ready or member.fits(ready[0][3]):
+                continue  # reported when the job runs alone
+            if not ready or member.is_compatible_with(ready[0][3]):
                 ready.append((number, config, folder, member, loggers))
-        check_alike([member for *_, member, _ in ready])
+        check_same_architecture([member for *_, member, _ in ready])
         for number, config, folder, member, loggers in ready:
             try:
-                open_.enter_context(folder.locked())
+                stack.enter_context(folder.locked())
             except LrflowError:
                 continue
-            open_.enter_context(_attempted(folder, loggers))
+            stack.enter_context(_removed_on_failure(folder, loggers))
             record_start(config, folder, member.plan, 1, picture=False)
-            begun.append((number, folder, member, loggers))
-        if not begun:
+            running.append((number, folder, member, loggers))
+        if not running:
             return {}
         config = members[0][1]
         assert isinstance(config.task, Train)
         PopulationFit(
-            [member for _, _, member, _ in begun],
+            [member for _, _, member, _ in running],
             config.trainer.val_every,
             config.trainer.log_every,
             bool(config.task.test),
@@ -206,17 +205,18 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
         ).run()
         seconds = time.monotonic() - started
         return {
-            number: _conclude(folder, member, loggers, seconds, len(begun)) for number, folder, member, loggers in begun
+            number: _conclude(folder, member, loggers, seconds, len(running))
+            for number, folder, member, loggers in running
         }
 
 
 @contextmanager
-def _attempted(folder: RunFolder, loggers: list[Logger]) -> Iterator[None]:
-    """Leave nothing of what is done within when it fails, since the job then runs by itself in the same folder.
+def _removed_on_failure(folder: RunFolder, loggers: list[Logger]) -> Iterator[None]:
+    """Remove what the body wrote into a run folder if it fails, since the job then runs alone in the same folder.
 
-    What stops the process is recorded: no other run comes after it.
+    A stop of the process is recorded as the end of the run, since no run follows it.
     """
-    before = set(folder.path.iterdir()) - {folder.metrics, folder.checkpoints}  # to which such a run would add
+    before = set(folder.path.iterdir()) - {folder.metrics, folder.checkpoints}  # the next run would append to these
     try:
         yield
     except BaseException as error:
@@ -233,7 +233,7 @@ def _attempted(folder: RunFolder, loggers: list[Logger]) -> Iterator[None]:
 
 
 def _conclude(folder: RunFolder, member: Member, loggers: list[Logger], seconds: float, size: int) -> Outcome:
-    """Record how a member's run ended; its time is its share of the population's."""
+    """Record how a member's run ended; the time in its outcome is its share of the population's."""
     facts: dict[str, Any] = {
         "steps": member.steps,
         "planned": member.plan.horizon.steps,
@@ -248,7 +248,7 @@ def _conclude(folder: RunFolder, member: Member, loggers: list[Logger], seconds:
 
 
 def _chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """As few populations as there have to be, as equal as can be."""
+    """Split jobs into the fewest populations, of nearly equal size."""
     count = -(-len(numbers) // size)
     ends = [round(len(numbers) * part / count) for part in range(count + 1)]
     return (numbers[start:end] for start, end in pairwise(ends))

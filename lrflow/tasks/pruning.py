@@ -1,4 +1,4 @@
-"""A run as a trial of a sweep: it tells the study how it goes, and ends where the study gives it up."""
+"""Report the validations or short runs of a trial to its study, and end the run when the study prunes it."""
 
 from __future__ import annotations
 
@@ -23,56 +23,56 @@ if TYPE_CHECKING:
     from lrflow.config.sweep import Trial
 
 
-def follow_trial(
+def pruning_callbacks(
     config: Config, folder: Path, trainer: pl.Trainer, resumed: bool, console: Console
 ) -> list[pl.Callback]:
-    """What ends a run that its sweep gives up; where rungs are annealed, the short runs are made now.
+    """Return the callbacks that prune a run; annealed rungs need none: their short runs are made at once.
 
     Args:
-        config: of the run, with its `trial`.
-        folder: of the run.
-        trainer: of the run.
-        resumed: whether the run goes on, so that its short runs are over.
-        console: where their results are printed.
+        config: the configuration of the run, with its `trial`.
+        folder: the folder of the run.
+        trainer: the trainer of the run.
+        resumed: whether the run is resumed, in which case its short runs were made before.
+        console: prints the results of the short runs.
 
     Raises:
-        PrunedError: the sweep gives the trial up.
-        ConfigError: its short runs cannot be made.
-        EndedEarlyError: something ended one of them, and the sweep does not rank trials that ended early.
-        LrflowError: the study cannot be opened, or the metric is not one of validation.
+        PrunedError: the study prunes the trial.
+        ConfigError: the short runs need one device, and there are several.
+        EndedEarlyError: a short run ended early, and the sweep does not rank trials that ended early.
+        LrflowError: the study cannot be opened, or no validation logs the metric.
     """
     trial = config.trial
     assert trial is not None
     reporter = Reporter(trial) if trainer.is_global_zero else None
     if trial.pruning.rungs == "validations":
-        return [Reports(reporter, trial)]
+        return [ReportValidations(reporter, trial)]
     if trainer.world_size > 1:
         message = "short annealed runs take one device"
         raise ConfigError([Problem("sweep.pruning.rungs", message, "annealed", "sweep.pruning.rungs=validations")])
     assert reporter is not None
     if not resumed:
         before = random_state()
-        _climb(config, trial, folder, reporter, console)
+        _run_rungs(config, trial, folder, reporter, console)
         set_random_state(before)
     return []
 
 
-class Reports(pl.Callback):
-    """Tells the study of each validation, and ends the run when it is given up.
+class ReportValidations(pl.Callback):
+    """Reports each validation to the study, and ends the run when the study prunes it.
 
     Args:
-        reporter: of the first process; None in others.
-        trial: which one the run is.
+        reporter: the first process's; None in the others.
+        trial: the trial that the run is.
     """
 
     def __init__(self, reporter: Reporter | None, trial: Trial) -> None:
         self._reporter, self._trial = reporter, trial
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell, and ask.
+        """Report the metric of a validation.
 
         Raises:
-            PrunedError: the sweep gives the trial up.
+            PrunedError: the study prunes the trial.
         """
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
@@ -80,23 +80,23 @@ class Reports(pl.Callback):
         scheduler = trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, PlanScheduler)
         share = min(1.0, trainer.global_step / scheduler.plan.horizon.steps)
-        over = self._reporter.report(metrics[self._trial.objective.name], share) if self._reporter else False
-        if trainer.strategy.broadcast(over):
+        pruned = self._reporter.report(metrics[self._trial.objective.name], share) if self._reporter else False
+        if trainer.strategy.broadcast(pruned):
             raise pruned_error(self._trial, metrics, share)
 
 
-def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, console: Console) -> None:
-    """Make the short runs, each with the whole schedule on its length: what is compared has been annealed.
+def _run_rungs(config: Config, trial: Trial, folder: Path, reporter: Reporter, console: Console) -> None:
+    """Make a short run per rung, each with the whole schedule compressed to its length, so that its LR is annealed.
 
-    Comparing runs in the midst of a schedule favours low learning rates, which have less left to gain from the decay.
+    A comparison of runs in the middle of their schedule favours low learning rates, which gain less from the decay.
     """
     whole, name = whole_horizon(config, folder), trial.objective.name
     for share in rungs(trial.pruning):
-        if reporter.has_reported(share):  # before the process died
+        if reporter.has_reported(share):  # reported before the process died
             continue
         steps = max(1, round(share * whole.steps))
 
-        def watching(trainer: pl.Trainer, data: pl.LightningDataModule, plan: Plan) -> list[pl.Callback]:
+        def callbacks(trainer: pl.Trainer, data: pl.LightningDataModule, plan: Plan) -> list[pl.Callback]:
             signals = Signals(plan, config.trainer.log_every)
             run = Watched(trainer, data, plan, folder, config.seed, signals)
             return [signals, *build_monitors(config, run, only=["nonfinite"])]
@@ -107,7 +107,7 @@ def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, conso
             steps,
             folder,
             partial(short_plan, config, lr=config.optimizer.lr, whole=whole, steps=steps),
-            watching,
+            callbacks,
             may_end_early=trial.rank_ended_early,
         )
         trainer.validate(module, datamodule=data, verbose=False)
@@ -120,10 +120,10 @@ def _climb(config: Config, trial: Trial, folder: Path, reporter: Reporter, conso
 
 
 def _metrics(trainer: pl.Trainer, name: str) -> dict[str, float]:
-    """The metrics of a validation, among them the one that trials are compared by."""
+    """The metrics of a validation; a value that is not finite, of the one that trials are compared by, becomes NaN."""
     found = trainer.callback_metrics.get(name)
     if found is None:
         hint = did_you_mean(name, trainer.callback_metrics) or "the module logs none"
-        raise LrflowError(f"sweep.metric = {name}: no validation gives this metric, which trials are pruned by; {hint}")
+        raise LrflowError(f"sweep.metric = {name}: no validation logs this metric, which pruning compares; {hint}")
     metrics = {other: float(value) for other, value in trainer.callback_metrics.items()}
     return metrics if math.isfinite(metrics[name]) else {**metrics, name: math.nan}

@@ -1,4 +1,4 @@
-"""The folder of a run: which it is, what it says of the run's beginning and end."""
+"""Open the folder and loggers of a run, and record how the run starts and how it ends."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from lrflow.training.trainer import rank
 
 
 def open_folder(config: Config, resumed: Resumed | None, title: str | None = None) -> RunFolder:
-    """The folder of the run: a new one, the sweep's, or the one of the run that goes on.
+    """Return the folder of the run: a new one, the sweep's, or that of the run that is resumed.
 
-    A run goes on where it was only from its newest checkpoint; from an older one it branches into a new folder,
-    so that nothing of the first is overwritten.
+    A run resumed from its newest checkpoint continues in its folder. From an older checkpoint it branches into a new
+    folder, so that nothing of the first run is overwritten.
 
     Args:
-        config: where folders are made, and under what name.
-        resumed: what goes on.
-        title: what to call a new one; None: as the run is called.
+        config: the configuration of the run.
+        resumed: the run that is resumed; None: a new run.
+        title: the name of a new folder; None: `config.title`.
     """
     if inherited := os.environ.get("LRFLOW_RUN_FOLDER"):
         return RunFolder(Path(inherited))
     if rank() > 0:
-        return RunFolder(Path(config.output))  # another node's rank: it writes nothing
+        return RunFolder(Path(config.output))  # a process of another node: it writes nothing
     if config.run_folder:
         return RunFolder.at(config.run_folder)
     if resumed and resumed.is_newest and config.resume.horizon != "branch":
@@ -46,16 +46,16 @@ def open_folder(config: Config, resumed: Resumed | None, title: str | None = Non
 
 
 def open_loggers(config: Config, folder: RunFolder) -> list[Logger]:
-    """What a run reports its metrics to."""
+    """Return the loggers that the config of a run selects."""
     return build_loggers(config.logger.model_dump(), folder.path, config.title, assemble.plain_config(config))
 
 
 @contextmanager
 def own_environment(folder: RunFolder) -> Iterator[None]:
-    """Tell the processes that Lightning starts which run they belong to, and leave no trace for the next run.
+    """Pass the run folder to the processes that Lightning starts, and restore the environment variables afterwards.
 
-    Lightning takes the variables that it sets itself for a launcher's when it meets them again (2.6.6), so the
-    second job of a sweep would wait for ever for processes that nobody starts.
+    Lightning 2.6.6 mistakes variables that it set itself for a launcher's, so that without this the second job of a
+    sweep would wait for ever for processes that nobody starts.
     """
     before = dict(os.environ)
     if rank() == 0:
@@ -70,16 +70,16 @@ def own_environment(folder: RunFolder) -> Iterator[None]:
 
 
 def record_start(config: Config, folder: RunFolder, plan: Plan, devices: int, picture: bool = True) -> None:
-    """Write what the run is: its config, its environment and its plan.
+    """Write the config, the environment and the plan of a run into its folder.
 
     Args:
-        config: of the run.
-        folder: of the run.
-        plan: what it will execute.
-        devices: processes that train together.
-        picture: whether to draw the plan, which takes longer than a small trial trains.
+        config: the configuration of the run.
+        folder: the folder of the run.
+        plan: the plan of the run.
+        devices: the number of processes that train.
+        picture: whether to draw the plan, which takes longer than the training of a small trial.
     """
-    _ = folder.run_id  # makes it, before the config: a folder with a config and no id is an earlier version's
+    _ = folder.run_id  # creates the id before the config: a folder with a config but no id is an earlier version's
     save_config(config, folder.config)
     folder.write_environment()
     plan.write(folder.path, assemble.plan_extras(config, devices), picture)
@@ -92,17 +92,17 @@ def failure_recorded(
     loggers: list[Logger],
     so_far: Callable[[], Mapping[str, Any]] = dict,
 ) -> Iterator[None]:
-    """Record how the run ended where what is done within raises.
+    """Record how the run ended when the body raises.
 
     Args:
-        folder: of the run.
-        facts: of its summary, as they stand by then.
-        loggers: of its metrics.
-        so_far: the fields of its `Outcome` at that time.
+        folder: the folder of the run.
+        facts: further fields of its summary, read when the body raises.
+        loggers: the loggers of the run.
+        so_far: returns the fields of the `Outcome` at that time.
 
     Raises:
-        BaseException: what really ended it, which Lightning may have turned into an exit; it brings the outcome that
-            was recorded.
+        BaseException: the original exception, which Lightning may have turned into a SystemExit; the recorded outcome
+            is attached to it.
     """
     try:
         yield
@@ -117,13 +117,13 @@ def failure_recorded(
 
 
 def conclude(folder: RunFolder, outcome: Outcome, loggers: list[Logger], **facts: Any) -> None:
-    """Record how the run ended in its folder and on its dashboards; only the first process does.
+    """Record how the run ended, in its folder and on its dashboards. Only the first process writes.
 
     Args:
-        folder: of the run.
-        outcome: how it ended.
-        loggers: of its metrics, which are closed.
-        facts: of the summary, besides the outcome.
+        folder: the folder of the run.
+        outcome: how the run ended.
+        loggers: the loggers of the run; they are closed.
+        facts: fields of the summary besides the outcome.
     """
     if rank() == 0:
         folder.write_summary(outcome.summary(**facts))
@@ -131,9 +131,9 @@ def conclude(folder: RunFolder, outcome: Outcome, loggers: list[Logger], **facts
 
 
 def print_outcome(console: Console, folder: RunFolder, outcome: Outcome) -> None:
-    """Print the last metrics, and what lies in the folder."""
-    shown = "  ".join(f"[bold]{name}[/] {value:.4g}" for name, value in outcome.metrics.items())
-    console.print(f"\n{outcome.steps} steps in {outcome.seconds:.1f} s  {shown}", soft_wrap=True)
+    """Print the last metrics and the files in the folder."""
+    metrics = "  ".join(f"[bold]{name}[/] {value:.4g}" for name, value in outcome.metrics.items())
+    console.print(f"\n{outcome.steps} steps in {outcome.seconds:.1f} s  {metrics}", soft_wrap=True)
     written = ["config.yaml", "plan.png", "metrics.csv", "sharpness.png", "summary.json"]
     last = sorted(folder.checkpoints.glob("*.ckpt"))
     written += [f"checkpoints/{path.name}" for path in last]

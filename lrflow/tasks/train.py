@@ -1,4 +1,4 @@
-"""task=train: train the model under the plan, then test it."""
+"""task=train: train the model under its plan, then test it."""
 
 from __future__ import annotations
 
@@ -55,27 +55,27 @@ log = logging.getLogger("lrflow")
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train as the configuration says.
+    """Train a run.
 
     Returns:
         The last metrics by name, and the run folder under `folder`.
 
     Raises:
-        LrflowError: the run cannot start, diverged, was asked to stop, or could not be saved.
-        EndedEarlyError: something else than its plan ended it; it was validated, tested and recorded.
+        LrflowError: the run cannot start, diverged, was stopped by a signal, or could not be saved.
+        EndedEarlyError: the run ended before the end of its plan; it was validated, tested and recorded.
     """
     ended = outcome(config).raise_if_unfinished()
     return {**ended.metrics, "folder": str(ended.folder)}
 
 
 def outcome(config: Config) -> Outcome:
-    """Train as the configuration says.
+    """Train a run.
 
     Returns:
-        How the run ended, as it is recorded in its folder.
+        How the run ended, as recorded in its folder.
 
     Raises:
-        BaseException: what ended it before its end; `Outcome.attached_to` has what is recorded of it.
+        BaseException: the exception that ended the run; `Outcome.attached_to` returns the recorded outcome.
     """
     resumed = None
     if config.resume.source:
@@ -87,14 +87,14 @@ def outcome(config: Config) -> Outcome:
     with folder.locked() if rank() == 0 else nullcontext(), own_environment(folder):
         try:
             if config.finds_lr or (config.find.check and resumed is None):
-                from lrflow.tasks.find import settle_lr  # which trains too, for a while
+                from lrflow.tasks.find import resolve_auto_lr  # here, since most runs do not need it
 
-                config = settle_lr(config, folder, QuietConsole(quiet=rank() > 0))
+                config = resolve_auto_lr(config, folder, QuietConsole(quiet=rank() > 0))
             loggers = open_loggers(config, folder)
             return _train(config, folder, resumed, loggers)
         finally:
             close_loggers(loggers)
-            if rank() == 0 and not folder.config.exists():  # the run never began
+            if rank() == 0 and not folder.config.exists():  # the run never started
                 with suppress(OSError):
                     folder.discard()
 
@@ -104,12 +104,12 @@ class Prepared:
     """A run that is ready for its first step.
 
     Args:
-        trainer: with all that acts on the run.
-        module: what is trained; supplied with its optimizer and plan.
-        data: in the run's order.
-        plan: what is executed.
-        groups: of the module's parameters.
-        facts: of the summary, as they stand when it is written.
+        trainer: the trainer with all callbacks.
+        module: the module with its optimizer and plan.
+        data: the data, in the order of the run.
+        plan: the plan of the run.
+        groups: the groups of the module's parameters.
+        facts: fields of the summary, read when it is written.
     """
 
     trainer: Trainer
@@ -135,21 +135,24 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     assert isinstance(config.task, Train)
 
     def so_far() -> dict[str, Any]:
-        """The fields of an outcome that hold whenever the run ends."""
+        """The fields of an outcome that do not depend on how the run ends."""
         steps, seconds = trainer.global_step, time.monotonic() - started
         return {"steps": steps, "planned": plan.horizon.steps, "seconds": seconds, "folder": folder.path}
 
     def so_far_and_metrics() -> dict[str, Any]:
-        # As they were last collected: what processes compute together, one that fails alone would wait for.
+        # The metrics as last collected: to reduce them now, a process that fails alone would wait for the others.
         return {"metrics": _values(trainer._logger_connector._callback_metrics), **so_far()}
 
-    with _former_kept(folder, resumed, trainer), failure_recorded(folder, ready.facts, loggers, so_far_and_metrics):
-        if trainer.is_global_zero:  # before the processes that fit starts, which read the config there
+    with (
+        _restored_before_first_step(folder, resumed, trainer),
+        failure_recorded(folder, ready.facts, loggers, so_far_and_metrics),
+    ):
+        if trainer.is_global_zero:  # before fit, whose further processes read the config in the folder
             record_start(config, folder, plan, trainer.world_size, picture=config.trial is None)
         if config.trial and config.trial.pruner != "none":
-            from lrflow.tasks.pruning import follow_trial  # which takes Optuna
+            from lrflow.tasks.pruning import pruning_callbacks  # here, since it imports Optuna
 
-            trainer.callbacks += follow_trial(config, folder.path, trainer, resumed is not None, console)  # type: ignore[attr-defined]
+            trainer.callbacks += pruning_callbacks(config, folder.path, trainer, resumed is not None, console)  # type: ignore[attr-defined]
         trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
         if trainer.global_step < plan.horizon.steps and not trainer.is_last_step_validated:
             trainer.validate(module, datamodule=data, verbose=False)
@@ -175,21 +178,21 @@ def prepare(
     console: Console,
     loaded: pl.LightningDataModule | None = None,
 ) -> Prepared | None:
-    """Settle what is trained, on what, for how long and at which LR: all of it is known before the first step.
+    """Build all parts of a run and check them against each other, before its first step.
 
     Args:
-        config: of the run.
-        folder: where it writes.
-        resumed: what goes on; None: a new run.
-        loggers: of its metrics.
-        console: where the plan is printed.
-        loaded: its data, where another run has read them already; None: they are read.
+        config: the configuration of the run.
+        folder: the folder of the run.
+        resumed: the run that is resumed; None: a new run.
+        loggers: the loggers of the run.
+        console: prints the plan and remarks.
+        loaded: data that another run has set up, to be shared; None: the data is built and read.
 
     Returns:
-        The run; None where there is nothing left of it to do.
+        The run; None if it is resumed and has no steps left.
 
     Raises:
-        LrflowError: it cannot start.
+        LrflowError: the run cannot start.
     """
     pl.seed_everything(config.seed, verbose=False)
     trainer = build_trainer(assemble.lightning_options(config), folder.path, loggers, config.trainer.log_every)
@@ -204,14 +207,16 @@ def prepare(
             f"{finished.path} is finished: all {resumed.step} steps are done", soft_wrap=True, highlight=False
         )
         return None
-    tell = partial(console.print, soft_wrap=True, highlight=False)
-    trainer.run_for(horizon)  # which the module may ask for as it makes its parts
-    module = assemble.build_module(config, resumed is None, trainer, data, report=tell)
+    report = partial(console.print, soft_wrap=True, highlight=False)
+    trainer.run_for(horizon)  # before the module is built, since that may read the length of the run
+    module = assemble.build_module(config, resumed is None, trainer, data, report=report)
     if resumed is None:
         assemble.check_metrics(config, module)
     if is_overridden("configure_optimizers", module):
-        tell(f"{type(module).__name__}.configure_optimizers is ignored: lrflow supplies the optimizer and the schedule")
-    groups = assemble.build_groups(config, module, trainer.world_size, tell, data)
+        report(
+            f"{type(module).__name__}.configure_optimizers is ignored: lrflow supplies the optimizer and the schedule"
+        )
+    groups = assemble.build_groups(config, module, trainer.world_size, report, data)
     schedule, settings = assemble.build_schedule(config), settings_of(config.optimizer)
     feedback = assemble.build_feedback(config)
     branches: tuple[Branch, ...] = ()
@@ -225,31 +230,31 @@ def prepare(
     with check_intervals(config, horizon):
         plan = compile_branched(groups, schedule, horizon, branches, settings)
         assemble.check_plan(config, plan)
-        acting = make_feedback_loop(feedback, horizon, tell) if feedback else None
+        loop = make_feedback_loop(feedback, horizon, report) if feedback else None
     if resumed:
         resumed.check_plan(plan)
         console.print(resumed.describe(plan, assemble.plain_config(config), groups), soft_wrap=True, highlight=False)
     console.print(plan.table())
     if feedback:
-        tell(f"feedback: {feedback.describe()}; {feedback.lr_range}")
+        report(f"feedback: {feedback.describe()}; {feedback.lr_range}")
     elif resumed and resumed.feedback:
-        tell(resumed.feedback)
-    assemble.report_advice(config, plan, tell)
+        report(resumed.feedback)
+    assemble.report_advice(config, plan, report)
     signals = Signals(plan, config.trainer.log_every)
-    watching = build_monitors(config, Watched(trainer, data, plan, folder.path, config.seed, signals))
-    for line in filter(None, (monitor.describe() for monitor in watching)):
-        tell(line)
+    monitors = build_monitors(config, Watched(trainer, data, plan, folder.path, config.seed, signals))
+    for line in filter(None, (monitor.describe() for monitor in monitors)):
+        report(line)
     trainer.callbacks += assemble.freezing_callbacks(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
-    trainer.callbacks += _callbacks(config, folder, plan, groups, branches, acting, signals, watching, console)  # type: ignore[attr-defined]
+    trainer.callbacks += _callbacks(config, folder, plan, groups, branches, loop, signals, monitors, console)  # type: ignore[attr-defined]
     validate_every(trainer, config.trainer.val_every, horizon)
     trainer.run_for(horizon)
     compiled = config.trainer.compile and not plan.scheduled_settings
     make = partial(assemble.make_optimizer, config, groups, compiled=compiled)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
-    held = config.optimizer.node() | dict.fromkeys(resumed.moved if resumed else ())
+    configured = config.optimizer.node() | dict.fromkeys(resumed.moved if resumed else ())
     changed = resumed.reconfigured(assemble.plain_config(config)) if resumed else ()
-    supply_optimizer(module, plan, make, held, compiled, routes, changed)
-    return Prepared(trainer, module, data, plan, groups, {"feedback": acting.history} if acting else {})
+    supply_optimizer(module, plan, make, configured, compiled, routes, changed)
+    return Prepared(trainer, module, data, plan, groups, {"feedback": loop.history} if loop else {})
 
 
 def _callbacks(
@@ -258,14 +263,14 @@ def _callbacks(
     plan: Plan,
     groups: Sequence[Group],
     branches: Sequence[Branch],
-    acting: FeedbackLoop | None,
+    loop: FeedbackLoop | None,
     signals: Signals,
-    watching: Sequence[Monitor],
+    monitors: Sequence[Monitor],
     console: Console,
 ) -> list[pl.Callback]:
-    """What acts on the run besides Lightning: the progress bar, the signals, the monitors, the saving."""
-    asked = config.trainer.progress
-    progress = ProgressBar(plan.horizon.steps, console, bar=asked if isinstance(asked, bool) else console.is_terminal)
+    """The callbacks of a run: weights to evaluate, progress bar, feedback, signals, monitors and checkpoints."""
+    bar = config.trainer.progress
+    progress = ProgressBar(plan.horizon.steps, console, bar=bar if isinstance(bar, bool) else console.is_terminal)
     saving = config.trainer.checkpoint
     checkpoints = Checkpoints(
         folder.checkpoints,
@@ -283,14 +288,16 @@ def _callbacks(
             "config": assemble.plain_config(config),
         },
     )
-    # First, so that whatever else looks at a validation finds the weights that are validated; feedback before what
-    # notes the LR of a step; saving comes last.
+    # First, since all other callbacks of a validation need the weights that it evaluates. Feedback comes before the
+    # signals, which record the LR of a step; checkpoints come last.
     first = [UndisturbedByValidation(), EvaluationWeights(config.trainer.batch_norm_batches, config.seed)]
-    return [*first, progress, *([acting] if acting else []), signals, *watching, checkpoints]
+    return [*first, progress, *([loop] if loop else []), signals, *monitors, checkpoints]
 
 
-def _former_kept(folder: RunFolder, resumed: Resumed | None, trainer: pl.Trainer) -> AbstractContextManager[None]:
-    """Keeps what the folder says of a run that goes on, until its first further step."""
+def _restored_before_first_step(
+    folder: RunFolder, resumed: Resumed | None, trainer: pl.Trainer
+) -> AbstractContextManager[None]:
+    """Restore the record of a resumed run if it fails before its first step."""
     if resumed is None or not trainer.is_global_zero:
         return nullcontext()
     return folder.restored_unless(lambda: trainer.global_step > resumed.step)

@@ -1,1 +1,1 @@
-"""Runs that differ in numbers alone, trained together: stacked weights, one step for all of them."""
+"""Vectorized training: runs that differ only in numbers train as a population, with one step for all of them."""

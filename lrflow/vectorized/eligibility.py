@@ -1,9 +1,4 @@
-"""What is known of a network that can train in a population; whatever is not known runs alone.
-
-Modules of torch that `vmap` computes otherwise than a network alone, and what stands in for them in a population.
-
-Which runs of a sweep can train together, as far as their configs tell.
-"""
+"""Which runs and networks can train in a population, and replacements for modules that `vmap` computes differently."""
 
 from __future__ import annotations
 
@@ -23,6 +18,66 @@ from lrflow.config.run_schema import NonFinite, Sharpness, Train
 from lrflow.config.schema import NoFeedback
 from lrflow.config.targets import optimizer_traits
 from lrflow.data import DataModule
+
+_NUMBERS = ("lr", "momentum", "dampening", "betas", "eps", "weight_decay")  # members may differ in these
+
+
+def ineligible_because(config: Config) -> str | None:
+    """Return the reason why a run with this config cannot train in a population; None: there is none."""
+    trainer, optimizer = config.trainer, config.optimizer
+    node, kind = optimizer.node(), optimizer.target.rpartition(".")[2]
+    annealed = (
+        config.trial is not None and config.trial.pruner != "none" and config.trial.pruning.rungs != "validations"
+    )
+    builtin = (NonFinite.default, Sharpness.default)
+    own = [f"health.{name}" for name, monitor in config.monitors.items() if monitor["_target_"] not in builtin]
+    reasons = {
+        f"task={config.task.name} trains nothing": not isinstance(config.task, Train),
+        "a resumed run trains alone": config.resume.source is not None,
+        "the LR is found before the run": config.finds_lr or config.find.check,
+        "feedback changes the LR during the run": not isinstance(config.feedback, NoFeedback),
+        "the sharpness is measured during the run": config.sharpness_every is not None,
+        f"{', '.join(own)} may read each step when it is made": bool(own),
+        f"{kind} is not one of SGD, Adam and AdamW": optimizer_traits(optimizer.target).update is None,
+        "the optimizer is routed": bool(optimizer.routes),
+        f"{kind} maximizes": node.get("maximize", False),
+        "gradients are accumulated": trainer.accumulate_grad_batches > 1,
+        "trainer.channels_last applies to the images of one model": trainer.channels_last,
+        f"trainer.precision={trainer.precision}": str(trainer.precision) not in ("32-true", "32"),
+        "it is distributed": trainer.beyond_one_process() is not None,
+        "W&B logs one run at a time per process": config.logger.wandb is not None,
+        "its sweep compares short annealed runs": annealed,
+        "task.test=best tests weights of each run": isinstance(config.task, Train) and config.task.test == "best",
+    }  # fmt: skip
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def population_key(config: Config) -> str:
+    """Return a key that is equal for runs that differ only in the schedule, the seed and numbers of the optimizer."""
+    same = config.plain()
+    for section in ("schedule", "name", "output", "find", "against", "horizon", "seed", "resume", "trial"):
+        same.pop(section, None)
+    same["optimizer"] = {key: value for key, value in same["optimizer"].items() if key not in _NUMBERS}
+    same["layers"] = _without_numbers(same["layers"])
+    if not shares_data(config):
+        same["seed"] = config.seed
+    return json.dumps(same, sort_keys=True, default=str)
+
+
+def shares_data(config: Config) -> bool:
+    """Whether the data may not depend on the seed: a `DataModule`'s does only if its `load` draws random numbers."""
+    cls = locate(config.data.target)
+    return isinstance(cls, type) and issubclass(cls, DataModule)
+
+
+def _without_numbers(value: Any) -> Any:
+    """Replace the numbers in plain data by `...`."""
+    if isinstance(value, Mapping):
+        return {key: ... if key == "lr" else _without_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_numbers(item) for item in value]
+    return ... if isinstance(value, int | float) and not isinstance(value, bool) else value
+
 
 SAFE = frozenset(
     name
@@ -44,7 +99,7 @@ SAFE = frozenset(
     )
     for name in line.split()
 )
-"""torch's modules that train in a population as they do alone. Classes of a user's own are tried out."""
+"""torch's modules that train in a population as they do alone. A user's own classes are verified."""
 
 _HOOKS = {
     "_forward_hooks": "a forward hook",
@@ -62,8 +117,8 @@ _GLOBAL_HOOKS = (
 )
 
 
-def unsafe(network: nn.Module) -> str | None:
-    """Why a network is not known to train in a population as it does alone; None: it is tried out."""
+def unsafe_because(network: nn.Module) -> str | None:
+    """Return the reason why a network may train differently in a population; None: no reason is known."""
     for holder, names in _GLOBAL_HOOKS:
         if any(getattr(holder, name, None) for name in names.split()):
             return "there are global hooks on modules or optimizers"
@@ -75,16 +130,16 @@ def unsafe(network: nn.Module) -> str | None:
             return f"{name} {reason}"
     for name, buffer in network.named_buffers():
         if isinstance(buffer, nn.UninitializedBuffer) or buffer.layout != torch.strided or buffer.requires_grad:
-            return f"the buffer {name} is no plain tensor"
+            return f"the buffer {name} is not a plain tensor"
     return None
 
 
 def _unsafe_module(module: nn.Module) -> str | None:
     if is_parametrized(module):
         return "is parametrized"
-    made = next(cls for cls in type(module).__mro__ if cls.__module__.startswith("torch."))
-    if made.__name__ not in SAFE or not made.__module__.startswith("torch.nn.modules"):
-        return f"is a {made.__name__}, which is not known to train together as it does alone"
+    base = next(cls for cls in type(module).__mro__ if cls.__module__.startswith("torch."))
+    if base.__name__ not in SAFE or not base.__module__.startswith("torch.nn.modules"):
+        return f"is a {base.__name__}, which is not known to train together as it does alone"
     if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq or module.sparse):
         return "is an Embedding with max_norm, scale_grad_by_freq or sparse"
     return next((f"has {what}" for kind, what in _HOOKS.items() if getattr(module, kind, None)), None)
@@ -92,9 +147,9 @@ def _unsafe_module(module: nn.Module) -> str | None:
 
 def _unsafe_parameter(parameter: nn.Parameter) -> str | None:
     if isinstance(parameter, nn.parameter.UninitializedParameter):
-        return "is made by the first batch"
+        return "gets its shape from the first batch"
     if type(parameter) is not nn.Parameter or parameter.layout != torch.strided:
-        return "is no plain parameter"
+        return "is not a plain parameter"
     if parameter.dtype != torch.float32:
         return f"is of {str(parameter.dtype).removeprefix('torch.')}"
     if not parameter.requires_grad:
@@ -106,11 +161,11 @@ def _unsafe_parameter(parameter: nn.Parameter) -> str | None:
     return None
 
 
-class Streams:
-    """The random numbers of a population: every member draws from a generator of its own, as it would alone.
+class Generators:
+    """The random number generators of a population: each member draws from its own, as it would alone.
 
     Args:
-        states: of torch's generator on the CPU, one a member.
+        states: the states of torch's CPU generator, one per member.
     """
 
     def __init__(self, states: Sequence[Tensor]) -> None:
@@ -119,78 +174,78 @@ class Streams:
             generator.set_state(state)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these members alone, in this order."""
+        """Keep only the generators of these members, in this order."""
         self._generators = [self._generators[row] for row in rows]
 
     def state(self, row: int) -> Tensor:
-        """Where a member's generator is."""
+        """The state of a member's generator."""
         return self._generators[row].get_state()
 
     def bernoulli(self, shape: torch.Size, probability: float, like: Tensor) -> Tensor:
-        """Zeros and ones as each member's generator gives them; [members, *shape]."""
+        """Draw zeros and ones from each member's generator; [members, *shape]."""
         drawn = like.new_empty(len(self._generators), *shape)
         for row, generator in zip(drawn, self._generators, strict=True):
             row.bernoulli_(probability, generator=generator)
         return drawn
 
 
-def stand_in(network: nn.Module, streams: Streams | None) -> nn.Module:
-    """Change the modules of a network that need it; torch's own classes alone, not what a user made of them.
+def replace_modules(network: nn.Module, generators: Generators | None) -> nn.Module:
+    """Replace the modules of a network that `vmap` computes differently; subclasses of them are left as they are.
 
     Args:
         network: changed in place.
-        streams: of its dropout; None: there may be none in training.
+        generators: draw the dropout masks; None: dropout in training raises an error.
 
     Returns:
         The network.
     """
     for module in network.modules():
-        if type(module) in _STAND_INS:
-            module.__class__ = _STAND_INS[type(module)]
+        if type(module) in _REPLACEMENTS:
+            module.__class__ = _REPLACEMENTS[type(module)]
         if isinstance(module, _Dropout):
-            vars(module)["streams"] = streams
+            vars(module)["generators"] = generators
     return network
 
 
 class _Dropout(nn.Dropout):
-    """Dropout whose masks each member draws from its own generator."""
+    """Dropout that draws the masks of each member from its own generator."""
 
-    streams: Streams | None
+    generators: Generators | None
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p in (0, 1):
             return super().forward(input)
-        if self.streams is None:
-            raise RuntimeError("dropout has no random numbers to draw here")
-        noise: Tensor = _Noise.apply(input, self.p, self.streams)
+        if self.generators is None:
+            raise RuntimeError("dropout has no random number generators here")
+        noise: Tensor = _Noise.apply(input, self.p, self.generators)
         return input.mul_(noise) if self.inplace else input * noise
 
 
 class _Noise(torch.autograd.Function):
-    """What dropout multiplies by: 0, or 1 / (1 - p)."""
+    """The factors of dropout: 0, or 1 / (1 - p)."""
 
     @staticmethod
-    def forward(input: Tensor, p: float, streams: Streams) -> Tensor:
-        raise RuntimeError("dropout of what is the same for all members")
+    def forward(input: Tensor, p: float, generators: Generators) -> Tensor:
+        raise RuntimeError("dropout of a tensor that all members share")
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Nothing is kept: it has no gradient."""
+        """Save nothing, since there is no gradient."""
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        """No gradient."""
+        """Return no gradients."""
         return None, None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, input: Tensor, p: float, streams: Streams) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: Any, input: Tensor, p: float, generators: Generators) -> tuple[Tensor, int]:
         shape = input.movedim(in_dims[0], 0).shape[1:]
         with torch.no_grad():
-            return streams.bernoulli(shape, 1 - p, input).div_(1 - p), 0
+            return generators.bernoulli(shape, 1 - p, input).div_(1 - p), 0
 
 
 class _Embedding(nn.Embedding):
-    """An embedding whose padding gets no gradient in any member: vmap sees to the first alone (torch 2.13)."""
+    """An embedding whose padding gets no gradient in any member; under vmap only the first has that (torch 2.13)."""
 
     def forward(self, input: Tensor) -> Tensor:
         found = functional.embedding(input, self.weight)
@@ -199,64 +254,4 @@ class _Embedding(nn.Embedding):
         return torch.where((input == self.padding_idx).unsqueeze(-1), found.detach(), found)
 
 
-_STAND_INS: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: _Dropout, nn.Embedding: _Embedding}
-
-
-_NUMBERS = ("lr", "momentum", "dampening", "betas", "eps", "weight_decay")  # in which members may differ
-
-
-def ineligible_because(config: Config) -> str | None:
-    """Why a run cannot be a member of a population, as far as its config tells; None: nothing speaks against it."""
-    trainer, optimizer = config.trainer, config.optimizer
-    node, kind = optimizer.node(), optimizer.target.rpartition(".")[2]
-    annealed = (
-        config.trial is not None and config.trial.pruner != "none" and config.trial.pruning.rungs != "validations"
-    )
-    ours = (NonFinite.default, Sharpness.default)
-    own = [f"health.{name}" for name, monitor in config.monitors.items() if monitor["_target_"] not in ours]
-    reasons = {
-        f"task={config.task.name} trains nothing": not isinstance(config.task, Train),
-        "a run that is resumed goes on by itself": config.resume.source is not None,
-        "the LR is looked for before the run": config.finds_lr or config.find.check,
-        "feedback moves the LR as the run goes": not isinstance(config.feedback, NoFeedback),
-        "the sharpness is measured as the run goes": config.sharpness_every is not None,
-        f"{', '.join(own)} may watch each step as it is made": bool(own),
-        f"{kind} is not one of SGD, Adam and AdamW": optimizer_traits(optimizer.target).update is None,
-        "the optimizer is routed": bool(optimizer.routes),
-        f"{kind} maximizes": node.get("maximize", False),
-        "gradients are accumulated": trainer.accumulate_grad_batches > 1,
-        "trainer.channels_last is of one model's images": trainer.channels_last,
-        f"trainer.precision={trainer.precision}": str(trainer.precision) not in ("32-true", "32"),
-        "it is distributed": trainer.beyond_one_process() is not None,
-        "W&B has one run at a time in a process": config.logger.wandb is not None,
-        "its sweep compares short annealed runs": annealed,
-        "task.test=best tests weights of its own": isinstance(config.task, Train) and config.task.test == "best",
-    }  # fmt: skip
-    return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def population_key(config: Config) -> str:
-    """What the members of a population have in common: everything but numbers of the optimizer, schedule and seed."""
-    same = config.plain()
-    for beside in ("schedule", "name", "output", "find", "against", "horizon", "seed", "resume", "trial"):
-        same.pop(beside, None)
-    same["optimizer"] = {key: value for key, value in same["optimizer"].items() if key not in _NUMBERS}
-    same["layers"] = _without_numbers(same["layers"])
-    if not shares_data(config):
-        same["seed"] = config.seed
-    return json.dumps(same, sort_keys=True, default=str)
-
-
-def shares_data(config: Config) -> bool:
-    """Whether the data may be the same for every seed: those of a `DataModule` are, unless its `load` draws numbers."""
-    made = locate(config.data.target)
-    return isinstance(made, type) and issubclass(made, DataModule)
-
-
-def _without_numbers(value: Any) -> Any:
-    """The structure of plain data."""
-    if isinstance(value, Mapping):
-        return {key: ... if key == "lr" else _without_numbers(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_numbers(item) for item in value]
-    return ... if isinstance(value, int | float) and not isinstance(value, bool) else value
+_REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: _Dropout, nn.Embedding: _Embedding}

@@ -1,8 +1,8 @@
-"""The loop that trains a population, and gives every member the record that it would have alone.
+"""The loop that trains a population and records every member as if it had trained alone.
 
-Lightning's own loop costs a small model more than its arithmetic does, once for each member and step; this one runs
-once for all of them. What a run leaves behind is Lightning's: every member has a trainer whose counters are set, whose
-loggers are written to, and whose callbacks see its validations and save its checkpoints.
+For a small model, Lightning's loop takes longer than the arithmetic of a step. This loop runs once for all members.
+Every member has a Lightning trainer: the loop sets its counters, writes to its loggers and calls its callbacks, which
+see its validations and save its checkpoints.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from lrflow.vectorized.population import Clip, Population
 
 
 class PopulationFit:
-    """Trains members together until all are done.
+    """Trains members together until all have ended.
 
     Args:
-        members: attached; of one architecture, one horizon, one kind of optimizer, one data set.
-        val_every: how often they validate.
-        log_every: steps between two readings of the signals.
+        members: the members, attached, with the same architecture, horizon, optimizer and data.
+        val_every: the time between validations.
+        log_every: the number of steps after which the signals are read.
         test: whether to evaluate the test set at the end.
-        compiled: whether the population's step is compiled.
+        compiled: whether the step of the population is compiled.
     """
 
     def __init__(
@@ -59,29 +59,29 @@ class PopulationFit:
         self._limit = first.trainer.limit_val_batches
         self._test = test
         self._clip = clipping(first.trainer)
-        self._population, self._numbers = stack(members, self._device, compiled)
+        self._population, self._coefficients = stack(members, self._device, compiled)
         self._batches = StackedBatches([one.data.train_dataloader() for one in members], self._device)
         self._loaders = {"val": first.data.val_dataloader()}
         self._stop = StopRequest()
         self._losses = torch.zeros(log_every, len(members), 2, device=self._device)
         self._seconds: list[float] = []
-        self._pace = 0.0  # seconds of a step, lately
+        self._pace = 0.0  # median seconds per step since the signals were last read
         self._step = 0
 
     def run(self) -> None:
-        """Train; afterwards each member has its metrics or its error, and its module what it has learnt."""
+        """Train; afterwards each member has its metrics or its error, and each module its trained weights."""
         with _listening(self._stop, self._rows[0].trainer):
             self._clock = self._read_at = time.perf_counter()
             epoch = 0
-            while self._step < self._horizon.steps and self._living() and self._stop.signal is None:
+            while self._step < self._horizon.steps and self._active() and self._stop.signal is None:
                 self._epoch(epoch)
                 epoch += 1
-                self._drop()
+                self._remove_ended()
         if self._stop.signal is not None:
-            self._end(self._living(), self._stop.signal)
+            self._end(self._active(), self._stop.signal)
             return
-        self._end(self._living())
-        if self._test and self._living():
+        self._end(self._active())
+        if self._test and self._active():
             data = self._rows[0].data
             data.setup("test")
             self._loaders["test"] = data.test_dataloader()
@@ -90,7 +90,7 @@ class PopulationFit:
     def _epoch(self, epoch: int) -> None:
         batches = self._horizon.steps_per_epoch
         for number, (inputs, targets) in enumerate(islice(self._batches.epoch(epoch), batches), start=1):
-            losses, norms = self._population.step(inputs, targets, self._numbers.at(self._step), self._clip)
+            losses, norms = self._population.step(inputs, targets, self._coefficients.at(self._step), self._clip)
             self._losses[len(self._seconds)] = torch.stack([losses, norms], dim=1)
             self._step += 1
             now = time.perf_counter()
@@ -103,34 +103,34 @@ class PopulationFit:
                 self._flush()
             if validates:
                 self._validate(epoch)
-            if done or not self._living():
+            if done or not self._active():
                 return
 
     def _validates(self, batch: int, epoch: int) -> bool:
-        """Whether a validation follows the step that was just made, with this batch of the epoch."""
+        """Whether a validation follows the step that was just made with this batch of the epoch."""
         batches = self._horizon.steps_per_epoch or self._horizon.steps
         ends = batch == batches and self._validations.after_epoch(epoch + 1)
         due = ends or self._validations.after_batch(batch, batches, self._step)
         return due or self._step == self._horizon.steps
 
-    def _living(self) -> list[int]:
-        """The rows whose member goes on."""
+    def _active(self) -> list[int]:
+        """The rows of the members that have not ended."""
         return [row for row, member in enumerate(self._rows) if member.error is None]
 
     def _flush(self) -> None:
-        """Read the losses and gradient norms, and give every member its own."""
+        """Read the losses and gradient norms from the device, and pass them to the signals of each member."""
         count = len(self._seconds)
         values = self._losses[:count].double().cpu().numpy()
         seconds, first = np.array(self._seconds), self._step - count
         self._pace = float(np.median(seconds))
         steps = np.arange(first, self._step)
-        for row in self._living():
+        for row in self._active():
             member = self._rows[row]
             rates, plan = member.plan.lr(steps), member.plan
             settings = {title: plan.setting(name, steps)[:, at] for name, at, title in setting_columns(plan)}
             block = Block(first, values[:, row, 0], values[:, row, 1], seconds, rates, rates, settings=settings)
             member.steps = self._step
-            with member.alone():
+            with member.own_errors():
                 member.signals.emit(member.trainer, block)
         self._seconds.clear()
         self._read_at = time.perf_counter()
@@ -140,78 +140,77 @@ class PopulationFit:
         if not self._evaluate("val", self._step - 1, epoch):
             return
         better = []
-        # A pruner compares a member with those that were asked before it, and the members may stand in the order of
-        # their LRs.
-        for row in np.random.default_rng(self._step).permutation(self._living()):
+        # A pruner compares a member with those that reported before it, and the members may be sorted by their LR.
+        for row in np.random.default_rng(self._step).permutation(self._active()):
             member = self._rows[row]
             set_progress(member.trainer, self._step, steps_per_epoch)
-            with member.alone():
+            with member.own_errors():
                 if member.checkpoints.improves(member.trainer):
                     better.append(row)
-                for callback in member.others:
+                for callback in member.other_callbacks:
                     callback.on_validation_end(member.trainer, member.module)
         for row, snapshot in zip(better, self._population.snapshots(better), strict=True):
             self._rows[row].best = (self._step, snapshot)
         self._clock = time.perf_counter()
 
     def _evaluate(self, stage: str, step: int, epoch: int) -> bool:
-        """Score every member on the validation or test data; whether there are any."""
-        living = self._living()
+        """Evaluate every member on the validation or test data; return whether there are any data."""
+        active = self._active()
         limit = self._limit if stage == "val" else None
-        rows = [(row, self._rows[row].module) for row in living]
-        scores = evaluated(self._population, rows, self._loaders[stage], stage, limit)
-        for row, found in zip(living, scores, strict=False):
-            self._rows[row].take(found, step, epoch)
+        rows = [(row, self._rows[row].module) for row in active]
+        scores = evaluate(self._population, rows, self._loaders[stage], stage, limit)
+        for row, found in zip(active, scores, strict=False):
+            self._rows[row].record_metrics(found, step, epoch)
         return bool(scores)
 
-    def _drop(self) -> None:
-        """Go on without the members that have ended."""
-        living = self._living()
+    def _remove_ended(self) -> None:
+        """Remove the members that have ended, unless to compile the step again takes longer than to train them on."""
+        active = self._active()
         for member in self._rows:
             if member.error is not None:
-                with suppress(LrflowError):  # what ended it is told already
+                with suppress(LrflowError):  # the error that ended it is reported
                     member.save_best()
-        wasted = self._pace * (1 - len(living) / len(self._rows)) * (self._horizon.steps - self._step)
-        if wasted <= self._population.compiling:  # so long their rows are carried along
+        wasted = self._pace * (1 - len(active) / len(self._rows)) * (self._horizon.steps - self._step)
+        if wasted <= self._population.compiling:
             return
-        self._rows = [self._rows[row] for row in living]
-        if living:
-            for part in (self._population, self._numbers, self._batches):
-                part.keep(living)
-            self._losses = self._losses[:, : len(living)].clone()
+        self._rows = [self._rows[row] for row in active]
+        if active:
+            for part in (self._population, self._coefficients, self._batches):
+                part.keep(active)
+            self._losses = self._losses[:, : len(active)].clone()
 
-    def _end(self, rows: Sequence[int], asked: int | None = None) -> None:
-        """Save the best and the last of members; where they were asked to stop by a signal, they end with that."""
+    def _end(self, rows: Sequence[int], signal_number: int | None = None) -> None:
+        """Save the best and the last weights of members; a signal that stopped them is recorded as their end."""
         for row, last in zip(rows, self._population.snapshots(rows), strict=True):
             member = self._rows[row]
-            with member.alone():
+            with member.own_errors():
                 member.save_best()
-                member.bring_to(self._step, last)
-                member.checkpoints.stop.signal = asked
+                member.restore(self._step, last)
+                member.checkpoints.stop.signal = signal_number
                 with member.own_random_state():
-                    if asked is not None:
+                    if signal_number is not None:
                         member.checkpoints.save(member.trainer)
                     member.checkpoints.on_train_end(member.trainer, member.module)
 
 
-def evaluated(
+def evaluate(
     population: Population,
     rows: Sequence[tuple[int, Supervised]],
     loaders: Any,
     stage: str,
     limit: int | float | None = None,
 ) -> list[dict[str, float]]:
-    """The metrics of members on validation or test data.
+    """Evaluate members on validation or test data.
 
     Args:
-        population: of the members.
-        rows: the members' rows in it, with the modules that score them.
-        loaders: one, or several that are one set.
+        population: the population of the members.
+        rows: the rows of the members, with the modules that compute their metrics.
+        loaders: one loader, or several that are evaluated as one set.
         stage: `val` or `test`.
-        limit: batches of each loader, or the share of them; None: all.
+        limit: the number of batches per loader, or the share of them; None: all.
 
     Returns:
-        One dict a member; empty where there are no data.
+        The metrics of each member; empty where there are no data.
     """
     batches: list[Any] = []
     for loader in [loaders] if isinstance(loaders, DataLoader) else loaders:
@@ -228,7 +227,7 @@ def evaluated(
 
 
 def clipping(trainer: pl.Trainer) -> Clip | None:
-    """Clips gradients [members, weights] of these norms [members] in place, each member's by themselves."""
+    """Return a function that clips gradients [members, weights] with norms [members] in place, per member."""
     limit = trainer.gradient_clip_val
     if limit is None:
         return None
@@ -239,7 +238,7 @@ def clipping(trainer: pl.Trainer) -> Clip | None:
 
 @contextmanager
 def _listening(stop: StopRequest, trainer: pl.Trainer) -> Iterator[None]:
-    """Let signals ask for a stop within."""
+    """Let signals request a stop while the body runs."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     stop.listen(trainer)
     try:

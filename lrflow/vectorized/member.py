@@ -1,7 +1,4 @@
-"""One run of a population, with the record that it would have alone.
-
-The batches of a population: every member's own, in its own order, from one data set in memory.
-"""
+"""One run of a population with its trainer; members are stacked to a population, and so are their batches."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ from lrflow.training.module import Supervised
 from lrflow.training.progress import ProgressBar
 from lrflow.training.signals import Signals
 from lrflow.training.state import preserve_random_state, set_random_state
-from lrflow.vectorized.eligibility import Streams
+from lrflow.vectorized.eligibility import Generators
 from lrflow.vectorized.population import Population, Snapshot, UnfitError
 from lrflow.vectorized.updates import UPDATES, StepCoefficients, Steps
 
@@ -39,16 +36,16 @@ class Member:
     """One run of a population.
 
     Args:
-        trainer: with its loggers and callbacks; it fits nothing itself.
-        module: supplied with its optimizer and plan.
-        data: set up, in the order of the run.
-        plan: what the run executes; as long as the others'.
-        groups: the names of the parameters in each group that the plan trains.
+        trainer: the trainer with its loggers and callbacks; it never fits.
+        module: the module with its optimizer and plan.
+        data: the data, set up in the order of the run.
+        plan: the plan of the run; all members have the same number of steps.
+        groups: the names of the parameters in each group of the plan.
         random: the state of the random number generators before the first step.
-        metrics: its latest ones, by name.
+        metrics: the latest metrics, by name.
         steps: optimizer steps made.
-        error: what ended it early.
-        best: the validated state that was best, and the steps behind it, until it is saved.
+        error: the error that ended the run early; None: it has not ended early.
+        best: the step and the snapshot of the best validation, until they are saved.
     """
 
     trainer: pl.Trainer
@@ -63,7 +60,7 @@ class Member:
     best: tuple[int, Snapshot] | None = None
 
     def attach(self) -> None:
-        """Let the trainer have its module and optimizer, as at the start of a fit."""
+        """Connect the trainer to the module and the optimizer, as at the start of a fit."""
         self.trainer.state.fn = TrainerFn.FITTING
         self.trainer.strategy.connect(self.module)
         self.module.trainer = self.trainer
@@ -74,49 +71,49 @@ class Member:
             elif isinstance(callback, Signals):
                 callback.on_train_start(self.trainer, self.module)
 
-    def fits(self, other: Member) -> bool:
-        """Whether both have the same groups of parameters, and make the same number of steps."""
+    def is_compatible_with(self, other: Member) -> bool:
+        """Whether both have the same parameter groups and the same number of steps."""
         return (self.groups, self.plan.horizon) == (other.groups, other.plan.horizon)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """torch's, as the run would have it alone."""
+        """The optimizer that the run would have alone."""
         return self.trainer.optimizers[0]
 
     @property
     def signals(self) -> Signals:
-        """What its loggers and monitors are fed by."""
+        """The callback that feeds the loggers and monitors."""
         return next(one for one in self.trainer.callbacks if isinstance(one, Signals))  # type: ignore[attr-defined]
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """What saves it."""
+        """The callback that saves the run."""
         return next(one for one in self.trainer.callbacks if isinstance(one, Checkpoints))  # type: ignore[attr-defined]
 
     @property
-    def others(self) -> list[pl.Callback]:
-        """What else looks at its validations, such as a pruner."""
+    def other_callbacks(self) -> list[pl.Callback]:
+        """The callbacks, such as a pruner, besides those that every run has."""
         own = (Signals, Checkpoints, EvaluationWeights, ProgressBar, UndisturbedByValidation)
         return [one for one in self.trainer.callbacks if not isinstance(one, own)]  # type: ignore[attr-defined]
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """What fails within fails this member, not the others."""
+    def own_errors(self) -> Iterator[None]:
+        """Record an LrflowError of the body as the end of this member; the others continue."""
         try:
             yield
         except LrflowError as error:
             self.error = error
 
-    def take(self, metrics: dict[str, float], step: int, epoch: int) -> None:
-        """Note metrics where a run alone has them: for its callbacks, and in a row of its loggers."""
+    def record_metrics(self, metrics: dict[str, float], step: int, epoch: int) -> None:
+        """Pass metrics to the callbacks and loggers, as Lightning does for a run alone."""
         self.metrics |= metrics
         found = {name: torch.tensor(value) for name, value in metrics.items()}
         self.trainer._logger_connector._callback_metrics.update(found)
         for logger in self.trainer.loggers:
             logger.log_metrics({**metrics, "epoch": epoch}, step)
 
-    def bring_to(self, steps: int, snapshot: Snapshot) -> None:
-        """Let the module, optimizer, scheduler and counters be as after so many steps."""
+    def restore(self, steps: int, snapshot: Snapshot) -> None:
+        """Set the module, optimizer, scheduler and counters to a snapshot after a number of steps."""
         snapshot.write(self.module.model, self.optimizer, steps)
         if snapshot.random is not None:
             self.random["torch"] = snapshot.random
@@ -125,16 +122,16 @@ class Member:
         set_progress(self.trainer, steps, self.plan.horizon.steps_per_epoch or steps)
 
     def save_best(self) -> None:
-        """Save the best validated state, if there is one that is not saved yet."""
+        """Save the snapshot of the best validation, if it is not saved yet."""
         if self.best is not None:
             best, self.best = self.best, None
-            self.bring_to(*best)
+            self.restore(*best)
             with self.own_random_state():
                 self.checkpoints.save(self.trainer, best=True)
 
     @contextmanager
     def own_random_state(self) -> Iterator[None]:
-        """Let the generators be where the member's are, which its checkpoints hold."""
+        """Set the random number generators to the member's states, which its checkpoints contain."""
         with preserve_random_state():
             set_random_state(self.random)
             yield
@@ -143,38 +140,41 @@ class Member:
 def stack(
     members: Sequence[Member], device: torch.device, compiled: bool = False, timeline: Steps | None = None
 ) -> tuple[Population, StepCoefficients]:
-    """The members as a population and the numbers of its steps.
+    """Stack members to a population, and compute the coefficients of its steps.
 
     Args:
-        members: attached.
-        device: where they train.
-        compiled: whether its step is compiled.
-        timeline: as in `StepNumbers`.
+        members: the members, attached.
+        device: the device that they train on.
+        compiled: whether the step of the population is compiled.
+        timeline: as in `StepCoefficients`.
+
+    Raises:
+        UnfitError: a population cannot train with this optimizer.
     """
     first = members[0]
     rule = traits_of(type(first.optimizer)).update
     if rule is None:
         raise UnfitError(f"{type(first.optimizer).__name__} is not one of {', '.join(names_with('update'))}")
     update = UPDATES[rule](first.optimizer.param_groups[0])
-    numbers = StepCoefficients(
+    coefficients = StepCoefficients(
         [one.plan for one in members], [one.optimizer for one in members], update, device, timeline
     )
     networks = [one.module.model for one in members]
-    streams = Streams([one.random["torch"] for one in members])
+    generators = Generators([one.random["torch"] for one in members])
     return Population(
-        networks, first.groups, first.module.loss, update, numbers.start, device, compiled, streams
-    ), numbers
+        networks, first.groups, first.module.loss, update, coefficients.start, device, compiled, generators
+    ), coefficients
 
 
 class StackedBatches:
-    """The training batches of all members, in the order that each would see alone.
+    """The training batches of all members, each in the order that it would have alone.
 
     Args:
-        loaders: one a member, as `lrflow.data.ordered` returns them, over the same data.
-        device: where the data are kept and the batches made.
+        loaders: the loaders of the members, as `lrflow.data.ordered` returns them, over the same data.
+        device: the device that holds the data and the batches.
 
     Raises:
-        UnfitError: a loader whose batches are not those of tensors in memory, in lrflow's order; other data in each.
+        UnfitError: the data of a loader are not tensors in memory in lrflow's order, or the data of the members differ.
     """
 
     def __init__(self, loaders: Sequence[DataLoader[Any]], device: torch.device) -> None:
@@ -186,7 +186,7 @@ class StackedBatches:
         self._device = device
 
     def epoch(self, number: int) -> Iterator[list[Tensor]]:
-        """The batches of an epoch, counted from 0: of each, tensors [members, batch, ...]."""
+        """Yield the batches of an epoch, counted from 0: lists of tensors [members, batch, ...]."""
         for order in self._orders:
             order.set_epoch(number)
         rows = torch.from_numpy(np.stack([order.shard() for order in self._orders])).to(self._device)
@@ -197,14 +197,14 @@ class StackedBatches:
             yield [tensor.index_select(0, flat).unflatten(0, chosen.shape) for tensor in self._tensors]
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these members alone from the next epoch on."""
+        """Keep only these members, from the next epoch on."""
         self._orders = [self._orders[row] for row in rows]
 
 
 def _order(loader: object) -> ShardedBatches:
     order = getattr(loader, "batch_sampler", None)
     if not isinstance(order, ShardedBatches):
-        raise UnfitError("the training data bring an order of their own")
+        raise UnfitError("the training data have an order of their own")
     return order
 
 
@@ -217,9 +217,9 @@ def _tensors(dataset: object) -> Sequence[Tensor]:
     raise UnfitError("the training data are not a TensorDataset in memory")
 
 
-def _equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    """Whether two data sets are the same; of one and the same tensor, that is known without a look."""
-    return len(one) == len(other) and all(
-        mine is its or (mine.dtype == its.dtype and torch.equal(mine, its))
-        for mine, its in zip(one, other, strict=True)
+def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Whether two data sets are equal; the same tensor is not compared with itself."""
+    return len(first) == len(second) and all(
+        one is other or (one.dtype == other.dtype and torch.equal(one, other))
+        for one, other in zip(first, second, strict=True)
     )

@@ -1,4 +1,4 @@
-"""Many networks of one architecture, trained as one: their weights stacked, their steps made at once."""
+"""Networks of one architecture trained as one: stacked weights, buffers and optimizer state, one step for all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.utils import parameters_to_vector
 from torch.optim import Optimizer
 
-from lrflow.vectorized.eligibility import Streams, stand_in
+from lrflow.vectorized.eligibility import Generators, replace_modules
 from lrflow.vectorized.updates import Update
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -28,34 +28,34 @@ class UnfitError(Exception):
 
     @classmethod
     def of_vmap(cls, error: RuntimeError) -> UnfitError:
-        """What torch says of a model that it cannot vectorise, in a line."""
+        """The first sentence of torch's message about a model that it cannot vectorise."""
         what = str(error).partition("\n")[0].partition(". ")[0].removeprefix("vmap: ").rstrip(".")
         return cls(f"the model cannot be vectorised: {what}")
 
 
 class Population:
-    """The stacked weights, buffers and optimizer state of networks that differ in their values alone.
+    """The stacked weights, buffers and optimizer state of networks that differ only in their values.
 
     All weights are one tensor of shape [members, weights], ordered by parameter group, so that the update of a group
-    is a handful of operations whatever the number of layers and members. Modules stay in the mode (training or
-    evaluation) that each is in, as they do in Lightning's loop.
+    takes few operations for any number of layers and members. Modules stay in their mode (training or evaluation), as
+    they do in Lightning's loop.
 
-    A parameter without a gradient in the first step is neither decayed nor counted, as in torch; one that gets a
-    gradient in some steps only would need a count of its own, and is refused.
+    A parameter without a gradient in the first step is neither decayed nor counted, as in torch. One that gets a
+    gradient only in some steps would need its own step count; it raises `UnfitError`.
 
     Args:
-        networks: one a member; their values are copied.
-        groups: the names of the parameters of each group; together all that there are.
-        loss: mean of a batch: (output, target) to a scalar.
-        update: the rule of the optimizer.
-        start: the step from which the rule keeps a state, `NEVER` where it keeps none; [members, groups].
-        device: where to train.
-        compiled: whether `torch.compile` makes one program of the whole step; of every step but the first.
-        streams: the random numbers of the members' dropout; None: none may be drawn.
+        networks: the networks of the members; their values are copied.
+        groups: the names of the parameters in each group; together, all parameters.
+        loss: the mean over a batch: (output, target) to a scalar.
+        update: the update rule of the optimizer.
+        start: the step from which the rule has a state, `NEVER` where it has none; [members, groups].
+        device: the device to train on.
+        compiled: whether `torch.compile` compiles the step; the first step runs uncompiled.
+        generators: draw the dropout masks of the members; None: dropout in training raises an error.
 
     Attributes:
-        compiling: seconds that compiling took; 0 where nothing is compiled.
-        idle: the names of the parameters that get no gradient; known after the first step.
+        compiling: seconds that compiling took; 0 if nothing is compiled.
+        idle: the names of the parameters without a gradient; known after the first step.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Population:
         start: npt.NDArray[np.int64],
         device: torch.device,
         compiled: bool = False,
-        streams: Streams | None = None,
+        generators: Generators | None = None,
     ) -> None:
-        self.streams = streams
-        self._network = stand_in(copy.deepcopy(networks[0]), streams)
+        self.generators = generators
+        self._network = replace_modules(copy.deepcopy(networks[0]), generators)
         self._modes = [(module, module.training) for module in self._network.modules()]
         shapes = {name: parameter.shape for name, parameter in self._network.named_parameters()}
         self._places = [(name, shapes[name]) for names in groups for name in names]
@@ -83,7 +83,7 @@ class Population:
             parameters = dict(network.named_parameters())
             rows.append(parameters_to_vector([parameters[name].detach() for name, _ in self._places]))
         self.weights = torch.stack(rows).to(device)
-        self.state = {name: torch.zeros_like(self.weights) for name in update.kept(start)}
+        self.state = {name: torch.zeros_like(self.weights) for name in update.state_names(start)}
         buffers = [dict(network.named_buffers()) for network in networks]
         self.buffers = {name: torch.stack([own[name] for own in buffers]).to(device) for name in buffers[0]}
         trained = _Trained(self._network, loss)
@@ -99,12 +99,12 @@ class Population:
             output: Tensor = functional_call(self._network, (parameters, buffers), (x,))
             return output
 
-        # What draws random numbers draws them through `streams`, or not at all.
+        # All random numbers are drawn through `generators`; others raise an error.
         self._losses = vmap(member_loss, randomness="error")
         self._outputs = vmap(member_output, in_dims=(0, 0, None), randomness="error")
         self._compiled = compiled
-        self._shape: torch.Size | None = None  # of the batches that there is a program for
-        self._segments: list[tuple[int, int, int]] | None = None  # group, first and last weight of what is updated
+        self._shape: torch.Size | None = None  # of the batches that the step is compiled for
+        self._segments: list[tuple[int, int, int]] | None = None  # group, first and last weight of each updated segment
         self.compiling = 0.0
         self.idle: frozenset[str] = frozenset()
 
@@ -117,30 +117,30 @@ class Population:
         """Make one optimizer step of every member.
 
         Args:
-            inputs: a batch for each; [members, batch, ...].
-            targets: [members, batch, ...].
-            coefficients: of the update; [members, groups].
-            clip: changes the gradients [members, weights] in place, given their norms [members].
+            inputs: a batch per member; [members, batch, ...].
+            targets: the targets of the batches; [members, batch, ...].
+            coefficients: the coefficients of the update, by name; [members, groups].
+            clip: clips the gradients [members, weights] in place, given their norms [members].
 
         Returns:
-            The losses before the step and the norms of the gradients before they are clipped, both [members].
+            The losses before the step and the norms of the gradients before clipping, both [members].
 
         Raises:
-            UnfitError: a parameter gets a gradient in some steps only.
+            UnfitError: a parameter gets a gradient only in some steps.
         """
         given = (self.weights, self.state, self.buffers, inputs, targets, coefficients, clip)
         step: Callable[..., tuple[Tensor, Tensor, dict[str, Tensor]]] = self._make_step
-        if self._compiled and self._segments is not None:  # the first step tells which parameters are trained
+        if self._compiled and self._segments is not None:  # the first step determines which parameters are trained
             if self._shape is None:
                 self._shape = inputs.shape
-                torch.compiler.reset()  # programs of other shapes would count: torch makes eight of a function at most
-                # Not dynamic, since vmap takes no symbolic sizes.
+                torch.compiler.reset()  # torch compiles a function at most eight times, other shapes included
+                # Not dynamic, since vmap does not support symbolic sizes.
                 self._program = torch.compile(self._make_step, fullgraph=True, dynamic=False)
                 started = time.perf_counter()
                 losses, norms, self.buffers = self._program(*given)
                 self.compiling = time.perf_counter() - started
                 return losses, norms
-            # The last batch of an epoch may be smaller: a program for it alone would not pay.
+            # The last batch of an epoch may be smaller: to compile the step for it would cost more than it saves.
             step = self._program if inputs.shape == self._shape else self._make_step
         losses, norms, self.buffers = step(*given)
         return losses, norms
@@ -155,7 +155,7 @@ class Population:
         coefficients: Mapping[str, Tensor],
         clip: Clip | None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The step itself, of what changes from step to step: weights and state in place, the buffers returned."""
+        """Make a step: change weights and state in place, return losses, norms and the new buffers."""
         losses, grad, buffers = self._gradients(weights, buffers, inputs, targets)
         with torch.no_grad():
             norms = torch.linalg.vector_norm(grad, dim=1)
@@ -164,15 +164,15 @@ class Population:
             assert self._segments is not None
             for group, first, last in self._segments:
                 own = {name: kept[:, first:last] for name, kept in state.items()}
-                by = {name: values[:, group : group + 1] for name, values in coefficients.items()}
-                self._update(weights[:, first:last], grad[:, first:last], own, by)
+                own_coefficients = {name: values[:, group : group + 1] for name, values in coefficients.items()}
+                self._update(weights[:, first:last], grad[:, first:last], own, own_coefficients)
         return losses, norms, buffers
 
     def _gradients(
         self, weights: Tensor, buffers: dict[str, Tensor], inputs: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The losses [members] and gradients [members, weights], none by another's weights; the buffers afterwards."""
-        if torch.compiler.is_compiling():  # which traces no torch.autograd.grad
+        """The losses [members], the gradients by each member's own weights [members, weights], the new buffers."""
+        if torch.compiler.is_compiling():  # it cannot trace torch.autograd.grad
 
             def total(weights: Tensor) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
                 losses, after = self._losses(self._named(weights), buffers, inputs, targets)
@@ -183,7 +183,7 @@ class Population:
         leaves = {name: part.detach().requires_grad_() for name, part in self._named(weights).items()}
         losses, after = self._losses(leaves, buffers, inputs, targets)
         grads = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
-        self._see_idle(name for name, grad in zip(leaves, grads, strict=True) if grad is None)
+        self._record_idle(name for name, grad in zip(leaves, grads, strict=True) if grad is None)
         members = len(weights)
         flat = [
             weights.new_zeros(members, size) if grad is None else grad.reshape(members, size)
@@ -191,17 +191,17 @@ class Population:
         ]
         return losses.detach(), torch.cat(flat, dim=1), {name: value.detach() for name, value in after.items()}
 
-    def _see_idle(self, names: Iterable[str]) -> None:
-        """Settle at the first step which parameters are trained; later see that they are the same."""
+    def _record_idle(self, names: Iterable[str]) -> None:
+        """Record at the first step which parameters have no gradient; raise UnfitError if others have none later."""
         idle = frozenset(names)
         if self._segments is None:
             self.idle = idle
             self._segments = self._trained_segments()
         elif idle != self.idle:
-            raise UnfitError(f"{min(idle ^ self.idle)} gets a gradient in some steps only")
+            raise UnfitError(f"{min(idle ^ self.idle)} gets a gradient only in some steps")
 
     def _trained_segments(self) -> list[tuple[int, int, int]]:
-        """The weights that are updated: of each group, as few stretches as can be."""
+        """The weights that are updated, as the fewest contiguous segments per group."""
         segments: list[tuple[int, int, int]] = []
         owners = [group for group, count in self._groups for _ in range(count)]
         ends = [0, *np.cumsum(self._sizes).tolist()]
@@ -216,9 +216,9 @@ class Population:
 
     @torch.no_grad()
     def outputs(self, inputs: Tensor) -> Tensor:
-        """What every member in evaluation makes of one batch [batch, ...]: [members, batch, ...]."""
+        """The outputs of all members in evaluation mode for one batch [batch, ...]; [members, batch, ...]."""
         self._network.eval()
-        buffers = {name: stacked.clone() for name, stacked in self.buffers.items()}  # evaluation leaves nothing behind
+        buffers = {name: stacked.clone() for name, stacked in self.buffers.items()}  # evaluation changes nothing
         try:
             return self._outputs(self._named(self.weights), buffers, inputs)
         finally:
@@ -226,18 +226,18 @@ class Population:
                 module.training = training
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these members alone, in this order; a compiled step is compiled anew."""
+        """Keep only these members, in this order; a compiled step is compiled again."""
         self._shape = None
         index = torch.tensor(rows, dtype=torch.int64, device=self.weights.device)
         self.weights = self.weights[index]
         self.state = {name: kept[index] for name, kept in self.state.items()}
         self.buffers = {name: stacked[index] for name, stacked in self.buffers.items()}
         self._start = self._start[list(rows)]
-        if self.streams is not None:
-            self.streams.keep(rows)
+        if self.generators is not None:
+            self.generators.keep(rows)
 
     def snapshots(self, rows: Sequence[int]) -> list[Snapshot]:
-        """Copies of what these members are, on the CPU."""
+        """Copies of the present state of these members, on the CPU."""
         index = torch.tensor(rows, dtype=torch.int64, device=self.weights.device)
         weights = self.weights[index].cpu()
         state = {name: kept[index].cpu() for name, kept in self.state.items()}
@@ -254,7 +254,7 @@ class Population:
                     {name: start for name, start in zip(names, starts, strict=True) if name not in self.idle},
                     {name: stacked[at] for name, stacked in buffers.items()},
                     self._update,
-                    None if self.streams is None else self.streams.state(row),
+                    None if self.generators is None else self.generators.state(row),
                 )
             )
         return found
@@ -265,7 +265,7 @@ class Population:
 
 
 class _Trained(nn.Module):
-    """A network with its loss, which also gives the buffers as the forward pass leaves them: some assign new ones."""
+    """A network with its loss; also returns the buffers after the forward pass, since some modules assign new ones."""
 
     def __init__(self, network: nn.Module, loss: Loss) -> None:
         super().__init__()
@@ -279,15 +279,15 @@ class _Trained(nn.Module):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One member at one step.
+    """The state of one member at one step.
 
     Args:
-        shapes: of the parameters, by name in the order of `weights`.
-        weights: [weights].
-        state: what the update keeps, by name; [weights].
-        starts: the step from which there is such a state, for each parameter that is trained.
-        buffers: of the network, by name.
-        update: the rule of the optimizer.
+        shapes: the shapes of the parameters, by name in the order of `weights`.
+        weights: all weights; [weights].
+        state: the state of the update, by name; [weights].
+        starts: the step from which the state exists, for each parameter that is trained.
+        buffers: the buffers of the network, by name.
+        update: the update rule of the optimizer.
         random: the state of torch's generator; None: nothing was drawn from it.
     """
 
@@ -301,11 +301,11 @@ class Snapshot:
 
     @torch.no_grad()
     def write(self, network: nn.Module, optimizer: Optimizer, steps: int) -> None:
-        """Bring an ordinary network and its torch optimizer to where the member is.
+        """Copy the snapshot into a network and its torch optimizer.
 
         Args:
-            network: of the member's architecture.
-            optimizer: of the network's parameters.
+            network: a network of the member's architecture.
+            optimizer: the optimizer of the network's parameters.
             steps: optimizer steps that the member has made.
         """
         own = dict(network.named_buffers())

@@ -1,9 +1,7 @@
-"""The updates of SGD, Adam and AdamW, made for all members of a population at once.
+"""The updates of SGD, Adam and AdamW for all members of a population at once, and their coefficients per step.
 
-torch's own optimizers take one LR for a parameter group. Here every member has numbers of its own, so the rules are
-written out: torch's arithmetic in torch's order, with a column of numbers where torch has a single one.
-
-The numbers of a population's steps: of each member its LR, from its own plan, and the settings of its optimizer.
+torch's optimizers take one LR per parameter group. Here every member has its own LR and settings, so the updates are
+written out: torch's arithmetic in torch's order, with a column of numbers in place of each number.
 """
 
 from __future__ import annotations
@@ -27,63 +25,68 @@ Numbers = dict[str, npt.NDArray[np.float64]]
 Steps = npt.NDArray[np.int64]
 
 NEVER = np.iinfo(np.int64).max
-"""The step at which nothing begins."""
+"""The first step of a state that never starts."""
+
+BLOCK = 256
+"""Steps whose coefficients are computed and moved to the device at once."""
 
 
 class Update(ABC):
     """An update rule.
 
     Args:
-        switches: of the torch optimizer, such as `nesterov`: what members share, as its parameter groups have it.
+        switches: the settings that members share, such as `nesterov`, as in a parameter group of the torch optimizer.
     """
 
     settings: ClassVar[tuple[str, ...]]
-    """The numbers that members may have of their own besides the LR, as `read_setting` knows them."""
+    """The settings besides the LR in which members may differ, by the names of `read_setting`."""
+
+    state_setting: ClassVar[str | None] = None
+    """The state starts at the first step where this setting is not zero; None: it starts at the first step."""
 
     def __init__(self, switches: Mapping[str, Any]) -> None:
         self._switches = switches
 
-    awaits: ClassVar[str | None] = None
-    """The setting without which nothing is kept: the state begins at the first step where it is not zero."""
-
     @abstractmethod
-    def kept(self, start: Steps) -> list[str]:
-        """What is kept for each weight, by torch's names; zeros before the first step.
+    def state_names(self, start: Steps) -> list[str]:
+        """torch's names of the state tensors per weight, which are zero before the first step.
 
         Args:
-            start: the first step that a state is kept of, `NEVER` where there is none; [members, groups].
+            start: the first step that has a state, `NEVER` where there is none; [members, groups].
         """
 
     @abstractmethod
     def coefficients(self, numbers: Numbers, steps: Steps, start: Steps) -> Numbers:
-        """What the update multiplies by, computed in double precision as torch does.
+        """Compute the coefficients of the update, in double precision as torch does.
 
         Args:
-            numbers: `lr` and the rule's settings; [n, members, groups].
-            steps: optimizer steps done before each; [n].
-            start: as in `kept`.
+            numbers: `lr` and the settings of the rule; [n, members, groups].
+            steps: the number of optimizer steps before each step; [n].
+            start: as in `state_names`.
 
         Returns:
-            By name, [n, members, groups].
+            The coefficients by name; [n, members, groups].
         """
 
     @abstractmethod
-    def __call__(self, weights: Tensor, grad: Tensor, state: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> None:
-        """Make one step.
+    def __call__(
+        self, weights: Tensor, grad: Tensor, state: Mapping[str, Tensor], coefficients: Mapping[str, Tensor]
+    ) -> None:
+        """Make one step of one group.
 
         Args:
-            weights: of one group; [members, n], changed in place.
-            grad: its gradients; [members, n], used up.
-            state: what is kept, by name; [members, n], changed in place.
-            by: the coefficients of the step; [members, 1].
+            weights: the weights of the group; [members, n], changed in place.
+            grad: the gradients; [members, n], overwritten.
+            state: the state tensors by name; [members, n], changed in place.
+            coefficients: the coefficients of the step, by name; [members, 1].
         """
 
     def torch_state(self, state: Mapping[str, Tensor], steps: int) -> dict[str, Any]:
-        """What torch's optimizer would have in its state for one parameter of one member, once that has begun.
+        """Return the state that torch's optimizer would have for one parameter of one member.
 
         Args:
-            state: what is kept, in the parameter's shape.
-            steps: optimizer steps done.
+            state: the state tensors by name, in the shape of the parameter.
+            steps: optimizer steps made.
         """
         return {"step": torch.tensor(float(steps)), **state}
 
@@ -92,14 +95,14 @@ class SGDUpdate(Update):
     """`torch.optim.SGD`: plain, with momentum, damped, Nesterov's."""
 
     settings = ("weight_decay", "momentum", "dampening")
-    awaits = "momentum"
+    state_setting = "momentum"
 
-    def kept(self, start: Steps) -> list[str]:
-        """The momentum, where any member has one at any time."""
+    def state_names(self, start: Steps) -> list[str]:
+        """The momentum buffer, if any member has momentum at any step."""
         return ["momentum_buffer"] if (start != NEVER).any() else []
 
     def coefficients(self, numbers: Numbers, steps: Steps, start: Steps) -> Numbers:
-        """torch starts the momentum with the whole gradient; where it is zero, the buffer is left as it is."""
+        """torch initializes the buffer with the whole gradient; with zero momentum, it does not change the buffer."""
         momentum = numbers["momentum"]
         on = momentum != 0
         begins = steps[:, None, None] == start
@@ -112,17 +115,19 @@ class SGDUpdate(Update):
             "share": np.where(on, np.where(begins, 1.0, 1.0 - numbers["dampening"]), 0.0),
         }
 
-    def __call__(self, weights: Tensor, grad: Tensor, state: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> None:
-        """Decay into the gradient, the gradient into the momentum, a step along it."""
-        grad.addcmul_(weights, by["decay"])
+    def __call__(
+        self, weights: Tensor, grad: Tensor, state: Mapping[str, Tensor], coefficients: Mapping[str, Tensor]
+    ) -> None:
+        """Add the decay to the gradient, and the gradient to the momentum; then step along the momentum."""
+        grad.addcmul_(weights, coefficients["decay"])
         if (buffer := state.get("momentum_buffer")) is not None:
-            buffer.mul_(by["old"]).addcmul_(grad, by["share"])
-            moved = grad.addcmul(buffer, by["momentum"]) if self._switches["nesterov"] else buffer
-            grad = torch.where(by["on"] != 0, moved, grad)
-        weights.addcmul_(grad, by["lr"], value=-1)
+            buffer.mul_(coefficients["old"]).addcmul_(grad, coefficients["share"])
+            moved = grad.addcmul(buffer, coefficients["momentum"]) if self._switches["nesterov"] else buffer
+            grad = torch.where(coefficients["on"] != 0, moved, grad)
+        weights.addcmul_(grad, coefficients["lr"], value=-1)
 
     def torch_state(self, state: Mapping[str, Tensor], steps: int) -> dict[str, Any]:
-        """The momentum alone."""
+        """The momentum buffer; torch's SGD counts no steps."""
         return dict(state)
 
 
@@ -131,12 +136,12 @@ class AdamUpdate(Update):
 
     settings = ("weight_decay", "beta1", "beta2", "eps")
 
-    def kept(self, start: Steps) -> list[str]:
+    def state_names(self, start: Steps) -> list[str]:
         """Both moments, and AMSGrad's maximum."""
         return ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self._switches["amsgrad"] else [])]
 
     def coefficients(self, numbers: Numbers, steps: Steps, start: Steps) -> Numbers:
-        """With the corrections of the moments' bias towards zero in them."""
+        """The coefficients include the bias correction of both moments."""
         beta1, beta2, count = numbers["beta1"], numbers["beta2"], (steps + 1)[:, None, None]
         decay = 1.0 - numbers["lr"] * numbers["weight_decay"] if self._decoupled else numbers["weight_decay"]
         return {
@@ -149,19 +154,21 @@ class AdamUpdate(Update):
             "root2": np.sqrt(1.0 - beta2**count),
         }
 
-    def __call__(self, weights: Tensor, grad: Tensor, state: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> None:
-        """Decay, then a step along the first moment over the root of the second."""
+    def __call__(
+        self, weights: Tensor, grad: Tensor, state: Mapping[str, Tensor], coefficients: Mapping[str, Tensor]
+    ) -> None:
+        """Decay, then step along the first moment divided by the root of the second."""
         if self._decoupled:
-            weights.mul_(by["decay"])
+            weights.mul_(coefficients["decay"])
         else:
-            grad.addcmul_(weights, by["decay"])
+            grad.addcmul_(weights, coefficients["decay"])
         first, second = state["exp_avg"], state["exp_avg_sq"]
-        first.lerp_(grad, by["new1"])
-        second.mul_(by["old2"]).addcmul_(grad.square_(), by["new2"])
+        first.lerp_(grad, coefficients["new1"])
+        second.mul_(coefficients["old2"]).addcmul_(grad.square_(), coefficients["new2"])
         if self._switches["amsgrad"]:
             second = torch.maximum(state["max_exp_avg_sq"], second, out=state["max_exp_avg_sq"])
-        root = second.sqrt().div_(by["root2"]).add_(by["eps"])
-        weights.addcmul_(torch.div(first, root, out=root), by["step"], value=-1)
+        root = second.sqrt().div_(coefficients["root2"]).add_(coefficients["eps"])
+        weights.addcmul_(torch.div(first, root, out=root), coefficients["step"], value=-1)
 
     @property
     def _decoupled(self) -> bool:
@@ -169,22 +176,19 @@ class AdamUpdate(Update):
 
 
 UPDATES: dict[Table, type[Update]] = {"sgd": SGDUpdate, "adam": AdamUpdate}
-"""The update rules that a population can train by, as the traits of optimizers name them."""
-
-
-BLOCK = 256  # steps whose numbers are computed, and brought to the device, at once
+"""The update rules of populations, by their names in the traits of optimizers."""
 
 
 class StepCoefficients:
-    """What the update of each step multiplies by, for every member and group.
+    """The coefficients of the update at each step, for every member and group.
 
     Args:
-        plans: one a member, with the same groups.
-        optimizers: torch's, as an ordinary run of each member would have them: their parameter groups hold the
-            settings that no plan moves, and the names of the plan's groups in `members`.
-        update: the rule of them.
-        device: where the population is.
-        timeline: the plan's step that each step is made at; None: the run's own, one after the other.
+        plans: the plans of the members, with the same groups.
+        optimizers: the torch optimizers of the members. Their parameter groups hold the settings that no plan changes,
+            and under `members` the names of the plan's groups.
+        update: the update rule of these optimizers.
+        device: the device of the population.
+        timeline: the step of the plan for each step of the population; None: all steps of the plan in order.
     """
 
     def __init__(
@@ -208,20 +212,18 @@ class StepCoefficients:
 
     @cached_property
     def start(self) -> Steps:
-        """The first step that the update keeps a state of, `NEVER` where there is none; [members, groups]."""
+        """The first step at which the update has a state, `NEVER` where it has none; [members, groups]."""
         first = self._numbers(self._timeline[:1])
-        if self._update.awaits is None:
+        setting = self._update.state_setting
+        if setting is None:
             return np.zeros(first["lr"].shape[1:], dtype=np.int64)
-        start = np.where(first[self._update.awaits][0] != 0, 0, NEVER)
-        moving = any(
-            moved.setting == self._update.awaits for plan in self._plans for moved, _ in plan.scheduled_settings
-        )
+        start = np.where(first[setting][0] != 0, 0, NEVER)
+        moving = any(moved.setting == setting for plan in self._plans for moved, _ in plan.scheduled_settings)
         for at in range(0, len(self._timeline) if moving else 0, BLOCK):
             if (start != NEVER).all():
                 break
-            awaited = self._numbers(self._timeline[at : at + BLOCK])[self._update.awaits] != 0
-            found = np.where(awaited.any(axis=0), at + awaited.argmax(axis=0), NEVER)
-            start = np.minimum(start, found)
+            nonzero = self._numbers(self._timeline[at : at + BLOCK])[setting] != 0
+            start = np.minimum(start, np.where(nonzero.any(axis=0), at + nonzero.argmax(axis=0), NEVER))
         return start
 
     def at(self, step: int) -> dict[str, Tensor]:
@@ -237,14 +239,14 @@ class StepCoefficients:
         return {name: values[step - first] for name, values in self._block.items()}
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these members alone, in this order."""
+        """Keep only these members, in this order."""
         self._plans = [self._plans[row] for row in rows]
         self.start = self.start[list(rows)]
         self._fixed = {name: values[list(rows)] for name, values in self._fixed.items()}
         self._block = {name: values[:, list(rows)] for name, values in self._block.items()}
 
     def _numbers(self, steps: np.ndarray) -> Numbers:
-        """`lr` and every setting; [n, members, groups]."""
+        """`lr` and all settings; [n, members, groups]."""
         numbers: Numbers = {"lr": np.stack([plan.lr(steps) for plan in self._plans], axis=1)}
         for setting, fixed in self._fixed.items():
             numbers[setting] = np.repeat(fixed[None], len(steps), axis=0)
@@ -255,6 +257,6 @@ class StepCoefficients:
 
 
 def _settings(plan: Plan, optimizer: Optimizer, setting: str) -> list[float]:
-    """What the optimizer has for each group of the plan."""
-    carrier = {name: group for group in optimizer.param_groups for name in group["members"]}
-    return [float(read_setting(carrier[name], setting)) for name in plan.names]
+    """The value of a setting in the optimizer, for each group of the plan."""
+    group_of = {name: group for group in optimizer.param_groups for name in group["members"]}
+    return [float(read_setting(group_of[name], setting)) for name in plan.names]

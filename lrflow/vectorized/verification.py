@@ -1,8 +1,8 @@
-"""Two members trained both ways for a few steps: as jobs alone, by Lightning's loop, and as a population.
+"""Verify a population: train two jobs for a few steps both alone and together, and compare the results.
 
-A population's step is another implementation of the step that a job makes alone. So before it is trusted with a model
-that its authors have not met, what the two of them leave behind is compared: losses, gradient norms, weights, buffers,
-the optimizer's state, metrics of a validation, random numbers drawn and attributes of the modules.
+The step of a population is a second implementation of the step of a job alone. For each new model, the results of both
+are compared: losses, gradient norms, weights, buffers, optimizer state, metrics of a validation, random numbers and
+module attributes.
 """
 
 from __future__ import annotations
@@ -26,43 +26,43 @@ from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.module import Supervised
 from lrflow.training.state import attribute_digests, random_state, same_random_state, shared_state_digests
 from lrflow.training.trainer import Trainer
-from lrflow.vectorized.fit import clipping, evaluated
+from lrflow.vectorized.fit import clipping, evaluate
 from lrflow.vectorized.member import Member, StackedBatches, stack
 from lrflow.vectorized.population import UnfitError
 from lrflow.vectorized.updates import Steps
 
 CLOSE = 1e-4
-"""Relative difference that is taken for rounding. The sums of a batched product are taken in another order: over some
-hundred terms in float32 (eps 1.2e-7) that is 1e-6, which a few steps carry on."""
+"""Relative difference that counts as rounding. A batched product sums in another order: for some hundred terms in
+float32 (eps 1.2e-7) that changes 1e-6, which grows over a few steps."""
 
 NUDGE = 2.0**-20
-"""Relative change of the weights that stands for rounding, eight units in the last place: where a difference is larger
-than `CLOSE`, a run of the same job that starts from nudged weights tells how much of it rounding explains."""
+"""Relative change of the weights that stands for rounding: eight units in the last place. If a difference is larger
+than `CLOSE`, the job is trained once more from nudged weights to measure the effect of rounding."""
 
 EXPLAINED = 16
-"""How many times the effect of the nudge a difference may be."""
+"""A difference of up to this many times the effect of the nudge is accepted."""
 
 SHAKEN = 0.01
-"""Relative difference of a loss beyond which rounding is no excuse: what the jobs learn would be another draw."""
+"""Relative difference of a loss that is never accepted as an effect of rounding."""
 
 VALIDATED = 2
-"""Batches of the validation at the end of each of the two epochs that the steps are made in."""
+"""Batches of the validation after each of the two epochs of a verification."""
 
 
 @dataclass
 class Trace:
-    """What a few steps of one run were and left behind.
+    """The record of a few steps of one run.
 
     Args:
-        losses: before each step.
-        norms: of the gradients at each step, before clipping.
-        scores: of each validation.
-        idle: the parameters without a gradient, at each step.
+        losses: the loss before each step.
+        norms: the norm of the gradients at each step, before clipping.
+        scores: the metrics of each validation.
+        idle: the names of the parameters without a gradient, at each step.
         start: the weights before the first step, by name.
-        weights: afterwards.
-        buffers: afterwards.
-        state: of the optimizer, for each parameter that has one.
-        random: the state of the generators.
+        weights: the weights after the last step, by name.
+        buffers: the buffers after the last step, by name.
+        state: the optimizer state after the last step, for each parameter that has one.
+        random: the states of the random number generators after the last step.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -76,11 +76,11 @@ class Trace:
     random: dict[str, Any] = field(default_factory=dict)
 
     def begin(self, network: nn.Module) -> None:
-        """Note the weights before the first step."""
+        """Record the weights before the first step."""
         self.start = _copies(dict(network.named_parameters()))
 
     def end(self, network: nn.Module, optimizer: Optimizer) -> None:
-        """Note what is left behind."""
+        """Record the weights, buffers and optimizer state after the last step."""
         named = dict(network.named_parameters())
         self.weights = _copies(named)
         self.buffers = _copies(dict(network.named_buffers()))
@@ -95,14 +95,14 @@ class Trace:
         )
 
 
-def telling_steps(plans: Sequence[Plan]) -> Steps:
-    """The steps of the plans that a trial has to make, in their order.
+def representative_steps(plans: Sequence[Plan]) -> Steps:
+    """Choose the steps of the plans for a verification, in ascending order.
 
-    The first ones, those where the LR or another setting that moves begins to do so or to count, where the LR is
-    highest, the middle and the end.
+    These are the first steps, the steps where the LR or another scheduled setting first changes, the steps of the
+    highest LR, the middle and the last step.
     """
     last = plans[0].horizon.steps - 1
-    # Every step of a run of usual length; of a long one the first, and some thousand spread over it.
+    # All steps of a run of usual length; of a longer run the first, and some thousand spread over it.
     steps = np.unique(np.concatenate([np.arange(min(last + 1, 4096)), np.linspace(0, last, 4096).astype(np.int64)]))
     chosen = {0, 1, 2, last // 2, last}
     for plan in plans:
@@ -119,14 +119,14 @@ def telling_steps(plans: Sequence[Plan]) -> Steps:
 def train_alone(
     trainer: Trainer, module: Supervised, data: pl.LightningDataModule, timeline: Steps, nudged: bool = False
 ) -> Trace:
-    """A job's run alone, by Lightning, of these steps of its plan.
+    """Make steps of a job's plan alone, in Lightning's loop.
 
     Args:
-        trainer: of the run, which validates every epoch; without its loggers. It is used up.
-        module: supplied with its optimizer and plan.
-        data: set up.
-        timeline: as `telling_steps` gives it.
-        nudged: whether to start from weights that differ by `NUDGE`.
+        trainer: the trainer of the run, with a validation per epoch and without loggers; it cannot be used again.
+        module: the module with its optimizer and plan.
+        data: the data, set up.
+        timeline: the steps, as `representative_steps` returns them.
+        nudged: whether to start from weights that are changed by `NUDGE`.
 
     Raises:
         UnfitError: the module does something that a population cannot do for each member.
@@ -147,20 +147,20 @@ def train_alone(
     after = _attributes(network)
     for name in sorted({*before, *after}):
         if before.get(name) != after.get(name):
-            raise UnfitError(f"the model changes {name} as it trains, which is no parameter or buffer")
+            raise UnfitError(f"the model changes {name} during training, which is no parameter or buffer")
     if shapes != {name: (value.shape, value.dtype) for name, value in network.named_buffers()}:
-        raise UnfitError("the model's buffers change their shape or kind as it trains")
+        raise UnfitError("the model's buffers change their shape or dtype during training")
     if len(set(trace.idle)) > 1:
-        raise UnfitError(f"{min(frozenset.union(*trace.idle))} gets a gradient in some steps only")
+        raise UnfitError(f"{min(frozenset.union(*trace.idle))} gets a gradient only in some steps")
     return trace
 
 
 def train_stacked(members: Sequence[Member], timeline: Steps) -> list[Trace]:
-    """The same steps of several jobs as a population.
+    """Make the same steps of several jobs as a population.
 
     Args:
-        members: attached; they are used up.
-        timeline: as `telling_steps` gives it.
+        members: the members, attached; they cannot be used again.
+        timeline: the steps, as `representative_steps` returns them.
 
     Raises:
         UnfitError: the model cannot be vectorised.
@@ -173,7 +173,7 @@ def train_stacked(members: Sequence[Member], timeline: Steps) -> list[Trace]:
 
 def _train_stacked(members: Sequence[Member], timeline: Steps) -> list[Trace]:
     device = members[0].trainer.strategy.root_device
-    population, numbers = stack(members, device, timeline=timeline)
+    population, coefficients = stack(members, device, timeline=timeline)
     batches = StackedBatches([one.data.train_dataloader() for one in members], device)
     clip, traces = clipping(members[0].trainer), [Trace() for _ in members]
     rows = [(row, member.module) for row, member in enumerate(members)]
@@ -183,14 +183,14 @@ def _train_stacked(members: Sequence[Member], timeline: Steps) -> list[Trace]:
     step = epoch = 0
     while step < len(timeline):
         for inputs, targets in islice(batches.epoch(epoch), min(length, len(timeline) - step)):
-            losses, norms = population.step(inputs, targets, numbers.at(step), clip)
+            losses, norms = population.step(inputs, targets, coefficients.at(step), clip)
             step += 1
             for trace, one_loss, norm in zip(traces, losses.tolist(), norms.tolist(), strict=True):
                 trace.losses.append(one_loss)
                 trace.norms.append(norm)
                 trace.idle.append(population.idle)
         epoch += 1
-        scores = evaluated(population, rows, members[0].data.val_dataloader(), "val", VALIDATED)
+        scores = evaluate(population, rows, members[0].data.val_dataloader(), "val", VALIDATED)
         for trace, found in zip(traces, scores, strict=False):
             trace.scores.append(found)
     for trace, member, snapshot in zip(traces, members, population.snapshots(range(len(members))), strict=True):
@@ -201,62 +201,62 @@ def _train_stacked(members: Sequence[Member], timeline: Steps) -> list[Trace]:
 
 
 def differences(ours: Trace, theirs: Trace, nudged: Trace | None = None) -> list[str]:
-    """What of a member's run in a population is not that of the job alone.
+    """Compare a member's run in a population with that of the job alone.
 
     Args:
-        ours: of the population's member.
-        theirs: of the job alone.
-        nudged: of the same job alone from nudged weights; None: differences up to `CLOSE` alone are let pass.
+        ours: the trace of the member.
+        theirs: the trace of the job alone.
+        nudged: the trace of the same job alone from nudged weights; None: only differences up to `CLOSE` are accepted.
 
     Returns:
-        A line on each difference, the first place of each kind; empty: it is the same run.
+        A line per difference, the first of each kind; empty: the runs are the same.
     """
     return list(_differences(ours, theirs, nudged))
 
 
 def _differences(ours: Trace, theirs: Trace, nudged: Trace | None) -> Iterator[str]:
     if not same_random_state(ours.random, theirs.random):
-        yield "it draws random numbers that are not those of torch's Dropout"
+        yield "it draws random numbers other than those of torch's Dropout"
     for name in ("losses", "norms"):
         pairs = zip(getattr(ours, name), getattr(theirs, name), strict=True)
         others = getattr(nudged, name) if nudged else getattr(theirs, name)
         for step, ((mine, its), other) in enumerate(zip(pairs, others, strict=True)):
-            if _apart(mine, its, abs(other - its), SHAKEN):
+            if _differ(mine, its, abs(other - its), SHAKEN):
                 yield f"the {_SINGULAR[name]} of step {step} is {mine:.6g}, alone {its:.6g}"
                 break
     shaken = _shaken_scores(theirs, nudged) if nudged else 0.0
     for found, scores in zip(ours.scores, theirs.scores, strict=True):
         for name, value in scores.items():
             most = SHAKEN if name.endswith("/loss") else math.inf
-            if name not in found or _apart(found[name], value, shaken * abs(value), most):
+            if name not in found or _differ(found[name], value, shaken * abs(value), most):
                 yield f"{name} is {found.get(name, math.nan):.6g}, alone {value:.6g}"
     if ours.idle != theirs.idle:
-        yield "other parameters are without a gradient"
+        yield "the parameters without a gradient are different"
     for name, start in theirs.start.items():
         moved, own = theirs.weights[name] - start, ours.weights[name] - start
         if not moved.any() and own.any():
-            yield f"{name} moves, alone it stays"
+            yield f"{name} changes, alone it does not"
             continue
         kept = len(theirs.losses) * torch.finfo(start.dtype).eps * float(theirs.weights[name].norm())  # each is rounded
         effect = float((nudged.weights[name] - nudged.start[name] - moved).norm()) if nudged else 0.0
-        if _far(own, moved, effect, kept):
-            yield f"{name} moves otherwise: by {float(own.norm()):.3g}, alone by {float(moved.norm()):.3g}"
-    yield from _apart_tensors("the buffer ", ours.buffers, theirs.buffers, nudged.buffers if nudged else None)
+        if _tensors_differ(own, moved, effect, kept):
+            yield f"{name} changes differently: by {float(own.norm()):.3g}, alone by {float(moved.norm()):.3g}"
+    yield from _tensor_differences("the buffer ", ours.buffers, theirs.buffers, nudged.buffers if nudged else None)
     if ours.state.keys() != theirs.state.keys():
-        yield f"the optimizer has a state for {min(ours.state.keys() ^ theirs.state.keys())} in one of the two alone"
+        yield f"only one of the two optimizers has a state for {min(ours.state.keys() ^ theirs.state.keys())}"
         return
     for name, state in theirs.state.items():
         if state.keys() != ours.state[name].keys():
-            yield f"the optimizer keeps something else for {name}"
+            yield f"the optimizer has another state for {name}"
             continue
-        yield from _apart_tensors(f"{name}'s ", ours.state[name], state, nudged.state[name] if nudged else None)
+        yield from _tensor_differences(f"{name}'s ", ours.state[name], state, nudged.state[name] if nudged else None)
 
 
 def _shaken_scores(theirs: Trace, nudged: Trace) -> float:
-    """The largest relative change of any validation metric by rounding.
+    """Return the largest relative change of any validation metric by rounding.
 
-    One change says little: of weights that rounding alone moves (Adam on a bias before BatchNorm, whose gradient is
-    zero but for rounding) it is a draw, and an accuracy moves by whole examples.
+    The change of a single metric is too noisy: Adam on a bias before BatchNorm, whose gradient is only rounding noise,
+    changes it randomly, and an accuracy changes by whole examples.
     """
     pairs = zip(theirs.scores, nudged.scores, strict=True)
     changes = [abs(near[name] / value - 1) for scores, near in pairs for name, value in scores.items() if value]
@@ -266,32 +266,32 @@ def _shaken_scores(theirs: Trace, nudged: Trace) -> float:
 _SINGULAR = {"losses": "loss", "norms": "gradient's norm"}
 
 
-def _apart_tensors(
+def _tensor_differences(
     what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], nudged: Mapping[str, Tensor] | None
 ) -> Iterator[str]:
     for name, value in theirs.items():
         mine = ours[name]
         if mine.shape != value.shape or mine.dtype != value.dtype:
-            yield f"{what}{name} is of another shape or kind"
+            yield f"{what}{name} has another shape or dtype"
         elif not value.is_floating_point():
             if not torch.equal(mine, value):
                 yield f"{what}{name} differs"
-        elif _far(mine, value, float((nudged[name] - value).norm()) if nudged else 0.0, 1e-7):
+        elif _tensors_differ(mine, value, float((nudged[name] - value).norm()) if nudged else 0.0, 1e-7):
             yield f"{what}{name} differs: its norm is {float(mine.norm()):.4g}, alone {float(value.norm()):.4g}"
 
 
-def _apart(ours: float, theirs: float, effect: float, most: float) -> bool:
-    """Whether two numbers differ by more than rounding, which changes them by `effect`; or by more than that share."""
+def _differ(ours: float, theirs: float, effect: float, most: float) -> bool:
+    """Whether two numbers differ by more than rounding, of which `effect` is the measured size and `most` the limit."""
     return not abs(ours - theirs) <= CLOSE * abs(theirs) + 1e-6 + min(EXPLAINED * effect, most * abs(theirs))
 
 
-def _far(ours: Tensor, theirs: Tensor, effect: float, least: float) -> bool:
-    """Whether two tensors differ by more than rounding, by the norm of their difference."""
+def _tensors_differ(ours: Tensor, theirs: Tensor, effect: float, least: float) -> bool:
+    """Whether the norm of the difference of two tensors is larger than rounding."""
     return not float((ours - theirs).norm()) <= CLOSE * float(theirs.norm()) + least + EXPLAINED * effect
 
 
 def epoch_length(timeline: Steps) -> int:
-    """Steps of an epoch of a trial: it has two, with a validation between them."""
+    """Steps per epoch of a verification, which has two epochs, each with a validation."""
     return max(1, -(-len(timeline) // 2))
 
 
@@ -319,7 +319,7 @@ def _nudge(network: nn.Module) -> None:
 
 
 class _Recorder(Callback):
-    """Lets a fit make the steps of a timeline, and notes what they are."""
+    """Makes a fit follow the steps of a timeline, and records them."""
 
     def __init__(self, timeline: Steps) -> None:
         self._timeline = timeline.tolist()

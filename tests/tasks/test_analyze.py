@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_written_to(
 
     monkeypatch.setattr("lrflow.sweeps.results.SweepResults.write_csv", full)
     assert main(["task=analyze"]) == 1
-    assert "what the sweep found cannot be written: No space left on device" in capsys.readouterr().err
+    assert "the results of the sweep cannot be written: No space left on device" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("margin", ["much", "-5%", "0", "0%", "5 %", "true"])

@@ -130,7 +130,7 @@ def test_best_weights_that_are_never_chosen_are_refused(trained: Any) -> None:
 
 def test_a_run_without_best_weights_is_tested_with_its_last(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = trained("task.test=best", "trainer.checkpoint.monitor=train/nothing")
-    assert "no best weights were kept: the last ones are tested" in capsys.readouterr().out
+    assert "no best weights were saved: the last ones are tested" in capsys.readouterr().out
     assert folder.read_summary()["tested"]["weights"] == "last"
 
 

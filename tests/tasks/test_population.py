@@ -216,11 +216,11 @@ def test_what_ends_a_member_at_a_validation_ends_it_alone(
 
 ALONE = {
     "optimizer=lion": "Lion is not one of SGD, Adam and AdamW",
-    "feedback=plateau": "feedback moves the LR as the run goes",
+    "feedback=plateau": "feedback changes the LR during the run",
     "trainer.accumulate_grad_batches=2": "gradients are accumulated",
     "trainer.precision=bf16-mixed": "trainer.precision=bf16-mixed",
-    "optimizer.lr=auto": "the LR is looked for before the run",
-    "logger=wandb": "W&B has one run at a time in a process",
+    "optimizer.lr=auto": "the LR is found before the run",
+    "logger=wandb": "W&B logs one run at a time per process",
     "task=plan": "task=plan trains nothing",
 }
 
@@ -247,9 +247,9 @@ def test_what_cannot_or_need_not_train_together_is_left_and_told(tmp_path: Path,
     assert population.train_together(configs, 64, True, told.append) == {}
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
     assert sorted(told) == [
-        "job 2 runs by itself: Lion is not one of SGD, Adam and AdamW",
-        "job 3 runs by itself: no other job differs from it in numbers alone",
-        "jobs 0 to 1 run one after the other: together they would gain too little: "
+        "job 2 runs alone: Lion is not one of SGD, Adam and AdamW",
+        "job 3 runs alone: no other job differs from it only in numbers",
+        "jobs 0 to 1 run one after the other: training together gains too little: "
         "measured 0.80 times as fast as one after the other, and less than 1.10 may be noise",
     ]
 
@@ -261,7 +261,7 @@ def test_what_is_too_short_to_be_compiled_is_left_and_told(tmp_path: Path, monke
     configs = jobs(tmp_path, ["optimizer=sgd", "trainer.compile=true"])
     assert population.train_together(configs, 64, True, told.append) == {}
     assert told == [
-        "jobs 0 to 2 run one after the other: too short for what compiling their step would take; "
+        "jobs 0 to 2 run one after the other: too short to compile their step; "
         "without trainer.compile they may train together"
     ]
 

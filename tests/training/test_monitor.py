@@ -224,7 +224,7 @@ def test_an_inactive_monitor_is_left_out() -> None:
 
 def test_a_population_rejects_monitors(mine: Any) -> None:
     assert ineligible_because(compose(SMALL[:-1])) is None
-    assert ineligible_because(compose(two())) == "health.mine, health.other may watch each step as it is made"
+    assert ineligible_because(compose(two())) == "health.mine, health.other may read each step when it is made"
 
 
 def test_state_keys_outside_a_configured_run_are_lightnings() -> None:

@@ -46,7 +46,7 @@ ALONE = {
     "cumulative_norm": "cannot be vectorised",
     "max_norm": "an Embedding with max_norm",
     "sparse": "an Embedding with max_norm, scale_grad_by_freq or sparse",
-    "functional_padding": "it is another run than alone",
+    "functional_padding": "training together changes the run",
     "forward_hook": "0 has a forward hook",
     "backward_hook": "0 has a backward hook",
     "gradient_hook": "0.weight has a hook on its gradient",
@@ -58,8 +58,8 @@ ALONE = {
     "mixed_types": "b.weight is of float64",
     "transformer": "cannot be vectorised",
     "gru": "rnn is a GRU, which is not known",
-    "one_branch": "gets a gradient in some steps only",
-    "alternating": "the model changes calls as it trains",
+    "one_branch": "gets a gradient only in some steps",
+    "alternating": "the model changes calls during training",
     "layer_drop": "draws random numbers",
     "numpy_noise": "draws random numbers",
     "noise": "cannot be vectorised",
@@ -68,18 +68,18 @@ ALONE = {
     "random_list": "their models differ in hidden",
     "running_maximum": "cannot be vectorised",
     "made_buffer": "buffers",
-    "counter": "the model changes steps as it trains",
-    "remembering": "the model changes last as it trains",
+    "counter": "the model changes steps during training",
+    "remembering": "the model changes last during training",
     "own_function": "cannot be vectorised",
-    "hook_in_forward": "it is another run than alone",
+    "hook_in_forward": "training together changes the run",
     "other_data": "cannot be vectorised",
     "always_training": "draws random numbers",
     "dynamic": "cannot be vectorised",
-    "class_counter": "the model changes odd_modules.ClassCounter.seen as it trains",
-    "global_counter": "the model changes odd_modules.CALLS as it trains",
-    "global_generator": "the model changes odd_modules.GENERATOR as it trains",
-    "mode_counter": "the model changes odd_modules.CALLS as it trains",
-    "counted_method": "the model changes odd_modules.CountedMethod.middle as it trains",
+    "class_counter": "the model changes odd_modules.ClassCounter.seen during training",
+    "global_counter": "the model changes odd_modules.CALLS during training",
+    "global_generator": "the model changes odd_modules.GENERATOR during training",
+    "mode_counter": "the model changes odd_modules.CALLS during training",
+    "counted_method": "the model changes odd_modules.CountedMethod.middle during training",
 }
 #: Those whose state is their class's or their Python module's.
 SHARED = ("class_counter", "global_counter", "global_generator", "mode_counter", "counted_method")
@@ -194,9 +194,9 @@ def test_data_that_draw_random_numbers_are_each_seeds_own(tmp_path: Path, undraw
     assert [line.partition(": ")[0] for line in told] == [
         "jobs 0 to 1 train together",
         "jobs 2 to 3 train together",
-        "job 4 runs by itself",
+        "job 4 runs alone",
     ]
-    assert told[-1].endswith(": load() of its data draws random numbers, and no other such job has its seed")
+    assert told[-1].endswith(": load() of its data draws random numbers, and no other job has its seed")
 
 
 def test_the_others_keep_their_buffers_when_a_member_has_diverged(tmp_path: Path, undrawn: None) -> None:
@@ -213,8 +213,8 @@ def test_the_others_keep_their_buffers_when_a_member_has_diverged(tmp_path: Path
 
 def test_the_trial_of_two_members_leaves_no_trace(tmp_path: Path) -> None:
     configs, before = jobs(tmp_path, "dropout"), random_state()
-    told = membership.verify(configs, membership.load_shared(configs[0]))
-    assert re.fullmatch(r"\d+ steps of jobs 0 and 1 are those of the jobs alone \(compared in \d+\.\d s\)", told)
+    told = membership.verify(configs, membership.load_shared_data(configs[0]))
+    assert re.fullmatch(r"\d+ steps of jobs 0 and 1 equal those of the jobs alone \(compared in \d+\.\d s\)", told)
     assert same_random_state(before, random_state())
     assert not any(tmp_path.rglob("*"))
 
@@ -235,7 +235,7 @@ def test_the_trial_sees_whatever_differs(tmp_path: Path, monkeypatch: pytest.Mon
                 return by | {name: change(by, late)}  # noqa: B023
 
             patched.setattr(StepCoefficients, "at", wrong)
-            with pytest.raises(UnfitError, match=r"it is another run than alone: in job [01]"):
+            with pytest.raises(UnfitError, match=r"training together changes the run: in job [01]"):
                 membership.verify(jobs(tmp_path, "relu"), None)
 
 
@@ -249,5 +249,5 @@ def test_a_parameter_that_is_trained_in_some_steps_only_ends_the_population() ->
     by = {name: torch.full((2, 1), 0.1) for name in ("lr", "decay")}
     batch = torch.randn(2, 4, 16), torch.zeros(2, 4, dtype=torch.int64)
     together.step(*batch, by)
-    with pytest.raises(UnfitError, match=r"other\.(bias|weight) gets a gradient in some steps only"):
+    with pytest.raises(UnfitError, match=r"other\.(bias|weight) gets a gradient only in some steps"):
         together.step(*batch, by)
