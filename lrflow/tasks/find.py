@@ -140,17 +140,17 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     test = run_sweeps(config, find, folder, partial(_with_progress, console=console))
     name, maximize = "the loss" if find.monitor == TRAIN_LOSS else find.monitor, find.metric.mode == "max"
     if not np.isfinite(test.losses[:, 0]).any():
-        raise LrflowError(f"{name} is not finite even at an LR of {find.low:g}: check the data for NaN")
+        raise LrflowError(f"{name} is not finite even at an LR of {find.low:g}; look for NaN in the data")
     try:
-        reading = suggest_lr(test.rates, test.losses, config.seed, name, maximize)
+        suggestion = suggest_lr(test.rates, test.losses, config.seed, name, maximize)
     except ValueError as error:
         raise ConfigError([Problem("find.low", str(error), find.low, "start lower")]) from error
-    _print_reading(reading, test, console)
+    _print_suggestion(suggestion, test, console)
     if doubt := config.directions(find.monitor).guess_remark("find.mode"):
         console.print(doubt, soft_wrap=True, highlight=False)
-    record = Record(test, reading, find.monitor, find.metric.mode, config.optimizer.lr)
+    record = Record(test, suggestion, find.monitor, find.metric.mode, config.optimizer.lr)
     if find.confirm:
-        confirmed, steps = _confirm(config, find, reading.lr, folder, console)
+        confirmed, steps = _confirm(config, find, suggestion.lr, folder, console)
         record = replace(record, confirmed=confirmed, short_steps=steps)
     if rank() == 0:
         record.write(folder)
@@ -158,7 +158,7 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
         if config.task.name == "find":  # not for every run that checks its LR: the page takes megabytes
             _write_page(folder, console)
     answer = record.answer
-    verdict = compare_with_interval(config.optimizer.lr, answer.interval, reading.ceiling)
+    verdict = compare_with_interval(config.optimizer.lr, answer.interval, suggestion.ceiling)
     advice = "" if config.finds_lr or not answer.confident else f"Use optimizer.lr={answer.lr:.2g} ({verdict}). "
     console.print(f"{advice}Cost: {record.steps} steps.", soft_wrap=True, highlight=False)
     low, high = answer.interval
@@ -166,20 +166,20 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
 
 
 def _confirm(config: Config, find: RangeFind, start: float, folder: Path, console: Console) -> tuple[Confirmation, int]:
-    """Make the trial runs, and tell of each as it ends."""
+    """Make the short runs that confirm an LR, and print the result of each when it ends."""
     print_line = partial(console.print, soft_wrap=True, highlight=False)
     print_line(f"trial runs under the schedule, each {find.confirm_length} of the run:")
     what = "loss" if find.monitor == TRAIN_LOSS else find.monitor
 
-    def tell(lr: float, value: float, steps: int) -> None:
+    def report(lr: float, value: float, steps: int) -> None:
         print_line(
             f"  LR {number(lr):>9}  {steps} steps  " + (f"{what} {value:.4g}" if math.isfinite(value) else "diverged")
         )
 
     try:
-        confirmed, steps = confirm_range(config, find, start, folder, tell)
+        confirmed, steps = confirm_range(config, find, start, folder, report)
     except ValueError as error:
-        raise LrflowError(f"{error}, from an LR of {start:.3g} on: look at find.png of a range test") from error
+        raise LrflowError(f"{error}, from an LR of {start:.3g} on; see find.png of a range test") from error
     low, high = (number(rate) for rate in confirmed.interval)
     print_line(f"[bold]LR {number(confirmed.lr)}[/]  as good from {low} to {high}")
     for doubt in confirmed.doubts:
@@ -213,15 +213,15 @@ def _with_progress(seeds: Iterable[int], console: Console) -> Iterator[int]:
         yield from progress.track(list(seeds))
 
 
-def _print_reading(reading: Suggestion, test: RangeTest, console: Console) -> None:
+def _print_suggestion(suggestion: Suggestion, test: RangeTest, console: Console) -> None:
     print_line = partial(console.print, soft_wrap=True, highlight=False)
-    low, high = (number(rate) for rate in reading.interval)
+    low, high = (number(rate) for rate in suggestion.interval)
     within = f"  {low} to {high}, with 90% confidence over {len(test.losses)} sweeps" if len(test.losses) > 1 else ""
-    print_line(f"[bold]LR {number(reading.lr)}[/]{within}")
-    for doubt in reading.doubts:
+    print_line(f"[bold]LR {number(suggestion.lr)}[/]{within}")
+    for doubt in suggestion.doubts:
         print_line(f"[bold yellow]not confident:[/] {doubt}")
     table = Grid("<rule", "LR")
-    for name, rate in reading.marks.items():
+    for name, rate in suggestion.marks.items():
         table.row(name, number(rate))
-    table.row("diverges at", number(reading.ceiling) if reading.ceiling else f"above {number(test.rates[-1])}")
+    table.row("diverges at", number(suggestion.ceiling) if suggestion.ceiling else f"above {number(test.rates[-1])}")
     console.print(table)

@@ -16,7 +16,7 @@ Put = Callable[..., Path]
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_pictures_are_read_normalised_and_split(nowhere: Path, put: Put, packed: bool) -> None:
+def test_images_are_read_normalised_and_split(nowhere: Path, put: Put, packed: bool) -> None:
     module = FashionMNIST(root=put(nowhere / "mine", packed), batch_size=16, val_size=50, facts=SMALL)
     module.prepare_data()
     module.setup()
@@ -32,7 +32,7 @@ def test_pictures_are_read_normalised_and_split(nowhere: Path, put: Put, packed:
     assert len(module.train_dataloader()) == 9
 
 
-def test_the_constants_are_those_of_the_published_pictures() -> None:
+def test_mean_and_std_are_those_of_the_published_images() -> None:
     if fashion_mnist_files.locate() is None:
         pytest.skip("FashionMNIST is not on this machine: python -m lrflow.data.fetch fashion_mnist")
     module = FashionMNIST(val_size=0)
@@ -42,7 +42,7 @@ def test_the_constants_are_those_of_the_published_pictures() -> None:
     assert abs(images.std() - 1) < 2e-4
 
 
-def test_the_usual_places_are_searched_in_turn(
+def test_the_folders_are_searched_in_order(
     nowhere: Path, put: Put, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def found() -> Path:
@@ -61,17 +61,17 @@ def test_the_usual_places_are_searched_in_turn(
         assert found() == place
 
 
-def test_a_folder_that_lacks_a_file_does_not_count(nowhere: Path, put: Put) -> None:
+def test_a_folder_without_all_files_is_skipped(nowhere: Path, put: Put) -> None:
     put(fashion_mnist_files.SYSTEM)
     broken = put(Path(".data/fashion-mnist"))
     (broken / "t10k-labels-idx1-ubyte.gz").unlink()
     assert FashionMNIST(download=False).paths()["train-images-idx3-ubyte"].parent == fashion_mnist_files.SYSTEM
 
 
-def test_nothing_found_is_told_with_the_ways_to_get_it(nowhere: Path) -> None:
-    with pytest.raises(LrflowError) as told:
+def test_missing_files_are_reported_with_the_ways_to_get_them(nowhere: Path) -> None:
+    with pytest.raises(LrflowError) as raised:
         FashionMNIST(download=False).setup()
-    for said in (
+    for text in (
         ".data/fashion-mnist",
         str(fashion_mnist_files.SYSTEM),
         "data.download=false",
@@ -80,32 +80,32 @@ def test_nothing_found_is_told_with_the_ways_to_get_it(nowhere: Path) -> None:
         "python -m lrflow.data.fetch fashion_mnist",
         "train-images-idx3-ubyte.gz",
     ):
-        assert said in str(told.value)
+        assert text in str(raised.value)
 
 
-def test_a_failed_download_is_told_with_what_each_source_answered(nowhere: Path) -> None:
+def test_a_failed_download_reports_the_error_of_each_source(nowhere: Path) -> None:
     with pytest.raises(LrflowError, match=r"127\.0\.0\.1:9/train-images-idx3-ubyte.gz: .*refused"):
         FashionMNIST().setup()
 
 
-def test_a_root_without_the_files_is_not_quietly_replaced_by_another_place(nowhere: Path, put: Put) -> None:
+def test_a_root_without_the_files_is_not_replaced_by_another_folder(nowhere: Path, put: Put) -> None:
     put(Path(".data/fashion-mnist"))
     with pytest.raises(ConfigError, match=r"data\.root = 'mine'"):
         FashionMNIST(root="mine", download=False).setup()
 
 
-def test_files_that_do_not_belong_together_are_told(nowhere: Path, put: Put, idx: Callable[..., bytes]) -> None:
+def test_files_that_do_not_belong_together_are_reported(nowhere: Path, put: Put, idx: Callable[..., bytes]) -> None:
     folder = put(Path("mine"))
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(199, np.uint8))))
     with pytest.raises(LrflowError, match=r"do not belong together: shapes \(200, 4, 4\) and \(199,\)"):
         FashionMNIST(root=folder, facts=SMALL, val_size=0).setup()
 
 
-def test_other_pictures_than_the_config_says_are_told(nowhere: Path, put: Put) -> None:
+def test_images_that_differ_from_the_facts_are_reported(nowhere: Path, put: Put) -> None:
     facts = {"examples": 60000, "shape": [1, 28, 28], "outputs": 10}
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as raised:
         FashionMNIST(root=put(Path("mine")), facts=facts).setup()
-    assert [problem.key for problem in told.value.problems] == [
+    assert [problem.key for problem in raised.value.problems] == [
         "data.facts.examples",
         "data.facts.shape",
         "data.val_size",

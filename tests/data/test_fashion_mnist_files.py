@@ -68,7 +68,7 @@ def test_a_download_goes_where_the_user_keeps_data(
     assert listing(tmp_path / "root") == listing(tmp_path / "chosen/fashion-mnist") == listing(served)
 
 
-def test_only_what_is_missing_is_downloaded(served: Path, tmp_path: Path) -> None:
+def test_only_missing_files_are_downloaded(served: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     for name in list(fashion_mnist_files.FILES)[:3]:
@@ -85,7 +85,7 @@ def test_only_what_is_missing_is_downloaded(served: Path, tmp_path: Path) -> Non
         (lambda packed: gzip.compress(bytes(10**7)), "the wrong content"),
     ],
 )
-def test_what_is_not_the_published_file_is_refused(
+def test_a_file_that_is_not_the_published_one_raises_an_error(
     served: Path, tmp_path: Path, spoil: Callable[[bytes], bytes], complaint: str
 ) -> None:
     images = served / "train-images-idx3-ubyte.gz"
@@ -96,19 +96,19 @@ def test_what_is_not_the_published_file_is_refused(
     assert listing(tmp_path / "cache/lrflow/fashion-mnist") == []
 
 
-def test_an_archive_packed_in_another_way_is_the_published_file(served: Path, tmp_path: Path) -> None:
+def test_another_compression_of_the_published_file_is_accepted(served: Path, tmp_path: Path) -> None:
     for path in served.iterdir():
         path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=1))
     assert set(fashion_mnist_files.download(tmp_path / "mine")) == set(fashion_mnist_files.FILES)
 
 
-def test_a_missing_file_is_told_with_each_sources_answer(served: Path) -> None:
+def test_a_missing_file_is_reported_with_the_error_of_each_source(served: Path) -> None:
     (served / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(LrflowError, match=r"(?s)127\.0\.0\.1:9.*refused.*HTTP Error 404"):
         FashionMNIST().prepare_data()
 
 
-def test_a_folder_that_cannot_be_written_is_told(served: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(served: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LrflowError, match=r"Not a directory|File exists"):
         FashionMNIST(root=tmp_path / "file" / "mine").prepare_data()
@@ -158,7 +158,7 @@ def test_debians_package_is_unpacked_without_root(debian: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("script", ["echo 'E: Unable to locate package' >&2; exit 100", "exit 7", "exit 0"])
-def test_without_debians_package_the_authors_are_asked(
+def test_without_debians_package_the_files_are_downloaded(
     debian: Path, served: Path, capsys: pytest.CaptureFixture[str], script: str
 ) -> None:
     (debian / "apt-get").write_text(f"#!/bin/sh\n{script}\n")
@@ -167,22 +167,22 @@ def test_without_debians_package_the_authors_are_asked(
     assert listing(Path("elsewhere/fashion-mnist")) == listing(served)
 
 
-def test_when_neither_has_it_both_answers_are_told(debian: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_if_neither_source_has_it_both_errors_are_reported(debian: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (debian / "apt-get").write_text("#!/bin/sh\necho 'E: Unable to locate package' >&2; exit 100\n")
     assert fetch.main(["fashion_mnist"]) == 1
-    said = capsys.readouterr().err
-    assert "E: Unable to locate package" in said
-    assert "127.0.0.1:9" in said
-    assert "Traceback" not in said
+    error = capsys.readouterr().err
+    assert "E: Unable to locate package" in error
+    assert "127.0.0.1:9" in error
+    assert "Traceback" not in error
 
 
-def test_a_machine_without_apt_is_told(nowhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_without_apt_is_reported(nowhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LrflowError, match="No such file or directory: 'apt-get'"):
         fashion_mnist_files.unpack_debian(tmp_path / "mine")
 
 
-def test_a_spoilt_package_is_refused(debian: Path, tmp_path: Path) -> None:
+def test_a_corrupt_package_raises_an_error(debian: Path, tmp_path: Path) -> None:
     package = tmp_path / "package/usr/share/datasets/fashion-mnist"
     (package / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"other pictures"))
     with pytest.raises(LrflowError, match="the wrong content"):

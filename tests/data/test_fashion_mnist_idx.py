@@ -52,16 +52,16 @@ def test_an_empty_array_is_an_array(tmp_path: Path, idx: Writer) -> None:
         (lambda whole: gzip.compress(whole)[:-8] + b"\0" * 8, "cannot be read: CRC check failed"),
     ],
 )
-def test_a_spoilt_file_is_told_by_name(
+def test_a_corrupt_file_is_reported_by_name(
     tmp_path: Path, idx: Writer, spoil: Callable[[bytes], bytes], complaint: str
 ) -> None:
     path = tmp_path / "pictures.gz"
     path.write_bytes(spoil(idx(PICTURES)))
-    with pytest.raises(LrflowError, match=complaint) as told:
+    with pytest.raises(LrflowError, match=complaint) as raised:
         read_idx(path)
-    assert str(path) in str(told.value)
+    assert str(path) in str(raised.value)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LrflowError, match="No such file"):
         read_idx(tmp_path / "nothing")

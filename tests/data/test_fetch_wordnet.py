@@ -40,15 +40,15 @@ def test_debians_package_is_unpacked_without_root(debian: Path, capsys: pytest.C
     assert fetch.locate(Path(".data/wordnet")) == fetch.locate()
 
 
-def test_a_package_without_the_file_is_refused(debian: Path) -> None:
+def test_a_package_without_the_file_raises_an_error(debian: Path) -> None:
     (debian / "data.noun").unlink()
     with pytest.raises(LrflowError, match=r"apt-get download wordnet-base: .*data\.noun"):
         fetch.unpack_debian(Path("mine"))
     assert not Path("mine").exists()
 
 
-def test_one_that_cannot_be_had_does_not_keep_the_others_away(debian: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_fetch_does_not_prevent_the_others(debian: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fetch.main(["fashion_mnist", "wordnet"]) == 1
-    told = capsys.readouterr()
-    assert "FashionMNIST could not be downloaded" in told.err
-    assert "WordNet is in" in told.out
+    captured = capsys.readouterr()
+    assert "FashionMNIST could not be downloaded" in captured.err
+    assert "WordNet is in" in captured.out

@@ -52,7 +52,7 @@ def test_parts_are_disjoint_and_complete() -> None:
     assert in_the_datas_order == sorted(in_the_datas_order)
 
 
-def test_what_is_held_out_depends_on_the_split_seed_alone() -> None:
+def test_held_out_examples_depend_only_on_the_split_seed() -> None:
     torch.manual_seed(1)
     first = set_up(val_size=6, test_size=9)
     torch.manual_seed(2)
@@ -105,11 +105,11 @@ def test_training_is_shuffled_and_evaluation_in_order() -> None:
     assert [len(batch[1]) for batch in val] == [5, 1]
 
 
-def test_without_an_evaluation_batch_size_the_training_one_counts() -> None:
+def test_the_evaluation_batch_size_defaults_to_the_training_one() -> None:
     assert [len(batch[1]) for batch in set_up(val_size=6).val_dataloader()] == [4, 2]
 
 
-def test_loaders_before_setup_are_told() -> None:
+def test_loaders_before_setup_raise_an_error() -> None:
     with pytest.raises(RuntimeError, match="setup"):
         Numbers().train_dataloader()
 
@@ -154,12 +154,12 @@ def test_lightning_trains_with_and_without_parts_held_out() -> None:
 
 
 def problems(**options: Any) -> set[str]:
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as raised:
         set_up(**options)
-    return {problem.key for problem in told.value.problems}
+    return {problem.key for problem in raised.value.problems}
 
 
-def test_all_impossible_options_are_told_at_once() -> None:
+def test_all_invalid_options_are_reported_at_once() -> None:
     assert problems(batch_size=0, eval_batch_size=-1, val_size=-5, test_size=1.5, num_workers="2", split_seed=None) == {
         "data.batch_size",
         "data.eval_batch_size",
@@ -172,18 +172,18 @@ def test_all_impossible_options_are_told_at_once() -> None:
     assert problems(split_seed=2**32) == {"data.split_seed"}
 
 
-def test_options_too_big_for_the_data_are_told() -> None:
+def test_options_too_large_for_the_data_are_reported() -> None:
     assert problems(val_size=30) == {"data.val_size"}
     assert problems(val_size=10, test_size=25) == {"data.test_size"}
     assert problems(val_size=20, batch_size=11) == {"data.batch_size"}
     assert len(set_up(val_size=20, batch_size=10).train_dataloader()) == 1
 
 
-def test_an_empty_data_set_is_told() -> None:
+def test_an_empty_data_set_is_reported() -> None:
     assert problems(count=0) == {"data"}
 
 
-def test_facts_that_the_data_belies_are_told() -> None:
+def test_facts_that_the_data_does_not_have_are_reported() -> None:
     true = {"examples": 30, "shape": (1,), "outputs": 3, "loss": "cross_entropy"}
     assert set_up(facts=true).facts["examples"] == 30
     wrong = {"examples": 31, "shape": [2], "outputs": 4}
@@ -199,7 +199,7 @@ def test_facts_let_sizes_be_checked_before_the_data_is_read() -> None:
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 2**32 - 1), st.data())
-def test_every_stretch_of_the_order_holds_the_classes_in_proportion(
+def test_every_part_of_the_order_holds_the_classes_in_proportion(
     classes: list[int], seed: int, data: st.DataObject
 ) -> None:
     targets = np.array(classes)
@@ -223,7 +223,7 @@ def test_targets_that_are_no_classes_are_shuffled() -> None:
     assert order.tolist() != list(range(20))
 
 
-def test_a_class_may_collate_its_batches_itself() -> None:
+def test_a_class_may_have_its_own_collate_fn() -> None:
     class Sums(Numbers):
         collate_fn = staticmethod(lambda batch: sum(int(number) for number, _ in batch))
 

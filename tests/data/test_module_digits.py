@@ -47,14 +47,14 @@ def test_each_part_holds_the_classes_in_proportion(digits: Digits) -> None:
         assert (counts - shares * len(part)).abs().max() <= 1
 
 
-def test_loaders_give_batches_of_the_stated_sizes(digits: Digits) -> None:
+def test_loaders_return_batches_of_the_configured_sizes(digits: Digits) -> None:
     assert [len(batch[0]) for batch in digits.val_dataloader()] == [180]
     sizes = [len(batch[0]) for batch in digits.train_dataloader()]
     assert sizes == [64] * 19 + [41]
 
 
-def test_more_held_out_than_there_is_is_told_before_anything_is_read() -> None:
+def test_too_many_held_out_examples_are_reported_before_the_data_is_read() -> None:
     with pytest.raises(ConfigError, match=r"data\.test_size = 1700: nothing is left to train on"):
         Digits(test_size=1700, facts=FACTS)
-    with pytest.raises(ConfigError, match=r"data\.batch_size = 1258: larger than the 1,257 examples"):
+    with pytest.raises(ConfigError, match=r"data\.batch_size = 1258: larger than the 1,257 training examples"):
         Digits(batch_size=1258, facts=FACTS)

@@ -77,13 +77,13 @@ def test_an_epochs_order_holds_every_example_once(examples: int, seed: int, epoc
     assert order.tolist() == epoch_order(examples, seed, epoch).tolist()
 
 
-def test_seeds_and_epochs_have_orders_of_their_own() -> None:
+def test_seeds_and_epochs_have_different_orders() -> None:
     # (1, 0), (0, 1) and a seed of more than 32 bits are what a careless mixing of the two would confuse.
     pairs = [(0, 0), (1, 0), (0, 1), (1, 1), (2**32, 0), (2**32 + 1, 0), (-1, 0), (7, 3), (3, 7)]
     assert len({tuple(epoch_order(50, *pair)) for pair in pairs}) == len(pairs)
 
 
-def test_every_place_is_equally_likely() -> None:
+def test_every_position_is_equally_likely() -> None:
     counts = np.zeros((6, 6))
     for epoch in range(6000):
         counts[np.arange(6), epoch_order(6, 0, epoch)] += 1
@@ -95,7 +95,7 @@ def test_every_place_is_equally_likely() -> None:
 
 
 @given(shapes, st.booleans(), st.booleans(), st.integers(0, 3))
-def test_a_resumed_pass_goes_on_where_the_first_was(
+def test_a_resumed_pass_continues_where_the_first_stopped(
     shape: tuple[int, int, int], shuffle: bool, drop_last: bool, epoch: int
 ) -> None:
     examples, size, world = shape
@@ -121,7 +121,7 @@ def test_the_epochs_after_a_resumed_one_are_whole(shape: tuple[int, int, int], s
         assert list(resumed) == list(never_stopped)
 
 
-def test_a_pass_may_be_begun_twice_before_it_is_gone_through() -> None:
+def test_a_pass_may_be_started_twice_before_it_is_iterated() -> None:
     # As Lightning does, once to set up and once to run.
     batches = ShardedBatches(20, 4, shuffle=True, seed=0, epoch=2, start=3)
     iter(batches)
@@ -129,7 +129,7 @@ def test_a_pass_may_be_begun_twice_before_it_is_gone_through() -> None:
     assert len(list(batches)) == 2
 
 
-def test_a_pass_is_settled_when_it_is_begun() -> None:
+def test_a_pass_is_determined_when_it_starts() -> None:
     batches = ShardedBatches(20, 4, shuffle=True, seed=0)
     expected = list(batches)
     begun = iter(batches)
@@ -188,7 +188,7 @@ def test_one_device_has_the_batches_of_a_plain_loader() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"rank": 2, "world": 2}, {"batch_size": 0}, {"start": -1}])
-def test_what_cannot_be_is_refused(wrong: dict[str, int]) -> None:
+def test_invalid_arguments_raise_an_error(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         ShardedBatches(**{"examples": 5, "batch_size": 2, "shuffle": True, "seed": 0, **wrong})  # type: ignore[arg-type]
 
@@ -255,7 +255,7 @@ def test_no_global_generator_is_drawn_from(
             assert len(list(loader)) == 6
 
 
-def test_what_workers_draw_is_the_same_however_the_batch_is_reached() -> None:
+def test_random_numbers_of_workers_do_not_depend_on_a_resume() -> None:
     def batches(workers: int, epoch: int, start: int) -> list[list[torch.Tensor]]:
         plain = DataLoader(Pictures(), batch_size=4, shuffle=True, num_workers=workers)
         return list(ordered(plain, seed=3, epoch=epoch, start=start))
@@ -281,7 +281,7 @@ def test_every_batch_has_a_seed_of_its_own() -> None:
     assert len({batch.seed for batch in batches}) == len(batches) == 16
 
 
-def test_workers_begin_an_epoch_the_same_however_it_is_reached() -> None:
+def test_seeds_of_workers_do_not_depend_on_a_resume() -> None:
     # Without batches nothing is seeded but the worker itself.
     plain = DataLoader(Pictures(), batch_size=None, num_workers=1)
 
@@ -304,7 +304,7 @@ def test_in_the_main_process_a_data_set_draws_from_the_runs_generators() -> None
     assert drawn.tolist() == [torch.rand(()).item() for _ in range(23)]
 
 
-def test_all_else_about_a_loader_is_kept() -> None:
+def test_all_other_attributes_of_a_loader_are_kept() -> None:
     def collate(items: list[Any]) -> list[Any]:
         return items
 
@@ -347,7 +347,7 @@ def test_a_collate_function_of_the_users_gets_the_examples() -> None:
     assert first[1][0].item() == 0
 
 
-def test_a_loader_without_batches_goes_through_its_examples() -> None:
+def test_a_loader_without_batches_returns_single_examples() -> None:
     plain = DataLoader(numbered(), batch_size=None, shuffle=True)
     loader = ordered(plain, seed=3, epoch=1, start=5)
     assert [example[0].item() for example in loader] == epoch_order(23, 3, 1)[5:].tolist()
@@ -355,14 +355,14 @@ def test_a_loader_without_batches_goes_through_its_examples() -> None:
     assert is_ordered(loader)
 
 
-def test_shuffling_can_be_told() -> None:
+def test_shuffling_can_be_set() -> None:
     loader = ordered(DataLoader(numbered(), batch_size=23, shuffle=True), seed=3, shuffle=False)
     assert seen(loader) == [list(range(23))]
     loader = ordered(DataLoader(numbered(), batch_size=23), seed=3, shuffle=True)
     assert seen(loader) == [epoch_order(23, 3, 0).tolist()]
 
 
-def test_only_training_is_padded_unless_told() -> None:
+def test_only_training_is_padded_by_default() -> None:
     def shares(**options: Any) -> list[int]:
         return [sum(map(len, seen(ordered(DataLoader(numbered(), **options), 3, rank, 2)))) for rank in (0, 1)]
 
@@ -400,12 +400,12 @@ class Backwards(SequentialSampler):
         [torch.zeros(2)],
     ],
 )
-def test_an_order_of_the_users_own_is_left_as_it_is(loader: Any) -> None:
+def test_a_users_own_order_is_not_changed(loader: Any) -> None:
     assert ordered(loader, seed=3, epoch=1, start=1) is loader
     assert not is_ordered(loader)
 
 
-def test_a_loader_that_keeps_its_own_state_is_left_as_it_is() -> None:
+def test_a_loader_with_its_own_state_is_not_changed() -> None:
     class Stateful(DataLoader[Any]):
         def state_dict(self) -> dict[str, int]:
             return {}

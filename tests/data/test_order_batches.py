@@ -21,7 +21,7 @@ def tensors() -> TensorDataset:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("subset", [False, True])
-def test_a_whole_batch_is_what_collating_its_examples_gives(workers: int, subset: bool) -> None:
+def test_a_whole_batch_equals_its_collated_examples(workers: int, subset: bool) -> None:
     data: Dataset[Any] = Subset(Subset(tensors(), range(16, 0, -1)), [3, 1, 4, 15, 9, 2, 6]) if subset else tensors()
     plain = DataLoader(data, batch_size=4, num_workers=workers)
     for whole, collated in zip(ordered(plain, seed=0), plain, strict=True):
@@ -31,7 +31,7 @@ def test_a_whole_batch_is_what_collating_its_examples_gives(workers: int, subset
             assert torch.equal(left, right)
 
 
-def test_a_data_set_of_its_own_kind_is_asked_example_by_example() -> None:
+def test_a_subclass_is_read_example_by_example() -> None:
     class Doubled(TensorDataset):
         def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
             return tuple(2 * tensor for tensor in super().__getitem__(index))
@@ -46,7 +46,7 @@ def test_a_data_set_of_its_own_kind_is_asked_example_by_example() -> None:
     ]
 
 
-def test_single_examples_can_still_be_taken() -> None:
+def test_single_examples_can_still_be_read() -> None:
     data = WholeBatches(torch.arange(6))
     assert len(data) == 6
     assert data[4] == (torch.tensor(4),)

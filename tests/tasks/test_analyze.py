@@ -44,7 +44,7 @@ def folder(swept: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return found
 
 
-def test_a_sweep_leaves_its_answer(folder: Path) -> None:
+def test_a_sweep_writes_its_results(folder: Path) -> None:
     left = {path.name for path in folder.iterdir()}
     assert {"sweep.csv", "sweep.png", "sweep.html", "recipe"} <= left
     with (folder / "sweep.csv").open(newline="") as file:
@@ -56,7 +56,7 @@ def test_a_sweep_leaves_its_answer(folder: Path) -> None:
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_page_shows_every_trial_and_leads_to_its_folder(folder: Path) -> None:
+def test_the_page_shows_every_trial_with_a_link_to_its_folder(folder: Path) -> None:
     page = (folder / "sweep.html").read_text()
     for number in range(4):
         assert f'<a href="{number}/">{number}</a>' in page
@@ -77,7 +77,7 @@ def test_the_best_trial_runs_again_from_its_file(folder: Path, capsys: pytest.Ca
     assert _rows(again / "metrics.csv") == _rows(first.metrics)
 
 
-def test_it_is_said_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_results_are_printed_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "sweep.html").unlink()
     capsys.readouterr()
     assert main(["task=analyze"]) == 0
@@ -98,7 +98,9 @@ def test_by_another_metric(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "sensitivity" not in out
 
 
-def test_looking_by_another_metric_leaves_the_recipe_as_it_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_analysis_by_another_metric_does_not_change_the_recipe(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = folder / "recipe" / "best.yaml"
     words = ["task=analyze", f"task.from={folder}"]
     assert main(words) == 0
@@ -134,7 +136,7 @@ def test_by_two_metrics(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "# Trial 2 of a sweep: finished, val/accuracy" in (folder / "recipe" / "trial-2.yaml").read_text()
 
 
-def test_a_metric_or_a_trial_that_there_is_not(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_metric_or_trial_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"task.from={folder}", "task.metric=[val/los,val/loss]", "task.mode=[min,min,max]", "task.trial=7"]
     assert main(["task=analyze", *words]) == 2
     err = " ".join(capsys.readouterr().err.split())
@@ -143,12 +145,12 @@ def test_a_metric_or_a_trial_that_there_is_not(folder: Path, capsys: pytest.Capt
     assert "they are 0 to 3" in err
 
 
-def test_what_cannot_be_analysed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_trials_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["task=analyze", f"task.from={folder}/0"]) == 2
     assert "give its parent folder" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_to(
+def test_a_folder_without_write_permission_is_reported(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -160,7 +162,7 @@ def test_a_folder_that_cannot_be_written_to(
 
 
 @pytest.mark.parametrize("margin", ["much", "-5%", "0", "0%", "5 %", "true"])
-def test_margins_that_are_none(margin: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_margins_are_reported(margin: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["task=analyze", f"task.margin={margin}"]) == 2
     assert "expected a share of what training gains" in capsys.readouterr().err
 

@@ -75,7 +75,7 @@ def test_the_best_checkpoint_is_that_of_the_best_validation_in_either_direction(
 
 
 @pytest.mark.parametrize("test", ["true", "best", "last", "false"])
-def test_a_run_is_tested_with_the_weights_that_are_asked_for(
+def test_a_run_is_tested_with_the_weights_of_task_test(
     test: str, trained: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, done = trained(f"task.test={test}")
@@ -97,7 +97,7 @@ def test_a_run_is_tested_with_the_weights_that_are_asked_for(
     assert f"tested the {which} weights, of step {step}" in out
 
 
-def test_evaluations_are_told_and_recorded_once_each(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluations_are_printed_and_recorded_once_each(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = trained("task.test=false")
     last = evaluated(folder)
     assert evaluated(folder, "task.weights=last") == last
@@ -118,7 +118,7 @@ def test_evaluations_are_told_and_recorded_once_each(trained: Any, capsys: pytes
     )
 
 
-def test_best_weights_that_are_never_chosen_are_refused(trained: Any) -> None:
+def test_best_weights_without_a_monitor_raise_an_error(trained: Any) -> None:
     with pytest.raises(ConfigError, match=r"task\.test = 'best': .*monitor"):
         compose(["task.test=best", "trainer.checkpoint.monitor=null"])
     with pytest.raises(ConfigError, match="true, false, best or last"):
@@ -134,7 +134,7 @@ def test_a_run_without_best_weights_is_tested_with_its_last(trained: Any, capsys
     assert folder.read_summary()["tested"]["weights"] == "last"
 
 
-def test_a_modules_own_configure_optimizers_is_said_to_be_ignored(
+def test_a_modules_own_configure_optimizers_is_reported_as_ignored(
     tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_optimizer.py").write_text(

@@ -49,7 +49,7 @@ def test_a_range_test(lrflow: Callable, tmp_path: Path) -> None:
     assert (folder(tmp_path) / "config.yaml").exists()
 
 
-def test_short_runs_settle_the_answer(lrflow: Callable, tmp_path: Path) -> None:
+def test_short_runs_confirm_the_result(lrflow: Callable, tmp_path: Path) -> None:
     small = [option for option in SMALL if not option.startswith("find.sweeps=")]
     done = lrflow(*small, "optimizer=sgd", "find.confirm=true", "find.confirm_runs=4", "trainer.max_epochs=6")
     assert done.returncode == 0, done.stderr
@@ -76,7 +76,7 @@ def test_a_short_run_follows_the_whole_schedule_scaled() -> None:
     np.testing.assert_allclose(short.lr(np.arange(100)), 5 * plan.lr(np.arange(0, 400, 4)))
 
 
-def test_a_range_test_of_routed_groups_says_the_same_twice(lrflow: Callable, tmp_path: Path) -> None:
+def test_a_range_test_of_routed_groups_is_reproducible(lrflow: Callable, tmp_path: Path) -> None:
     for output in ("one", "two"):
         done = lrflow("task=find", "find.steps=40", "find.sweeps=1", "optimizer=muon", f"output={output}")
         assert done.returncode == 0, done.stderr
@@ -98,7 +98,7 @@ def test_the_stability_bound(lrflow: Callable, tmp_path: Path, optimizer: str) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("optimizer=lbfgs",), "searches for the length of each step itself"),
         (("optimizer=prodigy",), "estimates the LR itself"),
@@ -111,18 +111,16 @@ def test_the_stability_bound(lrflow: Callable, tmp_path: Path, optimizer: str) -
         (("find.kind=rnage",), "did you mean range?"),
     ],
 )
-def test_what_cannot_be_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+def test_impossible_options_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=re.escape(told)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         find.run(compose(["task=find", *arguments]))
     assert not list(tmp_path.glob("outputs/*"))
 
 
-def test_a_range_that_starts_above_where_the_loss_diverges_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_range_that_starts_above_divergence_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     high = ["find.low=1e25", "find.high=1e35", "find.steps=40", "find.sweeps=1"]
     with pytest.raises(ConfigError, match="diverges within the first steps") as caught:
@@ -131,7 +129,7 @@ def test_a_range_that_starts_above_where_the_loss_diverges_is_told(
 
 
 @pytest.mark.parametrize("how", ["range", "stability"])
-def test_data_that_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_nan_in_the_data_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setattr(Digits, "normalise", lambda self, inputs: inputs.float() * float("nan"))
     monkeypatch.chdir(tmp_path)
     small = ["find.steps=40", "find.sweeps=1"] if how == "range" else []

@@ -28,7 +28,7 @@ def column(folder: Path, name: str) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) if row[name]]
 
 
-def test_what_is_found_is_saved_shown_and_kept_to_the_end(lrflow: Callable, tmp_path: Path) -> None:
+def test_the_lr_that_is_found_is_saved_printed_and_trained_with(lrflow: Callable, tmp_path: Path) -> None:
     done = lrflow(*SMALL, "optimizer.lr=auto", "trainer.max_epochs=3", "name=a")
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "outputs").iterdir()
@@ -51,7 +51,7 @@ def test_what_is_found_is_saved_shown_and_kept_to_the_end(lrflow: Callable, tmp_
     assert column(folder, "lr/decay")[: len(used)] == used
 
 
-def test_the_run_is_that_of_the_number_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_equals_that_with_the_lr_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     options = [*SMALL, "trainer.max_epochs=1", "trainer.progress=false"]
     found = Path(train.run(compose([*options, "optimizer.lr=auto", "name=found"]))["folder"])
@@ -62,22 +62,22 @@ def test_the_run_is_that_of_the_number_typed(tmp_path: Path, monkeypatch: pytest
     assert (found / "plan.json").read_text() == (typed / "plan.json").read_text()
 
 
-def test_no_confident_answer_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_confident_result_nothing_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = compose([*SMALL, "find.high=1e-4", "optimizer.lr=auto"])
-    with pytest.raises(LrflowError, match=r"no LR was found .*: the loss still falls at the highest LR"):
+    with pytest.raises(LrflowError, match=r"found no LR with confidence: .*the loss still falls at the highest LR"):
         train.run(config)
     assert not list(tmp_path.glob("outputs/*/checkpoints/*"))
 
 
-def test_a_run_looks_at_its_lr_and_stays_the_same(
+def test_a_run_that_checks_its_lr_stays_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = [*SMALL, "trainer.max_epochs=1", "trainer.progress=false", "optimizer.lr=100"]
     looked = Path(train.run(compose([*options, "find.check=true", "name=looked"]))["folder"])
-    told = capsys.readouterr().out
-    assert re.search(r"100 is \S+ times the (top of the interval|LR at which the loss diverged)", told)
+    message = capsys.readouterr().out
+    assert re.search(r"100 is \S+ times the (top of the interval|LR at which the loss diverged)", message)
     plain = Path(train.run(compose([*options, "name=plain"]))["folder"])
     assert column(looked, "train/loss") == column(plain, "train/loss")
     assert (looked / "find.png").is_file()
@@ -87,7 +87,7 @@ def test_a_run_looks_at_its_lr_and_stays_the_same(
     assert "share of it that the configured LR uses" in capsys.readouterr().out
 
 
-def test_looking_leaves_no_trace(same: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_range_test_leaves_no_trace(same: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights, batch norms, the optimizer, the generators and the place in the data: the checkpoint is the same."""
     monkeypatch.chdir(tmp_path)
     options = ["model=cnn", "model.widths=[4, 8]", "model.dropout=0.3", "optimizer=momentum", "trainer.progress=false"]
@@ -103,7 +103,7 @@ def test_looking_leaves_no_trace(same: Any, tmp_path: Path, monkeypatch: pytest.
         assert same(looked["lrflow"][kind], plain["lrflow"][kind]), kind
 
 
-def test_what_is_drawn_after_a_range_test_is_what_would_have_been(
+def test_a_range_test_does_not_change_later_random_numbers(
     same: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -119,7 +119,7 @@ def test_what_is_drawn_after_a_range_test_is_what_would_have_been(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key", "told"),
+    ("arguments", "key", "message"),
     [
         (("task=plan",), "optimizer.lr", "task=find finds it"),
         (("find=stability",), "optimizer.lr", "find=range"),
@@ -128,11 +128,11 @@ def test_what_is_drawn_after_a_range_test_is_what_would_have_been(
         (("layers={rules: [{name: a, match: '*', lr: 0.1}]}",), "layers.rules[0].lr", "write a multiple, such as 10x"),
     ],
 )
-def test_what_it_does_not_go_together_with(
-    arguments: tuple[str, ...], key: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_incompatible_options_are_reported(
+    arguments: tuple[str, ...], key: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.ckpt").touch()
-    with pytest.raises(ConfigError, match=re.escape(told)) as caught:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         compose(["optimizer.lr=auto", *arguments])
     assert key in {problem.key for problem in caught.value.problems}

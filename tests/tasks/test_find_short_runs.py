@@ -42,7 +42,7 @@ Cli = Callable[..., CompletedProcess[str]]
 
 
 @pytest.mark.parametrize("ends", [3, 60])
-def test_a_range_test_is_not_read_from_a_sweep_that_something_else_ended(ends: int, lrflow: Cli) -> None:
+def test_a_sweep_that_ended_early_gives_no_lr(ends: int, lrflow: Cli) -> None:
     done = lrflow(*BASE[:-1], "task=find", "find.steps=100", "find.sweeps=2", f"model.ends={ends}")
     assert done.returncode == 3
     assert f"a short run ended early after {ends} of 100 steps: the module Net" in done.stdout
@@ -50,14 +50,14 @@ def test_a_range_test_is_not_read_from_a_sweep_that_something_else_ended(ends: i
     assert not list(Path("outputs").iterdir())
 
 
-def test_a_trial_run_that_something_else_ended_settles_nothing(lrflow: Cli) -> None:
+def test_a_short_run_that_ended_early_confirms_nothing(lrflow: Cli) -> None:
     find = ["task=find", "find.steps=100", "find.sweeps=2", "find.confirm=true", "find.confirm_length=200"]
     done = lrflow(*BASE[:-1], *find, "model.ends=150")
     assert done.returncode == 3
     assert "a short run ended early after 150 of 200 steps: the module Net" in done.stdout
 
 
-def test_a_range_test_that_has_seen_enough_is_read(lrflow: Cli) -> None:
+def test_a_sweep_that_ended_after_divergence_gives_an_lr(lrflow: Cli) -> None:
     done = lrflow(*BASE[:-1], "task=find", "find.steps=100", "find.sweeps=2", "find.high=1e12", "model.ends=-1")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -77,7 +77,7 @@ def _told(path: str) -> list[dict[int, float]]:
     return [trial.intermediate_values for trial in open_storage(str(Path(path) / JOURNAL)).get_all_trials(0)]
 
 
-def test_a_rung_that_something_else_ended_prunes_nothing(lrflow: Cli) -> None:
+def test_a_rung_that_ended_early_prunes_nothing(lrflow: Cli) -> None:
     done = lrflow(*BASE, *SWEEP)
     assert done.returncode == 3, done.stdout + done.stderr
     for number in (0, 1):

@@ -48,7 +48,7 @@ def jobs(output: Path, common: list[str], members: Any = MEMBERS) -> dict[int, C
 
 
 def together(output: Path, common: list[str], members: Any = MEMBERS, **options: Any) -> dict[int, Outcome]:
-    options = {"size": 64, "measure": False, "tell": print, **options}
+    options = {"size": 64, "measure": False, "report": print, **options}
     return population.train_together(jobs(output, common, members), **options)
 
 
@@ -98,7 +98,7 @@ def test_each_folder_is_that_of_the_run_alone(common: list[str], tmp_path: Path)
             torch.testing.assert_close(mine["state"], its["state"], rtol=1e-3, atol=1e-5)
 
 
-def test_a_member_is_evaluated_and_goes_on_like_any_run(tmp_path: Path) -> None:
+def test_a_member_is_evaluated_and_resumed_like_any_run(tmp_path: Path) -> None:
     found = together(tmp_path, ["optimizer=adamw"])
     folder = tmp_path / "1"
     result = evaluate.run(compose([*SMALL, *MEMBERS[1], "task=evaluate", f"task.from={folder}"]))
@@ -123,7 +123,7 @@ def test_a_member_that_diverges_fails_alone(tmp_path: Path) -> None:
     assert found[2].metrics["val/loss"] == pytest.approx(train.run(alone)["val/loss"], rel=1e-4)
 
 
-def test_members_that_are_asked_to_stop_are_saved_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_that_are_stopped_are_saved_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step, before = Population.step, signal.getsignal(signal.SIGTERM)
     done: list[int] = []
 
@@ -163,21 +163,21 @@ def _fails_at(step: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("error", [UnfitError("they differ"), RuntimeError("out of memory")])
-def test_of_a_population_that_fails_midway_nothing_is_left(
+def test_a_population_that_fails_leaves_no_files(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _fails_at(14, error, monkeypatch)  # after a validation, which has written metrics and a checkpoint
     (tmp_path / "0").mkdir()
     (tmp_path / "0/notes.txt").write_text("of the user")
-    told: list[str] = []
-    found = together(tmp_path, ["optimizer=momentum", "logger=tensorboard"], tell=told.append)
+    lines: list[str] = []
+    found = together(tmp_path, ["optimizer=momentum", "logger=tensorboard"], report=lines.append)
     assert found == {}
-    assert str(error) in told[-1]
+    assert str(error) in lines[-1]
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.name != ".lock"}
     assert left == {"0", "0/notes.txt", "1", "2"}
 
 
-def test_a_signal_that_ends_a_population_midway_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_that_ends_a_population_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _fails_at(14, SignalReceived(signal.SIGTERM), monkeypatch)
     with pytest.raises(StoppedError):
         together(tmp_path, ["optimizer=momentum"])
@@ -186,7 +186,7 @@ def test_a_signal_that_ends_a_population_midway_is_recorded(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("compiling", [0.0, 1e9], ids=["left out", "carried along"])
-def test_what_ends_a_member_at_a_validation_ends_it_alone(
+def test_an_error_at_a_members_validation_ends_only_this_member(
     compiling: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows_kept: list[Any] = []
@@ -226,11 +226,11 @@ ALONE = {
 
 
 @pytest.mark.parametrize("word", ALONE)
-def test_what_has_to_run_alone_says_why(word: str) -> None:
+def test_the_reason_why_a_run_trains_alone(word: str) -> None:
     assert ineligible_because(compose([*SMALL, word])) == ALONE[word]
 
 
-def test_jobs_that_differ_in_more_than_numbers_are_sets_of_their_own(tmp_path: Path) -> None:
+def test_jobs_that_differ_in_more_than_numbers_have_different_keys(tmp_path: Path) -> None:
     words = ["optimizer=sgd", "optimizer=sgd optimizer.lr=0.3 seed=3 schedule=linear", "optimizer=momentum"]
     words += ["optimizer=adamw", "optimizer=sgd model.norm=false", "optimizer=sgd layers=uniform", "optimizer=nesterov"]
     same = [population_key(compose([*SMALL, *word.split()])) for word in words]
@@ -238,15 +238,15 @@ def test_jobs_that_differ_in_more_than_numbers_are_sets_of_their_own(tmp_path: P
     assert len(set(same)) == 5
 
 
-def test_what_cannot_or_need_not_train_together_is_left_and_told(tmp_path: Path, monkeypatch: Any) -> None:
+def test_jobs_that_cannot_or_need_not_train_together_are_reported(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(population, "time_ordinary", lambda *_: (1.0, 0.0))
     monkeypatch.setattr(population, "time_together", lambda *_: (2.5, 0.0))
-    told: list[str] = []
+    lines: list[str] = []
     members = (["optimizer=sgd"], ["optimizer=sgd", "seed=1"], ["optimizer=lion"], ["optimizer=adamw"])
     configs = jobs(tmp_path, [], members)
-    assert population.train_together(configs, 64, True, told.append) == {}
+    assert population.train_together(configs, 64, True, lines.append) == {}
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
-    assert sorted(told) == [
+    assert sorted(lines) == [
         "job 2 runs alone: Lion is not one of SGD, Adam and AdamW",
         "job 3 runs alone: no other job differs from it only in numbers",
         "jobs 0 to 1 run one after the other: training together gains too little: "
@@ -254,19 +254,19 @@ def test_what_cannot_or_need_not_train_together_is_left_and_told(tmp_path: Path,
     ]
 
 
-def test_what_is_too_short_to_be_compiled_is_left_and_told(tmp_path: Path, monkeypatch: Any) -> None:
+def test_jobs_too_short_to_compile_are_reported(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(population, "time_ordinary", lambda *_: (1e-3, 1.0))
     monkeypatch.setattr(population, "time_together", lambda *_: pytest.fail("it was tried"))
-    told: list[str] = []
+    lines: list[str] = []
     configs = jobs(tmp_path, ["optimizer=sgd", "trainer.compile=true"])
-    assert population.train_together(configs, 64, True, told.append) == {}
-    assert told == [
+    assert population.train_together(configs, 64, True, lines.append) == {}
+    assert lines == [
         "jobs 0 to 2 run one after the other: too short to compile their step; "
         "without trainer.compile they may train together"
     ]
 
 
-def test_a_large_set_is_several_populations(tmp_path: Path) -> None:
+def test_many_jobs_form_several_populations(tmp_path: Path) -> None:
     members = [[f"optimizer.lr={lr}"] for lr in (0.01, 0.02, 0.05, 0.1, 0.2)]
     found = together(tmp_path, ["optimizer=sgd", "trainer.max_steps=2"], members, size=2)
     assert list(found) == [0, 1, 2, 3, 4]
@@ -274,11 +274,11 @@ def test_a_large_set_is_several_populations(tmp_path: Path) -> None:
     assert sorted(sizes) == [1, 2, 2, 2, 2]
 
 
-def test_the_trial_measures_and_leaves_nothing(tmp_path: Path) -> None:
+def test_the_timing_leaves_no_files(tmp_path: Path) -> None:
     configs = jobs(tmp_path, ["optimizer=sgd"])
-    trial = population._measure(list(configs.values()))
-    assert trial.ordinary > 0
-    assert trial.together > 0
-    assert trial.ratio == pytest.approx(3 * trial.ordinary / trial.together)
-    assert replace(trial, compiling=trial.steps * trial.together).ratio == pytest.approx(trial.ratio / 2)
+    timing = population._measure(list(configs.values()))
+    assert timing.ordinary > 0
+    assert timing.together > 0
+    assert timing.ratio == pytest.approx(3 * timing.ordinary / timing.together)
+    assert replace(timing, compiling=timing.steps * timing.together).ratio == pytest.approx(timing.ratio / 2)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))

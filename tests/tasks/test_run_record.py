@@ -110,7 +110,7 @@ def test_an_error_before_the_first_step(hook: str, ended: Any) -> None:
     assert (summary["status"], summary["steps"], told.status) == ("failed", 0, "failed")
 
 
-def test_what_something_else_ended_is_validated_tested_and_not_finished(ended: Any) -> None:
+def test_a_run_that_ended_early_is_validated_tested_and_not_finished(ended: Any) -> None:
     def stop(trainer: pl.Trainer) -> None:
         trainer.should_stop = True
 

@@ -93,7 +93,7 @@ def test_a_branch_of_the_trunk_s_own_length_is_the_trunk(
     assert f"{trunk} is finished: all 24 steps are done" in capsys.readouterr().out
 
 
-def test_runs_without_a_checkpoint_in_common_are_told(run: Callable[..., Path], trunk: Path) -> None:
+def test_runs_without_a_common_checkpoint_are_reported(run: Callable[..., Path], trunk: Path) -> None:
     of_it = [f"resume.from={trunk}", "resume.horizon=branch"]
     with pytest.raises(
         ConfigError, match=r"no checkpoint at or before step 0, .* 16 steps(.|\n)*the first is of step 3"
@@ -103,7 +103,7 @@ def test_runs_without_a_checkpoint_in_common_are_told(run: Callable[..., Path], 
         run("optimizer.lr=0.5", "trainer.max_steps=16", *of_it)
 
 
-def test_a_group_with_a_schedule_of_its_own_is_seen(run: Callable[..., Path]) -> None:
+def test_a_group_with_its_own_schedule_is_compared(run: Callable[..., Path]) -> None:
     linear = "schedule: {_target_: lrflow.schedules.Schedule, shape: {_target_: lrflow.schedules.Linear}}"
     own = ["layers=uniform", f'layers.rules=[{{name: head, match: "head.*", {linear}}}, {{name: rest, match: "*"}}]']
     trunk = run(*own)

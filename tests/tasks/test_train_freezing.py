@@ -50,12 +50,12 @@ def test_a_frozen_backbone_keeps_its_batch_norms(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("every", "told"), [("20 steps", "the run has 30 steps"), ("2 epochs", "stage1.linear (step 40)")]
+    ("every", "message"), [("20 steps", "the run has 30 steps"), ("2 epochs", "stage1.linear (step 40)")]
 )
-def test_a_run_that_is_too_short_for_the_last_layer_is_refused(every: str, told: str, tmp_path: Path) -> None:
+def test_a_run_too_short_for_the_last_layer_raises_an_error(every: str, message: str, tmp_path: Path) -> None:
     config = compose([f"output={tmp_path}", *SHORT, "task=plan", "layers=gradual_unfreezing", f"layers.every={every}"])
     with pytest.raises(ConfigError) as caught:
         plan.run(config)
     (problem,) = caught.value.problems
     assert (problem.key, problem.value) == ("layers.every", every)
-    assert told in problem.message
+    assert message in problem.message

@@ -226,7 +226,7 @@ def test_the_planned_steps_are_made_over_the_epochs_that_there_are(
     assert (summary["status"], summary["steps"]) == ("finished", epochs[-1])
 
 
-def test_one_line_says_that_epochs_are_of_another_length(run: Cli, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_reports_epochs_of_another_length(run: Cli, caplog: pytest.LogCaptureFixture) -> None:
     run("data.kind=fewer", "trainer.max_epochs=3")
     told = [record.getMessage() for record in caplog.records if "had " in record.getMessage()]
     assert told == [
@@ -238,7 +238,7 @@ def test_one_line_says_that_epochs_are_of_another_length(run: Cli, caplog: pytes
     assert not [record for record in caplog.records if "had " in record.getMessage()]
 
 
-def test_a_length_that_is_trusted_may_be_wrong_too(run: Cli, tmp_path: Path) -> None:
+def test_a_trusted_length_may_be_wrong(run: Cli, tmp_path: Path) -> None:
     """Data that save their own state are not looked ahead of, which would save that of a batch too many."""
     done = run("data.kind=walk", f"data._target_={HERE}.WithState", "trainer.max_epochs=2")
     assert done.returncode == 0, done.stderr
@@ -256,7 +256,7 @@ def test_a_run_with_epochs_of_another_length_is_as_long_when_it_goes_on(run: Cli
         assert json.loads((tmp_path / "epochs.json").read_text())[-1] == 20
 
 
-def test_a_stream_that_only_epochs_end_is_refused(run: Cli) -> None:
+def test_a_stream_limited_only_by_epochs_raises_an_error(run: Cli) -> None:
     done = run("data.kind=stream", "trainer.max_epochs=3")
     assert done.returncode == 2
     assert "trainer.max_epochs = 3" in done.stderr
@@ -265,7 +265,7 @@ def test_a_stream_that_only_epochs_end_is_refused(run: Cli) -> None:
 
 
 @pytest.mark.parametrize("task", ["train", "plan"])
-def test_everything_that_a_stream_leaves_uncounted_is_told_at_once(task: str, run: Cli) -> None:
+def test_all_options_that_need_a_length_are_reported_at_once(task: str, run: Cli) -> None:
     intervals = ["trainer.checkpoint.every=0.5 epochs", "trainer.val_every=1.5 epochs", "schedule.warmup=2 epochs"]
     done = run(f"task={task}", "data.kind=endless", "trainer.max_steps=30", *intervals)
     assert done.returncode == 2
@@ -274,7 +274,7 @@ def test_everything_that_a_stream_leaves_uncounted_is_told_at_once(task: str, ru
     assert done.stderr.count("give steps ('500 steps') or a share of the run ('10%')") == 3
 
 
-def test_a_smoke_run_says_that_a_search_is_not_shortened() -> None:
+def test_a_smoke_run_reports_that_a_search_is_not_shortened() -> None:
     for options, told in (
         (["task=find"], 1),
         (["task=find", "find=stability"], 0),
@@ -303,7 +303,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("options", "made", "why"), ENDS.values(), ids=ENDS)
-def test_a_run_that_something_else_ends_says_what_and_is_validated_and_tested(
+def test_a_run_that_ends_early_reports_why_and_is_validated_and_tested(
     options: str, made: int, why: str, run: Cli, tmp_path: Path
 ) -> None:
     done = run("trainer.max_epochs=6", *options.split())

@@ -81,7 +81,7 @@ def test_only_the_readout_starts_otherwise_and_nothing_random_moves() -> None:
         (["layers.base={widths: [4, 4]}", "layers.roles={hed: input}"], "layers.roles.hed", "matches no parameter"),
     ],
 )
-def test_models_that_tell_no_widths(refused: Callable, overrides: list[str], key: str, told: str) -> None:
+def test_models_without_known_widths_are_reported(refused: Callable, overrides: list[str], key: str, told: str) -> None:
     assert told in refused("layers=mup", *overrides)[key]
 
 

@@ -69,7 +69,9 @@ def test_a_run_is_measured_as_it_trains(capsys: pytest.CaptureFixture[str]) -> N
         (["sharpness.evry=3"], "sharpness.evry", "did you mean sharpness.every?"),
     ],
 )
-def test_what_cannot_be_measured_is_told_before_anything_runs(options: list[str], key: str, told: str) -> None:
+def test_options_that_prevent_the_measurement_are_reported_before_the_run(
+    options: list[str], key: str, told: str
+) -> None:
     with pytest.raises(ConfigError, match=re.escape(told)) as caught:
         compose([*options] if "every=" in options[0] else ["sharpness.every=5 epochs", *options])
     assert key in [problem.key for problem in caught.value.problems]
@@ -108,6 +110,6 @@ def test_data_and_loggers_that_measuring_cannot_do_with() -> None:
         ),
     ],
 )
-def test_keys_that_nothing_reads_are_told(typed: list[str], told: list[str]) -> None:
+def test_unused_keys_are_reported(typed: list[str], told: list[str]) -> None:
     config = compose(typed)
     assert unused_keys(config) == told

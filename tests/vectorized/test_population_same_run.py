@@ -150,13 +150,13 @@ def metrics_of(result: Any) -> dict[str, float]:
         *(pytest.param(kind, marks=pytest.mark.slow) for kind in odd_modules.KINDS if kind not in (*FAST, *SHARED)),
     ],
 )
-def test_a_network_trains_as_it_does_alone_or_is_left_alone(kind: str, tmp_path: Path, undrawn: None) -> None:
+def test_a_network_trains_as_it_does_alone_or_runs_alone(kind: str, tmp_path: Path, undrawn: None) -> None:
     (told,) = check_same(tmp_path, kind)
     assert ALONE.get(kind, "train together: ") in told
 
 
 @pytest.mark.parametrize("kind", SHARED)
-def test_what_a_class_keeps_is_seen_and_is_afterwards_as_it_was(kind: str, tmp_path: Path, undrawn: None) -> None:
+def test_class_state_is_detected_and_restored(kind: str, tmp_path: Path, undrawn: None) -> None:
     def state() -> list[Any]:
         calls = [cell.cell_contents for cell in odd_modules.CountedMethod.middle.__closure__ or ()][1]
         generator = odd_modules.GENERATOR.get_state()[1].tolist()
@@ -169,26 +169,26 @@ def test_what_a_class_keeps_is_seen_and_is_afterwards_as_it_was(kind: str, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["dropout", "batch_norm", "unused", "padding"])
-def test_so_it_does_under_adamw(kind: str, tmp_path: Path, undrawn: None) -> None:
+def test_a_network_trains_under_adamw_as_it_does_alone(kind: str, tmp_path: Path, undrawn: None) -> None:
     members = (["seed=0", "optimizer.lr=0.001"], ["seed=1", "optimizer.lr=0.003"])
     words = ["optimizer=adamw", "optimizer.weight_decay=0.05", "trainer.val_every=3 steps"]
     (told,) = check_same(tmp_path, kind, *words, members=members, allowed=SHAKEN if kind == "batch_norm" else 1e-3)
     assert "train together: " in told
 
 
-def test_a_run_that_rounding_decides_is_left_alone(tmp_path: Path, undrawn: None) -> None:
+def test_a_run_that_depends_on_rounding_runs_alone(tmp_path: Path, undrawn: None) -> None:
     """Adam moves a bias before BatchNorm, whose gradient is zero but for rounding, by the LR in whatever direction."""
     (told,) = check_same(tmp_path, "batch_norm", "optimizer=adamw")
     assert "val/loss is " in told
 
 
-def test_momentum_that_comes_in_later_is_that_of_the_job_alone(tmp_path: Path, undrawn: None) -> None:
+def test_momentum_that_starts_later_equals_that_of_the_job_alone(tmp_path: Path, undrawn: None) -> None:
     words = ["schedule.also={momentum: {warmup: 4}}", "optimizer.dampening=0.2"]
     (told,) = check_same(tmp_path, "relu", *words)
     assert "train together: " in told
 
 
-def test_data_that_draw_random_numbers_are_each_seeds_own(tmp_path: Path, undrawn: None) -> None:
+def test_data_that_draw_random_numbers_differ_by_seed(tmp_path: Path, undrawn: None) -> None:
     members = [[f"seed={seed}", f"optimizer.lr={lr}"] for seed in (0, 1) for lr in (0.05, 0.1)]
     told = check_same(tmp_path, "relu", "+data.drawn=true", members=[*members, ["seed=2", "optimizer.lr=0.1"]])
     assert [line.partition(": ")[0] for line in told] == [
@@ -199,7 +199,7 @@ def test_data_that_draw_random_numbers_are_each_seeds_own(tmp_path: Path, undraw
     assert told[-1].endswith(": load() of its data draws random numbers, and no other job has its seed")
 
 
-def test_the_others_keep_their_buffers_when_a_member_has_diverged(tmp_path: Path, undrawn: None) -> None:
+def test_a_diverged_member_does_not_change_the_buffers_of_the_others(tmp_path: Path, undrawn: None) -> None:
     """A member that fails in the first epoch is left out of the later ones: of weights, buffers, data, and draws."""
     members = [
         ["seed=0", "optimizer.lr=0.05"],
@@ -211,7 +211,7 @@ def test_the_others_keep_their_buffers_when_a_member_has_diverged(tmp_path: Path
     assert "train together: " in told
 
 
-def test_the_trial_of_two_members_leaves_no_trace(tmp_path: Path) -> None:
+def test_the_verification_leaves_no_trace(tmp_path: Path) -> None:
     configs, before = jobs(tmp_path, "dropout"), random_state()
     told = membership.verify(configs, membership.load_shared_data(configs[0]))
     assert re.fullmatch(r"\d+ steps of jobs 0 and 1 equal those of the jobs alone \(compared in \d+\.\d s\)", told)
@@ -219,7 +219,7 @@ def test_the_trial_of_two_members_leaves_no_trace(tmp_path: Path) -> None:
     assert not any(tmp_path.rglob("*"))
 
 
-def test_the_trial_sees_whatever_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_verification_finds_every_kind_of_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of each kind in the step of a population, and what is told of it."""
     faults: dict[str, Any] = {
         "weight decay of what has none": ("decay", lambda by, _: by["decay"] + 0.5),
@@ -239,7 +239,7 @@ def test_the_trial_sees_whatever_differs(tmp_path: Path, monkeypatch: pytest.Mon
                 membership.verify(jobs(tmp_path, "relu"), None)
 
 
-def test_a_parameter_that_is_trained_in_some_steps_only_ends_the_population() -> None:
+def test_a_parameter_trained_only_in_some_steps_ends_the_population() -> None:
     """Late in the run too, where the trial of two members has seen nothing of it."""
     networks = [odd_modules.network("alternating") for _ in range(2)]
     update = SGDUpdate({"nesterov": False})
