@@ -72,10 +72,10 @@ def test_only_the_readout_starts_otherwise_and_nothing_random_moves() -> None:
 @pytest.mark.parametrize(
     ("overrides", "key", "told"),
     [
-        (["layers.base={widths: [0, 4]}"], "layers.base.widths", "whole numbers from 1"),
-        (["layers.base={widths: [4]}"], "layers.base", "of other parameters"),
+        (["layers.base={widths: [0, 4]}"], "layers.base.widths", "whole numbers above 0"),
+        (["layers.base={widths: [4]}"], "layers.base", "with other parameters"),
         (["layers.base={dropout: 0.3}"], "layers.base", "nothing in the model grows"),
-        (["layers.base={widths: [4, 4]}", "layers.wider={widths: [8]}"], "layers.wider", "of other parameters"),
+        (["layers.base={widths: [4, 4]}", "layers.wider={widths: [8]}"], "layers.wider", "with other parameters"),
         (["layers.base={widths: [4, 4]}", "layers.wider={widths: [x, y]}"], "layers.wider.widths", "whole numbers"),
         (["layers.base={widths: [4, 4]}", "layers.readout=one"], "layers.readout", "zero, keep"),
         (["layers.base={widths: [4, 4]}", "layers.roles={hed: input}"], "layers.roles.hed", "matches no parameter"),
