@@ -134,8 +134,7 @@ def wide(plan: Plan) -> Figure:
 
 
 def _pad(figure: Figure) -> None:
-    engine: Any = figure.get_layout_engine()
-    engine.set(w_pad=0.1, h_pad=0.06)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)
 
 
 def schedule_picture(name: str) -> Picture:

@@ -6,9 +6,11 @@ from lrflow.imports import lazily
 
 if TYPE_CHECKING:
     from lrflow.layers.groups import Group, merge, resolve
+    from lrflow.layers.layer_decay import LayerDecay
+    from lrflow.layers.muon import MuonGroups
     from lrflow.layers.mup import MuP
-    from lrflow.layers.presets import GradualUnfreezing, LayerDecay, MuonGroups
     from lrflow.layers.rules import Rule, RuleMaker
+    from lrflow.layers.unfreezing import GradualUnfreezing
 
     HiddenMatrices = MuonGroups
 
@@ -21,7 +23,8 @@ FORMER_NAMES = {"HiddenMatrices": "MuonGroups"}
 """Configs that were saved before a class was renamed hold its former name."""
 
 _find = lazily(__name__, {
-    "GradualUnfreezing": "presets", "Group": "groups", "LayerDecay": "presets", "MuP": "mup", "MuonGroups": "presets",
+    "GradualUnfreezing": "unfreezing", "Group": "groups", "LayerDecay": "layer_decay", "MuP": "mup",
+    "MuonGroups": "muon",
     "Rule": "rules", "RuleMaker": "rules", "merge": "groups", "resolve": "groups",
 })  # fmt: skip
 

@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     from lrflow.plan.base import PlanGroup
     from lrflow.plan.checks import Check
     from lrflow.plan.diff import PlanDiff
+    from lrflow.plan.lr_scheduler import PlanChangedWarning, PlanScheduler
     from lrflow.plan.plan import Plan
-    from lrflow.plan.scheduler import PlanChangedWarning, PlanScheduler
 
 __all__ = ["Check", "Plan", "PlanChangedWarning", "PlanDiff", "PlanGroup", "PlanScheduler"]
 
 __getattr__ = lazily(__name__, {
-    "Check": "checks", "Plan": "plan", "PlanChangedWarning": "scheduler", "PlanDiff": "diff", "PlanGroup": "base",
-    "PlanScheduler": "scheduler",
+    "Check": "checks", "Plan": "plan", "PlanChangedWarning": "lr_scheduler", "PlanDiff": "diff", "PlanGroup": "base",
+    "PlanScheduler": "lr_scheduler",
 })  # fmt: skip

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback
 
 from lrflow.errors import LrflowError
 from lrflow.plan import Plan, PlanScheduler
-from lrflow.plan.scheduler import read_setting
+from lrflow.plan.lr_scheduler import read_setting
 from lrflow.plan.table import setting_columns
 from lrflow.training.loggers import log_rows
 from lrflow.training.metrics import MeanLoss

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from lrflow.optimizers.traits import Table
 from lrflow.plan import Plan
-from lrflow.plan.scheduler import read_setting
+from lrflow.plan.lr_scheduler import read_setting
 
 Numbers = dict[str, npt.NDArray[np.float64]]
 Steps = npt.NDArray[np.int64]

@@ -17,14 +17,14 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
-import lrflow.plan.scheduler as module
+import lrflow.plan.lr_scheduler as module
 from lrflow.config.options import home
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule, resolve
 from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.plan.figure import draw
-from lrflow.plan.scheduler import read_setting
+from lrflow.plan.lr_scheduler import read_setting
 from lrflow.schedules import Constant, Continued, Cosine, Curve, Cyclical, Horizon, Linear, Schedule, Step
 from lrflow.schedules.serialization import from_spec
 

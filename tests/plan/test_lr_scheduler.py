@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import lrflow.plan.scheduler as module
+import lrflow.plan.lr_scheduler as module
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule, resolve
 from lrflow.optimizers import build_optimizer
