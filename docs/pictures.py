@@ -23,7 +23,7 @@ from lrflow.config import compose
 from lrflow.display import COLOURS, GREY, INK, plain_axes
 from lrflow.errors import ConfigError
 from lrflow.plan import Plan, PlanGroup
-from lrflow.plan.figure import draw
+from lrflow.plan.figure import arrange, draw
 from lrflow.plan.table import lines
 from lrflow.schedules import Continued, Cosine, Curve, Horizon, Schedule
 from lrflow.schedules.schedule import COOLDOWNS, WARMUPS
@@ -120,7 +120,7 @@ def small(plan: Plan) -> Figure:
         axes.set_xlabel("")
         axes.set_ylabel(axes.get_ylabel() if plan.also else "", fontsize=8)
         axes.tick_params(labelsize=8)
-    _pad(figure)
+    arrange(figure, figure.axes)
     return figure
 
 
@@ -129,12 +129,8 @@ def wide(plan: Plan) -> Figure:
     figure = draw(plan)
     figure.set_size_inches(7.6, 3.4)
     figure.axes[0].set_title("", loc="left")
-    _pad(figure)
+    arrange(figure, figure.axes)
     return figure
-
-
-def _pad(figure: Figure) -> None:
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)
 
 
 def schedule_picture(name: str) -> Picture:

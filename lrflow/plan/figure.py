@@ -52,7 +52,7 @@ def draw(plan: PlanBase) -> Figure:
     if below:
         axes.set_xlabel("")
         below[-1].set_xlabel("optimizer step", color=INK)
-    _arrange(figure, [axes, *below])
+    arrange(figure, [axes, *below])
     return figure
 
 
@@ -69,7 +69,7 @@ def _add_stairs(axes: Axes, values: Any, edges: Any, colour: Any, label: str | N
     return stairs
 
 
-def _arrange(figure: Figure, panels: list[Axes]) -> None:
+def arrange(figure: Figure, panels: list[Axes]) -> None:
     """Place the panels in the room that their labels and legends leave.
 
     This measures only what differs between plans. Matplotlib's layouts measure every text several times, which takes
