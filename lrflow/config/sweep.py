@@ -29,7 +29,7 @@ def _is_storage(value: Any) -> bool:
 
 
 class Pruning(Section):
-    """When a trial is given up before its end; see `lrflow.sweeps.samplers`."""
+    """When a trial is given up before its end; see `lrflow.sweeps.pruners`."""
 
     rungs: Annotated[str, f.one_of(*RUNGS)] = "validations"
     """What trials are compared by: their validations, or whole annealed runs of a fraction of the length."""

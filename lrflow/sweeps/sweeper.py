@@ -31,7 +31,8 @@ from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.folders import RECORD
 from lrflow.sweeps.progress import Progress, outcome_of
-from lrflow.sweeps.samplers import ADAPTIVE, Grid, make_pruner, make_sampler
+from lrflow.sweeps.pruners import make_pruner
+from lrflow.sweeps.samplers import ADAPTIVE, Grid, make_sampler
 from lrflow.sweeps.space import Space, read_space
 from lrflow.sweeps.study import (
     Heartbeat,

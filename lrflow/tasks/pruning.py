@@ -13,7 +13,7 @@ from rich.console import Console
 from lrflow.config import Config
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.plan import Plan, PlanScheduler
-from lrflow.sweeps.samplers import Reporter, pruned_error, rungs
+from lrflow.sweeps.pruners import Reporter, pruned_error, rungs
 from lrflow.training import Signals
 from lrflow.training.monitor import Watched, build_monitors
 from lrflow.training.state import random_state, set_random_state

@@ -48,7 +48,7 @@ TRAINING = """
                     time.sleep(0.05)
         metrics = {"val/loss": config.optimizer.lr, "process": os.getpid()}
         if config.trial.pruner != "none":
-            from lrflow.sweeps.samplers import Reporter, pruned_error
+            from lrflow.sweeps.pruners import Reporter, pruned_error
 
             if Reporter(config.trial).report(metrics["val/loss"], 0.5):
                 raise pruned_error(config.trial, metrics, 0.5)

@@ -9,7 +9,7 @@ import pytest
 
 from lrflow.cli import main
 from lrflow.config.sweep import Pruning, Trial
-from lrflow.sweeps.samplers import Reporter, make_pruner, rungs
+from lrflow.sweeps.pruners import Reporter, make_pruner, rungs
 from lrflow.sweeps.study import JOURNAL, open_storage
 
 
