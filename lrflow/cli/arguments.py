@@ -1,7 +1,4 @@
-"""Parse the command line: overrides and a few flags.
-
-An earlier sweep that goes on: its overrides, with what is typed on top.
-"""
+"""Parse the command line: overrides and flags, and the overrides of a sweep that is resumed."""
 
 from __future__ import annotations
 
@@ -122,10 +119,10 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> Problem:
 
 
 def with_earlier_sweep(overrides: Sequence[Override]) -> list[Override]:
-    """The overrides of the sweep that `sweep.resume=` speaks of, and then those that are typed.
+    """Return the overrides of the sweep that `sweep.resume=` names, followed by the typed ones.
 
     Args:
-        overrides: as typed, short forms written out.
+        overrides: overrides as typed, short forms expanded.
 
     Raises:
         ConfigError: there is no such sweep.

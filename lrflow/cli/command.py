@@ -1,7 +1,4 @@
-"""From the command line to running jobs.
-
-Print the composed config for `--cfg`.
-"""
+"""Entry point of the command line: check every job, then run them or print the config."""
 
 from __future__ import annotations
 
@@ -32,24 +29,24 @@ if TYPE_CHECKING:
 
 @garbage_collection(False)
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs `lrflow`.
+    """Run `lrflow`.
 
     Args:
-        words: the command line without the program's name; None: the process's own.
+        words: command line without the program's name; None takes that of the process.
 
     Returns:
-        the exit code: 0 when all went well, 1 when a run failed, 2 when the config cannot be run, 3 when a run ended
-        early, 128 + the signal when it was stopped: 130 after ^C. A pipe that its reader closed does not change it.
+        The exit code. 0: success. 1: a run failed. 2: invalid config. 3: a run ended early. 128 + signal: stopped, so
+        130 after Ctrl-C. A pipe that its reader closed does not change it.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra is to hand its exceptions on, not to print them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise exceptions instead of printing them
     exit_code = 0
     try:
         with stopped_by_signals():
             exit_code = _main(list(sys.argv[1:] if words is None else words))
-            if sys.stdout is not None:  # it is closed
+            if sys.stdout is not None:  # None if it is closed
                 sys.stdout.flush()
             return exit_code
-    except BrokenPipeError:  # from `lrflow --help | head`
+    except BrokenPipeError:  # as in `lrflow --help | head`
         from lrflow.display import discard_output
 
         discard_output(sys.stdout)
@@ -87,7 +84,7 @@ def _main(words: list[str]) -> int:
         show_help(args.config_dir)
         return 0
     if args.shell_completion and any(word.startswith("query=") for word in args.overrides):
-        with contextlib.suppress(Exception):  # a shell asks, in the middle of a line: no answer is better than noise
+        with contextlib.suppress(Exception):  # an error message would end up in the line that the user is typing
             _hand_to_hydra(args, args.overrides)
         return 0
     if args.shell_completion or args.hydra_help:
@@ -132,18 +129,18 @@ def _check_and_run(args: Arguments) -> int:
 
 
 def _require_multirun(typed: Sequence[str]) -> None:
-    """Refuses what only a sweep takes.
+    """Check that a command without `-m` has no overrides of a sweep.
 
     Args:
-        typed: the overrides of a command without `-m`.
+        typed: overrides of the command.
 
     Raises:
-        ConfigError: some of them are of a sweep.
+        ConfigError: some overrides are for sweeps only.
     """
     from lrflow.config.overrides import Override
 
     problems = [
-        Problem(override.key, "is of a sweep", override.value, "add -m")
+        Problem(override.key, "needs a sweep", override.value, "add -m")
         for override in map(Override.read, typed)
         if override.key.partition(".")[0] == "sweep"
     ]
@@ -225,7 +222,7 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs 
     try:
         with _argv(args.for_hydra(overrides)):
             app()
-    finally:  # what has been done is told even when the sweep was interrupted
+    finally:  # the summary is printed even if the sweep was interrupted
         if args.multirun and outcomes:
             from lrflow.cli.sweep import show_summary
 
@@ -292,7 +289,7 @@ def composed_job(cfg: DictConfig, node: Any, config_dir: Path | None) -> tuple[C
 
 
 def sampled() -> bool:
-    """Whether the job that runs is one of lrflow's sweeper."""
+    """Return whether lrflow's sweeper started the current job."""
     from hydra.core.hydra_config import HydraConfig
 
     from lrflow.config.sweep import TARGET
@@ -302,21 +299,21 @@ def sampled() -> bool:
 
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """What is printed within goes to a file."""
+    """Redirect stdout and stderr to a file within the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         yield
 
 
 def _started_by_a_run() -> Path | None:
-    """The run folder of the process that started this one, as a further device of a data-parallel run."""
+    """Return the run folder if a data-parallel run started this process for a further device, else None."""
     folder = os.environ.get("LRFLOW_RUN_FOLDER")
     return Path(folder) if folder and os.environ.get("LOCAL_RANK", "0") != "0" else None
 
 
 @garbage_collection(True)
 def _run_again(folder: Path) -> int:
-    """Runs the job of a run folder, as its first process does; the command line has no say."""
+    """Run the job of a run folder, as its first process does; the command line is ignored."""
     from lrflow.cli.jobs import run_job
     from lrflow.config import load_config, validate
 
@@ -325,7 +322,7 @@ def _run_again(folder: Path) -> int:
 
 @contextlib.contextmanager
 def _argv(words: list[str]) -> Iterator[None]:
-    """Hydra reads its command line from the process."""
+    """Set sys.argv within the block, since Hydra reads its command line from there."""
     before = sys.argv
     sys.argv = [before[0], *words]
     try:

@@ -1,4 +1,4 @@
-"""How the command line says what is wrong: one screen, no traceback."""
+"""Error screens of the command line: problems of a config or a sweep, and failures of a run."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _LONGEST = 60
 
 
 class SweepError(ConfigError):
-    """The jobs of a sweep cannot be run.
+    """Raised when jobs of a sweep have invalid configs.
 
     Args:
         found: problems by the numbers of the jobs that have them.
-        jobs: the overrides of each job, as typed.
+        jobs: overrides of each job as typed.
     """
 
     def __init__(self, found: Mapping[tuple[int, ...], Sequence[Problem]], jobs: Sequence[str]) -> None:
@@ -39,33 +39,33 @@ class SweepError(ConfigError):
 
 
 def console(stderr: bool = False) -> Console:
-    """Where to print: with colours on a terminal, plain text elsewhere."""
+    """Return a console that prints with colours on a terminal and plain text elsewhere."""
     return QuietConsole(stderr=stderr, highlight=False, markup=False)
 
 
 def debugging() -> bool:
-    """Whether the user asks for tracebacks with LRFLOW_DEBUG=1."""
+    """Return whether the user has set LRFLOW_DEBUG=1 to see tracebacks."""
     return os.environ.get("LRFLOW_DEBUG", "") not in ("", "0")
 
 
 def show_problems(error: ConfigError, undone: str = "Nothing was run.") -> None:
-    """Prints the problems of a config or of a sweep, on stderr, and what they kept from being done."""
+    """Print the problems of a config or a sweep on stderr, followed by `undone`."""
     out = console(stderr=True)
     count = f"{len(error.problems)} problem{'s' if len(error.problems) != 1 else ''}"
     if isinstance(error, SweepError):
         out.print(_title(f"{count} in this sweep of {len(error.jobs)} jobs"))
         for numbers, problems in error.found.items():
             out.print(_jobs(numbers, error.jobs))
-            out.print(*(_told(problem, out.width) for problem in problems), sep="\n")
+            out.print(*(_format(problem, out.width) for problem in problems), sep="\n")
         out.print(Text("\nNo job was started.", "dim"))
         return
     out.print(_title(count))
-    out.print(*(_told(problem, out.width) for problem in error.problems), sep="\n")
+    out.print(*(_format(problem, out.width) for problem in error.problems), sep="\n")
     out.print(Text(f"\n{undone} See --help for the options and --cfg job for the whole config.", "dim"))
 
 
 def show_failure(error: BaseException, undone: str = "Nothing was run.") -> None:
-    """Prints why a run ended: lrflow's own message, or for any other exception the user's lines of code, on stderr."""
+    """Print on stderr why a run failed: lrflow's message, or any other exception with the user's lines of code."""
     out = console(stderr=True)
     if debugging():
         print(redact_text("".join(traceback.format_exception(error))), end="", file=sys.stderr)
@@ -84,7 +84,7 @@ def show_failure(error: BaseException, undone: str = "Nothing was run.") -> None
 
 
 def users_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """The frames of a traceback in code that is neither Python's, nor an installed package's, nor lrflow's."""
+    """Return the frames of a traceback in code that is not in Python, an installed package or lrflow."""
     places = [sysconfig.get_path("stdlib"), *site.getsitepackages(), str(Path(lrflow.__file__).parent)]
     others, recipes = [Path(place).resolve() for place in places], home("recipes").resolve()
 
@@ -100,7 +100,7 @@ def _title(text: str) -> Text:
 
 
 def _jobs(numbers: Iterable[int], jobs: Sequence[str]) -> Text:
-    """Which jobs have the problems that follow."""
+    """Return a heading with the jobs that have the following problems."""
     numbers = list(numbers)
     if len(numbers) == len(jobs):
         return Text("\nin every job", "bold")
@@ -110,20 +110,20 @@ def _jobs(numbers: Iterable[int], jobs: Sequence[str]) -> Text:
     return Text("\n").append(Text("\n").join(lines))
 
 
-def _told(problem: Problem, width: int) -> Text:
-    """A problem on a few lines: key and value, what is wrong, a remedy, the place."""
-    told = Text.assemble("\n  ", (problem.key, "bold"))
+def _format(problem: Problem, width: int) -> Text:
+    """Return a problem on a few lines: key and value, message, hint, file and line."""
+    text = Text.assemble("\n  ", (problem.key, "bold"))
     if problem.value is not ...:
-        told.append(f" = {_value(problem)}")
+        text.append(f" = {_value(problem)}")
     for line, style in ((problem.message, ""), (problem.hint, "green"), (problem.where, "dim")):
         for paragraph in redact_text(line).splitlines() if line else ():
             for part in wrap(paragraph, max(20, width - 6), break_long_words=False, break_on_hyphens=False):
-                told.append("\n      ").append(part, style)
-    return told
+                text.append("\n      ").append(part, style)
+    return text
 
 
 def _value(problem: Problem) -> str:
-    """A value as it is written on a command line, on one line."""
+    """Return a value as it is typed on a command line, shortened to one line."""
     if is_secret_name(problem.key):
         return MASK
     text = " ".join(redact_text(_written(problem.value)).split())

@@ -1,7 +1,4 @@
-"""Runs jobs: a single one, or those of a sweep one after the other.
-
-Signals that ask for a stop, outside of training: they end the run that is under way, and are told of as a stop.
-"""
+"""Run one job, report its failure, and turn SIGTERM and SIGUSR1 into an orderly stop."""
 
 from __future__ import annotations
 
@@ -31,9 +28,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 raise `SignalReceived` within, instead of ending the process without a word.
+    """Raise `SignalReceived` on SIGTERM and SIGUSR1 within the block, instead of ending the process silently.
 
-    While a run trains, its `StopRequest` listens in their place. A second signal of the kind ends the process at once.
+    During training, `StopRequest` handles them instead. A second signal of the same kind ends the process at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -42,7 +39,7 @@ def stopped_by_signals() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        if os.getpid() != owner:  # a forked process, such as a loader's worker: it ends as without lrflow
+        if os.getpid() != owner:  # a forked process, such as a loader's worker, ends as usual
             os.kill(os.getpid(), number)
             return
         raise SignalReceived(number)
@@ -55,7 +52,7 @@ def stopped_by_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            if handler is not None:  # set outside of Python
+            if handler is not None:  # None: set outside of Python
                 signal.signal(number, handler)
 
 
@@ -63,10 +60,10 @@ log = logging.getLogger("lrflow")
 
 
 def run_task(config: Config) -> Outcome:
-    """Runs the task that a config names.
+    """Run the task of a config and return its outcome.
 
-    The module of that name in `lrflow.tasks` has a `run(config)`, which returns metrics, and `folder` if it wrote one;
-    one that records how it ended has an `outcome(config)`, which returns that.
+    The module of that name in `lrflow.tasks` has either `outcome(config)`, which returns the outcome, or `run(config)`,
+    which returns metrics, and `folder` if it wrote one.
     """
     name = f"lrflow.tasks.{config.task.name}"
     with nullcontext() if name in sys.modules else kept_for_good():
@@ -85,14 +82,14 @@ def run_task(config: Config) -> Outcome:
 def run_job(
     config: Config, place: Callable[[list[Problem]], list[Problem]] = list, trained: Outcome | None = None
 ) -> Outcome:
-    """Runs one job; a failure is shown and noted. One that was asked to stop is to be the last.
+    """Run one job, print its failure if it has one, and return its outcome.
 
     Args:
-        config: the job's.
-        place: adds to problems the file and line that they come from.
-        trained: how it has ended already, where it was trained with others; None: it is run.
+        config: config of the job.
+        place: function that adds file and line to problems.
+        trained: outcome of a job that was trained together with others; None runs the job.
     """
-    # Another job of the sweep may come; and a launcher's own process listens to no signal yet.
+    # The next job of the sweep needs the memory, and a launcher's own process has no signal handlers yet.
     with freed_after() if config.run_folder else nullcontext(), stopped_by_signals():
         return _run_job(config, place, trained)
 
@@ -108,7 +105,7 @@ def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], tr
         if isinstance(error, KeyboardInterrupt):
             raise error from None
         failure = ConfigError(place(error.problems)) if isinstance(error, ConfigError) else error
-        if isinstance(error, PrunedError | EndedEarlyError | StoppedError) and _is_told_elsewhere():
+        if isinstance(error, PrunedError | EndedEarlyError | StoppedError) and _is_further_rank():
             pass
         elif isinstance(error, PrunedError | EndedEarlyError):
             print(error)
@@ -121,9 +118,9 @@ def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], tr
     return replace(ended, overrides=config.overrides, folder=ended.folder or config.run_folder)
 
 
-def _is_told_elsewhere() -> bool:
-    """Whether this is one of several processes that end together, and not the first."""
-    if "pytorch_lightning" not in sys.modules:  # too early for processes, and too slow to import
+def _is_further_rank() -> bool:
+    """Return whether another process of the same run reports how it ended."""
+    if "pytorch_lightning" not in sys.modules:  # no processes were started, and the import is slow
         return False
     from lrflow.training.trainer import rank
 

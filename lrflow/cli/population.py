@@ -1,4 +1,4 @@
-"""The jobs of a sweep, those that can train together first; then all are told of as the basic launcher does."""
+"""The vectorized launcher: train the jobs that can train together, then run the others, and report each."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def launch(
     size: int,
     measure: bool,
 ) -> list[JobReturn]:
-    """Runs the jobs of a sweep.
+    """Run the jobs of a sweep.
 
     Args:
-        jobs: the overrides of each, by its number.
-        context: Hydra's.
-        task_function: lrflow's, which also takes how a job's training has ended already.
-        config: of the sweep.
-        size: jobs that train together at most.
-        measure: try first whether it pays.
+        jobs: overrides of each job by its number.
+        context: context of Hydra.
+        task_function: lrflow's task function, which also takes the outcome of a job that is already trained.
+        config: config of the sweep.
+        size: maximum number of jobs that train together.
+        measure: first measure whether training together is faster.
 
     Returns:
-        How each ended, in their order.
+        The result of each job, in order.
     """
     from lrflow.tasks.population import train_together
 
@@ -57,7 +57,7 @@ def launch(
 
 
 def _compose(number: int, overrides: Sequence[str], context: HydraContext, config: DictConfig) -> DictConfig:
-    """A job's config with Hydra's own node."""
+    """Return the config of a job, with Hydra's own node."""
     found = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(found):
         found.hydra.job.id = found.hydra.job.num = number
@@ -65,7 +65,7 @@ def _compose(number: int, overrides: Sequence[str], context: HydraContext, confi
 
 
 def _checked(composed: Mapping[int, DictConfig], config_dir: Path | None) -> dict[int, Config]:
-    """The checked configs of jobs, without those that have problems: these are told of when the job is run."""
+    """Return the validated configs of jobs; jobs with problems are left out, and report them when they run."""
     found = {}
     for number, job in composed.items():
         node: Any = job.hydra

@@ -1,4 +1,4 @@
-"""Sweeps: checked as a whole before their first job, summed up after their last."""
+"""Check every job of a sweep before the first one starts, and print the summary after the last."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
     """Compose and check every job of a sweep.
 
     Args:
-        overrides: with several values a key.
-        config_dir: a folder with more options.
-        catalogue: the groups and options there are.
+        overrides: overrides, some with several values per key.
+        config_dir: folder with additional options.
+        catalogue: groups and their options.
 
     Raises:
-        ConfigError: every problem of every job, those that several have once.
+        ConfigError: every problem of every job, without duplicates.
     """
     if overrides.problems:
         raise ConfigError(overrides.problems)
@@ -119,15 +119,15 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
 
 
 def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[Override]]:
-    """The jobs of a sweep; of one that a sampler draws, jobs with every choice and both ends of every interval.
+    """Return the jobs to check: all jobs of a grid; for a sampler, every choice and both ends of every interval.
 
     Raises:
-        ConfigError: the search space cannot be read, or the sweeper cannot draw from it.
+        ConfigError: the search space is invalid, or the sweeper cannot sample from it.
     """
     jobs = overrides.jobs()
     try:
         node = composing(jobs[0]).content.hydra.sweeper
-    except Exception:  # which is told of with all other problems
+    except Exception:  # reported with all other problems
         return jobs
     if node.get("_target_") == TARGET:
         from lrflow.sweeps.space import read_space
@@ -138,22 +138,22 @@ def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[Overr
         space = read_space(node.params, node.when, typed, GlobalHydra.instance().config_loader())
         if not space.axes:
             hint = "such as optimizer.lr=interval(1e-4,1) or sweep=lr_bayes"
-            raise ConfigError([Problem("sweep", "nothing is swept", hint=hint)])
+            raise ConfigError([Problem("sweep", "no key has several values", hint=hint)])
         assignments = space.grid() if node.sampler == "grid" else space.corners()
-        # What the sweep is judged by holds for its runs too.
+        # The objectives of the sweep apply to its runs too.
         judged = ("hydra/sweeper", "hydra.sweeper.metric", "hydra.sweeper.mode")
         settings = [override for override in overrides.ready if override.key in judged]
         return [[*settings, *map(Override.read, space.overrides(values))] for values in assignments]
     hint = "add sweep.sampler=tpe, or random"
     drawn = [override for override in overrides.ready if isinstance(override.parsed.value(), IntervalSweep)]
     if drawn and str(node.get("_target_")).endswith("BasicSweeper"):
-        message = "an interval takes a sampler to draw from it"
+        message = "an interval needs a sampler"
         raise ConfigError(Problem(o.key, message, o.value, hint) for o in drawn)
     return jobs
 
 
 def show_summary(outcomes: Sequence[Outcome]) -> None:
-    """Prints how the jobs of a sweep ended: what each was given, its last metrics, its folder."""
+    """Print a table with the swept values, last metrics, status and folder of each job."""
     from lrflow.sweeps.folders import RECORD
 
     out = console()
@@ -203,7 +203,7 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
 
 
 def _read(home: Path | None) -> SweepResults | None:
-    """What the jobs left in their sweep's folder; None: nothing."""
+    """Return the results in the sweep's folder, or None if there are none."""
     from lrflow.sweeps.folders import read_sweep
 
     sweep = read_sweep(home) if home is not None and home.is_dir() else None
@@ -211,19 +211,19 @@ def _read(home: Path | None) -> SweepResults | None:
 
 
 def _show_answer(sweep: SweepResults) -> None:
-    """Writes and prints what a sweep says about what it searched."""
+    """Write and print the report of a sweep."""
     from lrflow.reports.sweep import report
 
     out = console()
     out.print()
     try:
         report(sweep, out)
-    except (LrflowError, OSError) as error:  # the sweep itself went as it went
-        out.print(Text(f"what it found cannot be written: {error}", "yellow"), soft_wrap=True)
+    except (LrflowError, OSError) as error:  # does not change the outcome of the sweep
+        out.print(Text(f"cannot write the report of the sweep: {error}", "yellow"), soft_wrap=True)
 
 
 FEWEST = 2
-"""Metrics for which a narrow table gives up whole keys, then the folder, then the time."""
+"""Number of metrics for which a narrow table shortens keys, then drops the folder, then the time."""
 
 ENDING = ("folder", "time")
 
@@ -236,7 +236,7 @@ _UNFINISHED: dict[Status, str] = {"failed": "failed", "diverged": "diverged", "e
 
 
 def _metrics(outcomes: Sequence[Outcome], judged: Sequence[str]) -> list[str]:
-    """The names of the jobs' metrics: what they are judged by, or what is called nearly so, the test's, the others."""
+    """Return the names of the jobs' metrics in the order of the table: objectives, test, validation, others."""
     names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.metrics))
     open_ = [name for name in names if not is_test(name)]
     first = [found for name in judged for found in ([name] if name in names else nearest(name, open_, 1))]
@@ -245,7 +245,7 @@ def _metrics(outcomes: Sequence[Outcome], judged: Sequence[str]) -> list[str]:
 
 
 def _name(folder: Path | None, home: Path | None) -> str:
-    """A folder below the sweep's as its name."""
+    """Return the name of a job's folder, or its path if the jobs have no common parent."""
     if folder is None:
         return ""
     return folder.name if home is not None else str(folder)

@@ -1,4 +1,4 @@
-"""The configuration of a run: composed from `conf/`, typed, and checked as a whole before anything is built."""
+"""The config of a run: composed from `conf/`, validated as a whole before anything is built, saved and read again."""
 
 from typing import TYPE_CHECKING
 

@@ -1,9 +1,4 @@
-"""What no single key can tell: whether targets take their arguments, and whether the parts of a run fit together.
-
-Settings of the optimizer that `schedule.also` moves: does the optimizer have them?
-
-Rules that unfreeze their groups: whether the run is long enough, and whether anything trains from its start.
-"""
+"""Checks across config keys: arguments of targets, schedules, freezing, the range test and keys without effect."""
 
 from __future__ import annotations
 
@@ -33,22 +28,24 @@ from lrflow.schedules.base import highest_settings, numeric_settings
 
 
 def settings_of(optimizer: Optimizer) -> dict[str, Any]:
-    """The settings of an optimizer, those that its signature gives among them, and under `routes` those of the others.
+    """Return the settings of an optimizer, with the defaults of its signature, and those of its routes under `routes`.
 
-    It imports the optimizer.
+    The optimizer is imported.
     """
     routes = {name: settings_of(route) for name, route in optimizer.routes.items()}
     return {**defaults(optimizer.target), **optimizer.node(), "routes": routes}
 
 
 def check_also(curve: Curve, key: str, optimizer: Optimizer, decays: bool) -> list[Problem]:
-    """What a schedule moves that the optimizer does not have; nothing is imported where the config tells.
+    """Return a problem for each setting in `schedule.also` that the optimizer does not have.
+
+    The optimizer is imported only if the config does not give the setting.
 
     Args:
         curve: the schedule.
-        key: where it stands.
-        optimizer: of the run.
-        decays: whether layer rules set weight decays of their own.
+        key: config key of the schedule.
+        optimizer: optimizer of the run.
+        decays: whether layer rules set a weight decay.
     """
     problems = []
     for entry, _ in curve.split_settings()[1]:
@@ -65,15 +62,15 @@ def check_also(curve: Curve, key: str, optimizer: Optimizer, decays: bool) -> li
 
 
 _NEVER = "the group would never train"
-_SHORTER = "the LR would never come to what the schedule says"
+_SHORTER = "the LR would never reach the schedule"
 
 
 def check_freezing(rules: Sequence[Rule], horizon: Horizon | None) -> list[Problem]:
-    """What this run has no room for.
+    """Return a problem for each rule that unfreezes its group too late, and one if nothing trains from the first step.
 
     Args:
-        rules: of the config.
-        horizon: how long the run is; None where that is not known.
+        rules: rules of the config.
+        horizon: length of the run; None if unknown.
     """
     problems = []
     for index, rule in enumerate(rules):
@@ -81,10 +78,9 @@ def check_freezing(rules: Sequence[Rule], horizon: Horizon | None) -> list[Probl
     trained = [rule for rule in rules if not rule.freeze]
     late = [rule for rule in trained if rule.unfreeze is not None and Duration.parse(rule.unfreeze).value]
     if trained and not problems and late == trained:
-        hint = "one group has to train from the first step on: leave out its unfreeze"
-        problems.append(
-            Problem("layers.rules", "nothing would train at first: every group is unfrozen later", ..., hint)
-        )
+        hint = "remove unfreeze from one rule, so that its group trains from the first step"
+        message = "nothing would train at first: every group is frozen at the start"
+        problems.append(Problem("layers.rules", message, ..., hint))
     return problems
 
 
@@ -94,7 +90,7 @@ def _check_rule(rule: Rule, key: str, horizon: Horizon | None) -> list[Problem]:
     start, warmup = Duration.parse(rule.unfreeze), Duration.parse(rule.unfreeze_warmup)
     if horizon is None:
         if start.unit == "fraction" and start.value >= 1:
-            return [Problem(f"{key}.unfreeze", "is no less than the whole run", str(rule.unfreeze), _NEVER)]
+            return [Problem(f"{key}.unfreeze", "expected less than the whole run", str(rule.unfreeze), _NEVER)]
         return []
     try:
         first, last = start.steps(horizon), start.steps(horizon) + warmup.steps(horizon)
@@ -104,17 +100,17 @@ def _check_rule(rule: Rule, key: str, horizon: Horizon | None) -> list[Problem]:
         message = f"is {first} steps, but the run has only {horizon.steps}"
         return [Problem(f"{key}.unfreeze", message, str(rule.unfreeze), _NEVER)]
     if last >= horizon.steps:
-        message = f"is over at step {last}, but the run has only {horizon.steps}"
+        message = f"ends at step {last}, but the run has only {horizon.steps}"
         return [Problem(f"{key}.unfreeze_warmup", message, str(rule.unfreeze_warmup), _SHORTER)]
     return []
 
 
 FEWEST_RUNS = 3
-"""Of `find.confirm`."""
+"""Minimum of `find.confirm_runs`."""
 
 
 def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None]) -> list[Problem]:
-    """Every `_target_` of the config: may it be built, is it installed, and does it take what it is given?"""
+    """Return a problem for each `_target_` that is not allowed, not installed or does not take its arguments."""
     problems: list[Problem] = []
     for group in GROUPS:
         extra, ignore = PASSED.get(group, ((), ()))
@@ -138,11 +134,11 @@ PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
     "model": ((), Model.offered),
     "data": ((), Data.offered),
 }
-"""By group: the arguments that lrflow passes itself, and the keys that it does not pass to a target that has none."""
+"""By group: arguments that lrflow passes itself, and keys that it passes only to targets with such an argument."""
 
 
 def _nodes(content: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every mapping with a `_target_`, with its key."""
+    """Yield every mapping with a `_target_`, with its key."""
     if isinstance(content, Mapping):
         if "_target_" in content:
             yield key, content
@@ -154,13 +150,13 @@ def _nodes(content: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def check_curve(node: Mapping[str, Any], key: str) -> list[Problem]:
-    """A schedule or a shape: is it one? Its arguments are checked when the whole schedule is built."""
+    """Check that a target is a schedule or a shape; its arguments are checked when the schedule is built."""
     try:
         found = locate(node["_target_"], f"{key}._target_")
     except ConfigError as error:
         return error.problems
     if key.endswith(".shape") and inspect.isfunction(found):
-        return []  # of one's own, from the share of the phase that is over to the multiplier
+        return []  # a user's function from the elapsed share of the phase to the multiplier
     if isinstance(found, type) and issubclass(found, Shape if key.endswith(".shape") else Curve):
         return []
     kind = "a shape, such as lrflow.schedules.Cosine" if key.endswith(".shape") else "a schedule"
@@ -177,8 +173,8 @@ def check_node(
 ) -> list[Problem]:
     """Check one node with a `_target_`.
 
-    For a target of lrflow's own options, their keys and the source text of its class tell which arguments it takes.
-    Any other target is imported.
+    For a target of lrflow's own options, its keys and the source text of its class define its arguments. Any other target
+    is imported.
     """
     target = node["_target_"]
     if problem := check_name(target, f"{key}._target_"):
@@ -205,14 +201,14 @@ def check_node(
 def check_schedule(
     schedule: Schedule, key: str, horizon: Horizon | None, optimizer: Optimizer | None, decays: bool
 ) -> list[Problem]:
-    """The run's schedule or a rule's: can it be built, and does it fit into the run?
+    """Check that the schedule of the run or of a rule can be built and fits into the run.
 
     Args:
-        schedule: as the config has it.
-        key: where it stands.
-        horizon: how long the run is; None where that is not known.
-        optimizer: whose settings it may also move; None where that is not known.
-        decays: whether layer rules may set weight decays of their own.
+        schedule: section of the config.
+        key: config key of the schedule.
+        horizon: length of the run; None if unknown.
+        optimizer: optimizer whose settings `schedule.also` may move; None if unknown.
+        decays: whether layer rules may set a weight decay.
     """
     try:
         curve = schedule.curve(key)
@@ -225,47 +221,47 @@ def check_schedule(
 
 
 def _check_shares(schedule: Schedule, key: str) -> list[Problem]:
-    """Warmup and cooldown that no run has room for, however long it is."""
+    """Return a problem for a warmup or cooldown of 100% or more."""
     problems = []
     for name, share in (("warmup", schedule.warmup), ("cooldown", schedule.cooldown)):
         if share.unit == "fraction" and share.value >= 1:
             hint = "the peak would never be reached" if name == "warmup" else None
-            problems.append(Problem(f"{key}.{name}", "is no less than the whole run", str(share), hint))
+            problems.append(Problem(f"{key}.{name}", "expected less than the whole run", str(share), hint))
     return problems
 
 
 def check_uses(config: Config) -> list[Problem]:
-    """Keys that are given and would have no effect, and settings that exclude each other."""
+    """Return a problem for each key that would have no effect or excludes another."""
     problems = []
     if config.task.name != "plan":
         for key, value in (("horizon.steps", config.horizon.steps), ("against", config.against)):
             if value is not None:
-                problems.append(Problem(key, "only task=plan reads it", value, "add task=plan, or leave it out"))
+                problems.append(Problem(key, "only task=plan uses it", value, "add task=plan, or leave it out"))
     if config.resume.source is not None and config.task.name == "evaluate":
-        message = "task=evaluate goes on with no run"
+        message = "task=evaluate does not resume a run"
         problems.append(Problem("resume.from", message, config.resume.source, f"task.from={config.resume.source}"))
     if config.resume.horizon is not None and config.task.name != "train":
-        message = "only task=train reads it"
+        message = "only task=train uses it"
         problems.append(Problem("resume.horizon", message, config.resume.horizon, "leave it out"))
     elif config.resume.horizon is not None and config.resume.source is None:
-        message = "only a resumed run reads it"
+        message = "only a resumed run uses it"
         problems.append(Problem("resume.horizon", message, config.resume.horizon, "add resume=last or resume=PATH"))
     return problems
 
 
 def check_names(rules: Rules) -> list[Problem]:
-    """Rules of the same name, whose groups could not be told apart."""
+    """Return a problem for each rule with the name of an earlier one."""
     first: dict[str, int] = {}
     problems = []
     for index, rule in enumerate(rules.rules):
         if first.setdefault(rule.name, index) != index:
-            message = f"already the name of layers.rules[{first[rule.name]}]"
+            message = f"layers.rules[{first[rule.name]}] has the same name"
             problems.append(Problem(f"layers.rules[{index}].name", message, rule.name))
     return problems
 
 
 def check_monitors(health: Health) -> list[Problem]:
-    """Monitors that are switched off under a name that was surely meant to be another."""
+    """Return a problem for each misspelt monitor that is switched off."""
     known = list(Health.model_fields)
     off = [name for name, node in (health.__pydantic_extra__ or {}).items() if node is None]
     meant = {name: closest(name, known) for name in off}
@@ -285,16 +281,16 @@ LENGTH = (
     "data.",
     "horizon",
 )
-"""What the length of a run is made of, as beginnings of keys."""
+"""Prefixes of the keys that determine the length of a run."""
 
 USES = ("task", "horizon", "against", "resume", "optimizer", "find")
-"""What `check_uses` looks at, as beginnings of keys."""
+"""Prefixes of the keys that `check_uses` reads."""
 
 
 def _check_test(config: Config) -> list[Problem]:
-    """A test of the best weights takes weights that are chosen as the run goes."""
+    """Return a problem if the best weights are to be tested but none are kept."""
     if isinstance(config.task, Train) and config.task.test == "best" and config.trainer.checkpoint.monitor is None:
-        message = "the best weights are those that trainer.checkpoint.monitor chooses, which is null"
+        message = "trainer.checkpoint.monitor, which chooses the best weights, is null"
         return [Problem("task.test", message, "best", "task.test=last")]
     return []
 
@@ -305,13 +301,13 @@ def check_config(
     failed: Collection[str],
     choices: Mapping[str, str | None],
 ) -> list[Problem]:
-    """Everything that the single keys could not tell.
+    """Return every problem that a single key cannot show.
 
     Args:
-        content: the resolved config.
-        config: the typed config, repaired where keys are wrong; None where it could not be.
-        failed: keys that are known to be wrong; nothing is concluded from them.
-        choices: the option that was taken of each group.
+        content: resolved config.
+        config: typed config, with defaults for invalid keys; None if it could not be built.
+        failed: keys with known problems; checks that depend on them are skipped.
+        choices: chosen option of each group.
     """
     found = [*check_targets(content, choices), *check_limits(content), *check_mup(content)]
     problems = [p for p in found if p.key not in failed]
@@ -354,26 +350,26 @@ def check_config(
 
 
 def check_find(config: Config, horizon: Horizon | None) -> list[Problem]:
-    """What of a range test cannot be.
+    """Check the settings of a range test.
 
     Args:
-        config: of the run.
-        horizon: how long the run is; None where that is not known yet.
+        config: config of the run.
+        horizon: length of the run; None if not known yet.
     """
     find = config.find
     if not isinstance(find, RangeFind):
         return []
     problems = []
     if find.low >= find.high:
-        problems.append(Problem("find.high", f"expected more than find.low, {find.low:g}", find.high))
+        problems.append(Problem("find.high", f"expected more than find.low = {find.low:g}", find.high))
     if find.confirm_runs < FEWEST_RUNS:
-        message = f"expected at least {FEWEST_RUNS}: a best LR with one on either side"
+        message = f"expected at least {FEWEST_RUNS}: the best LR and one on either side"
         problems.append(Problem("find.confirm_runs", message, find.confirm_runs))
     if is_validation(find.monitor) and config.trainer.limit_val_batches == 0:
-        message = f"find.monitor={find.monitor} is read from validations, of which there are none"
+        message = f"find.monitor={find.monitor} needs validation, which is switched off"
         problems.append(Problem("trainer.limit_val_batches", message, 0, "give more batches, or leave it out"))
     if find.confirm and config.task.name == "find" and config.resume.source is not None:
-        message = "trial runs follow the whole schedule from its start, and this test starts at a checkpoint"
+        message = "trial runs follow the whole schedule from its start, but this test starts at a checkpoint"
         problems.append(Problem("find.confirm", message, True, "leave out find.confirm or resume"))
     if config.task.name != "plan" and (horizon is not None or find.in_steps):
         try:

@@ -1,15 +1,4 @@
-"""What an optimizer cannot be combined with, told before anything is built.
-
-What measuring the curvature of the loss (find=stability, sharpness.every) does not go together with.
-
-Whether the rules of the layers and the routes of the optimizer are made for each other.
-
-Ranges of single optimizers' arguments, as their traits give them.
-
-What `layers=mup` needs of the rest of the config: a narrower model, and an optimizer whose scaling is known.
-
-The group `scaling`: how the peak LR follows the batch, where the config asks for it.
-"""
+"""Checks that optimizer, routes, curvature measurements, muP, batch scaling and trainer settings work together."""
 
 from __future__ import annotations
 
@@ -37,11 +26,11 @@ if TYPE_CHECKING:
 
 
 def check_curvature(config: Config, processes: int | None = None) -> list[Problem]:
-    """Settings under which the curvature that is asked for cannot be measured, or has no bound to be held against.
+    """Return a problem for each setting under which the requested curvature cannot be measured or has no bound.
 
     Args:
-        config: of the run.
-        processes: how many train together; None: as many as the config tells.
+        config: config of the run.
+        processes: number of processes that train together; None takes it from the config.
     """
     asked = list(_asked(config))
     if not asked:
@@ -49,24 +38,25 @@ def check_curvature(config: Config, processes: int | None = None) -> list[Proble
     who, trainer = " and ".join(asked), config.trainer
     problems = []
     *names, last = names_with("bound")
-    known = f"it is known of {', '.join(names)} and {last}; leave out {who}"
+    known = f"a bound is known for {', '.join(names)} and {last}; otherwise leave out {who}"
     if optimizer_traits(config.optimizer.target).bound is None:
         name = config.optimizer.target.rpartition(".")[2]
-        problems.append(Problem("optimizer._target_", "no stability bound is known of it", name, known))
+        problems.append(Problem("optimizer._target_", "no stability bound is known for it", name, known))
     if config.optimizer.routes:
-        problems.append(Problem("optimizer.routes", "no stability bound is known of several optimizers", ..., known))
+        problems.append(Problem("optimizer.routes", "no stability bound is known for several optimizers", ..., known))
     if beyond := trainer.beyond_one_process(processes):
         key, value, instead = beyond
-        message = f"{who} measures {'a model that no strategy wraps' if key == 'strategy' else 'on one device'}"
+        message = f"{who} works only {'with a model that no strategy wraps' if key == 'strategy' else 'on one device'}"
         problems.append(Problem(f"trainer.{key}", message, value, f"trainer.{key}={instead}"))
     if "sharpness.every" in asked and str(trainer.precision) in ("16-true", "bf16-true"):
-        message = "the curvature is lost in half precision"
-        problems.append(Problem("trainer.precision", message, trainer.precision, "a mixed one keeps whole weights"))
+        message = "half precision is too coarse to measure the curvature"
+        hint = "mixed precision keeps the weights in full precision: trainer.precision=bf16-mixed"
+        problems.append(Problem("trainer.precision", message, trainer.precision, hint))
     return problems
 
 
 def unused_keys(config: Config) -> list[str]:
-    """Keys of `find` and `sharpness` that were typed and that nothing in this run reads, each with what would."""
+    """Return a line for each typed key of `find` and `sharpness` that has no effect in this run."""
     typed = [Override.read(text).key for text in config.overrides]
     unread = []
     task, check = config.task.name, config.find.check
@@ -75,12 +65,12 @@ def unused_keys(config: Config) -> list[str]:
     found = getattr(config.find, "found", None) is not None  # by this run: so its keys were read
     if not looks and not found:
         keys = [key for key in typed if key == "find" or (key.startswith("find.") and (check or key != "find.check"))]
-        would = "task=find or find=stability find.check=true" if plans else "find.check=true or optimizer.lr=auto"
-        unread += [f"nothing reads {key} in task={task}: {would} would" for key in keys]
+        needed = "task=find or find=stability find.check=true" if plans else "find.check=true or optimizer.lr=auto"
+        unread += [f"{key} has no effect in task={task} without {needed}" for key in keys]
     if config.sharpness_every is None:
         given = [key for key in typed if key.removeprefix("health.").startswith("sharpness.")]
         keys = [key for key in given if not key.endswith(("sharpness.every", "sharpness._target_"))]
-        unread += [f"nothing reads {key}: sharpness.every says how often to measure" for key in keys]
+        unread += [f"{key} has no effect without sharpness.every, the interval of the measurements" for key in keys]
     return unread
 
 
@@ -95,34 +85,32 @@ def _asked(config: Config) -> Iterator[str]:
 def check_routes(
     rules: Sequence[schema.Rule | Rule], routes: Mapping[str, schema.Optimizer], key: str = "layers.rules[{}].route"
 ) -> list[Problem]:
-    """Rules that take a route which is not there, optimizers that no rule leaves anything for, routes within routes.
+    """Check the routes of layer rules: unknown routes, optimizers without a rule, routes within routes.
 
     Args:
-        rules: all of them.
+        rules: all rules.
         routes: `optimizer.routes`.
-        key: where a rule says its route; `{}` is its number.
+        key: config key of a rule's route; `{}` stands for the number of the rule.
     """
     problems = [
-        Problem(f"optimizer.routes.{name}.routes", "a route has none of its own", hint="declare it beside this one")
+        Problem(f"optimizer.routes.{name}.routes", "a route cannot have routes", hint="add it to optimizer.routes")
         for name, route in routes.items()
         if route.routes
     ]
     for index, rule in enumerate(rules):
         if rule.route is not None and rule.route not in routes:
-            hint = did_you_mean(rule.route, routes) or "there are none: optimizer=muon brings one"
+            hint = did_you_mean(rule.route, routes) or "there are no routes; optimizer=muon adds one"
             problems.append(Problem(key.format(index), "there is no such route", rule.route, hint))
     if problems:
         return problems
     taken = {rule.route for rule in rules if not rule.freeze}
     for name in routes:
         if name not in taken:
-            hint = f"layers=muon has a rule that routes to muon; ~optimizer.routes.{name} takes this one away"
-            problems.append(
-                Problem(f"optimizer.routes.{name}", "no rule of the layers routes anything to it", hint=hint)
-            )
+            hint = f"layers=muon has a rule with route: muon; ~optimizer.routes.{name} removes this route"
+            problems.append(Problem(f"optimizer.routes.{name}", "no rule in layers.rules has this route", hint=hint))
     if taken and None not in taken:
-        hint = "let the optimizer itself be one that they are routed to"
-        problems.append(Problem("optimizer", "every rule routes its parameters elsewhere", hint=hint))
+        hint = "make one of the routed optimizers the main one, and remove the route of its rules"
+        problems.append(Problem("optimizer", "it has no parameters: every rule has a route", hint=hint))
     return problems
 
 
@@ -138,12 +126,12 @@ _KINDS: dict[str, Any] = {
 
 
 def check_ranges(arguments: Mapping[str, Any], ranges: Mapping[str, Range], key: str) -> Iterator[Problem]:
-    """Arguments that would end in a crash or in no training at all.
+    """Yield a problem for each argument outside its range.
 
     Args:
-        arguments: of an optimizer, by name.
-        ranges: of its traits.
-        key: where the optimizer stands.
+        arguments: arguments of an optimizer by name.
+        ranges: ranges from its traits.
+        key: config key of the optimizer.
     """
     for name in (name for name in ranges if name in arguments):
         try:
@@ -164,11 +152,11 @@ def _field(limits: Range) -> Any:
 
 
 def check_combination(config: Config, processes: int | None = None) -> list[Problem]:
-    """Settings of the trainer, and of the optimizers themselves, that a run with them would not work with.
+    """Return a problem for each setting that does not work with the optimizers of the run.
 
     Args:
-        config: of the run.
-        processes: how many train together; None: as many as the config tells.
+        config: config of the run.
+        processes: number of processes that train together; None takes it from the config.
     """
     problems: list[Problem] = []
     routes = {f"optimizer.routes.{name}": route for name, route in config.optimizer.routes.items()}
@@ -184,34 +172,34 @@ def check_combination(config: Config, processes: int | None = None) -> list[Prob
 def check_optimizer(
     config: Config, optimizer: Optimizer, traits: Traits, key: str, processes: int | None = None
 ) -> Iterator[Problem]:
-    """What a run with one of its optimizers would not work with.
+    """Yield a problem for each setting that does not work with one of the optimizers.
 
     Args:
-        config: of the run.
-        optimizer: the main one, or that of a route.
-        traits: of its class.
-        key: where it stands.
-        processes: how many train together; None: as many as the config tells.
+        config: config of the run.
+        optimizer: main optimizer or that of a route.
+        traits: traits of its class.
+        key: config key of the optimizer.
+        processes: number of processes that train together; None takes it from the config.
     """
-    arguments = optimizer.plain()  # not `node`, which imports the class to see whether it takes `routes`
+    arguments = optimizer.plain()  # `node` would import the class
     yield from check_ranges(arguments, traits.ranges, key)
     if traits.line_search:
         yield from _with_line_search(config, optimizer, traits)
-        yield from _alone(config, processes, "each would take another step length")
+        yield from _alone(config, processes, "each process would take another step length")
     if traits.second_order:
         yield from _of_second_order(config)
-        lost = "gradients that were averaged over devices have lost the graph that the Hessian is taken from"
+        lost = "gradients averaged over devices have lost the graph that the Hessian needs"
         yield from _alone(config, processes, lost)
     if traits.own_warmup and (steps := arguments.get(traits.own_warmup)):
-        hint = f"schedule.warmup={steps} is the same, and the plan shows it"
-        yield Problem(f"{key}.{traits.own_warmup}", "a second warmup, on top of the schedule's", steps, hint)
+        hint = f"use schedule.warmup={steps}, which the plan shows"
+        yield Problem(f"{key}.{traits.own_warmup}", "adds a second warmup to that of the schedule", steps, hint)
     if traits.modes:
-        yield from _unsharded(config, "needs whole ones to change between training and evaluation")
+        yield from _unsharded(config, "needs whole weights to switch between training and evaluation")
     if traits.whole_matrices:
         yield from _unsharded(config, "orthogonalises whole matrices")
     if traits.saved_by:
-        message = "keeps Python objects in its state, so that none of its checkpoints could be loaded"
-        hint = f"{traits.saved_by} is the same, saved as tensors"
+        message = "keeps Python objects in its state, so its checkpoints could not be loaded"
+        hint = f"use {traits.saved_by}, which saves its state as tensors"
         yield Problem(f"{key}._target_", message, optimizer.target, hint)
     if traits.nesterov_needs_momentum and optimizer.nesterov:
         # The default of a subclass may be another one, and stands in no signature where `**options` are handed on.
@@ -225,31 +213,31 @@ def _with_line_search(config: Config, optimizer: Optimizer, traits: Traits) -> I
     trainer = config.trainer
     why = f"{optimizer.target.rpartition('.')[2]} evaluates each batch several times a step"
     if trainer.accumulate_grad_batches > 1:
-        message = f"{why}, and only the last one of a window"
-        hint = f"data.batch_size={(config.data.batch_size or 0) * trainer.accumulate_grad_batches} in one batch"
+        message = f"{why}, but only the last batch of an accumulation window"
+        hint = f"use one batch: data.batch_size={(config.data.batch_size or 0) * trainer.accumulate_grad_batches}"
         yield Problem(
             "trainer.accumulate_grad_batches",
             message,
             trainer.accumulate_grad_batches,
-            hint if config.data.batch_size else "take larger batches",
+            hint if config.data.batch_size else "use larger batches",
         )
     if trainer.gradient_clip_val is not None:
-        message = f"{why} and learns curvature from how the gradient changes, which clipping hides"
-        short = "line_search_fn=strong_wolfe keeps steps short" if "line_search_fn" in traits.ranges else None
+        message = f"{why} and estimates curvature from changes of the gradient, which clipping distorts"
+        short = "line_search_fn=strong_wolfe limits the steps" if "line_search_fn" in traits.ranges else None
         yield Problem("trainer.gradient_clip_val", message, trainer.gradient_clip_val, short)
-    yield from _not_in_half_precision(config, f"{why}, and the scaler of float16 gradients only once")
+    yield from _not_in_half_precision(config, f"{why}, but the scaler of float16 gradients allows only one evaluation")
 
 
 def _of_second_order(config: Config) -> Iterator[Problem]:
     if config.trainer.compile:
-        message = "a compiled model cannot be differentiated twice, as the optimizer does"
+        message = "the optimizer differentiates twice, which a compiled model cannot"
         yield Problem("trainer.compile", message, True, "leave it out")
-    yield from _not_in_half_precision(config, "the optimizer differentiates gradients, before they are unscaled")
+    yield from _not_in_half_precision(config, "the optimizer differentiates gradients before they are unscaled")
 
 
 def _unsharded(config: Config, why: str) -> Iterator[Problem]:
     if str(config.trainer.strategy).startswith(("fsdp", "deepspeed")):
-        message = f"shards the weights, and the optimizer {why}"
+        message = f"shards the weights, but the optimizer {why}"
         yield Problem("trainer.strategy", message, config.trainer.strategy, "trainer.strategy=ddp")
 
 
@@ -262,7 +250,7 @@ def _not_in_half_precision(config: Config, message: str) -> Iterator[Problem]:
 def _alone(config: Config, processes: int | None, why: str) -> Iterator[Problem]:
     if beyond := config.trainer.beyond_one_process(processes):
         key, value, instead = beyond
-        message = f"the optimizer works in one process: {why}"
+        message = f"the optimizer works in one process only: {why}"
         yield Problem(f"trainer.{key}", message, value, f"trainer.{key}={instead}")
 
 
@@ -270,36 +258,36 @@ TARGET = "lrflow.layers.MuP"
 
 
 def table_of(optimizer: Mapping[str, Any], asked: str = "auto") -> Literal["adam", "sgd"]:
-    """Which of muP's tables an optimizer takes.
+    """Return which of muP's tables applies to an optimizer.
 
     Args:
-        optimizer: the group's content.
+        optimizer: content of the group `optimizer`.
         asked: `layers.optimizer`.
 
     Raises:
-        ConfigError: it is not known, or its weight decay has no known rule.
+        ConfigError: no table is known for the optimizer or for its weight decay.
     """
     if asked in ("adam", "sgd"):
         return "adam" if asked == "adam" else "sgd"
     target = str(optimizer.get("_target_"))
     traits = optimizer_traits(target)
     if traits.mup is None:
-        hint = f"it is for {', '.join(sorted(names_with('mup')))}; "
-        hint += "if yours moves as one of them, say so: layers.optimizer=adam or sgd"
+        hint = f"rules are known for {', '.join(sorted(names_with('mup')))}; "
+        hint += "if your optimizer scales like one of them, set layers.optimizer=adam or layers.optimizer=sgd"
         raise ConfigError([Problem("optimizer._target_", "no rule of muP is known for this optimizer", target, hint)])
     decay = optimizer.get("weight_decay")
     if decay and traits.mup == "adam" and not traits.is_decoupled(optimizer):
-        message = "this decay passes through the normalised gradient, where no rule of muP is known for it"
-        hint = "take optimizer=adamw, whose decay is kept in proportion, or optimizer.weight_decay=0"
+        message = "no rule of muP is known for a weight decay that is added to a normalised gradient"
+        hint = "use optimizer=adamw, whose weight decay is decoupled, or optimizer.weight_decay=0"
         raise ConfigError([Problem("optimizer.weight_decay", message, decay, hint)])
     return traits.mup
 
 
 def check_mup(content: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong with the use of muP, as far as the config tells; nothing where it is not used.
+    """Yield the problems of `layers=mup` that the config shows; none if it is not used.
 
     Args:
-        content: the resolved config.
+        content: resolved config.
     """
     layers, model, optimizer = (content.get(group) for group in ("layers", "model", "optimizer"))
     if not isinstance(layers, Mapping) or layers.get("_target_") != TARGET:
@@ -315,9 +303,9 @@ def check_mup(content: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _check_arguments(model: Mapping[str, Any], arguments: Mapping[str, Any], key: str) -> Iterator[Problem]:
-    """Which arguments the model does not take."""
+    """Yield a problem for each argument that the model does not take."""
     if "_target_" in arguments:
-        yield Problem(f"{key}._target_", "it is the same class as the model's", arguments["_target_"], "leave it out")
+        yield Problem(f"{key}._target_", "the class is always that of the model", arguments["_target_"], "leave it out")
     elif new := {name: value for name, value in arguments.items() if name not in model}:
         known = [name for name in model if not str(name).startswith("_")]
         for problem in check_arguments(str(model.get("_target_")), {**model, **new}, "model", ignore=("loss",)):
@@ -328,14 +316,14 @@ def _check_arguments(model: Mapping[str, Any], arguments: Mapping[str, Any], key
 
 
 def batch_scaling(config: Config, devices: int | None = None) -> BatchScaling | None:
-    """What the group `scaling` asks for; None where it asks for nothing.
+    """Return the scaling of the peak LR that the group `scaling` sets, or None for no scaling.
 
     Args:
-        config: `scaling`, and what the batch is made of: `data.batch_size`, devices, nodes, accumulation.
-        devices: processes that train together, all nodes counted; None: as the config says.
+        config: config with `scaling`, `data.batch_size`, devices, nodes and accumulation.
+        devices: processes that train together on all nodes; None takes it from the config.
 
     Raises:
-        ConfigError: the batch is not known.
+        ConfigError: the batch size is not known.
     """
     asked, trainer = config.scaling, config.trainer
     if asked.rule == "none" or asked.reference is None:
@@ -343,12 +331,12 @@ def batch_scaling(config: Config, devices: int | None = None) -> BatchScaling | 
     if asked.batch is not None:
         return BatchScaling(asked.rule, asked.batch, asked.reference)
     if config.data.batch_size is None:
-        message = f"expected a number of examples: {asked.rule} scaling needs the batch, and the data names none"
-        hint = "give data.batch_size where the data takes one, or the examples of an optimizer step: scaling.batch=N"
+        message = f"expected a number of examples: {asked.rule} scaling needs the batch size, and the data has none"
+        hint = "set data.batch_size if the data takes it, or scaling.batch=N, the examples per optimizer step"
         raise ConfigError([Problem("scaling.batch", message, None, hint)])
     devices = devices or trainer.processes
     if devices is None:
-        message = f"expected a number: {asked.rule} scaling needs to know how many devices there are"
+        message = f"expected a number: {asked.rule} scaling needs the number of devices"
         raise ConfigError([Problem("trainer.devices", message, "auto")])
     counts = {"devices": devices, "accumulated": trainer.accumulate_grad_batches}
     parts = [str(config.data.batch_size), *(f"{count} {what}" for what, count in counts.items() if count > 1)]
@@ -357,18 +345,18 @@ def batch_scaling(config: Config, devices: int | None = None) -> BatchScaling | 
 
 
 def check_scaling(config: Config) -> list[Problem]:
-    """The group `scaling`: is anything given that does nothing, or missing that it needs?"""
+    """Return a problem for each key of `scaling` that has no effect or is missing."""
     asked = config.scaling
     if asked.rule == "none":
         given = {"scaling.reference": asked.reference, "scaling.batch": asked.batch}
         hint = "add scaling=linear or scaling=sqrt, or leave it out"
         return [
-            Problem(key, "nothing is scaled by the batch", value, hint)
+            Problem(key, "has no effect with scaling=none", value, hint)
             for key, value in given.items()
             if value is not None
         ]
     if asked.reference is None:
-        message = f"expected a number of examples: the batch for which {asked.rule} scaling leaves the LR as it is"
+        message = f"expected a number of examples: the batch size at which {asked.rule} scaling leaves the LR unchanged"
         return [Problem("scaling.reference", message, None)]
     if config.trainer.devices == "auto":
         return []  # the trainer will know

@@ -1,7 +1,4 @@
-"""Composes the groups of `conf/`, recipes and a user's own folder, and checks the result.
-
-Composition of a sweep's jobs: the options that jobs share are read and merged once.
-"""
+"""Composition of a config from `conf/`, recipes and a user's folder with Hydra, also for the jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ ROOT = "config"
 
 
 def compose(overrides: Sequence[str] = (), config_dir: Path | None = None, earlier: bool = False) -> Config:
-    """Composes a config of options and values, and checks it.
+    """Compose a config from options and values, and validate it.
 
     Args:
         overrides: `["optimizer=sgd", "optimizer.lr=0.1"]`.
@@ -245,7 +242,7 @@ def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
     if found := re.search(r"Could not override '(hydra[^']*)'", str(error)):
         if hint := nearest_setting(found.group(1)):
             return Problem(found.group(1).replace("hydra.sweeper.", "sweep.", 1), "there is no such key", hint=hint)
-        return Problem(found.group(1), "Hydra has no such key", hint="--cfg hydra shows those it has")
+        return Problem(found.group(1), "Hydra has no such key", hint="--cfg hydra prints all its keys")
     if found := re.search(r"In '([^']+)': Could not override '([^'@]+)", str(error)):
         return _no_such_group(found.group(1), found.group(2), catalogue)
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines()]
@@ -259,14 +256,14 @@ def _no_such_group(config: str, group: str, catalogue: Catalogue) -> Problem:
     folder, _, stem = config.rpartition("/")
     option = catalogue.options(folder).get(stem)
     if folder == "recipe" and option and line_with(r"#\s*@package\s+_global_\b", option.path) is None:
-        hint = "a recipe starts with the line # @package _global_"
+        hint = "start the recipe with the line # @package _global_"
         return Problem(
             folder, "has other groups, and is not at the root of the config", stem, hint, f"{short_path(option.path)}:1"
         )
     name = group.rpartition("/")[2]  # a group without a leading slash is looked for below that of the file
     meant = closest(name, catalogue.groups)
     if group in catalogue.groups:
-        message, hint = "nothing of this group is there to override", f"write /{group} without override"
+        message, hint = "this group has no option to override yet", f"write /{group} without override"
     else:
         message = "there is no such group to override"
         hint = f"did you mean override /{meant}?" if meant else f"the groups are {', '.join(catalogue.groups)}"

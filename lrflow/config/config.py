@@ -1,4 +1,4 @@
-"""The whole config of a run, typed and checked."""
+"""`Config`: the typed and validated config of a run."""
 
 from __future__ import annotations
 

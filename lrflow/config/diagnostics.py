@@ -1,7 +1,4 @@
-"""What pydantic says, as a person would.
-
-What an unknown key was meant to be.
-"""
+"""Turns pydantic's errors into problems, with suggestions for misspelt keys and for keys of other frameworks."""
 
 from __future__ import annotations
 
@@ -38,22 +35,22 @@ SYNONYMS = {
     "workers": "num_workers",
     "dataset": "data",
 }
-"""Names of other frameworks, and what lrflow calls it."""
+"""Names in other frameworks, and their names in lrflow."""
 
 ANSWERS = {
-    r"trainer\.min_(epochs|steps)": "a run makes all the steps of its plan: trainer.max_{0} is how many",
+    r"trainer\.min_(epochs|steps)": "a run makes every step of its plan; set the length with trainer.max_{0}",
     r"(?:.*\.)?logger\.wandb\.(?:run_)?name|logger\.name|trainer\.name": "name=... names the run, on dashboards too",
     r"tags|logger\.tags": "did you mean logger.wandb.tags? It needs logger=wandb",
-    r"(.*schedule)\.warmup_(?:ratio|fraction|pct)": "a warmup may be a share of the run: {0}.warmup={share}",
-    r"(.*schedule)\.warmup_epochs": "a duration may be in epochs: {0}.warmup='{value} epochs'",
-    r"(?:trainer\.)?callbacks": "what watches a run is a monitor: health.NAME._target_=my_pkg.Watch trust=my_pkg; "
-    "Lightning's callbacks, EarlyStopping too, are what the configure_callbacks of your LightningModule returns",
+    r"(.*schedule)\.warmup_(?:ratio|fraction|pct)": "a warmup can be a share of the run: {0}.warmup={share}",
+    r"(.*schedule)\.warmup_epochs": "a warmup can be in epochs: {0}.warmup='{value} epochs'",
+    r"(?:trainer\.)?callbacks": "add a monitor: health.NAME._target_=my_pkg.Watch trust=my_pkg; "
+    "return Lightning's callbacks, such as EarlyStopping, from configure_callbacks of your LightningModule",
 }
-"""Keys of other frameworks that have no counterpart of a similar name, and what to do instead."""
+"""Keys of other frameworks without a counterpart of a similar name, and what to do instead."""
 
 
 def answer(key: str, value: Any) -> str | None:
-    """What to write in the place of a key that is known from other frameworks; None: it is not known."""
+    """Return what to do instead of using a key of another framework; None if the key is not in `ANSWERS`."""
     for pattern, text in ANSWERS.items():
         if match := re.fullmatch(pattern, key):
             number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -63,12 +60,12 @@ def answer(key: str, value: Any) -> str | None:
 
 
 def answered(problem: Problem) -> Problem:
-    """A problem with the answer for its key, where there is one, in the place of its hint."""
+    """Return the problem with the answer for its key as its hint, if there is one."""
     return replace(problem, hint=answer(problem.key, problem.value) or problem.hint)
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelt one was surely meant to be; None when none is near enough."""
+    """Return the known name that a misspelt one most likely stands for, or None if none is close enough."""
     known, meant = list(known), SYNONYMS.get(word, word)
     if meant in known:
         return meant
@@ -80,23 +77,23 @@ def closest(word: str, known: Iterable[str]) -> str | None:
 def unknown_key(
     key: str, value: Any, content: dict[str, Any], schema: type[BaseModel], groups: Collection[str]
 ) -> Problem:
-    """The problem of a key that no schema knows, with the one that was probably meant.
+    """Return the problem of an unknown key, with the nearest known key as hint.
 
     Args:
-        key: dotted, as it was given.
-        value: what was given to it.
-        content: the whole config, whose other keys may have been meant.
-        schema: of the whole config.
-        groups: the keys of the config that are chosen by an option.
+        key: dotted key as given.
+        value: value of the key.
+        content: whole config; its other keys are suggested too.
+        schema: schema of the whole config.
+        groups: groups of the config.
     """
     parent, _, name = key.rpartition(".")
     if key == "trust":
         hint = "trust=my_pkg on the command line, or [tool.lrflow] trust in ./pyproject.toml"
-        return Problem(key, "cannot stand in a config: no config may vouch for itself", value, hint)
+        return Problem(key, "cannot be set in a config, since a config must not extend what it may run", value, hint)
     if key == "recipe":
-        return Problem(key, "there are no keys of this group", hint="a recipe starts with the line # @package _global_")
+        return Problem(key, "this group has no keys", hint="start the recipe with the line # @package _global_")
     if parent == "feedback" and "_target_" not in content.get(parent, {}):
-        return Problem(key, "there is no feedback to give it to", value, "choose one: feedback=plateau, for example")
+        return Problem(key, "has no effect without feedback", value, "choose one, such as feedback=plateau")
     if instead := answer(key, value):
         return Problem(key, "there is no such key" if parent else "there is no such group or key", value, instead)
     sections = sections_at(parent, schema)
@@ -112,12 +109,12 @@ def unknown_key(
 
 
 def names_of(section: type[BaseModel]) -> list[str]:
-    """The keys of a section as they stand in a config."""
+    """Return the keys of a section as written in a config."""
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def sections_at(key: str, schema: type[BaseModel]) -> list[type[BaseModel]]:
-    """The schemas of what may stand at a key of a schema, `layers.rules[0].schedule`; empty: no section does."""
+    """Return the section schemas valid at a key such as `layers.rules[0].schedule`; empty if there are none."""
     annotations: list[Any] = [schema]
     for part in split_key(key):
         annotations = [below for annotation in annotations for below in _below(annotation, part)]
@@ -125,7 +122,7 @@ def sections_at(key: str, schema: type[BaseModel]) -> list[type[BaseModel]]:
 
 
 def _below(annotation: Any, part: str | int) -> Iterator[Any]:
-    """What a schema, a list or a mapping has at one part of a key."""
+    """Yield the annotations at one part of a key, below a schema, list or mapping."""
     for kind in _kinds(annotation):
         if _is_section(kind):
             for name, field in kind.model_fields.items():
@@ -136,7 +133,7 @@ def _below(annotation: Any, part: str | int) -> Iterator[Any]:
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
-    """The types of which a value may be one: the members of unions, without what `Annotated` adds."""
+    """Yield the members of a union, or the type itself, without `Annotated`."""
     if get_origin(annotation) is Annotated:
         yield from _kinds(get_args(annotation)[0])
     elif get_origin(annotation) in (Union, UnionType):
@@ -151,7 +148,7 @@ def _is_section(kind: Any) -> bool:
 
 
 def _elsewhere(unknown: str, content: dict[str, Any]) -> str | None:
-    """The key of this name, or nearly, in another place of the config."""
+    """Return a key elsewhere in the config with the same or a similar last part, or None."""
     keys = [
         key
         for key, _ in leaves(content)
@@ -171,19 +168,19 @@ EXAMPLES = {
     "model": "lrflow.models.MLP",
     "data": "lrflow.data.Digits",
 }
-"""By the last part of a key: what may be built there."""
+"""Example of a `_target_`, by the last part of its key."""
 
 
 def problem_of(
     details: ErrorDetails, content: dict[str, Any], schema: type[BaseModel] = BaseModel, groups: Collection[str] = ()
 ) -> Problem:
-    """The problem that an error of pydantic's stands for.
+    """Return the problem for an error of pydantic.
 
     Args:
         details: the error.
-        content: the whole config, in which an unknown key is looked for.
-        schema: of the whole config.
-        groups: the keys of the config that are chosen by an option.
+        content: whole config; its keys are suggested for an unknown one.
+        schema: schema of the whole config.
+        groups: groups of the config.
     """
     key, value, context = dotted(details["loc"]), details["input"], details.get("ctx", {})
     match details["type"]:
@@ -200,7 +197,7 @@ def problem_of(
         case "union_tag_invalid":
             return _no_such_kind(details["loc"], value, str(context["expected_tags"]))
         case "model_type" | "model_attributes_type" | "dict_type":
-            if key.startswith("health.") and key.count(".") == 1:  # a monitor is a mapping, and this is none
+            if key.startswith("health.") and key.count(".") == 1:  # a monitor would be a mapping
                 return unknown_key(key, value, content, schema, groups)
             return Problem(key, "expected a mapping of keys to values", value)
         case "list_type":
@@ -212,7 +209,7 @@ def problem_of(
 
 
 def dotted(location: Iterable[str | int]) -> str:
-    """A location of pydantic's as it is typed on a command line; tags of unions, `<rules>`, are no part of it."""
+    """Return a location of pydantic as a dotted key, without tags of unions such as `<rules>`."""
     key = ""
     for part in location:
         if isinstance(part, int):
@@ -232,13 +229,13 @@ def _missing(key: str, content: Mapping[str, Any], groups: Collection[str]) -> P
         known = [monitor for monitor in content["health"] if f"health.{monitor}" != group]
         if near := closest(group.removeprefix("health."), known):
             return Problem(group, "there is no such monitor", hint=f"did you mean health.{near}?")
-        return Problem(key, "is missing", hint="the dotted name of a lrflow.health.Monitor")
+        return Problem(key, "is missing", hint="give the dotted name of a lrflow.health.Monitor")
     if name == "_target_":
         example = EXAMPLES.get(group.rpartition(".")[2])
         such = f", such as {example}" if example else ""
-        return Problem(key, "is missing", hint=f"the dotted name of what is to be built{such}")
+        return Problem(key, "is missing", hint=f"give the dotted name of a class or function{such}")
     if not group and name in groups:
-        return Problem(key, "the config has nothing of this group", hint=f"choose an option, {name}=...")
+        return Problem(key, "the config has no option of this group", hint=f"choose an option: {name}=...")
     return Problem(key, "is missing")
 
 

@@ -1,4 +1,4 @@
-"""The schemas of the group `find`: how the LR is looked for."""
+"""Schemas of the group `find`: the range test and the stability bound."""
 
 from __future__ import annotations
 

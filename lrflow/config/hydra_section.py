@@ -1,7 +1,4 @@
-"""Hydra's own part of the config, which builds objects too: held to the same rules.
-
-Checks of the sweeper's settings, before its first trial.
-"""
+"""Checks of Hydra's own section: what it may build, log and set, and the settings of sweeper and launcher."""
 
 from __future__ import annotations
 
@@ -23,10 +20,10 @@ from lrflow.metric import is_test
 
 
 def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong with the settings of the sweeper.
+    """Check the settings of the sweeper.
 
     Args:
-        content: `hydra.sweeper` of a composed config; interpolations of it are left alone.
+        content: `hydra.sweeper` of a composed config; its interpolations are ignored.
     """
     settings = {key: value for key, value in content.items() if key != "_target_" and not _is_open(value)}
     try:
@@ -41,38 +38,36 @@ def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
     ]
     several = len(sweep.metric) if isinstance(sweep.metric, list) else 1
     if isinstance(sweep.mode, list) and len(sweep.mode) not in (1, several):
-        message = f"expected one, or as many as sweep.metric has ({several})"
+        message = f"expected one mode, or one per metric of sweep.metric ({several})"
         problems.append(Problem("sweep.mode", message, sweep.mode))
     if several > 1 and sweep.pruner != "none":
         problems.append(
-            Problem("sweep.pruner", "several objectives cannot be pruned", sweep.pruner, "sweep.pruner=none")
+            Problem("sweep.pruner", "cannot prune trials with several objectives", sweep.pruner, "sweep.pruner=none")
         )
     if several > 1 and sweep.sampler == "cmaes":
-        message = "has one objective"
-        problems.append(Problem("sweep.sampler", message, sweep.sampler, "nsga2 and tpe take several"))
+        message = "supports only one objective"
+        problems.append(Problem("sweep.sampler", message, sweep.sampler, "nsga2 and tpe support several"))
     if sweep.pruner != "none" and is_test(sweep.objectives[0].name):
-        message = "trials are pruned by a metric of validation"
+        message = "pruning needs a validation metric"
         problems.append(Problem("sweep.metric", message, sweep.objectives[0].name, "such as val/loss"))
     if without_password(sweep.storage) != sweep.storage:
-        message, hint = "a password stands here in the clear", "put the URL into an environment variable: sweep.storage"
+        message, hint = "contains a password in plain text", "put the URL into an environment variable: sweep.storage"
         problems.append(Problem("sweep.storage", message, sweep.storage, hint + "=${oc.env:NAME} (in quotes)"))
     if sweep.storage == "memory" and sweep.pruner != "none":
         hint = "sweep.storage=journal"
-        problems.append(
-            Problem("sweep.storage", "pruning is told through a storage that jobs can open", "memory", hint)
-        )
+        problems.append(Problem("sweep.storage", "pruning needs a storage that the jobs can open", "memory", hint))
     if sweep.storage == "memory" and sweep.resume:
         problems.append(
             Problem("sweep.storage", "a sweep in memory cannot be resumed", "memory", "sweep.storage=journal")
         )
     if sweep.pruning.rungs == "annealed" and sweep.pruner in ("patience", "wilcoxon"):
-        message = "has too few rungs to compare by, when each is a whole run"
-        problems.append(Problem("sweep.pruner", message, sweep.pruner, "asha, median and hyperband compare rungs"))
+        message = "needs more rungs than sweep.pruning.rungs=annealed gives"
+        problems.append(Problem("sweep.pruner", message, sweep.pruner, "use asha, median or hyperband"))
     return problems
 
 
 def nearest_setting(key: str) -> str | None:
-    """A hint at the setting of the sweeper that an unknown key of Hydra's, `hydra.sweeper.ntrials`, is closest to."""
+    """Return a hint with the sweeper's setting nearest to an unknown key such as `hydra.sweeper.ntrials`, or None."""
     name, known = (
         key.removeprefix("hydra.sweeper."),
         [*Sweep.model_fields, *(f"pruning.{n}" for n in Pruning.model_fields)],
@@ -105,7 +100,7 @@ _LOG_FILE = "${hydra.runtime.output_dir}/"
 
 
 def check_hydra(node: DictConfig) -> list[Problem]:
-    """What a config may not tell Hydra: to build other things than its plugins, to write or set what it likes.
+    """Check Hydra's own section: it may build only plugins, log only to terminal and run folder, and set few variables.
 
     Args:
         node: `hydra` of a composed config.
@@ -114,11 +109,11 @@ def check_hydra(node: DictConfig) -> list[Problem]:
     problems = [*_built(content), *_logging(content)]
     for name in content["job"]["env_set"]:
         if _ENVIRONMENT.fullmatch(str(name)):
-            problems.append(Problem(f"hydra.job.env_set.{name}", "a config may not set this variable"))
+            problems.append(Problem(f"hydra.job.env_set.{name}", "a config may not set this environment variable"))
     if content["mode"] is not None:
-        problems.append(Problem("hydra.mode", "a sweep is asked for with -m", node.mode.name))
+        problems.append(Problem("hydra.mode", "cannot be set; -m starts a sweep", node.mode.name))
     if content["sweeper"].get("params") and str(content["sweeper"]["_target_"]).endswith(".BasicSweeper"):
-        message = "what is swept stands on the command line, such as optimizer.lr=0.1,0.01"
+        message = "give the swept values on the command line, such as optimizer.lr=0.1,0.01"
         problems.append(Problem("hydra.sweeper.params", message, content["sweeper"]["params"]))
     if content["sweeper"]["_target_"] == TARGET:
         problems += check_sweeper(content["sweeper"])
@@ -128,16 +123,16 @@ def check_hydra(node: DictConfig) -> list[Problem]:
 
 
 def _check_vectorized(launcher: Any) -> Iterator[Problem]:
-    """What the vectorised launcher cannot take."""
+    """Check the settings of the vectorised launcher."""
     size, measure = launcher["size"], launcher["measure"]
     if not isinstance(size, int) or isinstance(size, bool) or size < 2:
-        yield Problem("hydra.launcher.size", "expected a whole number from 2: jobs that train together at most", size)
+        yield Problem("hydra.launcher.size", "expected a whole number of at least 2: jobs that train together", size)
     if not isinstance(measure, bool):
         yield Problem("hydra.launcher.measure", "expected true or false", measure)
 
 
 def _built(content: Any) -> Iterator[Problem]:
-    """Targets that are neither Hydra's plugins nor of a package that the user trusts."""
+    """Yield a problem for each target that is neither a plugin of Hydra nor in a trusted package."""
     for key, value in leaves(content):
         if key.rpartition(".")[2] != "_target_":
             continue
@@ -147,12 +142,12 @@ def _built(content: Any) -> Iterator[Problem]:
 
 
 def _logging(content: Any) -> Iterator[Problem]:
-    """Handlers and formatters that do more than write to the terminal or into the run's folder."""
+    """Yield a problem for each handler and formatter that does not just write to the terminal or the run folder."""
     for group in ("job_logging", "hydra_logging"):
         for part in ("handlers", "formatters", "filters"):
             for name, settings in (content[group].get(part) or {}).items():
-                made = settings.get("class", settings.get("()", _LOG_CLASSES[0]))
+                target = settings.get("class", settings.get("()", _LOG_CLASSES[0]))
                 path = str(settings.get("filename", ""))
-                into_folder = made == "logging.FileHandler" and path.startswith(_LOG_FILE) and ".." not in path
-                if made not in _LOG_CLASSES and not into_folder:
+                into_folder = target == "logging.FileHandler" and path.startswith(_LOG_FILE) and ".." not in path
+                if target not in _LOG_CLASSES and not into_folder:
                     yield Problem(f"hydra.{group}.{part}.{name}", "a config may not log this way", settings)

@@ -1,4 +1,4 @@
-"""Resolves a composed config into plain values, and gathers everything in it that leads nowhere."""
+"""Resolution of a composed config to plain values, with a problem for each interpolation that fails."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from omegaconf.errors import OmegaConfBaseException
 from lrflow.errors import Problem, nearest
 
 _DEEPEST = 40
-_CIRCLE = "the interpolations here lead round in a circle"
+_CIRCLE = "the interpolations refer to each other in a circle"
 
 
 def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
-    """The config as plain containers; what cannot be resolved is left out of them and told.
+    """Return the config as plain containers, without the values that cannot be resolved.
 
     Args:
-        config: a composed config, with interpolations.
+        config: composed config with interpolations.
 
     Returns:
-        the values, and a problem for every `???` and every interpolation to nothing.
+        The values, and a problem for each `???` and each interpolation that cannot be resolved.
     """
     problems: list[Problem] = []
     content = _walk(config, "", problems)
@@ -32,14 +32,14 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def settle(config: DictConfig) -> None:
-    """Fills in, in place, what only Hydra and the clock can tell, so that the config means the same when read again."""
+    """Replace interpolations of `hydra:` and `now:` by their values, in place, so that a saved config keeps them."""
     for key, value in leaves(OmegaConf.to_container(config, resolve=False)):
         if isinstance(value, str) and re.search(r"\$\{\s*(hydra|now)\s*:", value):
             OmegaConf.update(config, key, OmegaConf.select(config, key), force_add=True)
 
 
 def leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no container, with its dotted key."""
+    """Yield every value that is not a container, with its dotted key."""
     if isinstance(content, dict):
         for name, value in content.items():
             yield from leaves(value, f"{key}.{name}" if key else str(name))
@@ -79,29 +79,29 @@ def _unresolved(node: DictConfig | ListConfig, name: Any) -> Any:
 
 
 def _problem(key: str, given: Any, complaint: str) -> Problem:
-    """What OmegaConf's complaint about an interpolation means."""
+    """Return the problem for OmegaConf's error about an interpolation."""
     if found := re.search(r"Environment variable '([^']*)' not found", complaint):
         name = found.group(1)
-        hint = f"export {name}=..., or give a default: ${{oc.env:{name},null}}"
+        hint = f"set it with export {name}=..., or give a default: ${{oc.env:{name},null}}"
         return Problem(key, f"the environment variable {name} is not set", given, hint)
     if found := re.search(r"Interpolation key '([^']*)' not found", complaint):
         return Problem(key, f"the config has no {found.group(1)}", given)
     if found := re.search(r"Unsupported interpolation type (\S+)", complaint):
-        return Problem(key, f"there is no resolver {found.group(1)}", given, "the resolver for variables is oc.env")
+        return Problem(key, f"there is no resolver {found.group(1)}", given, "use oc.env for environment variables")
     if "recursi" in complaint.lower():
         return Problem(key, _CIRCLE, given)
     if "MissingMandatoryValue" in complaint or "missing node" in complaint:
-        return Problem(key, "leads to a value that is yet to be given (???)", given)
+        return Problem(key, "refers to a value that is not set (???)", given)
     return Problem(key, f"this interpolation cannot be resolved: {complaint}", given)
 
 
 def _suggest(problem: Problem, keys: list[str]) -> Problem:
-    """Names the key nearest to one that an interpolation looked for."""
+    """Return the problem with the key nearest to the missing one as its hint."""
     found = re.fullmatch(r"the config has no (\S+)", problem.message)
     if not found:
         return problem
     whole = [key.partition("[")[0] for key in keys]
     above = [key.rpartition(".")[0] for key in whole]
     close = nearest(found.group(1), {*whole, *above}, count=1)
-    hint = f"did you mean ${{{close[0]}}}?" if close else f"give {found.group(1)}=..., or {problem.key}=..."
+    hint = f"did you mean ${{{close[0]}}}?" if close else f"set {found.group(1)}=... or {problem.key}=..."
     return replace(problem, hint=hint)

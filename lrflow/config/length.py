@@ -1,7 +1,4 @@
-"""How long a run is: counted once, from the batches of an epoch, and the same for the plan, the checks and training.
-
-fast=true: durations of schedules and layers that were meant for the whole run shrink with it.
-"""
+"""Length of a run in optimizer steps, and durations that shrink with the run in `fast=true`."""
 
 from __future__ import annotations
 
@@ -209,7 +206,7 @@ def _shorten(node: DictConfig, key: str, whole: Config | None, least: bool) -> s
         if share is None:
             if key not in ("warmup", "cooldown"):
                 return None
-            share, note = _GUESS, " (a guess: nobody knows the length of the whole run before its data are read)"
+            share, note = _GUESS, " (a guess: the length of the whole run is unknown before its data is read)"
         short = Duration(min(share, 0.5), "fraction")
     if short == duration:
         return None

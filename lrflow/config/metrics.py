@@ -1,7 +1,4 @@
-"""The metrics that a config names: which way of each is better, given once and held everywhere in the run.
-
-Feedback that would have nothing to look at, or would take worse for better, told before the run.
-"""
+"""Modes of the metrics that a config names, and checks of metrics and of feedback on them."""
 
 from __future__ import annotations
 
@@ -22,12 +19,12 @@ from lrflow.schedules import Duration, Horizon
 
 
 def directions_of(content: Mapping[str, Any], config: DictConfig, noted: Mapping[str, str] | None = None) -> Directions:
-    """What a composed config says about its metrics.
+    """Return the metrics and modes of a composed config.
 
     Args:
-        content: the config, resolved.
-        config: the same as it was composed; its `hydra.sweeper` may name metrics too.
-        noted: modes that a run folder has noted.
+        content: resolved config.
+        config: composed config; its `hydra.sweeper` may name metrics too.
+        noted: modes recorded in a run folder, by metric.
     """
     sweeper: Any = OmegaConf.to_container(OmegaConf.select(config, "hydra.sweeper", default=OmegaConf.create({})))
     sweeper = sweeper if sweeper.get("_target_") == TARGET else {}
@@ -36,11 +33,11 @@ def directions_of(content: Mapping[str, Any], config: DictConfig, noted: Mapping
 
 
 def fill_modes(content: dict[str, Any], directions: Directions) -> None:
-    """Put the mode of its metric where a config leaves it open.
+    """Fill in each `mode` that is null in a config.
 
     Args:
-        content: the resolved config, changed in place.
-        directions: what it says about its metrics.
+        content: resolved config, changed in place.
+        directions: metrics and modes of the config.
     """
     for place, key in PLACES.items():
         node: Any = content
@@ -51,24 +48,24 @@ def fill_modes(content: dict[str, Any], directions: Directions) -> None:
 
 
 def check_modes(directions: Directions) -> Iterator[Problem]:
-    """Two modes that are given for one metric."""
+    """Yield a problem for each metric with two different modes."""
     for key, mode, there, other, metric in directions.conflicts():
         here, there = (name.replace("trial.", "sweep.") for name in (key, there))
-        hint = f"give one of them, {here} or {there}: it holds for both"
-        yield Problem(here, f"{there} says {other} of the same metric, {metric}", mode, hint)
+        hint = f"set only one of {here} and {there}: it applies to both"
+        yield Problem(here, f"{there} is {other} for the same metric, {metric}", mode, hint)
 
 
 def check_logged(config: Config) -> list[Problem]:
-    """Metrics of validation or test that are asked for, and that a plain module does not log.
+    """Return a problem for each validation or test metric that is named but that a plain module does not log.
 
     Args:
-        config: of a run of such a module.
+        config: config of a run with a plain module.
     """
     own = any(not str(node["_target_"]).startswith("lrflow.") for node in config.monitors.values())
-    if own or config.model.loss is None:  # a monitor of the user's may log what it likes
+    if own or config.model.loss is None:  # a user's monitor may log any metric
         return []
     logged = [f"{stage}/{name}" for stage in ("val", "test") for name in SUPERVISED[config.model.loss]]
-    message = f"a plain module trained with {config.model.loss} logs no such metric"
+    message = f"a plain module trained with {config.model.loss} does not log this metric"
     return [
         Problem(f"{place}.{PLACES[place]}", message, name, did_you_mean(name.replace("_", "/", 1), logged))
         for place, names in config.directions.named.items()
@@ -78,34 +75,34 @@ def check_logged(config: Config) -> list[Problem]:
 
 
 def guessed_modes(directions: Directions) -> list[str]:
-    """Modes that were guessed where the name leaves a doubt, each with how to say otherwise."""
-    return [told for told, guessed in _modes(directions) if guessed]
+    """Return a remark for each mode that was guessed and may be wrong."""
+    return [remark for remark, guessed in _mode_remarks(directions) if guessed]
 
 
 def contrary_modes(directions: Directions) -> list[str]:
-    """Modes that were given against the name."""
-    return [told for told, guessed in _modes(directions) if not guessed]
+    """Return a remark for each given mode that contradicts the metric's name."""
+    return [remark for remark, guessed in _mode_remarks(directions) if not guessed]
 
 
-def _modes(directions: Directions) -> Iterator[tuple[str, bool]]:
-    """What there is to say of a mode, and whether it was guessed."""
+def _mode_remarks(directions: Directions) -> Iterator[tuple[str, bool]]:
+    """Yield a remark on a mode, and whether the mode was guessed."""
     given = {metric: (key, mode) for key, metric, mode in reversed(directions.given)}
     places = {
         name: place for place, names in reversed([*directions.named.items()]) for name in names if place != "find"
     }
-    for name, place in places.items():  # a range test tells of its own
+    for name, place in places.items():  # a range test reports its own
         key, mode = given.get(name, (f"{place}.mode", None))
         if mode == "min" and guess_mode(name) == "max":
-            yield f"{key} is min, and {name} looks like a metric of which more is better: {key}=max", False
-        elif doubt := directions(name).guess_remark(key):
-            yield doubt, True
+            yield f"{key} is min, but {name} looks like a metric for which higher is better: {key}=max", False
+        elif remark := directions(name).guess_remark(key):
+            yield remark, True
 
 
 def check_limits(content: Mapping[str, Any]) -> list[Problem]:
-    """Settings that a feedback of lrflow's cannot have.
+    """Return a problem for each setting of lrflow's feedbacks outside its limits.
 
     Args:
-        content: the whole config.
+        content: resolved config.
     """
     node = content.get("feedback")
     if not isinstance(node, Mapping):
@@ -118,34 +115,34 @@ def check_limits(content: Mapping[str, Any]) -> list[Problem]:
 
 
 def check_feedback(config: Config) -> list[Problem]:
-    """Settings beside which a feedback on a metric of validation never acts, or not as they say."""
+    """Return a problem for each setting with which feedback on a validation metric would not work."""
     feedback = config.feedback
     if not isinstance(feedback, Feedback) or not is_validation(str(feedback.monitor)):
         return []
     problems = []
     if config.trainer.limit_val_batches == 0:
-        message = "nothing is validated: trainer.limit_val_batches is 0"
+        message = "there is no validation: trainer.limit_val_batches is 0"
         problems.append(Problem("feedback.monitor", message, feedback.monitor, "feedback.monitor=train/loss"))
     if feedback.every is not None:
-        message = f"{feedback.monitor} is looked at after each validation"
-        hint = "leave feedback.every out, and say how often with trainer.val_every"
+        message = f"{feedback.monitor} is read after each validation"
+        hint = "leave out feedback.every, and set the interval with trainer.val_every"
         problems.append(Problem("feedback.every", message, str(feedback.every), hint))
     return problems
 
 
 def doubts(config: Config, horizon: Horizon) -> list[str]:
-    """What can be meant, but hardly is: a mode against its metric's name, a look that is never taken."""
+    """Return warnings: modes that contradict the metric's name, feedback that never acts."""
     feedback = config.feedback
     found = contrary_modes(config.directions)
     if isinstance(feedback, Feedback):
         every = _every(feedback)
         if every is not None and every.steps(horizon) > horizon.steps:
-            found.append(f"feedback.every is {every}, and the run has {horizon.steps} steps: it would never look")
+            found.append(f"feedback.every is {every}, but the run has only {horizon.steps} steps: it would never act")
     return found
 
 
 def _every(feedback: Feedback) -> Duration | None:
-    """How often it looks as far as the config tells; None: after each validation, or as the kind has it."""
+    """Return the interval at which feedback reads its metric; None: after each validation, or the kind's default."""
     if is_validation(str(feedback.monitor)):
         return None
     return feedback.every or (Duration(1, "epochs") if feedback.monitor else None)

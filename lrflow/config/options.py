@@ -1,4 +1,4 @@
-"""What there is to choose from: the groups, their options and the recipes, read from their folders."""
+"""Groups, their options and the recipes, read from their folders."""
 
 from __future__ import annotations
 

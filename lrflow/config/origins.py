@@ -1,7 +1,4 @@
-"""Where a value came from: file and line of a recipe or of a config of the user's.
-
-YAML files: read, and searched for the line on which a key stands.
-"""
+"""File and line of a config value, and the reading of YAML files."""
 
 from __future__ import annotations
 

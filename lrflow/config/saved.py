@@ -1,8 +1,7 @@
-"""A config as a file: what a run folder keeps, and what a run is rebuilt from.
+"""Saved configs: writing and reading config.yaml, and the config of a resumed or evaluated run.
 
-A run that goes on or is evaluated: the config.yaml of its folder holds, with what is typed on top.
-
-Where there is none, the config that the checkpoint itself holds does.
+A resumed run takes the config.yaml of its folder, or else the config in the checkpoint, with the typed overrides on
+top.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from lrflow.runs import RunFolder, find_checkpoint
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes a config, its interpolations unresolved, without secrets.
+    """Write a config to a file, with its interpolations and without secrets.
 
     Args:
-        config: as `validate` gave it.
-        path: the file; replaced as a whole.
+        config: validated config.
+        path: the file; replaced atomically.
     """
     content: Any = OmegaConf.to_container(config.source, resolve=False)
     meta = {
@@ -49,10 +48,10 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def load_config(path: Path) -> DictConfig:
-    """Reads a config that `save_config` wrote; `validate` takes it as it is.
+    """Read a config that `save_config` wrote, for `validate`.
 
     Raises:
-        ConfigError: there is no such file, or it holds no config.
+        ConfigError: the file cannot be read or contains no config.
     """
     try:
         found = OmegaConf.load(path)
@@ -65,10 +64,10 @@ def load_config(path: Path) -> DictConfig:
 
 
 def load_config_in(path: Path) -> DictConfig:
-    """Reads the config that a checkpoint holds, for a run without its config.yaml; what it was composed of is lost.
+    """Read the config in a checkpoint, for a run without config.yaml; its options and overrides are unknown.
 
     Raises:
-        ConfigError: it holds none.
+        ConfigError: the checkpoint contains no config.
     """
     import torch
 
@@ -76,10 +75,10 @@ def load_config_in(path: Path) -> DictConfig:
         found = OmegaConf.create(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["lrflow"]["config"])
         if isinstance(found, DictConfig) and "optimizer" in found:
             return found
-        reason = "it holds none"
-    except Exception as error:  # torch's reader raises whatever it stumbles over
+        reason = "it contains none"
+    except Exception as error:  # torch.load raises many types
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-    message = f"there is no config.yaml of its run, and the config in the checkpoint cannot be read: {reason}"
+    message = f"its run has no config.yaml, and the config in the checkpoint cannot be read: {reason}"
     hint = "put the run's config.yaml back into its folder, the parent of checkpoints/"
     raise ConfigError([Problem("resume", message, str(path), hint)])
 
@@ -87,7 +86,7 @@ def load_config_in(path: Path) -> DictConfig:
 log = logging.getLogger("lrflow")
 
 OUTPUT = "outputs"
-"""Where runs are looked for when the command line does not say."""
+"""Default of `output`, the folder of the run folders."""
 
 _FIND_IS_WHOLE = "fast=true: the search for the LR is not shortened; find.sweeps=1 find.steps=40 make it short"
 
@@ -168,7 +167,7 @@ def pinned(overrides: Sequence[Override]) -> list[Override]:
     rest = [override for override in overrides if override.key not in ("resume.from", "task.from")]
     checkpoint = _checkpoint(overrides, key, source)
     if _config_of(checkpoint) == checkpoint and not _names_recipe(overrides):
-        log.warning("there is no %s: the config in the checkpoint holds", RunFolder.of(checkpoint).config)
+        log.warning("there is no %s: using the config in the checkpoint", RunFolder.of(checkpoint).config)
     return [*rest, Override.path(key, checkpoint)]
 
 
@@ -283,8 +282,8 @@ def _replaced(
         option = catalogue.options(group).get(str(now.get(group)))
         if group == "sweep" and option and option.is_of_hydra_alone():
             continue
-        message = f"the run has {group}={before.get(group) or 'null'}, and no other can be put on top of it"
-        hint = "leave it out and type the values themselves, or start a new run"
+        message = f"the run has {group}={before.get(group) or 'null'}, which cannot be changed when it is resumed"
+        hint = "leave it out and override single values, or start a new run"
         problems.append(Problem(group, message, now.get(group), hint))
     if problems:
         raise ConfigError(problems)
@@ -321,8 +320,8 @@ def _path(override: Override) -> str:
     if Path(override.given).exists():
         return override.given
     if override.is_swept:
-        message = "cannot be swept, since each run brings a configuration of its own"
-        hint = "give one run; start lrflow once for each"
+        message = "cannot be swept, since each run has its own config"
+        hint = "give one run, and start lrflow once per run"
         raise ConfigError([Problem(_shown(override.key), message, override.value, hint)])
     return override.plain
 

@@ -1,4 +1,4 @@
-"""The schemas of what a run is built of: one class a group of `conf/`, every key with its meaning."""
+"""Schemas of the groups that build objects: optimizer, schedule, layers, feedback, model and data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets: refused where they stand in the clear, and taken out of everything that is written."""
+"""Detection of secrets in a config, and their removal from everything that is printed or written."""
 
 from __future__ import annotations
 
@@ -21,72 +21,72 @@ _IN_URL = re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)")
 
 
 def is_secret_name(key: str) -> bool:
-    """Whether a key (its last part) is named like something that must not be shown."""
+    """Return whether the last part of a key is a name for a secret."""
     name = key.rpartition(".")[2]
     return bool(_KEY.search(name)) and not _VOCABULARY.search(name)
 
 
 def secret_values() -> dict[str, str]:
-    """The values of environment variables that are named like secrets, by variable; short ones prove nothing."""
+    """Return the values of environment variables with names of secrets, without short values, which match by chance."""
     return {name: value for name, value in os.environ.items() if _VARIABLE.search(name) and len(value) >= _SHORTEST}
 
 
 def find_secrets(content: Any) -> list[Problem]:
-    """Every secret that stands in the clear in an unresolved config; the problems don't show it."""
+    """Return a problem for each secret in plain text in an unresolved config; the problems mask it."""
     secrets = secret_values()
     return [problem for key, value in leaves(content) if (problem := secret_problem(key, value, secrets))]
 
 
 def find_told_secrets(content: Mapping[str, Any]) -> list[Problem]:
-    """Every secret that an interpolation would put on a dashboard or into the name of a folder.
+    """Return a problem for each secret that an interpolation would show on a dashboard or in the name of a folder.
 
     Args:
-        content: the resolved config; what a model or data module is handed is its own affair.
+        content: resolved config; arguments of models and data modules may hold secrets.
     """
     secrets = secret_values()
-    told = {key: content.get(key) for key in ("name", "output", "logger")}
+    public = {key: content.get(key) for key in ("name", "output", "logger")}
     return [
         Problem(key, f"would show the value of the environment variable {name} to everyone who sees the run", MASK)
-        for key, value in leaves(told)
+        for key, value in leaves(public)
         for name, secret in secrets.items()
         if isinstance(value, str) and secret in value
     ]
 
 
 def secret_problem(key: str, value: Any, secrets: Mapping[str, str] | None = None) -> Problem | None:
-    """The problem of one value: under a secret's name, or holding the value of a secret environment variable.
+    """Return the problem of a value that is a secret by its key or contains a secret environment variable, or None.
 
     Args:
-        key: of the value.
-        value: as the config gives it.
-        secrets: what `secret_values` returns; None: it is called.
+        key: config key of the value.
+        value: value as the config gives it.
+        secrets: result of `secret_values`; None calls it.
     """
     if not isinstance(value, str):
         return None
     for name, secret in (secret_values() if secrets is None else secrets).items():
         if secret in value:
-            message = f"holds the value of the environment variable {name} in the clear"
+            message = f"contains the value of the environment variable {name} in plain text"
             return Problem(key, message, MASK, f"write {key}=${{oc.env:{name}}} (in quotes on a command line)")
     if value and is_secret_name(key) and not value.startswith("${") and value != MASK:
         hint = f"put it into an environment variable and write {key}=${{oc.env:NAME}} (in quotes on a command line)"
-        return Problem(key, "a secret stands here in the clear, where logs and saved configs would show it", MASK, hint)
+        return Problem(key, "is a secret in plain text, which logs and saved configs would show", MASK, hint)
     return None
 
 
 def redact(container: Any) -> Any:
-    """A copy of plain containers without secrets: not under their names, nor wherever their values stand."""
+    """Return a copy of plain containers with secrets masked, by key and by value."""
     return _redact(container, secret_values())
 
 
 def redact_text(text: str) -> str:
-    """Text without the values of secret environment variables and the passwords in URLs."""
+    """Return text with the values of secret environment variables and passwords in URLs masked."""
     for secret in secret_values().values():
         text = text.replace(secret, MASK)
     return without_password(text)
 
 
 def without_password(text: str) -> str:
-    """Text without the passwords of URLs such as `postgresql://user:password@host/name`."""
+    """Return text with the passwords in URLs such as `postgresql://user:password@host/name` masked."""
     return _IN_URL.sub(rf"\1{MASK}", text)
 
 

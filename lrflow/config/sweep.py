@@ -1,4 +1,4 @@
-"""The schemas of a sweep: what `hydra/sweeper=lrflow` is told, and what its jobs are."""
+"""Schemas of a sweep: settings of `hydra/sweeper=lrflow`, and the trial that a job belongs to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a config may build: `_target_`s are looked up in a list of modules that no config can extend."""
+"""Targets: which `_target_`s a config may build, the check of their arguments, and `instantiate`."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ ROOMS = (
     "pytorch_lightning.plugins",
     "torchmetrics",
 )
-"""Modules of which a config may name what they export (`__all__`), and nothing below them."""
+"""Modules whose exports (`__all__`) a config may name."""
 
 TREES = ("torch.nn", "torch.optim", "schedulefree", "prodigyopt", "pytorch_optimizer", "lrflow.recipes")
-"""Packages of which a config may name every public class and function, at any depth."""
+"""Packages whose public classes and functions a config may name at any depth."""
 
 SCHEDULERS = {
     "ConstantLR": "constant",
@@ -55,10 +55,10 @@ SCHEDULERS = {
     "PolynomialLR": "polynomial",
     "StepLR": "step",
 }
-"""Torch's schedulers that are a curve of lrflow's."""
+"""Torch's schedulers, and the option of `schedule` with the same curve."""
 
 CONTROLS = ("_target_", "_partial_", "_args_")
-"""Keys of a node that say how it is built; the others are arguments."""
+"""Keys of a node that control how it is built; the others are arguments."""
 
 _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 
@@ -75,8 +75,8 @@ def check_name(target: Any, key: str = "_target_") -> Problem | None:
     target = original_name(target)
     if _below(target, "torch.optim.lr_scheduler"):
         same = SCHEDULERS.get(target.rpartition(".")[2])
-        instead = f"schedule={same} is the same curve" if same else "see schedule in --help"
-        return Problem(key, "a torch scheduler changes as it runs, so no plan can be made of it", target, instead)
+        instead = f"use schedule={same}, which has the same curve" if same else "see schedule in --help"
+        return Problem(key, "a torch scheduler depends on its state, so it cannot be planned", target, instead)
     room = target.rpartition(".")[0]
     if room in ROOMS or any(_below(target, tree) for tree in (*TREES, *trusted())):
         return None
@@ -85,12 +85,12 @@ def check_name(target: Any, key: str = "_target_") -> Problem | None:
         hint = f"did you mean {above}.{name}?" if name[0].isupper() else None
         return Problem(key, f"a config may name only what {above} exports", target, hint)
     package = target.partition(".")[0]
-    message = f"a config may not build this: {package} is not a package it may use"
+    message = f"a config may not build this: the package {package} is not trusted"
     if package in sys.stdlib_module_names:
         return Problem(key, message, target)
     hint = (
-        f"if you trust that code, say so yourself: trust={package} on the command line, "
-        f'or [tool.lrflow] trust = ["{package}"] in ./pyproject.toml'
+        f"if you trust its code, add trust={package} to the command line, "
+        f'or [tool.lrflow] trust = ["{package}"] to ./pyproject.toml'
     )
     return Problem(key, message, target, hint)
 
@@ -131,8 +131,8 @@ def locate(target: str, key: str = "_target_") -> Any:
         raise ConfigError([Problem(key, f"{room} does not export {parts[-1]}", target)])
     home = _home(found)
     if isinstance(found, partial):
-        hint = "name the function itself, with its arguments in the config, or write a function that calls it"
-        raise ConfigError([Problem(key, "is a functools.partial, and no class or function", target, hint)])
+        hint = "name the function itself and give its arguments in the config, or write a function that calls it"
+        raise ConfigError([Problem(key, "is a functools.partial, not a class or function", target, hint)])
     if home is None or not any(_below(f"{home}.", place) for place in (*ROOMS, *TREES, *trusted())):
         raise ConfigError([Problem(key, f"is defined in {home or 'no module'}, which a config may not use", target)])
     return found
@@ -301,7 +301,7 @@ def _import(path: str, target: str, key: str) -> ModuleType:
         if error.name is None or not f"{path}.".startswith(f"{error.name}."):
             problem = missing_package(str(error.name).partition(".")[0], key, target)
         elif "." not in path:
-            hint = "run from the folder that holds it, or install it"
+            hint = "start lrflow in the folder that contains it, or install it"
             problem = Problem(key, f"there is no package {path} to import", target, hint)
         else:
             parent, _, name = path.rpartition(".")
@@ -315,7 +315,7 @@ def _import(path: str, target: str, key: str) -> ModuleType:
         if isinstance(error, SyntaxError) and error.filename:
             file, line = error.filename, error.lineno
         where = f"{short_path(Path(file))}:{line}"
-        message = f"importing {path} fails: {type(error).__name__}: {error}"
+        message = f"cannot import {path}: {type(error).__name__}: {error}"
         raise ConfigError([Problem(key, message, target, where=where)]) from error
 
 

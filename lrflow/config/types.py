@@ -1,4 +1,4 @@
-"""The words that the schemas speak: one type a kind of value, each with one sentence of what is expected."""
+"""Field types of the schemas, each with the sentence shown when a value does not fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lrflow.schedules.time import Duration
 
 
 def expects(sentence: str, holds: Callable[[Any], bool]) -> BeforeValidator:
-    """A check of a value as it stands in the config; `sentence` is what the user reads when it fails."""
+    """Return a check of a value as written in the config; `sentence` is shown when it fails."""
 
     def check(value: Any) -> Any:
         if holds(value):
@@ -29,7 +29,7 @@ def expects(sentence: str, holds: Callable[[Any], bool]) -> BeforeValidator:
 
 
 def one_of(*words: str, also: tuple[str | int, ...] = ()) -> BeforeValidator:
-    """A check that a value is one of a few words; the nearest one is suggested. Those in `also` are not listed."""
+    """Return a check that a value is one of a few words, with a suggestion; `also` are valid but not listed."""
 
     def check(value: Any) -> Any:
         if any(value == word and type(value) is type(word) for word in (*words, *also)):
@@ -40,7 +40,7 @@ def one_of(*words: str, also: tuple[str | int, ...] = ()) -> BeforeValidator:
 
 
 def some_of(*words: str) -> BeforeValidator:
-    """A check that a value is one of a few words or a list of them; the nearest one is suggested."""
+    """Return a check that a value is one of a few words or a list of them, with a suggestion."""
 
     def check(value: Any) -> Any:
         for entry in value if isinstance(value, list) and value else [value]:
@@ -57,12 +57,12 @@ def _unknown_word(word: Any, words: tuple[str, ...]) -> PydanticCustomError:
 
 
 def number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> BeforeValidator:
-    """A check for a finite number, see `lrflow.limits.number`."""
+    """Return a check for a finite number; see `lrflow.limits.number`."""
     return _limited(limits.number(low, high, above=above, below=below))
 
 
 def whole(low: int) -> BeforeValidator:
-    """A check for a whole number that is `low` or more."""
+    """Return a check for a whole number of at least `low`."""
     return _limited(limits.whole(low))
 
 
@@ -96,7 +96,7 @@ def _patterns(value: Any) -> Any:
             try:
                 re.compile(entry.removeprefix("re:"))
             except (re.error, OverflowError) as error:
-                message = f"a regular expression after re:, and {entry} is none: {error}"
+                message = f"a valid regular expression after re:, got {entry}: {error}"
                 raise PydanticCustomError("expected", "expected {sentence}", {"sentence": message}) from None
     return value
 
@@ -121,13 +121,13 @@ def _stays_inside(value: Any) -> bool:
 
 
 def is_relative_lr(value: Any) -> bool:
-    """Whether a value is a multiple of the peak LR, such as `10x`."""
+    """Return whether a value is a multiple of the peak LR, such as `10x`."""
     match = re.fullmatch(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)\s*x\s*", str(value), re.IGNORECASE)
     return isinstance(value, str) and match is not None and 0 < float(match.group(1)) < math.inf
 
 
 def _one_or_more(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Whether a value is an entry or a list of entries, of which there is at least one."""
+    """Return a check that a value is one entry or a non-empty list of entries."""
     return lambda value: (
         kind(value) or (isinstance(value, list) and bool(value) and all(kind(entry) for entry in value))
     )
@@ -194,7 +194,7 @@ GroupLR = Annotated[
         lambda value: is_relative_lr(value) or between(value, 0, 1000, True, False),
     ),
 ]
-Texts = Annotated[Any, expects("text or a list of it", _one_or_more(_is_text))]
+Texts = Annotated[Any, expects("text or a list of texts", _one_or_more(_is_text))]
 Patterns = Annotated[Texts, BeforeValidator(_patterns)]
 Numbers = Annotated[
     Any, expects("a whole number or a list of them", _one_or_more(lambda value: is_whole(value) and value >= 0))

@@ -1,7 +1,4 @@
-"""From a composed config to a typed one, or to every problem that it has.
-
-`optimizer.lr=auto`: an LR that is found by a range test before the training starts.
-"""
+"""Validation of a composed config: returns a typed `Config` or raises every problem; handles `optimizer.lr=auto`."""
 
 from __future__ import annotations
 
@@ -26,14 +23,14 @@ from lrflow.errors import ConfigError, Problem
 
 AUTO = "auto"
 REFERENCE = 1e-3
-"""What stands for the LR until it is found; a range test scales all groups together, whatever their LRs are."""
+"""Placeholder for an LR that is not found yet; any value works, since a range test scales all groups by one factor."""
 
 
 def replace_auto_lr(content: dict[str, Any]) -> bool:
-    """Puts the reference in the place of `auto`; tells whether it was there.
+    """Replace `optimizer.lr=auto` by the reference LR, and return whether it was `auto`.
 
     Args:
-        content: the resolved config, changed in place.
+        content: resolved config, changed in place.
     """
     optimizer = content.get("optimizer")
     if not isinstance(optimizer, dict) or optimizer.get("lr") != AUTO:
@@ -43,28 +40,28 @@ def replace_auto_lr(content: dict[str, Any]) -> bool:
 
 
 def check_auto(config: Config) -> list[Problem]:
-    """What an LR that is yet to be found does not go together with."""
+    """Return a problem for each setting that excludes `optimizer.lr=auto`."""
     problems = []
     if config.task.name not in ("train", "find", "evaluate"):
-        message = f"task={config.task.name} cannot show an LR that is yet to be found"
-        problems.append(Problem("optimizer.lr", message, AUTO, "task=find finds it"))
+        message = f"task={config.task.name} needs an LR as a number"
+        problems.append(Problem("optimizer.lr", message, AUTO, "find the LR with task=find"))
     elif config.resume.source is not None:
-        problems.append(Problem("optimizer.lr", "a run that goes on has an LR already", AUTO, "leave it out"))
+        problems.append(Problem("optimizer.lr", "a resumed run already has an LR", AUTO, "leave it out"))
     elif not isinstance(config.find, RangeFind):
-        problems.append(Problem("optimizer.lr", "is found by a range test", AUTO, "find=range"))
+        problems.append(Problem("optimizer.lr", "needs a range test", AUTO, "find=range"))
     elif config.optimizer.routes:
         message = "cannot be found for several optimizers at once"
-        problems.append(Problem("optimizer.lr", message, AUTO, "task=find looks at all of them together"))
+        problems.append(Problem("optimizer.lr", message, AUTO, "use task=find, which scales all of them together"))
     if isinstance(config.layers, Rules):
         for index, rule in enumerate(config.layers.rules):
             if isinstance(rule.lr, int | float):
-                message = "has no ratio to an LR that is yet to be found"
+                message = "must be a multiple of the peak LR if optimizer.lr=auto"
                 problems.append(Problem(f"layers.rules[{index}].lr", message, rule.lr, "write a multiple, such as 10x"))
     return problems
 
 
 META = "lrflow"
-"""Key under which a saved config says what it was composed of."""
+"""Key under which a saved config records its options, overrides and modes."""
 
 
 def validate(
@@ -74,14 +71,14 @@ def validate(
     run_folder: Path | None = None,
     noted: Mapping[str, str] | None = None,
 ) -> Config:
-    """Checks a whole config.
+    """Validate a whole config and return it typed.
 
     Args:
-        cfg: composed of the groups, interpolations unresolved.
-        choices: the option taken of each group; None: `cfg` was saved, and says itself what it was composed of.
-        overrides: of the command line.
-        run_folder: the folder that a sweep gives to this job.
-        noted: which way of each metric was better in the run that `cfg` goes on with; None: it is a new run.
+        cfg: composed config, interpolations unresolved.
+        choices: chosen option of each group; None reads options, overrides and modes from `cfg`, a saved config.
+        overrides: overrides of the command line.
+        run_folder: folder that a sweep assigns to this job.
+        noted: modes recorded in the run that `cfg` resumes, by metric; None for a new run.
 
     Raises:
         ConfigError: every problem of the config.
@@ -98,7 +95,7 @@ def validate(
     finds_lr = replace_auto_lr(content)
     directions = directions_of(content, cfg, noted)
     fill_modes(content, directions)
-    if noted != {}:  # runs that noted nothing have run as they are
+    if noted != {}:  # older runs recorded no modes, and their conflicts are accepted
         problems += check_modes(directions)
     problems += [*find_secrets(OmegaConf.to_container(source)), *find_told_secrets(content)]
     config, wrong = _typed(content, {problem.key for problem in problems})
@@ -112,14 +109,14 @@ def validate(
 
 
 def _typed(content: dict[str, Any], failed: Collection[str]) -> tuple[Config | None, list[Problem]]:
-    """The typed config, and what the schemas say against it.
+    """Return the typed config and the problems that the schemas find.
 
-    A config with problems is repaired with defaults, so that the rest of it can still be checked; None where that
-    cannot be done.
+    Invalid keys get their defaults, so that the rest of the config can still be checked; the config is None if that
+    fails.
 
     Args:
-        content: the resolved config.
-        failed: keys that are known to be wrong, of which nothing more is said.
+        content: resolved config.
+        failed: keys with known problems, which are not reported again.
     """
     try:
         return Config.model_validate(content), []
@@ -130,7 +127,7 @@ def _typed(content: dict[str, Any], failed: Collection[str]) -> tuple[Config | N
     for details in errors:
         _drop(sound, [part for part in details["loc"] if not str(part).startswith("<")])
     if isinstance(optimizer := sound.get("optimizer"), dict):
-        optimizer.setdefault("lr", 1.0)  # the one value without a default; no check depends on it
+        optimizer.setdefault("lr", 1.0)  # the only key without a default; no check depends on it
     try:
         config = Config.model_validate(sound)
     except ValidationError:
@@ -139,7 +136,7 @@ def _typed(content: dict[str, Any], failed: Collection[str]) -> tuple[Config | N
 
 
 def _drop(content: Any, location: list[int | str]) -> None:
-    """Takes the value at a location out of nested containers, if it is there."""
+    """Remove the value at a location from nested containers, if it exists."""
     *above, last = location
     for part in above:
         try:
@@ -151,7 +148,7 @@ def _drop(content: Any, location: list[int | str]) -> None:
 
 
 def _in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Problems in the order of the config, of each key what was found first; unknown keys lead."""
+    """Return the first problem of each key, in the order of the config, unknown keys first."""
     first: dict[str, Problem] = {}
     for problem in problems:
         first.setdefault(problem.key, problem)

@@ -66,4 +66,4 @@ def test_a_plan_takes_the_config_of_the_run_but_does_not_go_on_with_it(
     assert main(["task=plan", f"resume={folder}"]) == 0
     assert ran[0].seed == 3
     assert main(["task=plan", f"resume={folder}", "resume.horizon=keep"]) == 2
-    assert "resume.horizon = keep\n      only task=train reads it" in capsys.readouterr().err
+    assert "resume.horizon = keep\n      only task=train uses it" in capsys.readouterr().err

@@ -88,7 +88,7 @@ def test_a_recipe_cannot_be_put_on_top_of_a_run(typed: str, earlier, task, capsy
     assert main(["resume=last", typed]) == 2
     assert not ran
     err = " ".join(capsys.readouterr().err.split())
-    assert "no other can be put on top of it" in err
+    assert "which cannot be changed when it is resumed" in " ".join(err.split())
     assert "1 problem" in err
 
 
@@ -177,7 +177,7 @@ def test_without_its_config_yaml_the_config_in_the_checkpoint_holds(
     assert main(["task=evaluate", f"task.from={checkpoint}"] if evaluates else [f"resume={checkpoint}", "seed=8"]) == 0
     expected = compose(["schedule=mine", "optimizer.lr=0.5", f"seed={9 if evaluates else 8}"], Path("options"))
     assert without_task(ran[0]) == without_task(expected)
-    assert "the config in the checkpoint holds" in caplog.text
+    assert "using the config in the checkpoint" in caplog.text
 
 
 @pytest.mark.parametrize("content", [{}, {"lrflow": {"config": {}}}, None])
@@ -190,7 +190,7 @@ def test_without_any_config_it_does_not_go_on(
         torch.save(content, folder / "checkpoints" / "step-0000010.ckpt")
     assert main(["resume=last"]) == 2
     assert not ran
-    assert "there is no config.yaml of its run" in " ".join(capsys.readouterr().err.split())
+    assert "its run has no config.yaml" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_option_that_is_typed_is_put_down_to_no_file(earlier, task, capsys: pytest.CaptureFixture[str]) -> None:

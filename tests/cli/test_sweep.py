@@ -140,7 +140,7 @@ def test_options_that_there_are_not(task, capsys: pytest.CaptureFixture[str]) ->
 def test_a_comma_at_the_end_is_told(task, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", "optimizer.lr=1e-3,1e-2,"]) == 2
     err = capsys.readouterr().err
-    assert "a comma stands at the end with nothing behind it" in err
+    assert "the value ends with a comma" in err
     assert "optimizer.lr=1e-3,1e-2\n" in err
 
 

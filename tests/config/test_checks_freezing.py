@@ -40,7 +40,7 @@ def test_what_can_be(rule: str) -> None:
     [
         ("unfreeze: 6 epochs", "unfreeze", "is 120 steps, but the run has only 120\n    the group would never train"),
         ("unfreeze: 100%", "unfreeze", "is 120 steps, but the run has only 120"),
-        ("unfreeze: 50%, unfreeze_warmup: 60", "unfreeze_warmup", "is over at step 120, but the run has only 120"),
+        ("unfreeze: 50%, unfreeze_warmup: 60", "unfreeze_warmup", "ends at step 120, but the run has only 120"),
         ("unfreeze: 2, freeze: true", "unfreeze", "a frozen group does not train"),
         ("unfreeze_warmup: 2", "unfreeze_warmup", "the group is never unfrozen"),
         ("freeze_statistics: false", "freeze_statistics", "the group is not frozen"),

@@ -70,9 +70,13 @@ def test_every_option_as_it_stands_is_taken_or_not_known(name: str) -> None:
         (["layers=mup"], "layers.base", "must be given a value"),
         (["layers=mup", "layers.base={widht: [64]}"], "layers.base.widht", "did you mean layers.base.widths?"),
         ([*MUP, "layers.wider={dept: 3}"], "layers.wider.dept", "takes no dept"),
-        ([*MUP, "layers.base._target_=lrflow.models.CNN"], "layers.base._target_", "the same class"),
+        (
+            [*MUP, "layers.base._target_=lrflow.models.CNN"],
+            "layers.base._target_",
+            "the class is always that of the model",
+        ),
         ([*MUP, "layers.optimiser=adam"], "layers.optimiser", "did you mean layers.optimizer?"),
-        ([*MUP, "optimizer=lbfgs"], "optimizer._target_", "layers.optimizer=adam or sgd"),
+        ([*MUP, "optimizer=lbfgs"], "optimizer._target_", "layers.optimizer=adam or layers.optimizer=sgd"),
     ],
 )
 def test_mistakes(problems_of: Callable, overrides: list[str], key: str, told: str) -> None:

@@ -49,7 +49,7 @@ def test_a_route_of_ones_own() -> None:
 def test_a_route_that_is_not_there() -> None:
     told = problems_of("layers=uniform", ONE)
     assert list(told) == ["layers.rules[0].route"]
-    assert "optimizer=muon brings one" in told["layers.rules[0].route"]
+    assert "optimizer=muon adds one" in told["layers.rules[0].route"]
     told = problems_of("optimizer=muon", "layers=uniform", ONE.replace("route: muon", "route: moun"))
     assert list(told) == ["layers.rules[0].route"]
     assert "did you mean muon?" in told["layers.rules[0].route"]
@@ -80,7 +80,7 @@ def test_nothing_left_for_the_optimizer_itself() -> None:
         (
             "optimizer.routes.muon.routes={x: {_target_: torch.optim.SGD, lr: 0.1}}",
             "optimizer.routes.muon.routes",
-            "has none of its own",
+            "cannot have routes",
         ),
     ],
 )

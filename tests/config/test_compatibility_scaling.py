@@ -71,11 +71,11 @@ def test_what_the_rule_for_adam_has_besides_the_lr() -> None:
     ("overrides", "key", "told"),
     [
         (["scaling=linear"], "scaling.reference", "must be given a value"),
-        (["scaling=linear", "scaling.reference=null"], "scaling.reference", "leaves the LR as it is"),
+        (["scaling=linear", "scaling.reference=null"], "scaling.reference", "leaves the LR unchanged"),
         (["scaling=sqrt", "scaling.reference=0"], "scaling.reference", "above 0"),
         (["scaling=sqrt", "scaling.reference=1.5"], "scaling.reference", "whole number"),
         (["scaling.reference=256"], "scaling.reference", "add scaling=linear"),
-        (["scaling.batch=256"], "scaling.batch", "nothing is scaled"),
+        (["scaling.batch=256"], "scaling.batch", "has no effect with scaling=none"),
         (["scaling.rule=cubic"], "scaling.rule", "expected one of none, linear, sqrt"),
         ([*LINEAR, "data.batch_size=null"], "scaling.batch", "scaling.batch=N"),
     ],

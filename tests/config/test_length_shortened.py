@@ -52,7 +52,7 @@ def test_durations_of_layers_and_of_settings_that_move_shrink_too() -> None:
 def test_a_guess_is_called_one() -> None:
     config = compose(["data.facts.examples=null", "schedule.warmup=40", "fast=true"])
     (line,) = config.remarks
-    assert "schedule.warmup 40 -> 10% (a guess: nobody knows the length" in line
+    assert "schedule.warmup 40 -> 10% (a guess: the length of the whole run is unknown" in line
 
 
 def test_a_share_that_stays_is_not_called_shorter() -> None:

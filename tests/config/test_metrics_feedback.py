@@ -26,7 +26,7 @@ RUN = Horizon(120, 20)
         (["feedback=greedy", "feedback.monitor=train/account"], ["train/account: assuming that lower is better"]),
         (
             ["feedback=greedy", "feedback.monitor=train/acc", "feedback.mode=min"],
-            ["feedback.mode is min, and train/acc"],
+            ["feedback.mode is min, but train/acc"],
         ),
         (
             ["trainer.checkpoint.monitor=val/f1"],
@@ -34,7 +34,10 @@ RUN = Horizon(120, 20)
         ),
         (["trainer.checkpoint.monitor=val/f1", "trainer.checkpoint.mode=max"], []),
         (["feedback=greedy", "feedback.every=120"], []),
-        (["feedback=greedy", "feedback.every=7 epochs"], ["feedback.every is 7 epochs, and the run has 120 steps"]),
+        (
+            ["feedback=greedy", "feedback.every=7 epochs"],
+            ["feedback.every is 7 epochs, but the run has only 120 steps"],
+        ),
         (["feedback=plateau", "feedback.monitor=train/loss", "feedback.every=500"], ["feedback.every is 500 steps"]),
         (["feedback=sasa", "feedback.every=121"], ["feedback.every is 121 steps"]),
     ],
@@ -67,12 +70,12 @@ def test_two_modes_of_one_metric_are_refused_by_both_their_keys() -> None:
     with pytest.raises(ConfigError) as caught:
         compose(words)
     assert [problem.key for problem in caught.value.problems] == ["find.mode"]
-    assert "trainer.checkpoint.mode says min of the same metric, val/x" in str(caught.value)
+    assert "trainer.checkpoint.mode is min for the same metric, val/x" in str(caught.value)
 
 
 def test_a_run_shorter_than_the_epoch_after_which_it_looks() -> None:
     config = compose(["feedback=plateau", "feedback.monitor=train/loss"])
-    assert doubts(config, Horizon(15, 20))[0].startswith("feedback.every is 1 epoch, and the run has 15 steps")
+    assert doubts(config, Horizon(15, 20))[0].startswith("feedback.every is 1 epoch, but the run has only 15 steps")
 
 
 def test_swapped_letters_of_a_short_word() -> None:

@@ -295,5 +295,5 @@ def test_an_exit_of_an_imported_module_is_a_problem(tmp_path: Path, monkeypatch:
     (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n")
     monkeypatch.syspath_prepend(tmp_path)
     trust_packages(["leaves"])
-    with pytest.raises(ConfigError, match="importing leaves fails: SystemExit: 0"):
+    with pytest.raises(ConfigError, match="cannot import leaves: SystemExit: 0"):
         locate("leaves.Model")

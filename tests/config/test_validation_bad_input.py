@@ -18,7 +18,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "no key=value": (["plan"], {"plan": "did you mean task=plan?"}),
     "unreadable value": (["name=a(b"], {"name": "put special characters in quotes"}),
     "no sweep": (["optimizer.lr=0.1,0.2"], {"optimizer.lr": "add -m"}),
-    "no list": (["optimizer.betas=0.9,0.99"], {"optimizer.betas": "a list is written optimizer.betas=[0.9,0.99]"}),
+    "no list": (["optimizer.betas=0.9,0.99"], {"optimizer.betas": "write a list as optimizer.betas=[0.9,0.99]"}),
     "Hydra's own key": (["hydra.foo=1"], {"hydra.foo": "Hydra has no such key"}),
     # keys
     "misspelt key": (["optimizer.lrr=1"], {"optimizer.lrr": "did you mean optimizer.lr?"}),
@@ -26,7 +26,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "misspelt key deep down": (["trainer.checkpoint.evry=1"], {"trainer.checkpoint.evry": "trainer.checkpoint.every?"}),
     "misspelt key of a shape": (["schedule=step", "schedule.shape.gama=0.5"], {"schedule.shape.gama": "gamma"}),
     "another framework's name": (["optimizer.learning_rate=1"], {"optimizer.learning_rate": "optimizer.lr?"}),
-    "fewest epochs": (["trainer.min_epochs=3"], {"trainer.min_epochs": "trainer.max_epochs is how many"}),
+    "fewest epochs": (["trainer.min_epochs=3"], {"trainer.min_epochs": "set the length with trainer.max_epochs"}),
     "name on a dashboard": (
         ["logger=wandb", "logger.wandb.name=x"],
         {"logger.wandb.name": "name=... names the run, on dashboards too"},
@@ -36,7 +36,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "warmup as a ratio": (["schedule.warmup_ratio=0.1"], {"schedule.warmup_ratio": "schedule.warmup=10%"}),
     "warmup in epochs": (["schedule.warmup_epochs=3"], {"schedule.warmup_epochs": "schedule.warmup='3 epochs'"}),
     "a list of options": (["schedule=[cosine]"], {"schedule": "expected the name of one option"}),
-    "callbacks": (["callbacks=[x]"], {"callbacks": "what watches a run is a monitor: health.NAME"}),
+    "callbacks": (["callbacks=[x]"], {"callbacks": "add a monitor: health.NAME"}),
     "callbacks of the trainer": (["trainer.callbacks=[x]"], {"trainer.callbacks": "configure_callbacks"}),
     "a key of analyze": (["task=analyze", "task.magin=3%"], {"task.magin": "did you mean task.margin?"}),
     "a key of a rule": (["layers={rules: [{name: a, mach: '*'}]}"], {"layers.rules[0].mach": "layers.rules[0].match?"}),
@@ -57,7 +57,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
         {"layers.rules[0].lr_mul": "there is no such key"},
     ),
     "another task's key": (["task.split=val"], {"task.split": "there is no such key"}),
-    "trust in a config": (["+trust=os"], {"trust": "no config may vouch for itself"}),
+    "trust in a config": (["+trust=os"], {"trust": "cannot be set in a config"}),
     # values
     "lr negative": (["optimizer.lr=-1"], {"optimizer.lr": "expected a number above 0 and at most 1000"}),
     "lr zero": (["optimizer.lr=0"], {"optimizer.lr": "above 0"}),
@@ -126,7 +126,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     ),
     "rule's name twice": (
         ["layers.rules=[{name: a, match: 'head.*'}, {name: a, match: '*'}]"],
-        {"layers.rules[1].name": "already the name of layers.rules[0]"},
+        {"layers.rules[1].name": "layers.rules[0] has the same name"},
     ),
     "rule without a name": (["layers.rules=[{match: '*'}]"], {"layers.rules[0].name": "is missing"}),
     "seed": (["seed=-1"], {"seed": "from 0 to 4294967295"}),
@@ -145,11 +145,11 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     ),
     "warmup of the whole run, whatever its length": (
         ["trainer.max_epochs=0", "schedule.warmup=150%"],
-        {"trainer.max_epochs": "above 0", "schedule.warmup": "no less than the whole run"},
+        {"trainer.max_epochs": "above 0", "schedule.warmup": "less than the whole run"},
     ),
     "cooldown of the whole run, whatever its length": (
         ["trainer.max_epochs=0", "schedule=constant", "schedule.cooldown=100%"],
-        {"trainer.max_epochs": "above 0", "schedule.cooldown": "no less than the whole run"},
+        {"trainer.max_epochs": "above 0", "schedule.cooldown": "less than the whole run"},
     ),
     "cooldown of the whole run": (
         ["schedule=constant", "schedule.cooldown=100%"],
@@ -179,19 +179,19 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
         {"data.batch_size": "larger than the 629 training examples of each device"},
     ),
     "everything held out": (["data.val_size=1437"], {"data.val_size": "leave none to train on"}),
-    "horizon for another task": (["horizon.steps=10"], {"horizon.steps": "only task=plan reads it"}),
-    "against for another task": (["against=x"], {"against": "only task=plan reads it"}),
-    "resume.horizon alone": (["resume.horizon=keep"], {"resume.horizon": "only a resumed run reads it"}),
+    "horizon for another task": (["horizon.steps=10"], {"horizon.steps": "only task=plan uses it"}),
+    "against for another task": (["against=x"], {"against": "only task=plan uses it"}),
+    "resume.horizon alone": (["resume.horizon=keep"], {"resume.horizon": "only a resumed run uses it"}),
     # targets
     "target missing": (["~model._target_"], {"model._target_": "is missing"}),
-    "target not allowed": (["model._target_=os.system"], {"model._target_": "os is not a package it may use"}),
+    "target not allowed": (["model._target_=os.system"], {"model._target_": "the package os is not trusted"}),
     "target private": (["model._target_=torch.nn.modules._functions.x"], {"model._target_": "without private parts"}),
     "alias": (["model._target_=lrflow.models.torch.load"], {"model._target_": "only what lrflow.models exports"}),
     "alias in torch": (["model._target_=torch.nn.modules.module.torch.load"], {"model._target_": "leads to another"}),
     "no such class": (["optimizer._target_=torch.optim.AdamWW"], {"optimizer._target_": "did you mean AdamW?"}),
     "torch's scheduler": (
         ["schedule.shape._target_=torch.optim.lr_scheduler.CosineAnnealingLR"],
-        {"schedule.shape._target_": "schedule=cosine is the same curve"},
+        {"schedule.shape._target_": "use schedule=cosine, which has the same curve"},
     ),
     "no shape": (
         ["schedule.shape._target_=lrflow.schedules.Schedule"],
@@ -209,7 +209,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     # interpolations
     "to nothing": (["model.shape=${data.factz.shape}"], {"model.shape": "did you mean ${data.facts.shape}?"}),
     "to an unset variable": (["name=${oc.env:LRFLOW_NOT_SET}"], {"name": "LRFLOW_NOT_SET is not set"}),
-    "in a circle": (["name=${name}"], {"name": "round in a circle"}),
+    "in a circle": (["name=${name}"], {"name": "refer to each other in a circle"}),
     "by no resolver": (["name=${nope:1}"], {"name": "there is no resolver nope"}),
 }
 

@@ -97,19 +97,19 @@ class TestLBFGS:
 REFUSED = {
     "lbfgs": {
         "trainer.accumulate_grad_batches=2": "data.batch_size=128",
-        "trainer.gradient_clip_val=1": "clipping hides",
+        "trainer.gradient_clip_val=1": "clipping distorts",
         "trainer.precision=16-mixed": "bf16-mixed",
         "trainer.devices=2": "one process",
         "trainer.num_nodes=2": "one process",
         "trainer.strategy=ddp": "one process",
     },
     "adahessian": {
-        "trainer.compile=true": "differentiated twice",
+        "trainer.compile=true": "differentiates twice",
         "trainer.precision=16-mixed": "bf16-mixed",
         "trainer.devices=[0,1]": "one process",
         "trainer.strategy=fsdp": "one process",
     },
-    "sophia": {"trainer.compile=true": "differentiated twice"},
+    "sophia": {"trainer.compile=true": "differentiates twice"},
 }
 
 

@@ -154,4 +154,4 @@ def test_annealed_rungs_do_not_change_the_run(here: Path) -> None:
 
 def test_rejects_a_metric_that_cannot_prune(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", "optimizer.lr=1e-2,1e-3", "sweep.pruner=asha", "sweep.metric=test/loss", *SHORT]) == 2
-    assert "a metric of validation" in capsys.readouterr().err
+    assert "a validation metric" in capsys.readouterr().err

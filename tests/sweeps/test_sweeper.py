@@ -381,7 +381,7 @@ def test_a_missing_database_driver_is_an_error(
         ([LR, "sweep.sampler=tpee", "sweep.n_trials=0"], ["did you mean tpe?", "sweep.n_trials = 0"]),
         ([LR, "sweep.ntrials=3"], ["did you mean sweep.n_trials?"]),
         ([LR, "sweep.sampler=grid"], ["a grid needs values"]),
-        (["sweep.sampler=tpe"], ["nothing is swept"]),
+        (["sweep.sampler=tpe"], ["no key has several values"]),
         (["optimizer.lr=interval(1e-3,1e4)", "optimizer=sgd,adamm", "sweep.sampler=tpe"], ["adamm"]),
         (
             [
@@ -416,16 +416,16 @@ def test_sweeps_need_the_multirun_flag(objective, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("settings", "messages"),
     [
-        ({"metric": ["a", "b"], "pruner": "median"}, ["several objectives cannot be pruned"]),
-        ({"metric": ["a", "b"], "mode": ["min"] * 3}, ["expected one, or as many as sweep.metric has (2)"]),
-        ({"metric": ["a", "b"], "sampler": "cmaes"}, ["has one objective"]),
-        ({"storage": "memory", "pruner": "asha"}, ["pruning is told through a storage that jobs can open"]),
+        ({"metric": ["a", "b"], "pruner": "median"}, ["cannot prune trials with several objectives"]),
+        ({"metric": ["a", "b"], "mode": ["min"] * 3}, ["expected one mode, or one per metric of sweep.metric (2)"]),
+        ({"metric": ["a", "b"], "sampler": "cmaes"}, ["supports only one objective"]),
+        ({"storage": "memory", "pruner": "asha"}, ["pruning needs a storage that the jobs can open"]),
         ({"storage": "memory", "resume": "last"}, ["a sweep in memory cannot be resumed"]),
         ({"storage": "redis", "retries": -1}, ["expected memory, journal or the URL", "expected a whole number"]),
-        ({"pruner": "patience", "pruning": {"rungs": "annealed"}}, ["has too few rungs"]),
+        ({"pruner": "patience", "pruning": {"rungs": "annealed"}}, ["needs more rungs"]),
         ({"pruning": {"rungz": 1}}, ["there is no such key"]),
         ({"storage": "${oc.env:TRIALS}"}, []),
-        ({"storage": "postgresql://lr:hidden@host/trials"}, ["a password stands here in the clear"]),
+        ({"storage": "postgresql://lr:hidden@host/trials"}, ["contains a password in plain text"]),
         ({"storage": "postgresql://lr@host/trials"}, []),
     ],
 )

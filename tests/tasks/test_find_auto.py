@@ -121,9 +121,9 @@ def test_a_range_test_does_not_change_later_random_numbers(
 @pytest.mark.parametrize(
     ("arguments", "key", "message"),
     [
-        (("task=plan",), "optimizer.lr", "task=find finds it"),
+        (("task=plan",), "optimizer.lr", "find the LR with task=find"),
         (("find=stability",), "optimizer.lr", "find=range"),
-        (("resume=run.ckpt",), "optimizer.lr", "has an LR already"),
+        (("resume=run.ckpt",), "optimizer.lr", "already has an LR"),
         (("optimizer=muon",), "optimizer.lr", "several optimizers"),
         (("layers={rules: [{name: a, match: '*', lr: 0.1}]}",), "layers.rules[0].lr", "write a multiple, such as 10x"),
     ],

@@ -133,7 +133,7 @@ def test_without_routes_it_is_the_optimizer_itself() -> None:
         (["model=logistic"], "layers", "no hidden matrix"),
         (["layers.route=moun"], "layers.route", "did you mean muon?"),
         (["layers.head=hed.*"], "layers.head", "layers.head='head.*'"),
-        (["layers=layer_decay"], "optimizer.routes.muon", "no rule of the layers"),
+        (["layers=layer_decay"], "optimizer.routes.muon", "no rule in layers.rules"),
         (
             [*OTHER, "optimizer.routes.other={_target_: torch.optim.LBFGS, lr: 1.0}"],
             "optimizer.routes.other",
