@@ -173,8 +173,8 @@ def check_node(
 ) -> list[Problem]:
     """Check one node with a `_target_`.
 
-    For a target of lrflow's own options, its keys and the source text of its class define its arguments. Any other target
-    is imported.
+    For a target of lrflow's own options, its keys and the source text of its class define its arguments. Any other
+    target is imported.
     """
     target = node["_target_"]
     if problem := check_name(target, f"{key}._target_"):

@@ -39,13 +39,13 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | None = None, earli
     """Compose a config from options and values, and validate it.
 
     Args:
-        overrides: `["optimizer=sgd", "optimizer.lr=0.1"]`.
-        config_dir: a folder with more options and recipes.
-        earlier: put them on top of the config.yaml of the run that `resume=` or `task=evaluate` names, as the command
-            line does; false: nothing is read but options.
+        overrides: for example `["optimizer=sgd", "optimizer.lr=0.1"]`.
+        config_dir: folder with additional options and recipes.
+        earlier: apply the overrides to the config.yaml of the run that `resume=` or `task=evaluate` names, as the
+            command line does; false: read options only.
 
     Raises:
-        ConfigError: every problem of the overrides and of what they make.
+        ConfigError: every problem of the overrides and of the composed config.
     """
     catalogue = Catalogue([config_dir] if config_dir else [])
     given = expand(overrides)
@@ -54,26 +54,26 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | None = None, earli
 
 
 class Composer:
-    """Hydra's composition, within a block of `composer`.
+    """Composes configs with Hydra, within a block of `composer`.
 
     Args:
-        config_dir: a folder with more options and recipes.
-        catalogue: the groups and options there are.
-        earlier: put overrides on top of the run that they go on with.
+        config_dir: folder with additional options and recipes.
+        catalogue: groups and their options.
+        earlier: apply overrides to the config of the run that they resume or evaluate.
     """
 
     found: Composed | None = None
-    """What was composed last."""
+    """The result of the last composition; None if it failed."""
 
     def __init__(self, config_dir: Path | None, catalogue: Catalogue, earlier: bool) -> None:
         self.config_dir, self.catalogue = config_dir.resolve() if config_dir else None, catalogue
         self._earlier = earlier
 
     def __call__(self, overrides: Sequence[Override]) -> Composed:
-        """What these overrides make, with Hydra's own node.
+        """Return the config composed of these overrides, with Hydra's own node.
 
         Raises:
-            ConfigError: the run that they go on with cannot be read, or they cannot be put on top of it.
+            ConfigError: the run that they resume or evaluate cannot be read, or they cannot be applied to its config.
         """
         self.found = None
         self.found = with_whole(self._compose(overrides), overrides, self._compose)
@@ -86,21 +86,22 @@ class Composer:
         return completed(content, content.hydra, overrides, earlier, self.catalogue)
 
     def place(self, problems: Sequence[Problem], overrides: Sequence[Override]) -> list[Problem]:
-        """The problems of what these overrides make, with the file and line that they come from."""
+        """Return the problems with the file and line of their values; `overrides` are those of the last composition."""
         return placed(problems, overrides, self.config_dir, self.found)
 
 
 def job_of_sweep(content: DictConfig, node: Any, overrides: Sequence[Override], config_dir: Path | None) -> Composed:
-    """What a job of a sweep is made of, which Hydra composed.
+    """Return the config of a sweep's job that Hydra composed.
 
     Args:
-        content: as Hydra composed it.
-        node: Hydra's node of it.
-        overrides: of the job, as Hydra took them.
-        config_dir: the folder with more options.
+        content: config that Hydra composed, without Hydra's node.
+        node: Hydra's node of that config.
+        overrides: overrides of the job, as Hydra received them.
+        config_dir: folder with additional options.
 
     Raises:
-        ConfigError: the run that it goes on with cannot be read, or the overrides cannot be put on top of it.
+        ConfigError: the run that it resumes or evaluates cannot be read, or the overrides cannot be applied to its
+            config.
     """
     earlier, catalogue = earlier_run(overrides), Catalogue([config_dir] if config_dir else [])
 
@@ -115,12 +116,12 @@ def job_of_sweep(content: DictConfig, node: Any, overrides: Sequence[Override], 
 def with_whole(
     found: Composed, overrides: Sequence[Override], compose_anew: Callable[[Sequence[Override]], Composed]
 ) -> Composed:
-    """What was composed, of a smoke run with a way to the config of the run that it stands for.
+    """Return a composed config; that of a smoke run with a function that returns the config of the full run.
 
     Args:
-        found: what was composed.
-        overrides: that it was composed of.
-        compose_anew: composes others.
+        found: composed config.
+        overrides: overrides that it was composed of.
+        compose_anew: composes a config of other overrides.
     """
     rest = [override for override in overrides if override.key != "fast"]
     if len(rest) == len(overrides):
@@ -129,7 +130,7 @@ def with_whole(
     def whole() -> Config | None:
         try:
             return compose_anew(rest).config()
-        except Exception:  # it has problems of its own
+        except Exception:  # the full run is invalid
             return None
 
     return replace(found, whole=whole)
@@ -138,13 +139,13 @@ def with_whole(
 def placed(
     problems: Sequence[Problem], overrides: Sequence[Override], config_dir: Path | None, found: Composed | None
 ) -> list[Problem]:
-    """Problems with the file and line that they come from: a recipe, a file of `config_dir` or an earlier run's.
+    """Return problems with the file and line of their values, in a recipe, in `config_dir` or in an earlier run.
 
     Args:
-        problems: of a config.
-        overrides: that it was composed of, as Hydra took them.
-        config_dir: the folder with more options.
-        found: what was composed; None: nothing.
+        problems: problems of a config.
+        overrides: overrides that it was composed of, as Hydra received them.
+        config_dir: folder with additional options.
+        found: composed config; None: the composition failed.
     """
     if found is None:
         return list(problems)
@@ -158,7 +159,7 @@ def placed(
 
 
 def _sources(texts: Sequence[str], config_dir: Path | None) -> list[Source]:
-    """The recipes and files of `config_dir` that a composition takes, in its order."""
+    """Return the recipes and the files of `config_dir` that a composition uses, in its order."""
     loader = GlobalHydra.instance().config_loader()
     defaults = loader.compute_defaults_list(ROOT, list(texts), RunMode.RUN).defaults
     shipped = {f"recipe/{name}": path for name, path in recipes().items()}
@@ -174,7 +175,7 @@ def _sources(texts: Sequence[str], config_dir: Path | None) -> list[Source]:
 
 
 def _search_path(config_dir: Path | None) -> list[str]:
-    """The override that has Hydra look for options in a folder."""
+    """Return the override that adds a folder of options to Hydra's search path; empty without a folder."""
     if config_dir is None:
         return []
     quoted = str(config_dir.resolve()).replace("\\", "\\\\").replace('"', '\\"')
@@ -185,15 +186,15 @@ def _search_path(config_dir: Path | None) -> list[str]:
 def composer(
     config_dir: Path | None = None, catalogue: Catalogue | None = None, earlier: bool = True
 ) -> Iterator[Composer]:
-    """Sets Hydra up for the compositions within a block.
+    """Initialize Hydra for the compositions within a block.
 
     Args:
-        config_dir: a folder with more options and recipes.
-        catalogue: the groups and options there are; None: they are looked for.
-        earlier: put overrides on top of the run that they go on with.
+        config_dir: folder with additional options and recipes.
+        catalogue: groups and their options; None: read them from their folders.
+        earlier: apply overrides to the config of the run that they resume or evaluate.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: the folder does not exist.
     """
     if config_dir is not None and not config_dir.is_dir():
         raise ConfigError([Problem("--config-dir", "there is no such folder", str(config_dir))])
@@ -203,15 +204,15 @@ def composer(
 
 
 def share_store() -> None:
-    """Keeps Hydra from copying its store of configs for each composition, which takes as long as the rest of it."""
+    """Keep Hydra from copying its config store for each composition, which takes as long as the rest of it."""
     type(ConfigStore.instance()).__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
 
 
 def checked(overrides: Overrides, composing: Composer) -> tuple[Composed, Config]:
-    """What is composed of the overrides of one job, and the checked config of it.
+    """Return the composed and the checked config of one job.
 
     Raises:
-        ConfigError: every problem of its overrides and of what they make.
+        ConfigError: every problem of its overrides and of the composed config.
     """
     ready = [override for override in overrides.ready if not touches(override.key, overrides.lost)]
     problems: list[Problem] = []
@@ -226,11 +227,11 @@ def checked(overrides: Overrides, composing: Composer) -> tuple[Composed, Config
         problems += [problem for problem in error.problems if not touches(problem.key, overrides.lost)]
     except Exception as error:
         problems.append(_composition_problem(error, composing.catalogue))
-    raise ConfigError([*overrides.problems, *composing.place(problems, ready)])  # what is typed comes from no file
+    raise ConfigError([*overrides.problems, *composing.place(problems, ready)])  # overrides come from no file
 
 
 def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
-    """What Hydra's or YAML's complaint means in the words of a command line."""
+    """Translate an error of Hydra or of the YAML parser into a problem of the command line."""
     if problem := yaml_problem(error):
         return problem
     if isinstance(error, MissingConfigException):
@@ -246,13 +247,13 @@ def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
     if found := re.search(r"In '([^']+)': Could not override '([^'@]+)", str(error)):
         return _no_such_group(found.group(1), found.group(2), catalogue)
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines()]
-    dull = ("", "To append", "full_key", "object_type", "reference_type", "Either", "Or add", "Error merging")
-    told = [line for line in lines if line and not line.startswith(dull[1:])]
-    return Problem("config", f"cannot be composed: {'; '.join(told[:2]) or type(error).__name__}")
+    skipped = ("To append", "full_key", "object_type", "reference_type", "Either", "Or add", "Error merging")
+    reasons = [line for line in lines if line and not line.startswith(skipped)]
+    return Problem("config", f"cannot be composed: {'; '.join(reasons[:2]) or type(error).__name__}")
 
 
 def _no_such_group(config: str, group: str, catalogue: Catalogue) -> Problem:
-    """The problem of a recipe or an option, `recipe/mine`, that overrides a group which it cannot override."""
+    """Return the problem of a recipe or option, such as `recipe/mine`, that overrides a group it cannot override."""
     folder, _, stem = config.rpartition("/")
     option = catalogue.options(folder).get(stem)
     if folder == "recipe" and option and line_with(r"#\s*@package\s+_global_\b", option.path) is None:
@@ -260,7 +261,7 @@ def _no_such_group(config: str, group: str, catalogue: Catalogue) -> Problem:
         return Problem(
             folder, "has other groups, and is not at the root of the config", stem, hint, f"{short_path(option.path)}:1"
         )
-    name = group.rpartition("/")[2]  # a group without a leading slash is looked for below that of the file
+    name = group.rpartition("/")[2]  # Hydra searches a group without a leading slash below the group of the file
     meant = closest(name, catalogue.groups)
     if group in catalogue.groups:
         message, hint = "this group has no option to override yet", f"write /{group} without override"
@@ -271,18 +272,15 @@ def _no_such_group(config: str, group: str, catalogue: Catalogue) -> Problem:
     return Problem(name, message, hint=hint, where=f"{short_path(option.path)}:{line}" if option and line else config)
 
 
-KEPT = 64
-"""How many combinations of options are kept at a time."""
-
-
 @contextmanager
 def options_composed_once() -> Iterator[None]:
-    """Within this block Hydra composes a combination of options once; each job gets a copy, and its values on top.
+    """Let Hydra compose each combination of options once within this block, and apply each job's values to a copy.
 
     Hydra 1.3 reads and merges every file again for each job, and with its basic sweeper twice per job. That takes
     longer than a small trial trains. Most jobs of a sweep choose the same options and differ only in values. A file
     that is edited while a sweep runs does not change its later jobs, which were checked before.
     """
+    max_kept = 64  # combinations in memory at a time
     known: dict[Any, DefaultsList] = {}
     composed: dict[int, tuple[Any, DictConfig]] = {}  # by the id of the list of options, which is kept with it
     list_options = config_loader_impl.create_defaults_list
@@ -299,7 +297,7 @@ def options_composed_once() -> Iterator[None]:
         options = tuple(override.input_line for override in overrides_list if override not in values)
         sources = tuple((source.provider, source.path) for source in repo.get_sources())
         key = (sources, config_name, prepend_hydra, skip_missing, options)
-        if key not in known and len(known) >= KEPT:
+        if key not in known and len(known) >= max_kept:
             known.clear()
             composed.clear()
         found = known.get(key)
@@ -324,7 +322,7 @@ def options_composed_once() -> Iterator[None]:
 
 
 def _sets_value(override: HydraOverride, repo: Any) -> bool:
-    """Whether an override sets a value and chooses no option, as Hydra tells them apart."""
+    """Return whether Hydra treats an override as a value rather than as the choice of an option."""
     if override.is_sweep_override():
         return False
     return isinstance(override.value(), dict) or not repo.group_exists(override.key_or_group)

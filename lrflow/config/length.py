@@ -19,11 +19,11 @@ from lrflow.schedules import Duration, Horizon
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch of the training data, as one of the processes sees it.
+    """An epoch of the training data in one process.
 
     Args:
-        batches: None where nobody knows how many.
-        samples_per_batch: what a batch holds; None where nobody knows.
+        batches: number of batches; None: unknown.
+        samples_per_batch: batch size; None: unknown.
     """
 
     batches: int | None
@@ -31,16 +31,16 @@ class Epoch:
 
 
 def count_steps(config: Config, epoch: Epoch, processes: int) -> Horizon:
-    """How many optimizer steps a run has.
+    """Return the length of a run in optimizer steps.
 
     Args:
-        config: `trainer` with `max_epochs`, `max_steps`, `max_samples`, `accumulate_grad_batches` and
-            `limit_train_batches`.
-        epoch: of its data, already divided among the processes.
-        processes: that each draw batches of their own.
+        config: config with `max_epochs`, `max_steps`, `max_samples`, `accumulate_grad_batches` and
+            `limit_train_batches` in `trainer`.
+        epoch: epoch of one process, after the data was divided among the processes.
+        processes: number of processes, each with its own batches.
 
     Raises:
-        ConfigError: nothing that can be counted ends the run, or not one step fits in.
+        ConfigError: no limit ends the run after a known number of steps, or the run has less than one step.
     """
     trainer = config.trainer
     ends = (epoch.batches, trainer.limit_train_batches if trainer.max_epochs else None)
@@ -70,10 +70,10 @@ def count_steps(config: Config, epoch: Epoch, processes: int) -> Horizon:
 
 
 def declared_horizon(config: Config) -> Horizon | None:
-    """How long the run is as far as the config tells, before data is read; None where it does not tell.
+    """Return the length of the run as the config declares it, without reading data; None if it depends on the data.
 
     Raises:
-        ConfigError: the run never ends, or there is not one batch to train on.
+        ConfigError: the run never ends, or there is no training batch.
     """
     own, trainer = config.horizon, config.trainer
     if own.steps is not None:
@@ -88,10 +88,10 @@ def declared_horizon(config: Config) -> Horizon | None:
 
 
 def _declared_epoch(config: Config, processes: int) -> Epoch | None:
-    """An epoch of the data as the config describes it; None where it does not.
+    """Return an epoch of the data as the config declares it; None if `data.facts` or the batch size is not set.
 
     Raises:
-        ConfigError: it does not have one batch.
+        ConfigError: the epoch has no batch.
     """
     data = config.data
     examples = data.facts.examples if data.facts else None
@@ -111,21 +111,20 @@ def _declared_epoch(config: Config, processes: int) -> Epoch | None:
 
 
 DURATIONS = ("warmup", "cooldown", "hold", "every", "unfreeze", "unfreeze_warmup")
-"""Keys of durations in a schedule, in layers and in their rules; a shape's own are those that its parameters say."""
+"""Keys of durations in a schedule, in layers and in their rules; those of a shape follow from its signature."""
 
 
 def shorten(content: DictConfig, whole: Config | None) -> str | None:
-    """Write durations in steps, epochs and samples as the shares that they have of the whole run.
+    """Replace durations in steps, epochs and samples by their fractions of the full run, which shrink with the run.
 
-    Shares shrink with the run; a share of a warmup that would be less than a step becomes one where a shape is to be as
-    long as it.
+    If the schedule's shape takes its timescale from the warmup, the warmup becomes one step.
 
     Args:
-        content: of the short run; changed in place.
-        whole: the same without `fast=true`; None: it cannot be run.
+        content: config of the short run; changed in place.
+        whole: the same run without `fast=true`; None: it is invalid.
 
     Returns:
-        What became of each, in a line; None: nothing was written.
+        One line that lists the changes; None without changes.
     """
     changes = []
     for node, key, name in _places(content):
@@ -136,9 +135,9 @@ def shorten(content: DictConfig, whole: Config | None) -> str | None:
 
 
 def makes_groups_in_time(config: Config) -> bool:
-    """Whether an object makes the layers' groups from durations that the length of the run does not change.
+    """Return whether an object makes the parameter groups from durations that do not scale with the run.
 
-    Only the object knows how many layers there are, and so whether they fit.
+    Whether these durations fit into the run depends on the number of layers, which only the object knows.
     """
     given = config.layers.plain()
     return "_target_" in given and any(
@@ -147,7 +146,7 @@ def makes_groups_in_time(config: Config) -> bool:
 
 
 def _places(content: DictConfig) -> Iterator[tuple[DictConfig, str, str]]:
-    """Every place of a duration: its node, its key there and its name in the config."""
+    """Yield each duration in the config: the node that holds it, its key in the node and its full key."""
     yield from _of_schedule(content.get("schedule"), "schedule")
     layers = content.get("layers")
     if isinstance(layers, DictConfig):
@@ -170,10 +169,10 @@ def _of_schedule(schedule: Any, name: str) -> Iterator[tuple[DictConfig, str, st
 
 
 def _durations_of(shape: DictConfig) -> Collection[str]:
-    """The parameters of a shape that take a duration, by their annotations: other text may look like one."""
+    """Return the parameters of a shape that are annotated as durations; other strings may look like durations."""
     try:
         parameters = inspect.signature(locate(str(shape.get("_target_")))).parameters.values()
-    except (ConfigError, TypeError, ValueError):  # which the checks report
+    except (ConfigError, TypeError, ValueError):  # the checks report it
         return ()
     return [one.name for one in parameters if re.search(r"\bDuration(Like)?\b", str(one.annotation))]
 
@@ -186,13 +185,13 @@ def _duration(value: Any) -> Duration | None:
 
 
 def _shorten(node: DictConfig, key: str, whole: Config | None, least: bool) -> str | None:
-    """Write one duration anew; gives what it was and is, or None where it stays.
+    """Shorten one duration; return its old and new value as text, or None if it does not change.
 
     Args:
-        node: that holds it.
-        key: where.
-        whole: the same run without `fast=true`; None: it cannot be run.
-        least: whether it is to be one step, the least that there is.
+        node: node that holds the duration; changed in place.
+        key: key of the duration in the node.
+        whole: the same run without `fast=true`; None: it is invalid.
+        least: set the duration to one step.
     """
     value: Any = node.get(key)
     duration, note = _duration(value), ""
@@ -206,7 +205,7 @@ def _shorten(node: DictConfig, key: str, whole: Config | None, least: bool) -> s
         if share is None:
             if key not in ("warmup", "cooldown"):
                 return None
-            share, note = _GUESS, " (a guess: the length of the whole run is unknown before its data is read)"
+            share, note = 0.1, " (a guess: the length of the whole run is unknown before its data is read)"
         short = Duration(min(share, 0.5), "fraction")
     if short == duration:
         return None
@@ -214,12 +213,8 @@ def _shorten(node: DictConfig, key: str, whole: Config | None, least: bool) -> s
     return f"{value} -> {short}{note}"
 
 
-_GUESS = 0.1
-"""The share of a warmup or cooldown where nobody knows it."""
-
-
 def _share(duration: Duration, whole: Config | None) -> float | None:
-    """What share of the whole run a duration is; None where nobody knows."""
+    """Return a duration as a fraction of the full run; None if it is unknown."""
     if whole is None:
         return None
     ends = whole.trainer
@@ -235,6 +230,6 @@ def _share(duration: Duration, whole: Config | None) -> float | None:
 
 
 def _needs_warmup(schedule: DictConfig) -> bool:
-    """Whether the shape is to be as long as the warmup, of which a short run may have less than a step."""
+    """Return whether the shape takes its timescale from the warmup, which then needs at least one step."""
     shape = schedule.get("shape")
     return isinstance(shape, DictConfig) and "timescale" in shape and shape.get("timescale") is None

@@ -110,7 +110,7 @@ def test_a_signal_anywhere_in_a_job_is_a_stop(
         assert main([]) == 128 + number
     assert len(ran) == 1
     out, err = capsys.readouterr()
-    assert f"lrflow: stopped as asked by {number.name}" in err
+    assert f"lrflow: stopped by {number.name}" in err
     assert ("sweep of 1 job in" in out) == swept
     assert signal.getsignal(number) is before
 

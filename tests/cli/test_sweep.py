@@ -242,8 +242,8 @@ def test_two_modes_of_one_metric_are_refused_in_a_sampled_sweep_too(
     swept = ["hydra/sweeper=lrflow", "sweep.n_trials=2", "sweep.metric=val/accuracy", f"sweep.mode={mode}"]
     assert main(["-m", *swept, *words]) == (2 if mode == "min" else 0)
     assert len(ran) == (0 if mode == "min" else 2)
-    said = "sweep.mode = min trainer.checkpoint.mode says max of the same metric, val/accuracy"
-    assert (said in " ".join(capsys.readouterr().err.split())) == (mode == "min")
+    message = "sweep.mode = min trainer.checkpoint.mode is max for the same metric, val/accuracy"
+    assert (message in " ".join(capsys.readouterr().err.split())) == (mode == "min")
 
 
 def test_an_unknown_setting_of_the_sweep_is_named_as_it_is_typed(task, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,7 +122,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "no kind of parameter": (["layers.rules=[{name: a, select: []}]"], {"layers.rules[0].select": "expected one of"}),
     "rule's regular expression": (
         ["layers.rules=[{name: a, match: ['*', 're:(']}]"],
-        {"layers.rules[0].match": "re:( is none: missing ), unterminated subpattern"},
+        {"layers.rules[0].match": "got re:(: missing ), unterminated subpattern"},
     ),
     "rule's name twice": (
         ["layers.rules=[{name: a, match: 'head.*'}, {name: a, match: '*'}]"],

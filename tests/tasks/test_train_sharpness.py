@@ -60,7 +60,7 @@ def test_a_run_is_measured_as_it_trains(capsys: pytest.CaptureFixture[str]) -> N
     ("options", "key", "told"),
     [
         (["optimizer=lbfgs"], "optimizer._target_", "no stability bound is known"),
-        (["optimizer=muon"], "optimizer.routes", "of several optimizers"),
+        (["optimizer=muon"], "optimizer.routes", "for several optimizers"),
         (["trainer.devices=2", "trainer=cpu"], "trainer.devices", "on one device"),
         (["trainer.num_nodes=2", "trainer.devices=auto"], "trainer.num_nodes", "on one device"),
         (["trainer.strategy=fsdp"], "trainer.strategy", "no strategy wraps"),
@@ -87,7 +87,7 @@ def test_data_and_loggers_that_measuring_cannot_do_with() -> None:
     with pytest.raises(ConfigError) as caught:
         build_monitors(compose(["sharpness.every=5 steps"]), watched)
     told = str(caught.value)
-    assert "an order of its own" in told
+    assert "needs the same batches" in told
     assert "no logger would keep it" in told
 
 

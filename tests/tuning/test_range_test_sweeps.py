@@ -154,7 +154,7 @@ def test_rejects_a_checkpoint_that_does_not_fit() -> None:
     [
         (("find.monitor=val/loss", "find.steps=100"), "expected at least 40 readings of val/loss, one each 5 steps"),
         (("find.monitor=train/return",), "expected at least 40 readings of train/return, one each 20 steps"),
-        (("find.monitor=val/loss", "trainer.limit_val_batches=0"), "of which there are none"),
+        (("find.monitor=val/loss", "trainer.limit_val_batches=0"), "needs validation, which is switched off"),
         (("find.mode=most",), "expected one of min, max"),
         (("find.every=0",), "above 0"),
     ],
