@@ -15,7 +15,7 @@ from torch import nn
 
 from lrflow.config import Config, instantiate, locate, redact
 from lrflow.config.compatibility import batch_scaling, check_optimizer, check_routes, unused_keys
-from lrflow.config.metrics import check_logged, doubts, guessed_modes
+from lrflow.config.metrics import check_logged, guessed_modes, unlikely_settings
 from lrflow.config.schema import NoFeedback, Optimizer, Rules
 from lrflow.config.targets import optimizer_traits, takes
 from lrflow.errors import ConfigError, Problem
@@ -191,7 +191,7 @@ def build_groups(
     parameters = Parameters.of(planned_module(module))
     layers = config.layers
     if isinstance(layers, Rules):
-        rules: Sequence[Rule] = layers.made()
+        rules: Sequence[Rule] = layers.compiled()
     else:
         maker = instantiate(layers.node())
         if isinstance(maker, MuP):
@@ -335,7 +335,7 @@ def report_advice(config: Config, plan: Plan, report: Callable[[Any], None]) -> 
     declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
     for advice in advise(plan, {route: locate(optimizer.target) for route, optimizer in declared.items()}):
         report(f"warning: {advice}")
-    for doubt in doubts(config, plan.horizon):
+    for doubt in unlikely_settings(config, plan.horizon):
         report(f"warning: {doubt}")
     if config.run_folder is None:  # otherwise this is reported once for the whole sweep
         for guessed in guessed_modes(config.directions):

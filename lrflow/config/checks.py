@@ -26,6 +26,36 @@ from lrflow.schedules import Curve, Duration, Horizon, Shape
 from lrflow.schedules._arguments import uncountable_hint
 from lrflow.schedules.base import highest_settings, numeric_settings
 
+GROUPS = ("optimizer", "schedule", "feedback", "layers", "model", "data", "logger", "health")
+"""The groups that build objects."""
+
+PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
+    "optimizer": (("params",), ("fused", *Optimizer.offered)),
+    "model": ((), Model.offered),
+    "data": ((), Data.offered),
+}
+"""By group: arguments that lrflow passes itself, and keys that it passes only to targets with such an argument."""
+
+LENGTH = (
+    "trainer.max_",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.accumulate",
+    "trainer.limit_train",
+    "data.",
+    "horizon",
+)
+"""Prefixes of the keys that determine the length of a run."""
+
+USES = ("task", "horizon", "against", "resume", "optimizer", "find")
+"""Prefixes of the keys that `check_uses` reads."""
+
+FEWEST_RUNS = 3
+"""Minimum of `find.confirm_runs`."""
+
+_NEVER = "the group would never train"
+_SHORTER = "the LR would never reach the schedule"
+
 
 def settings_of(optimizer: Optimizer) -> dict[str, Any]:
     """Return the settings of an optimizer, with the defaults of its signature, and those of its routes under `routes`.
@@ -59,10 +89,6 @@ def check_also(curve: Curve, key: str, optimizer: Optimizer, decays: bool) -> li
             continue
         problems += entry.check(known, f"{key}.also.{entry.name}")
     return problems
-
-
-_NEVER = "the group would never train"
-_SHORTER = "the LR would never reach the schedule"
 
 
 def check_freezing(rules: Sequence[Rule], horizon: Horizon | None) -> list[Problem]:
@@ -105,10 +131,6 @@ def _check_rule(rule: Rule, key: str, horizon: Horizon | None) -> list[Problem]:
     return []
 
 
-FEWEST_RUNS = 3
-"""Minimum of `find.confirm_runs`."""
-
-
 def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None]) -> list[Problem]:
     """Return a problem for each `_target_` that is not allowed, not installed or does not take its arguments."""
     problems: list[Problem] = []
@@ -124,17 +146,6 @@ def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None])
             else:
                 problems += check_node(node, key, group, choices.get(group), extra, ignore)
     return problems
-
-
-GROUPS = ("optimizer", "schedule", "feedback", "layers", "model", "data", "logger", "health")
-"""The groups that build objects."""
-
-PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
-    "optimizer": (("params",), ("fused", *Optimizer.offered)),
-    "model": ((), Model.offered),
-    "data": ((), Data.offered),
-}
-"""By group: arguments that lrflow passes itself, and keys that it passes only to targets with such an argument."""
 
 
 def _nodes(content: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -272,21 +283,6 @@ def check_monitors(health: Health) -> list[Problem]:
     ]
 
 
-LENGTH = (
-    "trainer.max_",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.accumulate",
-    "trainer.limit_train",
-    "data.",
-    "horizon",
-)
-"""Prefixes of the keys that determine the length of a run."""
-
-USES = ("task", "horizon", "against", "resume", "optimizer", "find")
-"""Prefixes of the keys that `check_uses` reads."""
-
-
 def _check_test(config: Config) -> list[Problem]:
     """Return a problem if the best weights are to be tested but none are kept."""
     if isinstance(config.task, Train) and config.task.test == "best" and config.trainer.checkpoint.monitor is None:
@@ -336,7 +332,7 @@ def check_config(
         problems += check_schedule(schedule, key, horizon, optimizer, decays) if sound(key) else []
     if isinstance(config.layers, Rules) and sound("layers.rules"):
         try:
-            problems += check_freezing(config.layers.made(), horizon)
+            problems += check_freezing(config.layers.compiled(), horizon)
         except ConfigError as error:
             problems += error.problems
     if sound("scaling", "data.batch_size", "trainer."):

@@ -32,10 +32,10 @@ def check_curvature(config: Config, processes: int | None = None) -> list[Proble
         config: config of the run.
         processes: number of processes that train together; None takes it from the config.
     """
-    asked = list(_asked(config))
-    if not asked:
+    features = list(_curvature_features(config))
+    if not features:
         return []
-    who, trainer = " and ".join(asked), config.trainer
+    who, trainer = " and ".join(features), config.trainer
     problems = []
     *names, last = names_with("bound")
     known = f"a bound is known for {', '.join(names)} and {last}; otherwise leave out {who}"
@@ -48,7 +48,7 @@ def check_curvature(config: Config, processes: int | None = None) -> list[Proble
         key, value, instead = beyond
         message = f"{who} works only {'with a model that no strategy wraps' if key == 'strategy' else 'on one device'}"
         problems.append(Problem(f"trainer.{key}", message, value, f"trainer.{key}={instead}"))
-    if "sharpness.every" in asked and str(trainer.precision) in ("16-true", "bf16-true"):
+    if "sharpness.every" in features and str(trainer.precision) in ("16-true", "bf16-true"):
         message = "half precision is too coarse to measure the curvature"
         hint = "mixed precision keeps the weights in full precision: trainer.precision=bf16-mixed"
         problems.append(Problem("trainer.precision", message, trainer.precision, hint))
@@ -74,7 +74,7 @@ def unused_keys(config: Config) -> list[str]:
     return unread
 
 
-def _asked(config: Config) -> Iterator[str]:
+def _curvature_features(config: Config) -> Iterator[str]:
     task = config.task.name
     if isinstance(config.find, StabilityFind) and (task == "find" or (config.find.check and task in ("train", "plan"))):
         yield "find=stability"

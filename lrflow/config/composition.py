@@ -76,7 +76,7 @@ class Composer:
             ConfigError: the run that they resume or evaluate cannot be read, or they cannot be applied to its config.
         """
         self.found = None
-        self.found = with_whole(self._compose(overrides), overrides, self._compose)
+        self.found = with_full_run(self._compose(overrides), overrides, self._compose)
         return self.found
 
     def _compose(self, overrides: Sequence[Override]) -> Composed:
@@ -105,35 +105,35 @@ def job_of_sweep(content: DictConfig, node: Any, overrides: Sequence[Override], 
     """
     earlier, catalogue = earlier_run(overrides), Catalogue([config_dir] if config_dir else [])
 
-    def compose_anew(others: Sequence[Override]) -> Composed:
+    def compose_other(others: Sequence[Override]) -> Composed:
         loader = GlobalHydra.instance().config_loader()
         found = loader.load_configuration(ROOT, [override.text for override in others], RunMode.RUN)
         return completed(found, found.hydra, others, earlier, catalogue)
 
-    return with_whole(completed(content, node, overrides, earlier, catalogue), overrides, compose_anew)
+    return with_full_run(completed(content, node, overrides, earlier, catalogue), overrides, compose_other)
 
 
-def with_whole(
-    found: Composed, overrides: Sequence[Override], compose_anew: Callable[[Sequence[Override]], Composed]
+def with_full_run(
+    found: Composed, overrides: Sequence[Override], compose_other: Callable[[Sequence[Override]], Composed]
 ) -> Composed:
     """Return a composed config; that of a smoke run with a function that returns the config of the full run.
 
     Args:
         found: composed config.
         overrides: overrides that it was composed of.
-        compose_anew: composes a config of other overrides.
+        compose_other: composes a config of other overrides.
     """
     rest = [override for override in overrides if override.key != "fast"]
     if len(rest) == len(overrides):
         return found
 
-    def whole() -> Config | None:
+    def full_run() -> Config | None:
         try:
-            return compose_anew(rest).config()
+            return compose_other(rest).config()
         except Exception:  # the full run is invalid
             return None
 
-    return replace(found, whole=whole)
+    return replace(found, full_run=full_run)
 
 
 def placed(

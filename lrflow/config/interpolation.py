@@ -31,7 +31,7 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
     return content, [_suggest(problem, keys) for problem in problems]
 
 
-def settle(config: DictConfig) -> None:
+def resolve_hydra_and_now(config: DictConfig) -> None:
     """Replace interpolations of `hydra:` and `now:` by their values, in place, so that a saved config keeps them."""
     for key, value in leaves(OmegaConf.to_container(config, resolve=False)):
         if isinstance(value, str) and re.search(r"\$\{\s*(hydra|now)\s*:", value):

@@ -114,14 +114,14 @@ DURATIONS = ("warmup", "cooldown", "hold", "every", "unfreeze", "unfreeze_warmup
 """Keys of durations in a schedule, in layers and in their rules; those of a shape follow from its signature."""
 
 
-def shorten(content: DictConfig, whole: Config | None) -> str | None:
+def shorten(content: DictConfig, full_run: Config | None) -> str | None:
     """Replace durations in steps, epochs and samples by their fractions of the full run, which shrink with the run.
 
     If the schedule's shape takes its timescale from the warmup, the warmup becomes one step.
 
     Args:
         content: config of the short run; changed in place.
-        whole: the same run without `fast=true`; None: it is invalid.
+        full_run: the same run without `fast=true`; None: it is invalid.
 
     Returns:
         One line that lists the changes; None without changes.
@@ -129,7 +129,7 @@ def shorten(content: DictConfig, whole: Config | None) -> str | None:
     changes = []
     for node, key, name in _places(content):
         least = name == "schedule.warmup" and _needs_warmup(node)
-        if change := _shorten(node, key, whole, least):
+        if change := _shorten(node, key, full_run, least):
             changes.append(f"{name} {change}")
     return f"fast=true: the run is shorter, and so are {', '.join(changes)}" if changes else None
 
@@ -184,13 +184,13 @@ def _duration(value: Any) -> Duration | None:
         return None
 
 
-def _shorten(node: DictConfig, key: str, whole: Config | None, least: bool) -> str | None:
+def _shorten(node: DictConfig, key: str, full_run: Config | None, least: bool) -> str | None:
     """Shorten one duration; return its old and new value as text, or None if it does not change.
 
     Args:
         node: node that holds the duration; changed in place.
         key: key of the duration in the node.
-        whole: the same run without `fast=true`; None: it is invalid.
+        full_run: the same run without `fast=true`; None: it is invalid.
         least: set the duration to one step.
     """
     value: Any = node.get(key)
@@ -201,7 +201,7 @@ def _shorten(node: DictConfig, key: str, whole: Config | None, least: bool) -> s
     if least:
         short = Duration(1, "steps")
     elif duration.unit != "fraction":
-        share = _share(duration, whole)
+        share = _share(duration, full_run)
         if share is None:
             if key not in ("warmup", "cooldown"):
                 return None
@@ -213,12 +213,12 @@ def _shorten(node: DictConfig, key: str, whole: Config | None, least: bool) -> s
     return f"{value} -> {short}{note}"
 
 
-def _share(duration: Duration, whole: Config | None) -> float | None:
+def _share(duration: Duration, full_run: Config | None) -> float | None:
     """Return a duration as a fraction of the full run; None if it is unknown."""
-    if whole is None:
+    if full_run is None:
         return None
-    ends = whole.trainer
-    horizon = declared_horizon(whole)
+    ends = full_run.trainer
+    horizon = declared_horizon(full_run)
     if horizon is None and ends.max_steps is not None:
         horizon = Horizon(ends.max_steps)
     if horizon is None and duration.unit == "epochs" and ends.max_epochs is not None:

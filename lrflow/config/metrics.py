@@ -18,18 +18,20 @@ from lrflow.metric import PLACES, SUPERVISED, Directions, guess_mode, is_test, i
 from lrflow.schedules import Duration, Horizon
 
 
-def directions_of(content: Mapping[str, Any], config: DictConfig, noted: Mapping[str, str] | None = None) -> Directions:
+def directions_of(
+    content: Mapping[str, Any], config: DictConfig, recorded_modes: Mapping[str, str] | None = None
+) -> Directions:
     """Return the metrics and modes of a composed config.
 
     Args:
         content: resolved config.
         config: composed config; its `hydra.sweeper` may name metrics too.
-        noted: modes recorded in a run folder, by metric.
+        recorded_modes: modes recorded in a run folder, by metric.
     """
     sweeper: Any = OmegaConf.to_container(OmegaConf.select(config, "hydra.sweeper", default=OmegaConf.create({})))
     sweeper = sweeper if sweeper.get("_target_") == TARGET else {}
     plain = {key: sweeper.get(key) for key in ("metric", "mode") if "${" not in str(sweeper.get(key))}
-    return Directions.of({**content, "sweep": plain}, noted)
+    return Directions.of({**content, "sweep": plain}, recorded_modes)
 
 
 def fill_modes(content: dict[str, Any], directions: Directions) -> None:
@@ -130,7 +132,7 @@ def check_feedback(config: Config) -> list[Problem]:
     return problems
 
 
-def doubts(config: Config, horizon: Horizon) -> list[str]:
+def unlikely_settings(config: Config, horizon: Horizon) -> list[str]:
     """Return warnings: modes that contradict the metric's name, feedback that never acts."""
     feedback = config.feedback
     found = contrary_modes(config.directions)

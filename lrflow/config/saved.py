@@ -27,6 +27,15 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.files import write_whole
 from lrflow.runs import RunFolder, find_checkpoint
 
+log = logging.getLogger("lrflow")
+
+OUTPUT = "outputs"
+"""Default of `output`, the folder of the run folders."""
+
+_FIND_IS_WHOLE = "fast=true: the search for the LR is not shortened; find.sweeps=1 find.steps=40 make it short"
+
+_OF_THE_NEW_RUN = ("resume", "against", "trial")
+
 
 def save_config(config: Config, path: Path) -> None:
     """Write a config to a file, with its interpolations and without secrets.
@@ -83,16 +92,6 @@ def load_config_in(path: Path) -> DictConfig:
     raise ConfigError([Problem("resume", message, str(path), hint)])
 
 
-log = logging.getLogger("lrflow")
-
-OUTPUT = "outputs"
-"""Default of `output`, the folder of the run folders."""
-
-_FIND_IS_WHOLE = "fast=true: the search for the LR is not shortened; find.sweeps=1 find.steps=40 make it short"
-
-_OF_THE_NEW_RUN = ("resume", "against", "trial")
-
-
 @dataclass(frozen=True)
 class Composed:
     """What a job is made of, before it is checked.
@@ -103,8 +102,8 @@ class Composed:
         overrides: as typed, without those that name the run or its trial; before them those of the earlier run.
         earlier: the config.yaml of that run, or its checkpoint; None: it goes on with none.
         replaced: keys that are not that run's: groups that were chosen anew, and what starts or names a run.
-        noted: which way of each metric was better in that run, as far as it noted that.
-        whole: gives the config of the same run without `fast=true`, or None; None: nobody knows it.
+        recorded_modes: which way of each metric was better in that run, as far as it noted that.
+        full_run: gives the config of the same run without `fast=true`, or None; None: nobody knows it.
     """
 
     content: DictConfig
@@ -112,8 +111,8 @@ class Composed:
     overrides: Sequence[str]
     earlier: Path | None = None
     replaced: frozenset[str] = frozenset()
-    noted: Mapping[str, str] | None = None
-    whole: Callable[[], Config | None] | None = None
+    recorded_modes: Mapping[str, str] | None = None
+    full_run: Callable[[], Config | None] | None = None
 
     def config(self, run_folder: Path | None = None) -> Config:
         """The checked config.
@@ -140,13 +139,13 @@ class Composed:
         else:
             if declared_horizon(config) is not None and not makes_groups_in_time(config):
                 return config
-        remark = shorten(self.content, self.whole() if self.whole else None)
+        remark = shorten(self.content, self.full_run() if self.full_run else None)
         config = self._config(run_folder)
         config.remarks.extend([remark] if remark else [])
         return config
 
     def _config(self, run_folder: Path | None) -> Config:
-        return validate(self.content, self.choices, self.overrides, run_folder, self.noted)
+        return validate(self.content, self.choices, self.overrides, run_folder, self.recorded_modes)
 
 
 def pinned(overrides: Sequence[Override]) -> list[Override]:
@@ -223,9 +222,11 @@ def completed(
         ConfigError: the file cannot be read, or a recipe is typed that is not the run's.
     """
     now = choices_of(node)
-    told = [override.typed for override in overrides if not override.key.startswith(("trial.", "resume.from"))]
+    typed_overrides = [
+        override.typed for override in overrides if not override.key.startswith(("trial.", "resume.from"))
+    ]
     if earlier is None:
-        return Composed(content, now, told)
+        return Composed(content, now, typed_overrides)
     merged = load_config(earlier) if earlier.name == "config.yaml" else load_config_in(earlier)
     meta: Any = OmegaConf.to_container(merged[META]) if META in merged else {}
     before: dict[str, str | None] = meta.get("choices") or {}
@@ -254,7 +255,12 @@ def completed(
     kept = [one.typed for one in past if one.key not in keys and one.key.partition(".")[0] not in gone]
     choices = before | {group: now.get(group) for group in replaced}
     return Composed(
-        merged, choices, [*kept, *told], earlier, frozenset({*replaced, *_OF_THE_NEW_RUN}), meta.get("metrics", {})
+        merged,
+        choices,
+        [*kept, *typed_overrides],
+        earlier,
+        frozenset({*replaced, *_OF_THE_NEW_RUN}),
+        meta.get("metrics", {}),
     )
 
 
@@ -322,16 +328,16 @@ def _path(override: Override) -> str:
     if override.is_swept:
         message = "cannot be swept, since each run has its own config"
         hint = "give one run, and start lrflow once per run"
-        raise ConfigError([Problem(_shown(override.key), message, override.value, hint)])
+        raise ConfigError([Problem(_typed_key(override.key), message, override.value, hint)])
     return override.plain
 
 
 def _checkpoint(overrides: Sequence[Override], key: str, source: str) -> Path:
     output = next((override.plain for override in overrides if override.key == "output"), OUTPUT)
-    return find_checkpoint(source, Path(output), _shown(key))
+    return find_checkpoint(source, Path(output), _typed_key(key))
 
 
-def _shown(key: str) -> str:
+def _typed_key(key: str) -> str:
     """A key as it is usually typed."""
     return "resume" if key == "resume.from" else key
 

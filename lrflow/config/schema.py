@@ -203,29 +203,29 @@ class Rules(Section):
     rules: Annotated[list[Rule], Field(min_length=1)]
     """Every parameter must find one."""
 
-    _made: list[layers.Rule] | None = PrivateAttr(None)
+    _compiled: list[layers.Rule] | None = PrivateAttr(None)
 
-    def made(self) -> list[layers.Rule]:
+    def compiled(self) -> list[layers.Rule]:
         """The rules themselves, made when they are first asked for, which the checks of the config do.
 
         Raises:
             ConfigError: everything that is wrong with them.
         """
-        if self._made is None:
-            made, problems = [], []
+        if self._compiled is None:
+            compiled, problems = [], []
             for index, rule in enumerate(self.rules):
                 key = f"layers.rules[{index}]"
                 spec = rule.parsed()
                 try:
                     if rule.schedule is not None:
                         spec["schedule"] = rule.schedule.curve(f"{key}.schedule")
-                    made.append(layers.Rule.from_config(spec, key))
+                    compiled.append(layers.Rule.from_config(spec, key))
                 except ConfigError as error:
                     problems += error.problems
             if problems:
                 raise ConfigError(problems)
-            self._made = made
-        return self._made
+            self._compiled = compiled
+        return self._compiled
 
 
 class RuleMaker(Node):

@@ -37,7 +37,7 @@ def find_secrets(content: Any) -> list[Problem]:
     return [problem for key, value in leaves(content) if (problem := secret_problem(key, value, secrets))]
 
 
-def find_told_secrets(content: Mapping[str, Any]) -> list[Problem]:
+def find_published_secrets(content: Mapping[str, Any]) -> list[Problem]:
     """Return a problem for each secret that an interpolation would show on a dashboard or in the name of a folder.
 
     Args:

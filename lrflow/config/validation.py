@@ -14,16 +14,19 @@ from lrflow.config.checks import check_config
 from lrflow.config.config import Config
 from lrflow.config.diagnostics import problem_of
 from lrflow.config.find_schema import RangeFind
-from lrflow.config.interpolation import resolve, settle
+from lrflow.config.interpolation import resolve, resolve_hydra_and_now
 from lrflow.config.metrics import check_modes, directions_of, fill_modes
 from lrflow.config.origins import touches
 from lrflow.config.schema import Rules
-from lrflow.config.secrets import find_secrets, find_told_secrets
+from lrflow.config.secrets import find_published_secrets, find_secrets
 from lrflow.errors import ConfigError, Problem
 
 AUTO = "auto"
 REFERENCE = 1e-3
 """Placeholder for an LR that is not found yet; any value works, since a range test scales all groups by one factor."""
+
+META = "lrflow"
+"""Key under which a saved config records its options, overrides and modes."""
 
 
 def replace_auto_lr(content: dict[str, Any]) -> bool:
@@ -60,16 +63,12 @@ def check_auto(config: Config) -> list[Problem]:
     return problems
 
 
-META = "lrflow"
-"""Key under which a saved config records its options, overrides and modes."""
-
-
 def validate(
     cfg: DictConfig,
     choices: Mapping[str, str | None] | None = None,
     overrides: Iterable[str] = (),
     run_folder: Path | None = None,
-    noted: Mapping[str, str] | None = None,
+    recorded_modes: Mapping[str, str] | None = None,
 ) -> Config:
     """Validate a whole config and return it typed.
 
@@ -78,7 +77,7 @@ def validate(
         choices: chosen option of each group; None reads options, overrides and modes from `cfg`, a saved config.
         overrides: overrides of the command line.
         run_folder: folder that a sweep assigns to this job.
-        noted: modes recorded in the run that `cfg` resumes, by metric; None for a new run.
+        recorded_modes: modes recorded in the run that `cfg` resumes, by metric; None for a new run.
 
     Raises:
         ConfigError: every problem of the config.
@@ -88,16 +87,16 @@ def validate(
         meta = OmegaConf.to_container(cfg[META]) if META in cfg else {}
         choices, overrides = meta.get("choices", {}), meta.get("overrides", ())
         run_folder = Path(meta["run_folder"]) if meta.get("run_folder") else None
-        noted = meta.get("metrics", {})
+        recorded_modes = meta.get("metrics", {})
     source = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra" and not (key == META and meta)])
-    settle(source)
+    resolve_hydra_and_now(source)
     content, problems = resolve(source)
     finds_lr = replace_auto_lr(content)
-    directions = directions_of(content, cfg, noted)
+    directions = directions_of(content, cfg, recorded_modes)
     fill_modes(content, directions)
-    if noted != {}:  # older runs recorded no modes, and their conflicts are accepted
+    if recorded_modes != {}:  # older runs recorded no modes, and their conflicts are accepted
         problems += check_modes(directions)
-    problems += [*find_secrets(OmegaConf.to_container(source)), *find_told_secrets(content)]
+    problems += [*find_secrets(OmegaConf.to_container(source)), *find_published_secrets(content)]
     config, wrong = _typed(content, {problem.key for problem in problems})
     problems += wrong
     problems += check_config(content, config, {problem.key for problem in problems}, choices)

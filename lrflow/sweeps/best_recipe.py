@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrflow.config import Config, load_config
 from lrflow.config.composition import composer
-from lrflow.config.interpolation import settle
+from lrflow.config.interpolation import resolve_hydra_and_now
 from lrflow.config.options import ACROSS_GROUPS
 from lrflow.config.overrides import Override
 from lrflow.config.validation import META
@@ -122,7 +122,7 @@ def _own_hydra() -> Iterator[None]:
 
 def _content(config: DictConfig) -> dict[str, Any]:
     """Return the part of a config that a recipe holds, with unresolved interpolations."""
-    settle(config)
+    resolve_hydra_and_now(config)
     content: Any = OmegaConf.to_container(config, resolve=False)
     return {key: value for key, value in content.items() if key not in _NOT_OF_THE_JOB}
 

@@ -65,7 +65,7 @@ def test_nothing_in_it_changes(default: Config) -> None:
 
 
 def test_rules_and_makers_of_rules(default: Config) -> None:
-    assert default.layers.made()[0] == Rule("no_decay", select=["bias", "norm"], weight_decay=0.0)
+    assert default.layers.compiled()[0] == Rule("no_decay", select=["bias", "norm"], weight_decay=0.0)
     maker = compose(["layers=layer_decay", "layers.decay=0.5"]).layers
     assert maker.node() == {"_target_": "lrflow.layers.LayerDecay", "decay": 0.5, "min_scale": 0.0, "no_decay": True}
 
