@@ -1,4 +1,4 @@
-"""The command line: composes and checks every job before the first one runs, then runs them."""
+"""The command line: composes and checks every job, then runs them."""
 
 from lrflow.cli.command import main
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lrflow
-from lrflow.cli.arguments import Arguments, parse
-from lrflow.cli.jobs import stopped_by_signals
+from lrflow.cli.arguments import Arguments, parse, with_earlier_sweep
+from lrflow.cli.jobs import run_job, stopped_by_signals
 from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError, cause_of
 from lrflow.memory import garbage_collection
 
@@ -61,8 +61,8 @@ def main(words: Sequence[str] | None = None) -> int:
         show_failure(error)
         return error.exit_code if isinstance(error, LrflowError) else 1
     finally:
-        # The process ends. Python would first look for garbage among everything that was imported and composed, which
-        # takes as long as the composition. After a task it may: a file in a cycle is written when it is collected.
+        # Python collects garbage at exit among all imported and composed objects, which takes as long as the
+        # composition. It still has to after a task: files in reference cycles are written when they are collected.
         if words is None and "lrflow.tasks" not in sys.modules:
             gc.freeze()
 
@@ -85,16 +85,15 @@ def _main(words: list[str]) -> int:
         return 0
     if args.shell_completion and any(word.startswith("query=") for word in args.overrides):
         with contextlib.suppress(Exception):  # an error message would end up in the line that the user is typing
-            _hand_to_hydra(args, args.overrides)
+            _run_hydra(args, args.overrides)
         return 0
     if args.shell_completion or args.hydra_help:
-        return _hand_to_hydra(args, args.overrides)
+        return _run_hydra(args, args.overrides)
     return _check_and_run(args)
 
 
 def _check_and_run(args: Arguments) -> int:
-    """Checks every job that was asked for; when all can be run, runs them."""
-    from lrflow.cli.arguments import with_earlier_sweep
+    """Check every requested job, and run them if all are valid."""
     from lrflow.config.composition import checked, composer
     from lrflow.config.options import Catalogue
     from lrflow.config.overrides import expand, read_overrides
@@ -112,20 +111,20 @@ def _check_and_run(args: Arguments) -> int:
         with garbage_collection(True), options_composed_once():
             jobs = check_sweep(overrides, args.config_dir, catalogue)
             with jobs.not_checked_by_hydra():
-                return _hand_to_hydra(args, overrides.texts, jobs)
+                return _run_hydra(args, overrides.texts, jobs)
     with composer(args.config_dir, catalogue) as composing:
         try:
             found, config = checked(overrides, composing)
         except ConfigError:
             if args.cfg and composing.found is not None and not overrides.problems:
                 show_config(composing.found.content, args, resolve=False)
-            raise  # after the config that has the problems
+            raise  # after the invalid config was printed
         if args.cfg:
             show_config(found.content, args, resolve=args.resolve)
             return 0
         if not args.info:
             return _run_single(found, config, lambda problems: composing.place(problems, overrides.ready))
-    return _hand_to_hydra(args, overrides.texts)
+    return _run_hydra(args, overrides.texts)
 
 
 def _require_multirun(typed: Sequence[str]) -> None:
@@ -150,47 +149,45 @@ def _require_multirun(typed: Sequence[str]) -> None:
 
 @garbage_collection(True)
 def _run_single(found: Composed, config: Config, place: Callable[[list[Problem]], list[Problem]]) -> int:
-    """Runs the one job of a command as Hydra runs one, under Hydra's part of its config.
+    """Run the single job of a command, with Hydra's callbacks, output folder and logging.
 
     Args:
-        found: what was composed.
-        config: which was checked; this very object is run.
-        place: adds to problems the file and line that they come from.
+        found: composed config.
+        config: checked config; this very object is run.
+        place: function that adds file and line to problems.
 
     Returns:
-        the exit code.
+        The exit code.
     """
     from hydra._internal.callbacks import Callbacks
+    from hydra.core import utils
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.utils import JobStatus, run_job
     from hydra.types import HydraContext, RunMode
-
-    from lrflow.cli import jobs
 
     content: Any = found.content
     content.hydra.mode = RunMode.RUN
     callbacks = Callbacks(content)
     context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=callbacks)
     callbacks.on_run_start(config=content, config_name=content.hydra.job.config_name)
-    done = run_job(lambda _: jobs.run_job(config, place), content, "hydra.run.dir", None, context)
+    done = utils.run_job(lambda _: run_job(config, place), content, "hydra.run.dir", None, context)
     callbacks.on_run_end(config=content, config_name=content.hydra.job.config_name, job_return=done)
-    if done.status is JobStatus.FAILED:
+    if done.status is utils.JobStatus.FAILED:
         raise done._return_value
     outcome: Outcome = done.return_value
     return outcome.exit_code
 
 
 @garbage_collection(True)
-def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | None = None) -> int:
-    """Lets Hydra do what was asked for: run a sweep, tell about itself, complete a command line.
+def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | None = None) -> int:
+    """Let Hydra run a sweep, print its `--info` or complete a command line.
 
     Args:
-        args: the flags.
-        overrides: as Hydra takes them.
-        jobs: of a sweep, as they were checked; None: it is none.
+        args: command line.
+        overrides: overrides as Hydra reads them.
+        jobs: checked jobs of the sweep; None: not a sweep.
 
     Returns:
-        the exit code of the jobs that ran.
+        The exit code of the jobs.
     """
     import hydra
 
@@ -203,22 +200,23 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs 
     def job(cfg: DictConfig, trained: Outcome | None = None, config: Config | None = None) -> Outcome:
         parent = os.getppid()
         outcome = _run_job_of_sweep(cfg, args.config_dir, jobs, trained, config)
-        if os.getpid() != process:  # a launcher's own process
-            if os.getppid() != parent:  # the launcher was killed: joblib's worker would wait for it for minutes
+        if os.getpid() != process:  # a process that the launcher started
+            if os.getppid() != parent:  # the launcher was killed; joblib's worker would outlive it for minutes
                 os._exit(outcome.exit_code)
-            if outcome.error and not sampled():
-                raise outcome.error  # Hydra's sweeper tells of nothing else
+            if outcome.error and not is_trial_of_lrflow():
+                raise outcome.error  # Hydra's sweeper reports only exceptions
             return outcome.picklable()
         outcomes.append(outcome)
         if isinstance(outcome.error, StoppedError):
-            raise SystemExit(outcome.exit_code)  # and with it the sweep
+            raise SystemExit(outcome.exit_code)  # ends the sweep, too
         return outcome
 
-    job.outcomes = outcomes  # type: ignore[attr-defined]  # lrflow's sweeper fills in those of other processes
-    job.config_dir = args.config_dir  # type: ignore[attr-defined]  # lrflow's launcher composes jobs itself
+    # lrflow's sweeper adds the outcomes of jobs in other processes.
+    job.outcomes = outcomes  # type: ignore[attr-defined]
+    job.config_dir = args.config_dir  # type: ignore[attr-defined]  # the vectorized launcher composes jobs itself
     share_store()
     app = hydra.main(config_path=f"pkg://{MODULE}", config_name=ROOT, version_base="1.3")(job)
-    logging.raiseExceptions = not args.info  # Hydra logs what it tells, also into a pipe that was closed
+    logging.raiseExceptions = not args.info  # with --info Hydra logs into a pipe that may be closed
     try:
         with _argv(args.for_hydra(overrides)):
             app()
@@ -235,20 +233,19 @@ def _hand_to_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs 
 def _run_job_of_sweep(
     cfg: DictConfig, config_dir: Path | None, jobs: CheckedJobs | None, trained: Outcome | None, config: Config | None
 ) -> Outcome:
-    """Runs one job of a sweep, which Hydra composed.
+    """Run one job of a sweep that Hydra composed.
 
     Args:
-        cfg: its config.
-        config_dir: the folder with more options.
-        jobs: of the sweep, as they were checked before it; None: nobody did.
-        trained: how its training has ended already, with others'.
-        config: the checked config, where somebody has checked it in this process; None: it is to be checked.
+        cfg: config of the job.
+        config_dir: folder with additional options.
+        jobs: jobs that were checked before the sweep; None: not checked.
+        trained: outcome of a job that was trained together with others; None: run it.
+        config: checked config; None: take it from `jobs`, or check it now.
     """
     from hydra.core.hydra_config import HydraConfig
     from rich.text import Text
 
     from lrflow.cli.errors import console
-    from lrflow.cli.jobs import run_job
     from lrflow.config.composition import placed
 
     node: Any = HydraConfig.get()
@@ -259,11 +256,11 @@ def _run_job_of_sweep(
     number = int(node.job.num)
     labels = jobs.labels if jobs else []
     quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if sampled():
-        quiet = _output_to(folder / "output.txt")  # the sweep tells how it goes
+    if is_trial_of_lrflow():
+        quiet = _output_to(folder / "output.txt")  # the sweep prints the progress
     else:
-        told = labels[number] if number < len(labels) else " ".join(node.overrides.task)
-        console().print(Text.assemble((f"\njob {number}", "bold"), f"  {told}\n", (f"{folder}/", "dim")))
+        label = labels[number] if number < len(labels) else " ".join(node.overrides.task)
+        console().print(Text.assemble((f"\njob {number}", "bold"), f"  {label}\n", (f"{folder}/", "dim")))
 
     def place(problems: list[Problem]) -> list[Problem]:
         found, overrides = composed_job(cfg, node, config_dir)
@@ -274,12 +271,12 @@ def _run_job_of_sweep(
 
 
 def composed_job(cfg: DictConfig, node: Any, config_dir: Path | None) -> tuple[Composed, list[Override]]:
-    """What a job of a sweep is made of, and its overrides as Hydra took them.
+    """Return the composed config of a sweep's job, and its overrides as Hydra received them.
 
     Args:
-        cfg: as Hydra composed it.
+        cfg: config that Hydra composed.
         node: Hydra's node of it.
-        config_dir: the folder with more options.
+        config_dir: folder with additional options.
     """
     from lrflow.config.composition import job_of_sweep
     from lrflow.config.overrides import Override
@@ -288,8 +285,8 @@ def composed_job(cfg: DictConfig, node: Any, config_dir: Path | None) -> tuple[C
     return job_of_sweep(cfg, node, overrides, config_dir), overrides
 
 
-def sampled() -> bool:
-    """Return whether lrflow's sweeper started the current job."""
+def is_trial_of_lrflow() -> bool:
+    """Return whether lrflow's own sweeper started the current job."""
     from hydra.core.hydra_config import HydraConfig
 
     from lrflow.config.sweep import TARGET
@@ -314,7 +311,6 @@ def _started_by_a_run() -> Path | None:
 @garbage_collection(True)
 def _run_again(folder: Path) -> int:
     """Run the job of a run folder, as its first process does; the command line is ignored."""
-    from lrflow.cli.jobs import run_job
     from lrflow.config import load_config, validate
 
     return run_job(validate(load_config(folder / "config.yaml"))).exit_code

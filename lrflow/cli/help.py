@@ -1,4 +1,4 @@
-"""The help page."""
+"""The page of `--help`: usage, examples, common overrides, flags, and every option of every group."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lrflow.cli.errors import console
 from lrflow.config.options import GROUPS, Catalogue, Option, home
 
 _LONGEST = 26
-"""Names longer than this stand on a line of their own, above their description."""
+"""Longer names get a line of their own, above their description."""
 
 EXAMPLES = {
     "lrflow": "Train a small network on handwritten digits, in less than a minute.",

@@ -141,8 +141,8 @@ def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[Overr
             raise ConfigError([Problem("sweep", "no key has several values", hint=hint)])
         assignments = space.grid() if node.sampler == "grid" else space.corners()
         # The objectives of the sweep apply to its runs too.
-        judged = ("hydra/sweeper", "hydra.sweeper.metric", "hydra.sweeper.mode")
-        settings = [override for override in overrides.ready if override.key in judged]
+        objective_keys = ("hydra/sweeper", "hydra.sweeper.metric", "hydra.sweeper.mode")
+        settings = [override for override in overrides.ready if override.key in objective_keys]
         return [[*settings, *map(Override.read, space.overrides(values))] for values in assignments]
     hint = "add sweep.sampler=tpe, or random"
     drawn = [override for override in overrides.ready if isinstance(override.parsed.value(), IntervalSweep)]
@@ -176,14 +176,14 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
         ending = {name: cells for name, cells in ending.items() if name not in left_out}
         columns = {"job": [str(number) for number in range(len(outcomes))]}
         columns |= {name: [job.get(key, "") for job in given] for name, key in zip(headings, swept, strict=True)}
-        shown = 0
+        columns_that_fit = 0
         for name in metrics:
             values = [outcome.metrics.get(name) for outcome in outcomes]
             column = {name: ["" if value is None else f"{value:.4g}" for value in values]}
             if _width(columns | column | ending) <= out.width:
                 columns |= column
-                shown += 1
-        if shown >= min(FEWEST, len(metrics)):
+                columns_that_fit += 1
+        if columns_that_fit >= min(FEWEST, len(metrics)):
             break
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -195,11 +195,11 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     if same:
         out.print(Text(f"each with {same}", "dim"))
     out.print(table)
-    for status, told in _UNFINISHED.items():
+    for status, label in _UNFINISHED.items():
         if numbers := [str(number) for number, outcome in enumerate(outcomes) if outcome.status == status]:
-            out.print(Text(f"{len(numbers)} of {_jobs(len(outcomes))} {told}: {', '.join(numbers)}", _STYLES[status]))
+            out.print(Text(f"{len(numbers)} of {_jobs(len(outcomes))} {label}: {', '.join(numbers)}", _STYLES[status]))
     if sweep is not None and (sweep.lr_key is not None or (sweep.folder / RECORD).exists()):
-        _show_answer(sweep)
+        _report(sweep)
 
 
 def _read(home: Path | None) -> SweepResults | None:
@@ -210,7 +210,7 @@ def _read(home: Path | None) -> SweepResults | None:
     return sweep if sweep and sweep.trials else None
 
 
-def _show_answer(sweep: SweepResults) -> None:
+def _report(sweep: SweepResults) -> None:
     """Write and print the report of a sweep."""
     from lrflow.reports.sweep import report
 
@@ -235,11 +235,11 @@ _STYLES: dict[str, str] = {
 _UNFINISHED: dict[Status, str] = {"failed": "failed", "diverged": "diverged", "ended_early": "ended early"}
 
 
-def _metrics(outcomes: Sequence[Outcome], judged: Sequence[str]) -> list[str]:
+def _metrics(outcomes: Sequence[Outcome], objectives: Sequence[str]) -> list[str]:
     """Return the names of the jobs' metrics in the order of the table: objectives, test, validation, others."""
     names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.metrics))
     open_ = [name for name in names if not is_test(name)]
-    first = [found for name in judged for found in ([name] if name in names else nearest(name, open_, 1))]
+    first = [found for name in objectives for found in ([name] if name in names else nearest(name, open_, 1))]
     others = sorted(names, key=lambda name: (not is_test(name), not is_validation(name), is_loss(name)))
     return list(dict.fromkeys([*first, *others]))
 
