@@ -1,8 +1,8 @@
 """Writes docs/catalogue.md, docs/parity.md and their pictures from conf/, the docstrings and docs/parity.yaml.
 
-python docs/catalogue.py            # write what is not current
+python docs/catalogue.py            # write outdated pages and pictures
 python docs/catalogue.py --redraw   # and every picture, as after a change of how they are drawn
-python docs/catalogue.py --check    # say what is not current, and exit with 1 if anything is
+python docs/catalogue.py --check    # list what is outdated; exit 1 if anything is
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ def build() -> tuple[dict[Path, str], list[Picture]]:
 
 
 def stale(texts: dict[Path, str], pictures: Iterable[Picture], images: Path = IMAGES) -> list[str]:
-    """What is not current, each with why."""
+    """Return a line for each outdated page and picture, with the reason."""
     told = [
         f"{path.name}: its text is not what conf/ and the docstrings say"
         for path, text in texts.items()
@@ -278,7 +278,7 @@ def stale(texts: dict[Path, str], pictures: Iterable[Picture], images: Path = IM
 def main() -> int:
     """Writes, or checks."""
     parser = argparse.ArgumentParser(description="Makes the catalogue's pages and pictures.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if something is not current")
+    parser.add_argument("--check", action="store_true", help="list what is outdated; exit 1 if anything is")
     parser.add_argument("--redraw", action="store_true", help="draw every picture anew")
     arguments = parser.parse_args()
     texts, pictures = build()

@@ -1,7 +1,7 @@
 """The pictures of the documentation that show plans, drawn by the code that draws `task=plan`.
 
-Each carries the fingerprints of its plans and a few of their LRs, so that one that is not current any more is known
-without comparing pixels. `python docs/catalogue.py` draws those that are not.
+Each picture records the fingerprints of its plans and some of their LRs, so that an outdated one is found without
+comparing pixels. `python docs/catalogue.py` redraws outdated ones.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- tree: written by docs/tree.py -->\n", "<!-- end of tree -->\n"
+TOP = "Modules without a room: shared by all rooms, and `assemble.py`"
 
 
 def summary(path: Path) -> str:
@@ -24,7 +25,7 @@ def tree() -> str:
     rooms = [package, *sorted(path.parent for path in package.glob("*/__init__.py"))]
     lines = []
     for room in rooms:
-        about = "The ground and the top" if room == package else summary(room / "__init__.py")
+        about = TOP if room == package else summary(room / "__init__.py")
         lines += [f"\n**`{room.relative_to(ROOT)}/`** {about}\n\n"]
         lines += [
             f"- `{path.name}`: {summary(path)}\n"

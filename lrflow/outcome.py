@@ -1,4 +1,4 @@
-"""How a run ended (`Outcome`), for summary.json, the exit code, loggers, the sweep and its study."""
+"""How a run ended (`Outcome`), for summary.json, the exit code, loggers, the sweep and the Optuna study."""
 
 from __future__ import annotations
 

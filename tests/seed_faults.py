@@ -73,7 +73,9 @@ def read_faults() -> list[Fault]:
 
 
 def batches(tree: Path, path: Path) -> list[list[Path]]:
-    """The test files, those that most likely catch a fault in a module first; each batch is one pytest process."""
+    """Return the test files in batches, the most likely to catch a fault in the module first; each batch is one pytest
+    process.
+    """
     module = path.relative_to(tree / "lrflow").with_suffix("")
     tests = tree / "tests"
     top = sorted(tests.glob("test_*.py"), key=lambda test: test.stem != f"test_{module.name}")
@@ -98,12 +100,12 @@ def batches(tree: Path, path: Path) -> list[list[Path]]:
     return found
 
 
-class Judge:
+class FaultRunner:
     """Runs the tests on faults.
 
     Args:
         tree: the project whose tests are judged.
-        seconds: for each fault at most.
+        seconds: time limit per fault.
         near: whether to leave out the tests of rooms that do not import the faulty module.
     """
 
@@ -111,8 +113,8 @@ class Judge:
         self._tree, self._seconds, self._near = tree, seconds, near
         self._broken: list[str] = []  # tests that fail without a fault
 
-    def judge(self, fault: Fault) -> dict[str, object]:
-        """What became of a fault: `caught` (a test, or None), `seconds`, and the test `files` that were run."""
+    def run(self, fault: Fault) -> dict[str, object]:
+        """Return the result for a fault: `caught` (a test, or None), `seconds`, and the number of test `files` run."""
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="lrflow-fault-") as folder:
             copy = Path(folder)
@@ -149,7 +151,9 @@ class Judge:
 
 
 def _run(copy: Path, tests: list[str], left_out: list[str], seconds: float) -> str | None:
-    """The first test that fails, hangs or cannot be collected, without its parameters; None: none does in time."""
+    """Return the first test that fails, hangs or cannot be collected, without its parameters; None: none did within the
+    time.
+    """
     words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     words += [f"--deselect={test}" for test in left_out]
     environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
@@ -180,7 +184,7 @@ def _run(copy: Path, tests: list[str], left_out: list[str], seconds: float) -> s
 
 
 def _copy(tree: Path, copy: Path) -> None:
-    """Copies the files that git tracks, as they are now."""
+    """Copy the files that git tracks, in their present state."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=tree, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         if (tree / name).is_file():
@@ -207,9 +211,9 @@ def table(rows: list[dict[str, object]]) -> str:
 def main() -> int:
     """The command line; returns 1 where a fault was missed."""
     parser = argparse.ArgumentParser(description="Seed faults and see which tests catch them.")
-    parser.add_argument("names", nargs="*", help="of faults (default: all)")
+    parser.add_argument("names", nargs="*", help="faults to seed (default: all)")
     parser.add_argument("--tree", type=Path, default=HERE.parent, help="the checkout to judge (default: this one)")
-    parser.add_argument("--seconds", type=float, default=3600, help="for each fault at most (default: 3600)")
+    parser.add_argument("--seconds", type=float, default=3600, help="time limit per fault (default: 3600)")
     parser.add_argument("--near", action="store_true", help="leave out rooms that do not import the faulty module")
     parser.add_argument(
         "--record", type=Path, help="a JSON file of the results; faults that are in it are not run again"
@@ -224,10 +228,10 @@ def main() -> int:
         fault.seeded(tree)
     record = arguments.record
     known = {row["name"]: row for row in json.loads(record.read_text())} if record and record.exists() else {}
-    judge = Judge(tree, arguments.seconds, arguments.near)
+    runner = FaultRunner(tree, arguments.seconds, arguments.near)
     for fault in faults:
         if fault.name not in known:
-            row = known[fault.name] = judge.judge(fault)
+            row = known[fault.name] = runner.run(fault)
             print(f"{fault.name}: {row['caught'] or 'MISSED'} ({row['seconds']} s)", flush=True)
             if record:
                 record.write_text(json.dumps(list(known.values()), indent=1))

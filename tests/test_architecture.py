@@ -1,4 +1,4 @@
-"""The shape of the house: floors, circles, sizes, and tests that mirror the modules."""
+"""Tests of the architecture: floors, import cycles, module length, and tests that mirror the modules."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ FLOORS = {
     "tasks": 11,
     "cli": 12,
 }  # fmt: skip
-LONGEST = 400
+MAX_LINES = 400
 WHOLE_ROOMS = {
     "optimizers": {"formulas", "learning_rate_free", "options", "prodigy", "schedule_free"},
     "schedules": {"against_formulas", "against_torch", "properties"},
 }
-"""Tests of what holds for a whole room."""
+"""Test files, by room, that test the whole room instead of one module."""
 
 
 def dotted(path: Path) -> str:
@@ -79,28 +79,28 @@ def test_rooms_import_only_from_floors_below() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_no_module_imports_itself_through_others() -> None:
+def test_there_are_no_import_cycles() -> None:
     left = {module: set(others) for module, others in IMPORTS.items()}
-    while ends := [module for module, others in left.items() if not others & left.keys()]:
-        for module in ends:
+    while leaves := [module for module, others in left.items() if not others & left.keys()]:
+        for module in leaves:
             del left[module]
-    assert not left, "in circles, or above them: " + ", ".join(
+    assert not left, "modules in import cycles, or above them: " + ", ".join(
         f"{module} -> {', '.join(sorted(others & left.keys()))}" for module, others in left.items()
     )
 
 
 def test_no_module_is_too_long() -> None:
     lengths = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
-    assert not {module: length for module, length in lengths.items() if length > LONGEST}
+    assert not {module: length for module, length in lengths.items() if length > MAX_LINES}
 
 
-def test_the_architecture_page_has_the_tree_as_it_is() -> None:
+def test_the_tree_in_the_architecture_page_is_current() -> None:
     assert tree.PAGE.read_text() == tree.page(), "run: python docs/tree.py"
 
 
 def test_the_tests_mirror_the_modules() -> None:
     """A file of a mirrored folder is named after a module, or after a module and a topic: test_plan_unfreezing.py."""
-    strange = []
+    misnamed = []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         folder = path.parent.relative_to(ROOT / "tests")
         if folder == Path() or not (PACKAGE / folder / "__init__.py").exists():
@@ -108,5 +108,5 @@ def test_the_tests_mirror_the_modules() -> None:
         stems = {module.stem for module in (PACKAGE / folder).glob("*.py")} | WHOLE_ROOMS.get(folder.name, set())
         name = path.stem.removeprefix("test_")
         if not any(name == stem or name.startswith(f"{stem}_") for stem in stems):
-            strange.append(str(path.relative_to(ROOT)))
-    assert not strange
+            misnamed.append(str(path.relative_to(ROOT)))
+    assert not misnamed
