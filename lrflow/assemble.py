@@ -18,13 +18,13 @@ from lrflow.config.compatibility import batch_scaling, check_optimizer, check_ro
 from lrflow.config.metrics import check_logged, guessed_modes, unlikely_settings
 from lrflow.config.schema import NoFeedback, Optimizer, Rules
 from lrflow.config.targets import optimizer_traits, takes
+from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
 from lrflow.files import user_lock
 from lrflow.health.advice import advise
 from lrflow.imports import is_of_lightning
 from lrflow.layers import GradualUnfreezing, Group, MuP, Rule, RuleMaker, merge, resolve
-from lrflow.layers.groups import abbreviated
 from lrflow.layers.parameters import Parameters
 from lrflow.layers.rules import as_tuple
 from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, traits_of
@@ -320,7 +320,7 @@ def _check_starts(plan: Plan, layers: Mapping[str, Any]) -> list[Problem]:
     """Problems of groups that are unfrozen after the end of the run, or of a run that starts with all groups frozen."""
     run, starts = plan.horizon.steps, plan.first_steps
     if late := [f"{name} (step {start})" for name, start in starts.items() if start >= run]:
-        message = f"the run has {run} steps, and these groups would be unfrozen later: {abbreviated(late)}"
+        message = f"the run has {run} steps, and these groups would be unfrozen later: {joined(late, 7)}"
         gradual = str(layers.get("_target_")).endswith(f".{GradualUnfreezing.__name__}") and "every" in layers
         key, value = ("layers.every", layers["every"]) if gradual else ("layers", ...)
         return [Problem(key, message, value, "unfreeze them earlier, or train longer")]

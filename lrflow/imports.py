@@ -14,21 +14,25 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["lazily", "np"]
 
 
-def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+def lazily(
+    package: str, homes: Mapping[str, str], former: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[str], Any]:
     """Return a `__getattr__` for a package (PEP 562) that imports a module when one of its names is first used.
 
     Args:
         package: `__name__` of the package.
         homes: module of the package that defines a name, by name.
+        former: the current names of what was renamed, by the former names, which are still found.
     """
 
     def find(name: str) -> Any:
+        name = former.get(name, name)
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(f"{package}.{homes[name]}"), name)

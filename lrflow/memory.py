@@ -26,10 +26,10 @@ def freed_after() -> Iterator[None]:
 
 @contextmanager
 def garbage_collection(enabled: bool) -> Iterator[None]:
-    """Switches Python's garbage collector on or off within.
+    """Switch Python's garbage collector on or off within the block.
 
-    It is off while a command starts: imports and a composition create hundreds of thousands of objects and hardly any
-    garbage, and going through them again and again takes a sixth of the time.
+    It is off while a command starts: imports and composition create hundreds of thousands of objects and little
+    garbage, and traversing them takes a sixth of the time.
     """
     before = gc.isenabled()
     switch = {True: gc.enable, False: gc.disable}

@@ -170,7 +170,7 @@ class Directions:
         named: dict[str, tuple[str, ...]] = {}
         for place, key in PLACES.items():
             node = _node(content, place)
-            names, modes = _as_list(node.get(key)), _as_list(node.get("mode"))
+            names, modes = as_list(node.get(key)), as_list(node.get("mode"))
             if place == "sweep" and not names and modes:  # the mode is that of the runs' own objective
                 names = [*_objectives(named)]
             if names:
@@ -213,6 +213,6 @@ def _node(content: Any, place: str) -> Mapping[str, Any]:
     return content if isinstance(content, Mapping) else {}
 
 
-def _as_list(value: Any) -> list[str]:
+def as_list(value: Any) -> list[str]:
     """Return a string or list of strings as a list; None as an empty one."""
     return [] if value is None else [value] if isinstance(value, str) else [str(each) for each in value]

@@ -1,1 +1,1 @@
-"""The package in which Hydra finds lrflow's sweeper."""
+"""lrflow's plugins for Hydra: its options and its sweeper."""

@@ -1,7 +1,7 @@
-"""How Hydra finds lrflow's options: the files of `conf/` and the recipes, each read when a composition takes it.
+"""lrflow's options for Hydra: the files of `conf/` and the recipes, each read when a composition uses it.
 
-Hydra imports this module at each start, in every program of the environment: it stays light, and it changes no search
-path but lrflow's own.
+Hydra imports this module at every start, in every program of the environment, so its imports are light and it changes
+only lrflow's own search path.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
 OURS = SearchPathElement("main", "lrflow://conf")
-"""The entry of lrflow's options in a search path."""
+"""The search path entry of lrflow's options."""
 
 
 class LrflowSearchPath(SearchPathPlugin):
-    """Has Hydra read `lrflow.conf` with lrflow's own source."""
+    """Make Hydra read `lrflow.conf` through `LrflowOptions`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Replaces the entry of `lrflow.conf`, if the search path has it."""
+        """Replace the entry of `lrflow.conf`, if there is one."""
         path = search_path.get_path()
         path[:] = [OURS if (entry.provider, entry.path) == ("main", "pkg://lrflow.conf") else entry for entry in path]
 
@@ -40,15 +40,15 @@ class LrflowOptions(ConfigSource):
         return "lrflow"
 
     def available(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def is_group(self, config_path: str) -> bool:
-        """Whether there are options of this group."""
+        """Return whether there is a group of this name."""
         return config_path.strip("/") in _groups()
 
     def is_config(self, config_path: str) -> bool:
-        """Whether there is this option."""
+        """Return whether there is an option of this name."""
         return _name(config_path) in _files()
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
@@ -60,7 +60,7 @@ class LrflowOptions(ConfigSource):
         return sorted(set(names.get(results_filter, [])))
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """An option.
+        """Return an option.
 
         Raises:
             ConfigLoadError: there is none of this name.
@@ -108,7 +108,7 @@ def _content(text: str, path: Path) -> Any:
     try:
         content = yaml.load(text, Loader=_loader())
     except yaml.YAMLError:
-        return OmegaConf.load(path)  # whose error names the file
+        return OmegaConf.load(path)  # its error names the file
     return OmegaConf.create({} if content is None else content)
 
 
@@ -123,7 +123,8 @@ def _loader() -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = [key.value for key, _ in node.value if key.tag == "tag:yaml.org,2002:str"]
             if len(set(keys)) < len(keys):
-                raise yaml.YAMLError("a key is there twice")
+                key = next(key for key in keys if keys.count(key) > 1)
+                raise yaml.YAMLError(f"found duplicate key {key}")
             return super().construct_mapping(node, deep=deep)
 
     return Loader

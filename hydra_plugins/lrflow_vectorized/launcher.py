@@ -53,7 +53,7 @@ class VectorizedLauncher(Launcher):
         Returns:
             The result of each job, in order.
         """
-        from lrflow.cli.population import launch
+        from lrflow.cli.vectorized_launcher import launch
 
         jobs = dict(enumerate(job_overrides, start=initial_job_idx))
         return launch(jobs, self.hydra_context, self.task_function, self.config, self.size, self.measure)

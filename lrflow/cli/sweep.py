@@ -25,7 +25,7 @@ from lrflow.config.metrics import guessed_modes
 from lrflow.config.options import Catalogue
 from lrflow.config.overrides import Override, Overrides, read_overrides, values_of
 from lrflow.config.sweep import TARGET
-from lrflow.display import short_names
+from lrflow.display import counted, short_names
 from lrflow.errors import ConfigError, LrflowError, Problem, nearest
 from lrflow.metric import is_loss, is_test, is_validation
 from lrflow.outcome import Outcome, Status
@@ -191,13 +191,14 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
         table.add_column(name, justify="left" if name in ending else "right", no_wrap=name not in headings)
     for row in zip(*(columns | ending).values(), strict=True):
         table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
-    out.print(Text(f"\nsweep of {_jobs(len(outcomes))}{f' in {home}/' if home else ''}", "bold"))
+    jobs = counted(len(outcomes), "job")
+    out.print(Text(f"\nsweep of {jobs}{f' in {home}/' if home else ''}", "bold"))
     if same:
         out.print(Text(f"each with {same}", "dim"))
     out.print(table)
     for status, label in _UNFINISHED.items():
         if numbers := [str(number) for number, outcome in enumerate(outcomes) if outcome.status == status]:
-            out.print(Text(f"{len(numbers)} of {_jobs(len(outcomes))} {label}: {', '.join(numbers)}", _STYLES[status]))
+            out.print(Text(f"{len(numbers)} of {jobs} {label}: {', '.join(numbers)}", _STYLES[status]))
     if sweep is not None and (sweep.lr_key is not None or (sweep.folder / RECORD).exists()):
         _report(sweep)
 
@@ -249,10 +250,6 @@ def _name(folder: Path | None, home: Path | None) -> str:
     if folder is None:
         return ""
     return folder.name if home is not None else str(folder)
-
-
-def _jobs(count: int) -> str:
-    return f"{count} job{'s' if count != 1 else ''}"
 
 
 def _width(columns: dict[str, list[str]]) -> int:

@@ -35,7 +35,7 @@ def _cache() -> Path:
 
 
 def write_file(content: bytes, path: Path) -> None:
-    """Write a file under its name once its whole content is on the disk; no reader ever finds half of it.
+    """Write a file atomically, so that a reader never finds half of it.
 
     Args:
         content: the content of the file.

@@ -1,6 +1,6 @@
 """Feedback: small stateful factors on top of the plan, which react to what the run measures."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lrflow.imports import lazily
 
@@ -19,11 +19,7 @@ __all__ = [
 FORMER_NAMES = {"Stationarity": "SASA"}
 """Configs and checkpoints that were saved before a class was renamed hold its former name."""
 
-_find = lazily(__name__, {
+__getattr__ = lazily(__name__, {
     "Feedback": "base", "Greedy": "metric", "Hypergradient": "step", "KLAdaptive": "metric", "MetricFeedback": "base",
     "Plateau": "metric", "SASA": "step", "StepFeedback": "base",
-})  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    return _find(FORMER_NAMES.get(name, name))
+}, FORMER_NAMES)  # fmt: skip

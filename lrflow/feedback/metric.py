@@ -219,9 +219,10 @@ class Greedy(MetricFeedback):
 
 class KLAdaptive(MetricFeedback):
     """Divides the LR by `factor` if the KL is above `band` times its target, multiplies it below target / band.
+
     It adapts the LR instead of PPO's KL penalty (Schulman et al., 2017, arXiv 1707.06347, section 4, with a band of 1.5
     and a factor of 2); the defaults are those of RSL-RL and rl_games. A KL of exactly 0 means that no policies were
-    compared yet, and moves nothing, as in RSL-RL; NaN moves nothing either, an infinite KL lowers the LR.
+    compared yet, and moves nothing, as in RSL-RL; NaN moves nothing either, and an infinite KL lowers the LR.
 
     Args:
         monitor: the metric that the module logs.

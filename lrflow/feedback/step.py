@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.special import stdtrit
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from lrflow.feedback.base import StepFeedback, cpu_copies, raise_problems, wides
 from lrflow.feedback.limits import LIMITS
 from lrflow.limits import outside
 from lrflow.schedules import Horizon
-from lrflow.schedules.time import DurationLike
+from lrflow.schedules.time import DurationLike, Floats
 
 
 class Hypergradient(StepFeedback):
@@ -123,9 +122,6 @@ class Hypergradient(StepFeedback):
         return (dot / (norms[0] * norms[1])).nan_to_num(0.0, 0.0, 0.0).clamp(-1.0, 1.0).to(self._move.dtype)
 
 
-Samples = npt.NDArray[np.float64]
-
-
 class SASA(StepFeedback):
     """Multiplies the LR by `factor` when a statistical test finds the weights stationary.
 
@@ -173,7 +169,7 @@ class SASA(StepFeedback):
         raise_problems(outside(LIMITS["SASA"], locals(), "feedback"))
         super().__init__(min_factor, 1.0, every)
         self._cut, self._significance, self._keep, self._min_samples = factor, significance, keep, min_samples
-        self._samples: Samples = np.empty(0)  # the latest ones
+        self._samples: Floats = np.empty(0)  # the latest ones
         self._count = 0  # samples since the last cut
         self._norms = torch.empty(0)  # squared norms of the weights before each step since the last test
         self._rates: list[float] = []  # the LRs of those steps
@@ -234,7 +230,7 @@ class SASA(StepFeedback):
         self._norms, self._rates, self._last = state["norms"], list(state["rates"]), state["last"]
         self.set(state["factor"])
 
-    def _take(self, norms: Samples, rates: Samples) -> float | None:
+    def _take(self, norms: Floats, rates: Floats) -> float | None:
         """Compute samples from the recorded norms, cut the LR if they are stationary, and return their mean."""
         moves = rates[:-1] > 0  # a step at LR 0 gives no sample
         samples = -np.diff(norms)[moves] / (2 * rates[:-1][moves])
@@ -250,7 +246,7 @@ class SASA(StepFeedback):
         return mean
 
 
-def is_stationary(samples: Samples, significance: float) -> bool:
+def is_stationary(samples: Floats, significance: float) -> bool:
     """Whether the confidence interval of the mean of correlated samples contains 0, and both halves have one sign.
 
     Args:

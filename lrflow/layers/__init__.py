@@ -1,6 +1,6 @@
 """Which parameters train how: rules, the groups they make of a model, layer-wise LR decay, gradual unfreezing."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lrflow.imports import lazily
 
@@ -22,12 +22,8 @@ __all__ = [
 FORMER_NAMES = {"HiddenMatrices": "MuonGroups"}
 """Configs that were saved before a class was renamed hold its former name."""
 
-_find = lazily(__name__, {
+__getattr__ = lazily(__name__, {
     "GradualUnfreezing": "unfreezing", "Group": "groups", "LayerDecay": "layer_decay", "MuP": "mup",
     "MuonGroups": "muon",
     "Rule": "rules", "RuleMaker": "rules", "merge": "groups", "resolve": "groups",
-})  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    return _find(FORMER_NAMES.get(name, name))
+}, FORMER_NAMES)  # fmt: skip

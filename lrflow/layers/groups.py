@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.layers.parameters import Entry, Parameters
 from lrflow.layers.rules import SELECTORS, Rule, as_tuple, has_kind, has_ndim, has_type, is_type, selects
@@ -188,7 +189,7 @@ def check_initialised(entries: Sequence[Entry]) -> None:
     lazy = [entry.name for entry in entries if nn.parameter.is_lazy(entry.parameter)]
     if lazy:
         hint = "run one batch through the model before you pass it to lrflow"
-        message = f"lazy modules whose parameters have no shape yet: {abbreviated(lazy)}"
+        message = f"lazy modules whose parameters have no shape yet: {joined(lazy, 7)}"
         raise ConfigError([Problem("model", message, ..., hint)])
 
 
@@ -211,15 +212,9 @@ def _check_inputs(
             yield Problem(f"{key}[{index}].route", "there is no such route", rule.route, hint)
 
 
-def abbreviated(names: Sequence[str], most: int = 6) -> str:
-    """Return the first few names, and how many more there are."""
-    first = ", ".join(names[:most])
-    return first if len(names) <= most else f"{first} and {len(names) - most} more"
-
-
 def explain_unmatched(entries: Sequence[Entry], key: str) -> Problem:
     """Return the problem of parameters that no rule selects."""
-    names = abbreviated([entry.name for entry in entries])
+    names = joined([entry.name for entry in entries], 7)
     count = "1 trainable parameter matches" if len(entries) == 1 else f"{len(entries)} trainable parameters match"
     return Problem(key, f"{count} no rule: {names}", ..., 'add {name: rest, match: "*"} as the last rule')
 
@@ -265,7 +260,7 @@ def nearest_names(text: str, names: Sequence[str]) -> str:
     close = nearest(text.removeprefix("re:").replace("\\", ""), [*(f"{path}.*" for path in paths), *names])
     if close:
         return f"nearest: {', '.join(close)}"
-    return f"the names are {abbreviated(list(names))}"
+    return f"the names are {joined(list(names), 7)}"
 
 
 def _known_type(model: nn.Module, name: str) -> bool:
@@ -280,7 +275,7 @@ def _empty_type(model: nn.Module, entries: Sequence[Entry], name: str, key: str)
         hint = f'match: "{empty[0]}.*" selects what lies inside it'
         return Problem(f"{key}.type", "holds no parameters itself, only its submodules do", name, hint)
     close = nearest(name.rpartition(".")[2], holders)
-    hint = f"nearest: {', '.join(close)}" if close else f"parameters are held by {abbreviated(holders)}"
+    hint = f"nearest: {', '.join(close)}" if close else f"parameters are held by {joined(holders, 7)}"
     return Problem(f"{key}.type", "no module of this class holds a parameter", name, hint)
 
 
@@ -306,7 +301,7 @@ def _unclaimed(
     where = f"{key}.{given[0]}" if len(given) == 1 else key
     trainable = [entry for entry in selected if entry.trainable]
     if not trainable and not rule.freeze:
-        names = abbreviated([entry.name for entry in selected])
+        names = joined([entry.name for entry in selected], 7)
         return Problem(where, f"selects only parameters that the model has frozen: {names}", value, "remove the rule")
     earlier = [
         other.name

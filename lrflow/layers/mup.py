@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
-from lrflow.layers.groups import abbreviated, check_initialised
+from lrflow.layers.groups import check_initialised
 from lrflow.layers.parameters import Entry, Parameters, Place, inventory, is_norm
 from lrflow.layers.rules import Multiple, Rule
 
@@ -109,7 +110,7 @@ class MuP:
         for other, key in ((before, "layers.base"), (grown, "layers.wider")):
             if list(other) != [entry.name for entry in entries]:
                 names = sorted(other.keys() ^ {entry.name for entry in entries}) or ["their order"]
-                message = f"may change only widths, but makes a model with other parameters: {abbreviated(names)}"
+                message = f"may change only widths, but makes a model with other parameters: {joined(names, 7)}"
                 raise ConfigError([Problem(key, message, dict(self.base if other is before else self.wider_arguments))])
         problems = list(self._unmatched(entries))
         widths = []
@@ -171,7 +172,7 @@ class MuP:
         for pattern, role in self.roles.items():
             if not fnmatch.filter(names, pattern):
                 close = nearest(pattern, names)
-                hint = f"nearest: {', '.join(close)}" if close else f"the names are {abbreviated(names)}"
+                hint = f"nearest: {', '.join(close)}" if close else f"the names are {joined(names, 7)}"
                 yield Problem(f"layers.roles.{pattern}", "matches no parameter", role, hint)
 
 

@@ -167,9 +167,9 @@ class UseTracer(TorchDispatchMode):
         self._held: list[Any] = []
         self._fixed: set[int] = set()
         for buffer in model.buffers():
-            self._note(buffer, 0, False)
+            self._record(buffer, 0, False)
         for index, parameter in enumerate(self._parameters):
-            self._note(parameter, 1 << index, False)
+            self._record(parameter, 1 << index, False)
             self._fixed.add(_key(parameter))
         self._first: dict[int, int] = {}
         self._feeds: dict[int, int] = {}
@@ -203,7 +203,7 @@ class UseTracer(TorchDispatchMode):
             self._use(weights, data)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and _key(leaf) not in self._fixed:
-                self._note(leaf, weights | data, is_data)
+                self._record(leaf, weights | data, is_data)
         return result
 
     def _use(self, weights: int, data: int) -> None:
@@ -216,7 +216,7 @@ class UseTracer(TorchDispatchMode):
             self._first[bit] = len(self._first)
             self._feeds[bit] = data & ~weights
 
-    def _note(self, tensor: Tensor, bits: int, is_data: bool) -> None:
+    def _record(self, tensor: Tensor, bits: int, is_data: bool) -> None:
         key = _key(tensor)
         if key not in self._known:
             self._held.append(_storage(tensor))

@@ -6,21 +6,20 @@ import fnmatch
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules import Curve, Duration, DurationLike
-from lrflow.schedules.serialization import from_spec
+from lrflow.schedules.serialization import ResolveClass, from_spec
 
 if TYPE_CHECKING:  # the schemas import this module without torch
     from torch import nn
 
     from lrflow.layers.parameters import Entry, Parameters
 
-Resolve = Callable[[str], type]  # maps a `_target_` to its class
 SELECTS = ("bias", "norm", "embedding", "matrix")
 SELECTORS = ("match", "type", "ndim", "select")
 
@@ -104,7 +103,7 @@ class Rule:
         cls,
         config: Mapping[str, object],
         key: str = "layers.rules[0]",
-        resolve: Resolve | None = None,
+        resolve: ResolveClass | None = None,
     ) -> Rule:
         """Read one rule of a config.
 
@@ -301,7 +300,7 @@ def has_type(rule: Rule, holder: nn.Module) -> bool:
 
 def is_type(module: nn.Module, name: str) -> bool:
     """Whether a module's class, or one of its bases below `nn.Module`, has this plain or dotted name."""
-    from torch import nn
+    from torch import nn  # here, since it imports torch
 
     return any(_goes_by(cls, name) for cls in type(module).__mro__ if cls is not nn.Module and cls is not object)
 
@@ -325,7 +324,7 @@ class RuleMaker(ABC):
 
     def rules(self, model: nn.Module) -> list[Rule]:
         """Return the rules for a model, without a traced forward pass."""
-        from lrflow.layers.parameters import Parameters
+        from lrflow.layers.parameters import Parameters  # here, since it imports torch
 
         return self.rules_of(Parameters.of(model))
 

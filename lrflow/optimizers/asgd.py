@@ -11,9 +11,8 @@ from torch import Tensor
 class ASGD(torch.optim.ASGD):
     """SGD that averages its weights (Polyak and Juditsky, 1992): torch's, with two changes.
 
-    torch's uses at each step the LR of the step before, and keeps the average in its state, where nothing reads it.
-    Here a step uses its own LR, and `eval()` and `train()` put the average into the model and back, as in schedule-free
-    optimizers.
+    torch uses the LR of the previous step, and keeps the average in its state without using it. Here a step uses its
+    own LR, and `eval()` and `train()` put the average into the model and back, as in schedule-free optimizers.
 
     Args:
         params: parameters or groups of them.

@@ -57,7 +57,7 @@ class Traits:
         saved_by: its state holds Python objects, which checkpoints cannot hold: the name of a class that computes the
             same and saves tensors.
         nesterov_needs_momentum: it raises for `nesterov` if momentum is 0 or damped.
-        swallows: it accepts any keyword: the ones that it reads. Others would have no effect.
+        swallows: it accepts any keyword but reads only these; others would have no effect.
         ranges: allowed values of its arguments, if others would crash or train nothing.
         decoupled: weight decay is subtracted from the weights; else it is added to the gradient.
         decoupling: the name of its argument that sets `decoupled`.
@@ -226,27 +226,27 @@ def package_of(target: str) -> str | None:
     return package
 
 
-def traits_of(made: Callable[..., Any], key: str = "optimizer._target_") -> Traits:
+def traits_of(factory: Callable[..., Any], key: str = "optimizer._target_") -> Traits:
     """Return the traits of an optimizer class, or those that a function which makes an optimizer shows.
 
     From the first base class to the class itself, each contributes its record, the traits shown by its methods and
     arguments, and finally its own `lrflow_traits`.
 
     Args:
-        made: the class or function.
+        factory: the class or function.
         key: its key in the config, for the message.
 
     Raises:
         ConfigError: its `lrflow_traits` is invalid.
     """
-    if not isinstance(made, type):
-        return _with_own(made, getattr(made, ATTRIBUTE, None), _inspected(made, Traits()), key)
+    if not isinstance(factory, type):
+        return _with_own(factory, getattr(factory, ATTRIBUTE, None), _inspected(factory, Traits()), key)
     traits = Traits()
-    for base in reversed(made.__mro__[:-1]):
+    for base in reversed(factory.__mro__[:-1]):
         name = _name(base.__module__, base.__name__)
         traits = _NAMED[name] if name in _NAMED else _inspected(base, replace(traits, **_package_traits(base)))
         traits = _with_own(base, vars(base).get(ATTRIBUTE), traits, key)
-    own = _defaults(made, traits.state_sizes)
+    own = _defaults(factory, traits.state_sizes)
     return replace(traits, defaults={**traits.defaults, **own}) if own else traits
 
 

@@ -22,7 +22,7 @@ from lrflow.schedules.time import Floats, durations_in
 if TYPE_CHECKING:
     from lrflow.layers import Group
 
-CHUNK = 1 << 14  # steps evaluated at once: the intermediate arrays of a schedule then fit the processor's cache
+CACHE_CHUNK = 1 << 14  # steps evaluated at once: the intermediate arrays of a schedule then fit the processor's cache
 VERSION = 1  # of the layout of `PlanBase.to_dict`
 
 
@@ -147,8 +147,8 @@ class PlanBase:
         steps = np.atleast_1d(step)
         # Each column is filled at once, so columns are contiguous in memory.
         rates = np.empty((steps.size, len(self.trainable)), order="F")
-        for start in range(0, steps.size, CHUNK):
-            rows = slice(start, start + CHUNK)
+        for start in range(0, steps.size, CACHE_CHUNK):
+            rows = slice(start, start + CACHE_CHUNK)
             for schedule, columns in self.curves:
                 multiplier = schedule(steps[rows], self.horizon)
                 for column in columns:

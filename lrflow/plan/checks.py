@@ -16,7 +16,7 @@ from lrflow.schedules.time import Floats
 
 CHUNK = 1 << 18  # steps evaluated at once, so that memory stays constant for long runs
 PEAK_TOLERANCE = 1e-3  # of the peak: how far the highest LR may stay below it
-ROUNDING = 1e-9  # of the peak: tolerance for rounding at a bound
+BOUND_TOLERANCE = 1e-9  # of the peak: tolerance for rounding at a bound
 JUMP = 0.01  # relative change of the LR from which a change is a jump
 MAX_DETAILS = 3  # schedules for which a passed check lists details
 SUSPECTS = 512  # steepest steps per chunk that are examined for jumps
@@ -111,16 +111,16 @@ def _peak_kept(facts: _Facts) -> tuple[bool, str]:
     if not facts.finite:
         return False, "the LR is not a finite number everywhere"
     highest = f"the highest is {_percent(facts.highest)} of the peak"
-    if facts.highest > 1 + ROUNDING:
+    if facts.highest > 1 + BOUND_TOLERANCE:
         return False, f"{highest}, at step {facts.highest_at:,}"
     return True, highest
 
 
 def _floor_met(facts: _Facts) -> tuple[bool, str]:
     floor = f"the floor of {_percent(facts.floor)}"
-    if not facts.lowest >= facts.floor - ROUNDING:  # written so that NaN fails
+    if not facts.lowest >= facts.floor - BOUND_TOLERANCE:  # written so that NaN fails
         return False, f"falls to {_percent(facts.lowest)} at step {facts.lowest_at:,}, under {floor}"
-    if facts.ends_at_floor and not abs(facts.end - facts.floor) <= ROUNDING:
+    if facts.ends_at_floor and not abs(facts.end - facts.floor) <= BOUND_TOLERANCE:
         return False, f"ends at {_percent(facts.end)} of the peak, not at {floor}"
     return True, f"last step at {_percent(facts.last)} of the peak, floor {_percent(facts.floor)}"
 
@@ -147,7 +147,7 @@ def _fits(plan: PlanBase) -> Check:
         f"{problem.key}: {problem.message}"
         for problem in chain(
             *(schedule.check(plan.horizon) for schedule, _ in plan.curves),
-            *(moved.check(plan.horizon) for moved, _ in plan.scheduled_settings),
+            *(setting.check(plan.horizon) for setting, _ in plan.scheduled_settings),
         )
     )
     return Check("schedule fits the run", not problems, "; ".join(problems) or "every duration lies inside it")
@@ -156,11 +156,11 @@ def _fits(plan: PlanBase) -> Check:
 def _settings_move(plan: PlanBase) -> Check:
     """Check that every scheduled setting has finite values and changes."""
     wrong, right = [], []
-    for moved, columns in plan.scheduled_settings:
-        ends = [moved(steps, plan.horizon) for steps in _chunks(plan.horizon.steps)]
+    for setting, columns in plan.scheduled_settings:
+        ends = [setting(steps, plan.horizon) for steps in _chunks(plan.horizon.steps)]
         low, high = min(float(values.min()) for values in ends), max(float(values.max()) for values in ends)
-        details = f"{moved.title} {number(low)} to {number(high)}"
-        if math.isfinite(low + high) and (low < high or moved.low == moved.high):
+        details = f"{setting.title} {number(low)} to {number(high)}"
+        if math.isfinite(low + high) and (low < high or setting.low == setting.high):
             right.append(details)
         else:
             wrong.append(f"{details} throughout, in {_names(plan, columns)}")

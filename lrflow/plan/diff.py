@@ -18,7 +18,7 @@ from lrflow.schedules import Continued
 from lrflow.schedules.serialization import to_spec
 
 SAMPLES = 10_000  # steps at which the LRs of two long runs are compared
-ROUNDING = 1e-9  # relative difference up to which two LRs count as equal
+SAME_LR = 1e-9  # relative difference up to which two LRs count as equal
 
 TITLES = {"lr": "peak LR", "scale": "LR scale", "weight_decay": "weight decay"}  # settings, as in the plan's table
 
@@ -130,7 +130,7 @@ class PlanDiff:
         for steps, why in self._landmarks():
             was, now = self.before.lr(steps[0]), self.after.lr(steps[1])
             for (left, right), name in self._columns.items():
-                if not math.isclose(was[left], now[right], rel_tol=ROUNDING):
+                if not math.isclose(was[left], now[right], rel_tol=SAME_LR):
                     found.setdefault((steps, why, float(was[left]), float(now[right])), []).append(name)
         return tuple(RateChange(tuple(names), *key) for key, names in found.items())
 
@@ -142,7 +142,7 @@ class PlanDiff:
         """
         old_steps, new_steps = self._places()
         old, new = self.before.lr(old_steps), self.after.lr(new_steps)
-        widest, place = ROUNDING, None
+        widest, place = SAME_LR, None
         for left, right in self._columns:
             peak = max(self.before.trainable[left].lr, self.after.trainable[right].lr)
             gaps = np.abs(new[:, right] - old[:, left])
@@ -227,14 +227,14 @@ class PlanDiff:
 def _setting_changes(old: PlanGroup, new: PlanGroup) -> list[Change]:
     """Return the scheduled settings that only one of the plans has, or that differ."""
     was, now = (
-        {moved.title: describe_setting(moved, [group.schedule]) for moved in group.also} for group in (old, new)
+        {setting.title: describe_setting(setting, [group.schedule]) for setting in group.also} for group in (old, new)
     )
     text = [(title, was.get(title), now.get(title)) for title in {**was, **now}]
     return [Change(new.name, title, before, after) for title, before, after in text if before != after]
 
 
 def _unique_sizes(groups: list[PlanGroup]) -> dict[tuple[int, int], str]:
-    """Return the groups both_plans size no other group has, by their size."""
+    """Return the names of the groups whose size (tensors, parameters) no other group has, by that size."""
     sizes = Counter((group.tensors, group.parameters) for group in groups)
     named = {(group.tensors, group.parameters): group.name for group in groups}
     return {size: name for size, name in named.items() if sizes[size] == 1}

@@ -108,7 +108,7 @@ def _draw_setting(axes: Axes, plan: PlanBase, name: str) -> None:
     for (label, column), colour in zip(variants, colours, strict=True):
         group_names = label.partition(" of ")[2]
         _add_stairs(axes, values[:, column], edges, colour, label=group_names)
-    title = next(moved.title for moved, _ in plan.scheduled_settings if moved.name == name)
+    title = next(setting.title for setting, _ in plan.scheduled_settings if setting.name == name)
     axes.set_ylabel(title.replace(" (", "\n("), color=INK)
     axes.margins(y=0.12)
     axes.update_datalim([(0, values.min()), (plan.horizon.steps, values.max())])

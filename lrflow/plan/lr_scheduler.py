@@ -128,7 +128,7 @@ class PlanScheduler(LRScheduler):
         self._block_end = self.last_epoch + BLOCK  # the row of a step is block[step - end]
         if self._settings:
             values = {name: self.plan.setting(name, steps) for name in self.plan.also}
-            columns = [values[moved.name][:, self._columns[index]] for index, moved in self._settings]
+            columns = [values[setting.name][:, self._columns[index]] for index, setting in self._settings]
             self._values: list[list[float]] = np.column_stack(columns).tolist()
 
     def _write(self) -> None:
@@ -141,8 +141,10 @@ class PlanScheduler(LRScheduler):
             self._write_settings()
 
     def _write_settings(self) -> None:
-        for (index, moved), value in zip(self._settings, self._values[self.last_epoch - self._block_end], strict=True):
-            write_setting(self.optimizer.param_groups[index], moved.setting, value)
+        for (index, setting), value in zip(
+            self._settings, self._values[self.last_epoch - self._block_end], strict=True
+        ):
+            write_setting(self.optimizer.param_groups[index], setting.setting, value)
 
 
 def read_setting(group: Mapping[str, Any], setting: str) -> Any:
@@ -192,12 +194,12 @@ def _settings(optimizer: Optimizer, plan: PlanBase, columns: list[int]) -> list[
     """Return the scheduled settings, each with the index of its parameter group."""
     found, problems = [], []
     for index, (group, column) in enumerate(zip(optimizer.param_groups, columns, strict=True)):
-        for moved in plan.trainable[column].also:
-            if read_setting(group, moved.setting) is None:
-                hint = did_you_mean(moved.setting, [name for name in group if name not in ("params", "members")])
-                key = f"schedule.also.{moved.name}"
-                problems.append(Problem(key, f"{type(optimizer).__name__} has no {moved.setting}", ..., hint))
-            found.append((index, moved))
+        for setting in plan.trainable[column].also:
+            if read_setting(group, setting.setting) is None:
+                hint = did_you_mean(setting.setting, [name for name in group if name not in ("params", "members")])
+                key = f"schedule.also.{setting.name}"
+                problems.append(Problem(key, f"{type(optimizer).__name__} has no {setting.setting}", ..., hint))
+            found.append((index, setting))
     if problems:
         raise ConfigError(problems)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,12 @@ from lrflow.plan.checks import check
 from lrflow.plan.figure import plot
 from lrflow.plan.table import landmarks, sample_steps, setting_columns
 from lrflow.schedules import Horizon
-from lrflow.schedules.serialization import from_spec
+from lrflow.schedules.serialization import ResolveClass, from_spec
 
-Resolve = Callable[[str], type]  # maps a `_target_` to its class
 ROWS = 10_000  # most rows of the CSV file; longer runs are sampled evenly
 
 
-def groups_and_horizon(data: Mapping[str, Any], resolve: Resolve | None = None) -> tuple[list[PlanGroup], Horizon]:
+def groups_and_horizon(data: Mapping[str, Any], resolve: ResolveClass | None = None) -> tuple[list[PlanGroup], Horizon]:
     """Return the groups and the horizon that `PlanBase.to_dict` described.
 
     Args:
@@ -46,7 +45,7 @@ def groups_and_horizon(data: Mapping[str, Any], resolve: Resolve | None = None) 
     return groups, horizon
 
 
-def _group(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]) -> Any:
+def _group(data: Any, key: str, resolve: ResolveClass | None, problems: list[Problem]) -> Any:
     if isinstance(data, Mapping) and "schedule" in data:
         try:
             data = {**data, "schedule": from_spec(data["schedule"], f"{key}.schedule", resolve)}
@@ -58,7 +57,7 @@ def _group(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]
     return _make(PlanGroup, data, key, problems)
 
 
-def _setting(data: Any, key: str, resolve: Resolve | None, problems: list[Problem]) -> Any:
+def _setting(data: Any, key: str, resolve: ResolveClass | None, problems: list[Problem]) -> Any:
     if isinstance(data, Mapping) and "curve" in data:
         try:
             data = {**data, "curve": from_spec(data["curve"], f"{key}.curve", resolve)}

@@ -75,12 +75,12 @@ def landmarks(plan: PlanBase) -> dict[int, str]:
         for index in indices:
             before, after = schedule([jumps[index] - 1, jumps[index]], plan.horizon)
             add(jumps[index], "drop" if after < before else "jump")
-    for moved, _ in plan.scheduled_settings:
-        phase = moved.curve.phase(plan.horizon)
-        add(phase.start, f"warmup of {moved.name} ends")
-        add(phase.stop, f"cooldown of {moved.name} starts")
-        for jump in moved.curve.jumps(plan.horizon)[:MAX_JUMPS]:
-            add(jump, f"jump of {moved.name}")
+    for setting, _ in plan.scheduled_settings:
+        phase = setting.curve.phase(plan.horizon)
+        add(phase.start, f"warmup of {setting.name} ends")
+        add(phase.stop, f"cooldown of {setting.name} starts")
+        for jump in setting.curve.jumps(plan.horizon)[:MAX_JUMPS]:
+            add(jump, f"jump of {setting.name}")
     for quarter in (25, 50, 75):
         add(steps * quarter // 100, f"{quarter}%")
     return dict(sorted(marks.items()))
@@ -155,25 +155,25 @@ def describe(schedule: Curve, horizon: Horizon | None = None) -> str:
     return ", ".join(_words(to_spec(schedule)))
 
 
-def describe_setting(moved: PlanSetting, lr: Sequence[Curve] = ()) -> str:
+def describe_setting(setting: PlanSetting, lr: Sequence[Curve] = ()) -> str:
     """Describe a scheduled setting in a few words: `0.85 to 0.95, inverse to the LR`.
 
     Args:
-        moved: the scheduled setting.
+        setting: the scheduled setting.
         lr: the curves of the LR.
     """
-    curve = "the LR" if moved.curve in lr else describe(moved.curve)
-    along = "inverse to " if moved.inverse else "as " if moved.curve in lr else ""
-    return f"{number(moved.low)} to {number(moved.high)}, {along}{curve}"
+    curve = "the LR" if setting.curve in lr else describe(setting.curve)
+    along = "inverse to " if setting.inverse else "as " if setting.curve in lr else ""
+    return f"{number(setting.low)} to {number(setting.high)}, {along}{curve}"
 
 
 def setting_lines(plan: PlanBase) -> list[tuple[str, str, int]]:
     """Return for each variant of a scheduled setting: its name, its label, and a column of `Plan.setting`."""
     found = []
-    for moved, columns in plan.scheduled_settings:
-        everyone = sum(other.name == moved.name for other, _ in plan.scheduled_settings) == 1
+    for setting, columns in plan.scheduled_settings:
+        everyone = sum(other.name == setting.name for other, _ in plan.scheduled_settings) == 1
         of_groups = "" if everyone else f" of {joined([plan.names[column] for column in columns], 3)}"
-        found.append((moved.name, moved.title + of_groups, columns[0]))
+        found.append((setting.name, setting.title + of_groups, columns[0]))
     return found
 
 
@@ -182,7 +182,7 @@ def setting_columns(plan: PlanBase) -> list[tuple[str, int, str]]:
     return [
         (name, column, f"{name}/{plan.names[column]}")
         for name in plan.also
-        for column in sorted(chain(*(columns for moved, columns in plan.scheduled_settings if moved.name == name)))
+        for column in sorted(chain(*(columns for setting, columns in plan.scheduled_settings if setting.name == name)))
     ]
 
 
@@ -234,11 +234,11 @@ def _head(plan: PlanBase) -> Grid:
         schedules.setdefault(words, []).extend(plan.names[column] for column in columns)
     for words, names in schedules.items():
         table.row(Text("schedule", "bold"), words + (f" ({joined(names)})" if len(schedules) > 1 else ""))
-    for moved, columns in plan.scheduled_settings:
+    for setting, columns in plan.scheduled_settings:
         names = [plan.names[column] for column in columns]
         of_groups = "" if len(names) == len(plan.names) else f" ({joined(names)})"
-        how = describe_setting(moved, [plan.trainable[column].schedule for column in columns])
-        table.row(Text("also", "bold"), f"{moved.title} {how}{of_groups}")
+        how = describe_setting(setting, [plan.trainable[column].schedule for column in columns])
+        table.row(Text("also", "bold"), f"{setting.title} {how}{of_groups}")
     return table
 
 
@@ -264,8 +264,8 @@ def _groups(plan: PlanBase, narrow: bool = False) -> Grid:
             table.row(*cells, "frozen", style="dim")
         else:
             decay = "optimizer's" if group.weight_decay is None else number(group.weight_decay)
-            if moved := next((moved for moved in group.also if moved.setting == "weight_decay"), None):
-                decay = f"{number(moved.low)} to {number(moved.high)}"
+            if setting := next((setting for setting in group.also if setting.setting == "weight_decay"), None):
+                decay = f"{number(setting.low)} to {number(setting.high)}"
             cells += [f"{number(group.scale)}x", number(group.lr), decay]
             table.row(*cells, *([f"{plan.first_steps[group.name]:,}"] if late else []))
     return table

@@ -57,7 +57,7 @@ def write_find_page(folder: Path) -> Path:
             Fact("configured", number(record.configured), comparison),
         ]
     )
-    page.notes([f"Not confident: {doubt}." for doubt in answer.doubts])
+    page.warnings([f"Not confident: {doubt}." for doubt in answer.doubts])
     caption = "Each sweep is a short run with a rising peak LR. Marks: the suggested LR with its interval, each rule."
     page.figure(f"Sweeps: {record.label} against the LR", _sweeps_figure(record), caption, height=500)
     if record.confirmed:

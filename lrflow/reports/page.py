@@ -85,7 +85,7 @@ class Page:
         )
         self._sections.append(f'<section class="facts">{"".join(tiles)}</section>')
 
-    def notes(self, sentences: Sequence[str]) -> None:
+    def warnings(self, sentences: Sequence[str]) -> None:
         """Add a list of warnings; nothing if there are none."""
         if sentences:
             items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)

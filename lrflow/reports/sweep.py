@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrflow.display import short_names
+from lrflow.display import counted, short_names
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.reports.page import Cell, Fact, Page
 from lrflow.reports.sweep_matplotlib import plot_sweep
 from lrflow.sweeps.analysis import MARGIN, Analysis, analyse
-from lrflow.sweeps.best_recipe import BEST, command, write_recipe
 from lrflow.sweeps.importance import importance, learning_curves
 from lrflow.sweeps.results import SweepResults, TrialResult, Value
+from lrflow.sweeps.trial_recipe import BEST, command, write_recipe
 
 MAX_PRINTED = 12  # trials of a Pareto front
 
@@ -93,7 +93,7 @@ def write_page(sweep: SweepResults, analyses: Sequence[Analysis], best: Path | N
 
     several = len(sweep.objectives) > 1
     page.facts(_facts(sweep, analyses))
-    page.notes(warnings_of(sweep, analyses))
+    page.warnings(warnings_of(sweep, analyses))
     if len(sweep.objectives) == 2 and sweep.ended:
         count = f"{len(sweep.front)} of {len(sweep.trials)}"
         caption = f"{count} trials cannot be improved in one objective without getting worse in the other."
@@ -129,14 +129,14 @@ def counts(sweep: SweepResults) -> str:
     """Return the number of trials, and the number of those that did not finish by their status."""
     states = [trial.status.replace("_", " ") for trial in sweep.trials]
     others = [f"{states.count(state)} {state}" for state in dict.fromkeys(states) if state != "finished"]
-    return ", ".join([f"{len(states)} trial{'s' if len(states) != 1 else ''}", *others])
+    return ", ".join([counted(len(states), "trial"), *others])
 
 
 def warnings_of(sweep: SweepResults, analyses: Sequence[Analysis]) -> list[str]:
     """Return warnings about a sweep: why no trial is the best, doubts about the best LRs, unreadable trials."""
     reason = sweep.why_no_best()
     every_curve_diverged = analyses and all(trial.diverged for trial in sweep.trials)  # and has a doubt about it
-    return [*([reason] if reason and not every_curve_diverged else []), *_doubts(analyses), *sweep.notes]
+    return [*([reason] if reason and not every_curve_diverged else []), *_doubts(analyses), *sweep.warnings]
 
 
 def _doubts(analyses: Sequence[Analysis]) -> list[str]:

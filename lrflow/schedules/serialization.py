@@ -13,6 +13,8 @@ from lrflow.schedules.base import Curve
 from lrflow.schedules.pieces import shape_factory
 from lrflow.schedules.time import LATER, Duration
 
+ResolveClass = Callable[[str], type]  # maps a `_target_` to its class
+
 _PACKAGE = "lrflow.schedules"
 
 
@@ -58,15 +60,14 @@ def builtin_class(target: str) -> type:
     return classes[target]
 
 
-def from_spec(spec: Mapping[str, Any], key: str = "schedule", resolve: Callable[[str], type] | None = None) -> Curve:
+def from_spec(spec: Mapping[str, Any], key: str = "schedule", resolve: ResolveClass | None = None) -> Curve:
     """Build the curve of a spec.
 
     Args:
         spec: returned by `to_spec`, or the content of a schedule's config.
         key: its key in the config, for messages.
         resolve: maps a `_target_` to its class, to allow a user's own shapes; by default lrflow's schedules only. It
-            raises
-            ConfigError or ValueError for a class that is not allowed.
+            raises ConfigError or ValueError for a class that is not allowed.
 
     Raises:
         ConfigError: lists every problem of the spec.
@@ -80,7 +81,7 @@ def from_spec(spec: Mapping[str, Any], key: str = "schedule", resolve: Callable[
     return curve
 
 
-def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[Problem]) -> Any:
+def _build(spec: Any, key: str, resolve: ResolveClass, problems: list[Problem]) -> Any:
     """Return the object of a spec, or None after adding its problems."""
     if not isinstance(spec, Mapping) or "_target_" not in spec:
         problems.append(Problem(key, "expected a mapping with a _target_", spec))
@@ -135,7 +136,7 @@ def _build(spec: Any, key: str, resolve: Callable[[str], type], problems: list[P
     return None
 
 
-def _item(item: Any, key: str, resolve: Callable[[str], type], problems: list[Problem], failed: set[str]) -> Any:
+def _item(item: Any, key: str, resolve: ResolveClass, problems: list[Problem], failed: set[str]) -> Any:
     """Return an item of a list with its nested specs built; the keys of those that fail are added to `failed`."""
     if isinstance(item, list | tuple):
         return [_item(inner, f"{key}[{i}]", resolve, problems, failed) for i, inner in enumerate(item)]

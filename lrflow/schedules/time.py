@@ -168,7 +168,7 @@ class Horizon:
         return self.steps / self.steps_per_epoch
 
     def same_length(self, other: Horizon) -> bool:
-        """Whether two runs have the same steps and steps per epoch, whatever their samples per step."""
+        """Whether both runs have the same steps and steps per epoch; samples per step may differ."""
         return (self.steps, self.steps_per_epoch) == (other.steps, other.steps_per_epoch)
 
     @classmethod

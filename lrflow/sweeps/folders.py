@@ -15,7 +15,7 @@ from lrflow.config.origins import read_yaml as read_yaml
 from lrflow.config.overrides import Override, values_of
 from lrflow.config.validation import AUTO
 from lrflow.errors import ConfigError, Problem
-from lrflow.metric import Directions, Metric
+from lrflow.metric import Directions, Metric, as_list
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
@@ -39,13 +39,13 @@ def read_sweep(
         rank_ended_early: whether trials that ended early are ranked like finished ones; None: as in the sweep.
     """
     records: list[tuple[Path, dict[str, Any], dict[str, Any]]] = []
-    notes = []
+    warnings = []
     for path in sorted(folder.iterdir(), key=lambda path: (_job(path), path.name)):
         config = _mapping(path / "config.yaml")
         if config:
             records.append((path, config, RunFolder(path).read_summary()))
         elif _job(path) < math.inf:
-            notes.append(f"trial {path.name} cannot be read")
+            warnings.append(f"trial {path.name} cannot be read")
     typed = [_typed(config) for _, config, _ in records]
     keys = [key for key in dict.fromkeys(key for given in typed for key in given) if not key.startswith(NOT_SWEPT)]
     values = [
@@ -56,7 +56,7 @@ def read_sweep(
     own = record.get("settings", {})
     varied = _varied(folder, record)
     if varied & {*swept}:  # else the record is of other runs
-        notes += [f"{key} differs between trials, though it was not swept" for key in swept if key not in varied]
+        warnings += [f"{key} differs between trials, though it was not swept" for key in swept if key not in varied]
         swept = [key for key in swept if key in varied]
     ranks = bool(own.get("rank_ended_early")) if rank_ended_early is None else rank_ended_early
     directions = _directions(records[0][1] if records else {}, own)
@@ -65,10 +65,10 @@ def read_sweep(
         _trial(index, path, {key: given[key] for key in swept}, summary, ranks, ranked)
         for index, ((path, _, summary), given) in enumerate(zip(records, values, strict=True))
     ]
-    names = _as_list(metric) or [each.name for each in directions.objectives]
-    modes = _modes_by_metric(names, _as_list(mode))
+    names = as_list(metric) or [each.name for each in directions.objectives]
+    modes = _modes_by_metric(names, as_list(mode))
     objectives = tuple(Metric.parse(name, modes[name]) if name in modes else directions(name) for name in names)
-    return SweepResults(folder, tuple(trials), tuple(swept), objectives, tuple(notes))
+    return SweepResults(folder, tuple(trials), tuple(swept), objectives, tuple(warnings))
 
 
 def find_sweep(wanted: str, output: Path, key: str, searched: bool = False) -> Path:
@@ -167,10 +167,6 @@ def _directions(config: Mapping[str, Any], own: Mapping[str, Any]) -> Directions
         return directions
     typed = {*_typed(config), "sweep.mode", "trial.mode"}
     return replace(directions, given=tuple(each for each in directions.given if each[2] != "min" or each[0] in typed))
-
-
-def _as_list(value: Any) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
 def _modes_by_metric(metrics: Sequence[str], modes: list[str]) -> dict[str, str]:

@@ -117,14 +117,14 @@ class SweepResults:
         trials: by rising number.
         keys: the swept keys, in the order in which they were typed.
         objectives: the metrics that rank the trials, the most important first.
-        notes: what could not be read, one sentence each.
+        warnings: what could not be read, one sentence each.
     """
 
     folder: Path
     trials: tuple[TrialResult, ...]
     keys: tuple[str, ...]
     objectives: tuple[Metric, ...]
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def metric(self) -> str:

@@ -104,7 +104,7 @@ class Reseeded(BaseSampler):
         self._sampler_for(trial).after_trial(study, trial, state, values)
 
 
-class Grid(BaseSampler):
+class GridSampler(BaseSampler):
     """Samples the points of a grid in order.
 
     The point of a trial follows from its number alone, so that machines can share a grid. Trials that are run again

@@ -233,7 +233,10 @@ def write_record(folder: Path, settings: Sweep, space: Space, overrides: Sequenc
         "settings": {**settings.model_dump(exclude={"resume", "study"}), "study": study},
     }
     text = yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True, width=120)
-    write_whole(folder / RECORD, f"# What this sweep was asked for; its trials lie beside it.\n{text}")
+    write_whole(
+        folder / RECORD,
+        f"# Settings and search space of this sweep; its trials are in the folders beside this file.\n{text}",
+    )
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -30,9 +30,10 @@ from lrflow.metric import Directions, Metric
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.folders import RECORD
-from lrflow.sweeps.progress import Progress, outcome_of
+from lrflow.sweeps.outcomes import outcome_of
+from lrflow.sweeps.progress import Progress
 from lrflow.sweeps.pruners import make_pruner
-from lrflow.sweeps.samplers import ADAPTIVE, Grid, make_sampler
+from lrflow.sweeps.samplers import ADAPTIVE, GridSampler, make_sampler
 from lrflow.sweeps.space import Space, read_space
 from lrflow.sweeps.study import (
     Heartbeat,
@@ -163,7 +164,7 @@ class SweepRun:
             storage=self._backend,
             study_name=self.name,
             directions=[directions[each.mode] for each in settings.objectives],
-            sampler=Grid(space, sampler) if grid else sampler,
+            sampler=GridSampler(space, sampler) if grid else sampler,
             pruner=make_pruner(settings.pruner, settings.pruning),
             load_if_exists=known or is_database(url),
         )

@@ -18,7 +18,8 @@ from lrflow.config.sweep import Sweep
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder, newest_checkpoint
-from lrflow.sweeps.progress import Progress, record_outcome, recorded_outcome
+from lrflow.sweeps.outcomes import record_outcome, recorded_outcome
+from lrflow.sweeps.progress import Progress
 from lrflow.sweeps.space import Assignment, Space
 from lrflow.sweeps.study import is_database, quiet_optuna, storage_of
 

@@ -12,9 +12,9 @@ from lrflow.config.run_schema import Analyze
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.reports.sweep import report
-from lrflow.sweeps.best_recipe import command, write_recipe
 from lrflow.sweeps.folders import find_sweep, read_sweep
 from lrflow.sweeps.results import SweepResults, TrialResult
+from lrflow.sweeps.trial_recipe import command, write_recipe
 
 
 def run(config: Config) -> dict[str, Any]:

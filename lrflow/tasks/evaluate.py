@@ -1,4 +1,4 @@
-"""task=evaluate: evaluate a checkpoint on the test or validation set; `test_run` tests a run after its training."""
+"""task=evaluate: evaluate a checkpoint on the test or validation set; `run_test` tests a run after its training."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Weights:
         return asdict(self)
 
 
-def test_run(
+def run_test(
     wanted: bool | str,
     folder: RunFolder,
     trainer: pl.Trainer,

@@ -22,7 +22,13 @@ from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
-from lrflow.tasks.membership import as_member, check_same_architecture, load_shared_data, snapshot_shared_state, verify
+from lrflow.tasks.population_checks import (
+    as_member,
+    check_same_architecture,
+    load_shared_data,
+    snapshot_shared_state,
+    verify,
+)
 from lrflow.tasks.run_record import conclude, failure_recorded, open_folder, open_loggers, record_start
 from lrflow.tasks.train import prepare
 from lrflow.training.loggers import abandon_loggers, close_loggers

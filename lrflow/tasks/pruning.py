@@ -120,7 +120,7 @@ def _run_rungs(config: Config, trial: Trial, folder: Path, reporter: Reporter, c
 
 
 def _metrics(trainer: pl.Trainer, name: str) -> dict[str, float]:
-    """The metrics of a validation; a value that is not finite, of the one that trials are compared by, becomes NaN."""
+    """Return the metrics of a validation; the compared metric is NaN if it is not finite."""
     found = trainer.callback_metrics.get(name)
     if found is None:
         hint = did_you_mean(name, trainer.callback_metrics) or "the module logs none"

@@ -28,7 +28,7 @@ from lrflow.layers import Group, merge
 from lrflow.outcome import Outcome, numbers_in
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
-from lrflow.tasks.evaluate import test_run
+from lrflow.tasks.evaluate import run_test
 from lrflow.tasks.run_record import (
     conclude,
     failure_recorded,
@@ -158,7 +158,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
             trainer.validate(module, datamodule=data, verbose=False)
         metrics = _values(trainer.callback_metrics)
         facts = dict(ready.facts)
-        if used := test_run(config.task.test, folder, trainer, module, data, console.print):
+        if used := run_test(config.task.test, folder, trainer, module, data, console.print):
             metrics |= _values(trainer.callback_metrics)
             facts["tested"] = used.record()
     if trainer.global_step < plan.horizon.steps:
@@ -251,7 +251,7 @@ def prepare(
     compiled = config.trainer.compile and not plan.scheduled_settings
     make = partial(assemble.make_optimizer, config, groups, compiled=compiled)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
-    configured = config.optimizer.node() | dict.fromkeys(resumed.moved if resumed else ())
+    configured = config.optimizer.node() | dict.fromkeys(resumed.scheduled_settings if resumed else ())
     changed = resumed.reconfigured(assemble.plain_config(config)) if resumed else ()
     supply_optimizer(module, plan, make, configured, compiled, routes, changed)
     return Prepared(trainer, module, data, plan, groups, {"feedback": loop.history} if loop else {})

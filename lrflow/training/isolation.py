@@ -14,25 +14,18 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from lrflow.data import ordered
 from lrflow.training.loops import AfterModuleHooks
-from lrflow.training.state import Namespace, is_library, random_state, set_random_state
+from lrflow.training.state import FRAMEWORK_ATTRIBUTES, NOT_STATE, Namespace, is_library, random_state, set_random_state
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-
-_OUTSIDE = (pl.LightningDataModule, Callback, Logger, Optimizer, Dataset, DataLoader)
-"""Classes of objects that a module may refer to but that are not part of its state."""
-
-_FRAMEWORK_ATTRIBUTES = vars(nn.Module()).keys() | {"_trainer", "_fabric", "_current_fx_name"}
 
 
 @contextmanager
@@ -294,7 +287,7 @@ class UndisturbedByValidation(AfterModuleHooks, Callback):
 def _own(module: nn.Module) -> dict[str, Any]:
     """Return the buffers and other attributes of a module itself, without those of torch and Lightning."""
     return {
-        **{name: value for name, value in vars(module).items() if name not in _FRAMEWORK_ATTRIBUTES},
+        **{name: value for name, value in vars(module).items() if name not in FRAMEWORK_ATTRIBUTES},
         **module._buffers,
     }
 
@@ -351,7 +344,7 @@ def _slots(value: Any) -> dict[str, MemberDescriptorType]:
 def _is_foreign(value: Any) -> bool:
     """Whether an object belongs to a library, or is not part of the object that refers to it."""
     kind = type(value)
-    return (is_library(kind.__module__) and kind is not SimpleNamespace) or isinstance(value, (*_OUTSIDE, type))
+    return (is_library(kind.__module__) and kind is not SimpleNamespace) or isinstance(value, (*NOT_STATE, type))
 
 
 def _generator(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:

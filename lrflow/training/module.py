@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MeanAbsoluteError, MeanMetric, Metric, R2Score
 
+from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem
-from lrflow.layers.groups import abbreviated, nearest_names
+from lrflow.layers.groups import nearest_names
 from lrflow.layers.rules import compile_pattern
 from lrflow.metric import SUPERVISED
 from lrflow.training.checkpoint_file import read_checkpoint
@@ -166,15 +167,15 @@ def load_weights(model: nn.Module, path: Path, fresh: Sequence[str] = ()) -> str
     names -= {name for name in names if any(pattern.fullmatch(name) for pattern in patterns.values())}
     for difference, tensors in _differences(given, own, names).items():
         if tensors:
-            message = f"{difference}: {abbreviated(tensors)}"
+            message = f"{difference}: {joined(tensors, 7)}"
             problems.append(Problem("model.init_from", message, str(path), "model.fresh leaves tensors out by name"))
     if problems:
         raise ConfigError(problems)
     model.load_state_dict({**own, **{name: given[name] for name in names}})
     stayed, unused = [name for name in own if name not in names], [name for name in given if name not in own]
     summary = f"weights of {path}: loaded {len(names)} of {len(own)} tensors"
-    summary += f"; {len(stayed)} stayed fresh ({abbreviated(stayed)})" if stayed else ""
-    return summary + (f"; {len(unused)} of the file unused ({abbreviated(unused)})" if unused else "")
+    summary += f"; {len(stayed)} stayed fresh ({joined(stayed, 7)})" if stayed else ""
+    return summary + (f"; {len(unused)} of the file unused ({joined(unused, 7)})" if unused else "")
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -25,8 +25,8 @@ from torch.nn.modules.module import (
 )
 from torch.optim import Optimizer
 
+from lrflow.display import joined
 from lrflow.errors import ConfigError, LrflowError, Problem
-from lrflow.layers.groups import abbreviated
 from lrflow.training.example import ExampleError, run_example
 from lrflow.training.module import planned_module
 
@@ -150,7 +150,7 @@ def _problems(current: dict[str, nn.Parameter], trained: set[nn.Parameter]) -> I
     if new:
         message = (
             f"{_counted(new)} created, replaced or unfrozen after the parameter groups were built, so the optimizer "
-            f"does not have them and they would not train: {abbreviated(new)}"
+            f"does not have them and they would not train: {joined(new, 7)}"
         )
         hint = "create parameters in __init__, setup() or configure_model(), before the training starts"
         yield Problem("model", message, ..., hint)
@@ -249,4 +249,4 @@ def _materialize(module: pl.LightningModule, data: pl.LightningDataModule, stage
     if remaining := _lazy(module):
         message = f"lazy modules whose parameters have no shape, even after an example batch{reason}: "
         hint = "give the layers their input sizes, or run one batch through the model before passing it to lrflow"
-        raise ConfigError([Problem("model", f"{message}{abbreviated(remaining)}", ..., hint)])
+        raise ConfigError([Problem("model", f"{message}{joined(remaining, 7)}", ..., hint)])

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from lrflow.config import Config, locate
+from lrflow.display import joined
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
-from lrflow.layers.groups import abbreviated
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, checkpoints_in, newest_checkpoint
 from lrflow.schedules import Curve, Horizon
@@ -113,9 +113,9 @@ class Resumed:
         return seen
 
     @property
-    def moved(self) -> tuple[str, ...]:
-        """Settings that the run scheduled besides the LR; their values in the checkpoint are not configured ones."""
-        names = dict.fromkeys(moved.setting for moved, _ in self.plan.scheduled_settings)
+    def scheduled_settings(self) -> tuple[str, ...]:
+        """Names of the settings besides the LR that the run scheduled; the checkpoint holds their scheduled values."""
+        names = dict.fromkeys(setting.setting for setting, _ in self.plan.scheduled_settings)
         return tuple("betas" if BETA.fullmatch(name) else name for name in names)
 
     def check(self, module: nn.Module) -> None:
@@ -296,7 +296,7 @@ class Resumed:
             lines.append(f"  {key}: {was} -> {now_is}")
         trained = [(name, group.route) for group in groups if not group.frozen for name, _ in group.parameters]
         if without_state := [name for name, route in trained if self.routes.get(name, route) != route]:
-            lines.append(f"  without state, because their optimizer changed: {abbreviated(without_state)}")
+            lines.append(f"  without state, because their optimizer changed: {joined(without_state, 7)}")
         return "\n".join(lines)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem
-from lrflow.layers.groups import abbreviated
 from lrflow.optimizers.traits import Traits
 from lrflow.plan import Plan
 
@@ -77,7 +77,7 @@ def check_not_frozen_again(before: Plan, now: Plan, step: int) -> list[Problem]:
     ]
     if not again:
         return []
-    message = f"these groups have trained, and would be frozen again: {abbreviated(again)}"
+    message = f"these groups have trained, and would be frozen again: {joined(again, 7)}"
     return [Problem("layers", message, ..., f"unfreeze them at step {step} or before")]
 
 
@@ -97,6 +97,6 @@ def check_same_past(before: Plan, now: Plan, step: int) -> list[Problem]:
         differ |= ~np.isclose(before.setting(name, steps), now.setting(name, steps), 0.0, 0.0, equal_nan=True).all(0)
     if not differ.any():
         return []
-    names = abbreviated([name for name, other in zip(now.names, differ, strict=True) if other])
+    names = joined([name for name, other in zip(now.names, differ, strict=True) if other], 7)
     message = f"up to step {step} the run had another LR than a run of {now.horizon.steps} steps has: {names}"
     return [Problem("resume.horizon", message, "branch", "resume from an earlier checkpoint, or with rescale")]

@@ -105,10 +105,10 @@ class Signals(Callback):
         self._groups = groups
         # For each scheduled setting: the optimizer's group and the name of the setting there.
         self._setting_places = [
-            (groups[self._group_indices[column]], moved.setting)
+            (groups[self._group_indices[column]], setting.setting)
             for name, column, _ in self._scheduled
-            for moved in self._plan.trainable[column].also
-            if moved.name == name
+            for setting in self._plan.trainable[column].also
+            if setting.name == name
         ]
         self._settings: list[list[float]] = []
         self._estimates: list[list[Any]] | None = [] if any("d" in group for group in groups) else None

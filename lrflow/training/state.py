@@ -33,8 +33,10 @@ log = logging.getLogger("lrflow")
 _LIBRARIES = {"torch", "torchmetrics", "pytorch_lightning", "lightning", "lightning_fabric", "lrflow", "numpy"}
 _MODULE_ATTRIBUTES = {*vars(nn.Module()), "_compiled_call_impl"}
 _DEFINITIONS = (type, ModuleType, BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType, property)
-_BOOKKEEPING = {*vars(pl.LightningModule()), "_trainer", "_fabric", "_current_fx_name", "_compiled_call_impl"}
-_OUTSIDE = (pl.Trainer, pl.LightningDataModule, Callback, Logger, Optimizer, Dataset, DataLoader, nn.Module)
+FRAMEWORK_ATTRIBUTES = {*vars(pl.LightningModule()), "_trainer", "_fabric", "_current_fx_name", "_compiled_call_impl"}
+"""Attributes that torch and Lightning set on every module."""
+NOT_STATE = (pl.Trainer, pl.LightningDataModule, Callback, Logger, Optimizer, Dataset, DataLoader)
+"""Classes of objects that a module may refer to but that are not part of its state."""
 _WATCHED_BATCHES = 2
 _NOTHING = object()
 
@@ -154,7 +156,8 @@ def _plain(module: nn.Module) -> Iterator[tuple[str, Any]]:
         graph = isinstance(value, Tensor) and value.grad_fn is not None  # belongs to this step alone
         # A replacement for a method, as set by callbacks that wrap it, or a function of lrflow.
         method = callable(value) and (hasattr(kind, name) or is_library(getattr(value, "__module__", None) or ""))
-        if name not in _BOOKKEEPING and not graph and not method and not isinstance(value, _OUTSIDE):
+        outside = name in FRAMEWORK_ATTRIBUTES or isinstance(value, (*NOT_STATE, nn.Module))
+        if not outside and not graph and not method:
             yield name, value
 
 

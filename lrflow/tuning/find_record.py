@@ -8,21 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lrflow.display import COLOURS, GREY, INK, number, plain_axes, save_figure
 from lrflow.files import write_whole
 from lrflow.metric import TRAIN_LOSS, Metric
+from lrflow.schedules.time import Floats
 from lrflow.tuning.confirmation import Confirmation
 from lrflow.tuning.range_test import RangeTest
 from lrflow.tuning.suggestion import Suggestion, smooth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-Floats = npt.NDArray[np.float64]
-
 
 MIN_DRAWN = 3  # points of a line
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
@@ -26,6 +25,7 @@ from lrflow.metric import TRAIN_LOSS, is_validation
 from lrflow.plan import Plan
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Constant, Duration, Horizon, Schedule
+from lrflow.schedules.time import Floats
 from lrflow.training import Block, Signals
 from lrflow.training.metrics import ReadingTimes, logged_metric
 from lrflow.training.monitor import Monitor
@@ -33,9 +33,6 @@ from lrflow.training.resume import Resumed
 from lrflow.training.trainer import SHORT_RUN_DONE
 from lrflow.tuning.short_runs import short_fit, whole_horizon
 from lrflow.tuning.suggestion import divergence
-
-Floats = npt.NDArray[np.float64]
-
 
 CHECK_EVERY = 10  # readings between two checks for a divergence
 KEY = "find.monitor"

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
-Floats = npt.NDArray[np.float64]
-
+from lrflow.schedules.time import Floats
 
 BANDWIDTH = 0.15  # of the smoothing kernel, in decades: wider than the noise of a batch, narrower than a cliff
 INITIAL_SHARE = 0.1  # share of a sweep, at its low end; the initial loss is measured there

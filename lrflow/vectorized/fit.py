@@ -149,8 +149,8 @@ class PopulationFit:
                     better.append(row)
                 for callback in member.other_callbacks:
                     callback.on_validation_end(member.trainer, member.module)
-        for row, snapshot in zip(better, self._population.snapshots(better), strict=True):
-            self._rows[row].best = (self._step, snapshot)
+        for row, state in zip(better, self._population.member_states(better), strict=True):
+            self._rows[row].best = (self._step, state)
         self._clock = time.perf_counter()
 
     def _evaluate(self, stage: str, step: int, epoch: int) -> bool:
@@ -181,7 +181,7 @@ class PopulationFit:
 
     def _end(self, rows: Sequence[int], signal_number: int | None = None) -> None:
         """Save the best and the last weights of members; a signal that stopped them is recorded as their end."""
-        for row, last in zip(rows, self._population.snapshots(rows), strict=True):
+        for row, last in zip(rows, self._population.member_states(rows), strict=True):
             member = self._rows[row]
             with member.own_errors():
                 member.save_best()

@@ -27,7 +27,7 @@ from lrflow.training.progress import ProgressBar
 from lrflow.training.signals import Signals
 from lrflow.training.state import preserve_random_state, set_random_state
 from lrflow.vectorized.eligibility import Generators
-from lrflow.vectorized.population import Population, Snapshot, UnfitError
+from lrflow.vectorized.population import MemberState, Population, UnfitError
 from lrflow.vectorized.updates import UPDATES, StepCoefficients, Steps
 
 
@@ -45,7 +45,7 @@ class Member:
         metrics: the latest metrics, by name.
         steps: optimizer steps made.
         error: the error that ended the run early; None: it has not ended early.
-        best: the step and the snapshot of the best validation, until they are saved.
+        best: the step and the state of the best validation, until they are saved.
     """
 
     trainer: pl.Trainer
@@ -57,7 +57,7 @@ class Member:
     metrics: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     error: LrflowError | None = None
-    best: tuple[int, Snapshot] | None = None
+    best: tuple[int, MemberState] | None = None
 
     def attach(self) -> None:
         """Connect the trainer to the module and the optimizer, as at the start of a fit."""
@@ -112,17 +112,17 @@ class Member:
         for logger in self.trainer.loggers:
             logger.log_metrics({**metrics, "epoch": epoch}, step)
 
-    def restore(self, steps: int, snapshot: Snapshot) -> None:
-        """Set the module, optimizer, scheduler and counters to a snapshot after a number of steps."""
-        snapshot.write(self.module.model, self.optimizer, steps)
-        if snapshot.random is not None:
-            self.random["torch"] = snapshot.random
+    def restore(self, steps: int, state: MemberState) -> None:
+        """Set the module, optimizer, scheduler and counters to a state after a number of steps."""
+        state.write(self.module.model, self.optimizer, steps)
+        if state.random is not None:
+            self.random["torch"] = state.random
         scheduler = self.trainer.lr_scheduler_configs[0].scheduler
         scheduler.load_state_dict({"step": steps, "fingerprint": self.plan.fingerprint})
         set_progress(self.trainer, steps, self.plan.horizon.steps_per_epoch or steps)
 
     def save_best(self) -> None:
-        """Save the snapshot of the best validation, if it is not saved yet."""
+        """Save the state of the best validation, if it is not saved yet."""
         if self.best is not None:
             best, self.best = self.best, None
             self.restore(*best)

@@ -236,8 +236,8 @@ class Population:
         if self.generators is not None:
             self.generators.keep(rows)
 
-    def snapshots(self, rows: Sequence[int]) -> list[Snapshot]:
-        """Copies of the present state of these members, on the CPU."""
+    def member_states(self, rows: Sequence[int]) -> list[MemberState]:
+        """Copies of the current states of these members, on the CPU."""
         index = torch.tensor(rows, dtype=torch.int64, device=self.weights.device)
         weights = self.weights[index].cpu()
         state = {name: kept[index].cpu() for name, kept in self.state.items()}
@@ -247,7 +247,7 @@ class Population:
             starts = [int(self._start[row, group]) for group, count in self._groups for _ in range(count)]
             names = [name for name, _ in self._places]
             found.append(
-                Snapshot(
+                MemberState(
                     dict(self._places),
                     weights[at],
                     {name: kept[at] for name, kept in state.items()},
@@ -278,7 +278,7 @@ class _Trained(nn.Module):
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class MemberState:
     """The state of one member at one step.
 
     Args:
@@ -301,7 +301,7 @@ class Snapshot:
 
     @torch.no_grad()
     def write(self, network: nn.Module, optimizer: Optimizer, steps: int) -> None:
-        """Copy the snapshot into a network and its torch optimizer.
+        """Copy the state into a network and its torch optimizer.
 
         Args:
             network: a network of the member's architecture.

@@ -193,9 +193,9 @@ def _train_stacked(members: Sequence[Member], timeline: Steps) -> list[Trace]:
         scores = evaluate(population, rows, members[0].data.val_dataloader(), "val", VALIDATED)
         for trace, found in zip(traces, scores, strict=False):
             trace.scores.append(found)
-    for trace, member, snapshot in zip(traces, members, population.snapshots(range(len(members))), strict=True):
-        snapshot.write(member.module.model, member.optimizer, step)
-        trace.random = member.random if snapshot.random is None else {**member.random, "torch": snapshot.random}
+    for trace, member, state in zip(traces, members, population.member_states(range(len(members))), strict=True):
+        state.write(member.module.model, member.optimizer, step)
+        trace.random = member.random if state.random is None else {**member.random, "torch": state.random}
         trace.end(member.module.model, member.optimizer)
     return traces
 

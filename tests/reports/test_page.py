@@ -44,7 +44,7 @@ def figure():
 def test_a_page_is_self_contained(figure, tmp_path: Path) -> None:
     page = Page("Which LR?", "of <this> sweep")
     page.facts([Fact("best", "0.1", "x < y")])
-    page.notes(["it is <near> the edge"])
+    page.warnings(["it is <near> the edge"])
     page.figure("Loss", figure, height=300)
     page.code("Again", "python -m lrflow a='<b>'")
     text = page.write(tmp_path / "page.html").read_text()
@@ -78,7 +78,7 @@ def test_tables_sort_by_value(tmp_path: Path) -> None:
 
 def test_a_page_without_notes_has_no_notes_section(tmp_path: Path) -> None:
     page = Page("Trials")
-    page.notes([])
+    page.warnings([])
     assert 'class="notes"' not in page.write(tmp_path / "page.html").read_text()
 
 

@@ -309,7 +309,7 @@ def build(
         module,
         plan,
         lambda device: build_optimizer(groups, settings, options.optimizer, device, options.tensor_lr),
-        settings | dict.fromkeys(resumed.moved if resumed else ()),
+        settings | dict.fromkeys(resumed.scheduled_settings if resumed else ()),
     )
     return Run(
         folder, options, trainer, module, data, groups, plan, horizon, signals, checkpoints, record, resumed, blocks.all

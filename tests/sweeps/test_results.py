@@ -21,7 +21,7 @@ def test_reads_trials_with_their_values(make_run) -> None:
     assert [trial.given for trial in sweep.trials] == [{"optimizer.lr": lr} for lr in (0.001, 0.01, 0.1)]
     assert (sweep.metric, sweep.mode, sweep.lr_key) == ("val/loss", "min", "optimizer.lr")
     assert sweep.best is sweep.trials[2]
-    assert sweep.notes == ()
+    assert sweep.warnings == ()
 
 
 def test_trials_are_sorted_by_number(make_run) -> None:
@@ -40,7 +40,7 @@ def test_reads_any_folder_of_run_folders(make_run) -> None:
         (1, "2026-01-02_mlp"),
     ]
     assert [trial.given for trial in sweep.trials] == [{"optimizer": "sgd"}, {"optimizer": "adamw"}]
-    assert sweep.notes == ()
+    assert sweep.warnings == ()
 
 
 def test_untyped_keys_have_the_value_of_the_config(make_run) -> None:
@@ -90,7 +90,7 @@ def test_notes_unreadable_trials_and_reads_the_rest(make_run) -> None:
     (folder / "recipe").mkdir()
     sweep = read_sweep(folder)
     assert [trial.status for trial in sweep.trials] == ["finished", "unfinished"]
-    assert sweep.notes == ("trial 2 cannot be read", "trial 3 cannot be read")
+    assert sweep.warnings == ("trial 2 cannot be read", "trial 3 cannot be read")
 
 
 def test_ignores_an_incomplete_last_row(make_run) -> None:
@@ -162,7 +162,7 @@ def test_overrides_of_a_resumed_trial_are_not_swept_keys(record: str, make_run) 
     (folder / record).write_text(records[record])
     sweep = read_sweep(folder)
     assert sweep.keys == ("optimizer.lr",)
-    assert sweep.notes == ("trainer.max_epochs differs between trials, though it was not swept",)
+    assert sweep.warnings == ("trainer.max_epochs differs between trials, though it was not swept",)
 
 
 def test_the_csv_has_one_row_per_trial(make_run, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from lrflow.config.overrides import Override
 from lrflow.errors import LrflowError
-from lrflow.sweeps.samplers import Grid, make_sampler
+from lrflow.sweeps.samplers import GridSampler, make_sampler
 from lrflow.sweeps.space import Space, read_space
 from lrflow.sweeps.study import JOURNAL, open_storage, quiet_optuna, repair_journal
 
@@ -60,7 +60,7 @@ def test_machines_share_a_grid(tmp_path: Path) -> None:
     machines = [
         optuna.create_study(
             storage=open_storage(str(tmp_path / JOURNAL)), study_name="s", load_if_exists=True,
-            sampler=Grid(space, make_sampler("grid", 0, 9, {})),
+            sampler=GridSampler(space, make_sampler("grid", 0, 9, {})),
         )
         for _ in range(2)
     ]  # fmt: skip

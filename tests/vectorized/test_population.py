@@ -135,12 +135,12 @@ def test_each_member_is_its_own_run(family: str) -> None:
     population, numbers = stacked(members)
     data = [batches(seed) for seed in range(len(members))]
     losses = train(population, numbers, data)
-    for row, (member, own, snapshot) in enumerate(zip(members, data, population.snapshots(range(3)), strict=True)):
+    for row, (member, own, state) in enumerate(zip(members, data, population.member_states(range(3)), strict=True)):
         copy = Alone(kind, 99, make, settings[row], schedules[row])
         alone = torch.tensor(member.train(own))
         assert alone[-50:].mean() < alone[:20].mean()  # it learns, so that equality says something
         torch.testing.assert_close(losses[row], alone, rtol=1e-4, atol=1e-5)
-        snapshot.write(copy.network, copy.optimizer, STEPS)
+        state.write(copy.network, copy.optimizer, STEPS)
         for name, value in member.network.state_dict().items():
             torch.testing.assert_close(copy.network.state_dict()[name], value, rtol=1e-3, atol=1e-5, msg=name)
         ours, theirs = copy.optimizer.state_dict()["state"], member.optimizer.state_dict()["state"]

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lrflow.config import Config, compose
-from lrflow.tasks import membership, population, train
+from lrflow.tasks import population, population_checks, train
 from lrflow.training.state import random_state, same_random_state
 from lrflow.vectorized.population import Population, UnfitError
 from lrflow.vectorized.updates import NEVER, SGDUpdate, StepCoefficients
@@ -213,7 +213,7 @@ def test_a_diverged_member_does_not_change_the_buffers_of_the_others(tmp_path: P
 
 def test_the_verification_leaves_no_trace(tmp_path: Path) -> None:
     configs, before = jobs(tmp_path, "dropout"), random_state()
-    told = membership.verify(configs, membership.load_shared_data(configs[0]))
+    told = population_checks.verify(configs, population_checks.load_shared_data(configs[0]))
     assert re.fullmatch(r"\d+ steps of jobs 0 and 1 equal those of the jobs alone \(compared in \d+\.\d s\)", told)
     assert same_random_state(before, random_state())
     assert not any(tmp_path.rglob("*"))
@@ -236,7 +236,7 @@ def test_the_verification_finds_every_kind_of_difference(tmp_path: Path, monkeyp
 
             patched.setattr(StepCoefficients, "at", wrong)
             with pytest.raises(UnfitError, match=r"training together changes the run: in job [01]"):
-                membership.verify(jobs(tmp_path, "relu"), None)
+                population_checks.verify(jobs(tmp_path, "relu"), None)
 
 
 def test_a_parameter_trained_only_in_some_steps_ends_the_population() -> None:

@@ -9,8 +9,8 @@ from lrflow.cli import main
 from lrflow.config import Config, compose, save_config
 from lrflow.metric import Metric
 from lrflow.runs import RunFolder
-from lrflow.sweeps.best_recipe import write_recipe
 from lrflow.sweeps.folders import read_sweep
+from lrflow.sweeps.trial_recipe import write_recipe
 
 
 @pytest.fixture

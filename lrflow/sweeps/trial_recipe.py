@@ -1,4 +1,4 @@
-"""Writes a trial of a sweep as a recipe that runs it again."""
+"""Write the config of a trial as a recipe that runs it again."""
 
 from __future__ import annotations
 
