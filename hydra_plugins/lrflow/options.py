@@ -76,16 +76,9 @@ class LrflowOptions(ConfigSource):
 
 @cache
 def _files() -> dict[str, Path]:
-    """The file of every option, by its name with its group: `optimizer/adamw`, `recipe/digits`, `fast/on/digits`."""
-    from lrflow.config.options import FAST, home, recipes
+    from lrflow.config.options import shipped_files
 
-    conf = home("conf")
-    files = {path.relative_to(conf).with_suffix("").as_posix(): path for path in conf.rglob("*.yaml")}
-    for name, path in recipes().items():
-        files[f"recipe/{name}"] = path
-        if (fast := path.parent / FAST).is_file():
-            files[f"fast/on/{name}"] = fast
-    return files
+    return shipped_files()
 
 
 @cache

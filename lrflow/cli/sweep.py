@@ -52,7 +52,7 @@ class CheckedJobs:
 
     def add(self, overrides: Sequence[Override], config: Config) -> None:
         """Keep the checked config of a job, unless it calls a resolver, such as `${now:}`: that may change by then."""
-        if not re.search(r"\$\{[\w.]+:", str(OmegaConf.to_container(config.source))):
+        if not re.search(r"\$\{\s*[\w.]+\s*:", str(OmegaConf.to_container(config.source))):
             self.configs[tuple(override.text for override in overrides if not override.of_hydra)] = config
 
     def take(self, overrides: Sequence[str], run_folder: Path) -> Config | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,18 +83,23 @@ class Catalogue:
             self._add(Option("recipe", name, path))
         folders = list(folders)
         self.has_own = bool(folders)
-        hidden = [option for folder in folders for option in self._add_folder(folder)]
+        shipped = shipped_files() if folders else {}
+        hidden = [option for folder in folders for option in self._add_folder(folder, shipped)]
         if hidden:
             message = "has the name of one of lrflow's own options, which would be used instead"
             raise ConfigError([Problem(str(o.path), message, hint="give it another name") for o in hidden])
 
-    def _add_folder(self, folder: Path) -> list[Option]:
-        """Adds the options of a folder; gives those whose name is taken."""
+    def _add_folder(self, folder: Path, shipped: Collection[str] = ()) -> list[Option]:
+        """Add the options of a folder; return those whose name is taken, by one of `shipped` or by an earlier one."""
         options = [
             Option(path.parent.relative_to(folder).as_posix(), path.stem, path)
             for path in sorted(folder.rglob("*.yaml"))
         ]
-        return [option for option in options if option.group != "." and not self._add(option)]
+        return [
+            option
+            for option in options
+            if option.group != "." and (f"{option.group}/{option.name}" in shipped or not self._add(option))
+        ]
 
     def _add(self, option: Option) -> bool:
         """Adds an option, unless there is one of its name."""
@@ -132,6 +137,20 @@ def recipes() -> dict[str, Path]:
     found = {folder.name: folder / "recipe.yaml" for folder in folders}
     variants = [path for folder in folders for path in sorted(folder.glob("*.yaml")) if path.name != FAST]
     return found | {f"{path.parent.name}/{path.stem}": path for path in variants if path.stem != "recipe"}
+
+
+def shipped_files() -> dict[str, Path]:
+    """Return the file of every option that comes with lrflow, by group and name: `optimizer/adamw`, `recipe/digits`.
+
+    The smoke versions of the recipes are options of `fast/on`: `fast/on/digits`.
+    """
+    conf = home("conf")
+    files = {path.relative_to(conf).with_suffix("").as_posix(): path for path in conf.rglob("*.yaml")}
+    for name, path in recipes().items():
+        files[f"recipe/{name}"] = path
+        if (fast := path.parent / FAST).is_file():
+            files[f"fast/on/{name}"] = fast
+    return files
 
 
 def shipped_keys(group: str, target: str, option: str | None = None) -> Iterator[frozenset[str]]:

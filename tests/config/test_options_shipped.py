@@ -14,6 +14,7 @@ from lrflow.config.options import GROUPS, Catalogue, Option, shipped_keys
 from lrflow.config.origins import read_yaml
 from lrflow.config.signatures import parameters_in_source
 from lrflow.config.targets import CONTROLS, _parameters, check_arguments, locate
+from lrflow.errors import ConfigError
 from lrflow.layers import Rule
 from lrflow.layers.rules import SELECTS
 
@@ -111,3 +112,15 @@ def test_the_default_trainer_says_everything_that_the_schema_knows() -> None:
 
 def test_the_schema_knows_the_kinds_of_parameters_that_rules_select() -> None:
     assert schema.SELECTS == SELECTS
+
+
+@pytest.mark.parametrize("name", ["optimizer/adamw", "recipe/cnn", "recipe/resnet/cpu", "fast/on/cnn"])
+def test_an_option_of_ones_own_cannot_have_the_name_of_a_shipped_one(name: str, tmp_path: Path) -> None:
+    """The shipped one would be used instead, without a word."""
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / f"{name}.yaml").write_text("# @package _global_\nseed: 8\n")
+    (tmp_path / "recipe" / "cnn").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "recipe" / "cnn" / "mine.yaml").write_text("# @package _global_\nseed: 8\n")
+    with pytest.raises(ConfigError) as caught:
+        Catalogue([tmp_path])
+    assert [problem.key for problem in caught.value.problems] == [str(tmp_path / f"{name}.yaml")]
