@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lrflow.config import compose
-from lrflow.config.metrics import doubts, guessed_modes
+from lrflow.config.metrics import guessed_modes, unlikely_settings
 from lrflow.errors import ConfigError
 from lrflow.schedules import Horizon
 
@@ -44,7 +44,7 @@ RUN = Horizon(120, 20)
 )
 def test_what_is_hardly_meant(overrides: list[str], said: list[str]) -> None:
     config = compose(overrides)
-    found = [*guessed_modes(config.directions), *doubts(config, RUN)]
+    found = [*guessed_modes(config.directions), *unlikely_settings(config, RUN)]
     assert len(found) == len(said)
     assert all(text.startswith(start) for text, start in zip(found, said, strict=True))
 
@@ -54,12 +54,12 @@ def test_a_mode_that_is_given_once_holds_for_the_metric_everywhere() -> None:
         ["trainer.checkpoint.monitor=val/x", "feedback=plateau", "feedback.monitor=val/x", "feedback.mode=max"]
     )
     assert config.trainer.checkpoint.mode == config.feedback.mode == config.feedback.node()["mode"] == "max"
-    assert not [*guessed_modes(config.directions), *doubts(config, RUN)]
+    assert not [*guessed_modes(config.directions), *unlikely_settings(config, RUN)]
 
 
 def test_a_guess_is_told_once() -> None:
     config = compose(["trainer.checkpoint.monitor=val_acc", "feedback=plateau", "feedback.monitor=val_acc"])
-    assert not doubts(config, RUN)  # it is no warning
+    assert not unlikely_settings(config, RUN)  # it is no warning
     (told,) = guessed_modes(config.directions)
     better = "val_acc: assuming that higher is better, from its name."
     assert told == f"{better} If lower is better, add trainer.checkpoint.mode=min."
@@ -75,7 +75,9 @@ def test_two_modes_of_one_metric_are_refused_by_both_their_keys() -> None:
 
 def test_a_run_shorter_than_the_epoch_after_which_it_looks() -> None:
     config = compose(["feedback=plateau", "feedback.monitor=train/loss"])
-    assert doubts(config, Horizon(15, 20))[0].startswith("feedback.every is 1 epoch, but the run has only 15 steps")
+    assert unlikely_settings(config, Horizon(15, 20))[0].startswith(
+        "feedback.every is 1 epoch, but the run has only 15 steps"
+    )
 
 
 def test_swapped_letters_of_a_short_word() -> None:
