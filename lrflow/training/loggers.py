@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from lrflow.errors import LrflowError
@@ -146,15 +146,11 @@ def build_loggers(settings: Mapping[str, Any], folder: Path, name: str, config: 
     if settings.get("wandb") is not None:
         loggers.append(_wandb(settings["wandb"], folder, name, config))
     if settings.get("tensorboard") is not None:
-        from pytorch_lightning.loggers import TensorBoardLogger
-
         loggers.append(TensorBoardLogger(folder, name="tensorboard", version="", **settings["tensorboard"]))
     return loggers
 
 
 def _wandb(settings: Mapping[str, Any], folder: Path, name: str, config: Mapping[str, Any]) -> Logger:
-    from pytorch_lightning.loggers import WandbLogger
-
     mode = settings["mode"]
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or "auto"
