@@ -149,7 +149,8 @@ def _rejected(given: Mapping[str, Any], message: str) -> Problem:
     """Return the problem that Lightning reported, under the key that its message mentions."""
     for name in ("strategy", "precision", "devices", "accelerator"):
         if name in message or (name in given and f"{given[name]}" in message):
-            return Problem(f"trainer.{name}", f"Lightning rejects it: {message.rstrip('.!')}", given.get(name))
+            hint = "trainer=auto takes the best device of this machine" if name == "accelerator" else ""
+            return Problem(f"trainer.{name}", f"Lightning rejects it: {message.rstrip('.!')}", given.get(name), hint)
     return Problem("trainer", f"Lightning rejects it: {message.rstrip('.!')}")
 
 
