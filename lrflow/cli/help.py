@@ -69,7 +69,7 @@ def show_help(config_dir: Path | None = None) -> None:
     """
     out = console()
     catalogue = Catalogue([config_dir] if config_dir else [])
-    defaults = Option("", "config", home("conf") / "config.yaml").brings()
+    defaults = Option("", "config", home("conf") / "config.yaml").selected_options()
     usage = Text.assemble(("lrflow", "bold"), " [GROUP=OPTION ...] [KEY=VALUE ...] [FLAG ...]")
     out.print(Text("usage: ").append(usage))
     out.print(Text("       python -m lrflow ... does the same", "dim"))

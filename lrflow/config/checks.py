@@ -54,241 +54,8 @@ FEWEST_RUNS = 3
 """Minimum of `find.confirm_runs`."""
 
 _NEVER = "the group would never train"
+
 _SHORTER = "the LR would never reach the schedule"
-
-
-def settings_of(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the settings of an optimizer, with the defaults of its signature, and those of its routes under `routes`.
-
-    The optimizer is imported.
-    """
-    routes = {name: settings_of(route) for name, route in optimizer.routes.items()}
-    return {**defaults(optimizer.target), **optimizer.node(), "routes": routes}
-
-
-def check_also(curve: Curve, key: str, optimizer: Optimizer, decays: bool) -> list[Problem]:
-    """Return a problem for each setting in `schedule.also` that the optimizer does not have.
-
-    The optimizer is imported only if the config does not give the setting.
-
-    Args:
-        curve: the schedule.
-        key: config key of the schedule.
-        optimizer: optimizer of the run.
-        decays: whether layer rules set a weight decay.
-    """
-    problems = []
-    for entry, _ in curve.split_settings()[1]:
-        if entry.optional:
-            continue
-        known = highest_settings(numeric_settings(each.node()) for each in (optimizer, *optimizer.routes.values()))
-        if entry.setting(known) is None:
-            settings = settings_of(optimizer)
-            known = highest_settings(numeric_settings(each) for each in (settings, *settings["routes"].values()))
-        if entry.name == "weight_decay" and decays and not known.get("weight_decay"):
-            continue
-        problems += entry.check(known, f"{key}.also.{entry.name}")
-    return problems
-
-
-def check_freezing(rules: Sequence[Rule], horizon: Horizon | None) -> list[Problem]:
-    """Return a problem for each rule that unfreezes its group too late, and one if nothing trains from the first step.
-
-    Args:
-        rules: rules of the config.
-        horizon: length of the run; None if unknown.
-    """
-    problems = []
-    for index, rule in enumerate(rules):
-        problems += _check_rule(rule, f"layers.rules[{index}]", horizon)
-    trained = [rule for rule in rules if not rule.freeze]
-    late = [rule for rule in trained if rule.unfreeze is not None and Duration.parse(rule.unfreeze).value]
-    if trained and not problems and late == trained:
-        hint = "remove unfreeze from one rule, so that its group trains from the first step"
-        message = "nothing would train at first: every group is frozen at the start"
-        problems.append(Problem("layers.rules", message, ..., hint))
-    return problems
-
-
-def _check_rule(rule: Rule, key: str, horizon: Horizon | None) -> list[Problem]:
-    if rule.unfreeze is None:
-        return []
-    start, warmup = Duration.parse(rule.unfreeze), Duration.parse(rule.unfreeze_warmup)
-    if horizon is None:
-        if start.unit == "fraction" and start.value >= 1:
-            return [Problem(f"{key}.unfreeze", "expected less than the whole run", str(rule.unfreeze), _NEVER)]
-        return []
-    try:
-        first, last = start.steps(horizon), start.steps(horizon) + warmup.steps(horizon)
-    except ValueError as error:
-        return [Problem(f"{key}.unfreeze", str(error), str(rule.unfreeze), uncountable_hint(start))]
-    if first >= horizon.steps:
-        message = f"is {first} steps, but the run has only {horizon.steps}"
-        return [Problem(f"{key}.unfreeze", message, str(rule.unfreeze), _NEVER)]
-    if last >= horizon.steps:
-        message = f"ends at step {last}, but the run has only {horizon.steps}"
-        return [Problem(f"{key}.unfreeze_warmup", message, str(rule.unfreeze_warmup), _SHORTER)]
-    return []
-
-
-def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None]) -> list[Problem]:
-    """Return a problem for each `_target_` that is not allowed, not installed or does not take its arguments."""
-    problems: list[Problem] = []
-    for group in GROUPS:
-        extra, ignore = PASSED.get(group, ((), ()))
-        for key, node in _nodes(content.get(group), group):
-            target = node["_target_"]
-            if check_installed(target, key):
-                ours = isinstance(target, str) and any(shipped_keys(group, target))
-                problems += filter(None, [check_installed(target, key, choices.get(group) if ours else None)])
-            elif group == "schedule" or ".schedule" in key:
-                problems += check_curve(node, key)
-            else:
-                problems += check_node(node, key, group, choices.get(group), extra, ignore)
-    return problems
-
-
-def _nodes(content: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every mapping with a `_target_`, with its key."""
-    if isinstance(content, Mapping):
-        if "_target_" in content:
-            yield key, content
-        for name, value in content.items():
-            yield from _nodes(value, f"{key}.{name}")
-    elif isinstance(content, list):
-        for index, value in enumerate(content):
-            yield from _nodes(value, f"{key}[{index}]")
-
-
-def check_curve(node: Mapping[str, Any], key: str) -> list[Problem]:
-    """Check that a target is a schedule or a shape; its arguments are checked when the schedule is built."""
-    try:
-        found = locate(node["_target_"], f"{key}._target_")
-    except ConfigError as error:
-        return error.problems
-    if key.endswith(".shape") and inspect.isfunction(found):
-        return []  # a user's function from the elapsed share of the phase to the multiplier
-    if isinstance(found, type) and issubclass(found, Shape if key.endswith(".shape") else Curve):
-        return []
-    kind = "a shape, such as lrflow.schedules.Cosine" if key.endswith(".shape") else "a schedule"
-    return [Problem(f"{key}._target_", f"expected {kind}", node["_target_"])]
-
-
-def check_node(
-    node: Mapping[str, Any],
-    key: str,
-    group: str,
-    option: str | None,
-    extra: Collection[str],
-    ignore: Collection[str],
-) -> list[Problem]:
-    """Check one node with a `_target_`.
-
-    For a target of lrflow's own options, its keys and the source text of its class define its arguments. Any other
-    target is imported.
-    """
-    target = node["_target_"]
-    if problem := check_name(target, f"{key}._target_"):
-        return [problem]
-    known = frozenset[str]()
-    is_complete = False
-    given = node.keys() - set(ignore) - set(CONTROLS)
-    for keys in shipped_keys(group, target, option):
-        if keys <= node.keys():
-            is_complete = True
-            if given <= keys:
-                return []
-        known |= keys
-    names = [name for name in known if name not in CONTROLS]
-    meant = {name: closest(name, names) for name in given - known}
-    if is_complete and all(meant.values()):
-        return [
-            Problem(f"{key}.{name}", f"{target} takes no {name}", node[name], f"did you mean {key}.{near}?")
-            for name, near in meant.items()
-        ]
-    return check_arguments(target, node, key, extra, ignore, parameters_in_source(target) if known else None)
-
-
-def check_schedule(
-    schedule: Schedule, key: str, horizon: Horizon | None, optimizer: Optimizer | None, decays: bool
-) -> list[Problem]:
-    """Check that the schedule of the run or of a rule can be built and fits into the run.
-
-    Args:
-        schedule: section of the config.
-        key: config key of the schedule.
-        horizon: length of the run; None if unknown.
-        optimizer: optimizer whose settings `schedule.also` may move; None if unknown.
-        decays: whether layer rules may set a weight decay.
-    """
-    try:
-        curve = schedule.curve(key)
-    except ConfigError as error:
-        return [answered(problem) for problem in error.problems]
-    lacking = check_also(curve, key, optimizer, decays) if optimizer else []
-    given = schedule.plain().get("also") or {}
-    lacking = [replace(p, value=given.get(p.key.rpartition(".")[2], ...)) if p.value is ... else p for p in lacking]
-    return lacking + (curve.check(horizon, key) if horizon else _check_shares(schedule, key))
-
-
-def _check_shares(schedule: Schedule, key: str) -> list[Problem]:
-    """Return a problem for a warmup or cooldown of 100% or more."""
-    problems = []
-    for name, share in (("warmup", schedule.warmup), ("cooldown", schedule.cooldown)):
-        if share.unit == "fraction" and share.value >= 1:
-            hint = "the peak would never be reached" if name == "warmup" else None
-            problems.append(Problem(f"{key}.{name}", "expected less than the whole run", str(share), hint))
-    return problems
-
-
-def check_uses(config: Config) -> list[Problem]:
-    """Return a problem for each key that would have no effect or excludes another."""
-    problems = []
-    if config.task.name != "plan":
-        for key, value in (("horizon.steps", config.horizon.steps), ("against", config.against)):
-            if value is not None:
-                problems.append(Problem(key, "only task=plan uses it", value, "add task=plan, or leave it out"))
-    if config.resume.source is not None and config.task.name == "evaluate":
-        message = "task=evaluate does not resume a run"
-        problems.append(Problem("resume.from", message, config.resume.source, f"task.from={config.resume.source}"))
-    if config.resume.horizon is not None and config.task.name != "train":
-        message = "only task=train uses it"
-        problems.append(Problem("resume.horizon", message, config.resume.horizon, "leave it out"))
-    elif config.resume.horizon is not None and config.resume.source is None:
-        message = "only a resumed run uses it"
-        problems.append(Problem("resume.horizon", message, config.resume.horizon, "add resume=last or resume=PATH"))
-    return problems
-
-
-def check_names(rules: Rules) -> list[Problem]:
-    """Return a problem for each rule with the name of an earlier one."""
-    first: dict[str, int] = {}
-    problems = []
-    for index, rule in enumerate(rules.rules):
-        if first.setdefault(rule.name, index) != index:
-            message = f"layers.rules[{first[rule.name]}] has the same name"
-            problems.append(Problem(f"layers.rules[{index}].name", message, rule.name))
-    return problems
-
-
-def check_monitors(health: Health) -> list[Problem]:
-    """Return a problem for each misspelt monitor that is switched off."""
-    known = list(Health.model_fields)
-    off = [name for name, node in (health.__pydantic_extra__ or {}).items() if node is None]
-    meant = {name: closest(name, known) for name in off}
-    return [
-        Problem(f"health.{name}", "there is no such monitor", None, f"did you mean health.{near}?")
-        for name, near in meant.items()
-        if near
-    ]
-
-
-def _check_test(config: Config) -> list[Problem]:
-    """Return a problem if the best weights are to be tested but none are kept."""
-    if isinstance(config.task, Train) and config.task.test == "best" and config.trainer.checkpoint.monitor is None:
-        message = "trainer.checkpoint.monitor, which chooses the best weights, is null"
-        return [Problem("task.test", message, "best", "task.test=last")]
-    return []
 
 
 def check_config(
@@ -343,6 +110,240 @@ def check_config(
     problems += check_feedback(config) if sound("feedback", "trainer.limit_val") else []
     problems += check_find(config, horizon) if sound("find", "trainer.limit_val") else []
     return [*problems, *(check_uses(config) if sound(*USES) else [])]
+
+
+def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None]) -> list[Problem]:
+    """Return a problem for each `_target_` that is not allowed, not installed or does not take its arguments."""
+    problems: list[Problem] = []
+    for group in GROUPS:
+        extra, ignore = PASSED.get(group, ((), ()))
+        for key, node in _nodes(content.get(group), group):
+            target = node["_target_"]
+            if check_installed(target, key):
+                ours = isinstance(target, str) and any(shipped_keys(group, target))
+                problems += filter(None, [check_installed(target, key, choices.get(group) if ours else None)])
+            elif group == "schedule" or ".schedule" in key:
+                problems += check_curve(node, key)
+            else:
+                problems += check_node(node, key, group, choices.get(group), extra, ignore)
+    return problems
+
+
+def _nodes(content: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every mapping with a `_target_`, with its key."""
+    if isinstance(content, Mapping):
+        if "_target_" in content:
+            yield key, content
+        for name, value in content.items():
+            yield from _nodes(value, f"{key}.{name}")
+    elif isinstance(content, list):
+        for index, value in enumerate(content):
+            yield from _nodes(value, f"{key}[{index}]")
+
+
+def check_node(
+    node: Mapping[str, Any],
+    key: str,
+    group: str,
+    option: str | None,
+    extra: Collection[str],
+    ignore: Collection[str],
+) -> list[Problem]:
+    """Check one node with a `_target_`.
+
+    For a target of lrflow's own options, its keys and the source text of its class define its arguments. Any other
+    target is imported.
+    """
+    target = node["_target_"]
+    if problem := check_name(target, f"{key}._target_"):
+        return [problem]
+    known = frozenset[str]()
+    is_complete = False
+    given = node.keys() - set(ignore) - set(CONTROLS)
+    for keys in shipped_keys(group, target, option):
+        if keys <= node.keys():
+            is_complete = True
+            if given <= keys:
+                return []
+        known |= keys
+    names = [name for name in known if name not in CONTROLS]
+    meant = {name: closest(name, names) for name in given - known}
+    if is_complete and all(meant.values()):
+        return [
+            Problem(f"{key}.{name}", f"{target} takes no {name}", node[name], f"did you mean {key}.{near}?")
+            for name, near in meant.items()
+        ]
+    return check_arguments(target, node, key, extra, ignore, parameters_in_source(target) if known else None)
+
+
+def check_curve(node: Mapping[str, Any], key: str) -> list[Problem]:
+    """Check that a target is a schedule or a shape; its arguments are checked when the schedule is built."""
+    try:
+        found = locate(node["_target_"], f"{key}._target_")
+    except ConfigError as error:
+        return error.problems
+    if key.endswith(".shape") and inspect.isfunction(found):
+        return []  # a user's function from the elapsed share of the phase to the multiplier
+    if isinstance(found, type) and issubclass(found, Shape if key.endswith(".shape") else Curve):
+        return []
+    kind = "a shape, such as lrflow.schedules.Cosine" if key.endswith(".shape") else "a schedule"
+    return [Problem(f"{key}._target_", f"expected {kind}", node["_target_"])]
+
+
+def check_schedule(
+    schedule: Schedule, key: str, horizon: Horizon | None, optimizer: Optimizer | None, decays: bool
+) -> list[Problem]:
+    """Check that the schedule of the run or of a rule can be built and fits into the run.
+
+    Args:
+        schedule: section of the config.
+        key: config key of the schedule.
+        horizon: length of the run; None if unknown.
+        optimizer: optimizer whose settings `schedule.also` may move; None if unknown.
+        decays: whether layer rules may set a weight decay.
+    """
+    try:
+        curve = schedule.curve(key)
+    except ConfigError as error:
+        return [answered(problem) for problem in error.problems]
+    lacking = check_also(curve, key, optimizer, decays) if optimizer else []
+    given = schedule.plain().get("also") or {}
+    lacking = [replace(p, value=given.get(p.key.rpartition(".")[2], ...)) if p.value is ... else p for p in lacking]
+    return lacking + (curve.check(horizon, key) if horizon else _check_shares(schedule, key))
+
+
+def _check_shares(schedule: Schedule, key: str) -> list[Problem]:
+    """Return a problem for a warmup or cooldown of 100% or more."""
+    problems = []
+    for name, share in (("warmup", schedule.warmup), ("cooldown", schedule.cooldown)):
+        if share.unit == "fraction" and share.value >= 1:
+            hint = "the peak would never be reached" if name == "warmup" else None
+            problems.append(Problem(f"{key}.{name}", "expected less than the whole run", str(share), hint))
+    return problems
+
+
+def check_also(curve: Curve, key: str, optimizer: Optimizer, decays: bool) -> list[Problem]:
+    """Return a problem for each setting in `schedule.also` that the optimizer does not have.
+
+    The optimizer is imported only if the config does not give the setting.
+
+    Args:
+        curve: the schedule.
+        key: config key of the schedule.
+        optimizer: optimizer of the run.
+        decays: whether layer rules set a weight decay.
+    """
+    problems = []
+    for entry, _ in curve.split_settings()[1]:
+        if entry.optional:
+            continue
+        known = highest_settings(numeric_settings(each.node()) for each in (optimizer, *optimizer.routes.values()))
+        if entry.setting(known) is None:
+            settings = settings_of(optimizer)
+            known = highest_settings(numeric_settings(each) for each in (settings, *settings["routes"].values()))
+        if entry.name == "weight_decay" and decays and not known.get("weight_decay"):
+            continue
+        problems += entry.check(known, f"{key}.also.{entry.name}")
+    return problems
+
+
+def settings_of(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the settings of an optimizer, with the defaults of its signature, and those of its routes under `routes`.
+
+    The optimizer is imported.
+    """
+    routes = {name: settings_of(route) for name, route in optimizer.routes.items()}
+    return {**defaults(optimizer.target), **optimizer.node(), "routes": routes}
+
+
+def check_names(rules: Rules) -> list[Problem]:
+    """Return a problem for each rule with the name of an earlier one."""
+    first: dict[str, int] = {}
+    problems = []
+    for index, rule in enumerate(rules.rules):
+        if first.setdefault(rule.name, index) != index:
+            message = f"layers.rules[{first[rule.name]}] has the same name"
+            problems.append(Problem(f"layers.rules[{index}].name", message, rule.name))
+    return problems
+
+
+def check_freezing(rules: Sequence[Rule], horizon: Horizon | None) -> list[Problem]:
+    """Return a problem for each rule that unfreezes its group too late, and one if nothing trains from the first step.
+
+    Args:
+        rules: rules of the config.
+        horizon: length of the run; None if unknown.
+    """
+    problems = []
+    for index, rule in enumerate(rules):
+        problems += _check_rule(rule, f"layers.rules[{index}]", horizon)
+    trained = [rule for rule in rules if not rule.freeze]
+    late = [rule for rule in trained if rule.unfreeze is not None and Duration.parse(rule.unfreeze).value]
+    if trained and not problems and late == trained:
+        hint = "remove unfreeze from one rule, so that its group trains from the first step"
+        message = "nothing would train at first: every group is frozen at the start"
+        problems.append(Problem("layers.rules", message, ..., hint))
+    return problems
+
+
+def _check_rule(rule: Rule, key: str, horizon: Horizon | None) -> list[Problem]:
+    if rule.unfreeze is None:
+        return []
+    start, warmup = Duration.parse(rule.unfreeze), Duration.parse(rule.unfreeze_warmup)
+    if horizon is None:
+        if start.unit == "fraction" and start.value >= 1:
+            return [Problem(f"{key}.unfreeze", "expected less than the whole run", str(rule.unfreeze), _NEVER)]
+        return []
+    try:
+        first, last = start.steps(horizon), start.steps(horizon) + warmup.steps(horizon)
+    except ValueError as error:
+        return [Problem(f"{key}.unfreeze", str(error), str(rule.unfreeze), uncountable_hint(start))]
+    if first >= horizon.steps:
+        message = f"is {first} steps, but the run has only {horizon.steps}"
+        return [Problem(f"{key}.unfreeze", message, str(rule.unfreeze), _NEVER)]
+    if last >= horizon.steps:
+        message = f"ends at step {last}, but the run has only {horizon.steps}"
+        return [Problem(f"{key}.unfreeze_warmup", message, str(rule.unfreeze_warmup), _SHORTER)]
+    return []
+
+
+def check_uses(config: Config) -> list[Problem]:
+    """Return a problem for each key that would have no effect or excludes another."""
+    problems = []
+    if config.task.name != "plan":
+        for key, value in (("horizon.steps", config.horizon.steps), ("against", config.against)):
+            if value is not None:
+                problems.append(Problem(key, "only task=plan uses it", value, "add task=plan, or leave it out"))
+    if config.resume.source is not None and config.task.name == "evaluate":
+        message = "task=evaluate does not resume a run"
+        problems.append(Problem("resume.from", message, config.resume.source, f"task.from={config.resume.source}"))
+    if config.resume.horizon is not None and config.task.name != "train":
+        message = "only task=train uses it"
+        problems.append(Problem("resume.horizon", message, config.resume.horizon, "leave it out"))
+    elif config.resume.horizon is not None and config.resume.source is None:
+        message = "only a resumed run uses it"
+        problems.append(Problem("resume.horizon", message, config.resume.horizon, "add resume=last or resume=PATH"))
+    return problems
+
+
+def check_monitors(health: Health) -> list[Problem]:
+    """Return a problem for each misspelt monitor that is switched off."""
+    known = list(Health.model_fields)
+    off = [name for name, node in (health.__pydantic_extra__ or {}).items() if node is None]
+    meant = {name: closest(name, known) for name in off}
+    return [
+        Problem(f"health.{name}", "there is no such monitor", None, f"did you mean health.{near}?")
+        for name, near in meant.items()
+        if near
+    ]
+
+
+def _check_test(config: Config) -> list[Problem]:
+    """Return a problem if the best weights are to be tested but none are kept."""
+    if isinstance(config.task, Train) and config.task.test == "best" and config.trainer.checkpoint.monitor is None:
+        message = "trainer.checkpoint.monitor, which chooses the best weights, is null"
+        return [Problem("task.test", message, "best", "task.test=last")]
+    return []
 
 
 def check_find(config: Config, horizon: Horizon | None) -> list[Problem]:

@@ -24,95 +24,7 @@ from lrflow.plan.batch_scaling import BatchScaling
 if TYPE_CHECKING:
     from lrflow.layers import Rule
 
-
-def check_curvature(config: Config, processes: int | None = None) -> list[Problem]:
-    """Return a problem for each setting under which the requested curvature cannot be measured or has no bound.
-
-    Args:
-        config: config of the run.
-        processes: number of processes that train together; None takes it from the config.
-    """
-    features = list(_curvature_features(config))
-    if not features:
-        return []
-    who, trainer = " and ".join(features), config.trainer
-    problems = []
-    *names, last = names_with("bound")
-    known = f"a bound is known for {', '.join(names)} and {last}; otherwise leave out {who}"
-    if optimizer_traits(config.optimizer.target).bound is None:
-        name = config.optimizer.target.rpartition(".")[2]
-        problems.append(Problem("optimizer._target_", "no stability bound is known for it", name, known))
-    if config.optimizer.routes:
-        problems.append(Problem("optimizer.routes", "no stability bound is known for several optimizers", ..., known))
-    if beyond := trainer.beyond_one_process(processes):
-        key, value, instead = beyond
-        message = f"{who} works only {'with a model that no strategy wraps' if key == 'strategy' else 'on one device'}"
-        problems.append(Problem(f"trainer.{key}", message, value, f"trainer.{key}={instead}"))
-    if "sharpness.every" in features and str(trainer.precision) in ("16-true", "bf16-true"):
-        message = "half precision is too coarse to measure the curvature"
-        hint = "mixed precision keeps the weights in full precision: trainer.precision=bf16-mixed"
-        problems.append(Problem("trainer.precision", message, trainer.precision, hint))
-    return problems
-
-
-def unused_keys(config: Config) -> list[str]:
-    """Return a line for each typed key of `find` and `sharpness` that has no effect in this run."""
-    typed = [Override.read(text).key for text in config.overrides]
-    unread = []
-    task, check = config.task.name, config.find.check
-    plans, bounds = task == "plan", isinstance(config.find, StabilityFind)
-    looks = config.finds_lr or (check and (bounds or not plans)) or task in ("find", "evaluate")
-    found = getattr(config.find, "found", None) is not None  # by this run: so its keys were read
-    if not looks and not found:
-        keys = [key for key in typed if key == "find" or (key.startswith("find.") and (check or key != "find.check"))]
-        needed = "task=find or find=stability find.check=true" if plans else "find.check=true or optimizer.lr=auto"
-        unread += [f"{key} has no effect in task={task} without {needed}" for key in keys]
-    if config.sharpness_every is None:
-        given = [key for key in typed if key.removeprefix("health.").startswith("sharpness.")]
-        keys = [key for key in given if not key.endswith(("sharpness.every", "sharpness._target_"))]
-        unread += [f"{key} has no effect without sharpness.every, the interval of the measurements" for key in keys]
-    return unread
-
-
-def _curvature_features(config: Config) -> Iterator[str]:
-    task = config.task.name
-    if isinstance(config.find, StabilityFind) and (task == "find" or (config.find.check and task in ("train", "plan"))):
-        yield "find=stability"
-    if config.sharpness_every is not None and task in ("train", "plan"):
-        yield "sharpness.every"
-
-
-def check_routes(
-    rules: Sequence[schema.Rule | Rule], routes: Mapping[str, schema.Optimizer], key: str = "layers.rules[{}].route"
-) -> list[Problem]:
-    """Check the routes of layer rules: unknown routes, optimizers without a rule, routes within routes.
-
-    Args:
-        rules: all rules.
-        routes: `optimizer.routes`.
-        key: config key of a rule's route; `{}` stands for the number of the rule.
-    """
-    problems = [
-        Problem(f"optimizer.routes.{name}.routes", "a route cannot have routes", hint="add it to optimizer.routes")
-        for name, route in routes.items()
-        if route.routes
-    ]
-    for index, rule in enumerate(rules):
-        if rule.route is not None and rule.route not in routes:
-            hint = did_you_mean(rule.route, routes) or "there are no routes; optimizer=muon adds one"
-            problems.append(Problem(key.format(index), "there is no such route", rule.route, hint))
-    if problems:
-        return problems
-    taken = {rule.route for rule in rules if not rule.freeze}
-    for name in routes:
-        if name not in taken:
-            hint = f"layers=muon has a rule with route: muon; ~optimizer.routes.{name} removes this route"
-            problems.append(Problem(f"optimizer.routes.{name}", "no rule in layers.rules has this route", hint=hint))
-    if taken and None not in taken:
-        hint = "make one of the routed optimizers the main one, and remove the route of its rules"
-        problems.append(Problem("optimizer", "it has no parameters: every rule has a route", hint=hint))
-    return problems
-
+MUP_TARGET = "lrflow.layers.MuP"
 
 _KINDS: dict[str, Any] = {
     "count": f.Count,
@@ -123,32 +35,6 @@ _KINDS: dict[str, Any] = {
         f.expects("a number above 1, or inf", lambda value: value == math.inf or (is_number(value) and value > 1)),
     ],
 }
-
-
-def check_ranges(arguments: Mapping[str, Any], ranges: Mapping[str, Range], key: str) -> Iterator[Problem]:
-    """Yield a problem for each argument outside its range.
-
-    Args:
-        arguments: arguments of an optimizer by name.
-        ranges: ranges from its traits.
-        key: config key of the optimizer.
-    """
-    for name in (name for name in ranges if name in arguments):
-        try:
-            TypeAdapter(_field(ranges[name])).validate_python(arguments[name])
-        except ValidationError as error:
-            (details, *_) = error.errors(include_url=False)
-            details["loc"] = (*key.split("."), name)
-            yield problem_of(details, {})
-
-
-def _field(limits: Range) -> Any:
-    if isinstance(limits, str):
-        return _KINDS[limits]
-    words = [word for word in limits if word is not None]
-    if None in limits:
-        return Annotated[Any, f.expects(f"{', '.join(words)}, or null for none", lambda value: value in limits)]
-    return Annotated[Any, f.one_of(*words)]
 
 
 def check_combination(config: Config, processes: int | None = None) -> list[Problem]:
@@ -254,7 +140,119 @@ def _alone(config: Config, processes: int | None, why: str) -> Iterator[Problem]
         yield Problem(f"trainer.{key}", message, value, f"trainer.{key}={instead}")
 
 
-TARGET = "lrflow.layers.MuP"
+def check_ranges(arguments: Mapping[str, Any], ranges: Mapping[str, Range], key: str) -> Iterator[Problem]:
+    """Yield a problem for each argument outside its range.
+
+    Args:
+        arguments: arguments of an optimizer by name.
+        ranges: ranges from its traits.
+        key: config key of the optimizer.
+    """
+    for name in (name for name in ranges if name in arguments):
+        try:
+            TypeAdapter(_field(ranges[name])).validate_python(arguments[name])
+        except ValidationError as error:
+            (details, *_) = error.errors(include_url=False)
+            details["loc"] = (*key.split("."), name)
+            yield problem_of(details, {})
+
+
+def _field(limits: Range) -> Any:
+    if isinstance(limits, str):
+        return _KINDS[limits]
+    words = [word for word in limits if word is not None]
+    if None in limits:
+        return Annotated[Any, f.expects(f"{', '.join(words)}, or null for none", lambda value: value in limits)]
+    return Annotated[Any, f.one_of(*words)]
+
+
+def check_routes(
+    rules: Sequence[schema.Rule | Rule], routes: Mapping[str, schema.Optimizer], key: str = "layers.rules[{}].route"
+) -> list[Problem]:
+    """Check the routes of layer rules: unknown routes, optimizers without a rule, routes within routes.
+
+    Args:
+        rules: all rules.
+        routes: `optimizer.routes`.
+        key: config key of a rule's route; `{}` stands for the number of the rule.
+    """
+    problems = [
+        Problem(f"optimizer.routes.{name}.routes", "a route cannot have routes", hint="add it to optimizer.routes")
+        for name, route in routes.items()
+        if route.routes
+    ]
+    for index, rule in enumerate(rules):
+        if rule.route is not None and rule.route not in routes:
+            hint = did_you_mean(rule.route, routes) or "there are no routes; optimizer=muon adds one"
+            problems.append(Problem(key.format(index), "there is no such route", rule.route, hint))
+    if problems:
+        return problems
+    taken = {rule.route for rule in rules if not rule.freeze}
+    for name in routes:
+        if name not in taken:
+            hint = f"layers=muon has a rule with route: muon; ~optimizer.routes.{name} removes this route"
+            problems.append(Problem(f"optimizer.routes.{name}", "no rule in layers.rules has this route", hint=hint))
+    if taken and None not in taken:
+        hint = "make one of the routed optimizers the main one, and remove the route of its rules"
+        problems.append(Problem("optimizer", "it has no parameters: every rule has a route", hint=hint))
+    return problems
+
+
+def check_curvature(config: Config, processes: int | None = None) -> list[Problem]:
+    """Return a problem for each setting under which the requested curvature cannot be measured or has no bound.
+
+    Args:
+        config: config of the run.
+        processes: number of processes that train together; None takes it from the config.
+    """
+    features = list(_curvature_features(config))
+    if not features:
+        return []
+    who, trainer = " and ".join(features), config.trainer
+    problems = []
+    *names, last = names_with("bound")
+    known = f"a bound is known for {', '.join(names)} and {last}; otherwise leave out {who}"
+    if optimizer_traits(config.optimizer.target).bound is None:
+        name = config.optimizer.target.rpartition(".")[2]
+        problems.append(Problem("optimizer._target_", "no stability bound is known for it", name, known))
+    if config.optimizer.routes:
+        problems.append(Problem("optimizer.routes", "no stability bound is known for several optimizers", ..., known))
+    if beyond := trainer.beyond_one_process(processes):
+        key, value, instead = beyond
+        message = f"{who} works only {'with a model that no strategy wraps' if key == 'strategy' else 'on one device'}"
+        problems.append(Problem(f"trainer.{key}", message, value, f"trainer.{key}={instead}"))
+    if "sharpness.every" in features and str(trainer.precision) in ("16-true", "bf16-true"):
+        message = "half precision is too coarse to measure the curvature"
+        hint = "mixed precision keeps the weights in full precision: trainer.precision=bf16-mixed"
+        problems.append(Problem("trainer.precision", message, trainer.precision, hint))
+    return problems
+
+
+def unused_keys(config: Config) -> list[str]:
+    """Return a line for each typed key of `find` and `sharpness` that has no effect in this run."""
+    typed = [Override.read(text).key for text in config.overrides]
+    unread = []
+    task, check = config.task.name, config.find.check
+    plans, bounds = task == "plan", isinstance(config.find, StabilityFind)
+    looks = config.finds_lr or (check and (bounds or not plans)) or task in ("find", "evaluate")
+    found = getattr(config.find, "found", None) is not None  # by this run: so its keys were read
+    if not looks and not found:
+        keys = [key for key in typed if key == "find" or (key.startswith("find.") and (check or key != "find.check"))]
+        needed = "task=find or find=stability find.check=true" if plans else "find.check=true or optimizer.lr=auto"
+        unread += [f"{key} has no effect in task={task} without {needed}" for key in keys]
+    if config.sharpness_every is None:
+        given = [key for key in typed if key.removeprefix("health.").startswith("sharpness.")]
+        keys = [key for key in given if not key.endswith(("sharpness.every", "sharpness._target_"))]
+        unread += [f"{key} has no effect without sharpness.every, the interval of the measurements" for key in keys]
+    return unread
+
+
+def _curvature_features(config: Config) -> Iterator[str]:
+    task = config.task.name
+    if isinstance(config.find, StabilityFind) and (task == "find" or (config.find.check and task in ("train", "plan"))):
+        yield "find=stability"
+    if config.sharpness_every is not None and task in ("train", "plan"):
+        yield "sharpness.every"
 
 
 def table_of(optimizer: Mapping[str, Any], asked: str = "auto") -> Literal["adam", "sgd"]:
@@ -290,7 +288,7 @@ def check_mup(content: Mapping[str, Any]) -> Iterator[Problem]:
         content: resolved config.
     """
     layers, model, optimizer = (content.get(group) for group in ("layers", "model", "optimizer"))
-    if not isinstance(layers, Mapping) or layers.get("_target_") != TARGET:
+    if not isinstance(layers, Mapping) or layers.get("_target_") != MUP_TARGET:
         return
     if isinstance(optimizer, Mapping) and "_target_" in optimizer:
         try:

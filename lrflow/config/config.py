@@ -19,7 +19,7 @@ from lrflow.schedules.time import Duration
 
 
 class Config(schema.Section):
-    """A run as it was asked for. `validate` makes one; nothing in it changes afterwards."""
+    """The typed and validated config of a run, as `validate` returns it; immutable."""
 
     groups: ClassVar[tuple[str, ...]] = (
         "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger", "health",
@@ -37,22 +37,22 @@ class Config(schema.Section):
     logger: run_schema.Logger
     health: run_schema.Health
     sharpness: run_schema.Probing = run_schema.Probing.model_construct()
-    """Short for `health.sharpness`: what is given here holds."""
+    """Short form of `health.sharpness`; overrides it."""
     find: find_schemas.Find = find_schemas.RangeFind.model_construct(kind="range")
     task: run_schema.Task
 
     name: f.FolderName | None = None
-    """What the run is called in its folder and on dashboards."""
+    """Name of the run in its folder and on dashboards."""
     seed: f.Seed = 0
-    """Seeds Python, NumPy and torch, and the order of the data."""
+    """Seed of Python, NumPy, torch and the order of the data."""
     output: f.FolderPath = "outputs"
-    """Run folders are made here."""
+    """Folder of the run folders."""
     horizon: run_schema.HorizonOverride = run_schema.HorizonOverride.model_construct()
     against: f.Text | None = None
-    """task=plan: a run folder, plan.json or config file to compare with, or `last`: the newest run that has a plan."""
+    """task=plan: run folder, plan.json or config file to compare with, or `last`: the newest run that has a plan."""
     resume: run_schema.Resume = Field(default_factory=run_schema.Resume.model_construct)
     trial: Trial | None = None
-    """Which trial of which sweep this is; the sweep fills it in."""
+    """The trial of a sweep that this run is; set by the sweep."""
 
     _source: DictConfig = PrivateAttr()
     _choices: dict[str, str | None] = PrivateAttr(default_factory=dict)
@@ -71,25 +71,25 @@ class Config(schema.Section):
         finds_lr: bool = False,
         directions: Directions = Directions(),  # noqa: B008  # frozen
     ) -> Config:
-        """Notes where the config came from; `validate` calls it once."""
+        """Store the origin of the config; `validate` calls this once."""
         self._source, self._choices = source, dict(choices)
         self._overrides, self._run_folder, self._finds_lr = list(overrides), run_folder, finds_lr
         self._directions = directions
         return self
 
     def in_folder(self, run_folder: Path) -> Config:
-        """Note the folder that a sweep gives to this job, of a config that was checked before there was one."""
+        """Set the run folder that a sweep assigns to this job after its config was checked, and return the config."""
         self._run_folder = run_folder
         return self
 
     @property
     def source(self) -> DictConfig:
-        """The config with its interpolations: what is saved, since it only names the variables that hold secrets."""
+        """The config with unresolved interpolations, which is saved: it only names the variables that hold secrets."""
         return self._source
 
     @property
     def choices(self) -> dict[str, str | None]:
-        """The option that was taken of each group, `{"optimizer": "adamw"}`."""
+        """The option of each group, such as `{"optimizer": "adamw"}`."""
         return dict(self._choices)
 
     @property
@@ -99,32 +99,32 @@ class Config(schema.Section):
 
     @property
     def run_folder(self) -> Path | None:
-        """The folder that a sweep gave to this job; None in a single run."""
+        """The run folder that a sweep assigned to this job; None in a single run."""
         return self._run_folder
 
     @property
     def remarks(self) -> list[str]:
-        """What a person should know of how it was composed, a line each: whoever runs the job prints it."""
+        """Messages about the composition, one line each; printed when the job starts."""
         return self._remarks
 
     @property
     def directions(self) -> Directions:
-        """The metrics that the config names, and which way of each is better."""
+        """The metrics that the config names, and their modes."""
         return self._directions
 
     @property
     def finds_lr(self) -> bool:
-        """Whether the LR is to be found before the training (`optimizer.lr=auto`); until then it is a stand-in."""
+        """Whether a range test finds the LR before training (`optimizer.lr=auto`); until then it is a placeholder."""
         return self._finds_lr
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """The metrics that the run's sweep is judged by; none: it is no trial of one."""
+        """Names of the metrics that the run's sweep optimizes; empty outside a sweep."""
         return tuple(each.name for each in self.trial.objectives) if self.trial else ()
 
     @property
     def monitors(self) -> dict[str, dict[str, Any]]:
-        """`_target_` and arguments of each monitor of the run, by its name in `health`."""
+        """`_target_` and arguments of each monitor by its name in `health`."""
         nodes = self.health.nodes()
         if short := {key: value for key, value in self.sharpness.plain().items() if value is not None}:
             nodes["sharpness"] = {"_target_": run_schema.Sharpness.default, **nodes.get("sharpness", {}), **short}
@@ -132,13 +132,13 @@ class Config(schema.Section):
 
     @property
     def sharpness_every(self) -> Duration | None:
-        """How often the sharpness is measured; None: never."""
+        """Interval at which the sharpness is measured; None: never."""
         own = self.health.sharpness
         return self.sharpness.every or (own.every if own else None)
 
     @property
     def title(self) -> str:
-        """The run's name, or one of its options: `mlp-digits-adamw-cosine`, or `charlm-muon-cosine` of a recipe."""
+        """The run's name, or one of its options: `mlp-digits-adamw-cosine`; of a recipe: `charlm-muon-cosine`."""
         if self.name is not None:
             return self.name
         recipe = self._choices.get("recipe")
@@ -146,12 +146,12 @@ class Config(schema.Section):
         return "-".join([*what, self._option("optimizer"), self._option("schedule")])
 
     def _option(self, group: str) -> str:
-        """The option that was taken of a group, or what stands there instead."""
+        """Return the option of a group, or the class of its object without one."""
         return self._choices.get(group) or _short(getattr(self, group))
 
 
 def _build() -> None:
-    """Builds the validators, without pydantic's search of all installed packages for plugins, which takes as long."""
+    """Build the validators without pydantic's search for plugins in all installed packages, which takes as long."""
     name = "PYDANTIC_DISABLE_PLUGINS"
     given = os.environ.get(name)
     os.environ[name] = "1"
@@ -167,5 +167,5 @@ _build()
 
 
 def _short(section: Any) -> str:
-    """What to call an object whose option is not known: its class."""
+    """Return the lower-case name of the class that a section builds, for sections without an option."""
     return str(getattr(section, "target", "custom")).rpartition(".")[2].lower()

@@ -18,10 +18,10 @@ GROUPS = (
     "task", "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger",
     "health", "find", "recipe", "fast", "sweep",
 )  # fmt: skip
-"""In the order in which a person meets them."""
+"""Groups in the order in which help lists them."""
 
 ACROSS_GROUPS = ("recipe", "fast", "sweep")
-"""Those whose options set keys of many other groups."""
+"""Groups whose options set keys of many other groups."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Option:
     """One option of a group.
 
     Args:
-        group: `optimizer`.
-        name: `adamw`.
-        path: its file.
+        group: name of the group, such as `optimizer`.
+        name: name of the option, such as `adamw`.
+        path: file of the option.
     """
 
     group: str
@@ -40,7 +40,7 @@ class Option:
 
     @property
     def summary(self) -> str:
-        """The first comment of its file, which says what it is; empty where it starts with something else."""
+        """The first line of the file if it is a comment, which describes the option; otherwise empty."""
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
@@ -48,14 +48,14 @@ class Option:
         first = next((line for line in lines if "@package" not in line), "")
         return first.lstrip("# ") if first.startswith("#") else ""
 
-    def brings(self) -> dict[str, str]:
-        """The options of other groups that its defaults list takes, by group; empty where it cannot be read."""
+    def selected_options(self) -> dict[str, str]:
+        """Return the options that its defaults list selects, by group; empty if the file cannot be read."""
         entries = [entry for entry in self._content().get("defaults") or () if isinstance(entry, dict)]
         pairs = [(str(key).removeprefix("override "), value) for entry in entries for key, value in entry.items()]
         return {key.partition("@")[0].strip().lstrip("/"): str(value) for key, value in pairs}
 
-    def is_of_hydra_alone(self) -> bool:
-        """Whether it says nothing of a run, as a search of its own does that only sets up Hydra's sweeper."""
+    def sets_only_hydra(self) -> bool:
+        """Return whether it sets no key of a run, as an option of `sweep` that only configures Hydra's sweeper."""
         return self._content().keys() <= {"defaults", "hydra"}
 
     def _content(self) -> dict[str, Any]:
@@ -67,13 +67,13 @@ class Option:
 
 
 class Catalogue:
-    """Every option of every group.
+    """All groups and their options.
 
     Args:
-        folders: of further options, as `--config-dir` gives them.
+        folders: folders with additional options, as `--config-dir` gives them.
 
     Raises:
-        ConfigError: an option of these folders has the name of one of lrflow's own.
+        ConfigError: an option in these folders has the name of one of lrflow's own.
     """
 
     def __init__(self, folders: Iterable[Path] = ()) -> None:
@@ -102,25 +102,25 @@ class Catalogue:
         ]
 
     def _add(self, option: Option) -> bool:
-        """Adds an option, unless there is one of its name."""
+        """Add an option, and return whether its name was free."""
         return self._options.setdefault(option.group, {}).setdefault(option.name, option) is option
 
     @property
     def groups(self) -> list[str]:
-        """The groups' names."""
+        """Names of the groups."""
         return list(self._options)
 
     def options(self, group: str) -> dict[str, Option]:
-        """The options of a group by name; empty where there is no such group."""
+        """Return the options of a group by name; empty for an unknown group."""
         return self._options.get(group, {})
 
     def find(self, word: str) -> Option | None:
-        """The option of this name, whatever its group."""
+        """Return the first option of this name in any group, or None."""
         return next((options[word] for options in self._options.values() if word in options), None)
 
 
 def home(name: str) -> Path:
-    """The folder `conf` or `recipes`: inside the package where it was installed, beside it in a source tree."""
+    """Return the folder `conf` or `recipes`: inside an installed package, next to the package in a source tree."""
     for root in lrflow.__path__:
         if (folder := Path(root) / name).is_dir():
             return folder
@@ -128,11 +128,14 @@ def home(name: str) -> Path:
 
 
 FAST = "fast.yaml"
-"""Beside a recipe: the overrides of its smoke version."""
+"""File in a recipe's folder with the overrides for `fast=true`."""
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes that come with lrflow: `recipes/NAME/recipe.yaml` is NAME, a variant beside it is NAME/VARIANT."""
+    """Return the files of lrflow's recipes by name.
+
+    `recipes/NAME/recipe.yaml` is `NAME`, and `recipes/NAME/VARIANT.yaml` is `NAME/VARIANT`.
+    """
     folders = [path.parent for path in sorted(home("recipes").glob("*/recipe.yaml"))]
     found = {folder.name: folder / "recipe.yaml" for folder in folders}
     variants = [path for folder in folders for path in sorted(folder.glob("*.yaml")) if path.name != FAST]
@@ -154,15 +157,15 @@ def shipped_files() -> dict[str, Path]:
 
 
 def shipped_keys(group: str, target: str, option: str | None = None) -> Iterator[frozenset[str]]:
-    """Yield the keys that lrflow's own options of a group give to a `_target_`, one set per node; none if none has it.
+    """Yield the keys that lrflow's own options of a group give to a `_target_`, one set per node.
 
-    They fit the target's signature (a test sees to it), so that nothing needs to be imported to know it. A file is
-    parsed when its keys are asked for.
+    A test compares them with the target's signature, so the check of a config need not import the target. Files are
+    parsed lazily.
 
     Args:
-        group: `optimizer`.
-        target: the dotted name.
-        option: the option whose file is read first.
+        group: name of the group, such as `optimizer`.
+        target: dotted name.
+        option: option whose file is read first.
     """
     for path in sorted((home("conf") / group).glob("*.yaml"), key=lambda path: (path.stem != option, path)):
         yield from (keys for named, keys in _nodes_of(path) if named == target)
@@ -170,7 +173,7 @@ def shipped_keys(group: str, target: str, option: str | None = None) -> Iterator
 
 @cache
 def _nodes_of(path: Path) -> list[tuple[str, frozenset[str]]]:
-    """The `_target_` and the keys of each node in a file."""
+    """Return the `_target_` and the keys of each node in a file."""
     found: list[tuple[str, frozenset[str]]] = []
     _collect(read_yaml(path), found)
     return found
@@ -179,6 +182,6 @@ def _nodes_of(path: Path) -> list[tuple[str, frozenset[str]]]:
 def _collect(node: Any, found: list[tuple[str, frozenset[str]]]) -> None:
     if isinstance(node, dict):
         if "_target_" in node:
-            found.append((node["_target_"], frozenset(node) - {"defaults"}))  # which Hydra reads itself
+            found.append((node["_target_"], frozenset(node) - {"defaults"}))  # Hydra reads `defaults` itself
         for value in node.values():
             _collect(value, found)

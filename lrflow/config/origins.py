@@ -16,16 +16,16 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file, as OmegaConf would not read it: for looking at keys, not at numbers.
+    """Return the content of a YAML file, for reading keys; OmegaConf would parse some numbers differently.
 
     Raises:
-        yaml.YAMLError, OSError, UnicodeDecodeError: it cannot be read.
+        yaml.YAMLError, OSError, UnicodeDecodeError: the file cannot be read.
     """
     return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
 
 
 def yaml_problem(error: BaseException | None) -> Problem | None:
-    """What a failure to read YAML says, with file and line; None where the failure is another one."""
+    """Return the problem of an error of the YAML parser, with file and line; None for any other error."""
     while error is not None:
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
             mark = error.problem_mark
@@ -36,12 +36,12 @@ def yaml_problem(error: BaseException | None) -> Problem | None:
 
 
 def line_of(key: str, path: Path, nearest: bool = False) -> int | None:
-    """The line, from 1, on which a key stands in a YAML file; None where it does not.
+    """Return the number of the line of a key in a YAML file, counted from 1; None if the file lacks the key.
 
     Args:
-        key: dotted, below the root of the file; empty for the file itself.
+        key: dotted key below the root of the file; empty for the file itself.
         path: the file.
-        nearest: else the line of the last key above it that does.
+        nearest: if the file lacks the key, return the line of its closest parent.
     """
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
@@ -57,18 +57,18 @@ def line_of(key: str, path: Path, nearest: bool = False) -> int | None:
 
 
 def line_with(pattern: str, path: Path) -> int | None:
-    """The first line, from 1, in which a regular expression is found; None where it is in none."""
+    """Return the number of the first line that matches a regular expression, counted from 1; None without a match."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return next((number for number, line in enumerate(lines, start=1) if re.search(pattern, line)), None)
 
 
 def split_key(key: str) -> list[str | int]:
-    """`layers.rules[2].lr` as its parts: `layers`, `rules`, 2, `lr`."""
+    """Return the parts of a key: `layers`, `rules`, 2 and `lr` of `layers.rules[2].lr`."""
     return [int(index) if index else name for index, name in re.findall(r"\[(\d+)\]|([^.\[\]]+)", key)]
 
 
 def short_path(path: Path) -> str:
-    """A path as it is shortest to read: relative where it lies below the working directory."""
+    """Return a path relative to the working directory if it lies below it, otherwise absolute."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
@@ -85,22 +85,22 @@ def _child(node: Any, part: str | int) -> tuple[int, Any] | None:
 
 @dataclass(frozen=True)
 class Source:
-    """A YAML file that took part in a composition.
+    """A YAML file of a composition.
 
     Args:
         path: the file.
-        package: the dotted key under which its content stands; empty: at the root.
+        package: dotted key of its content in the config; empty for the root.
     """
 
     path: Path
     package: str
 
     def place(self, key: str, nearest: bool = False) -> str | None:
-        """File and line of a key of the config; None where this file does not give it.
+        """Return file and line of a key of the config; None if this file does not set it.
 
         Args:
-            key: dotted, as on a command line.
-            nearest: else the line of the last key above it that the file gives.
+            key: dotted key, as on a command line.
+            nearest: if the file lacks the key, return the line of its closest parent.
         """
         if not covers(self.package, key):
             return None
@@ -109,12 +109,12 @@ class Source:
 
 
 def place(problem: Problem, sources: Sequence[Source], typed: Iterable[str]) -> Problem:
-    """Adds file and line to the problem of a value that came from a file, where it does not know them.
+    """Return a problem with the file and line of its value, unless it has them already.
 
     Args:
-        problem: of a config.
-        sources: the files, in the order in which they were composed: later ones win.
-        typed: keys that the command line sets, which wins over every file.
+        problem: problem of a config.
+        sources: files in the order of their composition: later ones override earlier ones.
+        typed: keys that the command line sets, which overrides every file.
     """
     return replace(problem, where=problem.where or _place(problem, sources, typed))
 
@@ -123,16 +123,16 @@ def _place(problem: Problem, sources: Sequence[Source], typed: Iterable[str]) ->
     if any(covers(key, problem.key) for key in typed):
         return None
     places = [source.place(problem.key) for source in reversed(sources)]
-    if problem.value is ...:  # nothing stands there, so the place to look at is the one above
+    if problem.value is ...:  # the key is missing, so its parent is the place
         places += [source.place(problem.key, nearest=True) for source in reversed(sources)]
     return next(filter(None, places), None)
 
 
 def covers(key: str, other: str) -> bool:
-    """Whether `other` is `key` or stands below it; the empty key is the root."""
+    """Return whether `other` is `key` or lies below it; the empty key is the root."""
     return not key or other == key or other.startswith((f"{key}.", f"{key}["))
 
 
 def touches(key: str, others: Iterable[str]) -> bool:
-    """Whether a key is one of the others, or stands above or below one."""
+    """Return whether a key equals one of the others, or lies above or below one."""
     return any(covers(key, other) or covers(other, key) for other in others)

@@ -32,9 +32,10 @@ log = logging.getLogger("lrflow")
 OUTPUT = "outputs"
 """Default of `output`, the folder of the run folders."""
 
-_FIND_IS_WHOLE = "fast=true: the search for the LR is not shortened; find.sweeps=1 find.steps=40 make it short"
-
 _OF_THE_NEW_RUN = ("resume", "against", "trial")
+"""Keys that are never taken from an earlier run."""
+
+_FIND_NOT_SHORTENED = "fast=true: the search for the LR is not shortened; find.sweeps=1 find.steps=40 make it short"
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -94,16 +95,17 @@ def load_config_in(path: Path) -> DictConfig:
 
 @dataclass(frozen=True)
 class Composed:
-    """What a job is made of, before it is checked.
+    """The composed config of a job, before it is checked.
 
     Args:
-        content: the config with Hydra's own node, interpolations unresolved.
-        choices: the option taken of each group.
-        overrides: as typed, without those that name the run or its trial; before them those of the earlier run.
-        earlier: the config.yaml of that run, or its checkpoint; None: it goes on with none.
-        replaced: keys that are not that run's: groups that were chosen anew, and what starts or names a run.
-        recorded_modes: which way of each metric was better in that run, as far as it noted that.
-        full_run: gives the config of the same run without `fast=true`, or None; None: nobody knows it.
+        content: config with Hydra's own node; interpolations are unresolved.
+        choices: option of each group.
+        overrides: overrides of the earlier run, then those typed, without the ones that name the run or its trial.
+        earlier: config.yaml or checkpoint of the run that is resumed or evaluated; None: there is none.
+        replaced: keys that are not taken from the earlier run: groups with another option, and `resume`, `against` and
+            `trial`.
+        recorded_modes: mode of each metric as the earlier run recorded it; None without an earlier run.
+        full_run: returns the config of the same run without `fast=true`, or None if that is invalid; None: unknown.
     """
 
     content: DictConfig
@@ -115,19 +117,20 @@ class Composed:
     full_run: Callable[[], Config | None] | None = None
 
     def config(self, run_folder: Path | None = None) -> Config:
-        """The checked config.
+        """Return the checked config.
 
         Args:
-            run_folder: the folder that a sweep gives to this job.
+            run_folder: run folder that a sweep assigns to this job.
 
         Raises:
-            ConfigError: every problem of it.
+            ConfigError: every problem of the config.
         """
         if self.choices.get("fast") != "on":
             return self._config(run_folder)
         config = self._shortened(run_folder)
         searches = config.task.name == "find" or config.finds_lr or config.find.check
-        config.remarks.extend([_FIND_IS_WHOLE] if searches and isinstance(config.find, RangeFind) else [])
+        if searches and isinstance(config.find, RangeFind):
+            config.remarks.append(_FIND_NOT_SHORTENED)
         return config
 
     def _shortened(self, run_folder: Path | None) -> Config:
@@ -149,15 +152,15 @@ class Composed:
 
 
 def pinned(overrides: Sequence[Override]) -> list[Override]:
-    """The same overrides with the very checkpoint in the place of the run that they name.
+    """Return the overrides with the run that they resume or evaluate replaced by its checkpoint.
 
-    Otherwise a run that is resumed under `last` would find its own new folder, and the jobs of a sweep each other's.
+    Otherwise `resume=last` would find the new run's own folder, and jobs of a sweep would find each other's.
 
     Args:
-        overrides: as typed, short forms written out.
+        overrides: overrides as typed, with short forms expanded.
 
     Raises:
-        ConfigError: there is no such run, or there are several.
+        ConfigError: no run or several runs match.
     """
     found = _named(overrides)
     if found is None:
@@ -171,10 +174,12 @@ def pinned(overrides: Sequence[Override]) -> list[Override]:
 
 
 def earlier_run(overrides: Sequence[Override]) -> Path | None:
-    """What holds the config of the run that `resume.from=` or `task=evaluate` names; None where none is named.
+    """Return the file with the config of the run that is resumed or evaluated; None if no run is.
+
+    The file is the run's config.yaml, or its checkpoint if there is none.
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: the run does not exist.
     """
     found = _named(overrides)
     if found is None:
@@ -184,21 +189,25 @@ def earlier_run(overrides: Sequence[Override]) -> Path | None:
 
 
 def _names_recipe(overrides: Sequence[Override]) -> bool:
-    """Whether a recipe is typed: beside a checkpoint without its run's config.yaml, the command line says everything.
+    """Return whether a recipe is typed.
 
-    A checkpoint does not know which recipe its config came from.
+    A checkpoint does not record its recipe. If its run has no config.yaml, a typed recipe replaces the config in the
+    checkpoint.
     """
     return any(override.key == "recipe" for override in overrides)
 
 
 def _config_of(checkpoint: Path) -> Path:
-    """The config.yaml of a checkpoint's run folder; the checkpoint itself, where it lies in none or has none."""
+    """Return the config.yaml of a checkpoint's run, or the checkpoint itself if there is none."""
     path = RunFolder.of(checkpoint).config
     return path if path.is_file() else checkpoint
 
 
 def of_this_run(override: Override) -> bool:
-    """Whether an override is not about what an earlier run brings: a choice, Hydra's, what starts or names a run."""
+    """Return whether Hydra composes an override even if there is an earlier run.
+
+    These are choices of options, Hydra's own settings, and the keys that start or name a run.
+    """
     first = override.key.partition(".")[0]
     return override.sign == "" or override.of_hydra or first in (*_OF_THE_NEW_RUN, "task")
 
@@ -206,20 +215,20 @@ def of_this_run(override: Override) -> bool:
 def completed(
     content: DictConfig, node: Any, overrides: Sequence[Override], earlier: Path | None, catalogue: Catalogue
 ) -> Composed:
-    """What Hydra composed, on top of the run that it goes on with, if it goes on with one.
+    """Return the config of a job: what Hydra composed, or the earlier run's config with the overrides applied.
 
-    A value that is typed takes the place of the run's own. Another option of a group replaces the whole group, as it is
-    composed from its option; the groups that the new or the old option brings along are replaced with it.
+    A typed value replaces the run's own. Another option of a group replaces the whole group, and with it the groups
+    whose options the new or the old option selects.
 
     Args:
-        content: what Hydra composed of the overrides.
-        node: Hydra's node of it.
-        overrides: of the job, as Hydra took them.
-        earlier: what holds the config of the run; None: there is none.
-        catalogue: the groups and options there are.
+        content: config that Hydra composed of the overrides.
+        node: Hydra's node of that config.
+        overrides: overrides of the job, as Hydra received them.
+        earlier: result of `earlier_run`; None: the job neither resumes nor evaluates a run.
+        catalogue: groups and their options.
 
     Raises:
-        ConfigError: the file cannot be read, or a recipe is typed that is not the run's.
+        ConfigError: the file cannot be read, or the typed recipe is not the run's.
     """
     now = choices_of(node)
     typed_overrides = [
@@ -238,7 +247,7 @@ def completed(
     same = {one.typed for one in past if one.key.partition(".")[0] not in replaced}
 
     def has_been_applied(override: Override) -> bool:
-        chosen = override.key in typed  # with its group, as Hydra composed that
+        chosen = override.key in typed  # the whole group comes from Hydra's composition
         return chosen or override.typed in same  # the run's config.yaml has it
 
     with open_dict(merged):
@@ -271,22 +280,22 @@ def _replaced(
     now: Mapping[str, str | None],
     catalogue: Catalogue,
 ) -> set[str]:
-    """The groups of an earlier run that are chosen anew, with those that their options bring along.
+    """Return the groups of an earlier run that are replaced: those changed, and those that their options select.
 
     Args:
-        changed: groups of which another option is typed.
-        typed: groups of which any option is typed.
-        before: the options of the run.
-        now: those of the command line.
-        catalogue: the groups and options there are.
+        changed: groups with another option than the run's.
+        typed: groups with a typed option.
+        before: options of the run.
+        now: options of the command line.
+        catalogue: groups and their options.
 
     Raises:
-        ConfigError: recipes and the like, which speak of many groups at once, are among them.
+        ConfigError: a changed group sets keys of other groups, as a recipe does.
     """
     problems = []
     for group in changed & set(ACROSS_GROUPS):
         option = catalogue.options(group).get(str(now.get(group)))
-        if group == "sweep" and option and option.is_of_hydra_alone():
+        if group == "sweep" and option and option.sets_only_hydra():
             continue
         message = f"the run has {group}={before.get(group) or 'null'}, which cannot be changed when it is resumed"
         hint = "leave it out and override single values, or start a new run"
@@ -297,32 +306,36 @@ def _replaced(
     for group in tuple(found):
         for choices in (before, now):
             option = catalogue.options(group).get(str(choices.get(group)))
-            brought = option.brings() if option else {}
+            brought = option.selected_options() if option else {}
             found |= {other for other, name in brought.items() if choices.get(other) == name and other not in typed}
     return found
 
 
 def choices_of(node: Any) -> dict[str, str | None]:
-    """The option taken of each group of lrflow's, from Hydra's node of a composed config."""
+    """Return the option of each of lrflow's groups, from Hydra's node of a composed config."""
     choices: Any = OmegaConf.to_container(node.runtime.choices)
     return {group: choice for group, choice in choices.items() if not group.startswith("hydra/") and "@" not in group}
 
 
 def _named(overrides: Iterable[Override]) -> tuple[str, str] | None:
-    """The key that names an earlier run, and what it says."""
+    """Return the key that names an earlier run and its value; None if no run is resumed or evaluated."""
     given = {override.key: override for override in overrides}
     resumed = given.get("resume.from")
     if resumed is not None and resumed.value == "null":
         resumed = None
     if "task" in given and given["task"].value == "evaluate":
         if resumed is not None:
-            return None  # which the checks refuse
+            return None  # the checks report the combination
         return "task.from", _path(given["task.from"]) if "task.from" in given else "last"
     return ("resume.from", _path(resumed)) if resumed is not None else None
 
 
 def _path(override: Override) -> str:
-    """The path that an override gives, without the quotes around it; a folder may have a comma in its name."""
+    """Return the path that an override sets, without quotes; a folder's name may contain a comma.
+
+    Raises:
+        ConfigError: the override has several values.
+    """
     if Path(override.given).exists():
         return override.given
     if override.is_swept:
@@ -338,12 +351,12 @@ def _checkpoint(overrides: Sequence[Override], key: str, source: str) -> Path:
 
 
 def _typed_key(key: str) -> str:
-    """A key as it is usually typed."""
+    """Return a key as users usually type it."""
     return "resume" if key == "resume.from" else key
 
 
 def _apply(override: Override, config: DictConfig) -> None:
-    """Sets or deletes the key of an override."""
+    """Set or delete the key of an override."""
     key: str = override.key
     if not override.deletes:
         OmegaConf.update(config, key, override.parsed.value(), merge=True, force_add=True)

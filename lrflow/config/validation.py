@@ -21,46 +21,13 @@ from lrflow.config.schema import Rules
 from lrflow.config.secrets import find_published_secrets, find_secrets
 from lrflow.errors import ConfigError, Problem
 
-AUTO = "auto"
-REFERENCE = 1e-3
-"""Placeholder for an LR that is not found yet; any value works, since a range test scales all groups by one factor."""
-
 META = "lrflow"
 """Key under which a saved config records its options, overrides and modes."""
 
+AUTO = "auto"
 
-def replace_auto_lr(content: dict[str, Any]) -> bool:
-    """Replace `optimizer.lr=auto` by the reference LR, and return whether it was `auto`.
-
-    Args:
-        content: resolved config, changed in place.
-    """
-    optimizer = content.get("optimizer")
-    if not isinstance(optimizer, dict) or optimizer.get("lr") != AUTO:
-        return False
-    optimizer["lr"] = REFERENCE
-    return True
-
-
-def check_auto(config: Config) -> list[Problem]:
-    """Return a problem for each setting that excludes `optimizer.lr=auto`."""
-    problems = []
-    if config.task.name not in ("train", "find", "evaluate"):
-        message = f"task={config.task.name} needs an LR as a number"
-        problems.append(Problem("optimizer.lr", message, AUTO, "find the LR with task=find"))
-    elif config.resume.source is not None:
-        problems.append(Problem("optimizer.lr", "a resumed run already has an LR", AUTO, "leave it out"))
-    elif not isinstance(config.find, RangeFind):
-        problems.append(Problem("optimizer.lr", "needs a range test", AUTO, "find=range"))
-    elif config.optimizer.routes:
-        message = "cannot be found for several optimizers at once"
-        problems.append(Problem("optimizer.lr", message, AUTO, "use task=find, which scales all of them together"))
-    if isinstance(config.layers, Rules):
-        for index, rule in enumerate(config.layers.rules):
-            if isinstance(rule.lr, int | float):
-                message = "must be a multiple of the peak LR if optimizer.lr=auto"
-                problems.append(Problem(f"layers.rules[{index}].lr", message, rule.lr, "write a multiple, such as 10x"))
-    return problems
+REFERENCE = 1e-3
+"""Placeholder for an LR that is not found yet; any value works, since a range test scales all groups by one factor."""
 
 
 def validate(
@@ -158,3 +125,37 @@ def _in_order(problems: Iterable[Problem]) -> list[Problem]:
         return groups.index(group) if group in groups else -1
 
     return sorted(first.values(), key=rank)
+
+
+def replace_auto_lr(content: dict[str, Any]) -> bool:
+    """Replace `optimizer.lr=auto` by the reference LR, and return whether it was `auto`.
+
+    Args:
+        content: resolved config, changed in place.
+    """
+    optimizer = content.get("optimizer")
+    if not isinstance(optimizer, dict) or optimizer.get("lr") != AUTO:
+        return False
+    optimizer["lr"] = REFERENCE
+    return True
+
+
+def check_auto(config: Config) -> list[Problem]:
+    """Return a problem for each setting that excludes `optimizer.lr=auto`."""
+    problems = []
+    if config.task.name not in ("train", "find", "evaluate"):
+        message = f"task={config.task.name} needs an LR as a number"
+        problems.append(Problem("optimizer.lr", message, AUTO, "find the LR with task=find"))
+    elif config.resume.source is not None:
+        problems.append(Problem("optimizer.lr", "a resumed run already has an LR", AUTO, "leave it out"))
+    elif not isinstance(config.find, RangeFind):
+        problems.append(Problem("optimizer.lr", "needs a range test", AUTO, "find=range"))
+    elif config.optimizer.routes:
+        message = "cannot be found for several optimizers at once"
+        problems.append(Problem("optimizer.lr", message, AUTO, "use task=find, which scales all of them together"))
+    if isinstance(config.layers, Rules):
+        for index, rule in enumerate(config.layers.rules):
+            if isinstance(rule.lr, int | float):
+                message = "must be a multiple of the peak LR if optimizer.lr=auto"
+                problems.append(Problem(f"layers.rules[{index}].lr", message, rule.lr, "write a multiple, such as 10x"))
+    return problems
