@@ -88,7 +88,7 @@ def show_help(config_dir: Path | None = None) -> None:
 
 
 def _rows(rows: Mapping[str, str], width: int) -> Text:
-    """Two columns, names and descriptions; a long name stands on the line above its description."""
+    """Two columns, names and descriptions; a long name has its own line above its description."""
     column = max((len(name) for name in rows if len(name) <= _LONGEST), default=0) + 4
     text = Text()
     for name, summary in rows.items():

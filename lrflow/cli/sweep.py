@@ -36,33 +36,33 @@ if TYPE_CHECKING:
 
 @dataclass
 class CheckedJobs:
-    """The jobs of a sweep, all of which were checked before the first starts.
+    """Jobs of a sweep, which are all checked before the first starts.
 
     Args:
-        labels: per job, the overrides in which it differs from others.
-        configs: the checked configs that jobs can take, by their overrides.
+        labels: overrides in which each job differs from others.
+        configs: checked configs for the jobs, by their overrides.
     """
 
     labels: list[str]
     configs: dict[tuple[str, ...], Config] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the configs: a job in another process checks its own."""
+        """Leave out the configs; a job in another process checks its own."""
         return {"labels": self.labels, "configs": {}}
 
     def add(self, overrides: Sequence[Override], config: Config) -> None:
-        """Keep the checked config of a job, unless it calls a resolver, such as `${now:}`: that may change by then."""
+        """Keep the checked config of a job, unless it calls a resolver such as `${now:}`, whose value may change."""
         if not re.search(r"\$\{\s*[\w.]+\s*:", str(OmegaConf.to_container(config.source))):
             self.configs[tuple(override.text for override in overrides if not override.of_hydra)] = config
 
     def take(self, overrides: Sequence[str], run_folder: Path) -> Config | None:
-        """Return the checked config of the job with these overrides, which runs in this folder; None: none is kept."""
+        """Remove and return the checked config of the job with these overrides, set to its run folder, or None."""
         config = self.configs.pop(tuple(overrides), None)
         return config.in_folder(run_folder) if config else None
 
     @contextmanager
     def not_checked_by_hydra(self) -> Iterator[None]:
-        """Within this block Hydra's sweeper does not compose these jobs once more for a check of its own."""
+        """Keep Hydra's sweeper from composing these jobs again for its own check, within this block."""
         check: Any = Sweeper.validate_batch_is_legal
 
         def check_others(sweeper: Sweeper, batch: Sequence[Sequence[str]]) -> None:
@@ -100,7 +100,7 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
                 ready = read_overrides(job, catalogue)
                 found, config = checked(ready, composing)
                 if str(found.content.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
-                    kept.add(ready.ready, config)  # others draw the values of their jobs
+                    kept.add(ready.ready, config)  # other sweepers choose the values of their jobs
                 guessed |= dict.fromkeys(guessed_modes(config.directions))
             except ConfigError as error:
                 for problem in error.problems:

@@ -88,7 +88,7 @@ def check_optimizer(
         hint = f"use {traits.saved_by}, which saves its state as tensors"
         yield Problem(f"{key}._target_", message, optimizer.target, hint)
     if traits.nesterov_needs_momentum and optimizer.nesterov:
-        # The default of a subclass may be another one, and stands in no signature where `**options` are handed on.
+        # A subclass that passes `**options` on may have another default, which no signature shows.
         unsaid = {"momentum": 0} if traits_named(optimizer.target) else defaults(optimizer.target)
         given = unsaid | arguments
         if given.get("momentum") == 0 or given.get("dampening", 0) != 0:
@@ -174,7 +174,7 @@ def check_routes(
     Args:
         rules: all rules.
         routes: `optimizer.routes`.
-        key: config key of a rule's route; `{}` stands for the number of the rule.
+        key: config key of a rule's route; `{}` is replaced by the index of the rule.
     """
     problems = [
         Problem(f"optimizer.routes.{name}.routes", "a route cannot have routes", hint="add it to optimizer.routes")

@@ -14,7 +14,7 @@ from lrflow.metric import TRAIN_LOSS, Metric, is_validation
 from lrflow.schedules import Duration, Horizon
 
 FEWEST_READINGS = 40
-"""Of a sweep of a range test: with fewer there is no curve to read."""
+"""Minimum number of readings per sweep of a range test, so that they form a curve."""
 
 
 class RangeFind(Section):
@@ -26,39 +26,39 @@ class RangeFind(Section):
     high: f.Positive = 10.0
     """Peak LR at its last step."""
     steps: f.Interval = Duration.parse(200)
-    """Of a sweep; a duration."""
+    """Duration of a sweep."""
     sweeps: f.Count | None = None
-    """Each with a model and an order of the data of its own; None: 5, or 2 where trial runs settle the answer."""
+    """Number of sweeps, each with its own model and order of the data; None: 5, or 2 if trial runs confirm the LR."""
     monitor: f.Text = TRAIN_LOSS
-    """The metric: train/loss, one of validation (val/...), or one that the module logs."""
+    """Metric: train/loss, one of validation (val/...), or one that the module logs."""
     mode: f.Mode | None = None
-    """Whether less of it is better, or more; None: as the metric has it elsewhere, or by its name."""
+    """Whether a lower or a higher value is better; None: the mode set elsewhere for the metric, or guessed by name."""
     every: f.Interval | None = None
-    """How often it is read, and the LR rises; None: each step, 5 steps (val/...) or 1 epoch (others)."""
+    """Interval between readings, at which the LR rises; None: 1 step, 5 steps (val/...) or 1 epoch (others)."""
     check: f.Switch = False
-    """Look at the configured LR before a run starts."""
+    """Check the configured LR before a run starts."""
     confirm: f.Switch = False
-    """Settle the answer by trial runs under the run's own schedule, scaled to them."""
+    """Confirm the LR by trial runs under the run's own schedule, scaled to their length."""
     confirm_runs: f.Count = 4
-    """How many at most."""
+    """Maximum number of trial runs."""
     confirm_length: f.Interval = Duration.parse("100%")
-    """Of each; a duration."""
+    """Duration of a trial run."""
     found: dict[str, Any] | None = None
-    """Written by a run with optimizer.lr=auto: what was found, and how."""
+    """Result of the search, written by a run with optimizer.lr=auto."""
 
     @property
     def metric(self) -> Metric:
-        """What is monitored."""
+        """The monitored metric."""
         return Metric.parse(self.monitor, self.mode)
 
     @property
     def sweep_count(self) -> int:
-        """How many sweeps are made."""
+        """Number of sweeps, with the default filled in."""
         return self.sweeps or (2 if self.confirm else 5)
 
     @property
     def reading_interval(self) -> Duration:
-        """How often a sweep reads what it monitors: as `every` says, or as the metric comes."""
+        """Interval between readings: `every`, or its default for the metric."""
         if self.every is not None:
             return self.every
         if self.monitor == TRAIN_LOSS:
@@ -67,17 +67,17 @@ class RangeFind(Section):
 
     @property
     def in_steps(self) -> bool:
-        """Whether the length of a sweep and of its readings is known without that of an epoch or of the run."""
+        """Whether the duration of a sweep and the interval between readings are both in steps."""
         return all(given.unit == "steps" for given in (self.steps, self.reading_interval))
 
     def sweep_length(self, horizon: Horizon) -> tuple[int, int]:
-        """How many readings a sweep has, and how many optimizer steps each of them takes.
+        """Return the number of readings per sweep and the number of optimizer steps per reading.
 
         Args:
-            horizon: of the run, whose epochs and shares are counted.
+            horizon: length of the run, which converts epochs and fractions to steps.
 
         Raises:
-            ConfigError: the readings are too few to be a curve, or their steps cannot be counted.
+            ConfigError: the readings are fewer than `FEWEST_READINGS`, or a duration cannot be converted to steps.
         """
         lengths, problems = [], []
         for key, given in (("find.every", self.reading_interval), ("find.steps", self.steps)):
@@ -101,13 +101,13 @@ class StabilityFind(Section):
 
     kind: Literal["stability"]
     batches: f.Count = 8
-    """Batches of training data on which the curvature is measured."""
+    """Number of training batches on which the curvature is measured."""
     gradients: f.Count = 20
-    """Batches that an optimizer which divides by statistics of its gradients sees first."""
+    """Number of batches from which adaptive optimizers first collect gradient statistics."""
     products: f.Count = 20
-    """Hessian-vector products at most."""
+    """Maximum number of Hessian-vector products."""
     check: f.Switch = False
-    """Look at the configured LR before a run starts."""
+    """Check the configured LR before a run starts."""
 
 
 def _kind_of_find(value: Any) -> str:

@@ -14,20 +14,20 @@ from lrflow.schedules import Duration
 
 
 class Checkpoint(Section):
-    """When a run is saved, and what of it is kept."""
+    """When checkpoints are saved, and which are kept."""
 
     every: f.Interval = Duration.parse("1 epoch")
-    """Save this often."""
+    """Interval between checkpoints."""
     keep: f.Count | None = 1
-    """How many of the latest to keep; None: all."""
+    """Number of latest checkpoints to keep; None: all."""
     monitor: f.Text | None = LOSS
-    """Also keep the best by this metric; None: only the latest."""
+    """Metric by which the best checkpoint is also kept; None: keep only the latest."""
     mode: f.Mode | None = None
-    """Whether the best is the smallest or the largest; None: as the metric has it elsewhere, or by its name."""
+    """Whether a lower or a higher value is better; None: the mode set elsewhere for the metric, or guessed by name."""
 
     @property
     def metric(self) -> Metric | None:
-        """What the best is best by; None: no best one is kept."""
+        """Metric of the best checkpoint; None: no best checkpoint is kept."""
         return None if self.monitor is None else Metric.parse(self.monitor, self.mode)
 
 
@@ -36,66 +36,66 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-t
 
 
 class Trainer(Section):
-    """How the run is executed: devices, precision, length, when it validates and saves."""
+    """How the run is executed: devices, precision, length, validation and checkpoints."""
 
     accelerator: Annotated[str, f.one_of(*ACCELERATORS)] = "auto"
-    """The kind of device; auto: the best found."""
+    """Kind of device; auto: the best one available."""
     devices: f.Devices = 1
-    """How many of them on each node, or their numbers; auto: all."""
+    """Number of devices per node, or a list of their indices; auto: all."""
     num_nodes: f.Count = 1
-    """Machines that train together."""
+    """Number of machines that train together."""
     strategy: f.Strategy = "auto"
-    """How devices share the work: ddp, fsdp or another strategy of Lightning's; auto: as the devices need."""
+    """Strategy of Lightning's that distributes the work, such as ddp or fsdp; auto: chosen by the devices."""
     precision: Annotated[Any, f.one_of(*PRECISIONS, also=("64", "32", "bf16", "16", 64, 32, 16))] = "32-true"
-    """Of the numbers that the model computes with."""
+    """Precision of the model's computations."""
     max_epochs: f.Count | None = None
-    """Passes through the training data; None: max_steps or max_samples ends the run."""
+    """Maximum number of epochs; None: max_steps or max_samples ends the run."""
     max_steps: f.Count | None = None
-    """Optimizer steps; ends the run earlier than max_epochs does."""
+    """Maximum number of optimizer steps; the first limit reached ends the run."""
     max_samples: f.Count | None = None
-    """Examples, or environment steps, that all devices together see at most; ends the run earlier than the others."""
+    """Maximum number of examples or environment steps over all devices; the first limit reached ends the run."""
     accumulate_grad_batches: f.Count = 1
-    """Batches an optimizer step."""
+    """Batches per optimizer step."""
     gradient_clip_val: f.Positive | None = None
-    """Clip the gradient's norm, or each of its values, to this."""
+    """Limit to which the gradient is clipped; None: no clipping."""
     gradient_clip_algorithm: Annotated[Literal["norm", "value"], f.one_of("norm", "value")] = "norm"
-    """Which of the two is clipped."""
+    """Whether the gradient's norm or each of its values is clipped."""
     val_every: f.Interval = Duration.parse("1 epoch")
-    """Validate this often."""
+    """Interval between validations."""
     limit_train_batches: f.Count | None = None
-    """An epoch's first n batches only."""
+    """Maximum number of batches per epoch."""
     limit_val_batches: f.CountOrNone | None = None
-    """A validation's first n batches only; 0: no validation."""
+    """Maximum number of batches per validation; 0: no validation."""
     batch_norm_batches: f.CountOrNone = 32
-    """Training batches that BatchNorm is estimated from where evaluation has weights of its own; 0: as in training."""
+    """Training batches for BatchNorm statistics of evaluation weights; 0: keep the statistics of training."""
     log_every: f.Count = 50
     """Steps between two writes of the collected signals."""
     checkpoint: Checkpoint = Checkpoint.model_construct()
-    """When the run is saved."""
+    """When checkpoints are saved, and which are kept."""
     compile: f.Switch = False
-    """torch.compile the model and the optimizer step."""
+    """Apply torch.compile to the model and the optimizer step."""
     channels_last: f.Switch = False
-    """Memory format of images."""
+    """Store images in the memory format channels_last."""
     deterministic: f.Switch = False
-    """Torch's deterministic algorithms."""
+    """Use torch's deterministic algorithms."""
     progress: f.AutoSwitch = "auto"
-    """A progress bar; auto: on a terminal."""
+    """Show a progress bar; auto: on a terminal."""
 
     @property
     def processes(self) -> int | None:
-        """How many processes train together, on all nodes; None: `devices=auto`, which the machine decides."""
+        """Number of processes on all nodes; None if `devices=auto`, where the machine determines it."""
         if self.devices == "auto":
             return None
         return (len(self.devices) if isinstance(self.devices, list) else int(self.devices)) * self.num_nodes
 
     def beyond_one_process(self, processes: int | None = None) -> tuple[str, Any, str] | None:
-        """The key that has more than one process train, or a strategy wrap the model; None: no key does.
+        """Return the key that sets several processes or a strategy that wraps the model, or None.
 
         Args:
-            processes: how many train together; None: as many as the config says.
+            processes: number of processes; None: as the config sets it.
 
         Returns:
-            The key, its value, and the value that it should have for one process without a strategy.
+            The key, its value, and its value for one process without a strategy.
         """
         processes = processes or self.processes
         if self.num_nodes > 1:
@@ -111,32 +111,32 @@ class Wandb(Section):
     """Weights & Biases."""
 
     project: f.Text = "lrflow"
-    """Where the run is listed."""
+    """Project of the run."""
     entity: f.Text | None = None
-    """The account or team; None: the key's own."""
+    """Account or team; None: the default of the API key."""
     group: f.Text | None = None
-    """Runs that belong together."""
+    """Group of the run."""
     tags: Annotated[list[f.Text], Field(default_factory=list)]
-    """Words to find the run by."""
+    """Tags of the run."""
     mode: Annotated[str, f.one_of("auto", "online", "offline", "disabled")] = "auto"
     """auto: online with a key in the environment, offline without."""
 
 
 class Logger(Section):
-    """Where metrics go."""
+    """Loggers that receive the metrics."""
 
     csv: f.Switch = True
-    """metrics.csv in the run folder."""
+    """Write metrics.csv in the run folder."""
     wandb: Wandb | None = None
     tensorboard: dict[str, Any] | None = None
     """Arguments of Lightning's TensorBoardLogger."""
 
 
 class MonitorNode(Node):
-    """One monitor: `_target_`, a `lrflow.health.Monitor`, and the arguments that it takes."""
+    """A monitor: `_target_`, a `lrflow.health.Monitor`, and its arguments."""
 
     default: ClassVar[str | None] = None
-    """What is built where the node names no `_target_`."""
+    """Default of `_target_`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -147,31 +147,31 @@ class MonitorNode(Node):
 
 
 Action = Literal["stop", "warn", "ignore"]
-"""What happens at the first value that is not finite."""
+"""Reaction to the first value that is not finite."""
 
 
 class NonFinite(MonitorNode):
-    """Loss, gradients and weights that are not finite; see `lrflow.health.NonFinite`."""
+    """Monitor of loss, gradients and weights that are not finite; see `lrflow.health.NonFinite`."""
 
     default = "lrflow.health.NonFinite"
 
     action: Annotated[Action, f.one_of(*get_args(Action))] = "stop"
-    """What happens then."""
+    """Reaction to the first value that is not finite."""
 
 
 class Probing(Section):
-    """When the sharpness is measured, and how exactly."""
+    """When and how precisely the sharpness is measured."""
 
     every: f.Interval | None = None
-    """Measure this often; None: never."""
+    """Interval between measurements; None: never."""
     batches: f.Count = 4
-    """Of training data, the same ones throughout the run."""
+    """Number of training batches; the run measures on the same ones each time."""
     products: f.Count = 20
-    """Hessian-vector products of a measurement at most."""
+    """Maximum number of Hessian-vector products per measurement."""
 
 
 class Sharpness(Probing, MonitorNode):
-    """How close a run is to the edge of stability, measured as it trains; see `lrflow.health.Sharpness`."""
+    """Monitor of how close training is to the edge of stability; see `lrflow.health.Sharpness`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -179,12 +179,12 @@ class Sharpness(Probing, MonitorNode):
 
 
 def _action_alone(given: Any) -> Any:
-    """`health.nonfinite=warn` is short for `health.nonfinite.action=warn`."""
+    """Expand `health.nonfinite=warn` to `health.nonfinite.action=warn`."""
     return given if given is None or isinstance(given, Mapping | NonFinite) else {"action": given}
 
 
 class Health(Section):
-    """The monitors that watch a run, by name; null: none of the name."""
+    """Monitors of a run by name; null switches a monitor off."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, MonitorNode | None]
@@ -192,25 +192,25 @@ class Health(Section):
     nonfinite: Annotated[NonFinite | None, BeforeValidator(_action_alone)] = Field(
         default_factory=lambda: NonFinite.model_validate({})
     )
-    """What is no longer finite."""
+    """Monitor of values that are not finite."""
     sharpness: Sharpness | None = Field(default_factory=lambda: Sharpness.model_validate({}))
-    """The curvature, against the LR."""
+    """Monitor of the curvature relative to the LR."""
 
     def nodes(self) -> dict[str, dict[str, Any]]:
-        """`_target_` and arguments of each monitor, by its name."""
+        """Return `_target_` and arguments of each monitor by name."""
         found = {"nonfinite": self.nonfinite, "sharpness": self.sharpness, **(self.__pydantic_extra__ or {})}
         return {name: node.node() for name, node in found.items() if node is not None}
 
 
 class Scaling(Section):
-    """How the peak LR follows the batch of an optimizer step; see `lrflow.plan.batch_scaling`."""
+    """How the peak LR scales with the batch of an optimizer step; see `lrflow.plan.batch_scaling`."""
 
     rule: Annotated[Literal["none", "linear", "sqrt"], f.one_of("none", "linear", "sqrt")] = "none"
-    """linear: batch / reference; sqrt: its square root; none: the peak is what the config says."""
+    """Factor on the peak LR. linear: batch / reference; sqrt: its square root; none: 1."""
     reference: f.Count | None = None
-    """Examples of an optimizer step for which the LRs of the config are right."""
+    """Examples per optimizer step for which the LRs of the config were chosen."""
     batch: f.Count | None = None
-    """Examples of an optimizer step; None: batch_size x devices x nodes x accumulated batches."""
+    """Examples per optimizer step; None: batch_size x devices x nodes x accumulated batches."""
 
 
 class Train(Section):
@@ -218,7 +218,7 @@ class Train(Section):
 
     name: Literal["train"]
     test: f.Tested = True
-    """Evaluate the test set at the end, with the best weights or the last; true: the last."""
+    """Evaluate on the test set at the end, with the best or the last weights; true: the last."""
 
 
 class PlanTask(Section):
@@ -238,30 +238,30 @@ class Evaluate(Section):
 
     name: Literal["evaluate"]
     source: f.Text = Field("last", alias="from")
-    """A run folder, a checkpoint, or `last`: the newest run."""
+    """Run folder, checkpoint, or `last`: the newest run."""
     weights: f.Text | None = None
-    """`best`, `last`, or a checkpoint whose weights the run takes; None: as `from` says, of a run its last."""
+    """`best`, `last`, or a checkpoint with the weights to evaluate; None: those of `from`, the last ones of a run."""
     split: Annotated[Literal["test", "val"], f.one_of("test", "val")] = "test"
 
 
 class Analyze(Section):
-    """Say what a sweep found."""
+    """Analyze the results of a sweep."""
 
     name: Literal["analyze"]
     source: f.Text = Field("last", alias="from")
-    """A sweep folder, any folder of run folders, or `last`: the newest sweep."""
+    """Sweep folder, any folder of run folders, or `last`: the newest sweep."""
     metric: f.Texts | None = None
-    """What trials are judged by, or a list of several objectives; None: the sweep's own."""
+    """Metric by which trials are ranked, or a list of several objectives; None: the sweep's."""
     mode: Annotated[Any, f.some_of("min", "max")] | None = None
-    """Whether less of it is better, or more, or a list for several; None: the sweep's own, or by the metric's name."""
+    """min or max, or a list for several objectives; None: the sweep's mode, or guessed by the metric's name."""
     rank_ended_early: f.Switch | None = None
-    """Whether trials that ended early are judged as those that finished; None: the sweep's own."""
+    """Rank trials that ended early like those that finished; None: the sweep's setting."""
     margin: f.Margin = "5%"
-    """How much worse within the good basin: a share of what training gains, or a difference of the metric."""
+    """Width of the good basin: a fraction of the improvement by training, or a difference of the metric."""
     trial: f.CountOrNone | None = None
-    """A trial to write as `recipe/trial-NUMBER.yaml`; None: the best alone is written, as `recipe/best.yaml`."""
+    """Trial to write as `recipe/trial-NUMBER.yaml`; None: write only the best, as `recipe/best.yaml`."""
     write: f.Switch = False
-    """Whether `recipe/best.yaml` is written also where trials are judged by another metric than the sweep's own."""
+    """Write `recipe/best.yaml` even if trials are ranked by another metric than the sweep's."""
 
 
 def _name_of_task(value: Any) -> str:
@@ -280,21 +280,21 @@ Task = Annotated[
 
 
 class HorizonOverride(Section):
-    """How long the run is, where it is not to be read from the data."""
+    """Length of the run, if it is not determined by the data."""
 
     steps: f.Count | None = None
     """Optimizer steps of the run."""
     steps_per_epoch: f.Count | None = None
-    """Optimizer steps an epoch."""
+    """Optimizer steps per epoch."""
     samples_per_step: f.Positive | None = None
-    """What an optimizer step sees on all devices together: examples, or environment steps."""
+    """Examples or environment steps per optimizer step over all devices."""
 
 
 class Resume(Section):
-    """Continue an interrupted run."""
+    """Resume an interrupted run."""
 
     source: f.Text | None = Field(None, alias="from")
-    """`last`, a run folder or a checkpoint."""
+    """`last`, a run folder or a checkpoint; None: start a new run."""
     horizon: (
         Annotated[
             Literal["keep", "rescale", "extend", "decay_now", "branch"],
@@ -302,4 +302,4 @@ class Resume(Section):
         ]
         | None
     ) = None
-    """What becomes of the plan when the run's length changed."""
+    """How the plan changes if the length of the run changed."""

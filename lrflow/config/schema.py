@@ -17,7 +17,7 @@ from lrflow.schedules.serialization import from_spec
 
 
 class Section(BaseModel):
-    """A part of the config whose keys are all known."""
+    """Base of the config's sections; unknown keys are an error."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=(), defer_build=True
@@ -52,18 +52,18 @@ NO_TIME = Duration(0, "steps", 0)
 
 
 class Node(Section):
-    """A part that builds an object: `_target_` and the arguments that it takes, checked against its signature."""
+    """A section that builds an object: `_target_` and its arguments, which are checked against the signature."""
 
     model_config = ConfigDict(extra="allow")
 
     target: f.Text = Field(alias="_target_")
-    """Dotted name of a class or function, from lrflow, torch and Lightning or from a package that the user trusts."""
+    """Dotted name of a class or function in lrflow, torch, Lightning or a package that the user trusts."""
 
     offered: ClassVar[frozenset[str]] = frozenset()
-    """Keys that lrflow reads itself; the target is given them where its signature names them."""
+    """Keys that lrflow reads itself; they are passed to the target only if its signature names them."""
 
     def node(self) -> dict[str, Any]:
-        """`_target_` and its arguments, as `instantiate` takes them: as the config gives them, durations parsed."""
+        """Return `_target_` and its arguments for `instantiate`, with durations as `Duration`."""
         content = self.parsed()
         if self.offered & content.keys():
             from lrflow.config.targets import takes
@@ -75,55 +75,55 @@ class Node(Section):
 
 
 class Optimizer(Node):
-    """An optimizer of `torch.optim` or a class that is called like one; `lrflow.optimizers.Traits` has more ranges."""
+    """An optimizer of `torch.optim` or a class with its interface; `lrflow.optimizers.Traits` adds further ranges."""
 
     offered = frozenset({"routes"})
 
     lr: f.PeakLR
     """Peak LR; the schedule multiplies it."""
     momentum: f.BelowOne = 0.0
-    """Factor of the running mean of gradients; 0: none."""
+    """Factor of the running mean of gradients; 0: no momentum."""
     nesterov: f.Switch = False
-    """Look-ahead momentum."""
+    """Use Nesterov momentum."""
     dampening: f.Fraction = 0.0
-    """How much of the new gradient the momentum leaves out."""
+    """Fraction of the new gradient that the momentum leaves out."""
     betas: f.Betas = (0.9, 0.999)
     """Factors of the running means of the gradient and of its square; some optimizers have a third."""
     eps: f.Eps = 1e-8
-    """Added to the denominator; a pair in Adafactor, whose first may be null."""
+    """Term added to the denominator; a pair in Adafactor, whose first value may be null."""
     weight_decay: f.NotNegative = 0.0
-    """Decoupled or through the gradient, as the optimizer has it."""
+    """Weight decay; decoupled or added to the gradient, depending on the optimizer."""
     amsgrad: f.Switch = False
     """Keep the running maximum of the second moment."""
     fused: f.AutoSwitch = "auto"
-    """The fused kernel; auto: where the device has one."""
+    """Use the fused kernel; auto: if the device has one."""
     routes: dict[f.Text, Optimizer] = Field(default_factory=dict)
     """Other optimizers by name, to which layer rules send parameters with `route`."""
 
 
 class ScheduledSetting(Section):
-    """One entry of `schedule.also`: a setting that moves, and what moves it; `lrflow.schedules.ScheduledSetting`."""
+    """An entry of `schedule.also`, the schedule of another setting; see `lrflow.schedules.ScheduledSetting`."""
 
     low: f.NotNegative = 0.0
-    """The setting's value where its curve is 0."""
+    """Value of the setting where its curve is 0."""
     high: f.NotNegative | None = None
-    """Its value where the curve is 1; None: the optimizer's own."""
+    """Value of the setting where its curve is 1; None: the optimizer's value."""
     inverse: f.Switch = False
-    """The setting falls as the curve rises."""
+    """Lower the setting as the curve rises."""
     optional: f.Switch = False
-    """An optimizer without the setting is left as it is."""
+    """Ignore the entry if the optimizer lacks the setting."""
     shape: Node | None = None
-    """The setting's own curve; None: constant, or the LR's schedule where nothing else is given either."""
+    """Curve of the setting; None: constant, or the LR's schedule if no duration is given either."""
     warmup: f.Time = NO_TIME
-    """A duration: the way from low to where the shape starts."""
+    """Duration of the rise from low to the start of the shape."""
     warmup_start: f.Fraction | None = 0.0
-    """Share of the way from low to high at step 0."""
+    """Fraction of the way from low to high at step 0."""
     warmup_shape: Annotated[str, f.one_of(*WARMUPS)] = "linear"
-    """How the warmup rises."""
+    """Curve of the warmup."""
     cooldown: f.Time = NO_TIME
-    """The last stretch, down to low."""
+    """Duration of the final fall to low."""
     cooldown_shape: Annotated[str, f.one_of(*COOLDOWNS)] = "linear"
-    """How the cooldown falls."""
+    """Curve of the cooldown."""
 
 
 class Schedule(Node):
@@ -132,32 +132,32 @@ class Schedule(Node):
     shape: Node | None = None
     """The curve between warmup and cooldown."""
     warmup: f.Time = NO_TIME
-    """A duration: 500 (steps), 3 epochs, 10%."""
+    """Duration of the warmup, such as 500 (steps), 3 epochs or 10%."""
     warmup_start: f.Fraction | None = None
     """Fraction of the peak at step 0; None: 1 / (warmup steps + 1)."""
     cooldown: f.Time = NO_TIME
-    """The last stretch, down to the floor."""
+    """Duration of the final fall to the floor."""
     floor: f.Fraction = 0.0
     """Fraction of the peak below which the LR never falls."""
     warmup_shape: Annotated[str, f.one_of(*WARMUPS)] = "linear"
-    """How the warmup rises."""
+    """Curve of the warmup."""
     cooldown_shape: Annotated[str, f.one_of(*COOLDOWNS)] = "linear"
-    """How the cooldown falls."""
+    """Curve of the cooldown."""
     also: dict[str, ScheduledSetting | None] | None = None
-    """Other settings of the optimizer that move over the run, by name: momentum, beta1, beta2, weight_decay, ..."""
+    """Other scheduled settings of the optimizer by name: momentum, beta1, beta2, weight_decay, ..."""
     hold: f.Time | None = None
-    """The LR stays for so long before it moves, such as 1 epoch; None: it moves at each step."""
+    """Interval between changes of the LR, such as 1 epoch; None: the LR changes at each step."""
 
     _curve: Curve | None = PrivateAttr(None)
 
     def curve(self, key: str = "schedule") -> Curve:
-        """The schedule itself, built when it is first asked for, which the checks of the config do.
+        """Return the schedule object; the first call, by the checks of the config, builds it.
 
         Args:
-            key: where it stands in the config.
+            key: config key of the schedule.
 
         Raises:
-            ConfigError: everything that is wrong with it.
+            ConfigError: every problem of the schedule.
         """
         if self._curve is None:
             from lrflow.config.targets import locate
@@ -167,49 +167,49 @@ class Schedule(Node):
 
 
 class Rule(Section):
-    """One rule of `layers.rules` as it is written; `lrflow.layers.Rule` is made of it, and says what goes together."""
+    """A rule of `layers.rules`; `lrflow.layers.Rule` is built from it and checks which keys can be combined."""
 
     name: f.Text
-    """What the group is called."""
+    """Name of the group."""
     match: f.Patterns | None = None
-    """Globs over parameter names, `head.*`, or regular expressions marked `re:`."""
+    """Globs over parameter names, such as `head.*`, or regular expressions with the prefix `re:`."""
     type: f.Texts | None = None
     """Classes of the modules that hold the parameters."""
     ndim: f.Numbers | None = None
-    """Numbers of dimensions."""
+    """Numbers of dimensions of the parameters."""
     select: Annotated[Any, f.some_of(*SELECTS)] | None = None
     """Kinds of parameters: bias, norm, embedding, matrix."""
     lr: f.GroupLR | None = None
-    """The group's peak LR, or a multiple of the run's, `10x`."""
+    """Peak LR of the group, or a multiple of the run's peak LR, such as `10x`; None: the run's."""
     weight_decay: f.NotNegative | None = None
-    """The group's weight decay; None: the optimizer's."""
+    """Weight decay of the group; None: the optimizer's."""
     schedule: Schedule | None = None
-    """The group's own schedule; None: the run's."""
+    """Schedule of the group; None: the run's."""
     freeze: f.Switch = False
-    """The group does not train."""
+    """Freeze the group for the whole run."""
     unfreeze: f.Time | None = None
-    """The group is frozen for so long, and trains from there on."""
+    """Duration for which the group is frozen before it trains."""
     unfreeze_warmup: f.Time = NO_TIME
-    """From there the LR rises linearly to what the schedule says."""
+    """Duration of the linear rise of the LR to its schedule after the group is unfrozen."""
     freeze_statistics: f.Switch = True
-    """While they are frozen, batch norms keep their running statistics and normalise by them."""
+    """Let frozen batch norms keep their running statistics and normalise by them."""
     route: f.Text | None = None
-    """The optimizer that the group goes to, one of `optimizer.routes`; None: the main one."""
+    """Optimizer of the group, one of `optimizer.routes`; None: the main one."""
 
 
 class Rules(Section):
-    """Parameter groups by rules, in order: the first that matches a parameter claims it."""
+    """Parameter groups by rules: the first rule that matches a parameter claims it."""
 
     rules: Annotated[list[Rule], Field(min_length=1)]
-    """Every parameter must find one."""
+    """Rules in order; each parameter must match one."""
 
     _compiled: list[layers.Rule] | None = PrivateAttr(None)
 
     def compiled(self) -> list[layers.Rule]:
-        """The rules themselves, made when they are first asked for, which the checks of the config do.
+        """Return the rule objects; the first call, by the checks of the config, builds them.
 
         Raises:
-            ConfigError: everything that is wrong with them.
+            ConfigError: every problem of the rules.
         """
         if self._compiled is None:
             compiled, problems = [], []
@@ -229,12 +229,12 @@ class Rules(Section):
 
 
 class RuleMaker(Node):
-    """Parameter groups by an object whose `rules(model)` gives the rules."""
+    """Parameter groups by an object whose method `rules(model)` returns the rules."""
 
 
 def _kind_of_layers(value: Any) -> str:
-    made = "_target_" in value if isinstance(value, Mapping) else isinstance(value, RuleMaker)
-    return "<maker>" if made else "<rules>"
+    by_object = "_target_" in value if isinstance(value, Mapping) else isinstance(value, RuleMaker)
+    return "<maker>" if by_object else "<rules>"
 
 
 Layers = Annotated[
@@ -243,23 +243,23 @@ Layers = Annotated[
 
 
 class NoFeedback(Section):
-    """The LR is the plan's."""
+    """No feedback: the LR follows the plan."""
 
 
 class Feedback(Node):
-    """A factor on top of the plan: what lrflow reads of it; `lrflow.feedback.limits` has what else each kind takes."""
+    """Feedback that multiplies the planned LR by a factor; `lrflow.feedback.limits` lists the keys of each kind."""
 
     monitor: f.Text | None = None
-    """The metric: val/... is looked at after each validation, train/loss and what the module logs each `every`."""
+    """Metric: val/... is read after each validation, train/loss and metrics that the module logs at each `every`."""
     every: f.Interval | None = None
-    """How often it looks; None: as the kind has it."""
+    """Interval between readings; None: the default of the kind."""
     mode: f.Mode | None = None
-    """Whether less of the metric is better, or more; None: as the metric has it elsewhere, or by its name."""
+    """Whether a lower or a higher value is better; None: the mode set elsewhere for the metric, or guessed by name."""
 
 
 def _kind_of_feedback(value: Any) -> str:
-    made = "_target_" in value if isinstance(value, Mapping) else isinstance(value, Feedback)
-    return "<some>" if made else "<none>"
+    has_target = "_target_" in value if isinstance(value, Mapping) else isinstance(value, Feedback)
+    return "<some>" if has_target else "<none>"
 
 
 AnyFeedback = Annotated[
@@ -275,26 +275,26 @@ class Model(Node):
     offered = frozenset({"loss", "init_from", "fresh"})
 
     loss: Loss | None = None
-    """What a plain module is trained with; a LightningModule has its own."""
+    """Training loss of a plain module; a LightningModule has its own."""
     init_from: f.Text | None = None
-    """Weights to start from: `last`, a run folder, a checkpoint or a file of tensors by name."""
+    """Source of the initial weights: `last`, a run folder, a checkpoint or a file of tensors by name."""
     fresh: f.Patterns | None = None
-    """Names of tensors that are not taken from there, globs or `re:`."""
+    """Names of tensors that are not loaded from it, as globs or with the prefix `re:`."""
 
 
 class Facts(Section):
-    """What is known of a data set before it is read."""
+    """Facts about a data set that are known before it is read."""
 
     model_config = ConfigDict(extra="allow")
 
     examples: f.Count | None = None
-    """Examples before validation (and test, where it has none of its own) are held out."""
+    """Number of examples before those for validation, and for the test without a test set, are held out."""
     shape: f.Shape | None = None
-    """Of one input, without the batch."""
+    """Shape of one input, without the batch dimension."""
     outputs: f.Count | None = None
-    """Classes, or values to predict."""
+    """Number of classes, or of values to predict."""
     loss: Loss | None = None
-    """What a model of this data is trained with."""
+    """Training loss for models of this data."""
 
 
 class Data(Node):
@@ -303,18 +303,18 @@ class Data(Node):
     offered = frozenset({"facts"})
 
     batch_size: f.Count | None = None
-    """Training examples a batch and device."""
+    """Training examples per batch and device."""
     eval_batch_size: f.Count | None = None
-    """Examples a batch in validation and test; None: as `batch_size`."""
+    """Examples per batch in validation and test; None: `batch_size`."""
     val_size: f.CountOrNone = 0
-    """Examples held out for validation."""
+    """Number of examples held out for validation."""
     test_size: f.CountOrNone = 0
-    """Examples held out for the test."""
+    """Number of examples held out for the test."""
     drop_last: f.Switch = False
-    """Leave out an epoch's last, smaller batch."""
+    """Drop the last batch of an epoch if it is smaller."""
     num_workers: f.CountOrNone = 0
-    """Processes that load the data; 0: none beside the run itself."""
+    """Number of processes that load the data; 0: the run's own process loads it."""
     split_seed: f.Seed = 0
-    """Which examples are held out."""
+    """Seed of the choice of the examples that are held out."""
     facts: Facts | None = None
-    """Lets lrflow check a run and count its steps before the data is read."""
+    """Facts by which lrflow checks a run and counts its steps before the data is read."""

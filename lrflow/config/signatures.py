@@ -47,7 +47,7 @@ def parameters_in_source(target: str) -> dict[str, Parameter] | None:
 
 
 def _find_class(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
-    """Return the definition of a class and the module that it stands in, following `from ... import`."""
+    """Return the definition of a class and its module, following `from ... import`."""
     tree, is_package = _parse(module)
     for entry in tree.body:
         if isinstance(entry, ast.ClassDef) and entry.name == name:

@@ -29,63 +29,63 @@ def _is_storage(value: Any) -> bool:
 
 
 class Pruning(Section):
-    """When a trial is given up before its end; see `lrflow.sweeps.pruners`."""
+    """Settings of the pruner; see `lrflow.sweeps.pruners`."""
 
     rungs: Annotated[str, f.one_of(*RUNGS)] = "validations"
-    """What trials are compared by: their validations, or whole annealed runs of a fraction of the length."""
+    """Rungs at which trials are compared: their validations, or whole annealed runs of a fraction of the length."""
     first: Annotated[float, f.number(0, 1, above=True, below=True)] = 1 / 9
-    """Share of a run before which none is given up: the first rung."""
+    """First rung as a fraction of the run; no trial is pruned before it."""
     reduction: Annotated[int, f.whole(2)] = 3
-    """asha, hyperband: one of so many trials goes on to the next rung, which is so many times as long."""
+    """asha, hyperband: reduction factor; 1 of n trials reaches the next rung, which is n times as long."""
     startup: f.CountOrNone = 5
-    """median: trials that run to their end before any is given up."""
+    """median: number of trials that run to their end before any is pruned."""
     patience: f.Count = 3
-    """patience: validations without improvement that are put up with."""
+    """patience: number of validations without improvement before a trial is pruned."""
     p: Annotated[float, f.number(0, 1, above=True, below=True)] = 0.1
-    """wilcoxon: the significance at which a trial counts as worse than the best."""
+    """wilcoxon: significance level at which a trial counts as worse than the best."""
 
 
 class Sweep(Section):
-    """The settings of the sweeper, `sweep.KEY` or `hydra.sweeper.KEY`."""
+    """Settings of the sweeper, `sweep.KEY` or `hydra.sweeper.KEY`."""
 
     sampler: Annotated[str, f.one_of(*SAMPLERS)] = "tpe"
-    """How the next trial is chosen."""
+    """Sampler that proposes the next trial."""
     n_trials: f.Count | None = None
-    """Trials in all, those before a resumption included; None: the whole grid, else 20."""
+    """Number of trials, including those before the sweep was resumed; None: the whole grid, or 20 without a grid."""
     metric: f.Texts | None = None
-    """What is optimised; a list for several objectives; None: what the runs' best checkpoints are best by."""
+    """Metric to optimize, or a list of several objectives; None: the metric of the runs' best checkpoints."""
     mode: _Mode | None = None
-    """Whether the best is the smallest or the largest, or a list; None: as the runs have it, or by the name."""
+    """min or max, or a list for several objectives; None: the runs' mode of the metric, or guessed by name."""
     storage: _Storage = "journal"
-    """Where the trials are noted: a file in the sweep folder, a database that machines can share, or nowhere."""
+    """Storage of the trials: a journal in the sweep folder, a database that machines can share, or memory."""
     study: f.Text | None = None
-    """The study's name in a database; None: the sweep folder's."""
+    """Name of the study in a database; None: the name of the sweep folder."""
     resume: f.Text | None = None
-    """A sweep folder to go on with, or `last`."""
+    """Sweep folder to resume, or `last`."""
     seed: f.Seed = 0
-    """Of the sampler; the runs have their own."""
+    """Seed of the sampler; the runs have their own."""
     rank_ended_early: f.Switch = False
-    """Whether a trial that ended before the last step of its plan is ranked by its metrics as one that finished."""
+    """Rank a trial that ended before the last step of its plan by its metrics, like one that finished."""
     retries: f.CountOrNone = 2
-    """How often a trial whose process died is run again."""
+    """Number of times that a trial is run again if its process died."""
     batch: f.Count | None = None
-    """Trials at a time; None: as many as the launcher can use."""
+    """Number of trials at a time; None: as many as the launcher can run."""
     pruner: Annotated[str, f.one_of(*PRUNERS)] = "none"
-    """What gives trials up early."""
+    """Pruner that stops trials early."""
     pruning: Pruning = Pruning.model_construct()
-    """Its settings."""
+    """Settings of the pruner."""
     params: dict[str, Any] | None = None
-    """The search space by key, in Hydra's grammar; the command line's comes first."""
+    """Search space by key, in Hydra's grammar; values on the command line override it."""
     when: dict[str, dict[str, Any]] | None = None
-    """Parts of the space by the choice that they hold under, `optimizer=sgd`."""
+    """Conditional parts of the search space, by the choice that activates them, such as `optimizer=sgd`."""
 
     @property
     def objectives(self) -> tuple[Metric, ...]:
-        """What is optimised; of settings without a metric, what runs are judged by where nobody says another."""
+        """Metrics to optimize; the default metric if none is set."""
         return Directions.of({"sweep": self.model_dump(include={"metric", "mode"})}).objectives
 
     def with_objectives(self, objectives: Sequence[Metric]) -> Sweep:
-        """The same settings with these objectives."""
+        """Return the same settings with these objectives."""
         metrics, modes = [each.name for each in objectives], [each.mode for each in objectives]
         one = len(metrics) == 1
         return self.model_copy(update={"metric": metrics[0] if one else metrics, "mode": modes[0] if one else modes})
@@ -99,31 +99,31 @@ ConfigStore.instance().store(
 
 
 class Trial(Section):
-    """Which trial of which sweep a run is; the sweeper fills it in."""
+    """The trial of a sweep that a run is; set by the sweeper."""
 
     number: f.CountOrNone
-    """Of the trial in its study."""
+    """Number of the trial in its study."""
     study: f.Text
-    """The study's name."""
+    """Name of the study."""
     storage: f.Text
-    """Where the study is: a journal's path or the URL of a database."""
+    """Storage of the study: the path of a journal or the URL of a database."""
     metric: f.Texts | None = None
-    """What the sweep is judged by, and what is reported to it; a list for several objectives."""
+    """Metric that the run reports to the sweep, or a list of several objectives."""
     mode: _Mode | None = None
-    """Whether less of it is better, or more; a list for several objectives."""
+    """min or max, or a list for several objectives."""
     rank_ended_early: f.Switch = False
-    """Whether the sweep ranks a trial that ended early, and so compares its short annealed runs that did."""
+    """Whether the sweep ranks trials that ended early, and so compares their short annealed runs that did."""
     pruner: Annotated[str, f.one_of(*PRUNERS)] = "none"
-    """What decides whether the run goes on."""
+    """Pruner that may stop the run early."""
     pruning: Pruning = Pruning.model_construct()
-    """Its settings."""
+    """Settings of the pruner."""
 
     @property
     def objectives(self) -> tuple[Metric, ...]:
-        """What the sweep is judged by."""
+        """Metrics that the sweep optimizes."""
         return Directions.of({"trial": self.model_dump(include={"metric", "mode"})}).objectives
 
     @property
     def objective(self) -> Metric:
-        """What trials are compared by while they run: the first of what the sweep is judged by."""
+        """Metric by which running trials are compared: the first objective."""
         return self.objectives[0]

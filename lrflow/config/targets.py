@@ -55,7 +55,7 @@ SCHEDULERS = {
     "PolynomialLR": "polynomial",
     "StepLR": "step",
 }
-"""Torch's schedulers, and the option of `schedule` with the same curve."""
+"""Torch's schedulers, each with the option of `schedule` that has the same curve."""
 
 CONTROLS = ("_target_", "_partial_", "_args_")
 """Keys of a node that control how it is built; the others are arguments."""
@@ -64,11 +64,11 @@ _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 
 
 def check_name(target: Any, key: str = "_target_") -> Problem | None:
-    """What is wrong with a `_target_` as it is written; nothing is imported.
+    """Return the problem of a `_target_`, or None; checks the name without importing it.
 
     Args:
-        target: the dotted name.
-        key: where it stands.
+        target: dotted name.
+        key: config key of the name.
     """
     if not isinstance(target, str) or not _NAME.fullmatch(target):
         return Problem(key, "expected the dotted name of a class or function, without private parts", target)
@@ -96,17 +96,17 @@ def check_name(target: Any, key: str = "_target_") -> Problem | None:
 
 
 def locate(target: str, key: str = "_target_") -> Any:
-    """The class or function that a `_target_` names.
+    """Return the class or function that a `_target_` names.
 
-    The name must lie in lrflow's list of modules or in a package that the user trusts, and so must the module that the
-    object was defined in: an alias that reaches elsewhere (`lrflow.x.os.system`) is refused.
+    Both the name and the module that defines the object must lie in lrflow's list of modules or in a package that the
+    user trusts. An alias of another module's object, such as `lrflow.x.os.system`, is an error.
 
     Args:
-        target: the dotted name.
-        key: where it stands, for the message.
+        target: dotted name.
+        key: config key of the name, for the message.
 
     Raises:
-        ConfigError: it may not be built, or there is no such thing.
+        ConfigError: a config may not build the object, or it does not exist.
     """
     problem = check_name(target, key) or check_installed(target, key.removesuffix("_target_").removesuffix("."))
     if problem:
@@ -139,29 +139,29 @@ def locate(target: str, key: str = "_target_") -> Any:
 
 
 def optimizer_traits(target: str, key: str = "optimizer._target_") -> Traits:
-    """What is peculiar to the optimizer that a `_target_` names; it is imported unless lrflow knows the name.
+    """Return the traits of the optimizer that a `_target_` names; imports it unless lrflow knows the name.
 
     Args:
-        target: the dotted name of a class, or of a function that makes an optimizer.
-        key: where it stands, for the message.
+        target: dotted name of a class, or of a function that returns an optimizer.
+        key: config key of the name, for the message.
 
     Raises:
-        ConfigError: it may not be built, there is no such thing, or the traits that it brings are wrong.
+        ConfigError: a config may not build the object, it does not exist, or its own traits are invalid.
     """
     return traits_named(target) or traits_of(locate(target, key), key)
 
 
 def instantiate(node: Any, /, **extra: Any) -> Any:
-    """Builds what a config describes.
+    """Build the object that a config describes.
 
     Args:
-        node: a mapping with `_target_` and the arguments of what it names; arguments that are such mappings are built
-            first. `_args_`: positional arguments. `_partial_: true`: gives the function with its arguments filled in.
-            Mappings without `_target_` and lists are gone through; anything else is returned as it is.
-        extra: further keyword arguments of the outermost object; they win over the node's.
+        node: mapping with `_target_` and its arguments; nested mappings with `_target_` are built first. `_args_` holds
+            positional arguments. `_partial_: true` returns a `functools.partial`. Nodes inside other mappings and lists
+            are built too; any other value is returned unchanged.
+        extra: additional keyword arguments of the outermost object; they override those of the node.
 
     Raises:
-        ConfigError: a target that may not be built, or arguments that it does not take, all at once.
+        ConfigError: every target that a config may not build, and every argument that a target does not take.
     """
     if isinstance(node, DictConfig | ListConfig):
         node = OmegaConf.to_container(node, resolve=True)
@@ -179,15 +179,15 @@ def check_arguments(
     ignore: Collection[str] = (),
     known_parameters: Mapping[str, inspect.Parameter] | None = None,
 ) -> list[Problem]:
-    """Which arguments a target does not take, and which it needs.
+    """Return a problem for each argument that a target does not take, and for each required one that is missing.
 
     Args:
-        target: the dotted name.
-        arguments: by name, as they stand in the config.
-        key: where the node stands.
-        extra: arguments that lrflow passes itself.
-        ignore: keys that are not passed on.
-        known_parameters: the parameters of the target; None: it is imported to see them.
+        target: dotted name.
+        arguments: arguments in the config, by name.
+        key: config key of the node.
+        extra: names of arguments that lrflow passes itself.
+        ignore: keys of the node that are not passed to the target.
+        known_parameters: parameters of the target; None: import the target and read its signature.
     """
     if known_parameters is not None:
         accepted, anything = dict(known_parameters), False
@@ -217,21 +217,21 @@ def check_arguments(
 
 
 def takes(target: str, name: str) -> bool:
-    """Whether a target's signature names an argument."""
+    """Return whether a target's signature names an argument."""
     return name in _parameters(locate(target))[0]
 
 
 def defaults(target: str) -> dict[str, Any]:
-    """What a target's signature gives its arguments where a config gives nothing."""
+    """Return the default values in a target's signature, by argument."""
     parameters = _parameters(locate(target))[0]
     return {name: one.default for name, one in parameters.items() if one.default is not one.empty}
 
 
 def _parameters(found: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The arguments that can be passed by name, and whether it takes any others.
+    """Return the arguments that can be passed by name, and whether the target accepts any others.
 
-    A class that hands its `**options` on to a parent of lrflow's, or to an optimizer whose keywords are known, takes
-    what the parent takes.
+    A class that passes its `**options` to a parent in lrflow, or to an optimizer with known keywords, accepts the
+    arguments of that parent.
     """
     try:
         parameters = list(inspect.signature(found).parameters.values())
@@ -240,7 +240,7 @@ def _parameters(found: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     rest = any(p.kind is p.VAR_KEYWORD for p in parameters)
     if rest and inspect.isclass(found):
-        # inspect.signature answers for the class itself; its own __init__ is the first one along the MRO.
+        # inspect.signature describes the class itself; its own __init__ is the first one along the MRO.
         owners = [cls for cls in found.__mro__ if "__init__" in vars(cls)]
         parent = owners[1] if len(owners) > 1 else object
         swallowed = traits_of(found).swallows
@@ -286,9 +286,9 @@ def _below(name: str, package: str) -> bool:
 
 
 def _home(found: Any) -> str | None:
-    """The module that a class, a function or a class's method was defined in; None for any other object."""
+    """Return the module that defines a class, a function or a method of a class; None for any other object."""
     if inspect.ismethod(found):
-        found = found.__func__  # where it was written, not the class that inherits it
+        found = found.__func__  # of the class that defines it, not of one that inherits it
     if inspect.isclass(found) or inspect.isfunction(found):
         return str(found.__module__)
     return None
@@ -320,7 +320,7 @@ def _import(path: str, target: str, key: str) -> ModuleType:
 
 
 def with_arguments(model: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of the group `model` with other arguments; mappings are gone into."""
+    """Return the content of the group `model` with other arguments; nested mappings are merged."""
     merged = dict(model)
     for name, value in arguments.items():
         before = merged.get(name)

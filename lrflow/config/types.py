@@ -74,7 +74,7 @@ def _duration(value: Any) -> Duration:
     try:
         return Duration.parse(value)
     except ValueError as error:
-        # The value stands beside the message already.
+        # The problem already shows the value.
         message = str(error).removeprefix(f"{value!r} is ")
         raise PydanticCustomError("expected", "{sentence}", {"sentence": message}) from None
 

@@ -15,13 +15,13 @@ def test_flags_and_overrides_in_any_order() -> None:
     assert args.config_dir == Path("conf")
 
 
-def test_trust_is_no_override() -> None:
+def test_trust_is_not_an_override() -> None:
     args = parse(["seed=1", "trust=ours", "trust=[a,b.c]"])
     assert args.overrides == ("seed=1",)
     assert args.trust == ("ours", "a", "b.c")
 
 
-def test_what_hydra_is_handed() -> None:
+def test_arguments_for_hydra() -> None:
     args = parse(["-m", "-cd", "conf", "trust=x", "seed=1"])
     assert args.for_hydra(["++seed=1"]) == ["--multirun", "--config-dir", str(Path("conf").resolve()), "++seed=1"]
     assert parse(["--info", "defaults"]).for_hydra([]) == ["--info", "defaults"]
@@ -45,7 +45,7 @@ def test_what_hydra_is_handed() -> None:
         (["--config-path", "x"], "--config-path", "no such flag"),
     ],
 )
-def test_what_is_said(words: list[str], key: str, said: str) -> None:
+def test_messages_about_flags(words: list[str], key: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(words)
     problem = caught.value.problems[0]

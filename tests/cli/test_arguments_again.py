@@ -28,7 +28,7 @@ def earlier(name: str, *overrides: str) -> Path:
         (["schedule=one_cycle", "schedule.shape.rise=40%"], "schedule=cosine", "schedule"),
     ],
 )
-def test_another_option_of_a_group_comes_without_the_earlier_ones_values(
+def test_another_option_of_a_group_drops_the_earlier_values(
     before: list[str], typed: str, lost: str, task, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran = task()
@@ -40,14 +40,14 @@ def test_another_option_of_a_group_comes_without_the_earlier_ones_values(
 
 
 @pytest.mark.parametrize("typed", [[], ["optimizer=adamw"], ["schedule=cosine"], ["optimizer.eps=1e-6"]])
-def test_the_same_option_keeps_them(typed: list[str], task) -> None:
+def test_the_same_option_keeps_the_earlier_values(typed: list[str], task) -> None:
     ran = task()
     folder = earlier("first", "optimizer=adamw", "optimizer.betas=[0.8,0.9]")
     assert main([f"resume={folder}", *typed]) == 0
     assert ran[0].optimizer.betas == (0.8, 0.9)
 
 
-def test_evaluate_never_takes_another_run_than_the_one_that_is_named(task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_uses_only_the_named_run(task, capsys: pytest.CaptureFixture[str]) -> None:
     ran = task(name="evaluate")
     named = earlier("first", "seed=1")
     earlier("second", "seed=2")
@@ -58,9 +58,7 @@ def test_evaluate_never_takes_another_run_than_the_one_that_is_named(task, capsy
     assert ran[0].seed == 1
 
 
-def test_a_plan_takes_the_config_of_the_run_but_does_not_go_on_with_it(
-    task, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plan_uses_the_config_of_the_run_without_resuming_it(task, capsys: pytest.CaptureFixture[str]) -> None:
     ran = task(name="plan")
     folder = earlier("first", "seed=3")
     assert main(["task=plan", f"resume={folder}"]) == 0

@@ -15,7 +15,7 @@ from lrflow.config import Config, compose, save_config
 from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
 
 
-def test_a_good_config_is_run(task) -> None:
+def test_a_valid_config_is_run(task) -> None:
     ran = task()
     assert main(["optimizer=sgd", "+optimizer.lr=0.5"]) == 0
     (config,) = ran
@@ -26,7 +26,7 @@ def test_a_good_config_is_run(task) -> None:
     assert list(Path.cwd().iterdir()) == []  # folders are the task's affair
 
 
-def test_a_bad_one_is_not(task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_config_is_not_run(task, capsys: pytest.CaptureFixture[str]) -> None:
     ran = task()
     assert main(["optimizer.lrr=1", "optimizer.lr=abc"]) == 2
     assert ran == []
@@ -70,7 +70,7 @@ def fail(error: BaseException):
         (KeyboardInterrupt(), 130, "lrflow: interrupted\n"),
     ],
 )
-def test_how_a_run_that_fails_ends(
+def test_exit_codes_and_messages_of_failed_runs(
     error: BaseException, code: int, said: str, task, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task(fail(error))
@@ -115,7 +115,7 @@ def test_a_signal_anywhere_in_a_job_is_a_stop(
     assert signal.getsignal(number) is before
 
 
-def test_of_a_failure_in_the_users_code_the_users_lines_are_shown(
+def test_a_failure_in_user_code_shows_the_users_lines(
     task, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "their_model.py").write_text("import json\n\ndef forward(x):\n    return json.loads(x)  # oh\n")
@@ -159,7 +159,7 @@ def test_trust_reaches_the_task_and_its_children(task, monkeypatch: pytest.Monke
     assert os.environ["LRFLOW_TRUST"] == "ours"
 
 
-def test_the_command_line_is_left_as_it_was(task) -> None:
+def test_sys_argv_is_restored(task) -> None:
     task()
     before = list(sys.argv)
     main(["seed=1"])
@@ -176,7 +176,7 @@ class TestFurtherProcess:
         monkeypatch.setenv("LRFLOW_RUN_FOLDER", str(tmp_path))
         return config
 
-    def test_it_runs_what_the_first_runs(self, saved: Config, task, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_further_process_runs_the_same_job(self, saved: Config, task, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LOCAL_RANK", "1")
         ran = task()
         assert main(["nonsense", "optimizer.lr=3", "hydra.run.dir=x"]) == 0
@@ -184,7 +184,9 @@ class TestFurtherProcess:
         assert ran[0].choices == saved.choices
 
     @pytest.mark.parametrize("rank", ["0", None])
-    def test_the_first_reads_the_command_line(self, rank: str | None, task, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_first_process_reads_the_command_line(
+        self, rank: str | None, task, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         if rank is not None:
             monkeypatch.setenv("LOCAL_RANK", rank)
         ran = task()
@@ -200,14 +202,14 @@ class TestShow:
         assert "hydra" not in shown
         assert "${data.facts.shape}" in str(OmegaConf.to_container(shown))
 
-    def test_a_part_of_it_resolved(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_package_prints_a_resolved_part(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["--cfg", "job", "--package", "model.shape", "--resolve"]) == 0
         assert capsys.readouterr().out == "- 1\n- 8\n- 8\n"
         assert main(["--cfg", "job", "-p", "seed"]) == 0
         assert capsys.readouterr().out == "0\n"
         assert main(["--cfg", "job", "-p", "nope"]) == 2
 
-    def test_a_config_that_cannot_be_run(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_invalid_config_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["--cfg", "job", "optimizer.lr=-1"]) == 2
         out, err = capsys.readouterr()
         assert "lr: -1" in out
@@ -244,9 +246,7 @@ class TestShow:
         assert [text.strip() for text in capsys.readouterr()] == ["", ""]
 
 
-def test_what_a_task_finds_wrong_is_told_with_its_place(
-    task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_problems_found_by_a_task_have_file_and_line(task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "conf/recipe").mkdir(parents=True)
     (tmp_path / "conf/recipe/mine.yaml").write_text("# @package _global_\nseed: 3\noptimizer:\n  lr: 0.1\n")
     wrong = [Problem("optimizer.lr", "is too high", 0.1), Problem("seed", "is odd", 4)]
@@ -258,7 +258,7 @@ def test_what_a_task_finds_wrong_is_told_with_its_place(
 
 
 @pytest.mark.parametrize(("rank", "told"), [(0, 1), (1, 0)])
-def test_the_first_of_several_processes_says_that_they_were_stopped(
+def test_only_the_first_process_reports_the_stop(
     rank: int, told: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def stop(config: Any) -> Any:

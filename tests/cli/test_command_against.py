@@ -54,7 +54,9 @@ def test_last_is_the_newest_run_that_has_a_plan(
         ("part.yaml", "expected the whole config of a run"),
     ],
 )
-def test_a_bad_one_is_told_before_the_plan_is_shown(given: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_reference_is_reported_before_the_plan(
+    given: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("empty").mkdir()
     Path("metrics.csv").write_text("step,loss\n0,1.0\n")
     Path("summary.json").write_text('{"status": "finished"}')
@@ -70,7 +72,7 @@ def test_a_bad_one_is_told_before_the_plan_is_shown(given: str, said: str, capsy
     assert not Path("outputs").exists()
 
 
-def test_the_problems_of_another_config_are_told_under_the_key_that_names_it(
+def test_problems_of_the_compared_config_are_reported_under_against(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     other = Path("other.yaml")

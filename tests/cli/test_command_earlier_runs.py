@@ -43,7 +43,7 @@ def without_task(config: Config) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("words", [["resume=last"], ["task=evaluate"], ["-m", "resume=last", "seed=5"]], ids=" ".join)
-def test_a_run_made_with_a_folder_of_options_goes_on_without_it(words: list[str], earlier, task) -> None:
+def test_a_run_with_user_options_resumes_without_their_folder(words: list[str], earlier, task) -> None:
     ran = task(name="evaluate" if "task=evaluate" in words else "train")
     folder = earlier("schedule=mine", "recipe=mine")
     assert main(words) == 0
@@ -68,7 +68,7 @@ def test_a_run_made_with_a_folder_of_options_goes_on_without_it(words: list[str]
     ],
     ids=lambda value: " ".join(value) or "nothing",
 )
-def test_what_is_typed_goes_on_top(
+def test_typed_overrides_are_applied_to_the_earlier_config(
     before: list[str], typed: list[str], after: dict[str, object], earlier, task
 ) -> None:
     ran = task(name="plan" if "task=plan" in typed else "train")
@@ -82,7 +82,9 @@ def test_what_is_typed_goes_on_top(
 
 
 @pytest.mark.parametrize("typed", ["recipe=cnn", "fast=true"])
-def test_a_recipe_cannot_be_put_on_top_of_a_run(typed: str, earlier, task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_cannot_be_applied_to_an_earlier_run(
+    typed: str, earlier, task, capsys: pytest.CaptureFixture[str]
+) -> None:
     ran = task()
     earlier("recipe=mine")
     assert main(["resume=last", typed]) == 2
@@ -92,7 +94,7 @@ def test_a_recipe_cannot_be_put_on_top_of_a_run(typed: str, earlier, task, capsy
     assert "1 problem" in err
 
 
-def test_a_sweep_may_start_from_a_run(earlier, task) -> None:
+def test_a_sweep_can_resume_a_run(earlier, task) -> None:
     ran = task()
     earlier("schedule=mine", "seed=5")
     assert main(["-m", "resume=last", "optimizer.lr=0.1,0.2"]) == 0
@@ -102,7 +104,7 @@ def test_a_sweep_may_start_from_a_run(earlier, task) -> None:
     ]
 
 
-def test_the_content_of_a_run_is_checked_as_any_other(earlier, task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_config_of_an_earlier_run_is_checked(earlier, task, capsys: pytest.CaptureFixture[str]) -> None:
     ran = task()
     folder = earlier("seed=5")
     config = load_config(folder / "config.yaml")
@@ -118,7 +120,7 @@ def test_the_content_of_a_run_is_checked_as_any_other(earlier, task, capsys: pyt
     assert ran[0].optimizer.lr == 0.1
 
 
-def test_trust_is_said_each_time(earlier, task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trust_is_required_again(earlier, task, monkeypatch: pytest.MonkeyPatch) -> None:
     task()
     Path("their_code.py").write_text("from torch import nn\nclass Net(nn.Linear): pass\n")
     own = ["model=custom", "model._target_=their_code.Net", "+model.in_features=64", "+model.out_features=10"]
@@ -129,7 +131,7 @@ def test_trust_is_said_each_time(earlier, task, monkeypatch: pytest.MonkeyPatch)
     assert main(["resume=last", "trust=their_code"]) == 0
 
 
-def test_the_record_of_a_run_that_goes_on_says_all_that_was_typed(earlier, task) -> None:
+def test_a_resumed_run_records_all_overrides(earlier, task) -> None:
     ran = task()
     earlier("optimizer=sgd", "optimizer.lr=0.1", "schedule.warmup=3%")
     assert main(["resume=last", "schedule.warmup=4%", "optimizer=momentum"]) == 0
@@ -145,9 +147,7 @@ def test_an_output_folder_in_quotes_is_found(words: list[str], earlier, task) ->
     assert (ran[0].optimizer.lr, ran[0].output) == (0.2, "of,mine")
 
 
-def test_a_problem_of_what_is_resumed_is_not_put_down_to_the_file_of_the_run(
-    earlier, task, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_problem_of_resume_has_no_file(earlier, task, capsys: pytest.CaptureFixture[str]) -> None:
     problem = Problem("resume.horizon", "choose the LR from here on", None)
 
     def refuse(config: Config) -> dict[str, object]:
@@ -162,7 +162,7 @@ def test_a_problem_of_what_is_resumed_is_not_put_down_to_the_file_of_the_run(
 
 @pytest.mark.parametrize("outside", [False, True])
 @pytest.mark.parametrize("evaluates", [False, True])
-def test_without_its_config_yaml_the_config_in_the_checkpoint_holds(
+def test_without_config_yaml_the_config_in_the_checkpoint_is_used(
     outside: bool, evaluates: bool, earlier, task, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not the defaults, which are another run."""
@@ -181,7 +181,7 @@ def test_without_its_config_yaml_the_config_in_the_checkpoint_holds(
 
 
 @pytest.mark.parametrize("content", [{}, {"lrflow": {"config": {}}}, None])
-def test_without_any_config_it_does_not_go_on(
+def test_without_any_config_resume_is_an_error(
     content: object, earlier, task, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran, folder = task(), earlier()
@@ -193,7 +193,7 @@ def test_without_any_config_it_does_not_go_on(
     assert "its run has no config.yaml" in " ".join(capsys.readouterr().err.split())
 
 
-def test_an_option_that_is_typed_is_put_down_to_no_file(earlier, task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_problem_of_a_typed_option_has_no_file(earlier, task, capsys: pytest.CaptureFixture[str]) -> None:
     folder = earlier("schedule=mine")
     assert main([f"resume={folder}", "model=vit"]) == 2
     err = capsys.readouterr().err

@@ -43,7 +43,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return found
 
 
-def test_the_way_of_an_override(counts: Counter[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_step_runs_once_per_command(counts: Counter[str], capsys: pytest.CaptureFixture[str]) -> None:
     typed = ["optimizer.lr=0.01", "layers=layer_decay", "schedule.warmup=7%", "trainer.max_steps=20"]
     assert main([*typed, "trainer.max_epochs=null"]) == 0, capsys.readouterr().err
     assert counts["compositions"] == 1
@@ -64,7 +64,7 @@ def test_a_job_of_a_sweep_is_checked_once_and_composed_by_hydra_once(counts: Cou
 
 
 @pytest.mark.parametrize("again", ["optimizer.lr=0.1,0.1", "output=${oc.env:HOME},${oc.env:HOME}/more"])
-def test_a_job_is_checked_again_where_its_config_is_taken_or_can_change(again: str, counts: Counter[str], task) -> None:
+def test_a_job_is_checked_again_if_its_config_was_used_or_can_change(again: str, counts: Counter[str], task) -> None:
     ran = task()
     assert main(["-m", again, "hydra.sweep.dir=sweep"]) == 0
     assert [str(config.run_folder) for config in ran] == ["sweep/0", "sweep/1"]

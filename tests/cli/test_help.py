@@ -13,7 +13,7 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-def test_every_option_with_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_option_with_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
     page = " ".join(shown(capsys).split())
     for group in GROUPS:
         for option in Catalogue().options(group).values():
@@ -44,7 +44,7 @@ def test_it_fits_the_terminal(width: int, capsys: pytest.CaptureFixture[str], mo
     assert len(lines) < 60 + 1.5 * sum(len(Catalogue().options(group)) for group in GROUPS)  # a line an option, mostly
 
 
-def test_options_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_user_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "optimizer").mkdir()
     (tmp_path / "optimizer/slow.yaml").write_text("# Slow and steady.\nlr: 1e-9\n")
     (tmp_path / "teacher").mkdir()
@@ -54,6 +54,6 @@ def test_options_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     assert "large A large one." in page
 
 
-def test_no_option_is_missing_its_words() -> None:
+def test_every_group_has_options() -> None:
     for group in GROUPS:
         assert Catalogue().options(group), group

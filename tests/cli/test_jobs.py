@@ -56,7 +56,7 @@ def test_the_outcome_of_a_job_is_the_one_in_its_folder(
     assert outcome.overrides == ["seed=0"]
 
 
-def test_a_finished_run_that_is_resumed_has_its_outcome_again(tmp_path: Path) -> None:
+def test_resuming_a_finished_run_returns_its_outcome(tmp_path: Path) -> None:
     first = train.outcome(compose([*SHORT, f"output={tmp_path}"]))
     again = train.outcome(compose([*SHORT, f"output={tmp_path}", f"resume={first.folder}"]))
     assert replace(again, seconds=0.0) == replace(first, seconds=0.0)

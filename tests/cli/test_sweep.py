@@ -63,14 +63,14 @@ def test_metrics_come_before_whole_keys_and_folders(
     assert max(map(len, table)) <= 80
 
 
-def test_metrics_of_the_test_come_first_however_they_are_separated(task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_metrics_come_first_with_any_separator(task, capsys: pytest.CaptureFixture[str]) -> None:
     task(lambda config: {"lr": 0.1, "valid_f1": 0.5, "val/loss": 1.0, "test_loss": 0.5, "test_f1": 0.25})
     assert main(["-m", "seed=0,1"]) == 0, capsys.readouterr().err
     (shown,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("job  ")]
     assert shown[2:6] == ["test_f1", "test_loss", "valid_f1", "val/loss"]
 
 
-def test_what_jobs_are_judged_by_comes_first_and_a_search_without_an_lr_leaves_its_files(
+def test_objectives_come_first_and_a_sweep_without_an_lr_writes_its_files(
     make_run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcomes = []
@@ -118,7 +118,7 @@ def test_every_job_is_checked_before_the_first_starts(task, capsys: pytest.Captu
         assert err.count(told_once) == 1
 
 
-def test_what_only_a_job_can_find_wrong_is_not_said_of_the_sweep(task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_problem_found_by_a_job_is_not_reported_for_the_sweep(task, capsys: pytest.CaptureFixture[str]) -> None:
     def run(config: Config) -> dict[str, float]:
         if config.seed == 1:
             raise ConfigError([Problem("layers", "no parameter matches")])
@@ -132,25 +132,25 @@ def test_what_only_a_job_can_find_wrong_is_not_said_of_the_sweep(task, capsys: p
     assert "Nothing was run." not in err
 
 
-def test_options_that_there_are_not(task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_options_of_a_sweep(task, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", "optimizer=sgd,adamww"]) == 2
     assert "did you mean optimizer=adamw?" in capsys.readouterr().err
 
 
-def test_a_comma_at_the_end_is_told(task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trailing_comma_is_an_error(task, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", "optimizer.lr=1e-3,1e-2,"]) == 2
     err = capsys.readouterr().err
     assert "the value ends with a comma" in err
     assert "optimizer.lr=1e-3,1e-2\n" in err
 
 
-def test_a_guessed_mode_is_told_once_for_the_whole_sweep(task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_guessed_mode_is_reported_once_per_sweep(task, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", "trainer.checkpoint.monitor=val/accuracy", "optimizer.lr=1e-3,1e-2"]) == 0
     out = capsys.readouterr().out
     assert out.count("val/accuracy: assuming that higher is better, from its name.") == 1
 
 
-def test_being_stopped_ends_the_sweep_and_tells_what_was_done(task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_sweep_ends_and_reports_its_jobs(task, capsys: pytest.CaptureFixture[str]) -> None:
     def run(config: Config) -> dict[str, float]:
         if config.seed == 1:
             raise StoppedError("stopped as asked after 3 steps", 143)
@@ -166,21 +166,21 @@ def test_being_stopped_ends_the_sweep_and_tells_what_was_done(task, capsys: pyte
     assert "stopped" in out
 
 
-def test_an_exit_of_a_job_is_a_failure_and_the_sweep_goes_on(task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exit_of_a_job_is_a_failure_and_the_sweep_continues(task, capsys: pytest.CaptureFixture[str]) -> None:
     ran = task(lambda config: sys.exit(0) if config.seed == 1 else {"test/accuracy": 0.5})
     assert main(["-m", "seed=0,1,2"]) == 1
     assert len(ran) == 3
     assert "1 of 3 jobs failed: 1" in capsys.readouterr().out
 
 
-def test_two_sweeps_at_once_have_folders_of_their_own(task) -> None:
+def test_simultaneous_sweeps_have_separate_folders(task) -> None:
     ran = task()
     main(["-m", "seed=0,1"])
     main(["-m", "seed=0,1"])
     assert len({config.run_folder for config in ran}) == 4
 
 
-def test_what_hydra_keeps_of_a_sweep_holds_no_secret(task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hydras_record_of_a_sweep_contains_no_secret(task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "s3cr3t-0123456789")
     task(name="plan")
     assert main(["-m", "task=plan", "against=${oc.env:WANDB_API_KEY}", "seed=0,1"]) == 0
@@ -194,7 +194,7 @@ def test_a_sweep_of_a_single_job(task, capsys: pytest.CaptureFixture[str]) -> No
     assert [config.seed for config in ran] == [5]
 
 
-def test_a_failure_in_a_launchers_own_process_is_told_to_the_sweep(task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_in_a_launchers_process_is_reported_to_the_sweep(task, monkeypatch: pytest.MonkeyPatch) -> None:
     processes = iter(range(1_000_000))
     monkeypatch.setattr("os.getpid", lambda: next(processes))
 
@@ -213,7 +213,7 @@ def test_a_failure_in_a_launchers_own_process_is_told_to_the_sweep(task, monkeyp
         (["task=evaluate", "task.from=a,b"], "task.from"),
     ],
 )
-def test_what_run_to_go_on_from_cannot_be_swept(
+def test_the_run_to_resume_cannot_be_swept(
     words: list[str], key: str, task, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran = task()
@@ -234,7 +234,7 @@ def test_a_smoke_run_is_the_same_in_a_sweep(words: list[str], task, caplog: pyte
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_two_modes_of_one_metric_are_refused_in_a_sampled_sweep_too(
+def test_two_modes_of_one_metric_are_an_error_in_a_sampled_sweep(
     mode: str, task, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran = task(lambda config: {"val/accuracy": 0.5})
@@ -246,7 +246,7 @@ def test_two_modes_of_one_metric_are_refused_in_a_sampled_sweep_too(
     assert (message in " ".join(capsys.readouterr().err.split())) == (mode == "min")
 
 
-def test_an_unknown_setting_of_the_sweep_is_named_as_it_is_typed(task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_setting_of_the_sweep_is_reported_as_typed(task, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", "sweep.trials=2", "optimizer.lr=1e-3,1e-2"]) == 2
     err = capsys.readouterr().err
     assert "did you mean sweep.n_trials?" in err

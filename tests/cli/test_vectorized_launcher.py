@@ -19,7 +19,7 @@ SWEEP = [
 ]
 
 
-def test_a_sweep_is_told_of_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_population_reports_like_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "task.test=false",
         "hydra.launcher.measure=false",
@@ -38,7 +38,7 @@ def test_a_sweep_is_told_of_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
     assert "try a tenth of it" in told.err
 
 
-def test_a_bad_setting_of_the_launcher_is_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_setting_of_the_launcher_is_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SWEEP, "hydra.launcher.size=1", "hydra.launcher.measure=perhaps", "seed=0,1"]) == 2
     told = capsys.readouterr().err
     assert "hydra.launcher.size = 1" in told
@@ -46,7 +46,7 @@ def test_a_bad_setting_of_the_launcher_is_a_problem(capsys: pytest.CaptureFixtur
     assert not Path("outputs").exists()
 
 
-def test_jobs_that_cannot_train_together_run_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_that_cannot_train_together_run_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SWEEP, "optimizer=sgd,lion"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "job 0 runs alone: no other job differs from it only in numbers" in told

@@ -41,13 +41,13 @@ def told(*overrides: str) -> dict[str, tuple[Any, str | None]]:
         ),
     ],
 )
-def test_a_mistake_is_told(overrides: list[str], key: str, words: str) -> None:
+def test_mistakes_in_also_are_errors(overrides: list[str], key: str, words: str) -> None:
     found = told(*overrides)
     assert list(found) == [key]
     assert words in f"{found[key][0]}; {found[key][1]}"
 
 
-def test_a_misspelt_setting_is_told_with_its_value_and_the_nearest_name() -> None:
+def test_a_misspelt_setting_is_reported_with_its_value_and_the_nearest_name() -> None:
     """Of AdamW too, whose beta1 is what momentum moves."""
     with pytest.raises(ConfigError) as caught:
         compose(["optimizer=adamw", "schedule.also={momentun: {low: 0.8}}"])
@@ -69,21 +69,21 @@ def plan_of(*overrides: str) -> Any:
         ("optimizer=sgd", None),
     ],
 )
-def test_one_cycle_cycles_the_momentum_where_there_is_one(optimizer: str, setting: str | None) -> None:
+def test_one_cycle_cycles_momentum_if_the_optimizer_has_it(optimizer: str, setting: str | None) -> None:
     plan = plan_of("schedule=one_cycle", optimizer)
     assert {moved.setting for moved, _ in plan.scheduled_settings} == ({setting} if setting else set())
     if setting:
         assert plan.setting("momentum", [0, 30, 100])[:, -1].tolist() == pytest.approx([0.95, 0.85, 0.95])
 
 
-def test_it_goes_with_the_lr_wherever_that_is_put() -> None:
+def test_the_momentum_cycle_follows_the_shape_of_the_lr() -> None:
     plan = plan_of("schedule=one_cycle", "schedule.warmup=10%", "schedule.cooldown=20%", "schedule.shape.rise=40%")
     assert plan.setting("momentum", [0, 10, 50])[:, -1].tolist() == pytest.approx([0.95, 0.95, 0.85])
     assert plan.lr(50)[-1] == plan.trainable[-1].lr
 
 
 @pytest.mark.parametrize("off", ["schedule.also=null", "schedule.also.momentum=null"])
-def test_it_can_be_left_out(off: str) -> None:
+def test_a_scheduled_setting_can_be_removed(off: str) -> None:
     assert plan_of("schedule=one_cycle", off).scheduled_settings == ()
 
 
@@ -93,6 +93,6 @@ def test_weight_decay_from_the_command_line() -> None:
     assert [group.name for group in plan.groups if group.also] == ["decay"]
 
 
-def test_the_settings_are_the_configured_ones_over_the_defaults() -> None:
+def test_configured_settings_override_defaults() -> None:
     settings = settings_of(compose(["optimizer=momentum", "optimizer.momentum=0.8"]).optimizer)
     assert (settings["momentum"], settings["maximize"], settings["routes"]) == (0.8, False, {})

@@ -31,7 +31,7 @@ def told(*rules: str, more: tuple[str, ...] = ("trainer.max_epochs=6",)) -> dict
         "{name: a, match: 'head.*', freeze: true, freeze_statistics: false}",
     ],
 )
-def test_what_can_be(rule: str) -> None:
+def test_valid_freezing(rule: str) -> None:
     assert told(rule, REST) == {}
 
 
@@ -49,13 +49,13 @@ def test_what_can_be(rule: str) -> None:
         ("freeze: true, lr: 2x", "lr", "a frozen group does not train"),
     ],
 )
-def test_what_cannot_be(settings: str, key: str, text: str) -> None:
+def test_invalid_freezing(settings: str, key: str, text: str) -> None:
     found = told(f"{{name: a, match: 'head.*', {settings}}}", REST)
     assert list(found) == [f"layers.rules[0].{key}"]
     assert text in found[f"layers.rules[0].{key}"]
 
 
-def test_a_share_of_a_run_of_unknown_length() -> None:
+def test_a_fraction_of_a_run_of_unknown_length() -> None:
     more = ("data=custom", "data._target_=lrflow.data.Digits", "model.shape=[1, 8, 8]", "model.outputs=10")
     more = (*more, "model.loss=cross_entropy")
     rule = "{name: a, match: 'head.*', unfreeze: 100%}"
@@ -70,14 +70,14 @@ def test_epochs_of_unknown_length() -> None:
     assert told(rule, REST, more=("task=plan", "horizon.steps=100", "horizon.steps_per_epoch=10")) == {}
 
 
-def test_a_run_in_which_nothing_would_train_at_first() -> None:
+def test_a_run_with_every_group_frozen_at_first_is_an_error() -> None:
     late = "{name: a, match: 'head.*', unfreeze: 2}"
     assert list(told(late, "{name: b, match: '*', unfreeze: 1}")) == ["layers.rules"]
     assert list(told(late, "{name: b, match: '*', freeze: true}")) == ["layers.rules"]
     assert told(late, "{name: b, match: '*', unfreeze: 0}") == {}
 
 
-def test_what_a_rule_cannot_be_is_told_of_all_rules_at_once() -> None:
+def test_problems_of_all_rules_are_reported_at_once() -> None:
     found = told("{name: a, lr: 2x}", "{name: frozen, match: 'head.*'}", REST)
     assert list(found) == ["layers.rules[0].match", "layers.rules[1].name"]
     assert "needs one of match, type, ndim and select" in found["layers.rules[0].match"]

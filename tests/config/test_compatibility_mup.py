@@ -28,7 +28,7 @@ MUP = ["layers=mup", "layers.base={widths: [64, 64]}"]
         ({"_target_": "torch.optim.SGD", "weight_decay": 0.1}, "sgd"),
     ],
 )
-def test_the_table_is_known_from_the_optimizer(optimizer: dict[str, Any], table: str) -> None:
+def test_the_table_follows_from_the_optimizer(optimizer: dict[str, Any], table: str) -> None:
     assert table_of(optimizer) == table
 
 
@@ -46,7 +46,7 @@ def test_the_table_is_known_from_the_optimizer(optimizer: dict[str, Any], table:
         ),
     ],
 )
-def test_what_is_not_known_is_refused(optimizer: dict[str, Any], key: str) -> None:
+def test_an_optimizer_without_a_table_is_an_error(optimizer: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         table_of(optimizer)
     assert [problem.key for problem in caught.value.problems] == [key]
@@ -54,7 +54,7 @@ def test_what_is_not_known_is_refused(optimizer: dict[str, Any], key: str) -> No
 
 
 @pytest.mark.parametrize("name", sorted(Catalogue().options("optimizer")))
-def test_every_option_as_it_stands_is_taken_or_not_known(name: str) -> None:
+def test_every_option_is_supported_or_reported_as_unknown(name: str) -> None:
     """None of lrflow's own options is refused for its defaults."""
     optimizer = read_yaml(Catalogue().options("optimizer")[name].path)
     if traits_named(optimizer["_target_"]).mup:
@@ -84,7 +84,7 @@ def test_mistakes(problems_of: Callable, overrides: list[str], key: str, told: s
     assert told in found[key]
 
 
-def test_arguments_in_the_model() -> None:
+def test_arguments_of_the_model_are_checked() -> None:
     model = {"_target_": "A", "encoder": {"_target_": "B", "width": 64, "depth": 3}, "widths": [4, 4]}
     assert with_arguments(model, {"encoder": {"width": 8}, "widths": [2]}) == {
         "_target_": "A",

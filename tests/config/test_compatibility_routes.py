@@ -30,23 +30,23 @@ def test_an_optimizer_that_routes_takes_its_layers_along(optimizer: str, layers:
     assert "routes" not in config.optimizer.node()  # which no optimizer of torch's takes
 
 
-def test_what_is_typed_wins() -> None:
+def test_typed_values_override_the_routes() -> None:
     config = compose(["optimizer=airbench", "layers=muon", "schedule=rex"])
     assert (config.choices["layers"], config.choices["schedule"]) == ("muon", "rex")
 
 
-def test_a_value_of_a_route_is_a_key_like_any_other() -> None:
+def test_a_setting_of_a_route_can_be_overridden() -> None:
     config = compose(["optimizer=muon", "optimizer.routes.muon.lr=0.05", "optimizer.lr=1e-3"])
     assert config.optimizer.routes["muon"].lr == 0.05
     assert config.optimizer.routes["muon"].node()["_target_"] == "lrflow.optimizers.Muon"
 
 
-def test_a_route_of_ones_own() -> None:
+def test_a_user_defined_route() -> None:
     own = ["optimizer.routes.muon._target_=torch.optim.SGD", "optimizer.routes.muon.lr=0.1"]
     assert compose(["layers=uniform", ONE, *own]).optimizer.routes["muon"].target == "torch.optim.SGD"
 
 
-def test_a_route_that_is_not_there() -> None:
+def test_an_unknown_route_is_an_error() -> None:
     told = problems_of("layers=uniform", ONE)
     assert list(told) == ["layers.rules[0].route"]
     assert "optimizer=muon adds one" in told["layers.rules[0].route"]
@@ -55,14 +55,14 @@ def test_a_route_that_is_not_there() -> None:
     assert "did you mean muon?" in told["layers.rules[0].route"]
 
 
-def test_a_route_that_no_rule_takes() -> None:
+def test_a_route_without_a_rule_is_an_error() -> None:
     told = problems_of("optimizer=muon", "layers=uniform")
     assert list(told) == ["optimizer.routes.muon"]
     assert "layers=muon" in told["optimizer.routes.muon"]
     assert compose(["optimizer=muon", "layers=uniform", "~optimizer.routes.muon"])
 
 
-def test_nothing_left_for_the_optimizer_itself() -> None:
+def test_a_main_optimizer_without_parameters_is_an_error() -> None:
     told = problems_of("optimizer=muon", "layers=uniform", "layers.rules=[{name: a, match: '*', route: muon}]")
     assert list(told) == ["optimizer"]
 
@@ -84,7 +84,7 @@ def test_nothing_left_for_the_optimizer_itself() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_route(override: str, key: str, words: str) -> None:
+def test_invalid_routes_are_errors(override: str, key: str, words: str) -> None:
     # Rules, whose routes are checked with the config; those of layers=muon wait for the model.
     told = problems_of("optimizer=muon", "layers=uniform", ONE, override)
     assert words in told[key]
@@ -95,13 +95,13 @@ def test_nesterov_of_a_route_is_checked_as_the_optimizers() -> None:
     assert "optimizer.routes.muon.nesterov" in problems_of("layers=uniform", ONE, route)
 
 
-def test_a_frozen_rule_goes_nowhere() -> None:
+def test_a_route_of_a_frozen_rule_is_unused() -> None:
     rules = "layers.rules=[{name: a, match: 'stage1.*', freeze: true, route: muon}, {name: b, match: '*'}]"
     told = problems_of("optimizer=muon", "layers=uniform", rules)
     assert "optimizer.routes.muon" in told
 
 
-def test_routes_are_told_without_torch() -> None:
+def test_routes_are_checked_without_importing_torch() -> None:
     code = (
         "import sys; from lrflow.config import compose\n"
         "try: compose(['optimizer=muon', 'layers=uniform'])\n"
@@ -112,7 +112,7 @@ def test_routes_are_told_without_torch() -> None:
     assert "optimizer.routes.muon: no rule" in found.stdout
 
 
-def test_what_an_optimizer_cannot_be_combined_with_holds_on_a_route() -> None:
+def test_incompatible_settings_of_an_optimizer_apply_to_a_route() -> None:
     route = "optimizer.routes.muon={_target_: pytorch_optimizer.AdaHessian, lr: 0.1}"
     assert "trainer.compile" in problems_of("layers=uniform", ONE, route, "trainer.compile=true")
     route = route.replace("AdaHessian", "ScalableShampoo")

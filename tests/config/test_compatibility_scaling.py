@@ -14,7 +14,7 @@ from lrflow.plan.batch_scaling import BatchScaling
 LINEAR = ["scaling=linear", "scaling.reference=32"]
 
 
-def test_nothing_is_scaled_without_being_asked() -> None:
+def test_no_scaling_by_default() -> None:
     assert batch_scaling(compose(["data.batch_size=4", "trainer=ddp"]), 8) is None
 
 
@@ -50,14 +50,14 @@ def test_the_factor(rule: str, batch: int, reference: int, factor: float) -> Non
     assert BatchScaling(rule, batch, reference).factor == factor
 
 
-def test_it_is_told_in_one_line() -> None:
+def test_scaling_is_reported_in_one_line() -> None:
     scaling = BatchScaling("linear", 1024, 256, "256 x 2 devices x 2 accumulated")
     assert scaling.describe({"lr": 0.1, "betas": [0.9, 0.999], "eps": 1e-8}) == (
         "peak LR 0.1 x 4 = 0.4: linear scaling, batch 1024 (256 x 2 devices x 2 accumulated) over reference 256"
     )
 
 
-def test_what_the_rule_for_adam_has_besides_the_lr() -> None:
+def test_the_rule_for_adam_also_scales_other_settings() -> None:
     # Malladi et al., 2022, definition 3.1, at kappa = 4: beta1 0.9 -> 0.6, beta2 0.999 -> 0.996, eps halved.
     adam = {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8}
     line, more = BatchScaling("sqrt", 1024, 256).describe(adam).splitlines()
@@ -86,7 +86,7 @@ def test_mistakes(problems_of: Callable, overrides: list[str], key: str, told: s
     assert told in str(problem)
 
 
-def test_a_number_of_devices_that_nobody_knows_yet() -> None:
+def test_an_unknown_number_of_devices() -> None:
     config = compose([*LINEAR, "trainer.devices=auto"])
     with pytest.raises(ConfigError, match=r"trainer\.devices"):
         batch_scaling(config)

@@ -20,7 +20,7 @@ JOBS = (
 )
 
 
-def test_composed_once_is_what_hydra_composes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_composing_once_equals_hydras_composition(monkeypatch: pytest.MonkeyPatch) -> None:
     merged = []
     compose = ConfigLoaderImpl._compose_config_from_defaults_list
     monkeypatch.setattr(

@@ -10,7 +10,7 @@ from lrflow.layers import Rule
 from lrflow.schedules import Duration
 
 
-def test_values_are_typed_and_found_by_name(default: Config) -> None:
+def test_values_are_typed_attributes(default: Config) -> None:
     assert default.optimizer.lr == 3e-3
     assert default.optimizer.betas == (0.9, 0.999)
     assert default.trainer.max_epochs == 20
@@ -19,7 +19,7 @@ def test_values_are_typed_and_found_by_name(default: Config) -> None:
     assert default.model.target == "lrflow.models.MLP"
 
 
-def test_a_node_is_what_the_config_says_and_no_more(default: Config) -> None:
+def test_a_node_holds_only_what_the_config_sets(default: Config) -> None:
     assert default.optimizer.node() == {
         "_target_": "torch.optim.AdamW",
         "lr": 3e-3,
@@ -32,7 +32,7 @@ def test_a_node_is_what_the_config_says_and_no_more(default: Config) -> None:
     assert default.schedule.node()["shape"] == {"_target_": "lrflow.schedules.Cosine", "k": 1.0}
 
 
-def test_what_lrflow_reads_itself_is_passed_to_those_who_take_it(default: Config) -> None:
+def test_keys_that_lrflow_reads_are_passed_only_to_targets_that_name_them(default: Config) -> None:
     assert default.model.loss == "cross_entropy"
     assert "loss" not in default.model.node()
     assert default.data.node()["facts"]["examples"] == 1797
@@ -44,7 +44,7 @@ def test_an_argument_that_no_option_mentions_is_passed_on() -> None:
     assert config.optimizer.node()["maximize"] is True
 
 
-def test_it_knows_what_it_was_made_of(default: Config) -> None:
+def test_a_config_records_its_choices_and_overrides(default: Config) -> None:
     config = compose(["optimizer=sgd", "+optimizer.lr=0.5", "seed=3"])
     assert config.choices["optimizer"] == "sgd"
     assert config.choices["recipe"] is None
@@ -54,17 +54,17 @@ def test_it_knows_what_it_was_made_of(default: Config) -> None:
     assert config.run_folder is None
 
 
-def test_a_run_without_a_name_is_called_after_its_options(default: Config) -> None:
+def test_a_run_without_a_name_is_named_by_its_options(default: Config) -> None:
     assert default.title == "mlp-digits-adamw-cosine"
     assert compose(["name=first"]).title == "first"
 
 
-def test_nothing_in_it_changes(default: Config) -> None:
+def test_a_config_is_immutable(default: Config) -> None:
     with pytest.raises(ValidationError):
         default.seed = 3  # type: ignore[misc]
 
 
-def test_rules_and_makers_of_rules(default: Config) -> None:
+def test_rules_and_objects_that_return_rules(default: Config) -> None:
     assert default.layers.compiled()[0] == Rule("no_decay", select=["bias", "norm"], weight_decay=0.0)
     maker = compose(["layers=layer_decay", "layers.decay=0.5"]).layers
     assert maker.node() == {"_target_": "lrflow.layers.LayerDecay", "decay": 0.5, "min_scale": 0.0, "no_decay": True}
@@ -77,7 +77,7 @@ def test_a_recipe_overrides_groups_and_the_command_line_overrides_it() -> None:
     assert config.trainer.max_epochs == 3
 
 
-def test_an_earlier_run_is_named_by_its_very_checkpoint(nowhere: Path) -> None:
+def test_pinned_replaces_a_run_by_its_checkpoint(nowhere: Path) -> None:
     checkpoint = nowhere / "outputs" / "x" / "checkpoints" / "step-0000010.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
@@ -89,13 +89,13 @@ def test_an_earlier_run_is_named_by_its_very_checkpoint(nowhere: Path) -> None:
         assert compose(typed, earlier=True).task.source == relative
 
 
-def test_a_folder_of_ones_own(write) -> None:
+def test_a_folder_of_user_options(write) -> None:
     write("conf/optimizer/slow.yaml", "# Slow.\n_target_: torch.optim.SGD\nlr: 0.001\n")
     write("conf/recipe/mine.yaml", "# @package _global_\n# Mine.\ndefaults:\n  - override /optimizer: slow\nseed: 7\n")
     config = compose(["recipe=mine"], Path("conf"))
     assert (config.optimizer.lr, config.seed, config.choices["optimizer"]) == (0.001, 7, "slow")
 
 
-def test_a_folder_with_a_strange_name(write) -> None:
+def test_a_folder_with_special_characters(write) -> None:
     folder = write('my "odd" [conf], x/optimizer/slow.yaml', "_target_: torch.optim.SGD\nlr: 0.001\n").parent.parent
     assert compose(["optimizer=slow"], folder).optimizer.lr == 0.001

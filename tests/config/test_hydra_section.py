@@ -30,23 +30,23 @@ EVIL = {
 
 
 @pytest.mark.parametrize("name", EVIL)
-def test_what_a_recipe_may_not_ask_of_hydra(name: str, write, problems_of) -> None:
+def test_forbidden_hydra_settings_in_a_recipe(name: str, write, problems_of) -> None:
     write("conf/recipe/evil.yaml", f"# @package _global_\nhydra:\n  {EVIL[name]}\n")
     problems = problems_of(["recipe=evil"], Path("conf"))
     assert all(problem.key.startswith("hydra.") for problem in problems)
     assert all(problem.where == "conf/recipe/evil.yaml:3" for problem in problems)
 
 
-def test_what_anybody_may() -> None:
+def test_allowed_hydra_settings() -> None:
     compose(["hydra/job_logging=default", "hydra/hydra_logging=default", "+hydra.job.env_set.OMP_NUM_THREADS=1"])
 
 
-def test_folders_are_given_by_a_flag(problems_of) -> None:
+def test_search_paths_are_set_by_a_flag(problems_of) -> None:
     (problem,) = problems_of(["hydra.searchpath=[pkg://x]"])
     assert "--config-dir" in problem.message
 
 
-def test_the_settings_of_the_sweeper_stand_once() -> None:
+def test_settings_of_the_sweeper_appear_once() -> None:
     node = OmegaConf.to_container(ConfigStore.instance().load("hydra/sweeper/lrflow.yaml").node)
     assert isinstance(node, dict)
     assert node.pop("_target_") == f"{LrflowSweeper.__module__}.{LrflowSweeper.__name__}"

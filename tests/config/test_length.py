@@ -32,6 +32,6 @@ def test_steps_of_a_run(overrides: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("overrides", [["trainer.devices=auto"], ["data.facts.examples=null"], ["data.facts=null"]])
-def test_unknown_until_the_data_is_read(overrides: list[str]) -> None:
+def test_length_is_unknown_before_the_data_is_read(overrides: list[str]) -> None:
     fixed = ["model.shape=[1,8,8]", "model.outputs=10", "model.loss=cross_entropy"]
     assert declared_horizon(compose([*overrides, *fixed])) is None

@@ -23,7 +23,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize(("overrides", "key", "value"), TABLE.values(), ids=TABLE)
-def test_what_becomes_of_a_duration(overrides: list[str], key: str, value: object) -> None:
+def test_shortened_durations(overrides: list[str], key: str, value: object) -> None:
     config = compose([*overrides, "fast=true"])
     given = config.schedule.node()[key]
     assert str(given) in (str(value), f"{value} steps")
@@ -33,7 +33,7 @@ def test_what_becomes_of_a_duration(overrides: list[str], key: str, value: objec
     ])  # fmt: skip
 
 
-def test_without_fast_nothing_is_written() -> None:
+def test_without_fast_durations_are_unchanged() -> None:
     assert str(compose(["schedule.warmup=40"]).schedule.node()["warmup"]) == "40 steps"
     with pytest.raises(ConfigError, match=r"schedule\.warmup"):
         compose(["schedule.warmup=500"])
@@ -49,13 +49,13 @@ def test_durations_of_layers_and_of_settings_that_move_shrink_too() -> None:
     assert str(gradual.layers.plain()["every"]) == "25%"
 
 
-def test_a_guess_is_called_one() -> None:
+def test_a_guessed_fraction_is_reported_as_a_guess() -> None:
     config = compose(["data.facts.examples=null", "schedule.warmup=40", "fast=true"])
     (line,) = config.remarks
     assert "schedule.warmup 40 -> 10% (a guess: the length of the whole run is unknown" in line
 
 
-def test_a_share_that_stays_is_not_called_shorter() -> None:
+def test_an_unchanged_fraction_is_not_reported() -> None:
     content = OmegaConf.create({"schedule": {"warmup": "5 %", "cooldown": 40}})
     line = shorten(content, compose(["trainer.max_epochs=20"]))
     assert line == "fast=true: the run is shorter, and so are schedule.cooldown 40 -> 10%"
@@ -72,7 +72,7 @@ class Notched(Shape):
         return np.ones(len(step))
 
 
-def test_text_of_a_shape_that_is_no_duration_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_arguments_of_a_shape_are_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LRFLOW_TRUST", Notched.__module__)
     shape = f"{{_target_: {Notched.__module__}.Notched, version: '200', every: 100}}"
     content = OmegaConf.create(f"schedule: {{shape: {shape}}}")

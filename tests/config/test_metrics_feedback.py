@@ -42,14 +42,14 @@ RUN = Horizon(120, 20)
         (["feedback=sasa", "feedback.every=121"], ["feedback.every is 121 steps"]),
     ],
 )
-def test_what_is_hardly_meant(overrides: list[str], said: list[str]) -> None:
+def test_warnings(overrides: list[str], said: list[str]) -> None:
     config = compose(overrides)
     found = [*guessed_modes(config.directions), *unlikely_settings(config, RUN)]
     assert len(found) == len(said)
     assert all(text.startswith(start) for text, start in zip(found, said, strict=True))
 
 
-def test_a_mode_that_is_given_once_holds_for_the_metric_everywhere() -> None:
+def test_a_mode_applies_to_its_metric_everywhere() -> None:
     config = compose(
         ["trainer.checkpoint.monitor=val/x", "feedback=plateau", "feedback.monitor=val/x", "feedback.mode=max"]
     )
@@ -57,7 +57,7 @@ def test_a_mode_that_is_given_once_holds_for_the_metric_everywhere() -> None:
     assert not [*guessed_modes(config.directions), *unlikely_settings(config, RUN)]
 
 
-def test_a_guess_is_told_once() -> None:
+def test_a_guessed_mode_is_reported_once() -> None:
     config = compose(["trainer.checkpoint.monitor=val_acc", "feedback=plateau", "feedback.monitor=val_acc"])
     assert not unlikely_settings(config, RUN)  # it is no warning
     (told,) = guessed_modes(config.directions)
@@ -65,7 +65,7 @@ def test_a_guess_is_told_once() -> None:
     assert told == f"{better} If lower is better, add trainer.checkpoint.mode=min."
 
 
-def test_two_modes_of_one_metric_are_refused_by_both_their_keys() -> None:
+def test_two_modes_of_one_metric_are_an_error_that_names_both_keys() -> None:
     words = ["trainer.checkpoint.monitor=val/x", "trainer.checkpoint.mode=min", "find.monitor=val/x", "find.mode=max"]
     with pytest.raises(ConfigError) as caught:
         compose(words)
@@ -73,7 +73,7 @@ def test_two_modes_of_one_metric_are_refused_by_both_their_keys() -> None:
     assert "trainer.checkpoint.mode is min for the same metric, val/x" in str(caught.value)
 
 
-def test_a_run_shorter_than_the_epoch_after_which_it_looks() -> None:
+def test_a_run_shorter_than_the_interval_of_feedback() -> None:
     config = compose(["feedback=plateau", "feedback.monitor=train/loss"])
     assert unlikely_settings(config, Horizon(15, 20))[0].startswith(
         "feedback.every is 1 epoch, but the run has only 15 steps"

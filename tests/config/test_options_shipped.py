@@ -51,7 +51,7 @@ def test_every_option_can_be_chosen(option: Option, tmp_path: Path) -> None:
     assert config.choices[option.group] == option.name
 
 
-def test_every_option_says_in_a_line_what_it_is() -> None:
+def test_every_option_has_a_one_line_summary() -> None:
     assert {named(option): option.summary for option in OPTIONS if not 10 < len(option.summary) < 100} == {}
 
 
@@ -65,7 +65,7 @@ def test_the_keys_of_an_option_bind_to_its_targets_signature() -> None:
     assert found == {}
 
 
-def test_the_source_of_a_target_tells_its_signature() -> None:
+def test_signatures_read_from_source_are_correct() -> None:
     unsettled, different = set(), {}
     for _, target, _ in NODES:
         found, (expected, anything) = parameters_in_source(target), _parameters(locate(target))
@@ -80,11 +80,11 @@ def test_the_source_of_a_target_tells_its_signature() -> None:
 
 
 @pytest.mark.parametrize("target", ["torch.optim.AdamW", "lrflow.models.MLP", "lrflow.data.Digits"])
-def test_the_source_of_the_main_targets_settles_their_signature(target: str) -> None:
+def test_signatures_of_the_main_targets_are_read_from_source(target: str) -> None:
     assert parameters_in_source(target)
 
 
-def test_no_further_argument_of_a_target_is_taken_for_a_typo() -> None:
+def test_no_other_argument_of_a_target_looks_like_a_typo() -> None:
     found = {}
     for _, target, options in NODES:
         known = {key for keys in options for key in keys}
@@ -98,19 +98,19 @@ def test_a_rule_has_the_keys_of_the_class_that_takes_it() -> None:
     assert set(names_of(schema.Rule)) == {field.name for field in fields(Rule)} - {"depth", "parameters"}  # of makers
 
 
-def test_the_schema_documents_what_the_options_say() -> None:
+def test_options_of_trainer_set_only_keys_of_the_schema() -> None:
     known = {"defaults", *names_of(run_schema.Trainer)}
     said = {option.name: set(read_yaml(option.path)) - known for option in CATALOGUE.options("trainer").values()}
     assert {name: keys for name, keys in said.items() if keys} == {}
 
 
-def test_the_default_trainer_says_everything_that_the_schema_knows() -> None:
+def test_the_default_trainer_sets_every_key_of_the_schema() -> None:
     said = read_yaml(CATALOGUE.options("trainer")["auto"].path)
     assert set(said) == set(names_of(run_schema.Trainer))
     assert set(said["checkpoint"]) == set(names_of(run_schema.Checkpoint))
 
 
-def test_the_schema_knows_the_kinds_of_parameters_that_rules_select() -> None:
+def test_the_schema_lists_every_value_of_select() -> None:
     assert schema.SELECTS == SELECTS
 
 

@@ -42,13 +42,13 @@ def test_file_and_line(write, problems_of) -> None:
     }
 
 
-def test_the_command_line_wins_over_the_file(write, problems_of) -> None:
+def test_the_command_line_overrides_the_file(write, problems_of) -> None:
     write("conf/optimizer/own.yaml", OPTION)
     (problem,) = problems_of(["optimizer=own", "optimizer.lr=-1"], Path("conf"))
     assert problem.where is None
 
 
-def test_a_later_file_wins(write, problems_of) -> None:
+def test_a_later_file_overrides(write, problems_of) -> None:
     write("conf/optimizer/own.yaml", OPTION)
     write(
         "conf/recipe/mine.yaml", "# @package _global_\ndefaults:\n  - override /optimizer: own\noptimizer: {lr: no}\n"
@@ -57,7 +57,7 @@ def test_a_later_file_wins(write, problems_of) -> None:
     assert problem.where == "conf/recipe/mine.yaml:4"
 
 
-def test_what_is_missing_is_missed_in_its_file(write, problems_of) -> None:
+def test_a_missing_key_is_located_at_its_parent(write, problems_of) -> None:
     write("conf/model/own.yaml", "# Own.\nhidden: 3\n")
     found = {problem.key: problem.where for problem in problems_of(["model=own"], Path("conf"))}
     assert found == {"model._target_": "conf/model/own.yaml:1"}
@@ -73,7 +73,7 @@ def test_broken_yaml(write, problems_of, text: str) -> None:
     assert int(line) in (2, 3, 4)
 
 
-def test_an_option_of_a_recipe_that_there_is_not(write, problems_of) -> None:
+def test_an_unknown_option_in_a_recipe(write, problems_of) -> None:
     write("conf/recipe/mine.yaml", "# @package _global_\ndefaults:\n  - override /optimizer: adamww\n")
     (problem,) = problems_of(["recipe=mine"], Path("conf"))
     assert (problem.key, problem.value, problem.hint) == ("optimizer", "adamww", "did you mean adamw?")
@@ -88,7 +88,7 @@ def test_an_option_of_a_recipe_that_there_is_not(write, problems_of) -> None:
         ("override /mine: one", "mine", "write /mine without override"),
     ],
 )
-def test_a_recipe_that_overrides_what_is_not_there(write, problems_of, line: str, key: str, hint: str) -> None:
+def test_a_recipe_that_overrides_an_unknown_group(write, problems_of, line: str, key: str, hint: str) -> None:
     write("conf/mine/one.yaml", "a: 1\n")
     write("conf/recipe/mine.yaml", f"# @package _global_\n\ndefaults:\n  - override /data: digits\n  - {line}\n")
     (problem,) = problems_of(["recipe=mine"], Path("conf"))
@@ -97,29 +97,29 @@ def test_a_recipe_that_overrides_what_is_not_there(write, problems_of, line: str
 
 
 @pytest.mark.parametrize("text", ["seed: 3\n", "defaults:\n  - override /model: cnn\nseed: 3\n"])
-def test_a_recipe_without_its_first_line(write, problems_of, text: str) -> None:
+def test_a_recipe_without_the_package_line(write, problems_of, text: str) -> None:
     write("conf/recipe/mine.yaml", text)
     (problem,) = problems_of(["recipe=mine"], Path("conf"))
     assert "# @package _global_" in str(problem.hint)
 
 
-def test_no_such_folder(problems_of) -> None:
+def test_a_missing_folder_is_an_error(problems_of) -> None:
     (problem,) = problems_of([], Path("nowhere"))
     assert problem.key == "--config-dir"
 
 
-def test_keys_are_split_where_they_nest() -> None:
+def test_split_key() -> None:
     assert split_key("layers.rules[2].lr") == ["layers", "rules", 2, "lr"]
     assert split_key("") == []
 
 
-def test_lines_of_keys(write) -> None:
+def test_line_of(write) -> None:
     path = write("x.yaml", "a:\n  b:\n    - c: 1\n    - d: 2\n")
     assert [line_of(key, path) for key in ("a", "a.b", "a.b[1].d", "a.x", "")] == [1, 2, 4, None, 1]
     assert line_of("a.b[0].x", path, nearest=True) == 3
 
 
-def test_an_option_cannot_hide_behind_the_name_of_lrflows_own(nowhere: Path, problems_of: Callable[..., list]) -> None:
+def test_an_option_with_the_name_of_lrflows_own_is_an_error(nowhere: Path, problems_of: Callable[..., list]) -> None:
     (nowhere / "mine/optimizer").mkdir(parents=True)
     (nowhere / "mine/optimizer/adamw.yaml").write_text("_target_: torch.optim.AdamW\nlr: 1.0\n")
     (problem,) = problems_of([], Path("mine"))

@@ -29,11 +29,11 @@ def read(texts: list[str], sweep: bool = False) -> Overrides:
         ("hydra/launcher=basic", "hydra/launcher=basic"),
     ],
 )
-def test_how_hydra_takes_them(typed: str, handed: str) -> None:
+def test_overrides_in_hydras_grammar(typed: str, handed: str) -> None:
     assert read([typed]).texts == [handed]
 
 
-def test_an_override_is_one_value_from_one_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_override_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[str] = []
     parse = OverridesParser.parse_override
     monkeypatch.setattr(OverridesParser, "parse_override", lambda self, text: parsed.append(text) or parse(self, text))
@@ -54,7 +54,7 @@ def test_an_override_is_one_value_from_one_parse(monkeypatch: pytest.MonkeyPatch
         (["fast=true", "fast=false"], ["fast=off"]),
     ],
 )
-def test_of_a_key_that_is_given_twice_the_last_one_wins(typed: list[str], handed: list[str]) -> None:
+def test_the_last_override_of_a_key_wins(typed: list[str], handed: list[str]) -> None:
     found = read(typed)
     assert (found.texts, found.problems) == (handed, [])
 
@@ -83,14 +83,14 @@ def test_short_forms(typed: str, written: str) -> None:
         [],
     ],
 )
-def test_the_jobs_of_a_sweep_are_those_that_hydra_runs(typed: list[str]) -> None:
+def test_jobs_of_a_sweep_equal_those_of_hydra(typed: list[str]) -> None:
     found = read(typed, sweep=True)
     parsed = OverridesParser.create().parse_overrides(found.texts)
     jobs = [[override.text for override in job] for job in found.jobs()]
     assert jobs == BasicSweeper.split_arguments(parsed, None)[0]
 
 
-def test_of_an_interval_both_ends_are_jobs() -> None:
+def test_both_ends_of_an_interval_are_checked() -> None:
     jobs = read(["optimizer.lr=interval(0.001,0.1)"], sweep=True).jobs()
     assert [[override.text for override in job] for job in jobs] == [["++optimizer.lr=0.001"], ["++optimizer.lr=0.1"]]
 
@@ -100,7 +100,7 @@ def test_every_value_of_a_sweep_is_an_option() -> None:
     assert (problem.key, problem.value) == ("optimizer", "adamww")
 
 
-def test_a_glob_stands_for_the_options_that_it_matches() -> None:
+def test_a_glob_expands_to_matching_options() -> None:
     assert read(["optimizer=glob(adam*w)"], sweep=True).texts == ["optimizer=adamw"]
     assert read(["schedule=glob(*step)"], sweep=True).texts == ["schedule=multistep,step"]
     (problem,) = read(["optimizer=glob(zzz*)"], sweep=True).problems
@@ -109,6 +109,6 @@ def test_a_glob_stands_for_the_options_that_it_matches() -> None:
     assert "add -m" in str(problem.hint)
 
 
-def test_sweeps_that_have_no_end_of_options() -> None:
+def test_a_glob_of_values_is_an_error() -> None:
     (problem,) = read(["seed=glob(*)"], sweep=True).problems
     assert problem.key == "seed"

@@ -22,7 +22,7 @@ def test_a_saved_config_is_the_same_config(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "config.yaml"]
 
 
-def test_a_sweeps_job_knows_its_folder_again(tmp_path: Path) -> None:
+def test_a_saved_config_of_a_sweeps_job_keeps_its_folder(tmp_path: Path) -> None:
     config = compose()
     config = validate(config.source, config.choices, ["seed=0"], Path("outputs/sweeps/x/3"))
     save_config(config, tmp_path / "config.yaml")
@@ -31,13 +31,13 @@ def test_a_sweeps_job_knows_its_folder_again(tmp_path: Path) -> None:
     assert again.overrides == ["seed=0"]
 
 
-def test_what_only_the_clock_knows_is_settled(tmp_path: Path) -> None:
+def test_resolved_times_are_saved(tmp_path: Path) -> None:
     config = compose(["name=${now:%f}"])
     save_config(config, tmp_path / "config.yaml")
     assert validate(load_config(tmp_path / "config.yaml")).name == config.name
 
 
-def test_what_is_no_saved_config(tmp_path: Path) -> None:
+def test_files_that_are_not_saved_configs(tmp_path: Path) -> None:
     for text in ("a: 1\n", "- 1\n", "", "a: [1\n"):
         (tmp_path / "x.yaml").write_text(text)
         with pytest.raises(ConfigError):
@@ -46,7 +46,7 @@ def test_what_is_no_saved_config(tmp_path: Path) -> None:
         load_config(tmp_path / "missing.yaml")
 
 
-def test_a_composed_config_cannot_pass_for_a_saved_one(problems_of) -> None:
+def test_a_composed_config_with_saved_metadata_is_an_error(problems_of) -> None:
     (problem,) = problems_of(["+lrflow={choices: {optimizer: sgd}}"])
     assert problem.key == "lrflow"
 
@@ -54,7 +54,7 @@ def test_a_composed_config_cannot_pass_for_a_saved_one(problems_of) -> None:
 TWO_WAYS = ["trainer.checkpoint.monitor=val/x", "feedback=plateau", "feedback.monitor=val/x"]
 
 
-def test_a_saved_config_notes_which_way_of_its_metrics_is_better(tmp_path: Path) -> None:
+def test_a_saved_config_records_modes(tmp_path: Path) -> None:
     words = [*TWO_WAYS, "+trial={number: 0, study: s, storage: memory, metric: val/x, mode: max}"]
     save_config(compose(words), tmp_path / "config.yaml")
     saved = load_config(tmp_path / "config.yaml")
@@ -63,7 +63,7 @@ def test_a_saved_config_notes_which_way_of_its_metrics_is_better(tmp_path: Path)
     assert validate(saved).trainer.checkpoint.mode == "max"
 
 
-def test_a_config_that_noted_nothing_runs_on_as_it_is(tmp_path: Path) -> None:
+def test_a_saved_config_without_modes_can_be_resumed(tmp_path: Path) -> None:
     """Before modes were noted, `min` was written where nobody had given one."""
     save_config(compose(TWO_WAYS), tmp_path / "config.yaml")
     saved = load_config(tmp_path / "config.yaml")

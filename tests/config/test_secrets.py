@@ -24,7 +24,7 @@ def test_names_of_secrets(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["tokenizer", "max_tokens", "pad_token", "num_tokens", "key", "monkey", "secretary"])
-def test_names_of_other_things(key: str) -> None:
+def test_names_that_are_not_secrets(key: str) -> None:
     assert not is_secret_name(key)
 
 
@@ -40,7 +40,7 @@ def test_names_of_other_things(key: str) -> None:
         "hydra.job.env_copy=[WANDB_API_KEY]",
     ],
 )
-def test_a_secret_in_the_clear_is_refused_and_not_shown(override: str, problems_of) -> None:
+def test_a_plain_text_secret_is_an_error_and_masked(override: str, problems_of) -> None:
     problems = problems_of(["logger=wandb", override])
     assert any("oc.env" in str(problem.hint) for problem in problems)
     for problem in problems:
@@ -48,13 +48,13 @@ def test_a_secret_in_the_clear_is_refused_and_not_shown(override: str, problems_
         assert "abcdefgh" not in str(problem)
 
 
-def test_also_in_a_file(write, problems_of) -> None:
+def test_a_plain_text_secret_in_a_file_is_an_error(write, problems_of) -> None:
     write("conf/logger/mine.yaml", f"csv: true\nwandb:\n  entity: {SECRET}\n")
     (problem,) = problems_of(["logger=mine"], Path("conf"))
     assert (problem.key, problem.value, problem.where) == ("logger.wandb.entity", "***", "conf/logger/mine.yaml:3")
 
 
-def test_by_its_variable_it_is_used_and_not_saved(tmp_path: Path) -> None:
+def test_a_secret_from_the_environment_is_not_saved(tmp_path: Path) -> None:
     config = compose(["task=plan", "against=${oc.env:WANDB_API_KEY}"])
     assert config.against == SECRET
     save_config(config, tmp_path / "config.yaml")
@@ -80,19 +80,19 @@ def test_redaction() -> None:
         assert redact_text(text) == redact([text])[0] == text
 
 
-def test_a_problem_does_not_show_a_secret_that_was_filled_in(problems_of) -> None:
+def test_a_problem_masks_an_interpolated_secret(problems_of) -> None:
     (problem,) = problems_of(["seed=${oc.env:WANDB_API_KEY}"])
     assert problem.key == "seed"
     with pytest.raises(ConfigError):
         compose(["seed=${oc.env:WANDB_API_KEY}"])
 
 
-def test_short_values_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_values_are_not_matched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", "sgd")
     assert compose(["optimizer=sgd"]).choices["optimizer"] == "sgd"
 
 
 @pytest.mark.parametrize("key", ["name", "logger.wandb.entity"])
-def test_no_interpolation_shows_one_to_everybody(key: str, problems_of) -> None:
+def test_an_interpolation_that_publishes_a_secret_is_an_error(key: str, problems_of) -> None:
     (problem,) = problems_of(["logger=wandb", f"{key}=${{oc.env:WANDB_API_KEY}}"])
     assert (problem.key, problem.value) == (key, "***")

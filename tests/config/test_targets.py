@@ -32,7 +32,7 @@ from lrflow.schedules import Cosine, Schedule
         "pytorch_lightning.loggers.CSVLogger",
     ],
 )
-def test_what_may_be_built(target: str) -> None:
+def test_allowed_targets(target: str) -> None:
     assert locate(target).__name__ == target.rpartition(".")[2]
 
 
@@ -73,7 +73,7 @@ def test_what_may_be_built(target: str) -> None:
         ["torch.nn.Linear"],
     ],
 )
-def test_what_may_not(target: object) -> None:
+def test_forbidden_targets(target: object) -> None:
     with pytest.raises(ConfigError):
         locate(target)  # type: ignore[arg-type]
 
@@ -99,7 +99,7 @@ class TestTrust:
         for name in ("ours", "ours.net"):
             monkeypatch.delitem(sys.modules, name, raising=False)
 
-    def test_by_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_trust_by_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ConfigError, match="trust=ours"):
             locate("ours.net.Net")
         monkeypatch.setenv("LRFLOW_TRUST", "other,ours")
@@ -107,12 +107,12 @@ class TestTrust:
         assert instantiate({"_target_": "ours.net.Net.small"}).size == 0
         assert instantiate({"_target_": "ours.net.make"}).size == 2
 
-    def test_by_the_project(self, write) -> None:
+    def test_trust_by_pyproject(self, write) -> None:
         write("pyproject.toml", '[tool.lrflow]\ntrust = ["ours"]\n')
         assert trusted() == ("ours",)
         assert locate("ours.net.Net").__name__ == "Net"
 
-    def test_by_a_part_of_a_package_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_trust_of_a_subpackage(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LRFLOW_TRUST", "ours.models")
         with pytest.raises(ConfigError):
             locate("ours.net.Net")
@@ -120,18 +120,18 @@ class TestTrust:
     @pytest.mark.parametrize(
         "alias", ["load", "remove", "os.system", "os.path.join", "item", "item.size", "Net.__init__"]
     )
-    def test_it_does_not_reach_beyond_the_package(self, alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_trust_is_limited_to_the_package(self, alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LRFLOW_TRUST", "ours")
         with pytest.raises(ConfigError):
             locate(f"ours.net.{alias}")
 
-    def test_it_is_handed_on_to_children(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_trust_is_inherited_by_child_processes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LRFLOW_TRUST", "ours")
         trust_packages(["more", "ours"])
         assert trusted() == ("ours", "more")
 
     @pytest.mark.parametrize("text", ["*", "a b", "../x", "a.", "1a", "_private"])
-    def test_only_names_of_packages(self, text: str) -> None:
+    def test_trust_takes_only_names_of_packages(self, text: str) -> None:
         with pytest.raises(ConfigError, match="name of a Python package"):
             read_names(text, "trust")
 
@@ -141,7 +141,7 @@ class TestTrust:
         with pytest.raises(ConfigError, match="trust"):
             trusted()
 
-    def test_code_that_does_not_import(self, write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_code_that_cannot_be_imported(self, write, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LRFLOW_TRUST", "ours")
         write("ours/broken.py", "\ndef f(:\n")
         write("ours/needy.py", "import a_package_that_is_not_there\n")
@@ -163,7 +163,7 @@ class TestExtras:
         monkeypatch.delitem(sys.modules, "lrflow.optimizers.shampoo", raising=False)
         return request.param
 
-    def test_an_option_that_needs_one(self, hidden: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_option_that_needs_an_extra(self, hidden: str, capsys: pytest.CaptureFixture[str]) -> None:
         distribution, extra = EXTRAS[hidden]
         targets = shipped_optimizers().items()
         needy = [option for option, found in targets if any(package_of(target) == hidden for target in found)]
@@ -177,12 +177,12 @@ class TestExtras:
             )
             assert "Traceback" not in said
 
-    def test_a_target_in_it(self, hidden: str) -> None:
+    def test_a_target_in_a_missing_package(self, hidden: str) -> None:
         with pytest.raises(ConfigError, match=r"optimizer._target_ = .*needs the package .*") as caught:
             locate(f"{hidden}.AnyOptimizer", "optimizer._target_")
         assert f"pip install 'lrflow[{EXTRAS[hidden][1]}]'" in str(caught.value)
 
-    def test_code_that_imports_one(self, write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_code_that_imports_a_missing_package(self, write, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LRFLOW_TRUST", "players")
         monkeypatch.setitem(sys.modules, "gymnasium", None)
         write("players/agent.py", "import gymnasium\n")
@@ -196,7 +196,7 @@ def shipped_optimizers() -> dict[str, list[str]]:
     return {name: re.findall(r"^\s*_target_: (\S+)", option.path.read_text(), re.M) for name, option in options.items()}
 
 
-def test_a_keyword_that_a_library_takes_and_never_reads_is_refused() -> None:
+def test_a_keyword_that_a_library_ignores_is_an_error() -> None:
     pytest.importorskip("pytorch_optimizer")
     given = {"lr": 1e-4, "momentum": 0.9, "cautious": True}
     (problem,) = check_arguments("pytorch_optimizer.Lion", given, "optimizer", extra=["params"])
@@ -210,7 +210,7 @@ def test_nested_nodes_are_built_first() -> None:
     assert built == Schedule(Cosine(), warmup="5%")
 
 
-def test_partial_positional_and_further_arguments() -> None:
+def test_partial_positional_and_extra_arguments() -> None:
     made = instantiate({"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.5})
     assert isinstance(made, partial)
     assert made([torch.zeros(1)]).defaults["lr"] == 0.5
@@ -218,13 +218,13 @@ def test_partial_positional_and_further_arguments() -> None:
     assert (layer.in_features, layer.out_features, layer.bias) == (3, 2, None)
 
 
-def test_containers_are_gone_through() -> None:
+def test_nodes_in_containers_are_built() -> None:
     built = instantiate({"layers": [{"_target_": "torch.nn.ReLU"}, 3], "name": "x"})
     assert isinstance(built["layers"][0], torch.nn.ReLU)
     assert (built["layers"][1], built["name"]) == (3, "x")
 
 
-def test_wrong_arguments_are_told_all_at_once() -> None:
+def test_all_wrong_arguments_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         instantiate({"a": {"_target_": "torch.nn.Linear", "in_feature": 3}, "b": [{"_target_": "os.system"}]})
     told = {problem.key: problem.hint for problem in caught.value.problems}
@@ -269,7 +269,7 @@ class Child(Digits):
         data = Data.model_validate({"_target_": f"theirs.{name}", "facts": {"examples": 3}})
         assert ("facts" in data.node()) == taken
 
-    def test_options_handed_on_to_a_class_of_lrflows_are_known(self) -> None:
+    def test_options_passed_to_a_parent_in_lrflow_are_checked(self) -> None:
         problems = check_arguments("theirs.Child", {"size": 2, "batch_size": 3, "batch_sise": 4}, "data")
         assert [(problem.key, problem.hint) for problem in problems] == [
             ("data.batch_sise", "did you mean data.batch_size?")
@@ -283,7 +283,7 @@ def test_a_lazy_package_suggests_what_it_exports() -> None:
     assert caught.value.problems[0].hint == "did you mean MLP?"
 
 
-def test_a_partial_is_named_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partial_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "partly.py").write_text("from functools import partial\n\nmake = partial(dict, lr=1)\n")
     monkeypatch.syspath_prepend(tmp_path)
     trust_packages(["partly"])

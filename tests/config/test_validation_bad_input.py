@@ -215,7 +215,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_what_is_said(name: str, problems_of: Callable) -> None:
+def test_messages(name: str, problems_of: Callable) -> None:
     overrides, expected = TABLE[name]
     problems = problems_of(overrides)
     assert {problem.key for problem in problems} == set(expected)
@@ -226,7 +226,7 @@ def test_what_is_said(name: str, problems_of: Callable) -> None:
         assert "Traceback" not in said
 
 
-def test_everything_is_said_at_once(problems_of: Callable) -> None:
+def test_all_problems_are_reported_at_once(problems_of: Callable) -> None:
     typed = {
         "optimizer.lrr=1": "optimizer.lrr",
         "optimizer.lr=abc": "optimizer.lr",
@@ -242,7 +242,7 @@ def test_everything_is_said_at_once(problems_of: Callable) -> None:
     assert {problem.key for problem in problems} == set(typed.values())
 
 
-def test_of_a_group_that_could_not_be_chosen_nothing_more_is_said(problems_of: Callable) -> None:
+def test_an_unknown_option_is_the_only_problem_of_its_group(problems_of: Callable) -> None:
     problems = problems_of(["optimizer=sdg", "optimizer.momentum=0.5"])
     assert [problem.key for problem in problems] == ["optimizer"]
 
@@ -256,16 +256,16 @@ def test_of_a_group_that_could_not_be_chosen_nothing_more_is_said(problems_of: C
         ("model.widht=3", "model.widht"),
     ],
 )
-def test_a_bad_value_does_not_hide_what_does_not_fit(bad: str, key: str, problems_of: Callable) -> None:
+def test_an_invalid_value_does_not_hide_other_problems(bad: str, key: str, problems_of: Callable) -> None:
     problems = problems_of([bad, "schedule.warmup=2000"])
     assert {problem.key for problem in problems} == {key, "schedule.warmup"}
 
 
-def test_nothing_is_concluded_from_a_bad_value(problems_of: Callable) -> None:
+def test_checks_that_depend_on_an_invalid_value_are_skipped(problems_of: Callable) -> None:
     problems = problems_of(["trainer.max_epochs=0", "schedule.warmup=2000", "schedule.shape.every=1", "schedule=step"])
     assert [problem.key for problem in problems] == ["trainer.max_epochs"]
 
 
-def test_a_shape_is_checked_though_the_length_of_the_run_is_unknown(problems_of: Callable) -> None:
+def test_a_shape_is_checked_if_the_length_of_the_run_is_unknown(problems_of: Callable) -> None:
     problems = problems_of(["trainer.max_epochs=0", "schedule=step", "schedule.shape.gamma=3"])
     assert {problem.key for problem in problems} == {"trainer.max_epochs", "schedule.shape.gamma"}
