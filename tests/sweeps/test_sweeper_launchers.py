@@ -110,7 +110,9 @@ def test_a_trial_in_another_process_is_pruned_through_the_journal(elsewhere: Pat
     needs(JOBLIB)
     words = ["sweep.sampler=grid", "sweep.pruner=median", "sweep.pruning.startup=2", "hydra.sweep.dir=swept"]
     assert main(["-m", *JOBLIB, *words, "optimizer.lr=0.1,0.2,0.3,0.4"]) == 0
-    assert states(elsewhere / "swept") == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+    *first, third, last = states(elsewhere / "swept")
+    assert (first, last) == (["COMPLETE", "COMPLETE"], "PRUNED")
+    assert third in ("COMPLETE", "PRUNED")  # as it ends before or after its neighbour, which runs beside it
 
 
 def test_a_killed_worker_loses_no_trial(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
