@@ -81,6 +81,7 @@ def batches(tree: Path, path: Path) -> list[list[Path]]:
     top = sorted(tests.glob("test_*.py"), key=lambda test: test.stem != f"test_{module.name}")
     if module.parent == Path():
         own = [test for test in top if test.stem == f"test_{module.name}"]
+        own += sorted((tests / module.name).rglob("test_*.py"))
     else:
         own = sorted((tests / module.parent).rglob("test_*.py"), key=lambda test: module.name not in test.stem)
     dotted = ".".join(("lrflow", *module.parts))
