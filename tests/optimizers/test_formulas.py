@@ -246,7 +246,7 @@ def test_rprop_warns_of_a_schedule() -> None:
     for schedule in ("cosine", "linear", "constant_with_warmup"):
         plan = compile_plan(compose(["optimizer=rprop", "task=plan", f"schedule={schedule}"]))
         (advice,) = advise(plan, {None: torch.optim.Rprop})
-        assert f"the LR of step 0, {plan.lr(0)[0]:.3g}, and the schedule does not act on it" in advice
+        assert f"the LR of step 0, {plan.lr(0)[0]:.3g}, and the schedule has no effect after that" in advice
 
 
 @pytest.mark.parametrize("option", ["lion", "asgd"])

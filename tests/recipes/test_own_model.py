@@ -78,6 +78,6 @@ def test_without_trust_nothing_is_built(lrflow: Callable[..., Done], tmp_path: P
     assert done.returncode == 2
     told = " ".join((done.stdout + done.stderr).split())
     assert "model._target_ = my_project.net.Net a config may not build this" in told
-    assert "trust=my_project on the command line" in told
+    assert "add trust=my_project to the command line" in told
     assert "Traceback" not in told
     assert not (tmp_path / "runs").exists()
