@@ -85,6 +85,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def shape_text(shape: Iterable[int]) -> str:
+    """Return the shape of a tensor as text: `3x3x64`, or `scalar`."""
+    return "x".join(map(str, shape)) or "scalar"
+
+
 def joined(names: Sequence[str], count: int = 4) -> str:
     """Return the names joined by commas; of more than `count`, the first ones and the number of the others."""
     if len(names) <= count:

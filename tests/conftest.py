@@ -47,6 +47,32 @@ def lrflow(python: Callable[..., copies.Process], tmp_path: Path) -> Callable[..
     return run
 
 
+OUTSIDE_CONFIG = {"feedback", "optimizers", "recipes", "tasks", "training", "tuning", "vectorized"}
+
+
+@pytest.fixture(scope="session")
+def _compose_once() -> tuple[Any, Any]:
+    """Hydra's two steps of a composition, as they are within `options_composed_once`."""
+    from hydra._internal import config_loader_impl
+
+    from lrflow.config.composition import options_composed_once
+
+    with options_composed_once():
+        loader = config_loader_impl.ConfigLoaderImpl
+        return config_loader_impl.create_defaults_list, loader._compose_config_from_defaults_list
+
+
+@pytest.fixture(autouse=True)
+def _options_composed_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of rooms that only use a config read each combination of options once per process, which saves time."""
+    if request.path.parent.name in OUTSIDE_CONFIG:
+        from hydra._internal import config_loader_impl
+
+        list_options, compose = request.getfixturevalue("_compose_once")
+        monkeypatch.setattr(config_loader_impl, "create_defaults_list", list_options)
+        monkeypatch.setattr(config_loader_impl.ConfigLoaderImpl, "_compose_config_from_defaults_list", compose)
+
+
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans are not drawn in this process, which takes as long as a small run."""

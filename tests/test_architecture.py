@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +67,12 @@ IMPORTS = {module: imports(path) - {module} for module, path in MODULES.items()}
 
 def test_every_room_has_a_floor() -> None:
     assert {room(module) for module in MODULES if module not in ("lrflow", "lrflow.__main__")} == FLOORS.keys()
+
+
+def test_the_architecture_page_has_these_floors() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE)
+    assert {name: int(floor) for floor, names in rows for name in re.findall(r"`(\w+)`", names)} == FLOORS
 
 
 def test_rooms_import_only_from_floors_below() -> None:

@@ -18,7 +18,7 @@ from rich.text import Text
 import lrflow
 from lrflow.config.options import home
 from lrflow.config.secrets import MASK, is_secret_name, redact_text
-from lrflow.display import QuietConsole
+from lrflow.display import QuietConsole, counted
 from lrflow.errors import ConfigError, LrflowError, Problem
 
 _LONGEST = 60
@@ -51,7 +51,7 @@ def debugging() -> bool:
 def show_problems(error: ConfigError, undone: str = "Nothing was run.") -> None:
     """Print the problems of a config or a sweep on stderr, followed by `undone`."""
     out = console(stderr=True)
-    count = f"{len(error.problems)} problem{'s' if len(error.problems) != 1 else ''}"
+    count = counted(len(error.problems), "problem")
     if isinstance(error, SweepError):
         out.print(_title(f"{count} in this sweep of {len(error.jobs)} jobs"))
         for numbers, problems in error.found.items():

@@ -1,4 +1,4 @@
-"""Groups for Muon, hidden matrices apart from all else: the rules of `layers=muon`."""
+"""Groups for Muon: the rules of `layers=muon`, which separate hidden matrices from all other parameters."""
 
 from __future__ import annotations
 

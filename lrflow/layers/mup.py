@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lrflow.display import joined
+from lrflow.display import joined, shape_text
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.layers.groups import check_initialised
 from lrflow.layers.parameters import Entry, Parameters, Place, inventory, is_norm
@@ -237,8 +237,8 @@ def width_of(entry: Entry, base: Tensor, grown: Tensor, role: str | None = None)
     wide = [index for index in range(len(shape)) if after[index] != before[index]]
     if any(ratio != 1 and index not in wide for index, ratio in enumerate(ratios)):
         raise UnknownRoleError(
-            f"is {_shape(shape)} here and {_shape(before)} in the narrower model, and not all of that is width: "
-            f"the wider one has {_shape(after)}"
+            f"is {shape_text(shape)} here and {shape_text(before)} in the narrower model, and not all of that is "
+            f"width: the wider one has {shape_text(after)}"
         )
     if not wide:
         return Width(entry, base, "fixed")
@@ -270,7 +270,7 @@ def _from_module(
     if len(wide) == 2 and ratios[wide[0]] == ratios[wide[1]]:  # fan-in and fan-out grow alike
         return "hidden", ratios[wide[0]], ratios[wide[0]]
     raise UnknownRoleError(
-        f"{_shape(before)} in the narrower model: {type(place.holder).__name__} leaves open which side is fan-in",
+        f"{shape_text(before)} in the narrower model: {type(place.holder).__name__} leaves open which side is fan-in",
         f"set its role: layers.roles={{{place.name}: input}}, hidden or output",
     )
 
@@ -286,10 +286,6 @@ def _with_role(entry: Entry, base: Tensor, role: str, ratios: Sequence[float]) -
 
 def _rms(tensor: Tensor) -> float:
     return float(tensor.detach().float().square().mean().sqrt())
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def lr_scale(width: Width, table: Table) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from inspect import signature
@@ -16,7 +16,7 @@ from torch import nn
 from lrflow.config import Config, instantiate, locate
 from lrflow.config.compatibility import table_of
 from lrflow.config.targets import with_arguments
-from lrflow.display import Grid, number
+from lrflow.display import Grid, number, shape_text
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule
 from lrflow.layers.mup import MuP, Table, Width, lr_scale
@@ -96,8 +96,8 @@ def widths_table(widths: Sequence[Width], table: Table) -> Grid:
         row = (
             re.sub(r"(?<![^.])\d+(?=\.)", "*", width.entry.name),
             width.role,
-            _shape(width.base.shape),
-            _shape(width.entry.parameter.shape),
+            shape_text(width.base.shape),
+            shape_text(width.entry.parameter.shape),
             f"{number(lr_scale(width, table))}x",
         )
         rows[row] = rows.get(row, 0) + 1
@@ -105,7 +105,3 @@ def widths_table(widths: Sequence[Width], table: Table) -> Grid:
     for (name, *rest), count in rows.items():
         grid.row(name, str(count), *rest)
     return grid
-
-
-def _shape(shape: Iterable[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"

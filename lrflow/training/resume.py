@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from lrflow.config import Config, locate
-from lrflow.display import joined
+from lrflow.display import joined, shape_text
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
 from lrflow.plan import Plan
@@ -124,9 +124,13 @@ class Resumed:
         Raises:
             LrflowError: lists the tensors that differ.
         """
+
+        def text(shape: list[int] | None) -> str:
+            return "absent" if shape is None else shape_text(shape)
+
         current = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
         differ = [
-            f"{name}: {_shape(self.shapes.get(name))} in the checkpoint, {_shape(current.get(name))} in the model"
+            f"{name}: {text(self.shapes.get(name))} in the checkpoint, {text(current.get(name))} in the model"
             for name in {**current, **self.shapes}
             if self.shapes.get(name) != current.get(name)
         ]
@@ -360,7 +364,3 @@ def _is_ignored(key: str) -> bool:
 
 def _rates(plan: Plan, step: int) -> str:
     return ", ".join(f"{rate:.3g}" for rate in dict.fromkeys(plan.lr(step).tolist()))
-
-
-def _shape(shape: list[int] | None) -> str:
-    return "absent" if shape is None else "x".join(map(str, shape)) or "scalar"

@@ -80,6 +80,28 @@ def put(small_fashion: dict[str, bytes]) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def debian_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], Path]:
+    """Puts programs that stand in for apt and dpkg first in the path: they have one package, with the files of `usr`.
+
+    Returns the folder of the programs.
+    """
+
+    def make(package: str, usr: Path) -> Path:
+        programs = tmp_path / "bin"
+        programs.mkdir()
+        for name, script in {
+            "apt-get": f'[ "$1 $2" = "download {package}" ] && touch {package}_1_all.deb',
+            "dpkg-deb": f'[ "$1" = -x ] && [ -f "$2" ] && cp -r {usr} "$3"',
+        }.items():
+            (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+            (programs / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(programs), prepend=":")
+        return programs
+
+    return make
+
+
+@pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder on a machine that has no data set and reaches no server."""
     here = tmp_path / "here"

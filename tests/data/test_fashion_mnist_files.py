@@ -129,21 +129,17 @@ def test_a_full_disk_leaves_no_half_file(served: Path, tmp_path: Path, monkeypat
 
 @pytest.fixture
 def debian(
-    nowhere: Path, put: Callable[..., Path], published: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nowhere: Path,
+    put: Callable[..., Path],
+    published: None,
+    debian_with: Callable[[str, Path], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """A folder of programs, first in the path: an archive is a list of files to copy."""
+    """A machine whose apt has the data set, as the folder of its programs."""
     monkeypatch.setattr(fashion_mnist_files, "SYSTEM", Path("/usr/share/datasets/fashion-mnist"))
-    package = put(tmp_path / "package/usr/share/datasets/fashion-mnist")
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, script in {
-        "apt-get": '[ "$1 $2" = "download dataset-fashion-mnist" ] && touch dataset-fashion-mnist_1_all.deb',
-        "dpkg-deb": f'[ "$1" = -x ] && [ -f "$2" ] && cp -r {package.parents[3]}/usr "$3"',
-    }.items():
-        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(programs), prepend=":")
-    return programs
+    put(tmp_path / "package/usr/share/datasets/fashion-mnist")
+    return debian_with("dataset-fashion-mnist", tmp_path / "package/usr")
 
 
 def test_debians_package_is_unpacked_without_root(debian: Path, capsys: pytest.CaptureFixture[str]) -> None:

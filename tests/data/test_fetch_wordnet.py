@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,21 +12,15 @@ CONTENT = "  1 the licence\n00001740 03 n 01 entity 0 000 | that which is\n"
 
 
 @pytest.fixture
-def debian(nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of programs, first in the path, that stand in for apt and dpkg."""
+def debian(
+    nowhere: Path, debian_with: Callable[[str, Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A machine whose apt has WordNet, as the folder of the package."""
     monkeypatch.setattr(fetch, "SYSTEM", Path("/usr/share/wordnet"))
     package = tmp_path / "package/usr/share/wordnet"
     package.mkdir(parents=True)
     (package / "data.noun").write_text(CONTENT)
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, script in {
-        "apt-get": '[ "$1 $2" = "download wordnet-base" ] && touch wordnet-base_1_all.deb',
-        "dpkg-deb": f'[ "$1" = -x ] && [ -f "$2" ] && cp -r {tmp_path}/package/usr "$3"',
-    }.items():
-        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    debian_with("wordnet-base", tmp_path / "package/usr")
     return package
 
 

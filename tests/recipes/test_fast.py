@@ -23,6 +23,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LRFLOW_DATA", str(ROOT / ".data"))
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", recipes())
 def test_it_runs(name: str, tmp_path: Path) -> None:
     config = compose([f"recipe={name}", "fast=true", "trainer.progress=false"])
