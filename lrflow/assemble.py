@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
-from lrflow.config import Config, instantiate, locate, redact
+from lrflow.config import Config, instantiate, locate
 from lrflow.config.compatibility import batch_scaling, check_optimizer, check_routes, unused_keys
 from lrflow.config.metrics import check_logged, guessed_modes, unlikely_settings
 from lrflow.config.schema import NoFeedback, Optimizer, Rules
@@ -29,6 +29,7 @@ from lrflow.layers.parameters import Parameters
 from lrflow.layers.rules import as_tuple
 from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, traits_of
 from lrflow.plan import Plan
+from lrflow.redaction import redact
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Curve, Horizon
 from lrflow.training import Freezing, Supervised, planned_module

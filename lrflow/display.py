@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrflow.files import write_whole
+from lrflow.redaction import redact_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,12 +37,27 @@ class QuietConsole(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """Print with rich, unless the console is quiet: rich would render the objects anyway, which takes time."""
         if not self.quiet:
-            super().print(*objects, **options)
+            super().print(*map(_redacted, objects), **options)
 
     def on_broken_pipe(self) -> None:
         """Stop printing and go on; rich would end the process."""
         self.quiet = True
         discard_output(self.file)
+
+
+def _redacted(shown: Any) -> Any:
+    """Return what is printed without its secrets, which a line break or a table's column would hide from the stream."""
+    if isinstance(shown, str):
+        return redact_text(shown)
+    if isinstance(shown, Text):
+        plain = redact_text(shown.plain)
+        return (
+            shown if plain == shown.plain else Text(plain, shown.style, justify=shown.justify, overflow=shown.overflow)
+        )
+    if isinstance(shown, Table):
+        for column in shown.columns:
+            column._cells[:] = map(_redacted, column._cells)
+    return shown
 
 
 def discard_output(stream: IO[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,7 +10,9 @@ from contextlib import contextmanager, suppress
 from getpass import getuser
 from pathlib import Path
 from tempfile import gettempdir
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from lrflow.redaction import redact, redactor
 
 _PATIENCE = 0.3
 """Seconds to wait for a lock that should be free, since `holder` acquires it briefly."""
@@ -34,7 +37,8 @@ def write_whole(path: Path, data: str | bytes | Callable[[BinaryIO], object]) ->
 
     Args:
         path: the file; replaced if it exists.
-        data: text, written as UTF-8 without translating line ends; bytes; or a function that writes to a binary file.
+        data: text, written as UTF-8 without translating line ends and without secrets; bytes; or a function that writes
+            to a binary file.
 
     Returns:
         The path.
@@ -48,7 +52,7 @@ def write_whole(path: Path, data: str | bytes | Callable[[BinaryIO], object]) ->
             if callable(data):
                 data(file)
             else:
-                file.write(data.encode() if isinstance(data, str) else data)
+                file.write(redactor.file(data).encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())  # before the rename: otherwise a power cut may leave an empty file
         os.replace(part, path)
@@ -57,6 +61,23 @@ def write_whole(path: Path, data: str | bytes | Callable[[BinaryIO], object]) ->
         raise
     _sync_folder(path.parent)
     return path
+
+
+def write_json(path: Path, content: Any, default: Callable[[Any], Any] | None = None) -> Path:
+    """Write plain data as JSON, atomically and without secrets.
+
+    Args:
+        path: the file; replaced if it exists.
+        content: plain data.
+        default: converts other values, as in `json.dumps`.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    return write_whole(path, json.dumps(redact(content), indent=2, default=default) + "\n")
 
 
 def link_whole(source: Path, path: Path) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lrflow.errors import DivergedError, EndedEarlyError, LrflowError, PrunedError, StoppedError
+from lrflow.redaction import redact_text
 
 Status = Literal["finished", "ended_early", "stopped", "diverged", "failed", "pruned"]
 """finished: made every step of its plan. ended_early: ended before by something else, such as a callback or a time
@@ -72,6 +73,7 @@ class Outcome:
     def from_error(cls, error: BaseException, metrics: Mapping[str, float] | None = None, **facts: Any) -> Outcome:
         """Return the outcome of a run that raised; metrics of the error take precedence over `metrics`."""
         reason = str(error) if isinstance(error, LrflowError) else f"{type(error).__name__}: {error}".rstrip(": ")
+        reason = redact_text(reason)  # for all that record it: the folder, dashboards, the sweep and its study
         metrics = dict(getattr(error, "metrics", None) or metrics or {})
         return cls(_status_of(error), reason, metrics, error=error, **facts)
 

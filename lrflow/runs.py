@@ -215,7 +215,7 @@ class RunFolder:
 
     @staticmethod
     def _write(path: Path, record: Mapping[str, Any]) -> None:
-        files.write_whole(path, json.dumps(record, indent=2) + "\n")
+        files.write_json(path, record)
 
 
 def _version(package: str) -> str | None:

@@ -15,19 +15,20 @@ tree = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(tree)
 PACKAGE = ROOT / "lrflow"
 FLOORS = {
-    "errors": 0, "files": 0, "imports": 0, "memory": 0, "metric": 0,
-    "display": 1, "limits": 1, "outcome": 1, "runs": 1, "schedules": 1,
-    "layers": 2, "models": 2, "data": 2,
-    "optimizers": 3, "plan": 3, "feedback": 3,
-    "config": 4,
-    "training": 5,
-    "health": 6,
-    "assemble": 7,
-    "tuning": 8,
-    "sweeps": 9, "vectorized": 9,
-    "reports": 10,
-    "tasks": 11,
-    "cli": 12,
+    "errors": 0, "imports": 0, "memory": 0, "metric": 0, "redaction": 0,
+    "files": 1, "output": 1,
+    "display": 2, "limits": 2, "outcome": 2, "runs": 2, "schedules": 2,
+    "layers": 3, "models": 3, "data": 3,
+    "optimizers": 4, "plan": 4, "feedback": 4,
+    "config": 5,
+    "training": 6,
+    "health": 7,
+    "assemble": 8,
+    "tuning": 9,
+    "sweeps": 10, "vectorized": 10,
+    "reports": 11,
+    "tasks": 12,
+    "cli": 13,
 }  # fmt: skip
 MAX_LINES = 400
 WHOLE_ROOMS = {

@@ -17,9 +17,9 @@ from rich.text import Text
 
 import lrflow
 from lrflow.config.options import home
-from lrflow.config.secrets import MASK, is_secret_name, redact_text
 from lrflow.display import QuietConsole, counted
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.redaction import MASK, is_secret_name, redact_text
 
 _LONGEST = 60
 
@@ -112,7 +112,7 @@ def _jobs(numbers: Iterable[int], jobs: Sequence[str]) -> Text:
 
 def _format(problem: Problem, width: int) -> Text:
     """Return a problem on a few lines: key and value, message, hint, file and line."""
-    text = Text.assemble("\n  ", (problem.key, "bold"))
+    text = Text.assemble("\n  ", (redact_text(problem.key), "bold"))
     if problem.value is not ...:
         text.append(f" = {_value(problem)}")
     for line, style in ((problem.message, ""), (problem.hint, "green"), (problem.where, "dim")):
@@ -124,7 +124,7 @@ def _format(problem: Problem, width: int) -> Text:
 
 def _value(problem: Problem) -> str:
     """Return a value as it is typed on a command line, shortened to one line."""
-    if is_secret_name(problem.key):
+    if is_secret_name(problem.key, problem.value):
         return MASK
     text = " ".join(redact_text(_written(problem.value)).split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

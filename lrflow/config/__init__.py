@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from lrflow.config.config import Config
     from lrflow.config.length import declared_horizon
     from lrflow.config.saved import load_config, save_config
-    from lrflow.config.secrets import redact
     from lrflow.config.targets import instantiate, locate
     from lrflow.config.validation import validate
 
@@ -20,7 +19,6 @@ __all__ = [
     "instantiate",
     "load_config",
     "locate",
-    "redact",
     "save_config",
     "validate",
 ]
@@ -35,7 +33,6 @@ __getattr__ = lazily(
         "instantiate": "targets",
         "load_config": "saved",
         "locate": "targets",
-        "redact": "secrets",
         "save_config": "saved",
         "validate": "validation",
     },

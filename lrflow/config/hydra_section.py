@@ -13,10 +13,11 @@ from pydantic import ValidationError
 from lrflow.config.diagnostics import dotted
 from lrflow.config.interpolation import leaves
 from lrflow.config.packages import missing_package, trusted
-from lrflow.config.secrets import find_secrets, without_password
+from lrflow.config.secrets import find_secrets
 from lrflow.config.sweep import TARGET, Pruning, Sweep
 from lrflow.errors import Problem, did_you_mean, nearest
 from lrflow.metric import is_test
+from lrflow.redaction import without_password
 
 
 def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,8 +12,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lrflow.errors import Problem, nearest
+from lrflow.redaction import is_secret_variable, redactor
 
 _DEEPEST = 40
+_HYDRA_OR_NOW = re.compile(r"\$\{\s*(hydra|now)\s*:[^{}]*\}")
+_OPEN = re.compile(r"(name|output|logger|hydra|seed|against|resume|task|trial|horizon)\b")
+_MISSING = object()
 _CIRCLE = "the interpolations refer to each other in a circle"
 
 
@@ -34,8 +39,13 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
 def resolve_hydra_and_now(config: DictConfig) -> None:
     """Replace interpolations of `hydra:` and `now:` by their values, in place, so that a saved config keeps them."""
     for key, value in leaves(OmegaConf.to_container(config, resolve=False)):
-        if isinstance(value, str) and re.search(r"\$\{\s*(hydra|now)\s*:", value):
+        if not isinstance(value, str) or not (found := _HYDRA_OR_NOW.search(value)):
+            continue
+        if found[0] == value:
             OmegaConf.update(config, key, OmegaConf.select(config, key), force_add=True)
+        else:  # other interpolations stay: their values may be secrets
+            text = _HYDRA_OR_NOW.sub(lambda part: str(OmegaConf.create({"value": part[0]}).value), value)
+            OmegaConf.update(config, key, text, force_add=True)
 
 
 def leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -71,6 +81,26 @@ def _walk(node: DictConfig | ListConfig, key: str, problems: list[Problem], dept
             value = _walk(value, path, problems, depth + 1)
         values[name] = value
     return values if mapping else list(values.values())
+
+
+def _environment(name: str, default: Any = _MISSING, *, _node_: Any) -> str | None:
+    """Resolve `${oc.env:NAME,default}` as OmegaConf does; the value is a secret, unless all can see it at its key.
+
+    Raises:
+        KeyError: there is neither such a variable nor a default.
+    """
+    value = os.environ.get(name)
+    if value is None:
+        if default is _MISSING:
+            raise KeyError(f"Environment variable '{name}' not found")
+        return None if default is None else str(default)
+    named = is_secret_variable(name)
+    if named or not _OPEN.match(_node_._get_full_key(None)):
+        redactor.add(value, f"the environment variable {name}", name, named)
+    return value
+
+
+OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
 
 
 def _unresolved(node: DictConfig | ListConfig, name: Any) -> Any:

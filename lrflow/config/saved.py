@@ -21,10 +21,10 @@ from lrflow.config.length import declared_horizon, makes_groups_in_time, shorten
 from lrflow.config.options import ACROSS_GROUPS, Catalogue
 from lrflow.config.origins import yaml_problem
 from lrflow.config.overrides import Override
-from lrflow.config.secrets import redact
 from lrflow.config.validation import META, validate
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import write_whole
+from lrflow.redaction import redact
 from lrflow.runs import RunFolder, find_checkpoint
 
 log = logging.getLogger("lrflow")

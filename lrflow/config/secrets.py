@@ -1,40 +1,21 @@
-"""Detection of secrets in a config, and their removal from everything that is printed or written."""
+"""Checks of a config for secrets: in plain text, shown on a dashboard, or missing from a saved config."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lrflow.config.interpolation import leaves
 from lrflow.errors import Problem
+from lrflow.redaction import MASK, is_secret_name, redactor, without_named, without_password
 
-MASK = "***"
-
-_WORDS = "api_?key|access_?key|private_?key|token|secret|passw(or)?d|credentials?"
-_KEY = re.compile(rf"(^|[_.-])({_WORDS})$", re.IGNORECASE)
-_VOCABULARY = re.compile(r"(^|_)(pad|eos|bos|unk|sep|cls|mask|special)_token$", re.IGNORECASE)
-_VARIABLE = re.compile(rf"(^|_)({_WORDS})(_|$)", re.IGNORECASE)
-_SHORTEST = 8
-_IN_URL = re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)")
-
-
-def is_secret_name(key: str) -> bool:
-    """Return whether the last part of a key is a name for a secret."""
-    name = key.rpartition(".")[2]
-    return bool(_KEY.search(name)) and not _VOCABULARY.search(name)
-
-
-def secret_values() -> dict[str, str]:
-    """Return the values of environment variables with names of secrets, without short values, which match by chance."""
-    return {name: value for name, value in os.environ.items() if _VARIABLE.search(name) and len(value) >= _SHORTEST}
+_DEFAULT = re.compile(r"\$\{\s*oc\.env\s*:[^,{}]*,\s*([^{}]*?)\s*\}")
 
 
 def find_secrets(content: Any) -> list[Problem]:
     """Return a problem for each secret in plain text in an unresolved config; the problems mask it."""
-    secrets = secret_values()
-    return [problem for key, value in leaves(content) if (problem := secret_problem(key, value, secrets))]
+    return [problem for key, value in leaves(content) if (problem := secret_problem(key, value))]
 
 
 def find_published_secrets(content: Mapping[str, Any]) -> list[Problem]:
@@ -43,62 +24,50 @@ def find_published_secrets(content: Mapping[str, Any]) -> list[Problem]:
     Args:
         content: resolved config; arguments of models and data modules may hold secrets.
     """
-    secrets = secret_values()
     public = {key: content.get(key) for key in ("name", "output", "logger")}
     return [
-        Problem(key, f"would show the value of the environment variable {name} to everyone who sees the run", MASK)
+        Problem(key, f"would show the value of {secret.source} to everyone who sees the run", MASK)
         for key, value in leaves(public)
-        for name, secret in secrets.items()
-        if isinstance(value, str) and secret in value
+        if isinstance(value, str) and (secret := redactor.found_in(value))
     ]
 
 
-def secret_problem(key: str, value: Any, secrets: Mapping[str, str] | None = None) -> Problem | None:
-    """Return the problem of a value that is a secret by its key or contains a secret environment variable, or None.
+def find_masked(content: Any) -> list[Problem]:
+    """Return a problem for each value of an unresolved config that was saved without its secret."""
+    return [
+        Problem(key, "was saved without its secret", value, f"give it again: {key}=${{oc.env:NAME}} (in quotes)")
+        for key, value in leaves(content)
+        if isinstance(value, str) and (value == MASK or f":{MASK}@" in value)
+    ]
+
+
+def secret_problem(key: str, value: Any) -> Problem | None:
+    """Return the problem of a value that is a secret by its key or contains one that is known, or None.
 
     Args:
         key: config key of the value.
         value: value as the config gives it.
-        secrets: result of `secret_values`; None calls it.
     """
-    if not isinstance(value, str):
+    if (secret := redactor.found_in(key)) and secret.is_distinctive:
+        return Problem(key, f"contains the value of {secret.source}", ...)
+    if not isinstance(value, str) or value in ("", MASK):
         return None
-    for name, secret in (secret_values() if secrets is None else secrets).items():
-        if secret in value:
-            message = f"contains the value of the environment variable {name} in plain text"
-            return Problem(key, message, MASK, f"write {key}=${{oc.env:{name}}} (in quotes on a command line)")
-    if value and is_secret_name(key) and not value.startswith("${") and value != MASK:
-        hint = f"put it into an environment variable and write {key}=${{oc.env:NAME}} (in quotes on a command line)"
+    if secret := redactor.found_in(value):
+        hint = f"write {key}=${{oc.env:{secret.variable or 'NAME'}}} (in quotes on a command line)"
+        if is_secret_name(key, value) or secret.variable:
+            return Problem(key, f"contains the value of {secret.source} in plain text", MASK, hint)
+    hint = f"put it into an environment variable and write {key}=${{oc.env:NAME}} (in quotes on a command line)"
+    if is_secret_name(key, value) and any(_typed_parts(value)):
         return Problem(key, "is a secret in plain text, which logs and saved configs would show", MASK, hint)
+    if without_password(value) != value:
+        return Problem(key, "contains a password in plain text", without_password(value), hint)
+    if secret or without_named(value) != value:
+        return Problem(key, "contains a secret in plain text", MASK, hint)
     return None
 
 
-def redact(container: Any) -> Any:
-    """Return a copy of plain containers with secrets masked, by key and by value."""
-    return _redact(container, secret_values())
-
-
-def redact_text(text: str) -> str:
-    """Return text with the values of secret environment variables and passwords in URLs masked."""
-    for secret in secret_values().values():
-        text = text.replace(secret, MASK)
-    return without_password(text)
-
-
-def without_password(text: str) -> str:
-    """Return text with the passwords in URLs such as `postgresql://user:password@host/name` masked."""
-    return _IN_URL.sub(rf"\1{MASK}", text)
-
-
-def _redact(value: Any, secrets: Mapping[str, str], name: str = "") -> Any:
-    if isinstance(value, Mapping):
-        return {key: _redact(item, secrets, str(key)) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_redact(item, secrets, name) for item in value)
-    if not isinstance(value, str):
-        return value
-    if value and is_secret_name(name) and not value.startswith("${"):
-        return MASK
-    for secret in secrets.values():
-        value = value.replace(secret, MASK)
-    return without_password(value)
+def _typed_parts(value: str) -> Iterator[str]:
+    """Yield what of a value stands in plain text: all of it, or the defaults of its interpolations of `oc.env`."""
+    if "${" not in value:
+        yield value
+    yield from (text for text in _DEFAULT.findall(value) if text.strip("'\"") not in ("", "null", MASK))

@@ -14,12 +14,13 @@ from lrflow.config.checks import check_config
 from lrflow.config.config import Config
 from lrflow.config.diagnostics import problem_of
 from lrflow.config.find_schema import RangeFind
-from lrflow.config.interpolation import resolve, resolve_hydra_and_now
+from lrflow.config.interpolation import leaves, resolve, resolve_hydra_and_now
 from lrflow.config.metrics import check_modes, directions_of, fill_modes
 from lrflow.config.origins import touches
 from lrflow.config.schema import Rules
-from lrflow.config.secrets import find_published_secrets, find_secrets
+from lrflow.config.secrets import find_masked, find_published_secrets, find_secrets
 from lrflow.errors import ConfigError, Problem
+from lrflow.redaction import redactor
 
 META = "lrflow"
 """Key under which a saved config records its options, overrides and modes."""
@@ -63,7 +64,9 @@ def validate(
     fill_modes(content, directions)
     if recorded_modes != {}:  # older runs recorded no modes, and their conflicts are accepted
         problems += check_modes(directions)
-    problems += [*find_secrets(OmegaConf.to_container(source)), *find_published_secrets(content)]
+    written = OmegaConf.to_container(source)
+    redactor.add_plain(value for _, value in leaves(written))
+    problems += [*find_masked(written), *find_secrets(written), *find_published_secrets(content)]
     config, wrong = _typed(content, {problem.key for problem in problems})
     problems += wrong
     problems += check_config(content, config, {problem.key for problem in problems}, choices)

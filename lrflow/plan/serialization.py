@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.files import write_json as write_data
 from lrflow.files import write_whole
 from lrflow.plan.base import VERSION, PlanBase, PlanGroup, PlanSetting, plain_number
 from lrflow.plan.checks import check
@@ -123,4 +123,4 @@ def write_json(plan: PlanBase, path: Path, extra: Mapping[str, Any] | None = Non
         "checks": [asdict(one) for one in check(plan)],
         **(extra or {}),
     }
-    return write_whole(path, json.dumps(content, indent=2, default=plain_number) + "\n")
+    return write_data(path, content, default=plain_number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +73,7 @@ def write_recipe(sweep: SweepResults, trial: TrialResult, name: str = BEST) -> P
 
 def command(sweep: SweepResults, name: str = BEST) -> str:
     """Return the command that runs the trial of a recipe again."""
-    return f"python -m lrflow --config-dir {shlex.quote(str(sweep.folder))} recipe={name}"
+    return f"python -m lrflow --config-dir {sweep.folder} recipe={name}"
 
 
 def _changed_options(choices: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -18,7 +18,7 @@ from lrflow.config import Config, locate
 from lrflow.config.run_schema import Evaluate
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
-from lrflow.files import user_lock, write_whole
+from lrflow.files import user_lock, write_json
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.tasks.run_record import own_environment
 from lrflow.training.checkpoint_file import read_checkpoint
@@ -90,7 +90,7 @@ def _record(folder: RunFolder, evaluation: dict[str, Any]) -> None:
     same = ("split", "checkpoint", "step")
     kept = [one for one in earlier if any(one.get(key) != evaluation[key] for key in same)]
     try:
-        write_whole(path, json.dumps([*kept, evaluation], indent=2) + "\n")
+        write_json(path, [*kept, evaluation])
     except OSError as error:  # a run in a folder without write permission can be evaluated too
         log.warning("%s: could not be written: %s", path, error.strerror)
 

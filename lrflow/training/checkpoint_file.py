@@ -22,6 +22,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 
 from lrflow.errors import LrflowError
 from lrflow.files import write_whole
+from lrflow.redaction import redact
 from lrflow.runs import checkpoints_in
 
 _NUMPY = "lrflow_numpy"
@@ -204,7 +205,7 @@ def encode(checkpoint: dict[str, Any]) -> dict[str, Any]:
     for key, value in checkpoint.items():
         numpy_values: _Places = []
         rejected: dict[_Path, Any] = {}
-        encoded = _encode(value, (key,), numpy_values, rejected)
+        encoded = _encode(redact(value) if key in _UNREAD else value, (key,), numpy_values, rejected)
         if not (rejected and key in _UNREAD):
             content[key] = encoded
             places += numpy_values

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from lrflow.errors import LrflowError
 from lrflow.files import write_whole
 from lrflow.outcome import Outcome
+from lrflow.output import redact_message, redact_messages_of_wandb
+from lrflow.redaction import redact, redact_text, redactor
 from lrflow.runs import RunFolder
 from lrflow.training.trainer import rank
-from lrflow.training.wandb_history import WandbHistory
 
 log = logging.getLogger("lrflow")
 
@@ -41,6 +42,7 @@ class CSVLogger(Logger):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._columns = ["step"]
+        self._names: dict[str, str] = {}
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
                 self._columns = next(csv.reader(file), self._columns)
@@ -65,11 +67,13 @@ class CSVLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one row."""
-        self.log_rows(list(metrics), [[step, *metrics.values()]])
+        values = [redact_text(value) if isinstance(value, str) else value for value in metrics.values()]
+        self.log_rows(list(metrics), [[step, *values]])
 
     @rank_zero_only
     def log_rows(self, columns: list[str], rows: Iterable[list[Any]]) -> None:
         """Append rows of `step` and one value per column, and flush them to the file."""
+        columns = self._shown(columns)
         self._columns += [column for column in columns if column not in self._columns]
         self._unwritten.append((["step", *columns], list(rows)))
         try:
@@ -90,6 +94,13 @@ class CSVLogger(Logger):
         """Delete the rows of `step` and later, and an incomplete last line: a resumed run writes them again."""
         if self.path.exists():
             self._rewrite(before=step)
+
+    def _shown(self, columns: list[str]) -> list[str]:
+        """Return names of columns without secrets; each is looked at once."""
+        for column in columns:
+            if column not in self._names:
+                self._names[column] = redactor.file(column)
+        return [self._names[column] for column in columns]
 
     def _append(self) -> None:
         if self._columns_in_file < len(self._columns):
@@ -147,11 +158,35 @@ def build_loggers(settings: Mapping[str, Any], folder: Path, name: str, config: 
     if settings.get("wandb") is not None:
         loggers.append(_wandb(settings["wandb"], folder, name, config))
     if settings.get("tensorboard") is not None:
-        loggers.append(TensorBoardLogger(folder, name="tensorboard", version="", **settings["tensorboard"]))
+        loggers.append(_TensorBoardLogger(folder, name="tensorboard", version="", **settings["tensorboard"]))
     return loggers
 
 
+class _TensorBoardLogger(TensorBoardLogger):
+    """Lightning's logger, which masks secrets in hyperparameters and texts."""
+
+    def log_hyperparams(self, params: Any, *args: Any, **options: Any) -> None:
+        """Log hyperparameters, as of a module that calls `save_hyperparameters()`."""
+        super().log_hyperparams(redact(dict(params)) if isinstance(params, Mapping) else params, *args, **options)
+
+    @property
+    def experiment(self) -> Any:
+        """TensorBoard's writer."""
+        writer = super().experiment
+        files = getattr(writer, "file_writer", None)
+        if files is not None and "add_event" not in vars(files):
+            add = files.add_event
+
+            def add_redacted(event: Any, *args: Any, **options: Any) -> None:
+                redact_message(event)
+                add(event, *args, **options)
+
+            files.add_event = add_redacted
+        return writer
+
+
 def _wandb(settings: Mapping[str, Any], folder: Path, name: str, config: Mapping[str, Any]) -> Logger:
+    redact_messages_of_wandb()
     mode = settings["mode"]
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or "auto"
@@ -160,7 +195,9 @@ def _wandb(settings: Mapping[str, Any], folder: Path, name: str, config: Mapping
     options = {key: value for key, value in settings.items() if key != "mode" and value is not None}
     # A run folder is one run on the dashboard, even if it is resumed. Other ranks log nothing.
     identity = RunFolder(folder).run_id if rank() == 0 else None
-    return WandbHistory(folder, name=name, id=identity, resume="allow", mode=mode, config=dict(config), **options)
+    return WandbLogger(
+        name=name, save_dir=folder, id=identity, resume="allow", mode=mode, config=dict(config), **options
+    )
 
 
 def log_rows(logger: Logger, columns: list[str], rows: list[list[Any]]) -> None:

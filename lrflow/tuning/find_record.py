@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrflow.display import COLOURS, GREY, INK, number, plain_axes, save_figure
-from lrflow.files import write_whole
+from lrflow.files import write_json
 from lrflow.metric import TRAIN_LOSS, Metric
 from lrflow.schedules.time import Floats
 from lrflow.tuning.confirmation import Confirmation
@@ -93,7 +93,7 @@ class Record:
         content = asdict(self.answer) | ({"range_test": asdict(self.suggestion)} if self.confirmed else {})
         content |= {"confident": self.answer.confident, "steps": self.steps, "short_steps": self.short_steps}
         content |= {"monitor": self.monitor, "mode": self.mode, "every": self.test.every, "configured": self.configured}
-        write_whole(folder / "find.json", json.dumps(content, indent=2) + "\n")
+        write_json(folder / "find.json", content)
 
     @classmethod
     def read(cls, folder: Path) -> Record:

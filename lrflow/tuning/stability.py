@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -22,7 +21,7 @@ from lrflow.config.compatibility import check_combination
 from lrflow.config.find_schema import StabilityFind
 from lrflow.display import Grid, number
 from lrflow.errors import ConfigError, LrflowError
-from lrflow.files import write_whole
+from lrflow.files import write_json
 from lrflow.health.sharpness import current_sharpness
 from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan, PlanScheduler
@@ -88,7 +87,7 @@ def find_ceiling(
     content = {**asdict(measured), "share": measured.share, "ceiling": ceiling, "lr": config.optimizer.lr}
     if plan is not None:
         content["plan"] = [{"step": step, "lr": lr, "share": share} for step, lr, share in shares]
-    write_whole(folder / "find.json", json.dumps(content, indent=2) + "\n")
+    write_json(folder / "find.json", content)
     if plan is None:
         _print_bound(config, measured, ceiling, console)
     else:

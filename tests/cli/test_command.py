@@ -218,7 +218,7 @@ class TestShow:
     def test_secrets_stay_hidden(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WANDB_API_KEY", "s3cr3t-0123456789")
         assert main(["--cfg", "job", "--resolve", "task=plan", "against=${oc.env:WANDB_API_KEY}"]) == 0
-        assert "against: ***" in capsys.readouterr().out
+        assert "against: '***'" in capsys.readouterr().out
 
     def test_hydras_part(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["--cfg", "hydra"]) == 0

@@ -1,31 +1,23 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from lrflow.config import compose, redact, save_config
-from lrflow.config.secrets import is_secret_name, redact_text
+from lrflow.config import compose, load_config, save_config, validate
 from lrflow.errors import ConfigError
+from lrflow.redaction import redact_text, redactor
 
 SECRET = "s3cr3t-0123456789"
+ANY = "model._target_=torch.nn.Identity"  # takes any argument
 
 
 @pytest.fixture(autouse=True)
 def a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
-
-
-@pytest.mark.parametrize(
-    "key", ["api_key", "logger.wandb.api_key", "WANDB_API_KEY", "hf_token", "token", "password", "x.secret", "apikey"]
-)
-def test_names_of_secrets(key: str) -> None:
-    assert is_secret_name(key)
-
-
-@pytest.mark.parametrize("key", ["tokenizer", "max_tokens", "pad_token", "num_tokens", "key", "monkey", "secretary"])
-def test_names_that_are_not_secrets(key: str) -> None:
-    assert not is_secret_name(key)
+    redactor.forget()
 
 
 @pytest.mark.parametrize(
@@ -36,6 +28,13 @@ def test_names_that_are_not_secrets(key: str) -> None:
         f"name=x-{SECRET}-y",
         f"optimizer={SECRET}",
         f"+token={SECRET}",
+        "+model.credentials=[abc]",
+        "+model.accessToken=abc",
+        "+model.url=postgresql://me:abcdefgh@host/name",
+        "+model.dsn='host=h password=abcdefgh'",
+        "+model.auth=abcdefgh12345678",
+        "+model.api_key=${oc.env:NO_SUCH_VARIABLE,abcdefgh}",
+        "+model.url=postgresql://${oc.env:USER_NAME,me}:abcdefgh@host/name",
         f"hydra.job.env_set={{A: {SECRET}}}",
         "hydra.job.env_copy=[WANDB_API_KEY]",
     ],
@@ -63,23 +62,6 @@ def test_a_secret_from_the_environment_is_not_saved(tmp_path: Path) -> None:
     assert "against: ${oc.env:WANDB_API_KEY}" in text
 
 
-def test_redaction() -> None:
-    given = {"api_key": "abc", "a": [f"x{SECRET}y", 1, None], "b": {"token": "${oc.env:T}", "lr": 0.1}, "password": ""}
-    given["credentials"] = ["abc", {"user": "me"}]
-    assert redact(given) == {
-        "api_key": "***",
-        "a": ["x***y", 1, None],
-        "b": {"token": "${oc.env:T}", "lr": 0.1},
-        "password": "",
-        "credentials": ["***", {"user": "me"}],
-    }
-    assert redact_text(f"it is {SECRET}.") == "it is ***."
-    for text in ("postgresql+psycopg://lr:p%40ss:w@host:5432/trials", "see mysql://lr:p%40ss:w@host, and me@host"):
-        assert redact_text(text) == redact({"url": text})["url"] == text.replace("p%40ss:w", "***")
-    for text in ("sqlite:///trials.db", "https://host:80/a", "https://host/a:b@c", "postgresql://lr@host/trials"):
-        assert redact_text(text) == redact([text])[0] == text
-
-
 def test_a_problem_masks_an_interpolated_secret(problems_of) -> None:
     (problem,) = problems_of(["seed=${oc.env:WANDB_API_KEY}"])
     assert problem.key == "seed"
@@ -96,3 +78,49 @@ def test_short_values_are_not_matched(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_interpolation_that_publishes_a_secret_is_an_error(key: str, problems_of) -> None:
     (problem,) = problems_of(["logger=wandb", f"{key}=${{oc.env:WANDB_API_KEY}}"])
     assert (problem.key, problem.value) == (key, "***")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "postgresql://me:${oc.env:WANDB_API_KEY}@host/name",
+        "Bearer ${oc.env:WANDB_API_KEY}",
+        "${oc.env:WANDB_API_KEY,null}",
+    ],
+)
+def test_interpolations_within_a_text_are_saved_as_typed(value: str, tmp_path: Path) -> None:
+    config = compose([ANY, f"+model.api_token='{value}'"])
+    save_config(config, tmp_path / "config.yaml")
+    saved = OmegaConf.to_container(load_config(tmp_path / "config.yaml"))
+    assert saved["model"]["api_token"] == value
+    assert saved["lrflow"]["overrides"] == [ANY, f"model.api_token='{value}'"]
+    assert SECRET not in (tmp_path / "config.yaml").read_text()
+
+
+def test_what_hydra_resolves_does_not_bring_the_secret_beside_it_along(tmp_path: Path) -> None:
+    config = compose([ANY, "+model.tag='${now:%Y}-${oc.env:WANDB_API_KEY}'"])
+    save_config(config, tmp_path / "config.yaml")
+    found = re.search(r"tag: (\S+)", (tmp_path / "config.yaml").read_text())
+    assert found
+    assert re.fullmatch(r"\d{4}-\$\{oc\.env:WANDB_API_KEY\}", found[1])
+
+
+def test_a_value_saved_without_its_secret_is_asked_for(tmp_path: Path) -> None:
+    save_config(compose([ANY, "+model.tag=x"]), tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text()
+    for masked in ("'***'", "postgresql://me:***@host"):
+        (tmp_path / "config.yaml").write_text(text.replace("tag: x", f"tag: {masked}"))
+        with pytest.raises(ConfigError) as caught:
+            validate(load_config(tmp_path / "config.yaml"))
+        (problem,) = caught.value.problems
+        assert (problem.key, problem.message) == ("model.tag", "was saved without its secret")
+
+
+def test_a_name_read_from_the_environment_and_typed_elsewhere_is_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHICH_PART", "lower-half-7")
+    compose([ANY, "+model.part=${oc.env:WHICH_PART}"])
+    assert redact_text("lower-half-7") == "***"
+    compose([ANY, "+model.part=${oc.env:WHICH_PART}", "+model.other=lower-half-7"])
+    assert redact_text("lower-half-7") == "lower-half-7"

@@ -1,0 +1,157 @@
+"""The streams, log records and messages to Weights & Biases by which text leaves the process, without its secrets."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lrflow.redaction import redactor
+
+
+@contextmanager
+def redacted_output() -> Iterator[None]:
+    """Mask secrets in what this process prints and logs within the block."""
+    before, record = (sys.stdout, sys.stderr), logging.getLogRecordFactory()
+    sys.stdout, sys.stderr = map(redacted_stream, before)
+    logging.setLogRecordFactory(_RedactedRecord)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        logging.setLogRecordFactory(record)
+
+
+def redacted_stream(stream: Any) -> Any:
+    """Return a stream that masks secrets; None if the process has no such stream."""
+    return stream if stream is None or isinstance(stream, RedactedStream) else RedactedStream(stream)
+
+
+class RedactedStream:
+    """A text stream that masks secrets in what is written to it; everything else is the stream's own.
+
+    Args:
+        stream: such as `sys.stdout`.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.__dict__["_stream"] = stream
+
+    def write(self, text: str) -> int:
+        """Write a text without its secrets, and return its length."""
+        self._stream.write(redactor.text(text) if isinstance(text, str) else text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    @property
+    def buffer(self) -> Any:
+        """The binary stream below."""
+        return _RedactedBuffer(self._stream.buffer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_stream"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "write":  # Weights & Biases puts a function there that also sends the text away
+            write: Callable[[str], int] = value
+            self.__dict__["write"] = lambda text: write(redactor.text(text) if isinstance(text, str) else text)
+        else:
+            setattr(self._stream, name, value)
+
+
+class _RedactedBuffer:
+    """A binary stream that masks secrets in text that is written to it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes) -> int:
+        text = bytes(data).decode(errors="surrogateescape")
+        self._stream.write(redactor.text(text).encode(errors="surrogateescape"))
+        return len(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_stream"], name)
+
+
+class _RedactedRecord(logging.LogRecord):
+    """A log record that masks secrets, for handlers that write elsewhere than to the terminal."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.exc_info and self.exc_info[0] is not None:
+            self.exc_text = redactor.text(logging.Formatter().formatException(self.exc_info))
+
+    def getMessage(self) -> str:  # noqa: N802
+        """Return the message."""
+        return redactor.text(super().getMessage())
+
+
+def redact_messages_of_wandb() -> None:
+    """Mask secrets in all that Weights & Biases sends to its own process, which writes its files and uploads them."""
+    from wandb.sdk.lib.service.service_client import ServiceClient
+
+    send: Any = ServiceClient._send_server_request
+    if getattr(send, "redacts", False):
+        return
+
+    async def send_redacted(client: Any, request: Any) -> None:
+        # The settings of a run hold the key with which it logs in.
+        starts = request.HasField("inform_init")
+        redact_message(request.inform_init.settings if starts else request, _OF_SETTINGS if starts else None)
+        await send(client, request)
+
+    send_redacted.redacts = True  # type: ignore[attr-defined]
+    ServiceClient._send_server_request = send_redacted  # type: ignore[method-assign]
+
+
+_OF_SETTINGS = ("_args", "git_remote_url", "program", "program_abspath", "program_relpath", "run_name", "run_notes")
+
+
+def redact_message(message: Any, only: Iterable[str] | None = None) -> None:
+    """Mask secrets in the texts of a protobuf message, in place.
+
+    Args:
+        message: of Weights & Biases or TensorBoard.
+        only: names of the fields to look into; None: all of them.
+    """
+    for field, value in message.ListFields():
+        if only is not None and field.name not in only:
+            continue
+        many = not isinstance(value, str | bytes) and hasattr(value, "__len__")
+        if field.type == field.TYPE_STRING and not many:
+            setattr(message, field.name, _in_json(value) if field.name == "value_json" else redactor.text(value))
+        elif field.type == field.TYPE_STRING:
+            for index, text in enumerate(value):
+                value[index] = redactor.text(text)
+        elif field.name == "string_val":  # a text in TensorBoard
+            for index, data in enumerate(value):
+                value[index] = redactor.text(data.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+        elif field.type == field.TYPE_MESSAGE and not many:
+            redact_message(value)
+        elif field.type == field.TYPE_MESSAGE and hasattr(value, "items"):  # a map
+            for key, item in list(value.items()):
+                if isinstance(item, str):
+                    value[key] = redactor.text(item)
+                elif hasattr(item, "ListFields"):
+                    redact_message(item)
+        elif field.type == field.TYPE_MESSAGE:
+            for item in value:
+                redact_message(item)
+
+
+def _in_json(text: str) -> str:
+    """Return a text in JSON with secrets masked; numbers stay."""
+    if '"' not in text:  # most rows of metrics hold only numbers
+        return text
+    try:
+        return json.dumps(redactor.data(json.loads(text)))
+    except ValueError:
+        return redactor.text(text)
