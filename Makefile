@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+unexport PYTHONDONTWRITEBYTECODE # without compiled modules each start of lrflow takes half a second more
 
 .PHONY: run test check format data catalogue clean
 

@@ -110,6 +110,7 @@ def _seconds(words: Sequence[str], exit_code: int = 0) -> float:
     """CPU seconds of a Python command, in an empty folder."""
     place = os.pathsep.join(filter(None, [str(HOME), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": place}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # after their first start, both sides read compiled modules
     before = _cpu()
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)

@@ -102,6 +102,14 @@ class PrunedError(LrflowError):
         return PrunedError, (str(self), self.metrics)
 
 
+class ProcessDiedError(LrflowError):
+    """Raised when the process of a job ended without a result."""
+
+
+class TimeLimitError(LrflowError):
+    """Raised when a job took longer than `sweep.timeout`, or a sweep longer than `sweep.max_time`."""
+
+
 class DivergedError(LrflowError):
     """Raised when loss, gradients or weights are no longer finite."""
 

@@ -47,25 +47,38 @@ def lrflow(python: Callable[..., copies.Process], tmp_path: Path) -> Callable[..
     return run
 
 
-OUTSIDE_CONFIG = {"feedback", "optimizers", "recipes", "tasks", "training", "tuning", "vectorized"}
-
-
 @pytest.fixture(scope="session")
-def _compose_once() -> tuple[Any, Any]:
-    """Hydra's two steps of a composition, as they are within `options_composed_once`."""
-    from hydra._internal import config_loader_impl
+def _compose_once() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Hydra's two steps of a composition: those of `options_composed_once` where all options are shipped ones."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl, create_defaults_list
 
     from lrflow.config.composition import options_composed_once
 
+    compose = ConfigLoaderImpl._compose_config_from_defaults_list
     with options_composed_once():
-        loader = config_loader_impl.ConfigLoaderImpl
-        return config_loader_impl.create_defaults_list, loader._compose_config_from_defaults_list
+        from hydra._internal import config_loader_impl
+
+        list_once, compose_once = (
+            config_loader_impl.create_defaults_list,
+            ConfigLoaderImpl._compose_config_from_defaults_list,
+        )
+
+    def files(repo: Any) -> bool:
+        return any(source.scheme() == "file" for source in repo.get_sources())
+
+    def list_options(repo: Any, *args: Any, **kwargs: Any) -> Any:
+        return (create_defaults_list if files(repo) else list_once)(repo, *args, **kwargs)
+
+    def compose_options(self: Any, defaults: Any, repo: Any) -> Any:
+        return (compose if files(repo) else compose_once)(self, defaults, repo)
+
+    return list_options, compose_options
 
 
 @pytest.fixture(autouse=True)
 def _options_composed_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests of rooms that only use a config read each combination of options once per process, which saves time."""
-    if request.path.parent.name in OUTSIDE_CONFIG:
+    """Tests read each combination of shipped options once per process, which saves time."""
+    if "composition" not in request.path.stem:
         from hydra._internal import config_loader_impl
 
         list_options, compose = request.getfixturevalue("_compose_once")

@@ -32,6 +32,7 @@ class Arguments:
         info: topic of Hydra's `--info` to print; None prints nothing.
         package: key of the config to which `--cfg` is limited.
         config_dir: folder with additional options.
+        owns_process: whether this process runs nothing else than the command.
     """
 
     overrides: tuple[str, ...]
@@ -46,6 +47,7 @@ class Arguments:
     info: str | None = None
     package: str | None = None
     config_dir: Path | None = None
+    owns_process: bool = False
 
     def for_hydra(self, overrides: Sequence[str]) -> list[str]:
         """Command line for Hydra, with these overrides."""
@@ -118,28 +120,39 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> Problem:
     return Problem(word, "no such flag", hint=hint)
 
 
-def with_earlier_sweep(overrides: Sequence[Override]) -> list[Override]:
+def with_earlier_sweep(overrides: Sequence[Override]) -> tuple[list[Override], bool]:
     """Return the overrides of the sweep that `sweep.resume=` names, followed by the typed ones.
 
     Args:
         overrides: overrides as typed, short forms expanded.
 
+    Returns:
+        The overrides, and whether they resume a sweep of Hydra's own sweeper, which has no record of its trials.
+
     Raises:
-        ConfigError: there is no such sweep.
+        ConfigError: there is no such sweep, or it has no such settings.
     """
     typed = {override.key: override for override in overrides}
     asked = typed.get("hydra.sweeper.resume")
     if asked is None or asked.value in (None, "null"):
-        return list(overrides)
+        return list(overrides), False
     from lrflow.config.overrides import Override
     from lrflow.config.saved import OUTPUT
-    from lrflow.sweeps.folders import find_sweep
+    from lrflow.sweeps.folders import find_sweep, overrides_of_grid
     from lrflow.sweeps.study import read_record
 
     output = Path(typed["output"].plain if "output" in typed else OUTPUT)
     folder = find_sweep(asked.plain, output, "sweep.resume", searched=True)
     own = ("hydra.sweeper.resume", "hydra.sweep.dir")
-    before = [Override.read(text) for text in read_record(folder)["overrides"]]
+    of_grid = overrides_of_grid(folder)
+    if of_grid is not None:
+        settings = [o for o in overrides if o.key.startswith("hydra.sweeper.") and o.key != "hydra.sweeper.resume"]
+        if settings:
+            message = "this sweep was started without settings of a search, and is resumed without"
+            raise ConfigError(Problem(f"sweep.{o.key[14:]}", message, o.value, "leave it out") for o in settings)
+        own = (*own, "hydra/sweeper", "hydra.mode")
+    before = [Override.read(text) for text in of_grid or read_record(folder)["overrides"]]
     kept = [override for override in before if override.key not in typed and override.key not in own]
     rest = [override for override in overrides if override.key not in own]
-    return [*kept, *rest, *(Override.path(key, folder) for key in own)]
+    named = ("hydra.sweep.dir",) if of_grid is not None else own[:2]
+    return [*kept, *rest, *(Override.path(key, folder) for key in named)], of_grid is not None

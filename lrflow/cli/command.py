@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from lrflow.cli.arguments import Arguments, parse, with_earlier_sweep
 from lrflow.cli.jobs import run_job, stopped_by_signals
 from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError, cause_of
 from lrflow.memory import garbage_collection
-from lrflow.output import redacted_output, redacted_stream
+from lrflow.output import redacted_output
 from lrflow.redaction import MASK, is_secret_name, redact, redactor
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from lrflow.cli.sweep import CheckedJobs
     from lrflow.config import Config
-    from lrflow.config.overrides import Override
     from lrflow.config.saved import Composed
     from lrflow.outcome import Outcome
 
@@ -52,7 +52,7 @@ def _reported(words: Sequence[str] | None) -> int:
     exit_code = 0
     try:
         with stopped_by_signals():
-            exit_code = _main(list(sys.argv[1:] if words is None else words))
+            exit_code = _main(list(sys.argv[1:]), True) if words is None else _main(list(words))
             if sys.stdout is not None:  # None if it is closed
                 sys.stdout.flush()
             return exit_code
@@ -77,10 +77,10 @@ def _reported(words: Sequence[str] | None) -> int:
             gc.freeze()
 
 
-def _main(words: list[str]) -> int:
+def _main(words: list[str], owns_process: bool = False) -> int:
     if folder := _started_by_a_run():
         return _run_again(folder)
-    args = parse(words)
+    args = replace(parse(words), owns_process=owns_process)
     if args.trust:
         from lrflow.config.packages import trust_packages
 
@@ -105,6 +105,7 @@ def _main(words: list[str]) -> int:
 def _check_and_run(args: Arguments) -> int:
     """Check every requested job, and run them if all are valid."""
     from lrflow.config.composition import checked, composer
+    from lrflow.config.literal import literal_paths
     from lrflow.config.options import Catalogue
     from lrflow.config.overrides import expand, read_overrides
     from lrflow.config.saved import pinned
@@ -112,7 +113,8 @@ def _check_and_run(args: Arguments) -> int:
     catalogue = Catalogue([args.config_dir] if args.config_dir else [])
     if not args.multirun and not args.cfg:
         _require_multirun(args.overrides)
-    typed = pinned(with_earlier_sweep(expand(args.overrides)))
+    typed, resumed = with_earlier_sweep(literal_paths(expand(args.overrides), args.multirun))
+    typed = pinned(typed)
     overrides = read_overrides(typed, catalogue, sweep=args.multirun)
     if args.multirun:
         from lrflow.cli.sweep import check_sweep
@@ -120,6 +122,7 @@ def _check_and_run(args: Arguments) -> int:
 
         with garbage_collection(True), options_composed_once():
             jobs = check_sweep(overrides, args.config_dir, catalogue)
+            jobs.resumed = resumed
             with jobs.not_checked_by_hydra():
                 return _run_hydra(args, overrides.texts, jobs)
     with composer(args.config_dir, catalogue) as composing:
@@ -201,16 +204,25 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
     """
     import hydra
 
+    from lrflow.cli.own_process import can_fork
+    from lrflow.cli.sweep_job import SweepJobs, is_trial_of_lrflow, run_job_of_sweep, settings_of_sweeper
     from lrflow.config.composition import MODULE, ROOT, share_store
+    from lrflow.config.literal import how_to_resume
 
     outcomes: list[Outcome] = []
-
+    times: dict[str, float] = {}
+    apart = SweepJobs(args.config_dir, jobs)
     process = os.getpid()
 
     def job(cfg: DictConfig, trained: Outcome | None = None, config: Config | None = None) -> Outcome:
         parent = os.getppid()
-        outcome = _run_job_of_sweep(cfg, args.config_dir, jobs, trained, config)
-        if os.getpid() != process:  # a process that the launcher started
+        in_launchers_process = os.getpid() != process
+        isolate, limit = settings_of_sweeper()
+        if trained is None and isolate and args.owns_process and not in_launchers_process and can_fork():
+            outcome = apart.run(cfg, limit, times.get("deadline"))
+        else:
+            outcome = run_job_of_sweep(cfg, args.config_dir, jobs, trained, config, limit)
+        if in_launchers_process:
             if os.getppid() != parent:  # the launcher was killed; joblib's worker would outlive it for minutes
                 os._exit(outcome.exit_code)
             if outcome.error and not is_trial_of_lrflow():
@@ -221,109 +233,28 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
             raise SystemExit(outcome.exit_code)  # ends the sweep, too
         return outcome
 
-    # lrflow's sweeper adds the outcomes of jobs in other processes.
+    # lrflow's sweeper adds the outcomes of jobs in other processes, and sets the time at which the sweep has to stop.
     job.outcomes = outcomes  # type: ignore[attr-defined]
+    job.times = times  # type: ignore[attr-defined]
+    job.isolate = args.owns_process  # type: ignore[attr-defined]
     job.config_dir = args.config_dir  # type: ignore[attr-defined]  # the vectorized launcher composes jobs itself
     share_store()
     app = hydra.main(config_path=f"pkg://{MODULE}", config_name=ROOT, version_base="1.3")(job)
     logging.raiseExceptions = not args.info  # with --info Hydra logs into a pipe that may be closed
     try:
-        with _argv(args.for_hydra(overrides)):
+        with _argv(args.for_hydra(overrides)), apart:
             app()
     finally:  # the summary is printed even if the sweep was interrupted
         if args.multirun and outcomes:
             from lrflow.cli.sweep import show_summary
 
             show_summary(outcomes)
+        for outcome in outcomes:
+            if isinstance(outcome.error, StoppedError) and outcome.folder:  # lrflow's sweeper reports it itself
+                print(f"the sweep was stopped; {how_to_resume(outcome.folder.parent)}")
     from lrflow.outcome import exit_code_of_sweep
 
     return exit_code_of_sweep(outcomes)
-
-
-def _run_job_of_sweep(
-    cfg: DictConfig, config_dir: Path | None, jobs: CheckedJobs | None, trained: Outcome | None, config: Config | None
-) -> Outcome:
-    """Run one job of a sweep that Hydra composed.
-
-    Args:
-        cfg: config of the job.
-        config_dir: folder with additional options.
-        jobs: jobs that were checked before the sweep; None: not checked.
-        trained: outcome of a job that was trained together with others; None: run it.
-        config: checked config; None: take it from `jobs`, or check it now.
-    """
-    from hydra.core.hydra_config import HydraConfig
-    from rich.text import Text
-
-    from lrflow.cli.errors import console
-    from lrflow.config.composition import placed
-
-    node: Any = HydraConfig.get()
-    typed = typed_in(node)
-    folder = Path(node.runtime.output_dir)
-    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    if config is None and jobs is not None:
-        config = jobs.take(typed, folder)
-    number = int(node.job.num)
-    labels = jobs.labels if jobs else []
-    quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if is_trial_of_lrflow():
-        quiet = _output_to(folder / "output.txt")  # the sweep prints the progress
-    else:
-        label = labels[number] if number < len(labels) else " ".join(typed)
-        console().print(Text.assemble((f"\njob {number}", "bold"), f"  {label}\n", (f"{folder}/", "dim")))
-
-    def place(problems: list[Problem]) -> list[Problem]:
-        found, overrides = composed_job(cfg, node, config_dir)
-        return placed(problems, overrides, config_dir, found)
-
-    with quiet:
-        return run_job(config or composed_job(cfg, node, config_dir)[0].config(folder), place, trained)
-
-
-def composed_job(cfg: DictConfig, node: Any, config_dir: Path | None) -> tuple[Composed, list[Override]]:
-    """Return the composed config of a sweep's job, and its overrides as Hydra received them.
-
-    Args:
-        cfg: config that Hydra composed.
-        node: Hydra's node of it.
-        config_dir: folder with additional options.
-    """
-    from lrflow.config.composition import job_of_sweep
-    from lrflow.config.overrides import Override
-
-    overrides = [Override.read(text) for text in typed_in(node)]
-    return job_of_sweep(cfg, node, overrides, config_dir), overrides
-
-
-def typed_in(node: Any) -> list[str]:
-    """Return the overrides of a job, from Hydra's node, as they were typed.
-
-    To read them one by one would resolve `${oc.env:...}` in them, and so show and save the value.
-    """
-    from omegaconf import OmegaConf
-
-    typed: Any = OmegaConf.to_container(node.overrides.task, resolve=False)
-    return list(typed)
-
-
-def is_trial_of_lrflow() -> bool:
-    """Return whether lrflow's own sweeper started the current job."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from lrflow.config.sweep import TARGET
-
-    return bool(HydraConfig.get().sweeper._target_ == TARGET)
-
-
-@contextlib.contextmanager
-def _output_to(path: Path) -> Iterator[None]:
-    """Redirect stdout and stderr to a file within the block."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        stream = redacted_stream(file)
-        with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
-            yield
 
 
 def _started_by_a_run() -> Path | None:

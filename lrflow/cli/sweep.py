@@ -41,14 +41,16 @@ class CheckedJobs:
     Args:
         labels: overrides in which each job differs from others.
         configs: checked configs for the jobs, by their overrides.
+        resumed: whether jobs that have ended in their folder are read from it, and others resumed from a checkpoint.
     """
 
     labels: list[str]
     configs: dict[tuple[str, ...], Config] = field(default_factory=dict)
+    resumed: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the configs; a job in another process checks its own."""
-        return {"labels": self.labels, "configs": {}}
+        return {"labels": self.labels, "configs": {}, "resumed": self.resumed}
 
     def add(self, overrides: Sequence[Override], config: Config) -> None:
         """Keep the checked config of a job, unless it calls a resolver such as `${now:}`, whose value may change."""
@@ -158,7 +160,7 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
 
     out = console()
     given = [values_of(outcome.overrides) for outcome in outcomes]
-    keys = list(dict.fromkeys(key for job in given for key in job))
+    keys = list(dict.fromkeys(key for job in given for key in job if key != "hydra.sweep.dir"))  # of a resumed sweep
     swept = [key for key in keys if len({job.get(key) for job in given}) > 1]
     same = " ".join(f"{key}={given[0][key]}" for key in keys if key not in swept)
     parents = {outcome.folder.parent for outcome in outcomes if outcome.folder}

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lrflow.cli.command import composed_job
 from lrflow.cli.errors import console
+from lrflow.cli.own_process import OwnProcess, can_fork
+from lrflow.cli.sweep_job import composed_job
 from lrflow.config import Config
-from lrflow.errors import ConfigError
+from lrflow.errors import ConfigError, ProcessDiedError
+from lrflow.outcome import Outcome
+from lrflow.runs import RunFolder
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext
@@ -47,13 +50,27 @@ def launch(
     Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     composed = {number: _compose(number, overrides, context, config) for number, overrides in jobs.items()}
     checked = _checked(composed, getattr(task_function, "config_dir", None))
-    trained = train_together(checked, size, measure, console().print)
+    begun = {number for number, job in checked.items() if job.run_folder and RunFolder(job.run_folder).config.exists()}
+    fresh = {number: job for number, job in checked.items() if number not in begun}
+    together = partial(train_together, fresh, size, measure, console().print)
+    trained = _apart(together) if getattr(task_function, "isolate", False) and can_fork() else together()
     done = []
     for number, job in composed.items():
         task = partial(task_function, trained=trained.get(number), config=checked.get(number))
         done.append(run_job(task, job, "hydra.sweep.dir", "hydra.sweep.subdir", context))
         configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     return done
+
+
+def _apart(together: Callable[[], Mapping[int, Outcome]]) -> Mapping[int, Outcome]:
+    """Train jobs together in a process of their own; if it dies, none of them is trained, and each runs alone."""
+    try:
+        with OwnProcess(lambda _: {number: outcome.picklable() for number, outcome in together().items()}) as process:
+            trained: Mapping[int, Outcome] = process(None)
+            return trained
+    except ProcessDiedError as error:
+        console().print(f"jobs that trained together: {error}; they are run one after the other")
+        return {}
 
 
 def _compose(number: int, overrides: Sequence[str], context: HydraContext, config: DictConfig) -> DictConfig:

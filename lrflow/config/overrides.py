@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -128,7 +129,8 @@ def quoted(value: object) -> str:
         return str(value)
     if isinstance(value, list):
         return f"[{','.join(map(quoted, value))}]"
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    # A backslash is an ordinary character, except before a quote.
+    escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), str(value))
     return f"'{escaped}'"
 
 
@@ -177,21 +179,28 @@ class Overrides:
         return [list(job) for job in itertools.product(*axes.values())]
 
 
+OF_ANY_SWEEP = ("timeout", "max_time", "isolate", "retries", "resume")
+"""Settings `sweep.KEY` of how jobs are run; alone they do not ask for a search."""
+
+
 def expand(texts: Iterable[str]) -> list[Override]:
     """Read overrides and expand short forms; the last override of a key wins.
 
     `resume=last` becomes `resume.from=last`, `fast=true` becomes `fast=on`, and `sweep.KEY` becomes a setting of
     lrflow's sweeper, which is then chosen. It is also chosen with launchers that start processes, since Hydra's own
-    sweeper (1.3.8) drops the results of their jobs and stops at the first that fails.
+    sweeper (1.3.8) drops the results of their jobs and stops at the first that fails. Without a setting of a search, it
+    runs the grid.
     """
     given = [Override.read(text) for text in texts]
     written = [_written_out(override) for override in given]
-    ours = any(override.key.startswith("sweep.") for override in given)
-    chosen = any(override.key in ("hydra/sweeper", "sweep") for override in given)
+    keys = {override.key for override in given}
+    ours = any(key.startswith("sweep.") for key in keys)
+    searches = any(name.startswith("sweep.") and name.removeprefix("sweep.") not in OF_ANY_SWEEP for name in keys)
+    searches |= ours and any("interval(" in override.given for override in given)
     launchers = {override.given for override in given if override.key == "hydra/launcher"}
-    if not chosen and (ours or launchers - {"basic", "vectorized"}):
+    if not keys & {"hydra/sweeper", "sweep"} and (ours or launchers - {"basic", "vectorized"}):
         written.append(Override("hydra/sweeper", "lrflow"))
-        written += [] if ours else [Override("hydra.sweeper.sampler", "grid")]
+        written += [] if searches or "sweep.resume" in keys else [Override("hydra.sweeper.sampler", "grid")]
     return last_of_each(written)
 
 

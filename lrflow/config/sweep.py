@@ -68,6 +68,12 @@ class Sweep(Section):
     """Rank a trial that ended before the last step of its plan by its metrics, like one that finished."""
     retries: f.CountOrNone = 2
     """Number of times that a trial is run again if its process died."""
+    timeout: f.ClockTime | None = None
+    """Time after which a trial is ended and counts as failed."""
+    max_time: f.ClockTime | None = None
+    """Time after which the sweep stops; its running trials save a checkpoint, and it can be resumed."""
+    isolate: f.Switch = True
+    """Run each job in a process of its own, if the launcher starts none, so that its crash does not end the sweep."""
     batch: f.Count | None = None
     """Number of trials at a time; None: as many as the launcher can run."""
     pruner: Annotated[str, f.one_of(*PRUNERS)] = "none"

@@ -101,6 +101,40 @@ def _patterns(value: Any) -> Any:
     return value
 
 
+_CLOCK_UNITS = {
+    "s": 1,
+    "sec": 1,
+    "second": 1,
+    "min": 60,
+    "minute": 60,
+    "h": 3600,
+    "hour": 3600,
+    "day": 86400,
+    "d": 86400,
+}
+_CLOCK = re.compile(r"(\d+\.?\d*|\.\d+)\s*([a-z]+)", re.IGNORECASE)
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a time on the clock, such as `2 hours`, `30 min` or `1 h 30 min`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = _CLOCK.findall(text)
+    units = [_CLOCK_UNITS.get(unit.lower()) or _CLOCK_UNITS.get(unit.lower().removesuffix("s")) for _, unit in parts]
+    if not parts or None in units or _CLOCK.sub("", text).strip(" ,"):
+        raise ValueError(f"{text!r} is not a time")
+    return sum(float(number) * (unit or 0) for (number, _), unit in zip(parts, units, strict=True))
+
+
+def _is_clock_time(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and 0 < seconds_of(value) < math.inf
+    except ValueError:
+        return False
+
+
 def _is_betas(value: Any) -> bool:
     several = isinstance(value, list | tuple) and len(value) in (2, 3)
     return several and all(between(beta, 0, 1, False, True) for beta in value)
@@ -175,6 +209,7 @@ Betas = Annotated[
 Eps = Annotated[Any, expects("a number above 0", _is_eps)]
 Time = Annotated[Duration, PlainValidator(_duration), PlainSerializer(as_written)]
 Interval = Annotated[Duration, PlainValidator(_interval), PlainSerializer(as_written)]
+ClockTime = Annotated[str, expects("a time with its unit, such as 2 hours, 30 min or 90 s", _is_clock_time)]
 Seed = Annotated[int, expects("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32)]
 Shape = Annotated[
     list[int],

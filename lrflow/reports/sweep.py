@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lrflow.config.literal import in_shell
 from lrflow.display import counted, short_names
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.reports.page import Cell, Fact, Page
@@ -71,7 +72,7 @@ def report(sweep: SweepResults, console: Console, margin: str | float = MARGIN, 
         label = f"run the best by {sweep.metric} again: " if several else "run the best again: "
         console.print(Text.assemble((label, "dim"), command(sweep)), soft_wrap=True)
     if len(sweep.front) > 1 and several:
-        another = f"python -m lrflow task=analyze task.from={folder} task.trial={sweep.front[1].number}"
+        another = f"python -m lrflow task=analyze {in_shell('task.from', folder)} task.trial={sweep.front[1].number}"
         console.print(Text.assemble(("write another trial as a recipe: ", "dim"), another), soft_wrap=True)
     return analyses
 

@@ -159,9 +159,13 @@ class LRCurve:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The LRs that are equally good within the noise."""
-        low, high = self.minimum.interval if self.minimum else (math.nan, math.nan)
-        return 10.0**low, 10.0**high
+        """The LRs that are equally good within the noise; the best LR is one of them."""
+        low, high = (10.0**end for end in self.minimum.interval) if self.minimum else (math.nan, math.nan)
+        if self.minimum is None or self.minimum.parabola is not None:
+            return low, high
+        # The best point may be several LRs merged; at the edge of those tried, they are the interval on that side.
+        merged = min(self.points, key=lambda point: point.cost).ends
+        return min(low, merged[0]), max(high, merged[1])
 
     @property
     def interval_text(self) -> str:
@@ -217,6 +221,7 @@ class Point:
 
     Args:
         lr: the LR; the geometric mean of LRs that are merged because they are close.
+        ends: the lowest and the highest of the merged LRs.
         tried: the LR of the best trial.
         cost: the mean metric, such that lower is better; infinite if at least half of the trials diverged.
         error: the standard error of the mean; NaN for a single trial.
@@ -225,6 +230,7 @@ class Point:
     """
 
     lr: float
+    ends: tuple[float, float]
     tried: float
     cost: float
     error: float
@@ -292,7 +298,9 @@ def _points(sweep: SweepResults, key: str, trials: Sequence[TrialResult]) -> tup
         error = float(finite.std(ddof=1)) / math.sqrt(len(finite)) if len(finite) > 1 else math.nan
         cost = float(finite.mean()) if len(finite) > diverged else math.inf
         tried = min(zip(costs, group, strict=True), key=lambda pair: pair[0])[1][0]
-        points.append(Point(lr, tried, cost, error, tuple(trial for _, trial in group), diverged))
+        points.append(
+            Point(lr, (group[0][0], group[-1][0]), tried, cost, error, tuple(trial for _, trial in group), diverged)
+        )
     return tuple(points)
 
 

@@ -13,14 +13,16 @@ import yaml
 
 from lrflow.config.origins import read_yaml as read_yaml
 from lrflow.config.overrides import Override, values_of
+from lrflow.config.secrets import MASK
 from lrflow.config.validation import AUTO
-from lrflow.errors import ConfigError, Problem
+from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.metric import Directions, Metric, as_list
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
 
 RECORD = "sweep.yaml"  # settings and space of a sweep of hydra/sweeper=lrflow; Hydra's own sweeper writes none
+GRID_RECORD = "multirun.yaml"  # the config of a sweep of Hydra's own sweeper
 NOT_SWEPT = ("hydra", "trial", "resume", "output", "name", "task", "against")  # differ without changing the training
 
 
@@ -78,19 +80,19 @@ def find_sweep(wanted: str, output: Path, key: str, searched: bool = False) -> P
         wanted: `last` for the sweep under `output` that was started or resumed last, or a folder of run folders.
         output: the folder whose `sweeps/` holds the sweep folders.
         key: of the config, for the error message.
-        searched: accept only sweeps of `hydra/sweeper=lrflow`, which write a record.
+        searched: accept only sweeps that wrote a record, so that they can be resumed.
 
     Raises:
         ConfigError: there is no such folder, or it holds no run.
     """
     if wanted == "last":
         times: dict[Path, float] = {}
-        for path in output.glob(f"sweeps/*/{RECORD}" if searched else "sweeps/*/*/config.yaml"):
-            sweep = path.parent if searched else path.parent.parent
-            times[sweep] = max(path.stat().st_mtime, times.get(sweep, 0.0))
+        for name in (RECORD, GRID_RECORD) if searched else ("*/config.yaml",):
+            for path in output.glob(f"sweeps/*/{name}"):
+                sweep = path.parent if searched else path.parent.parent
+                times[sweep] = max(path.stat().st_mtime, times.get(sweep, 0.0))
         if not times:
-            kind = "a sweep of hydra/sweeper=lrflow" if searched else "a sweep"
-            message = f"expected {kind} under {output}/sweeps/, but there is none"
+            message = f"expected a sweep under {output}/sweeps/, but there is none"
             raise ConfigError([Problem(key, message, wanted, "run a sweep (-m), or give a folder of run folders")])
         return max(times, key=lambda folder: (times[folder], folder.name))
     folder = Path(wanted)
@@ -99,6 +101,33 @@ def find_sweep(wanted: str, output: Path, key: str, searched: bool = False) -> P
         hint = "give its parent folder" if (folder / "config.yaml").is_file() else None
         raise ConfigError([Problem(key, message, wanted, hint)])
     return folder
+
+
+def overrides_of_grid(folder: Path) -> list[str] | None:
+    """Return the overrides of a sweep of Hydra's own sweeper; None: the folder holds none."""
+    hydra = _mapping(folder / GRID_RECORD).get("hydra")
+    given = hydra.get("overrides") if isinstance(hydra, dict) and not (folder / RECORD).exists() else None
+    if not isinstance(given, dict):
+        return None
+    return [str(text).removeprefix("++") for part in ("hydra", "task") for text in given.get(part) or ()]
+
+
+def ended_run(folder: Path, overrides: Sequence[str]) -> Outcome | None:
+    """Return how the run of a job ended that an earlier start of its sweep made; None: it has not ended.
+
+    Args:
+        folder: of the run.
+        overrides: of the job; those that name no value are ignored.
+
+    Raises:
+        LrflowError: the folder holds a run with other values.
+    """
+    before, now = typed_values(folder), values_of(overrides)
+    for key in before.keys() & now.keys():
+        if MASK not in before[key] and before[key].strip("'\"") != now[key].strip("'\""):
+            raise LrflowError(f"{folder} holds a run with {key}={before[key]}, and this job has {key}={now[key]}")
+    ended = Outcome.from_summary(RunFolder(folder).read_summary(), folder)
+    return None if ended is None or ended.status == "stopped" else ended
 
 
 def _trial(
@@ -114,6 +143,11 @@ def _trial(
     )
 
 
+def typed_values(folder: Path) -> dict[str, str]:
+    """Return the overrides of the run in a folder by key; empty: it has no readable config."""
+    return _typed(_mapping(folder / "config.yaml"))
+
+
 def _typed(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the overrides of a run by key."""
     return values_of(config.get("lrflow", {}).get("overrides", ()))
@@ -123,8 +157,7 @@ def _varied(folder: Path, record: Mapping[str, Any]) -> set[str]:
     """Return the swept keys according to the record of lrflow's sweeper or of Hydra's; empty: there is no record."""
     if space := record.get("space"):
         return {str(text).partition(":")[0].partition(" ")[0] for text in space}
-    texts = _mapping(folder / "multirun.yaml").get("hydra", {}).get("overrides", {}).get("task", ())
-    given = [Override.read(str(text)) for text in texts]
+    given = [Override.read(text) for text in overrides_of_grid(folder) or ()]
     return {override.key for override in given if override.is_swept}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lrflow.config.literal import in_shell
 from lrflow.errors import did_you_mean, nearest
 from lrflow.files import write_whole
 from lrflow.metric import TRAIN_LOSS, Metric, is_test
@@ -167,7 +168,7 @@ class SweepResults:
         """Return why no trial is the best, with a remedy, in one line; None: there is a best trial."""
         if self.best or not self.trials:
             return None
-        command = f"python -m lrflow task=analyze task.from={self.folder}"
+        command = f"python -m lrflow task=analyze {in_shell('task.from', self.folder)}"
         ranked = [t for t in self.trials if t.status == "finished" or (t.status == "ended_early" and t.ranks)]
         known = {name for trial in ranked for name in trial.metrics if not is_test(name)}
         if missing := [n for n in self._objective_names if ranked and not any(n in t.metrics for t in ranked)]:

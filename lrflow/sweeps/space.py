@@ -52,6 +52,15 @@ class Space:
         """Return an assignment of choices by the names of the parameters in the study."""
         return {axis.name: assignment[axis.key] for axis in self._in_order(dict(assignment))}
 
+    def values(self, given: Mapping[str, str]) -> dict[str, Any]:
+        """Return the values of a trial by the names of the parameters in the study, from overrides of its run.
+
+        Raises:
+            KeyError: a swept key has no value.
+            ValueError: a value is not in the space.
+        """
+        return {axis.name: axis.value(given[axis.key]) for axis in self._in_order(dict(given))}
+
     def overrides(self, assignment: Mapping[str, str]) -> list[str]:
         """Return the overrides of one trial."""
         signs = self.signs or {}
@@ -162,6 +171,22 @@ class Axis:
         if self.choices or self.integer:
             return str(int(value) if self.integer else value)
         return repr(min(max(float(f"{value:.6g}"), self.low), self.high))
+
+    def value(self, text: str) -> Any:
+        """Return the value in the study of a text that `text` returned, or of the same text in other quotes.
+
+        Raises:
+            ValueError: it is not on the axis.
+        """
+        if self.choices:
+            same = [choice for choice in self.choices if choice == text or choice.strip("'\"") == text.strip("'\"")]
+            if not same:
+                raise ValueError(f"{self.key}={text} is none of {', '.join(self.choices)}")
+            return same[0]
+        value = int(text) if self.integer else float(text)
+        if not self.low <= value <= self.high:
+            raise ValueError(f"{self.key}={text} is not in [{self.low:g}, {self.high:g}]")
+        return value
 
     def describe(self) -> str:
         """Return the axis in a few words, for messages and to compare two spaces."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import yaml
@@ -26,12 +29,20 @@ from lrflow.redaction import redact, redactor
 from lrflow.sweeps.folders import RECORD
 from lrflow.sweeps.space import Space
 
+T = TypeVar("T")
+
 JOURNAL = "study.journal"
 """The name of the journal file in a sweep folder."""
 
 
 HEARTBEAT = 60
 """Seconds between two heartbeats of a trial in a database; a trial without one for twice as long counts as dead."""
+
+PATIENCE = 60
+"""Seconds to wait for other processes that create or write a database."""
+
+_OTHERS_WRITE = ("already exists", "unique constraint", "duplicate", "is locked", "deadlock", "no such table")
+"""In the messages of a database while another process creates its tables or writes."""
 
 
 def open_storage(storage: str, retries: int = 0) -> BaseStorage:
@@ -51,19 +62,46 @@ def open_storage(storage: str, retries: int = 0) -> BaseStorage:
     if not is_database(storage):
         return JournalStorage(Journal(Path(storage)))
     try:
-        with quiet_optuna():
-            retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=retries) if retries else None
-            return optuna.storages.RDBStorage(
-                storage,
-                engine_kwargs={"pool_pre_ping": True},  # reconnects after a restart of the server
-                heartbeat_interval=HEARTBEAT,
-                heartbeat_stale_trial_callback=retry,
-            )
+        return patiently(partial(_open_database, storage, retries))
     except ImportError as error:
         driver = getattr(error.__cause__, "name", None) or "sqlalchemy"
         raise ConfigError([missing_package(driver, "sweep.storage", storage)]) from None
     except Exception as error:
         raise ConfigError([Problem("sweep.storage", f"cannot be opened: {storage_error(error)}", storage)]) from None
+
+
+def _open_database(storage: str, retries: int) -> BaseStorage:
+    """Connect to a database, and create Optuna's tables if it has none."""
+    engine: dict[str, Any] = {"pool_pre_ping": True}  # reconnects after a restart of the server
+    if storage.startswith("sqlite"):
+        engine["connect_args"] = {"timeout": PATIENCE}  # SQLite has one writer at a time, and gives up after 5 s
+    with quiet_optuna():
+        retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=retries) if retries else None
+        return optuna.storages.RDBStorage(
+            storage, engine_kwargs=engine, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=retry
+        )
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Call a function again while it fails because another process creates or writes the same tables.
+
+    Optuna creates its tables without a lock, so that of several processes that open a new database at once, all but
+    one fail.
+
+    Raises:
+        Exception: any other failure, or the same one for `PATIENCE` seconds.
+    """
+    deadline = time.monotonic() + PATIENCE
+    pause = 0.02
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            text = f"{error} {error.__cause__}".lower()
+            if time.monotonic() > deadline or not any(sign in text for sign in _OTHERS_WRITE):
+                raise
+        time.sleep(random.uniform(pause, 2 * pause))  # at random, so that the same processes do not meet again
+        pause = min(2 * pause, 1.0)
 
 
 def storage_of(name: str, folder: Path) -> str:
@@ -177,18 +215,15 @@ def _end_of_lines(file: Any) -> int:
 
 
 def repair_journal(path: Path) -> str | None:
-    """Remove broken lines from the end of a journal, and save a copy of the original file.
+    """Cut a journal before its first broken line, and save a copy of the original file.
 
-    Only the sweep that owns the journal may call this.
+    Trials that are lost by this are read from their run folders. Only the sweep that owns the journal may call this.
 
     Args:
         path: the file.
 
     Returns:
         a message about the repair; None: the journal was intact.
-
-    Raises:
-        LrflowError: a broken line is followed by valid ones.
     """
     if not path.exists():
         return None
@@ -196,16 +231,15 @@ def repair_journal(path: Path) -> str | None:
     broken = [number for number, line in enumerate(lines) if not _is_valid(line)]
     if not broken:
         return None
-    if any(_is_valid(line) for line in lines[broken[0] :]):
-        raise LrflowError(f"{path}: line {broken[0] + 1} is broken, but later lines are not; restore a backup")
     backup = next(
         other for count in range(1, 1000) if not (other := path.with_name(f"{path.name}.broken-{count}")).exists()
     )
     write_whole(backup, b"".join(lines))
     with path.open("r+b") as file:
         file.truncate(sum(map(len, lines[: broken[0]])))
-    removed = "an incomplete line" if len(broken) == 1 else f"{len(broken)} broken lines"
-    return f"{path}: removed {removed} at the end; the original file is {backup.name}"
+    removed = len(lines) - broken[0]
+    what = "an incomplete line at the end" if removed == 1 else f"{removed} lines from the first broken one on"
+    return f"{path}: removed {what}; the original file is {backup.name}"
 
 
 def _is_valid(line: bytes) -> bool:
@@ -262,6 +296,9 @@ _MAY_CHANGE = (
     "n_trials",
     "seed",
     "retries",
+    "timeout",
+    "max_time",
+    "isolate",
     "rank_ended_early",
     "batch",
     "resume",

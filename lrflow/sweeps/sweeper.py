@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
@@ -23,9 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.study import StudyDirection
 
 from lrflow.config.interpolation import resolve
+from lrflow.config.literal import how_to_resume, in_shell
 from lrflow.config.overrides import Override
 from lrflow.config.sweep import Sweep
-from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
+from lrflow.config.types import seconds_of
+from lrflow.errors import ConfigError, EndedEarlyError, LrflowError, Problem, ProcessDiedError, StoppedError
 from lrflow.metric import Directions, Metric
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
@@ -40,6 +43,7 @@ from lrflow.sweeps.study import (
     check_record,
     is_database,
     open_storage,
+    patiently,
     read_record,
     repair_journal,
     storage_error,
@@ -93,11 +97,13 @@ def run_sweep(
         given: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
         overrides = [*given["hydra"], *given["task"]]
         sweep = SweepRun(settings, space, folder, url, launcher, config.hydra.launcher, overrides)
+        if sweep.deadline is not None:
+            getattr(job, "times", {})["deadline"] = sweep.deadline
         try:
             return sweep.run()
         except optuna.exceptions.StorageInternalError as error:
             reason = storage_error(error)
-            message = f"sweep.storage: trials cannot be recorded: {reason}; resume with -m sweep.resume={folder}"
+            message = f"sweep.storage: trials cannot be recorded: {reason}; {how_to_resume(folder)}"
             raise LrflowError(message) from error
         finally:
             with suppress(LrflowError, OSError, optuna.exceptions.StorageInternalError):
@@ -144,12 +150,13 @@ class SweepRun:
         known = (folder / RECORD).exists()
         if known and not settings.resume:
             raise ConfigError(
-                [Problem("hydra.sweep.dir", "already holds a sweep", str(folder), f"sweep.resume={folder}")]
+                [Problem("hydra.sweep.dir", "already holds a sweep", str(folder), in_shell("sweep.resume", folder))]
             )
         if known:
             record = read_record(folder)
             check_record(record, settings, space)
         grid = space.grid() if settings.sampler == "grid" else []
+        self.deadline = time.monotonic() + seconds_of(settings.max_time) if settings.max_time else None
         self.n_trials = settings.n_trials or len(grid) or TRIALS
         self.name = record["study"] if known else settings.study or folder.name
         most = 4 if settings.sampler in ADAPTIVE else self.n_trials
@@ -160,7 +167,8 @@ class SweepRun:
         self._backend = open_storage(url, settings.retries)
         sampler = make_sampler(settings.sampler, settings.seed, self.n_trials, space.common())
         directions = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
-        study = optuna.create_study(
+        create = partial(
+            optuna.create_study,
             storage=self._backend,
             study_name=self.name,
             directions=[directions[each.mode] for each in settings.objectives],
@@ -168,8 +176,11 @@ class SweepRun:
             pruner=make_pruner(settings.pruner, settings.pruning),
             load_if_exists=known or is_database(url),
         )
+        study = patiently(create) if is_database(url) else create()
         write_record(folder, settings, space, overrides, self.name)
         self.trials = Trials(study, space, settings, self.n_trials, folder, self.progress)
+        if known:
+            self.trials.add_lost()
 
     def run(self) -> list[Outcome]:
         """Run the trials that are left.
@@ -182,16 +193,23 @@ class SweepRun:
             try:
                 if self._workers.shared and self._workers.count > 1:
                     self._launcher.launch([], initial_job_idx=0)
-                self._workers.run(self._work, self._stop)
+                self._workers.run(self._work, self._stop, self.deadline)
+                if self._is_over and self.trials.are_left():
+                    raise time_is_over()
             except (KeyboardInterrupt, SystemExit, StoppedError):
-                hint = "" if self.settings.storage == "memory" else f"; resume with -m sweep.resume={self.folder}"
+                hint = "" if self.settings.storage == "memory" else f"; {how_to_resume(self.folder)}"
                 self.progress.print(f"the sweep was stopped{hint}")
                 raise
         return self.trials.outcomes()
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether the time of the sweep is over."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
     def _work(self) -> None:
         """Launch trials until none is left; the loop of a worker."""
-        while batch := self.trials.claim(self._workers.batch_size):
+        while not self._is_over and (batch := self.trials.claim(self._workers.batch_size)):
             for jobs in consecutive_trials(batch):
                 self._launch(jobs)
 
@@ -215,7 +233,13 @@ class SweepRun:
             outcome_of(result._return_value, result.status is not JobStatus.COMPLETED, self.folder / str(job.number))
             for job, result in zip(jobs, results, strict=True)
         ]
-        self.trials.record(jobs, outcomes)
+        died = [job for job, outcome in zip(jobs, outcomes, strict=True) if isinstance(outcome.error, ProcessDiedError)]
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if job in died:
+                job.trial.set_user_attr("death", outcome.reason)
+        self.trials.release(died)  # the worker that claims them next restarts them
+        ended = [(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if job not in died]
+        self.trials.record([job for job, _ in ended], [outcome for _, outcome in ended])
 
     def _stop(self) -> None:
         """Hand out no more trials, and ask the runs of the other workers to stop."""
@@ -237,16 +261,17 @@ class Workers:
     batch_size: int = 1
     shared: bool = False
 
-    def run(self, work: Callable[[], None], stop: Callable[[], None]) -> None:
+    def run(self, work: Callable[[], None], stop: Callable[[], None], deadline: float | None = None) -> None:
         """Run `work` in each worker; several workers are threads.
 
         Args:
             work: the loop of a worker.
             stop: called if a worker fails or the process receives SIGTERM, while other workers are still running.
+            deadline: time of `time.monotonic` at which several workers are stopped; None: never.
 
         Raises:
             BaseException: the error of the first worker that fails; the others get `GRACE` seconds to end.
-            StoppedError: the process received SIGTERM while several workers were running.
+            StoppedError: several workers were running when the process received SIGTERM or at the deadline.
         """
         if self.count == 1:
             work()
@@ -268,12 +293,25 @@ class Workers:
                 thread.start()
             try:
                 for _ in threads:
-                    if error := ended.get():
+                    if error := _next(ended, deadline):
                         raise error
             except BaseException:
                 stop()
                 _wait_for_processes(threads)
                 raise
+
+
+def _next(ended: SimpleQueue[BaseException | None], deadline: float | None) -> BaseException | None:
+    """Wait for the next worker to end, and return its error; at the deadline return one that says so."""
+    try:
+        return ended.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except Empty:
+        return time_is_over()
+
+
+def time_is_over() -> StoppedError:
+    """Return the error that stops a sweep at `sweep.max_time`."""
+    return StoppedError("the time of the sweep is over (sweep.max_time)", EndedEarlyError.exit_code)
 
 
 def workers_for(launcher: DictConfig, batch: int | None, trials: int) -> Workers:

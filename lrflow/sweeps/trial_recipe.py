@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,7 @@ def write_recipe(sweep: SweepResults, trial: TrialResult, name: str = BEST) -> P
 
 def command(sweep: SweepResults, name: str = BEST) -> str:
     """Return the command that runs the trial of a recipe again."""
-    return f"python -m lrflow --config-dir {sweep.folder} recipe={name}"
+    return f"python -m lrflow --config-dir {shlex.quote(str(sweep.folder))} recipe={name}"
 
 
 def _changed_options(choices: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -9,15 +9,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lrflow.config.overrides import quoted
 from lrflow.config.sweep import Sweep
+from lrflow.display import counted
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder, newest_checkpoint
+from lrflow.sweeps.folders import typed_values
 from lrflow.sweeps.outcomes import record_outcome, recorded_outcome
 from lrflow.sweeps.progress import Progress
 from lrflow.sweeps.space import Assignment, Space
@@ -134,7 +137,8 @@ class Trials:
                 self._wait_for(RunFolder(self._folder / str(trial.number)))
             with self._lock:
                 batch += [pending for trial in dead if (pending := self._restarted(trial))]
-                batch += self._draw(count - len(batch))
+                if batch or not dead:  # samplers learn from those that are read from their folders
+                    batch += self._draw(count - len(batch))
                 self._update_progress()
             if not dead:
                 break
@@ -162,6 +166,11 @@ class Trials:
             self._claimed -= {pending.number for pending in jobs}
         if stopped:
             raise stopped
+
+    def are_left(self) -> bool:
+        """Whether any trial has not ended or was not drawn."""
+        replaced = _replaced(trials := self.all())
+        return sum(t.state.is_finished() and t.number not in replaced for t in trials) < self._n_trials
 
     def close(self) -> list[RunFolder]:
         """Refuse further claims.
@@ -213,30 +222,66 @@ class Trials:
         trial.set_user_attr("overrides", [f"{key}={value}" for key, value in assignment.items()])
         return PendingTrial(trial, assignment, checkpoint)
 
+    def add_lost(self) -> None:
+        """Add the trials to the study that have a run folder but were lost with the study's journal.
+
+        They count as trials whose process died: those that ended are read from their folders, and the others resumed.
+        """
+        known = {trial.number for trial in self.all()}
+        folders = {int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()}
+        lost = range(max(known, default=-1) + 1, min(max(folders, default=-1) + 1, self._n_trials))
+        if not lost:
+            return
+        with quiet_optuna():
+            for number in lost:
+                self._study.enqueue_trial(self._values_in(number))
+            for _ in lost:
+                trial = self._study.ask()
+                self._ready(trial)
+        self._claimed.clear()
+        self._progress.print(f"the study has lost {counted(len(lost), 'trial')}; read from the run folders")
+
+    def _values_in(self, number: int) -> dict[str, Any]:
+        """Return the parameters of a trial from the config in its run folder; empty: they are drawn again."""
+        given = typed_values(self._folder / str(number))
+        try:
+            return self._space.values(given)
+        except (KeyError, ValueError):
+            return {}
+
     def _restarted(self, dead: FrozenTrial) -> PendingTrial | None:
         """Return a trial whose process died, to be resumed from its last checkpoint under its number.
 
         None: its run has finished, or died too often; the outcome is recorded.
         """
         folder = RunFolder(self._folder / str(dead.number))
+        if not dead.params and (values := self._values_in(dead.number)):
+            self._study._storage.set_trial_system_attr(dead._trial_id, "fixed_params", values)
         trial = optuna.Trial(self._study, dead._trial_id)
         outcome = Outcome.from_summary(folder.read_summary(), folder.path)
         if outcome and outcome.status != "stopped":
+            if not dead.params:  # lost from the end of the journal
+                self._ready(trial)
             self._record(trial, outcome)
             return None
         checkpoint = newest_checkpoint(folder.path)
         name = checkpoint.name if checkpoint else None
         # A trial that gets further each time is not to blame for the death of its process; another trial may be.
+        cause = dead.user_attrs.get("death", "its process died")
         before = dead.user_attrs.get("deaths", 0) if name == dead.user_attrs.get("checkpoint") else 0
         deaths = before + (outcome is None)
         if "overrides" in dead.user_attrs:  # else the trial was never launched
             trial.set_user_attr("deaths", deaths)
             trial.set_user_attr("checkpoint", name)
             if deaths > self._settings.retries:
-                error = LrflowError(f"its process died more than {self._settings.retries} times")
-                self._record(trial, Outcome.from_error(error, folder=folder.path))
+                times = f"its process died more than {counted(self._settings.retries, 'time')}"
+                error = LrflowError(f"{times}: {cause}" if "death" in dead.user_attrs else times)
+                outcome = Outcome.from_error(error, folder=folder.path)
+                if folder.config.exists():
+                    folder.write_summary(outcome.summary())
+                self._record(trial, outcome)
                 return None
-            self._progress.print(f"trial {dead.number}: its process died; it is run again")
+            self._progress.print(f"trial {dead.number}: {cause}; it is run again")
         return self._ready(trial, checkpoint)
 
     def _wait_for(self, folder: RunFolder) -> None:

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
+from lrflow.config.literal import in_shell
 from lrflow.errors import LrflowError, StoppedError, did_you_mean
 from lrflow.files import link_whole
 from lrflow.metric import Metric
@@ -262,7 +263,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             done = f"stopped as asked after {trainer.global_step} steps"
             if self._saved is None:
                 raise StoppedError(f"{done}; nothing could be saved", self.stop.exit_code)
-            hint = f"saved as {self._saved}; continue with resume={RunFolder.of(self._saved).path}"
+            hint = f"saved as {self._saved}; continue with {in_shell('resume', RunFolder.of(self._saved).path)}"
             raise StoppedError(f"{done}; {hint}", self.stop.exit_code)
 
     def _clean_up(self, path: Path, best: bool) -> None:

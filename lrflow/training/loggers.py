@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from lrflow.errors import LrflowError
@@ -22,6 +22,7 @@ from lrflow.output import redact_message, redact_messages_of_wandb
 from lrflow.redaction import redact, redact_text, redactor
 from lrflow.runs import RunFolder
 from lrflow.training.trainer import rank
+from lrflow.training.wandb_history import WandbHistory
 
 log = logging.getLogger("lrflow")
 
@@ -195,9 +196,7 @@ def _wandb(settings: Mapping[str, Any], folder: Path, name: str, config: Mapping
     options = {key: value for key, value in settings.items() if key != "mode" and value is not None}
     # A run folder is one run on the dashboard, even if it is resumed. Other ranks log nothing.
     identity = RunFolder(folder).run_id if rank() == 0 else None
-    return WandbLogger(
-        name=name, save_dir=folder, id=identity, resume="allow", mode=mode, config=dict(config), **options
-    )
+    return WandbHistory(folder, name=name, id=identity, resume="allow", mode=mode, config=dict(config), **options)
 
 
 def log_rows(logger: Logger, columns: list[str], rows: list[list[Any]]) -> None:

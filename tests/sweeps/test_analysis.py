@@ -113,6 +113,18 @@ def test_merged_lrs_are_reported_by_one_that_was_tried(analysed) -> None:
     assert curve.doubts == ("5 LRs, of which 3 lie apart, are too few to fit: the best of those tried is shown",)
 
 
+@pytest.mark.parametrize(
+    "losses", [(0.5, 0.6, 0.7, 0.8), (0.6, 0.5, 0.7, 0.8), (0.9, 0.8, 0.6, 0.5), (0.9, 0.8, 0.5, 0.6)]
+)
+def test_the_interval_holds_the_best_lr_among_merged_ones_at_an_edge(losses: tuple[float, ...], analysed) -> None:
+    rates = (0.001, 0.0011, 0.01, 0.0105)
+    (curve,) = analysed([(lr, {}, loss) for lr, loss in zip(rates, losses, strict=True)]).curves
+    assert curve.lr in rates
+    low, high = curve.interval
+    assert low <= curve.lr <= high
+    assert (low, high) == pytest.approx((0.001, 0.01025) if losses[0] < 0.9 else (0.00105, 0.0105), rel=1e-2)
+
+
 def test_an_lr_diverges_if_half_of_its_seeds_do(analysed) -> None:
     lost = {(0.01, 0), (0.01, 1), (0.001, 0)}
     trials = [

@@ -237,7 +237,7 @@ def interrupted(objective, here: Path, at: int) -> list[Config]:
 def test_an_interrupted_sweep_prints_the_command_to_resume(objective, here, capsys: pytest.CaptureFixture[str]) -> None:
     ran = interrupted(objective, here, 1)
     assert len(ran) == 2
-    assert "resume with -m sweep.resume=stopped" in capsys.readouterr().out
+    assert "resume with python -m lrflow -m sweep.resume=stopped" in capsys.readouterr().out
     ran = objective(bowl)
     assert main(["-m", "sweep.resume=stopped"]) == 0
     assert [config.trial.number for config in ran] == [1, 2]
@@ -274,7 +274,7 @@ def test_a_trial_fails_after_too_many_deaths(objective, here) -> None:
     ran = objective(bowl)
     assert main(["-m", "sweep.resume=stopped", "sweep.retries=1"]) == 1
     assert [config.trial.number for config in ran] == [2]
-    assert trials_of(here / "stopped")[1].user_attrs["error"] == "its process died more than 1 times"
+    assert trials_of(here / "stopped")[1].user_attrs["error"] == "its process died more than 1 time"
 
 
 def test_a_trial_with_new_checkpoints_is_always_restarted(objective, here) -> None:

@@ -16,6 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 from optuna.trial import TrialState
 
+from lrflow.config.literal import how_to_resume
 from lrflow.config.overrides import Override
 from lrflow.config.sweep import Sweep
 from lrflow.errors import LrflowError, StoppedError
@@ -224,6 +225,6 @@ def test_a_stopped_sweep_does_not_wait_for_remote_jobs(by: str, sweep, capsys: p
         swept.run()
     assert not never.is_set()
     assert sorted(launcher.launched) == [0, 1, 2, 3]
-    assert f"the sweep was stopped; resume with -m sweep.resume={swept.folder}" in capsys.readouterr().out
+    assert f"the sweep was stopped; {how_to_resume(swept.folder)}" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) is handler
     never.set()

@@ -1,0 +1,239 @@
+"""Run the jobs of a sweep in a process of their own and within their time, or read them from an earlier start."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from lrflow.cli.jobs import run_job
+from lrflow.cli.own_process import OwnProcess, limited
+from lrflow.config.overrides import Override
+from lrflow.errors import EndedEarlyError, LrflowError, Problem, ProcessDiedError, StoppedError, TimeLimitError
+from lrflow.memory import kept_for_good
+from lrflow.outcome import Outcome
+from lrflow.output import redacted_output, redacted_stream
+from lrflow.runs import RunFolder, newest_checkpoint
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from lrflow.cli.sweep import CheckedJobs
+    from lrflow.config import Config
+    from lrflow.config.saved import Composed
+
+
+def run_job_of_sweep(
+    cfg: DictConfig,
+    config_dir: Path | None,
+    jobs: CheckedJobs | None,
+    trained: Outcome | None = None,
+    config: Config | None = None,
+    limit: str | None = None,
+) -> Outcome:
+    """Run one job of a sweep that Hydra composed.
+
+    Args:
+        cfg: config of the job.
+        config_dir: folder with additional options.
+        jobs: jobs that were checked before the sweep; None: not checked.
+        trained: outcome of a job that was trained together with others; None: run it.
+        config: checked config; None: take it from `jobs`, or check it now.
+        limit: time after which the job is ended, as configured; None: any time.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from rich.text import Text
+
+    from lrflow.cli.errors import console
+    from lrflow.config.composition import placed
+    from lrflow.config.types import seconds_of
+
+    node: Any = HydraConfig.get()
+    folder, typed = _folder(node), _typed(node)
+    if config is None and jobs is not None:
+        config = jobs.take(typed, folder)
+    number = int(node.job.num)
+    labels = jobs.labels if jobs else []
+    quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if is_trial_of_lrflow():
+        quiet = _output_to(folder / "output.txt")  # the sweep prints the progress
+    else:
+        label = labels[number] if number < len(labels) else " ".join(typed)
+        console().print(Text.assemble((f"\njob {number}", "bold"), f"  {label}\n", (f"{folder}/", "dim")))
+    if jobs is not None and jobs.resumed and trained is None:
+        trained, checkpoint = _earlier(folder, typed)
+        if trained is not None:
+            console().print(Text("has ended before, and is read from its folder", "dim"))
+        if checkpoint is not None:
+            config = None  # composed again, as that of a resumed run
+            node.overrides.task.append(str(Override.path("++resume.from", checkpoint).text))
+            OmegaConf.update(cfg, "resume.from", str(checkpoint), force_add=True)
+
+    def place(problems: list[Problem]) -> list[Problem]:
+        found, overrides = composed_job(cfg, node, config_dir)
+        return placed(problems, overrides, config_dir, found)
+
+    hung = partial(_record, _too_long(limit), folder)
+    with redacted_output(), quiet, limited(seconds_of(limit) if limit else None, hung):
+        return run_job(config or composed_job(cfg, node, config_dir)[0].config(folder), place, trained)
+
+
+class SweepJobs(OwnProcess):
+    """Runs jobs of a sweep in a process of their own; the next job gets a new process if one takes it down.
+
+    Args:
+        config_dir: folder with additional options.
+        jobs: jobs that were checked before the sweep; None: not checked.
+    """
+
+    def __init__(self, config_dir: Path | None, jobs: CheckedJobs | None) -> None:
+        super().__init__(partial(_run_given, config_dir, jobs))
+
+    def run(self, cfg: DictConfig, limit: str | None, deadline: float | None) -> Outcome:
+        """Run a job that Hydra composed.
+
+        Args:
+            cfg: config of the job.
+            limit: time after which the job is ended, as configured; None: any time.
+            deadline: time of `time.monotonic` at which the sweep has to stop; None: never.
+
+        Raises:
+            StoppedError: the sweep has to stop.
+        """
+        from hydra.core.hydra_config import HydraConfig
+
+        from lrflow.cli.errors import show_failure
+        from lrflow.config.types import seconds_of
+
+        node: Any = HydraConfig.get()
+        folder = _folder(node)
+        _import_task(cfg)
+        started = time.monotonic()
+        left = [] if deadline is None else [deadline - started]
+        try:
+            ended: Outcome = self(
+                (cfg, HydraConfig.instance().cfg, dict(os.environ)),
+                min([seconds_of(limit), *left] if limit else left, default=None),
+            )
+            return ended
+        except TimeLimitError:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise StoppedError("the time of the sweep is over", EndedEarlyError.exit_code) from None
+            failure: LrflowError = _too_long(limit)
+        except ProcessDiedError as error:
+            failure = error
+        is_trial = is_trial_of_lrflow()
+        with _output_to(folder / "output.txt") if is_trial else contextlib.nullcontext():
+            show_failure(failure)
+        if not is_trial or isinstance(failure, TimeLimitError):  # else the trial may be run again
+            _record(failure, folder)
+        given = [text.removeprefix("++") for text in _typed(node)]
+        return Outcome.from_error(failure, seconds=time.monotonic() - started, folder=folder, overrides=given)
+
+
+def _run_given(config_dir: Path | None, jobs: CheckedJobs | None, given: tuple[Any, ...]) -> Outcome:
+    """Run a job in the process of `SweepJobs`."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import configure_log
+
+    cfg, HydraConfig.instance().cfg, environment = given
+    os.environ.clear()
+    os.environ.update(environment)
+    node = HydraConfig.get()
+    configure_log(node.job_logging, node.verbose)
+    return run_job_of_sweep(cfg, config_dir, jobs).picklable()
+
+
+def _folder(node: Any) -> Path:
+    """Return the folder of a job, from Hydra's node of its config."""
+    folder = Path(node.runtime.output_dir)
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def _typed(node: Any) -> list[str]:
+    """Return the overrides of a job, from Hydra's node, as they were typed.
+
+    To read them one by one would resolve `${oc.env:...}` in them, and so show and save the value.
+    """
+    typed: Any = OmegaConf.to_container(node.overrides.task, resolve=False)
+    return list(typed)
+
+
+def _earlier(folder: Path, overrides: Sequence[str]) -> tuple[Outcome | None, Path | None]:
+    """Return the outcome of a job from an earlier start of its sweep, or the checkpoint to resume it from."""
+    from lrflow.sweeps.folders import ended_run
+
+    try:
+        ended = ended_run(folder, overrides)
+    except LrflowError as error:
+        return Outcome.from_error(error, folder=folder), None
+    return ended, None if ended else newest_checkpoint(folder)
+
+
+def _too_long(limit: str | None) -> TimeLimitError:
+    return TimeLimitError(f"took longer than sweep.timeout={limit}")
+
+
+def _record(failure: LrflowError, folder: Path) -> None:
+    """Record in the folder of a run how it ended, since its process could not."""
+    with contextlib.suppress(OSError):
+        RunFolder(folder).write_summary(Outcome.from_error(failure).summary())
+
+
+def _import_task(cfg: DictConfig) -> None:
+    """Import the task of a job, so that the processes of this job and of the next ones have it in memory."""
+    name = f"lrflow.tasks.{OmegaConf.select(cfg, 'task.name')}"
+    if name not in sys.modules:
+        with kept_for_good(), contextlib.suppress(ImportError):  # reported by the job
+            importlib.import_module(name)
+
+
+def composed_job(cfg: DictConfig, node: Any, config_dir: Path | None) -> tuple[Composed, list[Override]]:
+    """Return the composed config of a sweep's job, and its overrides as Hydra received them.
+
+    Args:
+        cfg: config that Hydra composed.
+        node: Hydra's node of it.
+        config_dir: folder with additional options.
+    """
+    from lrflow.config.composition import job_of_sweep
+
+    overrides = [Override.read(text) for text in _typed(node)]
+    return job_of_sweep(cfg, node, overrides, config_dir), overrides
+
+
+def is_trial_of_lrflow() -> bool:
+    """Return whether lrflow's own sweeper started the current job."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from lrflow.config.sweep import TARGET
+
+    return bool(HydraConfig.get().sweeper._target_ == TARGET)
+
+
+def settings_of_sweeper() -> tuple[bool, str | None]:
+    """Return whether the current job gets a process of its own, and the time after which it is ended."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from lrflow.cli.errors import debugging
+
+    node: Any = HydraConfig.get().sweeper if is_trial_of_lrflow() else {}
+    return bool(node.get("isolate", True)) and not debugging(), node.get("timeout")
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Redirect stdout and stderr to a file within the block."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        stream = redacted_stream(file)
+        with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+            yield

@@ -1,0 +1,67 @@
+"""Overrides whose value is a path or a name: read as they are typed, and written so that a shell reads them back."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from lrflow.config.overrides import Override, quoted
+
+PATHS = (
+    "output", "resume.from", "task.from", "against", "model.init_from", "hydra.sweeper.resume", "hydra.run.dir",
+    "hydra.sweep.dir",
+)  # fmt: skip
+"""Keys whose value is a path."""
+
+NAMES = ("name",)
+"""Keys whose value is a name; with `-m`, a comma separates several."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./@%+-]+( +[A-Za-z0-9_./@%+-]+)*")  # is the same text for Hydra
+
+
+def literal_paths(overrides: Iterable[Override], sweep: bool = False) -> list[Override]:
+    """Return the overrides with their paths and names quoted for Hydra, whatever characters these have.
+
+    A shell takes the quotes of `resume="my run, 2"` away, and Hydra would read two values. A text in quotes of its own
+    and one with an interpolation are left to Hydra, unless there is a file of that very name.
+
+    Args:
+        overrides: overrides as typed, short forms expanded.
+        sweep: whether a key may have several values (`-m`).
+    """
+    return [_literal(override, sweep) for override in overrides]
+
+
+def _literal(override: Override, sweep: bool) -> Override:
+    text = override.given
+    if override.key not in (*PATHS, *NAMES) or not text.strip() or text == "null" or _PLAIN.fullmatch(text):
+        return override
+    if not _exists(text):
+        is_quoted = len(text) > 1 and text[0] in "'\"" and text[-1] == text[0] and override.is_readable
+        is_list = override.key in NAMES and sweep and override.is_swept
+        # A path that does not exist is two values if it has a comma: no run can be resumed twice.
+        is_several = override.key in ("resume.from", "task.from", "against", "model.init_from") and override.is_swept
+        if is_quoted or "${" in text or is_list or is_several:
+            return override
+    return dataclasses.replace(override, value=quoted(text))
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def in_shell(key: str, value: object) -> str:
+    """Return an override as it is typed in a shell."""
+    text = str(value)
+    return shlex.quote(f"{key}={text}" if _PLAIN.fullmatch(text) else f"{key}={quoted(text)}")
+
+
+def how_to_resume(sweep: object) -> str:
+    """Return how the sweep in a folder is resumed, with the command."""
+    return f"resume with python -m lrflow -m {in_shell('sweep.resume', sweep)}"
