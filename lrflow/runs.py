@@ -9,24 +9,37 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lrflow import files
 from lrflow.errors import ConfigError, LrflowError, Problem
 
 log = logging.getLogger("lrflow")
+T = TypeVar("T", dict[str, Any], list[Any])
 
 _RUN_ID = re.compile(r"[\w.-]+\n|[0-9a-f]{12}")
 
 BEST = "best.ckpt"
 """File name of the best checkpoint."""
+
+EARLIER = "earlier"
+"""Name of the folder in a run folder that receives the records of earlier runs in it."""
+
+_STAGED = ".next"
+_RECORD = (
+    "config.yaml", "plan.json", "plan.csv", "plan.png", "metrics.csv", "sharpness.png", "checkpoints",
+    "environment.json", "summary.json", "evaluations.json", "run_id", "tensorboard", "wandb",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,8 +63,8 @@ class RunFolder:
             ConfigError: the folder cannot be created.
         """
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        for count in range(1, 1000):
-            path = output / (f"{stamp}_{name}" if count == 1 else f"{stamp}_{name}-{count}")
+        for number in range(1, 1000):
+            path = output / (f"{stamp}_{name}" if number == 1 else f"{stamp}_{name}-{number}")
             try:
                 path.mkdir(parents=True, exist_ok=False)
             except FileExistsError:
@@ -109,27 +122,56 @@ class RunFolder:
         """Return the id of the process that holds the lock, or None."""
         return files.holder(self.path / ".lock")
 
+    def start_over(self) -> None:
+        """Move the record of an earlier run in this folder to `earlier/NUMBER/`, so that the folder has one history."""
+        if not any(path.exists() for path in (self.metrics, self.summary, self.checkpoints)):
+            return
+        for number in count(1):
+            place = self.path / EARLIER / str(number)
+            if not place.exists():
+                break
+        log.warning("%s: an earlier run was started here; its record is now in %s", self.path, place)
+        place.mkdir(parents=True)
+        for name in _RECORD:
+            if (self.path / name).exists():
+                (self.path / name).rename(place / name)
+
+    def stage(self) -> RunFolder:
+        """Return an empty folder within this one for the record of a resumed run, until `commit`."""
+        self._discard_staged()
+        (self.path / _STAGED).mkdir()
+        return RunFolder(self.path / _STAGED)
+
+    def commit(self) -> None:
+        """Replace the record by the staged one, because the resumed run goes on."""
+        staged = self.path / _STAGED
+        for file in sorted(staged.iterdir()) if staged.is_dir() else ():
+            file.replace(self.path / file.name)
+        self._discard_staged()
+
+    def _discard_staged(self) -> None:
+        shutil.rmtree(self.path / _STAGED, ignore_errors=True)
+
     @contextmanager
     def restored_unless(self, started: Callable[[], bool]) -> Iterator[None]:
         """Restore the run's files if the block, which resumes the run, fails before its first step.
 
-        Otherwise the folder would contain the config of a run that made no step, and the next resume would use it.
+        Otherwise the folder would contain the record of a run that made no step, and the next resume would use it.
 
         Args:
             started: returns whether a step was made; called when the block raises.
         """
-        names = ("config.yaml", "environment.json", "plan.csv", "plan.json", "plan.png", "summary.json")
-        record = [self.path / name for name in names]
-        before = {file: file.read_bytes() for file in record if file.exists()}
+        before = self.summary.read_bytes() if self.summary.exists() else None
         try:
             yield
         except BaseException:
             if not started():
-                for file in record:
-                    file.unlink(missing_ok=True)
-                for file, content in before.items():
-                    files.write_whole(file, content)
+                self.summary.unlink(missing_ok=True)
+                if before is not None:
+                    files.write_whole(self.summary, before)
             raise
+        finally:
+            self._discard_staged()
 
     @property
     def run_id(self) -> str:
@@ -157,6 +199,12 @@ class RunFolder:
     def config(self) -> Path:
         """The composed config, without secrets."""
         return self.path / "config.yaml"
+
+    @property
+    def present_config(self) -> Path:
+        """The config of the process that runs here now: the staged one of a resumed run, until it goes on."""
+        staged = self.path / _STAGED / "config.yaml"
+        return staged if staged.exists() else self.config
 
     @property
     def metrics(self) -> Path:
@@ -188,8 +236,8 @@ class RunFolder:
         path, home = path.resolve(), self.path.resolve()
         return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)
 
-    def write_environment(self) -> None:
-        """Write environment.json: command, start time, machine and versions of packages."""
+    def write_environment(self, **facts: Any) -> None:
+        """Write environment.json: command, start time, machine, versions of packages and further facts."""
         packages = ("lrflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "hydra-core", "omegaconf")
         record = {
             "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
@@ -199,6 +247,7 @@ class RunFolder:
             "python": platform.python_version(),
             "cores": os.cpu_count(),
             "versions": {name: _version(name) for name in packages},
+            **facts,
         }
         self._write(self.path / "environment.json", record)
 
@@ -208,14 +257,35 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """Return the content of summary.json; empty if there is none or it cannot be read."""
-        try:
-            return json.loads(self.summary.read_text())
-        except (OSError, json.JSONDecodeError):
-            return {}
+        return read_json(self.summary, dict)
 
     @staticmethod
     def _write(path: Path, record: Mapping[str, Any]) -> None:
         files.write_json(path, record)
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """Return the content of a JSON file of a run, or an empty one if there is none or if it is incomplete.
+
+    Args:
+        path: the file.
+        kind: of the content, dict or list.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, kind):
+            return content
+    except OSError:
+        return kind()
+    except (ValueError, RecursionError):
+        pass
+    _report_torn(path, path.absolute())
+    return kind()
+
+
+@cache
+def _report_torn(path: Path, unique: Path) -> None:
+    log.warning("%s is incomplete, as after a loss of power; it counts as missing", path)
 
 
 def _version(package: str) -> str | None:
@@ -236,6 +306,11 @@ def checkpoints_in(folder: Path) -> list[Path]:
     """Return the checkpoints `step-NUMBER.ckpt` in a folder, sorted by step."""
     # Numbers are padded to seven digits; a longer one makes the name longer.
     return sorted(folder.glob("step-*.ckpt"), key=lambda path: (len(path.name), path.name))
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step in the name of a checkpoint `step-NUMBER.ckpt`."""
+    return int(checkpoint.stem.rpartition("-")[2])
 
 
 def find_checkpoint(wanted: str, output: Path, key: str) -> Path:

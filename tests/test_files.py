@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lrflow.files import LockedError, holder, link_whole, lock, write_whole
+from lrflow.files import LockedError, copy_whole, holder, lock, write_whole
 
 FORK = multiprocessing.get_context("fork")
 
@@ -25,9 +25,9 @@ def test_text_bytes_and_a_writer_are_the_same(data: Any, tmp_path: Path) -> None
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("copied", [False, True])
 def test_the_content_is_on_the_disk_before_it_gets_the_name(
-    linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a power cut can leave the new name with an empty file; the name itself is synced after it."""
     path, source, done = tmp_path / "file", tmp_path / "source", []
@@ -46,22 +46,20 @@ def test_the_content_is_on_the_disk_before_it_gets_the_name(
 
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "replace", rename)
-    if linked:
-        link_whole(source, path)
-        assert done == [("rename", "new", "earlier"), ("sync", "folder", "new")]
+    if copied:
+        copy_whole(source, path)
     else:
         write_whole(path, "new")
-        assert done == [("sync", "new", "earlier"), ("rename", "new", "earlier"), ("sync", "folder", "new")]
+    assert done == [("sync", "new", "earlier"), ("rename", "new", "earlier"), ("sync", "folder", "new")]
 
 
-def test_a_file_system_without_links_gets_a_synced_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise OSError("no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    (tmp_path / "source").write_bytes(b"content")
-    link_whole(tmp_path / "source", tmp_path / "file")
-    assert (tmp_path / "file").read_bytes() == b"content"
+def test_a_copy_is_a_file_of_its_own(tmp_path: Path) -> None:
+    source, path = tmp_path / "source", tmp_path / "file"
+    source.write_bytes(b"content" * 1000)
+    assert copy_whole(source, path).read_bytes() == source.read_bytes()
+    with source.open("r+b") as file:
+        file.truncate(3)
+    assert path.read_bytes() == b"content" * 1000
     assert sorted(os.listdir(tmp_path)) == ["file", "source"]
 
 

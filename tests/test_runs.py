@@ -122,16 +122,24 @@ def test_sigterm_saves_at_a_step_boundary_and_exits_with_143(python: Start, lrfl
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
 
 
-def test_a_broken_checkpoint_is_refused_and_the_newest_whole_one_offered(lrflow: Run, tmp_path: Path) -> None:
+def test_the_newest_whole_checkpoint_is_resumed(lrflow: Run, tmp_path: Path) -> None:
     assert lrflow("trainer.max_epochs=2").returncode == 0
-    earlier, last = sorted(only_run(tmp_path).glob("checkpoints/step-*.ckpt"))
+    run = only_run(tmp_path)
+    earlier, last = sorted(run.glob("checkpoints/step-*.ckpt"))
     last.write_bytes(last.read_bytes()[:-1000])
-    refused = lrflow("resume=last", "trainer.max_epochs=3")
-    assert refused.returncode != 0
-    message = "".join(refused.stderr.split())  # however the lines were broken
+    refused = lrflow(f"resume={last}")
+    assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
+    message = "".join(refused.stderr.split())  # however the lines were broken
     assert last.name in message
-    assert earlier.name in message
+    assert f"thenewestwholeoneis{earlier.relative_to(tmp_path)}" in message
+    for wanted in ("last", str(run.relative_to(tmp_path)), str(earlier)):
+        last.write_bytes(b"")
+        (run / "summary.json").unlink()
+        done = lrflow(f"resume={wanted}")
+        assert done.returncode == 0, done.stderr
+        assert "is an empty file; going on from" in " ".join(done.stderr.split())
+        assert json.loads((only_run(tmp_path) / "summary.json").read_text())["status"] == "finished"
 
 
 @pytest.mark.slow

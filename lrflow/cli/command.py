@@ -267,8 +267,9 @@ def _started_by_a_run() -> Path | None:
 def _run_again(folder: Path) -> int:
     """Run the job of a run folder, as its first process does; the command line is ignored."""
     from lrflow.config import load_config, validate
+    from lrflow.runs import RunFolder
 
-    return run_job(validate(load_config(folder / "config.yaml"))).exit_code
+    return run_job(validate(load_config(RunFolder(folder).present_config))).exit_code
 
 
 @contextlib.contextmanager

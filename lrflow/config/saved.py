@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from lrflow.config.validation import META, validate
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import write_whole
 from lrflow.redaction import redact
-from lrflow.runs import RunFolder, find_checkpoint
+from lrflow.runs import RunFolder, checkpoints_in, find_checkpoint
+from lrflow.seal import find_damage, newest_undamaged
 
 log = logging.getLogger("lrflow")
 
@@ -77,20 +79,33 @@ def load_config_in(path: Path) -> DictConfig:
     """Read the config in a checkpoint, for a run without config.yaml; its options and overrides are unknown.
 
     Raises:
-        ConfigError: the checkpoint contains no config.
+        ConfigError: the file is not a checkpoint of lrflow, or contains no config.
     """
     import torch
 
+    if damage := find_damage(path):
+        raise ConfigError([Problem("resume", damage, str(path), "give a run folder or a checkpoint")])
     try:
-        found = OmegaConf.create(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["lrflow"]["config"])
-        if isinstance(found, DictConfig) and "optimizer" in found:
-            return found
-        reason = "it contains none"
-    except Exception as error:  # torch.load raises many types
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-    message = f"its run has no config.yaml, and the config in the checkpoint cannot be read: {reason}"
-    hint = "put the run's config.yaml back into its folder, the parent of checkpoints/"
-    raise ConfigError([Problem("resume", message, str(path), hint)])
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # torch.load raises many types
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("lrflow"), dict):
+        message = "is not a checkpoint of lrflow, and only those can be resumed"
+        weights = content is not None and not isinstance(content, torch.Tensor)
+        hint = f"model.init_from={path} starts a new run from its weights" if weights else None
+        raise ConfigError([Problem("resume", message, str(path), hint or "give a run folder or a checkpoint")])
+    config = content["lrflow"].get("config")
+    if not isinstance(config, dict) or "optimizer" not in config:
+        message = "its run has no config.yaml, and the checkpoint contains no config"
+        hint = "put the run's config.yaml back into its folder, the parent of checkpoints/"
+        raise ConfigError([Problem("resume", message, str(path), hint)])
+    _report_config_in(path, path.absolute())
+    return OmegaConf.create(config)
+
+
+@cache
+def _report_config_in(path: Path, unique: Path) -> None:
+    log.warning("there is no %s: using the config in the checkpoint", RunFolder.of(path).config)
 
 
 @dataclass(frozen=True)
@@ -152,7 +167,7 @@ class Composed:
 
 
 def pinned(overrides: Sequence[Override]) -> list[Override]:
-    """Return the overrides with the run that they resume or evaluate replaced by its checkpoint.
+    """Return the overrides with the run that they evaluate replaced by its checkpoint, and one to resume by its folder.
 
     Otherwise `resume=last` would find the new run's own folder, and jobs of a sweep would find each other's.
 
@@ -168,8 +183,8 @@ def pinned(overrides: Sequence[Override]) -> list[Override]:
     key, source = found
     rest = [override for override in overrides if override.key not in ("resume.from", "task.from")]
     checkpoint = _checkpoint(overrides, key, source)
-    if _config_of(checkpoint) == checkpoint and not _names_recipe(overrides):
-        log.warning("there is no %s: using the config in the checkpoint", RunFolder.of(checkpoint).config)
+    if key == "resume.from" and not Path(source).is_file():  # which of its checkpoints is whole is known later
+        return [*rest, Override.path(key, RunFolder.of(checkpoint).path)]
     return [*rest, Override.path(key, checkpoint)]
 
 
@@ -200,7 +215,10 @@ def _names_recipe(overrides: Sequence[Override]) -> bool:
 def _config_of(checkpoint: Path) -> Path:
     """Return the config.yaml of a checkpoint's run, or the checkpoint itself if there is none."""
     path = RunFolder.of(checkpoint).config
-    return path if path.is_file() else checkpoint
+    if path.is_file():
+        return path
+    saved = checkpoints_in(checkpoint.parent)
+    return (newest_undamaged(saved) if checkpoint in saved[-1:] else None) or checkpoint
 
 
 def of_this_run(override: Override) -> bool:

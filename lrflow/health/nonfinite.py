@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from lrflow.config.run_schema import Action
+from lrflow.display import joined
 from lrflow.errors import DivergedError
 from lrflow.training.monitor import Monitor
 from lrflow.training.signals import Block
@@ -26,8 +28,8 @@ _LR = (
 class NonFinite(Monitor):
     """Ends a run, or warns once, at the first step whose loss, gradient norm or weights are not finite.
 
-    In half precision infinite gradients are ignored: the gradient scaler skips those steps. Weights are checked before
-    each checkpoint, so a broken state is never saved.
+    In half precision infinite gradients are ignored: the gradient scaler skips those steps. Weights, buffers, averages
+    of the weights and the optimizer's state are checked before each checkpoint, so a broken state is never saved.
 
     Args:
         action: `stop` raises a `DivergedError`, `warn` logs one warning, `ignore` does nothing.
@@ -73,6 +75,15 @@ class NonFinite(Monitor):
         weights = [parameter.detach() for group in groups for parameter in group["params"]]
         if not math.isfinite(float(torch.stack(torch._foreach_norm(weights, math.inf)).max())):
             self._respond(f"after {trainer.global_step} steps: the weights are not finite", _LR)
+
+    def on_not_finite(self, trainer: pl.Trainer, names: Sequence[str]) -> None:
+        """End the run rather than save such a state.
+
+        Raises:
+            DivergedError: `action` is `stop`.
+        """
+        if self._action == "stop":
+            self._respond(f"after {trainer.global_step} steps: not finite: {joined(names, 5)}", _LR)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the checkpoint: whether it has warned already."""

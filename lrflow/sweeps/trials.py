@@ -19,7 +19,8 @@ from lrflow.config.sweep import Sweep
 from lrflow.display import counted
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
-from lrflow.runs import RunFolder, newest_checkpoint
+from lrflow.runs import RunFolder, checkpoints_in
+from lrflow.seal import newest_undamaged
 from lrflow.sweeps.folders import typed_values
 from lrflow.sweeps.outcomes import record_outcome, recorded_outcome
 from lrflow.sweeps.progress import Progress
@@ -264,7 +265,7 @@ class Trials:
                 self._ready(trial)
             self._record(trial, outcome)
             return None
-        checkpoint = newest_checkpoint(folder.path)
+        checkpoint = newest_undamaged(checkpoints_in(folder.checkpoints))
         name = checkpoint.name if checkpoint else None
         # A trial that gets further each time is not to blame for the death of its process; another trial may be.
         cause = dead.user_attrs.get("death", "its process died")

@@ -19,7 +19,7 @@ from lrflow.config.run_schema import Evaluate
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.files import user_lock, write_json
-from lrflow.runs import RunFolder, find_checkpoint
+from lrflow.runs import RunFolder, find_checkpoint, read_json
 from lrflow.tasks.run_record import own_environment
 from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.loaders import order_loaders
@@ -83,10 +83,7 @@ def run(config: Config) -> dict[str, Any]:
 def _record(folder: RunFolder, evaluation: dict[str, Any]) -> None:
     """Add an evaluation to the run folder's evaluations.json; replace an earlier one of the same weights and data."""
     path = folder.path / EVALUATIONS
-    try:
-        earlier = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        earlier = []
+    earlier = read_json(path, list)
     same = ("split", "checkpoint", "step")
     kept = [one for one in earlier if any(one.get(key) != evaluation[key] for key in same)]
     try:

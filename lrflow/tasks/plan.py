@@ -117,7 +117,7 @@ def read_plan(against: str, output: Path) -> Plan:
     except ConfigError as error:
         # The keys of these problems belong to the other run; the command line would look for them in this one.
         raise _invalid(path, *(str(replace(problem, hint=None, where=None)) for problem in error.problems)) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _invalid(path, f"cannot be read: {error}") from error
 
 

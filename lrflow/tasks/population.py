@@ -176,6 +176,11 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
     with ExitStack() as stack:
         for number, config in members:
             folder = open_folder(config, None)
+            try:
+                with folder.locked():
+                    folder.start_over()
+            except LrflowError:  # another process runs it
+                continue
             loggers = open_loggers(config, folder)
             stack.callback(close_loggers, loggers)
             try:

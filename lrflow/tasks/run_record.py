@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
@@ -20,6 +21,7 @@ from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.training.loggers import build_loggers, close_loggers
 from lrflow.training.resume import Resumed
+from lrflow.training.resume_source import resumed_facts
 from lrflow.training.trainer import rank
 
 
@@ -69,8 +71,18 @@ def own_environment(folder: RunFolder) -> Iterator[None]:
         os.environ.update(before)
 
 
-def record_start(config: Config, folder: RunFolder, plan: Plan, devices: int, picture: bool = True) -> None:
+def record_start(
+    config: Config,
+    folder: RunFolder,
+    plan: Plan,
+    devices: int,
+    picture: bool = True,
+    resumed: Resumed | None = None,
+) -> None:
     """Write the config, the environment and the plan of a run into its folder.
+
+    The record of a resumed run is staged: it replaces the earlier one at the first step (`RunFolder.commit`), so that a
+    process that is killed before leaves the folder as it was.
 
     Args:
         config: the configuration of the run.
@@ -78,11 +90,31 @@ def record_start(config: Config, folder: RunFolder, plan: Plan, devices: int, pi
         plan: the plan of the run.
         devices: the number of processes that train.
         picture: whether to draw the plan, which takes longer than the training of a small trial.
+        resumed: the run that is resumed; None: a new run.
     """
     _ = folder.run_id  # creates the id before the config: a folder with a config but no id is an earlier version's
-    save_config(config, folder.config)
-    folder.write_environment()
-    plan.write(folder.path, assemble.plan_extras(config, devices), picture)
+    place = folder.stage() if resumed else folder
+    save_config(config, place.config)
+    place.write_environment(**resumed_facts(resumed))
+    plan.write(place.path, assemble.plan_extras(config, devices), picture)
+
+
+class CommitsRecord(pl.Callback):
+    """Replaces the record in the folder of a resumed run by the staged one, once the run has made a step.
+
+    Args:
+        folder: the folder of the run.
+        step: the number of steps that were made before.
+    """
+
+    def __init__(self, folder: RunFolder, step: int) -> None:
+        self._folder, self._step, self._is_done = folder, step, False
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Commit the record at the first step."""
+        if not self._is_done and trainer.global_step > self._step:
+            self._is_done = True
+            self._folder.commit()
 
 
 @contextmanager

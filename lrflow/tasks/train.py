@@ -22,14 +22,16 @@ from lrflow.config.checks import settings_of
 from lrflow.config.compatibility import check_combination
 from lrflow.config.run_schema import Train
 from lrflow.config.targets import optimizer_traits
+from lrflow.data.fingerprint import changes_of_data, fingerprint
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError
 from lrflow.layers import Group, merge
 from lrflow.outcome import Outcome, numbers_in
 from lrflow.plan import Plan
-from lrflow.runs import RunFolder, find_checkpoint
+from lrflow.runs import RunFolder
 from lrflow.tasks.evaluate import run_test
 from lrflow.tasks.run_record import (
+    CommitsRecord,
     conclude,
     failure_recorded,
     open_folder,
@@ -48,7 +50,9 @@ from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.loggers import close_loggers
 from lrflow.training.monitor import Monitor, Watched, build_monitors
 from lrflow.training.progress import ProgressBar
-from lrflow.training.resume import Resumed, branch_point
+from lrflow.training.resume import Resumed
+from lrflow.training.resume_source import branch_point, read_resumed
+from lrflow.training.state import preserve_random_state
 from lrflow.training.trainer import Trainer, build_trainer, rank, validate_every
 
 log = logging.getLogger("lrflow")
@@ -79,13 +83,15 @@ def outcome(config: Config) -> Outcome:
     """
     resumed = None
     if config.resume.source:
-        resumed = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
+        resumed = read_resumed(config.resume.source, Path(config.output), locate)
         resumed = branch_point(config, resumed) if config.resume.horizon == "branch" else resumed
         resumed.check_config(assemble.plain_config(config), optimizer_traits)
     folder = open_folder(config, resumed)
     loggers: list[Logger] = []
     with folder.locked() if rank() == 0 else nullcontext(), own_environment(folder):
         try:
+            if rank() == 0 and (resumed is None or RunFolder.of(resumed.path).path.resolve() != folder.path.resolve()):
+                folder.start_over()
             if config.finds_lr or (config.find.check and resumed is None):
                 from lrflow.tasks.find import resolve_auto_lr  # here, since most runs do not need it
 
@@ -110,6 +116,7 @@ class Prepared:
         plan: the plan of the run.
         groups: the groups of the module's parameters.
         facts: fields of the summary, read when it is written.
+        ending: whether only the end of a resumed run is left: its last validation, its test and its summary.
     """
 
     trainer: Trainer
@@ -118,6 +125,7 @@ class Prepared:
     plan: Plan
     groups: Sequence[Group]
     facts: Mapping[str, Any]
+    ending: bool = False
 
 
 def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: list[Logger]) -> Outcome:
@@ -144,30 +152,60 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         return {"metrics": _values(trainer._logger_connector._callback_metrics), **so_far()}
 
     with (
-        _restored_before_first_step(folder, resumed, trainer),
+        _restored_before_first_step(folder, resumed, trainer, ready.ending),
         failure_recorded(folder, ready.facts, loggers, so_far_and_metrics),
     ):
         if trainer.is_global_zero:  # before fit, whose further processes read the config in the folder
-            record_start(config, folder, plan, trainer.world_size, picture=config.trial is None)
+            record_start(config, folder, plan, trainer.world_size, config.trial is None, resumed)
+            if resumed and ready.ending and not folder.config.exists():
+                folder.commit()
+            elif resumed:
+                trainer.callbacks.insert(0, CommitsRecord(folder, resumed.step))  # type: ignore[attr-defined]
         if config.trial and config.trial.pruner != "none":
             from lrflow.tasks.pruning import pruning_callbacks  # here, since it imports Optuna
 
             trainer.callbacks += pruning_callbacks(config, folder.path, trainer, resumed is not None, console)  # type: ignore[attr-defined]
         trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
-        if trainer.global_step < plan.horizon.steps and not trainer.is_last_step_validated:
-            trainer.validate(module, datamodule=data, verbose=False)
-        metrics = _values(trainer.callback_metrics)
+        metrics = _validated(trainer, module, data, plan, resumed if ready.ending else None)
         facts = dict(ready.facts)
         if used := run_test(config.task.test, folder, trainer, module, data, console.print):
             metrics |= _values(trainer.callback_metrics)
             facts["tested"] = used.record()
     if trainer.global_step < plan.horizon.steps:
-        ended = Outcome.ended_early(trainer.ended_by or "the training loop ended", metrics=metrics, **so_far())
+        before = resumed.end["ended_by"] if ready.ending and resumed and resumed.end else None
+        reason = trainer.ended_by or before or "the training loop ended"
+        ended = Outcome.ended_early(reason, metrics=metrics, **so_far())
     else:
         ended = Outcome.finished(metrics, **so_far()).checked_finite(config.objectives)
     conclude(folder, ended, loggers, **facts)
     print_outcome(console, folder, ended)
     return ended
+
+
+def _validated(
+    trainer: Trainer, module: pl.LightningModule, data: pl.LightningDataModule, plan: Plan, resumed: Resumed | None
+) -> dict[str, float]:
+    """Return the metrics of a run after its last step; validate it first if that is still due.
+
+    Args:
+        trainer: of the run, which has been fit.
+        module: the trained module.
+        data: the data of the run.
+        plan: the plan of the run.
+        resumed: the run, if only its end is left; it was validated if its checkpoint says so.
+    """
+    ended_early = trainer.global_step < plan.horizon.steps
+    if resumed is None:
+        if ended_early and not trainer.is_last_step_validated:
+            trainer.validate(module, datamodule=data, verbose=False)
+        return _values(trainer.callback_metrics)
+    if resumed.end is None:  # an earlier version saved it, after the last validation, whose row is in metrics.csv
+        loggers, trainer.loggers = trainer.loggers, []
+        trainer.validate(module, datamodule=data, verbose=False)
+        trainer.loggers = loggers
+    elif ended_early and not resumed.end["validated"]:
+        trainer.validate(module, datamodule=data, verbose=False)
+    return {**(resumed.end["metrics"] if resumed.end else {}), **_values(trainer.callback_metrics)}
 
 
 def prepare(
@@ -201,7 +239,8 @@ def prepare(
     data = loaded or assemble.build_data(config)
     set_up_data(data, trainer, config.seed, resumed.position if resumed else None, is_set_up=loaded is not None)
     horizon = count_horizon(config, data, trainer.world_size)
-    if resumed and resumed.step >= horizon.steps and horizon.same_length(resumed.plan.horizon):
+    stage = resumed.stage(horizon, assemble.plain_config(config)) if resumed else "under way"
+    if resumed and stage == "finished":
         finished = RunFolder.of(resumed.path)
         console.print(
             f"{finished.path} is finished: all {resumed.step} steps are done", soft_wrap=True, highlight=False
@@ -245,34 +284,46 @@ def prepare(
     for line in filter(None, (monitor.describe() for monitor in monitors)):
         report(line)
     trainer.callbacks += assemble.freezing_callbacks(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
-    trainer.callbacks += _callbacks(config, folder, plan, groups, branches, loop, signals, monitors, console)  # type: ignore[attr-defined]
+    extra = {
+        "plan": plan.to_dict(),
+        "branches": [branch.as_dict() for branch in branches],
+        "config": assemble.plain_config(config),
+        "data": _fingerprint(data, resumed if trainer.is_global_zero else None),
+    }
+    checkpoints = _checkpoints(config, folder, plan, groups, extra, resumed)
+    trainer.callbacks += _callbacks(config, plan, loop, signals, monitors, console, checkpoints)  # type: ignore[attr-defined]
     validate_every(trainer, config.trainer.val_every, horizon)
     trainer.run_for(horizon)
+    if resumed and stage == "ending":
+        trainer.fit_loop.epoch_loop.max_steps = resumed.step  # it may have ended early
     compiled = config.trainer.compile and not plan.scheduled_settings
     make = partial(assemble.make_optimizer, config, groups, compiled=compiled)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
     configured = config.optimizer.node() | dict.fromkeys(resumed.scheduled_settings if resumed else ())
     changed = resumed.reconfigured(assemble.plain_config(config)) if resumed else ()
     supply_optimizer(module, plan, make, configured, compiled, routes, changed)
-    return Prepared(trainer, module, data, plan, groups, {"feedback": loop.history} if loop else {})
+    return Prepared(trainer, module, data, plan, groups, {"feedback": loop.history} if loop else {}, stage == "ending")
 
 
-def _callbacks(
+def _fingerprint(data: pl.LightningDataModule, resumed: Resumed | None) -> dict[str, Any]:
+    """Return the fingerprint of the data, and report how it differs from that of the run that is resumed."""
+    with preserve_random_state():  # to make the loaders may draw numbers
+        found = fingerprint(data)
+    if resumed and resumed.data is not None and (changes := changes_of_data(resumed.data, found)):
+        log.warning("the data is not what the run was trained on: %s", "; ".join(changes))
+    return found
+
+
+def _checkpoints(
     config: Config,
     folder: RunFolder,
     plan: Plan,
     groups: Sequence[Group],
-    branches: Sequence[Branch],
-    loop: FeedbackLoop | None,
-    signals: Signals,
-    monitors: Sequence[Monitor],
-    console: Console,
-) -> list[pl.Callback]:
-    """The callbacks of a run: weights to evaluate, progress bar, feedback, signals, monitors and checkpoints."""
-    bar = config.trainer.progress
-    progress = ProgressBar(plan.horizon.steps, console, bar=bar if isinstance(bar, bool) else console.is_terminal)
+    extra: dict[str, Any],
+    resumed: Resumed | None,
+) -> Checkpoints:
     saving = config.trainer.checkpoint
-    checkpoints = Checkpoints(
+    return Checkpoints(
         folder.checkpoints,
         plan.horizon,
         saving.every,
@@ -282,12 +333,24 @@ def _callbacks(
         agree_every=config.trainer.log_every,
         groups=[[name for group in members for name, _ in group.parameters] for members in merge(groups)],
         routes=[members[0].route for members in merge(groups)],
-        extra={
-            "plan": plan.to_dict(),
-            "branches": [branch.as_dict() for branch in branches],
-            "config": assemble.plain_config(config),
-        },
+        extra=extra,
+        source=resumed.path if resumed else None,
+        broken=resumed.broken if resumed and RunFolder.of(resumed.path) == folder else (),
     )
+
+
+def _callbacks(
+    config: Config,
+    plan: Plan,
+    loop: FeedbackLoop | None,
+    signals: Signals,
+    monitors: Sequence[Monitor],
+    console: Console,
+    checkpoints: Checkpoints,
+) -> list[pl.Callback]:
+    """The callbacks of a run: weights to evaluate, progress bar, feedback, signals, monitors and checkpoints."""
+    bar = config.trainer.progress
+    progress = ProgressBar(plan.horizon.steps, console, bar=bar if isinstance(bar, bool) else console.is_terminal)
     # First, since all other callbacks of a validation need the weights that it evaluates. Feedback comes before the
     # signals, which record the LR of a step; checkpoints come last.
     first = [UndisturbedByValidation(), EvaluationWeights(config.trainer.batch_norm_batches, config.seed)]
@@ -295,12 +358,12 @@ def _callbacks(
 
 
 def _restored_before_first_step(
-    folder: RunFolder, resumed: Resumed | None, trainer: pl.Trainer
+    folder: RunFolder, resumed: Resumed | None, trainer: pl.Trainer, ending: bool
 ) -> AbstractContextManager[None]:
-    """Restore the record of a resumed run if it fails before its first step."""
+    """Restore the record of a resumed run if it fails before its first step, unless only its end was left."""
     if resumed is None or not trainer.is_global_zero:
         return nullcontext()
-    return folder.restored_unless(lambda: trainer.global_step > resumed.step)
+    return folder.restored_unless(lambda: ending or trainer.global_step > resumed.step)
 
 
 def _values(metrics: Mapping[str, Any]) -> dict[str, float]:

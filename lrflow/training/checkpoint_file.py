@@ -6,11 +6,10 @@ NumPy values are saved as tensors and restored as NumPy values. Nothing is ever 
 from __future__ import annotations
 
 import copy
-import hashlib
+import errno
 import io
-import os
+import logging
 import pickle
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,9 @@ from lrflow.errors import LrflowError
 from lrflow.files import write_whole
 from lrflow.redaction import redact
 from lrflow.runs import checkpoints_in
+from lrflow.seal import HashingFile, find_damage
+
+log = logging.getLogger("lrflow")
 
 _NUMPY = "lrflow_numpy"
 """Key of a checkpoint that lists its NumPy values, as pairs of a path of keys and a dtype."""
@@ -35,19 +37,20 @@ _PLAIN = {
     int, float, complex, bool, str, bytes, type(None),
     torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device,
 }  # fmt: skip
-# A checkpoint is torch's zip archive with a comment at its end: these words and the SHA-256 of all bytes before the
-# comment, in hex. The archive's own checksums cover the contents of its members, but not its directory.
-_SEAL = b"lrflow sha256 "
-_SEAL_BYTES = len(_SEAL) + 64
-_NO_COMMENT = b"\0\0"  # the end of an archive without a comment: the length 0
 _Path = tuple[Any, ...]
 _Places = list[tuple[list[Any], str]]
 
 
 class BrokenCheckpointError(LrflowError):
-    """Raised for a checkpoint file that is cut short, corrupted or not a checkpoint."""
+    """Raised for a checkpoint file that is cut short, corrupted or not a checkpoint.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it, after its name.
+    """
 
     def __init__(self, path: Path, reason: str) -> None:
+        self.reason = reason
         whole = newest_whole_checkpoint(path.parent, except_for=path)
         offer = f"the newest whole one is {whole}" if whole else "there is no whole one in its folder"
         super().__init__(f"{path}: {reason}\n    {offer}")
@@ -58,10 +61,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     A reader never sees half a checkpoint, even if the writer is killed, and a full disk does not damage earlier
     checkpoints. Only plain data and tensors are loaded.
+
+    Attributes:
+        spare: returns the checkpoints that may be deleted where a new one finds no space, the first to go first.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare: Callable[[], Sequence[Path]] = tuple
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path`.
+
+        If the disk is full, spare checkpoints are deleted, one after the other, until it can be written.
 
         Raises:
             LrflowError: a value in it could not be loaded again.
@@ -70,7 +82,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         content = encode(checkpoint)
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, lambda file: _save(content, file))
+        making_room(self.spare, lambda: write_whole(target, lambda file: _save(content, file)))
 
     def load_checkpoint(
         self,
@@ -84,6 +96,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             BrokenCheckpointError: the file is damaged; the message names the newest whole one in its folder.
         """
         return read_checkpoint(Path(path), map_location=map_location)
+
+
+def making_room(spare: Callable[[], Sequence[Path]], write: Callable[[], object]) -> None:
+    """Write, and where there is no space for it, delete spare files, one after the other, until there is.
+
+    Args:
+        spare: returns the files that may be deleted; called only if there is no space.
+        write: writes a file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    left: list[Path] | None = None
+    while True:
+        try:
+            write()
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            left = list(spare()) if left is None else left
+            if not left:
+                raise
+            log.warning("%s: %s; deleting %s", left[0].parent, error.strerror, left[0].name)
+            left.pop(0).unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path, **options: Any) -> dict[str, Any]:
@@ -102,29 +139,30 @@ def read_checkpoint(path: Path, **options: Any) -> dict[str, Any]:
     return content
 
 
+def step_in(path: Path) -> int | None:
+    """Return the optimizer step of a checkpoint, or None if there is no file that can be loaded.
+
+    The checksum is not compared, which would take as long as reading the whole file.
+    """
+    try:
+        step = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"]
+    except Exception:  # torch's reader raises many types of errors
+        return None
+    return step if isinstance(step, int) else None
+
+
 def newest_whole_checkpoint(folder: Path, except_for: Path | None = None) -> Path | None:
     """Return the latest checkpoint in `folder` that can be loaded, or None."""
     for path in reversed(checkpoints_in(folder)):
-        if path != except_for and _read(path, map_location="cpu", mmap=True)[0] is not None:
+        if path != except_for and damage_of(path) is None:
             return path
     return None
 
 
-def find_damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint file, or None if it is whole; reads all of it."""
-    try:
-        size = path.stat().st_size
-        if size == 0:
-            return "is an empty file"
-        with path.open("rb") as file:
-            file.seek(max(size - _SEAL_BYTES, 0))
-            seal = file.read()
-            if not seal.startswith(_SEAL):
-                return _find_archive_damage(path)
-            found = _hash(file, size - _SEAL_BYTES - len(_NO_COMMENT))
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return None if found == seal[len(_SEAL) :].decode(errors="replace") else "is corrupted: its checksum does not match"
+def damage_of(path: Path) -> str | None:
+    """Return why a checkpoint cannot be loaded, or None if it can; its tensors stay on disk."""
+    content, reason = _read(path, map_location="cpu", mmap=True)
+    return reason if content is None else None
 
 
 def _read(path: Path, **options: Any) -> tuple[dict[str, Any] | None, str]:
@@ -140,33 +178,8 @@ def _read(path: Path, **options: Any) -> tuple[dict[str, Any] | None, str]:
         return None, "is no checkpoint"
 
 
-def _find_archive_damage(path: Path) -> str | None:
-    """Return what is wrong with a file without lrflow's checksum, by the checksums of the zip archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except Exception:  # a damaged directory makes zipfile raise many types of errors
-        return "is cut short, or no checkpoint at all"
-    return f"is corrupted (checksum of {broken})" if broken else None
-
-
-class _HashingFile:
-    """Hashes what is written to a file."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self.sha256.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
 def _save(checkpoint: dict[str, Any], file: Any) -> None:
-    hashing: Any = _HashingFile(file)
+    hashing: Any = HashingFile(file)
     try:
         torch.save(checkpoint, hashing)
     except RuntimeError as error:
@@ -177,20 +190,7 @@ def _save(checkpoint: dict[str, Any], file: Any) -> None:
         except OSError as reason:
             raise reason from error
         raise
-    seal = _SEAL + hashing.sha256.hexdigest().encode()
-    file.seek(-len(_NO_COMMENT), os.SEEK_END)
-    file.write(len(seal).to_bytes(len(_NO_COMMENT), "little") + seal)
-
-
-def _hash(file: Any, size: int) -> str:
-    """Return the SHA-256 of the archive without its comment, of which `size` bytes precede the comment's length."""
-    sha256 = hashlib.sha256()
-    file.seek(0)
-    while size > 0 and (data := file.read(min(size, 1 << 20))):
-        sha256.update(data)
-        size -= len(data)
-    sha256.update(_NO_COMMENT)
-    return sha256.hexdigest()
+    hashing.seal()
 
 
 def encode(checkpoint: dict[str, Any]) -> dict[str, Any]:

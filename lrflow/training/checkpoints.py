@@ -1,12 +1,9 @@
-"""The callback that saves checkpoints of a run and restores them, so that a resumed run continues exactly.
-
-`regroup` maps saved optimizer state to other parameter groups.
-"""
+"""The callback that saves checkpoints of a run and restores them, so that a resumed run continues exactly."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +12,25 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from lrflow.config.literal import in_shell
-from lrflow.errors import LrflowError, StoppedError, did_you_mean
-from lrflow.files import link_whole
+from lrflow.display import joined
+from lrflow.errors import LrflowError, StoppedError
+from lrflow.files import copy_whole
 from lrflow.metric import Metric
-from lrflow.runs import BEST, RunFolder, checkpoints_in
+from lrflow.runs import BEST, RunFolder, checkpoints_in, step_of
 from lrflow.schedules import Duration, Horizon
+from lrflow.seal import newest_undamaged
+from lrflow.training.best import Best
+from lrflow.training.checkpoint_file import AtomicCheckpointIO
+from lrflow.training.finite import not_finite, not_finite_in
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import Position
 from lrflow.training.loggers import drop_rows_from
 from lrflow.training.loops import AfterModuleHooks
 from lrflow.training.monitor import monitors
+from lrflow.training.regroup import regroup
 from lrflow.training.signals import Signals
 from lrflow.training.state import UnsavedStateCheck, random_state, set_random_state
+from lrflow.training.trainer import Trainer
 
 log = logging.getLogger("lrflow")
 
@@ -36,6 +40,9 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
 
     Besides Lightning's content a checkpoint holds the state of every random number generator, the position in the
     data, and `extra`. Lightning (2.6.6) saves none of these, and saves before the step's validation.
+
+    A state that is not finite is saved only if no monitor prevents it. It never becomes the best, and the last finite
+    checkpoint is kept beside it, however many follow.
 
     Args:
         folder: the folder of the checkpoints: `step-0000100.ckpt`, and `best.ckpt` for the best by `metric`.
@@ -49,6 +56,8 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         groups: parameter names of each of the optimizer's groups.
         routes: the route of each of these groups; empty: no group is routed.
         extra: plain data to save under `lrflow` in each checkpoint.
+        source: the checkpoint that the run is resumed from; None: a new run.
+        broken: names of damaged checkpoints in the folder, which are set aside once the run has saved.
     """
 
     def __init__(
@@ -63,18 +72,16 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         groups: Sequence[Sequence[str]] = (),
         routes: Sequence[str | None] = (),
         extra: dict[str, Any] | None = None,
+        source: Path | None = None,
+        broken: Iterable[str] = (),
     ) -> None:
         super().__init__()
         self.folder = folder
-        self.best: float | None = None
-        self._written_best: float | None = None  # the value of best.ckpt
-        self._unwritten_best: tuple[int, float | None] | None = (
-            None  # step and value of a best one that failed to write
-        )
+        self._best = Best(folder / BEST, metric)
+        self._source, self._broken = source, list(broken)
         self._every_epochs = every.whole_epochs if every else None
         self._every = max(1, every.steps(horizon)) if every and not self._every_epochs else None
         self._keep = keep
-        self._metric = metric
         self.stop = stop or StopRequest()
         self._agree_every = agree_every
         self._groups = [list(names) for names in groups]
@@ -85,23 +92,58 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         self._saved: Path | None = None
         self._failure: OSError | None = None
         self._at_boundary = True  # false within an accumulation window: no checkpoint holds its gradients
-        self._due = self._due_best = False
+        self._due = self._due_best = self._saves_best = False
+        self._not_finite: list[str] = []  # tensors of the last checkpoint
+        self._finite_step: int | None = None  # of the last finite checkpoint
+        self._tolerated: list[str] | None = None  # tensors that are not finite when the run starts
+        self._reported = False
         self._restored: dict[str, Any] | None = None
-        self._reset_batch_counter = False
+        self._reset_batch_counter = self._must_repair = False
         self._unsaved = UnsavedStateCheck()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the generators of a resumed run: after its iterator exists, before its first batch is loaded."""
         self._step = trainer.global_step
         self.stop.listen(trainer)
+        self.begin(pl_module)
         if trainer.is_global_zero:
             self._unsaved.begin(pl_module)
         if self._restored is not None:
             set_random_state(self._restored)
+            self._restored = None
             drop_rows_from(trainer, trainer.global_step)
+            self._must_repair = trainer.is_global_zero
             self._saved_step = trainer.global_step
             self._reset_batch_counter = True
-            self._restored = None
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore the end of a run that has no step left, so that it is tested as if it had just been trained."""
+        if self._restored is None:
+            return
+        set_random_state(self._restored)
+        self._restored = None
+        drop_rows_from(trainer, trainer.global_step)
+        if trainer.is_global_zero:
+            self._repair(trainer.global_step)
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        epochs = trainer.fit_loop.epoch_progress.current
+        epochs.completed = epochs.processed = epochs.started  # type: ignore[attr-defined]  # ended with the run
+
+    def begin(self, module: pl.LightningModule) -> None:
+        """Look which tensors of the module are not finite from the start, such as a mask of minus infinity."""
+        if self._tolerated is None:
+            self._tolerated = not_finite([*module.named_parameters(), *module.named_buffers()])
+
+    def _repair(self, step: int) -> None:
+        """Make again what a killed process left undone, and what was damaged, of the checkpoints up to a step."""
+        self._must_repair = False
+        if self._source == self.folder / BEST:  # in the place of its damaged original
+            copy_whole(self._source, self.folder / _name(step))
+            self._broken = [name for name in self._broken if name != _name(step)]
+        if self._best.step is not None:
+            name = _name(self._best.step)
+            others = [self._source, self._source.with_name(name), self._source.with_name(BEST)] if self._source else []
+            self._best.restore([self.folder / name, *others])
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -120,6 +162,8 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         self._at_boundary = step != self._step
         if not self._at_boundary:
             return
+        if self._must_repair:  # only now, since a run that makes no step leaves its folder as it was
+            self._repair(self._step)
         self._step = step
         if self._every and step % self._every == 0:
             self._due = True
@@ -165,14 +209,19 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         if self._failure:
             raise LrflowError(f"{self.folder}: the last checkpoint could not be written: {self._failure.strerror}")
 
+    @property
+    def best(self) -> float | None:
+        """The metric of the best validation so far."""
+        return self._best.value
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a checkpoint keeps of this callback."""
-        return {"best": self.best, "metric": str(self._metric)}
+        return {**self._best.state_dict(), "finite_step": self._finite_step, "tolerated": self._tolerated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best value so far; it is dropped if the run now uses another metric."""
-        metric = str(self._metric)
-        self.best = self._written_best = state_dict["best"] if state_dict.get("metric", metric) == metric else None
+        """Restore the state; the best is dropped if the run now uses another metric."""
+        self._best.load_state_dict(state_dict)
+        self._finite_step, self._tolerated = state_dict.get("finite_step"), state_dict.get("tolerated")
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -187,7 +236,35 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             "accumulate": trainer.accumulate_grad_batches,
             "position": position.as_dict(),
             "random": _random_states(trainer),
+            "end": _end(trainer),
         }
+        found = not_finite_in(checkpoint, self._groups, self._tolerated or ())
+        self._not_finite = checkpoint["lrflow"]["not_finite"] = trainer.strategy.broadcast(found)
+        if self._not_finite:
+            self._handle_not_finite(trainer)
+        own = self.state_dict()
+        if not self._not_finite:
+            own["finite_step"] = trainer.global_step
+        checkpoint.setdefault("callbacks", {})[self.state_key] = own
+
+    def _handle_not_finite(self, trainer: pl.Trainer) -> None:
+        """Let monitors prevent that a state which is not finite is saved; otherwise it is not saved as the best."""
+        for monitor in monitors(trainer):
+            monitor.on_not_finite(trainer, self._not_finite)
+        if self._saves_best:
+            self._saves_best = False
+            self._best.give_up()
+        if not self._reported and trainer.is_global_zero:
+            self._reported = True
+            last = "there is no finite one"
+            if self._finite_step is not None:
+                last = f"the last finite one, {_name(self._finite_step)}, is kept"
+            log.warning(
+                "%s is not finite (%s): it does not become the best, and %s",
+                _name(trainer.global_step),
+                joined(self._not_finite, 5),
+                last,
+            )
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -203,21 +280,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
 
     def improves(self, trainer: pl.Trainer) -> bool:
         """Whether the latest validation is the best so far; stores its value if so."""
-        logged = trainer.callback_metrics.get(self._metric.name) if self._metric else None
-        # The first process decides: a user's metric may differ between devices, and either all of them save or none.
-        own = None if logged is None else float(logged)
-        better = own is not None and self._metric is not None and self._metric.better(own, self.best)
-        value, better = trainer.strategy.broadcast((own, better))
-        if self._metric is None:
-            return False
-        if value is None:
-            name, self._metric = self._metric.name, None
-            hint = did_you_mean(name, trainer.callback_metrics) or "the module logs none"
-            log.warning("no best checkpoint is kept: there is no metric %r; %s", name, hint)
-            return False
-        if better:
-            self.best = value
-        return bool(better)
+        return self._best.improves(trainer)
 
     def save(self, trainer: pl.Trainer, best: bool = False) -> None:
         """Save now, as the best so far or as one of the latest; for training loops other than Lightning's.
@@ -230,23 +293,24 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         """Write a checkpoint; if that fails, earlier ones remain and the run continues."""
-        best, self._due, self._due_best = self._due_best, False, False
-        if self._unwritten_best and self._unwritten_best[0] == trainer.global_step:
-            best, self.best = True, self._unwritten_best[1]
+        self._saves_best = self._best.claim(trainer.global_step, self._due_best)
+        self._due = self._due_best = False
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Signals):
                 callback.flush(trainer)
         for monitor in monitors(trainer):
             monitor.before_save(trainer)
         self._unsaved.at_save(trainer.lightning_module)
-        path = self.folder / f"step-{trainer.global_step:07d}.ckpt"
+        path = self.folder / _name(trainer.global_step)
         self._failure = None
+        if isinstance(checkpoint_io := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
+            checkpoint_io.spare = self._spare
         try:
             trainer.save_checkpoint(path)
         except OSError as error:
             self._failure = error
-            if best:  # the next one that beats best.ckpt becomes the best
-                self._unwritten_best, self.best = (trainer.global_step, self.best), self._written_best
+            if self._saves_best:
+                self._best.give_up(failed=True)
             log.warning(
                 "%s: could not be written: %s; the run continues, and earlier checkpoints are kept",
                 path,
@@ -255,10 +319,11 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             trainer.strategy.barrier("after a failed save")
         else:
             self._saved, self._saved_step = path, trainer.global_step
-            if best:
-                self._unwritten_best, self._written_best = None, self.best
+            if not self._not_finite:
+                self._finite_step = trainer.global_step
             if trainer.is_global_zero:
-                self._clean_up(path, best)
+                self._clean_up(path)
+        self._saves_best = False
         if self.stop.signal is not None:
             done = f"stopped as asked after {trainer.global_step} steps"
             if self._saved is None:
@@ -266,15 +331,43 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             hint = f"saved as {self._saved}; continue with {in_shell('resume', RunFolder.of(self._saved).path)}"
             raise StoppedError(f"{done}; {hint}", self.stop.exit_code)
 
-    def _clean_up(self, path: Path, best: bool) -> None:
-        """Link the best checkpoint, and delete the oldest ones and temporary files of killed processes."""
-        if best:
-            link_whole(path, self.folder / BEST)
+    def _clean_up(self, path: Path) -> None:
+        """Delete the oldest checkpoints and temporary files of killed processes, and copy the best checkpoint."""
+        while self._broken:
+            broken = self.folder / self._broken.pop()
+            if broken != path and broken.exists():
+                broken.replace(broken.with_name(f"{broken.name}.broken"))
         if self._keep is not None:
             for old in checkpoints_in(self.folder)[: -self._keep]:
-                old.unlink(missing_ok=True)
+                if step_of(old) != self._finite_step:
+                    old.unlink(missing_ok=True)
         for partial in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
             partial.unlink(missing_ok=True)
+        if self._saves_best:
+            self._best.write(path, self._spare)
+
+    def _spare(self) -> list[Path]:
+        """Return the checkpoints that may go where the disk is full, the oldest first: those before the newest whole.
+
+        The last finite one stays, and so does every one if all are to be kept.
+        """
+        saved, broken = checkpoints_in(self.folder), sorted(self.folder.glob("*.broken"))
+        newest = newest_undamaged(saved)
+        if self._keep is None or newest is None:
+            return broken
+        return [*broken, *(path for path in saved[: saved.index(newest)] if step_of(path) != self._finite_step)]
+
+
+def _name(step: int) -> str:
+    return f"step-{step:07d}.ckpt"
+
+
+def _end(trainer: pl.Trainer) -> dict[str, Any] | None:
+    """Return what the end of a run needs after its last step, or None if it is not over."""
+    if not isinstance(trainer, Trainer) or not (trainer.should_stop or trainer.global_step >= trainer.max_steps > -1):
+        return None
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {"ended_by": trainer.ended_by, "validated": trainer.is_last_step_validated, "metrics": metrics}
 
 
 def _random_states(trainer: pl.Trainer) -> list[dict[str, Any]]:
@@ -284,41 +377,3 @@ def _random_states(trainer: pl.Trainer) -> list[dict[str, Any]]:
         states = [None] * trainer.world_size
         torch.distributed.all_gather_object(states, random_state())
     return states
-
-
-def regroup(
-    state: dict[str, Any],
-    before: Sequence[Sequence[str]],
-    now: Sequence[Sequence[str]],
-    routes: Sequence[str | None] = (),
-) -> dict[str, Any]:
-    """Return an optimizer's state for other groups of the same parameters; momentum is matched by parameter name.
-
-    A parameter that moved to another optimizer starts without state.
-
-    Args:
-        state: `Optimizer.state_dict()`; its indices count the parameters in the order of `before`.
-        before: parameter names of each group when the state was saved.
-        now: parameter names of each group of the optimizer that will load the state.
-        routes: the route of each of these groups; empty: no group is routed.
-    """
-    index_of = {name: index for index, name in enumerate(name for group in before for name in group)}
-    group_of = {name: group for group, names in zip(state["param_groups"], before, strict=True) for name in names}
-    states, groups, count = {}, [], 0
-    for names, route in zip(now, routes or [None] * len(now), strict=True):
-        stayed = {name for name in names if name in group_of and group_of[name].get("route") == route}
-        templates = [
-            *(group_of[name] for name in names if name in stayed),
-            *_of_route(state, route),
-            state["param_groups"][0],
-        ]
-        groups.append({**templates[0], "params": list(range(count, count + len(names)))})
-        for name in names:
-            if name in stayed and index_of[name] in state["state"]:
-                states[count] = state["state"][index_of[name]]
-            count += 1
-    return {"state": states, "param_groups": groups}
-
-
-def _of_route(state: dict[str, Any], route: str | None) -> list[dict[str, Any]]:
-    return [group for group in state["param_groups"] if group.get("route") == route]

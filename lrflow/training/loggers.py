@@ -50,6 +50,7 @@ class CSVLogger(Logger):
         self._columns_in_file = len(self._columns) if path.exists() else 0
         self._unwritten: list[tuple[list[str], list[list[Any]]]] = []
         self._has_warned = False
+        self._drop_from: int | None = None
 
     @property
     def name(self) -> str:
@@ -92,9 +93,11 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def drop_from(self, step: int) -> None:
-        """Delete the rows of `step` and later, and an incomplete last line: a resumed run writes them again."""
-        if self.path.exists():
-            self._rewrite(before=step)
+        """Delete the rows of `step` and later, and an incomplete last line: a resumed run writes them again.
+
+        They are deleted when the next rows are written, so that the file stays as it was until the run goes on.
+        """
+        self._drop_from = step
 
     def _shown(self, columns: list[str]) -> list[str]:
         """Return names of columns without secrets; each is looked at once."""
@@ -104,8 +107,9 @@ class CSVLogger(Logger):
         return [self._names[column] for column in columns]
 
     def _append(self) -> None:
-        if self._columns_in_file < len(self._columns):
-            self._rewrite()
+        if self._drop_from is not None or self._columns_in_file < len(self._columns):
+            self._rewrite(before=self._drop_from)
+            self._drop_from = None
         text = io.StringIO(newline="")
         for columns, rows in self._unwritten:
             positions = [self._columns.index(column) for column in columns]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class Monitor(Callback):
       on the clock and on when the run validates and saves, so results must not depend on them.
     - `before_save`: runs before each checkpoint is written, after `on_block` has received all steps so far. It may
       raise to prevent saving a broken state.
+    - `on_not_finite`: runs before a checkpoint is written whose tensors are not all finite. It may raise, too.
     - every hook of a Lightning callback. A monitor has to undo its changes to the module and to the random number
       generators: see `lrflow.training.isolation.isolated`.
     - `state_dict` and `load_state_dict`: its state in the checkpoint (plain data, tensors or NumPy values), so that a
@@ -87,6 +88,12 @@ class Monitor(Callback):
 
     def before_save(self, trainer: pl.Trainer) -> None:
         """Check the state before it is saved; raise an `LrflowError` to prevent saving."""
+
+    def on_not_finite(self, trainer: pl.Trainer, names: Sequence[str]) -> None:
+        """Receive the names of the tensors of a checkpoint that are not finite; raise an `LrflowError` to prevent it.
+
+        Besides the weights these may be buffers, averages of the weights and the optimizer's state.
+        """
 
     @property
     def state_key(self) -> str:

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-from omegaconf import OmegaConf
 from torch import nn
 
-from lrflow.config import Config, locate
 from lrflow.display import joined, shape_text
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
 from lrflow.plan import Plan
-from lrflow.runs import RunFolder, checkpoints_in, newest_checkpoint
+from lrflow.runs import BEST, RunFolder, step_of
 from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.base import BETA
-from lrflow.schedules.serialization import from_spec
 from lrflow.schedules.time import durations_in
 from lrflow.schedules.wrappers import ContinueMode
 from lrflow.training.branches import Branch, compile_branched
-from lrflow.training.checkpoint_file import read_checkpoint
+from lrflow.training.checkpoint_file import newest_whole_checkpoint, read_checkpoint
 from lrflow.training.feedback_loop import dropped_message
 from lrflow.training.loaders import Position
 from lrflow.training.resume_checks import FindTraits, check_not_frozen_again, check_same_optimizer, check_same_past
@@ -48,6 +44,12 @@ class Resumed:
         accumulate: number of batches per optimizer step.
         routes: the route of each parameter's optimizer, by parameter name.
         feedback: message for a run that resumes without the feedback that it had; None: it had none.
+        end: for a run that made its last step: what ended it before the end of its plan (`ended_by`), whether its last
+            weights were validated (`validated`), and its `metrics`; None: it has steps left, or an earlier version
+            saved it.
+        not_finite: the tensors that are not finite.
+        data: the fingerprint of the data; None: an earlier version saved it.
+        broken: later checkpoints of the run that are damaged, and what is wrong with each.
     """
 
     path: Path
@@ -60,6 +62,10 @@ class Resumed:
     accumulate: int
     routes: dict[str, str | None]
     feedback: str | None = None
+    end: Mapping[str, Any] | None = None
+    not_finite: tuple[str, ...] = ()
+    data: Mapping[str, Any] | None = None
+    broken: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, resolve: Callable[[str], Any] | None = None) -> Resumed:
@@ -71,12 +77,20 @@ class Resumed:
 
         Raises:
             BrokenCheckpointError: the file is damaged.
-            LrflowError: it is not a checkpoint of lrflow.
+            ConfigError: it is not a checkpoint of lrflow.
         """
         content = read_checkpoint(path, map_location="cpu", mmap=True)
-        own = content.get("lrflow")
-        if not own:
-            raise LrflowError(f"{path}: not a checkpoint of lrflow, and only those can be resumed")
+        try:
+            return cls._from_content(path, content, content["lrflow"], resolve)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            hint = f"model.init_from={path} starts a new run from its weights" if "state_dict" in content else None
+            message = "not a checkpoint of lrflow, and only those can be resumed"
+            raise ConfigError([Problem("resume", message, str(path), hint)]) from error
+
+    @classmethod
+    def _from_content(
+        cls, path: Path, content: Mapping[str, Any], own: Mapping[str, Any], resolve: Callable[[str], Any] | None
+    ) -> Resumed:
         return cls(
             path=path,
             step=content["global_step"],
@@ -92,13 +106,33 @@ class Resumed:
                 for name in names
             },
             feedback=dropped_message(content["feedback"]) if "feedback" in content else None,
+            end=own.get("end"),
+            not_finite=tuple(own.get("not_finite", ())),
+            data=own.get("data"),
         )
 
     @property
     def is_newest(self) -> bool:
-        """Whether it is the newest checkpoint of a run folder."""
-        folder = RunFolder.of(self.path)
-        return self.path.parent == folder.checkpoints and newest_checkpoint(folder.path) == self.path
+        """Whether it is the newest whole checkpoint of a run folder; `best.ckpt` is, if no other is of its step."""
+        if self.path.parent != RunFolder.of(self.path).checkpoints:
+            return False
+        newest = newest_whole_checkpoint(self.path.parent)
+        return newest == self.path or (self.path.name == BEST and (newest is None or step_of(newest) < self.step))
+
+    def stage(self, horizon: Horizon, config: Mapping[str, Any]) -> Literal["under way", "ending", "finished"]:
+        """Return how far the run is: it has steps left, only its end is left (validation, test, summary), or nothing.
+
+        Args:
+            horizon: the length of the resumed run.
+            config: its configuration; a run that something ended early goes on if it changed.
+        """
+        summary = RunFolder.of(self.path).read_summary()
+        status, steps = summary.get("status"), summary.get("steps", self.step)
+        recorded = status in ("finished", "ended_early", "diverged") and steps == self.step
+        if self.step >= horizon.steps and horizon.same_length(self.plan.horizon):
+            return "finished" if recorded else "ending"
+        ended_early = self.end is not None and self.end["ended_by"] and not self.changes(config)
+        return "ending" if ended_early and not recorded else "under way"
 
     @property
     def samples(self) -> Decimal | None:
@@ -302,49 +336,6 @@ class Resumed:
         if without_state := [name for name, route in trained if self.routes.get(name, route) != route]:
             lines.append(f"  without state, because their optimizer changed: {joined(without_state, 7)}")
         return "\n".join(lines)
-
-
-def branch_point(config: Config, newest: Resumed) -> Resumed:
-    """Return the newest checkpoint of a run up to which a new run with this configuration has the same LRs.
-
-    It compares only the schedule of the run; `Resumed.branched` checks groups with their own schedules.
-
-    Args:
-        config: the schedule and the length of the new run.
-        newest: the requested checkpoint; the result is this one or an earlier one.
-
-    Raises:
-        ConfigError: the LRs differ before the first checkpoint.
-    """
-    limits = config.trainer
-    horizon = newest.horizon(
-        newest.plan.horizon, limits.max_epochs, limits.max_steps, limits.accumulate_grad_batches, limits.max_samples
-    )
-    spec: Any = OmegaConf.to_container(OmegaConf.create(newest.config)["schedule"], resolve=True)
-    before = from_spec(spec, "schedule", locate)
-    latest = min(newest.step, _common_steps(before, newest.plan.horizon, config.schedule.curve(), horizon))
-    if not horizon.same_length(newest.plan.horizon):
-        latest = min(latest, horizon.steps - 1)  # at least one step remains
-    saved = {newest.step: newest.path} | {_step_of(path): path for path in checkpoints_in(newest.path.parent)}
-    usable = [step for step in saved if step <= latest]
-    if not usable:
-        message = (
-            f"has no checkpoint at or before step {latest}, after which a run of {horizon.steps} steps has other LRs"
-        )
-        hint = f"the first is of step {min(saved)}; trainer.checkpoint.keep=null keeps all"
-        raise ConfigError([Problem("resume.from", message, str(RunFolder.of(newest.path).path), hint)])
-    return Resumed.read(saved[max(usable)], locate)
-
-
-def _common_steps(before: Curve, length: Horizon, now: Curve, horizon: Horizon) -> int:
-    """Return the number of first steps at which two runs have the same LR multipliers."""
-    steps = np.arange(min(length.steps, horizon.steps))
-    differ = np.flatnonzero(before(steps, length) != now(steps, horizon))
-    return int(differ[0]) if len(differ) else len(steps)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.stem.rpartition("-")[2])
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -23,13 +23,13 @@ from lrflow.layers import Group
 from lrflow.memory import freed_after
 from lrflow.metric import TRAIN_LOSS, is_validation
 from lrflow.plan import Plan
-from lrflow.runs import find_checkpoint
 from lrflow.schedules import Constant, Duration, Horizon, Schedule
 from lrflow.schedules.time import Floats
 from lrflow.training import Block, Signals
 from lrflow.training.metrics import ReadingTimes, logged_metric
 from lrflow.training.monitor import Monitor
 from lrflow.training.resume import Resumed
+from lrflow.training.resume_source import read_resumed
 from lrflow.training.trainer import SHORT_RUN_DONE
 from lrflow.tuning.short_runs import short_fit, whole_horizon
 from lrflow.tuning.suggestion import divergence
@@ -106,7 +106,7 @@ def _starting_checkpoint(config: Config) -> Resumed | None:
     """Return the checkpoint that every sweep starts from; None: each sweep has a new model."""
     if config.resume.source is None:
         return None
-    start = Resumed.read(find_checkpoint(config.resume.source, Path(config.output), "resume.from"), locate)
+    start = read_resumed(config.resume.source, Path(config.output), locate)
     start.check_config(assemble.plain_config(config), optimizer_traits)
     return start
 

@@ -70,6 +70,8 @@ class Member:
                 callback.on_fit_start(self.trainer, self.module)
             elif isinstance(callback, Signals):
                 callback.on_train_start(self.trainer, self.module)
+            elif isinstance(callback, Checkpoints):
+                callback.begin(self.module)
 
     def is_compatible_with(self, other: Member) -> bool:
         """Whether both have the same parameter groups and the same number of steps."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,14 @@ from lrflow.cli.command import main
 from lrflow.config import compose, load_config, save_config
 from lrflow.config.config import Config
 from lrflow.errors import ConfigError, Problem
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
 
 OPTIONS = {
     "schedule/mine.yaml": "_target_: lrflow.schedules.Schedule\nwarmup: 7\nshape:\n  _target_: lrflow.schedules.Rex\n",
@@ -180,17 +191,57 @@ def test_without_config_yaml_the_config_in_the_checkpoint_is_used(
     assert "using the config in the checkpoint" in caplog.text
 
 
-@pytest.mark.parametrize("content", [{}, {"lrflow": {"config": {}}}, None])
-def test_without_any_config_resume_is_an_error(
-    content: object, earlier, task, capsys: pytest.CaptureFixture[str]
+NOT_ONE = "is not a checkpoint of lrflow, and only those can be resumed"
+NO_CHECKPOINTS: dict[str, tuple[object, str]] = {
+    "an empty file": (b"", "is an empty file"),
+    "a text": (b"hello\n" * 100, "is cut short, or no checkpoint at all"),
+    "zeros": (bytes(5000), "is cut short, or no checkpoint at all"),
+    "a pickle": (pickle.dumps({"state_dict": {}}), "is cut short, or no checkpoint at all"),
+    "an archive": (zipped({"notes.txt": b"nothing"}), NOT_ONE),
+    "an archive with a pickle": (zipped({"a/data.pkl": pickle.dumps({"a": 1}), "a/version": b"3"}), NOT_ONE),
+    "a tensor": (torch.ones(3), NOT_ONE),
+    "a list": ([1, 2], NOT_ONE),
+    "weights": ({"head.weight": torch.ones(3)}, NOT_ONE),
+    "another framework's": ({"state_dict": {}, "global_step": 3, "hyper_parameters": {}}, NOT_ONE),
+    "objects": ({"thing": Path("x")}, NOT_ONE),
+    "another's key": ({"lrflow": 3}, NOT_ONE),
+    "no config": ({"lrflow": {"config": {}}}, "its run has no config.yaml, and the checkpoint contains no config"),
+    "a wrong config": (
+        {"lrflow": {"config": [1]}},
+        "its run has no config.yaml, and the checkpoint contains no config",
+    ),
+}
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["in a run", "alone"])
+@pytest.mark.parametrize("kind", NO_CHECKPOINTS)
+def test_what_is_no_checkpoint_is_one_clear_problem(
+    kind: str, alone: bool, earlier, task, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     ran, folder = task(), earlier()
     (folder / "config.yaml").unlink()
-    if content is not None:
-        torch.save(content, folder / "checkpoints" / "step-0000010.ckpt")
-    assert main(["resume=last"]) == 2
+    path = Path("file.ckpt") if alone else folder / "checkpoints" / "step-0000010.ckpt"
+    content, told = NO_CHECKPOINTS[kind]
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    assert main([f"resume={path if alone else 'last'}"]) == 2
     assert not ran
-    assert "its run has no config.yaml" in " ".join(capsys.readouterr().err.split())
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"1 problem resume = {path}" in error
+    assert told in error
+    assert "torch" not in error.lower()
+    assert not caplog.messages
+    if kind in ("weights", "another framework's"):
+        assert f"model.init_from={path} starts a new run from its weights" in error
+
+
+def test_a_folder_without_a_run_is_no_checkpoint(earlier, task, capsys: pytest.CaptureFixture[str]) -> None:
+    ran, _ = task(), earlier()
+    assert main(["resume=options"]) == 2
+    assert "expected a run folder with a checkpoint, but it has none" in " ".join(capsys.readouterr().err.split())
+    assert not ran
 
 
 def test_a_problem_of_a_typed_option_has_no_file(earlier, task, capsys: pytest.CaptureFixture[str]) -> None:

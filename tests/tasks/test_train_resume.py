@@ -14,8 +14,10 @@ import torch
 
 from lrflow.config import compose
 from lrflow.config.targets import optimizer_traits
+from lrflow.data import Digits
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.optimizers import traits_of
+from lrflow.runs import RunFolder
 from lrflow.tasks import train
 from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.resume_checks import check_same_optimizer
@@ -69,7 +71,7 @@ def test_a_failure_before_the_first_step_leaves_the_folder_as_it_was(
     fit = pl.Trainer.fit
 
     def fails(trainer: pl.Trainer, *args: Any, **options: Any) -> None:
-        assert _record(folder)["config.yaml"] != before["config.yaml"]  # where further processes read it
+        assert RunFolder(folder).present_config.read_bytes() != before["config.yaml"]  # further processes read it
         raise _Fails
 
     monkeypatch.setattr(pl.Trainer, "fit", fails)
@@ -110,6 +112,27 @@ def test_a_branch_that_never_began_leaves_no_folder(
     with pytest.raises(LrflowError):
         run(f"resume.from={folder / 'checkpoints' / 'step-0000004.ckpt'}")
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_data_that_changed_is_reported(
+    run: Callable[..., Path],
+    cut: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder, load = cut(), Digits.load
+
+    def other(self: Digits) -> Any:
+        pool, test = load(self)
+        pool.inputs[:] = pool.inputs + 1
+        return pool, test
+
+    shutil.copytree(folder, copy := folder.with_name("copy"))
+    run(f"resume.from={folder}")
+    assert not caplog.messages
+    monkeypatch.setattr(Digits, "load", other)
+    run(f"resume.from={copy}")
+    assert caplog.messages == ["the data is not what the run was trained on: train: other values; val: other values"]
 
 
 def _optimizer(name: str, **settings: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,16 +65,13 @@ class TestKept:
         assert content["global_step"] == int(best["step"]) + 1
         assert run.checkpoints.best == pytest.approx(float(best["val/loss"]), rel=1e-6)
 
-    def test_the_best_is_copied_if_files_cannot_be_linked(
-        self, train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def refuse(*_: Any) -> None:
-            raise OSError(1, "Operation not permitted")
-
-        monkeypatch.setattr(os, "link", refuse)
+    def test_the_best_survives_the_damage_of_the_checkpoint_it_was(self, train: Any, tmp_path: Path) -> None:
         run = train(tmp_path, max_epochs=1, keep=1)
-        best, last = (read_checkpoint(tmp_path / "checkpoints" / name) for name in names(run))
-        assert best["global_step"] == last["global_step"] == 7
+        last, best = run.newest, tmp_path / "checkpoints" / "best.ckpt"
+        assert (read_checkpoint(best)["global_step"], read_checkpoint(last)["global_step"]) == (7, 7)
+        with last.open("r+b") as file:
+            file.truncate(100)
+        assert read_checkpoint(best)["global_step"] == 7
 
     @pytest.mark.parametrize(
         ("monitor", "hint"), [("val/los", "did you mean val/loss?"), ("x", "known: val/loss, val/accuracy")]
@@ -101,7 +99,7 @@ class TestKept:
 
         loss, accuracy = Metric("val/loss", "min"), Metric("val/accuracy", "max")
         saved = Checkpoints(tmp_path, Horizon(10), None, metric=loss)
-        saved.best = 0.4
+        saved.load_state_dict({"best": 0.4})
         state = saved.state_dict()
         assert after(loss, state) == after(accuracy, {"best": 0.4}) == 0.4, "earlier versions noted no metric"
         assert after(accuracy, state) is after(Metric("val/loss", "max"), state) is after(None, state) is None
@@ -182,7 +180,8 @@ class TestNotWritten:
         improves = run.checkpoints.improves
 
         def with_loss(trainer: Any) -> bool:
-            return improves(SimpleNamespace(callback_metrics={"val/loss": next(values)}, strategy=trainer.strategy))
+            given = {"callback_metrics": {"val/loss": next(values)}, "progress_bar_metrics": {}, "is_global_zero": True}
+            return improves(SimpleNamespace(strategy=trainer.strategy, fit_loop=trainer.fit_loop, **given))
 
         run.checkpoints.improves = with_loss
         run.fit()
@@ -211,6 +210,43 @@ class TestNotWritten:
         assert run.trainer.global_step == 21
         assert steps(run) == [7]
         assert read_checkpoint(run.newest)["global_step"] == 7
+
+    @pytest.fixture
+    def room(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """Limits the folder of the checkpoints to a number of them, as a full disk would."""
+        fsync = os.fsync
+
+        def limit(files: float) -> None:
+            def sync(descriptor: int) -> None:
+                sizes = [path.stat().st_size for path in (tmp_path / "checkpoints").glob("*ckpt*")]
+                if sum(sizes) > files * max(sizes, default=0):
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                fsync(descriptor)
+
+            monkeypatch.setattr(os, "fsync", sync)
+
+        return limit
+
+    def test_the_oldest_goes_first_where_space_is_short(
+        self, train: Any, tmp_path: Path, room: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        room(3.2)  # two and the best, but no third
+        run = train(tmp_path, save_every="1 step", val_every="2 steps", keep=2)
+        assert steps(run)[-1] == 21
+        assert read_checkpoint(run.newest)["global_step"] == 21
+        best = min((row for row in run.rows() if row["val/loss"]), key=lambda row: float(row["val/loss"]))
+        assert read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == int(best["step"]) + 1
+        assert not [message for message in caplog.messages if "could not be written" in message]
+        assert f"{tmp_path / 'checkpoints'}: No space left on device; deleting step-0000001.ckpt" in caplog.messages
+
+    @pytest.mark.parametrize("keep", [2, None])
+    def test_the_only_whole_one_never_goes(self, keep: int | None, prepare: Any, tmp_path: Path, room: Any) -> None:
+        room(1.5 if keep else 3.2)
+        run = prepare(tmp_path, save_every="1 step", val_size=0, keep=keep)
+        with pytest.raises(LrflowError, match="the last checkpoint could not be written"):
+            run.fit()
+        assert steps(run) == ([1] if keep else [1, 2, 3]), "with keep=null none is spare"
+        assert read_checkpoint(run.newest)["global_step"] == steps(run)[-1]
 
     def test_an_unwritable_folder(self, prepare: Any, tmp_path: Path) -> None:
         (tmp_path / "checkpoints").touch()  # root may write to any folder, but not into a file

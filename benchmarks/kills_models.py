@@ -1,0 +1,85 @@
+"""A network with batch norm, one whose weights are averaged, and a stream with a state, for `benchmarks.kills`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from lrflow.training import Supervised
+
+
+class Normed(nn.Module):
+    """Batch norm, dropout and noise from the global generator."""
+
+    def __init__(self, inputs: int = 64, outputs: int = 10) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(inputs, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1))
+        self.head = nn.Linear(16, outputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the class scores [batch, outputs] of inputs [batch, ...]."""
+        inputs = inputs.flatten(1)
+        if self.training:
+            inputs = inputs + 0.01 * torch.randn_like(inputs)
+        return self.head(self.body(inputs))
+
+
+class Averaged(Supervised):
+    """Validates and tests the moving average of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__(Normed(), "cross_entropy")
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Return Lightning's average of the weights."""
+        return [EMAWeightAveraging(decay=0.9)]
+
+
+class Numbers(IterableDataset[tuple[Tensor, int]]):
+    """Random inputs of ten classes without an end, which remembers how many it has drawn."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        while True:
+            self.drawn += 1
+            draw = torch.Generator().manual_seed(self.drawn)
+            label = self.drawn % 10
+            yield torch.randn(64, generator=draw) + nn.functional.one_hot(torch.tensor(label), 64), label
+
+
+class Stream(pl.LightningDataModule):
+    """A stream that is resumed where it was.
+
+    Args:
+        batch_size: examples per batch.
+    """
+
+    def __init__(self, batch_size: int = 16) -> None:
+        super().__init__()
+        self.batch_size, self.numbers, self.start = batch_size, Numbers(), 0
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the stream, from where it was interrupted."""
+        return DataLoader(self.numbers, self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return a hundred examples."""
+        return DataLoader([example for example, _ in zip(Numbers(), range(100), strict=False)], 50)  # type: ignore[arg-type]
+
+    test_dataloader = val_dataloader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many examples were drawn."""
+        return {"drawn": self.numbers.drawn}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after these examples."""
+        self.numbers.drawn = state_dict["drawn"]
