@@ -227,7 +227,7 @@ def prepare(
         loaded: data that another run has set up, to be shared; None: the data is built and read.
 
     Returns:
-        The run; None if it is resumed and has no steps left.
+        The run; None if it is resumed and has ended already.
 
     Raises:
         LrflowError: the run cannot start.
