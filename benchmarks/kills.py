@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import json
 import os
 import random
@@ -111,10 +112,8 @@ def run_until_killed(words: Sequence[str], folder: Path, kill_at: Callable[[], C
     Raises:
         RuntimeError: it failed.
     """
-    import copies
-
     path = os.pathsep.join(filter(None, (str(HOME), os.environ.get("PYTHONPATH"))))
-    process = copies.Process(["-m", "lrflow", *words], folder, {**os.environ, "PYTHONPATH": path}, captured=True)
+    process = _copies().Process(["-m", "lrflow", *words], folder, {**os.environ, "PYTHONPATH": path}, captured=True)
     started, due = time.monotonic(), kill_at() if kill_at else None
     while process.poll() is None:
         if due and due(time.monotonic() - started):
@@ -125,6 +124,10 @@ def run_until_killed(words: Sequence[str], folder: Path, kill_at: Callable[[], C
     if process.returncode not in (0, -signal.SIGKILL):
         raise RuntimeError(f"{' '.join(words)}\n{out[-2000:]}{error[-2000:]}")
     return process.returncode != 0
+
+
+def _copies() -> Any:
+    return importlib.import_module("copies")  # tests/support/copies.py
 
 
 def random_moment(draw: random.Random, folder: Path, seconds: float, trains: float) -> Callable[[float], bool]:
@@ -270,13 +273,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=120, help="kills over all configurations, at least")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
-    import copies
-
     chosen = [one for one in CONFIGURATIONS if not options.names or any(word in one for word in options.names)]
     each, total = -(-options.kills // max(1, len(chosen))), Result()
     different = 0
     print(f"{'configuration':28}{'kills':>6}{'unsaved':>9}{'runs':>6}  ends")
-    with tempfile.TemporaryDirectory() as root, copies.ready(Path(root)):
+    with tempfile.TemporaryDirectory() as root, _copies().ready(Path(root)):
         for number, name in enumerate(chosen):
             found = measure(
                 CONFIGURATIONS[name], each, random.Random(f"{options.seed} {name}"), Path(root) / str(number)
