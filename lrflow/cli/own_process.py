@@ -30,6 +30,10 @@ _HEAD = 8
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
+class TimeIsOver(KeyboardInterrupt):  # which code that handles every error lets pass
+    """Interrupts a job that takes too long."""
+
+
 def can_fork() -> bool:
     """Whether a copy of this process is as good as the process itself.
 
@@ -103,7 +107,7 @@ class OwnProcess:
                 raise SignalReceived(received[0])
             raise ended
         raised, value = pickle.loads(result)
-        if raised:
+        if raised and not (received and isinstance(value, KeyboardInterrupt)):
             raise value
         if received and not isinstance(getattr(value, "error", None), StoppedError):
             raise SignalReceived(received[0])
@@ -141,7 +145,9 @@ class OwnProcess:
 
 @contextmanager
 def limited(limit: float | None, when_hung: Callable[[], object]) -> Iterator[None]:
-    """Raise `TimeLimitError` in the block after `limit` seconds; end the process if that does not end the block.
+    """Interrupt the block after `limit` seconds, as Ctrl-C does, and raise `TimeLimitError`.
+
+    If that does not end the block, the process ends.
 
     Args:
         limit: seconds; None: no limit.
@@ -151,8 +157,8 @@ def limited(limit: float | None, when_hung: Callable[[], object]) -> Iterator[No
         yield
         return
 
-    def raise_error(number: int, frame: FrameType | None) -> None:
-        raise TimeLimitError("it took too long")
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise TimeIsOver
 
     def end() -> None:
         try:
@@ -165,10 +171,12 @@ def limited(limit: float | None, when_hung: Callable[[], object]) -> Iterator[No
     watchdog.daemon = True
     watchdog.start()
     if is_main:
-        before = signal.signal(signal.SIGALRM, raise_error)
+        before = signal.signal(signal.SIGALRM, interrupt)
         signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         yield
+    except TimeIsOver:
+        raise TimeLimitError("it took too long") from None
     finally:
         watchdog.cancel()
         if is_main:

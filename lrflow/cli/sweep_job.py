@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, flag_override
 
 from lrflow.cli.jobs import run_job
 from lrflow.cli.own_process import OwnProcess, limited
@@ -52,7 +52,7 @@ def run_job_of_sweep(
     from hydra.core.hydra_config import HydraConfig
     from rich.text import Text
 
-    from lrflow.cli.errors import console
+    from lrflow.cli.errors import console, show_failure
     from lrflow.config.composition import placed
     from lrflow.config.types import seconds_of
 
@@ -74,16 +74,24 @@ def run_job_of_sweep(
             console().print(Text("has ended before, and is read from its folder", "dim"))
         if checkpoint is not None:
             config = None  # composed again, as that of a resumed run
-            node.overrides.task.append(str(Override.path("++resume.from", checkpoint).text))
+            with flag_override(node, ["readonly", "struct"], False):
+                node.overrides.task.append(Override.path("++resume.from", checkpoint).text)
             OmegaConf.update(cfg, "resume.from", str(checkpoint), force_add=True)
 
     def place(problems: list[Problem]) -> list[Problem]:
         found, overrides = composed_job(cfg, node, config_dir)
         return placed(problems, overrides, config_dir, found)
 
-    hung = partial(_record, _too_long(limit), folder)
-    with redacted_output(), quiet, limited(seconds_of(limit) if limit else None, hung):
-        return run_job(config or composed_job(cfg, node, config_dir)[0].config(folder), place, trained)
+    late, started = _too_long(limit), time.monotonic()
+    with redacted_output(), quiet:
+        try:
+            with limited(seconds_of(limit) if limit else None, partial(_record, late, folder)):
+                return run_job(config or composed_job(cfg, node, config_dir)[0].config(folder), place, trained)
+        except TimeLimitError:
+            _record(late, folder)
+            show_failure(late)
+    given = [text.removeprefix("++") for text in node.overrides.task]
+    return Outcome.from_error(late, seconds=time.monotonic() - started, folder=folder, overrides=given)
 
 
 class SweepJobs(OwnProcess):

@@ -39,9 +39,9 @@ def stops(given: Any) -> Outcome:
         (lambda given: os.kill(os.getpid(), 9), None, ProcessDiedError, "SIGKILL; the system does this if memory"),
         (lambda given: os.kill(os.getpid(), 31), None, ProcessDiedError, "killed by SIGSYS"),
         (lambda given: (os.fork() and os._exit(1)) or time.sleep(60), None, ProcessDiedError, "exit code 1"),
-        (lambda given: time.sleep(60), 0.1, TimeLimitError, ""),
-        (deaf, 0.1, TimeLimitError, ""),
-        (stops, 0.1, TimeLimitError, ""),
+        (lambda given: time.sleep(60), 0.1, TimeLimitError, "too long"),
+        (deaf, 0.1, TimeLimitError, "too long"),
+        (stops, 0.1, TimeLimitError, "too long"),
         (lambda given: 1 / 0, None, ZeroDivisionError, "division"),
         (lambda given: sys.exit(3), None, SystemExit, "3"),
         (lambda given: threading.Lock(), None, LrflowError, "lock"),
@@ -94,9 +94,10 @@ def test_a_signal_to_this_process_reaches_the_other(number: signal.Signals, mind
 
 def test_a_run_that_saved_when_it_was_asked_to_stop_gives_its_outcome() -> None:
     def work(parent: int) -> Outcome:
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        asked = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: asked.set())
         os.kill(parent, signal.SIGTERM)
-        signal.pause()
+        asked.wait(20)
         return Outcome.from_error(StoppedError("saved", 143))
 
     with OwnProcess(work) as process:
@@ -104,8 +105,14 @@ def test_a_run_that_saved_when_it_was_asked_to_stop_gives_its_outcome() -> None:
 
 
 def test_a_limit_within_a_process_raises_and_leaves_no_alarm() -> None:
+    def handles_every_error() -> None:
+        try:
+            time.sleep(10)
+        except Exception:
+            pytest.fail("it has to pass")
+
     with pytest.raises(TimeLimitError), limited(0.05, lambda: None):
-        time.sleep(10)
+        handles_every_error()
     with limited(10, lambda: None), limited(None, lambda: None):
         pass
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
