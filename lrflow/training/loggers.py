@@ -210,13 +210,23 @@ def log_rows(logger: Logger, columns: list[str], rows: list[list[Any]]) -> None:
         return
     for step, *values in rows:
         logger.log_metrics(dict(zip(columns, values, strict=True)), step)
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.flush()  # else a killed run would lose the rows of two minutes
 
 
 def drop_rows_from(trainer: pl.Trainer, step: int) -> None:
-    """Delete the rows that a killed run wrote after the checkpoint from which it is resumed."""
+    """Delete the rows that a killed run wrote after the checkpoint from which it is resumed.
+
+    TensorBoard marks them as deleted. W&B keeps them, and `WandbHistory` does not write them again.
+    """
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
             logger.drop_from(step)
+        elif isinstance(logger, TensorBoardLogger) and rank() == 0:
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+            restart = Event(step=step, session_log=SessionLog(status=SessionLog.START))
+            logger.experiment.file_writer.add_event(restart)
 
 
 def close_loggers(loggers: list[Logger], outcome: Outcome | None = None) -> None:

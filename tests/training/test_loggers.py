@@ -6,6 +6,7 @@ import csv
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -268,6 +269,19 @@ def test_an_unreachable_dashboard_hides_no_error(caplog: pytest.LogCaptureFixtur
     close_loggers([Away(), other := Dashboard()], Outcome.from_error(ValueError("oh")))
     assert other.experiment.codes == [1]
     assert "Away: the outcome of the run could not be reported: no network" in caplog.text
+
+
+def test_tensorboard_shows_the_rows_of_a_resumed_run_once_and_loses_none(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, last in ((0, 5), (3, 7)):  # killed after step 4, resumed from step 3
+        (board,) = build_loggers({"csv": False, "tensorboard": {}}, tmp_path, "x", {})
+        if first:
+            drop_rows_from(SimpleNamespace(loggers=[board]), first)  # type: ignore[arg-type]
+        log_rows(board, ["loss"], [[step, step / 8] for step in range(first, last)])  # not closed, as after a kill
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(step, step / 8) for step in range(7)]
 
 
 def test_tensorboard_gets_the_outcome(tmp_path: Path) -> None:
