@@ -21,7 +21,8 @@ from lrflow.errors import EndedEarlyError, LrflowError, Problem, ProcessDiedErro
 from lrflow.memory import kept_for_good
 from lrflow.outcome import Outcome
 from lrflow.output import redacted_output, redacted_stream
-from lrflow.runs import RunFolder, newest_checkpoint
+from lrflow.runs import RunFolder, checkpoints_in
+from lrflow.seal import newest_undamaged
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -183,7 +184,7 @@ def _earlier(folder: Path, overrides: Sequence[str]) -> tuple[Outcome | None, Pa
         ended = ended_run(folder, overrides)
     except LrflowError as error:
         return Outcome.from_error(error, folder=folder), None
-    return ended, None if ended else newest_checkpoint(folder)
+    return ended, None if ended else newest_undamaged(checkpoints_in(RunFolder(folder).checkpoints))
 
 
 def _too_long(limit: str | None) -> TimeLimitError:
