@@ -18,6 +18,7 @@ from lrflow.config.compatibility import batch_scaling, check_optimizer, check_ro
 from lrflow.config.metrics import check_logged, guessed_modes, unlikely_settings
 from lrflow.config.schema import NoFeedback, Optimizer, Rules
 from lrflow.config.targets import optimizer_traits, takes
+from lrflow.config.types import seconds_of
 from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
@@ -46,7 +47,7 @@ def build_data(config: Config) -> pl.LightningDataModule:
     Raises:
         ConfigError: `data` does not build a LightningDataModule, or one without a `train_dataloader`.
     """
-    data = instantiate(config.data.node())
+    data = instantiate(config.data.node(), "data")
     if not isinstance(data, pl.LightningDataModule):
         _check_lightning_package(data, "LightningDataModule", "data._target_", config.data.target)
         message = f"expected a LightningDataModule, got {type(data).__name__}"
@@ -113,7 +114,7 @@ def build_module(
 
 
 def _make_module(config: Config) -> pl.LightningModule:
-    model = instantiate(config.model.node())
+    model = instantiate(config.model.node(), "model")
     if isinstance(model, pl.LightningModule):
         _check_automatic_optimization(config, model)
         return model
@@ -194,7 +195,7 @@ def build_groups(
     if isinstance(layers, Rules):
         rules: Sequence[Rule] = layers.compiled()
     else:
-        maker = instantiate(layers.node())
+        maker = instantiate(layers.node(), "layers")
         if isinstance(maker, MuP):
             rules = mup_rules(config, maker, parameters, module, report)
         elif isinstance(maker, RuleMaker):
@@ -262,7 +263,7 @@ def build_feedback(config: Config) -> Feedback | None:
     """
     if isinstance(config.feedback, NoFeedback):
         return None
-    feedback = instantiate(config.feedback.node())
+    feedback = instantiate(config.feedback.node(), "feedback")
     if not isinstance(feedback, Feedback):
         message = f"expected a feedback, such as lrflow.feedback.Plateau, got {type(feedback).__name__}"
         raise ConfigError([Problem("feedback._target_", message, config.feedback.target)])
@@ -357,13 +358,14 @@ def freezing_callbacks(
 
 
 def lightning_options(config: Config) -> dict[str, Any]:
-    """Return the arguments of Lightning's Trainer; the length of the run is set by `Trainer.run_for`."""
+    """Return the options of `build_trainer`; the length of the run is set by `Trainer.run_for`."""
     trainer = config.trainer
     names = (
         "accelerator devices num_nodes strategy precision accumulate_grad_batches "
         "gradient_clip_val gradient_clip_algorithm limit_train_batches limit_val_batches deterministic"
     )
     options = {name: getattr(trainer, name) for name in names.split()}
+    options["timeout"] = seconds_of(trainer.timeout)
     if trainer.gradient_clip_val is None:
         del options["gradient_clip_algorithm"]
     return options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -32,12 +33,17 @@ SPAN = 20  # an axis is logarithmic if the largest value is more than this many 
 
 
 class QuietConsole(Console):
-    """A console that stops printing when its output is closed, so that a closed pager or connection ends no run."""
+    """A console that stops printing when its output is closed or full, so that no pager or disk ends a run."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print with rich, unless the console is quiet: rich would render the objects anyway, which takes time."""
-        if not self.quiet:
+        if self.quiet:
+            return
+        try:
             super().print(*map(_redacted, objects), **options)
+        except OSError as error:
+            self.on_broken_pipe()
+            print(f"lrflow: the output cannot be written, so it ends here: {error.strerror}", file=sys.stderr)
 
     def on_broken_pipe(self) -> None:
         """Stop printing and go on; rich would end the process."""

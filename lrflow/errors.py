@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -27,11 +28,19 @@ class Problem:
     where: str | None = None
 
     def __str__(self) -> str:
-        value = "" if self.value is ... else f" = {self.value!r}"
+        value = "" if self.value is ... else f" = {written(self.value, repr)}"
         text = f"{self.key}{value}: {self.message}"
         if self.where:
             text += f" ({self.where})"
         return f"{text}\n    {self.hint}" if self.hint else text
+
+
+def written(value: object, write: Callable[[object], str] = str) -> str:
+    """Return a value as text, or what it is if Python cannot write it: a huge number, or a nest that is too deep."""
+    try:
+        return write(value)
+    except (ValueError, RecursionError):
+        return f"({type(value).__name__} that is too long to show)"
 
 
 class LrflowError(Exception):
@@ -166,3 +175,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
         return f"known: {', '.join(known)}" if known else None
     few = difflib.get_close_matches(word, known, n=5, cutoff=0.3)
     return f"the nearest of {len(known)}: {', '.join(few)}" if few else None
+
+
+def first_named(names: Iterable[str], message: str) -> str | None:
+    """Return the argument that a message names first: `etas` also as eta, `hessian_power` also as Hessian Power."""
+    found: dict[str, int] = {}
+    for name in names:
+        words = re.escape(name.removesuffix("s")).replace("_", "[_ ]")
+        if match := re.search(rf"(?<![\w']){words}s?(?!\w)", message, re.IGNORECASE):
+            found[name] = match.start()
+    return min(found, key=lambda name: (found[name], -len(name)), default=None)

@@ -33,6 +33,22 @@ class LockedError(Exception):
         super().__init__(f"process {holder} holds it")
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a file exists; False also for a name that the system cannot look up, such as one too long."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a folder exists; False also for a name that the system cannot look up, such as one too long."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def write_whole(path: Path, data: str | bytes | Callable[[BinaryIO], object]) -> Path:
     """Write a file atomically: if the writer is killed, a reader finds the old file or the complete new one.
 
@@ -81,6 +97,16 @@ def write_json(path: Path, content: Any, default: Callable[[Any], Any] | None = 
         OSError: the file cannot be written.
     """
     return write_whole(path, json.dumps(redact(content), indent=2, default=default) + "\n")
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a broken file to the first free name of the form `NAME.broken-1`, and return the new path.
+
+    Raises:
+        OSError: the file cannot be renamed.
+    """
+    free = (path.with_name(f"{path.name}.broken-{count}") for count in range(1, 1000))
+    return path.rename(next(other for other in free if not other.exists()))
 
 
 def copy_whole(source: Path, path: Path) -> Path:

@@ -107,12 +107,13 @@ class Outcome:
         """Return the outcome from the content of summary.json; None if the run has not ended."""
         if "status" not in summary:
             return None
-        steps = {name: summary.get(name) for name in ("steps", "planned")}
+        counts = {name: summary.get(name) for name in ("steps", "planned")}
+        steps = {name: count if type(count) is int else None for name, count in counts.items()}
         reason, status = str(summary.get("error") or summary.get("reason") or ""), str(summary["status"])
         # lrflow 0.1 recorded a diverged run as `failed`, and wrote no `reason` beside the error.
         if status == "failed" and "reason" not in summary and _DIVERGED.search(reason):
             status = "diverged"
-        seconds = float(summary.get("seconds") or 0.0)
+        seconds = _number(summary.get("seconds")) or 0.0
         return cls.from_record(status, reason, summary.get("metrics"), seconds=seconds, folder=folder, **steps)
 
     def summary(self, **facts: Any) -> dict[str, Any]:
@@ -178,9 +179,20 @@ class Outcome:
 
 
 def numbers_in(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numeric values, without booleans, as floats."""
-    found = {name: value for name, value in values.items() if isinstance(value, int | float)}
-    return {name: float(value) for name, value in found.items() if not isinstance(value, bool)}
+    """Return the numeric values, without booleans, as floats; empty if `values`, read from a file, is no mapping."""
+    given = values if isinstance(values, Mapping) else {}
+    found = {str(name): _number(value) for name, value in given.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _number(value: Any) -> float | None:
+    """Return a number as a float; None for any other value, and for a number that is too large."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def exit_code_of_sweep(outcomes: Iterable[Outcome]) -> int:

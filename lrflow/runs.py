@@ -332,9 +332,9 @@ def find_checkpoint(wanted: str, output: Path, key: str) -> Path:
         newest = max(found, key=lambda path: (path.stat().st_mtime, path.name))
         return newest_checkpoint(RunFolder.of(newest).path) or newest
     path = Path(wanted)
-    if path.is_file():
+    if files.is_file(path):
         return path
-    if path.is_dir():
+    if files.is_folder(path):
         if checkpoint := newest_checkpoint(path):
             return checkpoint
         raise ConfigError([Problem(key, "expected a run folder with a checkpoint, but it has none", wanted)])

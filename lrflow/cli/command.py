@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import lrflow
 from lrflow.cli.arguments import Arguments, parse, with_earlier_sweep
 from lrflow.cli.jobs import run_job, stopped_by_signals
-from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError, cause_of
+from lrflow.cli.streams import discard_unwritable, flush, open_streams
+from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
 from lrflow.memory import garbage_collection
 from lrflow.output import redacted_output
 from lrflow.redaction import MASK, is_secret_name, redact, redactor
@@ -40,6 +41,8 @@ def main(words: Sequence[str] | None = None) -> int:
         The exit code. 0: success. 1: a run failed. 2: invalid config. 3: a run ended early. 128 + signal: stopped, so
         130 after Ctrl-C. A pipe that its reader closed does not change it.
     """
+    if words is None:
+        open_streams()
     redactor.forget()
     redactor.add_words(sys.orig_argv if words is None else words)
     with redacted_output():
@@ -53,8 +56,7 @@ def _reported(words: Sequence[str] | None) -> int:
     try:
         with stopped_by_signals():
             exit_code = _main(list(sys.argv[1:]), True) if words is None else _main(list(words))
-            if sys.stdout is not None:  # None if it is closed
-                sys.stdout.flush()
+            flush(sys.stdout)
             return exit_code
     except BrokenPipeError:  # as in `lrflow --help | head`
         from lrflow.display import discard_output
@@ -62,13 +64,17 @@ def _reported(words: Sequence[str] | None) -> int:
         discard_output(sys.stdout)
         return exit_code
     except (Exception, KeyboardInterrupt) as raised:
-        error = cause_of(raised)
+        from lrflow.config.failures import failure
+
+        error = failure(raised)
         if isinstance(error, KeyboardInterrupt):
             print("lrflow: interrupted", file=sys.stderr)
             return 130
         from lrflow.cli.errors import show_failure
 
         show_failure(error)
+        if isinstance(raised, OSError | LrflowError) and words is None:
+            discard_unwritable(sys.stdout)
         return error.exit_code if isinstance(error, LrflowError) else 1
     finally:
         # Python collects garbage at exit among all imported and composed objects, which takes as long as the
@@ -289,24 +295,32 @@ def show_config(found: DictConfig, args: Arguments, resolve: bool) -> None:
     Args:
         found: composed config, including its `hydra` node; the parts that are not printed are removed from it.
         args: command line; `cfg` and `package` select the part to print.
-        resolve: replace interpolations by their values.
+        resolve: replace interpolations by their values; those of Hydra that only a job has, such as its number, stay.
 
     Raises:
         ConfigError: the config has no key `args.package`.
     """
     from omegaconf import OmegaConf, flag_override
+    from omegaconf.errors import OmegaConfBaseException
+
+    from lrflow.config.interpolation import resolve_known
 
     hidden = {"job": lambda key: key == "hydra", "hydra": lambda key: key != "hydra", "all": lambda key: False}
     with flag_override(found, ["struct", "readonly"], False):
         for key in list(filter(hidden[args.cfg or "job"], found)):
             del found[key]
+    if resolve:
+        resolve_known(found)
     part = found
     if args.package:
-        part = OmegaConf.select(found, args.package)
+        try:
+            part = OmegaConf.select(found, args.package)
+        except OmegaConfBaseException:
+            part = None
         if part is None:
             raise ConfigError([Problem("--package", "not a key of the config", args.package)])
     if OmegaConf.is_config(part):  # keys and values are masked before YAML breaks their lines and escapes them
-        found = OmegaConf.create(redact(OmegaConf.to_container(part, resolve=resolve)))
+        found = OmegaConf.create(redact(OmegaConf.to_container(part)))
         sys.stdout.write(OmegaConf.to_yaml(found))
     else:
         sys.stdout.write(f"{MASK if is_secret_name(args.package or '') else part}\n")

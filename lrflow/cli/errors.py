@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import linecache
 import os
-import site
 import sys
-import sysconfig
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +13,9 @@ from textwrap import wrap
 from rich.console import Console
 from rich.text import Text
 
-import lrflow
-from lrflow.config.options import home
+from lrflow.config.failures import users_frames
 from lrflow.display import QuietConsole, counted
-from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.errors import ConfigError, LrflowError, Problem, written
 from lrflow.redaction import MASK, is_secret_name, redact_text
 
 _LONGEST = 60
@@ -76,27 +73,34 @@ def show_failure(error: BaseException, undone: str = "Nothing was run.") -> None
     else:
         last = "".join(traceback.format_exception_only(error)).strip()
         out.print(_title(redact_text(last)))
-        for frame in users_frames(error):
+        frames = users_frames(error)
+        for frame in frames:
             out.print(Text.assemble("  ", (f"{_short(frame.filename)}:{frame.lineno}", "bold"), f" in {frame.name}"))
             if line := linecache.getline(frame.filename, frame.lineno or 0).strip():
                 out.print(Text(f"      {line}", "cyan"))
-        out.print(Text("This is a bug or a problem in your code: LRFLOW_DEBUG=1 shows the traceback.", "dim"))
+        out.print(Text(_IN_USERS_CODE if frames else _nowhere(error), "dim"))
 
 
-def users_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Return the frames of a traceback in code that is not in Python, an installed package or lrflow."""
-    places = [sysconfig.get_path("stdlib"), *site.getsitepackages(), str(Path(lrflow.__file__).parent)]
-    others, recipes = [Path(place).resolve() for place in places], home("recipes").resolve()
+_IN_USERS_CODE = "This is a bug or a problem in your code: LRFLOW_DEBUG=1 shows the traceback."
 
-    def is_users(frame: traceback.FrameSummary) -> bool:
-        path = Path(frame.filename).resolve()
-        return path.is_relative_to(recipes) or (path.is_file() and not any(map(path.is_relative_to, others)))
 
-    return [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame)]
+def _nowhere(error: BaseException) -> str:
+    """Return the advice on an exception that passed through no code of the user's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f", raised at {_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    return (
+        f"No code of yours is involved{place}. If no setting explains it, it is a bug of lrflow: please report it with "
+        "the traceback, which LRFLOW_DEBUG=1 shows."
+    )
 
 
 def _title(text: str) -> Text:
-    return Text.assemble(("lrflow", "bold red"), ": ", (text, "bold"))
+    return Text.assemble(("lrflow", "bold red"), ": ", (_writable(text), "bold"))
+
+
+def _writable(text: str) -> str:
+    """Return a text with bytes that are no text, such as those of a file's name, written as escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _jobs(numbers: Iterable[int], jobs: Sequence[str]) -> Text:
@@ -112,11 +116,11 @@ def _jobs(numbers: Iterable[int], jobs: Sequence[str]) -> Text:
 
 def _format(problem: Problem, width: int) -> Text:
     """Return a problem on a few lines: key and value, message, hint, file and line."""
-    text = Text.assemble("\n  ", (redact_text(problem.key), "bold"))
+    text = Text.assemble("\n  ", (_writable(redact_text(problem.key)), "bold"))
     if problem.value is not ...:
-        text.append(f" = {_value(problem)}")
+        text.append(f" = {_writable(_value(problem))}")
     for line, style in ((problem.message, ""), (problem.hint, "green"), (problem.where, "dim")):
-        for paragraph in redact_text(line).splitlines() if line else ():
+        for paragraph in _writable(redact_text(line)).splitlines() if line else ():
             for part in wrap(paragraph, max(20, width - 6), break_long_words=False, break_on_hyphens=False):
                 text.append("\n      ").append(part, style)
     return text
@@ -131,12 +135,16 @@ def _value(problem: Problem) -> str:
 
 
 def _written(value: object) -> str:
+    return written(value, _as_typed)
+
+
+def _as_typed(value: object) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_written(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {_as_typed(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_written, value)) + "]"
+        return "[" + ", ".join(map(_as_typed, value)) + "]"
     return str(value) if str(value).strip() else repr(value)
 
 

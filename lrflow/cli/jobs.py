@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError, SignalReceived, StoppedError, cause_of
+from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError, SignalReceived, StoppedError
 from lrflow.memory import clear_locals, freed_after, kept_for_good
 from lrflow.outcome import Outcome, numbers_in
 
@@ -101,10 +101,12 @@ def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], tr
     try:
         ended = (trained or run_task(config)).raise_if_unfinished()
     except (Exception, SystemExit, SignalReceived) as raised:
-        error = cause_of(raised)
+        from lrflow.config.failures import failure
+
+        error = failure(raised)
         if isinstance(error, KeyboardInterrupt):
             raise error from None
-        failure = ConfigError(place(error.problems)) if isinstance(error, ConfigError) else error
+        shown = ConfigError(place(error.problems)) if isinstance(error, ConfigError) else error
         if isinstance(error, PrunedError | EndedEarlyError | StoppedError) and _is_further_rank():
             pass
         elif isinstance(error, PrunedError | EndedEarlyError):
@@ -112,9 +114,9 @@ def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], tr
         else:
             from lrflow.cli.errors import show_failure
 
-            show_failure(failure, "This job was not run." if config.run_folder else "Nothing was run.")
+            show_failure(shown, "This job was not run." if config.run_folder else "Nothing was run.")
         clear_locals(error)
-        ended = Outcome.attached_to(error) or Outcome.from_error(failure, seconds=time.monotonic() - started)
+        ended = Outcome.attached_to(error) or Outcome.from_error(shown, seconds=time.monotonic() - started)
     return replace(ended, overrides=config.overrides, folder=ended.folder or config.run_folder)
 
 

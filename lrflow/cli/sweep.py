@@ -19,7 +19,7 @@ from rich.text import Text
 
 from lrflow.cli.errors import SweepError, console
 from lrflow.config import Config
-from lrflow.config.composition import Composer, checked, composer
+from lrflow.config.composition import COMPOSITION_ERRORS, Composer, checked, composer
 from lrflow.config.hydra_section import check_sweeper
 from lrflow.config.metrics import guessed_modes
 from lrflow.config.options import Catalogue
@@ -129,7 +129,7 @@ def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[Overr
     jobs = overrides.jobs()
     try:
         node = composing(jobs[0]).content.hydra.sweeper
-    except Exception:  # reported with all other problems
+    except (ConfigError, *COMPOSITION_ERRORS):  # reported with all other problems
         return jobs
     if node.get("_target_") == TARGET:
         from lrflow.sweeps.space import read_space

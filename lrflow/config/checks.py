@@ -10,6 +10,7 @@ from typing import Any
 from lrflow.config.compatibility import check_combination, check_mup, check_routes, check_scaling
 from lrflow.config.config import Config
 from lrflow.config.diagnostics import answered, closest
+from lrflow.config.facts import check_facts
 from lrflow.config.find_schema import RangeFind
 from lrflow.config.length import declared_horizon
 from lrflow.config.metrics import check_feedback, check_limits
@@ -105,6 +106,7 @@ def check_config(
     if sound("scaling", "data.batch_size", "trainer."):
         problems += check_scaling(config)
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
+    problems += check_facts(config) if sound("model", "data") else []
     problems += check_monitors(config.health)
     problems += _check_test(config) if sound("task", "trainer.checkpoint") else []
     problems += check_feedback(config) if sound("feedback", "trainer.limit_val") else []

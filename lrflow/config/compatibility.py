@@ -13,6 +13,7 @@ from lrflow.config import types as f
 from lrflow.config.config import Config
 from lrflow.config.diagnostics import problem_of
 from lrflow.config.find_schema import StabilityFind
+from lrflow.config.options import shipped_nodes
 from lrflow.config.overrides import Override
 from lrflow.config.schema import Optimizer
 from lrflow.config.targets import check_arguments, defaults, optimizer_traits
@@ -69,6 +70,7 @@ def check_optimizer(
     """
     arguments = optimizer.plain()  # `node` would import the class
     yield from check_ranges(arguments, traits.ranges, key)
+    yield from _check_betas(arguments.get("betas"), optimizer.target, key)
     if traits.line_search:
         yield from _with_line_search(config, optimizer, traits)
         yield from _alone(config, processes, "each process would take another step length")
@@ -93,6 +95,14 @@ def check_optimizer(
         given = unsaid | arguments
         if given.get("momentum") == 0 or given.get("dampening", 0) != 0:
             yield Problem(f"{key}.nesterov", "needs momentum above 0 and dampening 0", True)
+
+
+def _check_betas(betas: Any, target: str, key: str) -> Iterator[Problem]:
+    """Yield a problem if an optimizer of lrflow's options takes another number of betas; torch raises at step 0."""
+    ours = next((node["betas"] for node in shipped_nodes("optimizer", target) if "betas" in node), None)
+    if betas is not None and ours is not None and len(betas) != len(ours):
+        such = f"[{','.join(map(str, ours))}]"
+        yield Problem(f"{key}.betas", f"{target} has {len(ours)}", list(betas), f"such as {key}.betas={such}")
 
 
 def _with_line_search(config: Config, optimizer: Optimizer, traits: Traits) -> Iterator[Problem]:

@@ -17,19 +17,27 @@ from hydra._internal.defaults_list import DefaultsList
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override as HydraOverride
-from hydra.errors import MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from lrflow.config.config import Config
+from lrflow.config.defaults import check_own_options
 from lrflow.config.diagnostics import closest
+from lrflow.config.failures import system_message
 from lrflow.config.hydra_section import check_hydra, nearest_setting
+from lrflow.config.interpolation import DEEPEST
 from lrflow.config.options import FAST, Catalogue, recipes
-from lrflow.config.origins import Source, line_with, place, short_path, touches, yaml_problem
+from lrflow.config.origins import READ_ERRORS, Source, is_of_digits, line_with, place, short_path, touches, yaml_problem
 from lrflow.config.overrides import Override, Overrides, expand, read_overrides
 from lrflow.config.packages import LAUNCHERS, missing_package
 from lrflow.config.saved import Composed, completed, earlier_run, of_this_run, pinned
 from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.files import is_folder
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, *READ_ERRORS)
+"""What a config may cause that Hydra, OmegaConf and the YAML parser document; anything else is a fault of lrflow."""
 
 MODULE = "lrflow.conf"
 ROOT = "config"
@@ -130,7 +138,7 @@ def with_full_run(
     def full_run() -> Config | None:
         try:
             return compose_other(rest).config()
-        except Exception:  # the full run is invalid
+        except (ConfigError, *COMPOSITION_ERRORS):  # the full run is invalid
             return None
 
     return replace(found, full_run=full_run)
@@ -196,7 +204,7 @@ def composer(
     Raises:
         ConfigError: the folder does not exist.
     """
-    if config_dir is not None and not config_dir.is_dir():
+    if config_dir is not None and not is_folder(config_dir):
         raise ConfigError([Problem("--config-dir", "there is no such folder", str(config_dir))])
     share_store()
     with hydra.initialize_config_module(MODULE, job_name="lrflow", version_base="1.3"):
@@ -225,15 +233,33 @@ def checked(overrides: Overrides, composing: Composer) -> tuple[Composed, Config
             return found, config
     except ConfigError as error:
         problems += [problem for problem in error.problems if not touches(problem.key, overrides.lost)]
-    except Exception as error:
+    except COMPOSITION_ERRORS as error:
         problems.append(_composition_problem(error, composing.catalogue))
+    except Exception as error:
+        unread = _unread(error, composing.catalogue)
+        if not unread:
+            raise
+        problems += unread
     raise ConfigError([*overrides.problems, *composing.place(problems, ready)])  # overrides come from no file
+
+
+def _unread(error: Exception, catalogue: Catalogue) -> list[Problem]:
+    """Return the problems for an error that Hydra and the YAML parser do not document; empty: a fault of lrflow."""
+    if is_of_digits(error):
+        return [Problem("config", "has a whole number of more than 4300 digits, which Python does not read")]
+    return check_own_options(catalogue) if catalogue.has_own else []  # Hydra asserts the form of files
 
 
 def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
     """Translate an error of Hydra or of the YAML parser into a problem of the command line."""
     if problem := yaml_problem(error):
         return problem
+    if isinstance(error, RecursionError):
+        return Problem("config", f"is nested more than {DEEPEST} levels deep, or refers to itself")
+    if isinstance(error, UnicodeDecodeError):
+        return Problem("config", f"a file is not text in UTF-8: {error}")
+    if isinstance(error, OSError) and not isinstance(error, MissingConfigException):
+        return Problem("config", system_message(error).partition("\n")[0])
     if isinstance(error, MissingConfigException):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         if group == "hydra/launcher" and option in LAUNCHERS:

@@ -37,9 +37,11 @@ SYNONYMS = {
 }
 """Names in other frameworks, and their names in lrflow."""
 
+_NAMES = "name=... names the run, on dashboards too"
+
 ANSWERS = {
     r"trainer\.min_(epochs|steps)": "a run makes every step of its plan; set the length with trainer.max_{0}",
-    r"(?:.*\.)?logger\.wandb\.(?:run_)?name|logger\.name|trainer\.name": "name=... names the run, on dashboards too",
+    r"(?:.*\.)?logger\.(?:wandb|tensorboard)\.(?:run_)?name|(?:logger|trainer)\.name": _NAMES,
     r"tags|logger\.tags": "did you mean logger.wandb.tags? It needs logger=wandb",
     r"(.*schedule)\.warmup_(?:ratio|fraction|pct)": "a warmup can be a share of the run: {0}.warmup={share}",
     r"(.*schedule)\.warmup_epochs": "a warmup can be in epochs: {0}.warmup='{value} epochs'",

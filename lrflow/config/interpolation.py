@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from lrflow.errors import Problem, nearest
 from lrflow.redaction import is_secret_variable, redactor
 
-_DEEPEST = 40
+DEEPEST = 40
+"""How deep a config may be nested."""
+
 _HYDRA_OR_NOW = re.compile(r"\$\{\s*(hydra|now)\s*:[^{}]*\}")
 _OPEN = re.compile(r"(name|output|logger|hydra|seed|against|resume|task|trial|horizon)\b")
 _MISSING = object()
@@ -37,15 +40,59 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def resolve_hydra_and_now(config: DictConfig) -> None:
-    """Replace interpolations of `hydra:` and `now:` by their values, in place, so that a saved config keeps them."""
-    for key, value in leaves(OmegaConf.to_container(config, resolve=False)):
-        if not isinstance(value, str) or not (found := _HYDRA_OR_NOW.search(value)):
+    """Replace interpolations of `hydra:` and `now:` by their values, in place, so that a saved config keeps them.
+
+    Those that have no value stay; `resolve` finds their problems.
+    """
+    values = (value for _, value in leaves(OmegaConf.to_container(config, resolve=False)))
+    if any(isinstance(value, str) and _HYDRA_OR_NOW.search(value) for value in values):
+        _settle(config, _without_hydra_and_now)
+
+
+def _without_hydra_and_now(node: Any, name: Any) -> Any:
+    text = str(_unresolved(node, name))
+    if _HYDRA_OR_NOW.fullmatch(text):
+        return node[name]
+    # Other interpolations stay: their values may be secrets.
+    return _HYDRA_OR_NOW.sub(lambda part: str(OmegaConf.create({"value": part[0]}).value), text)
+
+
+def resolve_known(config: DictConfig) -> None:
+    """Replace the interpolations of a config by their values, in place; those that have no value yet stay."""
+    _settle(config, lambda node, name: node[name])
+
+
+def _settle(node: Any, value_of: Callable[[Any, Any], Any]) -> None:
+    for name in list(node.keys()) if isinstance(node, DictConfig) else range(len(node)):
+        if OmegaConf.is_missing(node, name):
             continue
-        if found[0] == value:
-            OmegaConf.update(config, key, OmegaConf.select(config, key), force_add=True)
-        else:  # other interpolations stay: their values may be secrets
-            text = _HYDRA_OR_NOW.sub(lambda part: str(OmegaConf.create({"value": part[0]}).value), value)
-            OmegaConf.update(config, key, text, force_add=True)
+        if not OmegaConf.is_interpolation(node, name):
+            if isinstance(node[name], DictConfig | ListConfig):
+                _settle(node[name], value_of)
+            continue
+        with suppress(OmegaConfBaseException, RecursionError), flag_override(node, ["readonly", "struct"], False):
+            value = value_of(node, name)
+            node[name] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def is_deep(content: Any) -> bool:
+    """Return whether plain containers are nested more than `DEEPEST` levels; it does not recurse itself."""
+    level = [content]
+    for _ in range(DEEPEST + 1):
+        level = [
+            item
+            for container in level
+            if isinstance(container, dict | list)
+            for item in (container.values() if isinstance(container, dict) else container)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def is_writable(text: str) -> bool:
+    """Return whether a text can be written to a file as UTF-8 and be part of a path: no NUL, no half of a character."""
+    return text.isprintable() or not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -75,10 +122,13 @@ def _walk(node: DictConfig | ListConfig, key: str, problems: list[Problem], dept
             problems.append(_problem(path, _unresolved(node, name), str(error).partition("\n")[0]))
             continue
         if isinstance(value, DictConfig | ListConfig):
-            if depth == _DEEPEST:  # of a mapping that holds an interpolation to itself
-                problems.append(Problem(path.partition(".")[0], _CIRCLE))
+            if depth == DEEPEST:  # of a mapping that holds an interpolation to itself
+                message = f"is nested more than {DEEPEST} levels deep, or holds an interpolation to itself"
+                problems.append(Problem(path.partition(".")[0], message))
                 continue
             value = _walk(value, path, problems, depth + 1)
+        if not all(is_writable(text) for text in (name, value) if isinstance(text, str)):
+            problems.append(Problem(path, "holds a character that no file or terminal can show", value))
         values[name] = value
     return values if mapping else list(values.values())
 

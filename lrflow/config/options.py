@@ -13,6 +13,7 @@ import yaml
 import lrflow
 from lrflow.config.origins import read_yaml
 from lrflow.errors import ConfigError, Problem
+from lrflow.files import is_folder
 
 GROUPS = (
     "task", "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger",
@@ -73,7 +74,7 @@ class Catalogue:
         folders: folders with additional options, as `--config-dir` gives them.
 
     Raises:
-        ConfigError: an option in these folders has the name of one of lrflow's own.
+        ConfigError: there is no such folder, or an option in it has the name of one of lrflow's own.
     """
 
     def __init__(self, folders: Iterable[Path] = ()) -> None:
@@ -82,6 +83,8 @@ class Catalogue:
         for name, path in recipes().items():
             self._add(Option("recipe", name, path))
         folders = list(folders)
+        if missing := [folder for folder in folders if not is_folder(folder)]:
+            raise ConfigError([Problem("--config-dir", "there is no such folder", str(o)) for o in missing])
         self.has_own = bool(folders)
         shipped = shipped_files() if folders else {}
         hidden = [option for folder in folders for option in self._add_folder(folder, shipped)]
@@ -113,6 +116,10 @@ class Catalogue:
     def options(self, group: str) -> dict[str, Option]:
         """Return the options of a group by name; empty for an unknown group."""
         return self._options.get(group, {})
+
+    def every(self) -> list[Option]:
+        """Return the options of all groups."""
+        return [option for options in self._options.values() for option in options.values()]
 
     def find(self, word: str) -> Option | None:
         """Return the first option of this name in any group, or None."""
@@ -167,21 +174,27 @@ def shipped_keys(group: str, target: str, option: str | None = None) -> Iterator
         target: dotted name.
         option: option whose file is read first.
     """
+    for node in shipped_nodes(group, target, option):
+        yield frozenset(node) - {"defaults"}  # Hydra reads `defaults` itself
+
+
+def shipped_nodes(group: str, target: str, option: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the nodes that lrflow's own options of a group have for a `_target_`; arguments as in `shipped_keys`."""
     for path in sorted((home("conf") / group).glob("*.yaml"), key=lambda path: (path.stem != option, path)):
-        yield from (keys for named, keys in _nodes_of(path) if named == target)
+        yield from (node for node in _nodes_of(path) if node["_target_"] == target)
 
 
 @cache
-def _nodes_of(path: Path) -> list[tuple[str, frozenset[str]]]:
-    """Return the `_target_` and the keys of each node in a file."""
-    found: list[tuple[str, frozenset[str]]] = []
+def _nodes_of(path: Path) -> list[dict[str, Any]]:
+    """Return each node with a `_target_` in a file."""
+    found: list[dict[str, Any]] = []
     _collect(read_yaml(path), found)
     return found
 
 
-def _collect(node: Any, found: list[tuple[str, frozenset[str]]]) -> None:
+def _collect(node: Any, found: list[dict[str, Any]]) -> None:
     if isinstance(node, dict):
         if "_target_" in node:
-            found.append((node["_target_"], frozenset(node) - {"defaults"}))  # Hydra reads `defaults` itself
+            found.append(node)
         for value in node.values():
             _collect(value, found)

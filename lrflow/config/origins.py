@@ -24,6 +24,15 @@ def read_yaml(path: Path) -> Any:
     return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
 
 
+READ_ERRORS = (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError)
+"""What reading a YAML file raises; and a ValueError for a number of more than 4300 digits, see `is_of_digits`."""
+
+
+def is_of_digits(error: BaseException) -> bool:
+    """Return whether an error is Python's for a whole number of more than 4300 digits."""
+    return isinstance(error, ValueError) and str(error).startswith("Exceeds the limit (")
+
+
 def yaml_problem(error: BaseException | None) -> Problem | None:
     """Return the problem of an error of the YAML parser, with file and line; None for any other error."""
     while error is not None:

@@ -16,12 +16,17 @@ from hydra.core.override_parser.types import Override as Parsed
 from hydra.errors import HydraException
 
 from lrflow.config.diagnostics import closest
+from lrflow.config.interpolation import DEEPEST, is_deep, is_writable
 from lrflow.config.options import Catalogue
 from lrflow.config.secrets import secret_problem
 from lrflow.errors import Problem, did_you_mean
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
+
+
+class UnreadableError(HydraException):
+    """Raised for a value that follows Hydra's grammar and cannot be read all the same; says why."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,17 @@ class Override:
 
         Raises:
             HydraException: the text does not follow Hydra's grammar.
+            UnreadableError: it does, and its value is nested too deeply or has too many digits.
         """
-        return _parser().parse_override(self.text)
+        try:
+            found = _parser().parse_override(self.text)
+            if is_deep(getattr(found._value, "list", found._value)):  # the values of a sweep are in a list
+                raise RecursionError
+            return found
+        except RecursionError:
+            raise UnreadableError(f"is nested more than {DEEPEST} levels deep") from None
+        except ValueError as error:  # Python converts no number of more than 4300 digits
+            raise UnreadableError(str(error).partition(";")[0].lower()) from None
 
     @property
     def is_readable(self) -> bool:
@@ -256,8 +270,16 @@ def _unreadable(override: Override, catalogue: Catalogue) -> Problem | None:
         hint = f"did you mean {option.group}={option.name}?" if option else "such as optimizer=sgd or optimizer.lr=0.01"
         return Problem(override.text, "expected key=value", ..., hint)
     key, value = override.key, override.given
-    if key.strip() and override.is_readable:
-        return None
+    if not is_writable(override.text):
+        return Problem(key, "holds NUL, or bytes that are no text in UTF-8", value)
+    if key.strip():
+        try:
+            if override.parsed is not None:
+                return None
+        except UnreadableError as error:
+            return Problem(key, f"the value {error}", value)
+        except HydraException:
+            pass
     if not key.strip():
         return Problem(override.text, "expected key=value", ..., "such as optimizer=sgd or optimizer.lr=0.01")
     if any(sign.isspace() for sign in key):

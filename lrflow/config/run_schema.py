@@ -46,6 +46,8 @@ class Trainer(Section):
     """Number of machines that train together."""
     strategy: f.Strategy = "auto"
     """Strategy of Lightning's that distributes the work, such as ddp or fsdp; auto: chosen by the devices."""
+    timeout: f.ClockTime = "30 min"
+    """How long a process of a data-parallel run waits for the others before it ends the run."""
     precision: Annotated[Any, f.one_of(*PRECISIONS, also=("64", "32", "bf16", "16", 64, 32, 16))] = "32-true"
     """Precision of the model's computations."""
     max_epochs: f.Count | None = None
@@ -122,14 +124,32 @@ class Wandb(Section):
     """auto: online with a key in the environment, offline without."""
 
 
+class TensorBoard(Section):
+    """TensorBoard: arguments of Lightning's TensorBoardLogger and of its SummaryWriter."""
+
+    log_graph: f.Switch = False
+    """Log the graph of a module that has an `example_input_array`."""
+    default_hp_metric: f.Switch = True
+    """Log a metric `hp_metric` for the table of hyperparameters."""
+    prefix: Annotated[str, f.expects("text", lambda value: isinstance(value, str))] = ""
+    """Text before the name of each metric."""
+    sub_dir: f.FolderPath | None = None
+    """Folder of the events below the run folder's `tensorboard`."""
+    max_queue: f.Count = 10
+    """Number of events that are kept in memory before they are written."""
+    flush_secs: f.Count = 120
+    """Seconds between two writes of the events."""
+    filename_suffix: Annotated[str, f.expects("text", lambda value: isinstance(value, str))] = ""
+    """Text at the end of the names of the files."""
+
+
 class Logger(Section):
     """Loggers that receive the metrics."""
 
     csv: f.Switch = True
     """Write metrics.csv in the run folder."""
     wandb: Wandb | None = None
-    tensorboard: dict[str, Any] | None = None
-    """Arguments of Lightning's TensorBoardLogger."""
+    tensorboard: TensorBoard | None = None
 
 
 class MonitorNode(Node):

@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 import lrflow
 from lrflow.config.config import Config
+from lrflow.config.failures import one_line
 from lrflow.config.find_schema import RangeFind
 from lrflow.config.length import declared_horizon, makes_groups_in_time, shorten
 from lrflow.config.options import ACROSS_GROUPS, Catalogue
-from lrflow.config.origins import yaml_problem
+from lrflow.config.origins import READ_ERRORS, yaml_problem
 from lrflow.config.overrides import Override
-from lrflow.config.validation import META, validate
+from lrflow.config.record import record_problems
+from lrflow.config.validation import META, record_of, validate
 from lrflow.errors import ConfigError, Problem
-from lrflow.files import write_whole
+from lrflow.files import is_file, is_folder, write_whole
 from lrflow.redaction import redact
 from lrflow.runs import RunFolder, checkpoints_in, find_checkpoint
 from lrflow.seal import find_damage, newest_undamaged
@@ -67,11 +70,14 @@ def load_config(path: Path) -> DictConfig:
     """
     try:
         found = OmegaConf.load(path)
-    except Exception as error:
-        problem = yaml_problem(error) or Problem("config", f"cannot be read: {error}", str(path))
+    except (*READ_ERRORS, OmegaConfBaseException, ValueError) as error:  # ValueError: a number of too many digits
+        problem = yaml_problem(error) or Problem("config", f"cannot be read: {one_line(error)}", str(path))
         raise ConfigError([problem]) from None
     if not isinstance(found, DictConfig) or "optimizer" not in found:
         raise ConfigError([Problem("config", "expected the whole config of a run, such as its config.yaml", str(path))])
+    content: Any = OmegaConf.to_container(found)
+    if problems := record_problems(content, path):
+        raise ConfigError(problems)
     return found
 
 
@@ -255,7 +261,7 @@ def completed(
     if earlier is None:
         return Composed(content, now, typed_overrides)
     merged = load_config(earlier) if earlier.name == "config.yaml" else load_config_in(earlier)
-    meta: Any = OmegaConf.to_container(merged[META]) if META in merged else {}
+    meta = record_of(merged)
     before: dict[str, str | None] = meta.get("choices") or {}
     typed = {override.key for override in overrides if override.sign == "" or override.deletes} & (before | now).keys()
     replaced = _replaced(
@@ -287,7 +293,7 @@ def completed(
         [*kept, *typed_overrides],
         earlier,
         frozenset({*replaced, *_OF_THE_NEW_RUN}),
-        meta.get("metrics", {}),
+        meta.get("metrics") or {},
     )
 
 
@@ -354,7 +360,7 @@ def _path(override: Override) -> str:
     Raises:
         ConfigError: the override has several values.
     """
-    if Path(override.given).exists():
+    if is_file(Path(override.given)) or is_folder(Path(override.given)):
         return override.given
     if override.is_swept:
         message = "cannot be swept, since each run has its own config"

@@ -15,9 +15,10 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from lrflow.config.failures import failure, one_line, suspects, users_frames
 from lrflow.config.origins import short_path
 from lrflow.config.packages import check_installed, missing_package, trusted
-from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
+from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean, nearest, written
 from lrflow.imports import alias_lightning, original_name
 from lrflow.optimizers.traits import Traits, package_of, traits_named, traits_of
 
@@ -151,24 +152,26 @@ def optimizer_traits(target: str, key: str = "optimizer._target_") -> Traits:
     return traits_named(target) or traits_of(locate(target, key), key)
 
 
-def instantiate(node: Any, /, **extra: Any) -> Any:
+def instantiate(node: Any, key: str = "", /, **extra: Any) -> Any:
     """Build the object that a config describes.
 
     Args:
         node: mapping with `_target_` and its arguments; nested mappings with `_target_` are built first. `_args_` holds
             positional arguments. `_partial_: true` returns a `functools.partial`. Nodes inside other mappings and lists
             are built too; any other value is returned unchanged.
+        key: config key of the node.
         extra: additional keyword arguments of the outermost object; they override those of the node.
 
     Raises:
-        ConfigError: every target that a config may not build, and every argument that a target does not take.
+        ConfigError: every target that a config may not build, and every argument that a target does not take; or what a
+            target of an installed package rejects. An exception of the user's own code passes.
     """
     if isinstance(node, DictConfig | ListConfig):
         node = OmegaConf.to_container(node, resolve=True)
-    problems = _check_tree(node, "", extra)
+    problems = _check_tree(node, key, extra)
     if problems:
         raise ConfigError(problems)
-    return _build(node, extra)
+    return _build(node, key, extra)
 
 
 def check_arguments(
@@ -267,18 +270,43 @@ def _check_tree(node: Any, key: str, extra: Collection[str] = ()) -> list[Proble
     return problems
 
 
-def _build(node: Any, extra: Mapping[str, Any]) -> Any:
+def _build(node: Any, key: str, extra: Mapping[str, Any]) -> Any:
+    prefix = f"{key}." if key else ""
     if isinstance(node, list | tuple):
-        return type(node)(_build(value, {}) for value in node)
+        return type(node)(_build(value, f"{key}[{index}]", {}) for index, value in enumerate(node))
     if not isinstance(node, Mapping):
         return node
-    built = {name: _build(value, {}) for name, value in node.items() if name not in CONTROLS}
+    built = {name: _build(value, f"{prefix}{name}", {}) for name, value in node.items() if name not in CONTROLS}
     if "_target_" not in node:
         return built
-    make = locate(node["_target_"])
-    positional = [_build(value, {}) for value in node.get("_args_", ())]
+    make = locate(node["_target_"], f"{prefix}_target_")
+    positional = [_build(value, f"{prefix}_args_[{index}]", {}) for index, value in enumerate(node.get("_args_") or ())]
     arguments = {**built, **extra}
-    return partial(make, *positional, **arguments) if node.get("_partial_") else make(*positional, **arguments)
+    if node.get("_partial_"):
+        return partial(make, *positional, **arguments)
+    try:
+        return make(*positional, **arguments)
+    except Exception as error:
+        if isinstance(error, LrflowError) or users_frames(error):
+            raise
+        raise ConfigError(_rejected(error, make, node, arguments, prefix)) from error
+
+
+def _rejected(
+    error: Exception, make: Any, node: Mapping[str, Any], arguments: Mapping[str, Any], prefix: str
+) -> list[Problem]:
+    """Return the problems of a target that raises when it is built, under the arguments that it complains about."""
+    said = re.sub(rf"^{re.escape(getattr(make, '__name__', ''))}(\.__init__)?\(\):? ", "", one_line(error))
+    if explained := failure(error):
+        said = one_line(explained) if isinstance(explained, LrflowError) else said
+    message = f"{node['_target_']} rejects it: {said}"
+    given = {name: value for name, value in arguments.items() if name in node}
+    names = [name for name in suspects(make, given, str(error)) if name in given]
+    if names:
+        return [Problem(f"{prefix}{name}", message, node[name]) for name in names]
+    listed = ", ".join(f"{name}={written(value)}" for name, value in given.items())
+    message = f"cannot be built with {listed or 'these arguments'}: {said}"
+    return [Problem(f"{prefix}_target_", message, node["_target_"])]
 
 
 def _below(name: str, package: str) -> bool:

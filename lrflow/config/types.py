@@ -147,7 +147,12 @@ def _is_eps(value: Any) -> bool:
 
 
 def _is_folder_name(value: Any) -> bool:
-    return isinstance(value, str) and value not in (".", "..") and bool(re.fullmatch(r"[\w.+=,@ -]+", value))
+    if not isinstance(value, str) or value in (".", "..") or len(value.encode(errors="replace")) > _LONGEST_NAME:
+        return False
+    return bool(re.fullmatch(r"[\w.+=,@ -]+", value))
+
+
+_LONGEST_NAME = 200  # bytes, of the 255 that most disks allow: the time and a number are added to it
 
 
 def _stays_inside(value: Any) -> bool:
@@ -220,7 +225,10 @@ Strategy = Annotated[
     str,
     expects("auto, ddp, fsdp or another strategy of Lightning's", lambda value: bool(_STRATEGY.fullmatch(str(value)))),
 ]
-FolderName = Annotated[str, expects("a name for a folder: letters, digits, spaces and . , _ - + = @", _is_folder_name)]
+FolderName = Annotated[
+    str,
+    expects("a name for a folder of at most 200 bytes: letters, digits, spaces and . , _ - + = @", _is_folder_name),
+]
 FolderPath = Annotated[str, expects("a folder without `..` in its path", _stays_inside)]
 GroupLR = Annotated[
     Any,

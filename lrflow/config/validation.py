@@ -52,10 +52,10 @@ def validate(
     """
     meta: Any = {}
     if choices is None:
-        meta = OmegaConf.to_container(cfg[META]) if META in cfg else {}
-        choices, overrides = meta.get("choices", {}), meta.get("overrides", ())
+        meta = record_of(cfg)
+        choices, overrides = meta.get("choices") or {}, meta.get("overrides") or ()
         run_folder = Path(meta["run_folder"]) if meta.get("run_folder") else None
-        recorded_modes = meta.get("metrics", {})
+        recorded_modes = meta.get("metrics") or {}
     source = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra" and not (key == META and meta)])
     resolve_hydra_and_now(source)
     content, problems = resolve(source)
@@ -75,6 +75,13 @@ def validate(
     if problems or config is None:
         raise ConfigError(_in_order(problems))
     return config.attach(source, choices, overrides, run_folder, finds_lr, directions)
+
+
+def record_of(cfg: DictConfig) -> dict[str, Any]:
+    """Return what a saved config records about its run; empty for a config that was just composed."""
+    record = cfg.get(META)
+    content: Any = OmegaConf.to_container(record) if isinstance(record, DictConfig) else {}
+    return content or {}
 
 
 def _typed(content: dict[str, Any], failed: Collection[str]) -> tuple[Config | None, list[Problem]]:

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from lrflow.errors import LrflowError
-from lrflow.files import write_whole
+from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.files import is_file, write_whole
 
 
 def search_folders(name: str, system: Path) -> list[Path]:
@@ -18,10 +18,15 @@ def search_folders(name: str, system: Path) -> list[Path]:
     Args:
         name: the name of its folder under `$LRFLOW_DATA`, `.data` and the user's cache.
         system: the folder where Debian's package installs it.
+
+    Raises:
+        ConfigError: $LRFLOW_DATA is a file.
     """
+    if (data := os.environ.get("LRFLOW_DATA")) and is_file(Path(data)):
+        raise ConfigError([Problem("LRFLOW_DATA", "is a file; expected a folder of data sets", data)])
     here = Path(".data")
     unpacked = sorted(path for path in here.rglob(name) if path != here / name)
-    chosen = [Path(data) / name] if (data := os.environ.get("LRFLOW_DATA")) else []
+    chosen = [Path(data) / name] if data else []
     return [*chosen, here / name, *unpacked, system, _cache() / name]
 
 
@@ -31,7 +36,10 @@ def default_folder(name: str) -> Path:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrflow"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrflow"
+    except RuntimeError:  # a user without a home, as in a container
+        return Path(tempfile.gettempdir()) / "lrflow"
 
 
 def write_file(content: bytes, path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from lrflow.data import cache
 from lrflow.data.cache import read_package
 from lrflow.errors import LrflowError
+from lrflow.files import is_file
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def find(folder: Path) -> dict[str, Path] | None:
     """The four files in a folder, compressed or not, by their names; None unless the folder has all four."""
     paths = {}
     for name in FILES:
-        present = [path for path in (folder / f"{name}.gz", folder / name) if path.is_file()]
+        present = [path for path in (folder / f"{name}.gz", folder / name) if is_file(path)]
         if not present:
             return None
         paths[name] = present[0]
@@ -88,7 +89,7 @@ def download(folder: Path) -> dict[str, Path]:
         LrflowError: no source returned the published file; the message lists the error of each source.
     """
     for name in FILES:
-        if not any(path.is_file() for path in (folder / f"{name}.gz", folder / name)):
+        if not any(is_file(path) for path in (folder / f"{name}.gz", folder / name)):
             _download(name, folder)
     return find(folder) or {}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from lrflow.data import cache, fashion_mnist_files
 from lrflow.data.cache import read_package
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.files import is_file
 
 FILE = "data.noun"  # a line per noun: number, supersense, words, relations, gloss
 PACKAGE = "wordnet-base"
@@ -33,7 +34,7 @@ def locate(root: Path | None = None) -> Path:
         LrflowError: no folder has it; the message lists the folders and how to get the file.
     """
     searched = cache.search_folders("wordnet", SYSTEM) if root is None else [root]
-    if found := next((folder / FILE for folder in searched if (folder / FILE).is_file()), None):
+    if found := next((folder / FILE for folder in searched if is_file(folder / FILE)), None):
         return found
     if root is not None:
         raise ConfigError([Problem("data.root", f"there is no {FILE}", str(root), ADVICE)])

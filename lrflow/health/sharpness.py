@@ -256,7 +256,15 @@ class SharpnessRecord:
 
 
 def read_sharpness(folder: Path) -> SharpnessRecord | None:
-    """Read the sharpness from the metrics.csv of a run folder; None if nothing was measured."""
+    """Read the sharpness from the metrics.csv of a run folder; None if nothing was measured, or the file is broken."""
+    try:
+        return _read_sharpness(folder)
+    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+        log.warning("%s: cannot be read: %s", folder / "metrics.csv", error)
+        return None
+
+
+def _read_sharpness(folder: Path) -> SharpnessRecord | None:
     measured: list[tuple[int, float, float]] = []
     rates: list[tuple[int, float]] = []
     if not (folder / "metrics.csv").exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -13,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.optim import Optimizer
 
-from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.errors import ConfigError, Problem, did_you_mean, first_named
 from lrflow.layers import Group, merge
 from lrflow.optimizers.routed import member_optimizers
 from lrflow.optimizers.traits import traits_of
@@ -69,7 +68,7 @@ def build_optimizer(
     except Exception as error:  # the exceptions of pytorch_optimizer derive directly from Exception
         reason = str(error).rstrip(".")
         problem = Problem(key, f"the optimizer rejects its arguments: {reason}", config.get("_target_", ...))
-        if name := _first_named(arguments, reason):
+        if name := first_named(arguments, reason):
             problem = Problem(f"{key}.{name}", f"the optimizer rejects it: {reason}", config[name])
         raise ConfigError([problem]) from error
     if not (hasattr(optimizer, "param_groups") and callable(getattr(optimizer, "step", None))):
@@ -139,6 +138,9 @@ def _check_arguments(
         default = accepted[name].default if name in accepted else None
         if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
             yield Problem(f"{key}.{name}", "expected a number", value)
+        elif isinstance(default, tuple) and isinstance(value, tuple) and len(value) != len(default):
+            # torch unpacks them only in its first step
+            yield Problem(f"{key}.{name}", f"expected {len(default)} values, as in {list(default)}", list(value))
         elif name in ("foreach", "capturable", "differentiable") and not isinstance(value, bool | None):
             yield Problem(f"{key}.{name}", "expected true, false or null", value)
     if _takes_any_keyword(accepted):
@@ -147,16 +149,6 @@ def _check_arguments(
     for name, value in arguments.items():
         if name not in known and (name, value) != ("fused", "auto"):
             yield Problem(f"{key}.{name}", "the optimizer takes no such argument", value, did_you_mean(name, known))
-
-
-def _first_named(arguments: Iterable[str], message: str) -> str | None:
-    """Return the argument that a message names first: `etas` also as eta, `hessian_power` also as Hessian Power."""
-    found: dict[str, int] = {}
-    for name in arguments:
-        words = re.escape(name.removesuffix("s")).replace("_", "[_ ]")
-        if match := re.search(rf"(?<![\w']){words}s?(?!\w)", message, re.IGNORECASE):
-            found[name] = match.start()
-    return min(found, key=lambda name: (found[name], -len(name)), default=None)
 
 
 def _check_decay(merged: Sequence[Sequence[Group]], accepted: Mapping[str, inspect.Parameter]) -> Iterable[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import numpy as np
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.files import write_json as write_data
 from lrflow.files import write_whole
+from lrflow.limits import is_number, is_whole
 from lrflow.plan.base import VERSION, PlanBase, PlanGroup, PlanSetting, plain_number
 from lrflow.plan.checks import check
 from lrflow.plan.figure import plot
 from lrflow.plan.table import landmarks, sample_steps, setting_columns
-from lrflow.schedules import Horizon
+from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.serialization import ResolveClass, from_spec
 
 ROWS = 10_000  # most rows of the CSV file; longer runs are sampled evenly
@@ -38,11 +39,60 @@ def groups_and_horizon(data: Mapping[str, Any], resolve: ResolveClass | None = N
         found = data.get("version") if isinstance(data, Mapping) else data
         raise ConfigError([Problem("plan.version", f"expected {VERSION}: not a plan of this lrflow", found)])
     problems: list[Problem] = []
-    groups = [_group(group, f"plan.groups[{i}]", resolve, problems) for i, group in enumerate(data.get("groups", []))]
+    given = data.get("groups", [])
+    if not isinstance(given, list):
+        problems.append(Problem("plan.groups", "expected a list", given))
+        given = []
+    groups = [_group(group, f"plan.groups[{i}]", resolve, problems) for i, group in enumerate(given)]
     horizon = _make(Horizon, data.get("horizon"), "plan.horizon", problems)
+    if not problems:
+        problems += [p for i, group in enumerate(groups) for p in _uncountable(group, horizon, f"plan.groups[{i}]")]
     if problems:
         raise ConfigError(problems)
     return groups, horizon
+
+
+def _uncountable(group: PlanGroup, horizon: Horizon, key: str) -> list[Problem]:
+    """Return a problem for each curve of a group that cannot be evaluated on the horizon."""
+    problems = []
+    for curve, name in ((group.schedule, "schedule"), *((one.curve, f"also.{one.name}") for one in group.also)):
+        try:
+            curve(0, horizon)
+        except (ValueError, OverflowError) as error:
+            problems.append(Problem(f"{key}.{name}", str(error)))
+    return problems
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _or_none(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or holds(value)
+
+
+def _is_count(value: Any) -> bool:
+    return is_whole(value) and value >= 0
+
+
+_NUMBER = (is_number, "a number")
+_COUNT = (_is_count, "a whole number of at least 0")
+_CURVE = (lambda value: isinstance(value, Curve), "a schedule")
+_SWITCH = (lambda value: isinstance(value, bool), "true or false")
+_TEXT = (_is_text, "text")
+_FIELDS: dict[type, dict[str, tuple[Callable[[Any], bool], str]]] = {
+    PlanGroup: {
+        "name": _TEXT, "lr": _NUMBER, "scale": _NUMBER, "weight_decay": (_or_none(is_number), "a number or null"),
+        "schedule": _CURVE, "tensors": _COUNT, "parameters": _COUNT, "frozen": _SWITCH,
+        "route": (_or_none(_is_text), "text or null"), "depth": (_or_none(_is_count), "a whole number or null"),
+        "also": (lambda value: isinstance(value, tuple), "a list"),
+    },
+    PlanSetting: {
+        "name": _TEXT, "setting": _TEXT, "curve": _CURVE, "low": _NUMBER, "high": _NUMBER, "inverse": _SWITCH,
+    },
+    Horizon: {},
+}  # fmt: skip
+"""By class: a check of each field, and the words for its valid values; a horizon checks its own."""
 
 
 def _group(data: Any, key: str, resolve: ResolveClass | None, problems: list[Problem]) -> Any:
@@ -76,6 +126,14 @@ def _make(kind: type, data: Any, key: str, problems: list[Problem]) -> Any:
         problems += [
             Problem(f"{key}.{name}", "is not known", data[name], did_you_mean(name, known)) for name in unknown
         ]
+        return None
+    wrong = [
+        Problem(f"{key}.{name}", f"expected {words}", data[name])
+        for name, (holds, words) in _FIELDS[kind].items()
+        if name in data and not holds(data[name])
+    ]
+    if wrong:
+        problems += wrong
         return None
     try:
         return kind(**data)

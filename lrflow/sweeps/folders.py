@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lrflow.config.origins import READ_ERRORS
 from lrflow.config.origins import read_yaml as read_yaml
 from lrflow.config.overrides import Override, values_of
+from lrflow.config.record import record_problems
 from lrflow.config.secrets import MASK
-from lrflow.config.validation import AUTO
+from lrflow.config.validation import AUTO, META
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.files import is_file, is_folder
 from lrflow.metric import Directions, Metric, as_list
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
@@ -44,7 +45,7 @@ def read_sweep(
     warnings = []
     for path in sorted(folder.iterdir(), key=lambda path: (_job(path), path.name)):
         config = _mapping(path / "config.yaml")
-        if config:
+        if config and not record_problems(config, path):
             records.append((path, config, RunFolder(path).read_summary()))
         elif _job(path) < math.inf:
             warnings.append(f"trial {path.name} cannot be read")
@@ -96,9 +97,11 @@ def find_sweep(wanted: str, output: Path, key: str, searched: bool = False) -> P
             raise ConfigError([Problem(key, message, wanted, "run a sweep (-m), or give a folder of run folders")])
         return max(times, key=lambda folder: (times[folder], folder.name))
     folder = Path(wanted)
+    if not is_folder(folder):
+        raise ConfigError([Problem(key, "there is no such folder", wanted, "give the folder of a sweep, or `last`")])
     if not searched and not any(folder.glob("*/config.yaml")):
         message = "expected `last` or a folder of run folders"
-        hint = "give its parent folder" if (folder / "config.yaml").is_file() else None
+        hint = "give its parent folder" if is_file(folder / "config.yaml") else None
         raise ConfigError([Problem(key, message, wanted, hint)])
     return folder
 
@@ -150,7 +153,12 @@ def typed_values(folder: Path) -> dict[str, str]:
 
 def _typed(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the overrides of a run by key."""
-    return values_of(config.get("lrflow", {}).get("overrides", ()))
+    return values_of(_record(config).get("overrides") or ())
+
+
+def _record(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the config of a run records of its composition."""
+    return config.get(META) or {}
 
 
 def _varied(folder: Path, record: Mapping[str, Any]) -> set[str]:
@@ -163,7 +171,7 @@ def _varied(folder: Path, record: Mapping[str, Any]) -> set[str]:
 
 def _given(key: str, typed: Mapping[str, str], config: Mapping[str, Any]) -> Value:
     """Return the value of a key in a run: the chosen option, the value as typed, or the value in the config."""
-    value: Any = config.get("lrflow", {}).get("choices", {}).get(key)
+    value: Any = (_record(config).get("choices") or {}).get(key)
     if key in typed and typed[key] != AUTO:  # for `auto`, the config has the LR that was found
         value = typed[key].strip("'\"")
     elif value is None:
@@ -184,7 +192,7 @@ def _job(path: Path) -> float:
 def _mapping(path: Path) -> dict[str, Any]:
     try:
         found = read_yaml(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (*READ_ERRORS, ValueError):  # ValueError: a number of too many digits
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -194,7 +202,7 @@ def _directions(config: Mapping[str, Any], own: Mapping[str, Any]) -> Directions
 
     Runs of old versions saved no modes, and have the mode `min` by default; there it counts only if it was typed.
     """
-    modes = config.get("lrflow", {}).get("metrics")
+    modes = _record(config).get("metrics")
     directions = Directions.of({**config, "sweep": own}, modes)
     if modes is not None:
         return directions

@@ -72,9 +72,9 @@ class TrialResult:
     def first_loss(self) -> float | None:
         """Return the training loss before the first step; None: it was not recorded, or is not finite."""
         try:
-            with RunFolder(self.folder).metrics.open(newline="") as file:
+            with RunFolder(self.folder).metrics.open(newline="", encoding="utf-8") as file:
                 first = next(csv.DictReader(file), {})
-        except OSError:
+        except (OSError, ValueError, csv.Error):
             return None
         loss = number_or_none(first.get(TRAIN_LOSS)) if first.get("step") == "0" else None
         return loss if loss is not None and math.isfinite(loss) else None
@@ -83,7 +83,7 @@ class TrialResult:
         """Return the steps and values of columns of `metrics.csv`; empty for a column without values."""
         found: list[tuple[list[int], list[float]]] = [([], []) for _ in columns]
         try:
-            with RunFolder(self.folder).metrics.open(newline="") as file:
+            with RunFolder(self.folder).metrics.open(newline="", encoding="utf-8") as file:
                 rows = csv.reader(file)
                 header = next(rows, [])
                 places = [
@@ -94,7 +94,7 @@ class TrialResult:
                         if len(row) > place and row[place]:
                             values.append(float(row[place]))
                             steps.append(int(row[0]))
-        except (OSError, ValueError):
+        except (OSError, ValueError, csv.Error):
             pass  # the last row of a killed run may be incomplete
         return found
 
@@ -105,7 +105,7 @@ def number_or_none(value: object) -> float | None:
         return None
     try:
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -17,13 +17,13 @@ from lrflow.config import Config, locate
 from lrflow.config.run_schema import Evaluate
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
-from lrflow.files import user_lock, write_json
+from lrflow.files import is_file, is_folder, user_lock, write_json
 from lrflow.runs import RunFolder, find_checkpoint, read_json
 from lrflow.tasks.run_record import own_environment
 from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.loaders import order_loaders
 from lrflow.training.resume import Resumed
-from lrflow.training.trainer import build_trainer
+from lrflow.training.trainer import build_trainer, check_launched
 
 log = logging.getLogger("lrflow")
 
@@ -51,6 +51,7 @@ def run(config: Config) -> dict[str, Any]:
     pl.seed_everything(config.seed, verbose=False)
     with own_environment(folder):
         trainer = build_trainer(assemble.lightning_options(config), folder.path, [], config.trainer.log_every)
+        check_launched(trainer)
         data = assemble.build_data(config)
         order_loaders(data, config.seed, rank=trainer.global_rank, world=trainer.world_size)
         stage, evaluate = ("test", trainer.test) if task.split == "test" else ("validate", trainer.validate)
@@ -84,7 +85,8 @@ def _record(folder: RunFolder, evaluation: dict[str, Any]) -> None:
     path = folder.path / EVALUATIONS
     earlier = read_json(path, list)
     same = ("split", "checkpoint", "step")
-    kept = [one for one in earlier if any(one.get(key) != evaluation[key] for key in same)]
+    found = [one for one in earlier if isinstance(one, dict)]
+    kept = [one for one in found if any(one.get(key) != evaluation[key] for key in same)]
     try:
         write_json(path, [*kept, evaluation])
     except OSError as error:  # a run in a folder without write permission can be evaluated too
@@ -171,7 +173,7 @@ def find_weights(source: str, weights: str | None, output: Path) -> Path:
             hint = "a run saves it where trainer.checkpoint.monitor is set; task.weights=last"
             raise ConfigError([Problem("task.weights", f"{run.path} has no best checkpoint", weights, hint)])
         return run.best
-    if weights != "last" and not Path(weights).exists():
+    if weights != "last" and not (is_file(Path(weights)) or is_folder(Path(weights))):
         message = "expected best, last or a checkpoint that exists"
         raise ConfigError([Problem("task.weights", message, weights, did_you_mean(weights, ("best", "last")))])
     return find_checkpoint(str(run.path) if weights == "last" else weights, output, "task.weights")

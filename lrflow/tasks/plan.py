@@ -15,9 +15,11 @@ import pytorch_lightning as pl
 from lrflow import assemble
 from lrflow.config import Config, declared_horizon, load_config, locate, validate
 from lrflow.config.checks import settings_of
+from lrflow.config.failures import one_line
 from lrflow.config.find_schema import StabilityFind
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.files import is_file, is_folder
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.training.feedback_loop import make_feedback_loop
@@ -106,11 +108,11 @@ def read_plan(against: str, output: Path) -> Plan:
         ConfigError: there is no such plan; every problem has the key `against`.
     """
     path = _newest_plan(output) if against == "last" else Path(against)
-    if path.is_dir():
+    if is_folder(path):
         path = path / "plan.json"
-        if not path.is_file():
+        if not is_file(path):
             raise _invalid(path.parent, "expected a run folder with a plan, and it has no plan.json")
-    if path.suffix not in _READERS or not path.is_file():
+    if path.suffix not in _READERS or not is_file(path):
         raise _invalid(path, "expected a run folder, a plan.json or a config file that exists, or `last`")
     try:
         return _READERS[path.suffix](path)
@@ -118,7 +120,7 @@ def read_plan(against: str, output: Path) -> Plan:
         # The keys of these problems belong to the other run; the command line would look for them in this one.
         raise _invalid(path, *(str(replace(problem, hint=None, where=None)) for problem in error.problems)) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise _invalid(path, f"cannot be read: {error}") from error
+        raise _invalid(path, f"cannot be read: {one_line(error)}") from error
 
 
 def _newest_plan(output: Path) -> Path:

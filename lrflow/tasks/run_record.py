@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from lrflow import assemble
 from lrflow.config import Config, save_config
-from lrflow.errors import cause_of
+from lrflow.config.failures import failure
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
@@ -23,6 +24,8 @@ from lrflow.training.loggers import build_loggers, close_loggers
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import resumed_facts
 from lrflow.training.trainer import rank
+
+log = logging.getLogger("lrflow")
 
 
 def open_folder(config: Config, resumed: Resumed | None, title: str | None = None) -> RunFolder:
@@ -139,13 +142,16 @@ def failure_recorded(
     try:
         yield
     except BaseException as error:
-        cause = cause_of(error)
+        cause = failure(error)
         outcome = Outcome.from_error(cause, **so_far())
-        conclude(folder, outcome, loggers, **facts)
+        try:
+            conclude(folder, outcome, loggers, **facts)
+        except OSError as unwritten:  # such as a full disk; what ended the run is reported, not this
+            log.error("%s: how the run ended could not be recorded: %s", folder.summary, unwritten.strerror)
         outcome.error_with_outcome()
         if cause is error:
             raise
-        raise cause from None
+        raise cause from cause.__cause__
 
 
 def conclude(folder: RunFolder, outcome: Outcome, loggers: list[Logger], **facts: Any) -> None:
@@ -157,9 +163,11 @@ def conclude(folder: RunFolder, outcome: Outcome, loggers: list[Logger], **facts
         loggers: the loggers of the run; they are closed.
         facts: fields of the summary besides the outcome.
     """
-    if rank() == 0:
-        folder.write_summary(outcome.summary(**facts))
-    close_loggers(loggers, outcome)
+    try:
+        if rank() == 0:
+            folder.write_summary(outcome.summary(**facts))
+    finally:
+        close_loggers(loggers, outcome)
 
 
 def print_outcome(console: Console, folder: RunFolder, outcome: Outcome) -> None:

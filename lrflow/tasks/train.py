@@ -53,7 +53,7 @@ from lrflow.training.progress import ProgressBar
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import branch_point, read_resumed
 from lrflow.training.state import preserve_random_state
-from lrflow.training.trainer import Trainer, build_trainer, rank, validate_every
+from lrflow.training.trainer import Trainer, build_trainer, check_launched, others_ended, rank, validate_every
 
 log = logging.getLogger("lrflow")
 
@@ -137,7 +137,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         summary = RunFolder.of(resumed.path).read_summary()
         steps = {"steps": resumed.step, "planned": resumed.step}
         metrics = numbers_in(summary.get("metrics", {}))
-        seconds = float(summary.get("seconds") or 0.0)
+        seconds = numbers_in(summary).get("seconds", 0.0)
         return Outcome.finished(metrics, folder=folder.path, seconds=seconds, **steps).checked_finite(config.objectives)
     trainer, module, data, plan = ready.trainer, ready.module, ready.data, ready.plan
     assert isinstance(config.task, Train)
@@ -154,6 +154,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     with (
         _restored_before_first_step(folder, resumed, trainer, ready.ending),
         failure_recorded(folder, ready.facts, loggers, so_far_and_metrics),
+        others_ended(trainer),
     ):
         if trainer.is_global_zero:  # before fit, whose further processes read the config in the folder
             record_start(config, folder, plan, trainer.world_size, config.trial is None, resumed)
@@ -234,6 +235,7 @@ def prepare(
     """
     pl.seed_everything(config.seed, verbose=False)
     trainer = build_trainer(assemble.lightning_options(config), folder.path, loggers, config.trainer.log_every)
+    check_launched(trainer)
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
     data = loaded or assemble.build_data(config)

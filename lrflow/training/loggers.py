@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import logging
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from lrflow import files
 from lrflow.errors import LrflowError
 from lrflow.files import write_whole
 from lrflow.outcome import Outcome
@@ -22,6 +24,7 @@ from lrflow.output import redact_message, redact_messages_of_wandb
 from lrflow.redaction import redact, redact_text, redactor
 from lrflow.runs import RunFolder
 from lrflow.training.trainer import rank
+from lrflow.training.wandb_access import resolve_mode
 from lrflow.training.wandb_history import WandbHistory
 
 log = logging.getLogger("lrflow")
@@ -42,12 +45,10 @@ class CSVLogger(Logger):
         super().__init__()
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._columns = ["step"]
+        found = _columns_of(path)
+        self._columns = found or ["step"]
         self._names: dict[str, str] = {}
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                self._columns = next(csv.reader(file), self._columns)
-        self._columns_in_file = len(self._columns) if path.exists() else 0
+        self._columns_in_file = len(found)
         self._unwritten: list[tuple[list[str], list[list[Any]]]] = []
         self._has_warned = False
         self._drop_from: int | None = None
@@ -129,15 +130,40 @@ class CSVLogger(Logger):
         rows: list[list[str]] = []
         if self.path.exists():
             whole, newline, _torn = self.path.read_bytes().decode(errors="replace").rpartition("\n")
-            rows = list(csv.reader(io.StringIO(whole + newline, newline="")))[1:]
+            try:
+                rows = list(csv.reader(io.StringIO(whole + newline, newline="")))[1:]
+            except csv.Error as error:
+                kept = files.set_aside(self.path)
+                log.warning("%s: cannot be read: %s; it is kept as %s", self.path, error, kept.name)
         if before is not None:
-            rows = [row for row in rows if not (row and row[0].isdigit() and int(row[0]) >= before)]
+            rows = [row for row in rows if not (row and _step_of(row[0]) >= before)]
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(self._columns)
         writer.writerows(row + [""] * (len(self._columns) - len(row)) for row in rows)
         write_whole(self.path, text.getvalue())
         self._columns_in_file = len(self._columns)
+
+
+def _columns_of(path: Path) -> list[str]:
+    """Return the columns of a file of metrics; empty if it has none yet. Any other file gets another name."""
+    if not path.exists() or path.stat().st_size == 0:
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            columns = next(csv.reader(file), [])
+            if columns[:1] == ["step"] and len({*columns}) == len(columns):
+                return columns
+    except (UnicodeDecodeError, csv.Error):
+        pass
+    kept = files.set_aside(path)
+    log.warning("%s: is no file of metrics; it is kept as %s, and a new one is begun", path, kept.name)
+    return []
+
+
+def _step_of(cell: str) -> float:
+    """Return the step in the first cell of a row; minus infinity if it holds none."""
+    return int(cell) if cell.isascii() and cell.isdecimal() and len(cell) < 19 else -math.inf
 
 
 def _spread(row: list[Any], positions: list[int], width: int) -> list[Any]:
@@ -192,11 +218,7 @@ class _TensorBoardLogger(TensorBoardLogger):
 
 def _wandb(settings: Mapping[str, Any], folder: Path, name: str, config: Mapping[str, Any]) -> Logger:
     redact_messages_of_wandb()
-    mode = settings["mode"]
-    if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or "auto"
-    if mode == "auto":
-        mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    mode = resolve_mode(settings["mode"], folder) if rank() == 0 else "disabled"
     options = {key: value for key, value in settings.items() if key != "mode" and value is not None}
     # A run folder is one run on the dashboard, even if it is resumed. Other ranks log nothing.
     identity = RunFolder(folder).run_id if rank() == 0 else None

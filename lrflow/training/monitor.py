@@ -126,7 +126,7 @@ def build_monitors(config: Config, run: Watched, only: Collection[str] | None = 
         if only is not None and name not in only:
             continue
         try:
-            monitor = instantiate(node)
+            monitor = instantiate(node, f"health.{name}")
             if not isinstance(monitor, Monitor):
                 kind = type(monitor).__name__
                 message = f"builds {'an' if kind[0] in 'AEIOU' else 'a'} {kind}, which is no lrflow.health.Monitor"

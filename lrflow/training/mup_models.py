@@ -75,7 +75,7 @@ def build_variant(
     node = reduce(with_arguments, changes, config.model.node())
     try:
         with torch.random.fork_rng(devices=[]):
-            model = instantiate(node)
+            model = instantiate(node, "model")
             variant = model if isinstance(model, pl.LightningModule) else Supervised(model, config.model.loss or "mse")
             if has_deferred_parts(variant):
                 complete_module(variant, module.trainer, module.trainer.datamodule)  # type: ignore[attr-defined]

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from lrflow.errors import ConfigError, Problem
+from lrflow.errors import ConfigError, Problem, StoppedError
 from lrflow.plan import PlanChangedWarning
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.checkpoint_file import AtomicCheckpointIO
@@ -114,7 +119,8 @@ def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Lo
     `Trainer.run_for` sets the length of the run.
 
     Args:
-        options: arguments of Lightning's Trainer; None means Lightning's default.
+        options: arguments of Lightning's Trainer; None means Lightning's default. `timeout`: seconds that a process of
+            a data-parallel run waits for the others.
         folder: the run folder.
         loggers: loggers from `build_loggers`.
         log_every: number of steps between two rows of metrics that a user's own module logs.
@@ -124,9 +130,10 @@ def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Lo
     """
     quieten_lightning()
     given = {name: value for name, value in options.items() if value is not None}
+    timeout = given.pop("timeout", None)
     accumulate = given.get("accumulate_grad_batches", 1)
     try:
-        return Trainer(
+        trainer = Trainer(
             **given,
             default_root_dir=folder,
             logger=list(loggers) or False,
@@ -143,6 +150,58 @@ def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Lo
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
         raise ConfigError([_rejected(given, str(error))]) from error
+    if timeout is not None and hasattr(trainer.strategy, "_timeout"):  # of the strategies with several processes
+        trainer.strategy._timeout = timedelta(seconds=timeout)
+    return trainer
+
+
+def check_launched(trainer: Trainer) -> None:
+    """Check that the processes of a run on several nodes were started by a launcher, before they wait for each other.
+
+    Raises:
+        ConfigError: nothing tells this process where the others are, or the launcher started another number of them.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if environment is None:
+        return
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment):
+        lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        lacking += [] if {"NODE_RANK", "GROUP_RANK"} & os.environ.keys() else ["NODE_RANK"]
+        if lacking:
+            message = f"a launcher has to start lrflow on each node and set {', '.join(lacking)}, which is not set here"
+            hint = "use torchrun or Slurm's srun on every node, or trainer.num_nodes=1"
+            raise ConfigError([Problem("trainer.num_nodes", message, trainer.num_nodes, hint)])
+    try:
+        environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
+    except ValueError as error:
+        asked = f"{trainer.num_nodes} x {trainer.num_devices}"
+        message = f"the launcher started other processes than trainer.num_nodes x trainer.devices = {asked}: {error}"
+        raise ConfigError([Problem("trainer.devices", message, trainer.num_devices)]) from error
+
+
+@contextmanager
+def others_ended(trainer: Trainer) -> Iterator[None]:
+    """End the processes that Lightning started for this run if the block raises: one that hangs would stay for ever."""
+    try:
+        yield
+    except StoppedError:  # by a signal, which all of them got
+        raise
+    except Exception:
+        started = getattr(trainer.strategy.launcher, "procs", [])
+        others = list(started)
+        started.clear()  # Lightning (2.6.6) watches this list, and kills this process when one of them ends
+        deadline = time.monotonic() + _GRACE
+        for process in others:  # they may be ending by themselves, for the same reason
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(deadline - time.monotonic(), 0))
+        for process in others:
+            if process.poll() is None:
+                process.kill()
+        raise
+
+
+_GRACE = 3.0
+"""Seconds in which the other processes of a failed run can end by themselves."""
 
 
 def _rejected(given: Mapping[str, Any], message: str) -> Problem:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
+
+from lrflow.training.wandb_access import ReachableWandbLogger
 
 STEP = "trainer/global_step"
 """The axis of Lightning's logger for all metrics."""
@@ -20,7 +21,7 @@ _BLOCK, _HEADER = 32768, 7  # of LevelDB's log format, in which W&B writes its f
 _WHOLE, _FIRST, _LAST = 1, 2, 4  # kinds of a record's parts
 
 
-class WandbHistory(WandbLogger):
+class WandbHistory(ReachableWandbLogger):
     """Logs rows to W&B under their optimizer step, which is also W&B's own step.
 
     All values of a step are one row, written when the next step begins: a killed run loses whole rows, not parts of

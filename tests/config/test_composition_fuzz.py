@@ -1,0 +1,174 @@
+"""Whatever is typed or written into a file, the answer is a config that can be saved, or problems; never a crash.
+
+`LRFLOW_FUZZ=100` tries a hundred times as many examples.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mutations import LEAVES, PHASES, broken_bytes, broken_trees, examples, trees
+from omegaconf import OmegaConf
+
+from lrflow.cli.errors import show_problems
+from lrflow.config import compose, load_config, save_config, validate
+from lrflow.config.composition import options_composed_once
+from lrflow.config.interpolation import leaves
+from lrflow.config.options import GROUPS, Catalogue
+from lrflow.errors import ConfigError
+
+DEFAULT: Any = OmegaConf.to_container(compose().source)
+KEYS = [key for key, _ in leaves(DEFAULT)]
+NAMES = sorted({part for key in KEYS for part in key.split(".")} | {"_target_", "defaults", "x", "hydra", "lrflow"})
+CHOICES = [f"{group}={name}" for group in GROUPS for name in Catalogue().options(group)]
+RECIPE: Any = {
+    "defaults": [{"override /optimizer": "sgd"}, {"override /schedule": "step"}, "_self_"],
+    "optimizer": {"lr": 0.1, "momentum": 0.9},
+    "schedule": {"warmup": "10%", "shape": {"every": "30%", "gamma": 0.5}},
+    "trainer": {"max_epochs": 3, "checkpoint": {"monitor": "val/loss"}},
+    "layers": {"rules": [{"name": "head", "match": "head.*", "lr": "10x"}, {"name": "rest", "match": "*"}]},
+    "name": "fuzz",
+    "seed": 3,
+}
+OPTION: Any = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": "${seed}", "defaults": ["sgd"]}
+ROOM = settings(max_examples=1, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(nowhere: Path) -> None:
+    """An empty working directory."""
+
+
+@pytest.fixture
+def once() -> Iterator[None]:
+    """Options are read once, for tests that change no file."""
+    with options_composed_once():
+        yield
+
+
+def tried(overrides: Sequence[str], config_dir: Path | None = None, earlier: bool = False) -> None:
+    """Composes a config; it can be saved and read again, or its problems can be shown."""
+    try:
+        config = compose(overrides, config_dir, earlier)
+        with tempfile.TemporaryDirectory() as folder:
+            save_config(config, Path(folder) / "config.yaml")
+            saved = load_config(Path(folder) / "config.yaml")
+        validate(saved)
+    except ConfigError as error:
+        shown(error)
+
+
+def shown(error: ConfigError) -> None:
+    said = io.StringIO()
+    with redirect_stderr(said):
+        show_problems(error)
+    assert error.problems
+    assert all(problem.message and str(problem) for problem in error.problems)
+    said.getvalue().encode()
+
+
+texts = st.one_of(
+    LEAVES.map(lambda value: str(value) if not isinstance(value, int) or abs(value) < 10**4000 else "1"),
+    trees(["lr", "_target_", "x"]).map(lambda tree: str(tree).replace("'", "")),
+    st.text("[]{}(),:'\"\\$ab1.=@~+*% \n", max_size=14),
+    st.sampled_from(["9" * 5000, "[" * 90 + "]" * 90, "{a:" * 60 + "1" + "}" * 60, "${" * 30 + "}" * 30, "1,2",
+                     "glob(*)", "interval(0,1)", "range(1,3)", "choice(1,2)", "sort(2,1)", "int(a)", "shuffle([1,2])"]),
+)  # fmt: skip
+keys = st.one_of(
+    st.sampled_from(KEYS),
+    st.sampled_from(GROUPS),
+    st.lists(st.sampled_from(NAMES), min_size=1, max_size=4).map(".".join),
+    st.text("abz.[]0_@/:+~ é", max_size=8),
+)
+overrides = st.one_of(
+    st.builds(lambda sign, key, text: f"{sign}{key}={text}", st.sampled_from(["", "", "+", "++", "~"]), keys, texts),
+    st.builds(lambda key: f"~{key}", keys),
+    st.sampled_from(CHOICES),
+    st.builds(lambda group, text: f"{group}={text}", st.sampled_from(GROUPS), st.text(max_size=6)),
+)
+
+
+@settings(ROOM, max_examples=examples(25))
+@given(typed=st.lists(overrides, min_size=1, max_size=4))
+def test_any_overrides(once: None, typed: list[str]) -> None:
+    tried([text for text in typed if not text.lstrip("+~").startswith(("resume", "task=evaluate"))])
+
+
+@settings(ROOM, max_examples=examples(60))
+@given(tree=broken_trees(DEFAULT, NAMES))
+def test_any_tree_is_a_config_or_has_problems(tree: Any) -> None:
+    text = yaml.dump(tree)
+    Path("config.yaml").write_text(text, encoding="utf-8", errors="surrogatepass")
+    try:
+        validate(load_config(Path("config.yaml")))
+    except ConfigError as error:
+        shown(error)
+
+
+def _in_folder(name: str, content: bytes, typed: Sequence[str]) -> None:
+    folder = Path("options")
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_bytes(content)
+    tried(typed, folder)
+
+
+HEADER = b"# @package _global_\n"
+
+
+@settings(ROOM, max_examples=examples(20))
+@given(tree=broken_trees(RECIPE, NAMES), header=st.sampled_from([HEADER, HEADER, b""]))
+def test_any_recipe(tree: Any, header: bytes) -> None:
+    _in_folder("recipe/fuzz.yaml", header + yaml.dump(tree).encode(errors="surrogatepass"), ["recipe=fuzz"])
+
+
+@settings(ROOM, max_examples=examples(12))
+@given(content=broken_bytes(HEADER + yaml.safe_dump(RECIPE).encode()))
+def test_any_bytes_of_a_recipe(content: bytes) -> None:
+    _in_folder("recipe/fuzz.yaml", content, ["recipe=fuzz"])
+
+
+@settings(ROOM, max_examples=examples(10))
+@given(tree=broken_trees(OPTION, NAMES))
+def test_any_option(tree: Any) -> None:
+    _in_folder("optimizer/fuzz.yaml", yaml.dump(tree).encode(errors="surrogatepass"), ["optimizer=fuzz"])
+
+
+SAVED = [["resume=run"], ["task=evaluate", "task.from=run"], ["resume=run", "optimizer=sgd", "~name", "seed=3"]]
+
+
+def _of_a_run(content: bytes, typed: Sequence[str]) -> None:
+    Path("run/checkpoints").mkdir(parents=True, exist_ok=True)
+    Path("run/checkpoints/step-0000001.ckpt").touch()
+    Path("run/config.yaml").write_bytes(content)
+    tried(typed, earlier=True)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("saved") / "config.yaml"
+    save_config(compose(["optimizer.lr=0.1", "fast=true", "name=${seed}"]), path)
+    return path.read_bytes()
+
+
+@settings(ROOM, max_examples=examples(12))
+@given(data=st.data(), typed=st.sampled_from(SAVED))
+def test_any_bytes_of_a_saved_config(saved: bytes, data: st.DataObject, typed: list[str]) -> None:
+    _of_a_run(data.draw(broken_bytes(saved)), typed)
+
+
+@settings(ROOM, max_examples=examples(12))
+@given(data=st.data(), typed=st.sampled_from(SAVED))
+def test_any_tree_of_a_saved_config(saved: bytes, data: st.DataObject, typed: list[str]) -> None:
+    tree = data.draw(broken_trees(yaml.safe_load(saved), [*NAMES, "overrides", "choices", "metrics", "run_folder"]))
+    _of_a_run(yaml.dump(tree).encode(errors="surrogatepass"), typed)
