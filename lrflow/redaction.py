@@ -35,7 +35,9 @@ _NOT_A_VARIABLE = re.compile(
 )
 _URL = re.compile(r"://([^\s:/?#@'\"<>]*)(:(?!\d{1,5}(?:[/?#]|$))([^\s\"<>]*))?@")
 _INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
-_NAMED = re.compile(r"""([A-Za-z_][\w.-]*)(=|["']:\s?)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"'&,;)\]}]+)""")
+_NAMED = re.compile(
+    r"""([A-Za-z_][\w.-]*)(=|["']:\s?)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"'&,;(){}\[\]<][^\s"'&,;)\]}]*)"""
+)
 _WORDS_OF_NAMES = ("pass", "pwd", "pat", "token", "secret", "key", "cred", "bearer", "jwt", "otp", "webhook", "cookie")
 _SHORTEST = 3  # of a secret that is recognized in text
 _DISTINCTIVE = 8  # characters of a text that does not appear by chance, if they are not only letters or digits

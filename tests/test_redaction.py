@@ -236,7 +236,14 @@ def test_values_that_a_text_gives_to_names_of_secrets_are_hidden() -> None:
         assert "***" in redact_text(text)
         assert "a b" not in redact_text(text)
         assert "abc" not in redact_text(text)
-    for text in ("train/token=0.5", "pad_token='<pad>'", "token=None", "api_key=${oc.env:X}", "key=value"):
+    for text in (
+        "train/token=0.5",
+        "pad_token='<pad>'",
+        "token=None",
+        "secrets=['${oc.env:X}']",
+        "api_key=${oc.env:X}",
+        "key=value",
+    ):
         assert redact_text(text) == text
 
 
