@@ -48,8 +48,7 @@ class Best:
         """Restore the state; it is dropped if the run now uses another metric."""
         metric = str(self._metric)
         if state.get("metric", metric) == metric:
-            self._written = state["best"], state.get("best_step")
-        self.value, self.step = self._written
+            self._written = self.value, self.step = state["best"], state.get("best_step")
 
     def improves(self, trainer: pl.Trainer) -> bool:
         """Whether the latest validation is the best so far; stores its value if so.
