@@ -13,16 +13,17 @@ from lrflow.redaction import redactor
 
 
 @contextmanager
-def redacted_output() -> Iterator[None]:
-    """Mask secrets in what this process prints and logs within the block."""
+def redacted_output(for_good: bool = False) -> Iterator[None]:
+    """Mask secrets in what this process prints and logs within the block, and after it if `for_good`."""
     before, record = (sys.stdout, sys.stderr), logging.getLogRecordFactory()
     sys.stdout, sys.stderr = map(redacted_stream, before)
     logging.setLogRecordFactory(_RedactedRecord)
     try:
         yield
     finally:
-        sys.stdout, sys.stderr = before
-        logging.setLogRecordFactory(record)
+        if not for_good:
+            sys.stdout, sys.stderr = before
+            logging.setLogRecordFactory(record)
 
 
 def redacted_stream(stream: Any) -> Any:

@@ -45,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
         open_streams()
     redactor.forget()
     redactor.add_words(sys.orig_argv if words is None else words)
-    with redacted_output():
+    with redacted_output(for_good=words is None):  # Weights & Biases prints when the process ends
         return _reported(words)
 
 

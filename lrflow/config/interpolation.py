@@ -21,6 +21,7 @@ DEEPEST = 40
 _HYDRA_OR_NOW = re.compile(r"\$\{\s*(hydra|now)\s*:[^{}]*\}")
 _OPEN = re.compile(r"(name|output|logger|hydra|seed|against|resume|task|trial|horizon)\b")
 _MISSING = object()
+_NOT_SET = re.compile(r"the environment variable .* is not set")
 _CIRCLE = "the interpolations refer to each other in a circle"
 
 
@@ -36,7 +37,23 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
     problems: list[Problem] = []
     content = _walk(config, "", problems)
     keys = [key for key, _ in leaves(content)]
-    return content, [_suggest(problem, keys) for problem in problems]
+    return content, [_suggest(problem, keys) for problem in _once_per_variable(problems)]
+
+
+def _once_per_variable(problems: list[Problem]) -> list[Problem]:
+    """Return the problems; of those with one missing variable the first, which names the other keys."""
+    missing: dict[str, list[str]] = {}
+    for problem in problems:
+        if _NOT_SET.fullmatch(problem.message):
+            missing.setdefault(problem.message, []).append(problem.key)
+    first = {keys[0]: keys[1:] for keys in missing.values()}
+    return [
+        replace(problem, message=f"{problem.message}; {', '.join(first[problem.key])} needs it too")
+        if first.get(problem.key)
+        else problem
+        for problem in problems
+        if problem.message not in missing or problem.key in first
+    ]
 
 
 def resolve_hydra_and_now(config: DictConfig) -> None:
