@@ -150,6 +150,10 @@ def test_a_value_under_a_secrets_name_is_not_shown(
     err = capsys.readouterr().err
     assert "optimizer.api_key = ***" in err
     assert "hunter-22" not in err
+    assert main(["optimizer.api_key=${name}", "name=hunter-23"]) == 2  # known only by the name of the other key
+    err = capsys.readouterr().err
+    assert "optimizer.api_key = ***" in err
+    assert "hunter-23" not in err
 
 
 def test_trust_reaches_the_task_and_its_children(task, monkeypatch: pytest.MonkeyPatch) -> None:
