@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import signal
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -65,8 +64,10 @@ class StoppedError(LrflowError):
         return StoppedError, (str(self), self.exit_code)
 
 
-class SignalReceived(KeyboardInterrupt):  # like Ctrl-C, it is not an error
+class SignalReceived(BaseException):  # like KeyboardInterrupt, it is not an error
     """Raised by the handler of a signal that asks the process to stop, as Python raises KeyboardInterrupt on Ctrl-C.
+
+    It is no KeyboardInterrupt, after which Lightning (2.6.6) ignores every further Ctrl-C and ends with exit code 1.
 
     Args:
         number: number of the signal.
@@ -75,22 +76,6 @@ class SignalReceived(KeyboardInterrupt):  # like Ctrl-C, it is not an error
     def __init__(self, number: int) -> None:
         self.number = number
         super().__init__(number)
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """Return the exception that ended a run; a signal becomes a StoppedError.
-
-    Lightning 2.6.6 turns SIGTERM and Ctrl-C into SystemExit with other exit codes; the signal is recovered from it. Any
-    other SystemExit is returned unchanged.
-    """
-    if isinstance(error, SystemExit):
-        if type(error).__name__ == "SIGTERMException":
-            error = SignalReceived(signal.SIGTERM)
-        elif isinstance(error.__context__, KeyboardInterrupt):
-            error = error.__context__
-    if isinstance(error, SignalReceived):
-        return StoppedError(f"stopped by {signal.Signals(error.number).name}", 128 + error.number)
-    return error
 
 
 class PrunedError(LrflowError):

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lrflow
+from lrflow import stops
 from lrflow.cli.arguments import Arguments, parse, with_earlier_sweep
-from lrflow.cli.jobs import run_job, stopped_by_signals
+from lrflow.cli.jobs import run_job
 from lrflow.cli.streams import discard_unwritable, flush, open_streams
-from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
+from lrflow.errors import ConfigError, EndedEarlyError, LrflowError, Problem, SignalReceived, StoppedError
 from lrflow.memory import garbage_collection
 from lrflow.output import redacted_output
 from lrflow.redaction import MASK, is_secret_name, redact, redactor
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from lrflow.cli.sweep import CheckedJobs
     from lrflow.config import Config
+    from lrflow.config.options import Catalogue
+    from lrflow.config.overrides import Override
     from lrflow.config.saved import Composed
     from lrflow.outcome import Outcome
 
@@ -54,7 +57,7 @@ def _reported(words: Sequence[str] | None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise exceptions instead of printing them
     exit_code = 0
     try:
-        with stopped_by_signals():
+        with stops.handled(raising=_started_by_a_run() is None):
             exit_code = _main(list(sys.argv[1:]), True) if words is None else _main(list(words))
             flush(sys.stdout)
             return exit_code
@@ -63,7 +66,7 @@ def _reported(words: Sequence[str] | None) -> int:
 
         discard_output(sys.stdout)
         return exit_code
-    except (Exception, KeyboardInterrupt) as raised:
+    except (Exception, KeyboardInterrupt, SignalReceived) as raised:
         from lrflow.config.failures import failure
 
         error = failure(raised)
@@ -110,18 +113,29 @@ def _main(words: list[str], owns_process: bool = False) -> int:
 
 def _check_and_run(args: Arguments) -> int:
     """Check every requested job, and run them if all are valid."""
-    from lrflow.config.composition import checked, composer
     from lrflow.config.literal import literal_paths
     from lrflow.config.options import Catalogue
-    from lrflow.config.overrides import expand, read_overrides
-    from lrflow.config.saved import pinned
+    from lrflow.config.overrides import expand
 
     catalogue = Catalogue([args.config_dir] if args.config_dir else [])
     if not args.multirun and not args.cfg:
         _require_multirun(args.overrides)
     typed, resumed = with_earlier_sweep(literal_paths(expand(args.overrides), args.multirun))
-    typed = pinned(typed)
-    overrides = read_overrides(typed, catalogue, sweep=args.multirun)
+    if all(override.key != "resume.from" for override in typed):
+        return _check_and_run_settled(args, typed, catalogue, resumed)
+    from lrflow.cli.restart import settled
+
+    with settled(typed, args, catalogue) as continued:
+        return 0 if continued is None else _check_and_run_settled(args, continued, catalogue, resumed)
+
+
+def _check_and_run_settled(args: Arguments, typed: Sequence[Override], catalogue: Catalogue, resumed: bool) -> int:
+    """Check and run the jobs once it is settled which run they continue; `resumed`: those of an earlier sweep."""
+    from lrflow.config.composition import checked, composer
+    from lrflow.config.overrides import read_overrides
+    from lrflow.config.saved import pinned
+
+    overrides = read_overrides(pinned(typed), catalogue, sweep=args.multirun)
     if args.multirun:
         from lrflow.cli.sweep import check_sweep
         from lrflow.config.composition import options_composed_once
@@ -271,11 +285,17 @@ def _started_by_a_run() -> Path | None:
 
 @garbage_collection(True)
 def _run_again(folder: Path) -> int:
-    """Run the job of a run folder, as its first process does; the command line is ignored."""
+    """Run the job of a run folder, as its first process does; the command line is ignored.
+
+    Returns:
+        The exit code; 0 also if the run was stopped or ended early in good order, which the first process reports.
+    """
+    stops.end_with_parent()
     from lrflow.config import load_config, validate
     from lrflow.runs import RunFolder
 
-    return run_job(validate(load_config(RunFolder(folder).present_config))).exit_code
+    outcome = run_job(validate(load_config(RunFolder(folder).present_config)))
+    return 0 if isinstance(outcome.error, StoppedError | EndedEarlyError) else outcome.exit_code
 
 
 @contextlib.contextmanager

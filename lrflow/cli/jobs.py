@@ -1,60 +1,24 @@
-"""Run one job, report its failure, and turn SIGTERM and SIGUSR1 into an orderly stop."""
+"""Run one job, and report its failure."""
 
 from __future__ import annotations
 
 import importlib
 import logging
-import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError, SignalReceived, StoppedError
 from lrflow.memory import clear_locals, freed_after, kept_for_good
 from lrflow.outcome import Outcome, numbers_in
+from lrflow.stops import handled
 
 if TYPE_CHECKING:
     from lrflow.config import Config
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Raise `SignalReceived` on SIGTERM and SIGUSR1 within the block, instead of ending the process silently.
-
-    During training, `StopRequest` handles them instead. A second signal of the same kind ends the process at once.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    owner = os.getpid()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        if os.getpid() != owner:  # a forked process, such as a loader's worker, ends as usual
-            os.kill(os.getpid(), number)
-            return
-        raise SignalReceived(number)
-
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None:  # None: set outside of Python
-                signal.signal(number, handler)
-
 
 log = logging.getLogger("lrflow")
 
@@ -90,7 +54,7 @@ def run_job(
         trained: outcome of a job that was trained together with others; None runs the job.
     """
     # The next job of the sweep needs the memory, and a launcher's own process has no signal handlers yet.
-    with freed_after() if config.run_folder else nullcontext(), stopped_by_signals():
+    with freed_after() if config.run_folder else nullcontext(), handled():
         return _run_job(config, place, trained)
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import lrflow
 from lrflow.config.options import home
 from lrflow.config.packages import trusted
-from lrflow.errors import ConfigError, LrflowError, cause_of, first_named, written
+from lrflow.errors import ConfigError, LrflowError, first_named, written
+from lrflow.stops import cause_of
 
 
 class MachineError(LrflowError):

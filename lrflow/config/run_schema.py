@@ -323,3 +323,5 @@ class Resume(Section):
         | None
     ) = None
     """How the plan changes if the length of the run changed."""
+    requeue: f.AutoSwitch = "auto"
+    """Whether a run that SIGUSR1 stops lets Slurm start its job again; auto: with resume=auto."""

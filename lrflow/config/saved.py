@@ -50,6 +50,11 @@ def save_config(config: Config, path: Path) -> None:
         config: validated config.
         path: the file; replaced atomically.
     """
+    write_whole(path, config_text(config))
+
+
+def config_text(config: Config) -> str:
+    """Return the content of config.yaml: a config with its interpolations and without secrets."""
     content: Any = OmegaConf.to_container(config.source, resolve=False)
     meta = {
         "version": lrflow.__version__,
@@ -59,7 +64,7 @@ def save_config(config: Config, path: Path) -> None:
         "run_folder": None if config.run_folder is None else str(config.run_folder),
     }
     text = OmegaConf.to_yaml(OmegaConf.create(redact({**content, META: meta})))
-    write_whole(path, f"# The config of this run; `{META}` says what it was composed of.\n{text}")
+    return f"# The config of this run; `{META}` says what it was composed of.\n{text}"
 
 
 def load_config(path: Path) -> DictConfig:

@@ -7,13 +7,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from types import FrameType
 from typing import Any
 
 import optuna
@@ -23,12 +22,21 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from optuna.study import StudyDirection
 
+from lrflow import stops
 from lrflow.config.interpolation import resolve
 from lrflow.config.literal import how_to_resume, in_shell
 from lrflow.config.overrides import Override
 from lrflow.config.sweep import Sweep
 from lrflow.config.types import seconds_of
-from lrflow.errors import ConfigError, EndedEarlyError, LrflowError, Problem, ProcessDiedError, StoppedError
+from lrflow.errors import (
+    ConfigError,
+    EndedEarlyError,
+    LrflowError,
+    Problem,
+    ProcessDiedError,
+    SignalReceived,
+    StoppedError,
+)
 from lrflow.metric import Directions, Metric
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
@@ -196,7 +204,7 @@ class SweepRun:
                 self._workers.run(self._work, self._stop, self.deadline)
                 if self._is_over and self.trials.are_left():
                     raise time_is_over()
-            except (KeyboardInterrupt, SystemExit, StoppedError):
+            except (KeyboardInterrupt, SystemExit, SignalReceived, StoppedError):
                 hint = "" if self.settings.storage == "memory" else f"; {how_to_resume(self.folder)}"
                 self.progress.print(f"the sweep was stopped{hint}")
                 raise
@@ -266,12 +274,13 @@ class Workers:
 
         Args:
             work: the loop of a worker.
-            stop: called if a worker fails or the process receives SIGTERM, while other workers are still running.
+            stop: called if a worker fails or a signal stops this process, while other workers are still running.
             deadline: time of `time.monotonic` at which several workers are stopped; None: never.
 
         Raises:
             BaseException: the error of the first worker that fails; the others get `GRACE` seconds to end.
-            StoppedError: several workers were running when the process received SIGTERM or at the deadline.
+            SignalReceived: the process received a signal while several workers were running.
+            StoppedError: several workers were running at the deadline.
         """
         if self.count == 1:
             work()
@@ -288,7 +297,7 @@ class Workers:
 
         # Daemon threads do not keep the process alive while a launcher waits for jobs that run elsewhere.
         threads = [threading.Thread(target=worker, name=f"worker {n}", daemon=True) for n in range(self.count)]
-        with _stopped_by_sigterm():
+        with stops.handled():
             for thread in threads:
                 thread.start()
             try:
@@ -345,8 +354,8 @@ def workers_for(launcher: DictConfig, batch: int | None, trials: int) -> Workers
 def ask_to_stop(folders: Iterable[RunFolder]) -> int:
     """Ask the runs in these folders that are children of this process to end at their next step, with a checkpoint.
 
-    They receive SIGUSR1. Terminals and schedulers never send it to a process group, and a second signal of the same
-    kind would kill the run.
+    They receive a signal of another kind than this process, whose group they belong to: a second one of the same kind
+    would end them at once.
 
     Returns:
         the number of runs that were asked.
@@ -354,8 +363,9 @@ def ask_to_stop(folders: Iterable[RunFolder]) -> int:
     children = {child.pid for child in multiprocessing.active_children()}
     holders = [int(holder) for folder in folders if (holder := folder.holder()) and holder.isdigit()]
     asked = [holder for holder in holders if holder in children]
+    number = signal.SIGTERM if stops.requested() == signal.SIGUSR1 else signal.SIGUSR1
     for process in asked:
-        os.kill(process, signal.SIGUSR1)
+        os.kill(process, number)
     return len(asked)
 
 
@@ -373,20 +383,3 @@ def _wait_for_processes(threads: Iterable[threading.Thread]) -> None:
         for child in multiprocessing.active_children():
             if child.pid:
                 os.kill(child.pid, signal.SIGKILL)  # the processes of loky have no kill() (joblib 1.5)
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Make SIGTERM raise an error in the main thread instead of ending the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise StoppedError("the sweep was asked to stop by SIGTERM", 128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

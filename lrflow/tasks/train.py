@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 
-from lrflow import assemble
+from lrflow import assemble, stops
 from lrflow.config import Config, locate
 from lrflow.config.checks import settings_of
 from lrflow.config.compatibility import check_combination
@@ -24,7 +26,7 @@ from lrflow.config.run_schema import Train
 from lrflow.config.targets import optimizer_traits
 from lrflow.data.fingerprint import changes_of_data, fingerprint
 from lrflow.display import QuietConsole
-from lrflow.errors import ConfigError
+from lrflow.errors import ConfigError, StoppedError
 from lrflow.layers import Group, merge
 from lrflow.outcome import Outcome, numbers_in
 from lrflow.plan import Plan
@@ -44,7 +46,7 @@ from lrflow.training import Checkpoints, EvaluationWeights, Signals
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.configure_optimizers import supply_optimizer
 from lrflow.training.feedback_loop import FeedbackLoop, make_feedback_loop
-from lrflow.training.interrupt import StopRequest
+from lrflow.training.interrupt import StopRequest, ended_together, requeue
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.loggers import close_loggers
@@ -53,7 +55,7 @@ from lrflow.training.progress import ProgressBar
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import branch_point, read_resumed
 from lrflow.training.state import preserve_random_state
-from lrflow.training.trainer import Trainer, build_trainer, check_launched, others_ended, rank, validate_every
+from lrflow.training.trainer import Trainer, build_trainer, check_launched, rank, validate_every
 
 log = logging.getLogger("lrflow")
 
@@ -154,7 +156,8 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     with (
         _restored_before_first_step(folder, resumed, trainer, ready.ending),
         failure_recorded(folder, ready.facts, loggers, so_far_and_metrics),
-        others_ended(trainer),
+        _requeued(config),
+        ended_together(trainer, f"continue with resume={folder.path}"),
     ):
         if trainer.is_global_zero:  # before fit, whose further processes read the config in the folder
             record_start(config, folder, plan, trainer.world_size, config.trial is None, resumed)
@@ -166,7 +169,9 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
             from lrflow.tasks.pruning import pruning_callbacks  # here, since it imports Optuna
 
             trainer.callbacks += pruning_callbacks(config, folder.path, trainer, resumed is not None, console)  # type: ignore[attr-defined]
-        trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
+        with stops.deferred():
+            trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
+            stops.raise_if_requested()
         metrics = _validated(trainer, module, data, plan, resumed if ready.ending else None)
         facts = dict(ready.facts)
         if used := run_test(config.task.test, folder, trainer, module, data, console.print):
@@ -178,8 +183,9 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         ended = Outcome.ended_early(reason, metrics=metrics, **so_far())
     else:
         ended = Outcome.finished(metrics, **so_far()).checked_finite(config.objectives)
-    conclude(folder, ended, loggers, **facts)
-    print_outcome(console, folder, ended)
+    with stops.deferred():  # the run has ended, and that is recorded
+        conclude(folder, ended, loggers, **facts)
+        print_outcome(console, folder, ended)
     return ended
 
 
@@ -357,6 +363,18 @@ def _callbacks(
     # signals, which record the LR of a step; checkpoints come last.
     first = [UndisturbedByValidation(), EvaluationWeights(config.trainer.batch_norm_batches, config.seed)]
     return [*first, progress, *([loop] if loop else []), signals, *monitors, checkpoints]
+
+
+@contextmanager
+def _requeued(config: Config) -> Iterator[None]:
+    """Let Slurm start the job again if SIGUSR1, its warning that the time is over, stops the run."""
+    try:
+        yield
+    except StoppedError as error:
+        asked = error.exit_code == 128 + signal.SIGUSR1 and config.resume.requeue is True
+        if asked and rank() == 0 and "SLURM_JOB_ID" in os.environ:
+            requeue()
+        raise
 
 
 def _restored_before_first_step(

@@ -52,7 +52,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         keep: number of latest checkpoints to keep; None keeps all.
         metric: decides which checkpoint is the best; None keeps no best one.
         stop: the request to stop the run.
-        agree_every: on several devices, the steps between two checks whether any process was asked to stop.
+        agree_every: on several devices, the most steps between two checks whether any process was asked to stop.
         groups: parameter names of each of the optimizer's groups.
         routes: the route of each of these groups; empty: no group is routed.
         extra: plain data to save under `lrflow` in each checkpoint.
@@ -104,7 +104,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the generators of a resumed run: after its iterator exists, before its first batch is loaded."""
         self._step = trainer.global_step
-        self.stop.listen(trainer)
+        self.stop.begin(trainer)
         self.begin(pl_module)
         if trainer.is_global_zero:
             self._unsaved.begin(pl_module)
@@ -167,8 +167,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         self._step = step
         if self._every and step % self._every == 0:
             self._due = True
-        if trainer.world_size == 1 or step % self._agree_every == 0:
-            self._due |= self.stop.agreed(trainer)
+        self._due |= self.stop.agreed_after_step(trainer, self._agree_every)
         if self._due or self._due_best:
             loop = trainer.fit_loop.epoch_loop
             last = loop.batch_progress.is_last_batch or step == trainer.max_steps
@@ -324,7 +323,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             if trainer.is_global_zero:
                 self._clean_up(path)
         self._saves_best = False
-        if self.stop.signal is not None:
+        if self.stop.agreed(trainer):
             done = f"stopped as asked after {trainer.global_step} steps"
             if self._saved is None:
                 raise StoppedError(f"{done}; nothing could be saved", self.stop.exit_code)

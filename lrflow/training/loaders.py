@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import wraps
@@ -22,6 +22,7 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.files import user_lock
 from lrflow.schedules import Horizon
 from lrflow.schedules._arguments import uncountable_hint
+from lrflow.stops import leave_to_parent
 from lrflow.training.loops import combine
 from lrflow.training.trainer import quieten_lightning
 
@@ -167,6 +168,8 @@ def order_loaders(
         if training and not alone and position.batch:
             log.warning("each of several training loaders restarts its epoch, so the resumed run is not exact")
         result = ordered(loader, seed, rank, world, epoch=at.epoch, start=at.batch, pad=training)
+        if result.num_workers and not isinstance(result.worker_init_fn, SteadyWorker):
+            result.worker_init_fn = SteadyWorker(result.worker_init_fn)
         if training and not is_ordered(result) and not is_overridden("load_state_dict", data) and not has_warned:
             has_warned = True
             log.warning(
@@ -200,6 +203,23 @@ def order_loaders(
             done.add(stage)
 
     data.setup = setup_once  # type: ignore[method-assign]
+
+
+class SteadyWorker:
+    """Initializes a loader's worker so that it leaves signals to its parent: a run that stops needs its workers.
+
+    Args:
+        init: the loader's own `worker_init_fn`.
+    """
+
+    def __init__(self, init: Callable[[int], None] | None) -> None:
+        self.init = init
+
+    def __call__(self, worker: int) -> None:
+        """Initialize the worker of this number."""
+        leave_to_parent()
+        if self.init is not None:
+            self.init(worker)
 
 
 def _source_of_order(loader: DataLoader[Any]) -> object:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from lrflow.config.restart import IGNORED_KEYS
 from lrflow.display import joined, shape_text
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
@@ -24,9 +25,6 @@ from lrflow.training.checkpoint_file import newest_whole_checkpoint, read_checkp
 from lrflow.training.feedback_loop import dropped_message
 from lrflow.training.loaders import Position
 from lrflow.training.resume_checks import FindTraits, check_not_frozen_again, check_same_optimizer, check_same_past
-
-_IGNORED_KEYS = ("resume", "task", "against", "output", "name", "horizon", "logger", "trial", "trainer.progress")
-"""Keys that do not change what a run computes: where it is written, what it is called, how it is started."""
 
 
 @dataclass(frozen=True)
@@ -350,7 +348,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _is_ignored(key: str) -> bool:
-    return any(key == ignored or key.startswith(f"{ignored}.") for ignored in _IGNORED_KEYS)
+    return any(key == ignored or key.startswith(f"{ignored}.") for ignored in IGNORED_KEYS)
 
 
 def _rates(plan: Plan, step: int) -> str:

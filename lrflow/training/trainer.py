@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -24,10 +22,11 @@ from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from lrflow.errors import ConfigError, Problem, StoppedError
+from lrflow.errors import ConfigError, Problem
 from lrflow.plan import PlanChangedWarning
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.checkpoint_file import AtomicCheckpointIO
+from lrflow.training.interrupt import Launcher, NoHandlers
 from lrflow.training.loops import FitLoop, WindowMean
 from lrflow.training.metrics import ValidationTimes
 from lrflow.training.parameters import CoverageCheck
@@ -51,6 +50,8 @@ class Trainer(pl.Trainer):
         self._ender: object = None
         super().__init__(max_epochs=-1, **options)
         self.fit_loop = FitLoop(self)
+        self._signal_connector = NoHandlers(self)
+        Launcher.replace(self)
 
     def run_for(self, horizon: Horizon) -> None:
         """Set the length of the run: exactly the steps of a horizon, over as many epochs as they take."""
@@ -177,31 +178,6 @@ def check_launched(trainer: Trainer) -> None:
         asked = f"{trainer.num_nodes} x {trainer.num_devices}"
         message = f"the launcher started other processes than trainer.num_nodes x trainer.devices = {asked}: {error}"
         raise ConfigError([Problem("trainer.devices", message, trainer.num_devices)]) from error
-
-
-@contextmanager
-def others_ended(trainer: Trainer) -> Iterator[None]:
-    """End the processes that Lightning started for this run if the block raises: one that hangs would stay for ever."""
-    try:
-        yield
-    except StoppedError:  # by a signal, which all of them got
-        raise
-    except Exception:
-        started = getattr(trainer.strategy.launcher, "procs", [])
-        others = list(started)
-        started.clear()  # Lightning (2.6.6) watches this list, and kills this process when one of them ends
-        deadline = time.monotonic() + _GRACE
-        for process in others:  # they may be ending by themselves, for the same reason
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(deadline - time.monotonic(), 0))
-        for process in others:
-            if process.poll() is None:
-                process.kill()
-        raise
-
-
-_GRACE = 3.0
-"""Seconds in which the other processes of a failed run can end by themselves."""
 
 
 def _rejected(given: Mapping[str, Any], message: str) -> Problem:

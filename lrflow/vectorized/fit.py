@@ -7,11 +7,9 @@ see its validations and save its checkpoints.
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -20,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from lrflow import stops
 from lrflow.errors import LrflowError
 from lrflow.plan.table import setting_columns
 from lrflow.schedules import Duration
@@ -70,10 +69,10 @@ class PopulationFit:
 
     def run(self) -> None:
         """Train; afterwards each member has its metrics or its error, and each module its trained weights."""
-        with _listening(self._stop, self._rows[0].trainer):
+        with stops.deferred():
             self._clock = self._read_at = time.perf_counter()
             epoch = 0
-            while self._step < self._horizon.steps and self._active() and self._stop.signal is None:
+            while self._step < self._horizon.steps and self._active() and not self._stopped():
                 self._epoch(epoch)
                 epoch += 1
                 self._remove_ended()
@@ -97,7 +96,7 @@ class PopulationFit:
             self._seconds.append(now - self._clock)
             self._clock = now
             validates = self._validates(number, epoch)
-            done = self._step == self._horizon.steps or self._stop.signal is not None
+            done = self._step == self._horizon.steps or self._stopped()
             full = len(self._seconds) == len(self._losses) or now - self._read_at > 1.0
             if full or validates or done or number == batches:
                 self._flush()
@@ -112,6 +111,10 @@ class PopulationFit:
         ends = batch == batches and self._validations.after_epoch(epoch + 1)
         due = ends or self._validations.after_batch(batch, batches, self._step)
         return due or self._step == self._horizon.steps
+
+    def _stopped(self) -> bool:
+        """Whether the process was asked to stop."""
+        return self._stop.agreed(self._rows[0].trainer)
 
     def _active(self) -> list[int]:
         """The rows of the members that have not ended."""
@@ -234,16 +237,3 @@ def clipping(trainer: pl.Trainer) -> Clip | None:
     if trainer.gradient_clip_algorithm == "value":
         return lambda grad, norms: grad.clamp_(-limit, limit)
     return lambda grad, norms: grad.mul_((limit / (norms + 1e-6)).clamp(max=1.0)[:, None])
-
-
-@contextmanager
-def _listening(stop: StopRequest, trainer: pl.Trainer) -> Iterator[None]:
-    """Let signals request a stop while the body runs."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
-    stop.listen(trainer)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from lrflow import stops
 from lrflow.cli import main
 from lrflow.cli.jobs import run_job
 from lrflow.config import Config, compose, save_config
@@ -87,7 +88,7 @@ def test_an_exit_within_a_run_is_a_failure(code: int | None, task, capsys: pytes
     assert "lrflow: SystemExit" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", stops.SIGNALS)
 @pytest.mark.parametrize("swept", [False, True])
 def test_a_signal_anywhere_in_a_job_is_a_stop(
     number: signal.Signals, swept: bool, task, capsys: pytest.CaptureFixture[str]
@@ -98,7 +99,7 @@ def test_a_signal_anywhere_in_a_job_is_a_stop(
     def run(config: Config) -> None:
         try:
             os.kill(os.getpid(), number)
-        except KeyboardInterrupt:
+        except BaseException:
             sys.exit(0)
 
     ran = task(run)
@@ -110,7 +111,7 @@ def test_a_signal_anywhere_in_a_job_is_a_stop(
         assert main([]) == 128 + number
     assert len(ran) == 1
     out, err = capsys.readouterr()
-    assert f"lrflow: stopped by {number.name}" in err
+    assert f"lrflow: {stops.stopped_by(number)}" in err
     assert ("sweep of 1 job in" in out) == swept
     assert signal.getsignal(number) is before
 

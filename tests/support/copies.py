@@ -41,6 +41,7 @@ class Process:
         cwd: its working directory; None: this process's own.
         env: its environment; None: this process's own.
         captured: whether what it writes is kept for `communicate`, rather than written where this process writes.
+        leads: whether it leads a process group of its own, which its further processes join.
     """
 
     address = ""
@@ -52,10 +53,14 @@ class Process:
         cwd: str | Path | None = None,
         env: Mapping[str, str] | None = None,
         captured: bool = False,
+        leads: bool = False,
+        **_: Any,
     ) -> None:
-        words = [str(word) for word in arguments if word != sys.executable]
+        words = [str(word) for word in arguments if word not in (sys.executable, "-u")]
         self._arguments = words
-        request = {"words": words, "cwd": str(cwd or os.getcwd()), "env": dict(os.environ if env is None else env)}
+        environment = dict(os.environ if env is None else env)
+        group = 0 if leads else os.getpgrp()
+        request = {"words": words, "cwd": str(cwd or os.getcwd()), "env": environment, "group": group}
         self._written = (tempfile.TemporaryFile(), tempfile.TemporaryFile()) if captured else ()  # noqa: SIM115
         output = [file.fileno() for file in self._written] or [1, 2]
         self._connection = socket.socket(socket.AF_UNIX)
@@ -91,6 +96,11 @@ class Process:
         """Sends it a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def signal_group(self, number: int) -> None:
+        """Sends a signal to its process group, as terminals do."""
+        if self.poll() is None:
+            os.killpg(self.pid, number)
 
     def kill(self) -> None:
         """Ends it."""
@@ -170,12 +180,13 @@ def _serve(address: str) -> None:
     _become(**json.loads(request))
 
 
-def _become(words: list[str], cwd: str, env: dict[str, str]) -> None:
+def _become(words: list[str], cwd: str, env: dict[str, str], group: int) -> None:
     """Runs what `python WORDS` would run."""
     from lightning_fabric.utilities.rank_zero import _get_rank
     from pytorch_lightning.strategies.launchers import subprocess_script
     from pytorch_lightning.utilities import rank_zero_only
 
+    os.setpgid(0, group)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset
 
+from lrflow import stops
 from lrflow.data import DataModule
 from lrflow.data.module import Examples
 from lrflow.layers import Group, Rule, merge, resolve
@@ -191,7 +192,8 @@ class Run:
     blocks: list[Block] = field(default_factory=list)
 
     def fit(self) -> Run:
-        self.trainer.fit(self.module, datamodule=self.data, ckpt_path=self.resumed.path if self.resumed else None)
+        with stops.deferred():  # as the task does
+            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=self.resumed.path if self.resumed else None)
         return self
 
     def watched(self) -> Watched:

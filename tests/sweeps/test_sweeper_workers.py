@@ -16,10 +16,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 from optuna.trial import TrialState
 
+from lrflow import stops
 from lrflow.config.literal import how_to_resume
 from lrflow.config.overrides import Override
 from lrflow.config.sweep import Sweep
-from lrflow.errors import LrflowError, StoppedError
+from lrflow.errors import LrflowError, SignalReceived, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.space import read_space
@@ -205,23 +206,24 @@ def _interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_interruptible")
-@pytest.mark.parametrize("by", ["job", "ctrl-c", "sigterm"])
-def test_a_stopped_sweep_does_not_wait_for_remote_jobs(by: str, sweep, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("by", [None, *stops.SIGNALS])
+def test_a_stopped_sweep_does_not_wait_for_remote_jobs(
+    by: signal.Signals | None, sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The jobs run elsewhere, as on a cluster."""
     never, handler = threading.Event(), signal.getsignal(signal.SIGTERM)
-    expected: dict[str, type[BaseException]] = {"ctrl-c": KeyboardInterrupt}
 
     def run(number: int) -> float:
         if number == 3:
-            if by == "job":
+            if by is None:
                 raise StoppedError("stopped", 143)
-            os.kill(os.getpid(), signal.SIGINT if by == "ctrl-c" else signal.SIGTERM)
+            os.kill(os.getpid(), by)
         if number in (0, 3):
             never.wait(TIMEOUT)
         return 1.0
 
     swept, launcher = sweep(run, 2)
-    with pytest.raises(expected.get(by, StoppedError)):
+    with pytest.raises(StoppedError if by is None else SignalReceived):
         swept.run()
     assert not never.is_set()
     assert sorted(launcher.launched) == [0, 1, 2, 3]

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from lrflow import stops
 from lrflow.config import compose
 from lrflow.errors import StoppedError
 from lrflow.runs import newest_checkpoint
@@ -48,8 +50,8 @@ def exit_code(prepare: Any) -> Callable[..., int]:
 class Signal(pl.Callback):
     """Sends this process signals at the start of a batch, or within a validation."""
 
-    def __init__(self, batch: int, *numbers: int, validating: bool = False) -> None:
-        self.left, self.numbers, self.validating = batch, numbers, validating
+    def __init__(self, batch: int, *numbers: int, validating: bool = False, pause: float = 0) -> None:
+        self.left, self.numbers, self.validating, self.pause = batch, numbers, validating, pause
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self.left == 0 and not self.validating:
@@ -63,6 +65,7 @@ class Signal(pl.Callback):
     def send(self) -> None:
         for number in self.numbers:
             os.kill(os.getpid(), number)
+            time.sleep(self.pause)
         self.numbers = ()
 
 
@@ -79,6 +82,7 @@ def assert_goes_on_exactly(train: Any, folder: Path, **options: Any) -> None:
         (signal.SIGTERM, 4, {}, 5),
         (signal.SIGINT, 4, {}, 5),
         (signal.SIGUSR1, 4, {}, 5),  # Slurm's warning that time is running out
+        (signal.SIGHUP, 4, {}, 5),  # the terminal was closed
         (signal.SIGTERM, 6, {}, 7),  # in the last batch of an epoch
         (signal.SIGTERM, 8, {"accumulate": 3}, 4),  # within an accumulation window: 3 epochs of 3 steps
         (signal.SIGINT, 6, {"accumulate": 3}, 3),  # in a window of a single batch
@@ -97,14 +101,14 @@ def test_it_stops_after_the_step_and_resumes_exactly(
     assert_goes_on_exactly(train, folder, **options)
 
 
-def test_a_signal_during_setup_stops_it_after_a_step(exit_code: Any, train: Any, tmp_path: Path) -> None:
+def test_a_signal_during_setup_stops_it_before_the_first_step(exit_code: Any, tmp_path: Path, capfd: Any) -> None:
     class Early(pl.Callback):
         def on_train_start(self, *_: Any) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     assert exit_code(tmp_path / "run", Early(), save_every=None) == 143
-    assert newest_checkpoint(tmp_path / "run").name == "step-0000001.ckpt"
-    assert_goes_on_exactly(train, tmp_path / "run")
+    assert newest_checkpoint(tmp_path / "run") is None
+    assert "stopped by SIGTERM at step 0, before the first step" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(("val_every", "step"), [("3 steps", 3), ("1 epoch", 7)])
@@ -125,14 +129,28 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(exit_code: Any, train: An
     assert_goes_on_exactly(train, folder)
 
 
-def test_a_second_signal_ends_it_at_once(exit_code: Any, tmp_path: Path) -> None:
-    assert exit_code(tmp_path, Signal(2, signal.SIGTERM, signal.SIGTERM), save_every=None) == -signal.SIGTERM
+@pytest.mark.parametrize("number", stops.SIGNALS)
+def test_a_second_signal_of_the_same_kind_ends_it_at_once(
+    number: int, exit_code: Any, tmp_path: Path, capfd: Any
+) -> None:
+    assert exit_code(tmp_path, Signal(2, number, number, pause=2 * stops.SAME), save_every=None) == 128 + number
     assert newest_checkpoint(tmp_path) is None
+    assert f"ended at once by a second {signal.Signals(number).name}" in capfd.readouterr().err
 
 
-def test_a_second_ctrl_c_ends_at_once(exit_code: Any, tmp_path: Path) -> None:
-    assert exit_code(tmp_path, Signal(2, signal.SIGINT, signal.SIGINT), save_every=None) != 0
-    assert newest_checkpoint(tmp_path) is None
+@pytest.mark.parametrize(
+    ("numbers", "pause"),
+    [
+        ((signal.SIGTERM, signal.SIGTERM), 0.0),  # `timeout` signals the process, then its group
+        ((signal.SIGUSR1, signal.SIGTERM), 2 * stops.SAME),  # Slurm warns, then the time is over
+        ((signal.SIGHUP, signal.SIGTERM, signal.SIGINT), 2 * stops.SAME),
+    ],
+)
+def test_other_signals_after_the_first_change_nothing(
+    numbers: tuple[int, ...], pause: float, exit_code: Any, tmp_path: Path
+) -> None:
+    assert exit_code(tmp_path, Signal(2, *numbers, pause=pause), save_every=None) == 128 + numbers[0]
+    assert newest_checkpoint(tmp_path).name == "step-0000003.ckpt"
 
 
 @pytest.mark.parametrize("how", ["to its end", "stopped"])
@@ -160,6 +178,7 @@ def test_a_run_in_another_thread_handles_no_signals(train: Any, tmp_path: Path) 
 
 SCRIPT = """
 import sys
+from lrflow import stops
 from lrflow.config import compose
 from lrflow.errors import LrflowError
 from lrflow.tasks import train

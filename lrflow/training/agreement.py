@@ -1,0 +1,92 @@
+"""Agreement of processes that torchrun or srun started: the first decides what is resumed, and all have to see it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning_fabric.plugins.environments import SLURMEnvironment
+
+from lrflow.errors import ConfigError, Problem
+
+PATIENCE = timedelta(minutes=10)
+"""Time for which the processes wait for the slowest one to start."""
+
+_kept: list[dist.Store] = []  # the first process serves the store until it ends
+
+
+class Agreement:
+    """One question that all processes of a run answer alike, before the run is composed.
+
+    Args:
+        request: what this process was asked to resume. Processes with other requests than the first are other runs.
+    """
+
+    def __init__(self, request: str) -> None:
+        self.request = request
+        self.store, self.rank, self.world = _join()
+
+    def decide(self, checkpoint: Path | None, source: str | None = None, error: str = "") -> None:
+        """Announce the decision of the first process, and check that all others can follow it.
+
+        Args:
+            checkpoint: from which the run is resumed; None: it starts, or it has finished.
+            source: value of `resume=` with which every process continues.
+            error: why nothing is run.
+
+        Raises:
+            ConfigError: a process does not see the checkpoint; every process raises it.
+        """
+        decision = {
+            "request": self.request,
+            "checkpoint": None if checkpoint is None else str(checkpoint),
+            "source": source,
+            "error": error,
+        }
+        self.store.set("decision", json.dumps(decision))
+        if checkpoint is not None:
+            answers = [self.store.get(f"blind/{rank}").decode() for rank in range(1, self.world)]
+            blind = [answer for answer in answers if answer]
+            self.store.set("blind", json.dumps(blind))
+            self._check(blind, str(checkpoint))
+
+    def follow(self) -> dict[str, Any] | None:
+        """Return the decision of the first process; None: it belongs to another run.
+
+        Raises:
+            ConfigError: a process does not see the checkpoint; every process raises it.
+        """
+        decision: dict[str, Any] = json.loads(self.store.get("decision"))
+        other, checkpoint = decision["request"] != self.request, decision["checkpoint"]
+        if checkpoint is not None:
+            sees = other or Path(checkpoint).is_file()
+            self.store.set(f"blind/{self.rank}", "" if sees else f"process {self.rank} on {socket.gethostname()}")
+            if not other:
+                self._check(json.loads(self.store.get("blind")), checkpoint)
+        return None if other else decision
+
+    @staticmethod
+    def _check(blind: list[str], checkpoint: str) -> None:
+        if blind:
+            more = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
+            message = f"the first process sees this checkpoint, but {blind[0]}{more} does not, so none of them resumes"
+            hint = "put the run folders on a disk that all nodes share: output=FOLDER"
+            raise ConfigError([Problem("resume", message, checkpoint, hint)])
+
+
+def _join() -> tuple[dist.Store, int, int]:
+    """Return the store of all processes, the rank of this one, and their number."""
+    if "RANK" in os.environ:
+        store, rank, world = next(iter(dist.rendezvous("env://", timeout=PATIENCE)))
+    else:
+        slurm = SLURMEnvironment()
+        rank, world = slurm.global_rank(), slurm.world_size()
+        address, port = slurm.main_address, slurm.main_port
+        store = dist.TCPStore(address, port, world, rank == 0, PATIENCE, wait_for_workers=False, multi_tenant=True)
+    _kept.append(store)
+    return dist.PrefixStore(f"lrflow/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store), rank, world
