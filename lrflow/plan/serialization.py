@@ -127,10 +127,11 @@ def _make(kind: type, data: Any, key: str, problems: list[Problem]) -> Any:
             Problem(f"{key}.{name}", "is not known", data[name], did_you_mean(name, known)) for name in unknown
         ]
         return None
+    failed = {problem.key for problem in problems}
     wrong = [
         Problem(f"{key}.{name}", f"expected {words}", data[name])
         for name, (holds, words) in _FIELDS[kind].items()
-        if name in data and not holds(data[name])
+        if name in data and not holds(data[name]) and not any(each.startswith(f"{key}.{name}") for each in failed)
     ]
     if wrong:
         problems += wrong
