@@ -26,7 +26,7 @@ from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import count_horizon, set_up_data
 from lrflow.training.regroup import regroup
 from lrflow.training.resume import Resumed
-from lrflow.training.trainer import SHORT_RUN_DONE, Trainer, build_trainer, validate_every
+from lrflow.training.trainer import SHORT_RUN_DONE, Trainer, build_trainer, check_launched, validate_every
 
 NEVER = 10**9  # epochs between two validations
 
@@ -63,6 +63,7 @@ def short_fit(
     """
     pl.seed_everything(seed, verbose=False)
     trainer = build_trainer(assemble.lightning_options(config), folder, [], config.trainer.log_every)
+    check_launched(trainer)
     trainer.run_for(Horizon(steps))
     if val_every is None:
         trainer.check_val_every_n_epoch = NEVER
@@ -117,6 +118,7 @@ def short_plan(config: Config, groups: Sequence[Group], lr: float, whole: Horizo
 def whole_horizon(config: Config, folder: Path) -> Horizon:
     """Return the length of the whole run, counted from the batches of its data."""
     trainer = build_trainer(assemble.lightning_options(config), folder, [], config.trainer.log_every)
+    check_launched(trainer)
     return count_horizon(config, set_up_data(assemble.build_data(config), trainer, config.seed), trainer.world_size)
 
 

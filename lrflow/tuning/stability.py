@@ -33,7 +33,7 @@ from lrflow.training.curvature import (
     module_loss,
 )
 from lrflow.training.loaders import set_up_data
-from lrflow.training.trainer import build_trainer
+from lrflow.training.trainer import build_trainer, check_launched
 
 ABOVE_BOUND = "steps along the sharpest direction grow until the curvature decreases"
 
@@ -58,6 +58,7 @@ def find_ceiling(
         LrflowError: the loss has no finite curvature, or cannot be differentiated twice.
     """
     trainer = build_trainer(assemble.lightning_options(config), folder, [], config.trainer.log_every)
+    check_launched(trainer)
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
     pl.seed_everything(config.seed, verbose=False)
