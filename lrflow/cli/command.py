@@ -16,7 +16,7 @@ import lrflow
 from lrflow import stops
 from lrflow.cli.arguments import Arguments, parse, with_earlier_sweep
 from lrflow.cli.jobs import run_job
-from lrflow.cli.streams import discard_unwritable, flush, open_streams
+from lrflow.cli.streams import discard_unwritable, open_streams, put
 from lrflow.errors import ConfigError, EndedEarlyError, LrflowError, Problem, SignalReceived, StoppedError
 from lrflow.memory import garbage_collection
 from lrflow.output import redacted_output
@@ -59,7 +59,7 @@ def _reported(words: Sequence[str] | None) -> int:
     try:
         with stops.handled(raising=_started_by_a_run() is None):
             exit_code = _main(list(sys.argv[1:]), True) if words is None else _main(list(words))
-            flush(sys.stdout)
+            put(sys.stdout)
             return exit_code
     except BrokenPipeError:  # as in `lrflow --help | head`
         from lrflow.display import discard_output
@@ -341,6 +341,6 @@ def show_config(found: DictConfig, args: Arguments, resolve: bool) -> None:
             raise ConfigError([Problem("--package", "not a key of the config", args.package)])
     if OmegaConf.is_config(part):  # keys and values are masked before YAML breaks their lines and escapes them
         found = OmegaConf.create(redact(OmegaConf.to_container(part)))
-        sys.stdout.write(OmegaConf.to_yaml(found))
+        put(sys.stdout, OmegaConf.to_yaml(found))
     else:
-        sys.stdout.write(f"{MASK if is_secret_name(args.package or '') else part}\n")
+        put(sys.stdout, f"{MASK if is_secret_name(args.package or '') else part}\n")

@@ -29,14 +29,15 @@ def open_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
-def flush(stream: TextIO) -> None:
-    """Flush a stream.
+def put(stream: TextIO, text: str = "") -> None:
+    """Write a text to a stream, and flush it.
 
     Raises:
         BrokenPipeError: its reader is gone.
         LrflowError: it cannot be written to, such as a file on a full disk.
     """
     try:
+        stream.write(text)
         stream.flush()
     except BrokenPipeError:
         raise

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lrflow.cli import main
-from lrflow.cli.streams import flush
+from lrflow.cli.streams import put
 from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError
 
@@ -63,7 +63,7 @@ def test_a_console_on_a_full_disk_ends_no_run(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_stream_that_cannot_be_flushed(tmp_path: Path) -> None:
     with pytest.raises(LrflowError, match="No space left on device"):
-        flush(Full(0))  # type: ignore[arg-type]
+        put(Full(0), "x")  # type: ignore[arg-type]
 
 
 def test_a_folder_that_was_deleted(
