@@ -213,12 +213,18 @@ def problem_of(
 def dotted(location: Iterable[str | int]) -> str:
     """Return a location of pydantic as a dotted key, without tags of unions such as `<rules>`."""
     key = ""
-    for part in location:
-        if isinstance(part, int):
-            key += f"[{part}]"
-        elif not part.startswith("<"):
-            key += f".{part}" if key else part
+    for part in untagged(location):
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
     return key
+
+
+_TAG = re.compile(r"<[a-z]+>")
+
+
+def untagged(location: Iterable[str | int]) -> list[str | int]:
+    """Return a location of pydantic without the tags of unions, such as `<rules>`, which are never its first part."""
+    parts = list(location)
+    return [part for at, part in enumerate(parts) if not (at and isinstance(part, str) and _TAG.fullmatch(part))]
 
 
 def _missing(key: str, content: Mapping[str, Any], groups: Collection[str]) -> Problem:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lrflow.config.checks import check_config
 from lrflow.config.config import Config
-from lrflow.config.diagnostics import problem_of
+from lrflow.config.diagnostics import problem_of, untagged
 from lrflow.config.find_schema import RangeFind
 from lrflow.config.interpolation import leaves, resolve, resolve_hydra_and_now
 from lrflow.config.metrics import check_modes, directions_of, fill_modes
@@ -101,7 +101,7 @@ def _typed(content: dict[str, Any], failed: Collection[str]) -> tuple[Config | N
     problems = [problem_of(details, content, Config, Config.groups) for details in errors]
     sound = copy.deepcopy(content)
     for details in errors:
-        _drop(sound, [part for part in details["loc"] if not str(part).startswith("<")])
+        _drop(sound, untagged(details["loc"]))
     if isinstance(optimizer := sound.get("optimizer"), dict):
         optimizer.setdefault("lr", 1.0)  # the only key without a default; no check depends on it
     try:
