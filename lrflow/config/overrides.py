@@ -271,7 +271,9 @@ def _unreadable(override: Override, catalogue: Catalogue) -> Problem | None:
         return Problem(override.text, "expected key=value", ..., hint)
     key, value = override.key, override.given
     if not is_writable(override.text):
-        return Problem(key, "holds NUL, or bytes that are no text in UTF-8", value)
+        return Problem(
+            key, "holds NUL, or bytes that are no text in UTF-8", value, "use a UTF-8 locale, such as LC_ALL=C.UTF-8"
+        )
     if key.strip():
         try:
             if override.parsed is not None:
