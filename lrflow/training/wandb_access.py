@@ -39,6 +39,8 @@ def resolve_mode(wanted: str, folder: Path) -> str:
     Raises:
         ConfigError: WANDB_MODE is no mode, or there is no key and nobody who could be asked for one.
     """
+    if os.environ.get("WANDB_MODE") == "":
+        del os.environ["WANDB_MODE"]  # W&B (0.31) takes the empty text for a mode and raises
     given = os.environ.get("WANDB_MODE", "") if wanted == "auto" else ""
     if given and given not in _MODES:
         raise ConfigError([Problem("WANDB_MODE", f"expected {', '.join(_MODES)}", given, did_you_mean(given, _MODES))])

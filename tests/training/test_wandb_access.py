@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,7 @@ def refused() -> str:
     ("wanted", "variables", "mode"),
     [
         ("auto", {}, "offline"),
+        ("auto", {"WANDB_MODE": ""}, "offline"),
         ("auto", {"WANDB_MODE": "disabled"}, "disabled"),
         ("auto", {"WANDB_MODE": "dryrun"}, "offline"),
         ("auto", {"WANDB_API_KEY": "k"}, "online"),
@@ -54,6 +56,7 @@ def test_the_mode(
     for name, value in {**variables, "WANDB_BASE_URL": server}.items():
         monkeypatch.setenv(name, value)
     assert resolve_mode(wanted, tmp_path) == mode
+    assert os.environ.get("WANDB_MODE") != ""
 
 
 def test_a_key_of_the_users_netrc_counts(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
