@@ -256,12 +256,13 @@ class Trials:
         None: its run has finished, or died too often; the outcome is recorded.
         """
         folder = RunFolder(self._folder / str(dead.number))
-        if not dead.params and (values := self._values_in(dead.number)):
+        lost = "overrides" not in dead.user_attrs  # it was never launched, or the journal has lost its end
+        if lost and (values := self._values_in(dead.number)):
             self._study._storage.set_trial_system_attr(dead._trial_id, "fixed_params", values)
         trial = optuna.Trial(self._study, dead._trial_id)
         outcome = Outcome.from_summary(folder.read_summary(), folder.path)
         if outcome and outcome.status != "stopped":
-            if not dead.params:  # lost from the end of the journal
+            if lost:
                 self._ready(trial)
             self._record(trial, outcome)
             return None
@@ -271,7 +272,7 @@ class Trials:
         cause = dead.user_attrs.get("death", "its process died")
         before = dead.user_attrs.get("deaths", 0) if name == dead.user_attrs.get("checkpoint") else 0
         deaths = before + (outcome is None)
-        if "overrides" in dead.user_attrs:  # else the trial was never launched
+        if not lost:
             trial.set_user_attr("deaths", deaths)
             trial.set_user_attr("checkpoint", name)
             if deaths > self._settings.retries:

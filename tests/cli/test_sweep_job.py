@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ODD = """
-import os, signal, time
+import inspect, os, signal, time
+from pathlib import Path
 from torch import nn
 
 class Odd(nn.Module):
@@ -27,6 +28,9 @@ class Odd(nn.Module):
         if self.how == 3:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(600)
+        if self.how == 4 and not Path("died").exists() and any("test_step" in f.function for f in inspect.stack()):
+            Path("died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         return self.net(x)
 """
 SHORT = ["trainer.max_epochs=2", "trainer.checkpoint.every=5 steps", "trainer.log_every=1", "output=out"]
@@ -52,12 +56,19 @@ def test_a_job_that_dies_is_a_failed_one_and_the_others_go_on(odd: list[str], lr
 
 
 def test_a_trial_that_hangs_is_ended_and_one_that_dies_is_retried(odd: list[str], lrflow, tmp_path: Path) -> None:
-    done = lrflow(*odd, "model.how=3,1,0", "sweep.timeout=15 s", "sweep.retries=1")
+    done = lrflow(*odd, "model.how=3,1,0,4", "sweep.timeout=15 s", "sweep.retries=1")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert statuses(tmp_path) == {"0": "failed", "1": "failed", "2": "finished"}
+    assert statuses(tmp_path) == {"0": "failed", "1": "failed", "2": "finished", "3": "finished"}
     assert "took longer than sweep.timeout=15 s" in done.stdout
     assert "trial 1: its process ended by itself, with the exit code 0; it is run again" in done.stdout
     assert "its process died more than 1 time: its process ended by itself" in done.stdout
+    # The last one died in its test, after its last checkpoint: only its end was run again.
+    assert (
+        "trial 3: its process was killed by SIGKILL; the system does this if memory runs out; it is run" in done.stdout
+    )
+    (other, last) = ([*csv.DictReader(path.open())] for path in sorted(tmp_path.glob("*/sweeps/*/[23]/metrics.csv")))
+    assert [row["step"] for row in last] == [row["step"] for row in other]
+    assert last[-1]["test/loss"] == other[-1]["test/loss"]
     # The command that is printed last can be pasted into a shell, even if the folder's name has commas and quotes.
     line = next(line for line in done.stdout.splitlines() if line.startswith("run the best again: "))
     words = shlex.split(line.partition(": ")[2])

@@ -116,13 +116,15 @@ def test_repairs_a_broken_end_and_keeps_a_backup(tail: bytes, tmp_path: Path) ->
     assert repair_journal(path) is None
 
 
-def test_rejects_a_journal_broken_in_the_middle(tmp_path: Path) -> None:
+def test_cuts_a_journal_that_is_broken_in_the_middle(tmp_path: Path) -> None:
     path = tmp_path / JOURNAL
     draw(path, "random", 2)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], b"\x00\n", *lines[1:]]))
-    with pytest.raises(LrflowError, match="line 2 is broken"):
-        repair_journal(path)
+    message = repair_journal(path)
+    assert message
+    assert f"removed {len(lines)} lines from the first broken one on; the original file is" in message
+    assert path.read_bytes() == lines[0]
 
 
 def test_a_failed_write_leaves_complete_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,13 +85,11 @@ def test_finished_trials_are_read_from_their_folders(kept: Any, swept: str, tmp_
     assert [outcome.metrics["val/loss"] for outcome in outcomes] == [number / 8 for number in range(6)]
     trials = sweep.trials.all()
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 6
-    assert [trial.params for trial in trials[:5]] == [
-        {
-            name: pytest.approx(float(f"{value:.6g}")) if isinstance(value, float) else value
-            for name, value in t.params.items()
+    for trial, same in zip(trials, known, strict=False):
+        assert trial.params == {
+            name: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+            for name, value in same.params.items()
         }
-        for t in known
-    ]
 
 
 def test_many_sweeps_create_one_database_at_once(tmp_path: Path) -> None:
