@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lrflow.redaction import redactor
+from lrflow.redaction import redactor, without_named
 
 
 @contextmanager
@@ -110,7 +110,8 @@ def redact_messages_of_wandb() -> None:
         await send(client, request)
 
     send_redacted.redacts = True  # type: ignore[attr-defined]
-    ServiceClient._send_server_request = send_redacted  # type: ignore[method-assign]
+    replacement: Any = send_redacted
+    ServiceClient._send_server_request = replacement  # type: ignore[method-assign]
 
 
 _OF_SETTINGS = ("_args", "git_remote_url", "program", "program_abspath", "program_relpath", "run_name", "run_notes")
@@ -149,10 +150,7 @@ def redact_message(message: Any, only: Iterable[str] | None = None) -> None:
 
 
 def _in_json(text: str) -> str:
-    """Return a text in JSON with secrets masked; numbers stay."""
+    """Return a text in JSON with secrets masked in its keys and texts; its numbers stay."""
     if '"' not in text:  # most rows of metrics hold only numbers
         return text
-    try:
-        return json.dumps(redactor.data(json.loads(text)))
-    except ValueError:
-        return redactor.text(text)
+    return re.sub(r'"(?:[^"\\]|\\.)*"', lambda found: redactor.text(found[0]), without_named(text))

@@ -74,6 +74,11 @@ class Net(nn.Module):
     def forward(self, inputs):
         if self.training and self.given:
             print(self.given, json.dumps(repr(self.given)))
+            if (run := getattr(sys.modules.get("wandb"), "run", None)) is not None:
+                run.config.update({"given": self.given.others, self.given.password: repr(self.given)})
+                run.summary["given"] = repr(self.given)
+                run.log({"text": ascii(self.given)})
+                run.notes = str(self.given)
             self.given = None
         return self.layers(inputs)
 '''
