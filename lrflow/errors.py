@@ -143,6 +143,12 @@ class ConfigError(LrflowError):
         return ConfigError, (self.problems,)
 
 
+def shortened(cell: str, most: int = 24) -> str:
+    """Return the start of a text from a user's file, for a message: the file may hold what nobody should see."""
+    line = "".join(sign if sign.isprintable() else " " for sign in cell[: most + 1])
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
 LISTED = 50  # maximum number of names that a hint lists
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -150,9 +150,9 @@ def with_earlier_sweep(overrides: Sequence[Override]) -> tuple[list[Override], b
         if settings:
             message = "this sweep was started without settings of a search, and is resumed without"
             raise ConfigError(Problem(f"sweep.{o.key[14:]}", message, o.value, "leave it out") for o in settings)
-        own = (*own, "hydra/sweeper", "hydra.mode")
-    before = [Override.read(text) for text in of_grid or read_record(folder)["overrides"]]
-    kept = [override for override in before if override.key not in typed and override.key not in own]
+        own = (*own, "hydra/sweeper")
+    before = [replace(Override.read(text), saved=True) for text in of_grid or read_record(folder)["overrides"]]
+    kept = [one for one in before if one.key not in typed and one.key not in (*own, "hydra.mode")]  # -m sets the mode
     rest = [override for override in overrides if override.key not in own]
     named = ("hydra.sweep.dir",) if of_grid is not None else own[:2]
     return [*kept, *rest, *(Override.path(key, folder) for key in named)], of_grid is not None

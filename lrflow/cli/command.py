@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -107,7 +108,7 @@ def _main(words: list[str], owns_process: bool = False) -> int:
             _run_hydra(args, args.overrides)
         return 0
     if args.shell_completion or args.hydra_help:
-        return _run_hydra(args, args.overrides)
+        return _run_hydra(args, args.overrides if args.shell_completion else ())  # the help does not depend on them
     return _check_and_run(args)
 
 
@@ -148,9 +149,11 @@ def _check_and_run_settled(args: Arguments, typed: Sequence[Override], catalogue
     with composer(args.config_dir, catalogue) as composing:
         try:
             found, config = checked(overrides, composing)
-        except ConfigError:
+        except ConfigError as error:
             if args.cfg and composing.found is not None and not overrides.problems:
                 show_config(composing.found.content, args, resolve=False)
+            if composing.found is not None and composing.found.earlier is not None:
+                raise _asking_for_trust(error, args) from None
             raise  # after the invalid config was printed
         if args.cfg:
             show_config(found.content, args, resolve=args.resolve)
@@ -158,6 +161,22 @@ def _check_and_run_settled(args: Arguments, typed: Sequence[Override], catalogue
         if not args.info:
             return _run_single(found, config, lambda problems: composing.place(problems, overrides.ready))
     return _run_hydra(args, overrides.texts)
+
+
+def _asking_for_trust(error: ConfigError, args: Arguments) -> ConfigError:
+    """Return the error with the whole command as the hint for code of a saved run that is not trusted.
+
+    The run's folder cannot say that its code is trusted; the user says it each time.
+    """
+    from lrflow.config.targets import UntrustedProblem
+
+    packages = {problem.package: None for problem in error.problems if isinstance(problem, UntrustedProblem)}
+    if not packages:
+        return error
+    folder = ["--config-dir", str(args.config_dir)] if args.config_dir else []
+    words = [*folder, *args.overrides, f"trust={','.join([*args.trust, *packages])}"]
+    hint = f"if you trust the code of this run: python -m lrflow {shlex.join(words)}"
+    return ConfigError(replace(p, hint=hint) if isinstance(p, UntrustedProblem) else p for p in error.problems)
 
 
 def _require_multirun(typed: Sequence[str]) -> None:

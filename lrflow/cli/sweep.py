@@ -19,7 +19,7 @@ from rich.text import Text
 
 from lrflow.cli.errors import SweepError, console
 from lrflow.config import Config
-from lrflow.config.composition import COMPOSITION_ERRORS, Composer, checked, composer
+from lrflow.config.composition import COMPOSITION_ERRORS, Composer, check_sweep_itself, checked, composer
 from lrflow.config.hydra_section import check_sweeper
 from lrflow.config.metrics import guessed_modes
 from lrflow.config.options import Catalogue
@@ -96,11 +96,15 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
     guessed: dict[str, None] = {}
     kept = CheckedJobs([])
     with composer(config_dir, catalogue) as composing:
-        jobs = _jobs_to_check(overrides, composing)
+        wrong = check_sweep_itself(overrides, composing)
+        try:
+            jobs = _jobs_to_check(overrides, composing)
+        except ConfigError as error:
+            raise ConfigError({repr(one): one for one in (*wrong, *error.problems)}.values()) from None
         for number, job in enumerate(jobs):
             try:
                 ready = read_overrides(job, catalogue)
-                found, config = checked(ready, composing)
+                found, config = checked(ready, composing, overrides.ready)
                 if str(found.content.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
                     kept.add(ready.ready, config)  # other sweepers choose the values of their jobs
                 guessed |= dict.fromkeys(guessed_modes(config.directions))
@@ -108,6 +112,9 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
                 for problem in error.problems:
                     problems[repr(problem)] = problem
                     holders.setdefault(repr(problem), []).append(number)
+        for problem in composing.place(wrong, overrides.ready):
+            problems.setdefault(repr(problem), problem)
+            holders.setdefault(repr(problem), list(range(len(jobs))))
     holding = Counter(override for job in jobs for override in job)
     kept.labels = [" ".join(override.typed for override in job if holding[override] < len(jobs)) for job in jobs]
     if problems:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +30,10 @@ from lrflow.config.hydra_section import check_hydra, nearest_setting
 from lrflow.config.interpolation import DEEPEST
 from lrflow.config.options import FAST, Catalogue, recipes
 from lrflow.config.origins import READ_ERRORS, Source, is_of_digits, line_with, place, short_path, touches, yaml_problem
-from lrflow.config.overrides import Override, Overrides, expand, read_overrides
+from lrflow.config.overrides import Override, Overrides, expand, read_overrides, typed_keys
 from lrflow.config.packages import LAUNCHERS, missing_package
 from lrflow.config.saved import Composed, completed, earlier_run, of_this_run, pinned
+from lrflow.config.written_paths import check_written_paths
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.files import is_folder
 
@@ -92,6 +93,10 @@ class Composer:
         asked = [override.text for override in overrides if earlier is None or of_this_run(override)]
         content = hydra.compose(ROOT, [*_search_path(self.config_dir), *asked], return_hydra_config=True)
         return completed(content, content.hydra, overrides, earlier, self.catalogue)
+
+    def texts(self, overrides: Sequence[Override]) -> list[str]:
+        """Return overrides as Hydra gets them, with the one for the search path."""
+        return [*_search_path(self.config_dir), *(override.text for override in overrides)]
 
     def place(self, problems: Sequence[Problem], overrides: Sequence[Override]) -> list[Problem]:
         """Return the problems with the file and line of their values; `overrides` are those of the last composition."""
@@ -216,8 +221,15 @@ def share_store() -> None:
     type(ConfigStore.instance()).__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
 
 
-def checked(overrides: Overrides, composing: Composer) -> tuple[Composed, Config]:
+def checked(
+    overrides: Overrides, composing: Composer, typed: Iterable[Override] | None = None
+) -> tuple[Composed, Config]:
     """Return the composed and the checked config of one job.
+
+    Args:
+        overrides: of the job.
+        composing: composes it.
+        typed: overrides of the command line, if some of the job's come from the file of a sweep; None: all are typed.
 
     Raises:
         ConfigError: every problem of its overrides and of the composed config.
@@ -227,8 +239,11 @@ def checked(overrides: Overrides, composing: Composer) -> tuple[Composed, Config
     composing.found = None
     try:
         found = composing(ready)
-        problems += check_hydra(found.content.hydra)
+        given = list(ready if typed is None else typed)
+        keys = typed_keys(given)
+        problems += check_hydra(found.content, keys, composing.texts(ready))
         config = found.config()
+        problems += check_written_paths(config, keys, _named(found, given))
         if not problems and not overrides.problems:
             return found, config
     except ConfigError as error:
@@ -250,6 +265,27 @@ def _unread(error: Exception, catalogue: Catalogue) -> list[Problem]:
     return check_own_options(catalogue) if catalogue.has_own else []  # Hydra asserts the form of files
 
 
+def check_sweep_itself(overrides: Overrides, composing: Composer) -> list[Problem]:
+    """Return the problems of Hydra's section as a sweep starts with it; the sections of its jobs may differ from it.
+
+    Args:
+        overrides: of the command line, some with several values per key.
+        composing: has a search path for the options.
+    """
+    texts = composing.texts(overrides.ready)
+    try:
+        found = GlobalHydra.instance().config_loader().load_configuration(ROOT, texts, RunMode.MULTIRUN)
+    except COMPOSITION_ERRORS:  # its jobs cannot be composed either, and report it
+        return []
+    return check_hydra(found, typed_keys(overrides.ready), texts)
+
+
+def _named(found: Composed, typed: Iterable[Override]) -> list[Path]:
+    """Return the folders of earlier runs and sweeps that the command line names."""
+    folders = [Path(override.plain) for override in typed if override.key == "hydra.sweep.dir" and not override.saved]
+    return folders if found.earlier is None else [*folders, found.earlier.parent]
+
+
 def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
     """Translate an error of Hydra or of the YAML parser into a problem of the command line."""
     if problem := yaml_problem(error):
@@ -266,6 +302,10 @@ def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
             return missing_package(LAUNCHERS[option], group, option)
         options = list(error.options or catalogue.options(group))
         return Problem(group or "defaults", "there is no such option", option, did_you_mean(option, options))
+    if "Overriding hydra.searchpath" in str(error):
+        return Problem(
+            "hydra.searchpath", "a file may not set it", hint="--config-dir gives a folder with more options"
+        )
     if found := re.search(r"Could not override '(hydra[^']*)'", str(error)):
         if hint := nearest_setting(found.group(1)):
             return Problem(found.group(1).replace("hydra.sweeper.", "sweep.", 1), "there is no such key", hint=hint)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from pydantic import ValidationError
 
 from lrflow.config.diagnostics import dotted
-from lrflow.config.interpolation import leaves
-from lrflow.config.packages import missing_package, trusted
+from lrflow.config.hydra_logging import check_logging
+from lrflow.config.interpolation import text_of
+from lrflow.config.launchers import VECTORIZED, check_built, check_settings
+from lrflow.config.origins import is_typed
+from lrflow.config.packages import missing_package
 from lrflow.config.secrets import find_secrets
-from lrflow.config.sweep import TARGET, Pruning, Sweep
-from lrflow.errors import Problem, did_you_mean, nearest
+from lrflow.config.sweep import TARGET, Pruning, Sweep, is_storage
+from lrflow.config.written_paths import path_problem, stays_below, stays_inside
+from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.metric import is_test
 from lrflow.redaction import without_password
 
@@ -93,34 +98,174 @@ def _problem(details: Any) -> Problem:
     return Problem(f"sweep.{name}", details["msg"][:1].lower() + details["msg"][1:], details["input"], hint)
 
 
-VECTORIZED = "hydra_plugins.lrflow_vectorized.launcher.VectorizedLauncher"
-_PLUGIN = re.compile(r"(hydra\._internal\.core_plugins|hydra_plugins)(\.\w+)+\.[A-Z]\w*")
 _ENVIRONMENT = re.compile(r"LRFLOW_.*|PYTHON.*|LD_.*|DYLD_.*|HYDRA_.*|PATH", re.IGNORECASE)
-_LOG_CLASSES = ("logging.StreamHandler", "logging.Formatter", "colorlog.ColoredFormatter")
-_LOG_FILE = "${hydra.runtime.output_dir}/"
+ENVIRONMENT = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "TOKENIZERS_PARALLELISM",
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF", "NCCL_DEBUG", "NCCL_P2P_DISABLE", "NCCL_IB_DISABLE", "NCCL_SHM_DISABLE",
+)  # fmt: skip
+"""Environment variables that a file may set or copy; the command line may set most others."""
+
+_RUNTIME = (("job", "num"), ("job", "id"), ("runtime", "output_dir"))
+"""Keys that Hydra fills in when a job starts."""
+
+_COMPOSED = ("overrides.", "runtime.", "job.override_dirname")
+"""Keys that Hydra fills in when it composes a config."""
+
+_FOLDERS = (("run", "dir"), ("sweep", "dir"), ("sweep", "subdir"))
 
 
-def check_hydra(node: DictConfig) -> list[Problem]:
-    """Check Hydra's own section: it may build only plugins, log only to terminal and run folder, and set few variables.
+def check_hydra(
+    config: DictConfig, typed: Collection[str] = (), composed_of: Collection[str] | None = None
+) -> list[Problem]:
+    """Check Hydra's own section: known keys with values of known types, and from a file nothing that runs or escapes.
+
+    Its values are checked after resolution. Whoever gives them, Hydra builds only its plugins and what the user
+    trusts, and logs only to terminal and run folder. A file, as opposed to the command line, may also not set
+    callbacks, most environment variables, the working directory, commands, servers, or paths outside the working
+    directory.
 
     Args:
-        node: `hydra` of a composed config.
+        config: whole composed config, with the section `hydra`.
+        typed: keys that the command line sets.
+        composed_of: overrides that it was composed of; None: they are not compared.
     """
-    content: Any = OmegaConf.to_container(node, resolve=False)
-    problems = [*_built(content), *_logging(content)]
-    for name in content["job"]["env_set"]:
-        if _ENVIRONMENT.fullmatch(str(name)):
-            problems.append(Problem(f"hydra.job.env_set.{name}", "a config may not set this environment variable"))
+    written: Any = OmegaConf.to_container(config.hydra, resolve=False)
+    problems = [*_filled_in(written, composed_of), *find_secrets({"hydra": written})]
+    with _started(config.hydra):
+        content = _resolved(written, "hydra", config, problems)
+        if not problems:
+            problems += _check(content, written, config, typed)
+    return problems
+
+
+def _check(content: Any, written: Any, config: DictConfig, typed: Collection[str]) -> Iterator[Problem]:
+    """Yield the problems of the resolved section."""
+
+    def from_command_line(key: str) -> bool:
+        return is_typed(key, typed)
+
+    def resolve(text: str) -> Any:
+        return text_of("hydra", text, config)
+
+    yield from check_built(content, from_command_line)
+    for group in ("job_logging", "hydra_logging"):
+        yield from check_logging(content[group], written[group], f"hydra.{group}", from_command_line)
+    yield from _job(content["job"], from_command_line)
+    for above, name in _FOLDERS:
+        key = f"hydra.{above}.{name}"
+        if not from_command_line(key) and not stays_below(str(written[above][name]), resolve):
+            yield path_problem(key, written[above][name])
+    subdir = content["output_subdir"]
+    if subdir is not None and not from_command_line("hydra.output_subdir") and not re.fullmatch(r"\.hydra\w*", subdir):
+        yield Problem("hydra.output_subdir", "a file may give only .hydra or null", subdir)
     if content["mode"] is not None:
-        problems.append(Problem("hydra.mode", "cannot be set; -m starts a sweep", node.mode.name))
-    if content["sweeper"].get("params") and str(content["sweeper"]["_target_"]).endswith(".BasicSweeper"):
+        yield Problem("hydra.mode", "cannot be set; -m starts a sweep", config.hydra.mode.name)
+    verbose = content["verbose"]
+    if not (isinstance(verbose, bool | str) or (isinstance(verbose, list) and all(map(_is_name, verbose)))):
+        yield Problem("hydra.verbose", "expected true, false, or names of loggers", verbose)
+    for group in ("launcher", "sweeper"):
+        if not isinstance(content[group], dict) or not isinstance(content[group].get("_target_"), str):
+            yield Problem(f"hydra.{group}", "expected one of its options", content[group])
+            return
+    launcher, sweeper = content["launcher"], content["sweeper"]
+    if launcher["_target_"] == VECTORIZED:
+        yield from _check_vectorized(launcher)
+    else:
+        yield from check_settings("launcher", launcher, written["launcher"], from_command_line, resolve)
+    if sweeper["_target_"] == TARGET:
+        yield from _lrflow_sweeper(sweeper, written["sweeper"], from_command_line)
+        return
+    if sweeper.get("params") and str(sweeper["_target_"]).endswith(".BasicSweeper"):
         message = "give the swept values on the command line, such as optimizer.lr=0.1,0.01"
-        problems.append(Problem("hydra.sweeper.params", message, content["sweeper"]["params"]))
-    if content["sweeper"]["_target_"] == TARGET:
-        problems += check_sweeper(content["sweeper"])
-    if content["launcher"]["_target_"] == VECTORIZED:
-        problems += _check_vectorized(content["launcher"])
-    return [*problems, *find_secrets({"hydra": content})]
+        yield Problem("hydra.sweeper.params", message, sweeper["params"])
+    yield from check_settings("sweeper", sweeper, written["sweeper"], from_command_line, resolve)
+
+
+def _filled_in(written: Any, composed_of: Collection[str] | None) -> Iterator[Problem]:
+    """Yield a problem for each value that Hydra itself sets and a file has set."""
+    for above, name in _RUNTIME:
+        if written[above][name] != "???":
+            yield Problem(f"hydra.{above}.{name}", "only Hydra sets this", written[above][name], "leave it out")
+    for kind in ("hydra", "task"):
+        for text in written["overrides"][kind]:
+            if composed_of is not None and text not in composed_of:
+                yield Problem(f"hydra.overrides.{kind}", "only the command line gives overrides", text, "leave it out")
+
+
+@contextmanager
+def _started(node: DictConfig) -> Iterator[None]:
+    """Give the keys that Hydra fills in when a job starts a value within the block, so that others can be resolved."""
+    samples = {("job", "num"): 0, ("job", "id"): "0", ("runtime", "output_dir"): "output"}
+    with flag_override(node, ["readonly", "struct"], False):
+        before = {place: node[place[0]]._get_node(place[1])._value() for place in _RUNTIME}
+        for (above, name), value in samples.items():
+            node[above][name] = value
+        try:
+            yield
+        finally:
+            for (above, name), value in before.items():
+                node[above][name] = value
+
+
+def _resolved(value: Any, key: str, config: DictConfig, problems: list[Problem]) -> Any:
+    """Return a part of the section with its interpolations replaced; their problems are added to `problems`."""
+    if isinstance(value, dict):
+        return {name: _resolved(item, f"{key}.{name}", config, problems) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_resolved(item, f"{key}[{index}]", config, problems) for index, item in enumerate(value)]
+    if not isinstance(value, str) or "${" not in value or key.removeprefix("hydra.").startswith(_COMPOSED):
+        return value
+    try:
+        return text_of(key, value, config)
+    except ConfigError as error:
+        problems += error.problems
+        return None
+
+
+def _job(job: Any, is_typed: Callable[[str], bool]) -> Iterator[Problem]:
+    """Yield a problem for each setting of `hydra.job` that a config, or a file, may not give."""
+    copied = set(job["env_copy"]) if is_typed("hydra.job.env_copy") else set()
+    for name, value in job["env_set"].items():
+        key = f"hydra.job.env_set.{name}"
+        if _ENVIRONMENT.fullmatch(str(name)):
+            yield Problem(key, "a config may not set this environment variable", value)
+        elif name not in ENVIRONMENT and name not in copied and not is_typed(key):
+            yield Problem(key, "a file may not set this environment variable", value, "give it on the command line")
+        elif not str(value).isprintable():
+            yield Problem(key, "expected a text of one line", value)
+    if job["chdir"] and not is_typed("hydra.job.chdir"):
+        yield Problem(
+            "hydra.job.chdir", "a file may not change the working directory", True, "give it on the command line"
+        )
+    if not is_typed("hydra.job.name") and not re.fullmatch(r"\w[\w.+=,@ -]*", str(job["name"])):
+        yield Problem("hydra.job.name", "expected letters, digits, spaces and . , _ - + = @", job["name"])
+
+
+def _lrflow_sweeper(sweeper: Any, written: Any, is_typed: Callable[[str], bool]) -> Iterator[Problem]:
+    """Yield a problem for each wrong setting of lrflow's sweeper, and for each that only the command line may give."""
+    if _is_open(written["storage"]):  # from a variable it may hold a password
+        yield from check_sweeper({**sweeper, "storage": "journal"})
+        if not is_storage(sweeper["storage"]):
+            yield Problem("sweep.storage", "expected memory, journal or the URL of a database", written["storage"])
+    else:
+        yield from check_sweeper(sweeper)
+    if sweeper["resume"] is not None and not is_typed("hydra.sweeper.resume"):
+        yield Problem("sweep.resume", "a file may not resume a sweep", sweeper["resume"], "give it on the command line")
+    storage = str(written["storage"])
+    if is_typed("hydra.sweeper.storage") or storage in ("journal", "memory") or _FROM_ENVIRONMENT.fullmatch(storage):
+        return
+    path = re.fullmatch(r"sqlite:///([^?#]+)", str(sweeper["storage"]))
+    if not path or not stays_inside(path[1]):
+        hint = "sqlite:///NAME.db, or sweep.storage=... on the command line; ${oc.env:NAME} takes it from a variable"
+        yield Problem("sweep.storage", "a file may not give a server or another folder", storage, hint)
+
+
+_FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*\w+\s*\}")
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _check_vectorized(launcher: Any) -> Iterator[Problem]:
@@ -130,25 +275,5 @@ def _check_vectorized(launcher: Any) -> Iterator[Problem]:
         yield Problem("hydra.launcher.size", "expected a whole number of at least 2: jobs that train together", size)
     if not isinstance(measure, bool):
         yield Problem("hydra.launcher.measure", "expected true or false", measure)
-
-
-def _built(content: Any) -> Iterator[Problem]:
-    """Yield a problem for each target that is neither a plugin of Hydra nor in a trusted package."""
-    for key, value in leaves(content):
-        if key.rpartition(".")[2] != "_target_":
-            continue
-        plugin = _PLUGIN.fullmatch(str(value)) and key in ("launcher._target_", "sweeper._target_")
-        if not plugin and not any(str(value).startswith(f"{package}.") for package in trusted()):
-            yield Problem(f"hydra.{key}", "a config may not have Hydra build this", value)
-
-
-def _logging(content: Any) -> Iterator[Problem]:
-    """Yield a problem for each handler and formatter that does not just write to the terminal or the run folder."""
-    for group in ("job_logging", "hydra_logging"):
-        for part in ("handlers", "formatters", "filters"):
-            for name, settings in (content[group].get(part) or {}).items():
-                target = settings.get("class", settings.get("()", _LOG_CLASSES[0]))
-                path = str(settings.get("filename", ""))
-                into_folder = target == "logging.FileHandler" and path.startswith(_LOG_FILE) and ".." not in path
-                if target not in _LOG_CLASSES and not into_folder:
-                    yield Problem(f"hydra.{group}.{part}.{name}", "a config may not log this way", settings)
+    for name in launcher.keys() - {"_target_", "size", "measure"}:
+        yield Problem(f"hydra.launcher.{name}", "there is no such key", launcher[name])

@@ -145,3 +145,13 @@ def covers(key: str, other: str) -> bool:
 def touches(key: str, others: Iterable[str]) -> bool:
     """Return whether a key equals one of the others, or lies above or below one."""
     return any(covers(key, other) or covers(other, key) for other in others)
+
+
+def is_typed(key: str, typed: Iterable[str]) -> bool:
+    """Return whether the command line gives the value of a key; a recipe, an option or a run folder gives any other.
+
+    Args:
+        key: dotted key.
+        typed: result of `overrides.typed_keys`.
+    """
+    return any(covers(one, key) for one in typed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -37,11 +37,13 @@ class Override:
         key: `optimizer.lr`, or a group: `optimizer`.
         value: text after the `=`; None if there is no `=`.
         sign: prefix of the key: empty, `+`, `++` or `~`.
+        saved: it was read from the folder of a sweep, and not typed.
     """
 
     key: str
     value: str | None
     sign: str = ""
+    saved: bool = False
 
     @classmethod
     def read(cls, text: str) -> Override:
@@ -235,6 +237,31 @@ def _written_out(override: Override) -> Override:
     elif key.startswith("sweep."):
         key = f"hydra.sweeper.{key.removeprefix('sweep.')}"
     return dataclasses.replace(override, key=key, value=value)
+
+
+def typed_keys(overrides: Iterable[Override]) -> frozenset[str]:
+    """Return the keys whose values the user typed, as opposed to values that a file gives.
+
+    The choice of an option is not among them, since the values of an option come from its file. Of a typed mapping,
+    only the keys of its values are: other keys of the mapping may come from a file.
+
+    Args:
+        overrides: as Hydra receives them: values with the sign `++`, choices without a sign.
+    """
+    return frozenset(
+        key
+        for override in overrides
+        if not (override.saved or override.deletes) and (override.sign or override.of_hydra) and override.is_readable
+        for key in _keys_in(override.parsed.value(), override.key)
+    )
+
+
+def _keys_in(value: Any, key: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _keys_in(item, f"{key}.{name}")
+    else:
+        yield key
 
 
 def read_overrides(overrides: Iterable[Override], catalogue: Catalogue, sweep: bool = False) -> Overrides:

@@ -289,8 +289,9 @@ def completed(
             if override.sign != "" and not override.of_hydra and not has_been_applied(override):
                 _apply(override, merged)
     keys = {override.key for override in overrides}
-    gone = (*replaced, "task", "resume", "against")
-    kept = [one.typed for one in past if one.key not in keys and one.key.partition(".")[0] not in gone]
+    gone = (*replaced, *_OF_THE_NEW_RUN, "task", "trust")
+    mine = [one for one in past if one.key not in keys and not one.of_hydra]  # Hydra's are of the earlier command
+    kept = [one.typed for one in mine if one.key.partition(".")[0] not in gone]
     choices = before | {group: now.get(group) for group in replaced}
     return Composed(
         merged,

@@ -19,12 +19,13 @@ RUNGS = ("validations", "annealed")
 
 _URL = r"(sqlite|postgresql|mysql)(\+\w+)?://.+"
 _Storage = Annotated[
-    str, f.expects("memory, journal or the URL of a database, such as sqlite:///sweeps.db", lambda v: _is_storage(v))
+    str, f.expects("memory, journal or the URL of a database, such as sqlite:///sweeps.db", lambda v: is_storage(v))
 ]
 _Mode = Annotated[Any, f.some_of("min", "max")]
 
 
-def _is_storage(value: Any) -> bool:
+def is_storage(value: Any) -> bool:
+    """Return whether a value is `memory`, `journal` or the URL of a database."""
     return value in ("memory", "journal") or bool(re.fullmatch(_URL, str(value)))
 
 

@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -41,7 +42,9 @@ ROOMS = (
 )
 """Modules whose exports (`__all__`) a config may name."""
 
-TREES = ("torch.nn", "torch.optim", "schedulefree", "prodigyopt", "pytorch_optimizer", "lrflow.recipes")
+RECIPES = "lrflow.recipes"
+
+TREES = ("torch.nn", "torch.optim", "schedulefree", "prodigyopt", "pytorch_optimizer", RECIPES)
 """Packages whose public classes and functions a config may name at any depth."""
 
 SCHEDULERS = {
@@ -60,6 +63,18 @@ SCHEDULERS = {
 
 CONTROLS = ("_target_", "_partial_", "_args_")
 """Keys of a node that control how it is built; the others are arguments."""
+
+
+@dataclass(frozen=True)
+class UntrustedProblem(Problem):
+    """The problem of a target in a package that the user does not trust.
+
+    Args:
+        package: name of the package.
+    """
+
+    package: str = ""
+
 
 _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 
@@ -93,7 +108,7 @@ def check_name(target: Any, key: str = "_target_") -> Problem | None:
         f"if you trust its code, add trust={package} to the command line, "
         f'or [tool.lrflow] trust = ["{package}"] to ./pyproject.toml'
     )
-    return Problem(key, message, target, hint)
+    return UntrustedProblem(key, message, target, hint, package=package)
 
 
 def locate(target: str, key: str = "_target_") -> Any:
@@ -134,8 +149,13 @@ def locate(target: str, key: str = "_target_") -> Any:
     if isinstance(found, partial):
         hint = "name the function itself and give its arguments in the config, or write a function that calls it"
         raise ConfigError([Problem(key, "is a functools.partial, not a class or function", target, hint)])
-    if home is None or not any(_below(f"{home}.", place) for place in (*ROOMS, *TREES, *trusted())):
+    places = TREES if any(_below(target, tree) for tree in TREES) else (*ROOMS, *TREES)
+    if home is None or not any(_below(f"{home}.", place) for place in (*places, *trusted())):
         raise ConfigError([Problem(key, f"is defined in {home or 'no module'}, which a config may not use", target)])
+    is_users = any(_below(target, package) for package in trusted())
+    if _below(target, RECIPES) and not is_users and not (inspect.isclass(found) and _is_part(found)):
+        message = "of a recipe's code, a config may name only its models and data modules"
+        raise ConfigError([Problem(key, message, target)])
     return found
 
 
@@ -311,6 +331,11 @@ def _rejected(
 
 def _below(name: str, package: str) -> bool:
     return name.startswith(f"{package}.")
+
+
+def _is_part(found: type) -> bool:
+    """Return whether a class is a model or a data module; the other code of a recipe also draws and writes files."""
+    return any(base.__module__.startswith(("torch.nn.", "pytorch_lightning.core.")) for base in found.__mro__)
 
 
 def _home(found: Any) -> str | None:

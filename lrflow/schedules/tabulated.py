@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrflow.errors import Problem
+from lrflow.errors import Problem, shortened
 from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps
 from lrflow.schedules.base import Shape
@@ -15,7 +15,7 @@ from lrflow.schedules.time import Duration, DurationLike, Floats, Horizon, Phase
 
 Point = tuple[Duration, float]
 
-MAX_REPORTED = 10  # invalid rows of a file that are listed; the others are only counted
+MAX_REPORTED = 10  # lines of invalid rows that are listed; the others are only counted
 
 
 @dataclass(frozen=True, init=False)
@@ -121,7 +121,7 @@ def _rows(args: Arguments, file: str) -> tuple[Point, ...]:
         args.wrong("file", file, f"cannot be read: {reason}")
         return ()
     points: list[Point] = []
-    wrong: list[tuple[int, object, str]] = []
+    wrong: list[tuple[int, str, str]] = []
     header = True  # the next row may be a header
     for line, cells in enumerate(csv.reader(text.splitlines(), skipinitialspace=True), start=1):
         if not any(cells) or cells[0].startswith("#"):
@@ -129,34 +129,56 @@ def _rows(args: Arguments, file: str) -> tuple[Point, ...]:
         try:
             point = _point(cells)
             if points and point[0].unit == points[-1][0].unit and point[0].value <= points[-1][0].value:
-                raise ValueError(f"is not after the row before it, {points[-1][0]}")
+                raise _CellError(cells[0], f"is not after the row before it, {points[-1][0]}")
             points.append(point)
-        except ValueError as error:
+        except _CellError as error:
             if not (header and len(cells) == 2 and not any(char.isdigit() for char in "".join(cells))):
-                wrong.append((line, ",".join(cells), str(error)))
+                wrong.append((line, error.cell, str(error)))
         header = False
-    for line, row, message in wrong[:MAX_REPORTED]:
-        args.wrong("file", row, message, where=f"{file}:{line}")
-    if len(wrong) > MAX_REPORTED:
-        args.wrong("file", file, f"{len(wrong) - MAX_REPORTED} more rows are wrong")
+    if wrong:
+        # Only one cell is shown: the file may be another one than the user meant, and hold secrets.
+        (line, cell, message), *others = wrong
+        args.wrong("file", cell, message, where=f"{file}:{line}")
+        if others:
+            numbers = ", ".join(str(number) for number, _, _ in others[:MAX_REPORTED])
+            more = f" and {len(others) - MAX_REPORTED} more" if len(others) > MAX_REPORTED else ""
+            args.wrong(
+                "file", file, f"more rows are wrong, in {'line' if len(others) == 1 else 'lines'} {numbers}{more}"
+            )
     if not points and not wrong:
         args.wrong("file", file, "has no rows of step, multiplier")
     return tuple(points)
+
+
+class _CellError(ValueError):
+    """Raised for a row that is no point.
+
+    Args:
+        cell: the wrong cell.
+        message: what is wrong with it.
+    """
+
+    def __init__(self, cell: str, message: str) -> None:
+        self.cell = shortened(cell)
+        super().__init__(message)
 
 
 def _point(cells: Sequence[str]) -> Point:
     """Return the point of a CSV row.
 
     Raises:
-        ValueError: the row is no point; the message says why.
+        _CellError: the row is no point; the message says why.
     """
     if len(cells) != 2:
-        raise ValueError(f"expected two cells, step and multiplier, not {len(cells)}")
-    at = Duration.parse(cells[0])
+        raise _CellError(cells[0], f"expected two cells, step and multiplier, not {len(cells)}")
+    try:
+        at = Duration.parse(cells[0])
+    except ValueError as error:
+        raise _CellError(cells[0], str(error).removeprefix(f"{cells[0]!r} ")) from None
     try:
         value = float(cells[1])
     except ValueError:
         value = -1.0
     if not 0.0 <= value <= 1.0:  # written so that NaN fails
-        raise ValueError(f"the multiplier {cells[1]} is not a number from 0 to 1")
+        raise _CellError(cells[1], "the multiplier is not a number from 0 to 1")
     return at, value

@@ -21,6 +21,7 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend
 
 import lrflow
+from lrflow.config.origins import yaml_problem
 from lrflow.config.packages import missing_package
 from lrflow.config.sweep import Sweep
 from lrflow.errors import ConfigError, LrflowError, Problem
@@ -287,7 +288,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         message = f"expected a sweep folder of hydra/sweeper=lrflow, but {RECORD} is missing"
     except (OSError, yaml.YAMLError) as error:
-        message = f"{RECORD} in this folder cannot be read: {error}"
+        known = yaml_problem(error)  # without the lines of the file
+        message = f"{RECORD} in this folder {known.message if known else f'cannot be read: {error}'}"
     raise ConfigError([Problem("sweep.resume", message, str(folder))])
 
 

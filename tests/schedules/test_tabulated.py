@@ -62,20 +62,23 @@ def test_every_row_of_a_long_table_is_met(tmp_path: Path) -> None:
     [
         ("", ["file = {file!r}: has no rows of step, multiplier"]),
         ("step,multiplier\n", ["file = {file!r}: has no rows of step, multiplier"]),
-        ("0,1\n10,half\n", ["file = '10,half': the multiplier half is not a number from 0 to 1 ({file}:2)"]),
-        ("0,1\n10,1.5\n", ["file = '10,1.5': the multiplier 1.5 is not a number from 0 to 1 ({file}:2)"]),
-        ("0,1\n10,nan\n", ["file = '10,nan': the multiplier nan is not a number from 0 to 1 ({file}:2)"]),
-        ("0,1,2\n", ["file = '0,1,2': expected two cells, step and multiplier, not 3 ({file}:1)"]),
+        ("0,1\n10,half\n", ["file = 'half': the multiplier is not a number from 0 to 1 ({file}:2)"]),
+        ("0,1\n10,1.5\n", ["file = '1.5': the multiplier is not a number from 0 to 1 ({file}:2)"]),
+        ("0,1\n10,nan\n", ["file = 'nan': the multiplier is not a number from 0 to 1 ({file}:2)"]),
+        ("0,1,2\n", ["file = '0': expected two cells, step and multiplier, not 3 ({file}:1)"]),
         ("0;1\n", ["file = '0;1': expected two cells, step and multiplier, not 1 ({file}:1)"]),
-        ("0,1\n0.5,1\n", ["file = '0.5,1': 0.5 is not a whole number of steps"]),
-        ("0,1\n\n20,1\n20,0\n", ["file = '20,0': is not after the row before it, 20 steps ({file}:4)"]),
+        ("0,1\n0.5,1\n", ["file = '0.5': 0.5 is not a whole number of steps"]),
+        ("0,1\n\n20,1\n20,0\n", ["file = '20': is not after the row before it, 20 steps ({file}:4)"]),
         (
             "step,multiplier\nepoch,multiplier\n0,1\n-3,1\n",
-            ["file = 'epoch,multiplier': 'epoch' is not a duration", "file = '-3,1': '-3' is not a duration"],
+            ["file = 'epoch': is not a duration", "file = {file!r}: more rows are wrong, in line 4"],
         ),
         (
             "x,1\n" * 30,
-            ["file = 'x,1'"] * 10 + ["file = {file!r}: 20 more rows are wrong"],
+            [
+                "file = 'x': is not",
+                "file = {file!r}: more rows are wrong, in lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 19 more",
+            ],
         ),
     ],
     ids=repr,
@@ -87,6 +90,15 @@ def test_problems_of_a_file_are_reported_with_their_line(tmp_path: Path, text: s
     assert len(caught.value.problems) == len(messages)
     for problem, start in zip(caught.value.problems, messages, strict=True):
         assert str(problem).startswith("schedule.shape." + start.format(file=file))
+
+
+def test_a_file_of_secrets_is_not_shown(tmp_path: Path) -> None:
+    lines = ["root:x:0:0:root:/root:/bin/bash", "me:hunter2hunter2hunter2hunter2:1,2", "AWS_SECRET=abcdef"]
+    with pytest.raises(ConfigError) as caught:
+        Tabulated(file=table(tmp_path, "\n".join(lines)))
+    shown = str(caught.value)
+    assert "root:x:0:0:root:/root:/b..." in shown
+    assert not any(text in shown for text in ("hunter2", "abcdef", "bash"))
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:

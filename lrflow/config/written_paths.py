@@ -1,0 +1,115 @@
+"""Paths that a run writes: a file may give only paths below the working directory, the command line any path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from lrflow.config.config import Config
+from lrflow.config.interpolation import leaves, text_of
+from lrflow.config.origins import is_typed, touches
+from lrflow.errors import ConfigError, Problem
+
+OUTSIDE = "a file may give only a path below the working directory, without .."
+
+_ANCHOR = re.compile(
+    r"\$\{\s*(output|hydra\s*[.:]\s*(run\.dir|sweep\.dir|runtime\.output_dir|runtime\.cwd))\s*\}(?=/|$)"
+)
+_DOWNLOADS = ("lrflow.data.FashionMNIST", "lrflow.recipes.finetune_vision.data.FewClothes")
+_PATHS = re.compile(r"(^|_)(dir|dirpath|root|folder|path|file|filename)(_|$)|dir$|path$|filename$")
+
+
+def stays_inside(path: str) -> bool:
+    """Return whether a path is relative and does not climb out of the folder that it is relative to."""
+    parts = {*PurePosixPath(path).parts, *PureWindowsPath(path).parts}
+    absolute = path.startswith(("/", "\\", "~")) or bool(PureWindowsPath(path).drive) or "://" in path
+    return not absolute and ".." not in parts and path.isprintable()
+
+
+def stays_below(written: str, resolve: Callable[[str], Any]) -> bool:
+    """Return whether a path with interpolations stays inside, or below a folder that is checked itself.
+
+    Args:
+        written: path as a file gives it; it may start with `${output}`, `${hydra.sweep.dir}` and the like.
+        resolve: returns a text with its interpolations replaced.
+    """
+    rest = _ANCHOR.sub("", written, count=1) if _ANCHOR.match(written) else written
+    return stays_inside(str(resolve(rest if rest == written else rest.lstrip("/"))))
+
+
+def path_problem(key: str, value: object) -> Problem:
+    """Return the problem of a path that only the command line may give."""
+    return Problem(key, OUTSIDE, value, f"if you mean it, add {key}=... to the command line")
+
+
+def check_written_paths(config: Config, typed: Collection[str], named: Collection[Path]) -> list[Problem]:
+    """Return a problem for each path outside the working directory that a file gives and the run would write.
+
+    Args:
+        config: checked config.
+        typed: keys that the command line sets.
+        named: folders of the runs and sweeps that the command line names, in which it may write.
+    """
+    problems = [] if is_typed("output", typed) else [*_output(config, named)]
+    for key, value in _written(config):
+        if not is_typed(key, typed) and isinstance(value, str) and not stays_inside(value):
+            problems.append(path_problem(key, value))
+    return problems + [problem for problem in _for_the_command_line(config) if not touches(problem.key, typed)]
+
+
+def _output(config: Config, named: Collection[Path]) -> Iterator[Problem]:
+    """Yield the problem of `output`; that of an earlier run may be absolute if that run is still in it."""
+    written: Any = config.source._get_node("output")
+    text = written._value() if written is not None else config.output
+    try:
+        inside = stays_inside(str(text_of("output", str(text), config.source)))
+    except ConfigError as error:
+        yield from error.problems
+        return
+    if not inside:
+        home = Path(config.output).resolve()
+        if not any(folder.resolve().is_relative_to(home) for folder in named):
+            yield path_problem("output", config.output)
+
+
+def _written(config: Config) -> Iterator[tuple[str, Any]]:
+    """Yield the key and value of each path that a run may write, apart from `output`."""
+    yield from leaves(config.logger.tensorboard or {}, "logger.tensorboard")
+    if config.task.name in ("evaluate", "analyze"):
+        yield "task.from", config.task.source  # type: ignore[union-attr]
+    for group in ("optimizer", "schedule", "layers", "feedback", "model", "data"):
+        section: Any = getattr(config, group)
+        if hasattr(section, "target"):
+            yield from _of_lightning(section.plain(), group)
+    for name, node in config.health.nodes().items():
+        yield from _of_lightning(node, f"health.{name}")
+    data = config.data.plain()
+    if config.data.target in _DOWNLOADS and data.get("download", True) and data.get("root"):
+        from lrflow.data.fashion_mnist_files import find
+
+        if not find(Path(str(data["root"])).expanduser()):
+            yield "data.root", data["root"]
+
+
+def _of_lightning(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield the arguments that name a path, of Lightning's callbacks, loggers and profilers at any depth of a node."""
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            yield from _of_lightning(item, f"{key}[{index}]")
+    elif isinstance(node, Mapping):
+        ours = str(node.get("_target_")).startswith(("pytorch_lightning.", "lightning."))
+        for name, value in node.items():
+            if ours and (isinstance(value, list) or _PATHS.search(str(name))):
+                yield from leaves(value, f"{key}.{name}")
+            yield from _of_lightning(value, f"{key}.{name}")
+
+
+def _for_the_command_line(config: Config) -> Iterator[Problem]:
+    """Yield the problem of each key that only the command line may set."""
+    if config.resume.source is not None:
+        hint = "add resume=... to the command line"
+        yield Problem("resume.from", "a file may not resume a run", config.resume.source, hint)
+    if config.trial is not None:
+        yield Problem("trial", "a file may not make a run a trial; a sweep does", hint="leave it out")
