@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lrflow.config.failures import one_line
 from lrflow.config.options import Catalogue, home
-from lrflow.config.origins import READ_ERRORS, line_of, read_yaml, short_path
+from lrflow.config.origins import READ_ERRORS, line_of, read_yaml, short_path, yaml_problem
 from lrflow.errors import Problem
 
 _FORMS = "- optimizer: sgd, - override /optimizer: sgd, - _self_"
@@ -27,8 +28,9 @@ def check_own_options(catalogue: Catalogue) -> list[Problem]:
 def _check(path: Path) -> Iterator[Problem]:
     try:
         content = read_yaml(path)
-    except (*READ_ERRORS, ValueError):
-        return  # the composition reports it, if it is chosen
+    except (*READ_ERRORS, ValueError) as error:  # libyaml is stricter than the reader of OmegaConf
+        yield yaml_problem(error) or Problem("config", f"cannot be read: {one_line(error)}", where=short_path(path))
+        return
     if content is not None and not isinstance(content, dict):
         yield Problem("config", "expected a mapping of keys to values", content, where=short_path(path))
         return

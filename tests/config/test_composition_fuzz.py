@@ -122,15 +122,41 @@ def test_any_tree_is_a_config_or_has_problems(tree: Any) -> None:
         shown(error)
 
 
+HEADER = b"# @package _global_\n"
+LISTS = {
+    "a mapping": "defaults: {optimizer: sgd}",
+    "nothing": "defaults:",
+    "a number": "defaults: [3]",
+    "two groups in one": "defaults: [{optimizer: sgd, schedule: step}]",
+    "no group": "defaults: [{}]",
+    "options that are no texts": "defaults: [{override /optimizer: [sgd, false]}]",
+    "a group that is no text": "defaults: [{3: sgd}]",
+    "half of a character": 'defaults: [{override /optimizer: ["\\ud800", false]}]',
+    "a list": "[1, 2]",
+}
+
+
+@pytest.mark.parametrize("text", LISTS.values(), ids=LISTS)
+def test_a_list_of_defaults_that_hydra_cannot_take(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _composed("recipe/fuzz.yaml", HEADER + text.encode())
+    (problem,) = caught.value.problems
+    assert (problem.where or "").startswith("options/recipe/fuzz.yaml")
+
+
+def _composed(name: str, content: bytes) -> None:
+    path = Path("options", name)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    compose([f"{path.parent.name}={path.stem}"], Path("options"))
+
+
 def _in_folder(name: str, content: bytes, typed: Sequence[str]) -> None:
     folder = Path("options")
     shutil.rmtree(folder, ignore_errors=True)
     (folder / name).parent.mkdir(parents=True)
     (folder / name).write_bytes(content)
     tried(typed, folder)
-
-
-HEADER = b"# @package _global_\n"
 
 
 @settings(ROOM, max_examples=examples(3))
