@@ -55,6 +55,7 @@ _WAITED = re.compile(
     re.IGNORECASE,
 )
 _WORKER_FRAME = re.compile(r'^\s*File "([^"]+)", line (\d+), in (\S+)', re.MULTILINE)
+_SOURCE = re.compile(r"^\[[^\]]+\.(cc|cpp|h):\d+\]\s*")  # torch names the line of its own source first
 _LONGEST = 300
 
 
@@ -76,6 +77,7 @@ def failure(error: BaseException) -> BaseException:
 def one_line(error: BaseException) -> str:
     """Return the first line of an exception's message, shortened; its type if it has none."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".")
+    first = _SOURCE.sub("", first)
     if isinstance(error, KeyError) or not first:
         first = f"{type(error).__name__}: {first}".rstrip(": ")
     return first if len(first) <= _LONGEST else f"{first[: _LONGEST - 3]}..."
