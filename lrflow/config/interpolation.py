@@ -83,7 +83,8 @@ def resolve_known(config: DictConfig) -> None:
 
 
 def _settle(node: Any, value_of: Callable[[Any, Any], Any]) -> None:
-    for name in list(node.keys()) if isinstance(node, DictConfig) else range(len(node)):
+    names: Any = list(node.keys()) if isinstance(node, DictConfig) else range(len(node))
+    for name in names:
         if OmegaConf.is_missing(node, name):
             continue
         if not OmegaConf.is_interpolation(node, name):
