@@ -77,6 +77,8 @@ def check_settings(
             continue
         elif problem := _of_type(schema, name, value, key):
             yield problem
+        elif name == "n_jobs" and value == 0:  # joblib raises when the first job starts
+            yield Problem(key, "expected the number of jobs at a time, or -1 for one per core", value)
         else:
             yield from _from_file(key, str(name), value, written[name], is_typed, resolve)
 

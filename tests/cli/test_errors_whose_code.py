@@ -49,6 +49,8 @@ TABLE: dict[str, tuple[list[str], int, str]] = {
     "bytes": (["name=\udcff"], 2, "no text in UTF-8"),
     "bytes in a flag": (["--config-dir", "\udcff"], 2, "there is no such folder"),
     "file as a folder": (["output=/dev/null"], 2, "cannot create a run folder there: Not a directory"),
+    "verbosity": (["hydra.verbose=5"], 2, "hydra.verbose = 5"),
+    "no jobs": (["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0", "seed=1,2"], 2, "n_jobs = 0"),
     "nodes": (["trainer.num_nodes=2"], 2, "set MASTER_ADDR, MASTER_PORT, NODE_RANK, which is not set here"),
 }  # fmt: skip
 DEBUGGING = ("a problem in your code", "No code of yours", "Traceback", "LRFLOW_DEBUG")
