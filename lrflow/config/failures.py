@@ -28,7 +28,7 @@ class MachineError(LrflowError):
 
 
 class UnfitError(LrflowError):
-    """Raised when a model of the config cannot process the batches of the data."""
+    """Raised when model, data and settings of the config do not fit together."""
 
 
 _ELSEWHERE = "free some space, or write to another disk with output=FOLDER"
@@ -67,7 +67,7 @@ def failure(error: BaseException) -> BaseException:
     cause = cause_of(error)
     if isinstance(cause, LrflowError) or not isinstance(cause, Exception) or users_frames(cause):
         return cause
-    for explain in (_of_system, _of_memory, _of_processes, _of_text, _of_model):
+    for explain in (_of_system, _of_memory, _of_processes, _of_text, _of_lightning, _of_model):
         if explained := explain(cause):
             explained.__cause__ = cause
             return explained
@@ -175,6 +175,13 @@ def _of_text(error: BaseException) -> LrflowError | None:
     text = error.object[error.start : error.end].encode("unicode_escape").decode()
     hint = "use a UTF-8 locale, such as LC_ALL=C.UTF-8, or PYTHONIOENCODING=utf-8"
     return MachineError(_with_hint(f"the text {text} cannot be written as {error.encoding}", hint))
+
+
+def _of_lightning(error: BaseException) -> LrflowError | None:
+    """Return the words for what Lightning rejects about the user's module, data or settings; None: it is no such."""
+    if type(error).__name__ != "MisconfigurationException":
+        return None
+    return UnfitError(f"Lightning rejects this module, data or trainer: {one_line(error)}")
 
 
 _STEPS = ("training_step", "validation_step", "test_step")
