@@ -40,7 +40,13 @@ BASE = (
 )  # fmt: skip
 SMALL = ("model.widths=[16]", "model.dropout=0.1")
 OWN = ("trust=benchmarks", "model=custom")
-RL = ("trainer.max_steps=null", "trainer.val_every=25%", "trainer.checkpoint.every=7", "data.batch_size=null")
+RL = (
+    "trainer.max_steps=null",
+    "trainer.max_samples=768",
+    "trainer.val_every=25%",
+    "trainer.checkpoint.every=7",
+    "data.batch_size=null",
+)
 CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     "adamw, dropout": SMALL,
     "L-BFGS": (*SMALL, "optimizer=lbfgs", "model.dropout=0", "trainer.max_steps=30"),
