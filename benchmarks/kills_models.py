@@ -42,13 +42,21 @@ class Averaged(Supervised):
 
 
 class Numbers(IterableDataset[tuple[Tensor, int]]):
-    """Random inputs of ten classes without an end, which remembers how many it has drawn."""
+    """Random inputs of ten classes, others in each epoch, which remembers how many it has drawn.
+
+    It has a length, since Lightning fetches a batch ahead of a stream without one, which its state would count.
+    """
+
+    EPOCH = 320
 
     def __init__(self) -> None:
         self.drawn = 0
 
+    def __len__(self) -> int:
+        return self.EPOCH
+
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        while True:
+        for _ in range(self.EPOCH - self.drawn % self.EPOCH):
             self.drawn += 1
             draw = torch.Generator().manual_seed(self.drawn)
             label = self.drawn % 10
