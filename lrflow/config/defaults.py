@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def _check(path: Path) -> Iterator[Problem]:
     try:
         content = read_yaml(path)
     except (*READ_ERRORS, ValueError) as error:  # libyaml is stricter than the reader of OmegaConf
-        yield yaml_problem(error) or Problem("config", f"cannot be read: {one_line(error)}", where=short_path(path))
+        problem = yaml_problem(error) or Problem("config", f"cannot be read: {one_line(error)}")
+        yield replace(problem, where=short_path(path))
         return
     if content is not None and not isinstance(content, dict):
         yield Problem("config", "expected a mapping of keys to values", content, where=short_path(path))

@@ -132,7 +132,6 @@ LISTS = {
     "options that are no texts": "defaults: [{override /optimizer: [sgd, false]}]",
     "a group that is no text": "defaults: [{3: sgd}]",
     "half of a character": 'defaults: [{override /optimizer: ["\\ud800", false]}]',
-    "a list": "[1, 2]",
 }
 
 
