@@ -76,7 +76,7 @@ def _output(config: Config, named: Collection[Path]) -> Iterator[Problem]:
 
 def _written(config: Config) -> Iterator[tuple[str, Any]]:
     """Yield the key and value of each path that a run may write, apart from `output`."""
-    yield from leaves(config.logger.tensorboard or {}, "logger.tensorboard")
+    yield from leaves(config.logger.plain().get("tensorboard") or {}, "logger.tensorboard")
     if config.task.name in ("evaluate", "analyze"):
         yield "task.from", config.task.source  # type: ignore[union-attr]
     for group in ("optimizer", "schedule", "layers", "feedback", "model", "data"):

@@ -370,7 +370,7 @@ def refusals(composing: Merging, text: str, overrides: Overrides) -> list[Proble
     except ConfigError as error:
         return error.problems
     except OmegaConfBaseException as error:  # the schemas of Hydra and its plugins refuse it during the composition
-        return [Problem(str(error.full_key), str(error))]
+        return [Problem(str(error.full_key) or "hydra.launcher", str(error))]  # a merge error has no key
     return []
 
 
