@@ -28,8 +28,8 @@ settings.load_profile("lrflow")
 def python() -> Iterator[Callable[..., copies.Process]]:
     """Starts `python ARGUMENTS` in the folder `cwd`; further keyword arguments become environment."""
 
-    def start(*arguments: str | Path, cwd: Path, **environment: str) -> copies.Process:
-        return copies.Process(arguments, cwd, {**os.environ, **environment}, captured=True)
+    def start(*arguments: str | Path, cwd: Path, leads: bool = False, **environment: str) -> copies.Process:
+        return copies.Process(arguments, cwd, {**os.environ, **environment}, captured=True, leads=leads)
 
     with tempfile.TemporaryDirectory() as folder, copies.ready(Path(folder)):
         yield start

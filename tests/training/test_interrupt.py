@@ -32,6 +32,7 @@ def exit_code(prepare: Any) -> Callable[..., int]:
 
     def go(folder: Path, *callbacks: pl.Callback, **options: Any) -> int:
         def run() -> None:
+            os.setpgid(0, 0)
             try:
                 prepare(folder, callbacks=callbacks, stop=StopRequest(), **options).fit()
             except StoppedError as error:
@@ -48,7 +49,7 @@ def exit_code(prepare: Any) -> Callable[..., int]:
 
 
 class Signal(pl.Callback):
-    """Sends this process signals at the start of a batch, or within a validation."""
+    """Sends the group of this process, with its workers, signals at the start of a batch, or within a validation."""
 
     def __init__(self, batch: int, *numbers: int, validating: bool = False, pause: float = 0) -> None:
         self.left, self.numbers, self.validating, self.pause = batch, numbers, validating, pause
@@ -64,7 +65,7 @@ class Signal(pl.Callback):
 
     def send(self) -> None:
         for number in self.numbers:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid() if number == signal.SIGKILL else 0, number)
             time.sleep(self.pause)
         self.numbers = ()
 
@@ -86,7 +87,8 @@ def assert_goes_on_exactly(train: Any, folder: Path, **options: Any) -> None:
         (signal.SIGTERM, 6, {}, 7),  # in the last batch of an epoch
         (signal.SIGTERM, 8, {"accumulate": 3}, 4),  # within an accumulation window: 3 epochs of 3 steps
         (signal.SIGINT, 6, {"accumulate": 3}, 3),  # in a window of a single batch
-        (signal.SIGTERM, 4, {"workers": 1}, 5),
+        (signal.SIGINT, 4, {"workers": 1}, 5),
+        (signal.SIGTERM, 7, {"workers": 1, "accumulate": 3}, 4),  # two more batches are needed, from the worker
         (signal.SIGTERM, 20, {}, 21),  # in the last batch of the run
     ],
 )
