@@ -180,7 +180,6 @@ def test_a_run_in_another_thread_handles_no_signals(train: Any, tmp_path: Path) 
 
 SCRIPT = """
 import sys
-from lrflow import stops
 from lrflow.config import compose
 from lrflow.errors import LrflowError
 from lrflow.tasks import train

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning_fabric.plugins.environments import LightningEnvironment
 
-from lrflow.errors import ConfigError, StoppedError
-from lrflow.training import trainer as trainers
-from lrflow.training.trainer import Trainer, build_trainer, check_launched, others_ended
+from lrflow.errors import ConfigError, LrflowError, SignalReceived, StoppedError
+from lrflow.training import interrupt
+from lrflow.training.interrupt import Launcher, ended_together
+from lrflow.training.trainer import Trainer, build_trainer, check_launched
 
 SET = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "0"}
 ELASTIC = {
@@ -76,19 +80,42 @@ def test_the_timeout_is_that_of_the_process_group(tmp_path: Path) -> None:
     assert made(tmp_path, timeout=90.0).world_size == 1  # a single process has none
 
 
-@pytest.mark.parametrize(("error", "ended"), [(RuntimeError, True), (StoppedError, False)])
+@pytest.fixture
+def further() -> Iterator[Callable[[str], Any]]:
+    """Start a further process of a run, which runs a line of Python, and return the trainer of the first one."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(line: str) -> Any:
+        started.append(subprocess.Popen([sys.executable, "-S", "-c", line]))
+        launcher = Launcher(LightningEnvironment(), 2, 1)
+        launcher.procs, launcher.is_ending = started, threading.Event()
+        return SimpleNamespace(global_step=3, strategy=SimpleNamespace(launcher=launcher))
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("failed"), StoppedError("stopped", 143), SignalReceived(15)])
 def test_a_process_that_hangs_does_not_outlive_its_run(
-    error: type[Exception], ended: bool, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, further: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainers, "_GRACE", 0.1)
-    hanging = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
-    started = [hanging]
-    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=SimpleNamespace(procs=started)))
-    try:
-        with pytest.raises(error), others_ended(trainer):
-            raise error("failed", 143) if error is StoppedError else error("failed")
-        assert started == ([] if ended else [hanging])  # Lightning kills the run when one of these ends
-        assert (hanging.wait(10) == -9) if ended else hanging.poll() is None
-    finally:
-        hanging.kill()
-        hanging.wait()
+    monkeypatch.setattr(interrupt, "GRACE", 0.1)
+    trainer = further("import time; time.sleep(60)")
+    expected = StoppedError if isinstance(error, SignalReceived) else type(error)
+    with pytest.raises(expected), ended_together(trainer, "resume it"):
+        raise error
+    assert trainer.strategy.launcher.is_ending.is_set()  # the thread that watches them is to leave the end to the run
+    assert trainer.strategy.launcher.procs[0].wait(10) == -9
+
+
+def test_a_lost_connection_names_the_process_that_died(further: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "users_frames", lambda error: ())
+    trainer = further("raise SystemExit(3)")
+    trainer.strategy.launcher.procs[0].wait(10)
+    with (
+        pytest.raises(LrflowError, match="process 1 of 2 ended with exit code 3, so the run ended; resume it"),
+        ended_together(trainer, "resume it"),
+    ):
+        raise RuntimeError("Connection closed by peer")
