@@ -110,7 +110,7 @@ def _within(value: Any, depth: int) -> Iterator[Any]:
                 yield from _within(part, depth - 1)
         elif all(_is_plain(value[index]) for index in _spread(len(value))):
             yield value
-    elif isinstance(value, Dataset) and depth:
+    elif isinstance(value, Dataset) and depth > 0:
         yield from _held(value, depth - 1)
 
 

@@ -64,6 +64,18 @@ def changes(before: Any, now: Any) -> list[str]:
 
 
 BIG = 1 << 19
+
+
+class Tree(Dataset[Any]):
+    """A data set whose parts know it."""
+
+    def __init__(self, values: Any) -> None:
+        self.values, self.parts = values, [self]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
 SAME: dict[str, Callable[[], Any]] = {
     "tensors": tensors,
     "large tensors": lambda: tensors(BIG, width=12),
@@ -72,6 +84,7 @@ SAME: dict[str, Callable[[], Any]] = {
     "a list of texts": lambda: Augmented(["a", "b", "c"]),
     "several": lambda: ConcatDataset([tensors(), tensors(50)]),
     "objects": lambda: Augmented([object()]),
+    "a data set within itself": lambda: Tree(np.arange(5)),
 }
 
 
