@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 
 from lrflow.training.wandb_access import ReachableWandbLogger
+
+log = logging.getLogger("lrflow")
 
 STEP = "trainer/global_step"
 """The axis of Lightning's logger for all metrics."""
@@ -86,10 +89,13 @@ class WandbHistory(ReachableWandbLogger):
         earlier = sorted((self._folder / "wandb").glob(f"*run-*-{self._id}/run-{self._id}.wandb"))
         for path in earlier:
             _wait_until_written(path)
-            for own, values in rows_of(path):
-                self._used.add(own)
-                if STEP in values:
-                    self._known.setdefault(int(values[STEP]), set()).update(values)
+            try:
+                for own, values in rows_of(path):
+                    self._used.add(own)
+                    if STEP in values:
+                        self._known.setdefault(int(values[STEP]), set()).update(values)
+            except Exception as error:  # a damaged file raises many types of errors, and must not end the run
+                log.warning("%s: cannot be read to its end (%s): W&B may get rows twice", path, type(error).__name__)
         experiment: Any = self.experiment
         if not getattr(experiment, "offline", False):
             self._least = int(getattr(experiment, "step", 0) or 0)  # of the server, which takes no earlier ones

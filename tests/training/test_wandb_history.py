@@ -117,6 +117,18 @@ def test_rows_of_several_files_count_up_to_where_the_last_was_cut(tmp_path: Path
     assert [step for step, _ in logged([(4, {"loss": 0.5})], Experiment())] == [3, 4]
 
 
+def test_a_damaged_file_does_not_end_the_run(tmp_path: Path, logged, caplog: pytest.LogCaptureFixture) -> None:
+    write_file(tmp_path, loss(0, 1, 2))
+    (path,) = tmp_path.glob("wandb/*/*.wandb")
+    data = bytearray(path.read_bytes())
+    data[-3:] = b"\xff\xff\xff"
+    path.write_bytes(data)
+    os.utime(path, (0, 0))
+    write_csv(tmp_path, list(loss(0, 1, 2).items()))
+    assert [step for step, _ in logged([(3, {"loss": 0.375})], Experiment())] == [2, 3]
+    assert f"{path}: cannot be read to its end" in caplog.text
+
+
 def test_a_step_that_holds_other_values_is_followed_by_the_new_ones(tmp_path: Path, logged) -> None:
     """A finished run whose test had the step at which it now trains on."""
     write_file(tmp_path, {**loss(0, 1), 2: {"test": 1.0}})
