@@ -22,7 +22,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from lrflow.errors import LrflowError
 from lrflow.files import write_whole
 from lrflow.redaction import redact
-from lrflow.runs import checkpoints_in
+from lrflow.runs import BEST, checkpoints_in
 from lrflow.seal import HashingFile, find_damage
 
 log = logging.getLogger("lrflow")
@@ -52,6 +52,9 @@ class BrokenCheckpointError(LrflowError):
     def __init__(self, path: Path, reason: str) -> None:
         self.reason = reason
         whole = newest_whole_checkpoint(path.parent, except_for=path)
+        best = path.with_name(BEST)
+        if whole is None and best != path and damage_of(best) is None:
+            whole = best
         offer = f"the newest whole one is {whole}" if whole else "there is no whole one in its folder"
         super().__init__(f"{path}: {reason}\n    {offer}")
 

@@ -109,6 +109,12 @@ class TestBroken:
                 read(path)
             assert str(caught.value) == f"{path}: {reason}\n    there is no whole one in its folder"
 
+    def test_the_best_is_offered_where_no_other_is_whole(self, tmp_path: Path) -> None:
+        best, path = save(tmp_path / "best.ckpt"), tmp_path / "step-0000002.ckpt"
+        path.touch()
+        with pytest.raises(BrokenCheckpointError, match=f"the newest whole one is {best}"):
+            read_checkpoint(path)
+
     def test_another_archive_is_rejected(self, tmp_path: Path) -> None:
         path = tmp_path / "step-0000002.ckpt"
         with zipfile.ZipFile(path, "w") as archive:
