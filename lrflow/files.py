@@ -105,8 +105,13 @@ def set_aside(path: Path) -> Path:
     Raises:
         OSError: the file cannot be renamed.
     """
-    free = (path.with_name(f"{path.name}.broken-{count}") for count in range(1, 1000))
-    return path.rename(next(other for other in free if not other.exists()))
+    return path.rename(name_of_broken(path))
+
+
+def name_of_broken(path: Path) -> Path:
+    """Return the first free name of the form `NAME.broken-1` for a broken file."""
+    names = (path.with_name(f"{path.name}.broken-{count}") for count in range(1, 1000))
+    return next(name for name in names if not name.exists())
 
 
 def copy_whole(source: Path, path: Path) -> Path:

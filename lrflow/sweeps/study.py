@@ -25,7 +25,7 @@ from lrflow.config.origins import yaml_problem
 from lrflow.config.packages import missing_package
 from lrflow.config.sweep import Sweep
 from lrflow.errors import ConfigError, LrflowError, Problem
-from lrflow.files import lock, write_whole
+from lrflow.files import lock, name_of_broken, write_whole
 from lrflow.redaction import redact, redactor
 from lrflow.sweeps.folders import RECORD
 from lrflow.sweeps.space import Space
@@ -232,10 +232,7 @@ def repair_journal(path: Path) -> str | None:
     broken = [number for number, line in enumerate(lines) if not _is_valid(line)]
     if not broken:
         return None
-    backup = next(
-        other for count in range(1, 1000) if not (other := path.with_name(f"{path.name}.broken-{count}")).exists()
-    )
-    write_whole(backup, b"".join(lines))
+    backup = write_whole(name_of_broken(path), b"".join(lines))
     with path.open("r+b") as file:
         file.truncate(sum(map(len, lines[: broken[0]])))
     removed = len(lines) - broken[0]

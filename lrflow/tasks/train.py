@@ -92,7 +92,7 @@ def outcome(config: Config) -> Outcome:
     loggers: list[Logger] = []
     with folder.locked() if rank() == 0 else nullcontext(), own_environment(folder):
         try:
-            if rank() == 0 and (resumed is None or RunFolder.of(resumed.path).path.resolve() != folder.path.resolve()):
+            if rank() == 0 and not (resumed and resumed.is_of(folder)):
                 folder.start_over()
             if config.finds_lr or (config.find.check and resumed is None):
                 from lrflow.tasks.find import resolve_auto_lr  # here, since most runs do not need it
@@ -343,7 +343,7 @@ def _checkpoints(
         routes=[members[0].route for members in merge(groups)],
         extra=extra,
         source=resumed.path if resumed else None,
-        broken=resumed.broken if resumed and RunFolder.of(resumed.path) == folder else (),
+        broken=resumed.broken if resumed and resumed.is_of(folder) else (),
     )
 
 

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from lrflow.config.literal import in_shell
 from lrflow.display import joined
 from lrflow.errors import LrflowError, StoppedError
-from lrflow.files import copy_whole
+from lrflow.files import copy_whole, set_aside
 from lrflow.metric import Metric
 from lrflow.runs import BEST, RunFolder, checkpoints_in, step_of
 from lrflow.schedules import Duration, Horizon
@@ -137,7 +137,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
     def _repair(self, step: int) -> None:
         """Make again what a killed process left undone, and what was damaged, of the checkpoints up to a step."""
         self._must_repair = False
-        if self._source == self.folder / BEST:  # in the place of its damaged original
+        if self._source and self._source.resolve() == self._best.path.resolve():  # in place of its damaged original
             copy_whole(self._source, self.folder / _name(step))
             self._broken = [name for name in self._broken if name != _name(step)]
         if self._best.step is not None:
@@ -335,7 +335,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         while self._broken:
             broken = self.folder / self._broken.pop()
             if broken != path and broken.exists():
-                broken.replace(broken.with_name(f"{broken.name}.broken"))
+                set_aside(broken)
         if self._keep is not None:
             for old in checkpoints_in(self.folder)[: -self._keep]:
                 if step_of(old) != self._finite_step:
@@ -350,7 +350,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
 
         The last finite one stays, and so does every one if all are to be kept.
         """
-        saved, broken = checkpoints_in(self.folder), sorted(self.folder.glob("*.broken"))
+        saved, broken = checkpoints_in(self.folder), sorted(self.folder.glob("*.broken-*"))
         newest = newest_undamaged(saved)
         if self._keep is None or newest is None:
             return broken

@@ -16,9 +16,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from lrflow import files
 from lrflow.errors import LrflowError
-from lrflow.files import write_whole
+from lrflow.files import set_aside, write_whole
 from lrflow.outcome import Outcome
 from lrflow.output import redact_message, redact_messages_of_wandb
 from lrflow.redaction import redact, redact_text, redactor
@@ -133,7 +132,7 @@ class CSVLogger(Logger):
             try:
                 rows = list(csv.reader(io.StringIO(whole + newline, newline="")))[1:]
             except csv.Error as error:
-                kept = files.set_aside(self.path)
+                kept = set_aside(self.path)
                 log.warning("%s: cannot be read: %s; it is kept as %s", self.path, error, kept.name)
         if before is not None:
             rows = [row for row in rows if not (row and _step_of(row[0]) >= before)]
@@ -156,7 +155,7 @@ def _columns_of(path: Path) -> list[str]:
                 return columns
     except (UnicodeDecodeError, csv.Error):
         pass
-    kept = files.set_aside(path)
+    kept = set_aside(path)
     log.warning("%s: is no file of metrics; it is kept as %s, and a new one is begun", path, kept.name)
     return []
 
@@ -204,15 +203,15 @@ class _TensorBoardLogger(TensorBoardLogger):
     def experiment(self) -> Any:
         """TensorBoard's writer."""
         writer = super().experiment
-        files = getattr(writer, "file_writer", None)
-        if files is not None and "add_event" not in vars(files):
-            add = files.add_event
+        file_writer = getattr(writer, "file_writer", None)
+        if file_writer is not None and "add_event" not in vars(file_writer):
+            add = file_writer.add_event
 
             def add_redacted(event: Any, *args: Any, **options: Any) -> None:
                 redact_message(event)
                 add(event, *args, **options)
 
-            files.add_event = add_redacted
+            file_writer.add_event = add_redacted
         return writer
 
 

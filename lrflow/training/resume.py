@@ -109,6 +109,10 @@ class Resumed:
             data=own.get("data"),
         )
 
+    def is_of(self, folder: RunFolder) -> bool:
+        """Whether it is a checkpoint of the run in this folder."""
+        return RunFolder.of(self.path).path.resolve() == folder.path.resolve()
+
     @property
     def is_newest(self) -> bool:
         """Whether it is the newest whole checkpoint of a run folder; `best.ckpt` is, if no other is of its step."""
