@@ -259,7 +259,7 @@ def read_sharpness(folder: Path) -> SharpnessRecord | None:
     """Read the sharpness from the metrics.csv of a run folder; None if nothing was measured, or the file is broken."""
     try:
         return _read_sharpness(folder)
-    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:  # text that is not UTF-8 is a ValueError
         log.warning("%s: cannot be read: %s", folder / "metrics.csv", error)
         return None
 

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lrflow.config.origins import READ_ERRORS
-from lrflow.config.origins import read_yaml as read_yaml
+from lrflow.config.origins import READ_ERRORS, read_yaml
 from lrflow.config.overrides import Override, values_of
 from lrflow.config.record import record_problems
 from lrflow.config.secrets import MASK

@@ -37,7 +37,7 @@ class Agreement:
         Args:
             checkpoint: from which the run is resumed; None: it starts, or it has finished.
             source: value of `resume=` with which every process continues.
-            error: why nothing is run.
+            error: the exit code if nothing can be run, `finished` if nothing is left to run; else empty.
 
         Raises:
             ConfigError: a process does not see the checkpoint; every process raises it.

@@ -90,7 +90,7 @@ class Monitor(Callback):
         """Check the state before it is saved; raise an `LrflowError` to prevent saving."""
 
     def on_not_finite(self, trainer: pl.Trainer, names: Sequence[str]) -> None:
-        """Receive the names of the tensors of a checkpoint that are not finite; raise an `LrflowError` to prevent it.
+        """Receive the names of a checkpoint's tensors that are not finite; raise an `LrflowError` to prevent saving.
 
         Besides the weights these may be buffers, averages of the weights and the optimizer's state.
         """
