@@ -44,6 +44,8 @@ def fingerprint(data: pl.LightningDataModule) -> Fingerprint:
     if is_overridden("load_state_dict", data):
         return found
     for part, method in _PARTS.items():
+        if not is_overridden(method, data):  # Lightning's own raises: this data module has no such loader
+            continue
         loaders = [one for one in tree_leaves(getattr(data, method)()) if isinstance(one, DataLoader)]
         for number, loader in enumerate(loaders):
             if not isinstance(loader.dataset, IterableDataset):
@@ -130,11 +132,15 @@ def _add_tensor(values: Any, tensor: torch.Tensor) -> bool:
     if tensor.layout is not torch.strided or tensor.is_meta:
         return False
     tensor = tensor.detach()
-    values.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    what = f"{tensor.dtype} {tuple(tensor.shape)}"
     if tensor.nbytes > _WHOLE and tensor.ndim:
         tensor = tensor[_spread(len(tensor))]
-    if tensor.numel():
-        values.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    try:
+        content = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b""
+    except (RuntimeError, TypeError):  # such as a quantized tensor
+        return False
+    values.update(what.encode())
+    values.update(content)
     return True
 
 

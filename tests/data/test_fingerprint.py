@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from lrflow.data.fingerprint import changes_of_data, fingerprint
+from lrflow.training.loaders import order_loaders
 
 
 class Data(pl.LightningDataModule):
@@ -85,9 +86,13 @@ SAME: dict[str, Callable[[], Any]] = {
     "several": lambda: ConcatDataset([tensors(), tensors(50)]),
     "objects": lambda: Augmented([object()]),
     "a data set within itself": lambda: Tree(np.arange(5)),
+    "complex numbers": lambda: Augmented(torch.ones(4, dtype=torch.complex64).conj()),
+    "quantized numbers": lambda: Augmented(torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.quint8)),
+    "nothing": lambda: Augmented(torch.zeros(0, 3)),
 }
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("make", SAME.values(), ids=SAME.keys())
 def test_the_same_data_is_no_change(make: Callable[[], Any]) -> None:
     assert changes(make(), make()) == []
@@ -122,6 +127,17 @@ def test_files_are_compared_by_size_time_and_beginning(tmp_path: Path) -> None:
         "train: other values and file sizes"
     ]
     assert changes_of_data(before, fingerprint(Data(images(tmp_path / "b", last=b"y")))) == ["train: other values"]
+
+
+def test_a_data_module_may_have_no_validation_data() -> None:
+    class Trains(pl.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return DataLoader(tensors(), 4)
+
+    data = Trains()
+    assert [*fingerprint(data)] == ["train"]
+    order_loaders(data, seed=0)  # as a run does, which replaces the methods
+    assert [*fingerprint(data)] == ["train"]
 
 
 def test_each_part_is_named_and_streams_are_left_alone() -> None:
