@@ -148,22 +148,19 @@ def random_moment(draw: random.Random, folder: Path, seconds: float, trains: flo
     if draw.random() < 0.25:
         moment = draw.uniform(0.1, 1.0) * seconds
         return lambda now: now > moment
-    wait, before, first = draw.uniform(0, 1.0) * trains, _rows_of(folder), [0.0]
+    wait, before, first = draw.uniform(0, 1.0) * trains, _metrics_of(folder), [0.0]
 
     def due(now: float) -> bool:
-        if not first[0] and _rows_of(folder) != before:
+        if not first[0] and _metrics_of(folder) != before:
             first[0] = now
         return bool(first[0]) and now - first[0] > wait
 
     return due
 
 
-def _rows_of(folder: Path) -> list[tuple[str, int]]:
-    found = []
-    for path in folder.glob("outputs/*/metrics.csv"):
-        status = path.stat()
-        found.append((str(path), status.st_mtime_ns))
-    return sorted(found)
+def _metrics_of(folder: Path) -> list[tuple[str, int]]:
+    """Return each metrics.csv and the time of its last change."""
+    return sorted((str(path), path.stat().st_mtime_ns) for path in folder.glob("outputs/*/metrics.csv"))
 
 
 def end_of(folder: Path) -> dict[str, Any]:
@@ -236,7 +233,7 @@ def measure(words: Sequence[str], kills: int, draw: random.Random, root: Path) -
 
     def watch() -> Callable[[float], bool]:
         def note(now: float) -> bool:
-            if not first and _rows_of(whole):
+            if not first and _metrics_of(whole):
                 first.append(now)
             return False
 
