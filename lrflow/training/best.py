@@ -53,7 +53,7 @@ class Best:
     def improves(self, trainer: pl.Trainer) -> bool:
         """Whether the latest validation is the best so far; stores its value if so.
 
-        Reports, once each, metrics of the validation that are not finite; none of them is ever the best.
+        Reports, once each, metrics of the validation that are not finite; such a value is never the best.
         """
         logged = trainer.callback_metrics.get(self._metric.name) if self._metric else None
         # The first process decides: a user's metric may differ between devices, and either all of them save or none.
@@ -75,9 +75,8 @@ class Best:
     def _report_not_finite(self, trainer: pl.Trainer) -> None:
         found = {name: value for name, value in progress_metrics(trainer).items() if not math.isfinite(value)}
         for name in found.keys() - self._reported if trainer.is_global_zero else ():
-            log.warning(
-                "step %d: %s is %s in the validation, and so not the best", trainer.global_step, name, found[name]
-            )
+            so = ", and so not the best" if self._metric and name == self._metric.name else ""
+            log.warning("step %d: %s is %s in the validation%s", trainer.global_step, name, found[name], so)
         self._reported |= found.keys()
 
     def claim(self, step: int, best: bool) -> bool:
