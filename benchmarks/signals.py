@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import os
 import random
 import shutil
@@ -33,7 +34,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
-import copies
+copies: Any = importlib.import_module("copies")  # tests/support/copies.py
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 PHASES = ("start", "setup", "step", "accumulation", "save", "validation", "test")

@@ -143,7 +143,7 @@ def with_earlier_sweep(overrides: Sequence[Override]) -> tuple[list[Override], b
 
     output = Path(typed["output"].plain if "output" in typed else OUTPUT)
     folder = find_sweep(asked.plain, output, "sweep.resume", searched=True)
-    own = ("hydra.sweeper.resume", "hydra.sweep.dir")
+    own: tuple[str, ...] = ("hydra.sweeper.resume", "hydra.sweep.dir")
     of_grid = overrides_of_grid(folder)
     if of_grid is not None:
         settings = [o for o in overrides if o.key.startswith("hydra.sweeper.") and o.key != "hydra.sweeper.resume"]

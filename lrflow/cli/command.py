@@ -350,7 +350,7 @@ def show_config(found: DictConfig, args: Arguments, resolve: bool) -> None:
             del found[key]
     if resolve:
         resolve_known(found)
-    part = found
+    part: Any = found
     if args.package:
         try:
             part = OmegaConf.select(found, args.package)

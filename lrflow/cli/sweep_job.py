@@ -156,7 +156,7 @@ def _run_given(config_dir: Path | None, jobs: CheckedJobs | None, given: tuple[A
     cfg, HydraConfig.instance().cfg, environment = given
     os.environ.clear()
     os.environ.update(environment)
-    node = HydraConfig.get()
+    node: Any = HydraConfig.get()
     configure_log(node.job_logging, node.verbose)
     return run_job_of_sweep(cfg, config_dir, jobs).picklable()
 

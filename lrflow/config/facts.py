@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from lrflow.config.config import Config
 from lrflow.errors import Problem
@@ -34,7 +34,7 @@ def check_facts(config: Config) -> Iterator[Problem]:
         yield Problem("model.outputs", what, outputs, f"leave it out: it is {facts.outputs} then")
 
 
-def _is_shape(shape: Any) -> bool:
+def _is_shape(shape: Any) -> TypeGuard[list[int]]:
     return isinstance(shape, list) and all(isinstance(size, int) for size in shape)
 
 

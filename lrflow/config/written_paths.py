@@ -78,7 +78,7 @@ def _written(config: Config) -> Iterator[tuple[str, Any]]:
     """Yield the key and value of each path that a run may write, apart from `output`."""
     yield from leaves(config.logger.plain().get("tensorboard") or {}, "logger.tensorboard")
     if config.task.name in ("evaluate", "analyze"):
-        yield "task.from", config.task.source  # type: ignore[union-attr]
+        yield "task.from", config.task.source
     for group in ("optimizer", "schedule", "layers", "feedback", "model", "data"):
         section: Any = getattr(config, group)
         if hasattr(section, "target"):

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,9 @@ class WandbHistory(ReachableWandbLogger):
 
 def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of a file of W&B: its own step, and the values by name; ends at a part that is incomplete."""
-    from wandb.proto import wandb_internal_pb2
-
+    messages: Any = import_module("wandb.proto.wandb_internal_pb2")
     for content in _records(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
+        record = messages.Record()
         record.ParseFromString(content)
         if record.WhichOneof("record_type") != "history":
             continue
