@@ -34,6 +34,7 @@ _NOT_A_VARIABLE = re.compile(
     r"|enabled|algorithm)$"
 )
 _URL = re.compile(r"://([^\s:/?#@'\"<>]*)(:(?!\d{1,5}(?:[/?#]|$))([^\s\"<>]*))?@")
+_BETWEEN_URLS = re.compile(r"[,;|](?=[A-Za-z][\w+.-]*://)")
 _INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 _NAMED = re.compile(
     r"""([A-Za-z_][\w.-]*)(=|["']:\s?)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"'&,;(){}\[\]<][^\s"'&,;)\]}]*)"""
@@ -196,7 +197,8 @@ class Redactor:
 
     def add(self, value: str, source: str, variable: str | None = None, named: bool = True) -> None:
         """Remember a secret that came from elsewhere than a variable with the name of a secret."""
-        if value not in self._given:
+        known = self._given.get(value)
+        if known is None or (named and not known.named):
             self._given[value] = Secret(value, source, variable, named)
             self._seen = None
 
@@ -268,9 +270,8 @@ class Redactor:
             }
         if isinstance(value, list | tuple | set | frozenset):
             items = [self.data(item, name) for item in value]
-            return (
-                items if hasattr(value, "_fields") else type(value)(items)
-            )  # a named tuple takes its items one by one
+            is_named_tuple = hasattr(value, "_fields")  # which takes its items one by one
+            return items if is_named_tuple else type(value)(items)
         if not isinstance(value, str):
             return value
         if value and is_secret_name(name, value) and "${" not in value:
@@ -320,10 +321,11 @@ def _passwords(text: str) -> Iterator[str]:
         return
     from urllib.parse import unquote
 
-    for user, _, password in _URL.findall(text):
-        for found in ([user] if _LOOKS_LIKE_A_KEY.search(user) else []) + ([password] if password else []):
-            if "${" not in found and found != MASK:
-                yield from {found, unquote(found)}
+    for url in _BETWEEN_URLS.split(text):
+        for user, _, password in _URL.findall(url):
+            for found in (user if _LOOKS_LIKE_A_KEY.search(user) else "", password):
+                if found and "${" not in found and found != MASK:
+                    yield from {found, unquote(found)}
 
 
 def _is_common(value: str) -> bool:

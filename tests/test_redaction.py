@@ -229,6 +229,8 @@ def test_urls() -> None:
 def test_the_password_of_a_url_is_hidden_alone_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE", "postgresql://lr:p%40ss-42@host/trials")
     assert redact_text("failed for p@ss-42 (p%40ss-42)") == "failed for *** (***)"
+    monkeypatch.setenv("BROKERS", "amqp://lr:first-42@host/x,amqp://lr:other-43@host/x;redis://:third-44@host")
+    assert redact_text("first-42 other-43 third-44") == "*** *** ***"
 
 
 def test_values_that_a_text_gives_to_names_of_secrets_are_hidden() -> None:
@@ -268,3 +270,10 @@ def test_words_of_a_command_line() -> None:
         ["train.py", "--password", "hunter2", "--api-key=swordfish", "+m.token=opensesame", "--n", "gone"]
     )
     assert redact_text("hunter2 swordfish opensesame gone") == "*** *** *** gone"
+
+
+def test_a_typed_secret_is_one_even_if_a_config_read_it_before() -> None:
+    redactor.add("hunter2", "the environment variable PART", "PART", named=False)
+    redactor.add_words(["--password", "hunter2"])
+    redactor.add_plain(["hunter2"])
+    assert redact_text("hunter2") == "***"

@@ -91,8 +91,7 @@ def run_job_of_sweep(
         except TimeLimitError:
             _record(late, folder)
             show_failure(late)
-    given = [text.removeprefix("++") for text in node.overrides.task]
-    return Outcome.from_error(late, seconds=time.monotonic() - started, folder=folder, overrides=given)
+    return _outcome_of(late, node, started)
 
 
 class SweepJobs(OwnProcess):
@@ -126,12 +125,10 @@ class SweepJobs(OwnProcess):
         folder = _folder(node)
         _import_task(cfg)
         started = time.monotonic()
-        left = [] if deadline is None else [deadline - started]
+        limits = [seconds_of(limit)] if limit else []
+        limits += [] if deadline is None else [deadline - started]
         try:
-            ended: Outcome = self(
-                (cfg, HydraConfig.instance().cfg, dict(os.environ)),
-                min([seconds_of(limit), *left] if limit else left, default=None),
-            )
+            ended: Outcome = self((cfg, HydraConfig.instance().cfg, dict(os.environ)), min(limits, default=None))
             return ended
         except TimeLimitError:
             if deadline is not None and time.monotonic() >= deadline:
@@ -144,8 +141,7 @@ class SweepJobs(OwnProcess):
             show_failure(failure)
         if not is_trial or isinstance(failure, TimeLimitError):  # else the trial may be run again
             _record(failure, folder)
-        given = [text.removeprefix("++") for text in _typed(node)]
-        return Outcome.from_error(failure, seconds=time.monotonic() - started, folder=folder, overrides=given)
+        return _outcome_of(failure, node, started)
 
 
 def _run_given(config_dir: Path | None, jobs: CheckedJobs | None, given: tuple[Any, ...]) -> Outcome:
@@ -189,6 +185,18 @@ def _earlier(folder: Path, overrides: Sequence[str]) -> tuple[Outcome | None, Pa
 
 def _too_long(limit: str | None) -> TimeLimitError:
     return TimeLimitError(f"took longer than sweep.timeout={limit}")
+
+
+def _outcome_of(failure: LrflowError, node: Any, started: float) -> Outcome:
+    """Return the outcome of a job that could not return its own.
+
+    Args:
+        failure: why.
+        node: Hydra's node of its config.
+        started: time of `time.monotonic` at which it started.
+    """
+    given = [text.removeprefix("++") for text in _typed(node)]
+    return Outcome.from_error(failure, seconds=time.monotonic() - started, folder=_folder(node), overrides=given)
 
 
 def _record(failure: LrflowError, folder: Path) -> None:

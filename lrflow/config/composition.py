@@ -26,7 +26,7 @@ from lrflow.config.config import Config
 from lrflow.config.defaults import check_own_options
 from lrflow.config.diagnostics import closest
 from lrflow.config.failures import system_message
-from lrflow.config.hydra_section import check_hydra, nearest_setting
+from lrflow.config.hydra_section import check_hydra, copied_variable_problem, nearest_setting
 from lrflow.config.interpolation import DEEPEST
 from lrflow.config.options import FAST, Catalogue, recipes
 from lrflow.config.origins import READ_ERRORS, Source, is_of_digits, line_with, place, short_path, touches, yaml_problem
@@ -91,7 +91,10 @@ class Composer:
     def _compose(self, overrides: Sequence[Override]) -> Composed:
         earlier = earlier_run(overrides) if self._earlier else None
         asked = [override.text for override in overrides if earlier is None or of_this_run(override)]
-        content = hydra.compose(ROOT, [*_search_path(self.config_dir), *asked], return_hydra_config=True)
+        try:
+            content = hydra.compose(ROOT, [*_search_path(self.config_dir), *asked], return_hydra_config=True)
+        except KeyError as error:
+            raise ConfigError([copied_variable_problem(error)]) from None
         return completed(content, content.hydra, overrides, earlier, self.catalogue)
 
     def texts(self, overrides: Sequence[Override]) -> list[str]:
@@ -275,7 +278,7 @@ def check_sweep_itself(overrides: Overrides, composing: Composer) -> list[Proble
     texts = composing.texts(overrides.ready)
     try:
         found = GlobalHydra.instance().config_loader().load_configuration(ROOT, texts, RunMode.MULTIRUN)
-    except COMPOSITION_ERRORS:  # its jobs cannot be composed either, and report it
+    except (*COMPOSITION_ERRORS, KeyError):  # its jobs cannot be composed either, and report it
         return []
     return check_hydra(found, typed_keys(overrides.ready), texts)
 

@@ -84,7 +84,10 @@ def one_line(error: BaseException) -> str:
 
 
 def users_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Return the frames of a traceback in the user's code: not in Python, lrflow or a package that is not trusted."""
+    """Return the frames of a traceback in the user's code: not in Python, lrflow or a package that is not trusted.
+
+    The code of lrflow's recipes counts as the user's, who copies and changes it.
+    """
     try:
         packages = {name.partition(".")[0] for name in trusted()}
     except (ConfigError, OSError):
@@ -116,22 +119,27 @@ def _frames(error: BaseException) -> list[traceback.FrameSummary]:
     return frames
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that led to it."""
+def _chain(error: BaseException) -> Iterator[tuple[BaseException, bool]]:
+    """Yield an exception and those that led to it, each with whether `raise ... from` states that it did."""
     seen: BaseException | None = error
+    is_stated = True
     while seen is not None:
-        yield seen
+        yield seen, is_stated
+        is_stated &= seen.__cause__ is not None
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
 
 
 def _of_system(error: BaseException) -> LrflowError | None:
     """Return the words for an error of the system, also if a library reports it as its own; None: it is none."""
-    for one in _chain(error):
-        if isinstance(one, OSError) and one.errno is not None:
+    for one, is_stated in _chain(error):
+        # Code that handles a missing file is common; what it raises then is a failure of its own.
+        if isinstance(one, OSError) and (one.errno in _SYSTEM or (is_stated and one.errno is not None)):
             return MachineError(system_message(one))
-    for what, hint in (_SYSTEM[code] for code in _SYSTEM if os.strerror(code).lower() in str(error).lower()):
-        return MachineError(_with_hint(f"{what}: {one_line(error)}", hint))
-    return None
+    code = next((code for code in _SYSTEM if os.strerror(code).lower() in str(error).lower()), None)
+    if code is None:
+        return None
+    what, hint = _SYSTEM[code]
+    return MachineError(_with_hint(f"{what}: {one_line(error)}", hint))
 
 
 def system_message(error: OSError) -> str:

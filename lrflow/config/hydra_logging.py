@@ -11,41 +11,61 @@ from lrflow.errors import Problem, did_you_mean
 _COLORED = "colorlog.ColoredFormatter"
 _FOLDER = re.compile(r"\$\{\s*hydra\s*[.:]\s*runtime\.output_dir\s*\}/")
 _LOG_FILE = re.compile(r"\w[\w.+=,@ -]*\.log")
-_FORMATTER = {
+_IMPORTS = re.compile(r"[a-z]+://")  # of `ext://module.name`, logging.config imports the module
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not _IMPORTS.match(value)
+
+
+def _is_text_or_null(value: Any) -> bool:
+    return value is None or _is_text(value)
+
+
+def _is_switch(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_level(value: Any) -> bool:
+    return isinstance(value, int | str) and bool(re.fullmatch(r"\w+", str(value)))
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_colors(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_text(text) for item in value.items() for text in item)
+
+
+_FORMATTER: dict[str, Callable[[Any], bool]] = {
     "class": lambda value: value in ("logging.Formatter", _COLORED),
     "()": lambda value: value == _COLORED,
-    "format": lambda value: isinstance(value, str),
-    "datefmt": lambda value: value is None or isinstance(value, str),
+    "format": _is_text,
+    "datefmt": _is_text_or_null,
     "style": lambda value: value == "%",  # the fields of "{" can show any attribute of an object
-    "validate": lambda value: isinstance(value, bool),
-    "log_colors": lambda value: _are_texts(value),
-    "reset": lambda value: isinstance(value, bool),
+    "validate": _is_switch,
+    "log_colors": _are_colors,
+    "reset": _is_switch,
 }
-_LEVEL: Callable[[Any], bool] = lambda value: isinstance(value, int | str) and bool(re.fullmatch(r"\w+", str(value)))  # noqa: E731
-_NAMES: Callable[[Any], bool] = lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value)  # noqa: E731
-_HANDLER = {
+_HANDLER: dict[str, Callable[[Any], bool]] = {
     "class": lambda value: value in ("logging.StreamHandler", "logging.FileHandler"),
-    "formatter": lambda value: isinstance(value, str),
-    "level": _LEVEL,
-    "filters": _NAMES,
+    "formatter": _is_text,
+    "level": _is_level,
+    "filters": _are_names,
     "stream": lambda value: value in ("ext://sys.stdout", "ext://sys.stderr"),
-    "filename": lambda value: isinstance(value, str),
+    "filename": _is_text,
     "mode": lambda value: value in ("a", "w"),
-    "encoding": lambda value: value is None or isinstance(value, str),
-    "delay": lambda value: isinstance(value, bool),
+    "encoding": _is_text_or_null,
+    "delay": _is_switch,
 }
-_FILTER = {"name": lambda value: isinstance(value, str)}
-_LOGGER = {
-    "level": _LEVEL,
-    "handlers": _NAMES,
-    "filters": _NAMES,
-    "propagate": lambda value: isinstance(value, bool),
-}
+_FILTER = {"name": _is_text}
+_LOGGER = {"level": _is_level, "handlers": _are_names, "filters": _are_names, "propagate": _is_switch}
 _PARTS = {"formatters": _FORMATTER, "handlers": _HANDLER, "filters": _FILTER, "loggers": _LOGGER}
-_FLAGS = {
+_FLAGS: dict[str, Callable[[Any], bool]] = {
     "version": lambda value: value == 1,
-    "disable_existing_loggers": lambda value: isinstance(value, bool),
-    "incremental": lambda value: isinstance(value, bool),
+    "disable_existing_loggers": _is_switch,
+    "incremental": _is_switch,
 }
 
 
@@ -97,7 +117,3 @@ def _settings(
         if not _FOLDER.match(str(written.get("filename"))) or not _LOG_FILE.fullmatch(name):
             hint = "${hydra.runtime.output_dir}/NAME.log"
             yield Problem(f"{key}.filename", "a file may log only into the run folder", written.get("filename"), hint)
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for item in value.items() for text in item)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -72,6 +74,19 @@ def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
+def copied_variable_problem(error: KeyError) -> Problem:
+    """Return the problem of a variable in `hydra.job.env_copy` that is not set, for which Hydra (1.3) raises KeyError.
+
+    Raises:
+        KeyError: the error is another one.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if frames[-1].f_code is not type(os.environ).__getitem__.__code__:
+        raise error
+    name = error.args[0]
+    return Problem("hydra.job.env_copy", f"the environment variable {name} is not set", name, f"export {name}=...")
+
+
 def nearest_setting(key: str) -> str | None:
     """Return a hint with the sweeper's setting nearest to an unknown key such as `hydra.sweeper.ntrials`, or None."""
     name, known = (
@@ -106,8 +121,8 @@ ENVIRONMENT = (
 )  # fmt: skip
 """Environment variables that a file may set or copy; the command line may set most others."""
 
-_RUNTIME = (("job", "num"), ("job", "id"), ("runtime", "output_dir"))
-"""Keys that Hydra fills in when a job starts."""
+_RUNTIME = {("job", "num"): 0, ("job", "id"): "0", ("runtime", "output_dir"): "output"}
+"""Keys that Hydra fills in when a job starts, each with a value that stands for it in the checks."""
 
 _COMPOSED = ("overrides.", "runtime.", "job.override_dirname")
 """Keys that Hydra fills in when it composes a config."""
@@ -196,10 +211,9 @@ def _filled_in(written: Any, composed_of: Collection[str] | None) -> Iterator[Pr
 @contextmanager
 def _started(node: DictConfig) -> Iterator[None]:
     """Give the keys that Hydra fills in when a job starts a value within the block, so that others can be resolved."""
-    samples = {("job", "num"): 0, ("job", "id"): "0", ("runtime", "output_dir"): "output"}
     with flag_override(node, ["readonly", "struct"], False):
         before = {place: node[place[0]]._get_node(place[1])._value() for place in _RUNTIME}
-        for (above, name), value in samples.items():
+        for (above, name), value in _RUNTIME.items():
             node[above][name] = value
         try:
             yield
@@ -223,26 +237,27 @@ def _resolved(value: Any, key: str, config: DictConfig, problems: list[Problem])
         return None
 
 
-def _job(job: Any, is_typed: Callable[[str], bool]) -> Iterator[Problem]:
+def _job(job: Any, from_command_line: Callable[[str], bool]) -> Iterator[Problem]:
     """Yield a problem for each setting of `hydra.job` that a config, or a file, may not give."""
-    copied = set(job["env_copy"]) if is_typed("hydra.job.env_copy") else set()
+    # Hydra adds the variables of `env_copy` to `env_set` when it composes a config.
+    copied = set(job["env_copy"]) if from_command_line("hydra.job.env_copy") else set()
     for name, value in job["env_set"].items():
         key = f"hydra.job.env_set.{name}"
         if _ENVIRONMENT.fullmatch(str(name)):
             yield Problem(key, "a config may not set this environment variable", value)
-        elif name not in ENVIRONMENT and name not in copied and not is_typed(key):
+        elif name not in ENVIRONMENT and name not in copied and not from_command_line(key):
             yield Problem(key, "a file may not set this environment variable", value, "give it on the command line")
         elif not str(value).isprintable():
             yield Problem(key, "expected a text of one line", value)
-    if job["chdir"] and not is_typed("hydra.job.chdir"):
+    if job["chdir"] and not from_command_line("hydra.job.chdir"):
         yield Problem(
             "hydra.job.chdir", "a file may not change the working directory", True, "give it on the command line"
         )
-    if not is_typed("hydra.job.name") and not re.fullmatch(r"\w[\w.+=,@ -]*", str(job["name"])):
+    if not from_command_line("hydra.job.name") and not re.fullmatch(r"\w[\w.+=,@ -]*", str(job["name"])):
         yield Problem("hydra.job.name", "expected letters, digits, spaces and . , _ - + = @", job["name"])
 
 
-def _lrflow_sweeper(sweeper: Any, written: Any, is_typed: Callable[[str], bool]) -> Iterator[Problem]:
+def _lrflow_sweeper(sweeper: Any, written: Any, from_command_line: Callable[[str], bool]) -> Iterator[Problem]:
     """Yield a problem for each wrong setting of lrflow's sweeper, and for each that only the command line may give."""
     if _is_open(written["storage"]):  # from a variable it may hold a password
         yield from check_sweeper({**sweeper, "storage": "journal"})
@@ -250,18 +265,16 @@ def _lrflow_sweeper(sweeper: Any, written: Any, is_typed: Callable[[str], bool])
             yield Problem("sweep.storage", "expected memory, journal or the URL of a database", written["storage"])
     else:
         yield from check_sweeper(sweeper)
-    if sweeper["resume"] is not None and not is_typed("hydra.sweeper.resume"):
+    if sweeper["resume"] is not None and not from_command_line("hydra.sweeper.resume"):
         yield Problem("sweep.resume", "a file may not resume a sweep", sweeper["resume"], "give it on the command line")
     storage = str(written["storage"])
-    if is_typed("hydra.sweeper.storage") or storage in ("journal", "memory") or _FROM_ENVIRONMENT.fullmatch(storage):
+    is_variable = re.fullmatch(r"\$\{\s*oc\.env\s*:\s*\w+\s*\}", storage)
+    if from_command_line("hydra.sweeper.storage") or storage in ("journal", "memory") or is_variable:
         return
     path = re.fullmatch(r"sqlite:///([^?#]+)", str(sweeper["storage"]))
     if not path or not stays_inside(path[1]):
         hint = "sqlite:///NAME.db, or sweep.storage=... on the command line; ${oc.env:NAME} takes it from a variable"
         yield Problem("sweep.storage", "a file may not give a server or another folder", storage, hint)
-
-
-_FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*\w+\s*\}")
 
 
 def _is_name(value: Any) -> bool:

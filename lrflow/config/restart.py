@@ -57,10 +57,14 @@ class Job:
 
         Raises:
             LrflowError: another process holds it.
-            ConfigError: the output folder cannot be written.
+            ConfigError: the output folder cannot be created.
         """
         try:
             self.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"cannot create this folder: {error.strerror}"
+            raise ConfigError([Problem("output", message, str(self.output))]) from error
+        try:
             with files.lock(self.output / f".job-{self.name or self.fingerprint}.lock", wait=False):
                 yield
         except files.LockedError as error:

@@ -18,7 +18,6 @@ _ANCHOR = re.compile(
     r"\$\{\s*(output|hydra\s*[.:]\s*(run\.dir|sweep\.dir|runtime\.output_dir|runtime\.cwd))\s*\}(?=/|$)"
 )
 _DOWNLOADS = ("lrflow.data.FashionMNIST", "lrflow.recipes.finetune_vision.data.FewClothes")
-_PATHS = re.compile(r"(^|_)(dir|dirpath|root|folder|path|file|filename)(_|$)|dir$|path$|filename$")
 
 
 def stays_inside(path: str) -> bool:
@@ -93,17 +92,26 @@ def _written(config: Config) -> Iterator[tuple[str, Any]]:
             yield "data.root", data["root"]
 
 
-def _of_lightning(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Yield the arguments that name a path, of Lightning's callbacks, loggers and profilers at any depth of a node."""
+def _of_lightning(node: Any, key: str, is_argument: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield every argument of Lightning's callbacks, loggers and profilers at any depth of a node.
+
+    Which of them become part of a path is for Lightning to decide, such as the `name` and `version` of a logger.
+
+    Args:
+        node: part of the config.
+        key: its key.
+        is_argument: whether it is an argument of one of Lightning's classes.
+    """
     if isinstance(node, list):
         for index, item in enumerate(node):
-            yield from _of_lightning(item, f"{key}[{index}]")
+            yield from _of_lightning(item, f"{key}[{index}]", is_argument)
     elif isinstance(node, Mapping):
-        ours = str(node.get("_target_")).startswith(("pytorch_lightning.", "lightning."))
+        if "_target_" in node:
+            is_argument = str(node["_target_"]).startswith(("pytorch_lightning.", "lightning."))
         for name, value in node.items():
-            if ours and (isinstance(value, list) or _PATHS.search(str(name))):
-                yield from leaves(value, f"{key}.{name}")
-            yield from _of_lightning(value, f"{key}.{name}")
+            yield from _of_lightning(value, f"{key}.{name}", is_argument)
+    elif is_argument:
+        yield key, node
 
 
 def _for_the_command_line(config: Config) -> Iterator[Problem]:

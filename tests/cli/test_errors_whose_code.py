@@ -51,6 +51,7 @@ TABLE: dict[str, tuple[list[str], int, str]] = {
     "file as a folder": (["output=/dev/null"], 2, "cannot create a run folder there: Not a directory"),
     "verbosity": (["hydra.verbose=5"], 2, "hydra.verbose = 5"),
     "no jobs": (["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0", "seed=1,2"], 2, "n_jobs = 0"),
+    "file as a job's folder": (["output=/dev/null", "resume=auto"], 2, "cannot create this folder: File exists"),
     "nodes": (["trainer.num_nodes=2"], 2, "set MASTER_ADDR, MASTER_PORT, NODE_RANK, which is not set here"),
 }  # fmt: skip
 DEBUGGING = ("a problem in your code", "No code of yours", "Traceback", "LRFLOW_DEBUG")
@@ -179,6 +180,15 @@ def test_failures_of_the_machine(
     assert isinstance(explained, MachineError)
     assert said in str(explained)
     assert explained.__cause__ is error
+
+
+def test_a_fault_after_a_missing_file_was_handled_is_not_put_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrflow.config.failures.users_frames", lambda error: [])
+    fault = KeyError("a fault of lrflow's")
+    fault.__context__ = FileNotFoundError(errno.ENOENT, "No such file or directory", "x")
+    assert failure(raised(fault)) is fault
+    fault.__context__ = OSError(errno.ENOSPC, "No space left on device", "x")
+    assert "no space left" in str(failure(raised(fault)))
 
 
 def test_a_failure_of_unknown_origin_is_not_put_on_the_user(

@@ -9,6 +9,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+
+from lrflow.cli.sweep_job import _outcome_of
+from lrflow.errors import TimeLimitError
 
 ODD = """
 import inspect, os, signal, time
@@ -111,3 +115,11 @@ def test_a_sweep_stopped_half_way_is_resumed_with_nothing_lost_or_doubled(
         with (sweep / f"{job}/metrics.csv").open(newline="") as file:
             steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
         assert steps == list(range(40))
+
+
+def test_the_outcome_of_a_job_that_gave_none_has_its_overrides_as_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PART", "lower-half-7")
+    overrides = {"task": ["++model.part=${oc.env:PART}", "optimizer=sgd"]}
+    node = OmegaConf.create({"overrides": overrides, "runtime": {"output_dir": "0"}})
+    outcome = _outcome_of(TimeLimitError("too long"), node, 0.0)
+    assert outcome.overrides == ["model.part=${oc.env:PART}", "optimizer=sgd"]

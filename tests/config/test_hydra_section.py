@@ -9,32 +9,31 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from hydra_plugins.lrflow.sweeper import LrflowSweeper
+from lrflow.cli import main
 from lrflow.config import compose
 from lrflow.config.hydra_section import check_sweeper
 from lrflow.config.sweep import Sweep
 
-EVIL = {
-    "callbacks": "callbacks: {x: {_target_: joblib.load, filename: x}}",
-    "launcher": "launcher: {_target_: os.system}",
-    "an alias": "launcher: {_target_: hydra_plugins.x.os.system}",
-    "sweeper": "sweeper: {_target_: my.Sweeper}",
-    "trust": "job: {env_set: {LRFLOW_TRUST: os}}",
-    "another path": "job: {env_set: {PYTHONPATH: /tmp}}",
-    "a sweep": "mode: MULTIRUN",
-    "sweep": "sweeper: {params: {seed: '1,2'}}",
-    "log file": "job_logging: {handlers: {f: {class: logging.FileHandler, filename: x.log}}}",
-    "log file up": "job_logging: {handlers: {f: {class: logging.FileHandler, filename: '${hydra.runtime.output_dir}/../x'}}}",  # noqa: E501
-    "log class": "hydra_logging: {handlers: {f: {class: logging.handlers.SMTPHandler}}}",
-    "log factory": "job_logging: {formatters: {f: {(): os.system}}}",
-}
+
+def test_a_problem_of_hydras_section_names_the_line_of_the_recipe(write, problems_of) -> None:
+    write(
+        "conf/recipe/evil.yaml", "# @package _global_\nhydra:\n  callbacks: {x: {_target_: joblib.load}}\n  mode: RUN\n"
+    )
+    found = {problem.key: problem.where for problem in problems_of(["recipe=evil"], Path("conf"))}
+    assert found["hydra.callbacks.x"] == "conf/recipe/evil.yaml:3"
+    assert found["hydra.mode"] == "conf/recipe/evil.yaml:4"
 
 
-@pytest.mark.parametrize("name", EVIL)
-def test_forbidden_hydra_settings_in_a_recipe(name: str, write, problems_of) -> None:
-    write("conf/recipe/evil.yaml", f"# @package _global_\nhydra:\n  {EVIL[name]}\n")
-    problems = problems_of(["recipe=evil"], Path("conf"))
-    assert all(problem.key.startswith("hydra.") for problem in problems)
-    assert all(problem.where == "conf/recipe/evil.yaml:3" for problem in problems)
+def test_a_variable_that_is_to_be_copied_and_is_not_set(
+    write, problems_of, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("NO_SUCH_NAME", raising=False)
+    write("conf/recipe/evil.yaml", "# @package _global_\nhydra: {job: {env_copy: [NO_SUCH_NAME]}}\n")
+    for words in (["hydra.job.env_copy=[NO_SUCH_NAME]"], ["recipe=evil"]):
+        (problem,) = problems_of(words, Path("conf"))
+        assert (problem.key, problem.value) == ("hydra.job.env_copy", "NO_SUCH_NAME")
+        assert main(["-m", "--config-dir", "conf", "optimizer.lr=0.1,0.2", *words]) == 2
+        assert "the environment variable NO_SUCH_NAME is not set" in " ".join(capsys.readouterr().err.split())
 
 
 def test_allowed_hydra_settings() -> None:
