@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -27,7 +28,8 @@ def _is_switch(value: Any) -> bool:
 
 
 def _is_level(value: Any) -> bool:
-    return isinstance(value, int | str) and bool(re.fullmatch(r"\w+", str(value)))
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return is_number or (isinstance(value, str) and value in logging.getLevelNamesMapping())
 
 
 def _are_names(value: Any) -> bool:
@@ -72,6 +74,8 @@ _FLAGS: dict[str, Callable[[Any], bool]] = {
 def check_logging(content: Any, written: Any, key: str, is_typed: Callable[[str], bool]) -> Iterator[Problem]:
     """Yield a problem for each setting that could do more than write a log to the terminal or to the run folder.
 
+    And for each that `logging.config` cannot take, since it would raise when the run starts.
+
     Args:
         content: `hydra.job_logging` or `hydra.hydra_logging`, resolved.
         written: the same with interpolations.
@@ -96,6 +100,28 @@ def check_logging(content: Any, written: Any, key: str, is_typed: Callable[[str]
             yield Problem(place, "there is no such key", value, did_you_mean(str(name), [*_PARTS, "root", *_FLAGS]))
         elif not _FLAGS[name](value):
             yield Problem(place, "a config may not log this way", value)
+    for name, value in (("version", 1), ("root", "null")):
+        if name not in content:
+            yield Problem(f"{key}.{name}", "must be given a value", hint=f"such as {name}: {value}")
+    yield from _undefined(content, key)
+
+
+def _undefined(content: Mapping[str, Any], key: str) -> Iterator[Problem]:
+    """Yield a problem for each class that is missing and each name of a formatter, handler or filter without one."""
+    parts = {part: content[part] if isinstance(content.get(part), dict) else {} for part in _PARTS}
+    users = {f"{key}.{part}.{name}": one for part in ("handlers", "loggers") for name, one in parts[part].items()}
+    users[f"{key}.root"] = content.get("root")
+    for place, settings in users.items():
+        if not isinstance(settings, dict):
+            continue
+        if place.startswith(f"{key}.handlers.") and "class" not in settings:
+            yield Problem(f"{place}.class", "must be given a value", hint="such as logging.StreamHandler")
+        for setting, part in (("formatter", "formatters"), ("handlers", "handlers"), ("filters", "filters")):
+            given = settings.get(setting)
+            for name in given if isinstance(given, list) else [given]:
+                if isinstance(name, str) and name not in parts[part]:
+                    message = f"there is no such {part.removesuffix('s')}"
+                    yield Problem(f"{place}.{setting}", message, name, did_you_mean(name, map(str, parts[part])))
 
 
 def _settings(

@@ -206,6 +206,11 @@ LOGGING = {
     "root: {level: {(): os.system}}": "root.level",
     "queue: {(): os.system}": "queue",
     "version: {(): os.system}": "version",
+    "root: {level: info}": "root.level",
+    "root: {handlers: [nope], level: INFO}": "root.handlers",
+    "loggers: {x: {filters: [nope]}}": "loggers.x.filters",
+    "handlers: {x: {class: logging.StreamHandler, formatter: nope}}": "handlers.x.formatter",
+    "handlers: {x: {level: INFO}}": "handlers.x.class",
 }
 """Settings below `hydra.job_logging` and `hydra.hydra_logging`."""
 
@@ -291,8 +296,6 @@ REST = {
     "health: {x: {_target_: os.system}}": "health.x._target_",
     "health: {x: {_target_: pytorch_lightning.callbacks.ModelCheckpoint, dirpath: /etc}}": "health.x.dirpath",
     "health: {x: {_target_: pytorch_lightning.callbacks.DeviceStatsMonitor, cpu_stats: ['../x']}}": "health.x.cpu",
-    "model: {_target_: torch.nn.Sequential, _args_: [{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: x, "
-    "version: ../../x}]}": "model._args_[0].version",
     "health: {nonfinite: {_target_: os.system}}": "health.nonfinite._target_",
     "feedback: {_target_: os.system}": "feedback._target_",
     "optimizer: {_target_: os.system}": "optimizer._target_",
@@ -437,6 +440,9 @@ def test_settings_of_the_rest(composing: Merging, canary: Callable[[], list[str]
     assert not wrongly_allowed(composing, REST)
     assert not wrongly_allowed(composing, {"task: {from: /etc}": "task.from"}, ["task=analyze"])
     assert not wrongly_allowed(composing, {"task: {from: ../x}": "task.from"}, ["task=evaluate"])
+    logger = "{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: x, version: ../../x}"
+    nested = f"model: {{_target_: torch.nn.Sequential, _args_: [{logger}], loss: cross_entropy}}"
+    assert not wrongly_allowed(composing, {nested: "model._args_[0].version"}, ["model=custom"])
     assert not wrongly_allowed(composing, {"data: {root: /etc/x}": "data.root"}, ["data=fashion_mnist"])
     assert not canary()
 
@@ -448,6 +454,8 @@ ALLOWED = [
     "hydra: {job_logging: {handlers: {x: {class: logging.StreamHandler, stream: ext://sys.stderr, level: WARNING}}}}",
     f"hydra: {{job_logging: {{handlers: {{x: {{{FILE}: '${{hydra.runtime.output_dir}}/${{hydra.job.name}}.log'}}}}}}}}",
     "hydra: {job_logging: {formatters: {x: {(): colorlog.ColoredFormatter, format: '%(message)s'}}}}",
+    "hydra: {job_logging: {filters: {f: {name: a}}, handlers: {h: {class: logging.StreamHandler, filters: [f]}}, "
+    "root: {level: DEBUG, handlers: [h]}}}",
     "{output: runs/mine, logger: {tensorboard: {sub_dir: here}}, name: mine}",
     "{output: 'runs/${oc.env:NO_SUCH_NAME,x}/${seed}'}",
 ]
