@@ -57,9 +57,8 @@ def _redacted(shown: Any) -> Any:
         return redact_text(shown)
     if isinstance(shown, Text):
         plain = redact_text(shown.plain)
-        return (
-            shown if plain == shown.plain else Text(plain, shown.style, justify=shown.justify, overflow=shown.overflow)
-        )
+        if plain != shown.plain:
+            return Text(plain, shown.style, justify=shown.justify, overflow=shown.overflow)
     if isinstance(shown, Table):
         for column in shown.columns:
             column._cells[:] = map(_redacted, column._cells)

@@ -147,7 +147,8 @@ class OwnProcess:
 def limited(limit: float | None, when_hung: Callable[[], object]) -> Iterator[None]:
     """Interrupt the block after `limit` seconds, as Ctrl-C does, and raise `TimeLimitError`.
 
-    If that does not end the block, the process ends.
+    If that does not end the block, the process ends. Outside of the main thread, which no signal interrupts, it ends at
+    once.
 
     Args:
         limit: seconds; None: no limit.
@@ -288,7 +289,7 @@ def _be_the_copy(work: Callable[[Any], Any], asked: int, answering: int, blocked
         os.setpgid(0, 0)
         _die_with(parent)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in _PASSED_ON[1:]:
+        for number in set(_PASSED_ON) - {signal.SIGINT}:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
         for number in (signal.SIGTTIN, signal.SIGTTOU):  # a terminal stops processes in the background that use it

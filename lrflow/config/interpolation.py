@@ -191,8 +191,9 @@ def _unresolved_node(config: DictConfig, key: str) -> Node | None:
     for part in split_key(key):
         if not isinstance(node, DictConfig | ListConfig) or node._is_interpolation() or node._is_none():
             return None
+        below: Any = node
         try:
-            node = node._get_node(part)
+            node = below._get_node(part)
         except (OmegaConfBaseException, TypeError, IndexError):
             return None
     return node if isinstance(node, Node) else None
