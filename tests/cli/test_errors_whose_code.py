@@ -33,7 +33,7 @@ TABLE: dict[str, tuple[list[str], int, str]] = {
     "W&B's key": (["logger=wandb", "logger.wandb.mode=online"], 2, "needs an API key"),
     "digits": ([f"seed={DIGITS}"], 2, "(4300 digits)"),
     "brackets": ([f"model.widths={DEEP}"], 2, "nested more than 40 levels deep"),
-    "open brackets": (["name=" + "[" * 500], 2, "cannot be parsed"),
+    "open brackets": (["model.widths=" + "[" * 500], 2, "cannot be parsed"),
     "package": (["--cfg", "job", "-p", "a[b"], 2, "not a key of the config"),
     "long name": ([f"name={LONG}"], 2, "at most 200 bytes"),
     "long folder": ([f"output={LONG}"], 2, "File name too long"),

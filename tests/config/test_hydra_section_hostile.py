@@ -294,8 +294,6 @@ REST = {
     "layers: {_target_: os.system}": "layers._target_",
     "layers: {rules: [{name: x, match: '*', schedule: {_target_: os.system}}]}": "layers.rules[0].schedule._target_",
     "health: {x: {_target_: os.system}}": "health.x._target_",
-    "health: {x: {_target_: pytorch_lightning.callbacks.ModelCheckpoint, dirpath: /etc}}": "health.x.dirpath",
-    "health: {x: {_target_: pytorch_lightning.callbacks.DeviceStatsMonitor, cpu_stats: ['../x']}}": "health.x.cpu",
     "health: {nonfinite: {_target_: os.system}}": "health.nonfinite._target_",
     "feedback: {_target_: os.system}": "feedback._target_",
     "optimizer: {_target_: os.system}": "optimizer._target_",
@@ -440,11 +438,20 @@ def test_settings_of_the_rest(composing: Merging, canary: Callable[[], list[str]
     assert not wrongly_allowed(composing, REST)
     assert not wrongly_allowed(composing, {"task: {from: /etc}": "task.from"}, ["task=analyze"])
     assert not wrongly_allowed(composing, {"task: {from: ../x}": "task.from"}, ["task=evaluate"])
+    assert not wrongly_allowed(composing, {"data: {root: /etc/x}": "data.root"}, ["data=fashion_mnist"])
+    assert not canary()
+
+
+def test_arguments_of_lightnings_classes(composing: Merging) -> None:
+    callbacks = "health: {x: {_target_: pytorch_lightning.callbacks."
+    table = {
+        callbacks + "ModelCheckpoint, dirpath: /etc}}": "health.x.dirpath",
+        callbacks + "DeviceStatsMonitor, cpu_stats: ['../x']}}": "health.x.cpu",
+    }
+    assert not wrongly_allowed(composing, table)
     logger = "{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: x, version: ../../x}"
     nested = f"model: {{_target_: torch.nn.Sequential, _args_: [{logger}], loss: cross_entropy}}"
     assert not wrongly_allowed(composing, {nested: "model._args_[0].version"}, ["model=custom"])
-    assert not wrongly_allowed(composing, {"data: {root: /etc/x}": "data.root"}, ["data=fashion_mnist"])
-    assert not canary()
 
 
 ALLOWED = [
