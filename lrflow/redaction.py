@@ -39,6 +39,7 @@ _INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 _NAMED = re.compile(
     r"""([A-Za-z_][\w.-]*)(=|["']:\s?)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"'&,;(){}\[\]<][^\s"'&,;)\]}]*)"""
 )
+_IN_MAPPING = re.compile(r"""[{,]\s*([A-Za-z_]\w*)\s*:\s*("[^"]*"|'[^']*'|[^\s,{}\[\]]+)""")
 _WORDS_OF_NAMES = ("pass", "pwd", "pat", "token", "secret", "key", "cred", "bearer", "jwt", "otp", "webhook", "cookie")
 _SHORTEST = 3  # of a secret that is recognized in text
 _DISTINCTIVE = 8  # characters of a text that does not appear by chance, if they are not only letters or digits
@@ -203,7 +204,10 @@ class Redactor:
             self._seen = None
 
     def add_words(self, words: Iterable[str]) -> None:
-        """Remember the values that a command line gives to names of secrets: `--password=...`, `--api-key ...`."""
+        """Remember the values that a command line gives to names of secrets.
+
+        Such as `--password=...`, `--api-key ...`, `model.token=...` and `model={token: ...}`.
+        """
         awaited = ""
         for word in words:
             name, equals, value = word.partition("=")
@@ -212,6 +216,9 @@ class Redactor:
             elif equals and "${" not in value and value and is_secret_name(name, value):
                 self.add(value.strip("'\""), f"{name.lstrip('+~')} on the command line")
             awaited = word if word.startswith("--") and not equals and is_secret_name(word) else ""
+            for key, item in _IN_MAPPING.findall(value):
+                if "${" not in item and is_secret_name(key, item):
+                    self.add(item.strip("'\""), f"{key} on the command line")
             for password in _passwords(word):
                 self.add(password, "a URL on the command line")
 

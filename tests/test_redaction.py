@@ -269,7 +269,9 @@ def test_words_of_a_command_line() -> None:
     redactor.add_words(
         ["train.py", "--password", "hunter2", "--api-key=swordfish", "+m.token=opensesame", "--n", "gone"]
     )
+    redactor.add_words(["model={a: {b: 1, db_pass: 'say friend'}, token: xyzzy-9, key: plugh}"])
     assert redact_text("hunter2 swordfish opensesame gone") == "*** *** *** gone"
+    assert redact_text("say friend xyzzy-9 plugh") == "*** *** plugh"
 
 
 def test_a_typed_secret_is_one_even_if_a_config_read_it_before() -> None:

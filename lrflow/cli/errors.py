@@ -16,7 +16,7 @@ from rich.text import Text
 from lrflow.config.failures import users_frames
 from lrflow.display import QuietConsole, counted
 from lrflow.errors import ConfigError, LrflowError, Problem, written
-from lrflow.redaction import MASK, is_secret_name, redact_text
+from lrflow.redaction import MASK, is_secret_name, redact, redact_text
 
 _LONGEST = 60
 
@@ -130,12 +130,8 @@ def _value(problem: Problem) -> str:
     """Return a value as it is typed on a command line, shortened to one line."""
     if is_secret_name(problem.key, problem.value):
         return MASK
-    text = " ".join(redact_text(_written(problem.value)).split())
+    text = " ".join(redact_text(written(problem.value, lambda value: _as_typed(redact(value)))).split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
-
-
-def _written(value: object) -> str:
-    return written(value, _as_typed)
 
 
 def _as_typed(value: object) -> str:

@@ -135,7 +135,9 @@ def _settings(
         if name not in known:
             yield Problem(f"{key}.{name}", "there is no such key here", value, did_you_mean(str(name), known))
         elif not known[name](value):
-            yield Problem(f"{key}.{name}", "a config may not log this way", value)
+            levels = logging.getLevelNamesMapping()
+            hint = did_you_mean(str(value).upper(), levels) if name == "level" else None
+            yield Problem(f"{key}.{name}", "a config may not log this way", value, hint)
     if "()" in content and "class" in content:
         yield Problem(f"{key}.()", "cannot be given beside class", content["()"])
     if content.get("class") == "logging.FileHandler" and not is_typed(f"{key}.filename"):

@@ -12,7 +12,9 @@ import pytest
 
 from lrflow import files
 from lrflow.cli import main
+from lrflow.cli.errors import show_problems
 from lrflow.config.failures import MachineError, failure
+from lrflow.errors import ConfigError, Problem
 
 LINEAR = ["model=custom", "model._target_=torch.nn.Linear", "model.loss=cross_entropy", "model.out_features=10"]
 LONG, DIGITS, DEEP = "a" * 300, "9" * 5000, "[" * 500 + "]" * 500
@@ -111,6 +113,11 @@ def test_the_users_own_code_is_named_with_its_line(
     err = capsys.readouterr().err
     assert said in err
     assert "This is a bug or a problem in your code" in err
+
+
+def test_a_problem_of_a_mapping_shows_no_secret_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    show_problems(ConfigError([Problem("model.x", "there is no such key", {"a": [{"db_pass": "hunter2"}], "n": 1})]))
+    assert "model.x = {a: [{db_pass: ***}], n: 1}" in capsys.readouterr().err
 
 
 FAULT = """
