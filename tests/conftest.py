@@ -75,10 +75,15 @@ def _compose_once() -> tuple[Callable[..., Any], Callable[..., Any]]:
     return list_options, compose_options
 
 
+@pytest.fixture
+def composed_anew() -> None:
+    """Hydra reads all options again for each composition of this test, which changes what they are."""
+
+
 @pytest.fixture(autouse=True)
 def _options_composed_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests read each combination of shipped options once per process, which saves time."""
-    if "composition" not in request.path.stem:
+    if "composition" not in request.path.stem and "composed_anew" not in request.fixturenames:
         from hydra._internal import config_loader_impl
 
         list_options, compose = request.getfixturevalue("_compose_once")

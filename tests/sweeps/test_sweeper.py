@@ -399,7 +399,7 @@ def test_a_missing_database_driver_is_an_error(
             ],
             ["at most 1000", "momentum"],
         ),
-        (["sweep.resume=nowhere"], ["sweep.yaml is missing"]),
+        (["sweep.resume=nowhere"], ["sweep.resume = nowhere", "there is no such folder"]),
     ],
 )
 def test_rejects_a_wrong_sweep_before_the_first_job(

@@ -191,7 +191,7 @@ def test_concurrent_sweeps_share_a_study_on_a_server(elsewhere: Path) -> None:
     assert ran["one"] | ran["two"] == {str(number) for number in range(12)}
 
 
-def test_a_missing_launcher_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_launcher_is_an_error(monkeypatch: pytest.MonkeyPatch, composed_anew: None) -> None:
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "joblib.yaml", raising=False)
     with pytest.raises(ConfigError) as raised:
         compose(["hydra/launcher=joblib"])
