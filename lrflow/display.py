@@ -51,14 +51,23 @@ class QuietConsole(Console):
         discard_output(self.file)
 
 
+_CONTROLS = {code: "?" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+"""Characters by which a text from a file could command the terminal: set its title, write to the clipboard."""
+
+
 def _redacted(shown: Any) -> Any:
-    """Return what is printed without its secrets, which a line break or a table's column would hide from the stream."""
+    """Return what is printed without its secrets, which a line break or a table's column would hide from the stream.
+
+    Control characters become question marks.
+    """
     if isinstance(shown, str):
-        return redact_text(shown)
+        return redact_text(shown).translate(_CONTROLS)
     if isinstance(shown, Text):
         plain = redact_text(shown.plain)
         if plain != shown.plain:
-            return Text(plain, shown.style, justify=shown.justify, overflow=shown.overflow)
+            shown = Text(plain, shown.style, justify=shown.justify, overflow=shown.overflow)
+        if (harmless := plain.translate(_CONTROLS)) != plain:
+            shown.plain = harmless  # of the same length, so that it keeps its colours
     if isinstance(shown, Table):
         for column in shown.columns:
             column._cells[:] = map(_redacted, column._cells)

@@ -245,7 +245,8 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
 
     from lrflow.cli.own_process import can_fork
     from lrflow.cli.sweep_job import SweepJobs, is_trial_of_lrflow, run_job_of_sweep, settings_of_sweeper
-    from lrflow.config.composition import MODULE, ROOT, share_store
+    from lrflow.config.composition import MODULE, ROOT
+    from lrflow.config.hydra_options import share_store
     from lrflow.config.literal import how_to_resume
 
     outcomes: list[Outcome] = []

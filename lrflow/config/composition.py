@@ -14,7 +14,6 @@ import hydra
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.defaults_list import DefaultsList
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override as HydraOverride
 from hydra.errors import HydraException, MissingConfigException
@@ -26,6 +25,7 @@ from lrflow.config.config import Config
 from lrflow.config.defaults import check_own_options
 from lrflow.config.diagnostics import closest
 from lrflow.config.failures import system_message
+from lrflow.config.hydra_options import share_store
 from lrflow.config.hydra_section import check_hydra, copied_variable_problem, nearest_setting
 from lrflow.config.interpolation import DEEPEST
 from lrflow.config.options import FAST, Catalogue, recipes
@@ -33,7 +33,7 @@ from lrflow.config.origins import READ_ERRORS, Source, is_of_digits, line_with, 
 from lrflow.config.overrides import Override, Overrides, expand, read_overrides, typed_keys
 from lrflow.config.packages import LAUNCHERS, missing_package
 from lrflow.config.saved import Composed, completed, earlier_run, of_this_run, pinned
-from lrflow.config.written_paths import check_written_paths
+from lrflow.config.written_paths import check_links, check_written_paths
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.files import is_folder
 
@@ -219,11 +219,6 @@ def composer(
         yield Composer(config_dir, catalogue or Catalogue([config_dir] if config_dir else []), earlier)
 
 
-def share_store() -> None:
-    """Keep Hydra from copying its config store for each composition, which takes as long as the rest of it."""
-    type(ConfigStore.instance()).__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
-
-
 def checked(
     overrides: Overrides, composing: Composer, typed: Iterable[Override] | None = None
 ) -> tuple[Composed, Config]:
@@ -247,6 +242,8 @@ def checked(
         problems += check_hydra(found.content, keys, composing.texts(ready))
         config = found.config()
         problems += check_written_paths(config, keys, _named(found, given))
+        if found.earlier is not None and config.resume.source is not None:
+            problems += check_links(found.earlier.parents[found.earlier.name != "config.yaml"])
         if not problems and not overrides.problems:
             return found, config
     except ConfigError as error:
@@ -280,7 +277,10 @@ def check_sweep_itself(overrides: Overrides, composing: Composer) -> list[Proble
         found = GlobalHydra.instance().config_loader().load_configuration(ROOT, texts, RunMode.MULTIRUN)
     except (*COMPOSITION_ERRORS, KeyError):  # its jobs cannot be composed either, and report it
         return []
-    return check_hydra(found, typed_keys(overrides.ready), texts)
+    folder = next((Path(one.plain) for one in overrides.ready if one.key == "hydra.sweep.dir" and not one.saved), None)
+    is_resumed = folder is not None and any((folder / name).exists() for name in ("sweep.yaml", "multirun.yaml"))
+    links = check_links(folder) if folder is not None and is_resumed else []
+    return [*check_hydra(found, typed_keys(overrides.ready), texts), *links]
 
 
 def _named(found: Composed, typed: Iterable[Override]) -> list[Path]:

@@ -12,6 +12,7 @@ from lrflow.config.options import Catalogue, home
 from lrflow.config.origins import READ_ERRORS, line_of, read_yaml, short_path, yaml_problem
 from lrflow.errors import Problem
 
+_PARTS = ("launcher", "sweeper")
 _FORMS = "- optimizer: sgd, - override /optimizer: sgd, - _self_"
 
 
@@ -36,6 +37,14 @@ def _check(path: Path) -> Iterator[Problem]:
     if content is not None and not isinstance(content, dict):
         yield Problem("config", "expected a mapping of keys to values", content, where=short_path(path))
         return
+    section = (content or {}).get("hydra", {})
+    below = section if isinstance(section, dict) else {}
+    parts = {"hydra": section, **{f"hydra.{key}": below[key] for key in _PARTS if key in below}}
+    for key, part in parts.items():
+        if not isinstance(part, dict):
+            where = f"{short_path(path)}:{line_of(key, path) or 1}"
+            yield Problem(key, "expected a mapping of settings", part, where=where)
+            return
     defaults = (content or {}).get("defaults", [])
     where = f"{short_path(path)}:{line_of('defaults', path) or 1}"
     if not isinstance(defaults, list):

@@ -20,6 +20,7 @@ import lrflow
 from lrflow.config.options import home
 from lrflow.config.packages import trusted
 from lrflow.errors import ConfigError, LrflowError, first_named, written
+from lrflow.redaction import redact_text
 from lrflow.stops import cause_of
 
 
@@ -77,7 +78,7 @@ def failure(error: BaseException) -> BaseException:
 def one_line(error: BaseException) -> str:
     """Return the first line of an exception's message, shortened; its type if it has none."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".")
-    first = _SOURCE.sub("", first)
+    first = redact_text(_SOURCE.sub("", first))  # the rest of a secret that is cut could not be found later
     if isinstance(error, KeyError) or not first:
         first = f"{type(error).__name__}: {first}".rstrip(": ")
     return first if len(first) <= _LONGEST else f"{first[: _LONGEST - 3]}..."
@@ -277,4 +278,5 @@ def _with_hint(message: str, hint: str) -> str:
 
 
 def _shortened(text: str) -> str:
+    text = redact_text(text)
     return text if len(text) <= 120 else f"{text[:80]}...{text[-37:]}"

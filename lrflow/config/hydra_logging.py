@@ -40,10 +40,12 @@ def _are_colors(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_text(text) for item in value.items() for text in item)
 
 
+_RAW = re.compile(r"%\((msg|args|exc_info)\)|%\([^)]*\)[-#0 +.\d]*\d{4}")
+"""What a format must not have: a field whose secrets are not masked yet, or one so wide that it fills the memory."""
 _FORMATTER: dict[str, Callable[[Any], bool]] = {
     "class": lambda value: value in ("logging.Formatter", _COLORED),
     "()": lambda value: value == _COLORED,
-    "format": _is_text,
+    "format": lambda value: _is_text(value) and not _RAW.search(value),
     "datefmt": _is_text_or_null,
     "style": lambda value: value == "%",  # the fields of "{" can show any attribute of an object
     "validate": _is_switch,

@@ -19,7 +19,7 @@ from lrflow.config.interpolation import text_of
 from lrflow.config.launchers import VECTORIZED, check_built, check_settings
 from lrflow.config.origins import is_typed
 from lrflow.config.packages import missing_package
-from lrflow.config.secrets import find_secrets
+from lrflow.config.secrets import find_published_secrets, find_secrets
 from lrflow.config.sweep import TARGET, Pruning, Sweep, is_storage
 from lrflow.config.written_paths import path_problem, stays_below, stays_inside
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
@@ -171,6 +171,8 @@ def _check(content: Any, written: Any, config: DictConfig, typed: Collection[str
         key = f"hydra.{above}.{name}"
         if not from_command_line(key) and not stays_below(str(written[above][name]), resolve):
             yield path_problem(key, written[above][name])
+    named = {"run": content["run"], "sweep": content["sweep"], "job": {"name": content["job"]["name"]}}
+    yield from find_published_secrets({"hydra": named})
     subdir = content["output_subdir"]
     if subdir is not None and not from_command_line("hydra.output_subdir") and not re.fullmatch(r"\.hydra\w*", subdir):
         yield Problem("hydra.output_subdir", "a file may give only .hydra or null", subdir)
@@ -247,8 +249,10 @@ def _job(job: Any, from_command_line: Callable[[str], bool]) -> Iterator[Problem
             yield Problem(key, "a config may not set this environment variable", value)
         elif name not in ENVIRONMENT and name not in copied and not from_command_line(key):
             yield Problem(key, "a file may not set this environment variable", value, "give it on the command line")
-        elif not str(value).isprintable():
+        elif not isinstance(value, str | int | float) or not str(value).isprintable():
             yield Problem(key, "expected a text of one line", value)
+        elif not re.fullmatch(r"[\w.,:+>\[\]-]*", str(value)) and name not in copied and not from_command_line(key):
+            yield Problem(key, "a file may give only a number or a word here", value, "give it on the command line")
     if job["chdir"] and not from_command_line("hydra.job.chdir"):
         yield Problem(
             "hydra.job.chdir", "a file may not change the working directory", True, "give it on the command line"

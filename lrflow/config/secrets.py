@@ -24,10 +24,12 @@ def find_published_secrets(content: Mapping[str, Any]) -> list[Problem]:
     Args:
         content: resolved config; arguments of models and data modules may hold secrets.
     """
-    public = {key: content.get(key) for key in ("name", "output", "logger")}
+    public = {key: content.get(key) for key in ("name", "output", "logger", "hydra")}
+    layers = content.get("layers")
+    names = [place for place in leaves(layers, "layers") if place[0].endswith("].name")]  # of groups, everywhere
     return [
         Problem(key, f"would show the value of {secret.source} to everyone who sees the run", MASK)
-        for key, value in leaves(public)
+        for key, value in (*leaves(public), *names)
         if isinstance(value, str) and (secret := redactor.found_in(value))
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -56,6 +57,34 @@ def check_written_paths(config: Config, typed: Collection[str], named: Collectio
         if not is_typed(key, typed) and isinstance(value, str) and not stays_inside(value):
             problems.append(path_problem(key, value))
     return problems + [problem for problem in _for_the_command_line(config) if not touches(problem.key, typed)]
+
+
+def check_links(folder: Path) -> list[Problem]:
+    """Return a problem for each link to elsewhere in the folder of a run or sweep that is continued.
+
+    The folder may come from someone else, and lrflow appends to its logs and metrics. `checkpoints` may be a link, so
+    that it can lie on another disk.
+
+    Args:
+        folder: of a run or a sweep.
+    """
+    message = "is a link out of the folder that is continued, and lrflow would write there"
+    return [Problem(str(path), message, hint="replace it by a copy") for path in _links(folder, folder.resolve())]
+
+
+def _links(folder: Path, home: Path, depth: int = 2) -> Iterator[Path]:
+    """Yield the links in a folder, and in those below it, that lead out of `home`."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if entry.is_symlink():
+            is_outside = not Path(entry.path).resolve().is_relative_to(home)
+            if is_outside and not (entry.name == "checkpoints" and entry.is_dir()):
+                yield Path(entry.path)
+        elif depth and entry.is_dir():
+            yield from _links(Path(entry.path), home, depth - 1)
 
 
 def _output(config: Config, named: Collection[Path]) -> Iterator[Problem]:

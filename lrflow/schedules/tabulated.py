@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lrflow.errors import Problem, shortened
 from lrflow.imports import np
+from lrflow.redaction import redact_text
 from lrflow.schedules._arguments import Arguments, count_steps
 from lrflow.schedules.base import Shape
 from lrflow.schedules.time import Duration, DurationLike, Floats, Horizon, Phase
@@ -159,7 +160,7 @@ class _CellError(ValueError):
     """
 
     def __init__(self, cell: str, message: str) -> None:
-        self.cell = shortened(cell)
+        self.cell = shortened(redact_text(cell))
         super().__init__(message)
 
 

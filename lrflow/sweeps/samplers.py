@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from lrflow.errors import LrflowError
 from lrflow.sweeps.space import Space
 from lrflow.sweeps.study import quiet_optuna
 
@@ -41,7 +44,7 @@ def make_sampler(kind: str, seed: int, n_trials: int, common: Mapping[str, BaseD
                 case "gp":
                     return samplers.GPSampler(seed=seed, n_startup_trials=first)
                 case "cmaes":
-                    return samplers.CmaEsSampler(seed=seed)
+                    return CmaEs(seed=seed)
                 case "nsga2":
                     return samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, n_trials // 4)))
                 case "qmc":
@@ -53,6 +56,43 @@ def make_sampler(kind: str, seed: int, n_trials: int, common: Mapping[str, BaseD
         numeric = {name: axis for name, axis in common.items() if not isinstance(axis, CategoricalDistribution)}
         return Reseeded(lambda _: sequence, seed, numeric)
     return Reseeded(make, seed)
+
+
+class CmaEs(optuna.samplers.CmaEsSampler):
+    """Optuna's CMA-ES sampler, which reads its state from the study without running code.
+
+    Optuna (5.0) stores the state as a pickle in the study, and a sweep may have been made by someone else.
+    """
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+        prefix = f"{self._attr_key_optimizer}:"
+        for trial in reversed(completed_trials):
+            parts = [name for name in trial.system_attrs if name.startswith(prefix)]
+            if not parts:
+                continue
+            try:
+                text = "".join(str(trial.system_attrs[f"{prefix}{index}"]) for index in range(len(parts)))
+                return _State(io.BytesIO(bytes.fromhex(text))).load()
+            except Exception as error:  # a pickle of other bytes raises many types
+                message = f"trial {trial.number} of the study does not hold the state of a CMA-ES sampler: {error}"
+                raise LrflowError(f"{message}; resume the sweep with sweep.sampler=tpe") from error
+        return None
+
+
+_STATE = {
+    ("cmaes._cma", "CMA"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    *((f"numpy.{core}.multiarray", name) for core in ("_core", "core") for name in ("_reconstruct", "scalar")),
+}
+"""What the pickled state of the sampler is made of: numbers and arrays."""
+
+
+class _State(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _STATE:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
 
 
 class Reseeded(BaseSampler):

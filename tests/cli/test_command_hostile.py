@@ -195,3 +195,66 @@ def test_trust_is_asked_for_again_with_the_command(task, capsys, monkeypatch: py
     assert f"python -m lrflow resume={folder} optimizer.lr=0.1 trust=mine" in told
     assert main([f"resume={folder}", "optimizer.lr=0.1", "trust=mine"]) == 0
     assert len(ran) == 1
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "output.txt", "lrflow.log", "tensorboard", ".hydra", "a/b"])
+def test_links_out_of_a_folder_that_is_continued(name: str, capsys: pytest.CaptureFixture[str], task) -> None:
+    """A log that is a link to a start-up file of the shell would add lines to it."""
+    ran = task()
+    outside = Path("outside")
+    outside.mkdir() if name in ("tensorboard", ".hydra") else outside.write_text("mine")
+    folders = {"resume=last": run_with({}), "-m sweep.resume=last": sweep_with("hydra/sweeper=lrflow")}
+    for words, folder in folders.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).symlink_to(outside.resolve())
+        assert name in refused(words.split(), capsys)
+        (folder / name).unlink()
+        (folder / "inside").symlink_to((folder / "sweep.yaml").resolve())
+    assert main(["resume=last"]) == 0
+    assert len(ran) == 1
+
+
+CLIMBING = [
+    "../../private", "/../private", "{/model@data.facts: ../../private}", "'../../private@data.facts'",
+    "{/hydra/launcher@data.facts: ROOT/private}", "/ROOT/private", "/hydra/job_logging/../../ROOT/private",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", CLIMBING)
+def test_options_outside_their_folder(entry: str, options: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hydra reads them from its own folder, too."""
+    (options.parent / "private.yaml").write_text("leak: what nobody should see\n")
+    (options / "recipe").mkdir()
+    entry = entry.replace("ROOT", "../" * 40 + str(options.parent).strip("/"))
+    (options / "recipe/x.yaml").write_text(GLOBAL + f"defaults: [{entry}]\n")
+    told = refused(["--config-dir", "options", "recipe=x"], capsys)
+    assert "there is no such option" in told
+    assert "nobody" not in told
+
+
+def test_a_text_of_a_file_does_not_command_the_terminal(options: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Terminals obey escape sequences: title, clipboard, answers that are typed."""
+    (options / "recipe").mkdir()
+    hostile = r'"\e]52;c;dG91Y2g=\e\\ \u009b2J"'
+    (options / "recipe/x.yaml").write_text(f"{GLOBAL}optimizer: {{{hostile}: {hostile}}}\n")
+    (options / "recipe/y.yaml").write_text(f"# \x1b]0;title\x1b\\ \x9b2J\n{GLOBAL}")
+    told = refused(["--config-dir", "options", "recipe=x"], capsys)
+    assert "]52;c;dG91Y2g=" in told
+    assert main(["--config-dir", "options", "--help"]) == 0
+    told += capsys.readouterr().out
+    assert "]0;title" in told
+    assert not {"\x1b", "\x9b"} & {*told}
+
+
+FAULTY = {
+    "hydra: null": "hydra",
+    "hydra: {sweeper: null}": "hydra.sweeper",
+    "hydra: {job: {env_copy: [NO_SUCH_NAME]}}": "hydra.job.env_copy",
+}
+
+
+@pytest.mark.parametrize("text", FAULTY)
+def test_values_that_hydra_asserts(text: str, options: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (options / "recipe").mkdir()
+    (options / "recipe/x.yaml").write_text(GLOBAL + text)
+    assert FAULTY[text] in refused(["--config-dir", "options", "recipe=x"], capsys)

@@ -20,6 +20,9 @@ from omegaconf import OmegaConf
 
 from lrflow.cli import main
 from lrflow.config import load_config
+from lrflow.config.failures import one_line
+from lrflow.errors import ConfigError
+from lrflow.schedules import Tabulated
 
 ENVIRONMENT = {
     "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
@@ -221,3 +224,15 @@ def test_weights_and_biases_get_no_secret(tmp_path: Path, lrflow: Callable[..., 
     (log,) = [data for name, data in contents(tmp_path) if name.endswith(" (joined)")]
     assert b"github.com/me/x.git" in log
     assert log.count(b"***") > 20
+
+
+def test_a_secret_that_a_message_cuts_is_masked_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start of a secret would not be found afterwards."""
+    secret = "eyJhbGciOiJIUzI1NiJ9." + "Zm9vYmFy" * 50
+    monkeypatch.setenv("BIG_TOKEN", secret)
+    Path("table.csv").write_text(f"{secret},1\n")
+    with pytest.raises(ConfigError) as caught:
+        Tabulated(file="table.csv")
+    for text in (str(caught.value), one_line(ValueError("x" * 200 + secret))):
+        assert "***" in text
+        assert secret[:8] not in text

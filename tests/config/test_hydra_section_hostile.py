@@ -120,6 +120,9 @@ HYDRA = {
     "job: {env_set: {HF_ENDPOINT: 'http://evil.example'}}": "hydra.job.env_set.HF_ENDPOINT",
     "job: {env_set: {MPLCONFIGDIR: .}}": "hydra.job.env_set.MPLCONFIGDIR",
     'job: {env_set: {OMP_NUM_THREADS: "1\\n2"}}': "hydra.job.env_set.OMP_NUM_THREADS",
+    "job: {env_set: {OMP_NUM_THREADS: [1]}}": "hydra.job.env_set.OMP_NUM_THREADS",
+    "job: {env_set: {OMP_NUM_THREADS: {a: 1}}}": "hydra.job.env_set.OMP_NUM_THREADS",
+    "job: {env_set: {NCCL_DEBUG: /etc/x}}": "hydra.job.env_set.NCCL_DEBUG",
     "job: {env_set: {OMP_NUM_THREADS: '${find.found}'}}": "hydra.job.env_set.OMP_NUM_THREADS",
     "job: {chdir: true}": "hydra.job.chdir",
     "job: {name: ../../x}": "hydra.job.name",
@@ -139,6 +142,9 @@ HYDRA = {
     "verbose: [[x]]": "hydra.verbose",
     "run: {dir: /etc/x}": "hydra.run.dir",
     "run: {dir: ../x}": "hydra.run.dir",
+    "run: {dir: 'runs/${oc.env:MY_TOKEN}'}": "hydra.run.dir",
+    "sweep: {subdir: '${oc.env:MY_TOKEN}'}": "hydra.sweep.subdir",
+    "job: {name: 'x${oc.env:MY_TOKEN}'}": "hydra.job.name",
     "run: {dir: a/../../x}": "hydra.run.dir",
     "run: {dir: ~/x}": "hydra.run.dir",
     "run: {dir: '${oc.env:HOME}/x'}": "hydra.run.dir",
@@ -199,6 +205,11 @@ LOGGING = {
     "filters: {x: {name: ext://evil.x}}": "filters.x.name",
     "loggers: {x: {handlers: [ext://evil.x]}}": "loggers.x.handlers",
     "root: {filters: ['${name}', 'cfg://handlers']}": "root.filters",
+    "formatters: {x: {format: '%(args)s'}}": "formatters.x.format",
+    "formatters: {x: {format: '%(levelname)s %(msg)s'}}": "formatters.x.format",
+    "formatters: {x: {format: '%(exc_info)-20s'}}": "formatters.x.format",
+    "formatters: {x: {format: '%(message)9999999999s'}}": "formatters.x.format",
+    "formatters: {x: {format: '%(levelno).9999999999d'}}": "formatters.x.format",
     "filters: {x: {(): os.system}}": "filters.x.()",
     "filters: {x: {class: os.system}}": "filters.x.class",
     "loggers: {x: {handlers: [{(): os.system}]}}": "loggers.x.handlers",
@@ -261,6 +272,7 @@ REST = {
     "output: '${oc.select:no.such,/etc}'": "output",
     "output: '${data.facts.x}'\ndata: {facts: {x: /etc}}": "output",
     "name: ../x": "name",
+    "layers: {rules: [{name: '${oc.env:MY_TOKEN}', match: '*'}]}": "layers.rules[0].name",
     "logger: {tensorboard: {sub_dir: /etc}}": "logger.tensorboard.sub_dir",
     "logger: {tensorboard: {sub_dir: a/../../..}}": "logger.tensorboard.sub_dir",
     "logger: {tensorboard: {sub_dir: '${oc.env:HOME}'}}": "logger.tensorboard.sub_dir",
@@ -360,6 +372,7 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USER", "me")
+    monkeypatch.setenv("MY_TOKEN", "tok-0123456789abcdef")
     for owner, name in ((os, "system"), (os, "popen"), (subprocess, "Popen"), (socket.socket, "connect")):
         monkeypatch.setattr(owner, name, lambda *words, name=name, **_: done.append(f"{name} {words}"))
     before = dict(os.environ)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import os
+import pickle
 from pathlib import Path
 
 import optuna
@@ -139,3 +141,25 @@ def test_a_failed_write_leaves_complete_lines(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(LrflowError, match="No space left on device; free disk space"):
         draw(path, "random", 1)
     assert path.read_bytes() == before
+
+
+class Shell:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch hacked",)
+
+
+@pytest.mark.parametrize("state", [pickle.dumps(Shell()), pickle.dumps(getattr), pickle.dumps([1])[:-1], b"text"])
+def test_the_state_of_a_sampler_in_a_study_runs_no_code(
+    state: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "journal", "cmaes", 9)
+    storage = open_storage(str(tmp_path / "journal"))
+    study = optuna.load_study(storage=storage, study_name="s", sampler=make_sampler("random", 0, 12, SPACE.common()))
+    trial = study.ask()
+    SPACE.suggest(trial)
+    storage.set_trial_system_attr(trial._trial_id, "cma:optimizer:0", state.hex())
+    study.tell(trial, 0.0)
+    with pytest.raises(LrflowError, match=r"does not hold the state .* sweep\.sampler=tpe"):
+        draw(tmp_path / "journal", "cmaes", 1)
+    assert not Path("hacked").exists()
