@@ -79,12 +79,36 @@ class Agreement:
             raise ConfigError([Problem("resume", message, checkpoint, hint)])
 
 
+def connect_restarted(backend: str, timeout: timedelta | None) -> None:
+    """Connect the processes that torchrun has started again; those of a first start are left to Lightning.
+
+    torchrun (torch 2.13) keeps one store for all starts. Processes that find there the addresses of those that have
+    died would wait for them until the timeout, so those of each start use names of their own.
+
+    Args:
+        backend: of `torch.distributed`, such as gloo.
+        timeout: time for which a process waits for the others; None: the backend's own.
+    """
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0 and not dist.is_initialized():
+        store, rank, world = _join()
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+
+
 def _join() -> tuple[dist.Store, int, int]:
-    """Return the store of all processes, the rank of this one, and their number."""
+    """Return the store of all processes, the rank of this one, and their number.
+
+    Raises:
+        ConfigError: srun was called in a way that Lightning does not support.
+    """
     if "RANK" in os.environ:
         store, rank, world = next(iter(dist.rendezvous("env://", timeout=PATIENCE)))
     else:
-        slurm = SLURMEnvironment()
+        try:
+            slurm = SLURMEnvironment()
+        except RuntimeError as error:  # Lightning does not accept how srun was called
+            raise ConfigError(
+                [Problem("trainer", f"Lightning rejects how srun started it: {error}".rstrip("."))]
+            ) from error
         rank, world = slurm.global_rank(), slurm.world_size()
         address, port = slurm.main_address, slurm.main_port
         store = dist.TCPStore(address, port, world, rank == 0, PATIENCE, wait_for_workers=False, multi_tenant=True)

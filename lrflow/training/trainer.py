@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import Profiler
@@ -25,6 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from lrflow.errors import ConfigError, Problem
 from lrflow.plan import PlanChangedWarning
 from lrflow.schedules import Duration, Horizon
+from lrflow.training.agreement import connect_restarted
 from lrflow.training.checkpoint_file import AtomicCheckpointIO
 from lrflow.training.interrupt import Launcher, NoHandlers
 from lrflow.training.loops import FitLoop, WindowMean
@@ -178,6 +179,8 @@ def check_launched(trainer: Trainer) -> None:
         asked = f"{trainer.num_nodes} x {trainer.num_devices}"
         message = f"the launcher started other processes than trainer.num_nodes x trainer.devices = {asked}: {error}"
         raise ConfigError([Problem("trainer.devices", message, trainer.num_devices)]) from error
+    if isinstance(environment, TorchElasticEnvironment) and hasattr(trainer.strategy, "_get_process_group_backend"):
+        connect_restarted(trainer.strategy._get_process_group_backend(), trainer.strategy._timeout)
 
 
 def _rejected(given: Mapping[str, Any], message: str) -> Problem:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
 from lrflow import files
 from lrflow.cli import main
@@ -16,9 +20,37 @@ from lrflow.config.restart import fingerprint
 from lrflow.config.saved import config_text
 from lrflow.tasks import train as task
 from lrflow.tasks.find import _with_lr
+from lrflow.training.interrupt import requeue
 
 SHORT = ["data=digits", "model=logistic", "trainer.max_steps=12", "trainer.checkpoint.every=4"]
 SHORT += ["trainer.val_every=6", "trainer.log_every=1", "health.sharpness=null"]
+
+
+LAB = """
+import os, signal
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+class Data(pl.LightningDataModule):
+    def __init__(self):
+        super().__init__()
+        self.table = TensorDataset(torch.randn(96, 4, generator=torch.Generator().manual_seed(0)), torch.ones(96, 1))
+
+    def train_dataloader(self):
+        return DataLoader(self.table, 8, shuffle=True)
+
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.2), torch.nn.Linear(4, 1))
+
+    def training_step(self, batch, batch_idx):
+        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "1"
+        if first and self.trainer.global_step == int(os.environ["KILL_AT"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.nn.functional.mse_loss(self.net(batch[0]), batch[1])
+"""
 
 
 class Killed(BaseException):
@@ -29,15 +61,19 @@ class Killed(BaseException):
 def start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], undrawn: None
 ) -> Callable[..., tuple[int | None, str, list[Path]]]:
-    """Runs a command; `dies` ends it in this step. Returns exit code, output and run folders."""
+    """Runs a command, which dies or gets a signal in a step. Returns exit code, output and run folders."""
     monkeypatch.chdir(tmp_path)
     make = task.build_trainer
 
-    def go(*words: str, dies: int | None = None) -> tuple[int | None, str, list[Path]]:
+    def go(
+        *words: str, dies: int | None = None, signals: tuple[int, int] = (-1, 0)
+    ) -> tuple[int | None, str, list[Path]]:
         class Die(pl.Callback):
             def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
                 if trainer.global_step == dies:
                     raise Killed
+                if trainer.global_step == signals[0]:
+                    os.kill(os.getpid(), signals[1])
 
         def build(*given: object) -> pl.Trainer:
             trainer = make(*given)
@@ -129,3 +165,85 @@ def test_the_config_is_printed_without_a_lock(start) -> None:
     code, out, folders = start("resume=auto", "--cfg", "job")
     assert (code, folders, list(Path().glob("outputs/.*"))) == (0, [], [])
     assert "requeue: true" in out
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_rank_again_and_the_run_ends_as_if_uninterrupted(python, tmp_path: Path) -> None:
+    options = "trust=lab model=custom model._target_=lab.Net data=custom data._target_=lab.Data trainer=ddp"
+    options += " trainer.accelerator=cpu trainer.devices=2 trainer.max_epochs=3 trainer.checkpoint.every=4 resume=auto"
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3", "--master-port"]
+    ends = []
+    for kill_at in ("9", "-1"):
+        (folder := tmp_path / kill_at).mkdir()
+        (folder / "lab.py").write_text(LAB)
+        job = python(*command, str(_free_port()), "-m", "lrflow", *options.split(), cwd=folder, KILL_AT=kill_at)
+        out, err = job.communicate(timeout=200)
+        assert job.returncode == 0, err
+        assert out.count("goes on from step-0000008.ckpt") == (kill_at == "9")
+        (run,) = (path for path in (folder / "outputs").iterdir() if path.is_dir())
+        last = max((run / "checkpoints").glob("step-*.ckpt"))
+        ends.append((rows(run), torch.load(last, weights_only=True)["state_dict"]))
+    assert ends[0][0] == ends[1][0]
+    assert all(torch.equal(ends[0][1][name], tensor) for name, tensor in ends[1][1].items())
+
+
+SLURM = {
+    "SLURM_JOB_ID": "1",
+    "SLURM_NTASKS": "2",
+    "SLURM_NTASKS_PER_NODE": "1",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_NODELIST": "127.0.0.1",
+}
+
+
+@pytest.mark.parametrize(("launcher", "source"), [("torchrun", "auto"), ("torchrun", "folder"), ("srun", "last")])
+def test_nodes_without_a_shared_folder_fail_at_once(launcher: str, source: str, start, python, tmp_path: Path) -> None:
+    (run,) = start("resume=auto", dies=6)[2]
+    (tmp_path / "other").mkdir()
+    port, jobs = str(_free_port()), []
+    for rank, folder in (("0", tmp_path), ("1", tmp_path / "other")):
+        given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        if launcher == "torchrun":
+            given |= {"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+        else:
+            given |= SLURM | {"SLURM_PROCID": rank, "SLURM_LOCALID": "0", "SLURM_NODEID": rank}
+        words = [*SHORT, f"resume={run if source == 'folder' else source}"]
+        jobs.append(python("-m", "lrflow", *words, cwd=folder, **given))
+    for job in jobs:
+        _, err = job.communicate(timeout=60)
+        assert job.returncode == 2, err
+        assert "does not, so none of them resumes" in " ".join(err.split()), err
+
+
+def test_slurm_requeues_a_job_that_sigusr1_stops(start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    asked = tmp_path / "asked"
+    cases = {
+        "resume=auto": ["requeue 77"],
+        "resume=auto seed=1 resume.requeue=false": [],
+        "seed=2": [],
+        "seed=3 resume.requeue=true": ["requeue 77"],
+    }
+    for words, expected in cases.items():
+        asked.write_text("")
+        scontrol.write_text(f"#!/bin/sh\necho $* >> {asked}\n")
+        scontrol.chmod(0o755)
+        code, out, _ = start(*words.split(), signals=(6, signal.SIGUSR1))
+        assert (code, asked.read_text().splitlines()) == (138, expected), words
+        assert "saved as" in out
+    code, out, folders = start("resume=auto")
+    assert (code, len(folders)) == (0, len(cases))
+    scontrol.write_text("#!/bin/sh\necho no such job >&2; exit 1\n")
+    with monkeypatch.context() as context:
+        context.setenv("SLURM_ARRAY_JOB_ID", "70")
+        context.setenv("SLURM_ARRAY_TASK_ID", "7")
+        requeue()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

@@ -30,6 +30,7 @@ IMPORTED = (
     "matplotlib.pyplot",
     "sklearn.datasets",
     "torch._dynamo",
+    "torch.distributed.run",
 )
 
 
@@ -185,6 +186,7 @@ def _become(words: list[str], cwd: str, env: dict[str, str], group: int) -> None
     from lightning_fabric.utilities.rank_zero import _get_rank
     from pytorch_lightning.strategies.launchers import subprocess_script
     from pytorch_lightning.utilities import rank_zero_only
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
     os.setpgid(0, group)
     os.chdir(cwd)
@@ -193,6 +195,7 @@ def _become(words: list[str], cwd: str, env: dict[str, str], group: int) -> None
     rank_zero_only.rank = _get_rank() or 0  # which is read when it is imported
     Process.address = sys.argv[1]
     subprocess_script.subprocess = type("subprocess", (), {"Popen": Process})  # for the further processes of a run
+    subprocess_handler.Popen = lambda args, env, **_: Process(args, env=env, leads=True)  # those of torchrun
     module, sys.argv = words[0] == "-m", words[words[0] == "-m" :]
     sys.path[:1] = [cwd if module else str(Path(words[0]).resolve().parent)]
     sys.path[1:1] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
