@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lrflow import files
-from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.errors import ConfigError, LrflowError, Problem, nearest
 
 log = logging.getLogger("lrflow")
 T = TypeVar("T", dict[str, Any], list[Any])
@@ -334,8 +334,11 @@ def find_checkpoint(wanted: str, output: Path, key: str) -> Path:
     path = Path(wanted)
     if files.is_file(path):
         return path
-    if files.is_folder(path):
+    if wanted and files.is_folder(path):
         if checkpoint := newest_checkpoint(path):
             return checkpoint
         raise ConfigError([Problem(key, "expected a run folder with a checkpoint, but it has none", wanted)])
-    raise ConfigError([Problem(key, "expected `last`, an existing run folder or an existing checkpoint file", wanted)])
+    known = ["last", *(["auto"] if key == "resume" else []), *(str(run) for run in output.glob("[!.]*"))]
+    hint = f"did you mean {near[0]}?" if (near := nearest(wanted.lower(), known, count=1)) else None
+    message = "expected `last`, an existing run folder or an existing checkpoint file"
+    raise ConfigError([Problem(key, message, wanted, hint)])

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from lrflow.errors import LrflowError
+from lrflow.errors import ConfigError, LrflowError
 from lrflow.plan import Plan
-from lrflow.runs import RunFolder
+from lrflow.runs import RunFolder, find_checkpoint
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., copies.Process]
@@ -344,3 +344,18 @@ def test_the_wheel_brings_its_configuration_and_recipes(tmp_path: Path) -> None:
     assert str(installed) in shown.stdout
     assert str(root) not in shown.stdout.splitlines()[0]
     assert "lrflow.data.FashionMNIST" in shown.stdout
+
+
+def test_a_run_that_is_not_there_has_the_nearest_spelling(tmp_path: Path) -> None:
+    (tmp_path / "baseline").mkdir()
+    cases = {
+        ("lst", "resume"): "last",
+        ("AUTO", "resume"): "auto",
+        ("auto", "task.checkpoint"): None,
+        (f"{tmp_path}/basline", "resume"): f"{tmp_path}/baseline",
+        ("", "resume"): None,
+    }
+    for (wanted, key), near in cases.items():
+        with pytest.raises(ConfigError, match="expected `last`") as raised:
+            find_checkpoint(wanted, tmp_path, key)
+        assert raised.value.problems[0].hint == (near and f"did you mean {near}?"), wanted
