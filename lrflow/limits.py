@@ -57,10 +57,16 @@ def number(low: float, high: float = math.inf, *, above: bool = False, below: bo
     return Limit(text, lambda value: between(value, low, high, above, below))
 
 
-def whole(low: int) -> Limit:
-    """Return the limit to whole numbers of at least `low`."""
+def whole(low: int, high: int | None = None) -> Limit:
+    """Return the limit to whole numbers of at least `low`, and at most `high` if it is given."""
+    if high is not None:
+        return Limit(f"a whole number from {low} to {high}", lambda value: is_whole(value) and low <= value <= high)
     text = "a whole number above 0" if low == 1 else f"a whole number of at least {low}"
     return Limit(text, lambda value: is_whole(value) and value >= low)
+
+
+MOST_PROCESSES = 256
+"""The most processes that one setting starts on a machine, such as the workers of a loader."""
 
 
 def one_of(*words: str) -> Limit:

@@ -14,6 +14,7 @@ from lrflow.config.interpolation import leaves
 from lrflow.config.packages import trusted
 from lrflow.config.written_paths import path_problem, stays_below
 from lrflow.errors import Problem, did_you_mean
+from lrflow.limits import MOST_PROCESSES, is_whole
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 VECTORIZED = "hydra_plugins.lrflow_vectorized.launcher.VectorizedLauncher"
@@ -77,8 +78,9 @@ def check_settings(
             continue
         elif problem := _of_type(schema, name, value, key):
             yield problem
-        elif name == "n_jobs" and value == 0:  # joblib raises when the first job starts
-            yield Problem(key, "expected the number of jobs at a time, or -1 for one per core", value)
+        elif name == "n_jobs" and (value == 0 or (is_whole(value) and value > MOST_PROCESSES)):
+            message = f"expected the number of jobs at a time, at most {MOST_PROCESSES}, or -1 for one per core"
+            yield Problem(key, message, value)
         else:
             yield from _from_file(key, str(name), value, written[name], is_typed, resolve)
 

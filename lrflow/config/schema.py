@@ -312,7 +312,7 @@ class Data(Node):
     """Number of examples held out for the test."""
     drop_last: f.Switch = False
     """Drop the last batch of an epoch if it is smaller."""
-    num_workers: f.CountOrNone = 0
+    num_workers: f.Workers = 0
     """Number of processes that load the data; 0: the run's own process loads it."""
     split_seed: f.Seed = 0
     """Seed of the choice of the examples that are held out."""

@@ -61,9 +61,9 @@ def number(low: float, high: float = math.inf, *, above: bool = False, below: bo
     return _limited(limits.number(low, high, above=above, below=below))
 
 
-def whole(low: int) -> BeforeValidator:
-    """Return a check for a whole number of at least `low`."""
-    return _limited(limits.whole(low))
+def whole(low: int, high: int | None = None) -> BeforeValidator:
+    """Return a check for a whole number of at least `low`, and at most `high` if it is given."""
+    return _limited(limits.whole(low, high))
 
 
 def _limited(limit: limits.Limit) -> BeforeValidator:
@@ -186,7 +186,9 @@ _STRATEGY = re.compile(r"(auto|ddp|fsdp|deepspeed|single_device|xla)(_\w+)?")
 
 
 def _is_devices(value: Any) -> bool:
-    return value == "auto" or (_one_or_more(is_whole)(value) and (isinstance(value, list) or value > 0))
+    listed = isinstance(value, list)
+    count = len(value) if listed else value
+    return value == "auto" or (_one_or_more(is_whole)(value) and 0 < count <= limits.MOST_PROCESSES)
 
 
 Text = Annotated[str, expects("text", _is_text)]
@@ -202,6 +204,7 @@ Tested = Annotated[
 AutoSwitch = Annotated[Any, expects("auto, true or false", lambda value: value == "auto" or isinstance(value, bool))]
 Count = Annotated[int, whole(1)]
 CountOrNone = Annotated[int, whole(0)]
+Workers = Annotated[int, whole(0, limits.MOST_PROCESSES)]
 Fraction = Annotated[float, number(0, 1)]
 BelowOne = Annotated[float, number(0, 1, below=True)]
 Positive = Annotated[float, number(0, above=True)]
@@ -220,7 +223,10 @@ Shape = Annotated[
     list[int],
     expects("a list of whole numbers above 0", lambda v: isinstance(v, list) and all(is_whole(n) and n > 0 for n in v)),
 ]
-Devices = Annotated[Any, expects("a whole number above 0, a list of device numbers, or auto", _is_devices)]
+Devices = Annotated[
+    Any,
+    expects(f"a whole number from 1 to {limits.MOST_PROCESSES}, a list of device numbers, or auto", _is_devices),
+]
 Strategy = Annotated[
     str,
     expects("auto, ddp, fsdp or another strategy of Lightning's", lambda value: bool(_STRATEGY.fullmatch(str(value)))),

@@ -12,6 +12,7 @@ from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader, TensorDataset
 
 from lrflow.errors import ConfigError, Problem
+from lrflow.limits import MOST_PROCESSES
 
 
 class Examples(NamedTuple):
@@ -164,6 +165,8 @@ class DataModule(pl.LightningDataModule):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
                 problems.append(Problem(f"data.{name}", f"expected a whole number, at least {minimum}", value))
+        if not problems and self.num_workers > MOST_PROCESSES:
+            problems.append(Problem("data.num_workers", f"expected at most {MOST_PROCESSES}", self.num_workers))
         if not problems and self.split_seed >= 2**32:
             problems.append(Problem("data.split_seed", "expected less than 2**32", self.split_seed))
         if not problems and isinstance(examples := self.facts.get("examples"), int):

@@ -54,6 +54,7 @@ TABLE: dict[str, tuple[list[str], int, str]] = {
     "verbosity": (["hydra.verbose=5"], 2, "hydra.verbose = 5"),
     "no jobs": (["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0", "seed=1,2"], 2, "n_jobs = 0"),
     "file as a job's folder": (["output=/dev/null", "resume=auto"], 2, "cannot create this folder: File exists"),
+    "jobs without end": (["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=9999", "seed=1,2"], 2, "at most 256"),
     "nodes": (["trainer.num_nodes=2"], 2, "set MASTER_ADDR, MASTER_PORT, NODE_RANK, which is not set here"),
 }  # fmt: skip
 DEBUGGING = ("a problem in your code", "No code of yours", "Traceback", "LRFLOW_DEBUG")

@@ -100,7 +100,11 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "no such accelerator": (["trainer.accelerator=gpuu"], {"trainer.accelerator": "did you mean gpu?"}),
     "no such precision": (["trainer.precision=fp16"], {"trainer.precision": "expected one of 32-true"}),
     "no such strategy": (["trainer.strategy=ddpp"], {"trainer.strategy": "auto, ddp, fsdp"}),
-    "no devices": (["trainer.devices=0"], {"trainer.devices": "above 0"}),
+    "no devices": (["trainer.devices=0"], {"trainer.devices": "from 1 to 256"}),
+    "processes without end": (
+        ["trainer.devices=100000", "data.num_workers=257"],
+        {"trainer.devices": "a whole number from 1 to 256", "data.num_workers": "a whole number from 0 to 256"},
+    ),
     "no switch": (["trainer.compile=maybe"], {"trainer.compile": "expected true or false"}),
     "bad duration": (["trainer.val_every=5 parsecs"], {"trainer.val_every": "write a number of steps (500)"}),
     "negative duration": (["schedule.warmup=-5"], {"schedule.warmup": "cannot be negative"}),

@@ -170,6 +170,7 @@ def test_all_invalid_options_are_reported_at_once() -> None:
     }
     assert problems(batch_size=True) == {"data.batch_size"}
     assert problems(split_seed=2**32) == {"data.split_seed"}
+    assert problems(num_workers=100_000) == {"data.num_workers"}
 
 
 def test_options_too_large_for_the_data_are_reported() -> None:
