@@ -18,6 +18,7 @@ LIMITS: dict[str, tuple[Limit, list[Any], list[Any]]] = {
     "a number above 0 and below 1": (number(0, 1, above=True, below=True), [0.5], [0, 1]),
     "a whole number of at least 4, or null": (whole(4).or_null(), [4, None], [3, 4.0, False]),
     "a whole number above 0": (whole(1), [1], [0, None]),
+    "a whole number from 0 to 256": (whole(0, 256), [0, 256], [-1, 257, 1.0, True]),
     "one of rel, abs": (one_of("rel", "abs"), ["rel"], ["re", None, 1]),
 }
 
