@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
 from lrflow import files
 from lrflow.cli import main
@@ -23,6 +24,33 @@ from lrflow.training.interrupt import requeue
 
 SHORT = ["data=digits", "model=logistic", "trainer.max_steps=12", "trainer.checkpoint.every=4"]
 SHORT += ["trainer.val_every=6", "trainer.log_every=1", "health.sharpness=null"]
+
+
+LAB = """
+import os, signal
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+class Data(pl.LightningDataModule):
+    def __init__(self):
+        super().__init__()
+        self.table = TensorDataset(torch.randn(96, 4, generator=torch.Generator().manual_seed(0)), torch.ones(96, 1))
+
+    def train_dataloader(self):
+        return DataLoader(self.table, 8, shuffle=True)
+
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.2), torch.nn.Linear(4, 1))
+
+    def training_step(self, batch, batch_idx):
+        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "1"
+        if first and self.trainer.global_step == int(os.environ["KILL_AT"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.nn.functional.mse_loss(self.net(batch[0]), batch[1])
+"""
 
 
 class Killed(BaseException):
@@ -139,14 +167,46 @@ def test_the_config_is_printed_without_a_lock(start) -> None:
     assert "requeue: true" in out
 
 
-@pytest.mark.parametrize("source", ["auto", "folder"])
-def test_nodes_without_a_shared_folder_fail_at_once(source: str, start, python, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_rank_again_and_the_run_ends_as_if_uninterrupted(python, tmp_path: Path) -> None:
+    options = "trust=lab model=custom model._target_=lab.Net data=custom data._target_=lab.Data trainer=ddp"
+    options += " trainer.accelerator=cpu trainer.devices=2 trainer.max_epochs=3 trainer.checkpoint.every=4 resume=auto"
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3", "--master-port"]
+    ends = []
+    for kill_at in ("9", "-1"):
+        (folder := tmp_path / kill_at).mkdir()
+        (folder / "lab.py").write_text(LAB)
+        job = python(*command, str(_free_port()), "-m", "lrflow", *options.split(), cwd=folder, KILL_AT=kill_at)
+        out, err = job.communicate(timeout=200)
+        assert job.returncode == 0, err
+        assert out.count("goes on from step-0000008.ckpt") == (kill_at == "9")
+        (run,) = (path for path in (folder / "outputs").iterdir() if path.is_dir())
+        last = max((run / "checkpoints").glob("step-*.ckpt"))
+        ends.append((rows(run), torch.load(last, weights_only=True)["state_dict"]))
+    assert ends[0][0] == ends[1][0]
+    assert all(torch.equal(ends[0][1][name], tensor) for name, tensor in ends[1][1].items())
+
+
+SLURM = {
+    "SLURM_JOB_ID": "1",
+    "SLURM_NTASKS": "2",
+    "SLURM_NTASKS_PER_NODE": "1",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_NODELIST": "127.0.0.1",
+}
+
+
+@pytest.mark.parametrize(("launcher", "source"), [("torchrun", "auto"), ("torchrun", "folder"), ("srun", "last")])
+def test_nodes_without_a_shared_folder_fail_at_once(launcher: str, source: str, start, python, tmp_path: Path) -> None:
     (run,) = start("resume=auto", dies=6)[2]
     (tmp_path / "other").mkdir()
     port, jobs = str(_free_port()), []
     for rank, folder in (("0", tmp_path), ("1", tmp_path / "other")):
         given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        given |= {"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+        if launcher == "torchrun":
+            given |= {"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+        else:
+            given |= SLURM | {"SLURM_PROCID": rank, "SLURM_LOCALID": "0", "SLURM_NODEID": rank}
         words = [*SHORT, f"resume={run if source == 'folder' else source}"]
         jobs.append(python("-m", "lrflow", *words, cwd=folder, **given))
     for job in jobs:
