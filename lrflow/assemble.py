@@ -14,8 +14,8 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate
-from lrflow.config.compatibility import batch_scaling, check_optimizer, check_routes, unused_keys
-from lrflow.config.metrics import check_logged, guessed_modes, unlikely_settings
+from lrflow.config.compatibility import batch_scaling, check_optimizer, check_routes
+from lrflow.config.metrics import check_logged, need_validation
 from lrflow.config.schema import NoFeedback, Optimizer, Rules
 from lrflow.config.targets import optimizer_traits, takes
 from lrflow.config.types import seconds_of
@@ -23,11 +23,12 @@ from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
 from lrflow.files import user_lock
-from lrflow.health.advice import advise
+from lrflow.health.advice import warnings_of
 from lrflow.imports import is_of_lightning
 from lrflow.layers import GradualUnfreezing, Group, MuP, Rule, RuleMaker, merge, resolve
 from lrflow.layers.parameters import Parameters
 from lrflow.layers.rules import as_tuple
+from lrflow.metric import TRAIN_LOSS
 from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, traits_of
 from lrflow.plan import Plan
 from lrflow.redaction import redact
@@ -168,6 +169,23 @@ def check_metrics(config: Config, module: pl.LightningModule) -> None:
         ConfigError: lists every metric that the module does not log.
     """
     if type(module) is Supervised and (problems := check_logged(config)):
+        raise ConfigError(problems)
+
+
+def check_validation(config: Config, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
+    """Check that there is a validation, if feedback or the best checkpoint needs its metric.
+
+    Raises:
+        ConfigError: lists every key that names a metric of validation, if module or data have no validation.
+    """
+    if not is_overridden("validation_step", module):
+        lacking = f"{type(module).__name__} has no validation_step"
+    elif not is_overridden("val_dataloader", data) and not is_overridden("val_dataloader", module):
+        lacking = f"{type(data).__name__} has no val_dataloader"
+    else:
+        return
+    hint = f"or use {TRAIN_LOSS}"
+    if problems := [Problem(key, f"{lacking}, so nothing is validated", m, hint) for key, m in need_validation(config)]:
         raise ConfigError(problems)
 
 
@@ -332,22 +350,6 @@ def _check_starts(plan: Plan, layers: Mapping[str, Any]) -> list[Problem]:
     return []
 
 
-def report_advice(config: Config, plan: Plan, report: Callable[[Any], None]) -> None:
-    """Report where the plan does not suit its optimizer, and settings that are probably mistakes."""
-    declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
-    for advice in advise(plan, {route: locate(optimizer.target) for route, optimizer in declared.items()}):
-        report(f"warning: {advice}")
-    for doubt in unlikely_settings(config, plan.horizon):
-        report(f"warning: {doubt}")
-    if config.run_folder is None:  # otherwise this is reported once for the whole sweep
-        for guessed in guessed_modes(config.directions):
-            report(guessed)
-    for unread in unused_keys(config):
-        report(f"warning: {unread}")
-    if config.trainer.compile and plan.scheduled_settings:
-        report(f"the optimizer's update is not compiled, since other settings move: {', '.join(plan.also)}")
-
-
 def freezing_callbacks(
     config: Config, module: pl.LightningModule, plan: Plan, groups: Sequence[Group], step: int = 0
 ) -> list[pl.Callback]:
@@ -371,15 +373,17 @@ def lightning_options(config: Config) -> dict[str, Any]:
     return options
 
 
-def plan_extras(config: Config, devices: int | None = None) -> dict[str, Any]:
-    """Return what plan.json holds besides the plan: how the batch size scaled the peak LR, if it did.
+def plan_extras(config: Config, plan: Plan, devices: int | None = None) -> dict[str, Any]:
+    """Return what plan.json holds besides the plan: how the batch size scaled the peak LR, and the warnings, if any.
 
     Args:
         config: of the run.
+        plan: of the run.
         devices: number of training processes; None: that of the config.
     """
     scaling = batch_scaling(config, devices)
-    return {"scaling": scaling.record()} if scaling else {}
+    found = {"scaling": scaling.record() if scaling else None, "warnings": warnings_of(config, plan)}
+    return {name: value for name, value in found.items() if value}
 
 
 def plain_config(config: Config) -> dict[str, Any]:

@@ -108,6 +108,12 @@ class DivergedError(LrflowError):
     """Raised when loss, gradients or weights are no longer finite."""
 
 
+class SettingError(LrflowError):
+    """Raised when only the run itself shows that a setting is wrong, such as a metric that its module does not log."""
+
+    exit_code = 2
+
+
 class EndedEarlyError(LrflowError):
     """Raised when something other than lrflow ended a run before its last planned step; it was validated and tested.
 

@@ -214,5 +214,5 @@ def _node(content: Any, place: str) -> Mapping[str, Any]:
 
 
 def as_list(value: Any) -> list[str]:
-    """Return a string or list of strings as a list; None as an empty one."""
-    return [] if value is None else [value] if isinstance(value, str) else [str(each) for each in value]
+    """Return a string or list of strings as a list; None as an empty one. Other values are wrong, and become texts."""
+    return [] if value is None else [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]

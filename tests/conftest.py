@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import tempfile
@@ -73,6 +74,16 @@ def _compose_once() -> tuple[Callable[..., Any], Callable[..., Any]]:
         return (compose if files(repo) else compose_once)(self, defaults, repo)
 
     return list_options, compose_options
+
+
+@pytest.fixture(autouse=True)
+def _no_handlers_of_hydra_left() -> Iterator[None]:
+    """The handlers that a command adds would write to the closed output of its test."""
+    yield
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if type(handler) in (logging.StreamHandler, logging.FileHandler):
+            root.removeHandler(handler)
 
 
 @pytest.fixture

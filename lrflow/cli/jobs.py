@@ -60,7 +60,8 @@ def run_job(
 
 def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], trained: Outcome | None) -> Outcome:
     started = time.monotonic()
-    for remark in config.remarks:
+    doubts = [] if config.task.name in ("train", "plan") else config.doubts  # these two report them with others
+    for remark in (*config.remarks, *doubts):
         log.warning("%s", remark)
     try:
         ended = (trained or run_task(config)).raise_if_unfinished()

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,11 @@ from rich.text import Text
 from lrflow.cli.errors import SweepError, console
 from lrflow.config import Config
 from lrflow.config.composition import COMPOSITION_ERRORS, Composer, check_sweep_itself, checked, composer
+from lrflow.config.grammar import repeated
 from lrflow.config.hydra_section import check_sweeper
 from lrflow.config.metrics import guessed_modes
 from lrflow.config.options import Catalogue
-from lrflow.config.overrides import Override, Overrides, read_overrides, values_of
+from lrflow.config.overrides import Override, Overrides, as_typed, read_overrides, values_of
 from lrflow.config.sweep import TARGET
 from lrflow.display import counted, short_names
 from lrflow.errors import ConfigError, LrflowError, Problem, nearest
@@ -109,12 +110,16 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
                     kept.add(ready.ready, config)  # other sweepers choose the values of their jobs
                 guessed |= dict.fromkeys(guessed_modes(config.directions))
             except ConfigError as error:
-                for problem in error.problems:
-                    problems[repr(problem)] = problem
-                    holders.setdefault(repr(problem), []).append(number)
-        for problem in composing.place(wrong, overrides.ready):
-            problems.setdefault(repr(problem), problem)
-            holders.setdefault(repr(problem), list(range(len(jobs))))
+                for problem in as_typed(error.problems, overrides.ready):
+                    same = repr(replace(problem, value=...))  # the label of a job shows the value
+                    first = problems.setdefault(same, problem)
+                    if repr(first.value) != repr(problem.value):
+                        problems[same] = replace(problem, value=...)
+                    holders.setdefault(same, []).append(number)
+        for problem in as_typed(composing.place(wrong, overrides.ready), overrides.ready):
+            same = repr(replace(problem, value=...))
+            problems.setdefault(same, problem)
+            holders.setdefault(same, list(range(len(jobs))))
     holding = Counter(override for job in jobs for override in job)
     kept.labels = [" ".join(override.typed for override in job if holding[override] < len(jobs)) for job in jobs]
     if problems:
@@ -122,7 +127,8 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
         for name, numbers in sorted(holders.items(), key=lambda item: -len(item[1])):
             together.setdefault(tuple(numbers), []).append(problems[name])
         raise SweepError(together, kept.labels)
-    for line in guessed:
+    doubts = [f"warning: {line}" for o in overrides.ready for line in repeated(o.key, o.parsed.value())]
+    for line in (*doubts, *guessed):
         console().print(Text(line), soft_wrap=True)
     return kept
 

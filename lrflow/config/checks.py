@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,29 +12,17 @@ from lrflow.config.diagnostics import answered, closest
 from lrflow.config.facts import check_facts
 from lrflow.config.find_schema import RangeFind
 from lrflow.config.length import declared_horizon
-from lrflow.config.metrics import check_feedback, check_limits
-from lrflow.config.options import shipped_keys
-from lrflow.config.packages import check_installed
+from lrflow.config.metrics import check_feedback, check_limits, check_logged, is_plain, no_validation
+from lrflow.config.nodes import check_targets
 from lrflow.config.run_schema import Health, Train
-from lrflow.config.schema import Data, Model, Optimizer, Rules, Schedule
-from lrflow.config.signatures import parameters_in_source
-from lrflow.config.targets import CONTROLS, check_arguments, check_name, defaults, locate
+from lrflow.config.schema import Data, Facts, Optimizer, Rules, Schedule
+from lrflow.config.targets import defaults
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Rule
-from lrflow.metric import is_validation
-from lrflow.schedules import Curve, Duration, Horizon, Shape
+from lrflow.metric import PLACES, is_validation
+from lrflow.schedules import Curve, Duration, Horizon
 from lrflow.schedules._arguments import uncountable_hint
 from lrflow.schedules.base import highest_settings, numeric_settings
-
-GROUPS = ("optimizer", "schedule", "feedback", "layers", "model", "data", "logger", "health")
-"""The groups that build objects."""
-
-PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
-    "optimizer": (("params",), ("fused", *Optimizer.offered)),
-    "model": ((), Model.offered),
-    "data": ((), Data.offered),
-}
-"""By group: arguments that lrflow passes itself, and keys that it passes only to targets with such an argument."""
 
 LENGTH = (
     "trainer.max_",
@@ -48,7 +35,7 @@ LENGTH = (
 )
 """Prefixes of the keys that determine the length of a run."""
 
-USES = ("task", "horizon", "against", "resume", "optimizer", "find")
+USES = ("task", "horizon", "against", "resume", "optimizer", "find", "model.fresh", "model.init_from")
 """Prefixes of the keys that `check_uses` reads."""
 
 FEWEST_RUNS = 3
@@ -73,7 +60,7 @@ def check_config(
         failed: keys with known problems; checks that depend on them are skipped.
         choices: chosen option of each group.
     """
-    found = [*check_targets(content, choices), *check_limits(content), *check_mup(content)]
+    found = [*check_limits(content), *check_targets(content, choices), *check_mup(content)]
     problems = [p for p in found if p.key not in failed]
     if config is None:
         return problems
@@ -108,88 +95,12 @@ def check_config(
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
     problems += check_facts(config) if sound("model", "data") else []
     problems += check_monitors(config.health)
+    problems += check_fact_names(config.data)
     problems += _check_test(config) if sound("task", "trainer.checkpoint") else []
-    problems += check_feedback(config) if sound("feedback", "trainer.limit_val") else []
+    problems += check_feedback(config) if sound("feedback", "trainer.", "data.") else []
+    problems += check_logged(config) if is_plain(config) and sound("model", "health", *PLACES) else []
     problems += check_find(config, horizon) if sound("find", "trainer.limit_val") else []
     return [*problems, *(check_uses(config) if sound(*USES) else [])]
-
-
-def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None]) -> list[Problem]:
-    """Return a problem for each `_target_` that is not allowed, not installed or does not take its arguments."""
-    problems: list[Problem] = []
-    for group in GROUPS:
-        extra, ignore = PASSED.get(group, ((), ()))
-        for key, node in _nodes(content.get(group), group):
-            target = node["_target_"]
-            if check_installed(target, key):
-                ours = isinstance(target, str) and any(shipped_keys(group, target))
-                problems += filter(None, [check_installed(target, key, choices.get(group) if ours else None)])
-            elif group == "schedule" or ".schedule" in key:
-                problems += check_curve(node, key)
-            else:
-                problems += check_node(node, key, group, choices.get(group), extra, ignore)
-    return problems
-
-
-def _nodes(content: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every mapping with a `_target_`, with its key."""
-    if isinstance(content, Mapping):
-        if "_target_" in content:
-            yield key, content
-        for name, value in content.items():
-            yield from _nodes(value, f"{key}.{name}")
-    elif isinstance(content, list):
-        for index, value in enumerate(content):
-            yield from _nodes(value, f"{key}[{index}]")
-
-
-def check_node(
-    node: Mapping[str, Any],
-    key: str,
-    group: str,
-    option: str | None,
-    extra: Collection[str],
-    ignore: Collection[str],
-) -> list[Problem]:
-    """Check one node with a `_target_`.
-
-    For a target of lrflow's own options, its keys and the source text of its class define its arguments. Any other
-    target is imported.
-    """
-    target = node["_target_"]
-    if problem := check_name(target, f"{key}._target_"):
-        return [problem]
-    known = frozenset[str]()
-    is_complete = False
-    given = node.keys() - set(ignore) - set(CONTROLS)
-    for keys in shipped_keys(group, target, option):
-        if keys <= node.keys():
-            is_complete = True
-            if given <= keys:
-                return []
-        known |= keys
-    names = [name for name in known if name not in CONTROLS]
-    meant = {name: closest(name, names) for name in given - known}
-    if is_complete and all(meant.values()):
-        return [
-            Problem(f"{key}.{name}", f"{target} takes no {name}", node[name], f"did you mean {key}.{near}?")
-            for name, near in meant.items()
-        ]
-    return check_arguments(target, node, key, extra, ignore, parameters_in_source(target) if known else None)
-
-
-def check_curve(node: Mapping[str, Any], key: str) -> list[Problem]:
-    """Check that a target is a schedule or a shape; its arguments are checked when the schedule is built."""
-    try:
-        found = locate(node["_target_"], f"{key}._target_")
-    except ConfigError as error:
-        return error.problems
-    if key.endswith(".shape") and inspect.isfunction(found):
-        return []  # a user's function from the elapsed share of the phase to the multiplier
-    if isinstance(found, type) and issubclass(found, Shape if key.endswith(".shape") else Curve):
-        return []
-    kind = "a shape, such as lrflow.schedules.Cosine" if key.endswith(".shape") else "a schedule"
-    return [Problem(f"{key}._target_", f"expected {kind}", node["_target_"])]
 
 
 def check_schedule(
@@ -316,6 +227,9 @@ def check_uses(config: Config) -> list[Problem]:
         for key, value in (("horizon.steps", config.horizon.steps), ("against", config.against)):
             if value is not None:
                 problems.append(Problem(key, "only task=plan uses it", value, "add task=plan, or leave it out"))
+    if config.model.fresh is not None and config.model.init_from is None:
+        message = "has no effect without model.init_from, the weights of which it leaves out some"
+        problems.append(Problem("model.fresh", message, config.model.fresh, "add model.init_from=last or a path"))
     if config.resume.source is not None and config.task.name == "evaluate":
         message = "task=evaluate does not resume a run"
         problems.append(Problem("resume.from", message, config.resume.source, f"task.from={config.resume.source}"))
@@ -335,6 +249,17 @@ def check_monitors(health: Health) -> list[Problem]:
     meant = {name: closest(name, known) for name in off}
     return [
         Problem(f"health.{name}", "there is no such monitor", None, f"did you mean health.{near}?")
+        for name, near in meant.items()
+        if near
+    ]
+
+
+def check_fact_names(data: Data) -> list[Problem]:
+    """Return a problem for each misspelt fact; others are for interpolations of the user's own."""
+    given = (data.facts.__pydantic_extra__ if data.facts else None) or {}
+    meant = {name: closest(name, Facts.model_fields) for name in given}
+    return [
+        Problem(f"data.facts.{name}", "lrflow knows no such fact", given[name], f"did you mean data.facts.{near}?")
         for name, near in meant.items()
         if near
     ]
@@ -364,9 +289,9 @@ def check_find(config: Config, horizon: Horizon | None) -> list[Problem]:
     if find.confirm_runs < FEWEST_RUNS:
         message = f"expected at least {FEWEST_RUNS}: the best LR and one on either side"
         problems.append(Problem("find.confirm_runs", message, find.confirm_runs))
-    if is_validation(find.monitor) and config.trainer.limit_val_batches == 0:
-        message = f"find.monitor={find.monitor} needs validation, which is switched off"
-        problems.append(Problem("trainer.limit_val_batches", message, 0, "give more batches, or leave it out"))
+    if is_validation(find.monitor) and (off := no_validation(config)):
+        message = f"find.monitor={find.monitor} needs validation, which this switches off"
+        problems.append(Problem(off[0], message, off[1], "give another value, or leave it out"))
     if find.confirm and config.task.name == "find" and config.resume.source is not None:
         message = "trial runs follow the whole schedule from its start, but this test starts at a checkpoint"
         problems.append(Problem("find.confirm", message, True, "leave out find.confirm or resume"))

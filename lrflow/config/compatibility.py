@@ -31,11 +31,33 @@ _KINDS: dict[str, Any] = {
     "count": f.Count,
     "positive": f.Positive,
     "not_negative": f.NotNegative,
+    "not_positive": Annotated[float, f.expects("a number of at most 0", lambda value: is_number(value) and value <= 0)],
+    "share": f.Fraction,
+    "below_one": f.BelowOne,
+    "at_least_one": Annotated[float, f.number(1)],
+    "rising": Annotated[
+        Any,
+        f.expects(
+            "two numbers above 0, of which the second is not below the first",
+            lambda value: _is_pair(value) and 0 < value[0] <= value[1],
+        ),
+    ],
+    "around_one": Annotated[
+        Any,
+        f.expects(
+            "two numbers, one between 0 and 1 and one above 1",
+            lambda value: _is_pair(value) and 0 < value[0] < 1 < value[1],
+        ),
+    ],
     "above_one": Annotated[
         float,
         f.expects("a number above 1, or inf", lambda value: value == math.inf or (is_number(value) and value > 1)),
     ],
 }
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value))
 
 
 def check_combination(config: Config, processes: int | None = None) -> list[Problem]:
@@ -71,6 +93,10 @@ def check_optimizer(
     arguments = optimizer.plain()  # `node` would import the class
     yield from check_ranges(arguments, traits.ranges, key)
     yield from _check_betas(arguments.get("betas"), optimizer.target, key)
+    for other in ("foreach", "differentiable"):
+        if arguments.get("fused") is True and arguments.get(other) is True:
+            message, hint = "a fused step is neither foreach nor differentiable", f"{key}.fused=auto"
+            yield Problem(f"{key}.{other}", message, True, hint)
     if traits.line_search:
         yield from _with_line_search(config, optimizer, traits)
         yield from _alone(config, processes, "each process would take another step length")
@@ -101,8 +127,7 @@ def _check_betas(betas: Any, target: str, key: str) -> Iterator[Problem]:
     """Yield a problem if an optimizer of lrflow's options takes another number of betas; torch raises at step 0."""
     ours = next((node["betas"] for node in shipped_nodes("optimizer", target) if "betas" in node), None)
     if betas is not None and ours is not None and len(betas) != len(ours):
-        such = f"[{','.join(map(str, ours))}]"
-        yield Problem(f"{key}.betas", f"{target} has {len(ours)}", list(betas), f"such as {key}.betas={such}")
+        yield Problem(f"{key}.betas", f"{target} has {len(ours)}", list(betas), f"such as '{key}.betas={ours}'")
 
 
 def _with_line_search(config: Config, optimizer: Optimizer, traits: Traits) -> Iterator[Problem]:

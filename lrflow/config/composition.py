@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,26 +15,27 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.defaults_list import DefaultsList
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override as HydraOverride
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lrflow.config.composition_errors import composition_problem
 from lrflow.config.config import Config
 from lrflow.config.defaults import check_own_options
-from lrflow.config.diagnostics import closest
-from lrflow.config.failures import system_message
 from lrflow.config.hydra_options import share_store
-from lrflow.config.hydra_section import check_hydra, copied_variable_problem, nearest_setting
-from lrflow.config.interpolation import DEEPEST
+from lrflow.config.hydra_section import check_hydra, copied_variable_problem
 from lrflow.config.options import FAST, Catalogue, recipes
-from lrflow.config.origins import READ_ERRORS, Source, is_of_digits, line_with, place, short_path, touches, yaml_problem
-from lrflow.config.overrides import Override, Overrides, expand, read_overrides, typed_keys
-from lrflow.config.packages import LAUNCHERS, missing_package
+from lrflow.config.origins import READ_ERRORS, Source, is_of_digits, place, touches
+from lrflow.config.overrides import Override, Overrides, as_typed, expand, read_overrides, typed_keys
 from lrflow.config.saved import Composed, completed, earlier_run, of_this_run, pinned
+from lrflow.config.warnings import doubts_in
 from lrflow.config.written_paths import check_links, check_written_paths
-from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.errors import ConfigError, Problem
 from lrflow.files import is_folder
+
+_OF_VALUES = ("invalid literal for int", "Config group override must be")
+"""Texts of Hydra's plain ValueErrors: about a name as the key of a list, and a number as the choice of an option."""
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, *READ_ERRORS)
 """What a config may cause that Hydra, OmegaConf and the YAML parser document; anything else is a fault of lrflow."""
@@ -167,7 +167,8 @@ def placed(
         return list(problems)
     typed = [override.key for override in overrides if override.sign == "++"]
     asked = [override.text for override in overrides if found.earlier is None or of_this_run(override)]
-    composed = _sources([*_search_path(config_dir), *asked], config_dir)
+    has_files = config_dir is not None or any(override.key in ("recipe", "fast") for override in overrides)
+    composed = _sources([*_search_path(config_dir), *asked], config_dir) if has_files else []
     saved = composed if found.earlier is None else []
     if found.earlier is not None and found.earlier.name == "config.yaml":
         saved = [Source(found.earlier, "")]
@@ -240,22 +241,30 @@ def checked(
         given = list(ready if typed is None else typed)
         keys = typed_keys(given)
         problems += check_hydra(found.content, keys, composing.texts(ready))
+        if any(key.partition(".")[0] == "trial" for key in keys):  # `check_written_paths` refuses that of a file
+            problems += _check_trial(found.content.get("trial"))
         config = found.config()
         problems += check_written_paths(config, keys, _named(found, given))
-        if found.earlier is not None and config.resume.source is not None:
-            problems += check_links(found.earlier.parents[found.earlier.name != "config.yaml"])
+        if (folder := _continued(found.earlier)) and config.resume.source is not None:
+            problems += check_links(folder)
         if not problems and not overrides.problems:
+            config.doubts.extend(_doubts(ready, composing.config_dir))
             return found, config
     except ConfigError as error:
         problems += [problem for problem in error.problems if not touches(problem.key, overrides.lost)]
     except COMPOSITION_ERRORS as error:
-        problems.append(_composition_problem(error, composing.catalogue))
+        problems.append(composition_problem(error, composing.catalogue, ready, composing))
+        composing.found = None  # of other overrides
     except Exception as error:
         unread = _unread(error, composing.catalogue)
+        if not unread and isinstance(error, ValueError) and any(text in str(error) for text in _OF_VALUES):
+            unread = [composition_problem(error, composing.catalogue, ready, composing)]
+            composing.found = None
         if not unread:
             raise
         problems += unread
-    raise ConfigError([*overrides.problems, *composing.place(problems, ready)])  # overrides come from no file
+    problems = as_typed(composing.place(problems, ready), ready)
+    raise ConfigError([*overrides.problems, *problems])  # overrides come from no file
 
 
 def _unread(error: Exception, catalogue: Catalogue) -> list[Problem]:
@@ -289,56 +298,30 @@ def _named(found: Composed, typed: Iterable[Override]) -> list[Path]:
     return folders if found.earlier is None else [*folders, found.earlier.parent]
 
 
-def _composition_problem(error: Exception, catalogue: Catalogue) -> Problem:
-    """Translate an error of Hydra or of the YAML parser into a problem of the command line."""
-    if problem := yaml_problem(error):
-        return problem
-    if isinstance(error, RecursionError):
-        return Problem("config", f"is nested more than {DEEPEST} levels deep, or refers to itself")
-    if isinstance(error, UnicodeDecodeError):
-        return Problem("config", f"a file is not text in UTF-8: {error}")
-    if isinstance(error, OSError) and not isinstance(error, MissingConfigException):
-        return Problem("config", system_message(error).partition("\n")[0])
-    if isinstance(error, MissingConfigException):
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        if group == "hydra/launcher" and option in LAUNCHERS:
-            return missing_package(LAUNCHERS[option], group, option)
-        options = list(error.options or catalogue.options(group))
-        return Problem(group or "defaults", "there is no such option", option, did_you_mean(option, options))
-    if "Overriding hydra.searchpath" in str(error):
-        return Problem(
-            "hydra.searchpath", "a file may not set it", hint="--config-dir gives a folder with more options"
-        )
-    if found := re.search(r"Could not override '(hydra[^']*)'", str(error)):
-        if hint := nearest_setting(found.group(1)):
-            return Problem(found.group(1).replace("hydra.sweeper.", "sweep.", 1), "there is no such key", hint=hint)
-        return Problem(found.group(1), "Hydra has no such key", hint="--cfg hydra prints all its keys")
-    if found := re.search(r"In '([^']+)': Could not override '([^'@]+)", str(error)):
-        return _no_such_group(found.group(1), found.group(2), catalogue)
-    lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines()]
-    skipped = ("To append", "full_key", "object_type", "reference_type", "Either", "Or add", "Error merging")
-    reasons = [line for line in lines if line and not line.startswith(skipped)]
-    return Problem("config", f"cannot be composed: {'; '.join(reasons[:2]) or type(error).__name__}")
+def _doubts(overrides: Sequence[Override], config_dir: Path | None) -> Iterator[str]:
+    """Yield the warnings about the files of `config_dir` that a composition uses."""
+    if config_dir is None:
+        return
+    for source in _sources([*_search_path(config_dir), *(override.text for override in overrides)], config_dir):
+        if source.path.is_relative_to(config_dir):
+            yield from doubts_in(source.path, source.path.stat().st_mtime)
 
 
-def _no_such_group(config: str, group: str, catalogue: Catalogue) -> Problem:
-    """Return the problem of a recipe or option, such as `recipe/mine`, that overrides a group it cannot override."""
-    folder, _, stem = config.rpartition("/")
-    option = catalogue.options(folder).get(stem)
-    if folder == "recipe" and option and line_with(r"#\s*@package\s+_global_\b", option.path) is None:
-        hint = "start the recipe with the line # @package _global_"
-        return Problem(
-            folder, "has other groups, and is not at the root of the config", stem, hint, f"{short_path(option.path)}:1"
-        )
-    name = group.rpartition("/")[2]  # Hydra searches a group without a leading slash below the group of the file
-    meant = closest(name, catalogue.groups)
-    if group in catalogue.groups:
-        message, hint = "this group has no option to override yet", f"write /{group} without override"
-    else:
-        message = "there is no such group to override"
-        hint = f"did you mean override /{meant}?" if meant else f"the groups are {', '.join(catalogue.groups)}"
-    line = line_with(rf"\boverride\s+\S*{re.escape(name)}\b", option.path) if option else None
-    return Problem(name, message, hint=hint, where=f"{short_path(option.path)}:{line}" if option and line else config)
+def _continued(file: Path | None) -> Path | None:
+    """Return the run folder of a config.yaml or a checkpoint; None: the file lies in none."""
+    if file is None:
+        return None
+    if file.name == "config.yaml":
+        return file.parent
+    return file.parent.parent if file.parent.name == "checkpoints" else None
+
+
+def _check_trial(trial: Any) -> list[Problem]:
+    """Return a problem if a config names the trial of a sweep, which only a sweep does, for its own jobs."""
+    if trial is None:
+        return []
+    hint = "start a sweep: -m with several values of a key, and sweep.metric for what it optimizes"
+    return [Problem("trial", "is set by a sweep, for its own runs", OmegaConf.to_container(trial), hint)]
 
 
 @contextmanager

@@ -61,6 +61,7 @@ class Config(schema.Section):
     _finds_lr: bool = PrivateAttr(default=False)
     _directions: Directions = PrivateAttr(default=Directions())
     _remarks: list[str] = PrivateAttr(default_factory=list)
+    _doubts: list[str] = PrivateAttr(default_factory=list)
 
     def attach(
         self,
@@ -106,6 +107,11 @@ class Config(schema.Section):
     def remarks(self) -> list[str]:
         """Messages about the composition, one line each; printed when the job starts."""
         return self._remarks
+
+    @property
+    def doubts(self) -> list[str]:
+        """Warnings about the composition, one line each; `warnings_before_start` returns them with all others."""
+        return self._doubts
 
     @property
     def directions(self) -> Directions:

@@ -187,7 +187,7 @@ def problem_of(
     key, value, context = dotted(details["loc"]), details["input"], details.get("ctx", {})
     match details["type"]:
         case "expected":
-            return Problem(key, details["msg"], value)
+            return Problem(key, details["msg"], value, _how_to_write(key, value, str(context["sentence"]), content))
         case "option":
             word = context["word"]
             close = closest(str(word), context["options"])
@@ -199,7 +199,8 @@ def problem_of(
         case "union_tag_invalid":
             return _no_such_kind(details["loc"], value, str(context["expected_tags"]))
         case "model_type" | "model_attributes_type" | "dict_type":
-            if key.startswith("health.") and key.count(".") == 1:  # a monitor would be a mapping
+            monitors = [name for section in sections_at("health", schema) for name in names_of(section)]
+            if key.startswith("health.") and key.count(".") == 1 and key.removeprefix("health.") not in monitors:
                 return unknown_key(key, value, content, schema, groups)
             return Problem(key, "expected a mapping of keys to values", value)
         case "list_type":
@@ -208,6 +209,28 @@ def problem_of(
             return Problem(key, "expected at least one entry", value)
     message = details["msg"]
     return Problem(key, message[:1].lower() + message[1:], value)
+
+
+def _how_to_write(key: str, value: Any, expected: str, content: Mapping[str, Any]) -> str | None:
+    """Return how to write a value that is of another type than its key expects, or None."""
+    number = _number_at_start(value) if isinstance(value, str) else None
+    if number is not None and expected.startswith("a fraction of the peak"):
+        peak = (content.get("optimizer") or {}).get("lr")
+        if isinstance(peak, int | float) and not isinstance(peak, bool) and 0 < number < peak:
+            return f"for an LR of {number:g} write {number / peak:g}, which is {number:g} over optimizer.lr"
+    if number is not None and "number" in expected and re.fullmatch(r"[\d.+e-]+", value.strip(), re.IGNORECASE):
+        plain = int(value) if value.strip().lstrip("+-").isdigit() else value.strip()
+        return f"it is text: write {plain} without quotes"
+    if isinstance(value, float) and value.is_integer() and "whole number" in expected and abs(value) < 1e18:
+        return f"write {int(value)}"
+    if expected.startswith(("text", "a name")) and isinstance(value, int | float) and not isinstance(value, bool):
+        return f"""text needs quotes here: '{key}="{value}"'"""
+    return None
+
+
+def _number_at_start(text: str) -> float | None:
+    found = re.match(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?![\w.%])", text, re.IGNORECASE)
+    return float(found.group(1)) if found else None
 
 
 def dotted(location: Iterable[str | int]) -> str:

@@ -65,7 +65,12 @@ _HANDLER: dict[str, Callable[[Any], bool]] = {
 }
 _FILTER = {"name": _is_text}
 _LOGGER = {"level": _is_level, "handlers": _are_names, "filters": _are_names, "propagate": _is_switch}
-_PARTS = {"formatters": _FORMATTER, "handlers": _HANDLER, "filters": _FILTER, "loggers": _LOGGER}
+_PARTS: dict[str, Mapping[str, Callable[[Any], bool]]] = {
+    "formatters": _FORMATTER,
+    "handlers": _HANDLER,
+    "filters": _FILTER,
+    "loggers": _LOGGER,
+}
 _FLAGS: dict[str, Callable[[Any], bool]] = {
     "version": lambda value: value == 1,
     "disable_existing_loggers": _is_switch,

@@ -93,8 +93,10 @@ def nearest_setting(key: str) -> str | None:
         key.removeprefix("hydra.sweeper."),
         [*Sweep.model_fields, *(f"pruning.{n}" for n in Pruning.model_fields)],
     )
-    close = nearest(name, known, count=1) if name != key else []
-    return f"did you mean sweep.{close[0]}?" if close else None
+    if name == key:
+        return None
+    close = nearest(name, known, count=1)
+    return f"did you mean sweep.{close[0]}?" if close else f"sweep has {', '.join(known)}"
 
 
 def _is_open(value: Any) -> bool:

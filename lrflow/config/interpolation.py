@@ -260,6 +260,8 @@ def unresolvable(key: str, given: Any, complaint: str) -> Problem:
         return Problem(key, f"the config has no {found.group(1)}", given)
     if found := re.search(r"Unsupported interpolation type (\S+)", complaint):
         return Problem(key, f"there is no resolver {found.group(1)}", given, "use oc.env for environment variables")
+    if found := re.search(r"node `([^`]+)` is not a container", complaint):
+        return Problem(key, f"refers to a key of {found.group(1)}, which is not a mapping", given)
     if "recursi" in complaint.lower():
         return Problem(key, _CIRCLE, given)
     if "MissingMandatoryValue" in complaint or "missing node" in complaint:

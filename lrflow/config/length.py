@@ -15,6 +15,7 @@ from lrflow.config.config import Config
 from lrflow.config.targets import locate
 from lrflow.errors import ConfigError, Problem
 from lrflow.schedules import Duration, Horizon
+from lrflow.schedules.time import TooLongError
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ def count_steps(config: Config, epoch: Epoch, processes: int) -> Horizon:
             max_samples=trainer.max_samples,
             samples_per_batch=epoch.samples_per_batch,
         )
+    except TooLongError as error:
+        given = {"max_steps": trainer.max_steps, "max_epochs": trainer.max_epochs, "max_samples": trainer.max_samples}
+        key = next(key for key, value in given.items() if value is not None)
+        raise ConfigError([Problem(f"trainer.{key}", str(error), given[key])]) from None
     except ValueError as error:
         known = (
             None if epoch.samples_per_batch else "give max_steps or max_epochs, or a loader that has samples_per_batch"

@@ -8,7 +8,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from lrflow.config.overrides import Override, quoted
+from lrflow.config.grammar import quoted
+from lrflow.config.overrides import Override
 
 PATHS = (
     "output", "resume.from", "task.from", "against", "model.init_from", "hydra.sweeper.resume", "hydra.run.dir",

@@ -14,7 +14,7 @@ from lrflow.errors import Problem, did_you_mean
 from lrflow.feedback import FORMER_NAMES
 from lrflow.feedback.limits import BOUNDS, LIMITS
 from lrflow.limits import outside
-from lrflow.metric import PLACES, SUPERVISED, Directions, guess_mode, is_test, is_validation
+from lrflow.metric import LOSS, PLACES, SUPERVISED, TRAIN_LOSS, Directions, guess_mode, is_test, is_validation
 from lrflow.schedules import Duration, Horizon
 
 
@@ -58,7 +58,7 @@ def check_modes(directions: Directions) -> Iterator[Problem]:
 
 
 def check_logged(config: Config) -> list[Problem]:
-    """Return a problem for each validation or test metric that is named but that a plain module does not log.
+    """Return a problem for each metric that is named but that a plain module does not log.
 
     Args:
         config: config of a run with a plain module.
@@ -67,13 +67,36 @@ def check_logged(config: Config) -> list[Problem]:
     if own or config.model.loss is None:  # a user's monitor may log any metric
         return []
     logged = [f"{stage}/{name}" for stage in ("val", "test") for name in SUPERVISED[config.model.loss]]
+    logged.append(TRAIN_LOSS)
     message = f"a plain module trained with {config.model.loss} does not log this metric"
     return [
         Problem(f"{place}.{PLACES[place]}", message, name, did_you_mean(name.replace("_", "/", 1), logged))
         for place, names in config.directions.named.items()
         for name in names
-        if place != "trial" and name not in logged and (is_validation(name) or is_test(name))
+        if place != "trial" and name not in logged and (is_validation(name) or is_test(name) or "/" not in name)
     ]
+
+
+def is_plain(config: Config) -> bool:
+    """Return whether the name of the model tells that it is a plain module, whose metrics are known."""
+    return config.model.target.startswith(("lrflow.models.", "torch.nn."))
+
+
+def no_validation(config: Config) -> tuple[str, Any] | None:
+    """Return the key that switches validation off, and its value; None if none is known to do so."""
+    if config.trainer.limit_val_batches == 0:
+        return "trainer.limit_val_batches", 0
+    if config.data.target.startswith("lrflow.data.") and config.data.val_size == 0:
+        return "data.val_size", 0
+    return None
+
+
+def need_validation(config: Config) -> list[tuple[str, str]]:
+    """Return the keys that name a validation metric without which they do nothing, each with the metric."""
+    named = [("feedback.monitor", str(config.feedback.monitor))] if isinstance(config.feedback, Feedback) else []
+    if (monitor := config.trainer.checkpoint.monitor) not in (None, LOSS):
+        named.append(("trainer.checkpoint.monitor", str(monitor)))
+    return [(key, metric) for key, metric in named if is_validation(metric)]
 
 
 def guessed_modes(directions: Directions) -> list[str]:
@@ -119,12 +142,14 @@ def check_limits(content: Mapping[str, Any]) -> list[Problem]:
 def check_feedback(config: Config) -> list[Problem]:
     """Return a problem for each setting with which feedback on a validation metric would not work."""
     feedback = config.feedback
-    if not isinstance(feedback, Feedback) or not is_validation(str(feedback.monitor)):
-        return []
     problems = []
-    if config.trainer.limit_val_batches == 0:
-        message = "there is no validation: trainer.limit_val_batches is 0"
-        problems.append(Problem("feedback.monitor", message, feedback.monitor, "feedback.monitor=train/loss"))
+    if off := no_validation(config):
+        key, value = off
+        for place, metric in need_validation(config):
+            hint = f"give {key} another value, or {place}={TRAIN_LOSS}"
+            problems.append(Problem(place, f"there is no validation: {key} is {value}", metric, hint))
+    if not isinstance(feedback, Feedback) or not is_validation(str(feedback.monitor)):
+        return problems
     if feedback.every is not None:
         message = f"{feedback.monitor} is read after each validation"
         hint = "leave out feedback.every, and set the interval with trainer.val_every"

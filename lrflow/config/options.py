@@ -163,8 +163,8 @@ def shipped_files() -> dict[str, Path]:
     return files
 
 
-def shipped_keys(group: str, target: str, option: str | None = None) -> Iterator[frozenset[str]]:
-    """Yield the keys that lrflow's own options of a group give to a `_target_`, one set per node.
+def shipped_nodes(group: str, target: str, option: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the nodes with a `_target_` in lrflow's own options of a group.
 
     A test compares them with the target's signature, so the check of a config need not import the target. Files are
     parsed lazily.
@@ -174,12 +174,6 @@ def shipped_keys(group: str, target: str, option: str | None = None) -> Iterator
         target: dotted name.
         option: option whose file is read first.
     """
-    for node in shipped_nodes(group, target, option):
-        yield frozenset(node) - {"defaults"}  # Hydra reads `defaults` itself
-
-
-def shipped_nodes(group: str, target: str, option: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the nodes that lrflow's own options of a group have for a `_target_`; arguments as in `shipped_keys`."""
     for path in sorted((home("conf") / group).glob("*.yaml"), key=lambda path: (path.stem != option, path)):
         yield from (node for node in _nodes_of(path) if node["_target_"] == target)
 
@@ -195,6 +189,6 @@ def _nodes_of(path: Path) -> list[dict[str, Any]]:
 def _collect(node: Any, found: list[dict[str, Any]]) -> None:
     if isinstance(node, dict):
         if "_target_" in node:
-            found.append(node)
+            found.append({key: value for key, value in node.items() if key != "defaults"})  # which Hydra reads itself
         for value in node.values():
             _collect(value, found)

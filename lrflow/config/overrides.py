@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, OverrideType, ValueType
 from hydra.core.override_parser.types import Override as Parsed
 from hydra.errors import HydraException
 
 from lrflow.config.diagnostics import closest
+from lrflow.config.grammar import axis_problem, call_problem, check_count, parser, quoted
 from lrflow.config.interpolation import DEEPEST, is_deep, is_writable
 from lrflow.config.options import Catalogue
 from lrflow.config.secrets import secret_problem
@@ -23,6 +23,9 @@ from lrflow.errors import Problem, did_you_mean
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
+
+
+_LONGEST = 100_000  # characters of an override, which Hydra parses in pure Python
 
 
 class UnreadableError(HydraException):
@@ -37,12 +40,14 @@ class Override:
         key: `optimizer.lr`, or a group: `optimizer`.
         value: text after the `=`; None if there is no `=`.
         sign: prefix of the key: empty, `+`, `++` or `~`.
+        short: the key as it was typed, if that is a short form, such as `resume`.
         saved: it was read from the folder of a sweep, and not typed.
     """
 
     key: str
     value: str | None
     sign: str = ""
+    short: str | None = field(default=None, compare=False)
     saved: bool = False
 
     @classmethod
@@ -97,7 +102,7 @@ class Override:
             UnreadableError: it does, and its value is nested too deeply or has too many digits.
         """
         try:
-            found = _parser().parse_override(self.text)
+            found = parser().parse_override(self.text)
             if is_deep(getattr(found._value, "list", found._value)):  # the values of a sweep are in a list
                 raise RecursionError
             return found
@@ -139,23 +144,6 @@ class Override:
         return changed
 
 
-def quoted(value: object) -> str:
-    """Return a number, a text or a list of them in Hydra's grammar, quoted where needed."""
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, list):
-        return f"[{','.join(map(quoted, value))}]"
-    # A backslash is an ordinary character, except before a quote.
-    escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), str(value))
-    return f"'{escaped}'"
-
-
-@cache
-def _parser() -> OverridesParser:
-    """Return the parser; creating it takes longer than parsing an override."""
-    return OverridesParser.create()
-
-
 @dataclass
 class Overrides:
     """Overrides after they were checked.
@@ -179,6 +167,9 @@ class Overrides:
         """Return the overrides of every job of a sweep in Hydra's order, in which the last key varies fastest.
 
         An interval, from which some sweepers draw, contributes its two ends.
+
+        Raises:
+            ConfigError: there are more than `MOST_JOBS` jobs.
         """
         axes: dict[str, list[Override]] = {}
         for override in self.ready:
@@ -192,6 +183,7 @@ class Overrides:
                 axes[key] = [override]
             else:  # as Hydra's basic sweeper writes it: `false` becomes `False`
                 axes[key] = [Override.read(f"{key}={parsed.get_value_element_as_str()}")]
+        check_count({key: len(values) for key, values in axes.items()})
         return [list(job) for job in itertools.product(*axes.values())]
 
 
@@ -227,16 +219,26 @@ def last_of_each(overrides: Iterable[Override]) -> list[Override]:
     return [override for at, override in enumerate(given) if last[override.key] == at]
 
 
+_SWITCHES = {"true": "on", "false": "off", "yes": "on", "no": "off", "1": "on", "0": "off"}
+"""Ways to write fast=true, and the option that each chooses."""
+
+
 def _written_out(override: Override) -> Override:
     """Return an override with its short form expanded."""
     key, value = override.key, override.value
     if key == "resume" and value is not None and not value.startswith("{"):
         key = "resume.from"
-    elif key == "fast" and override.given.lower() in ("true", "false"):
-        value = "on" if override.given.lower() == "true" else "off"
+    elif key == "fast" and override.given.lower() in _SWITCHES:
+        value = _SWITCHES[override.given.lower()]
     elif key.startswith("sweep."):
         key = f"hydra.sweeper.{key.removeprefix('sweep.')}"
-    return dataclasses.replace(override, key=key, value=value)
+    return dataclasses.replace(override, key=key, value=value, short=None if key == override.key else override.key)
+
+
+def as_typed(problems: Iterable[Problem], overrides: Iterable[Override]) -> list[Problem]:
+    """Return problems with the keys that were typed, such as `sweep.seed` for `hydra.sweeper.seed`."""
+    short = {override.key: override.short for override in overrides if override.short}
+    return [dataclasses.replace(problem, key=short.get(problem.key) or problem.key) for problem in problems]
 
 
 def typed_keys(overrides: Iterable[Override]) -> frozenset[str]:
@@ -276,18 +278,24 @@ def read_overrides(overrides: Iterable[Override], catalogue: Catalogue, sweep: b
         catalogue: groups and their options.
         sweep: whether a key may have several values (`-m`).
     """
-    result = Overrides()
+    result, overrides = Overrides(), list(overrides)
     for override in overrides:
+        if len(override.text) > _LONGEST:
+            message, hint = f"is longer than {_LONGEST:,} characters", "put it into a file of a folder: --config-dir"
+            result.problems.append(Problem(override.key[:60], message, hint=hint))
+            continue
         if problem := secret_problem(override.key, override.given):
             result.problems.append(problem)
             continue
         problem = _unreadable(override, catalogue) or _searchpath(override) or _several(override, sweep)
+        problem = problem or axis_problem(override.key, override.given, override.parsed.value())
         if problem := problem or _choice(override, catalogue):
             result.problems.append(problem)
             if catalogue.options(override.key):
                 result.lost.append(override.key)
             continue
         result.ready.append(_for_hydra(override, catalogue))
+    result.problems = as_typed(result.problems, overrides)
     return result
 
 
@@ -315,6 +323,8 @@ def _unreadable(override: Override, catalogue: Catalogue) -> Problem | None:
         return Problem(key.strip(), "a key cannot contain spaces", value)
     if (shorter := value.rstrip(", ")) != value and Override(key, shorter).is_readable:
         return Problem(key, "the value ends with a comma", value, f"{key}={shorter}")
+    if problem := call_problem(override.text, key, value):
+        return problem
     hint = f"""put special characters in quotes: '{override.sign}{key}="{value}"'"""
     return Problem(key, "the value cannot be parsed", value, hint)
 
@@ -357,7 +367,11 @@ def _choice(override: Override, catalogue: Catalogue) -> Problem | None:
             continue
         close = closest(str(name), options)
         hint = f"did you mean {override.key}={close}?" if close else did_you_mean(str(name), options)
-        if not close and not catalogue.has_own:
+        if override.key == "fast":
+            hint = "fast=true or fast=false"
+        elif own := next(iter(sorted(Path().glob(f"*/{override.key}/{name}.yaml"))), None):
+            hint = f"{own} has this name: add --config-dir {own.parts[0]}"
+        elif not close and not catalogue.has_own:
             hint = f"{hint or 'lrflow has no similar option'}; for your own options add --config-dir FOLDER"
         return Problem(override.key, "there is no such option", name, hint)
     return None

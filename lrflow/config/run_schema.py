@@ -52,7 +52,7 @@ class Trainer(Section):
     """Precision of the model's computations."""
     max_epochs: f.Count | None = None
     """Maximum number of epochs; None: max_steps or max_samples ends the run."""
-    max_steps: f.Count | None = None
+    max_steps: f.Steps | None = None
     """Maximum number of optimizer steps; the first limit reached ends the run."""
     max_samples: f.Count | None = None
     """Maximum number of examples or environment steps over all devices; the first limit reached ends the run."""
@@ -70,7 +70,7 @@ class Trainer(Section):
     """Maximum number of batches per validation; 0: no validation."""
     batch_norm_batches: f.CountOrNone = 32
     """Training batches for BatchNorm statistics of evaluation weights; 0: keep the statistics of training."""
-    log_every: f.Count = 50
+    log_every: f.LogInterval = 50
     """Steps between two writes of the collected signals."""
     checkpoint: Checkpoint = Checkpoint.model_construct()
     """When checkpoints are saved, and which are kept."""
@@ -302,9 +302,9 @@ Task = Annotated[
 class HorizonOverride(Section):
     """Length of the run, if it is not determined by the data."""
 
-    steps: f.Count | None = None
+    steps: f.Steps | None = None
     """Optimizer steps of the run."""
-    steps_per_epoch: f.Count | None = None
+    steps_per_epoch: f.Steps | None = None
     """Optimizer steps per epoch."""
     samples_per_step: f.Positive | None = None
     """Examples or environment steps per optimizer step over all devices."""

@@ -116,7 +116,7 @@ class ScheduledSetting(Section):
     """Curve of the setting; None: constant, or the LR's schedule if no duration is given either."""
     warmup: f.Time = NO_TIME
     """Duration of the rise from low to the start of the shape."""
-    warmup_start: f.Fraction | None = 0.0
+    warmup_start: f.PeakShare | None = 0.0
     """Fraction of the way from low to high at step 0."""
     warmup_shape: Annotated[str, f.one_of(*WARMUPS)] = "linear"
     """Curve of the warmup."""
@@ -133,11 +133,11 @@ class Schedule(Node):
     """The curve between warmup and cooldown."""
     warmup: f.Time = NO_TIME
     """Duration of the warmup, such as 500 (steps), 3 epochs or 10%."""
-    warmup_start: f.Fraction | None = None
+    warmup_start: f.PeakShare | None = None
     """Fraction of the peak at step 0; None: 1 / (warmup steps + 1)."""
     cooldown: f.Time = NO_TIME
     """Duration of the final fall to the floor."""
-    floor: f.Fraction = 0.0
+    floor: f.PeakShare = 0.0
     """Fraction of the peak below which the LR never falls."""
     warmup_shape: Annotated[str, f.one_of(*WARMUPS)] = "linear"
     """Curve of the warmup."""

@@ -1,17 +1,21 @@
-"""The arguments that a class takes, read from the source text of its module: nothing is imported."""
+"""The arguments that a class takes, with their annotations, read from the source of its module: nothing is imported."""
 
 from __future__ import annotations
 
 import ast
-from functools import cache
+from functools import cache, partial
 from importlib.machinery import PathFinder
 from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
+from lrflow.config.annotations import Annotation
+
+_DEEPEST = 8  # modules that import a name from each other
+
 
 def parameters_in_source(target: str) -> dict[str, Parameter] | None:
-    """Return the arguments of a class that can be passed by name, without the values of their defaults.
+    """Return all arguments of a class that can be passed by name; see `named_in_source`.
 
     A class that hands its `**options` on to a parent of lrflow's takes what the parent takes.
 
@@ -19,44 +23,96 @@ def parameters_in_source(target: str) -> dict[str, Parameter] | None:
         target: the dotted name of the class, as its module defines or imports it.
 
     Returns:
-        The arguments by name; the default of an optional one is `...`. None: the text does not settle it, since the
-        class is decorated, inherits its `__init__` or hands its `**options` on to a class of another package.
+        The arguments by name. None: the text does not settle it, since the class is decorated, inherits its `__init__`
+        or hands its `**options` on to a class of another package.
+    """
+    own, complete = named_in_source(target)
+    return own if complete else None
+
+
+def named_in_source(target: str) -> tuple[dict[str, Parameter], bool]:
+    """Return the arguments of a class that its text names, and whether these are all that it takes.
+
+    Args:
+        target: the dotted name of the class, as its module defines or imports it.
+
+    Returns:
+        The arguments by name, each with its `Annotation`, if it has one; the default of an optional one is `...` where
+        it is no literal.
     """
     module, _, name = target.rpartition(".")
-    found = _find_class(module, name)
-    if found is None or found[1].decorator_list or found[1].keywords:
-        return None
-    home, definition = found
+    found = _find(module, name)
+    if found is None or not isinstance(found[1], ast.ClassDef):
+        return {}, False
+    home, definition = found[0], found[1]
+    assert isinstance(definition, ast.ClassDef)
+    if definition.decorator_list or definition.keywords:
+        return {}, False
     methods = {entry.name: entry for entry in definition.body if isinstance(entry, ast.FunctionDef)}
     init = methods.get("__init__")
     if init is None or init.decorator_list or init.args.posonlyargs or "__new__" in methods:
-        return None
-    positional, optional = init.args.args[1:], len(init.args.defaults)
-    taken: dict[str, Any] = {argument.arg: Parameter.empty for argument in positional[: len(positional) - optional]}
-    taken |= {argument.arg: ... for argument in positional[len(taken) :]}
-    for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
-        taken[argument.arg] = Parameter.empty if default is None else ...
-    own = {key: Parameter(key, Parameter.KEYWORD_ONLY, default=default) for key, default in taken.items()}
+        return {}, False
+    own = _own(init.args, home)
     if init.args.kwarg is None:
-        return own
+        return own, True
     parent = definition.bases[0] if definition.bases else None
     if not isinstance(parent, ast.Name) or not home.startswith("lrflow."):
-        return None
-    inherited = parameters_in_source(f"{home}.{parent.id}")
-    return None if inherited is None else {**inherited, **own}
+        return own, False
+    inherited, complete = named_in_source(f"{home}.{parent.id}")
+    return {**inherited, **own}, complete
 
 
-def _find_class(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
-    """Return the definition of a class and its module, following `from ... import`."""
+def _own(arguments: ast.arguments, home: str) -> dict[str, Parameter]:
+    """Return the arguments of an `__init__` in the module `home`, without `self`."""
+    positional = arguments.args[1:]
+    given: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
+    pairs = [
+        *zip(positional, [*given, *arguments.defaults], strict=True),
+        *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
+    ]
+    return {
+        argument.arg: Parameter(
+            argument.arg,
+            Parameter.POSITIONAL_OR_KEYWORD if argument in positional else Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if default is None else _literal(default),
+            annotation=Parameter.empty
+            if argument.annotation is None
+            else Annotation(argument.annotation, partial(_definition, home)),
+        )
+        for argument, default in pairs
+    }
+
+
+def _literal(node: ast.expr) -> Any:
+    """Return the value of an expression, or `...` where it is no literal."""
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError):
+        return ...
+
+
+def _definition(module: str, name: str) -> ast.expr | None:
+    """Return the expression that a module assigns to a name or imports under it; None if there is none."""
+    found = _find(module, name)
+    return found[1] if found and isinstance(found[1], ast.expr) else None
+
+
+def _find(module: str, name: str, depth: int = 0) -> tuple[str, ast.ClassDef | ast.expr] | None:
+    """Return the class or the value that a name stands for in a module, and its module; follows `from ... import`."""
     tree, is_package = _parse(module)
     for entry in tree.body:
         if isinstance(entry, ast.ClassDef) and entry.name == name:
             return module, entry
-    for node in ast.walk(tree):
+        if isinstance(entry, ast.Assign | ast.AnnAssign) and entry.value is not None:
+            targets = entry.targets if isinstance(entry, ast.Assign) else [entry.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            if name in names:
+                return module, entry.value
+    for node in ast.walk(tree) if depth < _DEEPEST else ():
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
-                    return _find_class(_imported_from(node, module, is_package), alias.name)
+                    return _find(_imported_from(node, module, is_package), alias.name, depth + 1)
     return None
 
 

@@ -226,16 +226,34 @@ def check_arguments(
     problems = []
     for name, value in given.items():
         if name.startswith("_") and name.endswith("_"):
-            problems.append(Problem(f"{prefix}{name}", "no such key", value, f"known: {', '.join(CONTROLS)}"))
+            hint = did_you_mean(name, CONTROLS)
+            problems.append(Problem(f"{prefix}{name}", "lrflow has no such key for a node", value, hint))
         elif not anything and name not in accepted:
             close = nearest(name, known, count=1)
             hint = f"did you mean {prefix}{close[0]}?" if close else f"it takes {', '.join(known)}" if known else None
             problems.append(Problem(f"{prefix}{name}", f"{target} takes no {name}", value, hint))
-    if arguments.get("_partial_") or arguments.get("_args_"):
-        return problems
+    wrong = check_controls(arguments, key)
+    if wrong or arguments.get("_partial_"):
+        return problems + wrong
+    by_position = [name for name in accepted if accepted[name].kind is not inspect.Parameter.KEYWORD_ONLY]
+    by_position = [name for name in by_position if name not in extra][: len(arguments.get("_args_") or ())]
+    for name in by_position:
+        if name in given:
+            problems.append(Problem(f"{prefix}{name}", "is also given by position, in _args_", given[name]))
     for name, parameter in accepted.items():
-        if parameter.default is parameter.empty and name not in given and name not in extra:
+        if parameter.default is parameter.empty and name not in (*given, *extra, *by_position):
             problems.append(Problem(f"{prefix}{name}", f"{target} needs it"))
+    return problems
+
+
+def check_controls(node: Mapping[str, Any], key: str) -> list[Problem]:
+    """Return a problem for each of the keys `_partial_` and `_args_` of a node with another kind of value."""
+    problems = []
+    prefix = f"{key}." if key else ""
+    if not isinstance(partly := node.get("_partial_", False), bool):
+        problems.append(Problem(f"{prefix}_partial_", "expected true or false", partly))
+    if not isinstance(positional := node.get("_args_", []), list | tuple):
+        problems.append(Problem(f"{prefix}_args_", "expected a list of arguments", positional))
     return problems
 
 
@@ -377,7 +395,6 @@ def with_arguments(model: Mapping[str, Any], arguments: Mapping[str, Any]) -> di
     merged = dict(model)
     for name, value in arguments.items():
         before = merged.get(name)
-        merged[name] = (
-            with_arguments(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
-        )
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        merged[name] = with_arguments(before, value) if both else value  # type: ignore[arg-type]
     return merged

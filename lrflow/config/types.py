@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from lrflow import limits
 from lrflow.limits import between, is_whole
-from lrflow.schedules.time import Duration
+from lrflow.schedules.time import MOST_STEPS, Duration
 
 
 def expects(sentence: str, holds: Callable[[Any], bool]) -> BeforeValidator:
@@ -146,6 +147,17 @@ def _is_eps(value: Any) -> bool:
     return between(value, 0, math.inf, True, False)
 
 
+PEAK_SHARE = "a fraction of the peak LR: a number from 0 to 1, or a share such as 1%"
+
+
+def _share_of_peak(value: Any) -> Any:
+    share = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*", value) if isinstance(value, str) else None
+    number = float(Decimal(share.group(1)) / 100) if share else value
+    if between(number, 0, 1, False, False):
+        return number
+    raise PydanticCustomError("expected", "expected {sentence}", {"sentence": PEAK_SHARE})
+
+
 def _is_folder_name(value: Any) -> bool:
     if not isinstance(value, str) or value in (".", "..") or len(value.encode(errors="replace")) > _LONGEST_NAME:
         return False
@@ -192,6 +204,7 @@ def _is_devices(value: Any) -> bool:
 
 
 Text = Annotated[str, expects("text", _is_text)]
+PeakShare = Annotated[float, BeforeValidator(_share_of_peak)]
 Mode = Annotated[Literal["min", "max"], one_of("min", "max")]
 Margin = Annotated[
     Any, expects("a share of what training gains, such as 5%, or a difference of the metric", _is_margin)
@@ -203,6 +216,19 @@ Tested = Annotated[
 ]
 AutoSwitch = Annotated[Any, expects("auto, true or false", lambda value: value == "auto" or isinstance(value, bool))]
 Count = Annotated[int, whole(1)]
+Steps = Annotated[
+    int,
+    expects(
+        f"a whole number from 1 to {MOST_STEPS:,}, the most steps of a run",
+        lambda v: is_whole(v) and 0 < v <= MOST_STEPS,
+    ),
+]
+LogInterval = Annotated[
+    int,
+    expects(
+        "a whole number from 1 to 100,000: so many rows are held in memory", lambda v: is_whole(v) and 0 < v <= 10**5
+    ),
+]
 CountOrNone = Annotated[int, whole(0)]
 Workers = Annotated[int, whole(0, limits.MOST_PROCESSES)]
 Fraction = Annotated[float, number(0, 1)]

@@ -69,12 +69,14 @@ def validate(
     problems += [*find_masked(written), *find_secrets(written), *find_published_secrets(content)]
     config, wrong = _typed(content, {problem.key for problem in problems})
     problems += wrong
+    if config is not None:
+        config.attach(source, choices, overrides, run_folder, finds_lr, directions)
     problems += check_config(content, config, {problem.key for problem in problems}, choices)
     if config is not None and finds_lr:
         problems += check_auto(config)
     if problems or config is None:
         raise ConfigError(_in_order(problems))
-    return config.attach(source, choices, overrides, run_folder, finds_lr, directions)
+    return config
 
 
 def record_of(cfg: DictConfig) -> dict[str, Any]:

@@ -1,16 +1,38 @@
-"""Advice on a plan that suits its optimizer badly, reported before the run; nothing is refused."""
+"""Warnings before step 0, for people and plan.json: a plan that suits its optimizer badly, and doubtful settings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from torch.optim import Optimizer
 
+from lrflow.config import Config, locate
+from lrflow.config.metrics import guessed_modes
+from lrflow.config.warnings import warnings_before_start
 from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan
 
 _SAMPLED_STEPS = 1000  # steps at which a schedule is evaluated
+
+
+def warnings_of(config: Config, plan: Plan) -> list[str]:
+    """Return the warnings before step 0, one line each; nothing is refused."""
+    optimizers: dict[str | None, Any] = {None: locate(config.optimizer.target)}
+    optimizers |= {route: locate(optimizer.target) for route, optimizer in config.optimizer.routes.items()}
+    return [*advise(plan, optimizers), *warnings_before_start(config, plan.horizon)]
+
+
+def report_advice(config: Config, plan: Plan, report: Callable[[Any], None]) -> None:
+    """Report the warnings before step 0, and what was guessed."""
+    for warning in warnings_of(config, plan):
+        report(f"warning: {warning}")
+    if config.run_folder is None:  # otherwise this is reported once for the whole sweep
+        for guessed in guessed_modes(config.directions):
+            report(guessed)
+    if config.trainer.compile and plan.scheduled_settings:
+        report(f"the optimizer's update is not compiled, since other settings move: {', '.join(plan.also)}")
 
 
 def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., Optimizer]]) -> list[str]:

@@ -30,8 +30,17 @@ ADJUST_LR = ("original", "match_rms_adamw")
 NS_DTYPES = ("auto", "float32", "bfloat16")
 """Precisions of the iterations of lrflow's Muon; auto: bfloat16 on a GPU, else float32."""
 
-Range = Literal["count", "positive", "not_negative", "above_one"] | tuple[str | None, ...]
-"""Allowed values of an argument: a whole number above 0, a kind of number (`above_one`: or inf), or these words."""
+Range = (
+    Literal[
+        "count", "positive", "not_negative", "not_positive", "share", "below_one", "at_least_one", "above_one",
+        "rising", "around_one",
+    ]
+    | tuple[str | None, ...]
+)  # fmt: skip
+"""Allowed values of an argument: a whole number above 0, a kind of number (`above_one`: or inf), or these words.
+
+`rising` are two numbers above 0, of which the second is not below the first; `around_one` one below and one above 1.
+"""
 
 Table = Literal["adam", "sgd"]
 Bound = Literal["sgd", "adam", "rmsprop", "adagrad"]
@@ -120,7 +129,8 @@ _BLOCKS: dict[str, Range] = {
 }  # fmt: skip
 _BLOCK_STATE: dict[str, Any] = {"state_sizes": ("block_size",), "defaults": {"block_size": 512}}
 _NEWTON_SCHULZ: dict[str, Range] = {"ns_steps": "count"}
-_AVERAGE: dict[str, Range] = {"t0": "not_negative", "lambd": "not_negative"}
+_AVERAGE: dict[str, Range] = {"t0": "not_negative", "lambd": "not_negative", "alpha": "not_negative"}
+_SWALLOWED = ("adam_debias", "adanorm", "adanorm_r", "cautious", "stable_adamw", "use_gc")
 _ADAM = Traits(
     update="adam", mup="adam", bound="adam", state="adam", decoupling="decoupled_weight_decay",
     state_switches=("amsgrad",),
@@ -136,17 +146,26 @@ _RECORDS = {
     "torch.optim.Adam": _ADAM,
     "torch.optim.AdamW": replace(_ADAM, decoupled=True, decoupling=None),
     "torch.optim.Adamax": Traits(mup="adam"),
-    "torch.optim.NAdam": Traits(mup="adam", decoupling="decoupled_weight_decay"),
+    "torch.optim.NAdam": Traits(
+        mup="adam", decoupling="decoupled_weight_decay", ranges={"momentum_decay": "not_negative"}
+    ),
     "torch.optim.RAdam": Traits(mup="adam", decoupling="decoupled_weight_decay"),
-    "torch.optim.RMSprop": Traits(mup="adam", bound="rmsprop", state_switches=("centered", "momentum")),
-    "torch.optim.Adagrad": Traits(mup="adam", bound="adagrad"),
-    "torch.optim.Adadelta": Traits(),
-    "torch.optim.Adafactor": Traits(decoupled=True),
-    "torch.optim.Rprop": Traits(first_lr_only=True),
+    "torch.optim.RMSprop": Traits(
+        mup="adam", bound="rmsprop", state_switches=("centered", "momentum"), ranges={"alpha": "below_one"}
+    ),
+    "torch.optim.Adagrad": Traits(
+        mup="adam", bound="adagrad", ranges={"lr_decay": "not_negative", "initial_accumulator_value": "not_negative"}
+    ),
+    "torch.optim.Adadelta": Traits(ranges={"rho": "share"}),
+    "torch.optim.Adafactor": Traits(decoupled=True, ranges={"beta2_decay": "not_positive", "d": "at_least_one"}),
+    "torch.optim.Rprop": Traits(first_lr_only=True, ranges={"etas": "around_one", "step_sizes": "rising"}),
     "torch.optim.LBFGS": Traits(
         line_search=True, needs_closure=True, one_vector=True, compilable=False,
         state_sizes=("history_size",), defaults={"history_size": 100},
-        ranges={"max_iter": "count", "history_size": "count", "line_search_fn": ("strong_wolfe", None)},
+        ranges={
+            "max_iter": "count", "history_size": "count", "line_search_fn": ("strong_wolfe", None),
+            "tolerance_grad": "not_negative", "tolerance_change": "not_negative",
+        },
     ),
     "torch.optim.Muon": Traits(
         whole_matrices=True, decoupled=True,
@@ -159,7 +178,7 @@ _RECORDS = {
     "lrflow.optimizers.ASGD": Traits(modes=True, mup="sgd", compilable=False, ranges=_AVERAGE),
     "lrflow.optimizers.Shampoo": Traits(
         package="pytorch_optimizer", compilable=False, decoupling="decoupled_weight_decay", ranges=_BLOCKS,
-        **_BLOCK_STATE,
+        swallows=_SWALLOWED, **_BLOCK_STATE,
     ),
     "schedulefree.SGDScheduleFree": Traits(mup="sgd", modes=True, own_warmup="warmup_steps", decoupled=True),
     "schedulefree.AdamWScheduleFree": Traits(mup="adam", modes=True, own_warmup="warmup_steps", decoupled=True),
@@ -194,7 +213,7 @@ _PACKAGES: dict[str, dict[str, Any]] = {
     "pytorch_optimizer": {
         "package": "pytorch_optimizer",
         "compilable": False,
-        "swallows": ("adam_debias", "adanorm", "adanorm_r", "cautious", "stable_adamw", "use_gc"),
+        "swallows": _SWALLOWED,
     },
 }
 """Traits of all classes of a package."""

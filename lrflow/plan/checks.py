@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -12,9 +12,11 @@ import numpy as np
 from lrflow.display import counted, joined, number
 from lrflow.plan.base import PlanBase
 from lrflow.schedules import Curve, Horizon, Schedule
+from lrflow.schedules.base import sampled
 from lrflow.schedules.time import Floats
 
 CHUNK = 1 << 18  # steps evaluated at once, so that memory stays constant for long runs
+WALKED = 1 << 23  # steps of a run up to which every step is checked; of a longer one, a sample of them
 PEAK_TOLERANCE = 1e-3  # of the peak: how far the highest LR may stay below it
 BOUND_TOLERANCE = 1e-9  # of the peak: tolerance for rounding at a bound
 JUMP = 0.01  # relative change of the LR from which a change is a jump
@@ -56,10 +58,11 @@ class _Facts:
     declared: int = 0  # jumps inside the run
     frozen: int = 0  # steps before its groups train
     jump: tuple[int, float, float] | None = None  # first undeclared jump: step, from, to
+    looked_at: int = 0  # number of sampled steps; 0: all
 
 
 def check(plan: PlanBase) -> list[Check]:
-    """Check the LR of every trainable group at every step of the run.
+    """Check the LR of every trainable group at every step of the run; of more than `WALKED` steps, at a sample of them.
 
     Returns:
         one Check each for: peak reached, peak never exceeded, floor met, no undeclared jump, warmup shorter than the
@@ -129,7 +132,8 @@ def _no_jump(facts: _Facts) -> tuple[bool, str]:
     if facts.jump is not None:
         step, before, after = facts.jump
         return False, f"from {_percent(before)} to {_percent(after)} of the peak at step {step:,}, not declared"
-    return True, counted(facts.declared, "declared jump") if facts.declared else "none at all"
+    found = counted(facts.declared, "declared jump") if facts.declared else "none at all"
+    return True, f"{found}, among {facts.looked_at:,} steps" if facts.looked_at else found
 
 
 def _percent(multiplier: float) -> str:
@@ -191,11 +195,15 @@ def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
     facts = _Facts(phase.start, getattr(schedule, "floor", 0.0), ends_at_floor, frozen=schedule.first_step(horizon))
     declared = np.unique(np.ceil(np.asarray(list(schedule.jumps(horizon)), dtype=np.float64)))
     facts.declared = int(((declared > 0) & (declared < horizon.steps)).sum())
-    for steps in _chunks(horizon.steps):
+    marks = (phase.start, phase.stop, facts.frozen, *declared)
+    for steps in _chunks(horizon.steps, marks):
         values = schedule(steps, horizon)
+        facts.looked_at += len(steps) if horizon.steps > WALKED else 0
         _bounds(facts, steps, values)
         if facts.jump is None and facts.finite:
             facts.jump = _jump(schedule, horizon, steps, values, declared)
+    if horizon.steps > WALKED and facts.finite:
+        _zoom_to_peak(facts, schedule, horizon)
     around = np.linspace(max(facts.highest_at - 1, 0), min(facts.highest_at + 1, horizon.steps - 1), 1025)
     # A group that is unfrozen late may miss the peak of its schedule; the schedule is checked without the freezing.
     facts.summit = _walk(unfrozen, horizon).summit if facts.frozen else float(schedule(around, horizon).max())
@@ -205,10 +213,29 @@ def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
     return facts
 
 
-def _chunks(steps: int) -> Iterator[np.ndarray]:
-    """Yield the steps of the run in chunks; each begins with the last step of the one before, so no pair is missed."""
-    for start in range(0, steps, CHUNK):
-        yield np.arange(max(start - 1, 0), min(start + CHUNK, steps))
+def _chunks(steps: int, marks: Iterable[float] = ()) -> Iterator[np.ndarray]:
+    """Yield the steps of the run in chunks; each begins with the last step of the one before, so no pair is missed.
+
+    Of a run longer than `WALKED` these are evenly spaced steps, and those around the marks.
+    """
+    if steps <= WALKED:
+        for start in range(0, steps, CHUNK):
+            yield np.arange(max(start - 1, 0), min(start + CHUNK, steps))
+        return
+    around = np.add.outer(np.asarray(list(marks), dtype=np.int64), [-2, -1, 0, 1]).ravel()
+    walked = np.union1d(sampled(steps), around[(around >= 0) & (around < steps)])
+    for start in range(0, len(walked), CHUNK):
+        yield walked[max(start - 1, 0) : start + CHUNK]
+
+
+def _zoom_to_peak(facts: _Facts, schedule: Curve, horizon: Horizon) -> None:
+    """Find the highest step near the highest of the sampled ones."""
+    reach = horizon.steps // len(sampled(horizon.steps)) + 1
+    while reach > 1:
+        low, high = max(facts.highest_at - reach, 0), min(facts.highest_at + reach, horizon.steps - 1)
+        steps = np.unique(np.linspace(low, high, 1025).round().astype(np.int64))
+        _bounds(facts, steps, schedule(steps, horizon))
+        reach //= 256
 
 
 def _bounds(facts: _Facts, steps: np.ndarray, values: Floats) -> None:
@@ -216,7 +243,7 @@ def _bounds(facts: _Facts, steps: np.ndarray, values: Floats) -> None:
     top = int(np.argmax(values))
     if values[top] > facts.highest:
         facts.highest, facts.highest_at = float(values[top]), int(steps[top])
-    after = max(facts.warmup - int(steps[0]), 0)
+    after = int(np.searchsorted(steps, facts.warmup))
     if after < len(values):
         low = after + int(np.argmin(values[after:]))
         if not values[low] >= facts.lowest:
@@ -233,7 +260,8 @@ def _jump(
     """
     size = np.maximum(np.abs(values[:-1]), np.abs(values[1:]))
     change = np.abs(np.diff(values))
-    suspects = np.flatnonzero((change > JUMP * size) & ~np.isin(steps[1:], declared))
+    passed = np.searchsorted(declared, steps, side="right")
+    suspects = np.flatnonzero((change > JUMP * size) & (passed[1:] == passed[:-1]))
     if not len(suspects):
         return None
     if len(suspects) > SUSPECTS:
@@ -249,5 +277,7 @@ def _jump(
     jumps = np.flatnonzero(np.abs(at_high - at_low) > JUMP * size[suspects])
     if not len(jumps):
         return None
-    first = suspects[jumps[0]]
-    return int(steps[first + 1]), float(values[first]), float(values[first + 1])
+    at, first = jumps[0], suspects[jumps[0]]
+    if steps[first + 1] - steps[first] == 1:
+        return int(steps[first + 1]), float(values[first]), float(values[first + 1])
+    return math.ceil(high[at]), float(at_low[at]), float(at_high[at])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from numbers import Real
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.schedules.time import Duration, DurationLike, Horizon
+from lrflow.schedules.time import MOST_STEPS, Duration, DurationLike, Horizon
 
 
 class Arguments:
@@ -53,6 +53,12 @@ class Arguments:
         number = duration.value if duration is not None and duration.unit == "fraction" else value
         return self.number(name, number, 0.0, 1.0)
 
+    def switch(self, name: str, value: object) -> bool:
+        """Return the argument, which must be true or false."""
+        if not isinstance(value, bool):
+            self.wrong(name, value, "expected true or false")
+        return value is True
+
     def choice(self, name: str, value: str, known: Sequence[str]) -> str:
         """Return the argument, which must be one of the `known` words."""
         if value not in known:
@@ -66,9 +72,16 @@ class Arguments:
 
 
 def count_steps(duration: Duration, horizon: Horizon, name: str, problems: list[Problem]) -> int | None:
-    """Return the duration in steps; None, after adding a problem, if the horizon lacks what the unit needs."""
+    """Return the duration in steps.
+
+    None, after adding a problem, if the horizon lacks what the unit needs, or if no run is so long.
+    """
     try:
-        return duration.steps(horizon)
+        steps = duration.steps(horizon)
+        if steps <= MOST_STEPS:
+            return steps
+        problems.append(Problem(name, f"is longer than the {MOST_STEPS:,} steps that a run has at most", str(duration)))
+        return None
     except ValueError as error:
         problems.append(
             Problem(

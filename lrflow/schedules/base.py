@@ -15,7 +15,7 @@ from lrflow.imports import np
 from lrflow.schedules.time import Duration, Floats, Horizon, Phase
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 
 BETA = re.compile(r"beta([1-9])")
@@ -194,6 +194,31 @@ def highest_settings(known: Iterable[Mapping[str, float]]) -> dict[str, float]:
     for settings in known:
         most |= {name: max(value, most.get(name, value)) for name, value in settings.items()}
     return most
+
+
+MOST_CHANGES = 1_000_000
+"""Most jumps of a curve; each of them is kept in memory."""
+
+
+def too_many_changes(name: str, every: Duration, count: int) -> list[Problem]:
+    """Return the problem of a curve with more than `MOST_CHANGES` jumps, or none.
+
+    Args:
+        name: argument that sets the time between them.
+        every: its value.
+        count: number of jumps.
+    """
+    if count <= MOST_CHANGES:
+        return []
+    message = f"would change the LR {count:,} times in this run, of which {MOST_CHANGES:,} are possible"
+    return [Problem(name, message, str(every), "give a longer duration")]
+
+
+def sampled(steps: int, count: int = 1 << 20) -> NDArray[np.int64]:
+    """Return all steps of a run, or at most `count` of a longer one, evenly spaced, with the first and the last."""
+    if steps <= count:
+        return np.arange(steps)
+    return np.linspace(0, steps - 1, count).round().astype(np.int64)
 
 
 def periods_before(stop: int, every: int) -> int:

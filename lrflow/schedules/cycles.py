@@ -9,7 +9,7 @@ from typing import ClassVar
 from lrflow.errors import Problem
 from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps
-from lrflow.schedules.base import Shape
+from lrflow.schedules.base import MOST_CHANGES, Shape, too_many_changes
 from lrflow.schedules.time import Duration, DurationLike, Floats, Phase
 
 
@@ -65,12 +65,18 @@ class WarmRestarts(Shape):
     def _edges(self, phase: Phase) -> Floats:
         """Return the start of each cycle and the end of the last one, in steps from the phase's start."""
         period = max(self.period.steps(phase.horizon), 1)
-        most = phase.steps // period + 1
+        most = min(phase.steps // period + 1, self._longest_count(phase, period), MOST_CHANGES + 2)
         with np.errstate(over="ignore"):  # the length of a late cycle may exceed the range of a float
             steps = np.floor(period * np.power(self.multiplier, np.arange(float(most))) + 0.5)
         starts = np.cumsum(np.minimum(steps, phase.steps + 1.0))
         inside = starts[starts <= phase.steps][:-1]  # a cycle from the last start would not end in time
         return np.concatenate(([0.0], inside, [max(phase.steps, 1.0)]))
+
+    def _longest_count(self, phase: Phase, period: int) -> int:
+        """Return a number of cycles that is certainly longer than the phase; the cycles may grow quickly."""
+        if self.multiplier == 1.0:
+            return phase.steps // period + 1
+        return math.ceil(math.log(2.0 * phase.steps / period + 1.0) / math.log(self.multiplier)) + 3
 
     def jumps(self, phase: Phase) -> tuple[int, ...]:
         """Return the steps of the restarts."""
@@ -92,6 +98,8 @@ class WarmRestarts(Shape):
         elif warmup >= cycles[1]:
             message = f"is {warmup} steps, but the first cycle after a restart has only {cycles[1]:.0f}"
             problems.append(Problem("restart_warmup", message, str(self.restart_warmup)))
+        elif len(cycles) > MOST_CHANGES:
+            problems += too_many_changes("period", self.period, phase.steps // period)
         return problems
 
 
@@ -132,7 +140,7 @@ class Cyclical(Shape):
         object.__setattr__(self, "low", args.share("low", low))
         object.__setattr__(self, "rise", args.share("rise", rise))
         object.__setattr__(self, "gamma", args.number("gamma", gamma, 0.0, 1.0, open_low=True))
-        object.__setattr__(self, "smooth", bool(smooth))
+        object.__setattr__(self, "smooth", args.switch("smooth", smooth))
         args.finish()
 
     def __call__(self, step: Floats, phase: Phase) -> Floats:

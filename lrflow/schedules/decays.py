@@ -10,7 +10,7 @@ from typing import ClassVar
 from lrflow.errors import Problem
 from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps
-from lrflow.schedules.base import Shape, never_falls, periods_before
+from lrflow.schedules.base import MOST_CHANGES, Shape, never_falls, periods_before, too_many_changes
 from lrflow.schedules.time import LATER, Duration, DurationLike, Floats, Phase
 
 
@@ -151,7 +151,7 @@ class Exponential(Shape):
         args = Arguments(self.key)
         object.__setattr__(self, "gamma", args.number("gamma", gamma, 0.0, 1.0, open_low=True))
         object.__setattr__(self, "every", args.duration("every", every))
-        object.__setattr__(self, "staircase", bool(staircase))
+        object.__setattr__(self, "staircase", args.switch("staircase", staircase))
         args.finish()
 
     def __call__(self, step: Floats, phase: Phase) -> Floats:
@@ -167,7 +167,7 @@ class Exponential(Shape):
         if not self.staircase:
             return ()
         every = max(self.every.steps(phase.horizon), 1)
-        return tuple(range(phase.start + every, phase.stop, every))
+        return tuple(range(phase.start + every, phase.stop, every)[:MOST_CHANGES])
 
     def check(self, phase: Phase) -> list[Problem]:
         """Check that `every` has a step and, for a staircase, ends inside the phase."""
@@ -177,6 +177,8 @@ class Exponential(Shape):
             problems.append(Problem("every", "is shorter than one step", str(self.every)))
         elif every is not None and self.staircase and every >= phase.steps:
             problems.append(never_falls(self.every, every, phase))
+        elif every is not None and self.staircase:
+            problems += too_many_changes("every", self.every, periods_before(phase.steps, every))
         return problems
 
 
@@ -283,7 +285,7 @@ class Step(Shape):
     def jumps(self, phase: Phase) -> tuple[int, ...]:
         """Return the multiples of `every` inside the phase."""
         every = max(self.every.steps(phase.horizon), 1)
-        return tuple(range((phase.start // every + 1) * every, phase.stop, every))
+        return tuple(range((phase.start // every + 1) * every, phase.stop, every)[:MOST_CHANGES])
 
     def check(self, phase: Phase) -> list[Problem]:
         """Check that `every` has a step and ends inside the phase."""
@@ -293,7 +295,12 @@ class Step(Shape):
             problems.append(Problem("every", "is shorter than one step", str(self.every)))
         elif every is not None and not self.jumps(phase):
             problems.append(never_falls(self.every, every, phase))
+        elif every is not None:
+            problems += too_many_changes("every", self.every, phase.steps // every)
         return problems
+
+
+MOST_MILESTONES = 10_000
 
 
 @dataclass(frozen=True, init=False)
@@ -313,6 +320,10 @@ class MultiStep(Shape):
         object.__setattr__(self, "gamma", args.number("gamma", gamma, 0.0, 1.0, open_low=True))
         if isinstance(milestones, str | Duration | int | float) or not milestones:
             args.wrong("milestones", milestones, "expected a list with at least one duration", "like [50%, 75%]")
+            milestones = ()
+        elif len(milestones) > MOST_MILESTONES:
+            message = f"are {len(milestones):,}, of which {MOST_MILESTONES:,} are possible"
+            args.wrong("milestones", ..., message, "use schedule=step, or a table of up to 100,000 points: tabulated")
             milestones = ()
         read = tuple(args.duration(f"milestones[{i}]", milestone) for i, milestone in enumerate(milestones))
         object.__setattr__(self, "milestones", read)

@@ -64,6 +64,9 @@ class Piece:
         return np.maximum(self.start * values, self.end)
 
 
+MOST_PIECES = 1000
+
+
 @dataclass(frozen=True, init=False)
 class Piecewise(Shape):
     """Shapes one after the other, each over its own part of the phase.
@@ -79,6 +82,9 @@ class Piecewise(Shape):
         args = Arguments(self.key)
         if isinstance(pieces, str | Mapping) or not isinstance(pieces, Sequence) or not pieces:
             args.wrong("pieces", pieces, "expected a list with at least one piece", "like {duration: 10%, shape: ...}")
+            args.finish()
+        if len(pieces) > MOST_PIECES:
+            args.wrong("pieces", ..., f"are {len(pieces):,}, of which {MOST_PIECES:,} are possible")
             args.finish()
         read = [_piece(args, f"pieces[{i}]", piece) for i, piece in enumerate(pieces)]
         known = [piece for piece in read if piece is not None]

@@ -10,7 +10,7 @@ from typing import Any
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps, prefix_keys
-from lrflow.schedules.base import BETA, Curve, ScheduledSetting, Shape
+from lrflow.schedules.base import BETA, MOST_CHANGES, Curve, ScheduledSetting, Shape, sampled, too_many_changes
 from lrflow.schedules.decays import Constant, Cosine, Linear, Polynomial
 from lrflow.schedules.time import LATER, Duration, DurationLike, Floats, Horizon, Phase
 
@@ -141,7 +141,8 @@ class Schedule(Curve):
         With `hold`, every change is a jump.
         """
         if (hold := self._hold(horizon)) > 1:
-            moves = np.append(np.arange(hold, horizon.steps, hold), horizon.steps)
+            count = min((horizon.steps - 1) // hold, MOST_CHANGES)
+            moves = np.append(np.arange(1, count + 1) * hold, horizon.steps)
             return tuple(moves[self(moves, horizon) != self(moves - 1, horizon)].tolist())
         phase = self.phase(horizon)
         ends = self.warmup_shape == "constant" and 0 < phase.start <= horizon.steps
@@ -203,14 +204,18 @@ class Schedule(Curve):
         if hold > 1 and hold >= horizon.steps:
             message = f"is {hold} steps, but the run has only {horizon.steps}"
             problems.append(Problem("hold", message, str(self.hold), "the LR would never move"))
+        elif hold > 1 and (found := too_many_changes("hold", self.hold, horizon.steps // hold)):
+            problems += found
         elif warmup and warmup % hold and warmup < horizon.steps:
             message = f"is {hold} steps, and a warmup of {warmup} is not a multiple of it: the peak would be skipped"
             whole = hold * max(1, round(warmup / hold))
             problems.append(Problem("hold", message, str(self.hold), f"give a warmup of {whole} steps, or none"))
         elif hold > 1 and not self.duration_problems(horizon):
-            moving = replace(self, hold=Duration(0, "steps"))(np.arange(horizon.steps), horizon)
-            top, reached = int(np.argmax(moving)), float(moving[::hold].max())
-            if reached < MIN_HELD_PEAK * moving[top]:
+            alone = replace(self, hold=Duration(0, "steps"))
+            steps = np.union1d(sampled(horizon.steps, 1 << 17), [self.phase(horizon).start])
+            moving = alone(steps, horizon)
+            top, reached = int(steps[np.argmax(moving)]), float(alone(np.arange(0, horizon.steps, hold), horizon).max())
+            if reached < MIN_HELD_PEAK * moving.max():
                 message = f"is {hold} steps, and the LR would not rise above {100 * reached:.3g}% of its peak"
                 hint = f"the peak is at step {top}; let the shape rise for a multiple of {hold} steps"
                 problems.append(Problem("hold", message, str(self.hold), hint))

@@ -16,6 +16,7 @@ from lrflow.schedules.time import Duration, DurationLike, Floats, Horizon, Phase
 
 Point = tuple[Duration, float]
 
+MOST_POINTS = 100_000  # of a table
 MAX_REPORTED = 10  # lines of invalid rows that are listed; the others are only counted
 
 
@@ -62,8 +63,12 @@ class Tabulated(Shape):
         return values[last] + (values[following] - values[last]) * way
 
     def _at(self, horizon: Horizon) -> Floats:
-        """Return the steps of the points."""
-        return np.array([point.steps(horizon) for point, _ in self.points], dtype=np.float64)
+        """Return the steps of the points, which are counted once per horizon: a table may be long."""
+        counted: tuple[Horizon, Floats] | None = self.__dict__.get("_counted")
+        if counted is None or counted[0] != horizon:
+            steps = np.array([point.steps(horizon) for point, _ in self.points], dtype=np.float64)
+            object.__setattr__(self, "_counted", counted := (horizon, steps))
+        return counted[1]
 
     def jumps(self, phase: Phase) -> tuple[int, ...]:
         """Return the points at which a held multiplier changes."""
@@ -103,6 +108,9 @@ def _points(args: Arguments, given: Sequence[tuple[DurationLike, float]] | None)
     if isinstance(given, str) or not isinstance(given, Sequence) or not given:
         args.wrong("points", given, "expected a list of [step, multiplier], or a file", "like [[0, 1.0], [100%, 0.0]]")
         return ()
+    if len(given) > MOST_POINTS:
+        args.wrong("points", ..., _too_many(len(given)))
+        return ()
     points = []
     for i, point in enumerate(given):
         if isinstance(point, str) or not isinstance(point, Sequence) or len(point) != 2:
@@ -120,6 +128,9 @@ def _rows(args: Arguments, file: str) -> tuple[Point, ...]:
     except (OSError, UnicodeDecodeError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         args.wrong("file", file, f"cannot be read: {reason}")
+        return ()
+    if (lines := text.count("\n")) > 2 * MOST_POINTS:
+        args.wrong("file", file, _too_many(lines))
         return ()
     points: list[Point] = []
     wrong: list[tuple[int, str, str]] = []
@@ -148,6 +159,8 @@ def _rows(args: Arguments, file: str) -> tuple[Point, ...]:
             )
     if not points and not wrong:
         args.wrong("file", file, "has no rows of step, multiplier")
+    if len(points) > MOST_POINTS:
+        args.wrong("file", file, _too_many(len(points)))
     return tuple(points)
 
 
@@ -162,6 +175,10 @@ class _CellError(ValueError):
     def __init__(self, cell: str, message: str) -> None:
         self.cell = shortened(redact_text(cell))
         super().__init__(message)
+
+
+def _too_many(count: int) -> str:
+    return f"a table has at most {MOST_POINTS:,} points, not {count:,}"
 
 
 def _point(cells: Sequence[str]) -> Point:

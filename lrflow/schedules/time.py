@@ -27,6 +27,9 @@ LATER = {"later": True}
 fingerprints of existing plans do not change."""
 
 
+MOST_STEPS = 10**12
+"""Most optimizer steps of a run: at 1000 steps per second they take 30 years."""
+
 Unit = Literal["steps", "epochs", "samples", "fraction"]
 
 FORMS = "write a number of steps (500), of epochs (3 epochs), of samples (50_000 samples) or a share of the run (10%)"
@@ -59,7 +62,7 @@ class Duration:
         if self.unit not in get_args(Unit):
             raise ValueError(f"the unit of a duration is {', '.join(get_args(Unit))}, not {self.unit!r}")
         if isinstance(self.value, bool) or not isinstance(self.value, Real) or not _finite(self.value):
-            raise ValueError(f"a duration is a finite number, not {self.value!r}: {FORMS}")
+            raise ValueError(f"a duration is a finite number: {FORMS}")
         if self.value < 0:
             raise ValueError(f"a duration cannot be negative: {FORMS}")
         if self.unit in _WHOLE and self.value != int(self.value):
@@ -131,6 +134,10 @@ class Duration:
 DurationLike: TypeAlias = Duration | int | float | str
 
 
+class TooLongError(ValueError):
+    """Raised for a run of more than `MOST_STEPS` steps."""
+
+
 @dataclass(frozen=True)
 class Horizon:
     """How long a run is.
@@ -143,6 +150,7 @@ class Horizon:
 
     Raises:
         ValueError: steps are not a whole number >= 1, or samples are not a number above 0.
+        TooLongError: there are more than `MOST_STEPS` steps.
     """
 
     steps: int
@@ -151,6 +159,8 @@ class Horizon:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", _whole("steps", self.steps))
+        if self.steps > MOST_STEPS:
+            raise TooLongError(f"the run would have more than {MOST_STEPS:,} optimizer steps")
         if self.steps_per_epoch is not None:
             object.__setattr__(self, "steps_per_epoch", _whole("steps_per_epoch", self.steps_per_epoch))
         if self.samples_per_step is not None:

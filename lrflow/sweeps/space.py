@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 from hydra.errors import HydraException
 
+from lrflow.config.grammar import axis_problem, check_count
 from lrflow.config.overrides import Override
 from lrflow.errors import ConfigError, Problem, did_you_mean
 
@@ -70,7 +71,7 @@ class Space:
         """Return all combinations of the choices; the last key varies fastest.
 
         Raises:
-            ConfigError: an axis is an interval.
+            ConfigError: an axis is an interval, or there are too many combinations.
         """
         problems = [
             Problem(axis.key, "a grid needs values, not an interval", f"interval({axis.low:g},{axis.high:g})", hint)
@@ -80,11 +81,13 @@ class Space:
         ]
         if problems:
             raise ConfigError(problems)
+        check_count({axis.key: len(axis.choices) for axis in self.axes if axis.when is None})
         return list(self._assignments(self._switches, lambda values: itertools.product(*values)))
 
     def corners(self) -> list[Assignment]:
         """Return assignments to check: all combinations of options, with each other choice and end at least once."""
         heads = [axis for axis in self.axes if axis in self._switches or (axis.choices and "." not in axis.name)]
+        check_count({axis.key: len(axis.choices) for axis in heads})
         return list(self._assignments(heads, _in_step))
 
     def common(self) -> dict[str, BaseDistribution]:
@@ -260,10 +263,14 @@ def _read(loader: ConfigLoader | None, key: str, value: Any, problems: list[Prob
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     plain = key.lstrip("+")
     try:
-        return Override(plain, text, "++" if "." in plain else "").within(loader)
+        override = Override(plain, text, "++" if "." in plain else "").within(loader)
     except HydraException:
         problems.append(Problem(key, "cannot be parsed", text, "such as 0.1,0.01 or interval(0.001,0.1)"))
         return None
+    if problem := axis_problem(key, text, override.parsed.value()):
+        problems.append(problem)
+        return None
+    return override
 
 
 def _choices(override: Override | None) -> list[str]:

@@ -20,6 +20,7 @@ from lrflow.config.find_schema import StabilityFind
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import is_file, is_folder
+from lrflow.health.advice import report_advice
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.training.feedback_loop import make_feedback_loop
@@ -52,7 +53,7 @@ def run(config: Config) -> dict[str, Any]:
         console.print(plan.diff(other))
     folder = RunFolder.at(config.run_folder) if config.run_folder else None
     folder = folder or RunFolder.create(Path(config.output), f"plan-{config.title}")
-    written = plan.write(folder.path, assemble.plan_extras(config))
+    written = plan.write(folder.path, assemble.plan_extras(config, plan))
     if config.find.check and isinstance(config.find, StabilityFind):
         from lrflow.tuning.stability import find_ceiling  # here, since it imports the trainer
 
@@ -93,7 +94,7 @@ def compile_plan(config: Config, report: Callable[[Any], None] = lambda _: None)
     with check_intervals(config, horizon) if config.horizon.steps is None else nullcontext():
         plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
         assemble.check_plan(config, plan)
-    assemble.report_advice(config, plan, report)
+    report_advice(config, plan, report)
     return plan
 
 

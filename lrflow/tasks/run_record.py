@@ -99,7 +99,7 @@ def record_start(
     place = folder.stage() if resumed else folder
     save_config(config, place.config)
     place.write_environment(**resumed_facts(resumed))
-    plan.write(place.path, assemble.plan_extras(config, devices), picture)
+    plan.write(place.path, assemble.plan_extras(config, plan, devices), picture)
 
 
 class CommitsRecord(pl.Callback):

@@ -27,6 +27,7 @@ from lrflow.config.targets import optimizer_traits
 from lrflow.data.fingerprint import changes_of_data, fingerprint
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, StoppedError
+from lrflow.health.advice import report_advice
 from lrflow.layers import Group, merge
 from lrflow.outcome import Outcome, numbers_in
 from lrflow.plan import Plan
@@ -259,6 +260,7 @@ def prepare(
     module = assemble.build_module(config, resumed is None, trainer, data, report=report)
     if resumed is None:
         assemble.check_metrics(config, module)
+    assemble.check_validation(config, module, data)
     if is_overridden("configure_optimizers", module):
         report(
             f"{type(module).__name__}.configure_optimizers is ignored: lrflow supplies the optimizer and the schedule"
@@ -286,7 +288,7 @@ def prepare(
         report(f"feedback: {feedback.describe()}; {feedback.lr_range}")
     elif resumed and resumed.feedback:
         report(resumed.feedback)
-    assemble.report_advice(config, plan, report)
+    report_advice(config, plan, report)
     signals = Signals(plan, config.trainer.log_every)
     monitors = build_monitors(config, Watched(trainer, data, plan, folder.path, config.seed, signals))
     for line in filter(None, (monitor.describe() for monitor in monitors)):

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from lrflow.errors import did_you_mean
+from lrflow.errors import Problem, did_you_mean
 from lrflow.files import copy_whole
-from lrflow.metric import Metric
+from lrflow.metric import LOSS, Metric
 from lrflow.seal import find_damage
 from lrflow.training.checkpoint_file import making_room, step_in
 from lrflow.training.metrics import progress_metrics
@@ -30,12 +30,15 @@ class Best:
     Attributes:
         value: the metric of the best validation so far; None: there is none.
         step: its optimizer step; None: there is none, or it is unknown.
+        missing: the message on a metric that the first validation did not log; None for the default metric, which a
+            run may lack.
     """
 
     def __init__(self, path: Path, metric: Metric | None) -> None:
         self.path, self._metric = path, metric
         self.value: float | None = None
         self.step: int | None = None
+        self.missing: str | None = None
         self._written: tuple[float | None, int | None] = (None, None)
         self._unwritten: tuple[int, float | None] | None = None  # step and value of one that failed to write
         self._reported: set[str] = set()
@@ -66,7 +69,13 @@ class Best:
         if value is None:
             name, self._metric = self._metric.name, None
             hint = did_you_mean(name, trainer.callback_metrics) or "the module logs none"
-            log.warning("no best checkpoint is kept: there is no metric %r; %s", name, hint)
+            if name == LOSS:
+                log.warning("no best checkpoint is kept: there is no metric %r; %s", name, hint)
+            else:
+                message = (
+                    f"the validation at step {trainer.global_step} logged no such metric, so none would be the best"
+                )
+                self.missing = str(Problem("trainer.checkpoint.monitor", message, name, hint))
             return False
         if better:
             self.value = value

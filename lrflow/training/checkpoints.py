@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from lrflow.config.literal import in_shell
 from lrflow.display import joined
-from lrflow.errors import LrflowError, StoppedError
+from lrflow.errors import LrflowError, SettingError, StoppedError
 from lrflow.files import copy_whole, set_aside
 from lrflow.metric import Metric
 from lrflow.runs import BEST, RunFolder, checkpoints_in, step_of
@@ -181,6 +181,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         """Check whether this validation is the best so far."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._due_best |= self.improves(trainer)
+            self._due |= self._best.missing is not None  # the run is saved, then ended
 
     def after_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save a checkpoint that waited for this validation, now that its side effects are undone."""
@@ -323,6 +324,9 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             if trainer.is_global_zero:
                 self._clean_up(path)
         self._saves_best = False
+        if self._best.missing:
+            again = f"saved as {self._saved}; resume it with another trainer.checkpoint.monitor" if self._saved else ""
+            raise SettingError("\n    ".join(filter(None, [self._best.missing, again])))
         if self.stop.agreed(trainer):
             done = f"stopped as asked after {trainer.global_step} steps"
             if self._saved is None:

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lrflow.errors import LrflowError, Problem, did_you_mean
+from lrflow.errors import Problem, SettingError, did_you_mean
 from lrflow.metric import TRAIN_LOSS, is_validation
 from lrflow.schedules import Duration, Horizon
 
@@ -76,7 +76,7 @@ def logged_metric(trainer: pl.Trainer, name: str, hint: str | None = None, key: 
         key: config key that names the metric.
 
     Raises:
-        LrflowError: there is no such metric; lists the existing ones.
+        SettingError: there is no such metric; lists the existing ones.
     """
     logged = trainer.callback_metrics.get(name)
     value: float | None = trainer.strategy.broadcast(None if logged is None else float(logged))
@@ -84,7 +84,7 @@ def logged_metric(trainer: pl.Trainer, name: str, hint: str | None = None, key: 
         known = sorted({*trainer.callback_metrics, TRAIN_LOSS})
         hint = "\n    ".join(filter(None, (did_you_mean(name, known), hint)))
         message = f"no such metric at step {trainer.global_step}; the metrics are {', '.join(known)}"
-        raise LrflowError(str(Problem(key, message, name, hint)))
+        raise SettingError(str(Problem(key, message, name, hint)))
     return value
 
 

@@ -89,7 +89,7 @@ class Signals(Callback):
         self._columns += [f"lr/{name}" for name in plan.names] + [f"lr_planned/{name}" for name in plan.names]
         self._scheduled = setting_columns(plan)
         self._columns += [title for _, _, title in self._scheduled]
-        self._every = every
+        self._every = min(every, plan.horizon.steps)  # rows of the buffer
         self._count = 0
         self._last_step = 0
         self._parameters: list[torch.nn.Parameter] = []

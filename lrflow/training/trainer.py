@@ -180,7 +180,7 @@ def check_launched(trainer: Trainer) -> None:
         message = f"the launcher started other processes than trainer.num_nodes x trainer.devices = {asked}: {error}"
         raise ConfigError([Problem("trainer.devices", message, trainer.num_devices)]) from error
     if isinstance(environment, TorchElasticEnvironment) and hasattr(trainer.strategy, "_get_process_group_backend"):
-        connect_restarted(trainer.strategy._get_process_group_backend(), trainer.strategy._timeout)
+        connect_restarted(trainer.strategy._get_process_group_backend(), trainer.strategy._timeout)  # type: ignore[attr-defined]
 
 
 def _rejected(given: Mapping[str, Any], message: str) -> Problem:

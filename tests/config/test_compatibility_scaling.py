@@ -34,7 +34,7 @@ def test_no_scaling_by_default() -> None:
             "16 x 2 devices x 2 accumulated",
         ),
         (["data.batch_size=16", "scaling.batch=77"], 2, 77, ""),
-        (["data.batch_size=null", "scaling.batch=77"], None, 77, ""),
+        (["~data.batch_size", "scaling.batch=77"], None, 77, ""),
     ],
 )
 def test_the_batch_of_an_optimizer_step(overrides: list[str], devices: int | None, batch: int, parts: str) -> None:
@@ -77,7 +77,7 @@ def test_the_rule_for_adam_also_scales_other_settings() -> None:
         (["scaling.reference=256"], "scaling.reference", "add scaling=linear"),
         (["scaling.batch=256"], "scaling.batch", "has no effect with scaling=none"),
         (["scaling.rule=cubic"], "scaling.rule", "expected one of none, linear, sqrt"),
-        ([*LINEAR, "data.batch_size=null"], "scaling.batch", "scaling.batch=N"),
+        ([*LINEAR, "~data.batch_size"], "scaling.batch", "scaling.batch=N"),
     ],
 )
 def test_mistakes(problems_of: Callable, overrides: list[str], key: str, told: str) -> None:

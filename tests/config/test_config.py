@@ -77,14 +77,15 @@ def test_a_recipe_overrides_groups_and_the_command_line_overrides_it() -> None:
     assert config.trainer.max_epochs == 3
 
 
-def test_pinned_replaces_a_run_by_its_checkpoint(nowhere: Path) -> None:
+def test_pinned_replaces_a_run_by_its_folder_or_its_checkpoint(nowhere: Path) -> None:
     checkpoint = nowhere / "outputs" / "x" / "checkpoints" / "step-0000010.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
     save_config(compose([]), nowhere / "outputs" / "x" / "config.yaml")
     relative = str(checkpoint.relative_to(nowhere))
-    for typed in (["resume=last"], ["resume.from=outputs/x"], [f"resume={relative}"], ["resume='outputs/x'"]):
-        assert compose(typed, earlier=True).resume.source == relative
+    for typed in (["resume=last"], ["resume.from=outputs/x"], ["resume='outputs/x'"]):
+        assert compose(typed, earlier=True).resume.source == "outputs/x"  # which of its checkpoints is whole: later
+    assert compose([f"resume={relative}"], earlier=True).resume.source == relative
     for typed in (["task=evaluate"], ["task=evaluate", "task.from=outputs/x"]):
         assert compose(typed, earlier=True).task.source == relative
 

@@ -10,6 +10,7 @@ from lrflow.errors import ConfigError
 from lrflow.schedules import Horizon
 
 RUN = Horizon(120, 20)
+OWN = "model.loss=null"  # as for a module of the user's own, which may log any metric
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ RUN = Horizon(120, 20)
     ],
 )
 def test_warnings(overrides: list[str], said: list[str]) -> None:
-    config = compose(overrides)
+    config = compose([*overrides, OWN])
     found = [*guessed_modes(config.directions), *unlikely_settings(config, RUN)]
     assert len(found) == len(said)
     assert all(text.startswith(start) for text, start in zip(found, said, strict=True))
@@ -51,14 +52,14 @@ def test_warnings(overrides: list[str], said: list[str]) -> None:
 
 def test_a_mode_applies_to_its_metric_everywhere() -> None:
     config = compose(
-        ["trainer.checkpoint.monitor=val/x", "feedback=plateau", "feedback.monitor=val/x", "feedback.mode=max"]
+        ["trainer.checkpoint.monitor=val/x", "feedback=plateau", "feedback.monitor=val/x", "feedback.mode=max", OWN]
     )
     assert config.trainer.checkpoint.mode == config.feedback.mode == config.feedback.node()["mode"] == "max"
     assert not [*guessed_modes(config.directions), *unlikely_settings(config, RUN)]
 
 
 def test_a_guessed_mode_is_reported_once() -> None:
-    config = compose(["trainer.checkpoint.monitor=val_acc", "feedback=plateau", "feedback.monitor=val_acc"])
+    config = compose(["trainer.checkpoint.monitor=val_acc", "feedback=plateau", "feedback.monitor=val_acc", OWN])
     assert not unlikely_settings(config, RUN)  # it is no warning
     (told,) = guessed_modes(config.directions)
     better = "val_acc: assuming that higher is better, from its name."
@@ -66,7 +67,13 @@ def test_a_guessed_mode_is_reported_once() -> None:
 
 
 def test_two_modes_of_one_metric_are_an_error_that_names_both_keys() -> None:
-    words = ["trainer.checkpoint.monitor=val/x", "trainer.checkpoint.mode=min", "find.monitor=val/x", "find.mode=max"]
+    words = [
+        "trainer.checkpoint.monitor=val/x",
+        "trainer.checkpoint.mode=min",
+        "find.monitor=val/x",
+        "find.mode=max",
+        OWN,
+    ]
     with pytest.raises(ConfigError) as caught:
         compose(words)
     assert [problem.key for problem in caught.value.problems] == ["find.mode"]

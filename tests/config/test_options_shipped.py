@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lrflow.config import checks, compose, run_schema, schema
+from lrflow.config import compose, nodes, run_schema, schema
 from lrflow.config.diagnostics import closest, names_of
-from lrflow.config.options import GROUPS, Catalogue, Option, shipped_keys
+from lrflow.config.options import GROUPS, Catalogue, Option, shipped_nodes
 from lrflow.config.origins import read_yaml
 from lrflow.config.signatures import parameters_in_source
 from lrflow.config.targets import CONTROLS, _parameters, check_arguments, locate
@@ -28,7 +28,7 @@ def targets_in(path: Path) -> list[str]:
 
 
 TARGETS = dict.fromkeys((o.group, target) for o in OPTIONS if o.group != "recipe" for target in targets_in(o.path))
-NODES = [(group, target, list(shipped_keys(group, target))) for group, target in TARGETS]
+NODES = [(group, target, [{*node} for node in shipped_nodes(group, target)]) for group, target in TARGETS]
 
 
 def named(option: Option) -> str:
@@ -58,7 +58,7 @@ def test_every_option_has_a_one_line_summary() -> None:
 def test_the_keys_of_an_option_bind_to_its_targets_signature() -> None:
     found = {}
     for group, target, options in NODES:
-        extra, ignore = checks.PASSED.get(group, ((), ()))
+        extra, ignore = nodes.PASSED.get(group, ((), ()))
         for keys in options:
             if problems := check_arguments(target, dict.fromkeys(keys - set(CONTROLS)), group, extra, ignore):
                 found[group, target] = problems

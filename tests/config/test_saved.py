@@ -51,12 +51,13 @@ def test_a_composed_config_with_saved_metadata_is_an_error(problems_of) -> None:
     assert problem.key == "lrflow"
 
 
-TWO_WAYS = ["trainer.checkpoint.monitor=val/x", "feedback=plateau", "feedback.monitor=val/x"]
+TWO_WAYS = ["trainer.checkpoint.monitor=val/x", "feedback=plateau", "feedback.monitor=val/x", "model.loss=null"]
 
 
 def test_a_saved_config_records_modes(tmp_path: Path) -> None:
-    words = [*TWO_WAYS, "+trial={number: 0, study: s, storage: memory, metric: val/x, mode: max}"]
-    save_config(compose(words), tmp_path / "config.yaml")
+    before = compose(TWO_WAYS)
+    before.source.trial = {"number": 0, "study": "s", "storage": "memory", "metric": "val/x", "mode": "max"}
+    save_config(validate(before.source, before.choices), tmp_path / "config.yaml")
     saved = load_config(tmp_path / "config.yaml")
     assert saved.lrflow.metrics["val/x"] == "max"
     saved.trial = None  # as of a run that goes on by itself

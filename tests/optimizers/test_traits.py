@@ -342,7 +342,7 @@ BARE = ["~optimizer.max_iter", "~optimizer.history_size", "~optimizer.line_searc
 class TestAFunction:
     def test_it_does_not_crash_the_checks(self) -> None:
         target = "optimizer._target_=theirs_of_traits.lbfgs"
-        assert problems("optimizer=lbfgs", target, *BARE, "+optimizer._partial_=true") == []
+        assert problems("optimizer=lbfgs", target, *BARE) == []
         assert optimizer_traits("theirs_of_traits.lbfgs") == Traits()
 
     def test_the_made_optimizer_is_checked(self) -> None:
@@ -409,3 +409,10 @@ class TestTheDocumentedExample:
 
 def test_muon_itself_is_lrflows() -> None:
     assert traits_of(Muon) is traits_named("lrflow.optimizers.muon.Muon")
+
+
+def test_shampoo_swallows_no_keyword_that_its_package_ignores() -> None:
+    (problem,) = check_arguments(
+        "lrflow.optimizers.shampoo.Shampoo", {"foo": 3, "use_gc": True}, "optimizer", ["params"]
+    )
+    assert problem.key == "optimizer.foo"

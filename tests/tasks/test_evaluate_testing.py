@@ -129,7 +129,7 @@ def test_best_weights_without_a_monitor_raise_an_error(trained: Any) -> None:
 
 
 def test_a_run_without_best_weights_is_tested_with_its_last(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, _ = trained("task.test=best", "trainer.checkpoint.monitor=train/nothing")
+    folder, _ = trained("task.test=best", "trainer.limit_val_batches=0")
     assert "no best weights were saved: the last ones are tested" in capsys.readouterr().out
     assert folder.read_summary()["tested"]["weights"] == "last"
 

@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lrflow.errors import LrflowError, StoppedError
+from lrflow.errors import LrflowError, SettingError, StoppedError
 from lrflow.metric import Metric
 from lrflow.schedules import Constant, Horizon, Schedule
 from lrflow.training import Checkpoints
@@ -76,14 +76,16 @@ class TestKept:
     @pytest.mark.parametrize(
         ("monitor", "hint"), [("val/los", "did you mean val/loss?"), ("x", "known: val/loss, val/accuracy")]
     )
-    def test_a_missing_metric_is_reported_once(
-        self, monitor: str, hint: str, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    def test_a_missing_metric_ends_the_run_after_it_was_saved(
+        self, monitor: str, hint: str, prepare: Any, tmp_path: Path
     ) -> None:
-        run = train(tmp_path, monitor=monitor)
-        assert [record.message for record in caplog.records if record.name == "lrflow"] == [
-            f"no best checkpoint is kept: there is no metric {monitor!r}; {hint}"
-        ]
-        assert "best.ckpt" not in names(run)
+        run = prepare(tmp_path, monitor=monitor)
+        with pytest.raises(SettingError) as caught:
+            run.fit()
+        assert caught.value.exit_code == 2
+        assert hint in str(caught.value)
+        assert "trainer.checkpoint.monitor" in str(caught.value)
+        assert names(run) == ["step-0000007.ckpt"], "of the first validation"
 
     def test_without_a_metric_no_best_is_kept(
         self, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
