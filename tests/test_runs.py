@@ -132,7 +132,7 @@ def test_the_newest_whole_checkpoint_is_resumed(lrflow: Run, tmp_path: Path) -> 
     assert "Traceback" not in refused.stderr
     message = "".join(refused.stderr.split())  # however the lines were broken
     assert last.name in message
-    assert f"thenewestwholeoneis{earlier.relative_to(tmp_path)}" in message
+    assert f"thenewestwholeoneis{earlier}" in message
     for wanted in ("last", str(run.relative_to(tmp_path)), str(earlier)):
         last.write_bytes(b"")
         (run / "summary.json").unlink()
