@@ -23,6 +23,9 @@ SIGNALS: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
 )
 
+GRACE = 20.0
+"""Seconds in which a run that was asked to stop may save a checkpoint, before it is killed."""
+
 SAME = 0.25
 """Seconds within which a repeated signal is the same request: `timeout`, shells and other wrappers send a signal to a
 process and again to its process group."""
@@ -43,6 +46,11 @@ class _Process:
 
 
 _process = _Process()
+
+
+def is_first_here() -> bool:
+    """Return whether this process is the only one of its run on this machine, or the first of several."""
+    return not os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")).strip("0")
 
 
 def requested() -> int | None:
@@ -239,6 +247,6 @@ def _end_at_once(number: int) -> None:
     for process in processes:
         with suppress(OSError):
             os.kill(process.pid, signal.SIGKILL)
-    if not os.environ.get("LOCAL_RANK", "0").strip("0"):
+    if is_first_here():
         os.write(2, f"lrflow: ended at once by a second {signal.Signals(number).name}\n".encode())
     os._exit(128 + number)

@@ -246,7 +246,7 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
     from lrflow.cli.own_process import can_fork
     from lrflow.cli.sweep_job import SweepJobs, is_trial_of_lrflow, run_job_of_sweep, settings_of_sweeper
     from lrflow.config.composition import MODULE, ROOT
-    from lrflow.config.hydra_options import share_store
+    from lrflow.config.hydra_options import adapt_hydra
     from lrflow.config.literal import how_to_resume
 
     outcomes: list[Outcome] = []
@@ -278,7 +278,7 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
     job.times = times  # type: ignore[attr-defined]
     job.isolate = args.owns_process  # type: ignore[attr-defined]
     job.config_dir = args.config_dir  # type: ignore[attr-defined]  # the vectorized launcher composes jobs itself
-    share_store()
+    adapt_hydra()
     app = hydra.main(config_path=f"pkg://{MODULE}", config_name=ROOT, version_base="1.3")(job)
     logging.raiseExceptions = not args.info  # with --info Hydra logs into a pipe that may be closed
     try:
@@ -300,7 +300,7 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
 def _started_by_a_run() -> Path | None:
     """Return the run folder if a data-parallel run started this process for a further device, else None."""
     folder = os.environ.get("LRFLOW_RUN_FOLDER")
-    return Path(folder) if folder and os.environ.get("LOCAL_RANK", "0") != "0" else None
+    return Path(folder) if folder and not stops.is_first_here() else None
 
 
 @garbage_collection(True)

@@ -16,10 +16,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from lrflow import stops
 from lrflow.errors import LrflowError, ProcessDiedError, SignalReceived, StoppedError, TimeLimitError
-
-GRACE = 20.0
-"""Seconds in which a process that was asked to end may save a checkpoint."""
 
 _LOOK = 0.2
 """Seconds between two looks whether the process is alive; its result is read at once."""
@@ -80,7 +78,7 @@ class OwnProcess:
 
         Args:
             given: the argument of the work.
-            limit: seconds after which the copy is asked to stop, and killed if it does not within `GRACE`.
+            limit: seconds after which the copy is asked to stop, and killed if it does not within `stops.GRACE`.
 
         Raises:
             BaseException: what the work raised.
@@ -152,7 +150,7 @@ def limited(limit: float | None, when_hung: Callable[[], object]) -> Iterator[No
 
     Args:
         limit: seconds; None: no limit.
-        when_hung: called before the process is ended, `GRACE` seconds after the limit.
+        when_hung: called before the process is ended, `stops.GRACE` seconds after the limit.
     """
     if limit is None or not hasattr(signal, "SIGALRM"):
         yield
@@ -168,7 +166,7 @@ def limited(limit: float | None, when_hung: Callable[[], object]) -> Iterator[No
             os._exit(TimeLimitError.exit_code)
 
     is_main = threading.current_thread() is threading.main_thread()
-    watchdog = threading.Timer(limit + GRACE * is_main, end)
+    watchdog = threading.Timer(limit + stops.GRACE * is_main, end)
     watchdog.daemon = True
     watchdog.start()
     if is_main:
@@ -236,7 +234,7 @@ def _wait(process: int, results: Any, limit: float | None) -> tuple[LrflowError 
         elif limit is not None and asked is None and now - started > limit:
             asked = now
             os.kill(process, signal.SIGTERM)
-        elif asked is not None and now - asked > GRACE:
+        elif asked is not None and now - asked > stops.GRACE:
             return TimeLimitError("it took too long"), b""
     result = read[_HEAD:]
     if asked is not None and isinstance(getattr(pickle.loads(result)[1], "error", None), StoppedError):

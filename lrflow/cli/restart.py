@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lrflow import stops
 from lrflow.config.overrides import Override, read_overrides
 from lrflow.config.restart import Job, is_finished
 from lrflow.config.saved import OUTPUT
@@ -85,8 +86,9 @@ def settled(typed: Sequence[Override], args: Arguments, catalogue: Catalogue) ->
 
 def _started_together() -> bool:
     """Return whether torchrun or srun started several processes of one run, of which this is one."""
-    torchrun = "RANK" in os.environ and "MASTER_ADDR" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
-    return torchrun or ("SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1)
+    alone = ("", "0", "1")  # what is no number is reported by torch, which reads it too
+    torchrun = {"RANK", "MASTER_ADDR"} <= os.environ.keys() and os.environ.get("WORLD_SIZE", "1") not in alone
+    return torchrun or ("SLURM_PROCID" in os.environ and os.environ.get("SLURM_STEP_NUM_TASKS", "1") not in alone)
 
 
 def _job(rest: Sequence[Override], args: Arguments, catalogue: Catalogue) -> Job:
@@ -146,7 +148,7 @@ def _agreed(agreement: Agreement, decide: Callable[[], Decision]) -> Decision:
             return found
         decision = agreement.follow()
     except ConfigError as error:
-        if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) != "0":
+        if not stops.is_first_here():
             raise SystemExit(error.exit_code) from error
         raise
     if decision is None:  # another run, of which this process is the only one

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lrflow.config.composition_errors import composition_problem
 from lrflow.config.config import Config
 from lrflow.config.defaults import check_own_options
-from lrflow.config.hydra_options import share_store
+from lrflow.config.hydra_options import adapt_hydra
 from lrflow.config.hydra_section import check_hydra, copied_variable_problem
 from lrflow.config.options import FAST, Catalogue, recipes
 from lrflow.config.origins import READ_ERRORS, Source, is_of_digits, place, touches
@@ -215,7 +215,7 @@ def composer(
     """
     if config_dir is not None and not is_folder(config_dir):
         raise ConfigError([Problem("--config-dir", "there is no such folder", str(config_dir))])
-    share_store()
+    adapt_hydra()
     with hydra.initialize_config_module(MODULE, job_name="lrflow", version_base="1.3"):
         yield Composer(config_dir, catalogue or Catalogue([config_dir] if config_dir else []), earlier)
 

@@ -11,13 +11,18 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigSource
 
 
-def share_store() -> None:
+def adapt_hydra() -> None:
+    """Change how Hydra keeps its store and finds options; to be called before it composes anything."""
+    _share_store()
+    _keep_inside()
+
+
+def _share_store() -> None:
     """Keep Hydra from copying its config store for each composition, which takes as long as the rest of it."""
     type(ConfigStore.instance()).__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
-    keep_inside()
 
 
-def keep_inside() -> None:
+def _keep_inside() -> None:
     """Keep Hydra (1.3) from reading `../../private.yaml` as an option that a list of defaults names."""
     find = ConfigRepository._find_object_source
     if getattr(find, "stays_inside", False):

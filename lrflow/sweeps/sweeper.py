@@ -64,10 +64,6 @@ TRIALS = 20
 """Default number of trials."""
 
 
-GRACE = 20
-"""Seconds that the runs of a stopped sweep have to save a checkpoint."""
-
-
 def run_sweep(
     launcher: Launcher, config: DictConfig, loader: ConfigLoader, typed: Sequence[str], job: Any
 ) -> list[Outcome]:
@@ -278,7 +274,7 @@ class Workers:
             deadline: time of `time.monotonic` at which several workers are stopped; None: never.
 
         Raises:
-            BaseException: the error of the first worker that fails; the others get `GRACE` seconds to end.
+            BaseException: the error of the first worker that fails; the others get `stops.GRACE` seconds to end.
             SignalReceived: the process received a signal while several workers were running.
             StoppedError: several workers were running at the deadline.
         """
@@ -374,7 +370,7 @@ def _wait_for_processes(threads: Iterable[threading.Thread]) -> None:
 
     Jobs that run elsewhere are not stopped.
     """
-    deadline = time.monotonic() + GRACE
+    deadline = time.monotonic() + stops.GRACE
     try:
         for thread in threads:
             if multiprocessing.active_children():

@@ -39,7 +39,7 @@ FILES = {
         GLOBAL + "defaults: [override /hydra/launcher: x]\n",
         "recipe=x",
     ),
-    "a folder": ("recipe/x.yaml", GLOBAL + "output: /tmp/lrflow-outside\n", "recipe=x"),
+    "a folder": ("recipe/x.yaml", GLOBAL + "output: /lrflow-outside\n", "recipe=x"),
 }
 
 
@@ -79,20 +79,20 @@ def test_a_sweep_that_starts_with_another_value_than_its_jobs(
 ) -> None:
     """The jobs have the values that are swept, and the sweep itself that of the file."""
     (options / "recipe").mkdir()
-    text = GLOBAL + "against: /tmp/lrflow-outside\nhydra: {sweep: {dir: '${against}'}}"
+    text = GLOBAL + "against: /lrflow-outside\nhydra: {sweep: {dir: '${against}'}}"
     (options / "recipe/x.yaml").write_text(text)
     words = ["-m", "--config-dir", "options", "recipe=x", "task=plan", "against=a,b"]
     assert "hydra.sweep.dir" in refused(words, capsys)
 
 
 def test_a_search_space_of_a_file_sets_nothing_of_hydra(options: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    space = "{hydra.job.chdir: 'true,false', optimizer.lr: '0.1,0.2', output: 'outputs,/tmp/lrflow-outside'}"
+    space = "{hydra.job.chdir: 'true,false', optimizer.lr: '0.1,0.2', output: 'outputs,/lrflow-outside'}"
     (options / "sweep").mkdir()
     head = GLOBAL + "defaults: [{override /hydra/sweeper: lrflow}]\n"
     (options / "sweep/x.yaml").write_text(head + f"hydra: {{sweeper: {{sampler: grid, params: {space}}}}}")
     told = refused(["-m", "--config-dir", "options", "sweep=x"], capsys)
     assert "hydra.job.chdir" in told
-    assert "output = /tmp/lrflow-outside" in told
+    assert "output = /lrflow-outside" in told
 
 
 def sweep_with(*overrides: str) -> Path:
@@ -110,10 +110,10 @@ def sweep_with(*overrides: str) -> Path:
         ("hydra.searchpath=[pkg://evil]", "hydra.searchpath"),
         ("hydra.launcher={_target_: os.system}", "hydra.launcher._target_"),
         ("+hydra.job.env_set.WANDB_BASE_URL=http://evil.example", "hydra.job.env_set.WANDB_BASE_URL"),
-        ("hydra.sweeper.storage=sqlite:////tmp/lrflow-outside.db", "sweep.storage"),
+        ("hydra.sweeper.storage=sqlite:////lrflow-outside.db", "sweep.storage"),
         ("hydra.job.chdir=true", "hydra.job.chdir"),
-        ("output=/tmp/lrflow-outside", "output"),
-        ("logger.tensorboard={sub_dir: /tmp/lrflow-outside}", "logger.tensorboard.sub_dir"),
+        ("output=/lrflow-outside", "output"),
+        ("logger.tensorboard={sub_dir: /lrflow-outside}", "logger.tensorboard.sub_dir"),
         ("trust=os", "trust"),
     ],
 )
@@ -136,7 +136,7 @@ def run_with(extra: dict[str, object], *overrides: str) -> Path:
 
 
 EDITED = {
-    "output": {"output": "/tmp/lrflow-outside"},
+    "output": {"output": "/lrflow-outside"},
     "logger.tensorboard.sub_dir": {"logger": {"csv": True, "tensorboard": {"sub_dir": "../../.."}}},
     "model._target_": {"model": {"_target_": "torch.utils.collect_env.run", "command": "touch hacked"}},
     "data.x": {"data": {"_target_": "lrflow.data.Digits", "x": f"${{oc.create:'{SHELL}'}}"}},

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from lrflow.cli import own_process
 from lrflow.cli.own_process import OwnProcess, limited
 from lrflow.errors import LrflowError, ProcessDiedError, SignalReceived, StoppedError, TimeLimitError
 from lrflow.outcome import Outcome
@@ -50,7 +49,7 @@ def stops(given: Any) -> Outcome:
 def test_what_ends_the_process_ends_only_the_call(
     work: Callable[[Any], Any], limit: float | None, error: type[BaseException], message: str, monkeypatch
 ) -> None:
-    monkeypatch.setattr(own_process, "GRACE", 0.2)
+    monkeypatch.setattr("lrflow.stops.GRACE", 0.2)
 
     def first_only(given: Any) -> Any:
         return work(given) if given == 1 else (given, os.getpid())
