@@ -49,10 +49,13 @@ def exit_code(prepare: Any) -> Callable[..., int]:
 
 
 class Signal(pl.Callback):
-    """Sends the group of this process, with its workers, signals at the start of a batch, or within a validation."""
+    """Sends this process, or its group with its workers, signals at the start of a batch, or within a validation."""
 
-    def __init__(self, batch: int, *numbers: int, validating: bool = False, pause: float = 0) -> None:
+    def __init__(
+        self, batch: int, *numbers: int, validating: bool = False, pause: float = 0, group: bool = True
+    ) -> None:
         self.left, self.numbers, self.validating, self.pause = batch, numbers, validating, pause
+        self.to = 0 if group else os.getpid()
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self.left == 0 and not self.validating:
@@ -65,7 +68,7 @@ class Signal(pl.Callback):
 
     def send(self) -> None:
         for number in self.numbers:
-            os.kill(os.getpid() if number == signal.SIGKILL else 0, number)
+            os.kill(self.to, number)
             time.sleep(self.pause)
         self.numbers = ()
 
@@ -158,7 +161,7 @@ def test_other_signals_after_the_first_change_nothing(
 @pytest.mark.parametrize("how", ["to its end", "stopped"])
 def test_the_handlers_are_restored(how: str, prepare: Any, tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    callbacks = [Signal(2, signal.SIGTERM)] if how == "stopped" else []
+    callbacks = [Signal(2, signal.SIGTERM, group=False)] if how == "stopped" else []  # the group is that of the tests
     run = prepare(tmp_path, callbacks=callbacks, stop=StopRequest(), max_epochs=1)
     if how == "stopped":
         with pytest.raises(StoppedError):
