@@ -8,7 +8,7 @@ import sys
 
 def main() -> int:
     """Run `lrflow`; a signal that comes before it handles signals itself ends it with its exit code."""
-    # `lrflow.stops.is_first_here` is not imported yet: nothing is, before the signals are handled.
+    # `lrflow.launch.is_first_here` is not imported yet: nothing is, before the signals are handled.
     further = "LRFLOW_RUN_FOLDER" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0"
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         number = getattr(signal, name, None)

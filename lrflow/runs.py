@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from glob import escape
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,9 @@ log = logging.getLogger("lrflow")
 T = TypeVar("T", dict[str, Any], list[Any])
 
 _RUN_ID = re.compile(r"[\w.-]+\n|[0-9a-f]{12}")
+
+_STAMP = "%Y-%m-%d_%H-%M-%S"
+"""Time at the start of a run folder's name."""
 
 BEST = "best.ckpt"
 """File name of the best checkpoint."""
@@ -62,7 +66,7 @@ class RunFolder:
         Raises:
             ConfigError: the folder cannot be created.
         """
-        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        stamp = datetime.now().strftime(_STAMP)
         for number in range(1, 1000):
             path = output / (f"{stamp}_{name}" if number == 1 else f"{stamp}_{name}-{number}")
             try:
@@ -76,6 +80,13 @@ class RunFolder:
                 raise ConfigError([Problem("output", message, str(output))]) from error
             return cls(path)
         raise LrflowError(f"output = {str(output)!r}: the folder already has a thousand runs of this second")
+
+    @classmethod
+    def created(cls, output: Path, name: str) -> list[RunFolder]:
+        """Return the folders that `create` has made for this name."""
+        time = re.sub("%.", "[0-9]*", _STAMP)
+        stamped = re.compile(rf"{re.sub('%.', '[0-9]+', _STAMP)}_{re.escape(name)}(-[0-9]+)?")
+        return [cls(path) for path in output.glob(f"{time}_{escape(name)}*") if stamped.fullmatch(path.name)]
 
     @classmethod
     def at(cls, path: Path) -> RunFolder:

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from lrflow.errors import LrflowError, SignalReceived, StoppedError
+from lrflow.launch import is_first_here
 
 SIGNALS: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
@@ -46,11 +47,6 @@ class _Process:
 
 
 _process = _Process()
-
-
-def is_first_here() -> bool:
-    """Return whether this process is the only one of its run on this machine, or the first of several."""
-    return not os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")).strip("0")
 
 
 def requested() -> int | None:

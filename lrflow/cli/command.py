@@ -19,6 +19,7 @@ from lrflow.cli.arguments import Arguments, parse, with_earlier_sweep
 from lrflow.cli.jobs import run_job
 from lrflow.cli.streams import discard_unwritable, open_streams, put
 from lrflow.errors import ConfigError, EndedEarlyError, LrflowError, Problem, SignalReceived, StoppedError
+from lrflow.launch import check_environment, is_first_here
 from lrflow.memory import garbage_collection
 from lrflow.output import redacted_output
 from lrflow.redaction import MASK, is_secret_name, redact, redactor
@@ -118,6 +119,7 @@ def _check_and_run(args: Arguments) -> int:
     from lrflow.config.options import Catalogue
     from lrflow.config.overrides import expand
 
+    check_environment()
     catalogue = Catalogue([args.config_dir] if args.config_dir else [])
     if not args.multirun and not args.cfg:
         _require_multirun(args.overrides)
@@ -300,7 +302,7 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
 def _started_by_a_run() -> Path | None:
     """Return the run folder if a data-parallel run started this process for a further device, else None."""
     folder = os.environ.get("LRFLOW_RUN_FOLDER")
-    return Path(folder) if folder and not stops.is_first_here() else None
+    return Path(folder) if folder and not is_first_here() else None
 
 
 @garbage_collection(True)

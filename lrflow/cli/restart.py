@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrflow import stops
 from lrflow.config.overrides import Override, read_overrides
-from lrflow.config.restart import Job, is_finished
+from lrflow.config.restart import Decision, Job, is_finished
 from lrflow.config.saved import OUTPUT
 from lrflow.config.validation import AUTO
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.launch import check_port, is_first_here, is_one_of_several
 from lrflow.runs import RunFolder, find_checkpoint
 
 if TYPE_CHECKING:
     from lrflow.cli.arguments import Arguments
     from lrflow.config.options import Catalogue
     from lrflow.training.agreement import Agreement
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a command continues.
-
-    Args:
-        source: value of `resume=`; None: a new run.
-        checkpoint: from which it is resumed; None: a new run, or one that is finished.
-        finished: folder of the run if it is finished.
-    """
-
-    source: str | None = None
-    checkpoint: Path | None = None
-    finished: Path | None = None
 
 
 @contextmanager
@@ -54,7 +37,7 @@ def settled(typed: Sequence[Override], args: Arguments, catalogue: Catalogue) ->
         LrflowError: another process runs the job, or not all processes see the checkpoint.
     """
     source = next((override.plain for override in typed if override.key == "resume.from"), "null")
-    together = _started_together() and not (args.cfg or args.info)
+    together = is_one_of_several() and not (args.cfg or args.info)
     if source == "null" or (source != AUTO and not together):
         yield list(typed)
         return
@@ -73,22 +56,16 @@ def settled(typed: Sequence[Override], args: Arguments, catalogue: Catalogue) ->
             return _continued(job, quiet=bool(args.cfg)) if job else _named(source, output)
 
         if together:
+            check_port()
             from lrflow.training.agreement import Agreement
 
             decision = _agreed(Agreement(str(job or source)), decide)
         else:
             decision = decide()
-        if decision.finished:
+        if decision.exit_code is not None:
             yield None
         else:
             yield [*rest, *([Override.path("resume.from", decision.source)] if decision.source else [])]
-
-
-def _started_together() -> bool:
-    """Return whether torchrun or srun started several processes of one run, of which this is one."""
-    alone = ("", "0", "1")  # what is no number is reported by torch, which reads it too
-    torchrun = {"RANK", "MASTER_ADDR"} <= os.environ.keys() and os.environ.get("WORLD_SIZE", "1") not in alone
-    return torchrun or ("SLURM_PROCID" in os.environ and os.environ.get("SLURM_STEP_NUM_TASKS", "1") not in alone)
 
 
 def _job(rest: Sequence[Override], args: Arguments, catalogue: Catalogue) -> Job:
@@ -114,7 +91,7 @@ def _continued(job: Job, quiet: bool) -> Decision:
     if folder is None:
         decision, line = Decision(), f"no run of this job ({job}) has a checkpoint yet, so it starts"
     elif is_finished(folder) and not quiet:
-        decision = Decision(finished=folder.path)
+        decision = Decision(exit_code=0)
         line = f"{folder.path} is finished, so this job ({job}) is not run again"
     else:
         checkpoint = find_checkpoint(str(folder.path), job.output, "resume")
@@ -142,17 +119,17 @@ def _agreed(agreement: Agreement, decide: Callable[[], Decision]) -> Decision:
             try:
                 found = decide()
             except LrflowError as error:
-                agreement.decide(None, error=f"{error.exit_code}")
+                agreement.decide(Decision(exit_code=error.exit_code))
                 raise
-            agreement.decide(found.checkpoint, found.source, "finished" if found.finished else "")
+            agreement.decide(found)
             return found
         decision = agreement.follow()
     except ConfigError as error:
-        if not stops.is_first_here():
+        if not is_first_here():
             raise SystemExit(error.exit_code) from error
         raise
     if decision is None:  # another run, of which this process is the only one
         return decide()
-    if decision["error"].isdigit():
-        raise SystemExit(int(decision["error"]))
-    return Decision(decision["source"], finished=Path() if decision["error"] else None)
+    if decision.exit_code:
+        raise SystemExit(decision.exit_code)
+    return decision

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,21 @@ IGNORED_KEYS = ("resume", "task", "against", "output", "name", "horizon", "logge
 """Keys that do not change what a run computes: where it is written, what it is called, how it is started."""
 
 _AUTO_LR = f"optimizer.lr={AUTO}"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the processes of a command do.
+
+    Args:
+        source: value of `resume=` with which they continue; None: a new run, or none.
+        checkpoint: from which the run is resumed; None: it starts, or nothing is run.
+        exit_code: with which they end at once: 0 if the run is finished; None: they run.
+    """
+
+    source: str | None = None
+    checkpoint: Path | None = None
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,13 +89,11 @@ class Job:
         Raises:
             ConfigError: the run of this name has finished, and it had another config.
         """
-        ends = re.compile(rf"_{re.escape(self.title)}(-\d+)?")
-        newest: dict[Path, float] = {}
-        for path in self.output.glob(f"*_{escape(self.title)}*"):
-            if ends.fullmatch(path.name[19:]) and (checkpoint := newest_checkpoint(path)):
-                newest[path] = checkpoint.stat().st_mtime
-        for path in sorted(newest, key=lambda path: (newest[path], path.name), reverse=True):
-            folder = RunFolder(path)
+        newest: dict[RunFolder, float] = {}
+        for folder in RunFolder.created(self.output, self.title):
+            if checkpoint := newest_checkpoint(folder.path):
+                newest[folder] = checkpoint.stat().st_mtime
+        for folder in sorted(newest, key=lambda one: (newest[one], one.path.name), reverse=True):
             found = _saved(folder.config)
             if found is None:
                 continue
@@ -91,7 +102,7 @@ class Job:
                 return folder
             if self.name is not None and found.get("name") == self.name:
                 if not same and is_finished(folder):
-                    message = f"{path} has this name and is finished, but has another config"
+                    message = f"{folder.path} has this name and is finished, but has another config"
                     raise ConfigError([Problem("name", message, self.name, "take another name")])
                 return folder
         return None

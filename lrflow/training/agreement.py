@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning_fabric.plugins.environments import SLURMEnvironment
 
+from lrflow.config.restart import Decision
 from lrflow.errors import ConfigError, Problem
 
 PATIENCE = timedelta(minutes=10)
@@ -31,52 +33,42 @@ class Agreement:
         self.request = request
         self.store, self.rank, self.world = _join()
 
-    def decide(self, checkpoint: Path | None, source: str | None = None, error: str = "") -> None:
+    def decide(self, decision: Decision) -> None:
         """Announce the decision of the first process, and check that all others can follow it.
-
-        Args:
-            checkpoint: from which the run is resumed; None: it starts, or it has finished.
-            source: value of `resume=` with which every process continues.
-            error: the exit code if nothing can be run, `finished` if nothing is left to run; else empty.
 
         Raises:
             ConfigError: a process does not see the checkpoint; every process raises it.
         """
-        decision = {
-            "request": self.request,
-            "checkpoint": None if checkpoint is None else str(checkpoint),
-            "source": source,
-            "error": error,
-        }
-        self.store.set("decision", json.dumps(decision))
-        if checkpoint is not None:
+        self.store.set("decision", json.dumps({"request": self.request, **asdict(decision)}, default=str))
+        if decision.checkpoint is not None:
             answers = [self.store.get(f"blind/{rank}").decode() for rank in range(1, self.world)]
             blind = [answer for answer in answers if answer]
             self.store.set("blind", json.dumps(blind))
-            self._check(blind, str(checkpoint))
+            self._check(blind, decision.checkpoint)
 
-    def follow(self) -> dict[str, Any] | None:
+    def follow(self) -> Decision | None:
         """Return the decision of the first process; None: it belongs to another run.
 
         Raises:
             ConfigError: a process does not see the checkpoint; every process raises it.
         """
-        decision: dict[str, Any] = json.loads(self.store.get("decision"))
-        other, checkpoint = decision["request"] != self.request, decision["checkpoint"]
+        found: dict[str, Any] = json.loads(self.store.get("decision"))
+        other = found.pop("request") != self.request
+        checkpoint = None if found["checkpoint"] is None else Path(found["checkpoint"])
         if checkpoint is not None:
-            sees = other or Path(checkpoint).is_file()
+            sees = other or checkpoint.is_file()
             self.store.set(f"blind/{self.rank}", "" if sees else f"process {self.rank} on {socket.gethostname()}")
             if not other:
                 self._check(json.loads(self.store.get("blind")), checkpoint)
-        return None if other else decision
+        return None if other else Decision(**{**found, "checkpoint": checkpoint})
 
     @staticmethod
-    def _check(blind: list[str], checkpoint: str) -> None:
+    def _check(blind: list[str], checkpoint: Path) -> None:
         if blind:
             more = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
             message = f"the first process sees this checkpoint, but {blind[0]}{more} does not, so none of them resumes"
             hint = "put the run folders on a disk that all nodes share: output=FOLDER"
-            raise ConfigError([Problem("resume", message, checkpoint, hint)])
+            raise ConfigError([Problem("resume", message, str(checkpoint), hint)])
 
 
 def connect_restarted(backend: str, timeout: timedelta | None) -> None:

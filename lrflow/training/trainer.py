@@ -23,6 +23,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lrflow.errors import ConfigError, Problem
+from lrflow.launch import check_port
 from lrflow.plan import PlanChangedWarning
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.agreement import connect_restarted
@@ -173,6 +174,8 @@ def check_launched(trainer: Trainer) -> None:
             message = f"a launcher has to start lrflow on each node and set {', '.join(lacking)}, which is not set here"
             hint = "use torchrun or Slurm's srun on every node, or trainer.num_nodes=1"
             raise ConfigError([Problem("trainer.num_nodes", message, trainer.num_nodes, hint)])
+    if trainer.world_size > 1:
+        check_port()
     try:
         environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
     except ValueError as error:
