@@ -173,7 +173,8 @@ def _serve(address: str) -> None:
         if pid := os.fork():
             connection.sendall(f"{pid}\n".encode())
             _, status = os.waitpid(pid, 0)
-            connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            with suppress(BrokenPipeError):  # who asked has ended, as a rank's first process may have
+                connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
             os._exit(0)
     for own, given in enumerate(descriptors, start=1):
         os.dup2(given, own)
