@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- tree: written by docs/tree.py -->\n", "<!-- end of tree -->\n"
-TOP = "Modules without a room: shared by all rooms, and `assemble.py`"
+TOP = "Modules without a room: shared by all rooms, `assemble.py`, and `api.py` for Python"
 
 
 def summary(path: Path) -> str:

@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["lazily", "np"]
+__all__ = ["callable_package", "lazily", "np"]
 
 
 def lazily(
@@ -38,6 +38,22 @@ def lazily(
         return getattr(import_module(f"{package}.{homes[name]}"), name)
 
     return find
+
+
+def callable_package(package: str, home: str) -> None:
+    """Make a package callable like a function: `lrflow.plan(...)` and `lrflow.plan.Plan` both work.
+
+    Args:
+        package: `__name__` of the package, such as `lrflow.plan`.
+        home: module that defines the function; it is imported by the first call.
+    """
+    name = package.rpartition(".")[2]
+
+    class Package(ModuleType):
+        def __call__(self, *args: Any, **options: Any) -> Any:
+            return getattr(import_module(home), name)(*args, **options)
+
+    sys.modules[package].__class__ = Package
 
 
 class _LazyModule:

@@ -29,6 +29,7 @@ FLOORS = {
     "reports": 11,
     "tasks": 12,
     "cli": 13,
+    "api": 14,
 }  # fmt: skip
 MAX_LINES = 400
 WHOLE_ROOMS = {

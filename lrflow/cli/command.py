@@ -109,7 +109,8 @@ def _main(words: list[str], owns_process: bool = False) -> int:
             _run_hydra(args, args.overrides)
         return 0
     if args.shell_completion or args.hydra_help:
-        return _run_hydra(args, args.overrides if args.shell_completion else ())  # the help does not depend on them
+        _run_hydra(args, args.overrides if args.shell_completion else ())  # the help does not depend on them
+        return 0
     return _check_and_run(args)
 
 
@@ -138,16 +139,11 @@ def _check_and_run_settled(args: Arguments, typed: Sequence[Override], catalogue
     from lrflow.config.overrides import read_overrides
     from lrflow.config.saved import pinned
 
-    overrides = read_overrides(pinned(typed), catalogue, sweep=args.multirun)
     if args.multirun:
-        from lrflow.cli.sweep import check_sweep
-        from lrflow.config.composition import options_composed_once
+        from lrflow.outcome import exit_code_of_sweep
 
-        with garbage_collection(True), options_composed_once():
-            jobs = check_sweep(overrides, args.config_dir, catalogue)
-            jobs.resumed = resumed
-            with jobs.not_checked_by_hydra():
-                return _run_hydra(args, overrides.texts, jobs)
+        return exit_code_of_sweep(run_sweep(args, typed, catalogue, resumed))
+    overrides = read_overrides(pinned(typed), catalogue)
     with composer(args.config_dir, catalogue) as composing:
         try:
             found, config = checked(overrides, composing)
@@ -162,7 +158,33 @@ def _check_and_run_settled(args: Arguments, typed: Sequence[Override], catalogue
             return 0
         if not args.info:
             return _run_single(found, config, lambda problems: composing.place(problems, overrides.ready))
-    return _run_hydra(args, overrides.texts)
+    _run_hydra(args, overrides.texts)
+    return 0
+
+
+def run_sweep(args: Arguments, typed: Sequence[Override], catalogue: Catalogue, resumed: bool) -> list[Outcome]:
+    """Check every job of a sweep, run them, and return how each ended.
+
+    Args:
+        args: command line, with `-m`.
+        typed: overrides, short forms expanded.
+        catalogue: groups and their options.
+        resumed: whether the overrides are those of an earlier sweep of Hydra's own sweeper.
+
+    Raises:
+        ConfigError: every problem of every job.
+    """
+    from lrflow.cli.sweep import check_sweep
+    from lrflow.config.composition import options_composed_once
+    from lrflow.config.overrides import read_overrides
+    from lrflow.config.saved import pinned
+
+    overrides = read_overrides(pinned(typed), catalogue, sweep=True)
+    with garbage_collection(True), options_composed_once():
+        jobs = check_sweep(overrides, args.config_dir, catalogue)
+        jobs.resumed = resumed
+        with jobs.not_checked_by_hydra():
+            return _run_hydra(args, overrides.texts, jobs)
 
 
 def _asking_for_trust(error: ConfigError, args: Arguments) -> ConfigError:
@@ -232,7 +254,7 @@ def _run_single(found: Composed, config: Config, place: Callable[[list[Problem]]
 
 
 @garbage_collection(True)
-def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | None = None) -> int:
+def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | None = None) -> list[Outcome]:
     """Let Hydra run a sweep, print its `--info` or complete a command line.
 
     Args:
@@ -241,7 +263,7 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
         jobs: checked jobs of the sweep; None: not a sweep.
 
     Returns:
-        The exit code of the jobs.
+        How the jobs of the sweep ended.
     """
     import hydra
 
@@ -294,9 +316,7 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
         for outcome in outcomes:
             if isinstance(outcome.error, StoppedError) and outcome.folder:  # lrflow's sweeper reports it itself
                 print(f"the sweep was stopped; {how_to_resume(outcome.folder.parent)}")
-    from lrflow.outcome import exit_code_of_sweep
-
-    return exit_code_of_sweep(outcomes)
+    return outcomes
 
 
 def _started_by_a_run() -> Path | None:

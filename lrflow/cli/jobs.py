@@ -58,11 +58,16 @@ def run_job(
         return _run_job(config, place, trained)
 
 
-def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], trained: Outcome | None) -> Outcome:
-    started = time.monotonic()
+def log_remarks(config: Config) -> None:
+    """Log what a user should know about the composition of a job before it starts."""
     doubts = [] if config.task.name in ("train", "plan") else config.doubts  # these two report them with others
     for remark in (*config.remarks, *doubts):
         log.warning("%s", remark)
+
+
+def _run_job(config: Config, place: Callable[[list[Problem]], list[Problem]], trained: Outcome | None) -> Outcome:
+    started = time.monotonic()
+    log_remarks(config)
     try:
         ended = (trained or run_task(config)).raise_if_unfinished()
     except (Exception, SystemExit, SignalReceived) as raised:

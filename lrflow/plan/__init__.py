@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from lrflow.imports import lazily
+from lrflow.imports import callable_package, lazily
 
 if TYPE_CHECKING:
     from lrflow.plan.base import PlanGroup
@@ -17,3 +17,5 @@ __getattr__ = lazily(__name__, {
     "Check": "checks", "Plan": "plan", "PlanChangedWarning": "lr_scheduler", "PlanDiff": "diff", "PlanGroup": "base",
     "PlanScheduler": "lr_scheduler",
 })  # fmt: skip
+
+callable_package(__name__, "lrflow.api")  # lrflow.plan(...) compiles a plan

@@ -1,17 +1,20 @@
-"""The figure of a plan: the LR of every group over the run, and the scheduled settings below it."""
+"""The figure of a plan: the LR of every group over the run, and the scheduled settings below it; also for notebooks."""
 
 from __future__ import annotations
 
+import base64
+import io
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.console import Console
 
 from lrflow.display import COLOURS, GREY, INK, joined, number, plain_axes, save_figure
 from lrflow.plan.base import PlanBase
-from lrflow.plan.table import Line, describe, describe_length, lines, sample_steps, setting_lines
+from lrflow.plan.table import Line, PlanTable, describe, describe_length, lines, sample_steps, setting_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,12 +24,24 @@ if TYPE_CHECKING:
 POINTS = 2000  # per line: more than the figure has pixels
 LEGEND_LINES = 12  # most lines that the legend names
 LEGEND_X = 1.01  # left edge of the legend, in widths of the axes
+TABLE_WIDTH = 120  # characters of the table in a notebook
 DECADES = 3  # shown below the lowest peak on a log axis
 
 
 def plot(plan: PlanBase, path: Path) -> Path:
     """Draw the LR of every group over the run into `path` (its folder is made if missing) and return it."""
     return save_figure(draw(plan), path)
+
+
+def as_html(plan: PlanBase) -> str:
+    """Return the table and the figure of a plan as HTML, which needs no other file."""
+    console = Console(record=True, file=io.StringIO(), width=TABLE_WIDTH)
+    console.print(PlanTable(plan))
+    style = "font-family: monospace; line-height: 1.3; white-space: pre"
+    table = console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
+    draw(plan).savefig(picture := io.BytesIO(), format="png", dpi=90)
+    data = base64.b64encode(picture.getvalue()).decode()
+    return f'<div>{table}<img alt="learning rate over the run" src="data:image/png;base64,{data}"></div>'
 
 
 def draw(plan: PlanBase) -> Figure:

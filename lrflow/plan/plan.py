@@ -11,7 +11,7 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.plan.base import PlanBase, PlanGroup, compile_settings
 from lrflow.plan.checks import Check, check
 from lrflow.plan.diff import PlanDiff
-from lrflow.plan.figure import plot
+from lrflow.plan.figure import as_html, plot
 from lrflow.plan.serialization import groups_and_horizon, write_files
 from lrflow.plan.table import PlanTable
 from lrflow.schedules import Curve, Horizon
@@ -94,6 +94,10 @@ class Plan(PlanBase):
     def plot(self, path: str | Path) -> Path:
         """Draw the LR of every group over the run into a PNG (or another format, by the suffix) and return its path."""
         return plot(self, Path(path))
+
+    def _repr_html_(self) -> str:
+        """Return the table and the figure, which a notebook shows."""
+        return as_html(self)
 
     def write(self, folder: str | Path, extra: Mapping[str, Any] | None = None, picture: bool = True) -> list[Path]:
         """Write plan.png, plan.csv and plan.json into `folder` (created if missing) and return their paths.

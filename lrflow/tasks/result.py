@@ -1,0 +1,117 @@
+"""`Result`: a trained run for Python: its metrics, folder, plan, config, and its model with the trained weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pytorch_lightning as pl
+from torch import nn
+
+from lrflow import assemble
+from lrflow.config import Config, load_config, locate, validate
+from lrflow.errors import LrflowError
+from lrflow.outcome import Outcome
+from lrflow.plan import Plan
+from lrflow.runs import RunFolder, find_checkpoint
+from lrflow.tasks.evaluate import find_weights
+from lrflow.tasks.plan import read_plan
+from lrflow.training import planned_module
+from lrflow.training.checkpoint_file import read_checkpoint
+from lrflow.training.resume import Resumed
+from lrflow.training.state import preserve_random_state
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run that has been trained.
+
+    Args:
+        folder: its run folder.
+        outcome: how it ended.
+    """
+
+    folder: Path
+    outcome: Outcome
+
+    @classmethod
+    def read(cls, run: str | Path, output: str | Path = "outputs") -> Result:
+        """Return the result of a run.
+
+        Args:
+            run: a run folder, a checkpoint, or `last`: the newest run.
+            output: folder of the run folders.
+
+        Raises:
+            ConfigError: there is no such run.
+            LrflowError: the run has not ended.
+        """
+        folder = RunFolder.of(find_checkpoint(str(run), Path(output), "run"))
+        outcome = Outcome.from_summary(folder.read_summary(), folder.path)
+        if outcome is None:
+            raise LrflowError(f"{folder.path}: this run has not ended\n    train('resume={folder.path}') continues it")
+        return cls(folder.path, outcome)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last metrics by name."""
+        return dict(self.outcome.metrics)
+
+    @cached_property
+    def config(self) -> Config:
+        """The config of the run."""
+        return validate(load_config(RunFolder(self.folder).config))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan that the run executed."""
+        return read_plan(str(RunFolder(self.folder).plan), self.folder.parent)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network with the last weights, in evaluation mode on the CPU."""
+        return self.load_model("last")
+
+    def load_model(self, weights: str = "best") -> nn.Module:
+        """Return the network with saved weights, in evaluation mode on the CPU.
+
+        Args:
+            weights: `best`, `last`, or a checkpoint.
+
+        Raises:
+            LrflowError: the run has no such weights.
+        """
+        checkpoint = find_weights(str(self.folder), weights, self.folder.parent)
+        with preserve_random_state():
+            return planned_module(load_module(self.config, checkpoint))
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name}={value:.4g}" for name, value in self.outcome.metrics.items())
+        return f"Result({self.outcome.status}, {metrics}, folder={str(self.folder)!r})"
+
+
+def load_module(
+    config: Config,
+    checkpoint: Path,
+    trainer: pl.Trainer | None = None,
+    data: pl.LightningDataModule | None = None,
+) -> pl.LightningModule:
+    """Return the module of a run with the weights of a checkpoint, in evaluation mode.
+
+    Args:
+        config: of the run.
+        checkpoint: the file; its weights are those to evaluate.
+        trainer: the trainer that the module's hooks use; None: one with a single CPU.
+        data: the data that the module's hooks use; None: they are loaded if the hooks need them.
+
+    Raises:
+        LrflowError: the checkpoint is broken or belongs to another model.
+    """
+    saved = Resumed.read(checkpoint, locate)
+    module = assemble.build_module(config, start=False, trainer=trainer, data=data, stage="test")
+    saved.check(module)
+    content = read_checkpoint(checkpoint, map_location="cpu")
+    module.on_load_checkpoint(content)
+    module.load_state_dict(content["state_dict"])
+    return module.eval()
