@@ -144,6 +144,17 @@ PLACES = {
 """Config sections with a `mode`, and the key in each that names the metric."""
 
 
+def places_in(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return `PLACES` and each callback that names a metric, as `callbacks.NAME`, with its key `monitor`.
+
+    Args:
+        content: config as plain containers.
+    """
+    callbacks = _node(content, "callbacks")
+    monitoring = [name for name in callbacks if isinstance(_node(callbacks, str(name)).get("monitor"), str)]
+    return {**PLACES, **{f"callbacks.{name}": "monitor" for name in monitoring}}
+
+
 @dataclass(frozen=True)
 class Directions:
     """The metrics and modes that a config gives.
@@ -168,9 +179,11 @@ class Directions:
         """
         given: list[tuple[str, str, str]] = []
         named: dict[str, tuple[str, ...]] = {}
-        for place, key in PLACES.items():
+        for place, key in places_in(content).items():
             node = _node(content, place)
             names, modes = as_list(node.get(key)), as_list(node.get("mode"))
+            if place not in PLACES and not {*modes} <= {"min", "max"}:
+                modes = []  # an argument of a user's callback with another meaning
             if place == "sweep" and not names and modes:  # the mode is that of the runs' own objective
                 names = [*_objectives(named)]
             if names:

@@ -22,6 +22,7 @@ FLOORS = {
     "optimizers": 4, "plan": 4, "feedback": 4,
     "config": 5,
     "training": 6,
+    "callbacks": 7,
     "health": 7,
     "assemble": 8,
     "tuning": 9,

@@ -54,6 +54,7 @@ TOPICS = {
     "trainer": "devices, length and precision of the run",
     "logger": "where metrics are written",
     "health": "monitors that watch the run",
+    "callbacks": "further callbacks: callbacks=[throughput,timer]",
     "find": "the method that task=find uses to find an LR",
     "recipe": "complete jobs; each README lists the variants, recipe=NAME/VARIANT",
     "fast": "a quick smoke run: fast=true",

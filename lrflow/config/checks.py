@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lrflow.config.callbacks import check_switched_off
 from lrflow.config.compatibility import check_combination, check_mup, check_routes, check_scaling
 from lrflow.config.config import Config
 from lrflow.config.diagnostics import answered, closest
@@ -95,10 +96,11 @@ def check_config(
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
     problems += check_facts(config) if sound("model", "data") else []
     problems += check_monitors(config.health)
+    problems += check_switched_off(content)
     problems += check_fact_names(config.data)
     problems += _check_test(config) if sound("task", "trainer.checkpoint") else []
     problems += check_feedback(config) if sound("feedback", "trainer.", "data.") else []
-    problems += check_logged(config) if is_plain(config) and sound("model", "health", *PLACES) else []
+    problems += check_logged(config) if is_plain(config) and sound("model", "health", "callbacks", *PLACES) else []
     problems += check_find(config, horizon) if sound("find", "trainer.limit_val") else []
     return [*problems, *(check_uses(config) if sound(*USES) else [])]
 

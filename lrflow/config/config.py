@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig
 from pydantic import Field, PrivateAttr
 
+from lrflow.config import callback_schema, run_schema, schema
 from lrflow.config import find_schema as find_schemas
-from lrflow.config import run_schema, schema
 from lrflow.config import types as f
 from lrflow.config.sweep import Trial
 from lrflow.metric import Directions
@@ -23,7 +23,7 @@ class Config(schema.Section):
 
     groups: ClassVar[tuple[str, ...]] = (
         "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger", "health",
-        "find", "task",
+        "callbacks", "find", "task",
     )  # fmt: skip
 
     optimizer: schema.Optimizer
@@ -36,6 +36,7 @@ class Config(schema.Section):
     trainer: run_schema.Trainer
     logger: run_schema.Logger
     health: run_schema.Health
+    callbacks: callback_schema.Callbacks = Field(default_factory=lambda: callback_schema.Callbacks.model_validate({}))
     sharpness: run_schema.Probing = run_schema.Probing.model_construct()
     """Short form of `health.sharpness`; overrides it."""
     find: find_schemas.Find = find_schemas.RangeFind.model_construct(kind="range")

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from lrflow.config.interpolation import leaves
+from lrflow.config.options import home
 from lrflow.config.origins import split_key
 from lrflow.errors import Problem, did_you_mean
 
@@ -45,8 +46,7 @@ ANSWERS = {
     r"tags|logger\.tags": "did you mean logger.wandb.tags? It needs logger=wandb",
     r"(.*schedule)\.warmup_(?:ratio|fraction|pct)": "a warmup can be a share of the run: {0}.warmup={share}",
     r"(.*schedule)\.warmup_epochs": "a warmup can be in epochs: {0}.warmup='{value} epochs'",
-    r"(?:trainer\.)?callbacks": "add a monitor: health.NAME._target_=my_pkg.Watch trust=my_pkg; "
-    "return Lightning's callbacks, such as EarlyStopping, from configure_callbacks of your LightningModule",
+    r"trainer\.callbacks?|callback": "callbacks=throughput, or callbacks.NAME._target_=my_pkg.Watch trust=my_pkg",
 }
 """Keys of other frameworks without a counterpart of a similar name, and what to do instead."""
 
@@ -261,6 +261,8 @@ def _missing(key: str, content: Mapping[str, Any], groups: Collection[str]) -> P
         if near := closest(group.removeprefix("health."), known):
             return Problem(group, "there is no such monitor", hint=f"did you mean health.{near}?")
         return Problem(key, "is missing", hint="give the dotted name of a lrflow.health.Monitor")
+    if name == "_target_" and group.startswith("callbacks."):
+        return Problem(key, "is missing", hint=_how_to_name_callback(group.removeprefix("callbacks.")))
     if name == "_target_":
         example = EXAMPLES.get(group.rpartition(".")[2])
         such = f", such as {example}" if example else ""
@@ -276,3 +278,10 @@ def _no_such_kind(location: tuple[str | int, ...], value: Any, tags: str) -> Pro
     name = value.get(word) if isinstance(value, Mapping) else value
     known = [tag.strip("'<>") for tag in tags.split(", ")]
     return Problem(f"{group}.{word}", f"there is no such {group}", name, did_you_mean(str(name), known))
+
+
+def _how_to_name_callback(name: str) -> str:
+    """Return what to do about a callback without a `_target_`: choose the option of this name, if there is one."""
+    if (home("conf") / "callbacks" / f"{name}.yaml").is_file():
+        return f"add callbacks={name}, or give the dotted name of a Lightning callback"
+    return "give the dotted name of a Lightning callback, such as pytorch_lightning.callbacks.Timer"

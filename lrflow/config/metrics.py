@@ -14,7 +14,17 @@ from lrflow.errors import Problem, did_you_mean
 from lrflow.feedback import FORMER_NAMES
 from lrflow.feedback.limits import BOUNDS, LIMITS
 from lrflow.limits import outside
-from lrflow.metric import LOSS, PLACES, SUPERVISED, TRAIN_LOSS, Directions, guess_mode, is_test, is_validation
+from lrflow.metric import (
+    LOSS,
+    PLACES,
+    SUPERVISED,
+    TRAIN_LOSS,
+    Directions,
+    guess_mode,
+    is_test,
+    is_validation,
+    places_in,
+)
 from lrflow.schedules import Duration, Horizon
 
 
@@ -41,7 +51,7 @@ def fill_modes(content: dict[str, Any], directions: Directions) -> None:
         content: resolved config, changed in place.
         directions: metrics and modes of the config.
     """
-    for place, key in PLACES.items():
+    for place, key in places_in(content).items():
         node: Any = content
         for part in place.split("."):
             node = node.get(part) if isinstance(node, dict) else None
@@ -63,14 +73,17 @@ def check_logged(config: Config) -> list[Problem]:
     Args:
         config: config of a run with a plain module.
     """
-    own = any(not str(node["_target_"]).startswith("lrflow.") for node in config.monitors.values())
-    if own or config.model.loss is None:  # a user's monitor may log any metric
+    nodes = [*config.monitors.values(), *config.callbacks.nodes().values()]
+    own = any(not str(node["_target_"]).startswith(("lrflow.", "pytorch_lightning.")) for node in nodes)
+    if own or config.model.loss is None:  # a user's monitor or callback may log any metric
         return []
     logged = [f"{stage}/{name}" for stage in ("val", "test") for name in SUPERVISED[config.model.loss]]
     logged.append(TRAIN_LOSS)
     message = f"a plain module trained with {config.model.loss} does not log this metric"
     return [
-        Problem(f"{place}.{PLACES[place]}", message, name, did_you_mean(name.replace("_", "/", 1), logged))
+        Problem(
+            f"{place}.{PLACES.get(place, 'monitor')}", message, name, did_you_mean(name.replace("_", "/", 1), logged)
+        )
         for place, names in config.directions.named.items()
         for name in names
         if place != "trial" and name not in logged and (is_validation(name) or is_test(name) or "/" not in name)
@@ -96,6 +109,8 @@ def need_validation(config: Config) -> list[tuple[str, str]]:
     named = [("feedback.monitor", str(config.feedback.monitor))] if isinstance(config.feedback, Feedback) else []
     if (monitor := config.trainer.checkpoint.monitor) not in (None, LOSS):
         named.append(("trainer.checkpoint.monitor", str(monitor)))
+    callbacks = ((name, node.get("monitor")) for name, node in config.callbacks.nodes().items())
+    named += [(f"callbacks.{name}.monitor", monitor) for name, monitor in callbacks if isinstance(monitor, str)]
     return [(key, metric) for key, metric in named if is_validation(metric)]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from lrflow.config.annotations import Annotation, check_value
+from lrflow.config.callbacks import refused
 from lrflow.config.diagnostics import closest
 from lrflow.config.options import shipped_nodes
 from lrflow.config.packages import check_installed
@@ -17,7 +18,7 @@ from lrflow.config.targets import CONTROLS, check_arguments, check_controls, che
 from lrflow.errors import ConfigError, Problem
 from lrflow.schedules import Curve, Shape
 
-GROUPS = ("optimizer", "schedule", "feedback", "layers", "model", "data", "logger", "health")
+GROUPS = ("optimizer", "schedule", "feedback", "layers", "model", "data", "logger", "health", "callbacks")
 """The groups that build objects."""
 
 PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
@@ -29,7 +30,7 @@ PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
-_BUILT = re.compile(r"(optimizer|feedback|layers|model|data)|optimizer\.routes\.[^.]+|health\.[^.]+")
+_BUILT = re.compile(r"(optimizer|feedback|layers|model|data)|optimizer\.routes\.[^.]+|(health|callbacks)\.[^.]+")
 """Keys of the nodes whose object lrflow builds itself."""
 
 
@@ -39,7 +40,9 @@ def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None])
     for group in GROUPS:
         for key, node in _nodes(content.get(group), group):
             target = node["_target_"]
-            if check_installed(target, key):
+            if group == "callbacks" and (problem := refused([str(target)], key)):
+                problems.append(problem)
+            elif check_installed(target, key):
                 ours = isinstance(target, str) and any(shipped_nodes(group, target))
                 problems += filter(None, [check_installed(target, key, choices.get(group) if ours else None)])
             elif group == "schedule" or ".schedule" in key:

@@ -17,9 +17,12 @@ from lrflow.files import is_folder
 
 GROUPS = (
     "task", "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger",
-    "health", "find", "recipe", "fast", "sweep",
+    "health", "callbacks", "find", "recipe", "fast", "sweep",
 )  # fmt: skip
 """Groups in the order in which help lists them."""
+
+COMBINED = ("callbacks",)
+"""Groups of which several options can be chosen at once, as a list."""
 
 ACROSS_GROUPS = ("recipe", "fast", "sweep")
 """Groups whose options set keys of many other groups."""

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from lrflow.config.diagnostics import closest
 from lrflow.config.grammar import axis_problem, call_problem, check_count, parser, quoted
 from lrflow.config.interpolation import DEEPEST, is_deep, is_writable
-from lrflow.config.options import Catalogue
+from lrflow.config.options import COMBINED, Catalogue
 from lrflow.config.secrets import secret_problem
 from lrflow.errors import Problem, did_you_mean
 
@@ -359,10 +359,14 @@ def _choice(override: Override, catalogue: Catalogue) -> Problem | None:
         return None
     if parsed.is_choice_sweep():
         value = list(parsed.sweep_string_iterator())
-    elif isinstance(value, list):
+    elif isinstance(value, list) and override.key not in COMBINED:
         hint = f"such as {override.key}={value[0]}" if len(value) == 1 else None
         return Problem(override.key, "expected the name of one option", override.given, hint)
-    for name in value if isinstance(value, list) else [value]:
+    chosen = value if isinstance(value, list) else [value]
+    if override.key in COMBINED:  # in a sweep, several chosen at once are the text [a,b]
+        texts = (one.strip("[]").split(",") if isinstance(one, str) else [one] for one in chosen)
+        chosen = [name.strip(" '") if isinstance(name, str) else name for names in texts for name in names if name]
+    for name in chosen:
         if isinstance(name, dict) or name is None or name == "null" or str(name) in options:
             continue
         close = closest(str(name), options)

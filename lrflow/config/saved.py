@@ -21,7 +21,7 @@ from lrflow.config.config import Config
 from lrflow.config.failures import one_line
 from lrflow.config.find_schema import RangeFind
 from lrflow.config.length import declared_horizon, makes_groups_in_time, shorten
-from lrflow.config.options import ACROSS_GROUPS, Catalogue
+from lrflow.config.options import ACROSS_GROUPS, COMBINED, Catalogue
 from lrflow.config.origins import READ_ERRORS, yaml_problem
 from lrflow.config.overrides import Override
 from lrflow.config.record import record_problems
@@ -259,7 +259,8 @@ def completed(
     Raises:
         ConfigError: the file cannot be read, or the typed recipe is not the run's.
     """
-    now = choices_of(node)
+    several = {override.key: override.given for override in overrides if override.key in COMBINED}
+    now = dict.fromkeys(COMBINED) | several | choices_of(node)  # Hydra records no list of options
     typed_overrides = [
         override.typed for override in overrides if not override.key.startswith(("trial.", "resume.from"))
     ]

@@ -24,22 +24,11 @@ from lrflow.imports import alias_lightning, original_name
 from lrflow.optimizers.traits import Traits, package_of, traits_named, traits_of
 
 ROOMS = (
-    "lrflow.schedules",
-    "lrflow.layers",
-    "lrflow.optimizers",
-    "lrflow.optimizers.shampoo",
-    "lrflow.feedback",
-    "lrflow.health",
-    "lrflow.models",
-    "lrflow.data",
-    "torch.utils.data",
-    "pytorch_lightning.loggers",
-    "pytorch_lightning.callbacks",
-    "pytorch_lightning.strategies",
-    "pytorch_lightning.profilers",
-    "pytorch_lightning.plugins",
-    "torchmetrics",
-)
+    "lrflow.schedules", "lrflow.layers", "lrflow.optimizers", "lrflow.optimizers.shampoo", "lrflow.feedback",
+    "lrflow.health", "lrflow.callbacks", "lrflow.models", "lrflow.data", "torch.utils.data",
+    "pytorch_lightning.loggers", "pytorch_lightning.callbacks", "pytorch_lightning.strategies",
+    "pytorch_lightning.profilers", "pytorch_lightning.plugins", "torchmetrics",
+)  # fmt: skip
 """Modules whose exports (`__all__`) a config may name."""
 
 RECIPES = "lrflow.recipes"

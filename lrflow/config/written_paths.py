@@ -113,6 +113,8 @@ def _written(config: Config) -> Iterator[tuple[str, Any]]:
             yield from _of_lightning(section.plain(), group)
     for name, node in config.health.nodes().items():
         yield from _of_lightning(node, f"health.{name}")
+    for name, node in config.callbacks.nodes().items():
+        yield from _of_lightning(node, f"callbacks.{name}")
     data = config.data.plain()
     if config.data.target in _DOWNLOADS and data.get("download", True) and data.get("root"):
         from lrflow.data.fashion_mnist_files import find

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from rich.console import Console
 from lrflow import assemble
 from lrflow.config import Config, save_config
 from lrflow.config.failures import failure
+from lrflow.errors import StoppedError
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
+from lrflow.training.interrupt import requeue
 from lrflow.training.loggers import build_loggers, close_loggers
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import resumed_facts
@@ -179,3 +182,24 @@ def print_outcome(console: Console, folder: RunFolder, outcome: Outcome) -> None
     written += [f"checkpoints/{path.name}" for path in last]
     names = ", ".join(name for name in written if (folder.path / name).exists())
     console.print(f"{folder.path}/: {names}", soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def requeued(config: Config) -> Iterator[None]:
+    """Let Slurm start the job again if SIGUSR1, its warning that the time is over, stops the run."""
+    try:
+        yield
+    except StoppedError as error:
+        asked = error.exit_code == 128 + signal.SIGUSR1 and config.resume.requeue is True
+        if asked and rank() == 0 and "SLURM_JOB_ID" in os.environ:
+            requeue()
+        raise
+
+
+def restored_before_first_step(
+    folder: RunFolder, resumed: Resumed | None, trainer: pl.Trainer, ending: bool
+) -> AbstractContextManager[None]:
+    """Restore the record of a resumed run if it fails before its first step, unless only its end was left."""
+    if resumed is None or not trainer.is_global_zero:
+        return nullcontext()
+    return folder.restored_unless(lambda: ending or trainer.global_step > resumed.step)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +24,7 @@ from lrflow.config.run_schema import Train
 from lrflow.config.targets import optimizer_traits
 from lrflow.data.fingerprint import changes_of_data, fingerprint
 from lrflow.display import QuietConsole
-from lrflow.errors import ConfigError, StoppedError
+from lrflow.errors import ConfigError
 from lrflow.health.advice import report_advice
 from lrflow.layers import Group, merge
 from lrflow.outcome import Outcome, numbers_in
@@ -42,12 +40,15 @@ from lrflow.tasks.run_record import (
     own_environment,
     print_outcome,
     record_start,
+    requeued,
+    restored_before_first_step,
 )
 from lrflow.training import Checkpoints, EvaluationWeights, Signals
 from lrflow.training.branches import Branch, compile_branched
+from lrflow.training.callbacks import build_callbacks
 from lrflow.training.configure_optimizers import supply_optimizer
 from lrflow.training.feedback_loop import FeedbackLoop, make_feedback_loop
-from lrflow.training.interrupt import StopRequest, ended_together, requeue
+from lrflow.training.interrupt import StopRequest, ended_together
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.loggers import close_loggers
@@ -155,9 +156,9 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         return {"metrics": _values(trainer._logger_connector._callback_metrics), **so_far()}
 
     with (
-        _restored_before_first_step(folder, resumed, trainer, ready.ending),
+        restored_before_first_step(folder, resumed, trainer, ready.ending),
         failure_recorded(folder, ready.facts, loggers, so_far_and_metrics),
-        _requeued(config),
+        requeued(config),
         ended_together(trainer, f"continue with resume={folder.path}"),
     ):
         if trainer.is_global_zero:  # before fit, whose further processes read the config in the folder
@@ -293,6 +294,7 @@ def prepare(
     monitors = build_monitors(config, Watched(trainer, data, plan, folder.path, config.seed, signals))
     for line in filter(None, (monitor.describe() for monitor in monitors)):
         report(line)
+    added = build_callbacks(config, trainer, report)
     trainer.callbacks += assemble.freezing_callbacks(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
     extra = {
         "plan": plan.to_dict(),
@@ -301,7 +303,7 @@ def prepare(
         "data": _fingerprint(data, resumed if trainer.is_global_zero else None),
     }
     checkpoints = _checkpoints(config, folder, plan, groups, extra, resumed)
-    trainer.callbacks += _callbacks(config, plan, loop, signals, monitors, console, checkpoints)  # type: ignore[attr-defined]
+    trainer.callbacks += _callbacks(config, plan, loop, signals, monitors, console, added, checkpoints)  # type: ignore[attr-defined]
     validate_every(trainer, config.trainer.val_every, horizon)
     trainer.run_for(horizon)
     if resumed and stage == "ending":
@@ -356,36 +358,17 @@ def _callbacks(
     signals: Signals,
     monitors: Sequence[Monitor],
     console: Console,
+    added: Sequence[pl.Callback],
     checkpoints: Checkpoints,
 ) -> list[pl.Callback]:
-    """The callbacks of a run: weights to evaluate, progress bar, feedback, signals, monitors and checkpoints."""
+    """The callbacks of a run: weights to evaluate, progress bar, feedback, signals, monitors, `added`, checkpoints."""
     bar = config.trainer.progress
     progress = ProgressBar(plan.horizon.steps, console, bar=bar if isinstance(bar, bool) else console.is_terminal)
     # First, since all other callbacks of a validation need the weights that it evaluates. Feedback comes before the
-    # signals, which record the LR of a step; checkpoints come last.
+    # signals, which record the LR of a step. Those of the group `callbacks` come after all that measure, and before
+    # the checkpoints, which hold their state after the step.
     first = [UndisturbedByValidation(), EvaluationWeights(config.trainer.batch_norm_batches, config.seed)]
-    return [*first, progress, *([loop] if loop else []), signals, *monitors, checkpoints]
-
-
-@contextmanager
-def _requeued(config: Config) -> Iterator[None]:
-    """Let Slurm start the job again if SIGUSR1, its warning that the time is over, stops the run."""
-    try:
-        yield
-    except StoppedError as error:
-        asked = error.exit_code == 128 + signal.SIGUSR1 and config.resume.requeue is True
-        if asked and rank() == 0 and "SLURM_JOB_ID" in os.environ:
-            requeue()
-        raise
-
-
-def _restored_before_first_step(
-    folder: RunFolder, resumed: Resumed | None, trainer: pl.Trainer, ending: bool
-) -> AbstractContextManager[None]:
-    """Restore the record of a resumed run if it fails before its first step, unless only its end was left."""
-    if resumed is None or not trainer.is_global_zero:
-        return nullcontext()
-    return folder.restored_unless(lambda: ending or trainer.global_step > resumed.step)
+    return [*first, progress, *([loop] if loop else []), signals, *monitors, *added, checkpoints]
 
 
 def _values(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -31,6 +31,7 @@ def ineligible_because(config: Config) -> str | None:
     )
     builtin = (NonFinite.default, Sharpness.default)
     own = [f"health.{name}" for name, monitor in config.monitors.items() if monitor["_target_"] not in builtin]
+    called = [f"callbacks.{name}" for name in config.callbacks.nodes()]
     reasons = {
         f"task={config.task.name} trains nothing": not isinstance(config.task, Train),
         "a resumed run trains alone": config.resume.source is not None,
@@ -38,6 +39,7 @@ def ineligible_because(config: Config) -> str | None:
         "feedback changes the LR during the run": not isinstance(config.feedback, NoFeedback),
         "the sharpness is measured during the run": config.sharpness_every is not None,
         f"{', '.join(own)} may read each step when it is made": bool(own),
+        f"{', '.join(called)} may act at each step": bool(called),
         f"{kind} is not one of SGD, Adam and AdamW": optimizer_traits(optimizer.target).update is None,
         "the optimizer is routed": bool(optimizer.routes),
         f"{kind} maximizes": node.get("maximize", False),

@@ -1,0 +1,78 @@
+"""Checks of the group `callbacks`: callbacks that clash with what lrflow does itself, and their metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lrflow.config.diagnostics import closest
+from lrflow.errors import Problem
+from lrflow.imports import original_name
+
+LIGHTNINGS = "pytorch_lightning.callbacks."
+
+_CHECKPOINTS = ("lrflow saves checkpoints itself, so that a resumed run continues exactly", "use trainer.checkpoint")
+_WEIGHTS = ("it replaces the weights and the schedule during the run, so the plan would not be executed", None)
+_FREEZES = ("it adds parameter groups that the plan does not have", "use layers=gradual_unfreezing")
+_BAR = ("lrflow shows the progress of a run itself", "use trainer.progress")
+
+REFUSED: Mapping[str, tuple[str, str | None]] = {
+    "Checkpoint": _CHECKPOINTS,
+    "ModelCheckpoint": _CHECKPOINTS,
+    "OnExceptionCheckpoint": _CHECKPOINTS,
+    "StochasticWeightAveraging": _WEIGHTS,
+    "WeightAveraging": _WEIGHTS,
+    "EMAWeightAveraging": _WEIGHTS,
+    "BaseFinetuning": _FREEZES,
+    "BackboneFinetuning": _FREEZES,
+    "ProgressBar": _BAR,
+    "TQDMProgressBar": _BAR,
+    "RichProgressBar": _BAR,
+    "LearningRateFinder": (
+        "it replaces the LR of the plan before the first step",
+        "use task=find or optimizer.lr=auto",
+    ),
+    "BatchSizeFinder": (
+        "it changes the batch size, so the length of the run would be another than the plan's",
+        "set data.batch_size",
+    ),
+    "GradientAccumulationScheduler": (
+        "it changes the number of steps of an epoch during the run, and a plan has the same number in every epoch",
+        "use trainer.accumulate_grad_batches",
+    ),
+    "LearningRateMonitor": ("lrflow logs the planned and the actual LR of each group itself", "leave it out"),
+    "SpikeDetection": ("Lightning (2.6.6) cannot restore its state, so the run could not be resumed", None),
+    "Callback": ("it does nothing by itself", "name a class that is derived from it"),
+}
+"""Lightning's callbacks that do not work with a plan: why, and what to do instead."""
+
+
+def check_switched_off(content: Mapping[str, Any]) -> list[Problem]:
+    """Return a problem for each misspelt callback that is switched off.
+
+    Args:
+        content: resolved config.
+    """
+    given = content.get("callbacks")
+    known = {name: node for name, node in given.items() if node is not None} if isinstance(given, Mapping) else {}
+    meant = {name: closest(name, known) for name in given or () if name not in known} if known else {}
+    return [
+        Problem(f"callbacks.{name}", "there is no such callback", None, f"did you mean callbacks.{near}?")
+        for name, near in meant.items()
+        if near
+    ]
+
+
+def refused(targets: Iterable[str], key: str) -> Problem | None:
+    """Return the problem of a callback that does not work with a plan; None if none is known.
+
+    Args:
+        targets: dotted names of its class and of the base classes.
+        key: config key of the callback.
+    """
+    for target in targets:
+        room, _, name = original_name(target).rpartition(".")
+        if f"{room}.".startswith(LIGHTNINGS) and name in REFUSED:
+            reason, instead = REFUSED[name]
+            return Problem(f"{key}._target_", reason, target, instead)
+    return None

@@ -1,0 +1,40 @@
+"""The group `callbacks` on the command line: several options, checked before anything is built."""
+
+from __future__ import annotations
+
+import pytest
+
+from lrflow.config import compose
+from lrflow.errors import ConfigError
+
+EARLY = "callbacks.a._target_=pytorch_lightning.callbacks.EarlyStopping"
+
+
+def test_several_options_are_chosen_at_once() -> None:
+    config = compose(["callbacks=[throughput,timer]", "fast=true", "callbacks.timer=null"])
+    assert config.choices["callbacks"] == "[throughput,timer]"
+    assert [*config.callbacks.nodes()] == ["throughput"]
+    assert compose([]).callbacks.nodes() == {}
+
+
+WRONG = {
+    ("callbacks=[throughput,timr]",): ("callbacks", "did you mean callbacks=timer?"),
+    ("callbacks.timer.duration=3",): ("callbacks.timer._target_", "add callbacks=timer"),
+    ("callbacks.mine.x=3",): ("callbacks.mine._target_", "such as pytorch_lightning.callbacks.Timer"),
+    ("callbacks=timer", "callbacks.timre=null"): ("callbacks.timre", "did you mean callbacks.timer?"),
+    ("callbacks=timer", "callbacks.timer.durration=3"): ("callbacks.timer.durration", "duration?"),
+    (EARLY, "callbacks.a.monitor=val/los"): ("callbacks.a.monitor", "did you mean val/loss?"),
+    (EARLY, "callbacks.a.monitor=val/loss", "trainer.limit_val_batches=0"): ("callbacks.a.monitor", "train/loss"),
+    (EARLY, "callbacks.a.monitor=val/f1", "callbacks.a.mode=min", "find.monitor=val/f1", "find.mode=max"): (
+        "callbacks.a.mode", "find.mode"),
+    ("trainer.callbacks=[]",): ("trainer.callbacks", "callbacks.NAME._target_"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", WRONG, ids=" ".join)
+def test_what_is_wrong_is_told(given: tuple[str, ...]) -> None:
+    key, hint = WRONG[given]
+    with pytest.raises(ConfigError) as error:
+        compose(given)
+    assert [problem.key for problem in error.value.problems] == [key]
+    assert hint in str(error.value)
