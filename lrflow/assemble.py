@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate
+from lrflow.config.average_schema import averaging_of
 from lrflow.config.compatibility import batch_scaling, check_optimizer, check_routes
 from lrflow.config.metrics import check_logged, need_validation
 from lrflow.config.schema import NoFeedback, Optimizer, Rules
@@ -321,19 +322,21 @@ def make_optimizer(
 
 
 def check_plan(config: Config, plan: Plan) -> None:
-    """Check that every schedule of a plan fits the run's length, and that a group trains from the first step on.
+    """Check that schedules and averages fit the run's length, and that a group trains from the first step on.
 
     Args:
-        config: its `layers` section is named in the error message.
+        config: its `layers` section is named in the error message; `average`.
         plan: of the run.
 
     Raises:
-        ConfigError: lists every schedule that does not fit, or the groups that would start too late.
+        ConfigError: lists every schedule that does not fit, the groups that would start too late, or the duration of an
+            average that does not fit.
     """
     problems = [problem for curve, _ in plan.curves for problem in curve.check(plan.horizon)]
     problems = problems or [problem for moved, _ in plan.scheduled_settings for problem in moved.check(plan.horizon)]
     if problems := problems or _check_starts(plan, config.layers.plain()):
         raise ConfigError(problems)
+    averaging_of(config.average, plan.horizon)
 
 
 def _check_starts(plan: Plan, layers: Mapping[str, Any]) -> list[Problem]:
@@ -374,15 +377,19 @@ def lightning_options(config: Config) -> dict[str, Any]:
 
 
 def plan_extras(config: Config, plan: Plan, devices: int | None = None) -> dict[str, Any]:
-    """Return what plan.json holds besides the plan: how the batch size scaled the peak LR, and the warnings, if any.
+    """Return what plan.json holds besides the plan: how the peak LR was scaled, what is averaged, and the warnings.
 
     Args:
         config: of the run.
         plan: of the run.
         devices: number of training processes; None: that of the config.
     """
-    scaling = batch_scaling(config, devices)
-    found = {"scaling": scaling.record() if scaling else None, "warnings": warnings_of(config, plan)}
+    scaling, averaging = batch_scaling(config, devices), averaging_of(config.average, plan.horizon)
+    found = {
+        "scaling": scaling.record() if scaling else None,
+        "average": averaging.record() if averaging else None,
+        "warnings": warnings_of(config, plan),
+    }
     return {name: value for name, value in found.items() if value}
 
 

@@ -47,6 +47,7 @@ TOPICS = {
     "optimizer": "the update rule",
     "schedule": "the LR over the run: warmup, shape and cooldown",
     "feedback": "raise or lower the LR in reaction to the run",
+    "average": "average the weights over the steps",
     "layers": "parameter groups, each with its own LR",
     "scaling": "rescale the peak LR with the batch size",
     "model": "the model to train",

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lrflow.config.average_schema import check_average
 from lrflow.config.callbacks import check_switched_off
 from lrflow.config.compatibility import check_combination, check_mup, check_routes, check_scaling
 from lrflow.config.config import Config
@@ -94,6 +95,7 @@ def check_config(
     if sound("scaling", "data.batch_size", "trainer."):
         problems += check_scaling(config)
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
+    problems += check_average(config.average, config.trainer.strategy, horizon) if sound("average", "trainer.") else []
     problems += check_facts(config) if sound("model", "data") else []
     problems += check_monitors(config.health)
     problems += check_switched_off(content)

@@ -10,11 +10,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from lrflow.config import schema
 from lrflow.config import types as f
+from lrflow.config.average_schema import NoAverage
 from lrflow.config.config import Config
 from lrflow.config.diagnostics import problem_of
 from lrflow.config.find_schema import StabilityFind
 from lrflow.config.options import shipped_nodes
-from lrflow.config.overrides import Override
 from lrflow.config.schema import Optimizer
 from lrflow.config.targets import check_arguments, defaults, optimizer_traits
 from lrflow.errors import ConfigError, Problem, did_you_mean
@@ -109,6 +109,10 @@ def check_optimizer(
         yield Problem(f"{key}.{traits.own_warmup}", "adds a second warmup to that of the schedule", steps, hint)
     if traits.modes:
         yield from _unsharded(config, "needs whole weights to switch between training and evaluation")
+        if not isinstance(config.average, NoAverage):
+            name = optimizer.target.rpartition(".")[2]
+            message = f"{name} averages the weights itself, and is evaluated at that average"
+            yield Problem("average", message, config.average.kind, "average=none, or another optimizer")
     if traits.whole_matrices:
         yield from _unsharded(config, "orthogonalises whole matrices")
     if traits.saved_by:
@@ -261,25 +265,6 @@ def check_curvature(config: Config, processes: int | None = None) -> list[Proble
         hint = "mixed precision keeps the weights in full precision: trainer.precision=bf16-mixed"
         problems.append(Problem("trainer.precision", message, trainer.precision, hint))
     return problems
-
-
-def unused_keys(config: Config) -> list[str]:
-    """Return a line for each typed key of `find` and `sharpness` that has no effect in this run."""
-    typed = [Override.read(text).key for text in config.overrides]
-    unread = []
-    task, check = config.task.name, config.find.check
-    plans, bounds = task == "plan", isinstance(config.find, StabilityFind)
-    looks = config.finds_lr or (check and (bounds or not plans)) or task in ("find", "evaluate")
-    found = getattr(config.find, "found", None) is not None  # by this run: so its keys were read
-    if not looks and not found:
-        keys = [key for key in typed if key == "find" or (key.startswith("find.") and (check or key != "find.check"))]
-        needed = "task=find or find=stability find.check=true" if plans else "find.check=true or optimizer.lr=auto"
-        unread += [f"{key} has no effect in task={task} without {needed}" for key in keys]
-    if config.sharpness_every is None:
-        given = [key for key in typed if key.removeprefix("health.").startswith("sharpness.")]
-        keys = [key for key in given if not key.endswith(("sharpness.every", "sharpness._target_"))]
-        unread += [f"{key} has no effect without sharpness.every, the interval of the measurements" for key in keys]
-    return unread
 
 
 def _curvature_features(config: Config) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig
 from pydantic import Field, PrivateAttr
 
-from lrflow.config import callback_schema, run_schema, schema
+from lrflow.config import average_schema, callback_schema, run_schema, schema
 from lrflow.config import find_schema as find_schemas
 from lrflow.config import types as f
 from lrflow.config.sweep import Trial
@@ -22,13 +22,14 @@ class Config(schema.Section):
     """The typed and validated config of a run, as `validate` returns it; immutable."""
 
     groups: ClassVar[tuple[str, ...]] = (
-        "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger", "health",
-        "callbacks", "find", "task",
+        "optimizer", "schedule", "feedback", "average", "layers", "scaling", "model", "data", "trainer", "logger",
+        "health", "callbacks", "find", "task",
     )  # fmt: skip
 
     optimizer: schema.Optimizer
     schedule: schema.Schedule
     feedback: schema.AnyFeedback = schema.NoFeedback.model_construct()
+    average: average_schema.Average = average_schema.NoAverage.model_construct()
     layers: schema.Layers
     scaling: run_schema.Scaling = run_schema.Scaling.model_construct()
     model: schema.Model

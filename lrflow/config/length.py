@@ -153,6 +153,9 @@ def makes_groups_in_time(config: Config) -> bool:
 def _places(content: DictConfig) -> Iterator[tuple[DictConfig, str, str]]:
     """Yield each duration in the config: the node that holds it, its key in the node and its full key."""
     yield from _of_schedule(content.get("schedule"), "schedule")
+    average = content.get("average")
+    if isinstance(average, DictConfig):
+        yield from ((average, key, f"average.{key}") for key in ("start", "every", "over", "last") if key in average)
     layers = content.get("layers")
     if isinstance(layers, DictConfig):
         yield from ((layers, key, f"layers.{key}") for key in DURATIONS if key in layers)

@@ -16,8 +16,8 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.files import is_folder
 
 GROUPS = (
-    "task", "optimizer", "schedule", "feedback", "layers", "scaling", "model", "data", "trainer", "logger",
-    "health", "callbacks", "find", "recipe", "fast", "sweep",
+    "task", "optimizer", "schedule", "feedback", "average", "layers", "scaling", "model", "data", "trainer",
+    "logger", "health", "callbacks", "find", "recipe", "fast", "sweep",
 )  # fmt: skip
 """Groups in the order in which help lists them."""
 

@@ -163,7 +163,7 @@ class Composed:
         try:
             config = self._config(run_folder)
         except ConfigError as error:
-            if not any(problem.key.startswith(("schedule", "layers")) for problem in error.problems):
+            if not any(problem.key.startswith(("schedule", "layers", "average")) for problem in error.problems):
                 raise
         else:
             if declared_horizon(config) is not None and not makes_groups_in_time(config):

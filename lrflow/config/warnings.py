@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from lrflow.config.compatibility import unused_keys
 from lrflow.config.config import Config
+from lrflow.config.find_schema import StabilityFind
 from lrflow.config.metrics import unlikely_settings
 from lrflow.config.nodes import may_be_number
 from lrflow.config.origins import short_path
@@ -144,6 +144,25 @@ def _of_texts(config: Config) -> Iterator[str]:
     }
     for key, target, name, value in may_be_number(content):
         yield f"{key}='{value}' is text, and {target}'s {name} may need a number: leave out the quotes"
+
+
+def unused_keys(config: Config) -> list[str]:
+    """Return a line for each typed key of `find` and `sharpness` that has no effect in this run."""
+    typed = [Override.read(text).key for text in config.overrides]
+    unread = []
+    task, check = config.task.name, config.find.check
+    plans, bounds = task == "plan", isinstance(config.find, StabilityFind)
+    looks = config.finds_lr or (check and (bounds or not plans)) or task in ("find", "evaluate")
+    found = getattr(config.find, "found", None) is not None  # by this run: so its keys were read
+    if not looks and not found:
+        keys = [key for key in typed if key == "find" or (key.startswith("find.") and (check or key != "find.check"))]
+        needed = "task=find or find=stability find.check=true" if plans else "find.check=true or optimizer.lr=auto"
+        unread += [f"{key} has no effect in task={task} without {needed}" for key in keys]
+    if config.sharpness_every is None:
+        given = [key for key in typed if key.removeprefix("health.").startswith("sharpness.")]
+        keys = [key for key in given if not key.endswith(("sharpness.every", "sharpness._target_"))]
+        unread += [f"{key} has no effect without sharpness.every, the interval of the measurements" for key in keys]
+    return unread
 
 
 @lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ import numpy as np
 from torch.optim import Optimizer
 
 from lrflow.config import Config, locate
+from lrflow.config.average_schema import SWA, averaging_of
 from lrflow.config.metrics import guessed_modes
 from lrflow.config.warnings import warnings_before_start
 from lrflow.optimizers.traits import traits_of
@@ -21,7 +22,31 @@ def warnings_of(config: Config, plan: Plan) -> list[str]:
     """Return the warnings before step 0, one line each; nothing is refused."""
     optimizers: dict[str | None, Any] = {None: locate(config.optimizer.target)}
     optimizers |= {route: locate(optimizer.target) for route, optimizer in config.optimizer.routes.items()}
-    return [*advise(plan, optimizers), *warnings_before_start(config, plan.horizon)]
+    return [*advise(plan, optimizers), *_of_average(config, plan), *warnings_before_start(config, plan.horizon)]
+
+
+def _of_average(config: Config, plan: Plan) -> list[str]:
+    """Return a line if a mean of weights some time apart is taken where the LR falls, or if its memory is too long."""
+    average, averaging = config.average, averaging_of(config.average, plan.horizon)
+    if averaging is None:
+        return []
+    if isinstance(average, SWA):
+        steps = np.unique(np.linspace(averaging.first - 1, plan.horizon.steps - 1, _SAMPLED_STEPS).astype(int))
+        rates = plan.lr(steps)
+        moving = [column for column, top in enumerate(rates.max(axis=0)) if rates[:, column].min() < 0.99 * top]
+        if moving:
+            low, top = rates[:, moving[0]].min(), rates[:, moving[0]].max()
+            return [
+                f"average=swa is meant for a constant LR, but from step {averaging.first:,} on the LR moves between "
+                f"{low:.3g} and {top:.3g}: use schedule=constant_with_warmup"
+            ]
+    memory, steps_left = 1 / (1 - averaging.decay), plan.horizon.steps - averaging.first + 1
+    if averaging.kind == "ema" and not averaging.warmup and memory > steps_left:
+        return [
+            f"the average remembers {memory:,.0f} steps, but the run averages only {steps_left:,}: it stays close to "
+            "the first weights; use average.over=10% or average.warmup=true"
+        ]
+    return []
 
 
 def report_advice(config: Config, plan: Plan, report: Callable[[Any], None]) -> None:

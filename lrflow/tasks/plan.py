@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 
 from lrflow import assemble
 from lrflow.config import Config, declared_horizon, load_config, locate, validate
+from lrflow.config.average_schema import averaging_of
 from lrflow.config.checks import settings_of
 from lrflow.config.failures import one_line
 from lrflow.config.find_schema import StabilityFind
@@ -49,6 +50,8 @@ def run(config: Config) -> dict[str, Any]:
     if feedback := assemble.build_feedback(config):
         make_feedback_loop(feedback, plan.horizon)  # raises where the times of its validations are unknown
         console.print(f"feedback: {feedback.describe()}; {feedback.lr_range}", soft_wrap=True, highlight=False)
+    if averaging := averaging_of(config.average, plan.horizon):
+        console.print(averaging.describe(), soft_wrap=True, highlight=False)
     if other:
         console.print(plan.diff(other))
     folder = RunFolder.at(config.run_folder) if config.run_folder else None

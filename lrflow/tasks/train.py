@@ -18,6 +18,7 @@ from rich.console import Console
 
 from lrflow import assemble, stops
 from lrflow.config import Config, locate
+from lrflow.config.average_schema import averaging_of
 from lrflow.config.checks import settings_of
 from lrflow.config.compatibility import check_combination
 from lrflow.config.run_schema import Train
@@ -289,6 +290,8 @@ def prepare(
         report(f"feedback: {feedback.describe()}; {feedback.lr_range}")
     elif resumed and resumed.feedback:
         report(resumed.feedback)
+    if averaging := averaging_of(config.average, plan.horizon):
+        report(averaging.describe())
     report_advice(config, plan, report)
     signals = Signals(plan, config.trainer.log_every)
     monitors = build_monitors(config, Watched(trainer, data, plan, folder.path, config.seed, signals))
@@ -367,7 +370,8 @@ def _callbacks(
     # First, since all other callbacks of a validation need the weights that it evaluates. Feedback comes before the
     # signals, which record the LR of a step. Those of the group `callbacks` come after all that measure, and before
     # the checkpoints, which hold their state after the step.
-    first = [UndisturbedByValidation(), EvaluationWeights(config.trainer.batch_norm_batches, config.seed)]
+    averaging = averaging_of(config.average, plan.horizon)
+    first = [UndisturbedByValidation(), EvaluationWeights(config.trainer.batch_norm_batches, config.seed, averaging)]
     return [*first, progress, *([loop] if loop else []), signals, *monitors, *added, checkpoints]
 
 

@@ -1,4 +1,6 @@
-"""The callback that swaps evaluation weights of schedule-free optimizers in for validation, tests and checkpoints.
+"""The callback that swaps in the weights that are evaluated, where they are not those that are trained.
+
+They are averages of the weights, or the evaluation weights of schedule-free optimizers.
 
 BatchNorm's running statistics are estimated anew at these weights.
 """
@@ -22,63 +24,77 @@ from torch.optim import Optimizer
 from lrflow.errors import ConfigError, Problem
 from lrflow.optimizers.routed import member_optimizers
 from lrflow.optimizers.traits import traits_of
+from lrflow.plan.averaging import Averaging
+from lrflow.training.averaging import WeightAverages
 from lrflow.training.isolation import isolated, isolated_batches, seed_generators, transfer_batch
 
 
 class EvaluationWeights(Callback):
-    """Validates, tests and saves the evaluation weights of optimizers that train at other weights.
+    """Validates, tests and saves weights that are not those of the training: an average, or an optimizer's own.
 
-    A schedule-free optimizer (Defazio et al., 2024, arXiv 2405.15682) computes gradients at y, between the point z that
-    it moves and the average x of all z; x is the result. Its `eval()` and `train()` turn y into x and back, up to
-    rounding. Any optimizer with these two methods counts as one, unless its traits say otherwise. Without such an
-    optimizer the callback removes itself when the fit starts.
+    An average (`average=ema`, ...) is brought up to date after each step. A schedule-free optimizer (Defazio et al.,
+    2024, arXiv 2405.15682) computes gradients at y, between the point z that it moves and the average x of all z; x is
+    the result. Its `eval()` and `train()` turn y into x and back, up to rounding. Any optimizer with these two methods
+    counts as one, unless its traits say otherwise. With neither, the callback removes itself when the fit starts.
 
-    - Validation uses x, with BatchNorm statistics estimated there. Afterwards the training's weights and statistics are
-      restored from copies, bit for bit.
+    - Validation uses the evaluation weights, with BatchNorm statistics estimated there. Afterwards the training's
+      weights and statistics are restored from copies, bit for bit.
     - A checkpoint's `state_dict` and `optimizer_states` are those of evaluation; tensors that differ in training are in
       `checkpoint["lrflow"]["training"]`, and a resumed run starts from these.
-    - After the fit the module holds x.
+    - After the fit the module holds the evaluation weights.
+    - The state of an average is in `checkpoint["lrflow"]["average"]`. One that has not begun, or is not to be
+      evaluated, changes none of the above.
 
     Args:
         batches: number of training batches for estimating BatchNorm statistics; 0 keeps those of the training.
         seed: seed of the order of these batches.
+        averaging: the average of the weights to keep; None: none.
     """
 
-    def __init__(self, batches: int, seed: int) -> None:
+    def __init__(self, batches: int, seed: int, averaging: Averaging | None = None) -> None:
         self._batches = batches
         self._seed = seed
+        self._averaging = averaging
+        self._averages: WeightAverages | None = None
+        self._step = 0
         self._optimizers: list[Optimizer] = []
         self._parameters: list[Tensor] = []
         self._estimated: tuple[int, list[Tensor]] | None = None  # the step, and BatchNorm statistics at x
         self._restored: dict[str, Tensor] | None = None
+        self._restored_averages: dict[str, Any] | None = None
         self._replaced: list[Tensor] = []  # tensors of the training during a validation
         self._result: list[Tensor] = []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find the optimizers that have evaluation weights.
+        """Find the optimizers that have evaluation weights, and the parameters to average.
 
         Raises:
-            ConfigError: there is one, and the strategy shards the weights.
+            ConfigError: there are some, and the strategy shards the weights.
         """
         parts = [one for optimizer in trainer.optimizers for one in member_optimizers(optimizer).values()]
         self._optimizers = [one for one in parts if traits_of(type(one)).modes]
-        if not self._optimizers:
+        if not (self._optimizers or self._averaging or self._restored):
             trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
             return
         if trainer.strategy.restore_checkpoint_after_setup:
-            name = type(self._optimizers[0]).__name__
+            name = type(self._optimizers[0]).__name__ if self._optimizers else "an average of the weights"
             message = f"shards the weights, and {name} needs whole ones to change between training and evaluation"
             problem = Problem("trainer.strategy", message, type(trainer.strategy).__name__, "take ddp")
             raise ConfigError([problem])
-        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        groups = [group for one in (parts if self._averaging else self._optimizers) for group in one.param_groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]
+        if self._averaging:
+            trained = {id(parameter) for parameter in self._parameters}
+            named = {name: one for name, one in pl_module.named_parameters() if id(one) in trained}
+            self._averages = WeightAverages(self._averaging, named)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store the training's weights until the optimizers have been restored too."""
+        """Store the training's weights until the optimizers have been restored too, and the averages."""
         if trainer.state.fn == "fit":
             self._restored = checkpoint["lrflow"].get("training")
+            self._restored_averages = checkpoint["lrflow"].get("average")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Switch to the training's weights; those of the checkpoint in a resumed run."""
@@ -87,15 +103,33 @@ class EvaluationWeights(Callback):
         if self._restored is not None:
             pl_module.load_state_dict(self._restored, strict=False)
             self._restored = None
+        self._step = trainer.global_step
+        if self._averages and self._restored_averages:
+            self._averages.load_state_dict(self._restored_averages, self._step)
+        self._restored_averages = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Let the weights after an optimizer step enter the averages."""
+        if self._averages and trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self._averages.update(self._step)
+
+    @property
+    def _differs(self) -> bool:
+        """Whether the evaluation weights are not those of the training."""
+        averages = self._averages
+        return bool(self._optimizers or (averages and averages.averaging.evaluate and averages.entered))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Switch to the evaluation weights."""
-        if trainer.state.fn == "fit":
+        if trainer.state.fn == "fit" and self._differs:
             self._replaced = self._enter(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Switch back to the training's weights."""
-        if trainer.state.fn == "fit":
+        if self._replaced:
             self._leave(pl_module, self._replaced)
             self._replaced = []
 
@@ -103,13 +137,21 @@ class EvaluationWeights(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Save the evaluation weights, and those tensors of the training that differ."""
+        own = checkpoint.setdefault("lrflow", {})
+        if self._averages:
+            own["average"] = self._averages.state_dict()
+        if not self._differs:
+            return
         training = checkpoint["state_dict"]
         with self._evaluation(trainer, pl_module):
             state = trainer.strategy.lightning_module_state_dict()
             used = {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
             checkpoint["optimizer_states"] = [trainer.strategy.optimizer_state(one) for one in trainer.optimizers]
+        if self._averages:  # the tensors of the average itself, so that the file holds them once
+            averaged = self._averages.evaluated()
+            used |= {name: one for name, one in averaged.items() if name in used and used[name].dtype == one.dtype}
         checkpoint["state_dict"] = used
-        checkpoint.setdefault("lrflow", {})["training"] = {
+        own["training"] = {
             name: value
             for name, value in training.items()
             if isinstance(value, Tensor) and not torch.equal(value, used[name])
@@ -117,6 +159,8 @@ class EvaluationWeights(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Store the evaluation weights as the result; the module still holds the training's weights for saving."""
+        if not self._differs:
+            return
         with self._evaluation(trainer, pl_module):
             self._result = _copies(self._tensors(pl_module))
 
@@ -140,6 +184,8 @@ class EvaluationWeights(Callback):
         with torch.inference_mode(False):
             for optimizer in self._optimizers:
                 optimizer.eval()  # type: ignore[attr-defined]
+            if self._averages:
+                self._averages.write()
         statistics = running_statistics(module)
         # Once per step: a validation and a checkpoint of the same step share the estimate.
         if self._estimated is None or self._estimated[0] != trainer.global_step:

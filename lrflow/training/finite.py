@@ -52,7 +52,10 @@ def not_finite_in(
 
 def _tensors(checkpoint: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[str, Any]]:
     yield from checkpoint["state_dict"].items()
-    yield from checkpoint.get("lrflow", {}).get("training", {}).items()
+    own = checkpoint.get("lrflow", {})
+    yield from own.get("training", {}).items()
+    for average in own.get("average", {}).get("averages", ()):
+        yield from average.items()
     for state in checkpoint.get("optimizer_states", ()):
         for index, own in state.get("state", {}).items():
             name = names[index] if isinstance(index, int) and index < len(names) else str(index)

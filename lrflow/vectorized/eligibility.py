@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import optimizer as optimizer_hooks
 
 from lrflow.config import Config, locate
+from lrflow.config.average_schema import NoAverage
 from lrflow.config.run_schema import NonFinite, Sharpness, Train
 from lrflow.config.schema import NoFeedback
 from lrflow.config.targets import optimizer_traits
@@ -37,6 +38,7 @@ def ineligible_because(config: Config) -> str | None:
         "a resumed run trains alone": config.resume.source is not None,
         "the LR is found before the run": config.finds_lr or config.find.check,
         "feedback changes the LR during the run": not isinstance(config.feedback, NoFeedback),
+        "the weights are averaged": not isinstance(config.average, NoAverage),
         "the sharpness is measured during the run": config.sharpness_every is not None,
         f"{', '.join(own)} may read each step when it is made": bool(own),
         f"{', '.join(called)} may act at each step": bool(called),

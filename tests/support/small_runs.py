@@ -23,6 +23,7 @@ from lrflow.layers import Group, Rule, merge, resolve
 from lrflow.metric import Metric
 from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan
+from lrflow.plan.averaging import Averaging
 from lrflow.runs import newest_checkpoint
 from lrflow.schedules import Cosine, Curve, Duration, Horizon, Schedule
 from lrflow.schedules.serialization import to_spec
@@ -99,6 +100,7 @@ class Options:
     drop_last: bool = False
     workers: int = 0
     batch_norm_batches: int = 4
+    averaging: Averaging | None = None
     limit_train_batches: int | None = None
     nan: bool = False
     lr: float = 1e-2
@@ -299,7 +301,7 @@ def build(
             "config": options.config(),
         },
     )
-    weights = EvaluationWeights(options.batch_norm_batches, options.seed)
+    weights = EvaluationWeights(options.batch_norm_batches, options.seed, options.averaging)
     freezing = Freezing(
         planned_module(module), groups, plan.first_steps, resumed.step if resumed else 0, options.compiled
     )
