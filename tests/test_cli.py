@@ -95,7 +95,6 @@ sys.exit(code)
     ("words", "opened"),
     [
         ([], ""),
-        (["recipe=charlm"], " charlm/recipe.yaml"),
         (["recipe=charlm", "fast=true"], " charlm/fast.yaml charlm/recipe.yaml"),
     ],
 )

@@ -40,7 +40,7 @@ def supply_optimizer(
         settings: configured optimizer settings; they override those in the checkpoint when a run is resumed.
         compiled: `torch.compile` the step of an optimizer that can be compiled. The LR then has to be a tensor, or
             every new value would recompile. Ignored if the plan schedules other settings: a compiled step computes
-            with a wrong value of a beta2 that changes (torch 2.13, inductor on the CPU; a test shows it).
+            with a wrong value of a beta2 that changes (torch 2.13, inductor on the CPU).
         routes: configured settings of each optimizer that groups are routed to.
         changed: routes (None: the main one) whose class or settings differ from those of the checkpoint's run; none of
             their settings is taken from the checkpoint.
