@@ -17,6 +17,7 @@ from lrflow.config import Config, instantiate, locate
 from lrflow.config.average_schema import averaging_of
 from lrflow.config.compatibility import batch_scaling, check_optimizer, check_routes
 from lrflow.config.metrics import check_logged, need_validation
+from lrflow.config.objective import loss_of, metrics_of
 from lrflow.config.schema import NoFeedback, Optimizer, Rules
 from lrflow.config.targets import optimizer_traits, takes
 from lrflow.config.types import seconds_of
@@ -30,6 +31,7 @@ from lrflow.layers import GradualUnfreezing, Group, MuP, Rule, RuleMaker, merge,
 from lrflow.layers.parameters import Parameters
 from lrflow.layers.rules import as_tuple
 from lrflow.metric import TRAIN_LOSS
+from lrflow.objectives import LOSSES
 from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, traits_of
 from lrflow.plan import Plan
 from lrflow.redaction import redact
@@ -39,6 +41,7 @@ from lrflow.training import Freezing, Supervised, planned_module
 from lrflow.training.example import ExampleError, trace_uses
 from lrflow.training.module import load_weights
 from lrflow.training.mup_models import mup_rules
+from lrflow.training.objective import build_criterion, build_metrics
 from lrflow.training.parameters import complete_module, has_deferred_parts
 from lrflow.training.trainer import build_trainer
 
@@ -119,6 +122,9 @@ def _make_module(config: Config) -> pl.LightningModule:
     model = instantiate(config.model.node(), "model")
     if isinstance(model, pl.LightningModule):
         _check_automatic_optimization(config, model)
+        if config.model.metrics is not None and not takes(config.model.target, "metrics"):
+            message = f"{type(model).__name__} is a LightningModule, which logs its own metrics"
+            raise ConfigError([Problem("model.metrics", message, config.model.metrics, "leave it out")])
         return model
     if not isinstance(model, nn.Module):
         message = f"expected a torch.nn.Module or a LightningModule, got {type(model).__name__}"
@@ -128,9 +134,11 @@ def _make_module(config: Config) -> pl.LightningModule:
         message = f"{type(model).__name__} has a training_step, but it is not a LightningModule"
         hint = "derive it from pytorch_lightning.LightningModule, or from that of `import lightning as L`"
         raise ConfigError([Problem("model._target_", message, config.model.target, hint)])
-    if config.model.loss is None:
-        raise ConfigError([Problem("model.loss", "expected cross_entropy or mse: a plain module has no loss", None)])
-    return Supervised(model, config.model.loss)
+    loss = loss_of(config)
+    if loss is None:
+        message = f"expected one of {', '.join(LOSSES)}: a plain module has no loss"
+        raise ConfigError([Problem("model.loss", message, None)])
+    return Supervised(model, build_criterion(loss), build_metrics(metrics_of(config), loss))
 
 
 def _check_automatic_optimization(config: Config, module: pl.LightningModule) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lrflow.objectives import higher_is_better
+
 Mode = Literal["min", "max"]
 
-SUPERVISED = {"cross_entropy": ("loss", "accuracy"), "mse": ("loss", "mae", "r2")}
-"""Metrics that a plain module logs in validation and test, by its loss; named `val/...` and `test/...`."""
+STAGES = ("val", "test")
+"""Prefixes of the metrics that a plain module logs: `val/loss`, `test/loss`."""
 
 LOSS = "val/loss"
 """Default metric of a run."""
@@ -22,8 +24,8 @@ TRAIN_LOSS = "train/loss"
 MORE_IS_BETTER = frozenset({
     "acc", "accuracy", "ap", "auc", "aucpr", "auprc", "aupr", "auroc", "bleu", "chrf", "cider", "correlation", "dice",
     "elbo", "f1", "f1score", "f2", "fps", "hit", "hits", "iou", "jaccard", "kappa", "likelihood", "map", "match", "mcc",
-    "meteor", "miou", "mrr", "ndcg", "pearson", "precision", "psnr", "r2", "r2score", "recall", "return", "returns",
-    "reward", "rewards", "rocauc", "rouge", "score", "sdr", "sensitivity", "similarity", "snr", "spearman",
+    "meteor", "miou", "mrr", "ndcg", "npv", "pearson", "precision", "psnr", "r2", "r2score", "recall", "return",
+    "returns", "reward", "rewards", "rocauc", "rouge", "score", "sdr", "sensitivity", "similarity", "snr", "spearman",
     "specificity", "ssim", "stoi", "success", "throughput", "tpr", "win", "winrate",
 })  # fmt: skip
 """Words in names of metrics whose mode is `max`."""
@@ -163,11 +165,13 @@ class Directions:
         given: key, metric and mode of each section that gives a mode.
         named: metrics that each section names.
         recorded: modes recorded in a run folder, by metric; used where the config gives none.
+        known: modes of the metrics of `model.metrics`, as torchmetrics has them; used where there is no other.
     """
 
     given: tuple[tuple[str, str, str], ...] = ()
     named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     recorded: Mapping[str, str] = field(default_factory=dict, compare=False)
+    known: Mapping[str, Mode] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, content: Mapping[str, Any], recorded: Mapping[str, str] | None = None) -> Directions:
@@ -190,11 +194,16 @@ class Directions:
                 named[place] = tuple(names)
             modes = modes * len(names) if len(modes) == 1 else modes
             given += [(f"{place}.mode", name, mode) for name, mode in zip(names, modes, strict=False)]
-        return cls(tuple(given), named, recorded or {})
+        own = higher_is_better(_node(content, "model").get("metrics"))
+        known: dict[str, Mode] = {
+            f"{stage}/{name}": "max" if higher else "min" for name, higher in own.items() for stage in STAGES
+        }
+        return cls(tuple(given), named, recorded or {}, known)
 
     def __call__(self, name: str, own: str | None = None) -> Metric:
-        """Return a metric with its mode: `own`, else as given elsewhere in the config, recorded or guessed."""
-        found = own or next((mode for _, metric, mode in self.given if metric == name), self.recorded.get(name))
+        """Return a metric with its mode: `own`, else as given elsewhere in the config, recorded, known or guessed."""
+        before = self.recorded.get(name) or self.known.get(name)
+        found = own or next((mode for _, metric, mode in self.given if metric == name), before)
         return Metric.parse(name, found if found in ("min", "max") else None)
 
     @property

@@ -15,9 +15,9 @@ tree = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(tree)
 PACKAGE = ROOT / "lrflow"
 FLOORS = {
-    "errors": 0, "imports": 0, "memory": 0, "metric": 0, "redaction": 0, "seal": 0,
-    "files": 1, "launch": 1, "output": 1,
-    "display": 2, "limits": 2, "outcome": 2, "runs": 2, "schedules": 2, "stops": 2,
+    "errors": 0, "imports": 0, "memory": 0, "redaction": 0, "seal": 0,
+    "files": 1, "launch": 1, "objectives": 1, "output": 1,
+    "display": 2, "limits": 2, "metric": 2, "outcome": 2, "runs": 2, "schedules": 2, "stops": 2,
     "layers": 3, "models": 3, "data": 3,
     "optimizers": 4, "plan": 4, "feedback": 4,
     "config": 5,

@@ -16,6 +16,7 @@ from lrflow.config.find_schema import RangeFind
 from lrflow.config.length import declared_horizon
 from lrflow.config.metrics import check_feedback, check_limits, check_logged, is_plain, no_validation
 from lrflow.config.nodes import check_targets
+from lrflow.config.objective import check_objective
 from lrflow.config.run_schema import Health, Train
 from lrflow.config.schema import Data, Facts, Optimizer, Rules, Schedule
 from lrflow.config.targets import defaults
@@ -97,6 +98,7 @@ def check_config(
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
     problems += check_average(config.average, config.trainer.strategy, horizon) if sound("average", "trainer.") else []
     problems += check_facts(config) if sound("model", "data") else []
+    problems += check_objective(config) if sound("model", "data") else []
     problems += check_monitors(config.health)
     problems += check_switched_off(content)
     problems += check_fact_names(config.data)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeGuard
 
 from lrflow.config.config import Config
-from lrflow.errors import Problem
+from lrflow.config.objective import loss_of
+from lrflow.errors import ConfigError, Problem
 
 _WHOLE = ("lrflow.models.Logistic", "lrflow.models.MLP")
 """Models that flatten their input: only the number of its values counts."""
@@ -26,7 +27,13 @@ def check_facts(config: Config) -> Iterator[Problem]:
         yield Problem("model.shape", f"the inputs of the data have the shape {facts.shape}", shape, hint)
     if facts.outputs is None or not isinstance(outputs, int) or isinstance(outputs, bool):
         return
-    classes = model.loss == "cross_entropy"
+    try:
+        loss = loss_of(config)
+    except ConfigError:  # reported by itself
+        return
+    classes = loss is not None and loss.kind == "classes"
+    if outputs == 1 and loss is not None and not classes:  # two classes are one label, and one number for each example
+        return
     if outputs < facts.outputs or (outputs != facts.outputs and not classes):
         what = (
             f"the data have {facts.outputs} classes" if classes else f"the data have {facts.outputs} values to predict"

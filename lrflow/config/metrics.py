@@ -8,16 +8,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lrflow.config.config import Config
+from lrflow.config.objective import logged_by, loss_of
 from lrflow.config.schema import Feedback
 from lrflow.config.sweep import TARGET
-from lrflow.errors import Problem, did_you_mean
+from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.feedback import FORMER_NAMES
 from lrflow.feedback.limits import BOUNDS, LIMITS
 from lrflow.limits import outside
 from lrflow.metric import (
     LOSS,
     PLACES,
-    SUPERVISED,
+    STAGES,
     TRAIN_LOSS,
     Directions,
     guess_mode,
@@ -77,9 +78,12 @@ def check_logged(config: Config) -> list[Problem]:
     own = any(not str(node["_target_"]).startswith(("lrflow.", "pytorch_lightning.")) for node in nodes)
     if own or config.model.loss is None:  # a user's monitor or callback may log any metric
         return []
-    logged = [f"{stage}/{name}" for stage in ("val", "test") for name in SUPERVISED[config.model.loss]]
+    try:
+        logged = [f"{stage}/{name}" for stage in STAGES for name in logged_by(config)]
+    except ConfigError:  # reported by itself
+        return []
     logged.append(TRAIN_LOSS)
-    message = f"a plain module trained with {config.model.loss} does not log this metric"
+    message = f"a plain module trained with {loss_of(config)} does not log this metric"
     return [
         Problem(
             f"{place}.{PLACES.get(place, 'monitor')}", message, name, did_you_mean(name.replace("_", "/", 1), logged)

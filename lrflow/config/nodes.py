@@ -16,6 +16,7 @@ from lrflow.config.schema import Data, Model, Optimizer
 from lrflow.config.signatures import named_in_source, parameters_in_source
 from lrflow.config.targets import CONTROLS, check_arguments, check_controls, check_name, locate
 from lrflow.errors import ConfigError, Problem
+from lrflow.objectives import is_known
 from lrflow.schedules import Curve, Shape
 
 GROUPS = ("optimizer", "schedule", "feedback", "layers", "model", "data", "logger", "health", "callbacks")
@@ -45,6 +46,8 @@ def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None])
             elif check_installed(target, key):
                 ours = isinstance(target, str) and any(shipped_nodes(group, target))
                 problems += filter(None, [check_installed(target, key, choices.get(group) if ours else None)])
+            elif key.startswith("model.metrics.") and is_known(target):
+                pass  # `check_objective` knows its arguments
             elif group == "schedule" or ".schedule" in key:
                 problems += check_curve(node, key)
             else:

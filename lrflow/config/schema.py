@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
@@ -262,20 +262,38 @@ def _kind_of_feedback(value: Any) -> str:
     return "<some>" if has_target else "<none>"
 
 
+def _is_loss(value: Any) -> bool:
+    return isinstance(value, str | Mapping)
+
+
+def _is_metrics(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(given is None or isinstance(given, Mapping) for given in value.values())
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+
+
 AnyFeedback = Annotated[
     Annotated[Feedback, Tag("<some>")] | Annotated[NoFeedback, Tag("<none>")], Discriminator(_kind_of_feedback)
 ]
 
-Loss = Annotated[Literal["cross_entropy", "mse"], f.one_of("cross_entropy", "mse")]
+Loss = Annotated[Any, f.expects("the name of a loss, or a mapping of its name or _target_ and arguments", _is_loss)]
+
+
+Metrics = Annotated[
+    Any,
+    f.expects("the name of a metric, a list of names, or a mapping of names to their arguments", _is_metrics),
+]
 
 
 class Model(Node):
     """A `torch.nn.Module`, or a `LightningModule` whose optimizer lrflow supplies."""
 
-    offered = frozenset({"loss", "init_from", "fresh"})
+    offered = frozenset({"loss", "metrics", "init_from", "fresh"})
 
     loss: Loss | None = None
-    """Training loss of a plain module; a LightningModule has its own."""
+    """Loss of a plain module, by name or with arguments; see `lrflow.objectives`. A LightningModule has its own."""
+    metrics: Metrics | None = None
+    """Metrics of torchmetrics that a plain module logs too: names, or arguments by name."""
     init_from: f.Text | None = None
     """Source of the initial weights: `last`, a run folder, a checkpoint or a file of tensors by name."""
     fresh: f.Patterns | None = None

@@ -28,6 +28,7 @@ ROOMS = (
     "lrflow.health", "lrflow.callbacks", "lrflow.models", "lrflow.data", "torch.utils.data",
     "pytorch_lightning.loggers", "pytorch_lightning.callbacks", "pytorch_lightning.strategies",
     "pytorch_lightning.profilers", "pytorch_lightning.plugins", "torchmetrics",
+    "torchmetrics.classification", "torchmetrics.regression",
 )  # fmt: skip
 """Modules whose exports (`__all__`) a config may name."""
 

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torchmetrics import MeanAbsoluteError, MeanMetric, Metric, R2Score
 
 from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers.groups import nearest_names
 from lrflow.layers.rules import compile_pattern
-from lrflow.metric import SUPERVISED
 from lrflow.training.checkpoint_file import read_checkpoint
-
-_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cross_entropy": functional.cross_entropy,
-    "mse": lambda output, target: functional.mse_loss(output, target.reshape_as(output)),
-}
+from lrflow.training.objective import Collected, Criterion, default_metrics
 
 _INNER_KEYS = ("state_dict", "model")
 """Keys under which files hold the tensors, if not at the top level."""
@@ -41,14 +32,20 @@ class Supervised(pl.LightningModule):
 
     Args:
         model: maps a batch of inputs to logits of shape [batch, outputs], or to predictions.
-        loss: `cross_entropy` (integer targets of shape [batch]) or `mse` (targets shaped as the predictions).
+        loss: the name of a loss in `lrflow.objectives.LOSSES`, or the loss itself. Class numbers have the shape
+            [batch], other targets that of the outputs.
+        metrics: further metrics by name, one of each for `val` and for `test`; they replace a default of their name.
     """
 
-    def __init__(self, model: nn.Module, loss: str) -> None:
+    def __init__(
+        self, model: nn.Module, loss: str | Criterion, metrics: Mapping[str, Mapping[str, Collected]] | None = None
+    ) -> None:
         super().__init__()
         self.model = model
-        self.loss = _LOSSES[loss]
-        self._scores = nn.ModuleDict({stage: _metrics(loss) for stage in ("val", "test")})
+        self.loss = Criterion.named(loss) if isinstance(loss, str) else loss
+        self._scores = nn.ModuleDict({stage: default_metrics(self.loss.chosen.logged) for stage in ("val", "test")})
+        for stage, own in (metrics or {}).items():
+            self._scores[stage].update(own)  # type: ignore[operator]
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this plain string about forty times per step, and torch's __setattr__ searches parameters,
@@ -86,13 +83,15 @@ class Supervised(pl.LightningModule):
     def count(self, stage: str, output: Tensor, target: Tensor) -> None:
         """Add the network's output for a batch to the metrics of `val` or `test`."""
         for name, metric in self._metrics(stage):
-            if name == "loss":
-                metric.update(self.loss(output, target), weight=len(target))
+            if isinstance(metric, Collected):
+                metric.update(output, target)
+            elif name == "loss":
+                self.loss.add_to(metric, output, target)
             elif name == "accuracy":
-                metric.update((output.argmax(1) == target).float())
+                metric.update(*self.loss.accuracy(output, target))
             else:
-                rows = len(output)
-                metric.update(output.reshape(rows, -1), target.reshape(rows, -1))
+                rows, predicted = len(output), self.loss.predicted(output)
+                metric.update(predicted.reshape(rows, -1).contiguous(), target.reshape(rows, -1))
 
     def scores(self, stage: str) -> dict[str, Tensor]:
         """Return the metrics of `val` or `test` by their full names, and reset them."""
@@ -114,21 +113,10 @@ class Supervised(pl.LightningModule):
         for name, value in self.scores(stage).items():
             self.log(name, value, sync_dist=True)
 
-    def _metrics(self, stage: str) -> list[tuple[str, Metric]]:
+    def _metrics(self, stage: str) -> list[tuple[str, Any]]:
         scores = self._scores[stage]
         assert isinstance(scores, nn.ModuleDict)
-        return [(name, metric) for name, metric in scores.items() if isinstance(metric, Metric)]
-
-
-def _metrics(loss: str) -> nn.ModuleDict:
-    # By default MeanMetric ignores a batch whose loss is NaN.
-    makers: dict[str, Callable[[], Metric]] = {
-        "loss": partial(MeanMetric, nan_strategy=math.nan),
-        "accuracy": MeanMetric,
-        "mae": MeanAbsoluteError,
-        "r2": R2Score,
-    }
-    return nn.ModuleDict({name: makers[name]() for name in SUPERVISED[loss]})
+        return list(scores.items())
 
 
 def planned_module(module: pl.LightningModule) -> nn.Module:

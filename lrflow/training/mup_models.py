@@ -76,7 +76,7 @@ def build_variant(
     try:
         with torch.random.fork_rng(devices=[]):
             model = instantiate(node, "model")
-            variant = model if isinstance(model, pl.LightningModule) else Supervised(model, config.model.loss or "mse")
+            variant = model if isinstance(model, pl.LightningModule) else Supervised(model, "mse")
             if has_deferred_parts(variant):
                 complete_module(variant, module.trainer, module.trainer.datamodule)  # type: ignore[attr-defined]
             return planned_module(variant)

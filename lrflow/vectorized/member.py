@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -163,8 +164,9 @@ def stack(
     )
     networks = [one.module.model for one in members]
     generators = Generators([one.random["torch"] for one in members])
+    loss = copy.deepcopy(first.module.loss).to(device)  # the module, which validates, stays on the CPU
     return Population(
-        networks, first.groups, first.module.loss, update, coefficients.start, device, compiled, generators
+        networks, first.groups, loss, update, coefficients.start, device, compiled, generators
     ), coefficients
 
 

@@ -265,7 +265,33 @@ model.width=5 => model.width: did you mean model.widths?
 model.shape=64 => model.shape: expected a list of whole numbers
 model.shape=[8,x] => model.shape: expected a list of whole numbers
 model.outputs=ten => model.outputs: expected a whole number
-model.loss=mae => model.loss: cross_entropy, mse
+model.loss=mae => model.loss: did you mean l1?
+model.loss=mse => model.loss: needs numbers
+model.loss=bce_with_logits => model.loss: these fit: cross_entropy
+model.loss=gaussian_nll => model.loss: more than an output
+model.loss={name: huber, delta: 0}  model.outputs=1 => model.loss.delta: above 0
+model.loss.label_smoothing=2 => model.loss.label_smoothing: from 0 to 1
+model.loss.label_smothing=0.1 => model.loss.label_smothing: did you mean label_smoothing?
+model.loss.weight=[1,2] => model.loss.weight: has 2 weights, and the model has 10 outputs
+model.loss.weight=heavy => model.loss.weight: a list of numbers
+model.loss.weights=[1,2] => model.loss.weights: did you mean weight?
+model.loss={name: mse, weight: [1]}  model.outputs=1 => model.loss.weight: takes no weight
+model.loss.reduction=sum => model.loss.reduction: expected mean
+model.loss=5 => model.loss: the name of a loss
+model.loss._target_=os.system => model.loss._target_: not trusted
+model.metrics=[f1_] => model.metrics.f1_: did you mean f1?
+model.metrics=[mae] => model.metrics.mae: compares numbers
+model.metrics=[loss] => model.metrics.loss: another name
+model.metrics=[[f1]] => model.metrics: a list of names
+model.metrics.f1=macro => model.metrics: a list of names
+model.metrics.f1.average=makro => model.metrics.f1.average: did you mean macro?
+model.metrics.f1.average=none => model.metrics.f1.average: a value per class
+model.metrics.f1.avrage=macro => model.metrics.f1.avrage: did you mean average?
+model.metrics=[fbeta] => model.metrics.fbeta.beta: needs it
+model.metrics=[ranking_loss] => model.metrics.ranking_loss: not defined for multiclass
+model.metrics.c._target_=torchmetrics.ConfusionMatrix => model.metrics.c._target_: more than one value
+model.metrics.c._target_=os.system => model.metrics.c._target_: not trusted
+model.metrics=[f1]  trainer.checkpoint.monitor=val/f2 => trainer.checkpoint.monitor: did you mean val/f1?
 model.fresh=[a] => model.fresh: has no effect without model.init_from
 model.init_from=last  model.fresh=['re:('] => model.fresh: a valid regular expression
 model.init_from=5 => model.init_from: text needs quotes here
@@ -537,7 +563,14 @@ model.dropout=0
 model.widths=[32]
 model.widths=[]
 model.shape=[1,8,8]
-model.loss=mse
+model.loss=multi_margin
+model.loss.label_smoothing=0.1
+model.loss={name: cross_entropy, ignore_index: 3}
+model.loss=mse  model.outputs=1  model.metrics=[rmse]
+model.metrics=f1
+model.metrics=[f1,auroc]  trainer.checkpoint.monitor=test/auroc
+model.metrics.top3={_target_: torchmetrics.Accuracy, top_k: 3}  trainer.checkpoint.monitor=val/top3
+model.metrics.f1._target_=torchmetrics.classification.MulticlassF1Score
 own=torch.nn.Linear  model._args_=[64,10]  model.loss=cross_entropy
 own=torch.nn.Conv2d  model._args_=[1,2]  model.kernel_size=[3,3]  model.padding=same  model.loss=mse
 own=torch.nn.Conv2d  model._args_=[1,2,3]  model.padding=1  model.loss=mse

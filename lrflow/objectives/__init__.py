@@ -1,0 +1,29 @@
+"""Losses of torch.nn and metrics of torchmetrics by name, as a config is checked with them: without torch."""
+
+from lrflow.objectives.losses import DESCRIBED, LOSSES, ChosenLoss, Kind, Outputs, chosen_loss, is_of_torch
+from lrflow.objectives.metrics import (
+    SCORES,
+    SEVERAL,
+    ChosenScore,
+    chosen_score,
+    higher_is_better,
+    is_known,
+    named_metrics,
+)
+
+__all__ = [
+    "DESCRIBED",
+    "LOSSES",
+    "SCORES",
+    "SEVERAL",
+    "ChosenLoss",
+    "ChosenScore",
+    "Kind",
+    "Outputs",
+    "chosen_loss",
+    "chosen_score",
+    "higher_is_better",
+    "is_known",
+    "is_of_torch",
+    "named_metrics",
+]
