@@ -78,6 +78,8 @@ class DataModule(pl.LightningDataModule):
         self.train_set: TensorDataset | None = None
         self.val_set: TensorDataset | None = None
         self.test_set: TensorDataset | None = None
+        self._fitted: dict[str, Any] = {}
+        self._refits = True
         if problems := self._option_problems():
             raise ConfigError(problems)
 
@@ -86,7 +88,9 @@ class DataModule(pl.LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} has no load()")
 
     def fit_normalisation(self, inputs: torch.Tensor) -> None:
-        """Compute what `normalise` needs, such as a mean; the default does nothing.
+        """Compute what `normalise` needs, such as a mean, and set it as attributes; the default does nothing.
+
+        The attributes are saved in checkpoints, so that an evaluation applies what the training applied.
 
         Args:
             inputs: the inputs of the training part only, without the held-out examples.
@@ -95,6 +99,20 @@ class DataModule(pl.LightningDataModule):
     def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
         """Convert inputs to those of the model; the default converts to float32."""
         return inputs.float()
+
+    @property
+    def fitted(self) -> dict[str, Any]:
+        """What `fit_normalisation` computed, by the names of the attributes; empty before `setup`."""
+        return dict(self._fitted)
+
+    def use_fitted(self, values: Mapping[str, Any]) -> None:
+        """Use what an earlier run's `fit_normalisation` computed, instead of computing it in `setup`.
+
+        Args:
+            values: as `fitted` returned it.
+        """
+        self._fitted, self._refits = dict(values), False
+        vars(self).update(values)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data, check it against `facts` and split it; later calls do nothing.
@@ -119,7 +137,11 @@ class DataModule(pl.LightningDataModule):
         # The test part is split off first, so that it does not depend on val_size.
         test_rows, val_rows, train_rows = order.tensor_split([self.test_size, self.test_size + self.val_size])
         train = pool.at(train_rows.sort().values)
-        self.fit_normalisation(train.inputs)
+        if self._refits:
+            before = dict(vars(self))
+            self.fit_normalisation(train.inputs)
+            missing = object()
+            self._fitted = {name: new for name, new in vars(self).items() if new is not before.get(name, missing)}
         self.test_set = self._part(pool.at(test_rows) if test is None else test)
         self.val_set = self._part(pool.at(val_rows))
         self.train_set = self._part(train)

@@ -22,6 +22,7 @@ from lrflow.runs import RunFolder, find_checkpoint, read_json
 from lrflow.tasks.run_record import own_environment
 from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.loaders import order_loaders
+from lrflow.training.preprocessing import restore_preprocessing
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import build_trainer, check_launched
 
@@ -53,6 +54,7 @@ def run(config: Config) -> dict[str, Any]:
         trainer = build_trainer(assemble.lightning_options(config), folder.path, [], config.trainer.log_every)
         check_launched(trainer)
         data = assemble.build_data(config)
+        restore_preprocessing(data, saved.preprocessing)
         order_loaders(data, config.seed, rank=trainer.global_rank, world=trainer.world_size)
         stage, evaluate = ("test", trainer.test) if task.split == "test" else ("validate", trainer.validate)
         with user_lock("data"):

@@ -54,6 +54,7 @@ from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.loggers import close_loggers
 from lrflow.training.monitor import Monitor, Watched, build_monitors
+from lrflow.training.preprocessing import preprocessing_of, restore_preprocessing
 from lrflow.training.progress import ProgressBar
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import branch_point, read_resumed
@@ -248,6 +249,8 @@ def prepare(
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
     data = loaded or assemble.build_data(config)
+    if resumed and loaded is None:
+        restore_preprocessing(data, resumed.preprocessing)
     set_up_data(data, trainer, config.seed, resumed.position if resumed else None, is_set_up=loaded is not None)
     horizon = count_horizon(config, data, trainer.world_size)
     stage = resumed.stage(horizon, assemble.plain_config(config)) if resumed else "under way"
@@ -304,6 +307,7 @@ def prepare(
         "branches": [branch.as_dict() for branch in branches],
         "config": assemble.plain_config(config),
         "data": _fingerprint(data, resumed if trainer.is_global_zero else None),
+        "preprocessing": preprocessing_of(data),
     }
     checkpoints = _checkpoints(config, folder, plan, groups, extra, resumed)
     trainer.callbacks += _callbacks(config, plan, loop, signals, monitors, console, added, checkpoints)  # type: ignore[attr-defined]

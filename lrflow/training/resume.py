@@ -47,6 +47,7 @@ class Resumed:
             saved it.
         not_finite: the tensors that are not finite.
         data: the fingerprint of the data; None: an earlier version saved it.
+        preprocessing: what the data's normalisation was fitted to; None: nothing, or an earlier version saved it.
         broken: later checkpoints of the run that are damaged, and what is wrong with each.
     """
 
@@ -63,6 +64,7 @@ class Resumed:
     end: Mapping[str, Any] | None = None
     not_finite: tuple[str, ...] = ()
     data: Mapping[str, Any] | None = None
+    preprocessing: Mapping[str, Any] | None = None
     broken: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -107,6 +109,7 @@ class Resumed:
             end=own.get("end"),
             not_finite=tuple(own.get("not_finite", ())),
             data=own.get("data"),
+            preprocessing=own.get("preprocessing"),
         )
 
     def is_of(self, folder: RunFolder) -> bool:

@@ -24,6 +24,7 @@ from lrflow.training.checkpoint_file import AtomicCheckpointIO
 from lrflow.training.configure_optimizers import supply_optimizer
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import count_horizon, set_up_data
+from lrflow.training.preprocessing import restore_preprocessing
 from lrflow.training.regroup import regroup
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import SHORT_RUN_DONE, Trainer, build_trainer, check_launched, validate_every
@@ -71,7 +72,10 @@ def short_fit(
         validate_every(trainer, Duration(val_every, "steps"), Horizon(steps))
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
-    data = set_up_data(assemble.build_data(config), trainer, seed, start.position if start else None)
+    data = assemble.build_data(config)
+    if start:
+        restore_preprocessing(data, start.preprocessing)
+    set_up_data(data, trainer, seed, start.position if start else None)
     module = assemble.build_module(config, start is None, trainer, data)
     if start is None:
         assemble.check_metrics(config, module)
