@@ -2,28 +2,90 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Discriminator, PlainValidator, Tag
+from pydantic_core import PydanticCustomError
 
+from lrflow.config import types as f
 from lrflow.config.schema import Node, Section
+from lrflow.limits import is_whole
+from lrflow.metric import LOSS
+from lrflow.schedules import Duration
+
+EARLY_STOPPING = "lrflow.callbacks.EarlyStopping"
+
+End = Literal["stop", "cooldown"]
+"""How a run ends before its plan does: at once, or after its LR has decayed to the floor."""
+
+_VALIDATIONS = re.compile(r"\s*(\d+)\s*(?:validations?)?\s*")
+
+
+def patience_of(given: Any) -> int | Duration:
+    """Return a patience as a number of validations, `5` or `5 validations`, or as a duration, `3 epochs` or `10%`.
+
+    Raises:
+        ValueError: it is neither, or none at all.
+    """
+    text = _VALIDATIONS.fullmatch(given) if isinstance(given, str) else None
+    patience = int(text.group(1)) if text else given if is_whole(given) else Duration.parse(given)
+    if not (patience if isinstance(patience, int) else patience.value):
+        raise ValueError("a patience is at least 1 validation")
+    return patience
+
+
+def _patience(value: Any) -> int | Duration:
+    try:
+        return patience_of(value)
+    except ValueError:
+        sentence = "a number of validations (5), or a duration (500 steps, 3 epochs, 10%)"
+        raise PydanticCustomError("expected", "expected {sentence}", {"sentence": sentence}) from None
 
 
 class CallbackNode(Node):
     """A callback: `_target_`, a `pytorch_lightning.Callback`, and its arguments."""
 
 
+class EarlyStopping(CallbackNode):
+    """The end of a run whose metric no longer improves; see `lrflow.callbacks.EarlyStopping`."""
+
+    monitor: f.Text = LOSS
+    """Metric that is read after each validation."""
+    mode: f.Mode | None = None
+    """Whether a lower or a higher value is better; None: the mode set elsewhere for the metric, or guessed by name."""
+    patience: Annotated[Any, PlainValidator(_patience)] = 5
+    """Validations, or a duration, without an improvement after which the run ends."""
+    min_delta: f.NotNegative = 0.0
+    """Smallest change of the metric that is an improvement."""
+    then: Annotated[End, f.one_of(*get_args(End))] = "stop"
+    """How the run ends."""
+    then_for: f.Interval = Duration.parse("10%")
+    """Length of the cooldown."""
+
+
+def _kind(value: Any) -> str:
+    target = value.get("_target_") if isinstance(value, Mapping) else getattr(value, "target", None)
+    return "<own>" if target == EARLY_STOPPING else "<any>"
+
+
+AnyCallback = Annotated[
+    Annotated[EarlyStopping, Tag("<own>")] | Annotated[CallbackNode, Tag("<any>")], Discriminator(_kind)
+]
+
+
 class Callbacks(Section):
     """Callbacks of a run by name, besides lrflow's own; null switches a callback off."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, CallbackNode | None]
+    __pydantic_extra__: dict[str, AnyCallback | None]
 
     @property
-    def named(self) -> dict[str, CallbackNode | None]:
-        """The callbacks by name, in the order of the config; None: switched off."""
-        return dict(self.__pydantic_extra__ or {})
+    def named(self) -> dict[str, CallbackNode]:
+        """The callbacks by name, in the order of the config, without those that are switched off."""
+        return {name: node for name, node in (self.__pydantic_extra__ or {}).items() if node is not None}
 
     def nodes(self) -> dict[str, dict[str, Any]]:
-        """Return `_target_` and arguments of each callback by name, without those that are switched off."""
-        return {name: node.node() for name, node in self.named.items() if node is not None}
+        """Return `_target_` and arguments of each callback by name."""
+        return {name: node.node() for name, node in self.named.items()}

@@ -86,7 +86,7 @@ class Sharpness(Monitor):
         """
         super().begin(name, run)
         assert self._interval is not None
-        self._every = max(1, Duration.parse(self._interval).steps(run.plan.horizon))
+        self._every = max(1, Duration.parse(self._interval).steps(run.horizon))
         problems = []
         loaders = tree_leaves(run.data.train_dataloader())
         if own := [loader for loader in loaders if not is_ordered(loader)]:

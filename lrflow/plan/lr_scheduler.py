@@ -88,6 +88,12 @@ class PlanScheduler(LRScheduler):
             self._write_settings()
         return None
 
+    def follow(self, plan: PlanBase) -> None:
+        """Execute another plan of the same groups and settings from the current step on."""
+        self.plan = plan
+        self._settings = _settings(self.optimizer, plan, self._columns)
+        self._move_to(self.last_epoch)
+
     def planned(self) -> list[float]:
         """Return the planned LR of each parameter group at the current step, without feedback."""
         return list(self._block[self.last_epoch - self._block_end])

@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lrflow import assemble
+from lrflow.callbacks import early_ends
 from lrflow.config import Config, declared_horizon, load_config, locate, validate
 from lrflow.config.average_schema import averaging_of
 from lrflow.config.checks import settings_of
@@ -52,6 +53,8 @@ def run(config: Config) -> dict[str, Any]:
         console.print(f"feedback: {feedback.describe()}; {feedback.lr_range}", soft_wrap=True, highlight=False)
     if averaging := averaging_of(config.average, plan.horizon):
         console.print(averaging.describe(), soft_wrap=True, highlight=False)
+    for line in early_ends(config, plan.horizon):
+        console.print(line, soft_wrap=True, highlight=False)
     if other:
         console.print(plan.diff(other))
     folder = RunFolder.at(config.run_folder) if config.run_folder else None

@@ -82,8 +82,9 @@ def record_start(
     folder: RunFolder,
     plan: Plan,
     devices: int,
-    picture: bool = True,
     resumed: Resumed | None = None,
+    cooldown: Mapping[str, Any] | None = None,
+    picture: bool = True,
 ) -> None:
     """Write the config, the environment and the plan of a run into its folder.
 
@@ -95,14 +96,37 @@ def record_start(
         folder: the folder of the run.
         plan: the plan of the run.
         devices: the number of processes that train.
-        picture: whether to draw the plan, which takes longer than the training of a small trial.
         resumed: the run that is resumed; None: a new run.
+        cooldown: the record of the cooldown that the run is in; None: it is in none.
+        picture: whether to draw the plan.
     """
     _ = folder.run_id  # creates the id before the config: a folder with a config but no id is an earlier version's
     place = folder.stage() if resumed else folder
     save_config(config, place.config)
     place.write_environment(**resumed_facts(resumed))
-    plan.write(place.path, assemble.plan_extras(config, plan, devices), picture)
+    record_plan(config, place, plan, {"cooldown": cooldown} if cooldown else {}, devices, picture)
+
+
+def record_plan(
+    config: Config,
+    folder: RunFolder,
+    plan: Plan,
+    more: Mapping[str, Any],
+    devices: int | None = None,
+    picture: bool = True,
+) -> None:
+    """Write the plan of a run into its folder; without its picture in a sweep, which takes longer than a small trial.
+
+    Args:
+        config: the configuration of the run.
+        folder: the folder of the run.
+        plan: the plan of the run.
+        more: further content of plan.json.
+        devices: the number of processes that train; None: that of the config.
+        picture: whether to draw the plan outside a sweep.
+    """
+    extras = {**assemble.plan_extras(config, plan, devices), **more}
+    plan.write(folder.path, extras, picture and config.trial is None)
 
 
 class CommitsRecord(pl.Callback):

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 
 from lrflow import assemble, stops
+from lrflow.callbacks import early_ends
 from lrflow.config import Config, locate
 from lrflow.config.average_schema import averaging_of
 from lrflow.config.checks import settings_of
@@ -31,6 +32,7 @@ from lrflow.layers import Group, merge
 from lrflow.outcome import Outcome, numbers_in
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
+from lrflow.schedules import Horizon
 from lrflow.tasks.evaluate import run_test
 from lrflow.tasks.run_record import (
     CommitsRecord,
@@ -40,14 +42,16 @@ from lrflow.tasks.run_record import (
     open_loggers,
     own_environment,
     print_outcome,
+    record_plan,
     record_start,
     requeued,
     restored_before_first_step,
 )
 from lrflow.training import Checkpoints, EvaluationWeights, Signals
-from lrflow.training.branches import Branch, compile_branched
+from lrflow.training.branches import Branch, compile_branched, length_without_cooldown
 from lrflow.training.callbacks import build_callbacks
 from lrflow.training.configure_optimizers import supply_optimizer
+from lrflow.training.cooldown import Cooldown
 from lrflow.training.feedback_loop import FeedbackLoop, make_feedback_loop
 from lrflow.training.interrupt import StopRequest, ended_together
 from lrflow.training.isolation import UndisturbedByValidation
@@ -151,7 +155,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
     def so_far() -> dict[str, Any]:
         """The fields of an outcome that do not depend on how the run ends."""
         steps, seconds = trainer.global_step, time.monotonic() - started
-        return {"steps": steps, "planned": plan.horizon.steps, "seconds": seconds, "folder": folder.path}
+        return {"steps": steps, "planned": trainer.planned_steps, "seconds": seconds, "folder": folder.path}
 
     def so_far_and_metrics() -> dict[str, Any]:
         # The metrics as last collected: to reduce them now, a process that fails alone would wait for the others.
@@ -164,7 +168,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         ended_together(trainer, f"continue with resume={folder.path}"),
     ):
         if trainer.is_global_zero:  # before fit, whose further processes read the config in the folder
-            record_start(config, folder, plan, trainer.world_size, config.trial is None, resumed)
+            record_start(config, folder, plan, trainer.world_size, resumed, ready.facts.get("cooldown"))
             if resumed and ready.ending and not folder.config.exists():
                 folder.commit()
             elif resumed:
@@ -176,12 +180,12 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         with stops.deferred():
             trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
             stops.raise_if_requested()
-        metrics = _validated(trainer, module, data, plan, resumed if ready.ending else None)
+        metrics = _validated(trainer, module, data, resumed if ready.ending else None)
         facts = dict(ready.facts)
         if used := run_test(config.task.test, folder, trainer, module, data, console.print):
             metrics |= _values(trainer.callback_metrics)
             facts["tested"] = used.record()
-    if trainer.global_step < plan.horizon.steps:
+    if trainer.global_step < trainer.planned_steps:
         before = resumed.end["ended_by"] if ready.ending and resumed and resumed.end else None
         reason = trainer.ended_by or before or "the training loop ended"
         ended = Outcome.ended_early(reason, metrics=metrics, **so_far())
@@ -194,7 +198,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
 
 
 def _validated(
-    trainer: Trainer, module: pl.LightningModule, data: pl.LightningDataModule, plan: Plan, resumed: Resumed | None
+    trainer: Trainer, module: pl.LightningModule, data: pl.LightningDataModule, resumed: Resumed | None
 ) -> dict[str, float]:
     """Return the metrics of a run after its last step; validate it first if that is still due.
 
@@ -202,10 +206,9 @@ def _validated(
         trainer: of the run, which has been fit.
         module: the trained module.
         data: the data of the run.
-        plan: the plan of the run.
         resumed: the run, if only its end is left; it was validated if its checkpoint says so.
     """
-    ended_early = trainer.global_step < plan.horizon.steps
+    ended_early = trainer.global_step < trainer.planned_steps
     if resumed is None:
         if ended_early and not trainer.is_last_step_validated:
             trainer.validate(module, datamodule=data, verbose=False)
@@ -281,10 +284,12 @@ def prepare(
             horizon, ends.max_epochs, ends.max_steps, ends.accumulate_grad_batches, ends.max_samples
         )
         branches = resumed.branched(horizon, config.resume.horizon, groups, schedule, settings)
-    with check_intervals(config, horizon):
-        plan = compile_branched(groups, schedule, horizon, branches, settings)
+    length = length_without_cooldown(branches, horizon)  # of which all durations but those of the LR are shares
+    recompile = partial(compile_branched, groups, schedule, settings=settings)
+    with check_intervals(config, length):
+        plan = recompile(horizon, branches)
         assemble.check_plan(config, plan)
-        loop = make_feedback_loop(feedback, horizon, report) if feedback else None
+        loop = make_feedback_loop(feedback, length, report) if feedback else None
     if resumed:
         resumed.check_plan(plan)
         console.print(resumed.describe(plan, assemble.plain_config(config), groups), soft_wrap=True, highlight=False)
@@ -297,8 +302,10 @@ def prepare(
         report(averaging.describe())
     report_advice(config, plan, report)
     signals = Signals(plan, config.trainer.log_every)
-    monitors = build_monitors(config, Watched(trainer, data, plan, folder.path, config.seed, signals))
+    monitors = build_monitors(config, Watched(trainer, data, plan, folder.path, config.seed, signals, length))
     for line in filter(None, (monitor.describe() for monitor in monitors)):
+        report(line)
+    for line in early_ends(config, length):
         report(line)
     added = build_callbacks(config, trainer, report)
     trainer.callbacks += assemble.freezing_callbacks(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
@@ -309,9 +316,12 @@ def prepare(
         "data": _fingerprint(data, resumed if trainer.is_global_zero else None),
         "preprocessing": preprocessing_of(data),
     }
-    checkpoints = _checkpoints(config, folder, plan, groups, extra, resumed)
+    checkpoints = _checkpoints(config, folder, length, groups, extra, resumed)
+    facts: dict[str, Any] = {"feedback": loop.history} if loop else {}
+    record = partial(record_plan, config, folder, devices=trainer.world_size)
+    trainer.cooldown = Cooldown(plan, branches, length, recompile, extra, facts, record, report)
     trainer.callbacks += _callbacks(config, plan, loop, signals, monitors, console, added, checkpoints)  # type: ignore[attr-defined]
-    validate_every(trainer, config.trainer.val_every, horizon)
+    validate_every(trainer, config.trainer.val_every, length)
     trainer.run_for(horizon)
     if resumed and stage == "ending":
         trainer.fit_loop.epoch_loop.max_steps = resumed.step  # it may have ended early
@@ -321,7 +331,7 @@ def prepare(
     configured = config.optimizer.node() | dict.fromkeys(resumed.scheduled_settings if resumed else ())
     changed = resumed.reconfigured(assemble.plain_config(config)) if resumed else ()
     supply_optimizer(module, plan, make, configured, compiled, routes, changed)
-    return Prepared(trainer, module, data, plan, groups, {"feedback": loop.history} if loop else {}, stage == "ending")
+    return Prepared(trainer, module, data, plan, groups, facts, stage == "ending")
 
 
 def _fingerprint(data: pl.LightningDataModule, resumed: Resumed | None) -> dict[str, Any]:
@@ -336,7 +346,7 @@ def _fingerprint(data: pl.LightningDataModule, resumed: Resumed | None) -> dict[
 def _checkpoints(
     config: Config,
     folder: RunFolder,
-    plan: Plan,
+    length: Horizon,
     groups: Sequence[Group],
     extra: dict[str, Any],
     resumed: Resumed | None,
@@ -344,7 +354,7 @@ def _checkpoints(
     saving = config.trainer.checkpoint
     return Checkpoints(
         folder.checkpoints,
-        plan.horizon,
+        length,
         saving.every,
         keep=saving.keep,
         metric=saving.metric,

@@ -14,29 +14,50 @@ from lrflow.schedules.wrappers import ContinueMode
 
 @dataclass(frozen=True)
 class Branch:
-    """A resumption of a run with another length; the run's plan is its schedule, continued at each branch.
+    """A point at which a run got another length; the run's plan is its schedule, continued at each branch.
 
     Args:
-        at: the step at which the run was resumed.
+        at: the step at which the run was resumed with another length, or at which its cooldown began.
         before: the horizon up to there.
         how: how the schedule continues.
+        reason: why a cooldown began while the run was under way; None: the run was resumed.
     """
 
     at: int
     before: Horizon
     how: ContinueMode
+    reason: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for a checkpoint."""
         before = asdict(self.before)
         if self.before.samples_per_step is None:
             del before["samples_per_step"]  # keeps the format of checkpoints without samples
-        return {"at": self.at, "before": before, "how": self.how}
+        reason = {} if self.reason is None else {"reason": self.reason}
+        return {"at": self.at, "before": before, "how": self.how, **reason}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Branch:
         """Return the branch that `as_dict` wrote."""
-        return cls(data["at"], Horizon(**data["before"]), data["how"])
+        return cls(data["at"], Horizon(**data["before"]), data["how"], data.get("reason"))
+
+
+def length_without_cooldown(branches: Sequence[Branch], horizon: Horizon) -> Horizon:
+    """Return the length of a run as its config sets it: the horizon before the cooldown that it is in, if any."""
+    for branch in reversed(branches):
+        if branch.reason is None:
+            break
+        horizon = branch.before
+    return horizon
+
+
+def cooldown_record(branches: Sequence[Branch], horizon: Horizon) -> dict[str, Any]:
+    """Return what the record of a run says about its cooldown, under `cooldown`; empty if there is none."""
+    if not branches or branches[-1].reason is None:
+        return {}
+    last = branches[-1]
+    planned = length_without_cooldown(branches, horizon).steps
+    return {"cooldown": {"from": last.at, "to": horizon.steps, "planned": planned, "reason": last.reason}}
 
 
 def compile_branched(

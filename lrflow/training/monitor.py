@@ -12,6 +12,7 @@ from pytorch_lightning import Callback
 from lrflow.config import Config, instantiate
 from lrflow.errors import ConfigError, Problem
 from lrflow.plan import Plan
+from lrflow.schedules import Horizon
 from lrflow.training.signals import Block, Signals
 
 
@@ -22,10 +23,11 @@ class Watched:
     Args:
         trainer: with its loggers, its precision and its devices.
         data: set up for training.
-        plan: the plan of the run; `plan.horizon` converts durations into steps.
+        plan: the plan of the run.
         folder: the run folder.
         seed: seed of the run.
         signals: collects the signals that monitors receive; restart its clock after slow work between steps.
+        length: the length of a run without its cooldown, if it is resumed in one; None: that of the plan.
     """
 
     trainer: pl.Trainer
@@ -34,6 +36,12 @@ class Watched:
     folder: Path
     seed: int
     signals: Signals
+    length: Horizon | None = None
+
+    @property
+    def horizon(self) -> Horizon:
+        """The length of the run, which converts durations into steps."""
+        return self.length or self.plan.horizon
 
 
 class Monitor(Callback):

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lrflow.plan import Plan
 from lrflow.training.metrics import progress_metrics
 from lrflow.training.monitor import Monitor
 from lrflow.training.signals import Block
@@ -48,6 +49,11 @@ class ProgressBar(Monitor):
         if self._bar and trainer.is_global_zero:
             self._bar.update(self._task, completed=trainer.global_step)
             self._bar.start()
+
+    def follow(self, plan: Plan) -> None:
+        """Show the length of another plan."""
+        if self._bar:
+            self._bar.update(self._task, total=plan.horizon.steps)
 
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:
         """Show the latest signals."""

@@ -20,7 +20,7 @@ from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.base import BETA
 from lrflow.schedules.time import durations_in
 from lrflow.schedules.wrappers import ContinueMode
-from lrflow.training.branches import Branch, compile_branched
+from lrflow.training.branches import Branch, compile_branched, length_without_cooldown
 from lrflow.training.checkpoint_file import newest_whole_checkpoint, read_checkpoint
 from lrflow.training.feedback_loop import dropped_message
 from lrflow.training.loaders import Position
@@ -134,7 +134,8 @@ class Resumed:
         summary = RunFolder.of(self.path).read_summary()
         status, steps = summary.get("status"), summary.get("steps", self.step)
         recorded = status in ("finished", "ended_early", "diverged") and steps == self.step
-        if self.step >= horizon.steps and horizon.same_length(self.plan.horizon):
+        length = length_without_cooldown(self.branches, self.plan.horizon)
+        if self.step >= self.plan.horizon.steps and horizon.same_length(length):
             return "finished" if recorded else "ending"
         ended_early = self.end is not None and self.end["ended_by"] and not self.changes(config)
         return "ending" if ended_early and not recorded else "under way"

@@ -89,6 +89,13 @@ def branch_point(config: Config, newest: Resumed) -> Resumed:
         ConfigError: the LRs differ before the first checkpoint.
     """
     limits = config.trainer
+    if cooled := [branch.at for branch in newest.branches if branch.reason is not None]:
+        early = [path for path in checkpoints_in(newest.path.parent) if step_of(path) < cooled[0]]
+        if not early:
+            message = f"has no checkpoint before step {cooled[0]}, at which its cooldown began"
+            hint = "trainer.checkpoint.keep=null keeps all; resume.horizon=extend continues from the cooldown"
+            raise ConfigError([Problem("resume.from", message, str(RunFolder.of(newest.path).path), hint)])
+        newest = Resumed.read(early[-1], locate)
     horizon = newest.horizon(
         newest.plan.horizon, limits.max_epochs, limits.max_steps, limits.accumulate_grad_batches, limits.max_samples
     )

@@ -131,6 +131,10 @@ class Signals(Callback):
         self._last_step = trainer.global_step
         self._clock = self._read_at = time.perf_counter()
 
+    def follow(self, plan: Plan) -> None:
+        """Compare the LRs with another plan, which has the same LRs up to the step that was made last."""
+        self._plan = plan
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:

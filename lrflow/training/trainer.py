@@ -42,7 +42,11 @@ class Trainer(pl.Trainer):
 
     Attributes:
         horizon: length of the run; None before `run_for`.
+        cooldown: the `lrflow.training.cooldown.Cooldown` with which the run may end before its plan does; None: there
+            is none.
     """
+
+    cooldown: Any = None
 
     fit_loop: FitLoop
 
@@ -60,6 +64,12 @@ class Trainer(pl.Trainer):
         self.horizon = horizon
         self.fit_loop.epoch_loop.max_steps = horizon.steps
         self.fit_loop.epoch_loop.steps_per_epoch = horizon.steps_per_epoch
+
+    @property
+    def planned_steps(self) -> int:
+        """Number of optimizer steps of the plan that the run follows now."""
+        assert self.horizon is not None
+        return self.horizon.steps
 
     def stop(self, reason: str) -> None:
         """End the run after this step; its outcome reports the reason."""
