@@ -8,9 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
-from lrflow.config import Config, callback_schema
 from lrflow.config.callback_schema import End, patience_of
-from lrflow.errors import ConfigError, Problem
 from lrflow.metric import LOSS, Metric
 from lrflow.schedules import Duration, Horizon
 from lrflow.schedules.time import DurationLike
@@ -120,31 +118,3 @@ class EarlyStopping(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state."""
         self._best, self._best_step, self._waited = (state_dict[key] for key in ("best", "best_step", "waited"))
-
-
-def early_ends(config: Config, horizon: Horizon) -> list[str]:
-    """Return one line for each thing that may end a run before its plan does, and how it would.
-
-    Args:
-        config: of the run.
-        horizon: the length of the run as it is planned.
-
-    Raises:
-        ConfigError: a duration cannot be counted in steps of this run.
-    """
-    lines, problems = [], []
-    try:
-        interval: int | None = max(1, config.trainer.val_every.steps(horizon))
-    except ValueError:  # the end of an epoch, whose steps are unknown
-        interval = None
-    for name, section in config.callbacks.named.items():
-        if not isinstance(section, callback_schema.EarlyStopping):
-            continue
-        made = EarlyStopping(**{key: value for key, value in section.node().items() if key != "_target_"})
-        try:
-            lines.append(f"callbacks.{name}: {made.describe(horizon, interval)}")
-        except ValueError as error:
-            problems.append(Problem(f"callbacks.{name}", str(error), ..., "give patience and then_for in steps"))
-    if problems:
-        raise ConfigError(problems)
-    return lines

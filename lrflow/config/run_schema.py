@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from lrflow.config import types as f
+from lrflow.config.callback_schema import End
 from lrflow.config.schema import Node, Section
 from lrflow.metric import LOSS, Metric
 from lrflow.schedules import Duration
@@ -56,6 +57,12 @@ class Trainer(Section):
     """Maximum number of optimizer steps; the first limit reached ends the run."""
     max_samples: f.Count | None = None
     """Maximum number of examples or environment steps over all devices; the first limit reached ends the run."""
+    max_time: f.ClockTime | None = None
+    """Time of training over all resumes, after which the run ends even if its plan does not; None: no limit."""
+    at_max_time: Annotated[End, f.one_of(*get_args(End))] = "cooldown"
+    """How max_time ends the run: with a cooldown of the LR that still fits into it, or at once."""
+    max_time_cooldown: f.Interval = Duration.parse("10%")
+    """Length of the cooldown with which max_time ends the run."""
     accumulate_grad_batches: f.Count = 1
     """Batches per optimizer step."""
     gradient_clip_val: f.Positive | None = None

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 
 from lrflow import assemble, stops
-from lrflow.callbacks import early_ends
+from lrflow.callbacks import early_ends, time_limit
 from lrflow.config import Config, locate
 from lrflow.config.average_schema import averaging_of
 from lrflow.config.checks import settings_of
@@ -307,7 +307,7 @@ def prepare(
         report(line)
     for line in early_ends(config, length):
         report(line)
-    added = build_callbacks(config, trainer, report)
+    added = [*build_callbacks(config, trainer, report), *time_limit(config)]
     trainer.callbacks += assemble.freezing_callbacks(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
     extra = {
         "plan": plan.to_dict(),

@@ -45,6 +45,7 @@ def ineligible_because(config: Config) -> str | None:
         f"{kind} is not one of SGD, Adam and AdamW": optimizer_traits(optimizer.target).update is None,
         "the optimizer is routed": bool(optimizer.routes),
         f"{kind} maximizes": node.get("maximize", False),
+        "trainer.max_time may end it before the others": trainer.max_time is not None,
         "gradients are accumulated": trainer.accumulate_grad_batches > 1,
         "trainer.channels_last applies to the images of one model": trainer.channels_last,
         f"trainer.precision={trainer.precision}": str(trainer.precision) not in ("32-true", "32"),

@@ -36,7 +36,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "warmup as a ratio": (["schedule.warmup_ratio=0.1"], {"schedule.warmup_ratio": "schedule.warmup=10%"}),
     "warmup in epochs": (["schedule.warmup_epochs=3"], {"schedule.warmup_epochs": "schedule.warmup='3 epochs'"}),
     "a list of options": (["schedule=[cosine]"], {"schedule": "expected the name of one option"}),
-    "callbacks": (["callbacks=[x]"], {"callbacks": "known: device_stats, none"}),
+    "callbacks": (["callbacks=[x]"], {"callbacks": "known: device_stats, early_stopping"}),
     "callbacks of the trainer": (["trainer.callbacks=[x]"], {"trainer.callbacks": "callbacks=throughput"}),
     "a key of analyze": (["task=analyze", "task.magin=3%"], {"task.magin": "did you mean task.margin?"}),
     "a key of a rule": (["layers={rules: [{name: a, mach: '*'}]}"], {"layers.rules[0].mach": "layers.rules[0].match?"}),

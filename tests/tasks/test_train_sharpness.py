@@ -83,7 +83,7 @@ def test_data_and_loggers_that_measuring_cannot_do_with() -> None:
             return iter([1, 2])
 
     plan = SimpleNamespace(horizon=Horizon(100))
-    watched = cast(Watched, SimpleNamespace(data=Own(), plan=plan, trainer=SimpleNamespace(loggers=[])))
+    watched = cast(Watched, SimpleNamespace(data=Own(), horizon=plan.horizon, trainer=SimpleNamespace(loggers=[])))
     with pytest.raises(ConfigError) as caught:
         build_monitors(compose(["sharpness.every=5 steps"]), watched)
     told = str(caught.value)
