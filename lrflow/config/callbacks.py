@@ -12,7 +12,7 @@ from lrflow.imports import original_name
 LIGHTNINGS = "pytorch_lightning.callbacks."
 
 _CHECKPOINTS = ("lrflow saves checkpoints itself, so that a resumed run continues exactly", "use trainer.checkpoint")
-_WEIGHTS = ("it replaces the weights and the schedule during the run, so the plan would not be executed", None)
+_WEIGHTS = "it replaces the weights or the schedule during the run, so the plan would not be executed"
 _FREEZES = ("it adds parameter groups that the plan does not have", "use layers=gradual_unfreezing")
 _BAR = ("lrflow shows the progress of a run itself", "use trainer.progress")
 
@@ -20,9 +20,9 @@ REFUSED: Mapping[str, tuple[str, str | None]] = {
     "Checkpoint": _CHECKPOINTS,
     "ModelCheckpoint": _CHECKPOINTS,
     "OnExceptionCheckpoint": _CHECKPOINTS,
-    "StochasticWeightAveraging": _WEIGHTS,
-    "WeightAveraging": _WEIGHTS,
-    "EMAWeightAveraging": _WEIGHTS,
+    "StochasticWeightAveraging": (_WEIGHTS, "use average=swa"),
+    "WeightAveraging": (_WEIGHTS, "use average=swa or average=ema"),
+    "EMAWeightAveraging": (_WEIGHTS, "use average=ema"),
     "BaseFinetuning": _FREEZES,
     "BackboneFinetuning": _FREEZES,
     "ProgressBar": _BAR,

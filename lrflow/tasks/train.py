@@ -298,7 +298,7 @@ def prepare(
         report(f"feedback: {feedback.describe()}; {feedback.lr_range}")
     elif resumed and resumed.feedback:
         report(resumed.feedback)
-    if averaging := averaging_of(config.average, plan.horizon):
+    if averaging := averaging_of(config.average, length):
         report(averaging.describe())
     report_advice(config, plan, report)
     signals = Signals(plan, config.trainer.log_every)
@@ -320,7 +320,7 @@ def prepare(
     facts: dict[str, Any] = {"feedback": loop.history} if loop else {}
     record = partial(record_plan, config, folder, devices=trainer.world_size)
     trainer.cooldown = Cooldown(plan, branches, length, recompile, extra, facts, record, report)
-    trainer.callbacks += _callbacks(config, plan, loop, signals, monitors, console, added, checkpoints)  # type: ignore[attr-defined]
+    trainer.callbacks += _callbacks(config, plan, length, loop, signals, monitors, console, added, checkpoints)  # type: ignore[attr-defined]
     validate_every(trainer, config.trainer.val_every, length)
     trainer.run_for(horizon)
     if resumed and stage == "ending":
@@ -371,6 +371,7 @@ def _checkpoints(
 def _callbacks(
     config: Config,
     plan: Plan,
+    length: Horizon,
     loop: FeedbackLoop | None,
     signals: Signals,
     monitors: Sequence[Monitor],
@@ -384,7 +385,7 @@ def _callbacks(
     # First, since all other callbacks of a validation need the weights that it evaluates. Feedback comes before the
     # signals, which record the LR of a step. Those of the group `callbacks` come after all that measure, and before
     # the checkpoints, which hold their state after the step.
-    averaging = averaging_of(config.average, plan.horizon)
+    averaging = averaging_of(config.average, length)
     first = [UndisturbedByValidation(), EvaluationWeights(config.trainer.batch_norm_batches, config.seed, averaging)]
     return [*first, progress, *([loop] if loop else []), signals, *monitors, *added, checkpoints]
 

@@ -182,3 +182,17 @@ def test_what_is_wrong_is_told_before_the_run(given: str, expected: str) -> None
     with pytest.raises(ConfigError) as error:
         compose(["callbacks=early_stopping", f"callbacks.early_stopping.{given}"])
     assert expected in str(error.value)
+
+
+def test_averages_of_weights_keep_their_times_in_a_cooldown(tmp_path: Path) -> None:
+    more = [*COOLDOWN, "average=ema", "trainer.val_every=2 steps"]
+    cooled = go(tmp_path, *more)
+    folder = tmp_path / "copy" / cooled.name
+    shutil.copytree(cooled, folder)
+    for path in (folder / "checkpoints").glob("step-*.ckpt"):
+        if int(path.stem.removeprefix("step-")) > 9:
+            path.unlink()
+    train.run(compose([f"resume={folder}", f"output={tmp_path / 'copy'}"], earlier=True))
+    files = [(one / "metrics.csv").open() for one in (cooled, folder)]
+    losses = [[row["val/loss"] for row in csv.DictReader(file) if row["val/loss"]] for file in files]
+    assert losses[0] == losses[1]
