@@ -236,8 +236,8 @@ def check_uses(config: Config) -> list[Problem]:
     if config.model.fresh is not None and config.model.init_from is None:
         message = "has no effect without model.init_from, the weights of which it leaves out some"
         problems.append(Problem("model.fresh", message, config.model.fresh, "add model.init_from=last or a path"))
-    if config.resume.source is not None and config.task.name == "evaluate":
-        message = "task=evaluate does not resume a run"
+    if config.resume.source is not None and config.task.name in ("evaluate", "merge"):
+        message = f"task={config.task.name} does not resume a run"
         problems.append(Problem("resume.from", message, config.resume.source, f"task.from={config.resume.source}"))
     if config.resume.horizon is not None and config.task.name != "train":
         message = "only task=train uses it"

@@ -271,6 +271,20 @@ class Evaluate(Section):
     split: Annotated[Literal["test", "val"], f.one_of("test", "val")] = "test"
 
 
+class Merge(Section):
+    """Merge checkpoints of a constant LR into the weights of a decay."""
+
+    name: Literal["merge"]
+    source: f.Text = Field("last", alias="from")
+    """Run folder, checkpoint, or `last`: the newest run; the decay ends at its last step."""
+    shape: f.Text = Field("1-sqrt", alias="as")
+    """Shape of the decay: a `cooldown_shape`, or an option of `schedule`."""
+    over: f.Interval = Duration.parse("20%")
+    """Length of the decay."""
+    floor: f.PeakShare = 0.0
+    """LR at the end of the decay, as a fraction of the peak."""
+
+
 class Analyze(Section):
     """Analyze the results of a sweep."""
 
@@ -301,6 +315,7 @@ Task = Annotated[
     | Annotated[PlanTask, Tag("<plan>")]
     | Annotated[FindTask, Tag("<find>")]
     | Annotated[Evaluate, Tag("<evaluate>")]
+    | Annotated[Merge, Tag("<merge>")]
     | Annotated[Analyze, Tag("<analyze>")],
     Discriminator(_name_of_task),
 ]

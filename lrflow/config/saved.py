@@ -354,7 +354,7 @@ def _named(overrides: Iterable[Override]) -> tuple[str, str] | None:
     resumed = given.get("resume.from")
     if resumed is not None and resumed.value == "null":
         resumed = None
-    if "task" in given and given["task"].value == "evaluate":
+    if "task" in given and given["task"].value in ("evaluate", "merge"):
         if resumed is not None:
             return None  # the checks report the combination
         return "task.from", _path(given["task.from"]) if "task.from" in given else "last"

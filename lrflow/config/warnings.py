@@ -152,7 +152,7 @@ def unused_keys(config: Config) -> list[str]:
     unread = []
     task, check = config.task.name, config.find.check
     plans, bounds = task == "plan", isinstance(config.find, StabilityFind)
-    looks = config.finds_lr or (check and (bounds or not plans)) or task in ("find", "evaluate")
+    looks = config.finds_lr or (check and (bounds or not plans)) or task in ("find", "evaluate", "merge")
     found = getattr(config.find, "found", None) is not None  # by this run: so its keys were read
     if not looks and not found:
         keys = [key for key in typed if key == "find" or (key.startswith("find.") and (check or key != "find.check"))]

@@ -105,7 +105,7 @@ def _output(config: Config, named: Collection[Path]) -> Iterator[Problem]:
 def _written(config: Config) -> Iterator[tuple[str, Any]]:
     """Yield the key and value of each path that a run may write, apart from `output`."""
     yield from leaves(config.logger.plain().get("tensorboard") or {}, "logger.tensorboard")
-    if config.task.name in ("evaluate", "analyze"):
+    if config.task.name in ("evaluate", "merge", "analyze"):
         yield "task.from", config.task.source
     for group in ("optimizer", "schedule", "layers", "feedback", "model", "data"):
         section: Any = getattr(config, group)

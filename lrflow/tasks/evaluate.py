@@ -72,7 +72,7 @@ def run(config: Config) -> dict[str, Any]:
     if trainer.is_global_zero:
         named = task.weights if task.weights in ("best", "last") else checkpoint.stem
         used = Weights(named, str(checkpoint), saved.step)
-        _record(
+        record_evaluation(
             folder,
             {"split": task.split, **used.record(), "checkpoint": folder.relative(checkpoint), "metrics": metrics},
         )
@@ -82,7 +82,7 @@ def run(config: Config) -> dict[str, Any]:
     return {**metrics, "folder": str(folder.path)}
 
 
-def _record(folder: RunFolder, evaluation: dict[str, Any]) -> None:
+def record_evaluation(folder: RunFolder, evaluation: dict[str, Any]) -> None:
     """Add an evaluation to the run folder's evaluations.json; replace an earlier one of the same weights and data."""
     path = folder.path / EVALUATIONS
     earlier = read_json(path, list)

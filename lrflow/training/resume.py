@@ -48,6 +48,7 @@ class Resumed:
         not_finite: the tensors that are not finite.
         data: the fingerprint of the data; None: an earlier version saved it.
         preprocessing: what the data's normalisation was fitted to; None: nothing, or an earlier version saved it.
+        merged: whether its weights were merged from several checkpoints; there is no state of the optimizer then.
         broken: later checkpoints of the run that are damaged, and what is wrong with each.
     """
 
@@ -65,6 +66,7 @@ class Resumed:
     not_finite: tuple[str, ...] = ()
     data: Mapping[str, Any] | None = None
     preprocessing: Mapping[str, Any] | None = None
+    merged: bool = False
     broken: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -110,6 +112,7 @@ class Resumed:
             not_finite=tuple(own.get("not_finite", ())),
             data=own.get("data"),
             preprocessing=own.get("preprocessing"),
+            merged="merged" in own,
         )
 
     def is_of(self, folder: RunFolder) -> bool:

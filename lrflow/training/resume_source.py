@@ -58,6 +58,9 @@ def read_resumed(wanted: str, output: Path, resolve: Callable[[str], Any] | None
     if path.name in broken:
         raise BrokenCheckpointError(path, broken[path.name])
     resumed = replace(Resumed.read(path, resolve), broken=broken)
+    if resumed.merged:
+        message = "holds merged weights, without the state of an optimizer to go on with"
+        raise ConfigError([Problem("resume.from", message, str(path), f"model.init_from={path} starts a new run")])
     if broken:
         what = joined([f"{name} {reason}" for name, reason in sorted(broken.items())], 3)
         log.warning("%s: %s; going on from %s", path.parent, what, path.name)

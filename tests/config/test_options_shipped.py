@@ -44,6 +44,7 @@ def test_every_option_can_be_chosen(option: Option, tmp_path: Path) -> None:
     (tmp_path / "run.ckpt").touch()
     own = {
         "task=evaluate": [f"task.from={tmp_path}/run.ckpt"],
+        "task=merge": [f"task.from={tmp_path}/run.ckpt"],
         "model=custom": ["model._target_=torch.nn.Flatten"],
         "data=custom": ["data._target_=lrflow.data.Digits", "model=custom", "model._target_=torch.nn.Flatten"],
     }

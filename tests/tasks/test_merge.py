@@ -1,0 +1,150 @@
+"""task=merge, typed: the weights of a decay without decaying, their checkpoint, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lrflow.cli import main
+from lrflow.training.checkpoint_file import read_checkpoint
+
+FIXED = '''
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Data(pl.LightningDataModule):
+    def train_dataloader(self):
+        draw = torch.Generator().manual_seed(3)
+        return DataLoader(TensorDataset(torch.randn(40, 6, generator=draw, dtype=torch.float64)), 4, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(TensorDataset(torch.ones(8, 6, dtype=torch.float64)), 4)
+
+
+class Linear(pl.LightningModule):
+    """Its gradient is the mean of the batch, whatever the weights are."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(6))
+
+    def training_step(self, batch, index):
+        return (self.w * batch[0].mean(0)).sum()
+
+    def validation_step(self, batch, index):
+        self.log("val/loss", self.training_step(batch, index))
+'''
+DIGITS = ["model=cnn", "model.widths=[4,8]", "trainer=cpu", "trainer.progress=false", "data.batch_size=128"]
+DIGITS += ["trainer.max_steps=12", "trainer.checkpoint.keep=null", "trainer.checkpoint.every=1 steps"]
+CONSTANT = [*DIGITS, "schedule=constant", "trainer.limit_val_batches=1"]
+
+
+@pytest.fixture
+def typed(capsys: Any, tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """Runs a command with a folder of its own for the runs; gives the exit code and what it printed."""
+    torch.set_num_threads(1)
+
+    def go(*words: str, output: Path = tmp_path) -> tuple[int, str]:
+        code = main([*words, f"output={output}"])
+        told = capsys.readouterr()
+        return code, " ".join((told.out + told.err).split())
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def constant(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run under a constant LR with all its checkpoints."""
+    torch.set_num_threads(1)
+    output = tmp_path_factory.mktemp("constant")
+    assert main([*CONSTANT, f"output={output}"]) == 0
+    (folder,) = output.iterdir()
+    return folder
+
+
+def test_on_fixed_gradients_it_equals_the_decayed_run(typed: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "fixed_gradients.py").write_text(FIXED)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = ["trust=fixed_gradients", "model=custom", "model._target_=fixed_gradients.Linear", "data=custom"]
+    run += [
+        "data._target_=fixed_gradients.Data",
+        "optimizer=sgd",
+        "optimizer.lr=0.1",
+        "layers=uniform",
+        "optimizer.weight_decay=0",
+    ]
+    run += ["trainer=cpu", "trainer.progress=false", "trainer.max_epochs=2", "trainer.precision=64-true"]
+    kept = ["schedule=constant", "trainer.checkpoint.keep=null", "trainer.checkpoint.every=1 steps"]
+    decayed = ["schedule=constant", "schedule.cooldown=60%", "schedule.cooldown_shape=1-sqrt"]
+    code, told = typed(*run, *kept, output=tmp_path / "constant")
+    assert code == 0, told
+    assert typed(*run, *decayed, output=tmp_path / "decayed")[0] == 0
+    code, told = typed("trust=fixed_gradients", "task=merge", "task.over=60%", output=tmp_path / "constant")
+    assert code == 0, told
+    (merged,) = tmp_path.glob("constant/*/checkpoints/merged-*.ckpt")
+    (wanted,) = tmp_path.glob("decayed/*/checkpoints/step-0000020.ckpt")
+    found, wished = (read_checkpoint(path)["state_dict"]["w"] for path in (merged, wanted))
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, wished, rtol=0, atol=1e-12)
+
+
+def test_its_checkpoint_is_evaluated_and_started_from(typed: Any, constant: Path) -> None:
+    code, told = typed("task=merge", f"task.from={constant}", "task.as=linear", "task.over=50%")
+    assert code == 0, told
+    assert "merged 7 checkpoints, of step 6 to 12" in told
+    path = constant / "checkpoints" / "merged-linear-over-6-to-step-0000012.ckpt"
+    content = read_checkpoint(path)
+    assert content["lrflow"]["merged"]["steps"] == list(range(6, 13))
+    assert sum(content["lrflow"]["merged"]["shares"]) == pytest.approx(1)
+    saved = [read_checkpoint(constant / "checkpoints" / f"step-{n:07d}.ckpt")["state_dict"] for n in range(7, 13)]
+    for name, value in content["state_dict"].items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            torch.testing.assert_close(value, sum(one[name] for one in saved) / 6)  # type: ignore[arg-type]
+    assert not torch.equal(content["state_dict"][_mean(content)], saved[-1][_mean(content)])
+    (recorded,) = json.loads((constant / "evaluations.json").read_text())
+    code, told = typed("task=evaluate", f"task.from={constant}", f"task.weights={path}", "task.split=val")
+    assert (code, f"val/loss {recorded['metrics']['val/loss']:.6g}" in told) == (0, True)
+    code, told = typed(*CONSTANT, f"model.init_from={path}", "fast=true")
+    assert (code, f"weights of {path}: loaded" in told) == (0, True)
+    code, told = typed(f"resume={path}")
+    assert (code, "holds merged weights" in told, "starts a new run" in told) == (2, True, True)
+
+
+def _mean(content: dict[str, Any]) -> str:
+    return next(name for name in content["state_dict"] if name.endswith("running_mean"))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["task.as=1-sqr"], "did you mean 1-sqrt?"),
+        (["task.as=exponential"], "an exponential decay cannot end at 0"),
+        (["task.over=13"], "is 13 steps, but the checkpoint is of step 12"),
+        (["task.over=12"], "the decay would begin after step 0, but the first checkpoint in"),
+        (["task.over=2"], "needs at least 4 checkpoints from step 10 to 12"),
+        (["task.ovr=2"], "did you mean task.over?"),
+        (["task.from=elsewhere"], "expected `last`, an existing run folder"),
+    ],
+)
+def test_what_does_not_fit_is_refused(words: list[str], told: str, typed: Any, constant: Path) -> None:
+    given = words if "from" in words[0] else [f"task.from={constant}", *words]
+    code, printed = typed("task=merge", *given)
+    assert (code, told in printed) == (2, True), printed
+
+
+def test_a_run_whose_lr_moves_is_refused(typed: Any) -> None:
+    assert typed(*DIGITS, "schedule=constant", "schedule.cooldown=50%", "task.test=false")[0] == 0
+    code, told = typed("task=merge", "task.over=75%")
+    assert (code, "between step 3 and 12 that of the run moves from 0.003 to 0.0005" in told) == (2, True), told
+    code, told = typed("task=merge", "task.over=75%", "task.as=linear")
+    assert "the LR is constant up to task.from=" in told
+    code, told = typed("task=merge", f"task.from={told.partition('task.from=')[2].partition('.ckpt')[0]}.ckpt")
+    assert code == 2  # 20% of the run are two steps
