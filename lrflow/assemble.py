@@ -25,7 +25,6 @@ from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
 from lrflow.files import user_lock
-from lrflow.health.advice import warnings_of
 from lrflow.imports import is_of_lightning
 from lrflow.layers import GradualUnfreezing, Group, MuP, Rule, RuleMaker, merge, resolve
 from lrflow.layers.parameters import Parameters
@@ -382,23 +381,6 @@ def lightning_options(config: Config) -> dict[str, Any]:
     if trainer.gradient_clip_val is None:
         del options["gradient_clip_algorithm"]
     return options
-
-
-def plan_extras(config: Config, plan: Plan, devices: int | None = None) -> dict[str, Any]:
-    """Return what plan.json holds besides the plan: how the peak LR was scaled, what is averaged, and the warnings.
-
-    Args:
-        config: of the run.
-        plan: of the run.
-        devices: number of training processes; None: that of the config.
-    """
-    scaling, averaging = batch_scaling(config, devices), averaging_of(config.average, plan.horizon)
-    found = {
-        "scaling": scaling.record() if scaling else None,
-        "average": averaging.record() if averaging else None,
-        "warnings": warnings_of(config, plan),
-    }
-    return {name: value for name, value in found.items() if value}
 
 
 def plain_config(config: Config) -> dict[str, Any]:

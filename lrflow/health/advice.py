@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from lrflow.config import Config, locate
 from lrflow.config.average_schema import SWA, averaging_of
+from lrflow.config.compatibility import batch_scaling
 from lrflow.config.metrics import guessed_modes
 from lrflow.config.warnings import warnings_before_start
 from lrflow.optimizers.traits import traits_of
@@ -47,6 +48,23 @@ def _of_average(config: Config, plan: Plan) -> list[str]:
             "the first weights; use average.over=10% or average.warmup=true"
         ]
     return []
+
+
+def plan_extras(config: Config, plan: Plan, devices: int | None = None) -> dict[str, Any]:
+    """Return what plan.json holds besides the plan: how the peak LR was scaled, what is averaged, and the warnings.
+
+    Args:
+        config: of the run.
+        plan: of the run.
+        devices: number of training processes; None: that of the config.
+    """
+    scaling, averaging = batch_scaling(config, devices), averaging_of(config.average, plan.horizon)
+    found = {
+        "scaling": scaling.record() if scaling else None,
+        "average": averaging.record() if averaging else None,
+        "warnings": warnings_of(config, plan),
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def report_advice(config: Config, plan: Plan, report: Callable[[Any], None]) -> None:

@@ -22,7 +22,7 @@ from lrflow.config.find_schema import StabilityFind
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import is_file, is_folder
-from lrflow.health.advice import report_advice
+from lrflow.health.advice import plan_extras, report_advice
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.training.feedback_loop import make_feedback_loop
@@ -59,7 +59,7 @@ def run(config: Config) -> dict[str, Any]:
         console.print(plan.diff(other))
     folder = RunFolder.at(config.run_folder) if config.run_folder else None
     folder = folder or RunFolder.create(Path(config.output), f"plan-{config.title}")
-    written = plan.write(folder.path, assemble.plan_extras(config, plan))
+    written = plan.write(folder.path, plan_extras(config, plan))
     if config.find.check and isinstance(config.find, StabilityFind):
         from lrflow.tuning.stability import find_ceiling  # here, since it imports the trainer
 

@@ -19,6 +19,7 @@ from lrflow import assemble
 from lrflow.config import Config, save_config
 from lrflow.config.failures import failure
 from lrflow.errors import StoppedError
+from lrflow.health.advice import plan_extras
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
@@ -125,7 +126,7 @@ def record_plan(
         devices: the number of processes that train; None: that of the config.
         picture: whether to draw the plan outside a sweep.
     """
-    extras = {**assemble.plan_extras(config, plan, devices), **more}
+    extras = {**plan_extras(config, plan, devices), **more}
     plan.write(folder.path, extras, picture and config.trial is None)
 
 
