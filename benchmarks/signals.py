@@ -6,9 +6,9 @@
 
 A run of a small model is sent one signal, to its first process alone or to its whole process group, as terminals and
 schedulers do. Then it is resumed, and its metrics.csv and last checkpoint are compared with those of an uninterrupted
-run, bit for bit. Phases: `start`, at a random time before the first step; `setup`, in a hook of the module before the
-training; `step`; `accumulation`, between two batches of one step, with loader workers; `save`, while a checkpoint is
-written; `validation`; and `test`.
+run, bit for bit. Phases: `start`, at a random time before the first step of the uninterrupted run; `setup`, in a hook
+of the module before the training; `step`; `accumulation`, between two batches of one step, with loader workers; `save`,
+while a checkpoint is written; `validation`; and `test`.
 """
 
 from __future__ import annotations
@@ -38,9 +38,6 @@ copies: Any = importlib.import_module("copies")  # tests/support/copies.py
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 PHASES = ("start", "setup", "step", "accumulation", "save", "validation", "test")
-FIRST_STEP = {1: 3.0, 2: 6.0}
-"""Seconds in which the signals of the phase `start` are sent."""
-
 LAB = '''
 import os, time
 from pathlib import Path
@@ -86,6 +83,7 @@ class Net(pl.LightningModule):
         return functional.mse_loss(self.net(batch[0]), batch[1])
 
     def training_step(self, batch, batch_idx):
+        Path("trains").touch()
         time.sleep(0.005)
         if self.trainer.global_step == 9:
             at("step")
@@ -209,15 +207,15 @@ def run_folder(folder: Path) -> Path | None:
 
 
 def attempt(
-    cell: Cell, whole: Any, folder: Path, number: int, phase: str, devices: int, group: bool, cold: bool
+    cell: Cell, whole: Any, folder: Path, number: int, phase: str, devices: int, group: bool, cold: bool, first: float
 ) -> None:
-    """Start a run, send it a signal, resume it, and count."""
+    """Start a run, send it a signal, resume it, and count; `first` are the seconds until its first step."""
     words = options(phase, devices)
     cell.runs += 1
     began = time.monotonic()
     run = start(words, folder, cold, PHASE=phase)
     if phase == "start":
-        time.sleep(random.uniform(0.1, FIRST_STEP[devices] * (2 if cold else 1)))
+        time.sleep(random.uniform(0.1 * first, first))
     while phase != "start" and not (folder / "there").exists() and run.poll() is None:
         time.sleep(0.01)
     sent = time.monotonic() - began
@@ -271,7 +269,10 @@ def main() -> None:
         for devices in args.devices:
             for phase in args.phases:
                 folder = _laboratory(base / f"whole-{phase}-{devices}")
-                run = start(options(phase, devices), folder, args.cold)
+                began, run = time.monotonic(), start(options(phase, devices), folder, args.cold)
+                while not (folder / "trains").exists() and run.poll() is None:
+                    time.sleep(0.01)
+                first = time.monotonic() - began
                 _, err = run.communicate(timeout=180)
                 found = run_folder(folder)
                 assert run.returncode == 0, err
@@ -282,7 +283,7 @@ def main() -> None:
                         cell = cells[phase, devices, number.name, target] = Cell()
                         for count in range(args.runs):
                             where = _laboratory(base / f"{phase}-{devices}-{number.name}-{target}-{count}")
-                            attempt(cell, whole, where, number, phase, devices, target == "group", args.cold)
+                            attempt(cell, whole, where, number, phase, devices, target == "group", args.cold, first)
                             if not cell.failures:
                                 shutil.rmtree(where)
                         print(phase, devices, number.name, target, cell, file=sys.stderr, flush=True)

@@ -34,6 +34,17 @@ class Problem:
         return f"{text}\n    {self.hint}" if self.hint else text
 
 
+@dataclass(frozen=True)
+class UnknownProblem(Problem):
+    """A key that does not exist where it stands.
+
+    Args:
+        known: the keys that exist there.
+    """
+
+    known: tuple[str, ...] = ()
+
+
 def written(value: object, write: Callable[[object], str] = str) -> str:
     """Return a value as text, or what it is if Python cannot write it: a huge number, or a nest that is too deep."""
     try:

@@ -64,7 +64,7 @@ def check_config(
         choices: chosen option of each group.
     """
     found = [*check_limits(content), *check_targets(content, choices), *check_mup(content)]
-    problems = [p for p in found if p.key not in failed]
+    problems = [answered(p, content) for p in found if p.key not in failed]
     if config is None:
         return problems
     wrong = {*failed, *(problem.key for problem in problems)}
@@ -87,7 +87,8 @@ def check_config(
     decays = not isinstance(config.layers, Rules) or any(rule.weight_decay for rule in config.layers.rules)
     optimizer = config.optimizer if sound("optimizer") else None
     for key, schedule in schedules.items():
-        problems += check_schedule(schedule, key, horizon, optimizer, decays) if sound(key) else []
+        wrong_here = check_schedule(schedule, key, horizon, optimizer, decays) if sound(key) else []
+        problems += [answered(problem, content) for problem in wrong_here]
     if isinstance(config.layers, Rules) and sound("layers.rules"):
         try:
             problems += check_freezing(config.layers.compiled(), horizon)
@@ -124,7 +125,7 @@ def check_schedule(
     try:
         curve = schedule.curve(key)
     except ConfigError as error:
-        return [answered(problem) for problem in error.problems]
+        return error.problems
     lacking = check_also(curve, key, optimizer, decays) if optimizer else []
     given = schedule.plain().get("also") or {}
     lacking = [replace(p, value=given.get(p.key.rpartition(".")[2], ...)) if p.value is ... else p for p in lacking]

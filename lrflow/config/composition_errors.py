@@ -114,8 +114,12 @@ def _of_override(error: BaseException, override: Override, rest: Any) -> Problem
     key, reasons = override.key, " ".join(_reasons(error))
     value: Any = override.parsed.value()
     content: Any = OmegaConf.to_container(rest.content, resolve=False)
+    if override.deletes and key in ("fast", "recipe"):
+        return Problem(f"~{key}", "this group cannot be left out", hint="remove this word")
     if override.deletes and "does not exist" in reasons:
         known = [name for name, _ in leaves(content)]
+        if key in known:
+            return Problem(key, "is null, so there is nothing to delete", hint="leave it out")
         return Problem(key, "there is no such key to delete", hint=did_you_mean(key, known))
     if override.deletes and (found := re.search(r"is (.*) and not ", reasons)):
         return Problem(key, f"is {found.group(1)}, and only this value can be deleted", value, f"~{key} deletes any")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,9 @@ def _check(path: Path) -> Iterator[Problem]:
     if content is not None and not isinstance(content, dict):
         yield Problem("config", "expected a mapping of keys to values", content, where=short_path(path))
         return
+    if header := next(_wrong_headers(path), None):
+        yield header
+        return
     section = (content or {}).get("hydra", {})
     below = section if isinstance(section, dict) else {}
     parts = {"hydra": section, **{f"hydra.{key}": below[key] for key in _PARTS if key in below}}
@@ -53,6 +57,18 @@ def _check(path: Path) -> Iterator[Problem]:
     for index, item in enumerate(defaults):
         if not _is_default(item):
             yield Problem(f"defaults[{index}]", "expected a group and its option", item, f"such as {_FORMS}", where)
+
+
+def _wrong_headers(path: Path) -> Iterator[Problem]:
+    """Yield a problem for each line such as `# @package` that does not hold one key and one value."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not re.match(r"\s*#\s*@", line):
+            if line.strip():
+                return
+        elif len([word for word in line.strip().lstrip("#").strip().split(" ") if word]) != 2:
+            message = "expected a key and its value in a line of the header"
+            where = f"{short_path(path)}:{number}"
+            yield Problem(line.strip(), message, hint="such as # @package _global_", where=where)
 
 
 def _is_default(item: Any) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from lrflow.config.interpolation import leaves
 from lrflow.config.options import home
 from lrflow.config.origins import split_key
-from lrflow.errors import Problem, did_you_mean
+from lrflow.errors import Problem, UnknownProblem, did_you_mean, nearest
 
 SYNONYMS = {
     "learning_rate": "lr",
@@ -23,6 +23,7 @@ SYNONYMS = {
     "wd": "weight_decay",
     "epochs": "max_epochs",
     "num_epochs": "max_epochs",
+    "epoch": "max_epochs",
     "steps": "max_steps",
     "bs": "batch_size",
     "optim": "optimizer",
@@ -30,6 +31,8 @@ SYNONYMS = {
     "lr_scheduler": "schedule",
     "warmup_steps": "warmup",
     "num_warmup_steps": "warmup",
+    "min_lr": "floor",
+    "eta_min": "floor",
     "grad_clip": "gradient_clip_val",
     "accumulate": "accumulate_grad_batches",
     "gpus": "devices",
@@ -43,7 +46,7 @@ _NAMES = "name=... names the run, on dashboards too"
 ANSWERS = {
     r"trainer\.min_(epochs|steps)": "a run makes every step of its plan; set the length with trainer.max_{0}",
     r"(?:.*\.)?logger\.(?:wandb|tensorboard)\.(?:run_)?name|(?:logger|trainer)\.name": _NAMES,
-    r"tags|logger\.tags": "did you mean logger.wandb.tags? It needs logger=wandb",
+    r"(?:logger\.)?(tags|project|entity|group)": "did you mean logger.wandb.{0}? It needs logger=wandb",
     r"(.*schedule)\.warmup_(?:ratio|fraction|pct)": "a warmup can be a share of the run: {0}.warmup={share}",
     r"(.*schedule)\.warmup_epochs": "a warmup can be in epochs: {0}.warmup='{value} epochs'",
     r"trainer\.callbacks?|callback": "callbacks=throughput, or callbacks.NAME._target_=my_pkg.Watch trust=my_pkg",
@@ -61,17 +64,38 @@ def answer(key: str, value: Any) -> str | None:
     return None
 
 
-def answered(problem: Problem) -> Problem:
-    """Return the problem with the answer for its key as its hint, if there is one."""
-    return replace(problem, hint=answer(problem.key, problem.value) or problem.hint)
+def answered(problem: Problem, content: Mapping[str, Any]) -> Problem:
+    """Return the problem with the answer for its key as its hint, or the key in the config that was most likely meant.
+
+    Args:
+        problem: problem of a key.
+        content: whole config.
+    """
+    hint = answer(problem.key, problem.value)
+    if hint is None and isinstance(problem, UnknownProblem):
+        parent, _, name = problem.key.rpartition(".")
+        close = closest(name, problem.known) or next(iter(nearest(name, problem.known)), None)
+        meant = f"{parent}.{close}" if close else _elsewhere(problem.key, content)
+        hint = f"did you mean {meant}?" if meant else None
+    return replace(problem, hint=hint or problem.hint)
 
 
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known name that a misspelt one most likely stands for, or None if none is close enough."""
+_SIMILAR, _ALMOST = 0.75, 0.85
+"""Share of letters in which a misspelt name agrees with one of its own section, and with one of another section."""
+
+
+def closest(word: str, known: Iterable[str], share: float = _SIMILAR) -> str | None:
+    """Return the known name that a misspelt one most likely stands for, or None if none is close enough.
+
+    Args:
+        word: misspelt name.
+        known: names that exist.
+        share: of their letters in which the two have to agree.
+    """
     known, meant = list(known), SYNONYMS.get(word, word)
     if meant in known:
         return meant
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=share)
     close = close or [name for name in known if sorted(name) == sorted(word)]  # two letters of a short word, swapped
     return close[0] if close else None
 
@@ -98,7 +122,7 @@ def unknown_key(
         return Problem(key, "has no effect without feedback", value, "choose one, such as feedback=plateau")
     if instead := answer(key, value):
         return Problem(key, "there is no such key" if parent else "there is no such group or key", value, instead)
-    sections = sections_at(parent, schema)
+    sections = [section for section in sections_at(parent, schema) if _is_chosen(section, content.get(parent))]
     known = list(dict.fromkeys(other for section in sections for other in names_of(section) if other != name))
     message = "there is no such key" if parent else "there is no such group or key"
     if close := closest(name, known):
@@ -121,6 +145,18 @@ def sections_at(key: str, schema: type[BaseModel]) -> list[type[BaseModel]]:
     for part in split_key(key):
         annotations = [below for annotation in annotations for below in _below(annotation, part)]
     return [kind for annotation in annotations for kind in _kinds(annotation) if _is_section(kind)]
+
+
+def _is_chosen(section: type[BaseModel], given: Any) -> bool:
+    """Return whether the content of a key is for this section, of all that the key can have: `task` has one by name."""
+    if not isinstance(given, Mapping):
+        return True
+    kinds = {name: get_args(field.annotation) for name, field in section.model_fields.items() if field.is_required()}
+    return all(
+        given.get(name) in words
+        for name, words in kinds.items()
+        if get_origin(section.model_fields[name].annotation) is Literal
+    )
 
 
 def _below(annotation: Any, part: str | int) -> Iterator[Any]:
@@ -149,8 +185,8 @@ def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-def _elsewhere(unknown: str, content: dict[str, Any]) -> str | None:
-    """Return a key elsewhere in the config with the same or a similar last part, or None."""
+def _elsewhere(unknown: str, content: Mapping[str, Any]) -> str | None:
+    """Return a key elsewhere in the config with the same or almost the same last part, or None."""
     keys = [
         key
         for key, _ in leaves(content)
@@ -158,7 +194,7 @@ def _elsewhere(unknown: str, content: dict[str, Any]) -> str | None:
     ]
     name = unknown.rpartition(".")[2]
     by_name = {key.rpartition(".")[2]: key for key in reversed(keys)}
-    close = closest(name, by_name)
+    close = closest(name, by_name, _ALMOST)
     return by_name[close] if close else None
 
 

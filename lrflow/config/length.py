@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lrflow.config.config import Config
 from lrflow.config.targets import locate
@@ -152,34 +153,45 @@ def makes_groups_in_time(config: Config) -> bool:
 
 def _places(content: DictConfig) -> Iterator[tuple[DictConfig, str, str]]:
     """Yield each duration in the config: the node that holds it, its key in the node and its full key."""
-    yield from _of_schedule(content.get("schedule"), "schedule")
-    average = content.get("average")
+    yield from _of_schedule(_given(content, "schedule"), "schedule")
+    average = _given(content, "average")
     if isinstance(average, DictConfig):
         yield from ((average, key, f"average.{key}") for key in ("start", "every", "over", "last") if key in average)
-    layers = content.get("layers")
+    layers = _given(content, "layers")
     if isinstance(layers, DictConfig):
         yield from ((layers, key, f"layers.{key}") for key in DURATIONS if key in layers)
-        for index, rule in enumerate(layers.get("rules") or ()):
+        rules = _given(layers, "rules")
+        for index, rule in enumerate(rules if isinstance(rules, ListConfig) else ()):
             name = f"layers.rules[{index}]"
+            if not isinstance(rule, DictConfig):
+                continue
             yield from ((rule, key, f"{name}.{key}") for key in DURATIONS if key in rule)
-            yield from _of_schedule(rule.get("schedule"), f"{name}.schedule")
+            yield from _of_schedule(_given(rule, "schedule"), f"{name}.schedule")
 
 
 def _of_schedule(schedule: Any, name: str) -> Iterator[tuple[DictConfig, str, str]]:
     if not isinstance(schedule, DictConfig):
         return
     yield from ((schedule, key, f"{name}.{key}") for key in DURATIONS if key in schedule)
-    shape = schedule.get("shape")
+    shape, also = _given(schedule, "shape"), _given(schedule, "also")
     if isinstance(shape, DictConfig):
         yield from ((shape, key, f"{name}.shape.{key}") for key in _durations_of(shape) if key in shape)
-    for setting, moved in (schedule.get("also") or {}).items():
-        yield from _of_schedule(moved, f"{name}.also.{setting}")
+    for setting in map(str, also) if isinstance(also, DictConfig) else ():
+        yield from _of_schedule(_given(also, setting), f"{name}.also.{setting}")
+
+
+def _given(node: DictConfig, key: Any) -> Any:
+    """Return what a config that was not checked yet gives a key; None if that cannot be resolved."""
+    try:
+        return node.get(key)
+    except OmegaConfBaseException:  # the checks report it
+        return None
 
 
 def _durations_of(shape: DictConfig) -> Collection[str]:
     """Return the parameters of a shape that are annotated as durations; other strings may look like durations."""
     try:
-        parameters = inspect.signature(locate(str(shape.get("_target_")))).parameters.values()
+        parameters = inspect.signature(locate(str(_given(shape, "_target_")))).parameters.values()
     except (ConfigError, TypeError, ValueError):  # the checks report it
         return ()
     return [one.name for one in parameters if re.search(r"\bDuration(Like)?\b", str(one.annotation))]
@@ -201,7 +213,7 @@ def _shorten(node: DictConfig, key: str, full_run: Config | None, least: bool) -
         full_run: the same run without `fast=true`; None: it is invalid.
         least: set the duration to one step.
     """
-    value: Any = node.get(key)
+    value = _given(node, key)
     duration, note = _duration(value), ""
     if duration is None or not duration.value:
         return None
@@ -239,5 +251,5 @@ def _share(duration: Duration, full_run: Config | None) -> float | None:
 
 def _needs_warmup(schedule: DictConfig) -> bool:
     """Return whether the shape takes its timescale from the warmup, which then needs at least one step."""
-    shape = schedule.get("shape")
-    return isinstance(shape, DictConfig) and "timescale" in shape and shape.get("timescale") is None
+    shape = _given(schedule, "shape")
+    return isinstance(shape, DictConfig) and "timescale" in shape and _given(shape, "timescale") is None

@@ -43,6 +43,10 @@ def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None])
             target = node["_target_"]
             if group == "callbacks" and (problem := refused([str(target)], key)):
                 problems.append(problem)
+            elif no_texts := [name for name in node if not isinstance(name, str)]:
+                reported = bool(_BUILT.fullmatch(key)) or group == "schedule"  # by the schemas
+                for name in () if reported else no_texts:
+                    problems.append(Problem(f"{key}.{name}", "the name of an argument is text", node[name]))
             elif check_installed(target, key):
                 ours = isinstance(target, str) and any(shipped_nodes(group, target))
                 problems += filter(None, [check_installed(target, key, choices.get(group) if ours else None)])
@@ -137,10 +141,17 @@ def _is_same(value: Any, written: Any, content: Mapping[str, Any]) -> bool:
         found: Any = content
         for part in key.group(1).split("."):
             found = found.get(part) if isinstance(found, Mapping) else None
-        return bool(value == found)
+        return _is_equal(value, found)
     if isinstance(value, float) and isinstance(written, str):  # YAML 1.1 reads 1e-6 as text
         return _NUMBER.fullmatch(written) is not None and float(written) == value
-    return type(value) is type(written) and bool(value == written)
+    return _is_equal(value, written)
+
+
+def _is_equal(value: Any, other: Any) -> bool:
+    """Return whether two values are equal and of the same types: 10.0 and true are no whole numbers."""
+    if isinstance(value, list) and isinstance(other, list):
+        return len(value) == len(other) and all(map(_is_equal, value, other))
+    return type(value) is type(other) and bool(value == other)
 
 
 def check_values(

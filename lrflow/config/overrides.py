@@ -355,6 +355,8 @@ def _choice(override: Override, catalogue: Catalogue) -> Problem | None:
     if parsed.value_type is ValueType.GLOB_CHOICE_SWEEP:
         found = value.filter(list(options))
         return None if found else Problem(override.key, "matches no option of a group", override.given)
+    if override.deletes and (options or "/" in override.key) and not isinstance(value, str | None):
+        return Problem(override.key, "expected the name of the option to leave out", override.given)
     if not options or override.deletes:
         return None
     if parsed.is_choice_sweep():

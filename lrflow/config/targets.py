@@ -19,7 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from lrflow.config.failures import failure, one_line, suspects, users_frames
 from lrflow.config.origins import short_path
 from lrflow.config.packages import check_installed, missing_package, trusted
-from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean, nearest, written
+from lrflow.errors import ConfigError, LrflowError, Problem, UnknownProblem, did_you_mean, nearest, written
 from lrflow.imports import alias_lightning, original_name
 from lrflow.optimizers.traits import Traits, package_of, traits_named, traits_of
 
@@ -219,9 +219,9 @@ def check_arguments(
             hint = did_you_mean(name, CONTROLS)
             problems.append(Problem(f"{prefix}{name}", "lrflow has no such key for a node", value, hint))
         elif not anything and name not in accepted:
-            close = nearest(name, known, count=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"it takes {', '.join(known)}" if known else None
-            problems.append(Problem(f"{prefix}{name}", f"{target} takes no {name}", value, hint))
+            near, message = nearest(name, known, count=1), f"{target} takes no {name}"
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"it takes {', '.join(known)}" if known else None
+            problems.append(UnknownProblem(f"{prefix}{name}", message, value, hint, known=tuple(known)))
     wrong = check_controls(arguments, key)
     if wrong or arguments.get("_partial_"):
         return problems + wrong

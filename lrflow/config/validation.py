@@ -59,6 +59,8 @@ def validate(
     source = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra" and not (key == META and meta)])
     resolve_hydra_and_now(source)
     content, problems = resolve(source)
+    message = "there is no such group or key, and a key is text"
+    problems += [Problem(str(key), message, cfg[key]) for key in cfg if not isinstance(key, str)]
     finds_lr = replace_auto_lr(content)
     directions = directions_of(content, cfg, recorded_modes)
     fill_modes(content, directions)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from numbers import Real
 
-from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.errors import ConfigError, Problem, UnknownProblem, did_you_mean
 from lrflow.schedules.time import MOST_STEPS, Duration, DurationLike, Horizon
 
 
@@ -25,6 +25,10 @@ class Arguments:
     def wrong(self, name: str, value: object, message: str, hint: str | None = None, where: str | None = None) -> None:
         """Add a problem with the argument `name`; `where` is the file and line that the value was read from."""
         self.problems.append(Problem(f"{self.key}.{name}", message, value, hint, where))
+
+    def unknown(self, name: str, value: object, message: str, known: Iterable[str]) -> None:
+        """Add a problem with the argument `name`, which is none of the `known` ones that can stand there."""
+        self.problems.append(unknown_argument(f"{self.key}.{name}", value, message, known))
 
     def duration(self, name: str, value: DurationLike) -> Duration:
         """Return the argument as a duration; 0 steps if it cannot be parsed."""
@@ -69,6 +73,12 @@ class Arguments:
         """Raise one ConfigError with all problems, if there are any."""
         if self.problems:
             raise ConfigError(self.problems)
+
+
+def unknown_argument(key: str, value: object, message: str, known: Iterable[str]) -> UnknownProblem:
+    """Return the problem of an argument that is none of the `known` ones, with the nearest of them as hint."""
+    known = tuple(known)
+    return UnknownProblem(key, message, value, did_you_mean(key.rpartition(".")[2], known), known=known)
 
 
 def count_steps(duration: Duration, horizon: Horizon, name: str, problems: list[Problem]) -> int | None:

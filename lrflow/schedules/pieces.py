@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.errors import ConfigError, Problem
 from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps, prefix_keys
 from lrflow.schedules.base import Shape
@@ -163,7 +163,7 @@ def _piece(problems: Arguments, name: str, given: Any) -> Piece | None:
         return None
     unknown = [key for key in given if key not in known]
     for key in unknown:
-        problems.wrong(f"{name}.{key}", given[key], "a piece takes no such argument", did_you_mean(str(key), known))
+        problems.unknown(f"{name}.{key}", given[key], "a piece takes no such argument", known)
     try:
         return Piece(**{"shape": None, **{key: value for key, value in given.items() if key in known}})
     except ConfigError as error:

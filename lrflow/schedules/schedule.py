@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.errors import ConfigError, Problem
 from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps, prefix_keys
 from lrflow.schedules.base import BETA, MOST_CHANGES, Curve, ScheduledSetting, Shape, sampled, too_many_changes
@@ -256,9 +256,11 @@ def _read_setting(args: Arguments, name: str, given: Any) -> ScheduledSetting | 
         args.wrong(key, given, "expected a mapping", "like {low: 0.85, high: 0.95, inverse: true}")
         return None
     for word in given:
-        if word not in (*TIMES, *RANGE):
-            hint = "low is the floor" if word == "floor" else did_you_mean(str(word), (*TIMES, *RANGE))
-            args.wrong(f"{key}.{word}", given[word], "a scheduled setting takes no such argument", hint)
+        message = "a scheduled setting takes no such argument"
+        if word == "floor":
+            args.wrong(f"{key}.{word}", given[word], message, "low is the floor")
+        elif word not in (*TIMES, *RANGE):
+            args.unknown(f"{key}.{word}", given[word], message, (*TIMES, *RANGE))
     low = _setting_value(args, name, "low", given.get("low"))
     high = _setting_value(args, name, "high", given.get("high"))
     if low is not None and high is not None and low > high:

@@ -9,6 +9,7 @@ from typing import Any
 
 import lrflow.schedules as package
 from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.schedules._arguments import unknown_argument
 from lrflow.schedules.base import Curve
 from lrflow.schedules.pieces import shape_factory
 from lrflow.schedules.time import LATER, Duration
@@ -106,8 +107,7 @@ def _build(spec: Any, key: str, resolve: ResolveClass, problems: list[Problem]) 
         if name == "_target_":
             continue
         if name not in parameters and not takes_any:
-            hint = did_you_mean(name, parameters)
-            problems.append(Problem(path, f"{cls.__name__} takes no such argument", value, hint))
+            problems.append(unknown_argument(path, value, f"{cls.__name__} takes no such argument", parameters))
             continue
         if isinstance(value, Mapping) and name == "also":  # a mapping from settings to their schedules
             value = _item(value, path, resolve, problems, failed)

@@ -109,8 +109,8 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         if trainer.is_global_zero:
             self._unsaved.begin(pl_module)
         if self._restored is not None:
-            set_random_state(self._restored)
-            self._restored = None
+            set_random_state(trainer.fit_loop.random_state or self._restored)  # type: ignore[attr-defined]
+            trainer.fit_loop.random_state = self._restored = None  # type: ignore[attr-defined]
             drop_rows_from(trainer, trainer.global_step)
             self._must_repair = trainer.is_global_zero
             self._saved_step = trainer.global_step
@@ -277,6 +277,8 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
                 checkpoint["optimizer_states"] = [regroup(saved, before, self._groups, self._routes)]
             states = checkpoint["lrflow"]["random"]
             self._restored = states[trainer.global_rank % len(states)]
+            if not checkpoint["lrflow"]["position"]["batch"]:
+                trainer.fit_loop.random_state = self._restored  # type: ignore[attr-defined]
 
     def improves(self, trainer: pl.Trainer) -> bool:
         """Whether the latest validation is the best so far; stores its value if so."""

@@ -25,6 +25,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from lrflow.data import is_ordered
 from lrflow.errors import LrflowError
 from lrflow.training.metrics import ValidationTimes
+from lrflow.training.state import random_state, set_random_state
 
 log = logging.getLogger("lrflow")
 
@@ -110,7 +111,13 @@ def has_nominal_length(loaders: Any, data: pl.LightningDataModule) -> bool:
 
 
 class FitLoop(_FitLoop):
-    """Runs epochs until the steps of the plan are done; no number of epochs ends a run."""
+    """Runs epochs until the steps of the plan are done; no number of epochs ends a run.
+
+    Attributes:
+        random_state: of a run that is resumed between two epochs, until it trains; else None. torch draws the seed of
+            a loader's workers when an epoch starts, from the global generator unless the loader has one of its own. So
+            the state is restored before that.
+    """
 
     epoch_loop: EpochLoop
 
@@ -118,6 +125,19 @@ class FitLoop(_FitLoop):
         super().__init__(trainer, min_epochs=0, max_epochs=-1)
         self.epoch_loop = EpochLoop(trainer)
         self._data_source = _LoaderSource(None, "train_dataloader")
+        self.random_state: dict[str, Any] | None = None
+
+    def setup_data(self) -> None:
+        """Make the loaders, and start their first epoch."""
+        super().setup_data()
+        if self.random_state is not None:
+            self.random_state = random_state()
+
+    def _load_combined_loader_states(self) -> None:
+        """Restore what is needed when the loaders exist and their first epoch has not started."""
+        super()._load_combined_loader_states()
+        if self.random_state is not None:
+            set_random_state(self.random_state)
 
     @property
     def max_epochs(self) -> int:

@@ -123,6 +123,17 @@ def test_any_tree_is_a_config_or_has_problems(tree: Any) -> None:
 
 
 HEADER = b"# @package _global_\n"
+FORMS = {
+    "a header without a value": ("recipe", "# @package", "# @package: expected a key and its value"),
+    "a header with two values": ("recipe", "# @package a b", "# @package a b: expected a key and its value"),
+    "a key that is no text": ("optimizer", "_target_: torch.optim.SGD\nlr: 1\nfalse: {}", "optimizer"),
+    "an argument that is no text": (
+        "model",
+        "_target_: lrflow.models.MLP\nnorm: {_target_: torch.nn.Linear, in_features: 1, out_features: 1, 3: 4}",
+        "model.norm.3 = 4: the name of an argument is text",
+    ),
+    "a group that is no text": ("recipe", "# @package _global_\n3: 4", "3 = 4: there is no such group or key"),
+}
 LISTS = {
     "a mapping": "defaults: {optimizer: sgd}",
     "nothing": "defaults:",
@@ -133,6 +144,13 @@ LISTS = {
     "a group that is no text": "defaults: [{3: sgd}]",
     "half of a character": 'defaults: [{override /optimizer: ["\\ud800", false]}]',
 }
+
+
+@pytest.mark.parametrize(("group", "text", "said"), FORMS.values(), ids=FORMS)
+def test_files_of_a_form_that_hydra_or_lrflow_cannot_take(group: str, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _composed(f"{group}/fuzz.yaml", text.encode())
+    assert any(str(problem).startswith(said) for problem in caught.value.problems), str(caught.value)
 
 
 @pytest.mark.parametrize("text", LISTS.values(), ids=LISTS)

@@ -129,8 +129,12 @@ schedule.floor=lr => schedule.floor: a fraction of the peak LR
 schedule.floor=true => schedule.floor: a fraction of the peak LR
 schedule.hold=400 => schedule.hold: the LR would never move
 schedule.hold=x => schedule.hold: not a duration
-schedule.wramup=5 => schedule.wramup: did you mean warmup?
-schedule.num_warmup_steps=5 => schedule.num_warmup_steps: takes no such argument
+schedule.wramup=5 => schedule.wramup: did you mean schedule.warmup?
+schedule.num_warmup_steps=5 => schedule.num_warmup_steps: did you mean schedule.warmup?
+schedule.warmup_steps=5 => schedule.warmup_steps: did you mean schedule.warmup?
+schedule.min_lr=5 => schedule.min_lr: did you mean schedule.floor?
+schedule.warmpu=5 => schedule.warmpu: did you mean schedule.warmup?
+schedule.also={momentum: {invers: true}} => schedule.also.momentum.invers: mean schedule.also.momentum.inverse?
 schedule.T_max=5 => schedule.T_max: takes no such argument
 schedule.also=[1] => schedule.also: expected a mapping
 schedule.also.momentum=[1] => schedule.also.momentum: expected a mapping
@@ -144,7 +148,7 @@ schedule.also={weight_decay: {inverse: maybe}} => schedule.also.weight_decay.inv
     "shapes": r"""
 schedule.shape=cosine => schedule.shape: expected a mapping
 schedule.shape.k=0 => schedule.shape.k: above 0
-schedule.shape.kk=1 => schedule.shape.kk: did you mean k?
+schedule.shape.kk=1 => schedule.shape.kk: did you mean schedule.shape.k?
 schedule=cyclical  schedule.shape.smooth=maybe => schedule.shape.smooth: expected true or false
 schedule=cyclical  schedule.shape.smooth=1 => schedule.shape.smooth: expected true or false
 schedule=cyclical  schedule.shape.cycle=1 => schedule.shape.cycle: needs two: one up, one down
@@ -171,6 +175,10 @@ schedule=piecewise  schedule.shape.pieces=[] => schedule.shape.pieces: at least 
 schedule=piecewise  schedule.shape.pieces=[{}] => schedule.shape.pieces[0].shape: expected a shape
 """,
     "layers": r"""
+fast=true  layers.rules=3 => layers.rules: expected a list
+fast=true  layers.rules=[a] => layers.rules[0]: expected a mapping
+fast=true  schedule.also=3 => schedule.also: expected a mapping
+fast=true  schedule.also=${x} => schedule.also: the config has no x
 layers=layr_decay => layers: did you mean layers=layer_decay?
 layers.rules={a:1} => layers.rules: expected a list
 layers.rules.foo=1 => layers.rules.foo: is a list, whose entries have the numbers
@@ -219,6 +227,7 @@ feedback=greedy  feedback.max_factor=0.5 => feedback.max_factor: at least 1
 feedback=sasa  feedback.min_samples=x => feedback.min_samples: or null
 """,
     "scaling": r"""
+scaling.foo=1 => scaling.foo: scaling has rule, reference, batch
 scaling=linea => scaling: did you mean scaling=linear?
 scaling=linear  scaling.reference=x => scaling.reference: whole number above 0
 scaling=linear  scaling.reference=256.0 => scaling.reference: write 256
@@ -265,6 +274,10 @@ model.width=5 => model.width: did you mean model.widths?
 model.shape=64 => model.shape: expected a list of whole numbers
 model.shape=[8,x] => model.shape: expected a list of whole numbers
 model.outputs=ten => model.outputs: expected a whole number
+model.outputs=10.0 => model.outputs: expected a whole number
+model.outputs=true => model.outputs: expected a whole number
+model.shape=[64.0] => model.shape: a list of whole numbers
+model.lr=1 => model.lr: did you mean optimizer.lr?
 model.loss=mae => model.loss: did you mean l1?
 model.loss=mse => model.loss: needs numbers
 model.loss=bce_with_logits => model.loss: these fit: cross_entropy
@@ -358,6 +371,8 @@ trainer.checkpoint.save_top_k=1 => trainer.checkpoint.save_top_k: there is no su
 task.test=best  trainer.checkpoint.monitor=null => task.test: is null
 """,
     "logger": r"""
+logger.foo=1 => logger.foo: logger has csv, wandb, tensorboard
+logger.project=x => logger.project: did you mean logger.wandb.project?
 logger=wandbb => logger: did you mean logger=wandb?
 logger.csv=maybe => logger.csv: expected true or false
 logger.wandb=5 => logger.wandb: expected a mapping
@@ -402,6 +417,7 @@ find=stability  find.low=1 => find.low: there is no such key
 task=find  find=stability  optimizer=lion => optimizer._target_: no stability bound
 """,
     "task": r"""
+task.foo=1 => task.foo: task has name, test
 task=trian => task: did you mean task=train?
 task.name=trian => task.name: did you mean train?
 task.test=worst => task.test: true, false, best or last
@@ -451,6 +467,11 @@ hydra.searchpath=[a] => hydra.searchpath: --config-dir
 hydra/launcher=jobli => hydra/launcher: did you mean joblib?
 """,
     "grammar": r"""
+~logger=0 => logger: expected the name of the option to leave out
+~hydra/launcher=[a] => hydra/launcher: the name of the option to leave out
+~fast => ~fast: cannot be left out
+~recipe => ~recipe: cannot be left out
+~name => name: nothing to delete
 optimizer.lr => optimizer.lr: expected key=value
 =5 => =5: expected key=value
 lr 5=3 => lr 5: a key cannot contain spaces

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_runs import Points
+from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from lrflow.layers import Rule
 from lrflow.training.checkpoint_file import AtomicCheckpointIO
@@ -152,6 +154,23 @@ def test_a_run_interrupted_twice_resumes_exactly(
     twice = train(tmp_path, interrupt=6, resume=once, **options).newest
     assert twice.name > once.name
     assert_same_end(train(tmp_path, resume=twice, **options), uninterrupted(arrangement))
+
+
+class OwnOrder(Points):
+    """Its training loader draws its order, and the seed of its workers, from the global generator at each epoch."""
+
+    def train_dataloader(self) -> Any:
+        data = super().train_dataloader().dataset
+        return DataLoader(data, 16, sampler=WeightedRandomSampler([1.0] * len(data), len(data)))
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_loader_with_its_own_order_resumes_exactly_between_epochs(epochs: int, train: Any, tmp_path: Path) -> None:
+    def run(folder: Path, **options: Any) -> Any:
+        return train(tmp_path / folder, save_every="1 epoch", data=OwnOrder(val_size=32), **options)
+
+    broken = run(Path("cut"), interrupt=7 * epochs)
+    assert_same_end(run(Path("cut"), resume=broken.newest), run(Path("whole")))
 
 
 @pytest.mark.parametrize("arrangement", ["plain", "accumulated", "cut by max_steps", "validated every other epoch"])
