@@ -252,7 +252,9 @@ def _linked(text: str) -> str:
 def build() -> tuple[dict[Path, str], list[Picture]]:
     """What there should be: texts by their file, and pictures."""
     found = Catalogue()
-    pages = {group: [Page(option) for option in found.options(group).values()] for group in WORDS}
+    # `module` has no LRs of its own: they are those of the user's LightningModule.
+    own = {group: [one for one in found.options(group).values() if one.name != "module"] for group in WORDS}
+    pages = {group: [Page(option) for option in options] for group, options in own.items()}
     pages = {group: options for group, options in pages.items() if options}
     schedules = [schedule_picture(page.option.name) for page in pages["schedule"]]
     layers = {page.option.name: layers_picture(page.option.name) for page in pages["layers"]}

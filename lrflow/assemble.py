@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,25 @@ from lrflow.config.objective import loss_of, metrics_of
 from lrflow.config.schema import NoFeedback, Optimizer, Rules
 from lrflow.config.targets import optimizer_traits, takes
 from lrflow.config.types import seconds_of
-from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
 from lrflow.files import user_lock
 from lrflow.imports import is_of_lightning
-from lrflow.layers import GradualUnfreezing, Group, MuP, Rule, RuleMaker, merge, resolve
+from lrflow.layers import Group, MuP, Rule, RuleMaker, merge, resolve
 from lrflow.layers.parameters import Parameters
 from lrflow.layers.rules import as_tuple
 from lrflow.metric import TRAIN_LOSS
 from lrflow.objectives import LOSSES
 from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, traits_of
 from lrflow.plan import Plan
+from lrflow.plan.checks import misfits
 from lrflow.redaction import redact
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Curve, Horizon
-from lrflow.training import Freezing, Supervised, planned_module
+from lrflow.training import Supervised, planned_module
 from lrflow.training.example import ExampleError, trace_uses
 from lrflow.training.module import load_weights
+from lrflow.training.module_optimizer import ModuleOptimizer, module_groups
 from lrflow.training.mup_models import mup_rules
 from lrflow.training.objective import build_criterion, build_metrics
 from lrflow.training.parameters import complete_module, has_deferred_parts
@@ -203,8 +204,11 @@ def build_groups(
     devices: int | None = None,
     report: Callable[[Any], None] = lambda _: None,
     data: pl.LightningDataModule | None = None,
+    horizon: Horizon | None = None,
 ) -> list[Group]:
     """Return the parameter groups that the layer rules make of the model, with the peak LR scaled by the batch size.
+
+    With `optimizer=module` they are the groups of the module's own optimizer.
 
     Args:
         config: `layers`, `optimizer`, `scaling`.
@@ -212,10 +216,13 @@ def build_groups(
         devices: number of training processes; None: that of the config.
         report: is called with what a user should know before the run, such as a rescaled peak LR.
         data: set up for training; one example shows in which order the module uses its layers. None: not loaded.
+        horizon: length of the run; only the scheduler of the module's own optimizer needs it.
 
     Raises:
         ConfigError: the rules do not put every parameter into exactly one group, or the optimizer cannot train a group.
     """
+    if config.optimizer.of_module:
+        return _scaled(config, module_groups(config, module, horizon, report), devices, report)
     parameters = Parameters.of(planned_module(module))
     layers = config.layers
     if isinstance(layers, Rules):
@@ -241,8 +248,12 @@ def build_groups(
         problems += check_groups([group for group in groups if group.route == name], locate(route.target))
     if problems:
         raise ConfigError(problems)
+    return _scaled(config, groups, devices, report)
+
+
+def _scaled(config: Config, groups: list[Group], devices: int | None, report: Callable[[Any], None]) -> list[Group]:
     if scaling := batch_scaling(config, devices):
-        report(scaling.describe(main.node()))
+        report(scaling.describe(config.optimizer.node()))
         groups = [replace(group, lr=group.lr * scaling.factor) for group in groups]
     return groups
 
@@ -297,7 +308,11 @@ def build_feedback(config: Config) -> Feedback | None:
 
 
 def make_optimizer(
-    config: Config, groups: Sequence[Group], device: torch.device, compiled: bool | None = None
+    config: Config,
+    groups: Sequence[Group],
+    device: torch.device,
+    compiled: bool | None = None,
+    module: pl.LightningModule | None = None,
 ) -> torch.optim.Optimizer:
     """Return the optimizer of the groups; if rules route groups to several optimizers, one that holds all of them.
 
@@ -306,7 +321,11 @@ def make_optimizer(
         groups: the parameter groups to train.
         device: the device of the parameters.
         compiled: whether the optimizer's update will be compiled; None: `trainer.compile`.
+        module: the trained module, which makes the optimizer itself with `optimizer=module`.
     """
+    if config.optimizer.of_module:
+        assert module is not None
+        return ModuleOptimizer.of(module).planned(groups)
     declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
     compiled = config.trainer.compile if compiled is None else compiled
     tensor_lr = compiled and all(optimizer_traits(optimizer.target).compilable for optimizer in declared.values())
@@ -329,44 +348,17 @@ def make_optimizer(
 
 
 def check_plan(config: Config, plan: Plan) -> None:
-    """Check that schedules and averages fit the run's length, and that a group trains from the first step on.
+    """Check that every schedule of a plan fits the run's length, and that a group trains from the first step on.
 
     Args:
-        config: its `layers` section is named in the error message; `average`.
+        config: its `layers` section is named in the error message.
         plan: of the run.
 
     Raises:
-        ConfigError: lists every schedule that does not fit, the groups that would start too late, or the duration of an
-            average that does not fit.
+        ConfigError: lists every schedule that does not fit, or the groups that would start too late.
     """
-    problems = [problem for curve, _ in plan.curves for problem in curve.check(plan.horizon)]
-    problems = problems or [problem for moved, _ in plan.scheduled_settings for problem in moved.check(plan.horizon)]
-    if problems := problems or _check_starts(plan, config.layers.plain()):
+    if problems := misfits(plan, config.layers.plain()):
         raise ConfigError(problems)
-    averaging_of(config.average, plan.horizon)
-
-
-def _check_starts(plan: Plan, layers: Mapping[str, Any]) -> list[Problem]:
-    """Problems of groups that are unfrozen after the end of the run, or of a run that starts with all groups frozen."""
-    run, starts = plan.horizon.steps, plan.first_steps
-    if late := [f"{name} (step {start})" for name, start in starts.items() if start >= run]:
-        message = f"the run has {run} steps, and these groups would be unfrozen later: {joined(late, 7)}"
-        gradual = str(layers.get("_target_")).endswith(f".{GradualUnfreezing.__name__}") and "every" in layers
-        key, value = ("layers.every", layers["every"]) if gradual else ("layers", ...)
-        return [Problem(key, message, value, "unfreeze them earlier, or train longer")]
-    if first := min(starts.values(), default=0):
-        message = f"nothing would train before step {first}: every group is unfrozen later"
-        return [Problem("layers", message, ..., "one group has to train from the first step on")]
-    return []
-
-
-def freezing_callbacks(
-    config: Config, module: pl.LightningModule, plan: Plan, groups: Sequence[Group], step: int = 0
-) -> list[pl.Callback]:
-    """Return the callback that keeps groups frozen, for a run that starts at `step`; empty if no group is frozen."""
-    if not any(plan.first_steps.values()) and not any(group.frozen and group.freeze_statistics for group in groups):
-        return []
-    return [Freezing(planned_module(module), groups, plan.first_steps, step, config.trainer.compile)]
 
 
 def lightning_options(config: Config) -> dict[str, Any]:

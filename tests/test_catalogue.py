@@ -21,7 +21,7 @@ from lrflow.schedules import Cosine
 DOCS = Path(__file__).parent.parent / "docs"
 GROUPS = ("schedule", "feedback", "optimizer", "layers", "scaling", "find")
 TASKS = {"layers": "task=plan ", "find": "task=find "}
-OPTIONS = [option for group in GROUPS for option in Catalogue().options(group).values()]
+OPTIONS = [one for group in GROUPS for one in Catalogue().options(group).values() if one.name != "module"]
 
 
 def named(option: Option) -> str:
@@ -56,7 +56,7 @@ def text_of(docs: dict[str, Any]) -> Callable[[Option], str]:
 
     def text(option: Option) -> str:
         options = {**Catalogue().options(option.group), option.name: option}
-        pages = [docs["option_files"].Page(one) for one in options.values()]
+        pages = [docs["option_files"].Page(one) for one in options.values() if one.name != "module"]
         found: str = docs["catalogue"].catalogue({option.group: pages}, {})
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -97,6 +97,7 @@ def check_config(
     if sound("scaling", "data.batch_size", "trainer."):
         problems += check_scaling(config)
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
+    problems += check_of_module(config) if sound("optimizer", "schedule", "layers") else []
     problems += check_average(config.average, config.trainer.strategy, horizon) if sound("average", "trainer.") else []
     problems += check_facts(config) if sound("model", "data") else []
     problems += check_objective(config) if sound("model", "data") else []
@@ -108,6 +109,29 @@ def check_config(
     problems += check_logged(config) if is_plain(config) and sound("model", "health", "callbacks", *PLACES) else []
     problems += check_find(config, horizon) if sound("find", "trainer.limit_val") else []
     return [*problems, *(check_uses(config) if sound(*USES) else [])]
+
+
+def check_of_module(config: Config) -> Iterator[Problem]:
+    """Yield a problem for each setting that does not work with the optimizer of the module's own."""
+    if not config.optimizer.of_module:
+        if config.schedule.of_module:
+            message = "is the scheduler of the module's own optimizer, and the run has another optimizer"
+            yield Problem("schedule", message, "module", "add optimizer=module, or choose a schedule")
+        return
+    layers = config.layers.plain()
+    if layers != {"rules": [{"name": "all", "match": "*"}]}:
+        message = "the groups are those of the module's own optimizer"
+        yield Problem("layers", message, ..., "leave it out, or choose another optimizer")
+    if config.optimizer.routes:
+        message = "the module's own optimizer has all parameters"
+        yield Problem("optimizer.routes", message, list(config.optimizer.routes), "leave it out")
+    if config.model.target.startswith(("lrflow.models.", "torch.nn.")):
+        message = "needs a LightningModule with a configure_optimizers, and this model is a plain module"
+        yield Problem("optimizer", message, "module", "choose an optimizer, such as optimizer=adamw")
+    annealed = config.trial is not None and config.trial.pruner != "none" and config.trial.pruning.rungs == "annealed"
+    if config.task.name == "find" or config.finds_lr or config.find.check or annealed:
+        message = "the LRs are the module's own, so no range test and no shortened run can set them"
+        yield Problem("optimizer", message, "module", "choose an optimizer, or sweep over the module's own argument")
 
 
 def check_schedule(
@@ -126,6 +150,8 @@ def check_schedule(
         curve = schedule.curve(key)
     except ConfigError as error:
         return error.problems
+    if schedule.of_module:
+        return []
     lacking = check_also(curve, key, optimizer, decays) if optimizer else []
     given = schedule.plain().get("also") or {}
     lacking = [replace(p, value=given.get(p.key.rpartition(".")[2], ...)) if p.value is ... else p for p in lacking]

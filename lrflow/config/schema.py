@@ -74,6 +74,10 @@ class Node(Section):
         return content
 
 
+OF_MODULE = "lrflow.optimizers.OfModule"
+"""Target of `optimizer=module`."""
+
+
 class Optimizer(Node):
     """An optimizer of `torch.optim` or a class with its interface; `lrflow.optimizers.Traits` adds further ranges."""
 
@@ -99,6 +103,11 @@ class Optimizer(Node):
     """Use the fused kernel; auto: if the device has one."""
     routes: dict[f.Text, Optimizer] = Field(default_factory=dict)
     """Other optimizers by name, to which layer rules send parameters with `route`."""
+
+    @property
+    def of_module(self) -> bool:
+        """Whether the LightningModule's own `configure_optimizers` makes the optimizer."""
+        return self.target == OF_MODULE
 
 
 class ScheduledSetting(Section):
@@ -149,6 +158,11 @@ class Schedule(Node):
     """Interval between changes of the LR, such as 1 epoch; None: the LR changes at each step."""
 
     _curve: Curve | None = PrivateAttr(None)
+
+    @property
+    def of_module(self) -> bool:
+        """Whether it is the scheduler of the LightningModule's own `configure_optimizers`."""
+        return self.target == "lrflow.schedules.OfModule"
 
     def curve(self, key: str = "schedule") -> Curve:
         """Return the schedule object; the first call, by the checks of the config, builds it.

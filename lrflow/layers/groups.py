@@ -35,6 +35,7 @@ class Group:
         unfreeze_warmup: a duration, in which its LR then rises to its schedule.
         freeze_statistics: whether its batch norms keep their running statistics while it is frozen.
         depth: number of layers below its layer; None: it belongs to no layer.
+        apart: whether the optimizer keeps a parameter group for it alone, since it may differ in other settings.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Group:
     unfreeze_warmup: Duration = _AT_ONCE
     freeze_statistics: bool = True
     depth: int | None = None
+    apart: bool = False
 
     def curve(self, schedule: Curve) -> Curve:
         """Return the curve of the group in a run under `schedule`."""
@@ -146,7 +148,9 @@ def merge(groups: Iterable[Group]) -> list[list[Group]]:
     for group in groups:
         if not group.frozen:
             freezing = (group.unfreeze, group.unfreeze_warmup)
-            merged.setdefault((group.route, group.lr, group.weight_decay, group.schedule, *freezing), []).append(group)
+            alone = group.name if group.apart else None
+            alike = (group.route, group.lr, group.weight_decay, group.schedule, *freezing, alone)
+            merged.setdefault(alike, []).append(group)
     routes = list(dict.fromkeys([None, *(members[0].route for members in merged.values())]))
     return sorted(merged.values(), key=lambda members: routes.index(members[0].route))
 

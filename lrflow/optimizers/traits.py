@@ -175,6 +175,7 @@ _RECORDS = {
         whole_matrices=True, decoupled=True,
         ranges=_NEWTON_SCHULZ | {"adjust_lr_fn": ADJUST_LR, "ns_dtype": NS_DTYPES},
     ),
+    "lrflow.optimizers.OfModule": Traits(compilable=False),
     "lrflow.optimizers.ASGD": Traits(modes=True, mup="sgd", compilable=False, ranges=_AVERAGE),
     "lrflow.optimizers.Shampoo": Traits(
         package="pytorch_optimizer", compilable=False, decoupling="decoupled_weight_decay", ranges=_BLOCKS,

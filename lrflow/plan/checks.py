@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
 from lrflow.display import counted, joined, number
+from lrflow.errors import Problem
 from lrflow.plan.base import PlanBase
 from lrflow.schedules import Curve, Horizon, Schedule
 from lrflow.schedules.base import sampled
@@ -281,3 +283,26 @@ def _jump(
     if steps[first + 1] - steps[first] == 1:
         return int(steps[first + 1]), float(values[first]), float(values[first + 1])
     return math.ceil(high[at]), float(at_low[at]), float(at_high[at])
+
+
+def misfits(plan: PlanBase, layers: Mapping[str, Any]) -> list[Problem]:
+    """Return the schedules that do not fit the length of the run; if all do, the groups that would start too late.
+
+    Args:
+        plan: of the run.
+        layers: the section `layers` of its config, which a message names.
+    """
+    problems = [problem for curve, _ in plan.curves for problem in curve.check(plan.horizon)]
+    problems = problems or [problem for moved, _ in plan.scheduled_settings for problem in moved.check(plan.horizon)]
+    if problems:
+        return problems
+    run, starts = plan.horizon.steps, plan.first_steps
+    if late := [f"{name} (step {start})" for name, start in starts.items() if start >= run]:
+        message = f"the run has {run} steps, and these groups would be unfrozen later: {joined(late, 7)}"
+        gradual = str(layers.get("_target_")).endswith(".GradualUnfreezing") and "every" in layers
+        key, value = ("layers.every", layers["every"]) if gradual else ("layers", ...)
+        return [Problem(key, message, value, "unfreeze them earlier, or train longer")]
+    if first := min(starts.values(), default=0):
+        message = f"nothing would train before step {first}: every group is unfrozen later"
+        return [Problem("layers", message, ..., "one group has to train from the first step on")]
+    return []

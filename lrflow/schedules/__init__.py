@@ -26,7 +26,7 @@ from lrflow.schedules.pieces import Function, Piece, Piecewise
 from lrflow.schedules.schedule import Schedule
 from lrflow.schedules.tabulated import Tabulated
 from lrflow.schedules.time import Duration, DurationLike, Horizon, Phase
-from lrflow.schedules.wrappers import Continued, Unfreezing
+from lrflow.schedules.wrappers import Continued, OfModule, Unfreezing
 
 Also = ScheduledSetting  # specs that were saved before the class was renamed hold this name
 
@@ -46,6 +46,7 @@ __all__ = [
     "InverseTime",
     "Linear",
     "MultiStep",
+    "OfModule",
     "OneCycle",
     "Phase",
     "Piece",

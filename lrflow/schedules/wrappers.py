@@ -245,3 +245,30 @@ class Unfreezing(Curve):
         count_steps(self.warmup, horizon, "", problems)
         # The duration comes from a rule or a rule maker, whose key the curve does not know.
         return self.schedule.check(horizon, key) + [replace(found, key="layers", value=...) for found in problems]
+
+
+@dataclass(frozen=True)
+class OfModule(Curve):
+    """Stands for the scheduler of a LightningModule's own `configure_optimizers`, with `optimizer=module`.
+
+    Each group of the module's optimizer gets the LRs of its scheduler as a table when the run is planned.
+    """
+
+    floor: float = field(default=0.0, init=False, repr=False)
+
+    def values(self, steps: Floats, horizon: Horizon) -> Floats:
+        """Return ones: the tables of the groups take its place."""
+        return np.ones_like(steps)
+
+    def phase(self, horizon: Horizon) -> Phase:
+        """Return the whole run."""
+        return Phase(0, horizon.steps, horizon)
+
+    def jumps(self, horizon: Horizon) -> tuple[int, ...]:
+        """Return no steps."""
+        return ()
+
+    def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:
+        """Return the problem of a group that follows this curve: its table should have taken the place."""
+        message = "is the scheduler of a LightningModule's own optimizer"
+        return [Problem(key or self.key, message, "module", "it needs optimizer=module")]

@@ -95,7 +95,7 @@ def compile_plan(config: Config, report: Callable[[Any], None] = lambda _: None)
         with suppress(LrflowError, OSError):  # the rest of the plan needs no data
             data = set_up_data(assemble.build_data(config), None, config.seed)
     module = assemble.build_module(config, trainer=assemble.cpu_trainer(config, horizon), data=data)
-    groups = assemble.build_groups(config, module, report=report, data=data)
+    groups = assemble.build_groups(config, module, report=report, data=data, horizon=horizon)
     schedule = assemble.build_schedule(config)
     with check_intervals(config, horizon) if config.horizon.steps is None else nullcontext():
         plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))

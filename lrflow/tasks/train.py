@@ -53,6 +53,7 @@ from lrflow.training.callbacks import build_callbacks
 from lrflow.training.configure_optimizers import supply_optimizer
 from lrflow.training.cooldown import Cooldown
 from lrflow.training.feedback_loop import FeedbackLoop, make_feedback_loop
+from lrflow.training.freezing import freezing_callbacks
 from lrflow.training.interrupt import StopRequest, ended_together
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
@@ -269,11 +270,11 @@ def prepare(
     if resumed is None:
         assemble.check_metrics(config, module)
     assemble.check_validation(config, module, data)
-    if is_overridden("configure_optimizers", module):
+    if is_overridden("configure_optimizers", module) and not config.optimizer.of_module:
         report(
             f"{type(module).__name__}.configure_optimizers is ignored: lrflow supplies the optimizer and the schedule"
         )
-    groups = assemble.build_groups(config, module, trainer.world_size, report, data)
+    groups = assemble.build_groups(config, module, trainer.world_size, report, data, horizon)
     schedule, settings = assemble.build_schedule(config), settings_of(config.optimizer)
     feedback = assemble.build_feedback(config)
     branches: tuple[Branch, ...] = ()
@@ -308,7 +309,7 @@ def prepare(
     for line in early_ends(config, length):
         report(line)
     added = [*build_callbacks(config, trainer, report), *time_limit(config)]
-    trainer.callbacks += assemble.freezing_callbacks(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
+    trainer.callbacks += freezing_callbacks(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
     extra = {
         "plan": plan.to_dict(),
         "branches": [branch.as_dict() for branch in branches],
@@ -325,8 +326,8 @@ def prepare(
     trainer.run_for(horizon)
     if resumed and stage == "ending":
         trainer.fit_loop.epoch_loop.max_steps = resumed.step  # it may have ended early
-    compiled = config.trainer.compile and not plan.scheduled_settings
-    make = partial(assemble.make_optimizer, config, groups, compiled=compiled)
+    compiled = config.trainer.compile and not plan.scheduled_settings and not config.optimizer.of_module
+    make = partial(assemble.make_optimizer, config, groups, compiled=compiled, module=module)
     routes = {name: route.node() for name, route in config.optimizer.routes.items()}
     configured = config.optimizer.node() | dict.fromkeys(resumed.scheduled_settings if resumed else ())
     changed = resumed.reconfigured(assemble.plain_config(config)) if resumed else ()

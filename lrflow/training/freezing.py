@@ -13,8 +13,11 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from lrflow.config import Config
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Group
+from lrflow.plan import Plan
+from lrflow.training.module import planned_module
 
 
 class Freezing(Callback):
@@ -96,3 +99,12 @@ class Freezing(Callback):
             for norm in norms:
                 norm.train(start <= step)
         self._next = min((start for start in self._parameters if start > step), default=math.inf)
+
+
+def freezing_callbacks(
+    config: Config, module: pl.LightningModule, plan: Plan, groups: Sequence[Group], step: int = 0
+) -> list[pl.Callback]:
+    """Return the callback that keeps groups frozen, for a run that starts at `step`; empty if no group is frozen."""
+    if not any(plan.first_steps.values()) and not any(group.frozen and group.freeze_statistics for group in groups):
+        return []
+    return [Freezing(planned_module(module), groups, plan.first_steps, step, config.trainer.compile)]

@@ -22,6 +22,7 @@ from lrflow.training import EvaluationWeights
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.checkpoint_file import AtomicCheckpointIO
 from lrflow.training.configure_optimizers import supply_optimizer
+from lrflow.training.freezing import freezing_callbacks
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import count_horizon, set_up_data
 from lrflow.training.preprocessing import restore_preprocessing
@@ -90,7 +91,7 @@ def short_fit(
     trainer.callbacks += [  # type: ignore[attr-defined]
         UndisturbedByValidation(),
         EvaluationWeights(config.trainer.batch_norm_batches, seed),
-        *assemble.freezing_callbacks(config, module, plan, groups),
+        *freezing_callbacks(config, module, plan, groups),
         *make_callbacks(trainer, data, plan),
     ]
     if start:

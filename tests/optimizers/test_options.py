@@ -18,7 +18,7 @@ from lrflow.config.options import Catalogue
 from lrflow.layers import Rule, resolve
 from lrflow.tasks import train
 
-OPTIONS = sorted(Catalogue().options("optimizer"))
+OPTIONS = sorted(Catalogue().options("optimizer").keys() - {"module"})
 ONE_LR = {
     "lbfgs": "trains all parameters as one vector",
     "dadapt_adam": "estimates one step size for all parameters",
