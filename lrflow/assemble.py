@@ -14,7 +14,6 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate
-from lrflow.config.average_schema import averaging_of
 from lrflow.config.compatibility import batch_scaling, check_optimizer, check_routes
 from lrflow.config.metrics import check_logged, need_validation
 from lrflow.config.objective import loss_of, metrics_of
