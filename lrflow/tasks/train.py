@@ -58,6 +58,7 @@ from lrflow.training.interrupt import StopRequest, ended_together
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.loggers import close_loggers
+from lrflow.training.module_optimizer import check_same_length
 from lrflow.training.monitor import Monitor, Watched, build_monitors
 from lrflow.training.preprocessing import preprocessing_of, restore_preprocessing
 from lrflow.training.progress import ProgressBar
@@ -274,7 +275,7 @@ def prepare(
         report(
             f"{type(module).__name__}.configure_optimizers is ignored: lrflow supplies the optimizer and the schedule"
         )
-    groups = assemble.build_groups(config, module, trainer.world_size, report, data, horizon)
+    groups = assemble.build_groups(config, module, trainer.world_size, report, data, counted := horizon)
     schedule, settings = assemble.build_schedule(config), settings_of(config.optimizer)
     feedback = assemble.build_feedback(config)
     branches: tuple[Branch, ...] = ()
@@ -285,6 +286,7 @@ def prepare(
             horizon, ends.max_epochs, ends.max_steps, ends.accumulate_grad_batches, ends.max_samples
         )
         branches = resumed.branched(horizon, config.resume.horizon, groups, schedule, settings)
+        check_same_length(config, counted, branches)
     length = length_without_cooldown(branches, horizon)  # of which all durations but those of the LR are shares
     recompile = partial(compile_branched, groups, schedule, settings=settings)
     with check_intervals(config, length):

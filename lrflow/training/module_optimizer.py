@@ -26,6 +26,7 @@ from lrflow.layers import Group
 from lrflow.optimizers import traits_of
 from lrflow.schedules import Constant, Curve, Horizon, Schedule, Tabulated
 from lrflow.schedules.tabulated import MOST_POINTS
+from lrflow.training.branches import Branch
 from lrflow.training.state import preserve_random_state
 
 _KEY = "optimizer"
@@ -229,6 +230,24 @@ def module_groups(
     if left := [name for group in groups if group.frozen for name, _ in group.parameters]:
         report(f"not in the module's optimizer, and so not trained: {joined(left, 7)}")
     return groups
+
+
+def check_same_length(config: Config, horizon: Horizon, branches: Sequence[Branch]) -> None:
+    """Check that a resumed run under the module's own scheduler has the length for which that was planned.
+
+    Args:
+        config: of the resumed run.
+        horizon: its length by the config.
+        branches: the branches of the run, this one included.
+
+    Raises:
+        ConfigError: it has another length.
+    """
+    if config.schedule.of_module and branches and branches[0].before.steps != horizon.steps:
+        before = branches[0].before.steps
+        message = f"the module's scheduler was planned for {before:,} steps, and the run would have {horizon.steps:,}"
+        hint = "resume with the same length, or start a new run"
+        raise ConfigError([Problem("resume.horizon", message, config.resume.horizon, hint)])
 
 
 def _is_due(config: LRSchedulerConfig, step: int, horizon: Horizon) -> bool:

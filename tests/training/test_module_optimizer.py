@@ -208,6 +208,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
         assert all(torch.equal(state[name], states[1]["state"][at][name]) for name in state)
 
 
+def test_a_resumed_run_keeps_its_length(tmp_path: Path) -> None:
+    folder = train.run(compose(words(tmp_path, "trainer.max_epochs=1")))["folder"]
+    with pytest.raises(ConfigError, match="was planned for 5 steps, and the run would have 10"):
+        train.run(compose(words(tmp_path, "trainer.max_epochs=2", f"resume.from={folder}", "resume.horizon=extend")))
+
+
 def test_what_the_optimizer_leaves_out_stays_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = train.run(compose(words(tmp_path, "model.kind=head", "trainer.max_epochs=1")))
     assert "not in the module's optimizer, and so not trained: backbone.1.weight" in capsys.readouterr().out
