@@ -69,7 +69,11 @@ class EarlyStopping(Callback):
             horizon: the length of the run as it is planned.
             interval: optimizer steps between two validations; None: unknown.
         """
-        long = f"{self.patience} validations" if isinstance(self.patience, int) else f"{self.patience}"
+        long = (
+            f"{self.patience} validation{'s' * (self.patience > 1)}"
+            if isinstance(self.patience, int)
+            else f"{self.patience}"
+        )
         line = f"after {long} without a better {self.metric}"
         if interval:
             counted = self.patience if isinstance(self.patience, int) else math.ceil(self._steps(horizon) / interval)
@@ -80,6 +84,8 @@ class EarlyStopping(Callback):
         if self.then == "stop":
             return f"{line}, the run ends at once"
         steps = max(1, self.then_for.steps(horizon))
+        if interval:
+            steps = min(steps, horizon.steps - first)
         return f"{line}, the LR falls to its floor over {steps} steps and the run ends"
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

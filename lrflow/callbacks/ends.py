@@ -52,7 +52,7 @@ class TimeLimit(Callback):
         """Return a line that says what the callback would do to a run of this length."""
         if self.then == "stop":
             return f"trainer.max_time={self.limit}: the run then ends at once"
-        steps = max(1, self.over.steps(horizon))
+        steps = min(max(1, self.over.steps(horizon)), horizon.steps)
         return f"trainer.max_time={self.limit}: the LR falls to its floor over the last {steps} steps that fit into it"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

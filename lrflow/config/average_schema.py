@@ -54,7 +54,7 @@ class EMA(_Averaged):
         if self.over is not None:
             steps = max(2 if self.over.unit == "fraction" else 0, _steps(self.over, "over", horizon))
             if steps < 2:
-                message = f"is {steps} steps: an average of less than 2 steps is no average"
+                message = f"is {steps} step{'s' * (steps != 1)}: an average of less than 2 steps is no average"
                 raise ConfigError([Problem("average.over", message, str(self.over))])
             decay = 1 - 1 / steps
         return Averaging("ema", start + 1, 1, horizon.steps, self.evaluate, decay, self.warmup)

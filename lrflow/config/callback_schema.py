@@ -31,7 +31,7 @@ def patience_of(given: Any) -> int | Duration:
     """
     text = _VALIDATIONS.fullmatch(given) if isinstance(given, str) else None
     patience = int(text.group(1)) if text else given if is_whole(given) else Duration.parse(given)
-    if not (patience if isinstance(patience, int) else patience.value):
+    if (patience if isinstance(patience, int) else patience.value) <= 0:
         raise ValueError("a patience is at least 1 validation")
     return patience
 

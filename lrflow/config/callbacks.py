@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lrflow.config.diagnostics import closest
-from lrflow.errors import Problem
+from lrflow.errors import Problem, did_you_mean
 from lrflow.imports import original_name
 
 LIGHTNINGS = "pytorch_lightning.callbacks."
+
+_CLOCK = re.compile(r"\d+:\d\d:\d\d:\d\d")
 
 _CHECKPOINTS = ("lrflow saves checkpoints itself, so that a resumed run continues exactly", "use trainer.checkpoint")
 _WEIGHTS = "it replaces the weights or the schedule during the run, so the plan would not be executed"
@@ -61,6 +64,28 @@ def check_switched_off(content: Mapping[str, Any]) -> list[Problem]:
         for name, near in meant.items()
         if near
     ]
+
+
+def check_of_lightning(content: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a problem for each value of Lightning's callbacks that Lightning rejects only when the run starts.
+
+    Args:
+        content: resolved config.
+    """
+    given, logger = content.get("callbacks"), content.get("logger")
+    for name, node in given.items() if isinstance(given, Mapping) else ():
+        target = original_name(str(node.get("_target_"))) if isinstance(node, Mapping) else ""
+        if target == f"{LIGHTNINGS}Timer":
+            duration, interval = node.get("duration"), node.get("interval", "step")
+            if not (duration is None or isinstance(duration, Mapping) or _CLOCK.fullmatch(str(duration))):
+                instead = "such as 00:08:00:00, or use trainer.max_time='8 hours'"
+                yield Problem(f"callbacks.{name}.duration", "expected DD:HH:MM:SS", duration, instead)
+            if interval not in ("step", "epoch"):
+                hint = did_you_mean(str(interval), ("step", "epoch"))
+                yield Problem(f"callbacks.{name}.interval", "expected step or epoch", interval, hint)
+        elif target == f"{LIGHTNINGS}DeviceStatsMonitor" and isinstance(logger, Mapping) and not any(logger.values()):
+            message = "it only logs, and no logger is chosen"
+            yield Problem(f"callbacks.{name}", message, ..., "such as logger=csv")
 
 
 def refused(targets: Iterable[str], key: str) -> Problem | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lrflow.config.average_schema import check_average
-from lrflow.config.callbacks import check_switched_off
+from lrflow.config.callbacks import check_of_lightning, check_switched_off
 from lrflow.config.compatibility import check_combination, check_mup, check_routes, check_scaling
 from lrflow.config.config import Config
 from lrflow.config.diagnostics import answered, closest
@@ -103,6 +103,7 @@ def check_config(
     problems += check_objective(config) if sound("model", "data") else []
     problems += check_monitors(config.health)
     problems += check_switched_off(content)
+    problems += check_of_lightning(content)
     problems += check_fact_names(config.data)
     problems += _check_test(config) if sound("task", "trainer.checkpoint") else []
     problems += check_feedback(config) if sound("feedback", "trainer.", "data.") else []

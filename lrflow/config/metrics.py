@@ -84,7 +84,13 @@ def check_logged(config: Config) -> list[Problem]:
         return []
     logged.append(TRAIN_LOSS)
     message = f"a plain module trained with {loss_of(config)} does not log this metric"
-    return [
+    unread = "callbacks read what validations log, and the training loss is not among it"
+    problems = [
+        Problem(f"{place}.monitor", unread, TRAIN_LOSS, f"such as {LOSS}")
+        for place, names in config.directions.named.items()
+        if place.startswith("callbacks.") and TRAIN_LOSS in names
+    ]
+    return problems + [
         Problem(
             f"{place}.{PLACES.get(place, 'monitor')}", message, name, did_you_mean(name.replace("_", "/", 1), logged)
         )
@@ -165,7 +171,8 @@ def check_feedback(config: Config) -> list[Problem]:
     if off := no_validation(config):
         key, value = off
         for place, metric in need_validation(config):
-            hint = f"give {key} another value, or {place}={TRAIN_LOSS}"
+            hint = f"give {key} another value"
+            hint += "" if place.startswith("callbacks.") else f", or {place}={TRAIN_LOSS}"
             problems.append(Problem(place, f"there is no validation: {key} is {value}", metric, hint))
     if not isinstance(feedback, Feedback) or not is_validation(str(feedback.monitor)):
         return problems

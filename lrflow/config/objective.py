@@ -37,6 +37,9 @@ _LIMITS = {
 }
 """Valid values of arguments of losses that torch checks in the first step, or never."""
 
+_OF_LOGITS = {"nll": "cross_entropy", "bce": "bce_with_logits", "kl_div": "cross_entropy"}
+"""The losses that do the same with logits."""
+
 _OF_METRICS = ("compute_on_cpu", "sync_on_compute", "dist_sync_on_step", "compute_with_cache")
 """Arguments of every metric."""
 
@@ -126,6 +129,10 @@ def _check_loss(config: Config, loss: ChosenLoss) -> Iterator[Problem]:
     if is_of_torch(loss):
         plain = {name: value for name, value in arguments.items() if name not in _WEIGHTS}
         yield from outside(_LIMITS, plain, "model.loss")
+        if loss.outputs in ("probabilities", "log_probabilities") and config.model.target.startswith("lrflow.models."):
+            needed = loss.outputs.replace("_", "-")
+            message = f"needs {needed}, and the outputs of lrflow's models are logits"
+            yield Problem("model.loss", message, str(loss), f"use {_OF_LOGITS[str(loss)]}")
         yield from _check_arguments(f"torch.nn.modules.loss.{loss.target.rpartition('.')[2]}", plain, "model.loss")
         for name in _WEIGHTS:
             if name in arguments:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from lrflow.config.callback_schema import EarlyStopping
 from lrflow.config.config import Config
 from lrflow.config.find_schema import StabilityFind
 from lrflow.config.metrics import unlikely_settings
@@ -97,6 +98,16 @@ def _of_trainer(config: Config) -> Iterator[str]:
     key = "trainer.gradient_clip_algorithm"
     if trainer.gradient_clip_val is None and (trainer.gradient_clip_algorithm != "norm" or key in typed):
         yield f"{key}={trainer.gradient_clip_algorithm} has no effect without trainer.gradient_clip_val"
+    if trainer.max_time is None:
+        for name in ("at_max_time", "max_time_cooldown"):
+            if f"trainer.{name}" in typed:
+                yield f"trainer.{name}={getattr(trainer, name)} has no effect without trainer.max_time"
+    elif trainer.at_max_time == "stop" and "trainer.max_time_cooldown" in typed:
+        yield f"trainer.max_time_cooldown={trainer.max_time_cooldown} has no effect with trainer.at_max_time=stop"
+    for name, node in config.callbacks.named.items():
+        key = f"callbacks.{name}.then_for"
+        if isinstance(node, EarlyStopping) and node.then == "stop" and key in typed:
+            yield f"{key}={node.then_for} has no effect with callbacks.{name}.then=stop"
     if trainer.limit_val_batches == 0 and "trainer.val_every" in typed:
         yield f"trainer.val_every={trainer.val_every} has no effect with trainer.limit_val_batches=0"
 

@@ -207,6 +207,9 @@ def chosen_score(
             else f"expected one of {', '.join(score.tasks)}"
         )
         raise ConfigError([Problem(f"{at}.task" if "task" in given else at, message, given.get("task", ...))])
+    if task == "binary" and kind == "classes" and outputs is not None and outputs > 2:
+        message = f"compares two classes, and the model has {outputs} outputs"
+        raise ConfigError([Problem(at, message, hint="leave out the task, or choose multiclass")])
     defaults: dict[str, Any] = {"validate_args": False}  # the checks of torchmetrics wait for the device at each update
     if size := _SIZES[task]:
         if outputs is None and size not in arguments:
@@ -214,6 +217,11 @@ def chosen_score(
                 [Problem(f"{at}.{size}", "needs the number of classes", hint="model.outputs or data.facts.outputs")]
             )
         defaults[size] = outputs
+        number, most = arguments.get(size, outputs), arguments.get("top_k")
+        if outputs is not None and number != outputs:
+            raise ConfigError([Problem(f"{at}.{size}", f"the model has {outputs} outputs", number, "leave it out")])
+        if isinstance(most, int) and isinstance(outputs, int) and not 0 < most <= outputs:
+            raise ConfigError([Problem(f"{at}.top_k", f"expected a whole number from 1 to {outputs}", most)])
     if loss and loss.ignored is not None:
         defaults["ignore_index"] = loss.ignored
     name_of_class = f"{task.capitalize()}{score.name}"

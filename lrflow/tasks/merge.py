@@ -48,7 +48,7 @@ def run(config: Config) -> dict[str, Any]:
     last = find_checkpoint(task.source, Path(config.output), "task.from")
     folder = RunFolder.of(last)
     merged, paths, saved = plan_merge(task, last, config)
-    placed = _Placed(paths, merged.shares, config.trainer.batch_norm_batches, config.seed)
+    placed = _Placed(saved, paths, merged.shares, config.trainer.batch_norm_batches, config.seed)
     with own_environment(folder):
         trainer, module, data = short_fit(
             config,
@@ -58,7 +58,6 @@ def run(config: Config) -> dict[str, Any]:
             lambda groups: Plan.compile(groups, Schedule(Constant()), Horizon(1)),
             lambda *_: [placed],
         )
-        saved.check(module)
         path = folder.checkpoints / merged.name
         if trainer.is_global_zero:
             try:
@@ -153,17 +152,20 @@ class _Placed(pl.Callback):
     """Puts merged weights into the module, estimates BatchNorm statistics there, and ends the run before a step.
 
     Args:
+        saved: the last of the checkpoints, which has to fit the module.
         paths: the checkpoints.
         shares: share of each.
         batches: training batches for the statistics.
         seed: of their order.
     """
 
-    def __init__(self, paths: Sequence[Path], shares: Sequence[float], batches: int, seed: int) -> None:
-        self._paths, self._shares, self._batches, self._seed = paths, shares, batches, seed
+    def __init__(self, saved: Resumed, paths: Sequence[Path], shares: Sequence[float], batches: int, seed: int) -> None:
+        self._saved, self._paths, self._shares = saved, paths, shares
+        self._batches, self._seed = batches, seed
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Place the weights, and stop."""
+        self._saved.check(pl_module)
         names = [name for name, _ in pl_module.named_parameters()]
         pl_module.load_state_dict(merged_weights(self._paths, self._shares, names))
         estimate_statistics(trainer, pl_module, self._batches, self._seed)

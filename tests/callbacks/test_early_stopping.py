@@ -163,6 +163,8 @@ def test_the_plan_says_what_would_happen(tmp_path: Path, capsys: pytest.CaptureF
     told = "after 50% without a better val/f1 (max), at step 60 of 100 at the earliest, the run ends at once"
     assert one.describe(Horizon(100), 10) == told
     assert "too short" in EarlyStopping(patience=9).describe(Horizon(100), 10)
+    longer = EarlyStopping(patience=7, then="cooldown", then_for="90%")
+    assert "over 20 steps" in longer.describe(Horizon(100), 10)
     assert one.describe(Horizon(100), None) == "after 50% without a better val/f1 (max), the run ends at once"
 
 

@@ -286,6 +286,10 @@ model.loss={name: huber, delta: 0}  model.outputs=1 => model.loss.delta: above 0
 model.loss.label_smoothing=2 => model.loss.label_smoothing: from 0 to 1
 model.loss.label_smothing=0.1 => model.loss.label_smothing: did you mean label_smoothing?
 model.loss.weight=[1,2] => model.loss.weight: has 2 weights, and the model has 10 outputs
+model.loss=nll => model.loss: the outputs of lrflow's models are logits
+model.metrics={f1: {task: binary}} => model.metrics.f1: compares two classes, and the model has 10 outputs
+model.metrics={f1: {num_classes: 3}} => model.metrics.f1.num_classes: the model has 10 outputs
+model.metrics={accuracy: {top_k: 30}} => model.metrics.accuracy.top_k: from 1 to 10
 model.loss.weight=heavy => model.loss.weight: a list of numbers
 model.loss.weights=[1,2] => model.loss.weights: did you mean weight?
 model.loss={name: mse, weight: [1]}  model.outputs=1 => model.loss.weight: takes no weight
@@ -537,6 +541,9 @@ schedule.warmup=0  schedule.warmup_shape=cosine => schedule.warmup_shape=cosine 
 schedule.cooldown_shape=1-sqrt => schedule.cooldown_shape=1-sqrt has no effect without schedule.cooldown
 schedule.also={weight_decay: {low: 0.1, high: 0.2, cooldown_shape: cosine}} => schedule.also.weight_decay.cooldown_shape
 trainer.gradient_clip_algorithm=value => trainer.gradient_clip_algorithm=value has no effect without
+trainer.at_max_time=stop => trainer.at_max_time=stop has no effect without trainer.max_time
+trainer.max_time='1 h'  trainer.at_max_time=stop  trainer.max_time_cooldown=5% => no effect with trainer.at_max_time
+callbacks=early_stopping  callbacks.early_stopping.then_for=5% => no effect with callbacks.early_stopping.then=stop
 trainer.gradient_clip_algorithm=norm => trainer.gradient_clip_algorithm=norm has no effect without
 trainer.limit_val_batches=0  trainer.val_every=5 => trainer.val_every=5 steps has no effect
 sharpness.every=500 => sharpness.every is 500 steps, but the run has only 400
