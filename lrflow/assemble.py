@@ -19,7 +19,6 @@ from lrflow.config.metrics import check_logged, need_validation
 from lrflow.config.objective import loss_of, metrics_of
 from lrflow.config.schema import NoFeedback, Optimizer, Rules
 from lrflow.config.targets import optimizer_traits, takes
-from lrflow.config.types import seconds_of
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
 from lrflow.files import user_lock
@@ -358,20 +357,6 @@ def check_plan(config: Config, plan: Plan) -> None:
     """
     if problems := misfits(plan, config.layers.plain()):
         raise ConfigError(problems)
-
-
-def lightning_options(config: Config) -> dict[str, Any]:
-    """Return the options of `build_trainer`; the length of the run is set by `Trainer.run_for`."""
-    trainer = config.trainer
-    names = (
-        "accelerator devices num_nodes strategy precision accumulate_grad_batches "
-        "gradient_clip_val gradient_clip_algorithm limit_train_batches limit_val_batches deterministic"
-    )
-    options = {name: getattr(trainer, name) for name in names.split()}
-    options["timeout"] = seconds_of(trainer.timeout)
-    if trainer.gradient_clip_val is None:
-        del options["gradient_clip_algorithm"]
-    return options
 
 
 def plain_config(config: Config) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from lrflow.config.objective import check_objective
 from lrflow.config.run_schema import Health, Train
 from lrflow.config.schema import Data, Facts, Optimizer, Rules, Schedule
 from lrflow.config.targets import defaults
+from lrflow.config.trainer_keys import check_lightning
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Rule
 from lrflow.metric import PLACES, is_validation
@@ -98,12 +99,13 @@ def check_config(
         problems += check_scaling(config)
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
     problems += check_of_module(config) if sound("optimizer", "schedule", "layers") else []
-    problems += check_average(config.average, config.trainer.strategy, horizon) if sound("average", "trainer.") else []
+    problems += (
+        check_average(config.average, config.trainer.strategy_name, horizon) if sound("average", "trainer.") else []
+    )
     problems += check_facts(config) if sound("model", "data") else []
     problems += check_objective(config) if sound("model", "data") else []
     problems += check_monitors(config.health)
-    problems += check_switched_off(content)
-    problems += check_of_lightning(content)
+    problems += [*check_switched_off(content), *check_of_lightning(content), *check_lightning(content)]
     problems += check_fact_names(config.data)
     problems += _check_test(config) if sound("task", "trainer.checkpoint") else []
     problems += check_feedback(config) if sound("feedback", "trainer.", "data.") else []

@@ -161,9 +161,9 @@ def _of_second_order(config: Config) -> Iterator[Problem]:
 
 
 def _unsharded(config: Config, why: str) -> Iterator[Problem]:
-    if str(config.trainer.strategy).startswith(("fsdp", "deepspeed")):
+    if config.trainer.strategy_name.startswith(("fsdp", "deepspeed")):
         message = f"shards the weights, but the optimizer {why}"
-        yield Problem("trainer.strategy", message, config.trainer.strategy, "trainer.strategy=ddp")
+        yield Problem("trainer.strategy", message, config.trainer.strategy_name, "trainer.strategy=ddp")
 
 
 def _not_in_half_precision(config: Config, message: str) -> Iterator[Problem]:

@@ -44,7 +44,6 @@ SYNONYMS = {
 _NAMES = "name=... names the run, on dashboards too"
 
 ANSWERS = {
-    r"trainer\.min_(epochs|steps)": "a run makes every step of its plan; set the length with trainer.max_{0}",
     r"(?:.*\.)?logger\.(?:wandb|tensorboard)\.(?:run_)?name|(?:logger|trainer)\.name": _NAMES,
     r"(?:logger\.)?(tags|project|entity|group)": "did you mean logger.wandb.{0}? It needs logger=wandb",
     r"(.*schedule)\.warmup_(?:ratio|fraction|pct)": "a warmup can be a share of the run: {0}.warmup={share}",

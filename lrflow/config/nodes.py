@@ -19,7 +19,7 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.objectives import is_known
 from lrflow.schedules import Curve, Shape
 
-GROUPS = ("optimizer", "schedule", "feedback", "layers", "model", "data", "logger", "health", "callbacks")
+GROUPS = ("optimizer", "schedule", "feedback", "layers", "model", "data", "logger", "health", "callbacks", "trainer")
 """The groups that build objects."""
 
 PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
@@ -31,7 +31,9 @@ PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
-_BUILT = re.compile(r"(optimizer|feedback|layers|model|data)|optimizer\.routes\.[^.]+|(health|callbacks)\.[^.]+")
+_BUILT = re.compile(
+    r"(optimizer|feedback|layers|model|data)|optimizer\.routes\.[^.]+|(health|callbacks)\.[^.]+|trainer\.(strategy|plugins\[\d+\])"
+)
 """Keys of the nodes whose object lrflow builds itself."""
 
 

@@ -32,6 +32,11 @@ class Checkpoint(Section):
         return None if self.monitor is None else Metric.parse(self.monitor, self.mode)
 
 
+AnyStrategy = Annotated[
+    Annotated[f.Strategy, Tag("<name>")] | Annotated[Node, Tag("<node>")],
+    Discriminator(lambda value: "<node>" if isinstance(value, Mapping | Node) else "<name>"),
+]
+
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 
@@ -45,8 +50,8 @@ class Trainer(Section):
     """Number of devices per node, or a list of their indices; auto: all."""
     num_nodes: f.Count = 1
     """Number of machines that train together."""
-    strategy: f.Strategy = "auto"
-    """Strategy of Lightning's that distributes the work, such as ddp or fsdp; auto: chosen by the devices."""
+    strategy: AnyStrategy = "auto"
+    """Strategy of Lightning's, such as ddp, or a node with `_target_` and arguments; auto: chosen by the devices."""
     timeout: f.ClockTime = "30 min"
     """How long a process of a data-parallel run waits for the others before it ends the run."""
     precision: Annotated[Any, f.one_of(*PRECISIONS, also=("64", "32", "bf16", "16", 64, 32, 16))] = "32-true"
@@ -57,6 +62,10 @@ class Trainer(Section):
     """Maximum number of optimizer steps; the first limit reached ends the run."""
     max_samples: f.Count | None = None
     """Maximum number of examples or environment steps over all devices; the first limit reached ends the run."""
+    min_epochs: f.Count | None = None
+    """Number of epochs before which no callback ends the run; None: any may."""
+    min_steps: f.Steps | None = None
+    """Number of optimizer steps before which no callback ends the run; None: any may."""
     max_time: f.ClockTime | None = None
     """Time of training over all resumes, after which the run ends even if its plan does not; None: no limit."""
     at_max_time: Annotated[End, f.one_of(*get_args(End))] = "cooldown"
@@ -89,6 +98,27 @@ class Trainer(Section):
     """Use torch's deterministic algorithms."""
     progress: f.AutoSwitch = "auto"
     """Show a progress bar; auto: on a terminal."""
+    benchmark: f.Switch = False
+    """Let cuDNN try its algorithms and take the fastest."""
+    detect_anomaly: f.Switch = False
+    """End the run where a backward pass computes NaN, with the forward operation that caused it; slow."""
+    sync_batchnorm: f.Switch = False
+    """Compute the statistics of BatchNorm over all GPUs of a data-parallel run."""
+    profiler: Annotated[Literal["simple", "advanced", "pytorch"], f.one_of("simple", "advanced", "pytorch")] | None = (
+        None
+    )
+    """Profiler of Lightning's that measures the run and writes into its folder; None: none."""
+    plugins: list[Node] = Field(default_factory=list)
+    """Plugins of Lightning's, each with `_target_` and arguments: precision, cluster environment."""
+    lightning: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of Lightning's Trainer."""
+
+    @property
+    def strategy_name(self) -> str:
+        """Name of the strategy; of a node, that of its class: `ddp` of DDPStrategy."""
+        if isinstance(self.strategy, Node):
+            return self.strategy.target.rpartition(".")[2].removesuffix("Strategy").lower()
+        return self.strategy
 
     @property
     def processes(self) -> int | None:
@@ -111,8 +141,8 @@ class Trainer(Section):
             return "num_nodes", self.num_nodes, "1"
         if processes is not None and processes > 1:
             return "devices", self.devices, "1"
-        if self.strategy not in ("auto", "single_device"):
-            return "strategy", self.strategy, "auto"
+        if self.strategy_name not in ("auto", "single_device", "singledevice"):
+            return "strategy", self.strategy_name, "auto"
         return None
 
 

@@ -115,6 +115,9 @@ def _written(config: Config) -> Iterator[tuple[str, Any]]:
         yield from _of_lightning(node, f"health.{name}")
     for name, node in config.callbacks.nodes().items():
         yield from _of_lightning(node, f"callbacks.{name}")
+    for name, given in config.trainer.plain().items():
+        if name in ("strategy", "plugins"):
+            yield from _of_lightning(given, f"trainer.{name}")
     data = config.data.plain()
     if config.data.target in _DOWNLOADS and data.get("download", True) and data.get("root"):
         from lrflow.data.fashion_mnist_files import find

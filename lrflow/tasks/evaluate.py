@@ -25,6 +25,7 @@ from lrflow.training.loaders import order_loaders
 from lrflow.training.preprocessing import restore_preprocessing
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import build_trainer, check_launched
+from lrflow.training.trainer_options import lightning_options
 
 log = logging.getLogger("lrflow")
 
@@ -51,7 +52,7 @@ def run(config: Config) -> dict[str, Any]:
     folder = RunFolder.of(source)
     pl.seed_everything(config.seed, verbose=False)
     with own_environment(folder):
-        trainer = build_trainer(assemble.lightning_options(config), folder.path, [], config.trainer.log_every)
+        trainer = build_trainer(lightning_options(config), folder.path, [], config.trainer.log_every)
         check_launched(trainer)
         data = assemble.build_data(config)
         restore_preprocessing(data, saved.preprocessing)

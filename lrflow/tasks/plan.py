@@ -28,6 +28,7 @@ from lrflow.runs import RunFolder
 from lrflow.training.feedback_loop import make_feedback_loop
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.trainer import build_trainer
+from lrflow.training.trainer_options import lightning_options
 
 
 class FailedCheckError(LrflowError):
@@ -157,7 +158,4 @@ def _invalid(given: str | Path, *messages: str) -> ConfigError:
 
 def _processes(config: Config) -> int:
     """The number of processes that train; where the config leaves it open, the number that a trainer here would use."""
-    return (
-        config.trainer.processes
-        or build_trainer(assemble.lightning_options(config), Path(config.output), [], 1).world_size
-    )
+    return config.trainer.processes or build_trainer(lightning_options(config), Path(config.output), [], 1).world_size

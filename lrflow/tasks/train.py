@@ -66,6 +66,7 @@ from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import branch_point, read_resumed
 from lrflow.training.state import preserve_random_state
 from lrflow.training.trainer import Trainer, build_trainer, check_launched, rank, validate_every
+from lrflow.training.trainer_options import lightning_options, profiler_of
 
 log = logging.getLogger("lrflow")
 
@@ -249,7 +250,9 @@ def prepare(
         LrflowError: the run cannot start.
     """
     pl.seed_everything(config.seed, verbose=False)
-    trainer = build_trainer(assemble.lightning_options(config), folder.path, loggers, config.trainer.log_every)
+    options = {**lightning_options(config), **profiler_of(config, folder.path)}
+    trainer = build_trainer(options, folder.path, loggers, config.trainer.log_every)
+    trainer.run_at_least(config.trainer.min_epochs, config.trainer.min_steps)
     check_launched(trainer)
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)

@@ -66,13 +66,18 @@ class Freezing(Callback):
         """Freeze the groups that are frozen at the first step of this fit, before the strategy wraps the module.
 
         Raises:
-            ConfigError: a group is unfrozen later, and the strategy shards parameters, which does not allow that.
+            ConfigError: a group is unfrozen later, and the strategy shards parameters, which does not allow that; or
+                BatchNorms that are frozen would be replaced by synchronized ones.
         """
         if stage != "fit":
             return
         if self._next < math.inf and not isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy):
             message = f"{type(trainer.strategy).__name__} cannot unfreeze parameters during a run"
             raise ConfigError([Problem("trainer.strategy", message, ..., "take ddp, or leave out unfreeze")])
+        if self._norms and getattr(trainer.strategy, "_layer_sync", None) is not None:
+            message = "replaces the BatchNorms whose statistics a frozen group keeps"
+            hint = "leave it out, or set freeze_statistics: false in the rules of frozen groups"
+            raise ConfigError([Problem("trainer.sync_batchnorm", message, True, hint)])
         self._apply(self._step)
 
     def on_train_batch_start(

@@ -140,6 +140,13 @@ class FitLoop(_FitLoop):
             set_random_state(self.random_state)
 
     @property
+    def _can_stop_early(self) -> bool:
+        """Whether the least epochs and steps are made; an epoch counts from its last batch on, for its validation."""
+        is_whole = self.epoch_loop.batch_progress.is_last_batch
+        epochs = max(0, self.epoch_progress.current.ready - (not is_whole))
+        return epochs >= (self.min_epochs or 0) and self.epoch_loop.global_step >= (self.min_steps or 0)
+
+    @property
     def max_epochs(self) -> int:
         """-1: the number of epochs is not limited."""
         return -1
@@ -324,6 +331,7 @@ class EpochLoop(_TrainingEpochLoop):
         epoch = self.trainer.current_epoch + 1
         if not steps:
             where = " in one of the processes" if self.trainer.world_size > 1 else ""
+            self.trainer.fit_loop.min_epochs, self.min_steps = 0, None  # no step would ever reach them
             reason = f"the training data: epoch {epoch} had no batch for a step{where}"
             self.trainer.stop(reason)  # type: ignore[attr-defined]
         elif self.steps_per_epoch not in (None, steps) and not self._has_warned:

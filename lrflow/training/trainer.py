@@ -65,6 +65,11 @@ class Trainer(pl.Trainer):
         self.fit_loop.epoch_loop.max_steps = horizon.steps
         self.fit_loop.epoch_loop.steps_per_epoch = horizon.steps_per_epoch
 
+    def run_at_least(self, epochs: int | None, steps: int | None) -> None:
+        """Ignore requests to end the run before these epochs and steps; None: no minimum."""
+        self.fit_loop.min_epochs = epochs or 0  # Lightning takes None with a number of steps for one epoch
+        self.fit_loop.epoch_loop.min_steps = steps
+
     @property
     def planned_steps(self) -> int:
         """Number of optimizer steps of the plan that the run follows now."""
@@ -72,9 +77,10 @@ class Trainer(pl.Trainer):
         return self.horizon.steps
 
     def stop(self, reason: str) -> None:
-        """End the run after this step; its outcome reports the reason."""
-        self._ended_by = self._ended_by or reason
-        self.should_stop = True
+        """End the run after this step; its outcome reports the reason. Ignored before `min_epochs` and `min_steps`."""
+        if self.fit_loop._can_stop_early:
+            self._ended_by = self._ended_by or reason
+            self.should_stop = True
 
     @property
     def ended_by(self) -> str | None:
@@ -97,6 +103,10 @@ class Trainer(pl.Trainer):
 
     @should_stop.setter
     def should_stop(self, value: bool) -> None:
+        # A request before `min_epochs` or `min_steps` is dropped, not kept until then as Lightning does (2.6.6): no
+        # checkpoint holds it, so a resumed run would end at another step.
+        if value and not self.fit_loop._can_stop_early:
+            return
         self._should_stop = bool(value)
         if not value:
             self._ended_by = self._ender = None
@@ -147,22 +157,26 @@ def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Lo
     accumulate = given.get("accumulate_grad_batches", 1)
     try:
         trainer = Trainer(
-            **given,
             default_root_dir=folder,
             logger=list(loggers) or False,
             log_every_n_steps=log_every,
             callbacks=[CoverageCheck(), *([WindowMean(accumulate)] if accumulate > 1 else [])],
-            plugins=[AtomicCheckpointIO()],
-            profiler=NoProfiler(),
+            plugins=[AtomicCheckpointIO(), *given.pop("plugins", ())],
+            profiler=given.pop("profiler", None) or NoProfiler(),
             enable_checkpointing=False,
             enable_progress_bar=False,
-            enable_model_summary=False,
+            enable_model_summary=given.pop("enable_model_summary", False),
             enable_autolog_hparams=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            **given,
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
         raise ConfigError([_rejected(given, str(error))]) from error
+    device = trainer.strategy.root_device.type
+    if given.get("sync_batchnorm") and device != "cuda":
+        message = f"torch synchronizes BatchNorm between GPUs only, and the run is on {device}"
+        raise ConfigError([Problem("trainer.sync_batchnorm", message, True, "leave it out")])
     if timeout is not None and hasattr(trainer.strategy, "_timeout"):  # of the strategies with several processes
         trainer.strategy._timeout = timedelta(seconds=timeout)
     return trainer

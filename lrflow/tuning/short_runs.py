@@ -29,6 +29,7 @@ from lrflow.training.preprocessing import restore_preprocessing
 from lrflow.training.regroup import regroup
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import SHORT_RUN_DONE, Trainer, build_trainer, check_launched, validate_every
+from lrflow.training.trainer_options import lightning_options
 
 NEVER = 10**9  # epochs between two validations
 
@@ -64,7 +65,7 @@ def short_fit(
         EndedEarlyError: the run ended before its last step.
     """
     pl.seed_everything(seed, verbose=False)
-    trainer = build_trainer(assemble.lightning_options(config), folder, [], config.trainer.log_every)
+    trainer = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
     check_launched(trainer)
     trainer.run_for(Horizon(steps))
     if val_every is None:
@@ -122,7 +123,7 @@ def short_plan(config: Config, groups: Sequence[Group], lr: float, whole: Horizo
 
 def whole_horizon(config: Config, folder: Path) -> Horizon:
     """Return the length of the whole run, counted from the batches of its data."""
-    trainer = build_trainer(assemble.lightning_options(config), folder, [], config.trainer.log_every)
+    trainer = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
     check_launched(trainer)
     return count_horizon(config, set_up_data(assemble.build_data(config), trainer, config.seed), trainer.world_size)
 

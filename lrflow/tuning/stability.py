@@ -34,6 +34,7 @@ from lrflow.training.curvature import (
 )
 from lrflow.training.loaders import set_up_data
 from lrflow.training.trainer import build_trainer, check_launched
+from lrflow.training.trainer_options import lightning_options
 
 ABOVE_BOUND = "steps along the sharpest direction grow until the curvature decreases"
 
@@ -57,7 +58,7 @@ def find_ceiling(
         ConfigError: the optimizer has no known bound, or the run uses several devices.
         LrflowError: the loss has no finite curvature, or cannot be differentiated twice.
     """
-    trainer = build_trainer(assemble.lightning_options(config), folder, [], config.trainer.log_every)
+    trainer = build_trainer(lightning_options(config), folder, [], config.trainer.log_every)
     check_launched(trainer)
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)

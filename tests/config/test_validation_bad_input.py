@@ -26,7 +26,6 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "misspelt key deep down": (["trainer.checkpoint.evry=1"], {"trainer.checkpoint.evry": "trainer.checkpoint.every?"}),
     "misspelt key of a shape": (["schedule=step", "schedule.shape.gama=0.5"], {"schedule.shape.gama": "gamma"}),
     "another framework's name": (["optimizer.learning_rate=1"], {"optimizer.learning_rate": "optimizer.lr?"}),
-    "fewest epochs": (["trainer.min_epochs=3"], {"trainer.min_epochs": "set the length with trainer.max_epochs"}),
     "name on a dashboard": (
         ["logger=wandb", "logger.wandb.name=x"],
         {"logger.wandb.name": "name=... names the run, on dashboards too"},

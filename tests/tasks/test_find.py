@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lrflow import assemble
-from lrflow.assemble import build_data, lightning_options
+from lrflow.assemble import build_data
 from lrflow.config import compose
 from lrflow.data import Digits
 from lrflow.errors import ConfigError, LrflowError
@@ -23,6 +23,7 @@ from lrflow.schedules import Horizon
 from lrflow.tasks import find
 from lrflow.training.loaders import set_up_data
 from lrflow.training.trainer import build_trainer
+from lrflow.training.trainer_options import lightning_options
 from lrflow.tuning.short_runs import short_plan
 
 SMALL = ("task=find", "find.steps=120", "find.sweeps=2", "model=logistic", "data.batch_size=128")

@@ -13,12 +13,13 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lrflow import assemble
-from lrflow.assemble import build_data, lightning_options
+from lrflow.assemble import build_data
 from lrflow.config import Config, compose
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.tasks import train
 from lrflow.training.loaders import set_up_data
 from lrflow.training.trainer import build_trainer
+from lrflow.training.trainer_options import lightning_options
 from lrflow.tuning.range_test import run_sweeps
 
 SMALL = ("task=find", "find.sweeps=1", "model.widths=[16]", "model.dropout=0", "trainer.accelerator=cpu")
