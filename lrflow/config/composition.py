@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from lrflow.config.defaults import check_own_options
 from lrflow.config.hydra_options import adapt_hydra
 from lrflow.config.hydra_section import check_hydra, copied_variable_problem
 from lrflow.config.options import FAST, Catalogue, recipes
-from lrflow.config.origins import READ_ERRORS, Source, is_of_digits, place, touches
+from lrflow.config.origins import READ_ERRORS, Source, is_of_digits, is_typed, place, touches
 from lrflow.config.overrides import Override, Overrides, as_typed, expand, read_overrides, typed_keys
 from lrflow.config.saved import Composed, completed, earlier_run, of_this_run, pinned
 from lrflow.config.warnings import doubts_in
@@ -249,6 +249,7 @@ def checked(
             problems += check_links(folder)
         if not problems and not overrides.problems:
             config.doubts.extend(_doubts(ready, composing.config_dir))
+            config.doubts.extend(_of_account(config, keys, lambda problem: composing.place([problem], ready)[0]))
             return found, config
     except ConfigError as error:
         problems += [problem for problem in error.problems if not touches(problem.key, overrides.lost)]
@@ -305,6 +306,20 @@ def _doubts(overrides: Sequence[Override], config_dir: Path | None) -> Iterator[
     for source in _sources([*_search_path(config_dir), *(override.text for override in overrides)], config_dir):
         if source.path.is_relative_to(config_dir):
             yield from doubts_in(source.path, source.path.stat().st_mtime)
+
+
+def _of_account(config: Config, typed: Collection[str], place: Callable[[Problem], Problem]) -> Iterator[str]:
+    """Yield a warning for an account of Weights & Biases that a file gives, since it receives the run's metrics.
+
+    Args:
+        config: checked config.
+        typed: keys that the command line sets.
+        place: function that adds file and line to a problem.
+    """
+    key, wandb = "logger.wandb.entity", config.logger.wandb
+    if wandb is not None and wandb.entity is not None and not is_typed(key, typed):
+        where = place(Problem(key, "", wandb.entity)).where or "a file"
+        yield f"{where} sends the metrics to the account {key}={wandb.entity}: type it if it is yours"
 
 
 def _continued(file: Path | None) -> Path | None:

@@ -39,7 +39,9 @@ def directions_of(
         config: composed config; its `hydra.sweeper` may name metrics too.
         recorded_modes: modes recorded in a run folder, by metric.
     """
-    sweeper: Any = OmegaConf.to_container(OmegaConf.select(config, "hydra.sweeper", default=OmegaConf.create({})))
+    hydra = config.get("hydra")
+    node = hydra.get("sweeper") if isinstance(hydra, DictConfig) else None
+    sweeper: Any = OmegaConf.to_container(node) if isinstance(node, DictConfig) else {}
     sweeper = sweeper if sweeper.get("_target_") == TARGET else {}
     plain = {key: sweeper.get(key) for key in ("metric", "mode") if "${" not in str(sweeper.get(key))}
     return Directions.of({**content, "sweep": plain}, recorded_modes)

@@ -21,7 +21,7 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend
 
 import lrflow
-from lrflow.config.origins import yaml_problem
+from lrflow.config.origins import READ_ERRORS, yaml_problem
 from lrflow.config.packages import missing_package
 from lrflow.config.sweep import Sweep
 from lrflow.errors import ConfigError, LrflowError, Problem
@@ -271,6 +271,19 @@ def write_record(folder: Path, settings: Sweep, space: Space, overrides: Sequenc
     )
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+_RECORDED: dict[str, Callable[[Any], bool]] = {
+    "overrides": _are_texts,
+    "space": _are_texts,
+    "study": lambda value: isinstance(value, str),
+    "settings": lambda value: isinstance(value, dict) and isinstance(value.get("sampler"), str),
+}
+"""Checks of the entries of `sweep.yaml` that are read."""
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """Return the record that `write_record` wrote.
 
@@ -279,12 +292,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     try:
         record = yaml.safe_load((folder / RECORD).read_text(encoding="utf-8"))
-        if isinstance(record, dict) and {"overrides", "space", "settings", "study"} <= record.keys():
+        if isinstance(record, dict) and all(holds(record.get(key)) for key, holds in _RECORDED.items()):
             return record
-        message = f"{RECORD} in this folder is not the record of a sweep"
+        message = f"{RECORD} in this folder is not the record of a sweep as lrflow wrote it; was it cut or edited?"
     except FileNotFoundError:
         message = f"expected a sweep folder of hydra/sweeper=lrflow, but {RECORD} is missing"
-    except (OSError, yaml.YAMLError) as error:
+    except (*READ_ERRORS, ValueError) as error:  # a ValueError is that of a number with too many digits
         known = yaml_problem(error)  # without the lines of the file
         message = f"{RECORD} in this folder {known.message if known else f'cannot be read: {error}'}"
     raise ConfigError([Problem("sweep.resume", message, str(folder))])

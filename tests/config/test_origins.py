@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lrflow.config import compose
 from lrflow.config.origins import line_of, split_key
 
 RECIPE = """# @package _global_
@@ -125,3 +126,12 @@ def test_an_option_with_the_name_of_lrflows_own_is_an_error(nowhere: Path, probl
     (problem,) = problems_of([], Path("mine"))
     assert problem.key == "mine/optimizer/adamw.yaml"
     assert "another name" in str(problem.hint)
+
+
+def test_an_account_that_a_file_gives_is_told(tmp_path: Path) -> None:
+    (tmp_path / "recipe").mkdir()
+    text = "# @package _global_\ndefaults: [{override /logger: wandb}]\nlogger: {wandb: {entity: them, project: x}}\n"
+    (tmp_path / "recipe/mine.yaml").write_text(text)
+    (doubt,) = compose(["recipe=mine"], tmp_path).doubts
+    assert doubt.startswith(f"{tmp_path}/recipe/mine.yaml:3 sends the metrics to the account logger.wandb.entity=them")
+    assert not compose(["recipe=mine", "logger.wandb.entity=me"], tmp_path).doubts

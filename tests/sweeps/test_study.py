@@ -10,10 +10,10 @@ import pytest
 from optuna.trial import TrialState
 
 from lrflow.config.overrides import Override
-from lrflow.errors import LrflowError
+from lrflow.errors import ConfigError, LrflowError
 from lrflow.sweeps.samplers import GridSampler, make_sampler
 from lrflow.sweeps.space import Space, read_space
-from lrflow.sweeps.study import JOURNAL, open_storage, quiet_optuna, repair_journal
+from lrflow.sweeps.study import JOURNAL, RECORD, open_storage, quiet_optuna, read_record, repair_journal
 
 SAMPLERS = ["random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
 LR, MOMENTUM = map(Override.read, ("optimizer.lr=interval(1e-4,1)", "optimizer.momentum=interval(0.1,0.9)"))
@@ -37,6 +37,31 @@ def draw(path: Path, sampler: str, count: int, space: Space = SPACE) -> list[dic
         drawn.append(space.suggest(trial))
         study.tell(trial, (math.log10(float(drawn[-1]["optimizer.lr"])) + 2) ** 2)
     return drawn
+
+
+WHOLE = "overrides: [seed=1]\nspace: []\nstudy: s\nsettings: {sampler: tpe}\n"
+BROKEN = {
+    "no sampler": WHOLE.replace("sampler: tpe", ""),
+    "no settings": WHOLE.partition("settings")[0],
+    "settings that are none": WHOLE.replace("{sampler: tpe}", "3"),
+    "a space that is none": WHOLE.replace("space: []", "space: 3"),
+    "overrides that are no texts": WHOLE.replace("[seed=1]", "[1]"),
+    "a number of 5,000 digits": WHOLE.replace("study: s", f"study: {'9' * 5000}"),
+    "nested too deeply": "[" * 5000,
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
+def test_a_record_that_was_cut_or_edited(text: str, tmp_path: Path) -> None:
+    (tmp_path / RECORD).write_text(WHOLE)
+    assert read_record(tmp_path)["settings"] == {"sampler": "tpe"}
+    (tmp_path / RECORD).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_record(tmp_path)
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.value) == ("sweep.resume", str(tmp_path))
+    assert problem.message.startswith(f"{RECORD} in this folder")
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
