@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,10 +18,12 @@ from lrflow.config.length import declared_horizon
 from lrflow.config.metrics import check_feedback, check_limits, check_logged, is_plain, no_validation
 from lrflow.config.nodes import check_targets
 from lrflow.config.objective import check_objective
+from lrflow.config.packages import missing_package
 from lrflow.config.run_schema import Health, Train
 from lrflow.config.schema import Data, Facts, Optimizer, Rules, Schedule
 from lrflow.config.targets import defaults
 from lrflow.config.trainer_keys import check_lightning
+from lrflow.config.weights_schema import EXPORTS, OF_A_RUN, TABLES, Export, Predict
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Rule
 from lrflow.metric import PLACES, is_validation
@@ -266,9 +269,13 @@ def check_uses(config: Config) -> list[Problem]:
     if config.model.fresh is not None and config.model.init_from is None:
         message = "has no effect without model.init_from, the weights of which it leaves out some"
         problems.append(Problem("model.fresh", message, config.model.fresh, "add model.init_from=last or a path"))
-    if config.resume.source is not None and config.task.name in ("evaluate", "merge"):
+    if config.resume.source is not None and config.task.name in OF_A_RUN:
         message = f"task={config.task.name} does not resume a run"
         problems.append(Problem("resume.from", message, config.resume.source, f"task.from={config.resume.source}"))
+    if isinstance(config.task, Export | Predict):
+        needed = (EXPORTS if isinstance(config.task, Export) else TABLES)[config.task.to]
+        missing = [name for name in needed if importlib.util.find_spec(name) is None]
+        problems += [missing_package(name, "task.to", config.task.to) for name in missing[:1]]
     if config.resume.horizon is not None and config.task.name != "train":
         message = "only task=train uses it"
         problems.append(Problem("resume.horizon", message, config.resume.horizon, "leave it out"))

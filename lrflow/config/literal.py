@@ -12,8 +12,8 @@ from lrflow.config.grammar import quoted
 from lrflow.config.overrides import Override
 
 PATHS = (
-    "output", "resume.from", "task.from", "against", "model.init_from", "hydra.sweeper.resume", "hydra.run.dir",
-    "hydra.sweep.dir",
+    "output", "resume.from", "task.from", "task.inputs", "against", "model.init_from", "hydra.sweeper.resume",
+    "hydra.run.dir", "hydra.sweep.dir",
 )  # fmt: skip
 """Keys whose value is a path."""
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 from lrflow.config import types as f
 from lrflow.config.callback_schema import End
 from lrflow.config.schema import Node, Section
+from lrflow.config.weights_schema import Export, Predict
 from lrflow.metric import LOSS, Metric
 from lrflow.schedules import Duration
 
@@ -346,6 +347,8 @@ Task = Annotated[
     | Annotated[FindTask, Tag("<find>")]
     | Annotated[Evaluate, Tag("<evaluate>")]
     | Annotated[Merge, Tag("<merge>")]
+    | Annotated[Export, Tag("<export>")]
+    | Annotated[Predict, Tag("<predict>")]
     | Annotated[Analyze, Tag("<analyze>")],
     Discriminator(_name_of_task),
 ]

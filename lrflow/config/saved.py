@@ -26,6 +26,7 @@ from lrflow.config.origins import READ_ERRORS, yaml_problem
 from lrflow.config.overrides import Override
 from lrflow.config.record import record_problems
 from lrflow.config.validation import META, record_of, validate
+from lrflow.config.weights_schema import OF_A_RUN
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import is_file, is_folder, write_whole
 from lrflow.redaction import redact
@@ -352,9 +353,8 @@ def _named(overrides: Iterable[Override]) -> tuple[str, str] | None:
     """Return the key that names an earlier run and its value; None if no run is resumed or evaluated."""
     given = {override.key: override for override in overrides}
     resumed = given.get("resume.from")
-    if resumed is not None and resumed.value == "null":
-        resumed = None
-    if "task" in given and given["task"].value in ("evaluate", "merge"):
+    resumed = None if resumed is None or resumed.value == "null" else resumed
+    if "task" in given and given["task"].value in OF_A_RUN:
         if resumed is not None:
             return None  # the checks report the combination
         return "task.from", _path(given["task.from"]) if "task.from" in given else "last"

@@ -19,6 +19,7 @@ from lrflow.config.metrics import check_modes, directions_of, fill_modes
 from lrflow.config.origins import touches
 from lrflow.config.schema import Rules
 from lrflow.config.secrets import find_masked, find_published_secrets, find_secrets
+from lrflow.config.weights_schema import OF_A_RUN
 from lrflow.errors import ConfigError, Problem
 from lrflow.redaction import redactor
 
@@ -157,7 +158,7 @@ def replace_auto_lr(content: dict[str, Any]) -> bool:
 def check_auto(config: Config) -> list[Problem]:
     """Return a problem for each setting that excludes `optimizer.lr=auto`."""
     problems = []
-    if config.task.name not in ("train", "find", "evaluate"):
+    if config.task.name not in ("train", "find", *OF_A_RUN):
         message = f"task={config.task.name} needs an LR as a number"
         problems.append(Problem("optimizer.lr", message, AUTO, "find the LR with task=find"))
     elif config.resume.source is not None:

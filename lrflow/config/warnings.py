@@ -20,6 +20,7 @@ from lrflow.config.origins import short_path
 from lrflow.config.overrides import Override
 from lrflow.config.schema import Feedback, Rules, Schedule, ScheduledSetting
 from lrflow.config.targets import takes
+from lrflow.config.weights_schema import OF_A_RUN
 from lrflow.metric import is_validation
 from lrflow.schedules import Duration, Horizon
 
@@ -163,7 +164,7 @@ def unused_keys(config: Config) -> list[str]:
     unread = []
     task, check = config.task.name, config.find.check
     plans, bounds = task == "plan", isinstance(config.find, StabilityFind)
-    looks = config.finds_lr or (check and (bounds or not plans)) or task in ("find", "evaluate", "merge")
+    looks = config.finds_lr or (check and (bounds or not plans)) or task in ("find", *OF_A_RUN)
     found = getattr(config.find, "found", None) is not None  # by this run: so its keys were read
     if not looks and not found:
         keys = [key for key in typed if key == "find" or (key.startswith("find.") and (check or key != "find.check"))]

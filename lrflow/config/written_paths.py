@@ -105,8 +105,8 @@ def _output(config: Config, named: Collection[Path]) -> Iterator[Problem]:
 def _written(config: Config) -> Iterator[tuple[str, Any]]:
     """Yield the key and value of each path that a run may write, apart from `output`."""
     yield from leaves(config.logger.plain().get("tensorboard") or {}, "logger.tensorboard")
-    if config.task.name in ("evaluate", "merge", "analyze"):
-        yield "task.from", config.task.source
+    if (source := getattr(config.task, "source", None)) is not None:
+        yield "task.from", source
     for group in ("optimizer", "schedule", "layers", "feedback", "model", "data"):
         section: Any = getattr(config, group)
         if hasattr(section, "target"):

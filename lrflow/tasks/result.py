@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import pytorch_lightning as pl
 from torch import nn
 
-from lrflow import assemble
-from lrflow.config import Config, load_config, locate, validate
+from lrflow.config import Config, load_config, validate
 from lrflow.errors import LrflowError
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.tasks.evaluate import find_weights
 from lrflow.tasks.plan import read_plan
+from lrflow.tasks.trained import load_module
 from lrflow.training import planned_module
-from lrflow.training.checkpoint_file import read_checkpoint
-from lrflow.training.resume import Resumed
 from lrflow.training.state import preserve_random_state
 
 
@@ -89,29 +86,3 @@ class Result:
     def __repr__(self) -> str:
         metrics = ", ".join(f"{name}={value:.4g}" for name, value in self.outcome.metrics.items())
         return f"Result({self.outcome.status}, {metrics}, folder={str(self.folder)!r})"
-
-
-def load_module(
-    config: Config,
-    checkpoint: Path,
-    trainer: pl.Trainer | None = None,
-    data: pl.LightningDataModule | None = None,
-) -> pl.LightningModule:
-    """Return the module of a run with the weights of a checkpoint, in evaluation mode.
-
-    Args:
-        config: of the run.
-        checkpoint: the file; its weights are those to evaluate.
-        trainer: the trainer that the module's hooks use; None: one with a single CPU.
-        data: the data that the module's hooks use; None: they are loaded if the hooks need them.
-
-    Raises:
-        LrflowError: the checkpoint is broken or belongs to another model.
-    """
-    saved = Resumed.read(checkpoint, locate)
-    module = assemble.build_module(config, start=False, trainer=trainer, data=data, stage="test")
-    saved.check(module)
-    content = read_checkpoint(checkpoint, map_location="cpu")
-    module.on_load_checkpoint(content)
-    module.load_state_dict(content["state_dict"])
-    return module.eval()

@@ -1,0 +1,129 @@
+"""Predictions of a run: of its data and of files, in order, and the same after a kill."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import lrflow as library
+from lrflow.tasks import predict
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+RUN = ("fast=true", "name=run", "output=runs", "trainer=cpu", "trainer.progress=false", "model.widths=[8]")
+
+
+@pytest.fixture
+def run(lrflow: Command, tmp_path: Path) -> Path:
+    assert lrflow(*RUN).returncode == 0
+    return next((tmp_path / "runs").iterdir())
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_predictions_are_those_of_the_model_in_the_order_of_the_data(lrflow: Command, run: Path) -> None:
+    assert lrflow("task=predict", "output=runs", "task.to=npz", "data.eval_batch_size=100").returncode == 0
+    done = lrflow("task=predict", "output=runs", "task.split=train", "task.weights=last")
+    assert done.returncode == 0, done.stderr
+    found = np.load(run / "predictions/test-best.npz")
+    result = library.load(run)
+    data = data_of(result.config)
+    with torch.no_grad():
+        expected = result.load_model("best")(data.test_set.tensors[0]).softmax(1)
+    np.testing.assert_allclose(found["probability"], expected, rtol=1e-5, atol=1e-7)
+    assert found["target"].tolist() == data.test_set.tensors[1].tolist()
+    assert (found["class"] == found["probability"].argmax(1)).all()
+    accuracy = float((found["class"] == found["target"]).mean())
+    # The run tested its last weights, which are also the best.
+    assert accuracy == pytest.approx(result.metrics["test/accuracy"], abs=1e-6)
+    table = rows(run / "predictions/train-last.csv")
+    assert [int(row["target"]) for row in table] == data.train_set.tensors[1].tolist()
+    assert [int(row["row"]) for row in table] == list(range(len(table)))
+    assert sum(float(table[0][f"probability_{index}"]) for index in range(10)) == pytest.approx(1)
+
+
+def data_of(config: Any) -> Any:
+    from lrflow.assemble import build_data
+
+    data = build_data(config)
+    data.setup()
+    return data
+
+
+def test_files_and_folders_are_predicted_as_they_are_read(lrflow: Command, run: Path, tmp_path: Path) -> None:
+    images = load_digits().images[:30].astype(np.float32)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    np.save(folder / "a.npy", images[:10, None])
+    np.savez(folder / "b.npz", inputs=images[10:20, None], other=np.zeros(3))
+    torch.save(torch.from_numpy(images[20:, None]), folder / "c.pt")
+    np.savetxt(
+        "flat.csv", images.reshape(30, 64), delimiter=",", header=",".join(f"p{i}" for i in range(64)), comments=""
+    )
+    for given in ("images", "flat.csv"):
+        done = lrflow("task=predict", "output=runs", f"task.inputs={given}")
+        assert done.returncode == 0, done.stderr
+    whole, flat = rows(run / "predictions/images-best.csv"), rows(run / "predictions/flat-best.csv")
+    assert [row["input"] for row in whole] == ["a.npy"] * 10 + ["b.npz"] * 10 + ["c.pt"] * 10
+    assert [row["class"] for row in whole] == [row["class"] for row in flat]
+    network = library.load(run).load_model("best")
+    with torch.no_grad():
+        expected = network(data_of(library.load(run).config).normalise(torch.from_numpy(images[:, None])))
+    assert [int(row["class"]) for row in whole] == expected.argmax(1).tolist()
+
+    torch.save({"model": torch.nn.Linear(1, 1)}, "object.pt")
+    np.save("wide.npy", np.zeros((3, 9)))
+    np.save("objects.npy", np.array([{}], dtype=object))
+    Path("text.csv").write_text("1,2\nthree,4\n")
+    wrong = {
+        "imags": "did you mean images?", "wide.npy": "expected inputs of shape examples x 1x8x8, found 3x9",
+        "objects.npy": "cannot be read", "object.pt": "plain numbers", "text.csv": "line 2 is not all numbers",
+        "runs": "has no file of",
+    }  # fmt: skip
+    for given, message in wrong.items():
+        done = lrflow("task=predict", "output=runs", f"task.inputs={given}")
+        assert done.returncode == 2, given
+        assert message in " ".join(done.stderr.split()), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_killed_prediction_goes_on_after_its_last_chunk(
+    lrflow: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("task=predict", "output=runs", "task.split=train", "data.eval_batch_size=64", "task.chunk=128")
+    assert lrflow(*command).returncode == 0
+    path = run / "predictions/train-best.csv"
+    whole = path.read_bytes()
+    path.unlink()
+    write, written = predict.write_whole, []
+
+    def killed(target: Path, data: Any) -> Path:
+        written.append(target.name)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        return write(target, data)
+
+    monkeypatch.setattr(predict, "write_whole", killed)
+    assert lrflow(*command).returncode == 130
+    parts = path.with_name(".train-best.csv.parts")
+    assert sorted(one.name for one in parts.glob("chunk*")) == ["chunk-000000.npz", "chunk-000001.npz"]
+    done = lrflow(*command)
+    assert "goes on after 2 saved chunks" in done.stdout
+    assert path.read_bytes() == whole
+    assert not parts.exists()
+
+    written.clear()
+    assert lrflow(*command).returncode == 130
+    other = lrflow(*command[:3], "data.eval_batch_size=32", "task.chunk=128")  # another request starts anew
+    assert "goes on" not in other.stdout
+    assert other.returncode == 0
