@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -24,6 +24,7 @@ from lrflow.config.packages import trust_packages
 from lrflow.config.saved import pinned
 from lrflow.config.validation import AUTO
 from lrflow.errors import ConfigError, LrflowError, Problem, SignalReceived, StoppedError
+from lrflow.launch import check_environment
 from lrflow.outcome import Outcome
 from lrflow.output import redacted_output
 from lrflow.plan import Plan
@@ -147,16 +148,15 @@ def sweep(*words: str, config_dir: str | Path | None = None) -> SweepResults:
         config_dir: folder with options and recipes of your own.
 
     Returns:
-        The trials; `best()` is the best of them. A trial that failed is among them.
+        The trials; `best` is the best of them. A trial that failed is among them.
 
     Raises:
         ConfigError: every problem of every job.
         LrflowError: the sweep was stopped, or no job could be started.
     """
     folder = Path(config_dir) if config_dir else None
-    args = parse(["-m", *_plain_words(words)])
+    args = replace(parse(["-m", *_plain_words(words)]), config_dir=folder)
     trust_packages(args.trust)
-    args = type(args)(overrides=args.overrides, multirun=True, config_dir=folder)
     catalogue = Catalogue([folder] if folder else [])
     with _as_a_job(None):
         typed, resumed = with_earlier_sweep(literal_paths(expand(args.overrides), sweep=True))
@@ -243,6 +243,7 @@ def _for_the_command_line(override: Override) -> Iterator[Problem]:
 @contextmanager
 def _as_a_job(config: Config | None) -> Iterator[None]:
     """Run the block as the command line runs a job: secrets masked, signals handled, failures explained."""
+    check_environment()
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise exceptions instead of ending the process
     try:

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from lrflow.config.callback_schema import End, patience_of
+from lrflow.display import counted
 from lrflow.metric import LOSS, Metric
 from lrflow.schedules import Duration, Horizon
 from lrflow.schedules.time import DurationLike
@@ -69,11 +70,7 @@ class EarlyStopping(Callback):
             horizon: the length of the run as it is planned.
             interval: optimizer steps between two validations; None: unknown.
         """
-        long = (
-            f"{self.patience} validation{'s' * (self.patience > 1)}"
-            if isinstance(self.patience, int)
-            else f"{self.patience}"
-        )
+        long = counted(self.patience, "validation") if isinstance(self.patience, int) else str(self.patience)
         line = f"after {long} without a better {self.metric}"
         if interval:
             counted = self.patience if isinstance(self.patience, int) else math.ceil(self._steps(horizon) / interval)

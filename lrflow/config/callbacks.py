@@ -1,4 +1,4 @@
-"""Checks of the group `callbacks`: callbacks that clash with what lrflow does itself, and their metrics."""
+"""Checks of the group `callbacks`: callbacks that do not work with a plan, and misspelt names that switch one off."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 from lrflow.config.diagnostics import closest
 from lrflow.errors import Problem, did_you_mean
 from lrflow.imports import original_name
-
-LIGHTNINGS = "pytorch_lightning.callbacks."
 
 _CLOCK = re.compile(r"\d+:\d\d:\d\d:\d\d")
 
@@ -97,7 +95,7 @@ def refused(targets: Iterable[str], key: str) -> Problem | None:
     """
     for target in targets:
         room, _, name = original_name(target).rpartition(".")
-        if f"{room}.".startswith(LIGHTNINGS) and name in REFUSED:
+        if f"{room}.".startswith("pytorch_lightning.callbacks.") and name in REFUSED:
             reason, instead = REFUSED[name]
             return Problem(f"{key}._target_", reason, target, instead)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader, TensorDataset
 
-from lrflow.errors import ConfigError, Problem
+from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.limits import MOST_PROCESSES
 
 
@@ -109,8 +110,16 @@ class DataModule(pl.LightningDataModule):
         """Use what an earlier run's `fit_normalisation` computed, instead of computing it in `setup`.
 
         Args:
-            values: as `fitted` returned it.
+            values: as `fitted` returned it; they come from a checkpoint, which may be someone else's.
+
+        Raises:
+            LrflowError: a text would replace an argument of the class, such as the folder of its data.
         """
+        for name in inspect.signature(type(self)).parameters:
+            if isinstance(values.get(name), str):
+                raise LrflowError(
+                    f"the checkpoint would replace data.{name} by {values[name]!r}, which only a config may set"
+                )
         self._fitted, self._refits = dict(values), False
         vars(self).update(values)
 

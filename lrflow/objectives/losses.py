@@ -71,9 +71,20 @@ LOSSES = {
 }
 """Losses by name."""
 
-_OTHER_LOSSES = {
-    **dict.fromkeys(("ctc", "gaussian_nll", "triplet_margin", "cosine_embedding", "margin_ranking"), "more than"),
+_OTHER_LOSSES = ("ctc", "gaussian_nll", "triplet_margin", "cosine_embedding", "margin_ranking")
+"""Losses of torch.nn that compare more than an output with its target."""
+
+_MEANT = {
+    "ce": "cross_entropy",
+    "mae": "l1",
+    "l2": "mse",
+    "kl": "kl_div",
+    "bce_logits": "bce_with_logits",
+    "bce_logit": "bce_with_logits",
 }
+"""Other common names of losses."""
+
+_HOME = "torch.nn.modules.loss"
 
 
 @dataclass(frozen=True)
@@ -149,9 +160,6 @@ def chosen_loss(spec: Any, of_data: Any = None, key: str = "model.loss") -> Chos
     return ChosenLoss(loss.target, arguments, loss.kind, outputs)
 
 
-_HOME = "torch.nn.modules.loss"
-
-
 def is_of_torch(loss: ChosenLoss) -> bool:
     """Return whether a loss is one of `LOSSES`."""
     return any(loss.target == one.target for one in LOSSES.values())
@@ -161,16 +169,5 @@ def _no_such_loss(key: str, name: Any) -> Problem:
     if str(name).removesuffix("_loss").removesuffix("loss") in _OTHER_LOSSES:
         message = "this loss compares more than an output with its target"
         return Problem(key, message, name, "compute it in the training_step of a LightningModule")
-    hint = f"did you mean {MEANT[str(name)]}?" if str(name) in MEANT else did_you_mean(str(name), LOSSES)
+    hint = f"did you mean {_MEANT[str(name)]}?" if str(name) in _MEANT else did_you_mean(str(name), LOSSES)
     return Problem(key, f"expected one of {', '.join(LOSSES)}", name, hint)
-
-
-MEANT = {
-    "ce": "cross_entropy",
-    "mae": "l1",
-    "bce_logits": "bce_with_logits",
-    "kl": "kl_div",
-    "l2": "mse",
-    "bce_logit": "bce_with_logits",
-}
-"""Other common names of losses."""

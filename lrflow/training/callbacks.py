@@ -80,8 +80,9 @@ def _misplaced(callback: object, key: str, target: str, trainer: pl.Trainer) -> 
     if isinstance(callback, Monitor):
         name = key.removeprefix("callbacks.")
         return Problem(f"{key}._target_", "is a lrflow.health.Monitor", target, f"use health.{name}._target_={target}")
-    if problem := refused((f"{one.__module__}.{one.__name__}" for one in type(callback).__mro__[:-1]), key):
-        return None if problem.value == "pytorch_lightning.callbacks.callback.Callback" else problem
+    kinds = (f"{one.__module__}.{one.__name__}" for one in type(callback).__mro__ if one is not pl.Callback)
+    if problem := refused(kinds, key):
+        return problem
     on_cpu = trainer.strategy.root_device.type == "cpu"
     if isinstance(callback, DeviceStatsMonitor) and not trainer.loggers:
         return Problem(key, "needs a logger for what it measures", ..., "use logger=csv")

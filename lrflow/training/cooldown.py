@@ -95,8 +95,8 @@ class Cooldown:
                 log.warning("the plan of the cooldown could not be written: %s", error.strerror)
 
 
-def end_run(trainer: pl.Trainer, reason: str, then: str, over: Duration) -> bool:
-    """End a run before its plan does, and return whether that was possible now.
+def end_run(trainer: pl.Trainer, reason: str, then: str, over: Duration) -> None:
+    """End a run before its plan does, unless its last step is done, or a cooldown has begun or may not begin now.
 
     Args:
         trainer: of the run.
@@ -106,14 +106,9 @@ def end_run(trainer: pl.Trainer, reason: str, then: str, over: Duration) -> bool
     """
     assert isinstance(trainer, Trainer)
     cooldown = trainer.cooldown
-    if trainer.global_step >= trainer.max_steps or (cooldown is not None and cooldown.has_begun):
-        return False  # it ends anyway
-    if not trainer.fit_loop._can_stop_early:
-        return False
+    if trainer.global_step >= trainer.max_steps or not trainer.fit_loop._can_stop_early:
+        return
     if then == "stop" or cooldown is None:
         trainer.stop(reason)
-        return True
-    if not cooldown.may_begin(trainer.global_step):
-        return False
-    cooldown.begin(trainer, reason, over)
-    return True
+    elif not cooldown.has_begun and cooldown.may_begin(trainer.global_step):
+        cooldown.begin(trainer, reason, over)

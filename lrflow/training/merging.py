@@ -59,7 +59,7 @@ def check_constant(plan: Plan, start: int, end: int, saved: Sequence[int], folde
         folder: its checkpoints.
 
     Raises:
-        ConfigError: an LR moves, or another setting of the optimizer does.
+        ConfigError: an LR moves.
     """
     rates = plan.lr(np.arange(start, end))
     same = np.isclose(rates, rates[0], rtol=1e-9, atol=0).all(axis=1)

@@ -17,14 +17,14 @@ from lrflow.config.options import Catalogue
 from lrflow.config.schema import Rules
 from lrflow.config.targets import instantiate, locate
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.layers import Rule, RuleMaker, resolve
+from lrflow.layers import Group, Rule, RuleMaker, resolve
 from lrflow.layers.parameters import Parameters
 from lrflow.optimizers import build_optimizer, traits_of
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.schedules import Curve, DurationLike, Horizon, Schedule, Shape
 from lrflow.training.configure_optimizers import supply_optimizer
 
-MakeOptimizer = Callable[[torch.device | str], torch.optim.Optimizer]
+MakeOptimizer = Callable[[torch.device | str | None], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ModulePlan(Plan):
     Args:
         groups: all groups of the module, frozen ones too.
         horizon: how long the run is, in optimizer steps.
-        make_optimizer: makes the optimizer for a device.
+        make_optimizer: makes the optimizer for a device; None: the one that the parameters are on.
         settings: the optimizer's settings.
     """
 
@@ -47,7 +47,7 @@ class ModulePlan(Plan):
         Args:
             device: where the module's parameters will be; None: where they are now.
         """
-        optimizer = self.make_optimizer(device or "cpu")
+        optimizer = self.make_optimizer(device)
         return optimizer, PlanScheduler(optimizer, self)
 
 
@@ -94,12 +94,21 @@ def plan_module(
     if later := [group.name for group in groups if group.unfreeze is not None]:
         message = f"unfreezes {', '.join(later)} later, which only lrflow's own training does"
         raise ConfigError([Problem("layers", message, hint="freeze it for the whole run, or use lrflow.train")])
-    make = partial(build_optimizer, groups, node, factory)
-    make("cpu")  # reports arguments that the optimizer does not take
+    make = partial(_build, groups, node, factory)
+    make(None)  # reports arguments that the optimizer does not take
     plan = Plan.compile(groups, curve, horizon, node)
     if problems := [problem for one, _ in plan.curves for problem in one.check(horizon)]:
         raise ConfigError(problems)
     return ModulePlan(plan.groups, horizon, make, node)
+
+
+def _build(
+    groups: Sequence[Group],
+    settings: Mapping[str, Any],
+    factory: Callable[..., torch.optim.Optimizer],
+    device: torch.device | str | None,
+) -> torch.optim.Optimizer:
+    return build_optimizer(groups, settings, factory, device or groups[0].parameters[0][1].device)
 
 
 def _part(problems: list[Problem], make: Callable[[], Any]) -> Any:
@@ -209,7 +218,7 @@ class Planned(pl.Callback):
         if not isinstance(plan, ModulePlan):
             message = f"expected the plan of a module, got {type(plan).__name__}"
             raise ConfigError([Problem("plan", message, hint="lrflow.plan(module, ...) makes one")])
-        kind = type(plan.make_optimizer("cpu"))
+        kind = type(plan.make_optimizer(None))
         if traits_of(kind).modes:
             message = f"{kind.__name__} trains at other weights than it is evaluated at, which a Trainer does not know"
             raise ConfigError([Problem("optimizer", message, hint="use lrflow.train")])

@@ -46,13 +46,15 @@ def preprocessing_of(data: pl.LightningDataModule) -> dict[str, Any] | None:
 
 
 def restore_preprocessing(data: pl.LightningDataModule, record: Mapping[str, Any] | None) -> None:
-    """Make a data module apply what a run has applied; a module of another class computes its own.
+    """Make a data module apply what a run has applied; one of another class, or without a fit, is left as it is.
 
     Args:
         data: not set up yet.
         record: of the run's checkpoint, as `preprocessing_of` returned it; None: an earlier version saved none.
     """
-    if record is not None and isinstance(data, DataModule) and record.get("of") == _name(data):
+    if record is None or not isinstance(data, DataModule) or record.get("of") != _name(data):
+        return
+    if type(data).fit_normalisation is not DataModule.fit_normalisation:
         data.use_fitted(record["values"])
 
 

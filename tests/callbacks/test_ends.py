@@ -72,9 +72,14 @@ def test_a_run_killed_in_its_cooldown_is_resumed_exactly(ticks: None, tmp_path: 
     assert rates(copy) == rates(folder)
 
 
-def test_stopping_at_once_ends_early(ticks: None, tmp_path: Path) -> None:
-    with pytest.raises(EndedEarlyError, match=r"ended early after 40 of 80 steps: trainer.max_time=40 s is over"):
-        go(tmp_path, "trainer.at_max_time=stop")
+COOLING = [f"callbacks.early_stopping.{key}" for key in ("patience=1", "min_delta=9", "then=cooldown", "then_for=50%")]
+
+
+@pytest.mark.parametrize(("more", "planned"), [((), 80), (("callbacks=early_stopping", *COOLING), 60)])
+def test_stopping_at_once_ends_early(ticks: None, tmp_path: Path, more: tuple[str, ...], planned: int) -> None:
+    """Also in the cooldown of early stopping, which begins at step 20."""
+    with pytest.raises(EndedEarlyError, match=f"after 40 of {planned} steps: trainer.max_time=40 s is over"):
+        go(tmp_path, "trainer.at_max_time=stop", *more)
 
 
 def test_a_plan_that_ends_in_time_is_left_alone(ticks: None, tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def test_classes_schedules_and_rules_are_taken_as_objects() -> None:
     optimizer, _ = plan.build()
     assert isinstance(optimizer, torch.optim.SGD)
     assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+    optimizer, _ = plan_module(network().to("meta"), steps=10).build()
+    assert not optimizer.defaults["fused"]  # which a CPU would have
     epochs = plan_module(network(), steps=10, steps_per_epoch=2, schedule=Step(every="2 epochs", gamma=0.5), lr=1.0)
     assert epochs.lr(4)[0] == 0.5
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from lrflow.config import compose
 from lrflow.data import DataModule, Digits, Examples
+from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder
 from lrflow.tasks import evaluate, train
 from lrflow.training.preprocessing import Preprocessed, preprocessing_of, restore_preprocessing, scale_and_shift
@@ -100,6 +101,12 @@ def test_only_what_was_fitted_is_kept_and_only_the_same_class_takes_it(caplog: p
     digits = Digits()
     digits.setup()
     assert preprocessing_of(digits) is None
+    digits = Digits()
+    restore_preprocessing(digits, {"of": f"{Digits.__module__}.Digits", "values": {"batch_size": 3}})
+    assert digits.batch_size == 64  # it fits nothing, so such a record is not of lrflow
+    forged = {"values": {"split_seed": "/etc"}}
+    with pytest.raises(LrflowError, match=r"would replace data\.split_seed by '/etc', which only a config may set"):
+        restore_preprocessing(Scaled(batch_size=2), {**record, **forged})
 
     class Other(Scaled):
         def fit_normalisation(self, inputs: torch.Tensor) -> None:
