@@ -73,8 +73,8 @@ class EarlyStopping(Callback):
         long = counted(self.patience, "validation") if isinstance(self.patience, int) else str(self.patience)
         line = f"after {long} without a better {self.metric}"
         if interval:
-            counted = self.patience if isinstance(self.patience, int) else math.ceil(self._steps(horizon) / interval)
-            first = interval * (1 + counted)
+            after = self.patience if isinstance(self.patience, int) else math.ceil(self._steps(horizon) / interval)
+            first = interval * (1 + after)
             if first >= horizon.steps:
                 return f"{line}, which the run of {horizon.steps} steps is too short for"
             line += f", at step {first} of {horizon.steps} at the earliest"

@@ -1,4 +1,4 @@
-"""Checks of the group `callbacks`: callbacks that do not work with a plan, and misspelt names that switch one off."""
+"""Checks of the group `callbacks`: what does not work with a plan, values of Lightning's callbacks, misspelt names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from lrflow.config.diagnostics import closest
 from lrflow.errors import Problem, did_you_mean
 from lrflow.imports import original_name
+
+_LIGHTNINGS = "pytorch_lightning.callbacks."
 
 _CLOCK = re.compile(r"\d+:\d\d:\d\d:\d\d")
 
@@ -73,7 +75,7 @@ def check_of_lightning(content: Mapping[str, Any]) -> Iterator[Problem]:
     given, logger = content.get("callbacks"), content.get("logger")
     for name, node in given.items() if isinstance(given, Mapping) else ():
         target = original_name(str(node.get("_target_"))) if isinstance(node, Mapping) else ""
-        if target == f"{LIGHTNINGS}Timer":
+        if target == f"{_LIGHTNINGS}Timer":
             duration, interval = node.get("duration"), node.get("interval", "step")
             if not (duration is None or isinstance(duration, Mapping) or _CLOCK.fullmatch(str(duration))):
                 instead = "such as 00:08:00:00, or use trainer.max_time='8 hours'"
@@ -81,7 +83,7 @@ def check_of_lightning(content: Mapping[str, Any]) -> Iterator[Problem]:
             if interval not in ("step", "epoch"):
                 hint = did_you_mean(str(interval), ("step", "epoch"))
                 yield Problem(f"callbacks.{name}.interval", "expected step or epoch", interval, hint)
-        elif target == f"{LIGHTNINGS}DeviceStatsMonitor" and isinstance(logger, Mapping) and not any(logger.values()):
+        elif target == f"{_LIGHTNINGS}DeviceStatsMonitor" and isinstance(logger, Mapping) and not any(logger.values()):
             message = "it only logs, and no logger is chosen"
             yield Problem(f"callbacks.{name}", message, ..., "such as logger=csv")
 
@@ -95,7 +97,7 @@ def refused(targets: Iterable[str], key: str) -> Problem | None:
     """
     for target in targets:
         room, _, name = original_name(target).rpartition(".")
-        if f"{room}.".startswith("pytorch_lightning.callbacks.") and name in REFUSED:
+        if f"{room}.".startswith(_LIGHTNINGS) and name in REFUSED:
             reason, instead = REFUSED[name]
             return Problem(f"{key}._target_", reason, target, instead)
     return None

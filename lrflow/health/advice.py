@@ -15,21 +15,28 @@ from lrflow.config.metrics import guessed_modes
 from lrflow.config.warnings import warnings_before_start
 from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan
+from lrflow.schedules import Horizon
 
 _SAMPLED_STEPS = 1000  # steps at which a schedule is evaluated
 
 
-def warnings_of(config: Config, plan: Plan) -> list[str]:
-    """Return the warnings before step 0, one line each; nothing is refused."""
+def warnings_of(config: Config, plan: Plan, length: Horizon) -> list[str]:
+    """Return the warnings before step 0, one line each; nothing is refused.
+
+    Args:
+        config: of the run.
+        plan: of the run.
+        length: of the run without its cooldown, of which all durations but those of the LR are shares.
+    """
     optimizers: dict[str | None, Any] = {None: locate(config.optimizer.target)}
     optimizers |= {route: locate(optimizer.target) for route, optimizer in config.optimizer.routes.items()}
-    return [*advise(plan, optimizers), *_of_average(config, plan), *warnings_before_start(config, plan.horizon)]
+    return [*advise(plan, optimizers), *_of_average(config, plan, length), *warnings_before_start(config, length)]
 
 
-def _of_average(config: Config, plan: Plan) -> list[str]:
+def _of_average(config: Config, plan: Plan, length: Horizon) -> list[str]:
     """Return a line if a mean of weights some time apart is taken where the LR falls, or if its memory is too long."""
-    average, averaging = config.average, averaging_of(config.average, plan.horizon)
-    if averaging is None:
+    average, averaging = config.average, averaging_of(config.average, length)
+    if averaging is None or averaging.first > plan.horizon.steps:
         return []
     if isinstance(average, SWA):
         steps = np.unique(np.linspace(averaging.first - 1, plan.horizon.steps - 1, _SAMPLED_STEPS).astype(int))
@@ -50,26 +57,27 @@ def _of_average(config: Config, plan: Plan) -> list[str]:
     return []
 
 
-def plan_extras(config: Config, plan: Plan, devices: int | None = None) -> dict[str, Any]:
+def plan_extras(config: Config, plan: Plan, length: Horizon, devices: int | None = None) -> dict[str, Any]:
     """Return what plan.json holds besides the plan: how the peak LR was scaled, what is averaged, and the warnings.
 
     Args:
         config: of the run.
         plan: of the run.
+        length: of the run without its cooldown.
         devices: number of training processes; None: that of the config.
     """
-    scaling, averaging = batch_scaling(config, devices), averaging_of(config.average, plan.horizon)
+    scaling, averaging = batch_scaling(config, devices), averaging_of(config.average, length)
     found = {
         "scaling": scaling.record() if scaling else None,
         "average": averaging.record() if averaging else None,
-        "warnings": warnings_of(config, plan),
+        "warnings": warnings_of(config, plan, length),
     }
     return {name: value for name, value in found.items() if value}
 
 
-def report_advice(config: Config, plan: Plan, report: Callable[[Any], None]) -> None:
-    """Report the warnings before step 0, and what was guessed."""
-    for warning in warnings_of(config, plan):
+def report_advice(config: Config, plan: Plan, length: Horizon, report: Callable[[Any], None]) -> None:
+    """Report the warnings before step 0, as `warnings_of` returns them, and what was guessed."""
+    for warning in warnings_of(config, plan, length):
         report(f"warning: {warning}")
     if config.run_folder is None:  # otherwise this is reported once for the whole sweep
         for guessed in guessed_modes(config.directions):

@@ -60,7 +60,7 @@ def run(config: Config) -> dict[str, Any]:
         console.print(plan.diff(other))
     folder = RunFolder.at(config.run_folder) if config.run_folder else None
     folder = folder or RunFolder.create(Path(config.output), f"plan-{config.title}")
-    written = plan.write(folder.path, plan_extras(config, plan))
+    written = plan.write(folder.path, plan_extras(config, plan, plan.horizon))
     if config.find.check and isinstance(config.find, StabilityFind):
         from lrflow.tuning.stability import find_ceiling  # here, since it imports the trainer
 
@@ -101,7 +101,7 @@ def compile_plan(config: Config, report: Callable[[Any], None] = lambda _: None)
     with check_intervals(config, horizon) if config.horizon.steps is None else nullcontext():
         plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
         assemble.check_plan(config, plan)
-    report_advice(config, plan, report)
+    report_advice(config, plan, horizon, report)
     return plan
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,12 @@ def record_plan(
         config: the configuration of the run.
         folder: the folder of the run.
         plan: the plan of the run.
-        more: further content of plan.json.
+        more: further content of plan.json: the record of its `cooldown`, if the run is in one.
         devices: the number of processes that train; None: that of the config.
         picture: whether to draw the plan outside a sweep.
     """
-    extras = {**plan_extras(config, plan, devices), **more}
+    length = replace(plan.horizon, steps=more["cooldown"]["planned"]) if "cooldown" in more else plan.horizon
+    extras = {**plan_extras(config, plan, length, devices), **more}
     plan.write(folder.path, extras, picture and config.trial is None)
 
 

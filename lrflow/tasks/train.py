@@ -306,7 +306,7 @@ def prepare(
         report(resumed.feedback)
     if averaging := averaging_of(config.average, length):
         report(averaging.describe())
-    report_advice(config, plan, report)
+    report_advice(config, plan, length, report)
     signals = Signals(plan, config.trainer.log_every)
     monitors = build_monitors(config, Watched(trainer, data, plan, folder.path, config.seed, signals, length))
     for line in filter(None, (monitor.describe() for monitor in monitors)):

@@ -186,8 +186,10 @@ def test_what_is_wrong_is_told_before_the_run(given: str, expected: str) -> None
     assert expected in str(error.value)
 
 
-def test_averages_of_weights_keep_their_times_in_a_cooldown(tmp_path: Path) -> None:
-    more = [*COOLDOWN, "average=ema", "trainer.val_every=2 steps"]
+@pytest.mark.parametrize("average", [("ema", "start=4 steps"), ("tail", "last=33 steps"), ("ema", "start=20 steps")])
+def test_averages_of_weights_keep_their_times_in_a_cooldown(tmp_path: Path, average: tuple[str, str]) -> None:
+    """The times of the last two do not fit into the 16 steps that the run has in the end."""
+    more = [*COOLDOWN, f"average={average[0]}", f"average.{average[1]}", "trainer.val_every=2 steps"]
     cooled = go(tmp_path, *more)
     folder = tmp_path / "copy" / cooled.name
     shutil.copytree(cooled, folder)
