@@ -15,7 +15,8 @@ from lrflow.config.config import Config
 from lrflow.config.diagnostics import problem_of
 from lrflow.config.find_schema import StabilityFind
 from lrflow.config.options import shipped_nodes
-from lrflow.config.schema import Optimizer
+from lrflow.config.run_schema import Trainer
+from lrflow.config.schema import Node, Optimizer
 from lrflow.config.targets import check_arguments, defaults, optimizer_traits
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.limits import is_number
@@ -75,7 +76,18 @@ def check_combination(config: Config, processes: int | None = None) -> list[Prob
         except ConfigError as error:
             return [*problems, *error.problems]
         problems += check_optimizer(config, optimizer, traits, key, processes)
-    return [*problems, *check_curvature(config, processes)]
+    return [*problems, *_of_strategy(config.trainer), *check_curvature(config, processes)]
+
+
+def _of_strategy(trainer: Trainer) -> Iterator[Problem]:
+    """Yield a problem for a strategy whose processes are copies of this one: lrflow's start as the command does."""
+    copies = "starts processes as copies of this one, and lrflow's run the command again"
+    if trainer.strategy_name.endswith(("_spawn", "_fork", "_notebook")):
+        yield Problem("trainer.strategy", copies, trainer.strategy_name, "trainer.strategy=ddp")
+    elif isinstance(trainer.strategy, Node):
+        method = trainer.strategy.node().get("start_method", "popen")
+        if method != "popen":
+            yield Problem("trainer.strategy.start_method", copies, method, "leave it out")
 
 
 def check_optimizer(

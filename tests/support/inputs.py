@@ -338,6 +338,7 @@ trainer.max_samples=5 => trainer.max_samples: less than a step
 trainer.accumulate_grad_batches=0 => trainer.accumulate_grad_batches: above 0
 trainer.gradient_clip_val=0 => trainer.gradient_clip_val: above 0
 trainer.gradient_clip_val=off => trainer.gradient_clip_val: above 0
+trainer.strategy=ddp_spawn => trainer.strategy: lrflow's run the command again
 trainer.gradient_clip_algorithm=nrom => trainer.gradient_clip_algorithm: did you mean norm?
 trainer.val_every=0 => trainer.val_every: a duration above 0
 trainer.val_every=x => trainer.val_every: not a duration
