@@ -116,7 +116,7 @@ def test_its_checkpoint_is_evaluated_and_started_from(typed: Any, constant: Path
     assert (code, f"weights of {path}: loaded" in told) == (0, True)
     code, told = typed(f"resume={path}")
     assert (code, "holds merged weights" in told, "starts a new run" in told) == (2, True, True)
-    code, told = typed("task=merge", f"task.from={constant}", "model.widths=[4]")
+    code, told = typed("task=merge", f"task.from={constant}", "task.over=50%", "model.widths=[4]")
     assert (code, "another model than the one" in told) == (1, True), told
 
 
