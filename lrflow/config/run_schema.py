@@ -12,6 +12,7 @@ from lrflow.config.callback_schema import End
 from lrflow.config.schema import Node, Section
 from lrflow.config.weights_schema import Export, Predict
 from lrflow.metric import LOSS, Metric
+from lrflow.plan.averaging import WIDEST
 from lrflow.schedules import Duration
 
 
@@ -309,11 +310,13 @@ class Merge(Section):
     source: f.Text = Field("last", alias="from")
     """Run folder, checkpoint, or `last`: the newest run; the decay ends at its last step."""
     shape: f.Text = Field("1-sqrt", alias="as")
-    """Shape of the decay: a `cooldown_shape`, or an option of `schedule`."""
+    """Shape of the decay: a `cooldown_shape` or an option of `schedule`; `average`: the average that the run kept."""
     over: f.Interval = Duration.parse("20%")
     """Length of the decay."""
     floor: f.PeakShare = 0.0
     """LR at the end of the decay, as a fraction of the peak."""
+    width: Annotated[float, f.number(0, WIDEST, above=True)] | None = None
+    """Width of an average of the whole run, made from those that `average=power` kept; None: a decay."""
 
 
 class Analyze(Section):

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.imports import np
+from lrflow.plan.averaging import exponent_of
 from lrflow.schedules import Horizon
 from lrflow.schedules.base import Curve
 from lrflow.schedules.schedule import COOLDOWNS, cooldown
@@ -61,7 +62,11 @@ def shares(points: Sequence[int], start: int, multipliers: Floats) -> list[float
     """
     whole = np.concatenate([np.ones(start - points[0]), multipliers])
     means = [float(whole[one - points[0] : other - points[0]].mean()) for one, other in pairwise(points)]
-    found = [before - after for before, after in zip([1.0, *means], [*means, 0.0], strict=True)]
+    return _summing_to_one([before - after for before, after in zip([1.0, *means], [*means, 0.0], strict=True)])
+
+
+def _summing_to_one(found: list[float]) -> list[float]:
+    """Return shares whose sum is 1 but for rounding, with the rounding taken from the largest."""
     largest = max(range(len(found)), key=lambda index: abs(found[index]))
     while (missing := 1.0 - math.fsum(found)) != 0.0:
         found[largest] += missing
@@ -95,3 +100,27 @@ def chosen(saved: Sequence[int], start: int, end: int, run: str) -> list[int]:
         message += f" {len(points)}: {', '.join(f'{step:,}' for step in points)}"
         raise ConfigError([Problem("task.over", message, f"{end - start} steps", f"a longer decay; or {kept}")])
     return points
+
+
+def shares_of_averages(kept: Sequence[tuple[int, float]], width: float) -> list[float]:
+    """Return the share of each power-function average of a run in one of another width, at the end of the last one.
+
+    The profile of an average of width w at time T is proportional to t^gamma on [0, T]. The shares are those whose sum
+    of profiles is nearest to the wanted profile, by least squares (Karras et al., 2024, arXiv 2312.02696, appendix C).
+
+    Args:
+        kept: step and width of each average, in the order of the steps.
+        width: the wanted one.
+    """
+    end = kept[-1][0]
+    edges = np.unique(np.concatenate([np.linspace(0, 1, 2001), [step / end for step, _ in kept]]))
+    density = np.sqrt(np.diff(edges))
+
+    def profile(step: int, of: float) -> Floats:
+        mass: Floats = np.diff(np.minimum(edges * end / step, 1.0) ** (exponent_of(of) + 1.0)) / density
+        return mass
+
+    parts, wanted = np.stack([profile(step, of) for step, of in kept], axis=1), profile(end, width)
+    # The last share is what the others leave of 1.
+    others, *_ = np.linalg.lstsq(parts[:, :-1] - parts[:, -1:], wanted - parts[:, -1], rcond=1e-10)
+    return _summing_to_one([*others.tolist(), 1.0 - math.fsum(others)])

@@ -17,14 +17,14 @@ from lrflow.config.targets import optimizer_traits
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.plan import Plan
-from lrflow.plan.merging import chosen, decay, shares
+from lrflow.plan.merging import chosen, decay, shares, shares_of_averages
 from lrflow.runs import RunFolder, checkpoints_in, find_checkpoint, step_of
 from lrflow.schedules import Constant, Curve, Horizon, Schedule
 from lrflow.schedules.schedule import COOLDOWNS
 from lrflow.schedules.serialization import from_spec
 from lrflow.tasks.evaluate import Weights, record_evaluation
 from lrflow.tasks.run_record import own_environment
-from lrflow.training.checkpoint_file import damage_of
+from lrflow.training.checkpoint_file import damage_of, read_checkpoint, step_in
 from lrflow.training.evaluation_weights import estimate_statistics
 from lrflow.training.merging import Merged, check_constant, merged_weights, write_merged
 from lrflow.training.resume import Resumed
@@ -48,7 +48,7 @@ def run(config: Config) -> dict[str, Any]:
     last = find_checkpoint(task.source, Path(config.output), "task.from")
     folder = RunFolder.of(last)
     merged, paths, saved = plan_merge(task, last, config)
-    placed = _Placed(saved, paths, merged.shares, config.trainer.batch_norm_batches, config.seed)
+    placed = _Placed(saved, paths, merged, config.trainer.batch_norm_batches, config.seed)
     with own_environment(folder):
         trainer, module, data = short_fit(
             config,
@@ -93,6 +93,9 @@ def plan_merge(task: Merge, last: Path, config: Config) -> tuple[Merged, list[Pa
         ConfigError: the decay cannot be merged from the checkpoints of the run.
     """
     saved = Resumed.read(last, locate)
+    if task.shape == "average" or task.width is not None:
+        merged, paths_ = _of_averages(task, last)
+        return merged, paths_, saved
     if saved.feedback:
         message = "merging needs a constant LR, but feedback changed that of the run"
         raise ConfigError([Problem("task.from", message, str(RunFolder.of(last).path), "train with feedback=none")])
@@ -114,8 +117,41 @@ def plan_merge(task: Merge, last: Path, config: Config) -> tuple[Merged, list[Pa
     paths = {step_of(path): path for path in checkpoints_in(last.parent) if damage_of(path) is None} | {end: last}
     points = chosen(sorted(step for step in paths if step <= end), start, end, str(last.parent))
     check_constant(saved.plan, points[0], end, points, last.parent)
-    merged = Merged(task.shape, over, task.floor, tuple(points), tuple(shares(points, start, multipliers)))
+    merged = Merged(task.shape, tuple(points), tuple(shares(points, start, multipliers)), over, task.floor)
     return merged, [paths[step] for step in points], saved
+
+
+def _of_averages(task: Merge, last: Path) -> tuple[Merged, list[Path]]:
+    """Return how averages that a run kept are merged: the evaluated one alone, or all to one of another width.
+
+    Raises:
+        ConfigError: the run kept none, or none of a power function.
+    """
+    run, end = str(RunFolder.of(last).path), step_in(last) or 0
+    kind, *widths = _kept_average(last).get("continues", [None])
+    if kind is None or (task.width is not None and kind != "power"):
+        wanted = "average=power" if task.width is not None else "average=ema, swa, tail or power"
+        key, value = ("task.width", task.width) if task.width is not None else ("task.as", task.shape)
+        raise ConfigError(
+            [Problem(key, f"the checkpoint {last.name} keeps no such average", value, f"a run with {wanted}")]
+        )
+    if task.width is None:
+        return Merged("average", (end,), (1.0,), averages=(0,)), [last]
+    before = [path for path in checkpoints_in(last.parent) if step_of(path) < end and damage_of(path) is None]
+    kept = [(path, step_of(path)) for path in before if _kept_average(path).get("continues") == [kind, *widths]]
+    each = [(path, step, index) for path, step in [*kept, (last, end)] for index in range(len(widths))]
+    if len(each) < 2:
+        hint = "trainer.checkpoint.keep=null keeps all checkpoints, average.also=[0.05] further averages"
+        raise ConfigError([Problem("task.width", f"{run} keeps a single average", task.width, hint)])
+    found = shares_of_averages([(step, widths[index]) for _, step, index in each], task.width)
+    steps, indices = tuple(step for _, step, _ in each), tuple(index for _, _, index in each)
+    return Merged("average", steps, tuple(found), width=task.width, averages=indices), [path for path, *_ in each]
+
+
+def _kept_average(path: Path) -> dict[str, Any]:
+    """Return the state of the averages in a checkpoint; empty if there are none yet."""
+    found: dict[str, Any] = read_checkpoint(path, map_location="cpu", mmap=True)["lrflow"].get("average", {})
+    return found if found.get("entered") else {}
 
 
 def curve_named(name: str, floor: float) -> Curve | None:
@@ -154,20 +190,20 @@ class _Placed(pl.Callback):
     Args:
         saved: the last of the checkpoints, which has to fit the module.
         paths: the checkpoints.
-        shares: share of each.
+        merged: share of each.
         batches: training batches for the statistics.
         seed: of their order.
     """
 
-    def __init__(self, saved: Resumed, paths: Sequence[Path], shares: Sequence[float], batches: int, seed: int) -> None:
-        self._saved, self._paths, self._shares = saved, paths, shares
+    def __init__(self, saved: Resumed, paths: Sequence[Path], merged: Merged, batches: int, seed: int) -> None:
+        self._saved, self._paths, self._merged = saved, paths, merged
         self._batches, self._seed = batches, seed
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Place the weights, and stop."""
         self._saved.check(pl_module)
         names = [name for name, _ in pl_module.named_parameters()]
-        pl_module.load_state_dict(merged_weights(self._paths, self._shares, names))
+        pl_module.load_state_dict(merged_weights(self._paths, self._merged, names))
         estimate_statistics(trainer, pl_module, self._batches, self._seed)
         assert isinstance(trainer, Trainer)
         trainer.stop(SHORT_RUN_DONE)

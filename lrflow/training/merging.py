@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +22,38 @@ class Merged:
     """How weights were merged: the record in their checkpoint.
 
     Args:
-        shape: `task.as`.
-        over: steps of the decay.
-        floor: multiplier of the LR at its end.
+        shape: `task.as`; `average` for averages that the run kept.
         steps: steps of the checkpoints.
         shares: share of each of them; their sum is 1.
+        over: steps of the decay; 0 for averages.
+        floor: multiplier of the LR at its end.
+        width: of an average that is made from others; None: a decay, or the average that was evaluated.
+        averages: which average of each checkpoint is merged; empty: the trained weights.
     """
 
     shape: str
-    over: int
-    floor: float
     steps: tuple[int, ...]
     shares: tuple[float, ...]
+    over: int = 0
+    floor: float = 0.0
+    width: float | None = None
+    averages: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
         """The file name of the checkpoint."""
         floor = f"-floor-{self.floor:g}" if self.floor else ""
-        return f"merged-{self.shape}-over-{self.over}{floor}-to-step-{self.steps[-1]:07d}.ckpt"
+        over = f"-over-{self.over}" if self.over else f"-width-{self.width:g}" if self.width else ""
+        return f"merged-{self.shape}{over}{floor}-to-step-{self.steps[-1]:07d}.ckpt"
 
     def __str__(self) -> str:
+        if self.averages:
+            return f"{len(self.steps)} averages, of step {self.steps[0]:,} to {self.steps[-1]:,}"
         return f"{len(self.steps)} checkpoints, of step {self.steps[0]:,} to {self.steps[-1]:,}"
 
     def record(self) -> dict[str, Any]:
         """Return plain data for the checkpoint."""
-        return {**asdict(self), "steps": list(self.steps), "shares": list(self.shares)}
+        return {name: list(one) if isinstance(one, tuple) else one for name, one in asdict(self).items()}
 
 
 def check_constant(plan: Plan, start: int, end: int, saved: Sequence[int], folder: Path) -> None:
@@ -76,24 +84,25 @@ def check_constant(plan: Plan, start: int, end: int, saved: Sequence[int], folde
     raise ConfigError([Problem("task.from", message, str(folder.parent), hint)])
 
 
-def merged_weights(paths: Sequence[Path], shares: Sequence[float], names: Iterable[str]) -> dict[str, Tensor]:
-    """Return the sum of the trained weights of checkpoints, each times its share, computed in double precision.
+def merged_weights(paths: Sequence[Path], merged: Merged, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return the sum of the trained or averaged weights of checkpoints, each times its share, in double precision.
 
     All other tensors are those of the last checkpoint.
 
     Args:
         paths: the checkpoints; one at a time is in memory.
-        shares: share of each.
+        merged: share of each, and which average.
         names: of the parameters.
     """
     sums: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}
     names = list(names)
-    for path, share in zip(paths, shares, strict=True):
+    for path, share, average in zip(paths, merged.shares, merged.averages or repeat(None), strict=False):
         content = read_checkpoint(path, map_location="cpu", mmap=True)
         weights = {**content["state_dict"], **content["lrflow"].get("training", {})}  # not those that are evaluated
+        own_average = {} if average is None else content["lrflow"]["average"]["averages"][average]
         for name in names:
-            own = weights[name].double() * share
+            own = own_average.get(name, weights[name]).double() * share
             sums[name] = sums[name] + own if name in sums else own
     return {name: sums[name].to(one.dtype) if name in sums else one.clone() for name, one in weights.items()}
 

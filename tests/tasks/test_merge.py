@@ -132,6 +132,9 @@ def _mean(content: dict[str, Any]) -> str:
         (["task.over=13"], "is 13 steps, but the checkpoint is of step 12"),
         (["task.over=12"], "the decay would begin after step 0, but the first checkpoint in"),
         (["task.over=2"], "needs at least 4 checkpoints from step 10 to 12"),
+        (["task.as=average"], "keeps no such average a run with average=ema, swa, tail or power"),
+        (["task.width=0.1"], "keeps no such average a run with average=power"),
+        (["task.width=1"], "expected a number above 0 and at most 0.28"),
         (["task.ovr=2"], "did you mean task.over?"),
         (["task.from=elsewhere"], "expected `last`, an existing run folder"),
     ],
@@ -140,6 +143,37 @@ def test_what_does_not_fit_is_refused(words: list[str], told: str, typed: Any, c
     given = words if "from" in words[0] else [f"task.from={constant}", *words]
     code, printed = typed("task=merge", *given)
     assert (code, told in printed) == (2, True), printed
+
+
+@pytest.mark.parametrize("width", [0.05, 0.07, 0.15])
+def test_an_average_of_another_width_is_made_afterwards(width: float, typed: Any, tmp_path: Path) -> None:
+    long = [*DIGITS[:-2], "model=mlp", "model.widths=[8]", "trainer.max_steps=60", "trainer.limit_val_batches=1"]
+    long = [word for word in long if word not in ("model=cnn", "model.widths=[4,8]", "trainer.max_steps=12")]
+    long += ["task.test=false", "data.batch_size=64"]
+    kept = [*long, "average=power", "trainer.checkpoint.keep=null", "trainer.checkpoint.every=10 steps"]
+    assert typed(*kept, output=tmp_path / "kept")[0] == 0
+    assert typed(*long, "average=power", f"average.width={width}", output=tmp_path / "own")[0] == 0
+    code, told = typed("task=merge", f"task.width={width}", output=tmp_path / "kept")
+    assert code == 0, told
+    (merged,) = tmp_path.glob("kept/*/checkpoints/merged-average-width-*.ckpt")
+    (own,) = tmp_path.glob("own/*/checkpoints/step-0000060.ckpt")
+    (trained,) = tmp_path.glob("kept/*/checkpoints/step-0000060.ckpt")
+    found, wanted = (read_checkpoint(path)["state_dict"] for path in (merged, own))
+    raw = read_checkpoint(trained)["lrflow"]["training"]
+    apart = sum(float((raw[name] - wanted[name]).norm()) for name in raw if "weight" in name)
+    missed = sum(float((found[name] - wanted[name]).norm()) for name in raw if "weight" in name)
+    assert missed < (1e-5 if width == 0.05 else 0.2) * apart
+
+
+def test_the_average_that_was_only_kept_is_written(typed: Any, tmp_path: Path) -> None:
+    words = [*CONSTANT, "average=tail", "average.evaluate=false", "task.test=false"]
+    assert typed(*words)[0] == 0
+    code, told = typed("task=merge", "task.as=average")
+    assert code == 0, told
+    (merged,), (last,) = (tmp_path.glob(f"*/checkpoints/{name}") for name in ("merged-*", "step-0000012.ckpt"))
+    (average,) = read_checkpoint(last)["lrflow"]["average"]["averages"]
+    found = read_checkpoint(merged)["state_dict"]
+    assert all(torch.equal(found[name], value) for name, value in average.items())
 
 
 def test_a_run_whose_lr_moves_is_refused(typed: Any) -> None:
