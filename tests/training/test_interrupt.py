@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from lrflow.config import compose
 from lrflow.errors import StoppedError
 from lrflow.runs import newest_checkpoint
 from lrflow.tasks.train import run
+from lrflow.training import interrupt
 from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.interrupt import StopRequest
 
@@ -156,6 +158,18 @@ def test_other_signals_after_the_first_change_nothing(
 ) -> None:
     assert exit_code(tmp_path, Signal(2, *numbers, pause=pause), save_every=None) == 128 + numbers[0]
     assert newest_checkpoint(tmp_path).name == "step-0000003.ckpt"
+
+
+def test_a_signal_to_another_process_stops_this_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = (signal.SIGTERM, 0)  # what another process was asked, and its pace
+    monkeypatch.setattr(
+        interrupt, "_highest", lambda trainer, *own: [max(pair) for pair in zip(own, others, strict=False)]
+    )
+    asked_at: Any = SimpleNamespace(world_size=2, global_step=1)
+    for ask in (StopRequest.agreed, lambda stop, trainer: stop.agreed_after_step(trainer, 50)):
+        stop = StopRequest()
+        assert ask(stop, asked_at)
+        assert stop.exit_code == 143
 
 
 @pytest.mark.parametrize("how", ["to its end", "stopped"])
