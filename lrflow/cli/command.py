@@ -60,7 +60,11 @@ def _reported(words: Sequence[str] | None) -> int:
     exit_code = 0
     try:
         with stops.handled(raising=_started_by_a_run() is None):
-            exit_code = _main(list(sys.argv[1:]), True) if words is None else _main(list(words))
+            try:
+                exit_code = _main(list(sys.argv[1:]), True) if words is None else _main(list(words))
+            except ConfigError:
+                stops.raise_if_requested()  # a signal within OmegaConf (2.3) can end in an error of a value
+                raise
             put(sys.stdout)
             return exit_code
     except BrokenPipeError:  # as in `lrflow --help | head`

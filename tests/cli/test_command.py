@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lrflow import stops
-from lrflow.cli import main
+from lrflow.cli import command, main
 from lrflow.cli.jobs import run_job
 from lrflow.config import Config, compose, save_config
 from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
@@ -114,6 +114,19 @@ def test_a_signal_anywhere_in_a_job_is_a_stop(
     assert f"lrflow: {stops.stopped_by(number)}" in err
     assert ("sweep of 1 job in" in out) == swept
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_ends_in_an_error_of_a_value_is_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As within OmegaConf, which cleans up in a `finally` that can fail."""
+
+    def composed(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        finally:
+            raise ConfigError([Problem("optimizer", "cannot be set")])
+
+    monkeypatch.setattr(command, "_check_and_run", composed)
+    assert main([]) == 128 + signal.SIGUSR1
 
 
 def test_a_failure_in_user_code_shows_the_users_lines(
