@@ -15,6 +15,7 @@ from lrflow.cli.arguments import parse, with_earlier_sweep
 from lrflow.cli.command import run_sweep
 from lrflow.cli.jobs import log_remarks, run_task
 from lrflow.config import Config
+from lrflow.config.checks import process_problems
 from lrflow.config.composition import checked, composer
 from lrflow.config.failures import failure
 from lrflow.config.literal import literal_paths
@@ -24,7 +25,7 @@ from lrflow.config.packages import trust_packages
 from lrflow.config.saved import pinned
 from lrflow.config.validation import AUTO
 from lrflow.errors import ConfigError, LrflowError, Problem, SignalReceived, StoppedError
-from lrflow.launch import check_environment, is_one_of_several
+from lrflow.launch import check_environment, within_a_program
 from lrflow.outcome import Outcome
 from lrflow.output import redacted_output
 from lrflow.plan import Plan
@@ -201,22 +202,9 @@ def _config(what: Sequence[Config | str], config_dir: str | Path | None, task: s
     if task and config.task.name != task:
         hint = f"compose the config with task={task}" if what and isinstance(what[0], Config) else f"task={task}"
         raise ConfigError([Problem("task", f"lrflow.{task} does another task", config.task.name, hint)])
-    if task:
-        _check_one_process(config)
+    if task and (problems := process_problems(config)):
+        raise ConfigError(problems)
     return config
-
-
-def _check_one_process(config: Config) -> None:
-    """Check that a run needs no further processes: Lightning would start them as this whole program.
-
-    Raises:
-        ConfigError: it is one of several devices, and no launcher started a process for each.
-    """
-    if config.trainer.processes != 1 and not is_one_of_several():
-        key = "num_nodes" if config.trainer.num_nodes > 1 else "devices"
-        message = "only the command line starts the further processes of a run: they would run this whole program"
-        hint = f"trainer.{key}=1, or python -m lrflow ..."
-        raise ConfigError([Problem(f"trainer.{key}", message, getattr(config.trainer, key), hint)])
 
 
 def _composed(words: Sequence[str], config_dir: str | Path | None) -> Config:
@@ -262,7 +250,7 @@ def _as_a_job(config: Config | None) -> Iterator[None]:
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise exceptions instead of ending the process
     try:
-        with redacted_output(), handled():
+        with redacted_output(), handled(), within_a_program():
             if config is not None:
                 log_remarks(config)
             yield

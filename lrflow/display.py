@@ -147,4 +147,9 @@ def plain_axes(axes: Axes) -> None:
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure atomically to `path` in the format of its suffix and return the path; creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:] or "png", dpi=100))
+    return write_whole(path, lambda file: render(figure, file, path.suffix[1:] or "png"))
+
+
+def render(figure: Figure, file: IO[bytes], kind: str) -> None:
+    """Write a figure to an open file in a format of matplotlib's."""
+    figure.savefig(file, format=kind, dpi=100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lrflow.errors import ConfigError, Problem
 
@@ -26,6 +27,8 @@ _LOWEST = {
 """Variables that lrflow, Lightning or torch reads as whole numbers, by their lowest value."""
 
 _HIGHEST_PORT = 65535
+
+_programs = 0  # how many blocks of `within_a_program` are open
 
 
 def check_environment() -> None:
@@ -71,6 +74,22 @@ def is_one_of_several() -> bool:
     """Return whether torchrun or srun started several processes of one run, of which this is one."""
     torchrun = {"RANK", "MASTER_ADDR"} <= os.environ.keys() and os.environ.get("WORLD_SIZE", "1") != "1"
     return torchrun or ("SLURM_PROCID" in os.environ and os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1")
+
+
+@contextmanager
+def within_a_program() -> Iterator[None]:
+    """Note that the block runs in a program of the user's, which must not be started again for further processes."""
+    global _programs
+    _programs += 1
+    try:
+        yield
+    finally:
+        _programs -= 1
+
+
+def is_within_a_program() -> bool:
+    """Return whether the command of this process is a program of the user's, rather than lrflow's command line."""
+    return _programs > 0
 
 
 def _is_number(text: str) -> bool:

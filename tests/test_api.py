@@ -77,6 +77,7 @@ def test_wrong_input_raises_with_all_problems_and_ends_no_process(monkeypatch: p
         "existing run folder": lambda: lrflow.load("nowhere"),
         "compose the config with task=find": lambda: lrflow.find(config),
         "they would run this whole program": lambda: lrflow.train("trainer=cpu", "trainer.devices=2"),
+        "the further processes of a run": lambda: lrflow.sweep("seed=0,1", "trainer=cpu", "trainer.devices=2"),
         "lrflow.train does another task": lambda: lrflow.train("task=plan"),
         "only the plan of a module takes it": lambda: lrflow.plan(config, lr=3),
         "expected one config": lambda: lrflow.train(config, "optimizer.lr=1"),

@@ -16,7 +16,7 @@ from lrflow.config import compose
 from lrflow.errors import ConfigError
 from lrflow.files import user_lock
 from lrflow.layers import Rule
-from lrflow.metric import SUPERVISED
+from lrflow.objectives import chosen_loss
 from lrflow.tasks import train
 from lrflow.tasks.plan import compile_plan, read_plan
 from lrflow.training import Supervised
@@ -129,7 +129,7 @@ def test_a_metric_that_is_not_logged_is_rejected_with_the_nearest_name(key: str)
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_the_expected_metric_names_are_logged(loss: str) -> None:
-    module = assemble.build_module(compose(["model=logistic", f"model.loss={loss}"]))
+    module = assemble.build_module(compose(["model=logistic", f"model.loss={loss}", f"data.facts.loss={loss}"]))
     assert isinstance(module, Supervised)
     module.count("val", torch.zeros(2, 10), torch.zeros(2, 10) if loss == "mse" else torch.zeros(2, dtype=torch.long))
-    assert list(module.scores("val")) == [f"val/{name}" for name in SUPERVISED[loss]]
+    assert list(module.scores("val")) == [f"val/{name}" for name in chosen_loss(loss).logged]

@@ -69,6 +69,8 @@ def short(words: list[str]) -> list[str]:
         fewest = (
             "200 steps" if "find.monitor=val/loss" in words else "40 epochs" if "recipe=rl_ppo" in words else "40 steps"
         )
+        if "find.confirm=true" in words:
+            given += ["trainer.max_epochs=2"]
         given += ["find.products=3"] if "find=stability" in words else ["find.sweeps=1", f"find.steps={fewest}"]
     if swept and any(word.startswith(("sweep", "optimizer.lr=interval")) for word in words):
         given += ["sweep.n_trials=2"]
@@ -131,6 +133,11 @@ def prepared(words: list[str], place: Path) -> list[str]:
         r"task.trial=\d+": "task.trial=1",
     }.items():
         words = [_with_value(word, pattern, meant) for word in words]
+    # The newest run or sweep is that of whichever command ran before.
+    if {"task=evaluate", "task=export", "task=predict"} & {*words} and not any("task.from=" in word for word in words):
+        words = [*words, f"task.from={run}"]
+    if "task=analyze" in words and not any("task.from=" in word for word in words):
+        words = [*words, f"task.from={min(place.glob('outputs/sweeps/*'))}"]
     return words
 
 

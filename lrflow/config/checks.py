@@ -25,6 +25,7 @@ from lrflow.config.targets import defaults
 from lrflow.config.trainer_keys import check_lightning
 from lrflow.config.weights_schema import EXPORTS, OF_A_RUN, TABLES, Export, Predict
 from lrflow.errors import ConfigError, Problem
+from lrflow.launch import is_one_of_several, is_within_a_program
 from lrflow.layers import Rule
 from lrflow.metric import PLACES, is_validation
 from lrflow.schedules import Curve, Duration, Horizon
@@ -105,6 +106,7 @@ def check_config(
     problems += (
         check_average(config.average, config.trainer.strategy_name, horizon) if sound("average", "trainer.") else []
     )
+    problems += process_problems(config) if sound("trainer.") and is_within_a_program() else []
     problems += check_facts(config) if sound("model", "data") else []
     problems += check_objective(config) if sound("model", "data") else []
     problems += check_monitors(config.health)
@@ -115,6 +117,19 @@ def check_config(
     problems += check_logged(config) if is_plain(config) and sound("model", "health", "callbacks", *PLACES) else []
     problems += check_find(config, horizon) if sound("find", "trainer.limit_val") else []
     return [*problems, *(check_uses(config) if sound(*USES) else [])]
+
+
+def process_problems(config: Config) -> list[Problem]:
+    """Return the problem of a run of several processes in a program of the user's that no launcher started for each.
+
+    Lightning would start the further processes as this whole program.
+    """
+    if config.trainer.processes == 1 or is_one_of_several():
+        return []
+    key = "num_nodes" if config.trainer.num_nodes > 1 else "devices"
+    message = "only the command line starts the further processes of a run: they would run this whole program"
+    hint = f"trainer.{key}=1, or python -m lrflow ..."
+    return [Problem(f"trainer.{key}", message, getattr(config.trainer, key), hint)]
 
 
 def check_of_module(config: Config) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ BatchNorm's running statistics are estimated anew at these weights.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from lrflow.optimizers.traits import traits_of
 from lrflow.plan.averaging import Averaging
 from lrflow.training.averaging import WeightAverages
 from lrflow.training.isolation import isolated, isolated_batches, seed_generators, transfer_batch
+
+log = logging.getLogger("lrflow")
 
 
 class EvaluationWeights(Callback):
@@ -165,7 +168,17 @@ class EvaluationWeights(Callback):
             self._result = _copies(self._tensors(pl_module))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the result into the module; if no step was left to train, the module holds it already."""
+        """Write the result into the module; if no step was left to train, the module holds it already.
+
+        Warns of an average that the run was to evaluate and that has not begun.
+        """
+        averages = self._averages
+        if averages and averages.averaging.evaluate and not averages.entered and trainer.is_global_zero:
+            log.warning(
+                "the run ended after step %d, before its average of the weights began: the weights of the training "
+                "are evaluated",
+                trainer.global_step,
+            )
         if self._result:
             _write(self._result, self._tensors(pl_module))
             self._result = []

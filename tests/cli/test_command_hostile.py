@@ -98,7 +98,12 @@ def test_a_search_space_of_a_file_sets_nothing_of_hydra(options: Path, capsys: p
 def sweep_with(*overrides: str) -> Path:
     folder = Path("outputs/sweeps/x")
     folder.mkdir(parents=True)
-    record = {"overrides": ["optimizer.lr=0.1,0.2", *overrides], "space": [], "settings": {}, "study": "x"}
+    record = {
+        "overrides": ["optimizer.lr=0.1,0.2", *overrides],
+        "space": [],
+        "settings": {"sampler": "grid"},
+        "study": "x",
+    }
     (folder / "sweep.yaml").write_text(yaml.safe_dump(record))
     return folder
 

@@ -12,7 +12,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "unknown option": (["optimizer=adamww"], {"optimizer": "did you mean optimizer=adamw?"}),
     "unknown option, nothing near": (["schedule=zzz"], {"schedule": "known: constant, "}),
     "unknown group": (["optimiser=adamw"], {"optimiser": "did you mean optimizer?"}),
-    "unknown task": (["task=tune"], {"task": "known: analyze, evaluate, find, plan, train"}),
+    "unknown task": (["task=tune"], {"task": "known: analyze, evaluate, export, find, merge, plan, predict, train"}),
     "group deleted": (["~optimizer"], {"optimizer": "choose an option"}),
     "no key": (["=3"], {"=3": "such as optimizer=sgd"}),
     "no key=value": (["plan"], {"plan": "did you mean task=plan?"}),

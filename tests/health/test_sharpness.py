@@ -130,6 +130,7 @@ def test_it_equals_the_top_eigenvalue_of_the_preconditioned_hessian(probed: Any,
     assert run.column("sharpness/share") == [pytest.approx(kept.lr * top / 38, rel=1e-3)]
 
 
+@pytest.mark.usefixtures("rendered")
 def test_it_can_be_read_from_the_run_folder(probed: Any, tmp_path: Path) -> None:
     settings = {"optimizer": torch.optim.SGD, "settings": {"momentum": 0.9}, "rules": ALL}
     run = probed(tmp_path, **settings).fit()

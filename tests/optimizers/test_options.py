@@ -85,7 +85,7 @@ def test_each_step_uses_its_groups_lr(option: str, monkeypatch: pytest.MonkeyPat
 
 
 def run(option: str, folder: Path, *overrides: str) -> dict[str, Any]:
-    epochs = ("trainer.max_epochs=6", "trainer.checkpoint.every=50 steps", "trainer.checkpoint.keep=null")
+    epochs = ("trainer.max_epochs=4", "trainer.checkpoint.every=50 steps", "trainer.checkpoint.keep=null")
     asked = [f"optimizer={option}", f"output={folder}", *epochs, "trainer.progress=false", *overrides]
     asked += FOR_OTHER_MODELS.get(option, [])
     return train.run(compose(asked))
@@ -100,19 +100,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
 @pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS, scope="class")
 class TestDigits:
-    """The default model and data, with the options' own defaults, in 120 steps."""
+    """The default model and data, with the options' own defaults, in 80 steps."""
 
     def test_it_trains(self, option: str, whole: Callable[[str], dict[str, Any]]) -> None:
-        assert whole(option)["test/accuracy"] >= 0.90
+        assert whole(option)["test/accuracy"] >= 0.80
 
     def test_interrupted_it_resumes_exactly(
         self, same: Any, option: str, whole: Callable[[str], dict[str, Any]], tmp_path: Path
     ) -> None:
         folder = Path(whole(option)["folder"])
-        cut = folder / "checkpoints" / "step-0000100.ckpt"
+        cut = folder / "checkpoints" / "step-0000050.ckpt"
         resumed = Path(run(option, tmp_path, f"resume={cut}")["folder"])
         assert resumed != folder
-        end, again = (load(place / "checkpoints" / "step-0000120.ckpt") for place in (folder, resumed))
+        end, again = (load(place / "checkpoints" / "step-0000080.ckpt") for place in (folder, resumed))
         assert same(end["state_dict"], again["state_dict"])
         assert same(end["optimizer_states"], again["optimizer_states"])
         assert not same(end["state_dict"], load(cut)["state_dict"])

@@ -103,6 +103,7 @@ def test_very_long_names_leave_room_for_the_curves(group, horizon):
     assert figure.axes[0].bbox.width > 250
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.parametrize("steps", [1, 2, 1_000_000])
 def test_it_is_a_small_png_and_warns_of_nothing(plan_of, tmp_path, steps, recwarn):
     path = plan_of(COSINE, Horizon(steps, 1), 0.1, 0.002).plot(tmp_path / "sub" / "plan.png")
@@ -116,6 +117,7 @@ def test_nothing_to_train_is_drawn_too(group, horizon, tmp_path):
     assert plan.plot(tmp_path / "plan.png").stat().st_size > 0
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_picture_that_cannot_be_drawn_leaves_the_one_before(plan_of, tmp_path, monkeypatch):
     path = tmp_path / "plan.png"
     path.write_bytes(b"before")

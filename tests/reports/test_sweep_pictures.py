@@ -203,7 +203,7 @@ def test_the_facts_show_the_best_lr_and_trial(page: str, swept: Path, mode: str)
 def drawn(swept: Path, monkeypatch: pytest.MonkeyPatch) -> Figure:
     """Return the figure of `sweep.png`."""
     kept: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: kept.append(self))
+    monkeypatch.setattr("lrflow.display.render", lambda figure, file, kind: kept.append(figure))
     report(read_sweep(swept), Console(file=StringIO(), width=100))
     return kept[0]
 

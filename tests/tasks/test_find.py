@@ -34,6 +34,7 @@ def folder(path: Path) -> Path:
     return found
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_range_test(lrflow: Callable, tmp_path: Path) -> None:
     done = lrflow(*SMALL, "optimizer=sgd")
     assert done.returncode == 0, done.stderr

@@ -203,6 +203,10 @@ class TestResume:
         recorded = whole("none")[1].all
         assert_close(dict(run.module.named_parameters()), expected(recorded[18:], np.full(3, 1 / 3)))
 
+    def test_a_run_that_ends_before_its_average_begins_says_so(self, train: Any, tmp_path: Path, caplog: Any) -> None:
+        train(tmp_path, max_steps=10, averaging=KINDS["tail"])
+        assert "ended after step 10, before its average of the weights began" in caplog.text
+
 
 class TestFromTheConfig:
     @pytest.mark.parametrize(

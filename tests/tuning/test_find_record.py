@@ -37,6 +37,7 @@ def test_round_trip_of_the_record(tmp_path: Path, confirmed: Confirmation | None
     assert again.answer == (confirmed or written.suggestion)
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_plot_cuts_off_the_divergence(tmp_path: Path, sign: int) -> None:
     drawn = record(sign)
