@@ -110,7 +110,7 @@ display.render = lambda figure, file, kind: file.write(b"not rendered")
 
 @pytest.fixture
 def rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures of this test are rendered. Those of others in this process are not, which saves a tenth of a second each."""
+    """Figures of this test are rendered; those of others in this process are not, which saves time."""
     monkeypatch.setattr(display, "render", _render)
 
 
