@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -25,6 +26,12 @@ os.environ["WANDB_MODE"] = "offline"
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("lrflow", deadline=None)
 settings.load_profile("lrflow")
+
+
+def pytest_collection_finish() -> None:
+    """Leave the imported modules out of garbage collections, which would look through them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
