@@ -34,16 +34,7 @@ class Result:
 
     @classmethod
     def read(cls, run: str | Path, output: str | Path = "outputs") -> Result:
-        """Return the result of a run.
-
-        Args:
-            run: a run folder, a checkpoint, or `last`: the newest run.
-            output: folder of the run folders.
-
-        Raises:
-            ConfigError: there is no such run.
-            LrflowError: the run has not ended.
-        """
+        """Return the result of a run, as `lrflow.load` does."""
         folder = RunFolder.of(find_checkpoint(str(run), Path(output), "run"))
         outcome = Outcome.from_summary(folder.read_summary(), folder.path)
         if outcome is None:

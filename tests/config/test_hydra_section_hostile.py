@@ -496,13 +496,23 @@ def test_what_a_file_may_set(composing: Merging, canary: Callable[[], list[str]]
 
 
 TYPED = [
-    ["hydra.run.dir=/tmp/x", "output=/tmp/y", "hydra.sweep.dir=../x", "hydra.sweep.subdir=/z", "hydra.output_subdir=x"],
+    [
+        "hydra.run.dir=/away/x",
+        "output=/away/y",
+        "hydra.sweep.dir=../x",
+        "hydra.sweep.subdir=/z",
+        "hydra.output_subdir=x",
+    ],
     ["hydra.job.chdir=true", "+hydra.job.env_set.WANDB_BASE_URL=http://localhost", "hydra.verbose=true"],
-    ["hydra={job: {chdir: true}, run: {dir: /tmp}}", "logger=tensorboard", "logger.tensorboard.sub_dir=/tmp/x"],
-    ["hydra/job_logging=default", "hydra.job_logging.handlers.file.filename=/tmp/x.txt"],
-    ["hydra/launcher=submitit_slurm", "hydra.launcher.setup=[module load cuda]", "hydra.launcher.submitit_folder=/tmp"],
-    ["hydra/sweeper=lrflow", "hydra.sweeper.storage=sqlite:////tmp/x.db", "hydra.sweeper.n_trials=3"],
-    ["data=fashion_mnist", "data.root=/tmp/no_such_folder"],
+    ["hydra={job: {chdir: true}, run: {dir: /away}}", "logger=tensorboard", "logger.tensorboard.sub_dir=/away/x"],
+    ["hydra/job_logging=default", "hydra.job_logging.handlers.file.filename=/away/x.txt"],
+    [
+        "hydra/launcher=submitit_slurm",
+        "hydra.launcher.setup=[module load cuda]",
+        "hydra.launcher.submitit_folder=/away",
+    ],
+    ["hydra/sweeper=lrflow", "hydra.sweeper.storage=sqlite:////away/x.db", "hydra.sweeper.n_trials=3"],
+    ["data=fashion_mnist", "data.root=/away/no_such_folder"],
 ]
 
 

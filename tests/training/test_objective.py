@@ -143,6 +143,12 @@ def test_targets_of_every_loss() -> None:
     assert not wrong
 
 
+def test_the_divergence_is_a_sum_over_the_outputs_and_a_mean_over_the_examples() -> None:
+    guessed, shares = OUTPUTS.detach().log_softmax(1), OUTPUTS.detach().roll(1, 0).softmax(1)
+    by_hand = (shares * (shares.log() - guessed)).sum() / 43
+    assert scored("kl_div", {}, guessed, shares)["loss"] == pytest.approx(by_hand.item(), rel=1e-5)
+
+
 def test_probabilities_as_targets_of_classes() -> None:
     soft = OUTPUTS.detach().roll(1, 0).softmax(1)
     found = scored("cross_entropy", {"f1": {}}, OUTPUTS.detach(), soft)
