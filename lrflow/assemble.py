@@ -15,7 +15,7 @@ from torch import nn
 
 from lrflow.config import Config, instantiate, locate
 from lrflow.config.compatibility import batch_scaling, check_optimizer, check_routes
-from lrflow.config.metrics import check_logged, need_validation
+from lrflow.config.metric_checks import check_logged, need_validation
 from lrflow.config.objective import loss_of, metrics_of
 from lrflow.config.schema import NoFeedback, Optimizer, Rules
 from lrflow.config.targets import optimizer_traits, takes

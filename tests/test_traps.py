@@ -378,7 +378,8 @@ def test_tests_run_on_one_thread() -> None:
 # --- Elsewhere ---
 
 ELSEWHERE = {
-    "a multirun stops at the first job that raises": "cli/test_sweep.py::test_one_failure_does_not_stop_the_others",
+    "a multirun stops at the first job that raises":
+        "cli/test_sweep_check.py::test_one_failure_does_not_stop_the_others",
     "a checkpoint runs code when it is read": "training/test_checkpoint_file.py::test_objects_are_never_unpickled",
     "logging each step doubles what it costs":
         "training/test_trainer_step_calls.py::test_a_step_makes_at_most_1800_function_calls",

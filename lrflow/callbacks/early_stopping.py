@@ -14,7 +14,7 @@ from lrflow.metric import LOSS, Metric
 from lrflow.schedules import Duration, Horizon
 from lrflow.schedules.time import DurationLike
 from lrflow.training.cooldown import end_run
-from lrflow.training.metrics import logged_metric
+from lrflow.training.metric_reading import logged_metric
 from lrflow.training.trainer import Trainer
 
 

@@ -17,17 +17,16 @@ import lrflow
 from lrflow import stops
 from lrflow.cli.arguments import Arguments, parse, with_earlier_sweep
 from lrflow.cli.jobs import run_job
-from lrflow.cli.streams import discard_unwritable, open_streams, put
 from lrflow.errors import ConfigError, EndedEarlyError, LrflowError, Problem, SignalReceived, StoppedError
 from lrflow.launch import check_environment, is_first_here
 from lrflow.memory import garbage_collection
-from lrflow.output import redacted_output
+from lrflow.output import discard_unwritable, open_streams, put, redacted_output
 from lrflow.redaction import MASK, is_secret_name, redact, redactor
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from lrflow.cli.sweep import CheckedJobs
+    from lrflow.cli.sweep_check import CheckedJobs
     from lrflow.config import Config
     from lrflow.config.options import Catalogue
     from lrflow.config.overrides import Override
@@ -178,7 +177,7 @@ def run_sweep(args: Arguments, typed: Sequence[Override], catalogue: Catalogue, 
     Raises:
         ConfigError: every problem of every job.
     """
-    from lrflow.cli.sweep import check_sweep
+    from lrflow.cli.sweep_check import check_sweep
     from lrflow.config.composition import options_composed_once
     from lrflow.config.overrides import read_overrides
     from lrflow.config.saved import pinned
@@ -314,7 +313,7 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
             app()
     finally:  # the summary is printed even if the sweep was interrupted
         if args.multirun and outcomes:
-            from lrflow.cli.sweep import show_summary
+            from lrflow.cli.sweep_summary import show_summary
 
             show_summary(outcomes)
         for outcome in outcomes:

@@ -27,7 +27,7 @@ from lrflow.seal import newest_undamaged
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from lrflow.cli.sweep import CheckedJobs
+    from lrflow.cli.sweep_check import CheckedJobs
     from lrflow.config import Config
     from lrflow.config.saved import Composed
 
@@ -231,7 +231,7 @@ def is_trial_of_lrflow() -> bool:
     """Return whether lrflow's own sweeper started the current job."""
     from hydra.core.hydra_config import HydraConfig
 
-    from lrflow.config.sweep import TARGET
+    from lrflow.config.sweep_schema import TARGET
 
     return bool(HydraConfig.get().sweeper._target_ == TARGET)
 

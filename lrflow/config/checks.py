@@ -12,25 +12,24 @@ from lrflow.config.callbacks import check_of_lightning, check_switched_off
 from lrflow.config.compatibility import check_combination, check_mup, check_routes, check_scaling
 from lrflow.config.config import Config
 from lrflow.config.diagnostics import answered, closest
-from lrflow.config.facts import check_facts
 from lrflow.config.find_schema import RangeFind
 from lrflow.config.length import declared_horizon
-from lrflow.config.metrics import check_feedback, check_limits, check_logged, is_plain, no_validation
+from lrflow.config.metric_checks import check_feedback, check_limits, check_logged, is_plain, no_validation
 from lrflow.config.nodes import check_targets
-from lrflow.config.objective import check_objective
+from lrflow.config.objective import check_facts, check_objective
 from lrflow.config.packages import missing_package
-from lrflow.config.run_schema import Health, Train
+from lrflow.config.run_schema import Health
 from lrflow.config.schema import Data, Facts, Optimizer, Rules, Schedule
 from lrflow.config.targets import defaults
+from lrflow.config.task_schema import EXPORTS, OF_A_RUN, TABLES, Export, Predict, Train
 from lrflow.config.trainer_keys import check_lightning
-from lrflow.config.weights_schema import EXPORTS, OF_A_RUN, TABLES, Export, Predict
 from lrflow.errors import ConfigError, Problem
 from lrflow.launch import is_one_of_several, is_within_a_program
 from lrflow.layers import Rule
 from lrflow.metric import PLACES, is_validation
 from lrflow.schedules import Curve, Duration, Horizon
 from lrflow.schedules._arguments import uncountable_hint
-from lrflow.schedules.base import highest_settings, numeric_settings
+from lrflow.schedules.curve import highest_settings, numeric_settings
 
 LENGTH = (
     "trainer.max_",

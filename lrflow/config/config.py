@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig
 from pydantic import Field, PrivateAttr
 
-from lrflow.config import average_schema, callback_schema, run_schema, schema
+from lrflow.config import average_schema, callback_schema, run_schema, schema, task_schema
 from lrflow.config import find_schema as find_schemas
 from lrflow.config import types as f
-from lrflow.config.sweep import Trial
+from lrflow.config.sweep_schema import Trial
 from lrflow.metric import Directions
 from lrflow.schedules.time import Duration
 
@@ -41,7 +41,7 @@ class Config(schema.Section):
     sharpness: run_schema.Probing = run_schema.Probing.model_construct()
     """Short form of `health.sharpness`; overrides it."""
     find: find_schemas.Find = find_schemas.RangeFind.model_construct(kind="range")
-    task: run_schema.Task
+    task: task_schema.Task
 
     name: f.FolderName | None = None
     """Name of the run in its folder and on dashboards."""

@@ -20,7 +20,7 @@ from lrflow.config.launchers import VECTORIZED, check_built, check_settings
 from lrflow.config.origins import is_typed
 from lrflow.config.packages import missing_package
 from lrflow.config.secrets import find_published_secrets, find_secrets
-from lrflow.config.sweep import TARGET, Pruning, Sweep, is_storage
+from lrflow.config.sweep_schema import TARGET, Pruning, Sweep, is_storage
 from lrflow.config.written_paths import path_problem, stays_below, stays_inside
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.metric import is_test

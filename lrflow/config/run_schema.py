@@ -1,4 +1,4 @@
-"""Schemas of how a run is executed: task, trainer, checkpoints, loggers, health, batch scaling and resume."""
+"""Schemas of how a run is executed: trainer, checkpoints, loggers, health, batch scaling and resume."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 from lrflow.config import types as f
 from lrflow.config.callback_schema import End
 from lrflow.config.schema import Node, Section
-from lrflow.config.weights_schema import Export, Predict
 from lrflow.metric import LOSS, Metric
-from lrflow.plan.averaging import WIDEST
 from lrflow.schedules import Duration
 
 
@@ -270,91 +268,6 @@ class Scaling(Section):
     """Examples per optimizer step for which the LRs of the config were chosen."""
     batch: f.Count | None = None
     """Examples per optimizer step; None: batch_size x devices x nodes x accumulated batches."""
-
-
-class Train(Section):
-    """Train the model under the plan."""
-
-    name: Literal["train"]
-    test: f.Tested = True
-    """Evaluate on the test set at the end, with the best or the last weights; true: the last."""
-
-
-class PlanTask(Section):
-    """Print, draw and check the plan."""
-
-    name: Literal["plan"]
-
-
-class FindTask(Section):
-    """Find the LR."""
-
-    name: Literal["find"]
-
-
-class Evaluate(Section):
-    """Evaluate a trained run."""
-
-    name: Literal["evaluate"]
-    source: f.Text = Field("last", alias="from")
-    """Run folder, checkpoint, or `last`: the newest run."""
-    weights: f.Text | None = None
-    """`best`, `last`, or a checkpoint with the weights to evaluate; None: those of `from`, the last ones of a run."""
-    split: Annotated[Literal["test", "val"], f.one_of("test", "val")] = "test"
-
-
-class Merge(Section):
-    """Merge checkpoints of a constant LR into the weights of a decay."""
-
-    name: Literal["merge"]
-    source: f.Text = Field("last", alias="from")
-    """Run folder, checkpoint, or `last`: the newest run; the decay ends at its last step."""
-    shape: f.Text = Field("1-sqrt", alias="as")
-    """Shape of the decay: a `cooldown_shape` or an option of `schedule`; `average`: the average that the run kept."""
-    over: f.Interval = Duration.parse("20%")
-    """Length of the decay."""
-    floor: f.PeakShare = 0.0
-    """LR at the end of the decay, as a fraction of the peak."""
-    width: Annotated[float, f.number(0, WIDEST, above=True)] | None = None
-    """Width of an average of the whole run, made from those that `average=power` kept; None: a decay."""
-
-
-class Analyze(Section):
-    """Analyze the results of a sweep."""
-
-    name: Literal["analyze"]
-    source: f.Text = Field("last", alias="from")
-    """Sweep folder, any folder of run folders, or `last`: the newest sweep."""
-    metric: f.Texts | None = None
-    """Metric by which trials are ranked, or a list of several objectives; None: the sweep's."""
-    mode: Annotated[Any, f.some_of("min", "max")] | None = None
-    """min or max, or a list for several objectives; None: the sweep's mode, or guessed by the metric's name."""
-    rank_ended_early: f.Switch | None = None
-    """Rank trials that ended early like those that finished; None: the sweep's setting."""
-    margin: f.Margin = "5%"
-    """Width of the good basin: a fraction of the improvement by training, or a difference of the metric."""
-    trial: f.CountOrNone | None = None
-    """Trial to write as `recipe/trial-NUMBER.yaml`; None: write only the best, as `recipe/best.yaml`."""
-    write: f.Switch = False
-    """Write `recipe/best.yaml` even if trials are ranked by another metric than the sweep's."""
-
-
-def _name_of_task(value: Any) -> str:
-    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
-    return f"<{name}>"
-
-
-Task = Annotated[
-    Annotated[Train, Tag("<train>")]
-    | Annotated[PlanTask, Tag("<plan>")]
-    | Annotated[FindTask, Tag("<find>")]
-    | Annotated[Evaluate, Tag("<evaluate>")]
-    | Annotated[Merge, Tag("<merge>")]
-    | Annotated[Export, Tag("<export>")]
-    | Annotated[Predict, Tag("<predict>")]
-    | Annotated[Analyze, Tag("<analyze>")],
-    Discriminator(_name_of_task),
-]
 
 
 class HorizonOverride(Section):

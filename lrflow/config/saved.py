@@ -24,9 +24,8 @@ from lrflow.config.length import declared_horizon, makes_groups_in_time, shorten
 from lrflow.config.options import ACROSS_GROUPS, COMBINED, Catalogue
 from lrflow.config.origins import READ_ERRORS, yaml_problem
 from lrflow.config.overrides import Override
-from lrflow.config.record import record_problems
-from lrflow.config.validation import META, record_of, validate
-from lrflow.config.weights_schema import OF_A_RUN
+from lrflow.config.task_schema import OF_A_RUN
+from lrflow.config.validation import META, record_of, record_problems, validate
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import is_file, is_folder, write_whole
 from lrflow.redaction import redact

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from lrflow.config.config import Config
 from lrflow.config.diagnostics import problem_of, untagged
 from lrflow.config.find_schema import RangeFind
 from lrflow.config.interpolation import leaves, resolve, resolve_hydra_and_now
-from lrflow.config.metrics import check_modes, directions_of, fill_modes
-from lrflow.config.origins import touches
+from lrflow.config.metric_checks import check_modes, directions_of, fill_modes
+from lrflow.config.origins import short_path, touches
 from lrflow.config.schema import Rules
 from lrflow.config.secrets import find_masked, find_published_secrets, find_secrets
-from lrflow.config.weights_schema import OF_A_RUN
+from lrflow.config.task_schema import OF_A_RUN
 from lrflow.errors import ConfigError, Problem
 from lrflow.redaction import redactor
 
@@ -174,3 +174,43 @@ def check_auto(config: Config) -> list[Problem]:
                 message = "must be a multiple of the peak LR if optimizer.lr=auto"
                 problems.append(Problem(f"layers.rules[{index}].lr", message, rule.lr, "write a multiple, such as 10x"))
     return problems
+
+
+_Check = Callable[[Any], bool]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _mapping(holds: _Check) -> _Check:
+    return lambda value: isinstance(value, dict) and all(_is_text(name) and holds(value[name]) for name in value)
+
+
+_RECORDED: dict[str, tuple[_Check, str]] = {
+    "choices": (_mapping(lambda option: option is None or _is_text(option)), "a mapping of groups to their options"),
+    "overrides": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
+    "metrics": (_mapping(lambda mode: mode in ("min", "max")), "a mapping of metrics to min or max"),
+    "run_folder": (_is_text, "the path of a folder"),
+}
+"""By entry: a check of its value, and the words for valid values; each entry may be absent or null."""
+
+
+def record_problems(content: Mapping[str, Any], path: Path) -> list[Problem]:
+    """Return a problem for each entry of the record that lrflow cannot have written.
+
+    Args:
+        content: of a saved config, as plain data.
+        path: its file.
+    """
+    record = content.get(META) or {}
+    checks = _RECORDED if isinstance(record, dict) else {}
+    wrong = {
+        f"{META}.{name}": (record[name], words)
+        for name, (holds, words) in checks.items()
+        if record.get(name) is not None and not holds(record[name])
+    }
+    if not isinstance(record, dict):
+        wrong = {META: (record, "a mapping")}
+    hint = f"lrflow wrote it when the run started; was {path.name} edited?"
+    return [Problem(key, f"expected {words}", value, hint, short_path(path)) for key, (value, words) in wrong.items()]

@@ -14,13 +14,13 @@ from omegaconf import OmegaConf
 from lrflow.config.callback_schema import EarlyStopping
 from lrflow.config.config import Config
 from lrflow.config.find_schema import StabilityFind
-from lrflow.config.metrics import unlikely_settings
+from lrflow.config.metric_checks import unlikely_settings
 from lrflow.config.nodes import may_be_number
 from lrflow.config.origins import short_path
 from lrflow.config.overrides import Override
 from lrflow.config.schema import Feedback, Rules, Schedule, ScheduledSetting
 from lrflow.config.targets import takes
-from lrflow.config.weights_schema import OF_A_RUN
+from lrflow.config.task_schema import OF_A_RUN
 from lrflow.metric import is_validation
 from lrflow.schedules import Duration, Horizon
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from lrflow.imports import lazily
 
 if TYPE_CHECKING:
-    from lrflow.feedback.base import Feedback, MetricFeedback, StepFeedback
+    from lrflow.feedback.feedback import Feedback, MetricFeedback, StepFeedback
     from lrflow.feedback.metric import Greedy, KLAdaptive, Plateau
     from lrflow.feedback.step import SASA, Hypergradient
 
@@ -20,6 +20,6 @@ FORMER_NAMES = {"Stationarity": "SASA"}
 """Configs and checkpoints that were saved before a class was renamed hold its former name."""
 
 __getattr__ = lazily(__name__, {
-    "Feedback": "base", "Greedy": "metric", "Hypergradient": "step", "KLAdaptive": "metric", "MetricFeedback": "base",
-    "Plateau": "metric", "SASA": "step", "StepFeedback": "base",
+    "Feedback": "feedback", "Greedy": "metric", "Hypergradient": "step", "KLAdaptive": "metric",
+    "MetricFeedback": "feedback", "Plateau": "metric", "SASA": "step", "StepFeedback": "feedback",
 }, FORMER_NAMES)  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar, Literal
 
-from lrflow.feedback.base import MetricFeedback, raise_problems
+from lrflow.feedback.feedback import MetricFeedback, raise_problems
 from lrflow.feedback.limits import LIMITS
 from lrflow.limits import outside
 from lrflow.metric import Metric, Mode

@@ -11,7 +11,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor, nn
 
-from lrflow.feedback.base import StepFeedback, cpu_copies, raise_problems, widest_float
+from lrflow.feedback.feedback import StepFeedback, cpu_copies, raise_problems, widest_float
 from lrflow.feedback.limits import LIMITS
 from lrflow.limits import outside
 from lrflow.schedules import Horizon

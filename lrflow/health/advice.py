@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from lrflow.config import Config, locate
 from lrflow.config.average_schema import SWA, averaging_of
 from lrflow.config.compatibility import batch_scaling
-from lrflow.config.metrics import guessed_modes
+from lrflow.config.metric_checks import guessed_modes
 from lrflow.config.warnings import warnings_before_start
 from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan

@@ -6,9 +6,8 @@ from lrflow.imports import lazily
 
 if TYPE_CHECKING:
     from lrflow.optimizers.asgd import ASGD
-    from lrflow.optimizers.factory import adapt_to_lightning, build_optimizer, check_groups
+    from lrflow.optimizers.factory import OfModule, adapt_to_lightning, build_optimizer, check_groups
     from lrflow.optimizers.muon import Muon
-    from lrflow.optimizers.of_module import OfModule
     from lrflow.optimizers.routed import Routed, check_members
     from lrflow.optimizers.traits import Traits, traits_of
 
@@ -18,7 +17,7 @@ __all__ = [
 ]  # fmt: skip
 
 __getattr__ = lazily(__name__, {
-    "ASGD": "asgd", "Muon": "muon", "OfModule": "of_module", "Routed": "routed", "Traits": "traits",
+    "ASGD": "asgd", "Muon": "muon", "OfModule": "factory", "Routed": "routed", "Traits": "traits",
     "build_optimizer": "factory",
     "check_groups": "factory", "check_members": "routed", "adapt_to_lightning": "factory", "traits_of": "traits",
 })  # fmt: skip

@@ -222,3 +222,15 @@ def _keep_graph(optimizer: Optimizer, member: Any, module: pl.LightningModule) -
 
     module.backward = backward_with_graph  # type: ignore[method-assign]
     optimizer.register_step_post_hook(drop_gradients)
+
+
+class OfModule:
+    """Stands for the optimizer that the LightningModule's own `configure_optimizers` makes; it is never built.
+
+    Args:
+        params: the parameters.
+        lr: factor on the LRs that the module gives its groups.
+    """
+
+    def __init__(self, params: Any, lr: float = 1.0) -> None:
+        raise TypeError("the module's own configure_optimizers makes the optimizer")

@@ -12,9 +12,9 @@ import numpy as np
 
 from lrflow.display import counted, joined, number
 from lrflow.errors import Problem
-from lrflow.plan.base import PlanBase
+from lrflow.plan.values import PlanBase
 from lrflow.schedules import Curve, Horizon, Schedule
-from lrflow.schedules.base import sampled
+from lrflow.schedules.curve import sampled
 from lrflow.schedules.time import Floats
 
 CHUNK = 1 << 18  # steps evaluated at once, so that memory stays constant for long runs

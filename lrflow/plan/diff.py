@@ -12,8 +12,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from lrflow.display import Grid, joined, number
-from lrflow.plan.base import PlanBase, PlanGroup
 from lrflow.plan.table import describe, describe_length, describe_setting, landmarks
+from lrflow.plan.values import PlanBase, PlanGroup
 from lrflow.schedules import Continued
 from lrflow.schedules.serialization import to_spec
 

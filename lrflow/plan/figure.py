@@ -13,8 +13,8 @@ import numpy as np
 from rich.console import Console
 
 from lrflow.display import COLOURS, GREY, INK, joined, number, plain_axes, save_figure
-from lrflow.plan.base import PlanBase
 from lrflow.plan.table import Line, PlanTable, describe, describe_length, lines, sample_steps, setting_lines
+from lrflow.plan.values import PlanBase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.plan.base import PlanBase, PlanSetting
-from lrflow.schedules.base import BETA
+from lrflow.plan.values import PlanBase, PlanSetting
+from lrflow.schedules.curve import BETA
 from lrflow.schedules.serialization import to_spec
 
 BLOCK = 1024  # steps whose LRs are computed at once, so that a single step costs almost nothing

@@ -10,7 +10,7 @@ from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.imports import np
 from lrflow.plan.averaging import exponent_of
 from lrflow.schedules import Horizon
-from lrflow.schedules.base import Curve
+from lrflow.schedules.curve import Curve
 from lrflow.schedules.schedule import COOLDOWNS, cooldown
 from lrflow.schedules.time import Floats, Phase
 

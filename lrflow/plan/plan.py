@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrflow.errors import ConfigError, Problem
-from lrflow.plan.base import PlanBase, PlanGroup, compile_settings
 from lrflow.plan.checks import Check, check
 from lrflow.plan.diff import PlanDiff
 from lrflow.plan.figure import as_html, plot
 from lrflow.plan.serialization import groups_and_horizon, write_files
 from lrflow.plan.table import PlanTable
+from lrflow.plan.values import PlanBase, PlanGroup, compile_settings
 from lrflow.schedules import Curve, Horizon
 
 if TYPE_CHECKING:

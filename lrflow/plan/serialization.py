@@ -15,10 +15,10 @@ from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.files import write_json as write_data
 from lrflow.files import write_whole
 from lrflow.limits import is_number, is_whole
-from lrflow.plan.base import VERSION, PlanBase, PlanGroup, PlanSetting, plain_number
 from lrflow.plan.checks import check
 from lrflow.plan.figure import plot
 from lrflow.plan.table import landmarks, sample_steps, setting_columns
+from lrflow.plan.values import VERSION, PlanBase, PlanGroup, PlanSetting, plain_number
 from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.serialization import ResolveClass, from_spec
 

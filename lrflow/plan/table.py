@@ -16,8 +16,8 @@ from rich.measure import Measurement
 from rich.text import Text
 
 from lrflow.display import Grid, counted, joined, number
-from lrflow.plan.base import PlanBase, PlanSetting
 from lrflow.plan.checks import check
+from lrflow.plan.values import PlanBase, PlanSetting
 from lrflow.schedules import Continued, Curve, Duration, Horizon, Schedule, Unfreezing
 from lrflow.schedules.serialization import to_spec
 

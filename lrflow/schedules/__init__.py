@@ -7,7 +7,7 @@ A `Schedule` is a warmup, a `Shape` and a cooldown. Times are `Duration`s (`500`
     >>> schedule([0, 500, 9_999], Horizon(steps=10_000, steps_per_epoch=1_000))
 """
 
-from lrflow.schedules.base import Curve, ScheduledSetting, Shape
+from lrflow.schedules.curve import Curve, ScheduledSetting, Shape
 from lrflow.schedules.cycles import Cyclical, OneCycle, WarmRestarts
 from lrflow.schedules.decays import (
     Constant,

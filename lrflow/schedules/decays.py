@@ -10,7 +10,7 @@ from typing import ClassVar
 from lrflow.errors import Problem
 from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps
-from lrflow.schedules.base import MOST_CHANGES, Shape, never_falls, periods_before, too_many_changes
+from lrflow.schedules.curve import MOST_CHANGES, Shape, never_falls, periods_before, too_many_changes
 from lrflow.schedules.time import LATER, Duration, DurationLike, Floats, Phase
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from lrflow.errors import ConfigError, Problem
 from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps, prefix_keys
-from lrflow.schedules.base import Shape
+from lrflow.schedules.curve import Shape
 from lrflow.schedules.time import Duration, DurationLike, Floats, Phase
 
 

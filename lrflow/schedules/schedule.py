@@ -10,7 +10,7 @@ from typing import Any
 from lrflow.errors import ConfigError, Problem
 from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps, prefix_keys
-from lrflow.schedules.base import BETA, MOST_CHANGES, Curve, ScheduledSetting, Shape, sampled, too_many_changes
+from lrflow.schedules.curve import BETA, MOST_CHANGES, Curve, ScheduledSetting, Shape, sampled, too_many_changes
 from lrflow.schedules.decays import Constant, Cosine, Linear, Polynomial
 from lrflow.schedules.time import LATER, Duration, DurationLike, Floats, Horizon, Phase
 

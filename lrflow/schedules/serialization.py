@@ -10,7 +10,7 @@ from typing import Any
 import lrflow.schedules as package
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules._arguments import unknown_argument
-from lrflow.schedules.base import Curve
+from lrflow.schedules.curve import Curve
 from lrflow.schedules.pieces import shape_factory
 from lrflow.schedules.time import LATER, Duration
 

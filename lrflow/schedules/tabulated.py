@@ -11,7 +11,7 @@ from lrflow.errors import Problem, shortened
 from lrflow.imports import np
 from lrflow.redaction import redact_text
 from lrflow.schedules._arguments import Arguments, count_steps
-from lrflow.schedules.base import Shape
+from lrflow.schedules.curve import Shape
 from lrflow.schedules.time import Duration, DurationLike, Floats, Horizon, Phase
 
 Point = tuple[Duration, float]

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 from lrflow.errors import Problem, did_you_mean
 from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps
-from lrflow.schedules.base import Curve, ScheduledSetting
+from lrflow.schedules.curve import Curve, ScheduledSetting
 from lrflow.schedules.time import Duration, DurationLike, Floats, Horizon, Phase
 
 ContinueMode = Literal["keep", "rescale", "extend", "decay_now"]

@@ -11,9 +11,8 @@ from typing import Any
 
 from lrflow.config.origins import READ_ERRORS, read_yaml
 from lrflow.config.overrides import Override, values_of
-from lrflow.config.record import record_problems
 from lrflow.config.secrets import MASK
-from lrflow.config.validation import AUTO, META
+from lrflow.config.validation import AUTO, META, record_problems
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import is_file, is_folder
 from lrflow.metric import Directions, Metric, as_list

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrflow.config.overrides import values_of
-from lrflow.config.sweep import Sweep
+from lrflow.config.sweep_schema import Sweep
 from lrflow.display import QuietConsole
 from lrflow.outcome import STATUSES
 from lrflow.runs import RunFolder

@@ -26,7 +26,7 @@ from lrflow import stops
 from lrflow.config.interpolation import resolve
 from lrflow.config.literal import how_to_resume, in_shell
 from lrflow.config.overrides import Override
-from lrflow.config.sweep import Sweep
+from lrflow.config.sweep_schema import Sweep
 from lrflow.config.types import seconds_of
 from lrflow.errors import (
     ConfigError,

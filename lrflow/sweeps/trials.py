@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lrflow.config.overrides import quoted
-from lrflow.config.sweep import Sweep
+from lrflow.config.sweep_schema import Sweep
 from lrflow.display import counted
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from lrflow.config import Config
-from lrflow.config.run_schema import Analyze
+from lrflow.config.task_schema import Analyze
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.reports.sweep import report

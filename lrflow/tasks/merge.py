@@ -12,8 +12,8 @@ from rich.table import Table
 from lrflow.config import Config, locate
 from lrflow.config.options import Catalogue
 from lrflow.config.origins import read_yaml
-from lrflow.config.run_schema import Merge
 from lrflow.config.targets import optimizer_traits
+from lrflow.config.task_schema import Merge
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.plan import Plan

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lrflow import assemble
 from lrflow.config import Config
-from lrflow.config.weights_schema import Predict
+from lrflow.config.task_schema import Predict
 from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError
 from lrflow.files import write_json, write_whole

@@ -20,7 +20,7 @@ from lrflow.training.state import random_state, set_random_state
 from lrflow.tuning.short_runs import short_fit, short_plan, whole_horizon
 
 if TYPE_CHECKING:
-    from lrflow.config.sweep import Trial
+    from lrflow.config.sweep_schema import Trial
 
 
 def pruning_callbacks(

@@ -22,8 +22,8 @@ from lrflow.config import Config, locate
 from lrflow.config.average_schema import averaging_of
 from lrflow.config.checks import settings_of
 from lrflow.config.compatibility import check_combination
-from lrflow.config.run_schema import Train
 from lrflow.config.targets import optimizer_traits
+from lrflow.config.task_schema import Train
 from lrflow.data.fingerprint import changes_of_data, fingerprint
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError

@@ -15,7 +15,7 @@ from lrflow.files import copy_whole
 from lrflow.metric import LOSS, Metric
 from lrflow.seal import find_damage
 from lrflow.training.checkpoint_file import making_room, step_in
-from lrflow.training.metrics import progress_metrics
+from lrflow.training.metric_reading import progress_metrics
 
 log = logging.getLogger("lrflow")
 

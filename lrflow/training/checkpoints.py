@@ -21,13 +21,13 @@ from lrflow.schedules import Duration, Horizon
 from lrflow.seal import newest_undamaged
 from lrflow.training.best import Best
 from lrflow.training.checkpoint_file import AtomicCheckpointIO
+from lrflow.training.configure_optimizers import regroup
 from lrflow.training.finite import not_finite, not_finite_in
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import Position
 from lrflow.training.loggers import drop_rows_from
 from lrflow.training.loops import AfterModuleHooks
 from lrflow.training.monitor import monitors
-from lrflow.training.regroup import regroup
 from lrflow.training.signals import Signals
 from lrflow.training.state import UnsavedStateCheck, random_state, set_random_state
 from lrflow.training.trainer import Trainer

@@ -14,11 +14,11 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from lrflow.errors import LrflowError
 from lrflow.feedback import FORMER_NAMES, Feedback, MetricFeedback, StepFeedback
-from lrflow.feedback.base import widest_float
+from lrflow.feedback.feedback import widest_float
 from lrflow.metric import TRAIN_LOSS
 from lrflow.plan import PlanScheduler
 from lrflow.schedules import Horizon
-from lrflow.training.metrics import MeanLoss, ReadingTimes, logged_metric
+from lrflow.training.metric_reading import MeanLoss, ReadingTimes, logged_metric
 
 log = logging.getLogger("lrflow")
 

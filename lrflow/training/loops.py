@@ -24,7 +24,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrflow.data import is_ordered
 from lrflow.errors import LrflowError
-from lrflow.training.metrics import ValidationTimes
+from lrflow.training.metric_reading import ValidationTimes
 from lrflow.training.state import random_state, set_random_state
 
 log = logging.getLogger("lrflow")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lrflow.plan import Plan
-from lrflow.training.metrics import progress_metrics
+from lrflow.training.metric_reading import progress_metrics
 from lrflow.training.monitor import Monitor
 from lrflow.training.signals import Block
 

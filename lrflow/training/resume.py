@@ -17,7 +17,7 @@ from lrflow.layers import Group
 from lrflow.plan import Plan
 from lrflow.runs import BEST, RunFolder, step_of
 from lrflow.schedules import Curve, Horizon
-from lrflow.schedules.base import BETA
+from lrflow.schedules.curve import BETA
 from lrflow.schedules.time import durations_in
 from lrflow.schedules.wrappers import ContinueMode
 from lrflow.training.branches import Branch, compile_branched, length_without_cooldown

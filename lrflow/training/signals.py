@@ -18,7 +18,7 @@ from lrflow.plan import Plan, PlanScheduler
 from lrflow.plan.lr_scheduler import read_setting
 from lrflow.plan.table import setting_columns
 from lrflow.training.loggers import log_rows
-from lrflow.training.metrics import MeanLoss
+from lrflow.training.metric_reading import MeanLoss
 
 
 @dataclass(frozen=True)

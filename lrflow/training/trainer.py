@@ -30,7 +30,7 @@ from lrflow.training.agreement import connect_restarted
 from lrflow.training.checkpoint_file import AtomicCheckpointIO
 from lrflow.training.interrupt import Launcher, NoHandlers
 from lrflow.training.loops import FitLoop, WindowMean
-from lrflow.training.metrics import ValidationTimes
+from lrflow.training.metric_reading import ValidationTimes
 from lrflow.training.parameters import CoverageCheck
 
 SHORT_RUN_DONE = "the short run is complete"

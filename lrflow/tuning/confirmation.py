@@ -17,7 +17,7 @@ from lrflow.memory import freed_after
 from lrflow.metric import LOSS, TRAIN_LOSS, is_validation
 from lrflow.schedules import Horizon
 from lrflow.training import Block, Signals
-from lrflow.training.metrics import logged_metric
+from lrflow.training.metric_reading import logged_metric
 from lrflow.training.monitor import Monitor
 from lrflow.training.trainer import SHORT_RUN_DONE
 from lrflow.tuning.short_runs import short_fit, short_plan, whole_horizon

@@ -26,7 +26,7 @@ from lrflow.plan import Plan
 from lrflow.schedules import Constant, Duration, Horizon, Schedule
 from lrflow.schedules.time import Floats
 from lrflow.training import Block, Signals
-from lrflow.training.metrics import ReadingTimes, logged_metric
+from lrflow.training.metric_reading import ReadingTimes, logged_metric
 from lrflow.training.monitor import Monitor
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import read_resumed

@@ -21,12 +21,11 @@ from lrflow.schedules import Duration, Horizon
 from lrflow.training import EvaluationWeights
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.checkpoint_file import AtomicCheckpointIO
-from lrflow.training.configure_optimizers import supply_optimizer
+from lrflow.training.configure_optimizers import regroup, supply_optimizer
 from lrflow.training.freezing import freezing_callbacks
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import count_horizon, set_up_data
 from lrflow.training.preprocessing import restore_preprocessing
-from lrflow.training.regroup import regroup
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import SHORT_RUN_DONE, Trainer, build_trainer, check_launched, validate_every
 from lrflow.training.trainer_options import lightning_options

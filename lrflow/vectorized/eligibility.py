@@ -15,9 +15,10 @@ from torch.optim import optimizer as optimizer_hooks
 
 from lrflow.config import Config, locate
 from lrflow.config.average_schema import NoAverage
-from lrflow.config.run_schema import NonFinite, Sharpness, Train
+from lrflow.config.run_schema import NonFinite, Sharpness
 from lrflow.config.schema import NoFeedback
 from lrflow.config.targets import optimizer_traits
+from lrflow.config.task_schema import Train
 from lrflow.data import DataModule
 
 _NUMBERS = ("lr", "momentum", "dampening", "betas", "eps", "weight_decay")  # members may differ in these

@@ -24,7 +24,7 @@ from lrflow.plan.table import setting_columns
 from lrflow.schedules import Duration
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import set_progress
-from lrflow.training.metrics import ValidationTimes
+from lrflow.training.metric_reading import ValidationTimes
 from lrflow.training.module import Supervised
 from lrflow.training.signals import Block
 from lrflow.vectorized.member import Member, StackedBatches, stack

@@ -12,7 +12,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lrflow.cli import main
-from lrflow.cli.sweep import CheckedJobs
+from lrflow.cli.sweep_check import CheckedJobs
 from lrflow.config import compose
 from lrflow.config.config import Config
 from lrflow.config.overrides import Override

@@ -12,7 +12,7 @@ from hydra_plugins.lrflow.sweeper import LrflowSweeper
 from lrflow.cli import main
 from lrflow.config import compose
 from lrflow.config.hydra_section import check_sweeper
-from lrflow.config.sweep import Sweep
+from lrflow.config.sweep_schema import Sweep
 
 
 def test_a_problem_of_hydras_section_names_the_line_of_the_recipe(write, problems_of) -> None:

@@ -4,7 +4,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from lrflow.config.overrides import OF_ANY_SWEEP, expand
-from lrflow.config.sweep import Sweep
+from lrflow.config.sweep_schema import Sweep
 from lrflow.config.types import ClockTime, seconds_of
 
 

@@ -14,7 +14,7 @@ from inputs import DOUBTFUL, RIGHT, WRONG
 
 from lrflow.cli.arguments import parse
 from lrflow.cli.command import _require_multirun
-from lrflow.cli.sweep import check_sweep
+from lrflow.cli.sweep_check import check_sweep
 from lrflow.config import Config
 from lrflow.config.composition import Composer, checked, composer
 from lrflow.config.length import declared_horizon

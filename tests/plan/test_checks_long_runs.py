@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lrflow.plan import Plan, checks
-from lrflow.plan.base import PlanGroup
+from lrflow.plan.values import PlanGroup
 from lrflow.schedules import (
     Constant,
     Cosine,
@@ -23,7 +23,7 @@ from lrflow.schedules import (
     Step,
     WarmRestarts,
 )
-from lrflow.schedules.base import MOST_CHANGES, sampled
+from lrflow.schedules.curve import MOST_CHANGES, sampled
 from lrflow.schedules.time import MOST_STEPS, Floats, Phase, TooLongError
 
 

@@ -6,8 +6,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lrflow.plan import Plan
-from lrflow.plan.base import PlanSetting
 from lrflow.plan.figure import draw
+from lrflow.plan.values import PlanSetting
 from lrflow.schedules import Constant, Cosine, Horizon, Linear, MultiStep, Schedule
 
 COSINE = Schedule(Cosine(), warmup="5%")

@@ -19,7 +19,7 @@ from lrflow.schedules import (
     ScheduledSetting,
     Unfreezing,
 )
-from lrflow.schedules.base import highest_settings, numeric_settings
+from lrflow.schedules.curve import highest_settings, numeric_settings
 from lrflow.schedules.serialization import from_spec, to_spec
 
 RUN = Horizon(100, 10)

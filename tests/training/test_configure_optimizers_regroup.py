@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lrflow.training.regroup import regroup
+from lrflow.training.configure_optimizers import regroup
 
 NAMES = ("a", "b", "c", "d")
 

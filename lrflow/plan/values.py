@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.schedules import Continued, Curve, Horizon, Schedule, ScheduledSetting
 from lrflow.schedules._arguments import prefix_keys
-from lrflow.schedules.base import BETA, highest_settings, numeric_settings
+from lrflow.schedules.curve import BETA, highest_settings, numeric_settings
 from lrflow.schedules.serialization import to_spec
 from lrflow.schedules.time import Floats, durations_in
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lrflow.cli import main
-from lrflow.cli.streams import put
 from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError
+from lrflow.output import put
 
 RUN = "import sys; from lrflow.cli import main; sys.argv[1:] = {words}; sys.exit(main())"
 

@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 
 from lrflow.cli import main
-from lrflow.cli.sweep import show_summary
 from lrflow.config import Config
 from lrflow.errors import ConfigError, LrflowError, Problem, StoppedError
-from lrflow.outcome import Outcome
 
 
 def test_every_job_is_run_in_its_folder(task, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,61 +29,6 @@ def test_every_job_is_run_in_its_folder(task, capsys: pytest.CaptureFixture[str]
     assert table[1] == "each with seed=3"
     assert table[2].split() == ["job", "optimizer", "optimizer.lr", "test/accuracy", "time", "status", "folder"]
     assert table[4].split()[:4] == ["1", "sgd", "0.01", "100"]
-
-
-@pytest.mark.parametrize(
-    ("words", "headings"),
-    [
-        (
-            ["scaling.reference=32,128", "schedule.also.weight_decay.low=0.01,0.02", "scaling=linear"],
-            ["job", "reference", "low", "test/accuracy", "test/loss", "time", "status", "folder"],
-        ),
-        (
-            [
-                "schedule=constant",
-                "schedule.cooldown=10%,20%",
-                "schedule.also.weight_decay.cooldown=10%,20%",
-                "schedule.warmup=0,5%",
-            ],
-            ["job", "schedule.cooldown", "weight_decay.cooldown", "warmup", "test/accuracy", "status"],
-        ),
-    ],
-)
-def test_metrics_come_before_whole_keys_and_folders(
-    words: list[str], headings: list[str], task, capsys: pytest.CaptureFixture[str]
-) -> None:
-    task(lambda config: {"test/accuracy": 0.5, "test/loss": 0.25})
-    assert main(["-m", *words]) == 0, capsys.readouterr().err
-    out = capsys.readouterr().out
-    table = out[out.index("sweep of") :].splitlines()
-    (shown,) = [line.split() for line in table if line.startswith("job")]
-    assert shown == headings
-    assert max(map(len, table)) <= 80
-
-
-def test_test_metrics_come_first_with_any_separator(task, capsys: pytest.CaptureFixture[str]) -> None:
-    task(lambda config: {"lr": 0.1, "valid_f1": 0.5, "val/loss": 1.0, "test_loss": 0.5, "test_f1": 0.25})
-    assert main(["-m", "seed=0,1"]) == 0, capsys.readouterr().err
-    (shown,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("job  ")]
-    assert shown[2:6] == ["test_f1", "test_loss", "valid_f1", "val/loss"]
-
-
-def test_objectives_come_first_and_a_sweep_without_an_lr_writes_its_files(
-    make_run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    outcomes = []
-    for number, decay in enumerate(("0.1", "0.2")):
-        overrides, metrics = [f"optimizer.weight_decay={decay}"], {"test/accuracy": 0.9, "val/f1": 0.5 + number / 10}
-        folder = make_run(number, overrides, metrics)
-        outcomes.append(Outcome.finished(metrics, overrides=overrides, seconds=1.0, folder=folder / str(number)))
-    show_summary(outcomes)
-    assert not (folder / "sweep.csv").exists()  # a grid
-    capsys.readouterr()
-    (folder / "sweep.yaml").write_text("settings: {metric: val/f1, mode: max}\n")
-    show_summary(outcomes)
-    (shown,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("job")]
-    assert shown[1:4] == ["optimizer.weight_decay", "val/f1", "test/accuracy"]
-    assert {"sweep.csv", "sweep.html"} <= {path.name for path in folder.iterdir()}
 
 
 def test_one_failure_does_not_stop_the_others(task, capsys: pytest.CaptureFixture[str]) -> None:

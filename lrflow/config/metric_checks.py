@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from lrflow.config.config import Config
 from lrflow.config.objective import logged_by, loss_of
 from lrflow.config.schema import Feedback
-from lrflow.config.sweep import TARGET
+from lrflow.config.sweep_schema import TARGET
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.feedback import FORMER_NAMES
 from lrflow.feedback.limits import BOUNDS, LIMITS

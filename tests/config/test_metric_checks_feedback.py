@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lrflow.config import compose
-from lrflow.config.metrics import guessed_modes, unlikely_settings
+from lrflow.config.metric_checks import guessed_modes, unlikely_settings
 from lrflow.errors import ConfigError
 from lrflow.schedules import Horizon
 

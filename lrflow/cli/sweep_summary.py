@@ -1,0 +1,124 @@
+"""The summary after the last job of a sweep: a table of its jobs, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from lrflow.cli.errors import console
+from lrflow.config.overrides import values_of
+from lrflow.display import counted, short_names
+from lrflow.errors import LrflowError, nearest
+from lrflow.metric import is_loss, is_test, is_validation
+from lrflow.outcome import Outcome, Status
+
+if TYPE_CHECKING:
+    from lrflow.sweeps.results import SweepResults
+
+
+def show_summary(outcomes: Sequence[Outcome]) -> None:
+    """Print a table with the swept values, last metrics, status and folder of each job."""
+    from lrflow.sweeps.folders import RECORD
+
+    out = console()
+    given = [values_of(outcome.overrides) for outcome in outcomes]
+    keys = list(dict.fromkeys(key for job in given for key in job if key != "hydra.sweep.dir"))  # of a resumed sweep
+    swept = [key for key in keys if len({job.get(key) for job in given}) > 1]
+    same = " ".join(f"{key}={given[0][key]}" for key in keys if key not in swept)
+    parents = {outcome.folder.parent for outcome in outcomes if outcome.folder}
+    home = parents.pop() if len(parents) == 1 else None
+
+    ending: dict[str, list[str]] = {
+        "time": [f"{outcome.seconds:.1f} s" for outcome in outcomes],
+        "status": [outcome.status for outcome in outcomes],
+        "folder": [_name(outcome.folder, home) for outcome in outcomes],
+    }
+    sweep = _read(home)
+    metrics = _metrics(outcomes, [each.name for each in sweep.objectives] if sweep else [])
+    short = short_names(swept, ("job", "status", *ENDING))
+    for headings, left_out in ((swept, ()), (short, ()), (short, ("folder",)), (short, ENDING)):
+        ending = {name: cells for name, cells in ending.items() if name not in left_out}
+        columns = {"job": [str(number) for number in range(len(outcomes))]}
+        columns |= {name: [job.get(key, "") for job in given] for name, key in zip(headings, swept, strict=True)}
+        columns_that_fit = 0
+        for name in metrics:
+            values = [outcome.metrics.get(name) for outcome in outcomes]
+            column = {name: ["" if value is None else f"{value:.4g}" for value in values]}
+            if _width(columns | column | ending) <= out.width:
+                columns |= column
+                columns_that_fit += 1
+        if columns_that_fit >= min(FEWEST, len(metrics)):
+            break
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns | ending:
+        table.add_column(name, justify="left" if name in ending else "right", no_wrap=name not in headings)
+    for row in zip(*(columns | ending).values(), strict=True):
+        table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
+    jobs = counted(len(outcomes), "job")
+    out.print(Text(f"\nsweep of {jobs}{f' in {home}/' if home else ''}", "bold"))
+    if same:
+        out.print(Text(f"each with {same}", "dim"))
+    out.print(table)
+    for status, label in _UNFINISHED.items():
+        if numbers := [str(number) for number, outcome in enumerate(outcomes) if outcome.status == status]:
+            out.print(Text(f"{len(numbers)} of {jobs} {label}: {', '.join(numbers)}", _STYLES[status]))
+    if sweep is not None and (sweep.lr_key is not None or (sweep.folder / RECORD).exists()):
+        _report(sweep)
+
+
+def _read(home: Path | None) -> SweepResults | None:
+    """Return the results in the sweep's folder, or None if there are none."""
+    from lrflow.sweeps.folders import read_sweep
+
+    sweep = read_sweep(home) if home is not None and home.is_dir() else None
+    return sweep if sweep and sweep.trials else None
+
+
+def _report(sweep: SweepResults) -> None:
+    """Write and print the report of a sweep."""
+    from lrflow.reports.sweep import report
+
+    out = console()
+    out.print()
+    try:
+        report(sweep, out)
+    except (LrflowError, OSError) as error:  # does not change the outcome of the sweep
+        out.print(Text(f"cannot write the report of the sweep: {error}", "yellow"), soft_wrap=True)
+
+
+FEWEST = 2
+"""Number of metrics for which a narrow table shortens keys, then drops the folder, then the time."""
+
+ENDING = ("folder", "time")
+
+_STYLES: dict[str, str] = {
+    "failed": "bold red", "diverged": "bold red", "ended_early": "yellow", "stopped": "yellow", "pruned": "cyan",
+    "finished": "green",
+}  # fmt: skip
+
+_UNFINISHED: dict[Status, str] = {"failed": "failed", "diverged": "diverged", "ended_early": "ended early"}
+
+
+def _metrics(outcomes: Sequence[Outcome], objectives: Sequence[str]) -> list[str]:
+    """Return the names of the jobs' metrics in the order of the table: objectives, test, validation, others."""
+    names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.metrics))
+    open_ = [name for name in names if not is_test(name)]
+    first = [found for name in objectives for found in ([name] if name in names else nearest(name, open_, 1))]
+    others = sorted(names, key=lambda name: (not is_test(name), not is_validation(name), is_loss(name)))
+    return list(dict.fromkeys([*first, *others]))
+
+
+def _name(folder: Path | None, home: Path | None) -> str:
+    """Return the name of a job's folder, or its path if the jobs have no common parent."""
+    if folder is None:
+        return ""
+    return folder.name if home is not None else str(folder)
+
+
+def _width(columns: dict[str, list[str]]) -> int:
+    return sum(max(map(len, [name, *cells])) + 2 for name, cells in columns.items())
