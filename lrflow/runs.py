@@ -33,7 +33,10 @@ _RUN_ID = re.compile(r"[\w.-]+\n|[0-9a-f]{12}")
 _STAMP = "%Y-%m-%d_%H-%M-%S"
 """Time at the start of a run folder's name."""
 
-BEST = "best.ckpt"
+SUFFIX = ".ckpt"
+"""End of the names of checkpoints."""
+
+BEST = f"best{SUFFIX}"
 """File name of the best checkpoint."""
 
 EARLIER = "earlier"
@@ -322,6 +325,16 @@ def checkpoints_in(folder: Path) -> list[Path]:
 def step_of(checkpoint: Path) -> int:
     """Return the step in the name of a checkpoint `step-NUMBER.ckpt`."""
     return int(checkpoint.stem.rpartition("-")[2])
+
+
+def name_of_step(step: int) -> str:
+    """Return the file name of one of the latest checkpoints of a run."""
+    return f"step-{step:07d}{SUFFIX}"
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether a file name is that of a latest, a merged or the best checkpoint, so that no other may have it."""
+    return name == BEST or name.startswith(("step-", "merged-"))
 
 
 def find_checkpoint(wanted: str, output: Path, key: str) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lrflow.config.average_schema import check_average
 from lrflow.config.callbacks import check_of_lightning, check_switched_off
+from lrflow.config.checkpoint_names import check_names as check_names_of_best
 from lrflow.config.compatibility import check_combination, check_mup, check_routes, check_scaling
 from lrflow.config.config import Config
 from lrflow.config.diagnostics import answered, closest
@@ -112,6 +113,9 @@ def check_config(
     problems += [*check_switched_off(content), *check_of_lightning(content), *check_lightning(content)]
     problems += check_fact_names(config.data)
     problems += _check_test(config) if sound("task", "trainer.checkpoint") else []
+    if sound("trainer.checkpoint", "trainer.val_every"):
+        saving = config.trainer.checkpoint
+        problems += check_names_of_best(saving.monitor, saving.best, saving.name, config.trainer.val_every)
     problems += check_feedback(config) if sound("feedback", "trainer.", "data.") else []
     problems += check_logged(config) if is_plain(config) and sound("model", "health", "callbacks", *PLACES) else []
     problems += check_find(config, horizon) if sound("find", "trainer.limit_val") else []

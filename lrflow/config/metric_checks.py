@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lrflow.config.checkpoint_names import COUNTERS
 from lrflow.config.config import Config
 from lrflow.config.objective import logged_by, loss_of
 from lrflow.config.schema import Feedback
@@ -91,6 +92,13 @@ def check_logged(config: Config) -> list[Problem]:
         Problem(f"{place}.monitor", unread, TRAIN_LOSS, f"such as {LOSS}")
         for place, names in config.directions.named.items()
         if place.startswith("callbacks.") and TRAIN_LOSS in names
+    ]
+    saving = config.trainer.checkpoint
+    known = [*COUNTERS, *(name for name in logged if is_validation(name))]
+    problems += [
+        Problem("trainer.checkpoint.name", f"{message}: {name}", saving.name, did_you_mean(name, known))
+        for name in (saving.pattern.fields if saving.pattern else ())
+        if name not in known
     ]
     return problems + [
         Problem(

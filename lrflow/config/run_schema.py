@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 
 from lrflow.config import types as f
 from lrflow.config.callback_schema import End
+from lrflow.config.checkpoint_names import NamePattern
 from lrflow.config.schema import Node, Section
 from lrflow.metric import LOSS, Metric
 from lrflow.schedules import Duration
@@ -25,11 +26,20 @@ class Checkpoint(Section):
     """Metric by which the best checkpoint is also kept; None: keep only the latest."""
     mode: f.Mode | None = None
     """Whether a lower or a higher value is better; None: the mode set elsewhere for the metric, or guessed by name."""
+    best: f.Count = 1
+    """Number of best checkpoints to keep, beside the latest."""
+    name: Annotated[str, f.parsed_by(NamePattern.parse)] | None = None
+    """Pattern of the names of the best checkpoints; None: best-STEP if several are kept, else only best.ckpt."""
 
     @property
     def metric(self) -> Metric | None:
         """Metric of the best checkpoint; None: no best checkpoint is kept."""
         return None if self.monitor is None else Metric.parse(self.monitor, self.mode)
+
+    @property
+    def pattern(self) -> NamePattern | None:
+        """Pattern of the names of the best checkpoints, as the config gives it."""
+        return None if self.name is None else NamePattern.parse(self.name)
 
 
 AnyStrategy = Annotated[

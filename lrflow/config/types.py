@@ -29,6 +29,19 @@ def expects(sentence: str, holds: Callable[[Any], bool]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def parsed_by(parse: Callable[[Any], Any]) -> BeforeValidator:
+    """Return a check that a function reads a value, which stays as written; its ValueError says what was expected."""
+
+    def check(value: Any) -> Any:
+        try:
+            parse(value)
+        except ValueError as error:
+            raise PydanticCustomError("expected", "{sentence}", {"sentence": str(error)}) from None
+        return value
+
+    return BeforeValidator(check)
+
+
 def one_of(*words: str, also: tuple[str | int, ...] = ()) -> BeforeValidator:
     """Return a check that a value is one of a few words, with a suggestion; `also` are valid but not listed."""
 

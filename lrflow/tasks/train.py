@@ -24,7 +24,6 @@ from lrflow.config.checks import settings_of
 from lrflow.config.compatibility import check_combination
 from lrflow.config.targets import optimizer_traits
 from lrflow.config.task_schema import Train
-from lrflow.data.fingerprint import changes_of_data, fingerprint
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError
 from lrflow.health.advice import report_advice
@@ -54,7 +53,7 @@ from lrflow.training.configure_optimizers import supply_optimizer
 from lrflow.training.cooldown import Cooldown
 from lrflow.training.feedback_loop import FeedbackLoop, make_feedback_loop
 from lrflow.training.freezing import freezing_callbacks
-from lrflow.training.interrupt import StopRequest, ended_together
+from lrflow.training.interrupt import ended_together
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.loggers import close_loggers
@@ -63,8 +62,8 @@ from lrflow.training.monitor import Monitor, Watched, build_monitors
 from lrflow.training.preprocessing import preprocessing_of, restore_preprocessing
 from lrflow.training.progress import ProgressBar
 from lrflow.training.resume import Resumed
+from lrflow.training.resume_checks import compared_fingerprint
 from lrflow.training.resume_source import branch_point, read_resumed
-from lrflow.training.state import preserve_random_state
 from lrflow.training.trainer import Trainer, build_trainer, check_launched, rank, validate_every
 from lrflow.training.trainer_options import lightning_options, profiler_of
 
@@ -319,7 +318,7 @@ def prepare(
         "plan": plan.to_dict(),
         "branches": [branch.as_dict() for branch in branches],
         "config": assemble.plain_config(config),
-        "data": _fingerprint(data, resumed if trainer.is_global_zero else None),
+        "data": compared_fingerprint(data, resumed.data if resumed and trainer.is_global_zero else None),
         "preprocessing": preprocessing_of(data),
     }
     checkpoints = _checkpoints(config, folder, length, groups, extra, resumed)
@@ -340,15 +339,6 @@ def prepare(
     return Prepared(trainer, module, data, plan, groups, facts, stage == "ending")
 
 
-def _fingerprint(data: pl.LightningDataModule, resumed: Resumed | None) -> dict[str, Any]:
-    """Return the fingerprint of the data, and report how it differs from that of the run that is resumed."""
-    with preserve_random_state():  # to make the loaders may draw numbers
-        found = fingerprint(data)
-    if resumed and resumed.data is not None and (changes := changes_of_data(resumed.data, found)):
-        log.warning("the data is not what the run was trained on: %s", "; ".join(changes))
-    return found
-
-
 def _checkpoints(
     config: Config,
     folder: RunFolder,
@@ -364,7 +354,8 @@ def _checkpoints(
         saving.every,
         keep=saving.keep,
         metric=saving.metric,
-        stop=StopRequest(),
+        best=saving.best,
+        name=saving.pattern,
         agree_every=config.trainer.log_every,
         groups=[[name for group in members for name, _ in group.parameters] for members in merge(groups)],
         routes=[members[0].route for members in merge(groups)],

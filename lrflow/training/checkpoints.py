@@ -11,12 +11,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
+from lrflow.config.checkpoint_names import NamePattern
 from lrflow.config.literal import in_shell
 from lrflow.display import joined
 from lrflow.errors import LrflowError, SettingError, StoppedError
 from lrflow.files import copy_whole, set_aside
 from lrflow.metric import Metric
-from lrflow.runs import BEST, RunFolder, checkpoints_in, step_of
+from lrflow.runs import BEST, RunFolder, checkpoints_in, name_of_step, step_of
 from lrflow.schedules import Duration, Horizon
 from lrflow.seal import newest_undamaged
 from lrflow.training.best import Best
@@ -45,7 +46,8 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
     checkpoint is kept beside it, however many follow.
 
     Args:
-        folder: the folder of the checkpoints: `step-0000100.ckpt`, and `best.ckpt` for the best by `metric`.
+        folder: the folder of the checkpoints: `step-0000100.ckpt`, `best.ckpt` for the best by `metric`, and the other
+            `best` ones.
         horizon: converts `every` into steps.
         every: time between two checkpoints; whole epochs are the real epochs of the data. None saves only when the run
             ends or is asked to stop.
@@ -58,6 +60,8 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         extra: plain data to save under `lrflow` in each checkpoint.
         source: the checkpoint that the run is resumed from; None: a new run.
         broken: names of damaged checkpoints in the folder, which are set aside once the run has saved.
+        best: number of best checkpoints to keep.
+        name: pattern of their names; None: the default one, and only `best.ckpt` if one is kept.
     """
 
     def __init__(
@@ -74,10 +78,12 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         extra: dict[str, Any] | None = None,
         source: Path | None = None,
         broken: Iterable[str] = (),
+        best: int = 1,
+        name: NamePattern | None = None,
     ) -> None:
         super().__init__()
         self.folder = folder
-        self._best = Best(folder / BEST, metric)
+        self._best = Best(folder / BEST, metric, best, name)
         self._source, self._broken = source, list(broken)
         self._every_epochs = every.whole_epochs if every else None
         self._every = max(1, every.steps(horizon)) if every and not self._every_epochs else None
@@ -138,12 +144,9 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         """Make again what a killed process left undone, and what was damaged, of the checkpoints up to a step."""
         self._must_repair = False
         if self._source and self._source.resolve() == self._best.path.resolve():  # in place of its damaged original
-            copy_whole(self._source, self.folder / _name(step))
-            self._broken = [name for name in self._broken if name != _name(step)]
-        if self._best.step is not None:
-            name = _name(self._best.step)
-            others = [self._source, self._source.with_name(name), self._source.with_name(BEST)] if self._source else []
-            self._best.restore([self.folder / name, *others])
+            copy_whole(self._source, self.folder / name_of_step(step))
+            self._broken = [name for name in self._broken if name != name_of_step(step)]
+        self._best.restore(self._source)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -258,10 +261,10 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             self._reported = True
             last = "there is no finite one"
             if self._finite_step is not None:
-                last = f"the last finite one, {_name(self._finite_step)}, is kept"
+                last = f"the last finite one, {name_of_step(self._finite_step)}, is kept"
             log.warning(
                 "%s is not finite (%s): it does not become the best, and %s",
-                _name(trainer.global_step),
+                name_of_step(trainer.global_step),
                 joined(self._not_finite, 5),
                 last,
             )
@@ -303,7 +306,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         for monitor in monitors(trainer):
             monitor.before_save(trainer)
         self._unsaved.at_save(trainer.lightning_module)
-        path = self.folder / _name(trainer.global_step)
+        path = self.folder / name_of_step(trainer.global_step)
         self._failure = None
         if isinstance(checkpoint_io := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             checkpoint_io.spare = self._spare
@@ -327,8 +330,9 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
                 self._clean_up(path)
         self._saves_best = False
         if self._best.missing:
-            again = f"saved as {self._saved}; resume it with another trainer.checkpoint.monitor" if self._saved else ""
-            raise SettingError("\n    ".join(filter(None, [self._best.missing, again])))
+            missing = self._best.missing
+            again = f"saved as {self._saved}; resume it with another {missing.key}" if self._saved else ""
+            raise SettingError("\n    ".join(filter(None, [str(missing), again])))
         if self.stop.agreed(trainer):
             done = f"stopped as asked after {trainer.global_step} steps"
             if self._saved is None:
@@ -361,10 +365,6 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         if self._keep is None or newest is None:
             return broken
         return [*broken, *(path for path in saved[: saved.index(newest)] if step_of(path) != self._finite_step)]
-
-
-def _name(step: int) -> str:
-    return f"step-{step:07d}.ckpt"
 
 
 def _end(trainer: pl.Trainer) -> dict[str, Any] | None:

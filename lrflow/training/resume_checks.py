@@ -1,16 +1,22 @@
-"""Checks of a resumed run against its checkpoint: same optimizer, no group frozen again, same LRs so far."""
+"""Checks of a resumed run against its checkpoint: same optimizer and data, no group frozen again, same LRs so far."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 
+from lrflow.data.fingerprint import changes_of_data, fingerprint
 from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem
 from lrflow.optimizers.traits import Traits
 from lrflow.plan import Plan
+from lrflow.training.state import preserve_random_state
+
+log = logging.getLogger("lrflow")
 
 FindTraits = Callable[[str], Traits]
 """Maps the dotted name of an optimizer to its traits; raises ConfigError if there is no such class."""
@@ -100,3 +106,17 @@ def check_same_past(before: Plan, now: Plan, step: int) -> list[Problem]:
     names = joined([name for name, other in zip(now.names, differ, strict=True) if other], 7)
     message = f"up to step {step} the run had another LR than a run of {now.horizon.steps} steps has: {names}"
     return [Problem("resume.horizon", message, "branch", "resume from an earlier checkpoint, or with rescale")]
+
+
+def compared_fingerprint(data: pl.LightningDataModule, before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fingerprint of the data, and report how it differs from that of the run that is resumed.
+
+    Args:
+        data: the data of the run, set up.
+        before: the fingerprint in the checkpoint; None: there is none to compare with.
+    """
+    with preserve_random_state():  # to make the loaders may draw numbers
+        found = fingerprint(data)
+    if before is not None and (changes := changes_of_data(before, found)):
+        log.warning("the data is not what the run was trained on: %s", "; ".join(changes))
+    return found

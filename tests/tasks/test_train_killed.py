@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,44 @@ def test_it_ends_as_the_run_that_was_not_killed(
         assert same({**end(folder, name), "lrflow": 0}, {**end(whole, name), "lrflow": 0}), name
     assert same(end(folder)["lrflow"]["random"], end(whole)["lrflow"]["random"])
     assert (folder / "checkpoints" / "best.ckpt").stat().st_nlink == 1
+
+
+def dies_in_copy(number: int, copied: bool) -> dict[str, Any]:
+    """Kill the process before or after it writes the file of one of the best for this many times."""
+    copy, calls = Best._copy, count(1)
+
+    def copying(*given: Any) -> bool:
+        is_last = next(calls) == number
+        done = copied and copy(*given) if is_last else copy(*given)
+        return kill() if is_last else done
+
+    return {"best": copying}
+
+
+def test_the_best_ones_are_those_of_the_run_that_was_not_killed(
+    killed: Callable[..., None], tmp_path: Path, undrawn: None, same: Any
+) -> None:
+    """Averaged weights are validated at a high LR; most validations displace one of the best."""
+    options = ("average=ema", "average.decay=0.5", "optimizer.lr=0.3", "schedule=constant", "trainer.checkpoint.best=2")
+    options += ('trainer.checkpoint.name="{step:03d}={val/loss:.4f}"',)
+
+    def kept(folder: Path) -> dict[str, Any]:
+        return {path.name: end(folder, path.name) for path in (folder / "checkpoints").iterdir()}
+
+    whole = train.outcome(config_of(tmp_path / "whole", *options))
+    wanted = kept(whole.folder)
+    values = {int(row["step"]) + 1: float(row["val/loss"]) for row in rows(whole.folder) if row["val/loss"]}
+    best = sorted(values, key=values.__getitem__)[:2]
+    names = {f"{step:03d}={values[step]:.4f}.ckpt" for step in best}
+    assert {name for name in wanted if "=" in name} == names
+    for number, copied in ((3, False), (4, True), (5, True)):
+        killed(config_of(tmp_path / str(number), *options), **dies_in_copy(number, copied))
+        folder = only(tmp_path / str(number))
+        train.outcome(config_of(tmp_path / str(number), *options, f"resume.from={folder}"))
+        found = kept(folder)
+        assert found.keys() == wanted.keys()
+        for name, content in wanted.items():
+            assert same({**found[name], "lrflow": 0}, {**content, "lrflow": 0}), name
 
 
 def test_a_finished_run_is_not_tested_again(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
