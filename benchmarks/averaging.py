@@ -1,9 +1,9 @@
 """Compare ways to end a run at the same number of steps: averages and merges of a constant LR, decays, schedule-free.
 
-Each way trains at three peak LRs (half, once and twice that of the recipe) and with three seeds; the table has the peak
-whose mean validation loss is best. All runs are small: charlm at half its width and depth, cnn at half its width.
+Each way trains at three peak LRs (half, once and twice the one in `RECIPES`) and with three seeds; the table has the
+peak whose mean validation loss is best. All runs are small: charlm at half its width and depth, cnn at half its width.
 
-python -m benchmarks.averaging --out benchmarks/averaging.json
+python -m benchmarks.averaging --out benchmarks/averaging.json   # keeps what the file has of other recipes
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "charlm": {
         "options": ["recipe=charlm", "model.width=64", "model.depth=2", "trainer.max_steps=300", "data.context=48"],
         "lr": 3e-3,
-        "schedule_free": ["optimizer=schedule_free_adamw"],
+        "schedule-free": {"options": ["optimizer=schedule_free_adamw"], "lr": 3e-3},
     },
     "cnn": {
-        "options": ["recipe=cnn", "model.widths=[16,32]", "trainer.max_steps=200"],
-        "lr": 0.2,
-        "schedule_free": ["optimizer=schedule_free_sgd"],
+        "options": ["recipe=cnn", "model.widths=[16,32]", "trainer.max_steps=400"],
+        "lr": 0.1,
+        "schedule-free": {"options": ["optimizer=schedule_free_sgd"], "lr": 0.8},
     },
 }
+"""Options of all ways, their middle peak LR, and those of the way that has another optimizer."""
 CONSTANT = ["schedule=constant_with_warmup", "schedule.warmup=10%"]
 KEPT = ["trainer.checkpoint.keep=null", "trainer.checkpoint.every=1%"]
 RUNS: dict[str, list[str]] = {
@@ -60,15 +61,21 @@ SEEDS = (0, 1, 2)
 def losses(recipe: str, factor: float, seed: int, output: Path) -> Iterator[tuple[str, float]]:
     """Train a recipe in each way at one peak LR and seed, and yield the validation loss after the last step."""
     given = RECIPES[recipe]
-    common = [*given["options"], f"optimizer.lr={given['lr'] * factor}", f"seed={seed}", f"output={output}"]
+    common = [*given["options"], f"seed={seed}", f"output={output}"]
     for way, options in RUNS.items():
-        own = given["schedule_free"] if way == "schedule-free" else []
-        done = train.run(compose([*common, *QUIET, *options, *own]))
+        own = given.get(way, {}).get("options", [])
+        done = train.run(compose([*common, f"optimizer.lr={peak(recipe, way, factor)}", *QUIET, *options, *own]))
         yield way, done["val/loss"]
         if way == "constant":
             for name, decay in MERGES.items():
                 words = ["task=merge", f"task.from={done['folder']}", *decay]
                 yield name, merge.run(compose(words, earlier=True))["val/loss"]
+
+
+def peak(recipe: str, way: str, factor: float) -> float:
+    """Return the peak LR of a way at a factor on its middle one."""
+    given = RECIPES[recipe]
+    return float(given.get(way, given)["lr"] * factor)
 
 
 def measure(recipes: list[str]) -> dict[str, Any]:
@@ -101,15 +108,16 @@ def main() -> None:
     torch.set_num_threads(1)
     found = measure(arguments.recipes)
     for recipe, result in found.items():
-        table = Table("way", "peak LR", "val/loss", "at the recipe's LR", title=recipe, box=None, header_style="bold")
+        table = Table("way", "peak LR", "val/loss", "at the middle LR", title=recipe, box=None, header_style="bold")
         for way, by_factor in result["losses"].items():
             factor, mean, deviation = best(by_factor)
             own = by_factor["1"]
             alone = f"{statistics.mean(own):.4f} ± {statistics.stdev(own):.4f}"
-            table.add_row(way, f"{RECIPES[recipe]['lr'] * float(factor):g}", f"{mean:.4f} ± {deviation:.4f}", alone)
+            table.add_row(way, f"{peak(recipe, way, float(factor)):g}", f"{mean:.4f} ± {deviation:.4f}", alone)
         Console(width=120).print(table, f"{result['cpu_seconds']} s of CPU\n")
     if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        earlier = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
+        arguments.out.write_text(json.dumps({**earlier, **found}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
