@@ -82,7 +82,7 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
         "data.facts={shape: [64], outputs: 10, loss: cross_entropy}",
     ),
     "bf16": (*SMALL, "trainer.precision=bf16-mixed"),
-    "two workers": (*SMALL, "data.num_workers=2"),
+    "two workers": (*SMALL, "data.loader.num_workers=2"),
     "unfreezing": ("layers=gradual_unfreezing", "layers.every=15 steps", "model.widths=[16, 16]"),
     "one cycle, sharpness": (*SMALL, "schedule=one_cycle", "optimizer=momentum", "sharpness.every=20"),
     "best weights tested": (*SMALL, "task.test=best", "optimizer.lr=0.3", "trainer.val_every=3 steps"),

@@ -36,6 +36,7 @@ from lrflow.runs import find_checkpoint
 from lrflow.schedules import Curve, Horizon
 from lrflow.training import Supervised, planned_module
 from lrflow.training.example import ExampleError, trace_uses
+from lrflow.training.loader_settings import configure_loaders
 from lrflow.training.module import load_weights
 from lrflow.training.module_optimizer import ModuleOptimizer, module_groups
 from lrflow.training.mup_models import mup_rules
@@ -45,7 +46,7 @@ from lrflow.training.trainer import build_trainer
 
 
 def build_data(config: Config) -> pl.LightningDataModule:
-    """Return the data module, not yet set up.
+    """Return the data module, not yet set up, whose loaders have the settings of `data.loader`.
 
     Raises:
         ConfigError: `data` does not build a LightningDataModule, or one without a `train_dataloader`.
@@ -57,6 +58,7 @@ def build_data(config: Config) -> pl.LightningDataModule:
         raise ConfigError([Problem("data._target_", message, config.data.target)])
     if not is_overridden("train_dataloader", data):
         raise ConfigError([Problem("data._target_", "has no train_dataloader", config.data.target)])
+    configure_loaders(data, config.data)
     return data
 
 

@@ -112,6 +112,7 @@ def check_config(
     problems += check_monitors(config.health)
     problems += [*check_switched_off(content), *check_of_lightning(content), *check_lightning(content)]
     problems += check_fact_names(config.data)
+    problems += check_loader(config.data) if sound("data") else []
     problems += _check_test(config) if sound("task", "trainer.checkpoint") else []
     if sound("trainer.checkpoint", "trainer.val_every"):
         saving = config.trainer.checkpoint
@@ -323,6 +324,30 @@ def check_fact_names(data: Data) -> list[Problem]:
         Problem(f"data.facts.{name}", "lrflow knows no such fact", given[name], f"did you mean data.facts.{near}?")
         for name, near in meant.items()
         if near
+    ]
+
+
+def check_loader(data: Data) -> list[Problem]:
+    """Return a problem for each setting of the loaders that needs workers or contradicts `data.num_workers`."""
+    given, problems = data.loader, []
+    if given.num_workers is not None and data.num_workers not in (0, given.num_workers):
+        message = f"data.num_workers, the number with which the module makes its loaders, is {data.num_workers}"
+        problems.append(Problem("data.loader.num_workers", message, given.num_workers, "leave out one of the two"))
+    known = "num_workers" in data.model_fields_set or data.target.startswith("lrflow.data.")
+    own = data.num_workers if known else None
+    if (own if given.num_workers is None else given.num_workers) == 0:
+        problems += needs_workers(data, "there are none")
+    return problems
+
+
+def needs_workers(data: Data, lacking: str) -> list[Problem]:
+    """Return a problem for each setting of the loaders that needs worker processes, where there are none."""
+    settings = {"prefetch_factor": data.loader.prefetch_factor, "persistent_workers": data.loader.persistent_workers}
+    hint = "add data.loader.num_workers=2, or leave it out"
+    return [
+        Problem(f"data.loader.{name}", f"needs worker processes, and {lacking}", value, hint)
+        for name, value in settings.items()
+        if value
     ]
 
 

@@ -48,6 +48,7 @@ ANSWERS = {
     r"(?:logger\.)?(tags|project|entity|group)": "did you mean logger.wandb.{0}? It needs logger=wandb",
     r"(.*schedule)\.warmup_(?:ratio|fraction|pct)": "a warmup can be a share of the run: {0}.warmup={share}",
     r"(.*schedule)\.warmup_epochs": "a warmup can be in epochs: {0}.warmup='{value} epochs'",
+    r"(?:data|trainer)\.(num_workers|pin_memory|prefetch_factor|persistent_workers)": "did you mean data.loader.{0}?",
     r"trainer\.callbacks?|callback": "callbacks=throughput, or callbacks.NAME._target_=my_pkg.Watch trust=my_pkg",
 }
 """Keys of other frameworks without a counterpart of a similar name, and what to do instead."""

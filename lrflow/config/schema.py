@@ -329,10 +329,23 @@ class Facts(Section):
     """Training loss for models of this data."""
 
 
+class Loader(Section):
+    """Settings of the loaders of any data module; None: as the module makes them."""
+
+    num_workers: f.Workers | None = None
+    """Processes that load the data, for each loader of each device; 0: the run's own process loads it."""
+    pin_memory: f.Switch | None = None
+    """Copy batches into page-locked memory, from which they reach a GPU faster; no effect on a CPU."""
+    prefetch_factor: f.Count | None = None
+    """Batches that each process fetches ahead; None: as the loader, else 2."""
+    persistent_workers: f.Switch | None = None
+    """Keep the processes from epoch to epoch."""
+
+
 class Data(Node):
     """A data module."""
 
-    offered = frozenset({"facts"})
+    offered = frozenset({"facts", "loader"})
 
     batch_size: f.Count | None = None
     """Training examples per batch and device."""
@@ -350,3 +363,5 @@ class Data(Node):
     """Seed of the choice of the examples that are held out."""
     facts: Facts | None = None
     """Facts by which lrflow checks a run and counts its steps before the data is read."""
+    loader: Loader = Loader.model_construct()
+    """Settings that replace those of the module's loaders."""

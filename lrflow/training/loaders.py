@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loops.progress import _ProcessedTracker
+from pytorch_lightning.utilities import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
@@ -186,7 +188,7 @@ def order_loaders(
         def loaders() -> Any:
             result = make()
             alone = isinstance(result, DataLoader)
-            return tree_map_only(DataLoader, lambda loader: in_order(loader, training, alone), result)
+            return map_loaders(lambda loader: in_order(loader, training, alone), result)
 
         setattr(data, name, loaders)
 
@@ -203,6 +205,20 @@ def order_loaders(
             done.add(stage)
 
     data.setup = setup_once  # type: ignore[method-assign]
+
+
+def map_loaders(function: Callable[[DataLoader[Any]], DataLoader[Any]], loaders: Any) -> Any:
+    """Return loaders as a data module returns them (one, lists, dicts, a `CombinedLoader`), each replaced.
+
+    Args:
+        function: returns what replaces a loader; anything else than a `DataLoader` stays.
+        loaders: they and their containers are not changed.
+    """
+    if not isinstance(loaders, CombinedLoader):
+        return tree_map_only(DataLoader, function, loaders)
+    result = copy.copy(loaders)
+    result.flattened = [function(one) if isinstance(one, DataLoader) else one for one in loaders.flattened]
+    return result
 
 
 class SteadyWorker:

@@ -248,6 +248,12 @@ data.val_size=10% => data.val_size: whole number
 data.drop_last=maybe => data.drop_last: expected true or false
 data.num_workers=-1 => data.num_workers: from 0 to 256
 data.num_workers=true => data.num_workers: from 0 to 256
+data.loader.num_workers=257 => data.loader.num_workers: from 0 to 256
+data.loader.prefetch_factor=2 => data.loader.prefetch_factor: add data.loader.num_workers=2
+data.loader.num_workers=0  data.loader.persistent_workers=true => data.loader.persistent_workers: there are none
+data.loader.num_workers=2  data.num_workers=3 => data.loader.num_workers: leave out one of the two
+data.loader.workers=2 => data.loader.workers: did you mean data.loader.num_workers?
+data.pin_memory=true => data.pin_memory: did you mean data.loader.pin_memory?
 data.split_seed=x => data.split_seed: whole number
 data.shuffle=true => data.shuffle: takes no shuffle
 data.facts=[1] => data.facts: expected a mapping
@@ -586,6 +592,7 @@ feedback=greedy  feedback.reset=3
 scaling=linear  scaling.reference=256
 data.batch_size=32
 data.num_workers=2
+data.loader={num_workers: 2, pin_memory: true, prefetch_factor: 1, persistent_workers: true}
 data.facts.shape=[64]
 model.norm=false
 model.dropout=0

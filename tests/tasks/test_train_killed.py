@@ -194,6 +194,21 @@ def test_the_best_ones_are_those_of_the_run_that_was_not_killed(
             assert same({**found[name], "lrflow": 0}, {**content, "lrflow": 0}), name
 
 
+WORKERS = "data.loader={num_workers: 2, prefetch_factor: 1, persistent_workers: true}"
+
+
+def test_a_run_with_workers_ends_as_the_one_without_also_when_killed_within_an_epoch(
+    whole: Path, killed: Callable[..., None], tmp_path: Path, same: Any
+) -> None:
+    killed(config_of(tmp_path, WORKERS), **dies_after(7))
+    folder = only(tmp_path)
+    assert (newest_checkpoint(folder) or folder).name == "step-0000006.ckpt"
+    assert train.outcome(config_of(tmp_path, WORKERS, f"resume.from={folder}")).status == "finished"
+    assert rows(folder) == rows(whole)
+    for name in ("", "best.ckpt"):
+        assert same({**end(folder, name), "lrflow": 0}, {**end(whole, name), "lrflow": 0}), name
+
+
 def test_a_finished_run_is_not_tested_again(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file() and path.name != ".lock"}
     assert train.outcome(config_of(whole.parent, f"resume.from={whole}")).metrics == summary(whole)["metrics"]

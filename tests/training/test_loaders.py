@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils.data import (
     BatchSampler,
@@ -21,6 +22,7 @@ from torch.utils.data import (
 
 from lrflow.data import is_ordered
 from lrflow.training.loaders import Position, order_loaders
+from lrflow.training.loops import combine
 
 DATA = TensorDataset(torch.arange(20.0))
 
@@ -85,10 +87,17 @@ def test_it_is_sharded_over_devices() -> None:
     assert [len(share) for share in shares] == [3, 3]
 
 
-@pytest.mark.parametrize("wrap", [lambda one: [one, one], lambda one: {"a": one, "b": one}])
-def test_loaders_in_lists_and_dicts(wrap: Any) -> None:
-    found = ordered(Users(wrap(DataLoader(DATA, 4, shuffle=True)))).train_dataloader()
-    assert all(is_ordered(one) for one in (found.values() if isinstance(found, dict) else found))
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda one: [one, one], lambda one: {"a": one, "b": one}, lambda one: CombinedLoader([one, [one]], "max_size")],
+)
+def test_loaders_in_lists_dicts_and_combined(wrap: Any) -> None:
+    given = wrap(DataLoader(DATA, 4, shuffle=True))
+    found = ordered(Users(given)).train_dataloader()
+    assert type(found) is type(given)
+    assert [is_ordered(one) for one in combine(found).flattened] == [True, True]
+    assert combine(found)._mode == combine(given)._mode
+    assert not any(is_ordered(one) for one in combine(given).flattened)
 
 
 class Stream(IterableDataset[Any]):

@@ -1,0 +1,98 @@
+"""The settings `data.loader`: the loaders that a data module makes, with other workers or memory."""
+
+from __future__ import annotations
+
+import copy
+from functools import wraps
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch.utils.data import DataLoader, IterableDataset
+
+from lrflow.config.checks import needs_workers
+from lrflow.config.schema import Data, Loader
+from lrflow.errors import ConfigError, Problem
+from lrflow.training.loaders import map_loaders
+from lrflow.training.loops import combine
+
+PREFETCHED = 2
+"""Batches that a worker fetches ahead where nothing says how many; torch's default."""
+
+
+def configure_loaders(data: pl.LightningDataModule, section: Data) -> None:
+    """Give the loaders of a data module the settings of `data.loader`; data sets, samplers and `collate_fn` stay.
+
+    The loaders are those that the module makes, copied. So the settings also hold where a module makes its loaders in
+    its own code, and the order of the data stays what it is.
+
+    Args:
+        data: changed in place. Its loaders raise a `ConfigError` where a setting cannot be changed without changing
+            the batches or losing the state of the data.
+        section: the section `data` of the config.
+    """
+    options = section.loader
+    if not any(value is not None for value in options.parsed().values()):
+        return
+
+    def wrap(name: str) -> None:
+        make = getattr(data, name)
+
+        @wraps(make)
+        def loaders() -> Any:
+            made = make()
+            if made is None:
+                return None
+            flat = combine(made).flattened
+            if problems := [problem for one in flat if (problem := _fixed(one, options))]:
+                raise ConfigError(problems[:1])
+            result = map_loaders(lambda loader: _with_settings(loader, options), made)
+            workers = [loader.num_workers for loader in combine(result).flattened if isinstance(loader, DataLoader)]
+            if name == "train_dataloader" and not any(workers) and (problems := needs_workers(section, _NONE)):
+                raise ConfigError(problems)
+            return result
+
+        setattr(data, name, loaders)
+
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"):
+        if is_overridden(name, data):
+            wrap(name)
+
+
+_NONE = "the data module makes its training loader without any"
+
+
+def _fixed(loader: object, options: Loader) -> Problem | None:
+    """Return the problem of a loader whose settings are its own affair."""
+    name = type(loader).__name__
+    if not isinstance(loader, DataLoader):
+        message = f"the data module returns a {name}, which is no DataLoader of torch and has no such settings"
+    elif hasattr(loader, "state_dict"):
+        message = f"the data module returns a {name} that saves its own state, and a changed copy would not"
+    elif isinstance(loader.dataset, IterableDataset) and options.num_workers not in (None, loader.num_workers):
+        stream = type(loader.dataset).__name__
+        message = f"{stream} is an IterableDataset: with another number of workers than its loader has, other batches"
+        message = f"{message} would be made, or each several times"
+        hint = f"leave it out, which gives {loader.num_workers}, or set the number where the loader is made"
+        return Problem("data.loader.num_workers", message, options.num_workers, hint)
+    else:
+        return None
+    return Problem("data.loader", message, options.plain(), "leave it out, and set it where the loader is made")
+
+
+def _with_settings(loader: DataLoader[Any], options: Loader) -> DataLoader[Any]:
+    """Return a copy of a loader with other settings, as `ordered` makes one with another order."""
+    result = copy.copy(loader)
+    workers = loader.num_workers if options.num_workers is None else options.num_workers
+    changed: dict[str, Any] = {"num_workers": workers, "_iterator": None}
+    if options.pin_memory is not None:
+        changed["pin_memory"] = options.pin_memory and torch.accelerator.is_available()  # torch warns without one
+    if workers:
+        keep = loader.persistent_workers if options.persistent_workers is None else options.persistent_workers
+        ahead = options.prefetch_factor or loader.prefetch_factor or PREFETCHED
+        changed |= {"persistent_workers": keep, "prefetch_factor": ahead}
+    else:
+        changed |= {"persistent_workers": False, "prefetch_factor": None, "timeout": 0}
+    vars(result).update(changed)  # DataLoader forbids some assignments, because an existing iterator would ignore them
+    return result
