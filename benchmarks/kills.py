@@ -61,6 +61,16 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     "Shampoo": (*SMALL, "optimizer=shampoo"),
     "SOAP": (*SMALL, "optimizer=soap"),
     "averaged SGD": (*SMALL, "optimizer=asgd"),
+    "average": (*SMALL, "average=ema", "average.over=20%"),
+    "early stopping's cooldown": (
+        *SMALL,
+        "schedule=constant",
+        "callbacks=early_stopping",
+        "callbacks.early_stopping.patience=2",
+        "callbacks.early_stopping.min_delta=10",
+        "callbacks.early_stopping.then=cooldown",
+        "callbacks.early_stopping.then_for=40%",
+    ),
     "EMA of the weights": (*OWN, "model._target_=benchmarks.kills_models.Averaged", "optimizer=momentum"),
     "accumulation": (
         *SMALL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -97,6 +98,17 @@ def write_json(path: Path, content: Any, default: Callable[[Any], Any] | None = 
         OSError: the file cannot be written.
     """
     return write_whole(path, json.dumps(redact(content), indent=2, default=default) + "\n")
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what killed processes left of a file, which no other process may be writing now.
+
+    Args:
+        path: the file; a folder: every file in it.
+    """
+    folder, name = (path, "*") if path.is_dir() else (path.parent, glob.escape(path.name))
+    for part in folder.glob(f".{name}.*.part"):
+        part.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:

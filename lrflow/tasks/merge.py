@@ -16,6 +16,7 @@ from lrflow.config.targets import optimizer_traits
 from lrflow.config.task_schema import Merge
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
+from lrflow.files import remove_parts
 from lrflow.plan import Plan
 from lrflow.plan.merging import chosen, decay, shares, shares_of_averages
 from lrflow.runs import RunFolder, checkpoints_in, find_checkpoint, step_of
@@ -60,6 +61,7 @@ def run(config: Config) -> dict[str, Any]:
         )
         path = folder.checkpoints / merged.name
         if trainer.is_global_zero:
+            remove_parts(path)
             try:
                 write_merged(path, paths[-1], module.state_dict(), merged)
             except OSError as error:

@@ -19,7 +19,7 @@ from lrflow.config import Config
 from lrflow.config.task_schema import Predict
 from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError
-from lrflow.files import write_json, write_whole
+from lrflow.files import remove_parts, write_json, write_whole
 from lrflow.objectives import ChosenLoss
 from lrflow.runs import read_json
 from lrflow.tasks.prediction_files import Arrays, read_inputs, save_arrays, write_table
@@ -93,6 +93,7 @@ def run(config: Config) -> dict[str, Any]:
         raise LrflowError(f"there is nothing to predict: {title} has no example")
     arrays = [_read(path) for path in done]
     whole = {name: np.concatenate([one[name] for one in arrays]) for name in arrays[0]}
+    remove_parts(target)
     rows = write_table(whole, target, task.to)
     shutil.rmtree(parts)
     console.print(f"{rows:,} rows by the {trained.weights} weights, of step {trained.step}", highlight=False)

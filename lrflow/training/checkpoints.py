@@ -15,7 +15,7 @@ from lrflow.config.checkpoint_names import NamePattern
 from lrflow.config.literal import in_shell
 from lrflow.display import joined
 from lrflow.errors import LrflowError, SettingError, StoppedError
-from lrflow.files import copy_whole, set_aside
+from lrflow.files import copy_whole, remove_parts, set_aside
 from lrflow.metric import Metric
 from lrflow.runs import BEST, RunFolder, checkpoints_in, name_of_step, step_of
 from lrflow.schedules import Duration, Horizon
@@ -350,8 +350,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             for old in checkpoints_in(self.folder)[: -self._keep]:
                 if step_of(old) != self._finite_step:
                     old.unlink(missing_ok=True)
-        for partial in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
-            partial.unlink(missing_ok=True)
+        remove_parts(self.folder)
         if self._saves_best:
             self._best.write(path, self._spare)
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from lrflow.callbacks import EarlyStopping
@@ -68,14 +72,43 @@ def test_the_lr_falls_in_a_straight_line_and_the_run_ends(cooled: Path) -> None:
     assert validated == [1, 3, 5, 7, 9, 11, 13, 15]  # 5% of the run as it was planned
 
 
-@pytest.mark.parametrize("step", [3, 6, 7, 15])
-def test_a_run_killed_at_any_step_is_resumed_exactly(cooled: Path, tmp_path: Path, step: int) -> None:
+class DiesIn(pl.Callback):
+    """Kills the process within the cooldown."""
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(output: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run that was killed in its cooldown."""
+    callbacks = train._callbacks
+
+    def work() -> None:
+        monkeypatch.setattr(train, "_callbacks", lambda *given: [DiesIn(), *callbacks(*given)])
+        go(output, *COOLDOWN)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    (folder,) = output.iterdir()
+    return folder
+
+
+@pytest.mark.parametrize("step", [3, 6, 7, 15, None])
+def test_a_run_killed_at_any_step_is_resumed_exactly(
+    cooled: Path, tmp_path: Path, step: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "outputs" / cooled.name
-    shutil.copytree(cooled, folder)
-    for path in (folder / "checkpoints").glob("step-*.ckpt"):
-        if int(path.stem.removeprefix("step-")) > step:
-            path.unlink()
-    (folder / "summary.json").unlink()
+    if step is None:
+        folder = killed(tmp_path / "outputs", monkeypatch)
+    else:
+        shutil.copytree(cooled, folder)
+        for path in (folder / "checkpoints").glob("step-*.ckpt"):
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
+        (folder / "summary.json").unlink()
     config = compose([f"resume={folder}", f"output={tmp_path / 'outputs'}"], earlier=True)
     assert Path(train.run(config)["folder"]) == folder
     whole, again = (read_checkpoint(one / "checkpoints" / "step-0000016.ckpt") for one in (cooled, folder))

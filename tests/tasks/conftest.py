@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +20,36 @@ from lrflow.cli import main
 @pytest.fixture(autouse=True)
 def _undrawn(undrawn: None) -> None:
     pass
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs `python -m lrflow WORDS` in a copy of this process, and kills it (SIGKILL) when it gives a file its name.
+
+    `before` or `after` says when, `name` which file, and `number` the how manieth with such a name.
+    """
+
+    def run(*words: str, name: str, before: bool = True, number: int = 1) -> None:
+        replace, left = os.replace, [number]
+
+        def replacing(source: Any, target: Any) -> None:
+            left[0] -= fnmatch(Path(target).name, name)
+            due = left[0] == 0 and fnmatch(Path(target).name, name)
+            if not (due and before):
+                replace(source, target)
+            if due:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def work() -> None:
+            monkeypatch.setattr(os, "replace", replacing)
+            main(list(words))
+
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+
+    return run
 
 
 @pytest.fixture

@@ -120,6 +120,26 @@ def test_its_checkpoint_is_evaluated_and_started_from(typed: Any, constant: Path
     assert (code, "another model than the one" in told) == (1, True), told
 
 
+def test_a_killed_merge_leaves_no_half_file_and_is_made_again(
+    typed: Any, killed: Callable[..., None], constant: Path, same: Any
+) -> None:
+    words = ["task=merge", f"task.from={constant}", "task.over=8"]
+    path = constant / "checkpoints" / "merged-1-sqrt-over-8-to-step-0000012.ckpt"
+    killed(*words, f"output={constant.parent}", name=path.name)
+    assert not path.exists()
+    assert len(list(path.parent.glob(".*.part"))) == 1
+    code, told = typed(*words)
+    assert code == 0, told
+    wanted = read_checkpoint(path)
+    path.unlink()
+    killed(*words, f"output={constant.parent}", name=path.name, before=False)  # not validated yet
+    assert typed(*words) == (code, told)
+    assert same(read_checkpoint(path), wanted)
+    assert not list(path.parent.glob(".*.part"))
+    recorded = json.loads((constant / "evaluations.json").read_text())
+    assert [one["checkpoint"] for one in recorded].count(f"checkpoints/{path.name}") == 1
+
+
 def _mean(content: dict[str, Any]) -> str:
     return next(name for name in content["state_dict"] if name.endswith("running_mean"))
 

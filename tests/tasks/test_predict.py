@@ -14,7 +14,6 @@ import torch
 from sklearn.datasets import load_digits
 
 import lrflow as library
-from lrflow.tasks import predict
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 RUN = ("fast=true", "name=run", "output=runs", "trainer=cpu", "trainer.progress=false", "model.widths=[8]")
@@ -98,32 +97,35 @@ def test_files_and_folders_are_predicted_as_they_are_read(lrflow: Command, run: 
 
 
 def test_a_killed_prediction_goes_on_after_its_last_chunk(
-    lrflow: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+    lrflow: Command, run: Path, killed: Callable[..., None]
 ) -> None:
     command = ("task=predict", "output=runs", "task.split=train", "data.eval_batch_size=64", "task.chunk=128")
     assert lrflow(*command).returncode == 0
     path = run / "predictions/train-best.csv"
     whole = path.read_bytes()
     path.unlink()
-    write, written = predict.write_whole, []
-
-    def killed(target: Path, data: Any) -> Path:
-        written.append(target.name)
-        if len(written) == 3:
-            raise KeyboardInterrupt
-        return write(target, data)
-
-    monkeypatch.setattr(predict, "write_whole", killed)
-    assert lrflow(*command).returncode == 130
     parts = path.with_name(".train-best.csv.parts")
-    assert sorted(one.name for one in parts.glob("chunk*")) == ["chunk-000000.npz", "chunk-000001.npz"]
-    done = lrflow(*command)
-    assert "goes on after 2 saved chunks" in done.stdout
-    assert path.read_bytes() == whole
-    assert not parts.exists()
 
-    written.clear()
-    assert lrflow(*command).returncode == 130
+    def chunks() -> list[str]:
+        return sorted(one.name[6:12] for one in parts.glob("chunk*"))
+
+    killed(*command, name="request.json")
+    killed(*command, name="chunk*", number=2, before=False)
+    assert chunks() == ["000000", "000001"]
+    killed(*command, name="chunk*", number=2)
+    assert chunks() == ["000000", "000001", "000002"]
+    killed(*command, name=path.name)
+    assert not path.exists()
+    assert len(list(path.parent.glob("*.part"))) == 1
+    killed(*command, name=path.name, before=False)
+    assert path.read_bytes() == whole
+    done = lrflow(*command)
+    count = -(-(len(whole.splitlines()) - 1) // 128)
+    assert f"goes on after {count} saved chunks" in done.stdout
+    assert path.read_bytes() == whole
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+    killed(*command, name="chunk*", number=2)
     other = lrflow(*command[:3], "data.eval_batch_size=32", "task.chunk=128")  # another request starts anew
     assert "goes on" not in other.stdout
     assert other.returncode == 0
