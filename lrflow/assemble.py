@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from rich.console import RenderableType
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate
@@ -19,6 +20,7 @@ from lrflow.config.metric_checks import check_logged, need_validation
 from lrflow.config.objective import loss_of, metrics_of
 from lrflow.config.schema import NoFeedback, Optimizer, Rules
 from lrflow.config.targets import optimizer_traits, takes
+from lrflow.data import DataModule
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
 from lrflow.files import user_lock
@@ -75,13 +77,25 @@ def load_data(config: Config) -> pl.LightningDataModule:
     return data
 
 
+def describe_data(config: Config, data: pl.LightningDataModule | None = None) -> RenderableType | None:
+    """Return what the data tell of themselves before a run; None: nothing.
+
+    Args:
+        config: of the run.
+        data: set up; None: they are built, if they can tell anything.
+    """
+    if data is None and getattr(locate(config.data.target), "describe", DataModule.describe) is not DataModule.describe:
+        data = build_data(config)
+    return data.describe() if isinstance(data, DataModule) else None
+
+
 def build_module(
     config: Config,
     start: bool = True,
     trainer: pl.Trainer | None = None,
     data: pl.LightningDataModule | None = None,
     stage: str = "fit",
-    report: Callable[[str], None] = lambda _: None,
+    report: Callable[[Any], None] = lambda _: None,
 ) -> pl.LightningModule:
     """Return the Lightning module with all parameters that it creates before its first step.
 
@@ -93,11 +107,13 @@ def build_module(
         trainer: the trainer that the module's hooks use; None: one with a single CPU.
         data: the data that the module's hooks use, set up for the stage; None: they are loaded if the hooks need them.
         stage: `fit`, `validate` or `test`.
-        report: is called with a line about the weights loaded from `model.init_from`.
+        report: is called with what the data tell of themselves, and a line about the weights of `model.init_from`.
 
     Raises:
         ConfigError: the model is not a module, is a plain one without a loss, or the weights do not fit.
     """
+    if stage == "fit" and (told := describe_data(config, data)):
+        report(told)
     module = _make_module(config)
     if stage == "fit" and not is_overridden("training_step", module):
         message = f"{type(module).__name__} has no training_step, so it cannot be trained"

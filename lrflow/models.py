@@ -1,4 +1,4 @@
-"""Small models (Logistic, MLP, CNN, ResNet) that train well by default and are made of named stages."""
+"""Small models (Logistic, MLP, CNN, ResNet, TableNet) that train well by default and are made of named stages."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from lrflow.errors import ConfigError, Problem
 
-__all__ = ["CNN", "MLP", "Logistic", "ResNet"]
+__all__ = ["CNN", "MLP", "Logistic", "ResNet", "TableNet"]
 
 
 def check(
@@ -131,6 +132,64 @@ def _linear_stage(inputs: int, width: int, norm: bool, dropout: float) -> nn.Seq
             dropout=nn.Dropout(dropout),
         )
     )
+
+
+class TableNet(nn.Module):
+    """Multilayer perceptron for rows of a table: embedded categories beside the numbers, `stage1`, ... and `head`.
+
+    Args:
+        shape: [inputs]: numbers, then the indices of the categories.
+        outputs: classes, or values to predict.
+        cardinalities: number of indices of each category; the last inputs are these indices, in this order.
+        widths: widths of the hidden stages.
+        embedding_width: width of each embedding; None: 1.6 n^0.56 for n indices, at most 600, as in fastai.
+        norm: LayerNorm before each ReLU.
+        dropout: probability of the dropout after each ReLU.
+
+    Raises:
+        ConfigError: invalid arguments.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        outputs: int,
+        cardinalities: Sequence[int] = (),
+        widths: Sequence[int] = (256, 128),
+        embedding_width: int | None = None,
+        norm: bool = True,
+        dropout: float = 0.1,
+    ) -> None:
+        check(shape, outputs, dropout=dropout, widths=widths, cardinalities=cardinalities or [1])
+        if len(shape) != 1 or shape[0] < len(cardinalities):
+            message = f"expected [inputs], at least the {len(cardinalities)} indices of the categories"
+            raise ConfigError([Problem("model.shape", message, list(shape))])
+        super().__init__()
+        self.numbers = shape[0] - len(cardinalities)
+        sizes = [embedding_width or min(600, round(1.6 * count**0.56)) for count in cardinalities]
+        self.embeddings = nn.ModuleList(map(nn.Embedding, cardinalities, sizes))
+        modules = OrderedDict[str, nn.Module]()
+        inputs = [self.numbers + sum(sizes), *widths]
+        for index, width in enumerate(widths):
+            modules[f"stage{index + 1}"] = _linear_stage(inputs[index], width, norm, dropout)
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self._stages = tuple(modules)
+        self.head = nn.Linear(inputs[-1], outputs)
+        initialise(self, self.head)
+        for embedding in self.embeddings:
+            nn.init.normal_(embedding.weight, std=1 / math.sqrt(embedding.embedding_dim))  # type: ignore[arg-type]
+            nn.init.zeros_(embedding.weight[:1])  # type: ignore[index]  # of unknown categories, which may never train
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, inputs] to [batch, outputs]."""
+        parts = [x[:, : self.numbers]]
+        for place, embedding in enumerate(self.embeddings, start=self.numbers):
+            parts.append(embedding(x[:, place].long()).to(x.dtype))
+        x = torch.cat(parts, 1)
+        for name in self._stages:
+            x = getattr(self, name)(x)
+        return self.head(x)
 
 
 class CNN(nn.Sequential):

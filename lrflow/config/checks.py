@@ -13,11 +13,12 @@ from lrflow.config.checkpoint_names import check_names as check_names_of_best
 from lrflow.config.compatibility import check_combination, check_mup, check_routes, check_scaling
 from lrflow.config.config import Config
 from lrflow.config.diagnostics import answered, closest
+from lrflow.config.facts import check_facts
 from lrflow.config.find_schema import RangeFind
 from lrflow.config.length import declared_horizon
 from lrflow.config.metric_checks import check_feedback, check_limits, check_logged, is_plain, no_validation
 from lrflow.config.nodes import check_targets
-from lrflow.config.objective import check_facts, check_objective
+from lrflow.config.objective import check_objective
 from lrflow.config.packages import missing_package
 from lrflow.config.run_schema import Health
 from lrflow.config.schema import Data, Facts, Optimizer, Rules, Schedule

@@ -1,11 +1,11 @@
-"""The loss, metrics and sizes of a model as the config chooses them, checked against the facts of the data."""
+"""The loss and the metrics of a plain module as the config chooses them, checked against the facts of the data."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeGuard
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from lrflow.config.annotations import check_value
 from lrflow.config.config import Config
@@ -21,6 +21,7 @@ from lrflow.objectives import (
     ChosenScore,
     chosen_loss,
     chosen_score,
+    in_units,
     is_of_torch,
     named_metrics,
 )
@@ -52,7 +53,8 @@ def loss_of(config: Config) -> ChosenLoss | None:
     """
     if config.model.loss is None:
         return None
-    return chosen_loss(config.model.loss, config.data.facts.loss if config.data.facts else None)
+    facts = config.data.facts
+    return in_units(chosen_loss(config.model.loss, facts.loss if facts else None), facts.units if facts else None)
 
 
 def metrics_of(config: Config) -> dict[str, ChosenScore]:
@@ -193,51 +195,3 @@ def _check_arguments(target: str, given: Mapping[str, Any], key: str, also: tupl
             yield Problem(f"{key}.{name}", f"{target.rpartition('.')[2]} takes no {name}", value, hint)
         elif name in known and (problem := check_value(known[name], value, f"{key}.{name}")):
             yield problem
-
-
-_WHOLE = ("lrflow.models.Logistic", "lrflow.models.MLP")
-"""Models that flatten their input: only the number of its values counts."""
-_IMAGE = ("lrflow.models.CNN", "lrflow.models.ResNet")
-
-
-def check_facts(config: Config) -> Iterator[Problem]:
-    """Yield a problem for each size of a model of lrflow's that the data contradict; facts that are not known pass."""
-    model, facts = config.model, config.data.facts
-    if facts is None or model.target not in (*_WHOLE, *_IMAGE):
-        return
-    given = model.plain()
-    shape, outputs = given.get("shape"), given.get("outputs")
-    if facts.shape is not None and _is_shape(shape) and not _takes(model.target, shape, facts.shape):
-        hint = f"leave it out, or set data.facts.shape if the data have other inputs; {_sizes(model.target)}"
-        yield Problem("model.shape", f"the inputs of the data have the shape {facts.shape}", shape, hint)
-    if facts.outputs is None or not isinstance(outputs, int) or isinstance(outputs, bool):
-        return
-    try:
-        loss = loss_of(config)
-    except ConfigError:  # reported by itself
-        return
-    classes = loss is not None and loss.kind == "classes"
-    if outputs == 1 and loss is not None and not classes:  # two classes are one label, and one number for each example
-        return
-    if outputs < facts.outputs or (outputs != facts.outputs and not classes):
-        what = (
-            f"the data have {facts.outputs} classes" if classes else f"the data have {facts.outputs} values to predict"
-        )
-        yield Problem("model.outputs", what, outputs, f"leave it out: it is {facts.outputs} then")
-
-
-def _is_shape(shape: Any) -> TypeGuard[list[int]]:
-    return isinstance(shape, list) and all(isinstance(size, int) for size in shape)
-
-
-def _takes(target: str, shape: Sequence[int], given: Sequence[int]) -> bool:
-    if target in _WHOLE:
-        return math.prod(shape) == math.prod(given)
-    if target.endswith("ResNet"):  # it takes the mean over any image
-        return list(shape[:1]) == list(given[:1])
-    return list(shape) == list(given)
-
-
-def _sizes(target: str) -> str:
-    name = target.rpartition(".")[2]
-    return f"{name} needs the same {'number of values' if target in _WHOLE else 'sizes'}"

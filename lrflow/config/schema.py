@@ -327,6 +327,10 @@ class Facts(Section):
     """Number of classes, or of values to predict."""
     loss: Loss | None = None
     """Training loss for models of this data."""
+    cardinalities: Annotated[list[f.Count], Field(max_length=100_000)] | None = None
+    """Number of indices of each category, if the last inputs are such indices."""
+    units: f.Units | None = None
+    """Mean and standard deviation of numeric targets: the loss compares them scaled, metrics as they are."""
 
 
 class Loader(Section):

@@ -258,6 +258,14 @@ Time = Annotated[Duration, PlainValidator(_duration), PlainSerializer(as_written
 Interval = Annotated[Duration, PlainValidator(_interval), PlainSerializer(as_written)]
 ClockTime = Annotated[str, expects("a time with its unit, such as 2 hours, 30 min or 90 s", _is_clock_time)]
 Seed = Annotated[int, expects("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32)]
+Units = Annotated[
+    tuple[float, float],
+    expects(
+        "a list of two numbers, a mean and a standard deviation above 0",
+        lambda value: isinstance(value, list | tuple) and len(value) == 2 and limits.is_number(value[0])
+        and between(value[1], 0, math.inf, True, False),
+    ),
+]  # fmt: skip
 Shape = Annotated[
     list[int],
     expects("a list of whole numbers above 0", lambda v: isinstance(v, list) and all(is_whole(n) and n > 0 for n in v)),

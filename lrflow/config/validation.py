@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from lrflow.config.checks import check_config
 from lrflow.config.config import Config
 from lrflow.config.diagnostics import problem_of, untagged
+from lrflow.config.facts import fill_facts
 from lrflow.config.find_schema import RangeFind
 from lrflow.config.interpolation import leaves, resolve, resolve_hydra_and_now
 from lrflow.config.metric_checks import check_modes, directions_of, fill_modes
@@ -59,7 +60,9 @@ def validate(
         recorded_modes = meta.get("metrics") or {}
     source = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra" and not (key == META and meta)])
     resolve_hydra_and_now(source)
+    of_data = fill_facts(source)
     content, problems = resolve(source)
+    problems = [*of_data, *problems]
     message = "there is no such group or key, and a key is text"
     problems += [Problem(str(key), message, cfg[key]) for key in cfg if not isinstance(key, str)]
     finds_lr = replace_auto_lr(content)

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from lrflow.data.fashion_mnist import FashionMNIST
     from lrflow.data.module import DataModule, Digits, Examples
     from lrflow.data.order import ShardedBatches, is_ordered, ordered
+    from lrflow.data.table import Table
 
-__all__ = ["DataModule", "Digits", "Examples", "FashionMNIST", "ShardedBatches", "is_ordered", "ordered"]
+__all__ = ["DataModule", "Digits", "Examples", "FashionMNIST", "ShardedBatches", "Table", "is_ordered", "ordered"]
 
 __getattr__ = lazily(
     __name__,
@@ -19,6 +20,7 @@ __getattr__ = lazily(
         "Examples": "module",
         "FashionMNIST": "fashion_mnist",
         "ShardedBatches": "order",
+        "Table": "table",
         "is_ordered": "order",
         "ordered": "order",
     },

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.accelerators import CUDAAccelerator
+from rich.console import RenderableType
 from torch.utils.data import DataLoader, TensorDataset
 
+from lrflow.data.splits import are_classes, stratified_order
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.limits import MOST_PROCESSES
 
@@ -101,6 +103,31 @@ class DataModule(pl.LightningDataModule):
         """Convert inputs to those of the model; the default converts to float32."""
         return inputs.float()
 
+    file_types: tuple[str, ...] = ()
+    """Endings of the files that `read` reads, for data with files of their own kind."""
+
+    def read(self, path: Path, key: str) -> torch.Tensor:
+        """Return the inputs in a file, as `load` returns them, for predictions.
+
+        Args:
+            path: ends in one of `file_types`.
+            key: config key that names the file.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads no files")
+
+    def example_inputs(self) -> torch.Tensor | None:
+        """Return a few inputs as `load` returns them, of what was fitted; None: that takes the data themselves."""
+        return None
+
+    def describe(self) -> RenderableType | None:
+        """Return what a person should know of the data before the run; None: nothing."""
+        return None
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The names of the classes, in the order of their numbers; empty: they have none."""
+        return ()
+
     @property
     def fitted(self) -> dict[str, Any]:
         """What `fit_normalisation` computed, by the names of the attributes; empty before `setup`."""
@@ -142,10 +169,8 @@ class DataModule(pl.LightningDataModule):
             )
         if problems:
             raise ConfigError(problems)
-        order = torch.from_numpy(stratified_order(pool.targets.numpy(), self.split_seed))
-        # The test part is split off first, so that it does not depend on val_size.
-        test_rows, val_rows, train_rows = order.tensor_split([self.test_size, self.test_size + self.val_size])
-        train = pool.at(train_rows.sort().values)
+        train_rows, val_rows, test_rows = self.split(pool)
+        train = pool.at(train_rows)
         if self._refits:
             before = dict(vars(self))
             self.fit_normalisation(train.inputs)
@@ -154,6 +179,17 @@ class DataModule(pl.LightningDataModule):
         self.test_set = self._part(pool.at(test_rows) if test is None else test)
         self.val_set = self._part(pool.at(val_rows))
         self.train_set = self._part(train)
+
+    def split(self, pool: Examples) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the indices of the examples for training, validation and test; the default holds out at random.
+
+        Args:
+            pool: what `load` returned first.
+        """
+        order = torch.from_numpy(stratified_order(pool.targets.numpy(), self.split_seed))
+        # The test part is split off first, so that it does not depend on val_size.
+        test, val, train = order.tensor_split([self.test_size, self.test_size + self.val_size])
+        return train.sort().values, val, test
 
     def _part(self, examples: Examples) -> TensorDataset:
         return TensorDataset(self.normalise(examples.inputs), examples.targets)
@@ -221,7 +257,7 @@ class DataModule(pl.LightningDataModule):
     def _fact_problems(self, pool: Examples) -> list[Problem]:
         """The `facts` that the data does not have."""
         found: dict[str, Any] = {"examples": len(pool.inputs), "shape": list(pool.inputs.shape[1:])}
-        if len(pool.targets) and _are_classes(pool.targets):
+        if len(pool.targets) and are_classes(pool.targets):
             found["outputs"] = int(pool.targets.max()) + 1
         problems = []
         for name, value in found.items():
@@ -230,31 +266,6 @@ class DataModule(pl.LightningDataModule):
             if stated is not None and stated != value:
                 problems.append(Problem(f"data.facts.{name}", f"the data has {value}", stated))
         return problems
-
-
-def stratified_order(targets: np.ndarray, seed: int) -> np.ndarray:
-    """Return a shuffled order in which every contiguous part holds the classes in proportion.
-
-    Each class is shuffled and spread evenly over the order, as Webster's method apportions seats.
-
-    Args:
-        targets: class numbers [examples]; the order of any other targets is only shuffled.
-        seed: determines the order together with `targets`; 0 to 2**32 - 1.
-
-    Returns:
-        A permutation of the examples' indices, int64.
-    """
-    order = np.random.RandomState(seed).permutation(len(targets))
-    if not len(targets) or not _are_classes(targets):
-        return order
-    _, classes, counts = np.unique(targets[order], return_inverse=True, return_counts=True)
-    place = np.empty(len(targets))  # the position of each example within its class, from 0
-    place[np.argsort(classes, kind="stable")] = np.arange(len(targets)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return order[np.argsort((place + 0.5) / counts[classes], kind="stable")]
-
-
-def _are_classes(targets: np.ndarray | torch.Tensor) -> bool:
-    return targets.ndim == 1 and str(targets.dtype).removeprefix("torch.") in ("int64", "int32", "uint8")
 
 
 # Mean and standard deviation of all 1,797 x 64 pixels, scaled to [0, 1]; independent of the split.

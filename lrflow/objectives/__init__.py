@@ -1,6 +1,6 @@
 """Losses of torch.nn and metrics of torchmetrics by name, as a config is checked with them: without torch."""
 
-from lrflow.objectives.losses import DESCRIBED, LOSSES, ChosenLoss, Kind, Outputs, chosen_loss, is_of_torch
+from lrflow.objectives.losses import DESCRIBED, LOSSES, ChosenLoss, Kind, Outputs, chosen_loss, in_units, is_of_torch
 from lrflow.objectives.metrics import (
     SCORES,
     SEVERAL,
@@ -23,6 +23,7 @@ __all__ = [
     "chosen_loss",
     "chosen_score",
     "higher_is_better",
+    "in_units",
     "is_known",
     "is_of_torch",
     "named_metrics",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
@@ -96,12 +96,14 @@ class ChosenLoss:
         arguments: its arguments.
         kind: kind of the targets; None: unknown.
         outputs: what the outputs of the model are to it.
+        units: mean and standard deviation of the numbers to predict, in which outputs are; None: they are not scaled.
     """
 
     target: str
     arguments: Mapping[str, Any]
     kind: Kind | None
     outputs: Outputs = "predictions"
+    units: tuple[float, float] | None = None
 
     @property
     def logged(self) -> tuple[str, ...]:
@@ -158,6 +160,18 @@ def chosen_loss(spec: Any, of_data: Any = None, key: str = "model.loss") -> Chos
     if name == "poisson_nll" and arguments.get("log_input") is False:
         outputs = "predictions"
     return ChosenLoss(loss.target, arguments, loss.kind, outputs)
+
+
+def in_units(loss: ChosenLoss, units: Sequence[float] | None) -> ChosenLoss:
+    """Return a loss whose targets are scaled, if it is one of predictions of numbers.
+
+    Args:
+        loss: the loss.
+        units: mean and standard deviation of the targets; None: they are not scaled.
+    """
+    if units is None or (loss.kind, loss.outputs) != ("numbers", "predictions"):
+        return loss
+    return replace(loss, units=(units[0], units[1]))
 
 
 def is_of_torch(loss: ChosenLoss) -> bool:

@@ -95,7 +95,7 @@ def compile_plan(config: Config, report: Callable[[Any], None] = lambda _: None)
     elif config.horizon.steps is None and assemble.needs_example(config):
         with suppress(LrflowError, OSError):  # the rest of the plan needs no data
             data = set_up_data(assemble.build_data(config), None, config.seed)
-    module = assemble.build_module(config, trainer=assemble.cpu_trainer(config, horizon), data=data)
+    module = assemble.build_module(config, trainer=assemble.cpu_trainer(config, horizon), data=data, report=report)
     groups = assemble.build_groups(config, module, report=report, data=data, horizon=horizon)
     schedule = assemble.build_schedule(config)
     with check_intervals(config, horizon) if config.horizon.steps is None else nullcontext():

@@ -185,4 +185,4 @@ def _named(outputs: Tensor, loss: ChosenLoss) -> tuple[str, Tensor]:
         return "probability", outputs.softmax(1) if loss.kind == "classes" else outputs.sigmoid()
     if loss.outputs == "log_probabilities":
         return "probability", outputs.exp()
-    return ("probability" if loss.outputs == "probabilities" else "output"), predicted(outputs, loss.outputs)
+    return ("probability" if loss.outputs == "probabilities" else "output"), predicted(outputs, loss)

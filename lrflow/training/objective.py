@@ -12,7 +12,7 @@ from torchmetrics import MeanAbsoluteError, MeanMetric, Metric, R2Score
 from lrflow.config import instantiate
 from lrflow.errors import ConfigError, Problem
 from lrflow.metric import STAGES
-from lrflow.objectives import ChosenLoss, ChosenScore, Outputs, chosen_loss, is_of_torch
+from lrflow.objectives import ChosenLoss, ChosenScore, chosen_loss, is_of_torch
 
 _BLOCK = 2**20
 """Numbers that a metric collects before it counts them: each count may wait for the device."""
@@ -66,7 +66,7 @@ class Criterion(nn.Module):
 
     def predicted(self, output: Tensor) -> Tensor:
         """Return the numbers that outputs predict."""
-        return predicted(output, self.chosen.outputs)
+        return predicted(output, self.chosen)
 
     def accuracy(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | float]:
         """Return which classes or labels are right, as 1 or 0, and their weights."""
@@ -86,12 +86,18 @@ class Criterion(nn.Module):
         if not self.chosen.shaped:
             return target
         target = target.reshape_as(output)
+        if self.chosen.units is not None:
+            mean, scale = self.chosen.units
+            target = (target - mean) / scale
         return target if target.is_floating_point() else target.to(output.dtype)
 
 
-def predicted(output: Tensor, outputs: Outputs) -> Tensor:
-    """Return the numbers that outputs predict, by what they are to the loss."""
-    return output.exp() if outputs == "log_rates" else output
+def predicted(output: Tensor, chosen: ChosenLoss) -> Tensor:
+    """Return the numbers that outputs predict, in the units of the targets, by what they are to the loss."""
+    if chosen.units is not None:
+        mean, scale = chosen.units
+        return output * scale + mean
+    return output.exp() if chosen.outputs == "log_rates" else output
 
 
 def build_criterion(chosen: ChosenLoss) -> Criterion:
@@ -123,7 +129,7 @@ def _build_metric(name: str, chosen: ChosenScore, loss: ChosenLoss) -> Collected
     if not isinstance(metric, Metric):
         message = f"expected a torchmetrics.Metric, got {type(metric).__name__}"
         raise ConfigError([Problem(f"{key}._target_", message, chosen.target)])
-    return Collected(metric, chosen, loss.outputs, key)
+    return Collected(metric, chosen, loss, key)
 
 
 def _of_torch(chosen: ChosenLoss) -> Callable[[Tensor, Tensor], Tensor]:
@@ -143,13 +149,13 @@ class Collected(nn.Module):
     Args:
         metric: the metric.
         chosen: the metric as the config chooses it.
-        outputs: what the outputs of the model are to its loss.
+        loss: the loss, which knows what the outputs of the model are.
         key: config key of the metric.
     """
 
-    def __init__(self, metric: Metric, chosen: ChosenScore, outputs: Outputs, key: str = "model.metrics") -> None:
+    def __init__(self, metric: Metric, chosen: ChosenScore, loss: ChosenLoss, key: str = "model.metrics") -> None:
         super().__init__()
-        self.metric, self._chosen, self._outputs, self._key = metric, chosen, outputs, key
+        self.metric, self._chosen, self._loss, self._key = metric, chosen, loss, key
         self._held: list[tuple[Tensor, Tensor]] = []
         self._size = 0
 
@@ -194,16 +200,16 @@ class Collected(nn.Module):
             return output, target
         output = output.float()
         if task == "numbers":
-            output = predicted(output, self._outputs)
+            output = predicted(output, self._loss)
             output, target = output.reshape(len(output), -1), target.reshape(len(output), -1).float()
             single = output.shape[1] == 1 and not self._chosen.target.endswith(".CosineSimilarity")
             return (output.squeeze(1), target.squeeze(1)) if single else (output, target)
         by_class = task == "multiclass" or (task == "binary" and output.dim() > 1 and output.shape[1] == 2)
         if target.is_floating_point() and by_class and target.dim() == output.dim():
             target = target.argmax(1)
-        if self._outputs == "logits":
+        if self._loss.outputs == "logits":
             output = output.softmax(1) if by_class else output.sigmoid()
-        elif self._outputs == "log_probabilities":
+        elif self._loss.outputs == "log_probabilities":
             output = output.exp()
         if task == "binary":
             output = output[:, 1] if by_class else output

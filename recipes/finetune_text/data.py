@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from lrflow.data import DataModule, Examples, fetch
-from lrflow.data.module import stratified_order
+from lrflow.data.splits import stratified_order
 from lrflow.errors import ConfigError, Problem
 
 from .packing import pack

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from lrflow.data import Examples, FashionMNIST
-from lrflow.data.module import stratified_order
+from lrflow.data.splits import stratified_order
 
 
 class FewClothes(FashionMNIST):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.data import RandomSampler, SequentialSampler
 
 from lrflow.data import DataModule, ordered
-from lrflow.data.module import Examples, stratified_order
+from lrflow.data.module import Examples
+from lrflow.data.splits import stratified_order
 from lrflow.errors import ConfigError
 
 

@@ -1,0 +1,138 @@
+"""The facts of the data: taken from a table's files where the config leaves them open, and what a model has to fit."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lrflow.config.config import Config
+from lrflow.config.objective import loss_of
+from lrflow.config.packages import missing_package
+from lrflow.data.splits import examples_of, is_share
+from lrflow.errors import ConfigError, Problem
+from lrflow.limits import is_whole
+
+if TYPE_CHECKING:
+    from lrflow.data.table_parts import PreparedTable
+
+_WHOLE = ("lrflow.models.Logistic", "lrflow.models.MLP")
+"""Models that flatten their input: only the number of its values counts."""
+_IMAGE = ("lrflow.models.CNN", "lrflow.models.ResNet")
+_OF_TABLES = "lrflow.models.TableNet"
+
+TABLE = "lrflow.data.Table"
+"""The data module whose facts are taken from its files."""
+
+_NEEDED = ("examples", "shape", "outputs", "loss")
+
+
+def fill_facts(config: DictConfig) -> list[Problem]:
+    """Fill in what the config leaves open of its data: the facts of a table, and sizes of parts that are shares.
+
+    Args:
+        config: composed config, changed in place.
+
+    Returns:
+        The problems of the table's files.
+    """
+    data = config.get("data")
+    if not isinstance(data, DictConfig):
+        return []
+    try:
+        node: Any = OmegaConf.to_container(data, resolve=True)
+    except OmegaConfBaseException:  # reported when the config is resolved
+        return []
+    facts = node.get("facts") if isinstance(node.get("facts"), dict) else {}
+    sizes = {name: node[name] for name in ("val_size", "test_size") if is_share(node.get(name))}
+    found: dict[str, Any] = {}
+    problems: list[Problem] = []
+    if node.get("_target_") == TABLE and (sizes or any(facts.get(name) is None for name in _NEEDED)):
+        try:
+            table = _table(node)
+            found = {f"facts.{name}": value for name, value in table.facts.items() if facts.get(name) is None}
+            found |= {f"{part}_size": len(table.rows[part]) for part in ("val", "test")}
+        except ConfigError as error:
+            problems = error.problems
+            found = dict.fromkeys(sizes, 0)
+    elif is_whole(facts.get("examples")):
+        found = {name: examples_of(size, facts["examples"]) for name, size in sizes.items()}
+    for name, value in found.items():
+        OmegaConf.update(config, f"data.{name}", value, force_add=True)
+    return problems
+
+
+def _table(node: dict[str, Any]) -> PreparedTable:
+    """Return the table of a config, read and split."""
+    from lrflow.data.table_parts import TableOptions, prepare
+
+    missing = [name for name in ("file", "target") if node.get(name) == "???"]
+    if missing:  # each is reported when the config is resolved
+        raise ConfigError([])
+    options = TableOptions.of(node)
+    files = {"file": options.file, "val_file": options.val_file, "test_file": options.test_file}
+    for name, path in files.items():
+        if path and path.endswith(".parquet") and importlib.util.find_spec("pyarrow") is None:
+            raise ConfigError([missing_package("pyarrow", f"data.{name}", path)])
+    return prepare(options)
+
+
+def check_facts(config: Config) -> Iterator[Problem]:
+    """Yield a problem for each size of a model of lrflow's that the data contradict; facts that are not known pass."""
+    model, facts = config.model, config.data.facts
+    if facts is None or model.target not in (*_WHOLE, *_IMAGE, _OF_TABLES):
+        return
+    given = model.plain()
+    yield from _check_categories(config, given.get("cardinalities") or [])
+    shape, outputs = given.get("shape"), given.get("outputs")
+    if facts.shape is not None and _is_shape(shape) and not _takes(model.target, shape, facts.shape):
+        hint = f"leave it out, or set data.facts.shape if the data have other inputs; {_sizes(model.target)}"
+        yield Problem("model.shape", f"the inputs of the data have the shape {facts.shape}", shape, hint)
+    if facts.outputs is None or not isinstance(outputs, int) or isinstance(outputs, bool):
+        return
+    try:
+        loss = loss_of(config)
+    except ConfigError:  # reported by itself
+        return
+    classes = loss is not None and loss.kind == "classes"
+    if outputs == 1 and loss is not None and not classes:  # two classes are one label, and one number for each example
+        return
+    if outputs < facts.outputs or (outputs != facts.outputs and not classes):
+        what = (
+            f"the data have {facts.outputs} classes" if classes else f"the data have {facts.outputs} values to predict"
+        )
+        yield Problem("model.outputs", what, outputs, f"leave it out: it is {facts.outputs} then")
+
+
+def _check_categories(config: Config, own: Any) -> Iterator[Problem]:
+    """Yield a problem if a model does not embed the categories of the data, or gets indices that are rounded."""
+    known = config.data.facts.cardinalities if config.data.facts else None
+    if known and config.model.target != _OF_TABLES:
+        message = f"takes the indices of the {len(known)} columns of categories for numbers"
+        yield Problem("model", message, config.model.target, "model=table embeds them; or data.categories=one_hot")
+    elif known is not None and config.model.target == _OF_TABLES and known != own:
+        yield Problem("model.cardinalities", f"the data have {known}", own, "leave it out")
+    elif own and config.trainer.precision in ("16-true", "bf16-true"):
+        message = "rounds the indices of the categories"
+        yield Problem("trainer.precision", message, config.trainer.precision, "16-mixed and bf16-mixed do not")
+
+
+def _is_shape(shape: Any) -> TypeGuard[list[int]]:
+    return isinstance(shape, list) and all(isinstance(size, int) for size in shape)
+
+
+def _takes(target: str, shape: Sequence[int], given: Sequence[int]) -> bool:
+    if target in (*_WHOLE, _OF_TABLES):
+        return math.prod(shape) == math.prod(given)
+    if target.endswith("ResNet"):  # it takes the mean over any image
+        return list(shape[:1]) == list(given[:1])
+    return list(shape) == list(given)
+
+
+def _sizes(target: str) -> str:
+    name = target.rpartition(".")[2]
+    return f"{name} needs the same {'number of values' if target in (*_WHOLE, _OF_TABLES) else 'sizes'}"
