@@ -138,7 +138,7 @@ class TableNet(nn.Module):
     """Multilayer perceptron for rows of a table: embedded categories beside the numbers, `stage1`, ... and `head`.
 
     Args:
-        shape: [inputs]: numbers, then the indices of the categories.
+        shape: shape of one input, which is flattened: numbers, then the indices of the categories.
         outputs: classes, or values to predict.
         cardinalities: number of indices of each category; the last inputs are these indices, in this order.
         widths: widths of the hidden stages.
@@ -161,11 +161,11 @@ class TableNet(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         check(shape, outputs, dropout=dropout, widths=widths, cardinalities=cardinalities or [1])
-        if len(shape) != 1 or shape[0] < len(cardinalities):
-            message = f"expected [inputs], at least the {len(cardinalities)} indices of the categories"
-            raise ConfigError([Problem("model.shape", message, list(shape))])
         super().__init__()
-        self.numbers = shape[0] - len(cardinalities)
+        self.numbers = math.prod(shape) - len(cardinalities)
+        if self.numbers < 0:
+            message = f"expected at least the {len(cardinalities)} indices of the categories"
+            raise ConfigError([Problem("model.shape", message, list(shape))])
         sizes = [embedding_width or min(600, round(1.6 * count**0.56)) for count in cardinalities]
         self.embeddings = nn.ModuleList(map(nn.Embedding, cardinalities, sizes))
         modules = OrderedDict[str, nn.Module]()
@@ -182,7 +182,8 @@ class TableNet(nn.Module):
             nn.init.zeros_(embedding.weight[:1])  # type: ignore[index]  # of unknown categories, which may never train
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [batch, inputs] to [batch, outputs]."""
+        """Map [batch, *shape] to [batch, outputs]."""
+        x = x.flatten(1)
         parts = [x[:, : self.numbers]]
         for place, embedding in enumerate(self.embeddings, start=self.numbers):
             parts.append(embedding(x[:, place].long()).to(x.dtype))
