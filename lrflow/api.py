@@ -18,7 +18,7 @@ from lrflow.config import Config
 from lrflow.config.checks import process_problems
 from lrflow.config.composition import checked, composer
 from lrflow.config.failures import failure
-from lrflow.config.literal import literal_paths
+from lrflow.config.literal import literal_paths, with_local_copies
 from lrflow.config.options import Catalogue
 from lrflow.config.overrides import Override, expand, read_overrides
 from lrflow.config.packages import trust_packages
@@ -160,7 +160,9 @@ def sweep(*words: str, config_dir: str | Path | None = None) -> SweepResults:
     trust_packages(args.trust)
     catalogue = Catalogue([folder] if folder else [])
     with _as_a_job(None):
-        typed, resumed = with_earlier_sweep(literal_paths(expand(args.overrides), sweep=True))
+        typed, resumed = with_earlier_sweep(
+            with_local_copies(literal_paths(expand(args.overrides), sweep=True), sweep=True)
+        )
         outcomes = run_sweep(args, typed, catalogue, resumed)
     homes = {outcome.folder.parent for outcome in outcomes if outcome.folder}
     if len(homes) != 1:
@@ -172,7 +174,7 @@ def load(run: str | Path = "last", output: str | Path = "outputs") -> Result:
     """Return the result of an earlier run.
 
     Args:
-        run: a run folder, a checkpoint, or `last`: the newest run.
+        run: a run folder, a checkpoint, the address of one (`s3://...`), or `last`: the newest run.
         output: folder of the run folders.
 
     Raises:
@@ -212,7 +214,7 @@ def _composed(words: Sequence[str], config_dir: str | Path | None) -> Config:
     args = parse(_plain_words(words))
     trust_packages(args.trust)
     catalogue = Catalogue([folder] if folder else [])
-    typed = literal_paths(expand(args.overrides))
+    typed = with_local_copies(literal_paths(expand(args.overrides)))
     if problems := [problem for override in typed for problem in _for_the_command_line(override)]:
         raise ConfigError(problems)
     with composer(folder, catalogue) as composing:

@@ -62,6 +62,9 @@ class RunFolder:
 
     path: Path
 
+    is_written = True
+    """Whether the run writes files."""
+
     @classmethod
     def create(cls, output: Path, name: str) -> RunFolder:
         """Create a new folder under `output`, named after the time and `name`.
@@ -276,6 +279,21 @@ class RunFolder:
     @staticmethod
     def _write(path: Path, record: Mapping[str, Any]) -> None:
         files.write_json(path, record)
+
+
+class NoFolder(RunFolder):
+    """The folder of a run that writes no files. It is never made."""
+
+    is_written = False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock nothing."""
+        yield
+
+    @staticmethod
+    def _write(path: Path, record: Mapping[str, Any]) -> None:
+        """Write nothing."""
 
 
 def read_json(path: Path, kind: type[T]) -> T:

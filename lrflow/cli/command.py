@@ -119,7 +119,7 @@ def _main(words: list[str], owns_process: bool = False) -> int:
 
 def _check_and_run(args: Arguments) -> int:
     """Check every requested job, and run them if all are valid."""
-    from lrflow.config.literal import literal_paths
+    from lrflow.config.literal import literal_paths, with_local_copies
     from lrflow.config.options import Catalogue
     from lrflow.config.overrides import expand
 
@@ -127,7 +127,8 @@ def _check_and_run(args: Arguments) -> int:
     catalogue = Catalogue([args.config_dir] if args.config_dir else [])
     if not args.multirun and not args.cfg:
         _require_multirun(args.overrides)
-    typed, resumed = with_earlier_sweep(literal_paths(expand(args.overrides), args.multirun))
+    given = with_local_copies(literal_paths(expand(args.overrides), args.multirun), args.multirun)
+    typed, resumed = with_earlier_sweep(given)
     if all(override.key != "resume.from" for override in typed):
         return _check_and_run_settled(args, typed, catalogue, resumed)
     from lrflow.cli.restart import settled

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError, SignalReceived, StoppedError
 from lrflow.memory import clear_locals, freed_after, kept_for_good
 from lrflow.outcome import Outcome, numbers_in
+from lrflow.remote import upload
+from lrflow.runs import RunFolder
 from lrflow.stops import handled
 
 if TYPE_CHECKING:
@@ -33,14 +35,15 @@ def run_task(config: Config) -> Outcome:
     with nullcontext() if name in sys.modules else kept_for_good():
         task = importlib.import_module(name)
     if hasattr(task, "outcome"):
-        recorded: Outcome = task.outcome(config)
-        return recorded
-    started = time.monotonic()
-    result: dict[str, Any] = task.run(config) or {}
-    folder = result.get("folder")
-    return Outcome.finished(
-        numbers_in(result), seconds=time.monotonic() - started, folder=Path(folder) if folder else None
-    )
+        ended: Outcome = task.outcome(config)
+    else:
+        started = time.monotonic()
+        result: dict[str, Any] = task.run(config) or {}
+        folder = Path(result["folder"]) if result.get("folder") else None
+        ended = Outcome.finished(numbers_in(result), seconds=time.monotonic() - started, folder=folder)
+    if ended.folder and not _is_further_rank() and (url := upload(RunFolder(ended.folder), must=True)):
+        print(f"uploaded to {url}")
+    return ended
 
 
 def run_job(

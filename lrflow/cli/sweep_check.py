@@ -19,6 +19,7 @@ from rich.text import Text
 from lrflow.cli.errors import SweepError, console
 from lrflow.config import Config
 from lrflow.config.composition import COMPOSITION_ERRORS, Composer, check_sweep_itself, checked, composer
+from lrflow.config.debugging import refused_in_sweeps
 from lrflow.config.grammar import repeated
 from lrflow.config.hydra_section import check_sweeper
 from lrflow.config.metric_checks import guessed_modes
@@ -102,6 +103,8 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
             try:
                 ready = read_overrides(job, catalogue)
                 found, config = checked(ready, composing, overrides.ready)
+                if refused := refused_in_sweeps(config):
+                    raise ConfigError(refused)
                 if str(found.content.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
                     kept.add(ready.ready, config)  # other sweepers choose the values of their jobs
                 guessed |= dict.fromkeys(guessed_modes(config.directions))

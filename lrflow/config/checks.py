@@ -12,6 +12,7 @@ from lrflow.config.callbacks import check_of_lightning, check_switched_off
 from lrflow.config.checkpoint_names import check_names as check_names_of_best
 from lrflow.config.compatibility import check_combination, check_mup, check_routes, check_scaling
 from lrflow.config.config import Config
+from lrflow.config.debugging import check_debugging, makes_short_runs
 from lrflow.config.diagnostics import answered, closest
 from lrflow.config.facts import check_facts
 from lrflow.config.find_schema import RangeFind
@@ -103,6 +104,7 @@ def check_config(
     if sound("scaling", "data.batch_size", "trainer."):
         problems += check_scaling(config)
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
+    problems += check_debugging(config) if sound("trainer.", *USES) else []
     problems += check_of_module(config) if sound("optimizer", "schedule", "layers") else []
     problems += (
         check_average(config.average, config.trainer.strategy_name, horizon) if sound("average", "trainer.") else []
@@ -154,8 +156,7 @@ def check_of_module(config: Config) -> Iterator[Problem]:
     if config.model.target.startswith(("lrflow.models.", "torch.nn.")):
         message = "needs a LightningModule with a configure_optimizers, and this model is a plain module"
         yield Problem("optimizer", message, "module", "choose an optimizer, such as optimizer=adamw")
-    annealed = config.trial is not None and config.trial.pruner != "none" and config.trial.pruning.rungs == "annealed"
-    if config.task.name == "find" or config.finds_lr or config.find.check or annealed:
+    if makes_short_runs(config):
         message = "the LRs are the module's own, so no range test and no shortened run can set them"
         yield Problem("optimizer", message, "module", "choose an optimizer, or sweep over the module's own argument")
 

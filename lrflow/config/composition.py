@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrflow.config.composition_errors import composition_problem
 from lrflow.config.config import Config
+from lrflow.config.debugging import FAST_DEV_RUN
 from lrflow.config.defaults import check_own_options
 from lrflow.config.hydra_options import adapt_hydra
 from lrflow.config.hydra_section import check_hydra, copied_variable_problem
@@ -139,7 +140,7 @@ def with_full_run(
         overrides: overrides that it was composed of.
         compose_other: composes a config of other overrides.
     """
-    rest = [override for override in overrides if override.key != "fast"]
+    rest = [override for override in overrides if override.key not in ("fast", FAST_DEV_RUN)]
     if len(rest) == len(overrides):
         return found
 

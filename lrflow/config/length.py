@@ -1,4 +1,4 @@
-"""Length of a run in optimizer steps, and durations that shrink with the run in `fast=true`."""
+"""Length of a run in optimizer steps, and durations that shrink with a smoke run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def count_steps(config: Config, epoch: Epoch, processes: int) -> Horizon:
 
     Args:
         config: config with `max_epochs`, `max_steps`, `max_samples`, `accumulate_grad_batches` and
-            `limit_train_batches` in `trainer`.
+            `limit_train_batches` or `overfit_batches` in `trainer`.
         epoch: epoch of one process, after the data was divided among the processes.
         processes: number of processes, each with its own batches.
 
@@ -45,7 +45,9 @@ def count_steps(config: Config, epoch: Epoch, processes: int) -> Horizon:
         ConfigError: no limit ends the run after a known number of steps, or the run has less than one step.
     """
     trainer = config.trainer
-    ends = (epoch.batches, trainer.limit_train_batches if trainer.max_epochs else None)
+    if isinstance(share := trainer.overfit_batches, float):
+        _check_share(share, epoch)
+    ends = (epoch.batches, trainer.train_limit if trainer.max_epochs else None)
     if (*ends, trainer.max_steps, trainer.max_samples) == (None,) * 4:
         message = "expected a number of steps or samples: the training data has no length, so an epoch has no end"
         hint = (
@@ -60,7 +62,7 @@ def count_steps(config: Config, epoch: Epoch, processes: int) -> Horizon:
             accumulate=trainer.accumulate_grad_batches,
             max_epochs=trainer.max_epochs,
             max_steps=trainer.max_steps,
-            limit_batches=trainer.limit_train_batches or 1.0,
+            limit_batches=trainer.train_limit or 1.0,
             max_samples=trainer.max_samples,
             samples_per_batch=epoch.samples_per_batch,
         )
@@ -73,6 +75,21 @@ def count_steps(config: Config, epoch: Epoch, processes: int) -> Horizon:
             None if epoch.samples_per_batch else "give max_steps or max_epochs, or a loader that has samples_per_batch"
         )
         raise ConfigError([Problem("trainer.max_samples", str(error), trainer.max_samples, known)]) from None
+
+
+def _check_share(share: float, epoch: Epoch) -> None:
+    """Check that a share of an epoch is at least one batch.
+
+    Raises:
+        ConfigError: it is not, or the epoch has no length.
+    """
+    if epoch.batches is None:
+        message, hint = "is a share of an epoch, and the training data has no length", "give a number of batches"
+    elif int(epoch.batches * share) < 1:
+        message, hint = f"is less than one of the {epoch.batches} batches of an epoch", "trainer.overfit_batches=1"
+    else:
+        return
+    raise ConfigError([Problem("trainer.overfit_batches", message, share, hint)])
 
 
 def declared_horizon(config: Config) -> Horizon | None:
@@ -120,7 +137,7 @@ DURATIONS = ("warmup", "cooldown", "hold", "every", "unfreeze", "unfreeze_warmup
 """Keys of durations in a schedule, in layers and in their rules; those of a shape follow from its signature."""
 
 
-def shorten(content: DictConfig, full_run: Config | None) -> str | None:
+def shorten(content: DictConfig, full_run: Config | None, why: str = "fast=true", most: float = 0.5) -> str | None:
     """Replace durations in steps, epochs and samples by their fractions of the full run, which shrink with the run.
 
     If the schedule's shape takes its timescale from the warmup, the warmup becomes one step.
@@ -128,16 +145,21 @@ def shorten(content: DictConfig, full_run: Config | None) -> str | None:
     Args:
         content: config of the short run; changed in place.
         full_run: the same run without `fast=true`; None: it is invalid.
+        why: what makes the run short.
+        most: most that a duration may be of the run.
 
     Returns:
         One line that lists the changes; None without changes.
     """
     changes = []
     for node, key, name in _places(content):
-        least = name == "schedule.warmup" and _needs_warmup(node)
-        if change := _shorten(node, key, full_run, least):
+        if most < 0.5 and key == "timescale":  # too short for a warmup, or for a share
+            OmegaConf.update(node, key, "1 steps")
+            continue
+        least = name == "schedule.warmup" and most >= 0.5 and _needs_warmup(node)
+        if change := _shorten(node, key, full_run, least, most):
             changes.append(f"{name} {change}")
-    return f"fast=true: the run is shorter, and so are {', '.join(changes)}" if changes else None
+    return f"{why}: the run is shorter, and so are {', '.join(changes)}" if changes else None
 
 
 def makes_groups_in_time(config: Config) -> bool:
@@ -204,7 +226,7 @@ def _duration(value: Any) -> Duration | None:
         return None
 
 
-def _shorten(node: DictConfig, key: str, full_run: Config | None, least: bool) -> str | None:
+def _shorten(node: DictConfig, key: str, full_run: Config | None, least: bool, most: float) -> str | None:
     """Shorten one duration; return its old and new value as text, or None if it does not change.
 
     Args:
@@ -212,6 +234,7 @@ def _shorten(node: DictConfig, key: str, full_run: Config | None, least: bool) -
         key: key of the duration in the node.
         full_run: the same run without `fast=true`; None: it is invalid.
         least: set the duration to one step.
+        most: most that the duration may be of the run.
     """
     value = _given(node, key)
     duration, note = _duration(value), ""
@@ -226,7 +249,9 @@ def _shorten(node: DictConfig, key: str, full_run: Config | None, least: bool) -
             if key not in ("warmup", "cooldown"):
                 return None
             share, note = 0.1, " (a guess: the length of the whole run is unknown before its data is read)"
-        short = Duration(min(share, 0.5), "fraction")
+        short = Duration(min(share, most), "fraction")
+    elif most < min(duration.value, 0.5) and key in DURATIONS:
+        short = Duration(most, "fraction")
     if short == duration:
         return None
     OmegaConf.update(node, key, str(short), force_add=True)

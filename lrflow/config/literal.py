@@ -10,6 +10,8 @@ from pathlib import Path
 
 from lrflow.config.grammar import quoted
 from lrflow.config.overrides import Override
+from lrflow.errors import ConfigError, Problem
+from lrflow.remote import check_url, download, is_url, local_path
 
 PATHS = (
     "output", "resume.from", "task.from", "task.inputs", "against", "model.init_from", "hydra.sweeper.resume",
@@ -48,6 +50,51 @@ def _literal(override: Override, sweep: bool) -> Override:
         if is_quoted or "${" in text or is_list or is_several:
             return override
     return dataclasses.replace(override, value=quoted(text))
+
+
+_DOWNLOADED = ("resume.from", "task.from", "model.init_from", "against")
+
+
+def with_local_copies(overrides: Iterable[Override], sweep: bool = False) -> list[Override]:
+    """Return the overrides with addresses such as `s3://bucket/runs` replaced by the paths of their local copies.
+
+    Runs that are resumed or evaluated are downloaded.
+
+    Args:
+        overrides: overrides as `literal_paths` returns them.
+        sweep: whether they are those of a sweep (`-m`).
+
+    Raises:
+        ConfigError: an address cannot be used, or there is no run with it.
+    """
+    given = list(overrides)
+    remote = [override for override in given if override.key in PATHS and is_url(override.plain)]
+    problems = []
+    for override in remote:
+        key = override.short or override.key
+        if sweep:
+            message = "a sweep locks its files and appends to them, which remote file systems cannot do"
+            hint = "give a local folder, and copy it afterwards"
+            problems.append(Problem(key, message, override.plain, hint))
+        elif override.key not in ("output", *_DOWNLOADED):
+            problems.append(Problem(key, "only local files are read here", override.plain, "copy it here first"))
+    resumed = next((override for override in given if override.key == "resume.from"), None)
+    if any(override.key == "output" for override in remote) and resumed and resumed.plain in ("last", "auto"):
+        message = "looks for runs in local folders, and the output is remote"
+        problems.append(Problem("resume", message, resumed.plain, "give the address of the run: resume=s3://.../RUN"))
+    if problems:
+        raise ConfigError(problems)
+    return [_local_copy(override) if override in remote else override for override in given]
+
+
+def _local_copy(override: Override) -> Override:
+    url, key = override.plain, override.short or override.key
+    if override.key == "output":
+        check_url(url, key)
+        path: object = local_path(url)
+    else:
+        path = download(url, key)
+    return dataclasses.replace(override, value=quoted(path))
 
 
 def _exists(text: str) -> bool:

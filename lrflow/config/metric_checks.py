@@ -117,6 +117,8 @@ def is_plain(config: Config) -> bool:
 
 def no_validation(config: Config) -> tuple[str, Any] | None:
     """Return the key that switches validation off, and its value; None if none is known to do so."""
+    if config.trainer.overfit_batches is not None:
+        return None
     if config.trainer.limit_val_batches == 0:
         return "trainer.limit_val_batches", 0
     if config.data.target.startswith("lrflow.data.") and config.data.val_size == 0:

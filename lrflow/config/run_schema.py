@@ -94,6 +94,10 @@ class Trainer(Section):
     """Maximum number of batches per epoch."""
     limit_val_batches: f.CountOrNone | None = None
     """Maximum number of batches per validation; 0: no validation."""
+    overfit_batches: f.CountOrShare | None = None
+    """Number or share of the batches of an epoch on which alone the run trains and validates; None: all data."""
+    fast_dev_run: f.Switch = False
+    """Run one batch of training, validation and test, and write no files."""
     batch_norm_batches: f.CountOrNone = 32
     """Training batches for BatchNorm statistics of evaluation weights; 0: keep the statistics of training."""
     log_every: f.LogInterval = 50
@@ -122,6 +126,11 @@ class Trainer(Section):
     """Plugins of Lightning's, each with `_target_` and arguments: precision, cluster environment."""
     lightning: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of Lightning's Trainer."""
+
+    @property
+    def train_limit(self) -> int | float | None:
+        """Most batches of an epoch, or a share of them; None: all."""
+        return self.limit_train_batches if self.overfit_batches is None else self.overfit_batches
 
     @property
     def strategy_name(self) -> str:

@@ -18,9 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import lrflow
 from lrflow.config.config import Config
+from lrflow.config.debugging import smoke_run
 from lrflow.config.failures import one_line
-from lrflow.config.find_schema import RangeFind
-from lrflow.config.length import declared_horizon, makes_groups_in_time, shorten
 from lrflow.config.options import ACROSS_GROUPS, COMBINED, Catalogue
 from lrflow.config.origins import READ_ERRORS, yaml_problem
 from lrflow.config.overrides import Override
@@ -39,8 +38,6 @@ OUTPUT = "outputs"
 
 _OF_THE_NEW_RUN = ("resume", "against", "trial")
 """Keys that are never taken from an earlier run."""
-
-_FIND_NOT_SHORTENED = "fast=true: the search for the LR is not shortened; find.sweeps=1 find.steps=40 make it short"
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -151,27 +148,8 @@ class Composed:
         Raises:
             ConfigError: every problem of the config.
         """
-        if self.choices.get("fast") != "on":
-            return self._config(run_folder)
-        config = self._shortened(run_folder)
-        searches = config.task.name == "find" or config.finds_lr or config.find.check
-        if searches and isinstance(config.find, RangeFind):
-            config.remarks.append(_FIND_NOT_SHORTENED)
-        return config
-
-    def _shortened(self, run_folder: Path | None) -> Config:
-        try:
-            config = self._config(run_folder)
-        except ConfigError as error:
-            if not any(problem.key.startswith(("schedule", "layers", "average")) for problem in error.problems):
-                raise
-        else:
-            if declared_horizon(config) is not None and not makes_groups_in_time(config):
-                return config
-        remark = shorten(self.content, self.full_run() if self.full_run else None)
-        config = self._config(run_folder)
-        config.remarks.extend([remark] if remark else [])
-        return config
+        is_fast = self.choices.get("fast") == "on"
+        return smoke_run(self.content, is_fast, lambda: self._config(run_folder), self.full_run)
 
     def _config(self, run_folder: Path | None) -> Config:
         return validate(self.content, self.choices, self.overrides, run_folder, self.recorded_modes)

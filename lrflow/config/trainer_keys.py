@@ -15,13 +15,13 @@ SAME = frozenset({
     "accelerator", "strategy", "devices", "num_nodes", "precision", "max_epochs", "min_epochs", "max_steps",
     "min_steps", "max_time", "limit_train_batches", "limit_val_batches", "accumulate_grad_batches", "gradient_clip_val",
     "gradient_clip_algorithm", "deterministic", "benchmark", "profiler", "detect_anomaly", "plugins", "sync_batchnorm",
+    "overfit_batches", "fast_dev_run",
 })  # fmt: skip
 """Arguments that are keys of `trainer` with the same name."""
 
 OWNED: Mapping[str, tuple[str, str | None]] = {
     "logger": ("lrflow builds the loggers", "logger=csv"),
     "callbacks": ("lrflow builds the callbacks", "callbacks=NAME, or callbacks.NAME._target_="),
-    "fast_dev_run": ("lrflow has a smoke run of its own", "fast=true"),
     "val_check_interval": ("lrflow decides when to validate", "trainer.val_every"),
     "check_val_every_n_epoch": ("lrflow decides when to validate", "trainer.val_every"),
     "log_every_n_steps": ("lrflow decides when to log", "trainer.log_every"),
@@ -31,7 +31,6 @@ OWNED: Mapping[str, tuple[str, str | None]] = {
     "num_sanity_val_steps": ("a validation before the first step would change the random numbers of the run", None),
     "use_distributed_sampler": ("lrflow divides the data among the processes itself", None),
     "reload_dataloaders_every_n_epochs": ("lrflow's order of the data needs the same loaders in every epoch", None),
-    "overfit_batches": ("it would change the order of the data", "trainer.limit_train_batches"),
     "enable_autolog_hparams": ("config.yaml has the settings of a run", None),
     "barebones": ("it leaves out what lrflow needs", None),
 }

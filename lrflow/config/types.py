@@ -242,6 +242,13 @@ LogInterval = Annotated[
         "a whole number from 1 to 100,000: so many rows are held in memory", lambda v: is_whole(v) and 0 < v <= 10**5
     ),
 ]
+CountOrShare = Annotated[
+    Any,
+    expects(
+        "a whole number above 0, or a share above 0.0 and up to 1.0",
+        lambda v: (is_whole(v) and v > 0) or (isinstance(v, float) and 0 < v <= 1),
+    ),
+]
 CountOrNone = Annotated[int, whole(0)]
 Workers = Annotated[int, whole(0, limits.MOST_PROCESSES)]
 Fraction = Annotated[float, number(0, 1)]

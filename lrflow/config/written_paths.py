@@ -12,6 +12,7 @@ from lrflow.config.config import Config
 from lrflow.config.interpolation import leaves, text_of
 from lrflow.config.origins import is_typed, touches
 from lrflow.errors import ConfigError, Problem
+from lrflow.remote import url_of
 
 OUTSIDE = "a file may give only a path below the working directory, without .."
 
@@ -96,7 +97,7 @@ def _output(config: Config, named: Collection[Path]) -> Iterator[Problem]:
     except ConfigError as error:
         yield from error.problems
         return
-    if not inside:
+    if not inside or url_of(Path(config.output)) is not None:
         home = Path(config.output).resolve()
         if not any(folder.resolve().is_relative_to(home) for folder in named):
             yield path_problem("output", config.output)

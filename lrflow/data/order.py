@@ -37,6 +37,7 @@ def ordered(
     start: int = 0,
     shuffle: bool | None = None,
     pad: bool | None = None,
+    fixed: bool = False,
 ) -> DataLoader[Any]:
     """Return a copy of a loader whose data order is a pure function of (seed, epoch, rank, world).
 
@@ -54,6 +55,7 @@ def ordered(
         start: the number of batches of that epoch that were made before a resume.
         shuffle: whether to shuffle; None: as the loader does, whose `RandomSampler` shuffles.
         pad: whether the shares of the devices are made equal by repeating examples; None: only with shuffling.
+        fixed: whether every epoch has the order of the first one.
 
     Returns:
         A new loader over the same data; the given one is not changed.
@@ -75,6 +77,7 @@ def ordered(
         epoch=epoch,
         start=start,
         generator=generator,
+        fixed=fixed,
     )
     # A copy keeps everything that a constructor call would have to list. DataLoader forbids these assignments because
     # an existing iterator would ignore them; the copy has no iterator yet.
@@ -118,6 +121,7 @@ class ShardedBatches(Sampler[Any]):
             Other epochs are whole, and `len()` always counts a whole one.
         generator: the generator of the loader. It is seeded for every pass, so that the seeds of worker processes are
             a function of (seed, epoch, rank), too.
+        fixed: whether every epoch has the order of the first one.
     """
 
     def __init__(
@@ -134,6 +138,7 @@ class ShardedBatches(Sampler[Any]):
         epoch: int = 0,
         start: int = 0,
         generator: torch.Generator | None = None,
+        fixed: bool = False,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} of {world} devices")
@@ -149,6 +154,7 @@ class ShardedBatches(Sampler[Any]):
         self.pad = pad
         self.epoch = epoch
         self.generator = generator
+        self.fixed = fixed
         self._resumed = (epoch, start)
 
     @property
@@ -161,6 +167,10 @@ class ShardedBatches(Sampler[Any]):
     def sampler(self) -> ShardedBatches:
         """Itself: Lightning looks for `set_epoch` on a batch sampler's sampler."""
         return self
+
+    def rewind(self) -> None:
+        """Skip no batches any more."""
+        self._resumed = (self.epoch, 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass; Lightning calls this before each epoch."""
@@ -190,7 +200,8 @@ class ShardedBatches(Sampler[Any]):
 
     def shard(self) -> np.ndarray:
         """The indices for this device in the present epoch, in order; int64, [examples of this device]."""
-        order = epoch_order(self.examples, self.seed, self.epoch) if self.shuffle else np.arange(self.examples)
+        epoch = 0 if self.fixed else self.epoch
+        order = epoch_order(self.examples, self.seed, epoch) if self.shuffle else np.arange(self.examples)
         share = order[self.rank :: self.world]
         # A short share lacks only its last example. If batches hold one example, no batch can leave one.
         must_pad = self.pad or not len(share) or (self.batch_size or 1) == 1

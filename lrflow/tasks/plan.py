@@ -24,7 +24,7 @@ from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import is_file, is_folder
 from lrflow.health.advice import plan_extras, report_advice
 from lrflow.plan import Plan
-from lrflow.runs import RunFolder
+from lrflow.tasks.run_record import open_folder
 from lrflow.training.feedback_loop import make_feedback_loop
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.trainer import build_trainer
@@ -58,16 +58,16 @@ def run(config: Config) -> dict[str, Any]:
         console.print(line, soft_wrap=True, highlight=False)
     if other:
         console.print(plan.diff(other))
-    folder = RunFolder.at(config.run_folder) if config.run_folder else None
-    folder = folder or RunFolder.create(Path(config.output), f"plan-{config.title}")
-    written = plan.write(folder.path, plan_extras(config, plan, plan.horizon))
+    folder = open_folder(config, None, f"plan-{config.title}")
+    written = plan.write(folder.path, plan_extras(config, plan, plan.horizon)) if folder.is_written else []
     if config.find.check and isinstance(config.find, StabilityFind):
         from lrflow.tuning.stability import find_ceiling  # here, since it imports the trainer
 
         find_ceiling(config, config.find, folder.path, console, plan)
         written = [*written, folder.path / "find.json"]
     names = ", ".join(path.name for path in written)
-    console.print(f"{folder.path}/: {names}", soft_wrap=True, highlight=False)
+    if written:
+        console.print(f"{folder.path}/: {names}", soft_wrap=True, highlight=False)
     if failed := [check for check in plan.check() if not check.ok]:
         raise FailedCheckError("\n".join(f"{check.name}: {check.detail}" for check in failed))
     return {"steps": plan.horizon.steps, "fingerprint": plan.fingerprint, "folder": str(folder.path)}
@@ -90,7 +90,8 @@ def compile_plan(config: Config, report: Callable[[Any], None] = lambda _: None)
     horizon, data = declared_horizon(config), None
     if horizon is None:  # counted for the devices of the run, without starting its processes
         processes = _processes(config)
-        data = set_up_data(assemble.build_data(config), None, config.seed, processes=processes)
+        overfit = config.trainer.overfit_batches
+        data = set_up_data(assemble.build_data(config), None, config.seed, processes=processes, overfit=overfit)
         horizon = count_horizon(config, data, processes)
     elif config.horizon.steps is None and assemble.needs_example(config):
         with suppress(LrflowError, OSError):  # the rest of the plan needs no data

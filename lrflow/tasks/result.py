@@ -12,6 +12,7 @@ from lrflow.config import Config, load_config, validate
 from lrflow.errors import LrflowError
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
+from lrflow.remote import download, is_url
 from lrflow.runs import RunFolder, find_checkpoint
 from lrflow.tasks.evaluate import find_weights
 from lrflow.tasks.plan import read_plan
@@ -35,6 +36,7 @@ class Result:
     @classmethod
     def read(cls, run: str | Path, output: str | Path = "outputs") -> Result:
         """Return the result of a run, as `lrflow.load` does."""
+        run = download(str(run), "run") if is_url(str(run)) else run
         folder = RunFolder.of(find_checkpoint(str(run), Path(output), "run"))
         outcome = Outcome.from_summary(folder.read_summary(), folder.path)
         if outcome is None:

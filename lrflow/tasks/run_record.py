@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers.logger import DummyLogger
 from rich.console import Console
 
 from lrflow import assemble
@@ -23,7 +24,8 @@ from lrflow.errors import StoppedError
 from lrflow.health.advice import plan_extras
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
-from lrflow.runs import RunFolder
+from lrflow.remote import upload
+from lrflow.runs import NoFolder, RunFolder
 from lrflow.training.interrupt import requeue
 from lrflow.training.loggers import build_loggers, close_loggers
 from lrflow.training.resume import Resumed
@@ -44,6 +46,8 @@ def open_folder(config: Config, resumed: Resumed | None, title: str | None = Non
         resumed: the run that is resumed; None: a new run.
         title: the name of a new folder; None: `config.title`.
     """
+    if config.trainer.fast_dev_run:
+        return NoFolder(Path(config.output) / "fast_dev_run")
     if inherited := os.environ.get("LRFLOW_RUN_FOLDER"):
         return RunFolder(Path(inherited))
     if rank() > 0:
@@ -56,7 +60,9 @@ def open_folder(config: Config, resumed: Resumed | None, title: str | None = Non
 
 
 def open_loggers(config: Config, folder: RunFolder) -> list[Logger]:
-    """Return the loggers that the config of a run selects."""
+    """Return the loggers that the config of a run selects; if it writes no files, one that drops what it gets."""
+    if not folder.is_written:
+        return [DummyLogger()]
     return build_loggers(config.logger.model_dump(), folder.path, config.title, assemble.plain_config(config))
 
 
@@ -102,11 +108,14 @@ def record_start(
         cooldown: the record of the cooldown that the run is in; None: it is in none.
         picture: whether to draw the plan.
     """
+    if not folder.is_written:
+        return
     _ = folder.run_id  # creates the id before the config: a folder with a config but no id is an earlier version's
     place = folder.stage() if resumed else folder
     save_config(config, place.config)
     place.write_environment(**resumed_facts(resumed))
     record_plan(config, place, plan, {"cooldown": cooldown} if cooldown else {}, devices, picture)
+    upload(folder, must=True)  # now, since a run that cannot be uploaded should not start
 
 
 def record_plan(
@@ -127,6 +136,8 @@ def record_plan(
         devices: the number of processes that train; None: that of the config.
         picture: whether to draw the plan outside a sweep.
     """
+    if not folder.is_written:
+        return
     length = replace(plan.horizon, steps=more["cooldown"]["planned"]) if "cooldown" in more else plan.horizon
     extras = {**plan_extras(config, plan, length, devices), **more}
     plan.write(folder.path, extras, picture and config.trial is None)
@@ -198,12 +209,16 @@ def conclude(folder: RunFolder, outcome: Outcome, loggers: list[Logger], **facts
             folder.write_summary(outcome.summary(**facts))
     finally:
         close_loggers(loggers, outcome)
+        if rank() == 0:
+            upload(folder)
 
 
 def print_outcome(console: Console, folder: RunFolder, outcome: Outcome) -> None:
     """Print the last metrics and the files in the folder."""
     metrics = "  ".join(f"[bold]{name}[/] {value:.4g}" for name, value in outcome.metrics.items())
     console.print(f"\n{outcome.steps} steps in {outcome.seconds:.1f} s  {metrics}", soft_wrap=True)
+    if not folder.is_written:
+        return
     written = ["config.yaml", "plan.png", "metrics.csv", "sharpness.png", "summary.json"]
     last = sorted(folder.checkpoints.glob("*.ckpt"))
     written += [f"checkpoints/{path.name}" for path in last]

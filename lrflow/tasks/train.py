@@ -258,7 +258,8 @@ def prepare(
     data = loaded or assemble.build_data(config)
     if resumed and loaded is None:
         restore_preprocessing(data, resumed.preprocessing)
-    set_up_data(data, trainer, config.seed, resumed.position if resumed else None, is_set_up=loaded is not None)
+    position, overfit = resumed.position if resumed else None, config.trainer.overfit_batches
+    set_up_data(data, trainer, config.seed, position, is_set_up=loaded is not None, overfit=overfit)
     horizon = count_horizon(config, data, trainer.world_size)
     stage = resumed.stage(horizon, assemble.plain_config(config)) if resumed else "under way"
     if resumed and stage == "finished":
@@ -356,6 +357,7 @@ def _checkpoints(
         metric=saving.metric,
         best=saving.best,
         name=saving.pattern,
+        writes=folder.is_written,
         agree_every=config.trainer.log_every,
         groups=[[name for group in members for name, _ in group.parameters] for members in merge(groups)],
         routes=[members[0].route for members in merge(groups)],

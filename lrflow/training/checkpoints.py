@@ -17,11 +17,12 @@ from lrflow.display import joined
 from lrflow.errors import LrflowError, SettingError, StoppedError
 from lrflow.files import copy_whole, remove_parts, set_aside
 from lrflow.metric import Metric
+from lrflow.remote import upload
 from lrflow.runs import BEST, RunFolder, checkpoints_in, name_of_step, step_of
 from lrflow.schedules import Duration, Horizon
 from lrflow.seal import newest_undamaged
 from lrflow.training.best import Best
-from lrflow.training.checkpoint_file import AtomicCheckpointIO
+from lrflow.training.checkpoint_file import AtomicCheckpointIO, encode
 from lrflow.training.configure_optimizers import regroup
 from lrflow.training.finite import not_finite, not_finite_in
 from lrflow.training.interrupt import StopRequest
@@ -62,6 +63,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         broken: names of damaged checkpoints in the folder, which are set aside once the run has saved.
         best: number of best checkpoints to keep.
         name: pattern of their names; None: the default one, and only `best.ckpt` if one is kept.
+        writes: whether checkpoints are written; False only checks that they could be loaded again.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         broken: Iterable[str] = (),
         best: int = 1,
         name: NamePattern | None = None,
+        writes: bool = True,
     ) -> None:
         super().__init__()
         self.folder = folder
@@ -87,7 +90,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         self._source, self._broken = source, list(broken)
         self._every_epochs = every.whole_epochs if every else None
         self._every = max(1, every.steps(horizon)) if every and not self._every_epochs else None
-        self._keep = keep
+        self._keep, self._writes = keep, writes
         self.stop = stop or StopRequest()
         self._agree_every = agree_every
         self._groups = [list(names) for names in groups]
@@ -311,7 +314,10 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         if isinstance(checkpoint_io := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             checkpoint_io.spare = self._spare
         try:
-            trainer.save_checkpoint(path)
+            if self._writes:
+                trainer.save_checkpoint(path)
+            else:
+                encode(trainer._checkpoint_connector.dump_checkpoint())
         except OSError as error:
             self._failure = error
             if self._saves_best:
@@ -323,11 +329,12 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             )
             trainer.strategy.barrier("after a failed save")
         else:
-            self._saved, self._saved_step = path, trainer.global_step
+            self._saved, self._saved_step = path if self._writes else None, trainer.global_step
             if not self._not_finite:
                 self._finite_step = trainer.global_step
-            if trainer.is_global_zero:
+            if trainer.is_global_zero and self._writes:
                 self._clean_up(path)
+                upload(RunFolder.of(path))
         self._saves_best = False
         if self._best.missing:
             missing = self._best.missing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -123,6 +124,7 @@ def set_up_data(
     position: Position | None = None,
     is_set_up: bool = False,
     processes: int = 1,
+    overfit: int | float | None = None,
 ) -> pl.LightningDataModule:
     """Return the data module, set up for training, with its loaders in the run's order.
 
@@ -133,20 +135,65 @@ def set_up_data(
         position: the next batch of a resumed run; None: the first.
         is_set_up: whether another run has set up the data already.
         processes: number of processes that share the data, if there is no trainer.
+        overfit: `trainer.overfit_batches`: number or share of batches to train and validate on; None: all.
+
+    Raises:
+        ConfigError: there are several training loaders, and the run is to validate on some batches of one.
     """
     quieten_lightning()  # Lightning also checks loaders if there is no trainer
     rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, processes)
-    order_loaders(data, seed, position or START, rank, world)
+    order_loaders(data, seed, position or START, rank, world, fixed=overfit is not None)
     data.trainer = trainer
     if not is_set_up:
         with user_lock("data"):
             data.prepare_data()
         data.setup("fit")
+    if overfit is not None:
+        _validate_on_training_batches(data, trainer, overfit)
     return data
 
 
+def _validate_on_training_batches(
+    data: pl.LightningDataModule, trainer: pl.Trainer | None, overfit: int | float
+) -> None:
+    """Let a run train on the same batches in each epoch, and validate on them.
+
+    Args:
+        data: with loaders in the order of the run; changed in place.
+        trainer: of the run; changed in place.
+        overfit: number or share of batches.
+
+    Raises:
+        ConfigError: there are several training loaders.
+    """
+    make, loader = data.train_dataloader, data.train_dataloader()
+    if isinstance(loader, list | tuple | dict | CombinedLoader):
+        message = f"{type(data).__name__} has several training loaders, and a validation is on the batches of one"
+        raise ConfigError([Problem("trainer.overfit_batches", message, overfit, "leave it out")])
+    if not is_ordered(loader):
+        log.warning("the training loader has its own order: trainer.overfit_batches uses the first of each epoch")
+
+    @wraps(make)
+    def training_batches() -> Any:
+        result = make()
+        if is_ordered(result):  # of a whole epoch, where the run was resumed within one
+            result.batch_sampler.rewind() if result.batch_size is None else result.sampler.rewind()
+        return result
+
+    warnings.filterwarnings("ignore", message=".*sampler has shuffling enabled.*")  # the order is always the same
+    data.val_dataloader = training_batches  # type: ignore[method-assign]
+    if trainer is not None:  # a share as a number, which Lightning counts alike for loaders of any length
+        number = overfit if isinstance(overfit, int) else int((_batches(loader) or 0) * overfit)
+        trainer.limit_train_batches = trainer.limit_val_batches = number or 1
+
+
 def order_loaders(
-    data: pl.LightningDataModule, seed: int, position: Position = START, rank: int = 0, world: int = 1
+    data: pl.LightningDataModule,
+    seed: int,
+    position: Position = START,
+    rank: int = 0,
+    world: int = 1,
+    fixed: bool = False,
 ) -> None:
     """Make a data module's loaders resumable and sharded over devices; nothing else about them changes.
 
@@ -159,6 +206,7 @@ def order_loaders(
         position: where the training loader starts.
         rank: rank of this process, from 0.
         world: number of processes that share the data.
+        fixed: whether every epoch has the order of the first one.
     """
 
     has_warned = False
@@ -169,7 +217,7 @@ def order_loaders(
         at = position if training and alone else Position(position.epoch if training else 0)
         if training and not alone and position.batch:
             log.warning("each of several training loaders restarts its epoch, so the resumed run is not exact")
-        result = ordered(loader, seed, rank, world, epoch=at.epoch, start=at.batch, pad=training)
+        result = ordered(loader, seed, rank, world, epoch=at.epoch, start=at.batch, pad=training, fixed=fixed)
         if result.num_workers and not isinstance(result.worker_init_fn, SteadyWorker):
             result.worker_init_fn = SteadyWorker(result.worker_init_fn)
         if training and not is_ordered(result) and not is_overridden("load_state_dict", data) and not has_warned:

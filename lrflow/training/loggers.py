@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from lrflow.errors import LrflowError
@@ -259,7 +260,7 @@ def close_loggers(loggers: list[Logger], outcome: Outcome | None = None) -> None
     """
     while loggers:
         logger = loggers.pop()
-        if rank() == 0 and not isinstance(logger, CSVLogger):  # summary.json holds the outcome beside the CSV file
+        if rank() == 0 and not isinstance(logger, CSVLogger | DummyLogger):  # summary.json holds the outcome
             try:
                 _close(logger, outcome)
             except Exception as error:  # a dashboard must not change how the run ends

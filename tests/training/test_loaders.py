@@ -20,7 +20,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from lrflow.config import compose
 from lrflow.data import is_ordered
+from lrflow.tasks import train as train_task
 from lrflow.training.loaders import Position, order_loaders
 from lrflow.training.loops import combine
 
@@ -207,3 +209,38 @@ def test_a_loader_with_its_own_order_is_trained(train: Any, tmp_path: Path) -> N
     loader = DataLoader(data, 8, sampler=WeightedRandomSampler([1.0] * 40, 40))
     run = train(tmp_path, data=Users(loader), max_epochs=2)
     assert run.trainer.global_step == 10
+
+
+def test_a_run_on_a_few_batches_trains_and_validates_on_the_same_in_each_epoch(tmp_path: Path, same: Any) -> None:
+    class Records(pl.Callback):
+        def __init__(self) -> None:
+            self.trained: dict[int, list[Any]] = {}
+            self.validated: dict[int, list[Any]] = {}
+
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, *_: Any) -> None:
+            self.trained.setdefault(trainer.current_epoch, []).append(batch)
+
+        def on_validation_batch_start(self, trainer: Any, module: Any, batch: Any, *_: Any) -> None:
+            self.validated.setdefault(trainer.current_epoch, []).append(batch)
+
+    def seen(*words: str, stop: int = 99) -> Records:
+        record, make = Records(), train_task._callbacks
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train_task, "_callbacks", lambda *given: [record, *make(*given)])
+            small = ["trainer=cpu", "trainer.progress=false", "model.widths=[8]", "data.batch_size=100"]
+            given = ["trainer.overfit_batches=3", "trainer.max_epochs=3", f"output={tmp_path}", *words]
+            train_task.outcome(compose([*small, *given]))
+        return record
+
+    whole = seen("trainer.checkpoint.every=2 steps", "trainer.checkpoint.keep=null")
+    first = whole.trained[0]
+    assert len(first) == 3
+    assert whole.trained.keys() == whole.validated.keys() == {0, 1, 2}
+    for found in (*whole.trained.values(), *whole.validated.values()):
+        assert same(found, first)
+    (folder,) = tmp_path.iterdir()
+    within = folder / "checkpoints" / "step-0000004.ckpt"  # of the second epoch, after its first batch
+    again = seen(f"resume.from={within}")
+    assert same(again.trained[1], first[1:])
+    assert same(again.validated[1], first)
+    assert same(again.trained[2], first)
