@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,11 @@ class Problem:
     value: object = ...
     hint: str | None = None
     where: str | None = None
+
+    def under(self, key: str) -> Problem:
+        """Return the problem under another key of the same value, also where its hint says what to write."""
+        hint = self.hint and self.hint.replace(f"{self.key}=", f"{key}=")
+        return replace(self, key=key, hint=hint)
 
     def __str__(self) -> str:
         value = "" if self.value is ... else f" = {written(self.value, repr)}"

@@ -6,19 +6,19 @@ import math
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning import Callback
 
 from lrflow.config.callback_schema import End, patience_of
 from lrflow.display import counted
 from lrflow.metric import LOSS, Metric
 from lrflow.schedules import Duration, Horizon
 from lrflow.schedules.time import DurationLike
+from lrflow.training.callbacks import ConfiguredCallback
 from lrflow.training.cooldown import end_run
 from lrflow.training.metric_reading import logged_metric
 from lrflow.training.trainer import Trainer
 
 
-class EarlyStopping(Callback):
+class EarlyStopping(ConfiguredCallback):
     """Ends a run when a metric has not improved for a while, at once or with a cooldown.
 
     A schedule that decays is cut off before its end if a run stops at once, and the last weights are worse for it (the
@@ -89,7 +89,7 @@ class EarlyStopping(Callback):
         """Compare the metric with the best one, and end the run if it has not improved for too long."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        value = logged_metric(trainer, self.metric.name, key="callbacks.early_stopping.monitor")
+        value = logged_metric(trainer, self.metric.name, key=f"{self.config_key}.monitor")
         cost, least = self.metric.cost(value), self._best
         if math.isfinite(value) and (least is None or cost < self.metric.cost(least) - self.min_delta):
             self._best, self._best_step, self._waited = value, trainer.global_step, 0

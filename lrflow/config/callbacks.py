@@ -80,12 +80,22 @@ def check_of_lightning(content: Mapping[str, Any]) -> Iterator[Problem]:
             if not (duration is None or isinstance(duration, Mapping) or _CLOCK.fullmatch(str(duration))):
                 instead = "such as 00:08:00:00, or use trainer.max_time='8 hours'"
                 yield Problem(f"callbacks.{name}.duration", "expected DD:HH:MM:SS", duration, instead)
+            elif duration is not None and not _lasts(duration):
+                message = "is no time, so the run would end before its first step"
+                yield Problem(f"callbacks.{name}.duration", message, duration, "such as 00:08:00:00")
             if interval not in ("step", "epoch"):
                 hint = did_you_mean(str(interval), ("step", "epoch"))
                 yield Problem(f"callbacks.{name}.interval", "expected step or epoch", interval, hint)
         elif target == f"{_LIGHTNINGS}DeviceStatsMonitor" and isinstance(logger, Mapping) and not any(logger.values()):
             message = "it only logs, and no logger is chosen"
             yield Problem(f"callbacks.{name}", message, ..., "such as logger=csv")
+
+
+def _lasts(duration: object) -> bool:
+    """Return whether a duration of Lightning's Timer is above zero; what cannot be read counts as such."""
+    if isinstance(duration, Mapping):  # arguments of a timedelta
+        return not duration or any(value != 0 for value in duration.values())
+    return any(sign in "123456789" for sign in str(duration))
 
 
 def refused(targets: Iterable[str], key: str) -> Problem | None:

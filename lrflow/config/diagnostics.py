@@ -122,6 +122,9 @@ def unknown_key(
         return Problem(key, "has no effect without feedback", value, "choose one, such as feedback=plateau")
     if instead := answer(key, value):
         return Problem(key, "there is no such key" if parent else "there is no such group or key", value, instead)
+    if others := _options_with(name, parent, content.get(parent), schema):
+        hint = f"{' and '.join(others)} {'has' if len(others) == 1 else 'have'} it"
+        return Problem(key, "there is no such key", value, hint)
     sections = [section for section in sections_at(parent, schema) if _is_chosen(section, content.get(parent))]
     known = list(dict.fromkeys(other for section in sections for other in names_of(section) if other != name))
     message = "there is no such key" if parent else "there is no such group or key"
@@ -132,6 +135,29 @@ def unknown_key(
     if parent:
         return Problem(key, message, value, f"{parent} has {', '.join(known)}" if known else None)
     return Problem(key, message, value, f"the groups are {', '.join(groups)}")
+
+
+def _options_with(name: str, group: str, given: Any, schema: type[BaseModel]) -> list[str]:
+    """Return the options of a group, each as it is chosen, that have a key which the chosen one has not.
+
+    Args:
+        name: key in the group.
+        group: such as `average` or `task`, whose options differ in a word.
+        given: content of the group.
+        schema: schema of the whole config.
+    """
+    found, chosen = [], given if isinstance(given, Mapping) else {}
+    for section in sections_at(group, schema) if group else []:
+        words = [name for name in ("kind", "name") if get_origin(_annotation(section, name)) is Literal]
+        for field in words[:1]:
+            (word,) = get_args(_annotation(section, field))
+            if name in names_of(section) and chosen.get(field) != word:
+                found.append(f"{group}={word}")
+    return found
+
+
+def _annotation(section: type[BaseModel], name: str) -> Any:
+    return section.model_fields[name].annotation if name in section.model_fields else None
 
 
 def names_of(section: type[BaseModel]) -> list[str]:

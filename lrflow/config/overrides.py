@@ -238,7 +238,7 @@ def _written_out(override: Override) -> Override:
 def as_typed(problems: Iterable[Problem], overrides: Iterable[Override]) -> list[Problem]:
     """Return problems with the keys that were typed, such as `sweep.seed` for `hydra.sweeper.seed`."""
     short = {override.key: override.short for override in overrides if override.short}
-    return [dataclasses.replace(problem, key=short.get(problem.key) or problem.key) for problem in problems]
+    return [problem.under(short.get(problem.key) or problem.key) for problem in problems]
 
 
 def typed_keys(overrides: Iterable[Override]) -> frozenset[str]:

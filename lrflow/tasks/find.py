@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from lrflow.config import Config, save_config, validate
 from lrflow.config.find_schema import RangeFind, StabilityFind
 from lrflow.config.targets import optimizer_traits
+from lrflow.config.warnings import unused_by_search
 from lrflow.display import Grid, QuietConsole, number
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.metric import TRAIN_LOSS
@@ -45,6 +46,8 @@ def run(config: Config) -> dict[str, Any]:
     """
     folder = open_folder(config, None, f"find-{config.title}")
     console = QuietConsole(quiet=rank() > 0)
+    if remark := unused_by_search(config):
+        console.print(remark, soft_wrap=True, highlight=False)
     with own_environment(folder):
         try:
             found = find_lr(config, folder, console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -40,6 +41,14 @@ class Branch:
     def from_dict(cls, data: Mapping[str, Any]) -> Branch:
         """Return the branch that `as_dict` wrote."""
         return cls(data["at"], Horizon(**data["before"]), data["how"], data.get("reason"))
+
+
+class FollowsPlan(ABC):
+    """Base class of callbacks that read the plan of a run, and get another one where its cooldown begins."""
+
+    @abstractmethod
+    def follow(self, plan: Plan) -> None:
+        """Read another plan from now on; its LRs are the same up to the step that was made last."""
 
 
 def length_without_cooldown(branches: Sequence[Branch], horizon: Horizon) -> Horizon:

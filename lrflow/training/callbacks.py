@@ -33,6 +33,16 @@ _CHANGING = frozenset(
 """Methods of lists, sets and dicts that change them."""
 
 
+class ConfiguredCallback(pl.Callback):
+    """Base class of callbacks whose messages name their node in the config.
+
+    Attributes:
+        config_key: key of the node; set when the callback is built from a config.
+    """
+
+    config_key = "callbacks.NAME"
+
+
 def build_callbacks(config: Config, trainer: pl.Trainer, report: Callable[[str], None]) -> list[pl.Callback]:
     """Build the callbacks of a run that the group `callbacks` names.
 
@@ -63,6 +73,8 @@ def build_callbacks(config: Config, trainer: pl.Trainer, report: Callable[[str],
             problems.append(problem)
         else:
             built[name] = callback
+            if isinstance(callback, ConfiguredCallback):
+                callback.config_key = key
     problems += _same_state(built)
     if problems:
         raise ConfigError(problems)

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.schedules import Duration, Horizon
-from lrflow.training.branches import Branch, cooldown_record
+from lrflow.training.branches import Branch, FollowsPlan, cooldown_record
 from lrflow.training.trainer import Trainer
 
 log = logging.getLogger("lrflow")
@@ -81,8 +81,8 @@ class Cooldown:
             if isinstance(config.scheduler, PlanScheduler):
                 config.scheduler.follow(plan)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if follow := getattr(callback, "follow", None):
-                follow(plan)
+            if isinstance(callback, FollowsPlan):
+                callback.follow(plan)
         trainer.run_for(horizon)
         record = cooldown_record(self._branches, horizon)
         self._extra |= {"plan": plan.to_dict(), "branches": [branch.as_dict() for branch in self._branches]}

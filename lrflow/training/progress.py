@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lrflow.plan import Plan
+from lrflow.training.branches import FollowsPlan
 from lrflow.training.metric_reading import progress_metrics
 from lrflow.training.monitor import Monitor
 from lrflow.training.signals import Block
 
 
-class ProgressBar(Monitor):
+class ProgressBar(Monitor, FollowsPlan):
     """Shows step, loss, LR, the latest validation metrics and metrics logged with `prog_bar=True`.
 
     It receives blocks of `Signals`, so steps in between cost nothing.

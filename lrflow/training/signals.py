@@ -17,6 +17,7 @@ from lrflow.errors import LrflowError
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.plan.lr_scheduler import read_setting
 from lrflow.plan.table import setting_columns
+from lrflow.training.branches import FollowsPlan
 from lrflow.training.loggers import log_rows
 from lrflow.training.metric_reading import MeanLoss
 
@@ -67,7 +68,7 @@ class Block:
         return self.actual if self.estimate is None else self.actual * np.nan_to_num(self.estimate, nan=1.0)
 
 
-class Signals(Callback):
+class Signals(Callback, FollowsPlan):
     """Collects loss, gradient norm, LR and time of every step without device synchronization.
 
     Loss and gradient norm go into a buffer on the device. Every `every` steps (on a single device also once per second)

@@ -19,7 +19,7 @@ from lrflow.callbacks import EarlyStopping
 from lrflow.cli import main
 from lrflow.config import compose
 from lrflow.config.targets import locate
-from lrflow.errors import ConfigError, EndedEarlyError
+from lrflow.errors import ConfigError, EndedEarlyError, SettingError
 from lrflow.metric import Metric
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
@@ -70,6 +70,25 @@ def test_the_lr_falls_in_a_straight_line_and_the_run_ends(cooled: Path) -> None:
     assert plan.lr(range(16))[:, 1] == pytest.approx([*found.values()], rel=1e-6)
     validated = [int(row["step"]) for row in csv.DictReader((cooled / "metrics.csv").open()) if row["val/loss"]]
     assert validated == [1, 3, 5, 7, 9, 11, 13, 15]  # 5% of the run as it was planned
+
+
+def test_a_missing_metric_is_reported_under_the_key_of_the_node(tmp_path: Path) -> None:
+    words = ["callbacks.mine._target_=lrflow.callbacks.EarlyStopping", "callbacks.mine.monitor=train/other"]
+    with pytest.raises(SettingError, match=r"callbacks\.mine\.monitor"):
+        go(tmp_path, *words)
+
+
+def test_a_method_of_the_same_name_is_not_taken_for_one_that_follows_the_plan(
+    tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mine(pl.Callback):
+        def follow(self, leader: Any) -> None:
+            raise AssertionError
+
+    callbacks = train._callbacks
+    monkeypatch.setattr(train, "_callbacks", lambda *given: [Mine(), *callbacks(*given)])
+    folder = go(tmp_path, *COOLDOWN)
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 16
 
 
 class DiesIn(pl.Callback):

@@ -379,6 +379,10 @@ trainer.checkpoint.every=0 => trainer.checkpoint.every: above 0
 trainer.checkpoint.every=never => trainer.checkpoint.every: not a duration
 trainer.checkpoint.every.x=1 => trainer.checkpoint.every: not a duration
 trainer.checkpoint.save_top_k=1 => trainer.checkpoint.save_top_k: there is no such key
+average.decay=0.9 => average.decay: average=ema has it
+average=ema  average.last=10% => average.last: average=tail has it
+callbacks=timer  callbacks.timer.duration=00:00:00:00 => callbacks.timer.duration: would end before its first step
+callbacks=timer  callbacks.timer.duration={seconds: 0} => callbacks.timer.duration: would end before its first step
 task.test=best  trainer.checkpoint.monitor=null => task.test: is null
 """,
     "logger": r"""
@@ -512,6 +516,7 @@ optimizer.lr=${optimizer.l} => optimizer.lr: did you mean ${optimizer
 -m  optimizer.lr=0.1,0.2  sweep.pruner=ashaa => sweep.pruner: did you mean asha?
 -m  optimizer.lr=0.1,0.2  sweep.mode=best => sweep.mode: min, max
 -m  optimizer.lr=0.1,0.2  sweep.storage=redis://x => sweep.storage: memory, journal
+-m  optimizer.lr=0.1,0.2  sweep.storage=postgresql://lr:pw@host/x => sweep.storage: write sweep.storage=${oc.env:NAME}
 -m  optimizer.lr=0.1,0.2  sweep.metric=5 => sweep.metric: text
 -m  optimizer.lr=0.1,0.2  sweep.metric=val/lss => sweep.metric: did you mean val/loss?
 -m  optimizer.lr=0.1,0.2  sweep.pruning.frist=0.5 => sweep.pruning.frist: did you mean
