@@ -76,8 +76,8 @@ def check_url(url: str, key: str) -> None:
     except ImportError as error:
         raise ConfigError([Problem(key, f"the package for {scheme}:// is not installed: {error}", url)]) from None
     except ValueError:
-        hint = did_you_mean(scheme, fsspec.available_protocols())
-        raise ConfigError([Problem(key, f"fsspec knows no file system {scheme}://", url, hint)]) from None
+        near = did_you_mean(scheme, fsspec.available_protocols())
+        raise ConfigError([Problem(key, f"fsspec knows no file system {scheme}://", url, near)]) from None
 
 
 def download(url: str, key: str) -> Path:
