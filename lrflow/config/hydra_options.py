@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import posixpath
+from collections import defaultdict
 from typing import Any
 
 from hydra._internal.config_repository import ConfigRepository
@@ -14,12 +16,56 @@ from hydra.plugins.config_source import ConfigSource
 def adapt_hydra() -> None:
     """Change how Hydra keeps its store and finds options; to be called before it composes anything."""
     _share_store()
+    _copy_nodes_directly()
     _keep_inside()
 
 
 def _share_store() -> None:
     """Keep Hydra from copying its config store for each composition, which takes as long as the rest of it."""
     type(ConfigStore.instance()).__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
+
+
+def _copy_nodes_directly() -> None:
+    """Let OmegaConf (2.3) copy the attributes of its nodes, which takes a fifth of the time.
+
+    To copy a node it makes an empty one, with all checks of a new node, and copies its description field by field.
+    Hydra and OmegaConf copy a config dozens of times until it is composed.
+    """
+    from omegaconf import DictConfig, ListConfig
+    from omegaconf.nodes import AnyNode
+
+    def copied(node: Any, parent: Any, memo: dict[int, Any]) -> Any:
+        if type(node) not in kinds:
+            made = copy.deepcopy(node, memo)
+            made.__dict__["_parent"] = parent
+            return made
+        made = object.__new__(type(node))
+        state = made.__dict__
+        state.update(node.__dict__)
+        metadata = object.__new__(type(state["_metadata"]))
+        metadata.__dict__.update(state["_metadata"].__dict__)
+        metadata.flags = dict(metadata.flags or {})
+        metadata.resolver_cache = (
+            copy.deepcopy(metadata.resolver_cache) if metadata.resolver_cache else defaultdict(dict)
+        )
+        state.update(_metadata=metadata, _parent=parent, _flags_cache=None)
+        content = state.get("_content")
+        if isinstance(content, dict):
+            state["_content"] = {key: copied(value, made, memo) for key, value in content.items()}
+        elif isinstance(content, list):
+            state["_content"] = [copied(value, made, memo) for value in content]
+        return made
+
+    kinds = (DictConfig, ListConfig, AnyNode)
+    for kind in kinds:
+        if hasattr(kind.__deepcopy__, "of_omegaconf"):
+            continue
+
+        def copied_alone(node: Any, memo: dict[int, Any]) -> Any:
+            return copied(node, node.__dict__["_parent"], memo)
+
+        copied_alone.of_omegaconf = kind.__deepcopy__  # type: ignore[attr-defined]
+        kind.__deepcopy__ = copied_alone  # type: ignore[method-assign, assignment]
 
 
 def _keep_inside() -> None:

@@ -152,6 +152,7 @@ def _serve(address: str) -> None:
         with suppress(ImportError):  # a copy that needs it tells of it
             importlib.import_module(name)
     gc.freeze()  # or collections in the copies would write to every page, and so copy it
+    os.fsync = lambda descriptor: None  # no test cuts the power, and each call waits for the disk
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
