@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from lrflow.config import compose
-from lrflow.tasks import evaluate
+from lrflow.tasks import evaluate, train
 from lrflow.training.checkpoint_file import read_checkpoint
 
-pytest.importorskip("schedulefree")
 pytestmark = pytest.mark.slow
 
 Start = Callable[..., copies.Process]
@@ -53,11 +52,11 @@ OPTIONS = (
 )
 
 
-def run(python: Start, folder: Path, *more: str) -> Path:
+def run(python: Start, folder: Path, *more: str, options: Sequence[str] = OPTIONS) -> Path:
     """The run folder of a job with two processes."""
     folder.mkdir(exist_ok=True)
     (folder / "job.py").write_text(SCRIPT)
-    job = python("job.py", *OPTIONS, f"output={folder}/runs", *more, cwd=folder)
+    job = python("job.py", *options, f"output={folder}/runs", *more, cwd=folder)
     _, told = job.communicate(timeout=200)
     assert job.returncode == 0, told
     (made,) = (folder / "runs").iterdir()
@@ -75,6 +74,7 @@ def load(path: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(python: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("schedulefree")
     return run(python, tmp_path_factory.mktemp("whole"))
 
 
@@ -104,3 +104,53 @@ def test_one_process_evaluates_to_the_same_result(whole: Path) -> None:
         again = evaluate.run(compose(["model=cnn", "model.widths=[8,16]", *asked]))
         assert again["val/accuracy"] == pytest.approx(float(found[step]["val/accuracy"]), abs=1e-7)
         assert again["val/loss"] == pytest.approx(float(found[step]["val/loss"]), rel=1e-5)
+
+
+AVERAGED = (
+    "optimizer=sgd",
+    "optimizer.lr=0.2",
+    "optimizer.momentum=0.9",
+    "schedule=constant",
+    "model.widths=[8]",
+    "model.dropout=0",
+    "trainer.accelerator=cpu",
+    "trainer.progress=false",
+    "trainer.max_steps=10",
+    "trainer.val_every=5 steps",
+    "trainer.checkpoint.every=5 steps",
+    "trainer.checkpoint.keep=null",
+    "task.test=false",
+)
+AVERAGES = {
+    "ema": ("average=ema", "average.decay=0.8"),
+    "swa": ("average=swa", "average.start=3 steps", "average.every=2 steps"),
+}
+
+
+@pytest.mark.parametrize("kind", AVERAGES)
+def test_an_average_is_that_of_one_process_in_both(kind: str, python: Start, tmp_path: Path) -> None:
+    """One process has the same batches: two shares of 32 examples are a batch of 64."""
+    options = (*AVERAGED, *AVERAGES[kind])
+    two = (*options, "trainer=ddp", "data.batch_size=32")
+    made = run(python, tmp_path / "two", options=two)
+    cut, last = (made / f"checkpoints/step-{step:07d}.ckpt" for step in (5, 10))
+    saved = read_checkpoint(last)
+    (average,) = saved["lrflow"]["average"]["averages"]
+    assert equal({name: saved["state_dict"][name] for name in average}, average)
+    for rank in (0, 1):
+        assert equal(load(tmp_path / f"two/rank{rank}.pt"), saved["state_dict"])
+    assert any(not torch.equal(one, average[name]) for name, one in saved["lrflow"]["training"].items())
+
+    alone = train.run(compose([*options, "trainer=cpu", "data.batch_size=64", f"output={tmp_path}/one"]))
+    (expected,) = read_checkpoint(Path(alone["folder"], "checkpoints", last.name))["lrflow"]["average"]["averages"]
+    for name, value in average.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+    with (made / "metrics.csv").open(newline="") as file:
+        *_, found = [float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]]
+    assert found == pytest.approx(alone["val/loss"], rel=1e-4)
+
+    again = run(python, tmp_path / "again", f"resume.from={cut}", options=two)
+    resumed = read_checkpoint(again / "checkpoints" / last.name)
+    assert equal(resumed["state_dict"], saved["state_dict"])
+    assert equal(resumed["lrflow"]["average"]["averages"][0], average)
+    assert equal(resumed["lrflow"]["training"], saved["lrflow"]["training"])
