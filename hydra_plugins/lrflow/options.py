@@ -6,6 +6,7 @@ only lrflow's own search path.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -74,8 +75,7 @@ class LrflowOptions(ConfigSource):
         return ConfigResult(self.provider, self.full_path(), _content(text, path), header)
 
 
-@cache
-def _files() -> dict[str, Path]:
+def _files() -> Mapping[str, Path]:
     from lrflow.config.options import shipped_files
 
     return shipped_files()

@@ -370,6 +370,7 @@ def show_config(found: DictConfig, args: Arguments, resolve: bool) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from lrflow.config.interpolation import resolve_known
+    from lrflow.config.origins import as_yaml
 
     hidden = {"job": lambda key: key == "hydra", "hydra": lambda key: key != "hydra", "all": lambda key: False}
     with flag_override(found, ["struct", "readonly"], False):
@@ -386,7 +387,6 @@ def show_config(found: DictConfig, args: Arguments, resolve: bool) -> None:
         if part is None:
             raise ConfigError([Problem("--package", "not a key of the config", args.package)])
     if OmegaConf.is_config(part):  # keys and values are masked before YAML breaks their lines and escapes them
-        found = OmegaConf.create(redact(OmegaConf.to_container(part)))
-        put(sys.stdout, OmegaConf.to_yaml(found))
+        put(sys.stdout, as_yaml(redact(OmegaConf.to_container(part, enum_to_str=True))))
     else:
         put(sys.stdout, f"{MASK if is_secret_name(args.package or '') else part}\n")

@@ -113,7 +113,7 @@ class Power(_Averaged):
     kind: Literal["power"]
     width: Width = 0.1
     """Width of the average that is evaluated, as a share of the run so far."""
-    also: list[Width] = Field(default_factory=lambda: [0.05])
+    also: list[Width] = Field([0.05])
     """Widths of further averages, kept in the checkpoints."""
 
     def averaging(self, horizon: Horizon) -> Averaging:

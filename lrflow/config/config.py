@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 from omegaconf import DictConfig
@@ -160,15 +161,16 @@ class Config(schema.Section):
 
 def _build() -> None:
     """Build the validators without pydantic's search for plugins in all installed packages, which takes as long."""
-    name = "PYDANTIC_DISABLE_PLUGINS"
-    given = os.environ.get(name)
-    os.environ[name] = "1"
+    name = "pydantic.plugin._loader"
+    search = sys.modules.get(name)
+    none = sys.modules[name] = ModuleType(name)
+    vars(none)["get_plugins"] = tuple
     try:
         Config.model_rebuild()
     finally:
-        del os.environ[name]
-        if given is not None:
-            os.environ[name] = given
+        del sys.modules[name]
+        if search is not None:
+            sys.modules[name] = search
 
 
 _build()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -28,8 +28,7 @@ ACROSS_GROUPS = ("recipe", "fast", "sweep")
 """Groups whose options set keys of many other groups."""
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One option of a group.
 
     Args:
@@ -82,14 +81,15 @@ class Catalogue:
 
     def __init__(self, folders: Iterable[Path] = ()) -> None:
         self._options: dict[str, dict[str, Option]] = {group: {} for group in GROUPS}
-        self._add_folder(home("conf"))
-        for name, path in recipes().items():
-            self._add(Option("recipe", name, path))
+        for full_name, path in shipped_files().items():
+            group, _, name = full_name.partition("/")
+            if name and not full_name.startswith("fast/on/"):
+                self._add(Option(group, name, path))
         folders = list(folders)
         if missing := [folder for folder in folders if not is_folder(folder)]:
             raise ConfigError([Problem("--config-dir", "there is no such folder", str(o)) for o in missing])
         self.has_own = bool(folders)
-        shipped = shipped_files() if folders else {}
+        shipped = shipped_files()
         hidden = [option for folder in folders for option in self._add_folder(folder, shipped)]
         if hidden:
             message = "has the name of one of lrflow's own options, which would be used instead"
@@ -152,18 +152,21 @@ def recipes() -> dict[str, Path]:
     return found | {f"{path.parent.name}/{path.stem}": path for path in variants if path.stem != "recipe"}
 
 
-def shipped_files() -> dict[str, Path]:
+@cache
+def shipped_files() -> Mapping[str, Path]:
     """Return the file of every option that comes with lrflow, by group and name: `optimizer/adamw`, `recipe/digits`.
 
     The smoke versions of the recipes are options of `fast/on`: `fast/on/digits`.
     """
     conf = home("conf")
-    files = {path.relative_to(conf).with_suffix("").as_posix(): path for path in conf.rglob("*.yaml")}
+    groups = sorted(path for path in conf.iterdir() if path.is_dir())
+    files = {f"{group.name}/{path.stem}": path for group in groups for path in sorted(group.glob("*.yaml"))}
+    files["config"] = conf / "config.yaml"
     for name, path in recipes().items():
         files[f"recipe/{name}"] = path
         if (fast := path.parent / FAST).is_file():
             files[f"fast/on/{name}"] = fast
-    return files
+    return MappingProxyType(files)
 
 
 def shipped_nodes(group: str, target: str, option: str | None = None) -> Iterator[dict[str, Any]]:

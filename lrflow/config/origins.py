@@ -1,14 +1,16 @@
-"""File and line of a config value, and the reading of YAML files."""
+"""File and line of a config value, and the reading and writing of YAML."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf._utils import get_omega_conf_dumper
 
 from lrflow.errors import Problem
 
@@ -22,6 +24,21 @@ def read_yaml(path: Path) -> Any:
         yaml.YAMLError, OSError, UnicodeDecodeError: the file cannot be read.
     """
     return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+
+
+def as_yaml(content: Any) -> str:
+    """Return plain containers as YAML that OmegaConf reads back, by YAML's C emitter, which is ten times as fast."""
+    return yaml.dump(content, Dumper=_dumper(), default_flow_style=False, allow_unicode=True, sort_keys=False)
+
+
+@cache
+def _dumper() -> Any:
+    class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+        def ignore_aliases(self, data: Any) -> bool:
+            return True  # equal lists are written twice
+
+    Dumper.add_representer(str, get_omega_conf_dumper().str_representer)  # it quotes texts such as 1e-3 and on
+    return Dumper
 
 
 READ_ERRORS = (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError)

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -120,8 +119,9 @@ def _of_project(path: Path) -> list[str]:
         return []
     key = "[tool.lrflow] trust"
     try:
-        found = _parsed(path.read_text(encoding="utf-8")).get("tool", {}).get("lrflow", {}).get("trust", [])
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        found = _parsed(text).get("tool", {}).get("lrflow", {}).get("trust", []) if "trust" in text else []
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
         raise ConfigError([Problem(key, f"./{path} cannot be read: {error}")]) from None
     if not isinstance(found, list):
         raise ConfigError([Problem(key, "expected a list of package names", found, where=f"./{path}")])
@@ -130,6 +130,8 @@ def _of_project(path: Path) -> list[str]:
 
 @lru_cache(maxsize=1)  # called for each object that is built
 def _parsed(text: str) -> dict[str, Any]:
+    import tomllib
+
     return tomllib.loads(text)
 
 

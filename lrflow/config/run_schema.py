@@ -122,9 +122,9 @@ class Trainer(Section):
         None
     )
     """Profiler of Lightning's that measures the run and writes into its folder; None: none."""
-    plugins: list[Node] = Field(default_factory=list)
+    plugins: list[Node] = Field([])
     """Plugins of Lightning's, each with `_target_` and arguments: precision, cluster environment."""
-    lightning: dict[str, Any] = Field(default_factory=dict)
+    lightning: dict[str, Any] = Field({})
     """Further arguments of Lightning's Trainer."""
 
     @property
@@ -174,7 +174,7 @@ class Wandb(Section):
     """Account or team; None: the default of the API key."""
     group: f.Text | None = None
     """Group of the run."""
-    tags: Annotated[list[f.Text], Field(default_factory=list)]
+    tags: list[f.Text] = Field([])
     """Tags of the run."""
     mode: Annotated[str, f.one_of("auto", "online", "offline", "disabled")] = "auto"
     """auto: online with a key in the environment, offline without."""

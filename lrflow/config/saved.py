@@ -21,7 +21,7 @@ from lrflow.config.config import Config
 from lrflow.config.debugging import smoke_run
 from lrflow.config.failures import one_line
 from lrflow.config.options import ACROSS_GROUPS, COMBINED, Catalogue
-from lrflow.config.origins import READ_ERRORS, yaml_problem
+from lrflow.config.origins import READ_ERRORS, as_yaml, yaml_problem
 from lrflow.config.overrides import Override
 from lrflow.config.task_schema import OF_A_RUN
 from lrflow.config.validation import META, record_of, record_problems, validate
@@ -60,7 +60,7 @@ def config_text(config: Config) -> str:
         "metrics": config.directions.metrics(),
         "run_folder": None if config.run_folder is None else str(config.run_folder),
     }
-    text = OmegaConf.to_yaml(OmegaConf.create(redact({**content, META: meta})))
+    text = as_yaml(redact({**content, META: meta}))
     return f"# The config of this run; `{META}` says what it was composed of.\n{text}"
 
 

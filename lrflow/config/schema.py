@@ -101,7 +101,7 @@ class Optimizer(Node):
     """Keep the running maximum of the second moment."""
     fused: f.AutoSwitch = "auto"
     """Use the fused kernel; auto: if the device has one."""
-    routes: dict[f.Text, Optimizer] = Field(default_factory=dict)
+    routes: dict[f.Text, Optimizer] = Field({})
     """Other optimizers by name, to which layer rules send parameters with `route`."""
 
     @property

@@ -15,6 +15,7 @@ from lrflow.config import Config, load_config
 from lrflow.config.composition import composer
 from lrflow.config.interpolation import resolve_hydra_and_now
 from lrflow.config.options import ACROSS_GROUPS
+from lrflow.config.origins import as_yaml
 from lrflow.config.overrides import Override
 from lrflow.config.validation import META
 from lrflow.errors import LrflowError
@@ -61,7 +62,7 @@ def write_recipe(sweep: SweepResults, trial: TrialResult, name: str = BEST) -> P
             command(sweep, name),
         ]
         path.parent.mkdir(exist_ok=True)
-        text = OmegaConf.to_yaml(OmegaConf.create({**content, **values}))
+        text = as_yaml({**content, **values})
         write_whole(path, "".join(f"# {line}\n" for line in head) + text)
         if differing := _differences(config, _compose([Override("recipe", name)], sweep.folder)):
             raise LrflowError(f"a recipe cannot hold {', '.join(differing)}")
