@@ -108,16 +108,20 @@ def check_node(
         return [problem]
     extra, ignore = PASSED.get(group, ((), ()))
     given = node.keys() - set(ignore) - set(CONTROLS)
-    own = next(shipped_nodes(group, target, option), {})
-    unchanged = given <= own.keys() <= node.keys() and "_args_" not in node
-    if unchanged and all(_is_shipped(node[name], name, [own], content) for name in given):
+    own = next(shipped_nodes(group, target, option), None)
+    if (
+        own
+        and given <= own.keys() <= node.keys()
+        and "_args_" not in node
+        and all(_is_shipped(node[name], name, [own], content) for name in given)
+    ):
         return []  # the files of the other options need not be read
     shipped = list(shipped_nodes(group, target, option))
     known = {name for other in shipped for name in other}
-    complete = [other for other in shipped if other.keys() <= node.keys()]
+    whole = [other for other in shipped if other.keys() <= node.keys()]
     names = [name for name in known if name not in CONTROLS]
     meant = {name: closest(name, names) for name in given - known}
-    if complete and all(meant.values()) and not node.get("_args_"):  # also if none is misspelt
+    if whole and all(meant.values()) and not node.get("_args_"):  # also if none is misspelt
         problems = [
             Problem(f"{key}.{name}", f"{target} takes no {name}", node[name], f"did you mean {key}.{near}?")
             for name, near in meant.items()

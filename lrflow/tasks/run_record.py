@@ -92,7 +92,6 @@ def record_start(
     devices: int,
     resumed: Resumed | None = None,
     cooldown: Mapping[str, Any] | None = None,
-    picture: bool = True,
 ) -> None:
     """Write the config, the environment and the plan of a run into its folder.
 
@@ -106,7 +105,6 @@ def record_start(
         devices: the number of processes that train.
         resumed: the run that is resumed; None: a new run.
         cooldown: the record of the cooldown that the run is in; None: it is in none.
-        picture: whether to draw the plan.
     """
     if not folder.is_written:
         return
@@ -114,19 +112,16 @@ def record_start(
     place = folder.stage() if resumed else folder
     save_config(config, place.config)
     place.write_environment(**resumed_facts(resumed))
-    record_plan(config, place, plan, {"cooldown": cooldown} if cooldown else {}, devices, picture)
+    record_plan(config, place, plan, {"cooldown": cooldown} if cooldown else {}, devices)
     upload(folder, must=True)  # now, since a run that cannot be uploaded should not start
 
 
 def record_plan(
-    config: Config,
-    folder: RunFolder,
-    plan: Plan,
-    more: Mapping[str, Any],
-    devices: int | None = None,
-    picture: bool = True,
+    config: Config, folder: RunFolder, plan: Plan, more: Mapping[str, Any], devices: int | None = None
 ) -> None:
-    """Write the plan of a run into its folder; without its picture in a sweep, which takes longer than a small trial.
+    """Write the plan of a run into its folder.
+
+    A job of a sweep gets no picture of it: drawing takes longer than training a small model.
 
     Args:
         config: the configuration of the run.
@@ -134,13 +129,12 @@ def record_plan(
         plan: the plan of the run.
         more: further content of plan.json: the record of its `cooldown`, if the run is in one.
         devices: the number of processes that train; None: that of the config.
-        picture: whether to draw the plan outside a sweep.
     """
     if not folder.is_written:
         return
     length = replace(plan.horizon, steps=more["cooldown"]["planned"]) if "cooldown" in more else plan.horizon
     extras = {**plan_extras(config, plan, length, devices), **more}
-    plan.write(folder.path, extras, picture and config.trial is None)
+    plan.write(folder.path, extras, picture=config.run_folder is None)
 
 
 class CommitsRecord(pl.Callback):

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from lrflow.config import compose
-from lrflow.config.origins import line_of, split_key
+from lrflow.config.origins import as_yaml, line_of, split_key
 
 RECIPE = """# @package _global_
 # Mine.
@@ -135,3 +138,16 @@ def test_an_account_that_a_file_gives_is_told(tmp_path: Path) -> None:
     (doubt,) = compose(["recipe=mine"], tmp_path).doubts
     assert doubt.startswith(f"{tmp_path}/recipe/mine.yaml:3 sends the metrics to the account logger.wandb.entity=them")
     assert not compose(["recipe=mine", "logger.wandb.entity=me"], tmp_path).doubts
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["1e-3", "on", "~", "0x1"])
+)
+CONTENT = st.dictionaries(
+    st.text(), st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+)
+
+
+@given(CONTENT)
+def test_what_is_written_as_yaml_is_read_back_by_omegaconf(content: dict[str, object]) -> None:
+    assert repr(OmegaConf.to_container(OmegaConf.create(as_yaml(content)))) == repr(content)

@@ -135,7 +135,7 @@ class TestTrust:
         with pytest.raises(ConfigError, match="name of a Python package"):
             read_names(text, "trust")
 
-    @pytest.mark.parametrize("text", ["not toml", "[tool.lrflow]\ntrust = 'ours'", "[tool.lrflow]\ntrust = [1]"])
+    @pytest.mark.parametrize("text", ["trust: not toml", "[tool.lrflow]\ntrust = 'ours'", "[tool.lrflow]\ntrust = [1]"])
     def test_a_broken_pyproject(self, write, text: str) -> None:
         write("pyproject.toml", text)
         with pytest.raises(ConfigError, match="trust"):

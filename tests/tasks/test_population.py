@@ -79,7 +79,7 @@ def test_each_folder_is_that_of_the_run_alone(common: list[str], tmp_path: Path)
     alone = {number: train.run(config) for number, config in jobs(tmp_path / "alone", common).items()}
     for number, result in alone.items():
         ours, theirs = (tmp_path / name / str(number) for name in ("together", "alone"))
-        assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()} - {"plan.png"}
+        assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
         own = dict(found[number].metrics)
         assert found[number].folder == ours
         assert own == pytest.approx({name: value for name, value in result.items() if name != "folder"}, rel=1e-3)

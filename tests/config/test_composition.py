@@ -1,6 +1,8 @@
-"""Options that are composed once make the same configs as Hydra's composition of each job."""
+"""What lrflow changes in Hydra's composition does not change the composed configs."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -9,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from lrflow.config.composition import ROOT, composer, options_composed_once
+from lrflow.config.overrides import expand, read_overrides
 
 JOBS = (
     ["optimizer.lr=0.1"],
@@ -42,3 +45,14 @@ def test_composing_once_equals_hydras_composition(monkeypatch: pytest.MonkeyPatc
         assert len(merged) == 3
         assert composed(JOBS[0]) == expected[0]
     assert len(merged) == 4
+
+
+def test_a_list_of_defaults_within_an_option_refers_to_another_choice(tmp_path: Path) -> None:
+    """Hydra collects the choices only for lists of defaults that refer to them."""
+    (tmp_path / "optimizer").mkdir()
+    mine = "# Mine.\ndefaults: [adamw, with_${model}, _self_]\nweight_decay: 0.5\n"
+    (tmp_path / "optimizer" / "mine.yaml").write_text(mine)
+    (tmp_path / "optimizer" / "with_mlp.yaml").write_text("# For the MLP.\nlr: 0.25\n")
+    with composer(tmp_path) as composing:
+        found = composing(read_overrides(expand(["optimizer=mine"]), composing.catalogue).ready).content
+    assert (found.optimizer.lr, found.optimizer.weight_decay) == (0.25, 0.5)
