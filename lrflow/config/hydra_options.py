@@ -103,4 +103,5 @@ def _skip_unused_choices() -> None:
         return collect(overrides, defaults, self_added) if used else DictConfig({})
 
     collect_if_used.skips_unused = True  # type: ignore[attr-defined]
-    defaults_list._create_interpolation_map = collect_if_used
+    replacement: Any = collect_if_used
+    defaults_list._create_interpolation_map = replacement

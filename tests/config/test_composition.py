@@ -49,10 +49,10 @@ def test_composing_once_equals_hydras_composition(monkeypatch: pytest.MonkeyPatc
 
 def test_a_list_of_defaults_within_an_option_refers_to_another_choice(tmp_path: Path) -> None:
     """Hydra collects the choices only for lists of defaults that refer to them."""
-    (tmp_path / "optimizer").mkdir()
-    mine = '# Mine.\ndefaults: [adamw, "with_${model}", _self_]\nweight_decay: 0.5\n'
+    (tmp_path / "optimizer" / "part").mkdir(parents=True)
+    mine = "# Mine.\ndefaults:\n- adamw\n- part@_here_: ${model}\n- _self_\nweight_decay: 0.5\n"
     (tmp_path / "optimizer" / "mine.yaml").write_text(mine)
-    (tmp_path / "optimizer" / "with_mlp.yaml").write_text("# For the MLP.\nlr: 0.25\n")
+    (tmp_path / "optimizer" / "part" / "mlp.yaml").write_text("# For the MLP.\nlr: 0.25\n")
     with composer(tmp_path) as composing:
         found = composing(read_overrides(expand(["optimizer=mine"]), composing.catalogue).ready).content
     assert (found.optimizer.lr, found.optimizer.weight_decay) == (0.25, 0.5)
