@@ -7,8 +7,10 @@ A `Schedule` is a warmup, a `Shape` and a cooldown. Times are `Duration`s (`500`
     >>> schedule([0, 500, 9_999], Horizon(steps=10_000, steps_per_epoch=1_000))
 """
 
+from typing import TYPE_CHECKING
+
+from lrflow.imports import lazily
 from lrflow.schedules.curve import Curve, ScheduledSetting, Shape
-from lrflow.schedules.cycles import Cyclical, OneCycle, WarmRestarts
 from lrflow.schedules.decays import (
     Constant,
     Cosine,
@@ -22,11 +24,14 @@ from lrflow.schedules.decays import (
     Step,
     Tanh,
 )
-from lrflow.schedules.pieces import Function, Piece, Piecewise
 from lrflow.schedules.schedule import Schedule
-from lrflow.schedules.tabulated import Tabulated
 from lrflow.schedules.time import Duration, DurationLike, Horizon, Phase
-from lrflow.schedules.wrappers import Continued, OfModule, Unfreezing
+
+if TYPE_CHECKING:
+    from lrflow.schedules.cycles import Cyclical, OneCycle, WarmRestarts
+    from lrflow.schedules.pieces import Function, Piece, Piecewise
+    from lrflow.schedules.tabulated import Tabulated
+    from lrflow.schedules.wrappers import Continued, OfModule, Unfreezing
 
 Also = ScheduledSetting  # specs that were saved before the class was renamed hold this name
 
@@ -62,3 +67,10 @@ __all__ = [
     "Unfreezing",
     "WarmRestarts",
 ]
+
+__getattr__ = lazily(__name__, {
+    "Cyclical": "cycles", "OneCycle": "cycles", "WarmRestarts": "cycles",
+    "Function": "pieces", "Piece": "pieces", "Piecewise": "pieces",
+    "Tabulated": "tabulated",
+    "Continued": "wrappers", "OfModule": "wrappers", "Unfreezing": "wrappers",
+})  # fmt: skip
