@@ -123,6 +123,10 @@ class DataModule(pl.LightningDataModule):
         """Return what a person should know of the data before the run; None: nothing."""
         return None
 
+    def describe_inputs(self) -> list[dict[str, Any]]:
+        """Return, as plain data, what each place of an input as `load` returns it means; empty: nothing is known."""
+        return []
+
     @property
     def class_names(self) -> Sequence[str]:
         """The names of the classes, in the order of their numbers; empty: they have none."""

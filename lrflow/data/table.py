@@ -196,6 +196,10 @@ class Table(DataModule):
         grid.row(f"{shortened(target['name'])} (target)", target["kind"], "", told)
         return Group(*lines, grid)
 
+    def describe_inputs(self) -> list[dict[str, Any]]:
+        """The columns in their order, each with its kind, and its levels if it is a category."""
+        return [dict(one) for one in self._layout["columns"]]
+
     @property
     def class_names(self) -> Sequence[str]:
         """The names of the classes, as the file has them; empty for a regression."""

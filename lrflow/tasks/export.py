@@ -20,6 +20,7 @@ from lrflow.runs import read_json
 from lrflow.tasks.evaluate import EVALUATIONS
 from lrflow.tasks.result import Result
 from lrflow.tasks.trained import Trained
+from lrflow.training.objective import predicted
 from lrflow.training.preprocessing import Preprocessed, scale_and_shift
 
 CARD = "export.json"
@@ -46,7 +47,7 @@ def run(config: Config) -> dict[str, Any]:
     """
     task = config.task
     assert isinstance(task, Export)
-    trained = Trained.read(config, task.source, task.weights)
+    trained = Trained.read(config, task.source, task.weights, needs_data=False)
     folder = trained.folder.path / "export" / f"{trained.weights}-{task.to}"
     folder.mkdir(parents=True, exist_ok=True)
     whole = task.to in ("torch_export", "onnx")
@@ -107,12 +108,16 @@ def _export_network(trained: Trained, to: str, folder: Path) -> dict[str, Any]:
     inputs, normalised = example[:2], example[:2]
     preprocessing = f"unknown to lrflow: {type(trained.data).__name__} prepares its inputs itself"
     if isinstance(trained.data, DataModule):
-        inputs = trained.data.load()[0].inputs[:2]
+        known = trained.data.example_inputs()
+        inputs = (trained.data.load()[0].inputs if known is None else known)[:2]
         inputs = inputs.float() if inputs.is_floating_point() else inputs
-        network, normalised = Preprocessed(network, trained.data).eval(), trained.data.normalise(inputs)
+        units = trained.loss.units if trained.loss else None
+        network, normalised = Preprocessed(network, trained.data, units).eval(), trained.data.normalise(inputs)
         preprocessing = "in the graph: it takes inputs as they are read"
     with torch.no_grad():
         expected = trained.network(normalised)
+        if isinstance(expected, Tensor) and trained.loss is not None and trained.loss.units:
+            expected = predicted(expected, trained.loss)
     if not isinstance(expected, Tensor):
         message = f"needs a model that returns one tensor; this one returns {type(expected).__name__}"
         raise ConfigError([Problem("task.to", message, to, "task.to=safetensors")])
@@ -170,6 +175,13 @@ def _facts(trained: Trained) -> dict[str, Any]:
         "model": trained.config.model.target,
         "data": trained.config.data.target,
         "loss": str(trained.loss) if trained.loss else None,
+        **({"classes": list(trained.class_names)} if trained.class_names else {}),
+        **({"units": list(trained.loss.units)} if trained.loss and trained.loss.units else {}),
+        **(
+            {"inputs": told}
+            if isinstance(trained.data, DataModule) and (told := trained.data.describe_inputs())
+            else {}
+        ),
         "weights": trained.weights,
         "step": trained.step,
         "checkpoint": trained.folder.relative(trained.checkpoint),

@@ -64,9 +64,8 @@ def run(config: Config) -> dict[str, Any]:
     """
     task = config.task
     assert isinstance(task, Predict)
-    trained = Trained.read(config, task.source, task.weights)
-    example = trained.example() if task.inputs else None
-    files = read_inputs(task.inputs, example) if task.inputs else None
+    trained = Trained.read(config, task.source, task.weights, needs_data=task.inputs is None)
+    files = read_inputs(task.inputs, trained.example(), trained.data) if task.inputs else None
     size = trained.loader(task.split).batch_size or 1 if files is None else 512
     batches = _of_split(trained, task.split) if files is None else _of_files(trained, files, size)
     title = task.split if task.inputs is None else Path(task.inputs).stem or "inputs"
@@ -94,7 +93,7 @@ def run(config: Config) -> dict[str, Any]:
     arrays = [_read(path) for path in done]
     whole = {name: np.concatenate([one[name] for one in arrays]) for name in arrays[0]}
     remove_parts(target)
-    rows = write_table(whole, target, task.to)
+    rows = write_table(whole, target, task.to, trained.class_names)
     shutil.rmtree(parts)
     console.print(f"{rows:,} rows by the {trained.weights} weights, of step {trained.step}", highlight=False)
     console.print(str(target), soft_wrap=True, highlight=False)
@@ -175,6 +174,9 @@ def _rows(module: pl.LightningModule, batch: Batch, index: int, device: torch.de
         return {**rows, "output": outputs.reshape(len(outputs), -1).numpy()}
     if loss.kind == "classes":
         rows["class"] = outputs.argmax(1).numpy()
+        if trained.class_names:
+            names = np.array(trained.class_names)
+            rows |= {name: names[rows[name]] for name in ("target", "class") if name in rows}
     name, values = _named(outputs, loss)
     return {**rows, name: values.numpy()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrflow.data import DataModule
 from lrflow.display import shape_text
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 from lrflow.files import is_file, is_folder, write_whole
@@ -41,12 +42,13 @@ class InputFile:
         return self.path.name, stat.st_size, stat.st_mtime_ns
 
 
-def read_inputs(given: str, example: Any) -> list[InputFile]:
+def read_inputs(given: str, example: Any, data: object = None) -> list[InputFile]:
     """Read the inputs in a file, or in all files of a folder in the order of their names.
 
     Args:
         given: `task.inputs`.
         example: a batch of the inputs that the model was trained on.
+        data: the data module of the training, which may have files of its own kind.
 
     Raises:
         ConfigError: every file that cannot be read, or whose inputs have another shape.
@@ -55,10 +57,12 @@ def read_inputs(given: str, example: Any) -> list[InputFile]:
     if not isinstance(example, Tensor):
         message = f"needs a model of one tensor; this one gets {type(example).__name__}"
         raise ConfigError([Problem(KEY, message, given, "task.split predicts a part of the data")])
+    own = data if isinstance(data, DataModule) and data.file_types else None
+    known = own.file_types if own else tuple(READERS)
     if is_folder(path):
-        paths = sorted(one for one in path.iterdir() if one.suffix in READERS and is_file(one))
+        paths = sorted(one for one in path.iterdir() if one.suffix in known and is_file(one))
         if not paths:
-            raise ConfigError([Problem(KEY, f"the folder has no file of {', '.join(READERS)}", given)])
+            raise ConfigError([Problem(KEY, f"the folder has no file of {', '.join(known)}", given)])
     elif is_file(path):
         paths = [path]
     else:
@@ -69,7 +73,9 @@ def read_inputs(given: str, example: Any) -> list[InputFile]:
     files, problems = [], []
     for one in paths:
         try:
-            files.append(InputFile(one, _shaped(_read(one), shape)))
+            files.append(InputFile(one, own.read(one, KEY).numpy() if own else _shaped(_read(one), shape)))
+        except ConfigError as error:
+            problems += error.problems
         except ValueError as error:
             problems.append(Problem(KEY, str(error), str(one)))
     if problems:
@@ -153,27 +159,31 @@ def save_arrays(file: Any, arrays: Arrays) -> None:
     save(file, **arrays)
 
 
-def write_table(arrays: Arrays, path: Path, to: str) -> int:
+def write_table(arrays: Arrays, path: Path, to: str, classes: Sequence[str] = ()) -> int:
     """Write predictions atomically, with a column `row` that counts the examples from 0.
 
     Args:
         arrays: one row per example; a table has a column per element of a row.
         path: the file.
         to: `csv`, `npz` or `parquet`.
+        classes: names of the classes, for the columns of their probabilities; empty: their numbers. A .npz file holds
+            them as `classes`.
 
     Returns:
         The number of rows.
     """
     rows = len(next(iter(arrays.values())))
     if to == "npz":
-        write_whole(path, lambda file: save_arrays(file, arrays))
+        named = {"classes": np.array(classes)} if classes else {}
+        write_whole(path, lambda file: save_arrays(file, {**arrays, **named}))
         return rows
     columns: dict[str, np.ndarray[Any, Any]] = {"row": np.arange(rows)}
     for name, values in arrays.items():
         if values.ndim == 1:
             columns[name] = values
         else:
-            columns |= {f"{name}_{index}": values[:, index] for index in range(values.shape[1])}
+            known = classes if name == "probability" and len(classes) == values.shape[1] else range(values.shape[1])
+            columns |= {f"{name}_{which}": values[:, index] for index, which in enumerate(known)}
     if to == "parquet":
         import pyarrow
         from pyarrow import parquet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Trained:
         weights: `best`, `last` or the name of the checkpoint.
         step: optimizer step that the weights are of.
         module: with these weights, in evaluation mode on the CPU.
-        data: set up, with the preprocessing that the training applied.
+        data: with the preprocessing that the training applied; set up, unless a task can do without the data.
     """
 
     config: Config
@@ -50,13 +50,14 @@ class Trained:
     data: pl.LightningDataModule
 
     @classmethod
-    def read(cls, config: Config, source: str, weights: str) -> Trained:
+    def read(cls, config: Config, source: str, weights: str, needs_data: bool = True) -> Trained:
         """Return a run as `task.from` and `task.weights` name it.
 
         Args:
             config: of the run.
             source: run folder, checkpoint or `last`.
             weights: `best`, `last` or a checkpoint.
+            needs_data: whether the data are read even if the checkpoint tells all that is needed of them.
 
         Raises:
             ConfigError: there is no such run, or it has no such weights.
@@ -69,10 +70,11 @@ class Trained:
         data = assemble.build_data(config)
         restore_preprocessing(data, saved.preprocessing)
         order_loaders(data, config.seed)
-        with user_lock("data"):
-            data.prepare_data()
-        data.setup("fit")
-        data.setup("test")
+        if needs_data or not isinstance(data, DataModule) or data.example_inputs() is None:
+            with user_lock("data"):
+                data.prepare_data()
+            data.setup("fit")
+            data.setup("test")
         module = load_module(config, checkpoint, data)
         named = weights if weights in ("best", "last") else checkpoint.stem
         return cls(config, folder, checkpoint, named, saved.step, module, data)
@@ -116,8 +118,17 @@ class Trained:
         size = getattr(self.data, "eval_batch_size", None) or loader.batch_size or 1
         return DataLoader(loader.dataset, size, collate_fn=loader.collate_fn)
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The names of the classes of a plain network, in the order of their numbers; empty: they have none."""
+        if self.loss is None or self.loss.kind != "classes" or not isinstance(self.data, DataModule):
+            return ()
+        return self.data.class_names
+
     def example(self) -> Any:
         """Return the inputs of one batch as the network takes them."""
+        if isinstance(self.data, DataModule) and (inputs := self.data.example_inputs()) is not None:
+            return self.data.normalise(inputs)
         for split in ("test", "val", "train"):
             try:
                 return inputs_of(next(iter(self.loader(split))))

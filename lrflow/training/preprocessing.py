@@ -64,17 +64,21 @@ class Preprocessed(nn.Module):
     Args:
         network: maps normalised inputs to outputs.
         data: whose `normalise` is applied.
+        units: mean and standard deviation of the targets, if the outputs are scaled to them: those of the whole are in
+            the units of the targets.
     """
 
-    def __init__(self, network: nn.Module, data: DataModule) -> None:
+    def __init__(self, network: nn.Module, data: DataModule, units: tuple[float, float] | None = None) -> None:
         super().__init__()
         self.network = network
         self._normalise = data.normalise
+        self._mean, self._scale = units or (0.0, 1.0)
+        self._is_scaled = units is not None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the network's output for a batch of inputs [batch, ...] as `load` returns them."""
         output: Tensor = self.network(self._normalise(inputs))
-        return output
+        return output * self._scale + self._mean if self._is_scaled else output
 
 
 def scale_and_shift(data: DataModule, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
