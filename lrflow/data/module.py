@@ -263,10 +263,14 @@ class DataModule(pl.LightningDataModule):
         found: dict[str, Any] = {"examples": len(pool.inputs), "shape": list(pool.inputs.shape[1:])}
         if len(pool.targets) and are_classes(pool.targets):
             found["outputs"] = int(pool.targets.max()) + 1
+        return self._differences(found)
+
+    def _differences(self, found: Mapping[str, Any]) -> list[Problem]:
+        """The `facts` that differ from those that were found."""
         problems = []
         for name, value in found.items():
             stated = self.facts.get(name)
-            stated = list(stated) if name == "shape" and stated is not None else stated
+            stated = list(stated) if isinstance(value, list) and stated is not None else stated
             if stated is not None and stated != value:
                 problems.append(Problem(f"data.facts.{name}", f"the data has {value}", stated))
         return problems

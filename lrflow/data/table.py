@@ -27,7 +27,7 @@ from lrflow.data.table_columns import (
 from lrflow.data.table_file import FILE_TYPES, MISSING, mistaken, read_table
 from lrflow.data.table_parts import PARTS, PreparedTable, TableOptions, prepare
 from lrflow.display import Grid, counted, joined, number
-from lrflow.errors import ConfigError, shortened
+from lrflow.errors import ConfigError, Problem, shortened
 
 
 class Table(DataModule):
@@ -204,6 +204,12 @@ class Table(DataModule):
     def class_names(self) -> Sequence[str]:
         """The names of the classes, as the file has them; empty for a regression."""
         return tuple(self._layout["target"]["classes"])
+
+    def _fact_problems(self, pool: Examples) -> list[Problem]:
+        assert self._prepared is not None
+        known = self._prepared.facts
+        found = {name: known[name] for name in ("examples", "shape", "outputs", "cardinalities")}
+        return self._differences(found)
 
     @property
     def _layout(self) -> Layout:

@@ -179,6 +179,14 @@ def matrix_of(table: TableFile, layouts: Sequence[Layout]) -> np.ndarray:
     return found
 
 
+def in_order(levels: Sequence[str]) -> list[str]:
+    """Return texts in the order of their numbers if all of them are numbers, else of the alphabet."""
+    numbers = {text: _number(text) for text in levels}
+    if None in numbers.values():
+        return sorted(levels)
+    return sorted(levels, key=lambda text: (numbers[text], text))
+
+
 def cardinality(layout: Layout) -> int:
     """Return the number of indices of a category: its levels, the unknown ones and, if there were any, no value."""
     return UNKNOWN + 1 + len(layout["levels"]) + bool(layout["missing"])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import codecs
 import csv
+import encodings
 import math
+import pkgutil
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from encodings import aliases
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,13 +174,16 @@ def mistaken(path: Path, mistakes: Iterable[Mistake], key: str, row: str = "line
 
 
 def check_encoding(name: object, key: str = "data.encoding") -> list[Problem]:
-    """Return the problem of an encoding that Python does not know."""
-    try:
-        codecs.lookup(str(name))
-    except (LookupError, ValueError):
-        known = ("utf-8", "latin-1", "cp1252", "utf-16", "ascii")
-        return [Problem(key, "there is no such encoding", name, did_you_mean(str(name), known))]
-    return []
+    """Return the problem of an encoding that Python does not have."""
+    plain = encodings.normalize_encoding(str(name)).lower()
+    plain = aliases.aliases.get(plain, plain)
+    # Python is not asked for it, since packages may add a codec for any name, as future_typing does.
+    if any(module.name == plain for module in pkgutil.iter_modules(encodings.__path__)):
+        with suppress(LookupError):  # a codec of bytes, such as zip
+            "".encode(plain)
+            return []
+    known = ("utf-8", "latin-1", "cp1252", "utf-16", "ascii")
+    return [Problem(key, "there is no such encoding", name, did_you_mean(str(name), known))]
 
 
 def _csv(path: Path, reading: Reading, key: str) -> TableFile:

@@ -17,6 +17,7 @@ from lrflow.data.table_columns import (
     check_kinds,
     check_same_columns,
     fit_column,
+    in_order,
     kinds_of,
     matrix_of,
     strange_cells,
@@ -314,10 +315,7 @@ def _targets_of(column: Column, kind: str, layout: Layout | None) -> tuple[np.nd
         return values_of(column, "number")[0], []
     codes, levels = column.as_texts()
     used = [levels[code] for code in np.unique(codes)]
-    numeric = column.numbers is not None
-    classes = (
-        layout["target"]["classes"] if layout else sorted(used, key=lambda text: (float(text) if numeric else 0, text))
-    )
+    classes = layout["target"]["classes"] if layout else in_order(used)
     if unknown := [name for name in used if name not in classes]:
         names = ", ".join(map(shortened, unknown[:5]))
         raise ConfigError(

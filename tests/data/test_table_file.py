@@ -87,7 +87,11 @@ WRONG = {
     "no rows": ("a,b\n", "has no rows", {}),
     "double": ("a,b,a\n1,2,3\n", "names columns more than once: a", {}),
     "no names": ("1,2\n3,4\n", "holds numbers, not the names", {}),
-    "ragged": (f"a,b\n{ROWS}1\n1,2,3\n", "line 14: has 1 cells, and the first line names 2 columns; line 15: has 3", {}),
+    "ragged": (
+        f"a,b\n{ROWS}1\n1,2,3\n",
+        "line 14: has 1 cells, and the first line names 2 columns; line 15: has 3",
+        {},
+    ),
     "quotes": ('a,b\n1,"x"y\n1,2\n', "line 2: cannot be read", {}),
     "open quote": ('a,b\n1,2\n3,"4\n', "line 3: cannot be read", {}),
     "bytes": (b"a,b\n1,2\n3,\xe9\n", "line 3: byte 0xe9 is not utf-8", {}),
