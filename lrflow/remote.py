@@ -10,7 +10,7 @@ import logging
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from lrflow import files
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.redaction import redact_text, without_password
-from lrflow.runs import SUFFIX, RunFolder, newest_checkpoint, step_of
+from lrflow.runs import SUFFIX, RunFolder
 
 log = logging.getLogger("lrflow")
 
@@ -112,26 +112,42 @@ def download(url: str, key: str) -> Path:
 
 
 def _fetch(system: Any, home: str, found: dict[str, int], path: Path) -> None:
-    steps = [int(name[len("checkpoints/step-") : -len(SUFFIX)]) for name in found if _is_step(name)]
-    newest = newest_checkpoint(path)
-    if newest is not None and step_of(newest) > max(steps, default=0):
+    """Download a run folder, unless the copy here is the same or later.
+
+    Args:
+        system: the file system.
+        home: path of the run folder on it.
+        found: size of each file there.
+        path: the local copy.
+    """
+    here, there = _newest_step(dict(_files(path))), _newest_step(found)
+    if here > there:
         log.warning("%s: the copy here has a later checkpoint than %s; going on from it", path, url_of(path))
         return
-    for name, size in sorted(found.items(), key=lambda item: _is_step(item[0])):  # checkpoints last
-        target = path / name
-        if target.is_file() and target.stat().st_size == size:
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{os.getpid()}{_PART}")
-        try:
-            system.get_file(f"{home}/{name}", str(part))
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+    sizes = {name: size for name, (size, _) in _files(path)}
+    if here < there or any(sizes.get(name) != size for name, size in found.items()):
+        for name in sorted(found, key=_step_of):  # checkpoints last
+            target = path / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f".{target.name}.{os.getpid()}{_PART}")
+            try:
+                system.get_file(f"{home}/{name}", str(part))
+                os.replace(part, target)
+            finally:
+                part.unlink(missing_ok=True)
+    mirror = Mirror(Path(os.path.abspath(path)), str(url_of(path)), system, home)
+    mirror.sent, mirror.there = dict(_files(path)), {*found}
+    _mirrors[mirror.path] = mirror
 
 
-def _is_step(name: str) -> bool:
-    return re.fullmatch(rf"checkpoints/step-\d+{re.escape(SUFFIX)}", name) is not None
+def _step_of(name: str) -> int:
+    """Return the step of one of the latest checkpoints by its name; 0 for other files."""
+    match = re.fullmatch(rf"checkpoints/step-(\d+){re.escape(SUFFIX)}", name)
+    return int(match.group(1)) if match else 0
+
+
+def _newest_step(names: Iterable[str]) -> int:
+    return max(map(_step_of, names), default=0)
 
 
 @dataclass
@@ -141,68 +157,87 @@ class Mirror:
     Args:
         path: the local folder.
         url: address of the copy.
+        system: its file system; None: not connected yet.
+        home: path of the copy on it.
+
+    Attributes:
+        sent: size and time of each local file when it was the same there.
+        there: files that are there and that this process may delete.
     """
 
     path: Path
     url: str
-    _known: dict[str, tuple[int, int] | None] = field(default_factory=dict)
-    _system: Any = None
-    _home: str = ""
+    system: Any = None
+    home: str = ""
+    sent: dict[str, tuple[int, int]] = field(default_factory=dict)
+    there: set[str] = field(default_factory=set)
 
     def update(self) -> None:
         """Upload every file that has changed, then delete the checkpoints that are gone here.
 
         Raises:
+            LrflowError: another process went on with the run.
             Exception: of the file system.
         """
-        if self._system is None:
-            self._begin()
         here = dict(_files(self.path))
+        if self.system is None:
+            self._connect(here)
         for name, state in sorted(here.items(), key=lambda item: item[0] == "summary.json"):  # the end comes last
-            if self._known.get(name) != state:
+            if self.sent.get(name) != state:
                 self._upload(name)
-                self._known[name] = state
-        for name in [name for name in self._known if name not in here and name.startswith("checkpoints/")]:
-            self._system.rm_file(f"{self._home}/{name}")
-            del self._known[name]
+                self.sent[name] = state
+                self.there.add(name)
+        for name in [name for name in self.there if name not in here and name.startswith("checkpoints/")]:
+            self.system.rm_file(f"{self.home}/{name}")
+            self.there.remove(name)
 
-    def _begin(self) -> None:
-        system, self._home = _connect(self.url)
-        here = dict(_files(self.path))
-        for name in _listed(system, self._home, hidden=True):
-            if name.endswith(_PART):  # of a process that was killed
-                system.rm_file(f"{self._home}/{name}")
-            elif name in here:
-                self._known[name] = None
-        self._system = system
+    def _connect(self, here: Iterable[str]) -> None:
+        system, self.home = _connect(self.url)
+        found = _listed(system, self.home)
+        if (step := _newest_step(found)) > _newest_step(here):
+            hint = f"resume={self.url} goes on from it"
+            raise LrflowError(f"{self.url} has a later checkpoint, of step {step}, than {self.path}\n    {hint}")
+        self.system, self.there = system, {*found} & {*here}
+
+    def clean(self) -> None:
+        """Delete the partial files of processes that were killed.
+
+        Raises:
+            Exception: of the file system.
+        """
+        for name in _listed(self.system, self.home, hidden=True):
+            last = name.rpartition("/")[2]
+            if last.startswith(".") and last.endswith(_PART):
+                self.system.rm_file(f"{self.home}/{name}")
 
     def _upload(self, name: str) -> None:
-        source, target = str(self.path / name), f"{self._home}/{name}"
+        source, target = str(self.path / name), f"{self.home}/{name}"
         folder, _, last = target.rpartition("/")
         if _split(self.url)[0] in _WHOLE_UPLOADS:
-            self._system.put_file(source, target)
+            self.system.put_file(source, target)
             return
-        self._system.makedirs(folder, exist_ok=True)
+        self.system.makedirs(folder, exist_ok=True)
         part = f"{folder}/.{last}{_PART}"
-        self._system.put_file(source, part)
+        self.system.put_file(source, part)
         try:
-            self._system.mv(part, target)
+            self.system.mv(part, target)
         except OSError:
-            if not self._system.exists(target):
+            if not self.system.exists(target):
                 raise
-            self._system.rm_file(target)  # a file system that does not rename onto a file
-            self._system.mv(part, target)
+            self.system.rm_file(target)  # a file system that does not rename onto a file
+            self.system.mv(part, target)
 
 
 _mirrors: dict[Path, Mirror] = {}
 
 
-def upload(folder: RunFolder, must: bool = False) -> str | None:
+def upload(folder: RunFolder, must: bool = False, starts: bool = False) -> str | None:
     """Upload what has changed in a run folder whose output is remote, and return its address; None for others.
 
     Args:
         folder: the run folder.
         must: whether a failure is an error; otherwise a warning says so, and the next upload tries again.
+        starts: whether a run starts or goes on, which then is the only one that uploads.
 
     Raises:
         LrflowError: it could not be uploaded.
@@ -213,6 +248,10 @@ def upload(folder: RunFolder, must: bool = False) -> str | None:
     mirror = _mirrors.setdefault(path, Mirror(path, url))
     try:
         mirror.update()
+        if starts:
+            mirror.clean()
+    except LrflowError:
+        raise
     except Exception as error:  # each file system raises types of its own
         message = f"{url}: could not be uploaded: {_told(error)}"
         if must:

@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on_from_what_was_uploaded(tmp_path: Path, python: Cal
         "upload = Mirror._upload\n"
         "def dies(self, name):\n"
         "    if name.endswith('step-0000009.ckpt'):\n"
-        "        self._system.put_file(str(self.path / name), f'{self._home}/checkpoints/.x.part')\n"
+        "        self.system.put_file(str(self.path / name), f'{self.home}/checkpoints/.x.part')\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    upload(self, name)\n"
         "Mirror._upload = dies\n"
@@ -149,7 +149,7 @@ def test_a_reader_never_sees_half_a_file(url: str, monkeypatch: Any) -> None:
     mirror = Mirror(path.resolve(), f"{url}/RUN")
     mirror.update()
     (path / "metrics.csv").write_bytes(b"newer")
-    system = type(mirror._system)
+    system = type(mirror.system)
     put = system.put_file
     seen: list[bytes] = []
 
@@ -215,3 +215,30 @@ def test_a_file_may_not_send_a_run_elsewhere(capsys: pytest.CaptureFixture[str])
     Path("options/recipe/mine.yaml").write_text(recipe)
     assert main(["--config-dir", "options", "recipe=mine", "--cfg", "job"]) == 2
     assert "add output=... to the command line" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_evaluation_beside_a_running_run_changes_nothing_of_it(url: str) -> None:
+    """Only what changed since the download is uploaded, and an older copy does not replace a later run."""
+    there, run = f"{url}/RUN", Path(local_path(f"{url}/RUN"))
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("plan.json", "metrics.csv", "checkpoints/step-0000003.ckpt", "checkpoints/best.ckpt"):
+        (run / name).write_bytes(b"first")
+    upload(RunFolder(run), must=True, starts=True)
+    lrflow.remote._mirrors.clear()
+    assert download(there, "task.from") == run
+
+    system, home = fsspec.core.url_to_fs(there)  # another machine goes on
+    for name in ("metrics.csv", "checkpoints/step-0000006.ckpt", "checkpoints/best.ckpt"):
+        system.pipe_file(f"{home}/{name}", b"later")
+    (run / "evaluations.json").write_bytes(b"mine")
+    upload(RunFolder(run), must=True)
+    found = contents(there)
+    assert found["evaluations.json"] == b"mine"
+    assert {found["metrics.csv"], found["checkpoints/best.ckpt"]} == {b"later"}
+
+    lrflow.remote._mirrors.clear()
+    with pytest.raises(LrflowError, match="has a later checkpoint, of step 6"):
+        upload(RunFolder(run))
+    assert contents(there) == found
+    download(there, "resume")
+    assert local(run) == found, "also where the size is the same"

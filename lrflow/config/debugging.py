@@ -11,12 +11,15 @@ from lrflow.config.config import Config
 from lrflow.config.find_schema import RangeFind
 from lrflow.config.length import declared_horizon, makes_groups_in_time, shorten
 from lrflow.errors import ConfigError, Problem
+from lrflow.launch import is_one_of_several
 
 FAST_DEV_RUN = "trainer.fast_dev_run"
 
 _REMARK = f"{FAST_DEV_RUN}: one batch of training, validation and test; nothing is written"
 
 _FIND_NOT_SHORTENED = "fast=true: the search for the LR is not shortened; find.sweeps=1 find.steps=40 make it short"
+
+_PEAK = {"_target_": "lrflow.schedules.Schedule", "shape": {"_target_": "lrflow.schedules.Constant"}}
 
 _LENGTH = {"max_epochs": 1, "max_steps": None, "max_samples": None, "min_epochs": None, "min_steps": None}
 _LIMITS = {"limit_train_batches": 1, "limit_val_batches": 1, "max_time": None, "lightning.limit_test_batches": 1}
@@ -39,7 +42,7 @@ def smoke_run(
     trainer: Any = content.get("trainer")
     if isinstance(trainer, DictConfig) and trainer.get("fast_dev_run") is True:
         _limit_to_one_batch(content)
-        config = _shortened(content, make, full_run, FAST_DEV_RUN, 0.4)  # of one step, that rounds down to none
+        config = _with_one_step(content, make, full_run)
         config.remarks.append(_REMARK)
         return config
     if not is_fast:
@@ -54,6 +57,28 @@ def _limit_to_one_batch(content: DictConfig) -> None:
     for key, value in {**_LENGTH, **_LIMITS}.items():
         if not (key == "limit_val_batches" and content.trainer.get(key) == 0):  # no validation at all
             OmegaConf.update(content, f"trainer.{key}", value, force_add=True)
+    if content.trainer.get("devices") == "auto":
+        content.trainer.devices = 1
+
+
+def _with_one_step(
+    content: DictConfig, make: Callable[[], Config], full_run: Callable[[], Config | None] | None
+) -> Config:
+    """Return the config of a run of one step, for which many schedules have no room: then the LR is its peak."""
+    try:
+        return _shortened(content, make, full_run, FAST_DEV_RUN, 0.4)  # of one step, that rounds down to none
+    except ConfigError as error:
+        of_schedules = all("schedule" in problem.key for problem in error.problems)
+        if not of_schedules or full_run is None or full_run() is None:  # the schedule itself is wrong
+            raise
+    OmegaConf.update(content, "schedule", _PEAK, merge=False)
+    rules = content.layers.get("rules") if isinstance(content.layers, DictConfig) else None
+    for rule in rules or ():
+        if isinstance(rule, DictConfig) and "schedule" in rule:
+            rule.schedule = None
+    config = make()
+    config.remarks.append(f"{FAST_DEV_RUN}: one step has no room for the schedule, so the LR is its peak")
+    return config
 
 
 def _shortened(
@@ -116,6 +141,10 @@ def _check_fast_dev_run(config: Config) -> Iterator[Problem]:
         yield contradicts("resume.from", config.resume.source, "continues no run, since it saves none", "leave it out")
     if config.horizon.steps is not None:
         yield contradicts("horizon.steps", config.horizon.steps, "has one step", "leave out one of them")
+    if config.trainer.processes != 1 and not is_one_of_several():
+        key = "num_nodes" if config.trainer.num_nodes > 1 else "devices"
+        why = "writes no config, which further processes would read"
+        yield contradicts(f"trainer.{key}", getattr(config.trainer, key), why, f"trainer.{key}=1, or use torchrun")
     if config.trainer.profiler is not None:
         message = "writes no files, such as a profile"
         yield contradicts("trainer.profiler", config.trainer.profiler, message, "fast=true trainer.profiler=...")

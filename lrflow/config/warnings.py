@@ -21,7 +21,6 @@ from lrflow.config.overrides import Override
 from lrflow.config.schema import Feedback, Rules, Schedule, ScheduledSetting
 from lrflow.config.targets import takes
 from lrflow.config.task_schema import OF_A_RUN
-from lrflow.display import joined
 from lrflow.metric import is_validation
 from lrflow.schedules import Duration, Horizon
 
@@ -163,7 +162,7 @@ def unused_by_search(config: Config) -> str | None:
     """Return a line on settings of the run that a search for the LR does not use, since its own short runs end."""
     unused = [f"callbacks.{name}" for name in config.callbacks.nodes()]
     unused += ["trainer.max_time"] if config.trainer.max_time is not None else []
-    return f"task=find does not use {joined(unused, 5)}: its short runs have a length of their own" if unused else None
+    return f"task=find does not use {', '.join(unused)}: its short runs have a length of their own" if unused else None
 
 
 def unused_keys(config: Config) -> list[str]:

@@ -113,7 +113,7 @@ def record_start(
     save_config(config, place.config)
     place.write_environment(**resumed_facts(resumed))
     record_plan(config, place, plan, {"cooldown": cooldown} if cooldown else {}, devices)
-    upload(folder, must=True)  # now, since a run that cannot be uploaded should not start
+    upload(folder, must=True, starts=True)  # now, since a run that cannot be uploaded should not start
 
 
 def record_plan(

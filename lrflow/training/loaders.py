@@ -177,7 +177,7 @@ def _validate_on_training_batches(
     def training_batches() -> Any:
         result = make()
         if is_ordered(result):  # of a whole epoch, where the run was resumed within one
-            result.batch_sampler.rewind() if result.batch_size is None else result.sampler.rewind()
+            result.sampler.rewind()
         return result
 
     warnings.filterwarnings("ignore", message=".*sampler has shuffling enabled.*")  # the order is always the same
