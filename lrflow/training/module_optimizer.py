@@ -194,8 +194,14 @@ class ModuleOptimizer:
             elif config.interval == "step" and config.frequency != 1 and accumulate > 1:
                 message = f"{kind} is stepped at every {config.frequency} batches, between which there may be no step"
                 problems.append(Problem("schedule", message, "module", _REPLACE))
+        name = type(self.module).__name__
+        if not self.schedulers and hasattr(self.optimizer.step, "_wrapped_by_lr_sched"):  # a mark of torch's schedulers
+            message = (
+                f"{name}.configure_optimizers makes a scheduler and does not return it, so nobody knows when it steps"
+            )
+            problems.append(Problem("schedule", message, "module", f"return it, or {_REPLACE}"))
         if is_overridden("lr_scheduler_step", self.module) and self.schedulers:
-            message = f"{type(self.module).__name__} overrides lr_scheduler_step, which no plan can foresee"
+            message = f"{name} overrides lr_scheduler_step, which no plan can foresee"
             problems.append(Problem("schedule", message, "module", _REPLACE))
         if problems:
             raise ConfigError(problems)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import glue_like
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -31,6 +33,9 @@ from lrflow.errors import ConfigError
 from lrflow.tasks import plan, train
 
 LR = 4e-3
+QUIET: dict[str, Any] = dict.fromkeys(
+    ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+)
 
 
 class Lit(pl.LightningModule):
@@ -91,8 +96,13 @@ class Lit(pl.LightningModule):
                 "interval": "step",
             },
             "plateau": lambda: {"scheduler": ReduceLROnPlateau(optimizer), "monitor": "val/loss"},
+            "two lists": lambda: StepLR(optimizer, 1, 0.5),
+            "a list of dicts": lambda: {"scheduler": StepLR(optimizer, 2, 0.5), "interval": "step", "frequency": 1},
+            "not returned": lambda: setattr(self, "own", StepLR(optimizer, 1)),
         }  # fmt: skip
         scheduler = made[kind]()
+        if "list" in kind:
+            return [optimizer], [scheduler]
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
@@ -141,15 +151,9 @@ class Rates(pl.Callback):
 def plain(folder: Path, kind: str, accumulate: int) -> list[list[float]]:
     """The LRs of plain Lightning."""
     rates = Rates()
-    quiet = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=3, accumulate_grad_batches=accumulate, callbacks=[rates], limit_val_batches=0,
-        default_root_dir=folder, **quiet,
+        default_root_dir=folder, **QUIET,
     )  # fmt: skip
     trainer.fit(Lit(kind), datamodule=Digits(batch_size=256))
     return rates.found
@@ -159,7 +163,8 @@ def plain(folder: Path, kind: str, accumulate: int) -> list[list[float]]:
     ("kind", "accumulate"),
     [
         ("linear", 1), ("linear", 2), ("two", 1), ("epochs", 1), ("epochs", 2), ("every other epoch", 1),
-        ("every third step", 1), ("one cycle", 1), ("restarts", 1), ("sequence", 1), ("alone", 1),
+        ("every third step", 1), ("one cycle", 1), ("restarts", 1), ("sequence", 1), ("alone", 1), ("two lists", 1),
+        ("a list of dicts", 1),
     ],
 )  # fmt: skip
 def test_the_lrs_are_those_of_plain_lightning(
@@ -174,6 +179,31 @@ def test_the_lrs_are_those_of_plain_lightning(
         assert torch.allclose(*(torch.tensor(each, dtype=torch.float64) for each in (rates.found, expected)), 1e-15, 0)
     else:
         assert rates.found == expected
+
+
+def test_a_module_of_a_public_project_is_planned_and_trained_as_it_is(lrflow: Any, tmp_path: Path) -> None:
+    given = ["trust=glue_like", "model=custom", "model._target_=glue_like.Classifier", "data=custom", "trainer=cpu"]
+    given += ["data._target_=glue_like.Rows", "optimizer=module", "schedule=module", "trainer.max_epochs=3"]
+    where = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    planned = lrflow(*given, "task=plan", "output=planned", **where)
+    assert planned.returncode == 0, planned.stderr
+    done = lrflow(*given, "output=runs", **where)
+    assert done.returncode == 0, done.stderr
+    assert "did you mean val_loss?" in done.stdout + done.stderr
+
+    pl.seed_everything(0, verbose=False)
+    rates, module = Rates(), glue_like.Classifier()
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=3, callbacks=[rates], default_root_dir=tmp_path, **QUIET)
+    trainer.fit(module, datamodule=glue_like.Rows())
+    (table,), (rows,) = tmp_path.glob("planned/*/plan.csv"), tmp_path.glob("runs/*/metrics.csv")
+    with table.open(newline="") as file:
+        assert [[float(row[name]) for name in ("decay", "no_decay")] for row in csv.DictReader(file)] == rates.found
+    with rows.open(newline="") as file:
+        found = [[row[f"lr/{name}"] for name in ("decay", "no_decay")] for row in csv.DictReader(file)]
+    assert [[float(one) for one in row] for row in found if row[0]] == rates.found
+    (last,) = tmp_path.glob("runs/*/checkpoints/step-0000030.ckpt")
+    state = torch.load(last, weights_only=True)["state_dict"]
+    assert all(torch.equal(state[name], one) for name, one in module.state_dict().items())
 
 
 def test_the_plan_has_the_modules_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,6 +258,7 @@ def test_what_the_optimizer_leaves_out_stays_as_it_is(tmp_path: Path, capsys: py
     ("more", "key", "said"),
     [
         (["model.kind=plateau"], "schedule", "feedback=plateau feedback.monitor=val/loss"),
+        (["model.kind=not returned"], "schedule", "makes a scheduler and does not return it"),
         (["model.kind=several"], "optimizer", "makes 2 optimizers"),
         (["model.kind=foreign"], "optimizer", "1 parameters that are not the module's"),
         (["model.kind=still"], "optimizer", "its group backbone is 0"),
