@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from lrflow.limits import is_whole
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _PERCENT = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*")
 
@@ -28,6 +29,8 @@ def stratified_order(targets: np.ndarray, seed: int) -> np.ndarray:
     Returns:
         A permutation of the examples' indices, int64.
     """
+    import numpy as np  # here, since the check of a config reads only sizes
+
     order = np.random.RandomState(seed).permutation(len(targets))
     if not len(targets) or not are_classes(targets):
         return order

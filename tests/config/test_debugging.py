@@ -65,7 +65,10 @@ def test_a_fast_dev_run_finds_what_could_not_be_saved_and_ends_as_any_run(
         (["trainer.fast_dev_run=true", "trainer.profiler=simple"], "trainer.profiler"),
         (["trainer.fast_dev_run=true", "trainer.overfit_batches=2"], "trainer.overfit_batches"),
         (["trainer.fast_dev_run=true", "task=plan", "horizon.steps=5"], "horizon.steps"),
-        (["trainer.fast_dev_run=true", "schedule=one_cycle", "schedule.also=null", "schedule.shape.rise=200%"], "schedule.shape.rise"),
+        (
+            ["trainer.fast_dev_run=true", "schedule=one_cycle", "schedule.also=null", "schedule.shape.rise=200%"],
+            "schedule.shape.rise",
+        ),
         (["trainer.fast_dev_run=true", "trainer=ddp", "trainer.devices=2"], "trainer.devices"),
         (["trainer.fast_dev_run=1"], "trainer.fast_dev_run"),
         (["trainer.overfit_batches=2", "trainer.limit_train_batches=9"], "trainer.limit_train_batches"),
