@@ -37,6 +37,7 @@ from lrflow.redaction import redact
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Curve, Horizon
 from lrflow.training import Supervised, planned_module
+from lrflow.training.by_hand import check_optimization
 from lrflow.training.example import ExampleError, trace_uses
 from lrflow.training.loader_settings import configure_loaders
 from lrflow.training.module import load_weights
@@ -122,7 +123,7 @@ def build_module(
         module.trainer = trainer = trainer or cpu_trainer(config)
     if has_deferred_parts(module):
         complete_module(module, trainer or cpu_trainer(config), data or load_data(config), stage)
-        _check_automatic_optimization(config, module)
+        check_optimization(config, module)
     network = planned_module(module)
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -137,7 +138,7 @@ def build_module(
 def _make_module(config: Config) -> pl.LightningModule:
     model = instantiate(config.model.node(), "model")
     if isinstance(model, pl.LightningModule):
-        _check_automatic_optimization(config, model)
+        check_optimization(config, model)
         if config.model.metrics is not None and not takes(config.model.target, "metrics"):
             message = f"{type(model).__name__} is a LightningModule, which logs its own metrics"
             raise ConfigError([Problem("model.metrics", message, config.model.metrics, "leave it out")])
@@ -154,13 +155,9 @@ def _make_module(config: Config) -> pl.LightningModule:
     if loss is None:
         message = f"expected one of {', '.join(LOSSES)}: a plain module has no loss"
         raise ConfigError([Problem("model.loss", message, None)])
-    return Supervised(model, build_criterion(loss), build_metrics(metrics_of(config), loss))
-
-
-def _check_automatic_optimization(config: Config, module: pl.LightningModule) -> None:
-    if not module.automatic_optimization:
-        message = "uses manual optimization (automatic_optimization = False), but lrflow supplies the optimizer"
-        raise ConfigError([Problem("model._target_", message, config.model.target)])
+    wrapped = Supervised(model, build_criterion(loss), build_metrics(metrics_of(config), loss))
+    check_optimization(config, wrapped)
+    return wrapped
 
 
 def _check_lightning_package(built: object, name: str, key: str, target: str) -> None:
@@ -258,6 +255,7 @@ def build_groups(
     main, routes = config.optimizer, config.optimizer.routes
     settings = {name: {"lr": route.lr, "weight_decay": _weight_decay(route)} for name, route in routes.items()}
     groups = resolve(parameters, rules, main.lr, _weight_decay(main), routes=settings)
+    groups = [group if group.frozen else replace(group, every=main.turns[group.route]) for group in groups]
     problems = check_members({None: locate(main.target), **{n: locate(r.target) for n, r in routes.items()}})
     problems += check_groups([group for group in groups if not group.route], locate(main.target))
     for name, route in routes.items():

@@ -28,7 +28,16 @@ HARDWARE = (
     "resnet/airbench",
 )
 """Words of commands for devices and schedulers that a machine may not have: these commands are only checked."""
-DATA = ("fashion_mnist", "recipe=cnn", "recipe=resnet", "finetune_", "-v5", "resume.horizon=branch", "task=merge")
+DATA = (
+    "fashion_mnist",
+    "recipe=cnn",
+    "recipe=gan",
+    "recipe=resnet",
+    "finetune_",
+    "-v5",
+    "resume.horizon=branch",
+    "task=merge",
+)
 """Words of commands whose data are fetched, or that go on with a run of a given length: these are only checked."""
 RUN_ELSEWHERE = re.compile(r"(recipe=[\w/]+|optimizer=\w+)")
 """Commands that recipes/test_fast.py and optimizers/test_options.py run: these are only checked."""

@@ -153,6 +153,9 @@ def check_of_module(config: Config) -> Iterator[Problem]:
     if config.optimizer.routes:
         message = "the module's own optimizer has all parameters"
         yield Problem("optimizer.routes", message, list(config.optimizer.routes), "leave it out")
+    if config.optimizer.every > 1:
+        message = "the module's own optimizer steps at every step of the run"
+        yield Problem("optimizer.every", message, config.optimizer.every, "leave it out")
     if config.model.target.startswith(("lrflow.models.", "torch.nn.")):
         message = "needs a LightningModule with a configure_optimizers, and this model is a plain module"
         yield Problem("optimizer", message, "module", "choose an optimizer, such as optimizer=adamw")

@@ -69,8 +69,7 @@ def check_combination(config: Config, processes: int | None = None) -> list[Prob
         processes: number of processes that train together; None takes it from the config.
     """
     problems: list[Problem] = []
-    routes = {f"optimizer.routes.{name}": route for name, route in config.optimizer.routes.items()}
-    for key, optimizer in {"optimizer": config.optimizer, **routes}.items():
+    for key, optimizer in config.optimizer.members.items():
         try:
             traits = optimizer_traits(optimizer.target, f"{key}._target_")
         except ConfigError as error:

@@ -81,7 +81,7 @@ OF_MODULE = "lrflow.optimizers.OfModule"
 class Optimizer(Node):
     """An optimizer of `torch.optim` or a class with its interface; `lrflow.optimizers.Traits` adds further ranges."""
 
-    offered = frozenset({"routes"})
+    offered = frozenset({"routes", "every"})
 
     lr: f.PeakLR
     """Peak LR; the schedule multiplies it."""
@@ -103,6 +103,19 @@ class Optimizer(Node):
     """Use the fused kernel; auto: if the device has one."""
     routes: dict[f.Text, Optimizer] = Field({})
     """Other optimizers by name, to which layer rules send parameters with `route`."""
+
+    every: f.Count = 1
+    """Steps of the run per step of this optimizer; its schedule counts the optimizer's own steps."""
+
+    @property
+    def members(self) -> dict[str, Optimizer]:
+        """This optimizer and those of its routes, by their config keys."""
+        return {"optimizer": self, **{f"optimizer.routes.{name}": route for name, route in self.routes.items()}}
+
+    @property
+    def turns(self) -> dict[str | None, int]:
+        """Steps of the run per step of each optimizer, by its route; None is the main one."""
+        return {None: self.every, **{name: route.every for name, route in self.routes.items()}}
 
     @property
     def of_module(self) -> bool:

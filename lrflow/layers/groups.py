@@ -13,7 +13,7 @@ from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.layers.parameters import Entry, Parameters
 from lrflow.layers.rules import SELECTORS, Rule, as_tuple, has_kind, has_ndim, has_type, is_type, selects
-from lrflow.schedules import Curve, Duration, Unfreezing
+from lrflow.schedules import Curve, Duration, OwnSteps, Unfreezing
 
 _AT_ONCE = Duration(0, "steps")
 
@@ -36,6 +36,7 @@ class Group:
         freeze_statistics: whether its batch norms keep their running statistics while it is frozen.
         depth: number of layers below its layer; None: it belongs to no layer.
         apart: whether the optimizer keeps a parameter group for it alone, since it may differ in other settings.
+        every: steps of the run per step of its optimizer.
     """
 
     name: str
@@ -51,10 +52,12 @@ class Group:
     freeze_statistics: bool = True
     depth: int | None = None
     apart: bool = False
+    every: int = 1
 
     def curve(self, schedule: Curve) -> Curve:
         """Return the curve of the group in a run under `schedule`."""
         own = self.schedule or schedule
+        own = OwnSteps(own, self.every) if self.every > 1 else own
         return own if self.unfreeze is None else Unfreezing(own, self.unfreeze, self.unfreeze_warmup)
 
     @property

@@ -116,6 +116,8 @@ def _param_group(members: Sequence[Group], device: torch.device, tensor_lr: bool
         group["weight_decay"] = first.weight_decay
     if first.route is not None:
         group["route"] = first.route
+    if first.every > 1:
+        group["every"] = first.every
     return group
 
 

@@ -27,12 +27,17 @@ class Routed(Optimizer):
         optimizers: the members by their routes, None for the main one. Later, add groups or load state only through
             this object, not through a member.
 
+    Attributes:
+        is_due: given a route, returns whether its member makes a step; None: every member does. Of a member that makes
+            none the gradients are not used.
+
     Raises:
         ConfigError: a member cannot share a step, because it has to evaluate the model itself.
     """
 
     optimizers: dict[str | None, Optimizer]
-    _step_order: list[Optimizer]
+    is_due: Callable[[str | None], bool] | None
+    _step_order: list[str | None]
 
     def __init__(self, optimizers: Mapping[str | None, Optimizer]) -> None:
         problems = check_members({route: type(optimizer) for route, optimizer in optimizers.items()})
@@ -43,9 +48,9 @@ class Routed(Optimizer):
         if problems:
             raise ConfigError(problems)
         # A second-order member steps first: it differentiates gradients, whose graph needs the weights unchanged.
-        turns = sorted(optimizers.values(), key=lambda member: not traits_of(type(member)).second_order)
+        turns = sorted(optimizers, key=lambda route: not traits_of(type(optimizers[route])).second_order)
         # torch's constructor is not called: it would make its own groups and state, and these are the members'.
-        self.__setstate__({"defaults": {}, "optimizers": dict(optimizers), "_step_order": turns})
+        self.__setstate__({"defaults": {}, "optimizers": dict(optimizers), "is_due": None, "_step_order": turns})
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -58,7 +63,7 @@ class Routed(Optimizer):
         return {key: state for optimizer in self.optimizers.values() for key, state in optimizer.state.items()}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Step every member.
+        """Step every member that is due.
 
         Args:
             closure: evaluates the model again and returns the loss; called once, before the members step.
@@ -67,8 +72,9 @@ class Routed(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for optimizer in self._step_order:
-            optimizer.step()
+        for route in self._step_order:
+            if self.is_due is None or self.is_due(route):
+                self.optimizers[route].step()
         return loss
 
     def train(self) -> None:
@@ -125,7 +131,12 @@ class Routed(Optimizer):
             after(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"defaults": self.defaults, "optimizers": self.optimizers, "_step_order": self._step_order}
+        return {
+            "defaults": self.defaults,
+            "optimizers": self.optimizers,
+            "_step_order": self._step_order,
+            "is_due": None,
+        }
 
     def _parts(self, state_dict: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield for each member the part that its own `state_dict` returned."""
@@ -157,6 +168,11 @@ class Routed(Optimizer):
 def member_optimizers(optimizer: Optimizer) -> dict[str | None, Optimizer]:
     """Return the members of a combined optimizer by their routes, or the optimizer itself under None."""
     return optimizer.optimizers if isinstance(optimizer, Routed) else {None: optimizer}
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether an optimizer that steps at every `every`-th step of the run, from its first one on, steps at `step`."""
+    return (step + 1) % every == 0
 
 
 def _renumbered(state_dict: dict[str, Any], first: int) -> dict[str, Any]:

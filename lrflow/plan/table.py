@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from textwrap import wrap
@@ -18,7 +18,7 @@ from rich.text import Text
 from lrflow.display import Grid, counted, joined, number
 from lrflow.plan.checks import check
 from lrflow.plan.values import PlanBase, PlanSetting
-from lrflow.schedules import Continued, Curve, Duration, Horizon, Schedule, Unfreezing
+from lrflow.schedules import Continued, Curve, Duration, Horizon, OwnSteps, Schedule, Unfreezing
 from lrflow.schedules.serialization import to_spec
 
 MAX_WITH_FREEZING = 3  # schedules up to which each is described with its freezing
@@ -70,7 +70,11 @@ def landmarks(plan: PlanBase) -> dict[int, str]:
         if isinstance(schedule, Continued):
             add(schedule.at, "resumed")
     for schedule, _ in plan.curves:
-        jumps = sorted({math.ceil(jump) for jump in schedule.jumps(plan.horizon) if 0 < jump < steps})
+        found: Iterable[int] = schedule.jumps(plan.horizon)
+        if isinstance(schedule, OwnSteps):  # not each of its steps
+            own = plan.horizon.of_every(schedule.every)
+            found = (schedule.every * math.ceil(jump) for jump in schedule.schedule.jumps(own))
+        jumps = sorted({math.ceil(jump) for jump in found if 0 < jump < steps})
         indices = np.linspace(0, len(jumps) - 1, min(len(jumps), MAX_JUMPS)).round().astype(int)
         for index in indices:
             before, after = schedule([jumps[index] - 1, jumps[index]], plan.horizon)
@@ -145,6 +149,9 @@ def describe(schedule: Curve, horizon: Horizon | None = None) -> str:
     if isinstance(schedule, Unfreezing):
         warmup = f", warmup {schedule.warmup}" if schedule.warmup.value else ""
         return f"frozen for {schedule.at}{warmup}, then {describe(schedule.schedule)}"
+    if isinstance(schedule, OwnSteps):
+        own = None if horizon is None else horizon.of_every(schedule.every)
+        return f"{describe(schedule.schedule, own)}; one step at every {schedule.every} of the run"
     if isinstance(schedule, Schedule):
         spec = to_spec(schedule)
         for name in ("warmup", "cooldown"):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lrflow.schedules.cycles import Cyclical, OneCycle, WarmRestarts
     from lrflow.schedules.pieces import Function, Piece, Piecewise
     from lrflow.schedules.tabulated import Tabulated
-    from lrflow.schedules.wrappers import Continued, OfModule, Unfreezing
+    from lrflow.schedules.wrappers import Continued, OfModule, OwnSteps, Unfreezing
 
 Also = ScheduledSetting  # specs that were saved before the class was renamed hold this name
 
@@ -53,6 +53,7 @@ __all__ = [
     "MultiStep",
     "OfModule",
     "OneCycle",
+    "OwnSteps",
     "Phase",
     "Piece",
     "Piecewise",
@@ -72,5 +73,5 @@ __getattr__ = lazily(__name__, {
     "Cyclical": "cycles", "OneCycle": "cycles", "WarmRestarts": "cycles",
     "Function": "pieces", "Piece": "pieces", "Piecewise": "pieces",
     "Tabulated": "tabulated",
-    "Continued": "wrappers", "OfModule": "wrappers", "Unfreezing": "wrappers",
+    "Continued": "wrappers", "OfModule": "wrappers", "OwnSteps": "wrappers", "Unfreezing": "wrappers",
 })  # fmt: skip

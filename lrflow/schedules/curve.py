@@ -23,7 +23,7 @@ BETA = re.compile(r"beta([1-9])")
 
 
 class Curve(ABC):
-    """A pure function from (step, horizon) to a multiplier of the peak LR: `Schedule`, `Unfreezing` or `Continued`.
+    """A pure function from (step, horizon) to a multiplier of the peak LR: `Schedule`, or one that wraps it.
 
     Subclasses are frozen dataclasses and compute elementwise.
     """

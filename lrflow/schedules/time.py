@@ -177,6 +177,18 @@ class Horizon:
             raise ValueError("the horizon has no steps_per_epoch, so the run has no length in epochs")
         return self.steps / self.steps_per_epoch
 
+    def of_every(self, every: int) -> Horizon:
+        """Return this length in the steps of an optimizer that steps at every `every`-th step of the run.
+
+        The steps that are left over at the end of the run are none of its steps. An epoch may have a fraction of one,
+        so that durations in epochs keep their length.
+        """
+        samples = None if self.samples_per_step is None else self.samples_per_step * every
+        own = Horizon(max(self.steps // every, 1), None, samples)
+        if self.steps_per_epoch is not None:  # past the check of a run's own length, which has whole steps
+            object.__setattr__(own, "steps_per_epoch", Decimal(self.steps_per_epoch) / every)
+        return own
+
     def same_length(self, other: Horizon) -> bool:
         """Whether both runs have the same steps and steps per epoch; samples per step may differ."""
         return (self.steps, self.steps_per_epoch) == (other.steps, other.steps_per_epoch)

@@ -1,4 +1,4 @@
-"""Curves that wrap a schedule: for a run resumed with another horizon, and for a group unfrozen later."""
+"""Curves that wrap a schedule: of a run resumed with another horizon, of a group unfrozen later, of fewer steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 from lrflow.errors import Problem, did_you_mean
 from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps
-from lrflow.schedules.curve import Curve, ScheduledSetting
+from lrflow.schedules.curve import MOST_CHANGES, Curve, ScheduledSetting
 from lrflow.schedules.time import Duration, DurationLike, Floats, Horizon, Phase
 
 ContinueMode = Literal["keep", "rescale", "extend", "decay_now"]
@@ -245,6 +245,82 @@ class Unfreezing(Curve):
         count_steps(self.warmup, horizon, "", problems)
         # The duration comes from a rule or a rule maker, whose key the curve does not know.
         return self.schedule.check(horizon, key) + [replace(found, key="layers", value=...) for found in problems]
+
+
+@dataclass(frozen=True)
+class OwnSteps(Curve):
+    """The schedule of an optimizer that steps at every `every`-th step of the run, in the optimizer's own steps.
+
+    Its step k is made at the step `(k + 1) * every - 1` of the run, and has the value of the schedule at k. The value
+    holds for all steps of the run since the optimizer's previous step.
+
+    Args:
+        schedule: the schedule, whose durations count the optimizer's steps.
+        every: steps of the run per step of the optimizer, at least 2.
+
+    Raises:
+        ConfigError: lists every argument that is wrong.
+    """
+
+    key: ClassVar[str] = "own_steps"
+
+    schedule: Curve
+    every: int
+    floor: float = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        args = Arguments(self.key)
+        if not isinstance(self.schedule, Curve):
+            args.wrong("schedule", self.schedule, "expected a schedule")
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 2:
+            args.wrong("every", self.every, "expected a whole number of at least 2")
+        args.finish()
+        object.__setattr__(self, "floor", self.schedule.floor)
+
+    def values(self, steps: Floats, horizon: Horizon) -> Floats:
+        """Return the multipliers at an array of steps [n] of the run, all in [0, horizon.steps]."""
+        return self.schedule(np.floor(steps / self.every), horizon.of_every(self.every))
+
+    def phase(self, horizon: Horizon) -> Phase:
+        """Return the phase from the end of the warmup to the start of the cooldown, in steps of the run."""
+        own = horizon.of_every(self.every)
+        phase = self.schedule.phase(own)
+        start, stop = (horizon.steps if step >= own.steps else step * self.every for step in (phase.start, phase.stop))
+        return Phase(start, stop, horizon)
+
+    def jumps(self, horizon: Horizon) -> tuple[int, ...]:
+        """Return the steps of the run, in order, at which the LR changes: between them it holds."""
+        count = min((horizon.steps - 1) // self.every, MOST_CHANGES)
+        moves = np.append(np.arange(1, count + 1) * self.every, horizon.steps)
+        return tuple(moves[self(moves, horizon) != self(moves - 1, horizon)].tolist())
+
+    def first_step(self, horizon: Horizon) -> int:
+        """Return the first step of the run at which the group trains."""
+        return self.schedule.first_step(horizon.of_every(self.every)) * self.every
+
+    def without_freezing(self) -> Curve:
+        """Return the curve of a group that trains from the first step on."""
+        return replace(self, schedule=self.schedule.without_freezing())
+
+    def split_settings(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
+        """Return the curve of the LR alone, and the scheduled settings, each with the curve that moves it."""
+        alone, also = self.schedule.split_settings()
+        moved = tuple((entry, replace(self, schedule=curve)) for entry, curve in also)
+        return (replace(self, schedule=alone) if also else self), moved
+
+    def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:
+        """Return every problem that the schedule has with the optimizer's steps in this run.
+
+        Args:
+            horizon: how long the run is.
+            key: the schedule's key in the config; `schedule` by default.
+        """
+        if horizon.steps < self.every:
+            message = f"steps at every {self.every} steps, and the run has only {horizon.steps}"
+            return [Problem("optimizer", message, ..., "take a smaller every, or train longer")]
+        problems = self.schedule.check(horizon.of_every(self.every), key)
+        clock = f"counted in the optimizer's own steps, one at every {self.every} of the run"
+        return [replace(found, message=f"{found.message} ({clock})") for found in problems]
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ import torch
 
 from lrflow.errors import LrflowError
 from lrflow.optimizers import adapt_to_lightning, traits_of
-from lrflow.optimizers.routed import member_optimizers
+from lrflow.optimizers.routed import Routed, is_due, member_optimizers
 from lrflow.optimizers.traits import IMPLEMENTATION
 from lrflow.plan import Plan, PlanScheduler
+from lrflow.training.by_hand import ByHand
 from lrflow.training.parameters import check_coverage
 
-_WRITTEN = ("lr", "weight_decay", "name", "members", "route")
+_WRITTEN = ("lr", "weight_decay", "name", "members", "route", "every")
 """Keys that lrflow writes into every parameter group. The plan sets the value of `lr`; its type is kept here."""
 
 MakeOptimizer = Callable[[torch.device], torch.optim.Optimizer]
@@ -33,6 +34,8 @@ def supply_optimizer(
 ) -> None:
     """Make Lightning train `module` with this optimizer under this plan; its own `configure_optimizers` is ignored.
 
+    A module that optimizes by hand gets each member of a `Routed` optimizer from its `optimizers()`.
+
     Args:
         module: changed in place.
         plan: the plan of the LR and other scheduled settings.
@@ -48,9 +51,11 @@ def supply_optimizer(
     Raises:
         LrflowError: later, when a checkpoint of another optimizer is loaded.
     """
+    automatic = module.automatic_optimization  # if it switches later, the loop tells it
 
     def configure_optimizers() -> dict[str, Any]:
         optimizer = make(module.device)
+        every = {route: each.param_groups[0].get("every", 1) for route, each in member_optimizers(optimizer).items()}
         check_coverage(module, optimizer)
         adapt_to_lightning(optimizer, module)
         kept: dict[str | None, set[str]] = {name: {*own, *_WRITTEN} for name, own in (routes or {}).items()}
@@ -82,10 +87,13 @@ def supply_optimizer(
         if compiled and not plan.scheduled_settings and all(traits_of(type(member)).compilable for member in parts):
             for member in parts:
                 compile_step(member)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": PlanScheduler(optimizer, plan), "interval": "step", "name": "plan"},
-        }
+        scheduler = PlanScheduler(optimizer, plan)
+        if not automatic:
+            ByHand.supply(module, optimizer, every, [None, *(routes or ())])
+            return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        if isinstance(optimizer, Routed) and max(every.values()) > 1:
+            optimizer.is_due = lambda route: is_due(scheduler.last_epoch, every[route])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "plan"}}
 
     module.configure_optimizers = configure_optimizers  # type: ignore[method-assign, assignment]
 

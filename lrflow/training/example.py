@@ -62,7 +62,8 @@ def run_example(
 ) -> None:
     """Run a copy of a module on one small batch, in evaluation mode and without gradients.
 
-    The copy runs its training step; if the data provide no example, its forward on `example_input_array`.
+    The copy runs its training step; if the data provide no example, or if it optimizes by hand, its forward on
+    `example_input_array`.
 
     Args:
         module: a module on the CPU; it may have lazy parameters.
@@ -76,7 +77,9 @@ def run_example(
     with _preserve_cpu_generators():
         batch: Any = None
         reason = "the data were not read"
-        if data is not None:
+        if not module.automatic_optimization:
+            reason = "its training step steps optimizers, and it has no example_input_array"
+        elif data is not None:
             try:
                 batch = example_batch(data, stage)
             except ExampleError as error:

@@ -24,6 +24,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrflow.data import is_ordered
 from lrflow.errors import LrflowError
+from lrflow.training.by_hand import ByHand, TrainingSteps
 from lrflow.training.metric_reading import ValidationTimes
 from lrflow.training.state import random_state, set_random_state
 
@@ -235,6 +236,7 @@ class EpochLoop(_TrainingEpochLoop):
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer)
         self.automatic_optimization = AccumulationWindows(trainer)
+        self.manual_optimization = TrainingSteps(trainer)
         self.steps_per_epoch: int | None = None
         self.validates_at_end = False
         self.validations: ValidationTimes | None = None
@@ -282,13 +284,13 @@ class EpochLoop(_TrainingEpochLoop):
         """Train on a batch.
 
         Raises:
-            LrflowError: the module switched to manual optimization after it was built.
+            LrflowError: the module switched to manual optimization or back after its optimizers were made.
         """
         module = self.trainer.lightning_module
-        if not module.automatic_optimization:
+        if module.automatic_optimization != (ByHand.of(module) is None):
             raise LrflowError(
-                f"step {self.global_step}: {type(module).__name__} has switched to manual optimization "
-                "(automatic_optimization = False), so the plan would not be executed"
+                f"step {self.global_step}: {type(module).__name__} has switched to another optimization "
+                f"(automatic_optimization = {module.automatic_optimization}), so the plan would not be executed"
             )
         self._steps_before = self.global_step
         try:

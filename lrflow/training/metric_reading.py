@@ -35,8 +35,8 @@ class MeanLoss:
         self._batches = batches
 
     def add(self, outputs: Any) -> None:
-        """Add a batch by the outputs of `on_train_batch_end`; they are empty if the training step returned None."""
-        if outputs:
+        """Add a batch by the outputs of `on_train_batch_end`; empty if the training step returned None."""
+        if outputs and "loss" in outputs:
             self._total += outputs["loss"].detach()
             self._batches += 1
 

@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning import Callback
 
 from lrflow.errors import LrflowError
+from lrflow.optimizers.routed import member_optimizers
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.plan.lr_scheduler import read_setting
 from lrflow.plan.table import setting_columns
@@ -94,11 +95,13 @@ class Signals(Callback, FollowsPlan):
         self._count = 0
         self._last_step = 0
         self._parameters: list[torch.nn.Parameter] = []
+        self._norms: dict[int, torch.Tensor] = {}  # of the optimizers that the module has stepped by hand in this step
         self._trained = False  # whether any step of the run had a gradient
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Create the buffer on the model's device, and start the clock."""
-        groups = trainer.optimizers[0].param_groups
+        self._optimizer = trainer.optimizers[0]
+        groups = self._optimizer.param_groups
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         # The index of the optimizer group with the LR of each named group, in the order of the plan's columns.
         group_of = {name: index for index, group in enumerate(groups) for name in group["members"]}
@@ -126,7 +129,9 @@ class Signals(Callback, FollowsPlan):
         self._scheduler = scheduler
         self._after: list[Any] | None = None
         if not isinstance(groups[0]["lr"], torch.Tensor):  # copies of tensors would double the cost
-            trainer.optimizers[0].register_step_post_hook(self._record_rates_after)
+            by_hand = not pl_module.automatic_optimization
+            for one in member_optimizers(self._optimizer).values() if by_hand else [self._optimizer]:
+                one.register_step_post_hook(self._record_rates_after)
         self._seconds: list[float] = []
         self._skipped: list[bool] = []
         self._last_step = trainer.global_step
@@ -143,14 +148,25 @@ class Signals(Callback, FollowsPlan):
 
         L-BFGS evaluates a batch several times per step; the last evaluation counts, as for the loss.
         """
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        parameters = self._parameters
+        if optimizer is not self._optimizer:  # one of several that the module steps by hand
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if gradients:
             self._trained = True
             norms = torch._foreach_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in gradients])
             # Detached, because gradients of a second-order optimizer carry their graph.
-            self._buffer[self._count, 1] = torch.linalg.vector_norm(torch.stack(norms)).detach()
-        else:
+            norm = torch.linalg.vector_norm(torch.stack(norms)).detach()
+            if optimizer is not self._optimizer:
+                self._norms[id(optimizer)] = norm
+                norm = torch.linalg.vector_norm(torch.stack([*self._norms.values()]))
+            self._buffer[self._count, 1] = norm
+        elif not self._norms:
             self._buffer[self._count, 1] = 0.0
+        self._record_rates()
+
+    def _record_rates(self) -> None:
+        """Record the LRs and other settings that the optimizer uses for this step."""
         # The plan overwrites an LR tensor at each step, so its value is copied.
         rates = (group["lr"] for group in self._groups)
         del self._rates[self._count :]
@@ -175,6 +191,10 @@ class Signals(Callback, FollowsPlan):
         """
         self._loss.add(outputs)
         step = self._last_step + self._count
+        self._norms.clear()
+        if len(self._rates) == self._count and trainer.global_step > step and not pl_module.automatic_optimization:
+            self._buffer[self._count, 1] = 0.0
+            self._record_rates()  # no optimizer had a step of its own here
         if len(self._rates) == self._count:
             if trainer.global_step > step:
                 raise LrflowError(

@@ -157,7 +157,7 @@ class Decays(torch.optim.SGD):
         (MovesNoScheduler, {}, r"step 1: the LR used for all is 0\.0333333, and the plan has 0\.0666667"),
         (Module, {"optimizer": Decays}, r"step 0: the LR used for all is 0\.03, and the plan has 0\.0333333"),
         (MakesNoStep, {}, r"step 0: MakesNoStep\.optimizer_step did not call optimizer\.step"),
-        (TurnsToHand, {}, r"step 0: TurnsToHand has switched to manual optimization"),
+        (TurnsToHand, {}, r"step 0: TurnsToHand has switched to another optimization"),
         (SkipsAll, {}, r"nothing was trained: in none of the 21 steps did a parameter have a gradient"),
     ],
 )
