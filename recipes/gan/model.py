@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ class GAN(pl.LightningModule):
         """Train the classifier, unless the checkpoint of a resumed run has brought it."""
         if not self.features.steps:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            batches = list(data.train_dataloader())
+            batches = list(islice(data.train_dataloader(), self.feature_steps * BATCH // data.batch_size + 1))
             pictures, classes = (torch.cat(part).to(self.device) for part in zip(*batches, strict=True))
             self.features.fit(pictures, classes, self.feature_steps)
 
