@@ -31,10 +31,15 @@ settings.register_profile("lrflow", deadline=None)
 settings.load_profile("lrflow")
 
 
+gc.disable()  # until all is imported
+
+
 def pytest_collection_finish() -> None:
     """Leave the imported modules out of garbage collections, which would look through them again and again."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(5000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lrflow.cli import main
-from lrflow.config.options import home
+from lrflow.config.options import home, recipes
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*.md")])
@@ -41,6 +41,7 @@ DATA = (
 """Words of commands whose data are fetched, or that go on with a run of a given length: these are only checked."""
 RUN_ELSEWHERE = re.compile(r"(recipe=[\w/]+|optimizer=\w+)")
 """Commands that recipes/test_fast.py and optimizers/test_options.py run: these are only checked."""
+SHIPPED = recipes()
 FAILS = {"optimizer=momentum optimizer.lr=1000": 1}
 """Commands that are meant to fail, and their exit codes."""
 
@@ -66,6 +67,10 @@ def short(words: list[str]) -> list[str]:
     """A command that ends within a second: a smoke run, few sweeps of few steps, two jobs of a sweep."""
     if len(words) == 1 and words[0].startswith("schedule="):
         return [*words, "task=plan"]  # every option of this group is trained by its own tests
+    if not any(word == "-m" or word.startswith("task=") for word in words) and any(
+        word.removeprefix("recipe=") in SHIPPED for word in words if word.startswith("recipe=")
+    ):
+        return [*words, "fast=true", "task=plan"]  # recipes/test_fast.py trains each recipe
     task = next((word for word in words if word.startswith("task=")), "task=train")
     swept = "-m" in words
     left_out = ("hydra/launcher=joblib", "hydra.launcher.n_jobs", "sweep.batch")

@@ -6,6 +6,7 @@ only lrflow's own search path.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -69,10 +70,10 @@ class LrflowOptions(ConfigSource):
         name = _name(config_path)
         if (path := _files().get(name)) is None:
             raise ConfigLoadError(f"Config not found : {name}")
-        text = path.read_text(encoding="utf-8")
+        start, content = _read(path, path.stat().st_mtime_ns)
         of_group = not name.startswith(("recipe/", "fast/on/"))
-        header: dict[str, str | None] = self._get_header_dict(text[:512]) if of_group else {"package": "_global_"}
-        return ConfigResult(self.provider, self.full_path(), _content(text, path), header)
+        header: dict[str, str | None] = self._get_header_dict(start) if of_group else {"package": "_global_"}
+        return ConfigResult(self.provider, self.full_path(), copy.deepcopy(content), header)
 
 
 def _files() -> Mapping[str, Path]:
@@ -96,13 +97,18 @@ def _group(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _content(text: str, path: Path) -> Any:
-    """The content of a file as OmegaConf reads it, by YAML's C parser, which takes a tenth of the time."""
+@cache
+def _read(path: Path, modified: int) -> tuple[str, Any]:
+    """The start of a file, and its content as OmegaConf reads it, by YAML's C parser, which takes a tenth of the time.
+
+    It is read once as long as it is not `modified`: a sweep composes most options again for each job.
+    """
+    text = path.read_text(encoding="utf-8")
     try:
         content = yaml.load(text, Loader=_loader())
     except yaml.YAMLError:
-        return OmegaConf.load(path)  # its error names the file
-    return OmegaConf.create({} if content is None else content)
+        return text[:512], OmegaConf.load(path)  # its error names the file
+    return text[:512], OmegaConf.create({} if content is None else content)
 
 
 @cache

@@ -337,7 +337,8 @@ def _check_trial(trial: Any) -> list[Problem]:
     if trial is None:
         return []
     hint = "start a sweep: -m with several values of a key, and sweep.metric for what it optimizes"
-    return [Problem("trial", "is set by a sweep, for its own runs", OmegaConf.to_container(trial), hint)]
+    value = OmegaConf.to_container(trial) if OmegaConf.is_config(trial) else trial
+    return [Problem("trial", "is set by a sweep, for its own runs", value, hint)]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import posixpath
 from collections import defaultdict
+from functools import lru_cache
 from typing import Any
 
 from hydra._internal import defaults_list
@@ -13,13 +14,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import InputDefault
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigSource
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, _utils, base, grammar_parser, nodes
 
 
 def adapt_hydra() -> None:
     """Change how Hydra keeps its store and finds options; to be called before it composes anything."""
     _share_store()
     _copy_nodes_directly()
+    _parse_once()
     _keep_inside()
     _skip_unused_choices()
 
@@ -35,8 +37,6 @@ def _copy_nodes_directly() -> None:
     To copy a node it makes an empty one, with all checks of a new node, and copies its description field by field.
     Hydra and OmegaConf copy a config dozens of times until it is composed.
     """
-    from omegaconf import DictConfig, ListConfig
-    from omegaconf.nodes import AnyNode
 
     def copied(node: Any, parent: Any, memo: dict[int, Any]) -> Any:
         if type(node) not in kinds:
@@ -60,7 +60,8 @@ def _copy_nodes_directly() -> None:
             state["_content"] = [copied(value, made, memo) for value in content]
         return made
 
-    kinds = (DictConfig, ListConfig, AnyNode)
+    values = (nodes.AnyNode, nodes.BooleanNode, nodes.EnumNode, nodes.FloatNode, nodes.IntegerNode, nodes.StringNode)
+    kinds = (DictConfig, ListConfig, *values)
     for kind in kinds:
         if hasattr(kind.__deepcopy__, "of_omegaconf"):
             continue
@@ -70,6 +71,13 @@ def _copy_nodes_directly() -> None:
 
         copied_alone.of_omegaconf = kind.__deepcopy__  # type: ignore[attr-defined]
         kind.__deepcopy__ = copied_alone  # type: ignore[method-assign, assignment]
+
+
+def _parse_once() -> None:
+    """Keep OmegaConf (2.3) from parsing the text of an interpolation again each time that it is read."""
+    if not hasattr(grammar_parser.parse, "cache_clear"):
+        parse = lru_cache(maxsize=1024)(grammar_parser.parse)
+        base.parse = _utils.parse = grammar_parser.parse = parse
 
 
 def _keep_inside() -> None:

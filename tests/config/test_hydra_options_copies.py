@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ReadonlyConfigError
-from omegaconf.nodes import AnyNode
+from omegaconf.nodes import AnyNode, BooleanNode, EnumNode, FloatNode, IntegerNode, StringNode
 
 from lrflow.config import compose
 from lrflow.config.hydra_options import adapt_hydra
+
+VALUES = (AnyNode, BooleanNode, EnumNode, FloatNode, IntegerNode, StringNode)
 
 
 class Colour(enum.Enum):
@@ -24,6 +26,8 @@ class Colour(enum.Enum):
 class Typed:
     count: int = 3
     share: float | None = None
+    rate: float = 0.5
+    on: bool = True
     colour: Colour = Colour.RED
     either: int | str = "a"
     names: list[str] = field(default_factory=lambda: ["a", "b"])
@@ -55,7 +59,7 @@ def test_a_copy_equals_that_of_omegaconf(monkeypatch: pytest.MonkeyPatch) -> Non
     adapt_hydra()
     found = configs()
     copies = [attributes(copy.deepcopy(node), node._get_parent()) for node in found]
-    for kind in (DictConfig, ListConfig, AnyNode):
+    for kind in (DictConfig, ListConfig, *VALUES):
         monkeypatch.setattr(kind, "__deepcopy__", kind.__deepcopy__.of_omegaconf)  # type: ignore[attr-defined]
     assert copies == [attributes(copy.deepcopy(node), node._get_parent()) for node in found]
 
