@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import lrflow
 from lrflow import stops
 from lrflow.cli.arguments import Arguments, parse, with_earlier_sweep
-from lrflow.cli.jobs import run_job
 from lrflow.errors import ConfigError, EndedEarlyError, LrflowError, Problem, SignalReceived, StoppedError
 from lrflow.launch import check_environment, is_first_here
 from lrflow.memory import garbage_collection
@@ -244,6 +243,8 @@ def _run_single(found: Composed, config: Config, place: Callable[[list[Problem]]
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import HydraContext, RunMode
 
+    from lrflow.cli.jobs import run_job
+
     content: Any = found.content
     content.hydra.mode = RunMode.RUN
     callbacks = Callbacks(content)
@@ -337,6 +338,7 @@ def _run_again(folder: Path) -> int:
         The exit code; 0 also if the run was stopped or ended early in good order, which the first process reports.
     """
     stops.end_with_parent()
+    from lrflow.cli.jobs import run_job
     from lrflow.config import load_config, validate
     from lrflow.runs import RunFolder
 
