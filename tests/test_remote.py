@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 import lrflow.remote
 from lrflow.cli.command import main
@@ -165,6 +166,30 @@ def test_a_reader_never_sees_half_a_file(url: str, monkeypatch: Any) -> None:
     monkeypatch.undo()
     mirror.update()
     assert contents(f"{url}/RUN") == {"metrics.csv": b"newer"}
+
+
+class Objects(MemoryFileSystem):
+    """An object store: an upload is there as a whole, and nothing can be renamed."""
+
+    protocol = "s3"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return f"/{str(path).removeprefix('s3://').strip('/')}".rstrip("/")
+
+    def mv(self, *_: Any, **__: Any) -> None:
+        raise AssertionError("to rename is to copy")
+
+
+def test_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_registry, "s3", Objects)
+    assert main([*SMALL, "output=s3://bucket/runs"]) == 0
+    (folder,) = Path("remote_outputs/s3/bucket/runs").iterdir()
+    found = contents(f"s3://bucket/runs/{folder.name}")
+    assert found == local(folder)
+    shutil.rmtree("remote_outputs")
+    assert main(["task=evaluate", f"task.from=s3://bucket/runs/{folder.name}"]) == 0
+    assert contents(f"s3://bucket/runs/{folder.name}").keys() == found.keys() | {"evaluations.json"}
 
 
 def test_a_run_does_not_start_where_nothing_can_be_uploaded(monkeypatch: Any, capsys: Any, caplog: Any) -> None:

@@ -30,7 +30,7 @@ class ProgressBar(Monitor, FollowsPlan):
     def __init__(self, steps: int, console: Console, bar: bool) -> None:
         self._console = console
         self._bar: Progress | None = None
-        self._loss = math.nan
+        self._loss: float | None = None  # None: this process has made no step yet
         self._rates: list[float] = []
         self._values: dict[str, float] = {}  # of the last validation
         self._metrics = ""
@@ -89,10 +89,10 @@ class ProgressBar(Monitor, FollowsPlan):
             self._bar.stop()
 
     def _state(self) -> str:
-        rates = f"{self._rates[0]:.3g}" if len(self._rates) == 1 else ""
-        if len(self._rates) > 1:
-            rates = f"{self._rates[0]:.3g}..{self._rates[-1]:.3g}"
-        return f"loss {self._loss:.4g}  lr {rates}  {self._metrics}".rstrip()
+        ends = dict.fromkeys([*self._rates[:1], *self._rates[-1:]])
+        rates = f"lr {'..'.join(f'{rate:.3g}' for rate in ends)}" if ends else ""
+        loss = "" if self._loss is None else f"loss {self._loss:.4g}"
+        return "  ".join(filter(None, (loss, rates, self._metrics)))
 
 
 def _epoch(trainer: pl.Trainer) -> str:

@@ -50,6 +50,14 @@ def test_it_shows_the_range_of_lrs_and_the_epochs_of_the_plan(train: Any, tmp_pa
     assert f"  lr {min(last):.3g}..{max(last):.3g}  val/loss" in shown.text.getvalue()
 
 
+def test_before_the_first_step_it_shows_no_loss_and_no_lr(prepare: Any, tmp_path: Path) -> None:
+    shown = Shown(21, bar=False)
+    run = prepare(tmp_path, **shown.options())
+    run.trainer.validate(run.module, datamodule=run.data, verbose=False)
+    (line,) = shown.text.getvalue().splitlines()
+    assert "step 0  val/loss " in line
+
+
 def test_the_bar_moves_to_the_end(train: Any, tmp_path: Path) -> None:
     shown = Shown(21, bar=True)
     train(tmp_path, **shown.options())
