@@ -96,6 +96,15 @@ def test_a_run_is_uploaded_and_goes_on_elsewhere(url: str, tmp_path: Path, monke
     assert lrflow.load(f"{url}/{folder.name}").metrics == json.loads(found["summary.json"])["metrics"]
 
 
+def test_a_local_run_goes_on_in_its_own_folder_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    assert main([*SMALL, "trainer.max_steps=6"]) == 0
+    (folder,) = Path("outputs").iterdir()
+    more = [f"resume={folder}", "output=memory://bucket/runs", "trainer.max_steps=9", "resume.horizon=rescale"]
+    assert main(more) == 0
+    assert f"{folder}: the run goes on in its own folder, so it is not uploaded to memory://bucket/runs" in caplog.text
+    assert contents("memory://bucket/runs") == {}
+
+
 def test_a_killed_run_goes_on_from_what_was_uploaded(tmp_path: Path, python: Callable[..., Any], same: Any) -> None:
     whole, killed = (f"file://{tmp_path}/{name}" for name in ("whole", "killed"))
     assert main([*SMALL, f"output={whole}"]) == 0

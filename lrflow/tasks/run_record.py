@@ -24,7 +24,7 @@ from lrflow.errors import StoppedError
 from lrflow.health.advice import plan_extras
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
-from lrflow.remote import upload
+from lrflow.remote import upload, url_of
 from lrflow.runs import NoFolder, RunFolder
 from lrflow.training.interrupt import requeue
 from lrflow.training.loggers import build_loggers, close_loggers
@@ -55,7 +55,10 @@ def open_folder(config: Config, resumed: Resumed | None, title: str | None = Non
     if config.run_folder:
         return RunFolder.at(config.run_folder)
     if resumed and resumed.is_newest and config.resume.horizon != "branch":
-        return RunFolder.of(resumed.path)
+        folder, url = RunFolder.of(resumed.path), url_of(Path(config.output))
+        if url is not None and url_of(folder.path) is None:
+            log.warning("%s: the run goes on in its own folder, so it is not uploaded to %s", folder.path, url)
+        return folder
     return RunFolder.create(Path(config.output), title or config.title)
 
 
