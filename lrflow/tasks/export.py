@@ -153,7 +153,8 @@ def _onnx(network: nn.Module, inputs: Tensor, path: Path) -> Tensor:
     write_whole(path, model.SerializeToString())
     from onnx.reference import ReferenceEvaluator
 
-    return torch.from_numpy(ReferenceEvaluator(str(path)).run(None, {"inputs": inputs.numpy()})[0])
+    evaluator: Any = ReferenceEvaluator(str(path))
+    return torch.from_numpy(evaluator.run(None, {"inputs": inputs.numpy()})[0])
 
 
 def _facts(trained: Trained) -> dict[str, Any]:

@@ -59,6 +59,18 @@ def data_of(config: Any) -> Any:
     return data
 
 
+def test_a_parquet_file_has_the_columns_of_the_table(lrflow: Command, run: Path) -> None:
+    parquet: Any = pytest.importorskip("pyarrow.parquet")
+    for to in ("csv", "parquet"):
+        assert lrflow("task=predict", "output=runs", f"task.to={to}").returncode == 0
+    found = parquet.read_table(run / "predictions/test-best.parquet").to_pydict()
+    wanted = rows(run / "predictions/test-best.csv")
+    assert [*found] == [*wanted[0]]
+    assert found["row"] == [*range(len(wanted))]
+    for name, values in found.items():
+        np.testing.assert_allclose(values, [float(row[name]) for row in wanted], rtol=1e-6)
+
+
 def test_files_and_folders_are_predicted_as_they_are_read(lrflow: Command, run: Path, tmp_path: Path) -> None:
     images = load_digits().images[:30].astype(np.float32)
     folder = tmp_path / "images"
