@@ -72,6 +72,14 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
         "callbacks.early_stopping.then_for=40%",
     ),
     "EMA of the weights": (*OWN, "model._target_=benchmarks.kills_models.Averaged", "optimizer=momentum"),
+    "two optimizers by hand": (
+        *OWN,
+        "model._target_=benchmarks.kills_models.Duel",
+        "optimizer=adam",
+        "optimizer.every=2",
+        "+optimizer.routes.other={_target_: torch.optim.SGD, lr: 0.05, momentum: 0.9}",
+        "layers={rules: [{name: other, match: 'discriminator.*', route: other}, {name: generator, match: '*'}]}",
+    ),
     "accumulation": (
         *SMALL,
         "trainer.accumulate_grad_batches=3",

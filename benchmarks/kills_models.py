@@ -1,4 +1,4 @@
-"""A network with batch norm, one whose weights are averaged, and a stream with a state, for `benchmarks.kills`."""
+"""A network with batch norm, one with averaged weights, a GAN, and a stream with a state, for `benchmarks.kills`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,42 @@ class Averaged(Supervised):
     def configure_callbacks(self) -> list[pl.Callback]:
         """Return Lightning's average of the weights."""
         return [EMAWeightAveraging(decay=0.9)]
+
+
+class Duel(pl.LightningModule):
+    """A GAN that optimizes by hand: its generator steps where its optimizer is due."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 64))
+        self.discriminator = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 1))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Step the discriminator, and the generator if it is due."""
+        generator, discriminator = self.optimizers()  # type: ignore[misc, union-attr]
+        made = self.generator(torch.randn(len(batch[0]), 4))
+        loss = self._loss(batch[0].flatten(1), real=True) + self._loss(made.detach(), real=False)
+        discriminator.zero_grad()
+        self.manual_backward(loss)
+        discriminator.step()
+        if generator.is_due:
+            generator.zero_grad()
+            self.manual_backward(self._loss(made, real=True))
+            generator.step()
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log the discriminator's loss on real inputs."""
+        self.log("val/loss", self._loss(batch[0].flatten(1), real=True))
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log the discriminator's loss on real inputs."""
+        self.log("test/loss", self._loss(batch[0].flatten(1), real=True))
+
+    def _loss(self, inputs: Tensor, real: bool) -> Tensor:
+        logits = self.discriminator(inputs)
+        return nn.functional.softplus(-logits if real else logits).mean()
 
 
 class Numbers(IterableDataset[tuple[Tensor, int]]):

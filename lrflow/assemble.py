@@ -229,7 +229,7 @@ def build_groups(
         devices: number of training processes; None: that of the config.
         report: is called with what a user should know before the run, such as a rescaled peak LR.
         data: set up for training; one example shows in which order the module uses its layers. None: not loaded.
-        horizon: length of the run; only the scheduler of the module's own optimizer needs it.
+        horizon: length of the run, if it is known; the scheduler of the module's own optimizer needs it.
 
     Raises:
         ConfigError: the rules do not put every parameter into exactly one group, or the optimizer cannot train a group.
@@ -256,7 +256,12 @@ def build_groups(
     settings = {name: {"lr": route.lr, "weight_decay": _weight_decay(route)} for name, route in routes.items()}
     groups = resolve(parameters, rules, main.lr, _weight_decay(main), routes=settings)
     groups = [group if group.frozen else replace(group, every=main.turns[group.route]) for group in groups]
-    problems = check_members({None: locate(main.target), **{n: locate(r.target) for n, r in routes.items()}})
+    problems = [
+        Problem(f"{key}.every", f"is more than the {horizon.steps} steps of the run", one.every, "or train longer")
+        for key, one in main.members.items()
+        if horizon and one.every > horizon.steps
+    ]
+    problems += check_members({None: locate(main.target), **{n: locate(r.target) for n, r in routes.items()}})
     problems += check_groups([group for group in groups if not group.route], locate(main.target))
     for name, route in routes.items():
         problems += check_groups([group for group in groups if group.route == name], locate(route.target))

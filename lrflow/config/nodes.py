@@ -119,7 +119,7 @@ def check_node(
     shipped = list(shipped_nodes(group, target, option))
     known = {name for other in shipped for name in other}
     whole = [other for other in shipped if other.keys() <= node.keys()]
-    names = [name for name in known if name not in CONTROLS]
+    names = [*(name for name in known if name not in CONTROLS), *ignore]
     meant = {name: closest(name, names) for name in given - known}
     if whole and all(meant.values()) and not node.get("_args_"):  # also if none is misspelt
         problems = [

@@ -219,9 +219,9 @@ def check_arguments(
             hint = did_you_mean(name, CONTROLS)
             problems.append(Problem(f"{prefix}{name}", "lrflow has no such key for a node", value, hint))
         elif not anything and name not in accepted:
-            near, message = nearest(name, known, count=1), f"{target} takes no {name}"
+            near, message = nearest(name, [*known, *ignore], count=1), f"{target} takes no {name}"
             hint = f"did you mean {prefix}{near[0]}?" if near else f"it takes {', '.join(known)}" if known else None
-            problems.append(UnknownProblem(f"{prefix}{name}", message, value, hint, known=tuple(known)))
+            problems.append(UnknownProblem(f"{prefix}{name}", message, value, hint, known=(*known, *ignore)))
     wrong = check_controls(arguments, key)
     if wrong or arguments.get("_partial_"):
         return problems + wrong

@@ -127,6 +127,9 @@ class ByHand:
     def __iter__(self) -> Iterator[RouteOptimizer]:
         return iter(self._optimizers)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ByHand:
+        return self  # a copy of the module, as callbacks make one for its weights, needs no copy of the run
+
 
 def _no_schedulers() -> Any:
     raise LrflowError("lrflow steps the schedules of the plan: leave out self.lr_schedulers() in training_step")

@@ -317,7 +317,11 @@ def test_a_module_that_does_not_make_the_steps_of_the_plan_ends(
         (["optimizer.every=0"], r"optimizer\.every = 0"),
         (["optimizer.every=half"], r"optimizer\.every = 'half'"),
         (["+optimizer.routes.judge.every=-1"], r"optimizer\.routes\.judge\.every = -1"),
-        (["optimizer.every=22"], r"optimizer: steps at every 22 steps, and the run has only 21"),
+        (["optimizer.every=22"], r"optimizer\.every = 22: is more than the 21 steps of the run"),
+        (
+            ["+optimizer.routes.judge.evry=2"],
+            r"optimizer\.routes\.judge\.evry = 2.*did you mean .*judge\.every",
+        ),
         (["schedule.warmup=10"], r"warmup.*is 10 steps.*10 \(counted in the optimizer's own steps, one at every 2"),
         (["layers={rules: [{name: all, match: '*', route: juge}]}"], r"there is no such route.*did you mean judge"),
         (
