@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.accelerators import CUDAAccelerator
@@ -309,11 +311,18 @@ class Digits(DataModule):
 
     def load(self) -> tuple[Examples, None]:
         """All images, [1797, 1, 8, 8] with pixels from 0 to 16, and their classes; the data has no test part."""
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        return Examples(torch.from_numpy(digits.images)[:, None], torch.from_numpy(digits.target).long()), None
+        images, classes = _digits()
+        return Examples(torch.tensor(images)[:, None], torch.tensor(classes, dtype=torch.long)), None
 
     def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
         """Scale pixels to zero mean and unit variance."""
         return (inputs.float() / 16 - MEAN) / STD
+
+
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """The images and classes of scikit-learn's file, read once per process: a sweep trains on it often."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return digits.images, digits.target

@@ -85,7 +85,7 @@ def test_each_step_uses_its_groups_lr(option: str, monkeypatch: pytest.MonkeyPat
 
 
 def run(option: str, folder: Path, *overrides: str) -> dict[str, Any]:
-    epochs = ("trainer.max_epochs=4", "trainer.checkpoint.every=50 steps", "trainer.checkpoint.keep=null")
+    epochs = ("trainer.max_epochs=4", "trainer.checkpoint.every=65 steps", "trainer.checkpoint.keep=null")
     asked = [f"optimizer={option}", f"output={folder}", *epochs, "trainer.progress=false", *overrides]
     asked += FOR_OTHER_MODELS.get(option, [])
     return train.run(compose(asked))
@@ -109,8 +109,8 @@ class TestDigits:
         self, same: Any, option: str, whole: Callable[[str], dict[str, Any]], tmp_path: Path
     ) -> None:
         folder = Path(whole(option)["folder"])
-        cut = folder / "checkpoints" / "step-0000050.ckpt"
-        resumed = Path(run(option, tmp_path, f"resume={cut}")["folder"])
+        cut = folder / "checkpoints" / "step-0000065.ckpt"
+        resumed = Path(run(option, tmp_path, f"resume={cut}", "task.test=false")["folder"])
         assert resumed != folder
         end, again = (load(place / "checkpoints" / "step-0000080.ckpt") for place in (folder, resumed))
         assert same(end["state_dict"], again["state_dict"])

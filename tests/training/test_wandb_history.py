@@ -143,8 +143,7 @@ def test_a_server_with_later_rows_gets_the_lost_ones_after_them(tmp_path: Path, 
     assert [row for _, row in rows] == list(loss(0, 1, 2, 3).values())
 
 
-@pytest.mark.parametrize("when", [30, 60])
-def test_killed_and_resumed_runs_have_every_value_once(when: int, python, lrflow, tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_has_every_value_once(python, lrflow, tmp_path: Path) -> None:
     words = [
         "logger=wandb", "logger.wandb.mode=offline", "trainer.max_epochs=4", "trainer.checkpoint.every=7 steps",
         "trainer.log_every=5", "trainer.val_every=10 steps", "output=out",
@@ -153,7 +152,7 @@ def test_killed_and_resumed_runs_have_every_value_once(when: int, python, lrflow
     def rows() -> int:
         return sum(len(path.read_bytes().splitlines()) for path in tmp_path.glob("out/*/metrics.csv"))
 
-    python("-m", "lrflow", *words, cwd=tmp_path).interrupt(signal.SIGKILL, lambda: rows() > when)
+    python("-m", "lrflow", *words, cwd=tmp_path).interrupt(signal.SIGKILL, lambda: rows() > 40)
     done = lrflow("resume=last", "output=out")
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = tmp_path.glob("out/*")
