@@ -62,6 +62,15 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     "SOAP": (*SMALL, "optimizer=soap"),
     "averaged SGD": (*SMALL, "optimizer=asgd"),
     "average": (*SMALL, "average=ema", "average.over=20%"),
+    "three best averages": (
+        *SMALL,
+        "average=ema",
+        "average.decay=0.5",
+        "schedule=constant",
+        "optimizer.lr=0.3",
+        "trainer.checkpoint.best=3",
+        'trainer.checkpoint.name="{step:04d}={val/loss:.4f}"',
+    ),
     "early stopping's cooldown": (
         *SMALL,
         "schedule=constant",
@@ -194,7 +203,8 @@ def end_of(folder: Path) -> dict[str, Any]:
     summary = json.loads((run / "summary.json").read_text())
     summary.pop("seconds")
     found: dict[str, Any] = {"rows": rows, "summary": summary, "step": newest.name}
-    for name in (newest.name, "best.ckpt"):
+    kept = {path.name for path in newest.parent.glob("*.ckpt") if not path.name.startswith("step-")}
+    for name in (newest.name, *sorted({"best.ckpt", *kept})):
         path = run / "checkpoints" / name
         found[f"checkpoint {name}"] = content = read_checkpoint(path) if path.exists() else None
         if content is not None:
