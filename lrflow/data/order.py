@@ -195,8 +195,8 @@ class ShardedBatches(Sampler[Any]):
         if len(stops) > 2 and stops[-2] == len(shard):
             stops[-2] -= 1  # a share that is too short for the last batch leaves it one example
         for number in range(start, len(self)):
-            seed = _words(self.seed, epoch, self.rank, number)[0]
-            yield SeededBatch(shard[stops[number] : stops[number + 1]].tolist(), seed)
+            rows = shard[stops[number] : stops[number + 1]]
+            yield SeededBatch(rows, (self.seed, epoch, self.rank, number))
 
     def shard(self) -> np.ndarray:
         """The indices for this device in the present epoch, in order; int64, [examples of this device]."""
@@ -238,22 +238,29 @@ class SeededBatch(list[int]):
 
     Args:
         indices: the indices of the batch's examples.
-        seed: the seed, 32 bits.
+        origin: seed of the run, epoch, rank and number of the batch, which make the seed.
     """
 
-    def __init__(self, indices: Sequence[int], seed: int) -> None:
-        super().__init__(indices)
-        self.seed = seed
+    def __init__(self, indices: Sequence[int] | np.ndarray, origin: tuple[int, ...]) -> None:
+        self.rows = np.asarray(indices, np.int64)
+        self.origin = origin
+        super().__init__(self.rows.tolist())
+
+    @property
+    def seed(self) -> int:
+        """The seed, 32 bits; computed where it is needed, since that takes as long as fetching a small batch."""
+        return _words(*self.origin)[0]
 
     def __iter__(self) -> Iterator[int]:
         if get_worker_info() is not None:
-            random.seed(self.seed)
-            np.random.seed(self.seed)
-            torch.default_generator.manual_seed(self.seed)
+            seed = self.seed
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.default_generator.manual_seed(seed)
         return super().__iter__()
 
-    def __reduce__(self) -> tuple[type[SeededBatch], tuple[list[int], int]]:
-        return type(self), (self[:], self.seed)
+    def __reduce__(self) -> tuple[type[SeededBatch], tuple[list[int], tuple[int, ...]]]:
+        return type(self), (self[:], self.origin)
 
 
 class WholeBatches(TensorDataset):
@@ -265,7 +272,8 @@ class WholeBatches(TensorDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[torch.Tensor]:
         """The batch that `default_collate` would return: one tensor [len(indices), ...] per tensor of the data set."""
-        rows = torch.as_tensor(indices, dtype=torch.int64)
+        whole = type(indices) is SeededBatch  # a subset gives a list of its own indices
+        rows = torch.from_numpy(indices.rows) if whole else torch.as_tensor(indices, dtype=torch.int64)
         return [tensor.index_select(0, rows.to(tensor.device)) for tensor in self.tensors]
 
 

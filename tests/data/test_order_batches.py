@@ -56,6 +56,8 @@ def test_single_examples_can_still_be_read() -> None:
 
 
 def test_a_batch_reaches_a_worker_with_its_seed() -> None:
-    batch = pickle.loads(pickle.dumps(SeededBatch([3, 1], seed=99)))
+    batch = pickle.loads(pickle.dumps(SeededBatch([3, 1], (7, 2, 0, 5))))
     assert batch == [3, 1]
-    assert batch.seed == 99
+    seeds = [SeededBatch([3, 1], origin).seed for origin in ((7, 2, 0, 5), (7, 2, 0, 6), (7, 2, 1, 5))]
+    assert batch.seed == seeds[0]
+    assert len({*seeds}) == 3

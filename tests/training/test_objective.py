@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lrflow.errors import ConfigError
-from lrflow.objectives import LOSSES, ChosenScore, chosen_loss, chosen_score
+from lrflow.objectives import LOSSES, ChosenScore, chosen_loss, chosen_score, in_units
 from lrflow.training import Supervised
 from lrflow.training.objective import Criterion, build_criterion, build_metrics
 
@@ -168,3 +168,20 @@ def test_a_metric_of_several_values() -> None:
 def test_a_loss_with_parameters_is_refused() -> None:
     with pytest.raises(ConfigError, match="parameters that would have to be trained: weight, bias"):
         Criterion(chosen_loss("mse"), nn.Bilinear(1, 1, 1))
+
+
+def test_the_loss_of_scaled_targets_is_in_their_units_and_the_metrics_are_not() -> None:
+    loss = in_units(chosen_loss("mse"), (150.0, 70.0))
+    targets = torch.randn(43, generator=DRAW) * 70 + 150
+    outputs = OUTPUTS.detach()[:, :1]
+    scores = build_metrics({"rmse": chosen_score("rmse", {}, loss, 1)}, loss)
+    module = Supervised(nn.Identity(), build_criterion(loss), scores)
+    module.count("val", outputs, targets)
+    found = {name: value.item() for name, value in module.scores("val").items()}
+    numbers = outputs[:, 0] * 70 + 150
+    mse = sk.mean_squared_error(targets, numbers)
+    expected = {"loss": mse / 70**2, "mae": sk.mean_absolute_error(targets, numbers), "rmse": mse**0.5}
+    expected["r2"] = sk.r2_score(targets, numbers)
+    assert found == pytest.approx({f"val/{name}": value for name, value in expected.items()}, rel=1e-4)
+    assert in_units(chosen_loss("poisson_nll"), (1.0, 2.0)).units is None
+    assert in_units(chosen_loss("cross_entropy"), (1.0, 2.0)).units is None
