@@ -272,8 +272,10 @@ class WholeBatches(TensorDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[torch.Tensor]:
         """The batch that `default_collate` would return: one tensor [len(indices), ...] per tensor of the data set."""
-        whole = type(indices) is SeededBatch  # a subset gives a list of its own indices
-        rows = torch.from_numpy(indices.rows) if whole else torch.as_tensor(indices, dtype=torch.int64)
+        if isinstance(indices, SeededBatch):  # a subset gives a list of its own indices instead
+            rows = torch.from_numpy(indices.rows)
+        else:
+            rows = torch.as_tensor(indices, dtype=torch.int64)
         return [tensor.index_select(0, rows.to(tensor.device)) for tensor in self.tensors]
 
 
