@@ -64,10 +64,11 @@ class Arguments:
         return [*words, *overrides]
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Argument parser that raises ConfigError instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise the message as the problem of the command line."""
         raise ConfigError([Problem("command line", message, hint="see --help")])
 
 
@@ -77,7 +78,7 @@ def parse(words: Sequence[str]) -> Arguments:
     Raises:
         ConfigError: unknown flag, value that a flag does not take, or flags that exclude each other.
     """
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--version", action="store_true")

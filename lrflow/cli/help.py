@@ -9,6 +9,7 @@ from textwrap import wrap
 from rich.text import Text
 
 from lrflow.cli.errors import console
+from lrflow.cli.subcommands import SUBCOMMANDS
 from lrflow.config.options import GROUPS, Catalogue, Option, home
 
 _LONGEST = 26
@@ -74,8 +75,16 @@ def show_help(config_dir: Path | None = None) -> None:
     defaults = Option("", "config", home("conf") / "config.yaml").selected_options()
     usage = Text.assemble(("lrflow", "bold"), " [GROUP=OPTION ...] [KEY=VALUE ...] [FLAG ...]")
     out.print(Text("usage: ").append(usage))
+    for name, subcommand in SUBCOMMANDS.items():
+        out.print(Text.assemble("       ", (f"lrflow {name}", "bold"), f" {subcommand.usage}"), soft_wrap=True)
     out.print(Text("       python -m lrflow ... does the same", "dim"))
-    for title, rows in (("examples", EXAMPLES), ("common overrides", COMMON), ("flags", FLAGS)):
+    looking = {name: subcommand.summary for name, subcommand in SUBCOMMANDS.items()}
+    for title, rows in (
+        ("examples", EXAMPLES),
+        ("subcommands, which train nothing", looking),
+        ("common overrides", COMMON),
+        ("flags", FLAGS),
+    ):
         out.print(Text(f"\n{title}", "bold cyan") + _rows(rows, out.width))
     out.print("\nSet LRFLOW_DEBUG=1 in the environment to see the tracebacks of errors.")
     out.print("\nAll groups and their options follow. --cfg job prints every key and its value.")

@@ -1,0 +1,215 @@
+"""Subcommands, which look at runs and train nothing: `lrflow list`, `lrflow compare`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrflow.cli.arguments import Parser
+from lrflow.errors import ConfigError, Problem, nearest
+from lrflow.output import put
+
+if TYPE_CHECKING:
+    from lrflow.reports.runs import Run
+
+OUTPUT = "outputs"
+"""Folder of the run folders, unless the command names another."""
+
+
+def _list(given: argparse.Namespace) -> None:
+    from lrflow.reports.runs import Condition, find_runs, selected
+
+    folders = [word for word in given.words if Path(word).is_dir()] or [OUTPUT]
+    if len(folders) > 1:
+        raise ConfigError([Problem("lrflow list", "takes one folder", " ".join(folders))])
+    folder = Path(folders[0])
+    conditions = [Condition.parse(word) for word in given.words if word not in folders]
+    runs = find_runs(folder)
+    if not runs:
+        print(f"no runs under {folder}/")
+        return
+    found = selected(runs, conditions, given.sort)
+    if given.json:
+        put(sys.stdout, json.dumps([_record(run) for run in found], indent=1) + "\n")
+        return
+    if given.limit < 0:
+        raise ConfigError([Problem("--limit", "expected a number of runs; 0 shows all", given.limit)])
+    shown = found[: given.limit or None]
+    _show_runs(shown, folder, [each.key for each in conditions if each.sign != "="], given.sort)
+    hidden = f"; --limit 0 shows {len(found) - len(shown):,} more" if len(shown) < len(found) else ""
+    of = f" of {len(runs):,}" if len(found) < len(runs) else ""
+    print(f"\n{len(found):,}{of} run{'s' * (len(runs) != 1)} under {folder}/{hidden}")
+
+
+def _record(run: Run) -> dict[str, object]:
+    """What `--json` prints of a run."""
+    facts = {key: run.value(key) for key in ("status", "started", "steps", "seconds")}
+    metrics = {name: value if math.isfinite(value) else str(value) for name, value in run.metrics.items()}
+    return {"folder": str(run.folder), **facts, "overrides": run.typed, "metrics": metrics}
+
+
+def _show_runs(runs: Sequence[Run], folder: Path, asked: Sequence[str], sort: str | None) -> None:
+    """Print a table of runs: how they ended, their swept values, and the metrics for which there is room."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from lrflow.cli.errors import console
+    from lrflow.display import short_names
+    from lrflow.metric import is_loss, is_test, is_validation
+    from lrflow.reports.runs import swept_keys, written
+
+    if not runs:
+        return
+    swept = [key for key in swept_keys(runs) if key not in asked]
+    measured = {name: None for run in runs for name in run.metrics}
+    usual = sorted(measured, key=lambda name: (not is_validation(name), is_test(name), is_loss(name)))
+    first = [*([sort] if sort else []), *asked] or usual[:1]
+    columns = {"status": [run.status for run in runs], "steps": [written(run.value("steps")) for run in runs]}
+    columns |= {
+        name: [written(run.value(key)) for run in runs]
+        for name, key in zip(short_names(swept, ["run", "started", *columns]), swept, strict=True)
+    }
+    last = {"run": [run.folder.relative_to(folder).as_posix() for run in runs]}
+    out = console()
+    for name in dict.fromkeys([*first, *usual, "started"]):
+        cells = [f"{v:.4g}" if isinstance(v := run.value(name), float) else written(v) for run in runs]
+        fits = _width({**columns, name: cells, **last}) <= out.width
+        if name not in columns and (name in first or fits):
+            columns[name] = cells
+    columns |= last
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(Text(name), justify="left" if name in ("run", "status") else "right", overflow="fold")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, row))
+    out.print(table)
+
+
+def _width(columns: dict[str, list[str]]) -> int:
+    return sum(2 + max(len(name), *map(len, cells)) for name, cells in columns.items())
+
+
+def _compare(given: argparse.Namespace) -> None:
+    from rich.text import Text
+
+    from lrflow.cli.errors import console
+    from lrflow.display import Grid
+    from lrflow.plan.diff import PlanDiff
+    from lrflow.reports.runs import different_keys, find_run, written
+
+    if len(given.runs) < 2:
+        raise ConfigError([Problem("lrflow compare", "needs two or more runs", " ".join(given.runs) or None)])
+    runs = [find_run(word, Path(OUTPUT)) for word in given.runs]
+    out = console()
+    letters = [f"{number}" for number in range(1, len(runs) + 1)]
+    for letter, run in zip(letters, runs, strict=True):
+        out.print(Text(f"{letter}  {run.folder}  {run.status}, {written(run.value('steps'))} steps"))
+    versions = [{f"version of {k}": v for k, v in dict(run.environment.get("versions") or {}).items()} for run in runs]
+    changed = [
+        key for key in dict.fromkeys(k for each in versions for k in each) if len({e.get(key) for e in versions}) > 1
+    ]
+    keys = different_keys(runs)
+    names = sorted({name for run in runs for name in run.metrics})
+    for title, labels, cells in (
+        ("config", keys, [[written(run.config.get(key)) for run in runs] for key in keys]),
+        ("environment", changed, [[written(each.get(key)) for each in versions] for key in changed]),
+        ("metrics", names, [[written(run.metrics.get(name)) for run in runs] for name in names]),
+    ):
+        if not labels and title == "environment":
+            continue
+        out.print(Text(f"\n{title}", "bold"))
+        if not labels:
+            out.print("the same" if title == "config" else "none")
+            continue
+        table = Grid("<", *letters)
+        for label, row in zip(labels, cells, strict=True):
+            table.row(label, *row)
+        out.print(table)
+    first = runs[0]
+    for letter, run in zip(letters[1:], runs[1:], strict=True):
+        out.print(Text(f"\nplan, 1 and {letter}", "bold"))
+        if first.plan is None or run.plan is None:
+            out.print("one of the two has no plan that can be read")
+        else:
+            out.print(PlanDiff(first.plan, run.plan))
+
+
+@dataclass(frozen=True)
+class Subcommand:
+    """A subcommand.
+
+    Args:
+        usage: its words, after `lrflow NAME`.
+        summary: what it does.
+        options: adds its arguments to a parser.
+        run: does it.
+    """
+
+    usage: str
+    summary: str
+    options: Callable[[argparse.ArgumentParser], object]
+    run: Callable[[argparse.Namespace], None]
+
+
+def _options_of_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--sort")
+    parser.add_argument("--limit", type=int, default=30)
+    parser.add_argument("--json", action="store_true")
+
+
+SUBCOMMANDS = {
+    "list": Subcommand(
+        "[FOLDER] [CONDITION ...] [--sort KEY] [--limit N] [--json]",
+        "list the runs under outputs/: lrflow list optimizer=adamw 'val/loss<0.1' --sort val/loss",
+        _options_of_list,
+        _list,
+    ),
+    "compare": Subcommand(
+        "RUN RUN ...",
+        "compare runs: their configs, versions, metrics and plans; RUN is a folder, a part of its name or last",
+        lambda parser: parser.add_argument("runs", nargs="*"),
+        _compare,
+    ),
+}
+"""The subcommands by name: the first word of a command line, without `=`."""
+
+
+def unknown_subcommand(word: str) -> bool:
+    """Return whether a word is no subcommand.
+
+    Raises:
+        ConfigError: it is nearly the name of one.
+    """
+    if word not in SUBCOMMANDS and (near := nearest(word, SUBCOMMANDS, 1)):
+        raise ConfigError([Problem(word, "there is no such subcommand", hint=f"did you mean lrflow {near[0]}?")])
+    return word not in SUBCOMMANDS
+
+
+def run_subcommand(words: Sequence[str]) -> int:
+    """Run a subcommand.
+
+    Args:
+        words: command line; the first word is a key of `SUBCOMMANDS`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError: its arguments are wrong.
+    """
+    name, *rest = words
+    subcommand = SUBCOMMANDS[name]
+    if {"-h", "--help"} & {*rest}:
+        print(f"usage: lrflow {name} {subcommand.usage}\n\n{subcommand.summary}")
+        return 0
+    parser = Parser(prog=f"lrflow {name}", add_help=False, allow_abbrev=False)
+    subcommand.options(parser)
+    subcommand.run(parser.parse_intermixed_args(rest))
+    return 0

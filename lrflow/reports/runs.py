@@ -1,0 +1,279 @@
+"""The runs below a folder: what `lrflow list` selects and sorts, and what `lrflow compare` sets side by side."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lrflow.config.origins import READ_ERRORS, read_yaml
+from lrflow.config.overrides import values_of
+from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
+from lrflow.metric import Metric
+from lrflow.outcome import Outcome
+from lrflow.plan import Plan
+from lrflow.runs import RunFolder, read_json
+
+UNFINISHED = ("running", "unfinished")
+"""Statuses of a run that has not ended: a process is running it, or its process was killed."""
+
+_FACTS = ("status", "started", "steps", "seconds")
+_NOT_COMPARED = ("lrflow", "hydra", "output", "name", "resume", "trial", "against")
+"""Keys that differ between runs without changing the training."""
+
+_OF_A_RUN = {"environment.json", "plan.json", "metrics.csv", "summary.json"}
+"""Files of which a run folder has one beside config.yaml."""
+
+_CONDITION = re.compile(r"([\w./@-]+)(<=|>=|!=|=|<|>)(.*)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as its folder records it.
+
+    Args:
+        folder: its run folder.
+    """
+
+    folder: Path
+
+    @cached_property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None: it has not."""
+        return Outcome.from_summary(RunFolder(self.folder).read_summary(), self.folder)
+
+    @cached_property
+    def status(self) -> str:
+        """One of `lrflow.outcome.STATUSES` or of `UNFINISHED`."""
+        if self.outcome is not None:
+            return self.outcome.status
+        return UNFINISHED[RunFolder(self.folder).holder() is None]
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Its last metrics by name."""
+        return dict(self.outcome.metrics) if self.outcome else {}
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Command, start time, machine and versions."""
+        return read_json(self.folder / "environment.json", dict)
+
+    @property
+    def started(self) -> str:
+        """Its start time, to the minute; empty if unknown."""
+        return str(self.environment.get("started", ""))[:16].replace("T", " ")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Its config by dotted key, with the option of each group under the group's name; empty if unreadable."""
+        try:
+            content = read_yaml(RunFolder(self.folder).config)
+        except (*READ_ERRORS, ValueError):
+            return {}
+        content = content if isinstance(content, dict) else {}
+        record = content.get("lrflow")
+        choices = record.get("choices") if isinstance(record, dict) else None
+        return {**dict(_leaves(content)), **(choices if isinstance(choices, dict) else {})}
+
+    @property
+    def typed(self) -> dict[str, str]:
+        """The overrides of its command line, by key."""
+        given = self.config.get("lrflow.overrides")
+        return values_of(map(str, given)) if isinstance(given, list) else {}
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """The plan that it executes; None: it cannot be read."""
+        try:
+            return Plan.from_dict(read_json(RunFolder(self.folder).plan, dict))
+        except (ConfigError, KeyError, TypeError, ValueError):
+            return None
+
+    def value(self, key: str) -> Any:
+        """Return a metric, a value of the config, the option of a group or a fact such as `status`; None: it has none.
+
+        Args:
+            key: name of the metric, key of the config, group, or `status`, `started`, `steps`, `seconds`.
+        """
+        if key in self.metrics:
+            return self.metrics[key]
+        if key in ("status", "started"):
+            return getattr(self, key)
+        if key in ("steps", "seconds"):
+            return getattr(self.outcome, key, None)
+        return self.config.get(key)
+
+    @property
+    def names(self) -> set[str]:
+        """The keys that `value` knows."""
+        return {*self.metrics, *_FACTS, *(key for key in self.config if not key.startswith("lrflow."))}
+
+    def metric(self, name: str) -> Metric:
+        """Return one of its metrics with the mode that the run recorded, or that the name suggests."""
+        mode = self.config.get(f"lrflow.metrics.{name}")
+        return Metric.parse(name, mode if mode in ("min", "max") else None)
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Return the runs in a folder and its subfolders, the newest first."""
+    found = []
+    for path, folders, names in os.walk(folder):
+        if "config.yaml" in names and _OF_A_RUN & {*names}:
+            found.append(Run(Path(path)))
+            folders.clear()
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return sorted(found, key=lambda run: (run.started, len(run.folder.name), run.folder.name), reverse=True)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition on runs, such as `optimizer=adamw` or `val/loss<0.1`.
+
+    Args:
+        key: as `Run.value` takes it.
+        sign: `=`, `!=`, `<`, `<=`, `>` or `>=`.
+        value: as typed.
+    """
+
+    key: str
+    sign: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Return the condition that a word of the command line states.
+
+        Raises:
+            ConfigError: it states none.
+        """
+        if not (found := _CONDITION.fullmatch(text)):
+            hint = "such as optimizer=adamw, status=finished or 'val/loss<0.1'"
+            raise ConfigError(
+                [Problem(text, "expected KEY=VALUE, KEY!=VALUE or a comparison by <, <=, > or >=", hint=hint)]
+            )
+        condition = cls(*found.groups())
+        if condition.sign in "<=>=" and condition.sign != "=" and _number(condition.value) is None:
+            raise ConfigError([Problem(text, f"{condition.sign} compares numbers", condition.value)])
+        return condition
+
+    def holds(self, run: Run) -> bool:
+        """Return whether a run meets it; a run without a value meets only `!=` and `=null`."""
+        value = run.value(self.key)
+        if self.sign in ("=", "!="):
+            return _is_same(value, self.value) == (self.sign == "=")
+        number, limit = _number(value), float(self.value)
+        if number is None:
+            return False
+        return {"<": number < limit, "<=": number <= limit, ">": number > limit, ">=": number >= limit}[self.sign]
+
+
+def selected(runs: Sequence[Run], conditions: Sequence[Condition], sort: str | None = None) -> list[Run]:
+    """Return the runs that meet all conditions, sorted.
+
+    Args:
+        runs: the newest first.
+        conditions: that they have to meet.
+        sort: metric, whose best comes first, or another key, whose smallest comes first; None: keep the order. Runs
+            without a value come last.
+
+    Raises:
+        ConfigError: no run has a value of this name.
+    """
+    names = {name for run in runs for name in run.names}
+    problems = [
+        Problem(
+            key, "no run here has a metric, a key of the config or a group of this name", hint=did_you_mean(key, names)
+        )
+        for key in dict.fromkeys([*(each.key for each in conditions), *([sort] if sort else [])])
+        if runs and key not in names
+    ]
+    if problems:
+        raise ConfigError(problems)
+    found = [run for run in runs if all(condition.holds(run) for condition in conditions)]
+    return sorted(found, key=lambda run: _rank(run, sort)) if sort else found
+
+
+def swept_keys(runs: Sequence[Run]) -> list[str]:
+    """Return the typed keys whose values differ between runs, in the order in which they were typed."""
+    keys = dict.fromkeys(key for run in runs for key in run.typed)
+    compared = [key for key in keys if key.partition(".")[0] not in (*_NOT_COMPARED, "task", "sweep")]
+    return [key for key in compared if len({written(run.value(key)) for run in runs}) > 1]
+
+
+def different_keys(runs: Sequence[Run]) -> list[str]:
+    """Return the keys of the config whose values differ between runs, groups before their keys."""
+    keys = dict.fromkeys(key for run in runs for key in run.config)
+    compared = [key for key in keys if key.partition(".")[0] not in _NOT_COMPARED]
+    found = [key for key in compared if len({written(run.config.get(key)) for run in runs}) > 1]
+    return sorted(found, key=lambda key: ("." in key, key.partition(".")[0]))
+
+
+def find_run(wanted: str, output: Path) -> Run:
+    """Return the run that `last`, a path or a part of a folder's name stands for.
+
+    Raises:
+        ConfigError: there is none, or several runs have this part in their names.
+    """
+    for folder in (Path(wanted), output / wanted):
+        if (folder / "config.yaml").is_file():
+            return Run(folder)
+    runs = find_runs(output)
+    if wanted == "last" and runs:
+        return runs[0]
+    found = [run for run in runs if wanted and wanted in run.folder.relative_to(output).as_posix()]
+    if len(found) == 1:
+        return found[0]
+    names = [run.folder.relative_to(output).as_posix() for run in found or runs]
+    if found:
+        message, hint = f"is in the names of {len(found)} runs", f"such as {', '.join(names[:3])}"
+    else:
+        message = f"expected `last`, a run folder, or a part of the name of one run under {output}/"
+        hint = f"did you mean {near[0]}?" if (near := nearest(wanted, names, 1)) else None  # type: ignore[assignment]
+    raise ConfigError([Problem("run", message, wanted, hint)])
+
+
+def written(value: Any) -> str:
+    """Return a value as the command line takes it; `-`: the run has no such key."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _leaves(content: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _is_same(value: Any, text: str) -> bool:
+    number, other = _number(value), _number(text)
+    if number is not None and other is not None:
+        return number == other
+    return written(value) == text or (value is None and text == "null")
+
+
+def _rank(run: Run, key: str) -> tuple[bool, float, str]:
+    value = run.value(key)
+    number = _number(value)
+    if number is None or math.isnan(number):
+        return value is None or number is not None, 0.0, written(value)
+    return False, run.metric(key).cost(number) if key in run.metrics else number, ""

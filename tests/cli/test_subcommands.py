@@ -1,0 +1,127 @@
+"""`lrflow list` and `lrflow compare`, on folders of real runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lrflow.cli import main
+
+RUNS = Path(__file__).parents[1] / "older_runs"
+
+
+@pytest.fixture(autouse=True)
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory whose `outputs/` holds a sweep of three, a whole run and one that was interrupted."""
+    shutil.copytree(RUNS, tmp_path / "outputs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "outputs"
+
+
+def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    assert main(["list", "--json", *words]) == 0
+    return [Path(run["folder"]).relative_to("outputs").as_posix() for run in json.loads(capsys.readouterr().out)]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--sort", "val/loss"], ["sweep/1", "whole", "sweep/0", "sweep/2", "interrupted"]),
+        (["--sort", "val/accuracy"], ["sweep/1", "whole", "sweep/0", "sweep/2", "interrupted"]),
+        (["--sort", "optimizer.lr"], ["sweep/0", "interrupted", "whole", "sweep/1", "sweep/2"]),
+        (["status=stopped"], ["interrupted"]),
+        (["status!=finished"], ["interrupted"]),
+        (["val/loss<1.5", "--sort", "val/loss"], ["sweep/1", "whole"]),
+        (["val/loss>=1.3", "val/loss<=1.8", "--sort", "val/loss"], ["whole", "sweep/0"]),
+        (["optimizer.lr=1e-1"], ["sweep/1"]),
+        (["optimizer=sgd"], []),
+        (["outputs/sweep", "optimizer.lr>1"], ["sweep/2"]),
+        (["val/loss=null"], ["interrupted"]),
+    ],
+)
+def test_the_runs_that_meet_the_conditions_the_best_first(
+    words: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert listed(capsys, *words) == expected
+
+
+def test_the_table_has_the_swept_keys_and_says_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "outputs/sweep", "--limit", "2", "--sort", "val/loss"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["status", "steps", "lr", "val/loss"]
+    assert [row.split()[:4] for row in rows[:2]] == [
+        ["finished", "60", "0.1", "0.8711"],
+        ["finished", "60", "0.01", "1.796"],
+    ]
+    assert rows[-1] == "3 runs under outputs/sweep/; --limit 0 shows 1 more"
+
+
+def test_a_run_that_goes_on_is_told_from_one_that_was_killed(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lrflow.runs import RunFolder
+
+    (outputs / "whole" / "summary.json").unlink()
+    with RunFolder(outputs / "whole").locked():
+        assert listed(capsys, "status=running") == ["whole"]
+    assert listed(capsys, "status=unfinished") == ["whole"]
+
+
+def test_compared_runs_show_their_differences_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "sweep/0", "outputs/sweep/1"]) == 0
+    told = capsys.readouterr().out
+    config = told.partition("config\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split() for line in config] == [["1", "2"], ["optimizer.lr", "0.01", "0.1"]]
+    assert ["val/accuracy", "0.388889", "0.65"] in [line.split() for line in told.splitlines()]
+    assert "all groups: 0.01 → 0.1 (10x)" in told
+
+
+def test_the_same_run_has_no_difference(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "whole", "whole"]) == 0
+    assert "config\nthe same" in capsys.readouterr().out
+
+
+def test_a_broken_folder_is_listed_and_compared(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (outputs / "whole" / "plan.json").write_text("{")
+    (outputs / "whole" / "summary.json").write_text("[1")
+    (outputs / "interrupted" / "config.yaml").write_text("a: [")
+    assert len(listed(capsys)) == 5
+    assert main(["compare", "whole", "interrupted"]) == 0
+    assert "no plan that can be read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["lst"], "did you mean lrflow list?"),
+        (["list", "val/los<1"], "did you mean val/loss?"),
+        (["list", "--sort", "optimiser.lr"], "did you mean optimizer.lr?"),
+        (["list", "val/loss<little"], "compares numbers"),
+        (["list", "val/loss"], "expected KEY=VALUE"),
+        (["list", "--limit", "-1"], "expected a number of runs"),
+        (["list", "--limit", "few"], "--limit"),
+        (["list", "--sorted"], "--sorted"),
+        (["list", "outputs", "outputs/sweep"], "takes one folder"),
+        (["compare", "whole"], "needs two or more runs"),
+        (["compare", "whole", "sweep"], "is in the names of 3 runs"),
+        (["compare", "whole", "interupted"], "did you mean interrupted?"),
+        (["compare", "whole", ""], "expected `last`"),
+    ],
+)
+def test_a_wrong_command_gets_one_message(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out == f"no runs under outputs{os.sep}\n"
+
+
+def test_the_help_of_a_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: lrflow compare RUN RUN ...")
