@@ -95,7 +95,7 @@ sys.exit(code)
     ("words", "opened"),
     [
         ([], ""),
-        (["recipe=charlm", "fast=true"], " charlm/fast.yaml charlm/recipe.yaml"),
+        (["recipe=cnn", "fast=true"], " cnn/fast.yaml cnn/recipe.yaml"),
     ],
 )
 def test_only_the_chosen_recipe_is_read(words: list[str], opened: str, tmp_path: Path) -> None:
