@@ -116,7 +116,15 @@ class Trained:
             message = f"the {split} data of {type(self.data).__name__} is a stream, without an order"
             raise ConfigError([Problem("task.split", message, split)])
         size = getattr(self.data, "eval_batch_size", None) or loader.batch_size or 1
-        return DataLoader(loader.dataset, size, collate_fn=loader.collate_fn)
+        return DataLoader(
+            loader.dataset,
+            size,
+            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers,
+            pin_memory=loader.pin_memory,
+            prefetch_factor=loader.prefetch_factor,
+            worker_init_fn=loader.worker_init_fn,
+        )
 
     @property
     def class_names(self) -> Sequence[str]:

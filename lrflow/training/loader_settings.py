@@ -67,13 +67,19 @@ def _fixed(loader: object, options: Loader) -> Problem | None:
     """Return the problem of a loader whose settings are its own affair."""
     name = type(loader).__name__
     if not isinstance(loader, DataLoader):
-        message = f"the data module returns a {name}, which is no DataLoader of torch and has no such settings"
+        message = (
+            f"the data module returns an object of {name}, which is no DataLoader of torch: it has no such settings"
+        )
     elif hasattr(loader, "state_dict"):
-        message = f"the data module returns a {name} that saves its own state, and a changed copy would not"
+        message = (
+            f"the data module returns an object of {name}, which saves its own state, and a changed copy would not"
+        )
     elif isinstance(loader.dataset, IterableDataset) and options.num_workers not in (None, loader.num_workers):
         stream = type(loader.dataset).__name__
-        message = f"{stream} is an IterableDataset: with another number of workers than its loader has, other batches"
-        message = f"{message} would be made, or each several times"
+        message = (
+            f"{stream} is an IterableDataset, which shares out its examples among the workers itself: with another"
+        )
+        message = f"{message} number of them it would make other batches, or each several times"
         hint = f"leave it out, which gives {loader.num_workers}, or set the number where the loader is made"
         return Problem("data.loader.num_workers", message, options.num_workers, hint)
     else:

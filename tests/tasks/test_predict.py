@@ -32,7 +32,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_predictions_are_those_of_the_model_in_the_order_of_the_data(lrflow: Command, run: Path) -> None:
     assert lrflow("task=predict", "output=runs", "task.to=npz", "data.eval_batch_size=100").returncode == 0
-    done = lrflow("task=predict", "output=runs", "task.split=train", "task.weights=last")
+    done = lrflow("task=predict", "output=runs", "task.split=train", "task.weights=last", "data.loader.num_workers=2")
     assert done.returncode == 0, done.stderr
     found = np.load(run / "predictions/test-best.npz")
     result = library.load(run)

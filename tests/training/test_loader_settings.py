@@ -121,8 +121,8 @@ PLAIN = TensorDataset(torch.arange(8.0))
     ("make", "settings", "key", "reason"),
     [
         (lambda: DataLoader(Stream(), 4), {"num_workers": 2}, ".num_workers", "Stream is an IterableDataset"),
-        (lambda: WithItsState(PLAIN), {"pin_memory": True}, "", "a WithItsState that saves its own state"),
-        (lambda: [range(4)], {"num_workers": 2}, "", "a range, which is no DataLoader of torch"),
+        (lambda: WithItsState(PLAIN), {"pin_memory": True}, "", "an object of WithItsState, which saves its own state"),
+        (lambda: [range(4)], {"num_workers": 2}, "", "an object of range, which is no DataLoader of torch"),
         (lambda: DataLoader(PLAIN), {"prefetch_factor": 2}, ".prefetch_factor", "training loader without any"),
         (lambda: DataLoader(PLAIN), {"persistent_workers": True}, ".persistent_workers", "needs worker processes"),
     ],
