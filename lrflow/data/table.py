@@ -48,6 +48,8 @@ class Table(DataModule):
         test_file: a file for the test; None: rows of `file`.
         val_size: rows held out for validation, or a share of them such as `10%`; stratified for classes.
         test_size: rows held out for the test, or a share of them.
+        folds: number of parts of a cross-validation, stratified, of the rows that are not for the test; None: none.
+        fold: the part that validates, from 0; the others train, and `val_size` does not count.
         split_seed: seed that selects the rows held out.
         missing: cells that hold no value.
         delimiter: between cells; None: the most frequent of `, ; tab |` in the first line.
@@ -79,6 +81,8 @@ class Table(DataModule):
         test_file: str | None = None,
         val_size: int | float | str = "15%",
         test_size: int | float | str = "15%",
+        folds: int | None = None,
+        fold: int = 0,
         split_seed: int = 0,
         missing: Sequence[str] = MISSING,
         delimiter: str | None = None,

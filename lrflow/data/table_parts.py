@@ -57,6 +57,8 @@ _LIMITS = {
     "categories": one_of("embed", "one_hot"),
     "scaling": one_of("standard", "none"),
     "rare": whole(0),
+    "folds": whole(2).or_null(),
+    "fold": whole(0),
     "split_seed": whole(0, 2**32 - 1),
     "delimiter": Limit("one sign", lambda value: value is None or (isinstance(value, str) and len(value) == 1)),
 }
@@ -75,6 +77,8 @@ class TableOptions:
     test_file: str | None = None
     val_size: int | float | str = 0
     test_size: int | float | str = 0
+    folds: int | None = None
+    fold: int = 0
     split_seed: int = 0
     missing: tuple[str, ...] = MISSING
     delimiter: str | None = None
@@ -101,6 +105,9 @@ class TableOptions:
                 examples_of(own.get(name, 0), 1)
             except ValueError as error:
                 problems.append(Problem(f"data.{name}", str(error), own[name]))
+        folds, fold = own.get("folds"), own.get("fold", 0)
+        if not problems and folds is not None and fold >= folds:
+            problems.append(Problem("data.fold", f"expected a whole number from 0 to {folds - 1}", fold))
         columns, missing = own.get("columns") or {}, own.get("missing", MISSING)
         if not isinstance(columns, Mapping):
             problems.append(Problem("data.columns", "expected names of columns with their kinds", columns))
@@ -350,16 +357,29 @@ def _rows_of(
         named = np.array(parts)[codes]
         rows = {**rows, **{part: pool[named == part] for part in PARTS if part == "train" or (named == part).any()}}
     else:
+        if options.folds is not None and "val" in rows:
+            raise ConfigError(
+                [Problem("data.folds", "the folds are validation parts, and data.val_file is one", options.folds)]
+            )
         held = {
             part: 0 if part in rows else examples_of(getattr(options, f"{part}_size"), len(pool)) for part in PARTS[1:]
         }
+        # The test part is split off first, so that it does not depend on val_size and is the same for all folds.
+        order = pool[stratified_order(targets[pool], options.split_seed)]
+        test, rest = np.split(order, [held["test"]])
+        if options.folds is not None:
+            stops = np.linspace(0, len(rest), options.folds + 1).round().astype(int)
+            start, held["val"] = stops[options.fold], int(stops[options.fold + 1] - stops[options.fold])
+            if options.folds > len(rest):
+                message = f"there are only {len(rest):,} rows to divide"
+                raise ConfigError([Problem("data.folds", message, options.folds)])
+        else:
+            start = 0
         left = len(pool) - held["val"] - held["test"]
         if left < 1:
             message = f"val_size and test_size hold out {held['val'] + held['test']:,} of {len(pool):,} rows"
             raise ConfigError([Problem("data.val_size", message, options.val_size)])
-        # The test part is split off first, so that it does not depend on val_size.
-        order = stratified_order(targets[pool], options.split_seed)
-        test, val, train = np.split(pool[order], [held["test"], held["test"] + held["val"]])
+        val, train = rest[start : start + held["val"]], np.delete(rest, np.s_[start : start + held["val"]])
         rows = {"val": val, "test": test, **rows, "train": np.sort(train)}
     if not len(rows["train"]):
         raise ConfigError([Problem("data.split", "no row is left to train on", options.split)])

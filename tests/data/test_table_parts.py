@@ -54,6 +54,20 @@ def test_parts_hold_the_classes_in_proportion_and_depend_on_the_seed(tmp_path: P
     assert set(other.rows["test"]) != set(table.rows["test"])
 
 
+def test_folds_divide_the_rows_that_are_not_for_the_test(tmp_path: Path) -> None:
+    folds = [prepared(tmp_path, CLASSES, test_size=12, folds=4, fold=fold).rows for fold in range(4)]
+    assert len({tuple(rows["test"]) for rows in folds}) == 1
+    validated = np.concatenate([rows["val"] for rows in folds])
+    assert sorted([*validated, *folds[0]["test"]]) == list(range(60))
+    for rows in folds:
+        assert sorted([*rows["train"], *rows["val"], *rows["test"]]) == list(range(60))
+        assert np.bincount(rows["val"] % 3).tolist() == [4, 4, 4]
+    first = prepared(tmp_path, CLASSES, test_size=12, folds=4).layout["columns"][0]["mean"]
+    assert first == pytest.approx(folds[0]["train"].mean())
+    assert "from 0 to 3" in problems(tmp_path, CLASSES, folds=4, fold=4)["data.fold"]
+    assert "only 48 rows" in problems(tmp_path, CLASSES, test_size=12, folds=60)["data.folds"]
+
+
 def test_parts_come_from_a_column_or_from_files_of_their_own(tmp_path: Path) -> None:
     names = ["train", "Test", "validation", "train"]
     lines = [f"{CLASSES[0]},part", *(f"{line},{names[row % 4]}" for row, line in enumerate(CLASSES[1:]))]
