@@ -31,6 +31,7 @@ from lrflow.layers.rules import as_tuple
 from lrflow.metric import TRAIN_LOSS
 from lrflow.objectives import LOSSES
 from lrflow.optimizers import Routed, build_optimizer, check_groups, check_members, traits_of
+from lrflow.optimizers.routed import route_key
 from lrflow.plan import Plan
 from lrflow.plan.checks import misfits
 from lrflow.redaction import redact
@@ -355,7 +356,7 @@ def make_optimizer(
             # A fused kernel unscales and steps in one; Lightning (2.6.6) cannot clip in between.
             node = {name: value for name, value in node.items() if (name, value) != ("fused", "auto")}
         own = [group for group in groups if group.route == route]
-        key = "optimizer" if route is None else f"optimizer.routes.{route}"
+        key = route_key(route)
         factory = locate(node["_target_"])
         optimizers[route] = made = build_optimizer(own, node, factory, device, tensor_lr, key)
         if not isinstance(factory, type):  # the class that a function returns is known only now

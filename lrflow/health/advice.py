@@ -13,6 +13,7 @@ from lrflow.config.average_schema import SWA, averaging_of
 from lrflow.config.compatibility import batch_scaling
 from lrflow.config.metric_checks import guessed_modes
 from lrflow.config.warnings import warnings_before_start
+from lrflow.optimizers.routed import route_key
 from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
@@ -98,7 +99,7 @@ def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., Optimizer]]
         columns = [column for column, group in enumerate(plan.trainable) if group.route == route]
         if not columns:
             continue
-        key = "optimizer" if route is None else f"optimizer.routes.{route}"
+        key = route_key(route)
         name, traits = getattr(factory, "__name__", key), traits_of(factory, f"{key}._target_")
         lr = plan.trainable[columns[0]].lr
         if traits.estimates_lr and lr != 1.0:

@@ -198,13 +198,13 @@ def check_members(kinds: Mapping[str | None, Callable[..., Optimizer]]) -> list[
         if traits_of(kind).needs_closure:
             message = f"{_name(kind)} evaluates the model several times per step, so no other optimizer can share it"
             problems.append(
-                Problem(_key(route), message, hint="let it train every parameter: layers=uniform, without routes")
+                Problem(route_key(route), message, hint="let it train every parameter: layers=uniform, without routes")
             )
     second = [route for route, kind in kinds.items() if traits_of(kind).second_order]
     for route in second[1:]:
         message = f"{_name(kinds[route])} differentiates the gradients, and so does {_name(kinds[second[0]])}"
         hint = "the step of one changes the weights that the other needs unchanged: keep one of them"
-        problems.append(Problem(_key(route), message, hint=hint))
+        problems.append(Problem(route_key(route), message, hint=hint))
     return problems
 
 
@@ -212,5 +212,6 @@ def _name(kind: Callable[..., Optimizer]) -> str:
     return getattr(kind, "__name__", "the optimizer")
 
 
-def _key(route: str | None) -> str:
+def route_key(route: str | None) -> str:
+    """Return the config key of an optimizer by its route; None is the main one."""
     return "optimizer" if route is None else f"optimizer.routes.{route}"

@@ -18,7 +18,7 @@ from lrflow.config.schema import NoFeedback
 from lrflow.config.targets import locate, optimizer_traits
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.feedback import MetricFeedback
-from lrflow.optimizers.routed import is_due, member_optimizers
+from lrflow.optimizers.routed import is_due, member_optimizers, route_key
 
 
 class RouteOptimizer(LightningOptimizer):
@@ -105,8 +105,7 @@ class ByHand:
             order: all routes, in the order in which the module gets their optimizers.
         """
         members = member_optimizers(optimizer)
-        keys = {route: "optimizer" if route is None else f"optimizer.routes.{route}" for route in order}
-        found = [RouteOptimizer(members[one], keys[one], every[one], module) for one in order if one in members]
+        found = [RouteOptimizer(members[one], route_key(one), every[one], module) for one in order if one in members]
         module.optimizers = cls(found)  # type: ignore[method-assign]
         module.lr_schedulers = _no_schedulers  # type: ignore[method-assign]
 
