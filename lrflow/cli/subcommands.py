@@ -1,4 +1,4 @@
-"""Subcommands, which look at runs and train nothing: `lrflow list`, `lrflow compare`."""
+"""Subcommands, which train nothing: `lrflow list`, `lrflow compare`, `lrflow init`."""
 
 from __future__ import annotations
 
@@ -140,6 +140,12 @@ def _compare(given: argparse.Namespace) -> None:
             out.print(PlanDiff(first.plan, run.plan))
 
 
+def _init(given: argparse.Namespace) -> None:
+    from lrflow.cli.new_project import init
+
+    init(given.folder)
+
+
 @dataclass(frozen=True)
 class Subcommand:
     """A subcommand.
@@ -176,6 +182,12 @@ SUBCOMMANDS = {
         "compare runs: their configs, versions, metrics and plans; RUN is a folder, a part of its name or last",
         lambda parser: parser.add_argument("runs", nargs="*"),
         _compare,
+    ),
+    "init": Subcommand(
+        "FOLDER",
+        "make a project: a package with a module and data, options and a test, which trains at once",
+        lambda parser: parser.add_argument("folder", nargs="?"),
+        _init,
     ),
 }
 """The subcommands by name: the first word of a command line, without `=`."""
