@@ -157,6 +157,8 @@ def prepared(words: list[str], place: Path) -> list[str]:
         r"task.trial=\d+": "task.trial=1",
     }.items():
         words = [_with_value(word, pattern, meant) for word in words]
+    if words[0] == "init":
+        words[1:] = [str(place / "new" / words[1])]
     # The newest run or sweep is that of whichever command ran before.
     if {"task=evaluate", "task=export", "task=predict"} & {*words} and not any("task.from=" in word for word in words):
         words = [*words, f"task.from={run}"]

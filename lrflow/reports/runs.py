@@ -155,7 +155,7 @@ class Condition:
         if not (found := _CONDITION.fullmatch(text)):
             hint = "such as optimizer=adamw, status=finished or 'val/loss<0.1'"
             raise ConfigError(
-                [Problem(text, "expected KEY=VALUE, KEY!=VALUE or a comparison by <, <=, > or >=", hint=hint)]
+                [Problem(text, "expected a folder, KEY=VALUE, KEY!=VALUE or a comparison by <, <=, > or >=", hint=hint)]
             )
         condition = cls(*found.groups())
         if condition.sign in "<=>=" and condition.sign != "=" and _number(condition.value) is None:

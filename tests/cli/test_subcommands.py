@@ -99,7 +99,7 @@ def test_a_broken_folder_is_listed_and_compared(outputs: Path, capsys: pytest.Ca
         (["list", "val/los<1"], "did you mean val/loss?"),
         (["list", "--sort", "optimiser.lr"], "did you mean optimizer.lr?"),
         (["list", "val/loss<little"], "compares numbers"),
-        (["list", "val/loss"], "expected KEY=VALUE"),
+        (["list", "val/loss"], "expected a folder, KEY=VALUE"),
         (["list", "--limit", "-1"], "expected a number of runs"),
         (["list", "--limit", "few"], "--limit"),
         (["list", "--sorted"], "--sorted"),
