@@ -93,6 +93,7 @@ WRONG = {
         {},
     ),
     "quotes": ('a,b\n1,"x"y\n1,2\n', "line 2: cannot be read", {}),
+    "lines in quotes": ('a,b\n"x\ny\nz",2\n1\n', "line 5: has 1 cells", {}),
     "open quote": ('a,b\n1,2\n3,"4\n', "line 3: cannot be read", {}),
     "bytes": (b"a,b\n1,2\n3,\xe9\n", "line 3: byte 0xe9 is not utf-8", {}),
     "many": ("a,b\n" + "1\n" * 20, "line 6: has 1 cells, and the first line names 2 columns; and 15 more", {}),
