@@ -88,10 +88,10 @@ def test_a_missing_package_is_named_with_its_extra(lrflow: Command, monkeypatch:
     find = importlib.util.find_spec
     gone = ("onnx", "onnxscript", "pyarrow")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in gone else find(name, *a))
-    for words in (("task=export", "task.to=onnx"), ("task=predict", "task.to=parquet")):
+    for words, extra in ((("task=export", "task.to=onnx"), "export"), (("task=predict", "task.to=parquet"), "parquet")):
         done = lrflow(*words, "output=runs")
         assert done.returncode == 2
-        assert "pip install 'lrflow[export]'" in done.stderr
+        assert f"pip install 'lrflow[{extra}]'" in done.stderr
 
 
 def test_onnx_gives_the_models_outputs(lrflow: Command, tmp_path: Path) -> None:
