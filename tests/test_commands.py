@@ -159,7 +159,7 @@ def prepared(words: list[str], place: Path) -> list[str]:
     }.items():
         words = [_with_value(word, pattern, meant) for word in words]
     if words[0] == "init":
-        words[1:] = [str(place / "new" / words[1])]
+        words[1:] = [str(place / "new" / "lab")]  # the place itself has a package my_project
     # The newest run or sweep is that of whichever command ran before.
     if {"task=evaluate", "task=export", "task=predict"} & {*words} and not any("task.from=" in word for word in words):
         words = [*words, f"task.from={run}"]

@@ -11,9 +11,9 @@ from lrflow.config.annotations import Annotation, check_value
 from lrflow.config.callbacks import refused
 from lrflow.config.diagnostics import closest
 from lrflow.config.options import shipped_nodes
-from lrflow.config.packages import check_installed
+from lrflow.config.packages import EXTRAS, check_installed, is_installed, missing_package
 from lrflow.config.schema import Data, Model, Optimizer
-from lrflow.config.signatures import named_in_source, parameters_in_source
+from lrflow.config.signatures import named_in_source, packages_of_recipe, parameters_in_source
 from lrflow.config.targets import CONTROLS, check_arguments, check_controls, check_name, locate
 from lrflow.errors import ConfigError, Problem
 from lrflow.objectives import is_known
@@ -93,8 +93,8 @@ def check_node(
 ) -> list[Problem]:
     """Check the arguments of one node with a `_target_`: their names, and values that no option of lrflow's has.
 
-    For a target of lrflow's own options, its keys and the source text of its class define its arguments. Any other
-    target is imported.
+    For a target of lrflow's own options or of its packages, the keys of the options and the source text of its class
+    define its arguments. Any other target is imported.
 
     Args:
         node: the node.
@@ -106,6 +106,10 @@ def check_node(
     target = node["_target_"]
     if problem := check_name(target, f"{key}._target_"):
         return [problem]
+    if target.startswith("lrflow.recipes."):
+        needed = packages_of_recipe(target.rpartition(".")[0]) & EXTRAS.keys()
+        if missing := [package for package in sorted(needed) if not is_installed(package)]:
+            return [missing_package(package, f"{key}._target_", target) for package in missing]
     extra, ignore = PASSED.get(group, ((), ()))
     given = node.keys() - set(ignore) - set(CONTROLS)
     own = next(shipped_nodes(group, target, option), None)
@@ -118,6 +122,7 @@ def check_node(
         return []  # the files of the other options need not be read
     shipped = list(shipped_nodes(group, target, option))
     known = {name for other in shipped for name in other}
+    is_ours = bool(known) or target.startswith("lrflow.")
     whole = [other for other in shipped if other.keys() <= node.keys()]
     names = [*(name for name in known if name not in CONTROLS), *ignore]
     meant = {name: closest(name, names) for name in given - known}
@@ -127,13 +132,13 @@ def check_node(
             for name, near in meant.items()
         ]
     else:
-        settled = parameters_in_source(target) if known else None
+        settled = parameters_in_source(target) if is_ours else None
         problems = check_arguments(target, node, key, extra, ignore, settled)
     changed = {name: node[name] for name in sorted(given) if not _is_shipped(node[name], name, shipped, content)}
     wrong = {problem.key for problem in problems}
     changed = {name: value for name, value in changed.items() if f"{key}.{name}" not in wrong}
     if changed and f"{key}._target_" not in wrong:
-        problems += check_values(target, changed, key, named_in_source(target)[0] if known else {})
+        problems += check_values(target, changed, key, named_in_source(target)[0] if is_ours else {})
     return problems
 
 

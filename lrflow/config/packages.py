@@ -60,10 +60,18 @@ def check_installed(target: str, key: str, option: str | None = None) -> Problem
         option: option chosen there, such as `lion`; None if the target was given directly.
     """
     package = package_of(str(target))  # the config may have any type here
-    if package is None or importlib.util.find_spec(package) is not None:
+    if package is None or is_installed(package):
         return None
     where, value = (key, option) if option else (f"{key}._target_", target)
     return missing_package(package, where, value)
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package can be imported; nothing is imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # its parent is missing, or `sys.modules` says that there is none
+        return False
 
 
 def missing_package(package: str, key: str, value: object = ...) -> Problem:

@@ -9,6 +9,7 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
+import lrflow
 from lrflow.config.annotations import Annotation
 
 _DEEPEST = 8  # modules that import a name from each other
@@ -60,6 +61,24 @@ def named_in_source(target: str) -> tuple[dict[str, Parameter], bool]:
         return own, False
     inherited, complete = named_in_source(f"{home}.{parent.id}")
     return {**inherited, **own}, complete
+
+
+def packages_of_recipe(module: str) -> set[str]:
+    """Return the packages that a module of a recipe imports, also through the modules of recipes that it imports."""
+    packages, seen, left = set(), {module}, [module]
+    while left:
+        home = left.pop()
+        tree, is_package = _parse(home)
+        names = [alias.name for entry in tree.body if isinstance(entry, ast.Import) for alias in entry.names]
+        for entry in tree.body:
+            if isinstance(entry, ast.ImportFrom):
+                above = _imported_from(entry, home, is_package)
+                names += [above, *(f"{above}.{alias.name}" for alias in entry.names)]
+        packages |= {name.partition(".")[0] for name in names}
+        more = {name for name in names if name.startswith("lrflow.recipes.")} - seen
+        seen |= more
+        left += more
+    return packages
 
 
 def _own(arguments: ast.arguments, home: str) -> dict[str, Parameter]:
@@ -128,13 +147,23 @@ def _imported_from(entry: ast.ImportFrom, module: str, is_package: bool) -> str:
 @cache
 def _parse(module: str) -> tuple[ast.Module, bool]:
     """Return the syntax tree of a module, empty where it has no source text, and whether it is a package."""
-    path, spec = None, None
-    parts = module.split(".")
-    for depth in range(1, len(parts) + 1):
-        spec = PathFinder.find_spec(".".join(parts[:depth]), path)
-        if spec is None:
-            return ast.Module([], []), False
-        path = spec.submodule_search_locations
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+    source = _source(module)
+    if source is None:
         return ast.Module([], []), False
-    return ast.parse(Path(spec.origin).read_bytes()), path is not None
+    return ast.parse(source.read_bytes()), source.name == "__init__.py"
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of a module; None: it has no source text, or is not installed."""
+    package, *below = module.split(".")
+    if package == "lrflow":  # whose recipes lie in a folder of their own, without __init__.py
+        names = ["/".join([*below, "__init__.py"]), "/".join(below) + ".py"]
+        places = [Path(root) / name for root in lrflow.__path__ for name in names]
+        return next((place for place in places if place.is_file()), None)
+    path, spec = None, None
+    for depth in range(len(below) + 1):
+        spec = PathFinder.find_spec(".".join([package, *below[:depth]]), path)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lrflow.cli.command import main
-from lrflow.config import instantiate, locate
+from lrflow.config import compose, instantiate, locate
 from lrflow.config.options import Catalogue
 from lrflow.config.packages import EXTRAS, read_names, trust_packages, trusted
 from lrflow.config.schema import Data
@@ -188,6 +188,15 @@ class TestExtras:
         write("players/agent.py", "import gymnasium\n")
         with pytest.raises(ConfigError, match=r"needs the package gymnasium.*\n.*pip install 'lrflow\[rl\]'"):
             locate("players.agent.f")
+
+    def test_a_recipe_that_imports_a_missing_package_is_refused_before_it_is_imported(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "gymnasium", None)
+        with pytest.raises(ConfigError) as caught:
+            compose(["recipe=rl_ppo"])
+        assert [problem.key for problem in caught.value.problems] == ["model._target_", "data._target_"]
+        assert "pip install 'lrflow[rl]'" in str(caught.value)
 
 
 def shipped_optimizers() -> dict[str, list[str]]:
