@@ -81,7 +81,7 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
         "callbacks.early_stopping.then_for=40%",
     ),
     "EMA of the weights": (*OWN, "model._target_=benchmarks.kills_models.Averaged", "optimizer=momentum"),
-    "two optimizers by hand": (
+    "manual optimization": (
         *OWN,
         "model._target_=benchmarks.kills_models.Duel",
         "optimizer=adam",

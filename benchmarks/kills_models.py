@@ -42,7 +42,7 @@ class Averaged(Supervised):
 
 
 class Duel(pl.LightningModule):
-    """A GAN that optimizes by hand: its generator steps where its optimizer is due."""
+    """A GAN with manual optimization: its generator steps where its optimizer is due."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,10 +13,10 @@ FILE = Path(__file__).parent / "parity.yaml"
 INTRO = """\
 # Parity
 
-This page lists what lrflow and other libraries offer to set a learning rate, by the name that each library uses. It
-also lists what lrflow lacks. An empty cell means that the library has nothing of its own, though most of them accept a
-function or an optimizer that you write. An optimizer of another package counts if its name is enough to select it; this
-includes those of `lrflow[optimizers]`.
+This page lists what lrflow and other libraries offer to set a learning rate and to average weights, by the name that
+each library uses. It also lists what lrflow lacks. An empty cell means that the library has nothing of its own, though
+most of them accept a function or an optimizer that you write. An optimizer of another package counts if its name is
+enough to select it; this includes those of `lrflow[optimizers]`.
 
 A test checks the lrflow column against [conf/](../conf), and torch's against the installed torch. The others were read
 in the source code at the listed versions. `make catalogue` generates this page from [parity.yaml](parity.yaml).

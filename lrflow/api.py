@@ -30,6 +30,7 @@ from lrflow.outcome import Outcome
 from lrflow.output import redacted_output
 from lrflow.plan import Plan
 from lrflow.redaction import redactor
+from lrflow.runs import OUTPUT
 from lrflow.stops import handled
 from lrflow.sweeps.folders import read_sweep
 from lrflow.sweeps.results import SweepResults
@@ -170,7 +171,7 @@ def sweep(*words: str, config_dir: str | Path | None = None) -> SweepResults:
     return read_sweep(homes.pop())
 
 
-def load(run: str | Path = "last", output: str | Path = "outputs") -> Result:
+def load(run: str | Path = "last", output: str | Path = OUTPUT) -> Result:
     """Return the result of an earlier run.
 
     Args:

@@ -38,9 +38,9 @@ from lrflow.redaction import redact
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Curve, Horizon
 from lrflow.training import Supervised, planned_module
-from lrflow.training.by_hand import check_optimization
 from lrflow.training.example import ExampleError, trace_uses
 from lrflow.training.loader_settings import configure_loaders
+from lrflow.training.manual_optimization import check_optimization
 from lrflow.training.module import load_weights
 from lrflow.training.module_optimizer import ModuleOptimizer, module_groups
 from lrflow.training.mup_models import mup_rules

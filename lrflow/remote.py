@@ -1,6 +1,6 @@
 """Run folders on remote file systems (`output=s3://...`): a local folder that is uploaded, and downloaded to resume it.
 
-A run writes below `remote_outputs/`, where the path tells the address: `remote_outputs/s3/bucket/runs/RUN` is the local
+A run writes below `remote_outputs/`, where paths follow the addresses: `remote_outputs/s3/bucket/runs/RUN` is the local
 copy of `s3://bucket/runs/RUN`. What has changed is uploaded when the run starts, after each checkpoint and at the end.
 """
 
@@ -43,7 +43,7 @@ def local_path(url: str) -> str:
 
 
 def url_of(path: Path) -> str | None:
-    """Return the address of which a local path is the copy; None: of none."""
+    """Return the address of which a local path is the copy; None: it is no copy."""
     below = Path(os.path.abspath(path))
     work = Path.cwd() / WORK
     if not below.is_relative_to(work) or len(parts := below.relative_to(work).parts) < 2:
@@ -81,7 +81,7 @@ def check_url(url: str, key: str) -> None:
 
 
 def download(url: str, key: str) -> Path:
-    """Bring the run folder of an address up to date here, and return the path of the run or of its checkpoint.
+    """Download the run folder of an address, and return the local path of the run or of its checkpoint.
 
     A local copy with a later checkpoint stays: the run was killed before it was uploaded.
 
@@ -107,22 +107,24 @@ def download(url: str, key: str) -> Path:
     except ConfigError:
         raise
     except Exception as error:  # each file system raises types of its own
-        raise ConfigError([Problem(key, f"cannot be read: {_told(error)}", url)]) from error
+        raise ConfigError([Problem(key, f"cannot be read: {_reason(error)}", url)]) from error
     return Path(local_path(url))
 
 
 def _fetch(system: Any, home: str, found: dict[str, int], path: Path) -> None:
-    """Download a run folder, unless the copy here is the same or later.
+    """Download a run folder, unless the local copy has the same files or a later checkpoint.
 
     Args:
         system: the file system.
         home: path of the run folder on it.
-        found: size of each file there.
+        found: size of each remote file.
         path: the local copy.
     """
     here, there = _newest_step(dict(_files(path))), _newest_step(found)
     if here > there:
-        log.warning("%s: the copy here has a later checkpoint than %s; going on from it", path, url_of(path))
+        log.warning(
+            "%s: this local copy has a later checkpoint than %s, so the run continues from it", path, url_of(path)
+        )
         return
     sizes = {name: size for name, (size, _) in _files(path)}
     if here < there or any(sizes.get(name) != size for name, size in found.items()):
@@ -136,7 +138,8 @@ def _fetch(system: Any, home: str, found: dict[str, int], path: Path) -> None:
             finally:
                 part.unlink(missing_ok=True)
     mirror = Mirror(Path(os.path.abspath(path)), str(url_of(path)), system, home)
-    mirror.sent, mirror.there = dict(_files(path)), {*found}
+    mirror.sent = {name: state for name, state in _files(path) if name in found}
+    mirror.there = {*found}
     _mirrors[mirror.path] = mirror
 
 
@@ -161,8 +164,8 @@ class Mirror:
         home: path of the copy on it.
 
     Attributes:
-        sent: size and time of each local file when it was the same there.
-        there: files that are there and that this process may delete.
+        sent: size and time that each local file had when the remote copy was the same.
+        there: remote files that this process may delete.
     """
 
     path: Path
@@ -173,10 +176,10 @@ class Mirror:
     there: set[str] = field(default_factory=set)
 
     def update(self) -> None:
-        """Upload every file that has changed, then delete the checkpoints that are gone here.
+        """Upload every file that has changed, then delete remote checkpoints that have no local file any more.
 
         Raises:
-            LrflowError: another process went on with the run.
+            LrflowError: another process has continued the run.
             Exception: of the file system.
         """
         here = dict(_files(self.path))
@@ -195,7 +198,7 @@ class Mirror:
         system, self.home = _connect(self.url)
         found = _listed(system, self.home)
         if (step := _newest_step(found)) > _newest_step(here):
-            hint = f"resume={self.url} goes on from it"
+            hint = f"resume={self.url} continues from it"
             raise LrflowError(f"{self.url} has a later checkpoint, of step {step}, than {self.path}\n    {hint}")
         self.system, self.there = system, {*found} & {*here}
 
@@ -236,8 +239,8 @@ def upload(folder: RunFolder, must: bool = False, starts: bool = False) -> str |
 
     Args:
         folder: the run folder.
-        must: whether a failure is an error; otherwise a warning says so, and the next upload tries again.
-        starts: whether a run starts or goes on, which then is the only one that uploads.
+        must: whether a failure is an error; otherwise it is logged, and the next upload tries again.
+        starts: whether a run starts or is resumed; partial files of killed processes are then deleted.
 
     Raises:
         LrflowError: it could not be uploaded.
@@ -253,14 +256,14 @@ def upload(folder: RunFolder, must: bool = False, starts: bool = False) -> str |
     except LrflowError:
         raise
     except Exception as error:  # each file system raises types of its own
-        message = f"{url}: could not be uploaded: {_told(error)}"
+        message = f"{url}: could not be uploaded: {_reason(error)}"
         if must:
             raise LrflowError(f"{message}\n    the run is in {folder.path}") from error
         log.warning("%s; the next upload tries again", message)
     return url
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return redact_text(f"{type(error).__name__}: {error}".rstrip(": "))
 
 

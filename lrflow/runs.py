@@ -33,6 +33,9 @@ _RUN_ID = re.compile(r"[\w.-]+\n|[0-9a-f]{12}")
 _STAMP = "%Y-%m-%d_%H-%M-%S"
 """Time at the start of a run folder's name."""
 
+OUTPUT = "outputs"
+"""Default of `output`, the folder of the run folders."""
+
 SUFFIX = ".ckpt"
 """End of the names of checkpoints."""
 

@@ -22,7 +22,7 @@ from lrflow.tasks.plan import compile_plan, read_plan
 from lrflow.training import Supervised
 
 
-class ByHand(pl.LightningModule):
+class Manual(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -30,7 +30,7 @@ class ByHand(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None: ...
 
 
-class ByHandLater(ByHand):
+class ManualLater(Manual):
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = True
@@ -46,8 +46,8 @@ class Untrainable(pl.LightningModule):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (ByHand, r"trainer\.gradient_clip_val.* ByHand optimizes by hand .*, so it clips"),
-        (ByHandLater, r"trainer\.gradient_clip_val.* ByHandLater optimizes by hand"),
+        (Manual, r"trainer\.gradient_clip_val.* Manual uses manual optimization .*, so it clips"),
+        (ManualLater, r"trainer\.gradient_clip_val.* ManualLater uses manual optimization"),
         (Untrainable, r"model\._target_.*has no training_step"),
     ],
 )

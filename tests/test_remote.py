@@ -231,6 +231,7 @@ def test_a_run_does_not_start_where_nothing_can_be_uploaded(monkeypatch: Any, ca
         (["output=memory://bucket/runs", "resume=auto"], "looks for runs in local folders"),
         (["-m", "output=memory://bucket/runs", "optimizer.lr=1,2"], "a sweep locks its files"),
         (["-m", "hydra.sweep.dir=memory://bucket/runs", "optimizer.lr=1,2"], "a sweep locks its files"),
+        (["-m", "model.init_from=memory://bucket/run", "optimizer.lr=1,2"], "a sweep read only local files"),
         (["task=predict", "task.inputs=memory://bucket/x.csv"], "only local files are read here"),
         (["output=memory://me:hunter22@host/x"], "contains a password in plain text"),
     ],
@@ -258,6 +259,7 @@ def test_an_evaluation_beside_a_running_run_changes_nothing_of_it(url: str) -> N
     for name in ("plan.json", "metrics.csv", "checkpoints/step-0000003.ckpt", "checkpoints/best.ckpt"):
         (run / name).write_bytes(b"first")
     upload(RunFolder(run), must=True, starts=True)
+    (run / "samples.png").write_bytes(b"not uploaded yet")
     lrflow.remote._mirrors.clear()
     assert download(there, "task.from") == run
 
@@ -267,7 +269,7 @@ def test_an_evaluation_beside_a_running_run_changes_nothing_of_it(url: str) -> N
     (run / "evaluations.json").write_bytes(b"mine")
     upload(RunFolder(run), must=True)
     found = contents(there)
-    assert found["evaluations.json"] == b"mine"
+    assert (found["evaluations.json"], found["samples.png"]) == (b"mine", b"not uploaded yet")
     assert {found["metrics.csv"], found["checkpoints/best.ckpt"]} == {b"later"}
 
     lrflow.remote._mirrors.clear()

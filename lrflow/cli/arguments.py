@@ -138,7 +138,7 @@ def with_earlier_sweep(overrides: Sequence[Override]) -> tuple[list[Override], b
     if asked is None or asked.value in (None, "null"):
         return list(overrides), False
     from lrflow.config.overrides import Override
-    from lrflow.config.saved import OUTPUT
+    from lrflow.runs import OUTPUT
     from lrflow.sweeps.folders import find_sweep, overrides_of_grid
     from lrflow.sweeps.study import read_record
 

@@ -94,9 +94,9 @@ def _main(words: list[str], owns_process: bool = False) -> int:
     if folder := _started_by_a_run():
         return _run_again(folder)
     if words and words[0].isidentifier():
-        from lrflow.cli.subcommands import run_subcommand, unknown_subcommand
+        from lrflow.cli.subcommands import is_subcommand, run_subcommand
 
-        if not unknown_subcommand(words[0]):
+        if is_subcommand(words[0]):
             return run_subcommand(words)
     args = replace(parse(words), owns_process=owns_process)
     if args.trust:

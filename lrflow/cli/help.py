@@ -78,10 +78,10 @@ def show_help(config_dir: Path | None = None) -> None:
     for name, subcommand in SUBCOMMANDS.items():
         out.print(Text.assemble("       ", (f"lrflow {name}", "bold"), f" {subcommand.usage}"), soft_wrap=True)
     out.print(Text("       python -m lrflow ... does the same", "dim"))
-    looking = {name: subcommand.summary for name, subcommand in SUBCOMMANDS.items()}
+    subcommands = {name: subcommand.summary for name, subcommand in SUBCOMMANDS.items()}
     for title, rows in (
         ("examples", EXAMPLES),
-        ("subcommands, which train nothing", looking),
+        ("subcommands, which train nothing", subcommands),
         ("common overrides", COMMON),
         ("flags", FLAGS),
     ):

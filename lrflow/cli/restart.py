@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from lrflow.config.overrides import Override, read_overrides
 from lrflow.config.restart import Decision, Job, is_finished
-from lrflow.config.saved import OUTPUT
 from lrflow.config.validation import AUTO
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.launch import check_port, is_first_here, is_one_of_several
-from lrflow.runs import RunFolder, find_checkpoint
+from lrflow.runs import OUTPUT, RunFolder, find_checkpoint
 
 if TYPE_CHECKING:
     from lrflow.cli.arguments import Arguments

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING
 from lrflow.cli.arguments import Parser
 from lrflow.errors import ConfigError, Problem, nearest
 from lrflow.output import put
+from lrflow.runs import OUTPUT
 
 if TYPE_CHECKING:
     from lrflow.reports.runs import Run
-
-OUTPUT = "outputs"
-"""Folder of the run folders, unless the command names another."""
 
 
 def _list(given: argparse.Namespace) -> None:
@@ -107,33 +105,32 @@ def _compare(given: argparse.Namespace) -> None:
         raise ConfigError([Problem("lrflow compare", "needs two or more runs", " ".join(given.runs) or None)])
     runs = [find_run(word, Path(OUTPUT)) for word in given.runs]
     out = console()
-    letters = [f"{number}" for number in range(1, len(runs) + 1)]
-    for letter, run in zip(letters, runs, strict=True):
-        out.print(Text(f"{letter}  {run.folder}  {run.status}, {written(run.value('steps'))} steps"))
-    versions = [{f"version of {k}": v for k, v in dict(run.environment.get("versions") or {}).items()} for run in runs]
-    changed = [
-        key for key in dict.fromkeys(k for each in versions for k in each) if len({e.get(key) for e in versions}) > 1
-    ]
+    numbers = [str(number) for number in range(1, len(runs) + 1)]
+    for number, run in zip(numbers, runs, strict=True):
+        out.print(Text(f"{number}  {run.folder}  {run.status}, {written(run.value('steps'))} steps"))
+    versions = [run.versions for run in runs]
+    packages = dict.fromkeys(name for each in versions for name in each)
+    changed = [name for name in packages if len({each.get(name) for each in versions}) > 1]
     keys = different_keys(runs)
     names = sorted({name for run in runs for name in run.metrics})
     for title, labels, cells in (
         ("config", keys, [[written(run.config.get(key)) for run in runs] for key in keys]),
-        ("environment", changed, [[written(each.get(key)) for each in versions] for key in changed]),
+        ("versions", changed, [[written(each.get(name)) for each in versions] for name in changed]),
         ("metrics", names, [[written(run.metrics.get(name)) for run in runs] for name in names]),
     ):
-        if not labels and title == "environment":
+        if not labels and title == "versions":
             continue
         out.print(Text(f"\n{title}", "bold"))
         if not labels:
             out.print("the same" if title == "config" else "none")
             continue
-        table = Grid("<", *letters)
+        table = Grid("<", *numbers)
         for label, row in zip(labels, cells, strict=True):
             table.row(label, *row)
         out.print(table)
     first = runs[0]
-    for letter, run in zip(letters[1:], runs[1:], strict=True):
-        out.print(Text(f"\nplan, 1 and {letter}", "bold"))
+    for number, run in zip(numbers[1:], runs[1:], strict=True):
+        out.print(Text(f"\nplan, 1 and {number}", "bold"))
         if first.plan is None or run.plan is None:
             out.print("one of the two has no plan that can be read")
         else:
@@ -193,15 +190,15 @@ SUBCOMMANDS = {
 """The subcommands by name: the first word of a command line, without `=`."""
 
 
-def unknown_subcommand(word: str) -> bool:
-    """Return whether a word is no subcommand.
+def is_subcommand(word: str) -> bool:
+    """Return whether a word is the name of a subcommand.
 
     Raises:
         ConfigError: it is nearly the name of one.
     """
     if word not in SUBCOMMANDS and (near := nearest(word, SUBCOMMANDS, 1)):
         raise ConfigError([Problem(word, "there is no such subcommand", hint=f"did you mean lrflow {near[0]}?")])
-    return word not in SUBCOMMANDS
+    return word in SUBCOMMANDS
 
 
 def run_subcommand(words: Sequence[str]) -> int:

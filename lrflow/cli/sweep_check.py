@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import IntervalSweep
@@ -27,9 +27,6 @@ from lrflow.config.options import Catalogue
 from lrflow.config.overrides import Override, Overrides, as_typed, read_overrides
 from lrflow.config.sweep_schema import TARGET
 from lrflow.errors import ConfigError, Problem
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass

@@ -16,6 +16,7 @@ from lrflow.config import find_schema as find_schemas
 from lrflow.config import types as f
 from lrflow.config.sweep_schema import Trial
 from lrflow.metric import Directions
+from lrflow.runs import OUTPUT
 from lrflow.schedules.time import Duration
 
 
@@ -48,7 +49,7 @@ class Config(schema.Section):
     """Name of the run in its folder and on dashboards."""
     seed: f.Seed = 0
     """Seed of Python, NumPy, torch and the order of the data."""
-    output: f.FolderPath = "outputs"
+    output: f.FolderPath = OUTPUT
     """Folder of the run folders."""
     horizon: run_schema.HorizonOverride = run_schema.HorizonOverride.model_construct()
     against: f.Text | None = None

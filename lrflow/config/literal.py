@@ -72,12 +72,15 @@ def with_local_copies(overrides: Iterable[Override], sweep: bool = False) -> lis
     problems = []
     for override in remote:
         key = override.short or override.key
-        if sweep:
+        if override.key not in ("output", "hydra.sweep.dir", *_DOWNLOADED):
+            problems.append(Problem(key, "only local files are read here", override.plain, "copy it here first"))
+        elif sweep and override.key in _DOWNLOADED:
+            message = "the jobs of a sweep read only local files"
+            problems.append(Problem(key, message, override.plain, "copy it here first"))
+        elif sweep or override.key == "hydra.sweep.dir":
             message = "a sweep locks its files and appends to them, which remote file systems cannot do"
             hint = "give a local folder, and copy it afterwards"
             problems.append(Problem(key, message, override.plain, hint))
-        elif override.key not in ("output", *_DOWNLOADED):
-            problems.append(Problem(key, "only local files are read here", override.plain, "copy it here first"))
     resumed = next((override for override in given if override.key == "resume.from"), None)
     if any(override.key == "output" for override in remote) and resumed and resumed.plain in ("last", "auto"):
         message = "looks for runs in local folders, and the output is remote"

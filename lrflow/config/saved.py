@@ -28,13 +28,10 @@ from lrflow.config.validation import META, record_of, record_problems, validate
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import is_file, is_folder, write_whole
 from lrflow.redaction import redact
-from lrflow.runs import RunFolder, checkpoints_in, find_checkpoint
+from lrflow.runs import OUTPUT, RunFolder, checkpoints_in, find_checkpoint
 from lrflow.seal import find_damage, newest_undamaged
 
 log = logging.getLogger("lrflow")
-
-OUTPUT = "outputs"
-"""Default of `output`, the folder of the run folders."""
 
 _OF_THE_NEW_RUN = ("resume", "against", "trial")
 """Keys that are never taken from an earlier run."""

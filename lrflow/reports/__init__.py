@@ -1,1 +1,1 @@
-"""Pages and figures for people: range tests and sweeps."""
+"""Reports for people: the pages and figures of range tests and sweeps, and the runs below a folder."""

@@ -1,4 +1,4 @@
-"""The runs below a folder: what `lrflow list` selects and sorts, and what `lrflow compare` sets side by side."""
+"""The runs below a folder: selected and sorted for `lrflow list`, and compared for `lrflow compare`."""
 
 from __future__ import annotations
 
@@ -65,6 +65,12 @@ class Run:
         return read_json(self.folder / "environment.json", dict)
 
     @property
+    def versions(self) -> dict[str, Any]:
+        """Versions of the packages with which it started, by name."""
+        found = self.environment.get("versions")
+        return found if isinstance(found, dict) else {}
+
+    @property
     def started(self) -> str:
         """Its start time, to the minute; empty if unknown."""
         return str(self.environment.get("started", ""))[:16].replace("T", " ")
@@ -128,7 +134,12 @@ def find_runs(folder: Path) -> list[Run]:
             found.append(Run(Path(path)))
             folders.clear()
         folders[:] = [name for name in folders if not name.startswith(".")]
-    return sorted(found, key=lambda run: (run.started, len(run.folder.name), run.folder.name), reverse=True)
+    return sorted(found, key=_start, reverse=True)
+
+
+def _start(run: Run) -> tuple[str, int, str]:
+    """Order runs by their start, and the trials of one second by their numbers."""
+    return str(run.environment.get("started", "")), len(run.folder.name), run.folder.name
 
 
 @dataclass(frozen=True)
@@ -158,7 +169,7 @@ class Condition:
                 [Problem(text, "expected a folder, KEY=VALUE, KEY!=VALUE or a comparison by <, <=, > or >=", hint=hint)]
             )
         condition = cls(*found.groups())
-        if condition.sign in "<=>=" and condition.sign != "=" and _number(condition.value) is None:
+        if condition.sign not in ("=", "!=") and _number(condition.value) is None:
             raise ConfigError([Problem(text, f"{condition.sign} compares numbers", condition.value)])
         return condition
 
@@ -178,7 +189,7 @@ def selected(runs: Sequence[Run], conditions: Sequence[Condition], sort: str | N
 
     Args:
         runs: the newest first.
-        conditions: that they have to meet.
+        conditions: each run has to meet all of them.
         sort: metric, whose best comes first, or another key, whose smallest comes first; None: keep the order. Runs
             without a value come last.
 
@@ -231,10 +242,10 @@ def find_run(wanted: str, output: Path) -> Run:
         return found[0]
     names = [run.folder.relative_to(output).as_posix() for run in found or runs]
     if found:
-        message, hint = f"is in the names of {len(found)} runs", f"such as {', '.join(names[:3])}"
-    else:
-        message = f"expected `last`, a run folder, or a part of the name of one run under {output}/"
-        hint = f"did you mean {near[0]}?" if (near := nearest(wanted, names, 1)) else None  # type: ignore[assignment]
+        message = f"is in the names of {len(found)} runs"
+        raise ConfigError([Problem("run", message, wanted, f"such as {', '.join(names[:3])}")])
+    message = f"expected `last`, a run folder, or a part of the name of one run under {output}/"
+    hint = f"did you mean {near[0]}?" if (near := nearest(wanted, names, 1)) else None
     raise ConfigError([Problem("run", message, wanted, hint)])
 
 

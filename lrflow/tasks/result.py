@@ -13,7 +13,7 @@ from lrflow.errors import LrflowError
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
 from lrflow.remote import download, is_url
-from lrflow.runs import RunFolder, find_checkpoint
+from lrflow.runs import OUTPUT, RunFolder, find_checkpoint
 from lrflow.tasks.evaluate import find_weights
 from lrflow.tasks.plan import read_plan
 from lrflow.tasks.trained import load_module
@@ -34,7 +34,7 @@ class Result:
     outcome: Outcome
 
     @classmethod
-    def read(cls, run: str | Path, output: str | Path = "outputs") -> Result:
+    def read(cls, run: str | Path, output: str | Path = OUTPUT) -> Result:
         """Return the result of a run, as `lrflow.load` does."""
         run = download(str(run), "run") if is_url(str(run)) else run
         folder = RunFolder.of(find_checkpoint(str(run), Path(output), "run"))

@@ -14,7 +14,7 @@ from lrflow.optimizers import adapt_to_lightning, traits_of
 from lrflow.optimizers.routed import Routed, is_due, member_optimizers
 from lrflow.optimizers.traits import IMPLEMENTATION
 from lrflow.plan import Plan, PlanScheduler
-from lrflow.training.by_hand import ByHand
+from lrflow.training.manual_optimization import ManualOptimizers
 from lrflow.training.parameters import check_coverage
 
 _WRITTEN = ("lr", "weight_decay", "name", "members", "route", "every")
@@ -34,7 +34,7 @@ def supply_optimizer(
 ) -> None:
     """Make Lightning train `module` with this optimizer under this plan; its own `configure_optimizers` is ignored.
 
-    A module that optimizes by hand gets each member of a `Routed` optimizer from its `optimizers()`.
+    A module that uses manual optimization gets each member of a `Routed` optimizer from its `optimizers()`.
 
     Args:
         module: changed in place.
@@ -51,7 +51,7 @@ def supply_optimizer(
     Raises:
         LrflowError: later, when a checkpoint of another optimizer is loaded.
     """
-    automatic = module.automatic_optimization  # if it switches later, the loop tells it
+    automatic = module.automatic_optimization  # if it switches later, the loop raises an error
 
     def configure_optimizers() -> dict[str, Any]:
         optimizer = make(module.device)
@@ -89,7 +89,7 @@ def supply_optimizer(
                 compile_step(member)
         scheduler = PlanScheduler(optimizer, plan)
         if not automatic:
-            ByHand.supply(module, optimizer, every, [None, *(routes or ())])
+            ManualOptimizers.supply(module, optimizer, every, [None, *(routes or ())])
             return {"optimizer": optimizer, "lr_scheduler": scheduler}
         if isinstance(optimizer, Routed) and max(every.values()) > 1:
             optimizer.is_due = lambda route: is_due(scheduler.last_epoch, every[route])

@@ -62,7 +62,7 @@ def run_example(
 ) -> None:
     """Run a copy of a module on one small batch, in evaluation mode and without gradients.
 
-    The copy runs its training step; if the data provide no example, or if it optimizes by hand, its forward on
+    The copy runs its training step; if the data provide no example, or if it uses manual optimization, its forward on
     `example_input_array`.
 
     Args:

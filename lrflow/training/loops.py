@@ -24,7 +24,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrflow.data import is_ordered
 from lrflow.errors import LrflowError
-from lrflow.training.by_hand import ByHand, TrainingSteps
+from lrflow.training.manual_optimization import ManualOptimizers, TrainingSteps
 from lrflow.training.metric_reading import ValidationTimes
 from lrflow.training.state import random_state, set_random_state
 
@@ -287,7 +287,7 @@ class EpochLoop(_TrainingEpochLoop):
             LrflowError: the module switched to manual optimization or back after its optimizers were made.
         """
         module = self.trainer.lightning_module
-        if module.automatic_optimization != (ByHand.of(module) is None):
+        if module.automatic_optimization != (ManualOptimizers.of(module) is None):
             raise LrflowError(
                 f"step {self.global_step}: {type(module).__name__} has switched to another optimization "
                 f"(automatic_optimization = {module.automatic_optimization}), so the plan would not be executed"

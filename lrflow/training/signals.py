@@ -95,7 +95,7 @@ class Signals(Callback, FollowsPlan):
         self._count = 0
         self._last_step = 0
         self._parameters: list[torch.nn.Parameter] = []
-        self._norms: dict[int, torch.Tensor] = {}  # of the optimizers that the module has stepped by hand in this step
+        self._norms: dict[int, torch.Tensor] = {}  # of the optimizers that the module stepped itself in this step
         self._trained = False  # whether any step of the run had a gradient
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -129,8 +129,8 @@ class Signals(Callback, FollowsPlan):
         self._scheduler = scheduler
         self._after: list[Any] | None = None
         if not isinstance(groups[0]["lr"], torch.Tensor):  # copies of tensors would double the cost
-            by_hand = not pl_module.automatic_optimization
-            for one in member_optimizers(self._optimizer).values() if by_hand else [self._optimizer]:
+            manual = not pl_module.automatic_optimization
+            for one in member_optimizers(self._optimizer).values() if manual else [self._optimizer]:
                 one.register_step_post_hook(self._record_rates_after)
         self._seconds: list[float] = []
         self._skipped: list[bool] = []
@@ -149,7 +149,7 @@ class Signals(Callback, FollowsPlan):
         L-BFGS evaluates a batch several times per step; the last evaluation counts, as for the loss.
         """
         parameters = self._parameters
-        if optimizer is not self._optimizer:  # one of several that the module steps by hand
+        if optimizer is not self._optimizer:  # one of several that the module steps itself
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if gradients:

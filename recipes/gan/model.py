@@ -137,7 +137,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
 
 class GAN(pl.LightningModule):
-    """A GAN with the non-saturating loss (Goodfellow et al., 2014), optimized by hand.
+    """A GAN with the non-saturating loss (Goodfellow et al., 2014) and manual optimization.
 
     Its optimizers are the main one, for the generator, and that of the route `discriminator`. Logs `val/frechet` and
     `test/frechet`: the Fréchet distance, by the features of a small classifier, of as many generated pictures as there

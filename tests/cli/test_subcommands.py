@@ -69,6 +69,13 @@ def test_a_run_that_goes_on_is_told_from_one_that_was_killed(outputs: Path, caps
     assert listed(capsys, "status=unfinished") == ["whole"]
 
 
+def test_the_newest_of_the_same_minute_comes_first(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for second, name in enumerate(("interrupted", "whole")):
+        started = {"started": f"2099-01-01T00:00:0{second}+00:00"}
+        (outputs / name / "environment.json").write_text(json.dumps(started))
+    assert listed(capsys)[:2] == ["whole", "interrupted"]
+
+
 def test_compared_runs_show_their_differences_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "sweep/0", "outputs/sweep/1"]) == 0
     told = capsys.readouterr().out

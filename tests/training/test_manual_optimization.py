@@ -1,4 +1,4 @@
-"""Modules that optimize by hand: several optimizers under the plan, each in its own steps, resumed exactly."""
+"""Manual optimization: several optimizers under the plan, each in its own steps, resumed exactly."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Turns(Duel):
 
 
 class Alone(pl.LightningModule):
-    """Accumulates by hand: a step of its one optimizer at every third batch."""
+    """Accumulates gradients: a step of its one optimizer at every third batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ def test_a_loss_is_not_needed_and_an_average_takes_each_step_of_the_run(tmp_path
     assert last(folder)["global_step"] == STEPS
 
 
-def test_one_optimizer_by_hand_accumulates_over_its_every(tmp_path: Path) -> None:
+def test_a_single_optimizer_accumulates_over_its_every(tmp_path: Path) -> None:
     folder = run(tmp_path, "optimizer=sgd", "optimizer.every=3", "schedule=linear", "schedule.warmup=0", kind="Alone")
     found = rows(folder)
     assert [float(row["lr/no_decay"]) for row in found] == pytest.approx(
@@ -326,24 +326,24 @@ def test_a_module_that_does_not_make_the_steps_of_the_plan_ends(
         (["layers={rules: [{name: all, match: '*', route: juge}]}"], r"there is no such route.*did you mean judge"),
         (
             ["trainer.gradient_clip_val=1"],
-            r"trainer\.gradient_clip_val.*Duel optimizes by hand.*clips gradients itself",
+            r"trainer\.gradient_clip_val.*Duel uses manual optimization.*clips gradients itself",
         ),
         (["trainer.accumulate_grad_batches=2"], r"accumulate_grad_batches.*adds up gradients itself"),
         (["feedback=hypergradient"], r"feedback.*needs one gradient per step"),
         (["sharpness.every=5"], r"sharpness"),
-        (["task=find"], r"Duel optimizes by hand"),
+        (["task=find"], r"Duel uses manual optimization"),
         (["average=ema"], r"trainer\.batch_norm_batches.*cannot estimate the statistics of BatchNorm"),
         (["optimizer.routes.judge._target_=torch.optim.LBFGS"], r"LBFGS"),
     ],
 )
-def test_what_does_not_work_by_hand_is_told_before_the_run(more: list[str], message: str, tmp_path: Path) -> None:
+def test_what_does_not_work_is_refused_before_the_run(more: list[str], message: str, tmp_path: Path) -> None:
     task = plan if "task=find" in more else train
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         task.run(compose(words(tmp_path, *ROUTES, *more)))
 
 
-def test_other_optimizers_are_told_before_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"optimizer = 'module'.*Duel optimizes by hand.*cannot be planned"):
+def test_other_optimizers_are_refused_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"optimizer = 'module'.*Duel uses manual optimization.*cannot be planned"):
         run(tmp_path, "optimizer=module")
     with pytest.raises(ConfigError, match=r"optimizer\.every = 2.*no optimizer steps at every step of the run"):
         run(tmp_path, "optimizer=sgd", "optimizer.every=2", kind="Automatic")

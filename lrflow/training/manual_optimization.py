@@ -1,4 +1,4 @@
-"""Modules that optimize by hand: they get the optimizers of the run, and one training step is one step of the run."""
+"""Manual optimization: modules get the optimizers of the run, and each training step is one step of the run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from lrflow.config import Config
 from lrflow.config.average_schema import NoAverage
+from lrflow.config.debugging import makes_short_runs
 from lrflow.config.schema import NoFeedback
 from lrflow.config.targets import locate, optimizer_traits
 from lrflow.errors import ConfigError, LrflowError, Problem
@@ -22,7 +23,7 @@ from lrflow.optimizers.routed import is_due, member_optimizers, route_key
 
 
 class RouteOptimizer(LightningOptimizer):
-    """An optimizer of the run in the hands of a module: Lightning's, which knows when the plan has a step of it.
+    """An optimizer that a module steps itself: Lightning's wrapper, which knows when the plan has a step of it.
 
     Args:
         optimizer: the optimizer.
@@ -82,8 +83,8 @@ class RouteOptimizer(LightningOptimizer):
         raise LrflowError(f"{message}\n    add optimizer.routes.NAME, and a rule in layers.rules with route: NAME")
 
 
-class ByHand:
-    """The optimizers of a module that optimizes by hand; the module's method `optimizers`.
+class ManualOptimizers:
+    """The optimizers of a module that uses manual optimization; called as its method `optimizers`.
 
     Args:
         optimizers: the main optimizer, and those of the routes in the order of the config.
@@ -110,10 +111,10 @@ class ByHand:
         module.lr_schedulers = _no_schedulers  # type: ignore[method-assign]
 
     @staticmethod
-    def of(module: pl.LightningModule) -> ByHand | None:
+    def of(module: pl.LightningModule) -> ManualOptimizers | None:
         """Return what `supply` gave to a module; None: nothing."""
         found = vars(module).get("optimizers")
-        return found if isinstance(found, ByHand) else None
+        return found if isinstance(found, ManualOptimizers) else None
 
     def __call__(self, use_pl_optimizer: bool = True) -> Any:
         """Return the optimizers as a list, or the only one.
@@ -126,7 +127,7 @@ class ByHand:
     def __iter__(self) -> Iterator[RouteOptimizer]:
         return iter(self._optimizers)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ByHand:
+    def __deepcopy__(self, memo: dict[int, Any]) -> ManualOptimizers:
         return self  # a copy of the module, as callbacks make one for its weights, needs no copy of the run
 
 
@@ -138,20 +139,20 @@ class TrainingSteps(_ManualOptimization):
     """Manual optimization in which one training step is one step of the run, however many optimizers it steps."""
 
     def run(self, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
-        """Train on a batch, and let the plan go on.
+        """Train on a batch, and move the plan to its next step.
 
         Raises:
             LrflowError: the module did not make the steps that the plan has.
         """
-        hand = ByHand.of(self.trainer.lightning_module)
-        assert hand is not None
+        optimizers = ManualOptimizers.of(self.trainer.lightning_module)
+        assert optimizers is not None
         self.optim_step_progress.increment_ready()
         profiler = self.trainer.profiler  # type: ignore[attr-defined]
-        for optimizer in hand:
+        for optimizer in optimizers:
             optimizer._on_before_step = lambda: profiler.start("optimizer_step")
             optimizer._on_after_step = lambda: profiler.stop("optimizer_step")
         output = super().run(kwargs)
-        for optimizer in hand:
+        for optimizer in optimizers:
             optimizer.check_stepped()
         self.optim_step_progress.increment_completed()
         self.trainer.lr_scheduler_configs[0].scheduler.step()  # type: ignore[call-arg]
@@ -159,7 +160,7 @@ class TrainingSteps(_ManualOptimization):
 
 
 def check_optimization(config: Config, module: pl.LightningModule) -> None:
-    """Check that a run works with the way in which its module optimizes, automatically or by hand.
+    """Check that a run works with automatic or manual optimization, whichever its module uses.
 
     Args:
         config: of the run.
@@ -168,7 +169,7 @@ def check_optimization(config: Config, module: pl.LightningModule) -> None:
     Raises:
         ConfigError: lists every setting that does not.
     """
-    problems = [*(_automatic if module.automatic_optimization else _by_hand)(config, module)]
+    problems = [*(_automatic if module.automatic_optimization else _manual)(config, module)]
     if problems:
         raise ConfigError(problems)
 
@@ -181,9 +182,9 @@ def _automatic(config: Config, module: pl.LightningModule) -> Iterator[Problem]:
         yield Problem("optimizer.every", message, config.optimizer.every, hint)
 
 
-def _by_hand(config: Config, module: pl.LightningModule) -> Iterator[Problem]:
+def _manual(config: Config, module: pl.LightningModule) -> Iterator[Problem]:
     name, trainer = type(module).__name__, config.trainer
-    who = f"{name} optimizes by hand (automatic_optimization = False)"
+    who = f"{name} uses manual optimization (automatic_optimization = False)"
     if config.optimizer.of_module:
         message = f"{who}, and its own optimizers cannot be planned"
         hint = "describe them in optimizer and optimizer.routes, and its self.optimizers() returns those"
@@ -202,9 +203,7 @@ def _by_hand(config: Config, module: pl.LightningModule) -> Iterator[Problem]:
         if traits.needs_closure or traits.second_order:
             message = f"{who}, and this optimizer needs to evaluate or to differentiate the loss itself"
             yield Problem(f"{key}._target_", message, config.optimizer.members[key].target, "take another optimizer")
-    trial = config.trial
-    annealed = trial is not None and trial.pruner != "none" and trial.pruning.rungs == "annealed"
-    if config.task.name == "find" or config.finds_lr or config.find.check or annealed:
+    if makes_short_runs(config):
         message = f"{who}, and a range test or a shortened run needs the one loss that it minimises"
         yield Problem("task" if config.task.name == "find" else "optimizer.lr", message, ..., "sweep over optimizer.lr")
     if config.sharpness_every is not None:
