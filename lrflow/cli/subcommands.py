@@ -1,4 +1,4 @@
-"""Subcommands, which train nothing: `lrflow list`, `lrflow compare`, `lrflow init`."""
+"""Subcommands, which train nothing: `lrflow list`, `lrflow compare`, `lrflow init`, `lrflow docs`."""
 
 from __future__ import annotations
 
@@ -137,6 +137,12 @@ def _compare(given: argparse.Namespace) -> None:
             out.print(PlanDiff(first.plan, run.plan))
 
 
+def _docs(given: argparse.Namespace) -> None:
+    from lrflow.cli.pages import show_page
+
+    show_page(given.words)
+
+
 def _init(given: argparse.Namespace) -> None:
     from lrflow.cli.new_project import init
 
@@ -185,6 +191,12 @@ SUBCOMMANDS = {
         "make a project: a package with a module and data, options and a test, which trains at once",
         lambda parser: parser.add_argument("folder", nargs="?"),
         _init,
+    ),
+    "docs": Subcommand(
+        "[PAGE] [HEADING]",
+        "print a page of the documentation, a section of it, or the list of pages: lrflow docs training resuming",
+        lambda parser: parser.add_argument("words", nargs="*"),
+        _docs,
     ),
 }
 """The subcommands by name: the first word of a command line, without `=`."""

@@ -130,7 +130,7 @@ class Catalogue:
 
 
 def home(name: str) -> Path:
-    """Return the folder `conf` or `recipes`: inside an installed package, next to the package in a source tree."""
+    """Return the folder `conf`, `docs` or `recipes`, of an installed package or beside the package of sources."""
     for root in lrflow.__path__:
         if (folder := Path(root) / name).is_dir():
             return folder
