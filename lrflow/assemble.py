@@ -80,11 +80,11 @@ def load_data(config: Config) -> pl.LightningDataModule:
 
 
 def describe_data(config: Config, data: pl.LightningDataModule | None = None) -> RenderableType | None:
-    """Return what the data tell of themselves before a run; None: nothing.
+    """Return what is printed about the data before a run; None: nothing.
 
     Args:
         config: of the run.
-        data: set up; None: they are built, if they can tell anything.
+        data: set up; None: they are built if their class describes itself.
     """
     if data is None and getattr(locate(config.data.target), "describe", DataModule.describe) is not DataModule.describe:
         data = build_data(config)
@@ -109,13 +109,13 @@ def build_module(
         trainer: the trainer that the module's hooks use; None: one with a single CPU.
         data: the data that the module's hooks use, set up for the stage; None: they are loaded if the hooks need them.
         stage: `fit`, `validate` or `test`.
-        report: is called with what the data tell of themselves, and a line about the weights of `model.init_from`.
+        report: is called with the description of the data, and a line about the weights of `model.init_from`.
 
     Raises:
         ConfigError: the model is not a module, is a plain one without a loss, or the weights do not fit.
     """
-    if stage == "fit" and (told := describe_data(config, data)):
-        report(told)
+    if stage == "fit" and (description := describe_data(config, data)):
+        report(description)
     module = _make_module(config)
     if stage == "fit" and not is_overridden("training_step", module):
         message = f"{type(module).__name__} has no training_step, so it cannot be trained"

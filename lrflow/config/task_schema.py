@@ -97,7 +97,7 @@ class Predict(Section):
     split: Annotated[str, f.one_of("train", "val", "test")] = "test"
     """Part of the data that is predicted, in its own order."""
     inputs: f.Text | None = None
-    """File or folder of inputs that are predicted instead: .npy, .npz, .csv, .pt."""
+    """File or folder of inputs that are predicted instead: .npy, .npz, .csv, .pt, or a table for `data=table`."""
     to: Annotated[str, f.one_of(*TABLES)] = "csv"
     """Format of the predictions."""
     chunk: f.Count = 4096

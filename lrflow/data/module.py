@@ -118,15 +118,15 @@ class DataModule(pl.LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} reads no files")
 
     def example_inputs(self) -> torch.Tensor | None:
-        """Return a few inputs as `load` returns them, of what was fitted; None: that takes the data themselves."""
+        """Return a few inputs as `load` returns them, made of what was fitted; None: only the data have such inputs."""
         return None
 
     def describe(self) -> RenderableType | None:
-        """Return what a person should know of the data before the run; None: nothing."""
+        """Return what is printed about the data before the run; None: nothing."""
         return None
 
     def describe_inputs(self) -> list[dict[str, Any]]:
-        """Return, as plain data, what each place of an input as `load` returns it means; empty: nothing is known."""
+        """Return what each column of an input means, as plain data, in the order of `load`; empty: unknown."""
         return []
 
     @property

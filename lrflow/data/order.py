@@ -169,7 +169,7 @@ class ShardedBatches(Sampler[Any]):
         return self
 
     def rewind(self) -> None:
-        """Skip no batches any more."""
+        """Begin the next pass at the first batch of its epoch, also after a resume."""
         self._resumed = (self.epoch, 0)
 
     def set_epoch(self, epoch: int) -> None:

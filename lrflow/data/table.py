@@ -40,7 +40,7 @@ class Table(DataModule):
     Args:
         file: CSV or Parquet file.
         target: name of the column to predict.
-        kind: `regression`, `binary` or `multiclass`; None: classes, if the target has texts or few whole numbers.
+        kind: `regression`, `binary` or `multiclass`; None: classes if the target has texts or few whole numbers.
         columns: kinds of columns by name, instead of those that their cells show: `number`, `category`, `boolean`,
             `date` or `ignore`.
         split: a column that says `train`, `val` or `test` for each row; None: `val_size` and `test_size` are held out.
@@ -52,11 +52,12 @@ class Table(DataModule):
         fold: the part that validates, from 0; the others train, and `val_size` does not count.
         split_seed: seed that selects the rows held out.
         missing: cells that hold no value.
-        delimiter: between cells; None: the most frequent of `, ; tab |` in the first line.
-        encoding: of CSV files.
+        delimiter: the sign between cells; None: the most frequent of `, ; tab |` in the first line.
+        encoding: encoding of CSV files.
         bad_rows: what happens to a row that cannot be read or lacks a target: `error`, or `skip`.
         categories: `embed`: an index per category, which `lrflow.models.TableNet` embeds; `one_hot`.
-        scaling: `standard`: numbers and a numeric target with zero mean and unit variance; `none`.
+        scaling: `standard`: numbers and dates with zero mean and unit variance; `none`. A numeric target is always
+            scaled for the loss, by `facts.units`.
         rare: categories with fewer training rows than this share the index 0.
         batch_size: training examples per batch and device.
         eval_batch_size: examples per batch in validation and test; None: `batch_size`.
@@ -113,13 +114,13 @@ class Table(DataModule):
         ), None
 
     def split(self, pool: Examples) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The rows of the parts, as files, a column or sizes say."""
+        """Return the rows of the parts, as files, a column or sizes define them."""
         assert self._prepared is not None
         train, val, test = (torch.from_numpy(self._prepared.rows[part]) for part in PARTS)
         return train, val, test
 
     def fit_normalisation(self, inputs: torch.Tensor) -> None:
-        """Keep what the training part told of the columns, `layout`."""
+        """Keep what was fitted to the columns of the training part, as `layout`."""
         assert self._prepared is not None
         self.layout = self._prepared.layout
 
@@ -136,19 +137,21 @@ class Table(DataModule):
         numeric = [place for place, one in enumerate(layout["columns"]) if one["kind"] != "category"]
         parts: list[torch.Tensor] = []
         if numeric:
-            told = [layout["columns"][place] for place in numeric]
+            columns = [layout["columns"][place] for place in numeric]
             values = inputs[:, numeric].double()
             absent = values.isnan()
-            values = torch.where(absent, self._row(told, "fill", inputs), values)
+            values = torch.where(absent, self._row(columns, "fill", inputs), values)
             scaled = layout["scaling"] == "standard"
             parts.append(
-                (values - self._row(told, "mean", inputs)) / self._row(told, "scale", inputs) if scaled else values
+                (values - self._row(columns, "mean", inputs)) / self._row(columns, "scale", inputs)
+                if scaled
+                else values
             )
             for period, days in PERIODS.items():
-                if dates := [index for index, one in enumerate(told) if period in one.get("periods", ())]:
+                if dates := [index for index, one in enumerate(columns) if period in one.get("periods", ())]:
                     angle = values[:, dates] * (2 * math.pi / days)
                     parts.append(torch.stack([angle.sin(), angle.cos()], 2).flatten(1))
-            if marked := [index for index, one in enumerate(told) if one["missing"]]:
+            if marked := [index for index, one in enumerate(columns) if one["missing"]]:
                 parts.append(absent[:, marked].double())
         for place, one in enumerate(layout["columns"]):
             if one["kind"] == "category":
@@ -161,7 +164,7 @@ class Table(DataModule):
         return torch.cat(parts, 1).float()
 
     def read(self, path: Path, key: str) -> torch.Tensor:
-        """Return the rows of a file with the columns of the training; its target, if it has one, is not read."""
+        """Return the rows of a file that has the columns of the training; its target, if it has one, is not used."""
         layout = self._layout
         kinds = {one["name"]: one["kind"] for one in layout["columns"]}
         reading = replace(self.options.reading, texts=texts_of(layout), skip=False)
@@ -172,14 +175,14 @@ class Table(DataModule):
         return torch.from_numpy(matrix_of(table, layout["columns"]))
 
     def example_inputs(self) -> torch.Tensor | None:
-        """Two rows of the medians and the first categories; None before the training part told them."""
+        """Two rows of the medians and the first categories; None before they are fitted."""
         if self.layout is None:
             return None
         row = [one.get("fill", UNKNOWN + 1.0) for one in self.layout["columns"]]
         return torch.tensor([row, row], dtype=torch.float64)
 
     def describe(self) -> RenderableType | None:
-        """The columns with their kinds, what they lack, and what the training part told; and the rows of each part."""
+        """The columns with their kinds, missing values and what is fitted to them; and the rows of each part."""
         prepared = self._prepared or prepare(self.options, self.layout)
         layout = prepared.layout
         target = layout["target"]
@@ -189,15 +192,15 @@ class Table(DataModule):
         grid = Grid("<column", "<kind", "missing", "<in the training part")
         for one in layout["columns"]:
             absent = prepared.absent.get(one["name"], 0)
-            grid.row(shortened(one["name"]), one["kind"], f"{absent:,}" if absent else "", _told(one))
+            grid.row(shortened(one["name"]), one["kind"], f"{absent:,}" if absent else "", _fitted(one))
         for name, why in prepared.ignored.items():
             grid.row(shortened(name), "ignored", "", why, style="dim")
-        told = f"{number(target['mean'])} ± {number(target['scale'])}"
+        summary = f"{number(target['mean'])} ± {number(target['scale'])}"
         if target["classes"]:
             counts = np.bincount(prepared.targets, minlength=len(target["classes"]))
             pairs = zip(map(shortened, target["classes"]), counts, strict=True)
-            told = joined([f"{name} {count:,}" for name, count in pairs], 6)
-        grid.row(f"{shortened(target['name'])} (target)", target["kind"], "", told)
+            summary = joined([f"{name} {count:,}" for name, count in pairs], 6)
+        grid.row(f"{shortened(target['name'])} (target)", target["kind"], "", summary)
         return Group(*lines, grid)
 
     def describe_inputs(self) -> list[dict[str, Any]]:
@@ -225,8 +228,8 @@ class Table(DataModule):
         return torch.tensor([one[name] for one in columns], dtype=torch.float64, device=inputs.device)
 
 
-def _told(layout: Layout) -> str:
-    """Return what the training part told of a column, in words."""
+def _fitted(layout: Layout) -> str:
+    """Return what is fitted to a column, in words."""
     if layout["kind"] == "category":
         return f"{counted(len(layout['levels']), 'level')}: {joined([*map(shortened, layout['levels'])], 4)}"
     if layout["kind"] == "date":

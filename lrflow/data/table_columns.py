@@ -1,4 +1,4 @@
-"""The columns of a table as numbers: their kinds, what the training part tells of them, and their cells as a matrix."""
+"""The columns of a table as numbers: their kinds, what is fitted to the training part, and their cells as a matrix."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ PERIODS = {"year": 365.2425, "week": 7.0, "day": 1.0}
 """Days of the periods of which a date gets a sine and a cosine; `day` only where dates have a time."""
 
 Layout = dict[str, Any]
-"""What the training part tells of a column, as plain data: `name`, `kind` and, by kind, the following.
+"""What is fitted to the training part of a column, as plain data: `name`, `kind` and, by kind, the following.
 
 numbers, booleans, dates: `fill` (the median), `mean`, `scale` (the standard deviation), `missing` (whether cells were);
-dates also `periods`; categories `levels` (of index 1, 2, ...) and `missing` (then the last index is that of no value).
+dates also `periods`; categories `levels` (of index 1, 2, ...) and `missing` (the last index then stands for no value).
 """
 
 _TRUE, _FALSE = ("true", "yes", "t", "y"), ("false", "no", "f", "n")
 _EPOCH = datetime(1970, 1, 1)
 _MANY = 20
+"""Number of different texts up to which a column is never ignored."""
 
 
 def kind_of(column: Column) -> tuple[str, str]:
-    """Return the kind of a column by its cells, and why it is ignored if it is."""
+    """Return the kind of a column by its cells, and the reason if it is ignored."""
     present = ~column.is_missing
     rows = int(present.sum()) + len(column.strange)
     if not rows:
@@ -58,7 +59,7 @@ def kind_of(column: Column) -> tuple[str, str]:
 
 
 def kinds_of(table: TableFile, given: Mapping[str, str], left_out: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return the kind of each column, and why it is ignored if it is.
+    """Return the kind of each column, and the reason if it is ignored.
 
     Args:
         table: the table.
@@ -69,14 +70,12 @@ def kinds_of(table: TableFile, given: Mapping[str, str], left_out: Sequence[str]
     for name, column in table.columns.items():
         if name in left_out:
             continue
-        found[name] = (given[name], "as data.columns says") if name in given else kind_of(column)
-        if name in given and given[name] != "ignore":
-            found[name] = (given[name], "")
+        found[name] = kind_of(column) if name not in given else (given[name], "as data.columns says")
     return found
 
 
 def check_kinds(given: object, names: Sequence[str]) -> list[Problem]:
-    """Return the problems of `data.columns`: a column that does not exist, or a kind."""
+    """Return a problem for each column of `data.columns` that does not exist, and for each kind that does not."""
     problems = []
     for name, kind in given.items() if isinstance(given, Mapping) else ():
         if name not in names:
@@ -97,7 +96,7 @@ def check_same_columns(table: TableFile, names: Sequence[str], key: str) -> None
     lacking = [name for name in names if name not in table.columns]
     if lacking:
         hint = did_you_mean(lacking[0], table.columns)
-        message = f"lacks the columns {', '.join(map(shortened, lacking[:5]))}"
+        message = f"lacks the column{'s' if len(lacking) > 1 else ''} {', '.join(map(shortened, lacking[:5]))}"
         message += f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
         raise ConfigError([Problem(key, message, str(table.path), f"{shortened(lacking[0])}: {hint}")])
 
@@ -135,7 +134,7 @@ def strange_cells(table: TableFile, kinds: Mapping[str, str]) -> dict[int, Mista
 
 
 def fit_column(column: Column, kind: str, rows: np.ndarray, rare: int) -> Layout:
-    """Return what the training part tells of a column.
+    """Fit a column to the training part.
 
     Args:
         column: the column.
@@ -211,22 +210,6 @@ def cardinalities(layout: Mapping[str, Any]) -> list[int]:
     """Return the number of indices of each category whose index is an input; these are the last inputs."""
     found = [cardinality(one) for one in layout["columns"] if one["kind"] == "category"]
     return found if layout["categories"] == "embed" else []
-
-
-def input_names(layout: Mapping[str, Any]) -> list[str]:
-    """Return the names of the inputs of the network, in their order."""
-    columns = layout["columns"]
-    numeric = [one for one in columns if one["kind"] != "category"]
-    names = [one["name"] for one in numeric]
-    for period in PERIODS:
-        dates = [one["name"] for one in columns if period in one.get("periods", ())]
-        names += [f"{name} ({wave} of the {period})" for name in dates for wave in ("sine", "cosine")]
-    names += [f"{one['name']} is missing" for one in numeric if one["missing"]]
-    for one in columns:
-        if one["kind"] == "category":
-            levels = ["unknown", *one["levels"], *(["missing"] if one["missing"] else [])]
-            names += [one["name"]] if layout["categories"] == "embed" else [f"{one['name']}={name}" for name in levels]
-    return names
 
 
 def _number(text: str) -> float | None:

@@ -191,7 +191,7 @@ def _csv(path: Path, reading: Reading, key: str) -> TableFile:
     try:
         with path.open(newline="", encoding=encoding) as file:
             return _read_csv(path, file, reading, key)
-    except (UnicodeDecodeError, UnicodeError) as error:
+    except UnicodeError as error:
         mistake = _undecodable(path, reading.encoding, error)
         if not reading.skip:
             hint = "data.encoding=latin-1 reads any byte; cp1252 is that of older Windows programs"

@@ -111,7 +111,7 @@ class TableOptions:
         columns, missing = own.get("columns") or {}, own.get("missing", MISSING)
         if not isinstance(columns, Mapping):
             problems.append(Problem("data.columns", "expected names of columns with their kinds", columns))
-        if isinstance(missing, str) or not all(isinstance(one, str) for one in missing):
+        if not isinstance(missing, list | tuple) or not all(isinstance(one, str) for one in missing):
             problems.append(Problem("data.missing", "expected a list of texts", missing))
         problems += check_encoding(own.get("encoding", "utf-8"))
         for name in ("file", "target"):
@@ -140,9 +140,9 @@ class PreparedTable:
         inputs: float64 [rows, columns]; see `matrix_of`.
         targets: class numbers int64 [rows], or numbers float64 [rows].
         rows: of each part, the indices of its rows.
-        layout: what the training part tells, as plain data: `columns`, `target`, `categories`, `scaling`.
-        skipped: the number of rows that were left out, by why.
-        ignored: columns that are no inputs, and why.
+        layout: what is fitted to the training part, as plain data: `columns`, `target`, `categories`, `scaling`.
+        skipped: the number of rows that were left out, by the reason.
+        ignored: columns that are no inputs, with the reasons.
         absent: number of cells without a value, by column.
     """
 
@@ -174,7 +174,7 @@ def prepare(options: TableOptions, layout: Layout | None = None) -> PreparedTabl
 
     Args:
         options: of the table.
-        layout: of the training that is continued or evaluated, instead of fitting it to the training part.
+        layout: what an earlier training was fitted to; None: it is fitted to the training part.
 
     Raises:
         ConfigError: a file or a column does not exist, rows do not fit, or a part has no rows.

@@ -20,6 +20,8 @@ from lrflow.training.loops import combine
 PREFETCHED = 2
 """Batches that a worker fetches ahead where nothing says how many; torch's default."""
 
+_NO_WORKERS = "the data module makes its training loader without any"
+
 
 def configure_loaders(data: pl.LightningDataModule, section: Data) -> None:
     """Give the loaders of a data module the settings of `data.loader`; data sets, samplers and `collate_fn` stay.
@@ -49,7 +51,7 @@ def configure_loaders(data: pl.LightningDataModule, section: Data) -> None:
                 raise ConfigError(problems[:1])
             result = map_loaders(lambda loader: _with_settings(loader, options), made)
             workers = [loader.num_workers for loader in combine(result).flattened if isinstance(loader, DataLoader)]
-            if name == "train_dataloader" and not any(workers) and (problems := needs_workers(section, _NONE)):
+            if name == "train_dataloader" and not any(workers) and (problems := needs_workers(section, _NO_WORKERS)):
                 raise ConfigError(problems)
             return result
 
@@ -60,30 +62,24 @@ def configure_loaders(data: pl.LightningDataModule, section: Data) -> None:
             wrap(name)
 
 
-_NONE = "the data module makes its training loader without any"
-
-
 def _fixed(loader: object, options: Loader) -> Problem | None:
-    """Return the problem of a loader whose settings are its own affair."""
+    """Return the problem of a loader whose settings cannot be changed; None: they can."""
     name = type(loader).__name__
-    if not isinstance(loader, DataLoader):
-        message = (
-            f"the data module returns an object of {name}, which is no DataLoader of torch: it has no such settings"
-        )
-    elif hasattr(loader, "state_dict"):
-        message = (
-            f"the data module returns an object of {name}, which saves its own state, and a changed copy would not"
-        )
-    elif isinstance(loader.dataset, IterableDataset) and options.num_workers not in (None, loader.num_workers):
-        stream = type(loader.dataset).__name__
-        message = (
-            f"{stream} is an IterableDataset, which shares out its examples among the workers itself: with another"
-        )
-        message = f"{message} number of them it would make other batches, or each several times"
-        hint = f"leave it out, which gives {loader.num_workers}, or set the number where the loader is made"
-        return Problem("data.loader.num_workers", message, options.num_workers, hint)
-    else:
+    if isinstance(loader, DataLoader) and not hasattr(loader, "state_dict"):
+        if isinstance(loader.dataset, IterableDataset) and options.num_workers not in (None, loader.num_workers):
+            message = (
+                f"{type(loader.dataset).__name__} is an IterableDataset, which divides its examples among the workers "
+                "itself: another number of workers would change the batches or repeat them"
+            )
+            hint = f"leave it out, which gives {loader.num_workers}, or set the number where the loader is made"
+            return Problem("data.loader.num_workers", message, options.num_workers, hint)
         return None
+    reason = (
+        "saves its own state, which a changed copy would not do"
+        if isinstance(loader, DataLoader)
+        else "is no DataLoader of torch and has no such settings"
+    )
+    message = f"the data module returns an object of {name}, which {reason}"
     return Problem("data.loader", message, options.plain(), "leave it out, and set it where the loader is made")
 
 

@@ -1,4 +1,4 @@
-"""The data module of tables: inputs against scikit-learn's preprocessing, files to predict, what people are told."""
+"""The data module of tables: inputs against scikit-learn's preprocessing, files to predict, the description."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from lrflow.data import Table
-from lrflow.data.table_columns import input_names
+from lrflow.data.table_columns import PERIODS
 from lrflow.errors import ConfigError
 from lrflow.training.checkpoint_file import encode
 
@@ -38,6 +38,22 @@ def table(file: Path, **options: Any) -> Table:
     data = Table(str(file), "price", **options)
     data.setup()
     return data
+
+
+def input_names(layout: dict[str, Any]) -> list[str]:
+    """Return the names of the inputs of the network, in their order."""
+    columns = layout["columns"]
+    numeric = [one for one in columns if one["kind"] != "category"]
+    names = [one["name"] for one in numeric]
+    for period in PERIODS:
+        dates = [one["name"] for one in columns if period in one.get("periods", ())]
+        names += [f"{name} ({wave} of the {period})" for name in dates for wave in ("sine", "cosine")]
+    names += [f"{one['name']} is missing" for one in numeric if one["missing"]]
+    for one in columns:
+        if one["kind"] == "category":
+            levels = ["unknown", *one["levels"], *(["missing"] if one["missing"] else [])]
+            names += [one["name"]] if layout["categories"] == "embed" else [f"{one['name']}={name}" for name in levels]
+    return names
 
 
 def test_inputs_are_those_of_scikit_learn(file: Path) -> None:
@@ -102,7 +118,7 @@ def test_a_file_to_predict_gets_the_preprocessing_of_the_training(file: Path, tm
         assert message in str(raised.value)
 
 
-def test_facts_that_the_data_do_not_have_are_told(file: Path) -> None:
+def test_facts_that_the_data_do_not_have_are_reported(file: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         table(file, facts={"examples": 100, "shape": [3], "outputs": 2})
     assert {one.key for one in raised.value.problems} == {
@@ -110,18 +126,18 @@ def test_facts_that_the_data_do_not_have_are_told(file: Path) -> None:
     }  # fmt: skip
 
 
-def test_what_people_are_told_names_every_column(file: Path) -> None:
+def test_the_description_names_every_column(file: Path) -> None:
     file.write_text(
         file.read_text().replace(HEAD, f"{HEAD},note").replace("\n", ",same\n").replace("note,same", "note")
     )
     with file.open("a") as appended:
         appended.write("1,red\n")
     console = Console(width=200, record=True, quiet=False)
-    told = table(file, bad_rows="skip").describe()
+    description = table(file, bad_rows="skip").describe()
     with console.capture() as captured:
-        console.print(told)
+        console.print(description)
     text = captured.get()
-    told_of = ["120 rows (train 84, val 18, test 18)", "left out: 1 rows that cannot be read", "size", "category"]
-    told_of += ["3 levels: blue, green, red", "boolean", "median 2024-01-1", "regression", "has one value"]
-    for words in told_of:
+    expected = ["120 rows (train 84, val 18, test 18)", "left out: 1 rows that cannot be read", "size", "category"]
+    expected += ["3 levels: blue, green, red", "boolean", "median 2024-01-1", "regression", "has one value"]
+    for words in expected:
         assert words in text

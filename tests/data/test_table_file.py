@@ -101,7 +101,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_mistakes_of_a_file_are_told_with_their_lines(name: str, tmp_path: Path) -> None:
+def test_mistakes_of_a_file_are_reported_with_their_lines(name: str, tmp_path: Path) -> None:
     content, message, reading = WRONG[name]
     with pytest.raises(ConfigError) as raised:
         read(tmp_path / "x.csv", content, **reading)

@@ -86,7 +86,7 @@ def test_parts_come_from_a_column_or_from_files_of_their_own(tmp_path: Path) -> 
     assert "found tset" in problems(tmp_path, wrong, split="part")["data.split"]
     (tmp_path / "test.csv").write_text("y,cc,x\na,w,1\n")
     found = problems(tmp_path, CLASSES, test_file=str(tmp_path / "test.csv"))
-    assert found == {"data.test_file": "lacks the columns c c: did you mean cc?"}
+    assert found == {"data.test_file": "lacks the column c c: did you mean cc?"}
 
 
 WRONG: dict[str, tuple[list[str], dict[str, Any], str, str]] = {
@@ -109,12 +109,13 @@ WRONG: dict[str, tuple[list[str], dict[str, Any], str, str]] = {
     "too much": (CLASSES, {"val_size": 40, "test_size": 20}, "data.val_size", "hold out 60 of 60 rows"),
     "a size": (CLASSES, {"val_size": "10"}, "data.val_size", "expected a number of examples, or a share"),
     "words": (CLASSES, {"bad_rows": "ignore", "kind": "regresion"}, "data.kind", "did you mean regression?"),
+    "no list": (CLASSES, {"missing": None}, "data.missing", "expected a list of texts"),
     "an encoding": (CLASSES, {"encoding": "utf-9"}, "data.encoding", "there is no such encoding"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_does_not_fit_is_told(name: str, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_reported(name: str, tmp_path: Path) -> None:
     lines, options, key, message = WRONG[name]
     assert message in problems(tmp_path, lines, **options)[key]
 
