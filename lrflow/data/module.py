@@ -164,10 +164,11 @@ class DataModule(pl.LightningDataModule):
 
         Raises:
             ConfigError: the data does not have the `facts`, or is too small for the options.
+        LrflowError: `load` or `normalise` returns something else than examples.
         """
         if self.train_set is not None:
             return
-        pool, test = self.load()
+        pool, test = self._loaded()
         problems = [*self._fact_problems(pool), *self._size_problems(len(pool.inputs))]
         if test is not None and self.test_size:
             problems.append(
@@ -186,6 +187,33 @@ class DataModule(pl.LightningDataModule):
         self.val_set = self._part(pool.at(val_rows))
         self.train_set = self._part(train)
 
+    def _loaded(self) -> tuple[Examples, Examples | None]:
+        """What `load` returns.
+
+        Raises:
+            LrflowError: it returns something else than examples, and examples or None for the test.
+        """
+        found, method = self.load(), f"{type(self).__name__}.load"
+        if not isinstance(found, tuple) or len(found) != 2 or isinstance(found, Examples):
+            returned = f"{len(found)} values" if type(found) is tuple else type(found).__name__
+            hint = "return Examples(inputs, targets), None"
+            raise LrflowError(f"{method} returned {returned}, expected examples and test examples or None\n    {hint}")
+        for examples, part in zip(found, ("examples", "test examples"), strict=True):
+            if examples is None and part == "test examples":
+                continue
+            if not isinstance(examples, Examples):
+                message = f"{method} returned {type(examples).__name__} as {part}, expected lrflow.data.Examples"
+                raise LrflowError(message)
+            for name, values in examples._asdict().items():
+                if not isinstance(values, torch.Tensor):
+                    hint = "torch.as_tensor makes a tensor of an array or a list of numbers"
+                    returned = f"{name} of {part} as {type(values).__name__}"
+                    raise LrflowError(f"{method} returned {returned}, expected a tensor\n    {hint}")
+            counts = len(examples.inputs), len(examples.targets)
+            if counts[0] != counts[1]:
+                raise LrflowError(f"{method} returned {counts[0]:,} inputs and {counts[1]:,} targets as {part}")
+        return found
+
     def split(self, pool: Examples) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the indices of the examples for training, validation and test; the default holds out at random.
 
@@ -198,7 +226,12 @@ class DataModule(pl.LightningDataModule):
         return train.sort().values, val, test
 
     def _part(self, examples: Examples) -> TensorDataset:
-        return TensorDataset(self.normalise(examples.inputs), examples.targets)
+        inputs = self.normalise(examples.inputs)
+        if not isinstance(inputs, torch.Tensor) or len(inputs) != len(examples.targets):
+            expected = f"expected a tensor of {len(examples.targets):,} examples"
+            returned = f"{len(inputs):,} examples" if isinstance(inputs, torch.Tensor) else type(inputs).__name__
+            raise LrflowError(f"{type(self).__name__}.normalise returned {returned}, {expected}")
+        return TensorDataset(inputs, examples.targets)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of the training part: [inputs [batch, *shape], targets [batch]]."""

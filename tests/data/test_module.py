@@ -13,7 +13,7 @@ from torch.utils.data import RandomSampler, SequentialSampler
 from lrflow.data import DataModule, ordered
 from lrflow.data.module import Examples
 from lrflow.data.splits import stratified_order
-from lrflow.errors import ConfigError
+from lrflow.errors import ConfigError, LrflowError
 
 
 class Numbers(DataModule):
@@ -233,3 +233,31 @@ def test_a_class_may_have_its_own_collate_fn() -> None:
     module.setup()
     assert sum(module.train_dataloader()) == sum(numbers_in(module.train_set))
     assert sum(ordered(module.train_dataloader(), seed=0)) == sum(numbers_in(module.train_set))
+
+
+X, Y = torch.zeros(30, 1), torch.zeros(30)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "told"),
+    [
+        (None, "returned NoneType, expected examples and test examples or None"),
+        (Examples(X, Y), "returned Examples, expected examples and"),
+        ((Examples(X, Y), None, None), "returned 3 values"),
+        ((X, Y), "returned Tensor as examples, expected lrflow.data.Examples"),
+        ((Examples(X, Y), (X, Y)), "returned tuple as test examples"),
+        ((Examples(X.numpy(), Y), None), "returned inputs of examples as ndarray, expected a tensor"),
+        ((Examples(X, Y.tolist()), None), "returned targets of examples as list"),
+        ((Examples(X, Y[:7]), None), "returned 30 inputs and 7 targets as examples"),
+    ],
+)
+def test_load_returns_something_else(loaded: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Numbers, "load", lambda self: loaded)
+    with pytest.raises(LrflowError, match=rf"^Numbers\.load {told}"):
+        set_up()
+
+
+def test_normalise_returns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Numbers, "normalise", lambda self, inputs: None)
+    with pytest.raises(LrflowError, match=r"^Numbers\.normalise returned NoneType, expected a tensor of 30 examples"):
+        set_up()
