@@ -259,5 +259,5 @@ def test_load_returns_something_else(loaded: Any, told: str, monkeypatch: pytest
 
 def test_normalise_returns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Numbers, "normalise", lambda self, inputs: None)
-    with pytest.raises(LrflowError, match=r"^Numbers\.normalise returned NoneType, expected a tensor of 30 examples"):
+    with pytest.raises(LrflowError, match=r"^Numbers\.normalise returned NoneType, expected a tensor of \d+ examples"):
         set_up()
