@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, BinaryIO
 
+from lrflow.errors import LISTED, did_you_mean
 from lrflow.redaction import redact, redactor
 
 _PATIENCE = 0.3
@@ -48,6 +49,12 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
+
+
+def did_you_mean_path(path: Path) -> str | None:
+    """Return a hint with the nearest name beside a path that does not exist; None: its folder has none, or too many."""
+    near = [str(one) for one in path.parent.glob("*")] if is_folder(path.parent) else []
+    return did_you_mean(str(path), near) if near and len(near) < LISTED else None
 
 
 def write_whole(path: Path, data: str | bytes | Callable[[BinaryIO], object]) -> Path:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lrflow.limits import is_whole
+from lrflow.errors import ConfigError, Problem
+from lrflow.limits import is_whole, outside, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,3 +85,78 @@ def examples_of(size: object, examples: int) -> int:
     """
     share = share_of(size)
     return int(size) if share is None else round(share * examples)  # type: ignore[call-overload]
+
+
+PARTS = ("train", "val", "test")
+"""The parts of the data."""
+
+_PART_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+}  # fmt: skip
+
+
+def part_named(name: str) -> str | None:
+    """Return the part that a name in a file means, such as `validation`; None if it means none."""
+    return _PART_NAMES.get(name.lower())
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is held out of examples at random.
+
+    Args:
+        val_size: for validation, as `examples_of` reads it.
+        test_size: for the test.
+        folds: number of parts of a cross-validation, one of which validates instead of `val_size`; None: none.
+        fold: that part, from 0.
+        seed: selects the examples.
+    """
+
+    val_size: int | float | str = 0
+    test_size: int | float | str = 0
+    folds: int | None = None
+    fold: int = 0
+    seed: int = 0
+
+    def problems(self) -> list[Problem]:
+        """Return the problems of the values."""
+        problems = []
+        for name in ("val_size", "test_size"):
+            try:
+                examples_of(getattr(self, name), 1)
+            except ValueError as error:
+                problems.append(Problem(f"data.{name}", str(error), getattr(self, name)))
+        limits = {"folds": whole(2).or_null(), "fold": whole(0), "split_seed": whole(0, 2**32 - 1)}
+        problems += outside(limits, {"folds": self.folds, "fold": self.fold, "split_seed": self.seed}, "data")
+        if not problems and self.folds is not None and self.fold >= self.folds:
+            problems.append(Problem("data.fold", f"expected a whole number from 0 to {self.folds - 1}", self.fold))
+        return problems
+
+    def rows(self, pool: np.ndarray, targets: np.ndarray, what: str = "rows") -> dict[str, np.ndarray]:
+        """Return the indices of each part, with classes in proportion; those to train on are sorted.
+
+        Args:
+            pool: indices of the examples.
+            targets: of all examples that have an index.
+            what: the examples, in a message.
+
+        Raises:
+            ConfigError: none is left to train on, or there are more folds than examples.
+        """
+        import numpy as np
+
+        held = {part: examples_of(getattr(self, f"{part}_size"), len(pool)) for part in PARTS[1:]}
+        # The test part is split off first, so that it does not depend on val_size and is the same for all folds.
+        test, rest = np.split(pool[stratified_order(targets[pool], self.seed)], [min(held["test"], len(pool))])
+        start = 0
+        if self.folds is not None:
+            if self.folds > len(rest):
+                message = f"there are only {len(rest):,} {what} to divide"
+                raise ConfigError([Problem("data.folds", message, self.folds)])
+            stops = np.linspace(0, len(rest), self.folds + 1).round().astype(int)
+            start, held["val"] = stops[self.fold], int(stops[self.fold + 1] - stops[self.fold])
+        if len(pool) - held["val"] - held["test"] < 1:
+            message = f"val_size and test_size hold out {held['val'] + held['test']:,} of {len(pool):,} {what}"
+            raise ConfigError([Problem("data.val_size", message, self.val_size)])
+        val, train = rest[start : start + held["val"]], np.delete(rest, np.s_[start : start + held["val"]])
+        return {"train": np.sort(train), "val": val, "test": test}

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
-from lrflow.files import is_file, is_folder
+from lrflow.files import did_you_mean_path, is_file
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
 """Cells that hold no value."""
@@ -131,7 +131,7 @@ class TableFile:
     @property
     def row(self) -> str:
         """What a message calls a row."""
-        return "row" if self.path.suffix == ".parquet" else "line"
+        return "row" if self.path.suffix.lower() == ".parquet" else "line"
 
 
 def read_table(path: Path, reading: Reading, key: str) -> TableFile:
@@ -147,13 +147,11 @@ def read_table(path: Path, reading: Reading, key: str) -> TableFile:
             to be left out.
     """
     if not is_file(path):
-        near = [str(one) for one in path.parent.glob("*")] if is_folder(path.parent) else []
-        hint = did_you_mean(str(path), near) if near and len(near) < 50 else None
-        raise ConfigError([Problem(key, "there is no such file", str(path), hint)])
-    if path.suffix not in FILE_TYPES:
+        raise ConfigError([Problem(key, "there is no such file", str(path), did_you_mean_path(path))])
+    if path.suffix.lower() not in FILE_TYPES:
         raise ConfigError([Problem(key, f"expected a file of {', '.join(FILE_TYPES)}", str(path))])
     try:
-        table = _parquet(path, reading, key) if path.suffix == ".parquet" else _csv(path, reading, key)
+        table = _parquet(path, reading, key) if path.suffix.lower() == ".parquet" else _csv(path, reading, key)
     except OSError as error:
         raise ConfigError([Problem(key, f"cannot be read: {error.strerror or error}", str(path))]) from None
     if table.mistakes and not reading.skip:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lrflow.data.splits import examples_of, stratified_order
+from lrflow.data.splits import PARTS, HeldOut, part_named
 from lrflow.data.table_columns import (
     Layout,
     cardinalities,
@@ -42,12 +42,8 @@ from lrflow.limits import Limit, one_of, outside, whole
 TARGETS = ("regression", "binary", "multiclass")
 """Kinds of targets."""
 
-PARTS = ("train", "val", "test")
-
 MOST_CLASSES = 20
 """Number of different whole numbers up to which a target is taken for class numbers."""
-
-_PART_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 _LIMITS = {
     "file": Limit("the path of a file", lambda value: isinstance(value, str) and bool(value)),
@@ -57,9 +53,6 @@ _LIMITS = {
     "categories": one_of("embed", "one_hot"),
     "scaling": one_of("standard", "none"),
     "rare": whole(0),
-    "folds": whole(2).or_null(),
-    "fold": whole(0),
-    "split_seed": whole(0, 2**32 - 1),
     "delimiter": Limit("one sign", lambda value: value is None or (isinstance(value, str) and len(value) == 1)),
 }
 
@@ -100,14 +93,7 @@ class TableOptions:
         for name in ("split", "val_file", "test_file"):
             if own.get(name) is not None and not isinstance(own[name], str):
                 problems.append(Problem(f"data.{name}", "expected text, or null", own[name]))
-        for name in ("val_size", "test_size"):
-            try:
-                examples_of(own.get(name, 0), 1)
-            except ValueError as error:
-                problems.append(Problem(f"data.{name}", str(error), own[name]))
-        folds, fold = own.get("folds"), own.get("fold", 0)
-        if not problems and folds is not None and fold >= folds:
-            problems.append(Problem("data.fold", f"expected a whole number from 0 to {folds - 1}", fold))
+        problems += _held_out(own).problems()
         columns, missing = own.get("columns") or {}, own.get("missing", MISSING)
         if not isinstance(columns, Mapping):
             problems.append(Problem("data.columns", "expected names of columns with their kinds", columns))
@@ -125,11 +111,21 @@ class TableOptions:
         return cls(**own)
 
     @property
+    def held_out(self) -> HeldOut:
+        """What is held out for validation and test where no file and no column says so."""
+        return _held_out(vars(self))
+
+    @property
     def reading(self) -> Reading:
         """How the files are read."""
         texts = {name for name, kind in self.columns if kind == "category"} | {*([self.split] if self.split else ())}
         texts |= {self.target} if self.kind in ("binary", "multiclass") else set()
         return Reading(self.delimiter, self.encoding, self.missing, frozenset(texts), self.bad_rows == "skip")
+
+
+def _held_out(given: Mapping[str, Any]) -> HeldOut:
+    names = {name: given[name] for name in ("val_size", "test_size", "folds", "fold") if name in given}
+    return HeldOut(**names, seed=given.get("split_seed", 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +204,7 @@ def _prepare(options: TableOptions, layout: Layout | None) -> PreparedTable:
     if not used:
         raise ConfigError([Problem("data.file", "no column is left as an input", options.file)])
     target = main.columns[options.target]
-    kind = layout["target"]["kind"] if layout else options.kind or _target_kind(target)
+    kind = layout["target"]["kind"] if layout else options.kind or target_kind(target)
     skipped: dict[str, int] = {}
     for part, table in tables.items():
         check_same_columns(table, [*used, options.target], keys[part])
@@ -246,7 +242,7 @@ def _check_columns(options: TableOptions, table: TableFile) -> None:
         raise ConfigError(problems)
 
 
-def _target_kind(column: Column) -> str:
+def target_kind(column: Column) -> str:
     """Return the kind of a target by its cells: few different whole numbers and texts are classes."""
     if column.numbers is not None:
         values = np.unique(column.numbers[~np.isnan(column.numbers)])
@@ -349,7 +345,7 @@ def _rows_of(
     if options.split is not None:
         main = tables["train"]
         codes, levels = main.columns[options.split].as_texts()
-        parts = [_PART_NAMES.get(level.lower()) for level in levels]
+        parts = [part_named(level) for level in levels]
         if wrong := [level for level, part in zip(levels, parts, strict=True) if part is None] or (codes < 0).any():
             what = ", ".join(map(shortened, wrong[:5])) if isinstance(wrong, list) else "cells without a value"
             message = f"expected train, val or test in each row; found {what}"
@@ -361,26 +357,9 @@ def _rows_of(
             raise ConfigError(
                 [Problem("data.folds", "the folds are validation parts, and data.val_file is one", options.folds)]
             )
-        held = {
-            part: 0 if part in rows else examples_of(getattr(options, f"{part}_size"), len(pool)) for part in PARTS[1:]
-        }
-        # The test part is split off first, so that it does not depend on val_size and is the same for all folds.
-        order = pool[stratified_order(targets[pool], options.split_seed)]
-        test, rest = np.split(order, [held["test"]])
-        if options.folds is not None:
-            stops = np.linspace(0, len(rest), options.folds + 1).round().astype(int)
-            start, held["val"] = stops[options.fold], int(stops[options.fold + 1] - stops[options.fold])
-            if options.folds > len(rest):
-                message = f"there are only {len(rest):,} rows to divide"
-                raise ConfigError([Problem("data.folds", message, options.folds)])
-        else:
-            start = 0
-        left = len(pool) - held["val"] - held["test"]
-        if left < 1:
-            message = f"val_size and test_size hold out {held['val'] + held['test']:,} of {len(pool):,} rows"
-            raise ConfigError([Problem("data.val_size", message, options.val_size)])
-        val, train = rest[start : start + held["val"]], np.delete(rest, np.s_[start : start + held["val"]])
-        rows = {"val": val, "test": test, **rows, "train": np.sort(train)}
+        own = {part: 0 for part in PARTS[1:] if part in rows}
+        held = replace(options.held_out, **{f"{part}_size": size for part, size in own.items()})
+        rows = {**held.rows(pool, targets), **{part: rows[part] for part in own}}
     if not len(rows["train"]):
         raise ConfigError([Problem("data.split", "no row is left to train on", options.split)])
     return {part: rows.get(part, np.empty(0, np.int64)) for part in PARTS}

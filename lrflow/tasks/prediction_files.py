@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lrflow.data import DataModule
 from lrflow.display import shape_text
-from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
-from lrflow.files import is_file, is_folder, write_whole
+from lrflow.errors import ConfigError, Problem, shortened
+from lrflow.files import did_you_mean_path, is_file, is_folder, write_whole
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -60,22 +60,23 @@ def read_inputs(given: str, example: Any, data: object = None) -> list[InputFile
     own = data if isinstance(data, DataModule) and data.file_types else None
     known = own.file_types if own else tuple(READERS)
     if is_folder(path):
-        paths = sorted(one for one in path.iterdir() if one.suffix in known and is_file(one))
+        paths = sorted(
+            one for one in path.iterdir()
+            if one.suffix.lower() in known and not one.name.startswith(".") and is_file(one)
+        )  # fmt: skip
         if not paths:
             raise ConfigError([Problem(KEY, f"the folder has no file of {', '.join(known)}", given)])
     elif is_file(path):
         paths = [path]
     else:
-        near = [str(one) for one in path.parent.glob("*")] if is_folder(path.parent) else []
-        hint = did_you_mean(given, near) if near and len(near) < 50 else None
-        raise ConfigError([Problem(KEY, "there is no such file or folder", given, hint)])
+        raise ConfigError([Problem(KEY, "there is no such file or folder", given, did_you_mean_path(path))])
+    if own:
+        return [InputFile(one, inputs.numpy()) for one, inputs in zip(paths, own.read_all(paths, KEY), strict=True)]
     shape = tuple(example.shape[1:])
     files, problems = [], []
     for one in paths:
         try:
-            files.append(InputFile(one, own.read(one, KEY).numpy() if own else _shaped(_read(one), shape)))
-        except ConfigError as error:
-            problems += error.problems
+            files.append(InputFile(one, _shaped(_read(one), shape)))
         except ValueError as error:
             problems.append(Problem(KEY, str(error), str(one)))
     if problems:
@@ -84,7 +85,7 @@ def read_inputs(given: str, example: Any, data: object = None) -> list[InputFile
 
 
 def _read(path: Path) -> np.ndarray[Any, Any]:
-    reader = READERS.get(path.suffix)
+    reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"expected a file of {', '.join(READERS)}")
     try:
