@@ -118,7 +118,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 file = folder / named.group(1)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(block)
-            elif "load_diabetes" in block:
+            elif "load_diabetes" in block or "load_digits" in block:
                 with pytest.MonkeyPatch.context() as patch:
                     patch.chdir(folder)
                     exec(block, {})
@@ -182,6 +182,7 @@ def test_a_command_does_what_it_says(
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(str(place))
     monkeypatch.setenv("LRFLOW_TRUST", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
     for package in ("my_pkg", "my_project"):
         monkeypatch.delitem(sys.modules, package, raising=False)
     words = prepared(shlex.split(command), place)

@@ -1,10 +1,10 @@
-"""The facts of the data: taken from a table's files where the config leaves them open, and what a model has to fit."""
+"""The facts of the data: taken from files where the config leaves them open, and what a model has to fit."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,11 +13,13 @@ from omegaconf.errors import OmegaConfBaseException
 from lrflow.config.config import Config
 from lrflow.config.objective import loss_of
 from lrflow.config.packages import missing_package
+from lrflow.config.written_paths import path_problem, stays_inside
 from lrflow.data.splits import examples_of, is_share
 from lrflow.errors import ConfigError, Problem
 from lrflow.limits import is_whole
 
 if TYPE_CHECKING:
+    from lrflow.data.image_parts import PreparedImages
     from lrflow.data.table_parts import PreparedTable
 
 _WHOLE = ("lrflow.models.Logistic", "lrflow.models.MLP")
@@ -28,17 +30,21 @@ _OF_TABLES = "lrflow.models.TableNet"
 TABLE = "lrflow.data.Table"
 """The data module whose facts are taken from its files."""
 
+IMAGES = "lrflow.data.Images"
+"""The data module whose facts are taken from its folders and images."""
+
 _NEEDED = ("examples", "shape", "outputs", "loss")
 
 
-def fill_facts(config: DictConfig) -> list[Problem]:
-    """Fill in what the config leaves open of its data: the facts of a table, and sizes of parts that are shares.
+def fill_facts(config: DictConfig, typed: Collection[str] = ()) -> list[Problem]:
+    """Fill in what the config leaves open of its data: the facts of files, and the sizes of parts that are shares.
 
     Args:
         config: composed config, changed in place.
+        typed: keys that the command line sets.
 
     Returns:
-        The problems of the table's files.
+        The problems of the files.
     """
     data = config.get("data")
     if not isinstance(data, DictConfig):
@@ -51,11 +57,16 @@ def fill_facts(config: DictConfig) -> list[Problem]:
     sizes = {name: node[name] for name in ("val_size", "test_size") if is_share(node.get(name))}
     found: dict[str, Any] = {}
     problems: list[Problem] = []
-    if node.get("_target_") == TABLE and (sizes or any(facts.get(name) is None for name in _NEEDED)):
+    readers: dict[str, Callable[[dict[str, Any]], PreparedTable | PreparedImages]] = {TABLE: _table, IMAGES: _images}
+    cache = node.get("cache", "auto")
+    if node.get("_target_") == IMAGES and not ("data.cache" in typed or stays_inside(str(cache))):
+        return [path_problem("data.cache", cache)]  # before anything is written there
+    prepare = readers.get(str(node.get("_target_")))
+    if prepare and (sizes or any(facts.get(name) is None for name in _NEEDED)):
         try:
-            table = _table(node)
-            found = {f"facts.{name}": value for name, value in table.facts.items() if facts.get(name) is None}
-            found |= {f"{part}_size": len(table.rows[part]) for part in ("val", "test")}
+            prepared = prepare(node)
+            found = {f"facts.{name}": value for name, value in prepared.facts.items() if facts.get(name) is None}
+            found |= {f"{part}_size": len(prepared.rows[part]) for part in ("val", "test")}
         except ConfigError as error:
             problems = error.problems
             found = {**dict.fromkeys(sizes, 0), "facts.cardinalities": []}  # so that only the file is to blame
@@ -76,9 +87,17 @@ def _table(node: dict[str, Any]) -> PreparedTable:
     options = TableOptions.of(node)
     files = {"file": options.file, "val_file": options.val_file, "test_file": options.test_file}
     for name, path in files.items():
-        if path and path.endswith(".parquet") and importlib.util.find_spec("pyarrow") is None:
+        if path and path.lower().endswith(".parquet") and importlib.util.find_spec("pyarrow") is None:
             raise ConfigError([missing_package("pyarrow", f"data.{name}", path)])
     return prepare(options)
+
+
+def _images(node: dict[str, Any]) -> PreparedImages:
+    """Return the images of a config, found and decoded."""
+    from lrflow.data.image_files import ImageOptions
+    from lrflow.data.image_parts import prepare
+
+    return prepare(ImageOptions.of(node))
 
 
 def check_facts(config: Config) -> Iterator[Problem]:

@@ -60,7 +60,8 @@ def validate(
         recorded_modes = meta.get("metrics") or {}
     source = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra" and not (key == META and meta)])
     resolve_hydra_and_now(source)
-    of_data = fill_facts(source)
+    typed = [text.lstrip("+").partition("=")[0] for text in overrides] if recorded_modes is None else []
+    of_data = fill_facts(source, typed)
     content, problems = resolve(source)
     problems = [*of_data, *problems]
     message = "there is no such group or key, and a key is text"

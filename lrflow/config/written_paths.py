@@ -21,6 +21,8 @@ _ANCHOR = re.compile(
 )
 _DOWNLOADS = ("lrflow.data.FashionMNIST", "lrflow.recipes.finetune_vision.data.FewClothes")
 
+_CACHES = "lrflow.data.Images"
+
 
 def stays_inside(path: str) -> bool:
     """Return whether a path is relative and does not climb out of the folder that it is relative to."""
@@ -120,6 +122,8 @@ def _written(config: Config) -> Iterator[tuple[str, Any]]:
         if name in ("strategy", "plugins"):
             yield from _of_lightning(given, f"trainer.{name}")
     data = config.data.plain()
+    if config.data.target == _CACHES and data.get("cache", "auto") not in ("auto", "none"):
+        yield "data.cache", data["cache"]
     if config.data.target in _DOWNLOADS and data.get("download", True) and data.get("root"):
         from lrflow.data.fashion_mnist_files import find
 

@@ -6,11 +6,22 @@ from lrflow.imports import lazily
 
 if TYPE_CHECKING:
     from lrflow.data.fashion_mnist import FashionMNIST
+    from lrflow.data.images import Images
     from lrflow.data.module import DataModule, Digits, Examples
     from lrflow.data.order import ShardedBatches, is_ordered, ordered
     from lrflow.data.table import Table
 
-__all__ = ["DataModule", "Digits", "Examples", "FashionMNIST", "ShardedBatches", "Table", "is_ordered", "ordered"]
+__all__ = [
+    "DataModule",
+    "Digits",
+    "Examples",
+    "FashionMNIST",
+    "Images",
+    "ShardedBatches",
+    "Table",
+    "is_ordered",
+    "ordered",
+]
 
 __getattr__ = lazily(
     __name__,
@@ -19,6 +30,7 @@ __getattr__ = lazily(
         "Digits": "module",
         "Examples": "module",
         "FashionMNIST": "fashion_mnist",
+        "Images": "images",
         "ShardedBatches": "order",
         "Table": "table",
         "is_ordered": "order",

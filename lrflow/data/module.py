@@ -117,6 +117,22 @@ class DataModule(pl.LightningDataModule):
         """
         raise NotImplementedError(f"{type(self).__name__} reads no files")
 
+    def read_all(self, paths: Sequence[Path], key: str) -> list[torch.Tensor]:
+        """Return the inputs in each of several files, as `read` returns them.
+
+        Raises:
+            ConfigError: the problems of all files.
+        """
+        found, problems = [], []
+        for path in paths:
+            try:
+                found.append(self.read(path, key))
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return found
+
     def example_inputs(self) -> torch.Tensor | None:
         """Return a few inputs as `load` returns them, made of what was fitted; None: only the data have such inputs."""
         return None

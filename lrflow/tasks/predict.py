@@ -129,12 +129,26 @@ def _of_split(trained: Trained, split: str) -> Iterator[Batch]:
 
 
 def _of_files(trained: Trained, files: Any, size: int) -> Iterator[Batch]:
-    """Yield batches of inputs, normalised as the training's; none of them spans two files."""
+    """Yield batches of inputs, normalised as the training's; a batch may span several files."""
+    pieces: list[Any] = []
+    names: list[str] = []
     for file in files:
-        for start in range(0, len(file.inputs), size):
-            rows = torch.from_numpy(np.array(file.inputs[start : start + size]))
-            inputs = trained.normalise(rows)
-            yield Batch(inputs, inputs, None, [file.path.name] * len(inputs))
+        start = 0
+        while start < len(file.inputs):
+            piece = file.inputs[start : start + size - len(names)]
+            pieces.append(piece)
+            names += [file.path.name] * len(piece)
+            start += len(piece)
+            if len(names) == size:
+                yield _of_pieces(trained, pieces, names)
+                pieces, names = [], []
+    if names:
+        yield _of_pieces(trained, pieces, names)
+
+
+def _of_pieces(trained: Trained, pieces: list[Any], names: list[str]) -> Batch:
+    inputs = trained.normalise(torch.from_numpy(np.concatenate(pieces)))
+    return Batch(inputs, inputs, None, names)
 
 
 def _predicted(trained: Trained, batches: Iterator[Batch], per_chunk: int, parts: Path, number: int) -> Iterator[Path]:

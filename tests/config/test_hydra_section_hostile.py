@@ -452,6 +452,8 @@ def test_settings_of_the_rest(composing: Merging, canary: Callable[[], list[str]
     assert not wrongly_allowed(composing, {"task: {from: /etc}": "task.from"}, ["task=analyze"])
     assert not wrongly_allowed(composing, {"task: {from: ../x}": "task.from"}, ["task=evaluate"])
     assert not wrongly_allowed(composing, {"data: {root: /etc/x}": "data.root"}, ["data=fashion_mnist"])
+    table = {f"data: {{root: /usr, cache: {path}}}": "data.cache" for path in ("/etc", "../x", "~/x")}
+    assert not wrongly_allowed(composing, table, ["data=images"])
     assert not canary()
 
 

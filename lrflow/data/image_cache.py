@@ -1,0 +1,158 @@
+"""Decoded images, kept in a file that is mapped into memory and shared by processes, as long as their files stay."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lrflow.data.cache import default_folder
+from lrflow.data.image_decoding import Decoded, Form, decode_all
+from lrflow.errors import ConfigError, Problem
+from lrflow.files import lock, write_whole
+
+log = logging.getLogger("lrflow")
+
+NONE = "none"
+AUTO = "auto"
+
+_VERSION = 1
+"""Is raised when images are decoded in another way, so that no file of an earlier version is read."""
+_SHARE = 0.5
+"""Share of the free space of the disk that the images of a data set may take."""
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImages:
+    """The images of a data set.
+
+    Args:
+        paths: of the images.
+        form: of all of them.
+        decoded: what was found while they were decoded.
+        pixels: uint8 [images, *form.shape], mapped into memory; None: they are decoded when they are needed.
+        file: of the pixels.
+        why: why there is no such file.
+    """
+
+    paths: Sequence[str]
+    form: Form
+    decoded: Decoded
+    pixels: np.ndarray | None
+    file: Path | None = None
+    why: str = ""
+
+
+def decoded_images(
+    paths: Sequence[str], form: Form, home: Path, cache: str = AUTO, processes: int | None = None
+) -> DecodedImages:
+    """Decode images, or read what an earlier process has decoded, if it was the same files in the same form.
+
+    Files are the same if their paths, sizes and times are. A process that waits for another one reads its result.
+
+    Args:
+        paths: of the images.
+        form: of all of them.
+        home: what the images belong to; the cache holds one file for it and each form, the newest.
+        cache: folder of the cache; `auto`: that of data sets on this machine; `none`: there is no cache.
+        processes: that decode; None: one for each CPU.
+
+    Raises:
+        ConfigError: the folder that is given cannot be written.
+        LrflowError: a process that decodes died.
+    """
+    size = len(paths) * int(np.prod(form.shape))
+    if cache == NONE:
+        return DecodedImages(paths, form, decode_all(paths, form, None, processes), None, why="data.cache is none")
+    folder = default_folder("images") if cache == AUTO else Path(cache).expanduser()
+    place = _digest(str(home.resolve()), repr(form))
+    kept = f"{place}-{_digest(*map(_identity, paths))}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder / f"{place}.lock"):
+            file, index = folder / f"{kept}.npy", folder / f"{kept}.npz"
+            free = shutil.disk_usage(folder).free
+            fits = size <= _SHARE * free or file.exists()
+            why = "" if fits else f"the {size / 1e9:,.1f} GB do not fit into half of the free space of {folder}"
+            decoded = _read_index(index, (len(paths), form.shape[0]))
+            if decoded is None or (fits and _mapped(file, (len(paths), *form.shape)) is None):
+                part = folder / f".{kept}.{os.getpid()}.part"
+                try:
+                    decoded = decode_all(paths, form, part if fits else None, processes)
+                    if fits:
+                        _sync(part)
+                        os.replace(part, file)
+                finally:
+                    part.unlink(missing_ok=True)
+                _write_index(index, decoded)
+                _remove_others(folder, kept)
+            pixels = _mapped(file, (len(paths), *form.shape)) if fits else None
+    except OSError as error:
+        what = f"cannot be written: {error.strerror or error}"
+        if cache != AUTO:
+            raise ConfigError([Problem("data.cache", what, cache)]) from None
+        log.warning("%s %s; images are decoded in every epoch", folder, what)
+        return decoded_images(paths, form, home, NONE, processes)
+    return DecodedImages(paths, form, decoded, pixels, file if fits else None, why)
+
+
+def _digest(*parts: str) -> str:
+    found = hashlib.sha256(str(_VERSION).encode())
+    for part in parts:
+        found.update(f"{len(part)} {part}".encode(errors="surrogateescape"))
+    return found.hexdigest()[:16]
+
+
+def _identity(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:  # such as a link to nothing, which decoding tells
+        return path
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return the pixels in a file; None if there is none, or it is damaged."""
+    try:
+        # Copy on write: nothing reaches the file, and torch does not warn that it cannot write.
+        found = np.load(file, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == np.uint8 else None
+
+
+def _write_index(index: Path, decoded: Decoded) -> None:
+    rows = np.fromiter(decoded.wrong, np.int64, len(decoded.wrong))
+    texts = np.array([decoded.wrong[row] for row in rows.tolist()], np.str_)
+    content = {"sums": decoded.sums, "squares": decoded.squares, "rows": rows, "texts": texts}
+    write_whole(index, lambda file: np.savez(file, **content))  # type: ignore[arg-type]
+
+
+def _read_index(index: Path, shape: tuple[int, int]) -> Decoded | None:
+    try:
+        with np.load(index, allow_pickle=False) as content:
+            wrong = dict(zip(content["rows"].tolist(), content["texts"].tolist(), strict=True))
+            found = Decoded(content["sums"], content["squares"], wrong)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
+    return found if found.sums.shape == found.squares.shape == shape else None
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _remove_others(folder: Path, kept: str) -> None:
+    """Remove what the cache held of the same images before their files changed, and what killed processes left."""
+    home = kept.partition("-")[0]
+    for path in [*folder.glob(f"{home}-*"), *folder.glob(f".{kept}.*.part")]:
+        if path.stem != kept:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,188 @@
+"""Images prepared for training: found, decoded and checked one by one, split, and fitted to their training part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrflow.data.image_cache import DecodedImages, decoded_images
+from lrflow.data.image_decoding import Decoded, Form
+from lrflow.data.image_files import ImageOptions, Listing, Misfit, list_images
+from lrflow.data.splits import PARTS
+from lrflow.data.table_columns import in_order, values_of
+from lrflow.data.table_parts import target_kind
+from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
+
+Layout = dict[str, Any]
+"""What the training part tells, as plain data: `form`, `mean` and `std` of each channel, and `target`."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImages:
+    """Images as a data module needs them.
+
+    Args:
+        images: all of them, also those that are left out.
+        targets: class numbers int64 [images], or numbers float64 [images].
+        rows: of each part, the indices of its images.
+        layout: what the training part tells.
+        skipped: the number of files that were left out, by why.
+    """
+
+    images: DecodedImages
+    targets: np.ndarray
+    rows: Mapping[str, np.ndarray]
+    layout: Layout
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a config has to know before the data is read: see `lrflow.config.schema.Facts`."""
+        target = self.layout["target"]
+        classes = len(target["classes"])
+        return {
+            "examples": sum(map(len, self.rows.values())),
+            "shape": list(self.images.form.shape),
+            "outputs": classes or 1,
+            "loss": "cross_entropy" if classes else "mse",
+            "units": None if classes else [target["mean"], target["scale"]],
+        }
+
+
+def form_of(layout: Layout) -> Form:
+    """Return the form in which the images of a training were read."""
+    return Form(**layout["form"])
+
+
+def prepare(options: ImageOptions, layout: Layout | None = None) -> PreparedImages:
+    """Find, check, split and fit images; the last result is kept as long as the files do not change.
+
+    Args:
+        options: of the images.
+        layout: of the training that is continued or evaluated, instead of fitting it to the training part.
+
+    Raises:
+        ConfigError: there are no such files, some do not fit, or a part has no images.
+    """
+    listing = list_images(options)
+    if not listing.paths:
+        told = [options.mistaken(listing.mistakes)] if listing.mistakes else []
+        raise ConfigError(told or [_nothing_left(options)])
+    form = form_of(layout) if layout else options.form
+    home = Path(options.root if options.file is None else options.file)  # type: ignore[arg-type]
+    images = _decoded(tuple(listing.paths), form, home, options.cache, options.decoders, _times(listing.paths))
+    mistakes = list(listing.mistakes)
+    for row, message in sorted(images.decoded.wrong.items()):
+        mistakes.append(Misfit(listing.names[row], message, "files that cannot be decoded"))
+    kept = np.setdiff1d(np.arange(len(listing.paths)), np.fromiter(images.decoded.wrong, np.int64))
+    target = listing.target
+    kind = layout["target"]["kind"] if layout else options.kind or target_kind(target)
+    classes: list[str]
+    if kind == "regression":
+        targets, classes = values_of(target, "number")[0], []
+    else:
+        targets, classes, kept = _classes(listing, kept, layout, mistakes)
+    if mistakes and not options.skips:
+        raise ConfigError([options.mistaken(mistakes)])
+    if layout is None and kind != "regression":
+        _check_classes(options, classes)
+    rows = _rows_of(options, listing, kept, targets)
+    trained = set(targets[rows["train"]].tolist())
+    if layout is None and (empty := [name for code, name in enumerate(classes) if code not in trained]):
+        names = ", ".join(map(shortened, empty[:5]))
+        message = f"no image of {names} is left to train on"
+        raise ConfigError([Problem("data.val_size", message, options.val_size, "hold out fewer, or add images")])
+    if layout is None:
+        mean, std = _moments(images.decoded, rows["train"], form)
+        own = targets[rows["train"]] if kind == "regression" else np.zeros(1)
+        about = {"kind": kind, "classes": classes, "mean": float(own.mean()), "scale": float(own.std()) or 1.0}
+        layout = {"form": vars(form).copy(), "mean": mean, "std": std, "target": about}
+    skipped: dict[str, int] = {}
+    for one in mistakes:
+        skipped[one.reason] = skipped.get(one.reason, 0) + one.files
+    return PreparedImages(images, targets, rows, layout, skipped)
+
+
+@lru_cache(maxsize=2)
+def _decoded(
+    paths: tuple[str, ...], form: Form, home: Path, cache: str, processes: int | None, times: int
+) -> DecodedImages:
+    return decoded_images(paths, form, home, cache, processes)
+
+
+def _times(paths: Sequence[str]) -> int:
+    """Return a number that changes when one of the files does."""
+    found = []
+    for path in paths:
+        try:
+            status = Path(path).stat()
+            found.append((status.st_size, status.st_mtime_ns))
+        except OSError:
+            found.append((-1, -1))
+    return hash(tuple(found))
+
+
+def _classes(
+    listing: Listing, kept: np.ndarray, layout: Layout | None, mistakes: list[Misfit]
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Return class numbers, the names of the classes, and the images whose class the training part has."""
+    codes, levels = listing.target.as_texts()
+    parts = np.array(listing.parts, np.str_)
+    trained = kept[(parts[kept] == "") | (parts[kept] == "train")]
+    classes = layout["target"]["classes"] if layout else in_order([levels[code] for code in np.unique(codes[trained])])
+    number = {name: index for index, name in enumerate(classes)}
+    lookup = np.array([*(number.get(level, -1) for level in levels), -1], np.int64)
+    targets = lookup[codes]
+    unknown = kept[targets[kept] < 0]
+    for code in np.unique(codes[unknown]):
+        rows = unknown[codes[unknown] == code]
+        near = did_you_mean(levels[code], classes) or ""
+        message = f"the class {shortened(levels[code])} is not in the training part"
+        message += f", {near}" if near.startswith("did you mean") else ""
+        reason = "images of classes that the training part lacks"
+        mistakes.append(Misfit(listing.names[rows[0]], message, reason, len(rows)))
+    return targets, list(classes), np.setdiff1d(kept, unknown)
+
+
+def _check_classes(options: ImageOptions, classes: Sequence[str]) -> None:
+    key, value = ("data.target", options.target) if options.file is not None else ("data.root", options.root)
+    if len(classes) < 2 or (options.kind == "binary" and len(classes) != 2):
+        expected = "two classes" if options.kind == "binary" else "at least two classes"
+        names = ", ".join(map(shortened, classes[:5])) or "none"
+        raise ConfigError([Problem(key, f"expected {expected}, found {len(classes)}: {names}", value)])
+
+
+def _rows_of(options: ImageOptions, listing: Listing, kept: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the images of each part: those whose folder or column says so, or those that are held out."""
+    parts = np.array(listing.parts, np.str_)[kept]
+    if not len(kept):
+        raise ConfigError([_nothing_left(options)])
+    if (parts == "").all():
+        return options.held_out.rows(kept, targets, "images")
+    rows = {part: kept[parts == part] for part in PARTS}
+    if not len(rows["train"]):
+        raise ConfigError([_nothing_left(options)])
+    if not len(rows["val"]):  # a test part of the images that are there would be none that others know
+        return {**replace(options.held_out, test_size=0).rows(rows["train"], targets, "images"), "test": rows["test"]}
+    if options.folds is not None:
+        raise ConfigError([Problem("data.folds", "there is a part for validation already", options.folds)])
+    return rows
+
+
+def _nothing_left(options: ImageOptions) -> Problem:
+    key, value = ("data.file", options.file) if options.file is not None else ("data.root", options.root)
+    return Problem(key, "no image is left to train on", value)
+
+
+def _moments(decoded: Decoded, rows: np.ndarray, form: Form) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel over all pixels of some images, scaled to [0, 1]."""
+    count = len(rows) * form.height * form.width
+    sums, squares = decoded.sums[rows].sum(0), decoded.squares[rows].sum(0)
+    means = [int(one) / count for one in sums]
+    variances = [int(square) / count - mean**2 for square, mean in zip(squares, means, strict=True)]
+    return [mean / 255 for mean in means], [max(variance, 0.0) ** 0.5 / 255 or 1.0 for variance in variances]
