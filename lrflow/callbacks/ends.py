@@ -1,4 +1,4 @@
-"""The end of a run by the clock, `trainer.max_time`, and what may end a run before its plan does, told beforehand."""
+"""The end of a run by the clock, `trainer.max_time`, and a line before the run on what else may end it early."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,7 @@ from lrflow.config.length import declared_horizon
 from lrflow.config.metric_checks import check_feedback, check_limits, check_logged, is_plain, no_validation
 from lrflow.config.nodes import check_targets
 from lrflow.config.objective import check_objective
-from lrflow.config.packages import missing_package
+from lrflow.config.packages import check_parquet, is_installed, missing_package
 from lrflow.config.run_schema import Health
 from lrflow.config.schema import Data, Facts, Optimizer, Rules, Schedule
 from lrflow.config.targets import defaults
@@ -298,8 +297,10 @@ def check_uses(config: Config) -> list[Problem]:
         problems.append(Problem("resume.from", message, config.resume.source, f"task.from={config.resume.source}"))
     if isinstance(config.task, Export | Predict):
         needed = (EXPORTS if isinstance(config.task, Export) else TABLES)[config.task.to]
-        missing = [name for name in needed if importlib.util.find_spec(name) is None]
+        missing = [name for name in needed if not is_installed(name)]
         problems += [missing_package(name, "task.to", config.task.to) for name in missing[:1]]
+    if isinstance(config.task, Predict):
+        problems += check_parquet(config.task.inputs, "task.inputs")
     if config.resume.horizon is not None and config.task.name != "train":
         message = "only task=train uses it"
         problems.append(Problem("resume.horizon", message, config.resume.horizon, "leave it out"))

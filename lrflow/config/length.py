@@ -146,7 +146,7 @@ def shorten(content: DictConfig, full_run: Config | None, why: str = "fast=true"
         content: config of the short run; changed in place.
         full_run: the same run without `fast=true`; None: it is invalid.
         why: what makes the run short.
-        most: most that a duration may be of the run.
+        most: largest share of the run that a duration may be; below 0.5, durations that are shares are limited too.
 
     Returns:
         One line that lists the changes; None without changes.
@@ -231,7 +231,7 @@ def _shorten(node: DictConfig, key: str, full_run: Config | None, least: bool, m
         key: key of the duration in the node.
         full_run: the same run without `fast=true`; None: it is invalid.
         least: set the duration to one step.
-        most: most that the duration may be of the run.
+        most: largest share of the run that the duration may be, as in `shorten`.
     """
     value = _given(node, key)
     duration, note = _duration(value), ""
@@ -247,7 +247,7 @@ def _shorten(node: DictConfig, key: str, full_run: Config | None, least: bool, m
                 return None
             share, note = 0.1, " (a guess: the length of the whole run is unknown before its data is read)"
         short = Duration(min(share, most), "fraction")
-    elif most < min(duration.value, 0.5) and key in DURATIONS:
+    elif most < 0.5 and most < duration.value and key in DURATIONS:
         short = Duration(most, "fraction")
     if short == duration:
         return None

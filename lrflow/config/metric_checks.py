@@ -111,7 +111,7 @@ def check_logged(config: Config) -> list[Problem]:
 
 
 def is_plain(config: Config) -> bool:
-    """Return whether the name of the model tells that it is a plain module, whose metrics are known."""
+    """Return whether the name of the model shows that it is a plain module, whose metrics are known."""
     return config.model.target.startswith(("lrflow.models.", "torch.nn."))
 
 

@@ -154,7 +154,7 @@ def _check_targets(config: Config, loss: ChosenLoss, of_data: ChosenLoss) -> Ite
     message = f"needs {DESCRIBED[loss.kind]}, and the targets of the data are {DESCRIBED[of_data.kind]}"
     names = ", ".join(name for name, one in LOSSES.items() if one.kind == of_data.kind)
     two = ", or any loss of labels with model.outputs=1" if (classes, loss.kind) == (2, "labels") else ""
-    hint = f"these fit: {names}{two}; data.facts.loss tells what the targets are"
+    hint = f"these fit: {names}{two}; data.facts.loss states what the targets are"
     yield Problem("model.loss", message, str(loss), hint)
 
 

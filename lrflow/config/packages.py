@@ -87,6 +87,13 @@ def missing_package(package: str, key: str, value: object = ...) -> Problem:
     return Problem(key, message, value, f"pip install 'lrflow[{extra}]'" if extra else None)
 
 
+def check_parquet(path: str | None, key: str) -> list[Problem]:
+    """Return the problem of a Parquet file if the package that reads it is not installed."""
+    if path is None or not path.lower().endswith(".parquet") or is_installed("pyarrow"):
+        return []
+    return [missing_package("pyarrow", key, path)]
+
+
 VARIABLE = "LRFLOW_TRUST"
 _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*")
 

@@ -179,8 +179,8 @@ def _facts(trained: Trained) -> dict[str, Any]:
         **({"classes": list(trained.class_names)} if trained.class_names else {}),
         **({"units": list(trained.loss.units)} if trained.loss and trained.loss.units else {}),
         **(
-            {"inputs": told}
-            if isinstance(trained.data, DataModule) and (told := trained.data.describe_inputs())
+            {"inputs": columns}
+            if isinstance(trained.data, DataModule) and (columns := trained.data.describe_inputs())
             else {}
         ),
         "weights": trained.weights,

@@ -78,8 +78,8 @@ def run(config: Config) -> dict[str, Any]:
             )
         console.print(_table(merged))
         console.print(f"\nmerged {merged}, to {path}", soft_wrap=True, highlight=False)
-        told = "  ".join(f"{name} {value:.6g}" for name, value in metrics.items())
-        console.print(told or "not validated: the run has no validation", soft_wrap=True, highlight=False)
+        scores = "  ".join(f"{name} {value:.6g}" for name, value in metrics.items())
+        console.print(scores or "not validated: the run has no validation", soft_wrap=True, highlight=False)
     return {**metrics, "folder": str(folder.path), "checkpoint": str(path)}
 
 

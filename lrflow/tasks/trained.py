@@ -57,7 +57,7 @@ class Trained:
             config: of the run.
             source: run folder, checkpoint or `last`.
             weights: `best`, `last` or a checkpoint.
-            needs_data: whether the data are read even if the checkpoint tells all that is needed of them.
+            needs_data: whether the data are read even if the checkpoint holds all that is needed of them.
 
         Raises:
             ConfigError: there is no such run, or it has no such weights.

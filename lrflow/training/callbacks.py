@@ -117,7 +117,7 @@ def _same_state(built: dict[str, pl.Callback]) -> Iterator[Problem]:
 def unsaved_state(callback: pl.Callback) -> str | None:
     """Return which state of a callback changes during training and is in no checkpoint, in words; None: none is known.
 
-    The source text of its classes tells which attributes they assign in hooks of the training. A class with a
+    The source text of its classes shows which attributes they assign in hooks of the training. A class with a
     `state_dict` or `on_save_checkpoint` is assumed to save what it needs.
     """
     if isinstance(callback, Timer):

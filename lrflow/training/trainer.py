@@ -186,7 +186,7 @@ def check_launched(trainer: Trainer) -> None:
     """Check that the processes of a run on several nodes were started by a launcher, before they wait for each other.
 
     Raises:
-        ConfigError: nothing tells this process where the others are, or the launcher started another number of them.
+        ConfigError: this process does not know where the others are, or the launcher started another number of them.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if environment is None:

@@ -88,8 +88,10 @@ def test_a_missing_package_is_named_with_its_extra(lrflow: Command, monkeypatch:
     find = importlib.util.find_spec
     gone = ("onnx", "onnxscript", "pyarrow")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in gone else find(name, *a))
-    for words, extra in ((("task=export", "task.to=onnx"), "export"), (("task=predict", "task.to=parquet"), "parquet")):
-        done = lrflow(*words, "output=runs")
+    needs = {"task=export task.to=onnx": "export", "task=predict task.to=parquet": "parquet"}
+    needs["task=predict task.inputs=new.parquet"] = "parquet"
+    for words, extra in needs.items():
+        done = lrflow(*words.split(), "output=runs")
         assert done.returncode == 2
         assert f"pip install 'lrflow[{extra}]'" in done.stderr
 
