@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -64,11 +66,57 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     if same:
         out.print(Text(f"each with {same}", "dim"))
     out.print(table)
+    _show_repeats(given, swept, outcomes, metrics)
     for status, label in _UNFINISHED.items():
         if numbers := [str(number) for number, outcome in enumerate(outcomes) if outcome.status == status]:
             out.print(Text(f"{len(numbers)} of {jobs} {label}: {', '.join(numbers)}", _STYLES[status]))
     if sweep is not None and (sweep.lr_key is not None or (sweep.folder / RECORD).exists()):
         _report(sweep)
+
+
+REPEATED = ("seed", "data.fold", "data.split_seed")
+"""Keys by which a sweep repeats a run: its results are averaged over their values."""
+
+
+def _show_repeats(
+    given: Sequence[Mapping[str, str]], swept: Sequence[str], outcomes: Sequence[Outcome], metrics: Sequence[str]
+) -> None:
+    """Print mean and standard deviation of each metric over the runs that only repeat each other.
+
+    Args:
+        given: the values of each job by key.
+        swept: the keys that differ.
+        outcomes: of the jobs; those that did not finish are left out.
+        metrics: names, the most important first.
+    """
+    repeated, others = [[key for key in swept if (key in REPEATED) is which] for which in (True, False)]
+    groups: dict[tuple[str, ...], list[Outcome]] = {}
+    for job, outcome in zip(given, outcomes, strict=True):
+        if outcome.status == "finished":
+            groups.setdefault(tuple(job.get(key, "") for key in others), []).append(outcome)
+    if not repeated or all(len(group) < 2 for group in groups.values()):
+        return
+    out = console()
+    columns = {name: [values[place] for values in groups] for place, name in enumerate(short_names(others, ["runs"]))}
+    columns["runs"] = [str(len(group)) for group in groups.values()]
+    for place, name in enumerate(metrics):
+        column = {name: [mean_and_spread([o.metrics[name] for o in g if name in o.metrics]) for g in groups.values()]}
+        if place == 0 or _width(columns | column) <= out.width:
+            columns |= column
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, row))
+    out.print(Text(f"\nmean ± standard deviation over {', '.join(repeated)}", "bold"))
+    out.print(table)
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Return `mean ± standard deviation` (of a sample, n - 1) as text; the value alone if there is only one."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return f"{sum(values) / len(values):.4g}" if values else ""
+    return f"{mean(values):.4g} ± {stdev(values):.2g}"
 
 
 def _read(home: Path | None) -> SweepResults | None:

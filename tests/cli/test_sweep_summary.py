@@ -60,3 +60,21 @@ def test_objectives_come_first_and_a_sweep_without_an_lr_writes_its_files(
     (shown,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("job")]
     assert shown[1:4] == ["optimizer.weight_decay", "val/f1", "test/accuracy"]
     assert {"sweep.csv", "sweep.html"} <= {path.name for path in folder.iterdir()}
+
+
+def test_runs_that_only_repeat_each_other_are_averaged(capsys: pytest.CaptureFixture[str]) -> None:
+    def outcome(lr: float, fold: int, loss: float, status: str = "finished") -> Outcome:
+        return Outcome(status, metrics={"val/loss": loss}, overrides=[f"optimizer.lr={lr}", f"data.fold={fold}"])  # type: ignore[arg-type]
+
+    losses = [(0.1, 0, 1.0), (0.1, 1, 2.0), (0.1, 2, 4.5), (0.2, 0, 3.0)]
+    show_summary([*(outcome(*each) for each in losses), outcome(0.2, 1, 9.0, "diverged")])
+    told = capsys.readouterr().out
+    title, _, table = told.partition("mean ± standard deviation over ")[2].partition("\n")
+    assert title == "data.fold"
+    assert [line.split() for line in table.splitlines()[:3]] == [
+        ["lr", "runs", "val/loss"],
+        ["0.1", "3", "2.5", "±", "1.8"],  # the standard deviation of 1, 2, 4.5 is 1.803
+        ["0.2", "1", "3"],
+    ]
+    show_summary([outcome(0.1, 0, 1.0), outcome(0.2, 0, 2.0)])
+    assert "mean ±" not in capsys.readouterr().out
