@@ -104,6 +104,9 @@ class Images(DataModule):
         pixels: Any = Pixels(prepared.images, torch.from_numpy(kept))
         return Examples(pixels, targets.float() if targets.is_floating_point() else targets), None
 
+    def _loaded(self) -> tuple[Examples, None]:
+        return self.load()  # whose inputs are no tensor: they are read batch by batch
+
     def split(self, pool: Examples) -> tuple[Tensor, Tensor, Tensor]:
         """The images of the parts, as folders, a column or sizes say."""
         assert self._prepared is not None
