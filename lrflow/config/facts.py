@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -12,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrflow.config.config import Config
 from lrflow.config.objective import loss_of
-from lrflow.config.packages import missing_package
+from lrflow.config.packages import check_parquet
 from lrflow.config.written_paths import path_problem, stays_inside
 from lrflow.data.splits import examples_of, is_share
 from lrflow.errors import ConfigError, Problem
@@ -86,9 +85,8 @@ def _table(node: dict[str, Any]) -> PreparedTable:
         raise ConfigError([])
     options = TableOptions.of(node)
     files = {"file": options.file, "val_file": options.val_file, "test_file": options.test_file}
-    for name, path in files.items():
-        if path and path.lower().endswith(".parquet") and importlib.util.find_spec("pyarrow") is None:
-            raise ConfigError([missing_package("pyarrow", f"data.{name}", path)])
+    if problems := [one for name, path in files.items() for one in check_parquet(path, f"data.{name}")]:
+        raise ConfigError(problems)
     return prepare(options)
 
 
@@ -97,7 +95,10 @@ def _images(node: dict[str, Any]) -> PreparedImages:
     from lrflow.data.image_files import ImageOptions
     from lrflow.data.image_parts import prepare
 
-    return prepare(ImageOptions.of(node))
+    options = ImageOptions.of(node)
+    if problems := check_parquet(options.file, "data.file"):
+        raise ConfigError(problems)
+    return prepare(options)
 
 
 def check_facts(config: Config) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Decoded images, kept in a file that is mapped into memory and shared by processes, as long as their files stay."""
+"""Decoded images, kept in a file that is mapped into memory and shared by processes until their files change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NONE = "none"
 AUTO = "auto"
 
 _VERSION = 1
-"""Is raised when images are decoded in another way, so that no file of an earlier version is read."""
+"""Is increased when images are decoded in another way, so that no file of an earlier version is read."""
 _SHARE = 0.5
 """Share of the free space of the disk that the images of a data set may take."""
 
@@ -53,9 +53,9 @@ class DecodedImages:
 def decoded_images(
     paths: Sequence[str], form: Form, home: Path, cache: str = AUTO, processes: int | None = None
 ) -> DecodedImages:
-    """Decode images, or read what an earlier process has decoded, if it was the same files in the same form.
+    """Decode images, or read what an earlier process decoded of the same files in the same form.
 
-    Files are the same if their paths, sizes and times are. A process that waits for another one reads its result.
+    Files are the same if their paths, sizes and times are equal. A process that waits for another one reads its result.
 
     Args:
         paths: of the images.
@@ -113,7 +113,7 @@ def _digest(*parts: str) -> str:
 def _identity(path: str) -> str:
     try:
         status = os.stat(path)
-    except OSError:  # such as a link to nothing, which decoding tells
+    except OSError:  # such as a link to nothing, which decoding reports
         return path
     return f"{path} {status.st_size} {status.st_mtime_ns}"
 

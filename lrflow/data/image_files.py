@@ -65,7 +65,7 @@ def _pair(size: Any) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """What `data=images` says of its files; the arguments of `lrflow.data.Images` have the same names."""
+    """The options of `data=images` for its files; the arguments of `lrflow.data.Images` have the same names."""
 
     root: str | None = None
     file: str | None = None
@@ -101,7 +101,7 @@ class ImageOptions:
             hint = "data.root=FOLDER, or data.file=FILE.csv"
             problems.append(Problem("data.root", "expected a folder with a folder for each class", hint=hint))
         elif own.get("split") is not None and own.get("file") is None:
-            message = "is a column of data.file; folders say it by their names train, val and test"
+            message = "is a column of data.file; without one, folders named train, val and test are the parts"
             problems.append(Problem("data.split", message, own["split"]))
         if isinstance(own.get("size"), list):
             own["size"] = tuple(own["size"])
@@ -113,7 +113,7 @@ class ImageOptions:
 
     @property
     def held_out(self) -> HeldOut:
-        """What is held out for validation and test where no folder and no column says so."""
+        """What is held out for validation and test where no folder and no column defines the parts."""
         return HeldOut(self.val_size, self.test_size, self.folds, self.fold, self.split_seed)
 
     @property
@@ -136,7 +136,7 @@ class ImageOptions:
         """Return the problem of files that do not fit: the first few of them, and the number of the others.
 
         Args:
-            mistakes: in the order in which they are told.
+            mistakes: in the order of the message.
         """
         texts = [f"{one.where}: {one.message}" for one in mistakes[:SHOWN]]
         texts += [f"and {len(mistakes) - SHOWN:,} more"] if len(mistakes) > SHOWN else []
@@ -151,9 +151,9 @@ class Listing:
     Args:
         paths: of the images.
         names: of the images, for people: their paths below the folder, or their lines.
-        target: a column of the names of classes, or of what the CSV file says.
+        target: a column of the names of classes, or of the targets in the CSV file.
         parts: of each image: its part, or an empty text if a part may be held out of these.
-        mistakes: what does not fit.
+        mistakes: files that do not fit.
     """
 
     paths: list[str]
@@ -233,7 +233,7 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
                     continue
                 if entry.is_dir():
                     folders.append(entry.name)
-                elif entry.is_file() or entry.is_symlink():  # a link to nothing is told when it is decoded
+                elif entry.is_file() or entry.is_symlink():  # a link to nothing is reported when it is decoded
                     files.append(entry.name)
     except OSError as error:
         message = f"cannot be read: {error.strerror or error}"

@@ -19,7 +19,7 @@ from lrflow.data.table_parts import target_kind
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 
 Layout = dict[str, Any]
-"""What the training part tells, as plain data: `form`, `mean` and `std` of each channel, and `target`."""
+"""What is fitted to the training part, as plain data: `form`, `mean` and `std` of each channel, and `target`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class PreparedImages:
         images: all of them, also those that are left out.
         targets: class numbers int64 [images], or numbers float64 [images].
         rows: of each part, the indices of its images.
-        layout: what the training part tells.
-        skipped: the number of files that were left out, by why.
+        layout: what is fitted to the training part.
+        skipped: the number of files that were left out, by the reason.
     """
 
     images: DecodedImages
@@ -64,15 +64,14 @@ def prepare(options: ImageOptions, layout: Layout | None = None) -> PreparedImag
 
     Args:
         options: of the images.
-        layout: of the training that is continued or evaluated, instead of fitting it to the training part.
+        layout: what an earlier training was fitted to; None: it is fitted to the training part.
 
     Raises:
         ConfigError: there are no such files, some do not fit, or a part has no images.
     """
     listing = list_images(options)
     if not listing.paths:
-        told = [options.mistaken(listing.mistakes)] if listing.mistakes else []
-        raise ConfigError(told or [_nothing_left(options)])
+        raise ConfigError([options.mistaken(listing.mistakes) if listing.mistakes else _nothing_left(options)])
     form = form_of(layout) if layout else options.form
     home = Path(options.root if options.file is None else options.file)  # type: ignore[arg-type]
     images = _decoded(tuple(listing.paths), form, home, options.cache, options.decoders, _times(listing.paths))
@@ -158,7 +157,7 @@ def _check_classes(options: ImageOptions, classes: Sequence[str]) -> None:
 
 
 def _rows_of(options: ImageOptions, listing: Listing, kept: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the images of each part: those whose folder or column says so, or those that are held out."""
+    """Return the images of each part, which folders or a column define, or which are held out."""
     parts = np.array(listing.parts, np.str_)[kept]
     if not len(kept):
         raise ConfigError([_nothing_left(options)])
@@ -167,7 +166,7 @@ def _rows_of(options: ImageOptions, listing: Listing, kept: np.ndarray, targets:
     rows = {part: kept[parts == part] for part in PARTS}
     if not len(rows["train"]):
         raise ConfigError([_nothing_left(options)])
-    if not len(rows["val"]):  # a test part of the images that are there would be none that others know
+    if not len(rows["val"]):  # the test part is given, so none is held out
         return {**replace(options.held_out, test_size=0).rows(rows["train"], targets, "images"), "test": rows["test"]}
     if options.folds is not None:
         raise ConfigError([Problem("data.folds", "there is a part for validation already", options.folds)])

@@ -23,7 +23,7 @@ from lrflow.display import Grid, counted, joined, number, shape_text
 from lrflow.errors import ConfigError, LrflowError, Problem, shortened
 
 _LISTED = 20
-"""Classes up to which each has a line of its own in what people are told."""
+"""Number of classes up to which each has a line of its own in the description."""
 
 
 class Images(DataModule):
@@ -35,10 +35,10 @@ class Images(DataModule):
     Args:
         root: folder with a folder for each class, or with folders `train`, `val` and `test` of these; with `file`, the
             folder to which its paths are relative.
-        file: CSV or Parquet file with a line for each image; None: the folders say the classes.
+        file: CSV or Parquet file with a line for each image; None: the folders are the classes.
         path: column of the paths; a relative one is relative to `root`, or to the folder of `file`.
         target: column of the classes, or of the numbers to predict.
-        kind: `regression`, `binary` or `multiclass`; None: classes, if the targets are texts or few whole numbers.
+        kind: `regression`, `binary` or `multiclass`; None: classes if the targets are texts or few whole numbers.
         split: column that says `train`, `val` or `test` for each image; None: `val_size` and `test_size` are held out.
         size: height and width in pixels of every image, or one number for both.
         mode: `RGB` or `L`, grey.
@@ -108,7 +108,7 @@ class Images(DataModule):
         return self.load()  # whose inputs are no tensor: they are read batch by batch
 
     def split(self, pool: Examples) -> tuple[Tensor, Tensor, Tensor]:
-        """The images of the parts, as folders, a column or sizes say."""
+        """Return the images of the parts, as folders, a column or sizes define them."""
         assert self._prepared is not None
         rows = self._prepared.rows
         kept = np.sort(np.concatenate([*rows.values()]))
@@ -116,7 +116,7 @@ class Images(DataModule):
         return train, val, test
 
     def fit_normalisation(self, inputs: Tensor) -> None:
-        """Keep what the training part told, `layout`: the mean and the deviation of each channel, and the classes."""
+        """Keep what was fitted to the training part, as `layout`: the moments of each channel, and the classes."""
         assert self._prepared is not None
         self.layout = self._prepared.layout
 
@@ -145,7 +145,7 @@ class Images(DataModule):
         return list(torch.from_numpy(found.pixels).split(1))
 
     def example_inputs(self) -> Tensor | None:
-        """Two black images; None before the training part told how they are read."""
+        """Two black images; None before `layout` is fitted."""
         return None if self.layout is None else torch.zeros(2, *form_of(self.layout).shape, dtype=torch.uint8)
 
     def describe(self) -> RenderableType | None:
@@ -158,8 +158,8 @@ class Images(DataModule):
         lines = [f"{source}: {counted(prepared.facts['examples'], 'image')} of {shape} {images.form.mode} ({parts})"]
         lines += [f"left out: {count:,} {reason}" for reason, count in prepared.skipped.items()]
         channels = zip(layout["mean"], layout["std"], strict=True)
-        told = ", ".join(f"{number(mean)} ± {number(std)}" for mean, std in channels)
-        lines.append(f"pixels of the training part, from 0 to 1: {told}")
+        pixels = ", ".join(f"{number(mean)} ± {number(std)}" for mean, std in channels)
+        lines.append(f"pixels of the training part, from 0 to 1: {pixels}")
         lines.append(f"decoded into {images.file}" if images.file else f"decoded in every epoch: {images.why}")
         classes, target = layout["target"]["classes"], layout["target"]
         if not classes:
@@ -208,7 +208,7 @@ class Pixels(Dataset[Any]):
 
     Args:
         images: all of them.
-        rows: indices of those that are meant; int64.
+        rows: indices of these images; int64.
     """
 
     def __init__(self, images: DecodedImages, rows: Tensor) -> None:

@@ -130,6 +130,8 @@ class HeldOut:
         problems += outside(limits, {"folds": self.folds, "fold": self.fold, "split_seed": self.seed}, "data")
         if not problems and self.folds is not None and self.fold >= self.folds:
             problems.append(Problem("data.fold", f"expected a whole number from 0 to {self.folds - 1}", self.fold))
+        if not problems and self.folds is None and self.fold:
+            problems.append(Problem("data.fold", "has no effect without data.folds", self.fold, "add data.folds=5"))
         return problems
 
     def rows(self, pool: np.ndarray, targets: np.ndarray, what: str = "rows") -> dict[str, np.ndarray]:

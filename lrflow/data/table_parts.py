@@ -53,13 +53,16 @@ _LIMITS = {
     "categories": one_of("embed", "one_hot"),
     "scaling": one_of("standard", "none"),
     "rare": whole(0),
-    "delimiter": Limit("one sign", lambda value: value is None or (isinstance(value, str) and len(value) == 1)),
+    "delimiter": Limit(
+        "one character that is no quote, or null",
+        lambda value: value is None or (isinstance(value, str) and len(value) == 1 and value not in '"\r\n'),
+    ),
 }
 
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What `data=table` says of its files; the arguments of `lrflow.data.Table` have the same names."""
+    """The options of `data=table` for its files; the arguments of `lrflow.data.Table` have the same names."""
 
     file: str
     target: str
@@ -112,7 +115,7 @@ class TableOptions:
 
     @property
     def held_out(self) -> HeldOut:
-        """What is held out for validation and test where no file and no column says so."""
+        """What is held out for validation and test where no file and no column defines the parts."""
         return _held_out(vars(self))
 
     @property

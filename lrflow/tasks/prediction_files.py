@@ -90,9 +90,7 @@ def _read(path: Path) -> np.ndarray[Any, Any]:
         raise ValueError(f"expected a file of {', '.join(READERS)}")
     try:
         found = reader(path)
-    except (OSError, EOFError, KeyError, TypeError) as error:
-        raise ValueError(f"cannot be read: {shortened(str(error), 120)}") from error
-    except ValueError as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot be read: {shortened(str(error), 120)}") from error
     except Exception as error:  # torch's and zipfile's readers raise many types
         raise ValueError("cannot be read: it holds more than plain numbers, or is damaged") from error

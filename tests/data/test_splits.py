@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from lrflow.data.splits import examples_of, is_share
+from lrflow.data.splits import HeldOut, examples_of, is_share
+
+
+def test_a_fold_without_folds_is_reported() -> None:
+    assert [problem.key for problem in HeldOut(fold=2).problems()] == ["data.fold"]
+    assert not HeldOut(folds=3, fold=2).problems()
 
 
 def test_a_size_is_a_number_of_examples_or_a_share_of_them() -> None:

@@ -109,6 +109,7 @@ WRONG: dict[str, tuple[list[str], dict[str, Any], str, str]] = {
     "too much": (CLASSES, {"val_size": 40, "test_size": 20}, "data.val_size", "hold out 60 of 60 rows"),
     "a size": (CLASSES, {"val_size": "10"}, "data.val_size", "expected a number of examples, or a share"),
     "words": (CLASSES, {"bad_rows": "ignore", "kind": "regresion"}, "data.kind", "did you mean regression?"),
+    "a quote": (CLASSES, {"delimiter": '"'}, "data.delimiter", "no quote"),
     "no list": (CLASSES, {"missing": None}, "data.missing", "expected a list of texts"),
     "an encoding": (CLASSES, {"encoding": "utf-9"}, "data.encoding", "there is no such encoding"),
 }
