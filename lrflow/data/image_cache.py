@@ -15,6 +15,7 @@ import numpy as np
 
 from lrflow.data.cache import default_folder
 from lrflow.data.image_decoding import Decoded, Form, decode_all
+from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import lock, write_whole
 
@@ -27,6 +28,10 @@ _VERSION = 1
 """Is increased when images are decoded in another way, so that no file of an earlier version is read."""
 _SHARE = 0.5
 """Share of the free space of the disk that the images of a data set may take."""
+
+
+_MANY = 5000
+"""Images from which on people are told that they are decoded, since that takes a while."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +89,9 @@ def decoded_images(
             decoded = _read_index(index, (len(paths), form.shape[0]))
             if decoded is None or (fits and _mapped(file, (len(paths), *form.shape)) is None):
                 part = folder / f".{kept}.{os.getpid()}.part"
+                if len(paths) >= _MANY:
+                    where = f"into {file}" if fits else "to check them"
+                    QuietConsole(stderr=True).print(f"decoding {len(paths):,} images {where}", soft_wrap=True)
                 try:
                     decoded = decode_all(paths, form, part if fits else None, processes)
                     if fits:
