@@ -258,7 +258,12 @@ def build_groups(
     groups = resolve(parameters, rules, main.lr, _weight_decay(main), routes=settings)
     groups = [group if group.frozen else replace(group, every=main.turns[group.route]) for group in groups]
     problems = [
-        Problem(f"{key}.every", f"is more than the {horizon.steps} steps of the run", one.every, "or train longer")
+        Problem(
+            f"{key}.every",
+            f"is more than the {horizon.steps} steps of the run",
+            one.every,
+            "a smaller one, or train longer",
+        )
         for key, one in main.members.items()
         if horizon and one.every > horizon.steps
     ]

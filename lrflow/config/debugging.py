@@ -6,16 +6,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lrflow.config.config import Config
 from lrflow.config.find_schema import RangeFind
 from lrflow.config.length import declared_horizon, makes_groups_in_time, shorten
 from lrflow.errors import ConfigError, Problem
 from lrflow.launch import is_one_of_several
+from lrflow.limits import is_whole
 
 FAST_DEV_RUN = "trainer.fast_dev_run"
 
 _REMARK = f"{FAST_DEV_RUN}: one batch of training, validation and test; nothing is written"
+
+_EVERY = f"{FAST_DEV_RUN}: every=1 for all optimizers, so that each makes the step"
 
 _FIND_NOT_SHORTENED = "fast=true: the search for the LR is not shortened; find.sweeps=1 find.steps=40 make it short"
 
@@ -41,9 +45,9 @@ def smoke_run(
     """
     trainer: Any = content.get("trainer")
     if isinstance(trainer, DictConfig) and trainer.get("fast_dev_run") is True:
-        _limit_to_one_batch(content)
+        remarks = _limit_to_one_batch(content)
         config = _with_one_step(content, make, full_run)
-        config.remarks.append(_REMARK)
+        config.remarks.extend(remarks)
         return config
     if not is_fast:
         return make()
@@ -53,12 +57,31 @@ def smoke_run(
     return config
 
 
-def _limit_to_one_batch(content: DictConfig) -> None:
+def _limit_to_one_batch(content: DictConfig) -> list[str]:
+    """Change a composed config to a run of one step, and return what to tell of it."""
+    remarks = [_REMARK]
     for key, value in {**_LENGTH, **_LIMITS}.items():
         if not (key == "limit_val_batches" and content.trainer.get(key) == 0):  # no validation at all
             OmegaConf.update(content, f"trainer.{key}", value, force_add=True)
     if content.trainer.get("devices") == "auto":
         content.trainer.devices = 1
+    for optimizer in _optimizers(content):
+        try:
+            every = optimizer.get("every")
+        except OmegaConfBaseException:  # reported when the config is resolved
+            continue
+        if is_whole(every) and every > 1:  # it would make no step
+            optimizer.every = 1
+            remarks = [_REMARK, _EVERY]
+    return remarks
+
+
+def _optimizers(content: DictConfig) -> Iterator[DictConfig]:
+    """Yield the node of the optimizer and those of its routes."""
+    main: Any = content.get("optimizer")
+    routes: Any = main._get_node("routes", validate_access=False) if isinstance(main, DictConfig) else None
+    nodes = [routes._get_node(name) for name in routes] if isinstance(routes, DictConfig) and routes else []
+    yield from (node for node in (main, *nodes) if isinstance(node, DictConfig))
 
 
 def _with_one_step(

@@ -368,9 +368,9 @@ class Data(Node):
     """Training examples per batch and device."""
     eval_batch_size: f.Count | None = None
     """Examples per batch in validation and test; None: `batch_size`."""
-    val_size: f.CountOrNone = 0
+    val_size: f.PartSize = 0
     """Number of examples held out for validation."""
-    test_size: f.CountOrNone = 0
+    test_size: f.PartSize = 0
     """Number of examples held out for the test."""
     drop_last: f.Switch = False
     """Drop the last batch of an epoch if it is smaller."""

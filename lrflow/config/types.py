@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_before_validator_function
 
 from lrflow import limits
+from lrflow.data.splits import share_of
 from lrflow.limits import between, is_whole
 from lrflow.schedules.time import MOST_STEPS, Duration
 
@@ -119,6 +120,11 @@ def _interval(value: Any) -> Duration:
 def as_written(duration: Duration) -> int | float | str:
     """Return a duration as the config gives it."""
     return str(duration) if duration.written is None else duration.written
+
+
+def _part_size(value: Any) -> None:
+    if share_of(value) is not None:  # `fill_facts` counts shares where the number of examples is known
+        raise ValueError("a share of the examples needs data.facts.examples, their number")
 
 
 def _patterns(value: Any) -> Any:
@@ -267,6 +273,7 @@ CountOrShare = Annotated[
     ),
 ]
 CountOrNone = Annotated[int, whole(0)]
+PartSize = Annotated[int, parsed_by(_part_size)]
 Workers = Annotated[int, whole(0, limits.MOST_PROCESSES)]
 Fraction = Annotated[float, number(0, 1)]
 BelowOne = Annotated[float, number(0, 1, below=True)]

@@ -14,7 +14,7 @@ from lrflow.config.task_schema import Export
 from lrflow.data import DataModule
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
-from lrflow.files import write_json, write_whole
+from lrflow.files import remove_parts, write_json, write_whole
 from lrflow.plan.table import describe
 from lrflow.runs import read_json
 from lrflow.tasks.evaluate import EVALUATIONS
@@ -50,6 +50,7 @@ def run(config: Config) -> dict[str, Any]:
     trained = Trained.read(config, task.source, task.weights, needs_data=False)
     folder = trained.folder.path / "export" / f"{trained.weights}-{task.to}"
     folder.mkdir(parents=True, exist_ok=True)
+    remove_parts(folder)
     whole = task.to in ("torch_export", "onnx")
     card = _export_network(trained, task.to, folder) if whole else _export_weights(trained, task.to, folder)
     write_json(folder / CARD, {"format": task.to, "file": FILES[task.to], **card, **_facts(trained)})
@@ -130,7 +131,9 @@ def _export_network(trained: Trained, to: str, folder: Path) -> dict[str, Any]:
         raise ConfigError([Problem("task.to", message, to, "task.to=safetensors")]) from error
     difference = float((found - expected).abs().max())
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
-        raise LrflowError(f"{path}: its outputs differ from those of the model by up to {difference:.3g}")
+        path.unlink()
+        message = f"task.to={to}: the outputs of the graph differ from those of the model by up to {difference:.3g}"
+        raise LrflowError(message)
     shapes = {"shape": list(inputs.shape[1:]), "dtype": str(inputs.dtype).removeprefix("torch.")}
     output = {"shape": list(expected.shape[1:])}
     return {"input": shapes, "output": output, "preprocessing": preprocessing, "largest_difference": difference}

@@ -272,6 +272,7 @@ class Best:
         try:
             making_room(spare, lambda: copy_whole(source, path))
         except OSError as error:
-            log.warning("%s: could not be written: %s; an earlier one is kept", path, error.strerror)
+            left = "an earlier one is kept" if self.path.exists() else f"there is no {BEST} yet"
+            log.warning("%s: could not be written: %s; %s", path, error.strerror, left)
             return False
         return True

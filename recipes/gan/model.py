@@ -212,8 +212,9 @@ class GAN(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log `test/frechet`, and draw `samples.png`."""
         self.log("test/frechet", self._distance())
-        if self.trainer.is_global_zero:
-            self.draw(Path(self.trainer.default_root_dir) / "samples.png")
+        folder = Path(self.trainer.default_root_dir)
+        if self.trainer.is_global_zero and folder.is_dir():  # `trainer.fast_dev_run` has none
+            self.draw(folder / "samples.png")
 
     def draw(self, path: Path) -> None:
         """Draw a grid of generated pictures, always from the same noise."""

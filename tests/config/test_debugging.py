@@ -43,6 +43,14 @@ def test_a_fast_dev_run_makes_one_step_and_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_fast_dev_run_steps_every_optimizer() -> None:
+    config = compose(["recipe=gan/every", "optimizer.routes.discriminator.every=3", "trainer.fast_dev_run=true"])
+    assert {one.every for one in config.optimizer.members.values()} == {1}
+    assert any("every=1 for all optimizers" in remark for remark in config.remarks)
+    with pytest.raises(ConfigError, match=r"optimizer\.every"):
+        compose(["trainer.fast_dev_run=true", "optimizer.every=${nosuch}"])
+
+
 def test_a_fast_dev_run_finds_what_could_not_be_saved_and_ends_as_any_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -243,8 +243,8 @@ data.batch_size="64" => data.batch_size: it is text: write 64 without quotes
 data.batch_size=null => data.batch_size: expected a whole number
 data.batch_siz=64 => data.batch_siz: did you mean data.batch_size?
 data.eval_batch_size=x => data.eval_batch_size: whole number
-data.val_size=-1 => data.val_size: at least 0
-data.val_size=200% => data.val_size: whole number
+data.val_size=-1 => data.val_size: a number of examples, or a share
+data.val_size=200% => data.val_size: a number of examples, or a share
 data.drop_last=maybe => data.drop_last: expected true or false
 data.num_workers=-1 => data.num_workers: from 0 to 256
 data.num_workers=true => data.num_workers: from 0 to 256
@@ -452,7 +452,7 @@ name= => name: a name for a folder
 name=a/b => name: a name for a folder
 output=5 => output: a folder
 trial={number: 1, study: a, storage: b} => trial: is set by a sweep
-trial=None => trial: expected a mapping
+trial=None => trial: is set by a sweep
 fast=maybe => fast: fast=true or fast=false
 fastt=true => fastt: there is no such group or key
 a.b=c => a: there is no such group or key

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,37 @@ def test_each_export_gives_the_models_outputs_without_lrflow(lrflow: Command, tm
         assert done.returncode == 2
         assert message in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_killed_export_leaves_no_half_file_and_is_made_again(
+    lrflow: Command, tmp_path: Path, killed: Callable[..., None]
+) -> None:
+    assert lrflow(*RUN).returncode == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    export = run / "export/best-safetensors"
+    for name in ("model.safetensors", "export.json"):
+        killed("task=export", "output=runs", name=name)
+        assert len(list(export.glob(".*.part"))) == 1
+    assert lrflow("task=export", "output=runs").returncode == 0
+    names = ["export.json", "model.safetensors", "preprocessing.safetensors"]
+    assert sorted(one.name for one in export.iterdir()) == names
+
+
+def test_a_graph_with_other_outputs_is_not_left(
+    lrflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lrflow(*RUN).returncode == 0
+    load = torch.export.load
+
+    def wrong(path: Any) -> Any:
+        network = load(path).module()
+        return SimpleNamespace(module=lambda: lambda inputs: network(inputs) + 1)
+
+    monkeypatch.setattr(torch.export, "load", wrong)
+    done = lrflow("task=export", "output=runs", "task.to=torch_export")
+    assert done.returncode == 1
+    assert "outputs of the graph differ from those of the model by up to 1" in " ".join(done.stderr.split())
+    assert not list(tmp_path.glob("runs/*/export/*/model.pt2"))
 
 
 def test_a_missing_package_is_named_with_its_extra(lrflow: Command, monkeypatch: pytest.MonkeyPatch) -> None:
