@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
+from hydra_plugins.lrflow import options
 from lrflow.config.composition import ROOT, composer, options_composed_once
 from lrflow.config.overrides import expand, read_overrides
 
@@ -17,6 +20,7 @@ JOBS = (
     ["optimizer.lr=0.1"],
     ["optimizer.lr=0.2", "seed=1"],
     ["optimizer=sgd", "optimizer.lr=0.2"],
+    ["optimizer={lr: 0.3}"],
     ["optimizer=sgd", "+optimizer.extra={a: 1}", "~find"],
     ["optimizer=sgd", "hydra.job.name=mine", "name=mine"],
     ["optimizer.lr=0.1"],
@@ -45,6 +49,21 @@ def test_composing_once_equals_hydras_composition(monkeypatch: pytest.MonkeyPatc
         assert len(merged) == 3
         assert composed(JOBS[0]) == expected[0]
     assert len(merged) == 4
+
+
+def test_a_shipped_file_is_read_as_omegaconf_reads_it_and_again_once_it_is_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.yaml"
+    monkeypatch.setattr(options, "_files", lambda: {"model/mine": path})
+    source = options.LrflowOptions("main", "lrflow://conf")
+    for edited, text in enumerate(("a: 1e-3\nb: [on, 010, 1_000]\n", "a: 2\n", "")):
+        path.write_text(text)
+        os.utime(path, (edited, edited))
+        assert source.load_config("model/mine.yaml").config == OmegaConf.load(path)
+    path.write_text("a: 1\na: 2\n")
+    with pytest.raises(YAMLError, match="duplicate key a"):
+        source.load_config("model/mine.yaml")
 
 
 def test_a_list_of_defaults_within_an_option_refers_to_another_choice(tmp_path: Path) -> None:

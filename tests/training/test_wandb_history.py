@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def write_file(folder: Path, rows: dict[int, dict[str, Any]], stamp: str = "1", 
     for step, row in rows.items():
         record = wandb_internal_pb2.Record()
         record.history.step.num = step
-        for name, value in {**row, "_step": step, STEP: step}.items():
+        for name, value in {"_step": step, STEP: step, **row}.items():
             item = record.history.item.add()
             item.nested_key.append(name)
             item.value_json = json.dumps(value)
@@ -117,6 +118,13 @@ def test_rows_of_several_files_count_up_to_where_the_last_was_cut(tmp_path: Path
     assert [step for step, _ in logged([(4, {"loss": 0.5})], Experiment())] == [3, 4]
 
 
+def test_rows_are_read_wherever_a_block_ends(tmp_path: Path) -> None:
+    for size in range(32660, 32720):
+        write_file(tmp_path, {0: {"text": "x" * size}, **loss(1, 2)}, f"{size}")
+        (path,) = tmp_path.glob(f"wandb/*-{size}-*/*.wandb")
+        assert [row for _, row in rows_of(path)][1:] == [{**row, STEP: step} for step, row in loss(1, 2).items()], size
+
+
 def test_a_damaged_file_does_not_end_the_run(tmp_path: Path, logged, caplog: pytest.LogCaptureFixture) -> None:
     write_file(tmp_path, loss(0, 1, 2))
     (path,) = tmp_path.glob("wandb/*/*.wandb")
@@ -129,9 +137,36 @@ def test_a_damaged_file_does_not_end_the_run(tmp_path: Path, logged, caplog: pyt
     assert f"{path}: cannot be read to its end" in caplog.text
 
 
+def test_a_file_that_the_service_of_a_killed_run_still_writes_is_read_once_it_is_whole(
+    tmp_path: Path, logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_file(tmp_path, loss(0, 1, 2), cut=5)
+    (path,) = tmp_path.glob("wandb/*/*.wandb")
+    os.utime(path)  # a moment ago
+    written = []
+
+    def rest_is_written(seconds: float) -> None:
+        written.append(seconds)
+        shutil.rmtree(tmp_path / "wandb")
+        write_file(tmp_path, loss(0, 1, 2))
+
+    monkeypatch.setattr("lrflow.training.wandb_history.time.sleep", rest_is_written)
+    write_csv(tmp_path, list(loss(0, 1, 2).items()))
+    assert [step for step, _ in logged([(3, {"loss": 0.375})], Experiment())] == [3]
+    assert len(written) == 1
+
+
 def test_a_step_that_holds_other_values_is_followed_by_the_new_ones(tmp_path: Path, logged) -> None:
     """A finished run whose test had the step at which it now trains on."""
     write_file(tmp_path, {**loss(0, 1), 2: {"test": 1.0}})
+    write_csv(tmp_path, list(loss(0, 1).items()))
+    rows = logged([(2, {"loss": 0.25}), (3, {"loss": 0.375})], Experiment())
+    assert rows == [(3, {"loss": 0.25}), (4, {"loss": 0.375})]
+
+
+def test_rows_that_were_moved_are_known_by_the_step_of_the_optimizer(tmp_path: Path, logged) -> None:
+    """A run that was resumed twice: its first resume moved the row of step 1 behind that of a test."""
+    write_file(tmp_path, {**loss(0), 1: {"test": 1.0}, 2: {"loss": 0.125, STEP: 1}})
     write_csv(tmp_path, list(loss(0, 1).items()))
     rows = logged([(2, {"loss": 0.25}), (3, {"loss": 0.375})], Experiment())
     assert rows == [(3, {"loss": 0.25}), (4, {"loss": 0.375})]
