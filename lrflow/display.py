@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -103,6 +103,11 @@ class Grid(Table):
     def row(self, *cells: str | Text, style: str | None = None) -> None:
         """Add a row; omitted cells at its end are empty."""
         self.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)
+
+
+def grid_width(columns: Mapping[str, Sequence[str]]) -> int:
+    """Return the width of a `Grid` in characters, by the cells under each heading."""
+    return sum(2 + max(map(len, [heading, *cells])) for heading, cells in columns.items())
 
 
 def number(value: float) -> str:

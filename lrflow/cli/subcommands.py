@@ -29,7 +29,7 @@ def _list(given: argparse.Namespace) -> None:
     folder = Path(folders[0])
     conditions = [Condition.parse(word) for word in given.words if word not in folders]
     runs = find_runs(folder)
-    if not runs:
+    if not runs and not given.json:
         print(f"no runs under {folder}/")
         return
     found = selected(runs, conditions, given.sort)
@@ -54,11 +54,8 @@ def _record(run: Run) -> dict[str, object]:
 
 def _show_runs(runs: Sequence[Run], folder: Path, asked: Sequence[str], sort: str | None) -> None:
     """Print a table of runs: how they ended, their swept values, and the metrics for which there is room."""
-    from rich.table import Table
-    from rich.text import Text
-
     from lrflow.cli.errors import console
-    from lrflow.display import short_names
+    from lrflow.display import Grid, grid_width, short_names
     from lrflow.metric import is_loss, is_test, is_validation
     from lrflow.reports.runs import swept_keys, written
 
@@ -77,20 +74,14 @@ def _show_runs(runs: Sequence[Run], folder: Path, asked: Sequence[str], sort: st
     out = console()
     for name in dict.fromkeys([*first, *usual, "started"]):
         cells = [f"{v:.4g}" if isinstance(v := run.value(name), float) else written(v) for run in runs]
-        fits = _width({**columns, name: cells, **last}) <= out.width
+        fits = grid_width({**columns, name: cells, **last}) <= out.width
         if name not in columns and (name in first or fits):
             columns[name] = cells
     columns |= last
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(Text(name), justify="left" if name in ("run", "status") else "right", overflow="fold")
+    table = Grid(*(f"<{name}" if name in ("run", "status") else name for name in columns))
     for row in zip(*columns.values(), strict=True):
-        table.add_row(*map(Text, row))
+        table.row(*row)
     out.print(table)
-
-
-def _width(columns: dict[str, list[str]]) -> int:
-    return sum(2 + max(len(name), *map(len, cells)) for name, cells in columns.items())
 
 
 def _compare(given: argparse.Namespace) -> None:

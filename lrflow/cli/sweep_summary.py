@@ -13,7 +13,7 @@ from rich.text import Text
 
 from lrflow.cli.errors import console
 from lrflow.config.overrides import values_of
-from lrflow.display import counted, short_names
+from lrflow.display import Grid, counted, grid_width, short_names
 from lrflow.errors import LrflowError, nearest
 from lrflow.metric import is_loss, is_test, is_validation
 from lrflow.outcome import Outcome, Status
@@ -50,7 +50,7 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
         for name in metrics:
             values = [outcome.metrics.get(name) for outcome in outcomes]
             column = {name: ["" if value is None else f"{value:.4g}" for value in values]}
-            if _width(columns | column | ending) <= out.width:
+            if grid_width(columns | column | ending) <= out.width:
                 columns |= column
                 columns_that_fit += 1
         if columns_that_fit >= min(FEWEST, len(metrics)):
@@ -101,13 +101,11 @@ def _show_repeats(
     columns["runs"] = [str(len(group)) for group in groups.values()]
     for place, name in enumerate(metrics):
         column = {name: [mean_and_spread([o.metrics[name] for o in g if name in o.metrics]) for g in groups.values()]}
-        if place == 0 or _width(columns | column) <= out.width:
+        if place == 0 or grid_width(columns | column) <= out.width:
             columns |= column
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, justify="right")
+    table = Grid(*columns)
     for row in zip(*columns.values(), strict=True):
-        table.add_row(*map(Text, row))
+        table.row(*row)
     out.print(Text(f"\nmean ± standard deviation over {', '.join(repeated)}", "bold"))
     out.print(table)
 
@@ -166,7 +164,3 @@ def _name(folder: Path | None, home: Path | None) -> str:
     if folder is None:
         return ""
     return folder.name if home is not None else str(folder)
-
-
-def _width(columns: dict[str, list[str]]) -> int:
-    return sum(max(map(len, [name, *cells])) + 2 for name, cells in columns.items())

@@ -127,6 +127,7 @@ def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.chdir(tmp_path / "empty")
     assert main(["list"]) == 0
     assert capsys.readouterr().out == f"no runs under outputs{os.sep}\n"
+    assert listed(capsys) == []
 
 
 def test_the_help_of_a_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
