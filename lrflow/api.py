@@ -73,6 +73,9 @@ def plan(*what: Any, config_dir: str | Path | None = None, **arguments: Any) -> 
         ConfigError: every problem, or why these settings have no plan.
     """
     if len(what) == 1 and isinstance(what[0], nn.Module):
+        if "steps" not in arguments:
+            message = "the plan of a module needs it: the length of the run in optimizer steps"
+            raise ConfigError([Problem("steps", message, hint="lrflow.plan(module, steps=1000)")])
         return plan_module(what[0], **arguments)
     if arguments:
         message = "only the plan of a module takes it"

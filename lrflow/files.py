@@ -83,8 +83,10 @@ def write_whole(path: Path, data: str | bytes | Callable[[BinaryIO], object]) ->
             file.flush()
             os.fsync(file.fileno())  # before the rename: otherwise a power cut may leave an empty file
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a write does not say of which file
+            error.filename = str(path)
         raise
     _sync_folder(path.parent)
     return path

@@ -29,6 +29,7 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 _WHOLE_UPLOADS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "tos")
 """Object stores: an upload is there as a whole or not at all, and to rename is to copy."""
 _PART = ".part"
+_LOCAL = ("file", "local")
 
 
 def is_url(text: str) -> bool:
@@ -48,7 +49,7 @@ def url_of(path: Path) -> str | None:
     work = Path.cwd() / WORK
     if not below.is_relative_to(work) or len(parts := below.relative_to(work).parts) < 2:
         return None
-    return f"{parts[0]}://{'/' if parts[0] in ('file', 'local') else ''}{'/'.join(parts[1:])}"
+    return f"{parts[0]}://{'/' if parts[0] in _LOCAL else ''}{'/'.join(parts[1:])}"
 
 
 def check_url(url: str, key: str) -> None:
@@ -69,6 +70,9 @@ def check_url(url: str, key: str) -> None:
     if not all(parts) or {".", ".."} & {*parts} or "\\" in rest or not rest.isprintable():
         message = "expected an address with a folder, such as s3://bucket/runs, without empty parts or .."
         raise ConfigError([Problem(key, message, url)])
+    if scheme in _LOCAL and not rest.startswith("/"):
+        message, meant = "expected a whole path, after three slashes", f"{scheme}://{Path(rest).absolute()}"
+        raise ConfigError([Problem(key, message, url, f"did you mean {meant}?")])
     import fsspec
 
     try:

@@ -80,6 +80,7 @@ def test_wrong_input_raises_with_all_problems_and_ends_no_process(monkeypatch: p
         "the further processes of a run": lambda: lrflow.sweep("seed=0,1", "trainer=cpu", "trainer.devices=2"),
         "lrflow.train does another task": lambda: lrflow.train("task=plan"),
         "only the plan of a module takes it": lambda: lrflow.plan(config, lr=3),
+        "the length of the run in optimizer steps": lambda: lrflow.plan(torch.nn.Linear(2, 2)),
         "expected one config": lambda: lrflow.train(config, "optimizer.lr=1"),
         "above 0 and at most 1000": lambda: lrflow.sweep("optimizer.lr=a,b"),
     }
@@ -90,6 +91,10 @@ def test_wrong_input_raises_with_all_problems_and_ends_no_process(monkeypatch: p
     with pytest.raises(lrflow.ConfigError) as raised:
         lrflow.train("optimizer.lrr=3", "model=mpl")
     assert len(raised.value.problems) == 2
+    unsaved = lrflow.train(*SHORT[:1], "trainer.fast_dev_run=true")
+    for read in (lambda: unsaved.config, lambda: unsaved.plan, lambda: unsaved.model):
+        with pytest.raises(lrflow.LrflowError, match="fast_dev_run=true writes none"):
+            read()
     with pytest.raises(lrflow.LrflowError, match="too high"):
         lrflow.train(*SHORT, "optimizer=sgd", "optimizer.lr=1000", "schedule=constant", "trainer.max_steps=60")
     assert "HYDRA_FULL_ERROR" not in os.environ

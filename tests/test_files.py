@@ -74,8 +74,9 @@ def test_a_failure_leaves_the_earlier_file_and_nothing_else(
     path.write_text("earlier")
     if failing != "write":
         monkeypatch.setattr(os, failing, fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as raised:
         write_whole(path, fail if failing == "write" else "new")
+    assert raised.value.filename == str(path)
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["file"]
     assert path.read_text() == "earlier"

@@ -225,6 +225,7 @@ def test_a_run_does_not_start_where_nothing_can_be_uploaded(monkeypatch: Any, ca
         (["output=s4://bucket/x"], "fsspec knows no file system s4://"),
         (["output=memory://a/../b"], "without empty parts"),
         (["output=memory://"], "without empty parts"),
+        (["output=file://runs/x"], "did you mean file:///"),
         (["resume=memory://bucket/none"], "there is no run folder with this address"),
         (["task=evaluate", "task.from=memory://bucket/none"], "there is no run folder with this address"),
         (["output=memory://bucket/runs", "resume=last"], "looks for runs in local folders"),

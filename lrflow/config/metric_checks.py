@@ -129,7 +129,8 @@ def no_validation(config: Config) -> tuple[str, Any] | None:
 def need_validation(config: Config) -> list[tuple[str, str]]:
     """Return the keys that name a validation metric without which they do nothing, each with the metric."""
     named = [("feedback.monitor", str(config.feedback.monitor))] if isinstance(config.feedback, Feedback) else []
-    if (monitor := config.trainer.checkpoint.monitor) not in (None, LOSS):
+    saving = config.trainer.checkpoint
+    if (monitor := saving.monitor) is not None and (monitor != LOSS or saving.best > 1 or saving.name is not None):
         named.append(("trainer.checkpoint.monitor", str(monitor)))
     callbacks = ((name, node.get("monitor")) for name, node in config.callbacks.nodes().items())
     named += [(f"callbacks.{name}.monitor", monitor) for name, monitor in callbacks if isinstance(monitor, str)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from lrflow.config.origins import READ_ERRORS, read_yaml
 from lrflow.config.overrides import values_of
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.metric import Metric
-from lrflow.outcome import Outcome
+from lrflow.outcome import STATUSES, Outcome
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, read_json
 
@@ -28,6 +29,8 @@ _NOT_COMPARED = ("lrflow", "hydra", "output", "name", "resume", "trial", "agains
 
 _OF_A_RUN = {"environment.json", "plan.json", "metrics.csv", "summary.json"}
 """Files of which a run folder has one beside config.yaml."""
+
+_COMPARED = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 _CONDITION = re.compile(r"([\w./@-]+)(<=|>=|!=|=|<|>)(.*)")
 
@@ -169,7 +172,11 @@ class Condition:
                 [Problem(text, "expected a folder, KEY=VALUE, KEY!=VALUE or a comparison by <, <=, > or >=", hint=hint)]
             )
         condition = cls(*found.groups())
-        if condition.sign not in ("=", "!=") and _number(condition.value) is None:
+        if condition.key == "status" and condition.value not in (known := (*STATUSES, *UNFINISHED)):
+            expected = f"expected one of {', '.join(known)}"
+            raise ConfigError([Problem(text, expected, condition.value, did_you_mean(condition.value, known))])
+        compared = condition.sign not in ("=", "!=") and condition.key != "started"
+        if compared and _number(condition.value) is None:
             raise ConfigError([Problem(text, f"{condition.sign} compares numbers", condition.value)])
         return condition
 
@@ -178,10 +185,10 @@ class Condition:
         value = run.value(self.key)
         if self.sign in ("=", "!="):
             return _is_same(value, self.value) == (self.sign == "=")
-        number, limit = _number(value), float(self.value)
-        if number is None:
+        found, limit = (value, self.value) if self.key == "started" else (_number(value), float(self.value))
+        if found in (None, ""):
             return False
-        return {"<": number < limit, "<=": number <= limit, ">": number > limit, ">=": number >= limit}[self.sign]
+        return bool(_COMPARED[self.sign](found, limit))
 
 
 def selected(runs: Sequence[Run], conditions: Sequence[Condition], sort: str | None = None) -> list[Run]:

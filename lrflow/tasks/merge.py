@@ -166,8 +166,8 @@ def curve_named(name: str, floor: float) -> Curve | None:
         return None
     options = Catalogue().options("schedule")
     if name not in options:
-        known = [*COOLDOWNS, *options]
-        hint = did_you_mean(name, known) or f"one of {', '.join(dict.fromkeys(known))}"
+        known = list(dict.fromkeys([*COOLDOWNS, *options]))
+        hint = did_you_mean(name, known) or f"one of {', '.join(known)}"
         raise ConfigError([Problem("task.as", "there is no such shape of a decay", name, hint)])
     spec = read_yaml(options[name].path)
     kept = {key: value for key, value in spec.items() if key in ("_target_", "shape", "cooldown", "cooldown_shape")}

@@ -122,14 +122,17 @@ def _npz(path: Path) -> np.ndarray[Any, Any]:
 def _csv(path: Path) -> np.ndarray[Any, Any]:
     """Read rows of numbers, with or without a line of names above them."""
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row]
+        reader = csv.reader(file)
+        rows = [(reader.line_num, row) for row in reader if row]
     numbers: list[list[float]] = []
-    for line, row in enumerate(rows, start=1):
+    for line, row in rows:
         try:
             numbers.append([float(cell) for cell in row])
         except ValueError as error:
-            if line > 1:
+            if line > rows[0][0]:
                 raise ValueError(f"line {line} is not all numbers") from error
+    if not numbers:
+        raise ValueError("has no line of numbers")
     if len({len(row) for row in numbers}) > 1:
         raise ValueError("its lines have different numbers of columns")
     return np.array(numbers, dtype=np.float32).reshape(len(numbers), -1)

@@ -51,12 +51,12 @@ class Result:
     @cached_property
     def config(self) -> Config:
         """The config of the run."""
-        return validate(load_config(RunFolder(self.folder).config))
+        return validate(load_config(self._saved.config))
 
     @cached_property
     def plan(self) -> Plan:
         """The plan that the run executed."""
-        return read_plan(str(RunFolder(self.folder).plan), self.folder.parent)
+        return read_plan(str(self._saved.plan), self.folder.parent)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -72,9 +72,20 @@ class Result:
         Raises:
             LrflowError: the run has no such weights.
         """
-        checkpoint = find_weights(str(self.folder), weights, self.folder.parent)
+        checkpoint = find_weights(str(self._saved.path), weights, self.folder.parent)
         with preserve_random_state():
             return planned_module(load_module(self.config, checkpoint))
+
+    @property
+    def _saved(self) -> RunFolder:
+        """The run folder.
+
+        Raises:
+            LrflowError: there is none.
+        """
+        if not self.folder.exists():
+            raise LrflowError(f"{self.folder}: there is no such run folder; trainer.fast_dev_run=true writes none")
+        return RunFolder(self.folder)
 
     def __repr__(self) -> str:
         metrics = ", ".join(f"{name}={value:.4g}" for name, value in self.outcome.metrics.items())

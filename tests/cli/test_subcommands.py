@@ -41,6 +41,8 @@ def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["optimizer=sgd"], []),
         (["outputs/sweep", "optimizer.lr>1"], ["sweep/2"]),
         (["val/loss=null"], ["interrupted"]),
+        (["started>3000"], []),
+        (["started>=2000-01-31 09:00", "status=stopped"], ["interrupted"]),
     ],
 )
 def test_the_runs_that_meet_the_conditions_the_best_first(
@@ -106,6 +108,8 @@ def test_a_broken_folder_is_listed_and_compared(outputs: Path, capsys: pytest.Ca
         (["list", "val/los<1"], "did you mean val/loss?"),
         (["list", "--sort", "optimiser.lr"], "did you mean optimizer.lr?"),
         (["list", "val/loss<little"], "compares numbers"),
+        (["list", "status=stoped"], "did you mean stopped?"),
+        (["list", "status<finished"], "compares numbers"),
         (["list", "val/loss"], "expected a folder, KEY=VALUE"),
         (["list", "--limit", "-1"], "expected a number of runs"),
         (["list", "--limit", "few"], "--limit"),

@@ -95,10 +95,12 @@ def test_files_and_folders_are_predicted_as_they_are_read(lrflow: Command, run: 
     torch.save({"model": torch.nn.Linear(1, 1)}, "object.pt")
     np.save("wide.npy", np.zeros((3, 9)))
     np.save("objects.npy", np.array([{}], dtype=object))
-    Path("text.csv").write_text("1,2\nthree,4\n")
+    Path("text.csv").write_text("\n1,2\n\nthree,4\n")
+    Path("names.csv").write_text("a,b\n")
     wrong = {
         "imags": "did you mean images?", "wide.npy": "expected inputs of shape examples x 1x8x8, found 3x9",
-        "objects.npy": "cannot be read", "object.pt": "plain numbers", "text.csv": "line 2 is not all numbers",
+        "objects.npy": "cannot be read", "object.pt": "plain numbers", "text.csv": "line 4 is not all numbers",
+        "names.csv": "has no line of numbers",
         "runs": "has no file of",
     }  # fmt: skip
     for given, message in wrong.items():
