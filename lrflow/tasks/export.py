@@ -101,6 +101,7 @@ def _input_shape(trained: Trained) -> list[int] | None:
 
 def _export_network(trained: Trained, to: str, folder: Path) -> dict[str, Any]:
     """Write the network with the preprocessing in front, and check its outputs against those of the module."""
+    trained.check_forward("export")
     network: nn.Module = trained.network
     example = trained.example()
     if not isinstance(example, Tensor):

@@ -65,6 +65,7 @@ def run(config: Config) -> dict[str, Any]:
     task = config.task
     assert isinstance(task, Predict)
     trained = Trained.read(config, task.source, task.weights, needs_data=task.inputs is None)
+    trained.check_forward("predict", "predict_step")
     files = read_inputs(task.inputs, trained.example(), trained.data) if task.inputs else None
     size = trained.loader(task.split).batch_size or 1 if files is None else 512
     batches = _of_split(trained, task.split) if files is None else _of_files(trained, files, size)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -132,6 +133,20 @@ class Trained:
         if self.loss is None or self.loss.kind != "classes" or not isinstance(self.data, DataModule):
             return ()
         return self.data.class_names
+
+    def check_forward(self, task: str, *others: str) -> None:
+        """Check that the module maps inputs to outputs.
+
+        Args:
+            task: the task that needs it.
+            others: methods that do as well as `forward`.
+
+        Raises:
+            ConfigError: it has no such method.
+        """
+        if not any(is_overridden(name, self.module) for name in ("forward", *others)):
+            message = f"{type(self.module).__name__} has no {' and no '.join(['forward', *others])}"
+            raise ConfigError([Problem("task", f"{message}, so nothing maps inputs to outputs", task)])
 
     def example(self) -> Any:
         """Return the inputs of one batch as the network takes them."""

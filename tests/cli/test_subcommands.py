@@ -41,14 +41,19 @@ def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["optimizer=sgd"], []),
         (["outputs/sweep", "optimizer.lr>1"], ["sweep/2"]),
         (["val/loss=null"], ["interrupted"]),
-        (["started>3000"], []),
-        (["started>=2000-01-31 09:00", "status=stopped"], ["interrupted"]),
     ],
 )
 def test_the_runs_that_meet_the_conditions_the_best_first(
     words: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert listed(capsys, *words) == expected
+
+
+def test_start_times_are_compared(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, started in {"whole": "2026-01-31T09:05:59+00:00", "interrupted": "2026-02-01T00:00:00+00:00"}.items():
+        (outputs / name / "environment.json").write_text(json.dumps({"started": started}))
+    assert listed(capsys, "started>2026-01-31 09:00", "started<2026-02") == ["whole"]
+    assert listed(capsys, "started>=2026-02-01") == ["interrupted"]
 
 
 def test_the_table_has_the_swept_keys_and_says_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,6 +110,30 @@ def test_files_and_folders_are_predicted_as_they_are_read(lrflow: Command, run: 
         assert "Traceback" not in done.stderr
 
 
+def test_a_module_without_a_forward_is_refused(
+    lrflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "steps_alone.py").write_text(
+        "import pytorch_lightning as pl, torch\n"
+        "class Steps(pl.LightningModule):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.net = torch.nn.Linear(64, 10)\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return torch.nn.functional.cross_entropy(self.net(batch[0].flatten(1)), batch[1])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ("trust=steps_alone", "output=runs")
+    assert lrflow("model=custom", "model._target_=steps_alone.Steps", "trainer=cpu", "fast=true", *own).returncode == 0
+    told = {"task=predict": "Steps has no forward and no predict_step", "task=export": "Steps has no forward"}
+    for task, message in told.items():
+        more = ["task.to=torch_export"] if task == "task=export" else []
+        done = lrflow(task, "task.weights=last", *more, *own)
+        assert done.returncode == 2
+        assert message in " ".join(done.stderr.split())
+    assert lrflow("task=export", "task.weights=last", *own).returncode == 0
+
+
 def test_a_killed_prediction_goes_on_after_its_last_chunk(
     lrflow: Command, run: Path, killed: Callable[..., None]
 ) -> None:
