@@ -102,8 +102,12 @@ def _images(node: dict[str, Any]) -> PreparedImages:
 
 
 def check_facts(config: Config) -> Iterator[Problem]:
-    """Yield a problem for each size of a model of lrflow's that the data contradict; facts that are not known pass."""
+    """Yield a problem for the augmentation and each size of a model of lrflow's that the data contradict, if known."""
     model, facts = config.model, config.data.facts
+    augment = config.data.augment
+    if (augment.flip or augment.crop) and facts is not None and facts.shape is not None and len(facts.shape) != 3:
+        message = f"needs images of three dimensions; the inputs of the data have the shape {facts.shape}"
+        yield Problem("data.augment", message, augment.plain(), "leave it out")
     if facts is None or model.target not in (*_WHOLE, *_IMAGE, _OF_TABLES):
         return
     given = model.plain()

@@ -359,10 +359,19 @@ class Loader(Section):
     """Keep the processes from epoch to epoch."""
 
 
+class Augment(Section):
+    """Augmentation of training images, drawn anew for each of them in each epoch; see `lrflow.data.augment`."""
+
+    flip: f.Fraction = 0.0
+    """Probability that left and right are exchanged."""
+    crop: f.Fraction = 0.0
+    """Largest shift in each direction, as a share of height and width."""
+
+
 class Data(Node):
     """A data module."""
 
-    offered = frozenset({"facts", "loader"})
+    offered = frozenset({"facts", "loader", "augment"})
 
     batch_size: f.Count | None = None
     """Training examples per batch and device."""
@@ -380,5 +389,7 @@ class Data(Node):
     """Seed of the choice of the examples that are held out."""
     facts: Facts | None = None
     """Facts by which lrflow checks a run and counts its steps before the data is read."""
+    augment: Augment = Augment.model_construct()
+    """Augmentation of the training batches."""
     loader: Loader = Loader.model_construct()
     """Settings that replace those of the module's loaders."""

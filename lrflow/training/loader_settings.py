@@ -1,4 +1,4 @@
-"""The settings `data.loader`: the loaders that a data module makes, with other workers or memory."""
+"""The settings `data.loader` and `data.augment`: the loaders that a data module makes, changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader, IterableDataset
 
 from lrflow.config.checks import needs_workers
-from lrflow.config.schema import Data, Loader
+from lrflow.config.schema import Augment, Data, Loader
+from lrflow.data import is_ordered, ordered
+from lrflow.data.augment import Augmented
+from lrflow.data.order import collate_whole
 from lrflow.errors import ConfigError, Problem
 from lrflow.training.loaders import map_loaders
 from lrflow.training.loops import combine
@@ -24,7 +27,7 @@ _NO_WORKERS = "the data module makes its training loader without any"
 
 
 def configure_loaders(data: pl.LightningDataModule, section: Data) -> None:
-    """Give the loaders of a data module the settings of `data.loader`; data sets, samplers and `collate_fn` stay.
+    """Give the loaders of a data module the settings of `data.loader` and `data.augment`; samplers stay.
 
     The loaders are those that the module makes, copied. So the settings also hold where a module makes its loaders in
     its own code, and the order of the data stays what it is.
@@ -35,6 +38,8 @@ def configure_loaders(data: pl.LightningDataModule, section: Data) -> None:
         section: the section `data` of the config.
     """
     options = section.loader
+    if section.augment.flip or section.augment.crop:
+        _augment(data, section.augment)
     if not any(value is not None for value in options.parsed().values()):
         return
 
@@ -60,6 +65,22 @@ def configure_loaders(data: pl.LightningDataModule, section: Data) -> None:
     for name in ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"):
         if is_overridden(name, data):
             wrap(name)
+
+
+def _augment(data: pl.LightningDataModule, section: Augment) -> None:
+    """Augment the batches of the training loaders; the loaders raise a `ConfigError` if they have another order."""
+    make = data.train_dataloader
+
+    def augmented(loader: DataLoader[Any]) -> DataLoader[Any]:
+        if not is_ordered(ordered(loader, 0)) or loader.batch_size is None:
+            message = "needs a training loader in lrflow's order, by which each batch has its own random numbers"
+            raise ConfigError([Problem("data.augment", message, section.plain(), "leave it out")])
+        result = copy.copy(loader)
+        dataset = Augmented(loader.dataset, loader.collate_fn, section.flip, section.crop)
+        vars(result).update(dataset=dataset, collate_fn=collate_whole, _iterator=None)
+        return result
+
+    data.train_dataloader = wraps(make)(lambda: map_loaders(augmented, make()))  # type: ignore[method-assign]
 
 
 def _fixed(loader: object, options: Loader) -> Problem | None:
