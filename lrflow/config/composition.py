@@ -253,8 +253,8 @@ def checked(
             config.doubts.extend(_of_account(config, keys, lambda problem: composing.place([problem], ready)[0]))
             return found, config
     except ConfigError as error:
-        told = [*overrides.lost, *(problem.key for problem in problems)]
-        problems += [problem for problem in error.problems if not touches(problem.key, told)]
+        reported = [*overrides.lost, *(problem.key for problem in problems)]
+        problems += [problem for problem in error.problems if not touches(problem.key, reported)]
     except COMPOSITION_ERRORS as error:
         problems.append(composition_problem(error, composing.catalogue, ready, composing))
         composing.found = None  # of other overrides

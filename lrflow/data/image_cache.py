@@ -31,7 +31,7 @@ _SHARE = 0.5
 
 
 _MANY = 5000
-"""Images from which on people are told that they are decoded, since that takes a while."""
+"""Number of images from which on a line announces that they are decoded, since that takes a while."""
 
 
 @dataclass(frozen=True, eq=False)
