@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -123,8 +123,7 @@ def unknown_key(
     if instead := answer(key, value):
         return Problem(key, "there is no such key" if parent else "there is no such group or key", value, instead)
     if others := _options_with(name, parent, content.get(parent), schema):
-        hint = f"{' and '.join(others)} {'has' if len(others) == 1 else 'have'} it"
-        return Problem(key, "there is no such key", value, hint)
+        return Problem(key, "there is no such key", value, held_by(others))
     sections = [section for section in sections_at(parent, schema) if _is_chosen(section, content.get(parent))]
     known = list(dict.fromkeys(other for section in sections for other in names_of(section) if other != name))
     message = "there is no such key" if parent else "there is no such group or key"
@@ -135,6 +134,12 @@ def unknown_key(
     if parent:
         return Problem(key, message, value, f"{parent} has {', '.join(known)}" if known else None)
     return Problem(key, message, value, f"the groups are {', '.join(groups)}")
+
+
+def held_by(options: Sequence[str]) -> str:
+    """Return a hint that these options, at least one, have the key: `optimizer=lars and optimizer=sgd have it`."""
+    few = " and ".join(options) if len(options) < 4 else f"{', '.join(options[:3])} and {len(options) - 3} more"
+    return f"{few} {'has' if len(options) == 1 else 'have'} it"
 
 
 def _options_with(name: str, group: str, given: Any, schema: type[BaseModel]) -> list[str]:
@@ -219,7 +224,7 @@ def _elsewhere(unknown: str, content: Mapping[str, Any]) -> str | None:
         if "." in key and "[" not in key and not key.startswith("data.facts") and key != unknown
     ]
     name = unknown.rpartition(".")[2]
-    by_name = {key.rpartition(".")[2]: key for key in reversed(keys)}
+    by_name = {key.rpartition(".")[2]: key for key in reversed(keys) if not key.endswith("_")}
     close = closest(name, by_name, _ALMOST)
     return by_name[close] if close else None
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from lrflow.config.annotations import Annotation, check_value
 from lrflow.config.callbacks import refused
-from lrflow.config.diagnostics import closest
-from lrflow.config.options import shipped_nodes
+from lrflow.config.diagnostics import closest, held_by
+from lrflow.config.options import options_with, shipped_nodes
 from lrflow.config.packages import EXTRAS, check_installed, is_installed, missing_package
 from lrflow.config.schema import Data, Model, Optimizer
 from lrflow.config.signatures import named_in_source, packages_of_recipe, parameters_in_source
 from lrflow.config.targets import CONTROLS, check_arguments, check_controls, check_name, locate
-from lrflow.errors import ConfigError, Problem
+from lrflow.errors import ConfigError, Problem, UnknownProblem
 from lrflow.objectives import is_known
 from lrflow.schedules import Curve, Shape
 
@@ -134,12 +134,23 @@ def check_node(
     else:
         settled = parameters_in_source(target) if is_ours else None
         problems = check_arguments(target, node, key, extra, ignore, settled)
+    problems = [_held_elsewhere(problem, group) if key == group else problem for problem in problems]
     changed = {name: node[name] for name in sorted(given) if not _is_shipped(node[name], name, shipped, content)}
     wrong = {problem.key for problem in problems}
     changed = {name: value for name, value in changed.items() if f"{key}.{name}" not in wrong}
     if changed and f"{key}._target_" not in wrong:
         problems += check_values(target, changed, key, named_in_source(target)[0] if is_ours else {})
     return problems
+
+
+def _held_elsewhere(problem: Problem, group: str) -> Problem:
+    """Return the problem of an unknown argument with the options of its group that have it; others unchanged."""
+    name = problem.key.rpartition(".")[2]
+    if not isinstance(problem, UnknownProblem) or name in CONTROLS or closest(name, problem.known):
+        return problem
+    if others := options_with(group, name):
+        return Problem(problem.key, problem.message, problem.value, held_by(others))
+    return problem
 
 
 def _is_shipped(value: Any, name: str, nodes: Iterable[Mapping[str, Any]], content: Mapping[str, Any]) -> bool:

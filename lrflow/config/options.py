@@ -184,6 +184,16 @@ def shipped_nodes(group: str, target: str, option: str | None = None) -> Iterato
         yield from (node for node in _nodes_of(path) if node["_target_"] == target)
 
 
+def options_with(group: str, name: str) -> list[str]:
+    """Return lrflow's own options of a group, each as it is chosen, whose object takes an argument of this name."""
+    found = []
+    for path in sorted((home("conf") / group).glob("*.yaml")):
+        node = read_yaml(path)
+        if isinstance(node, dict) and "_target_" in node and name in node:
+            found.append(f"{group}={path.stem}")
+    return found
+
+
 @cache
 def _nodes_of(path: Path) -> list[dict[str, Any]]:
     """Return each node with a `_target_` in a file."""

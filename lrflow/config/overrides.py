@@ -341,9 +341,8 @@ def _several(override: Override, sweep: bool) -> Problem | None:
         return Problem(key, "a deleted key cannot be swept", value, f"~{key} deletes it")
     if not parsed.is_sweep_override() or sweep:
         return None
-    hint = (
-        f"add -m to run one job per value, or write a list as {key}=[{value}]" if parsed.is_choice_sweep() else "add -m"
-    )
+    may_be_list = parsed.is_choice_sweep() and ("." in key or key in COMBINED)
+    hint = "add -m to run one job per value" + (f", or write a list as {key}=[{value}]" if may_be_list else "")
     return Problem(key, "several values need a sweep", value, hint)
 
 

@@ -83,7 +83,7 @@ def _of_duration(duration: Duration | None, key: str, horizon: Horizon) -> Itera
     if str(duration.written) == "1":
         yield f"{key}=1 is one step: write '1 step' if it is meant, else '1 epoch' or a share of the run, such as 1%"
     elif _steps(duration, horizon) == 0:
-        yield f"{key}={duration} of {horizon.steps:,} steps is less than one step, so it has no effect"
+        yield f"{key}={duration} is less than one step (of {horizon.steps:,}), so it has no effect"
 
 
 def _steps(duration: Duration, horizon: Horizon) -> int | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import encodings
 import math
 import pkgutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from encodings import aliases
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lrflow.data.table_rows import csv_rows
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 from lrflow.files import did_you_mean_path, is_file
 
@@ -215,23 +215,22 @@ def _read_csv(path: Path, file: Any, reading: Reading, key: str, escaped: bool =
         raise ConfigError([Problem(key, "the file is empty" if not first else "its first line is empty", str(path))])
     delimiter = reading.delimiter or max(_DELIMITERS, key=first.count)
     file.seek(0)
-    reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
-    try:
-        names = [name.strip() for name in next(reader)]
-    except csv.Error as error:
-        raise ConfigError([Problem(key, f"its first line cannot be read: {error}", str(path))]) from None
+    _, first_row, message = next(csv_rows(file, delimiter))
+    if message:
+        raise ConfigError([Problem(key, f"its first line {message}", str(path))])
+    names = [name.strip() for name in first_row]
     _check_names(path, names, key)
     texts = set(reading.texts)
     while True:
+        file.seek(0)
+        rows = csv_rows(file, delimiter)
+        next(rows)
         builders = [_Builder(name, reading.missing, name in texts) for name in names]
-        lines, mistakes = _fill(reader, builders, escaped)
+        lines, mistakes = _fill(rows, builders, escaped)
         late = {one.name for one in builders if one.is_text_after_all}
         if not late:
             break
         texts |= late  # the texts of its numbers, such as 007, are known only to the file
-        file.seek(0)
-        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
-        next(reader)
     columns = {one.name: one.column() for one in builders if one.name}
     return TableFile(path, columns, lines, tuple(mistakes), names.count(""))
 
@@ -254,31 +253,27 @@ def _is_text(cell: str) -> bool:
     return False
 
 
-def _fill(reader: Any, builders: list[_Builder], escaped: bool) -> tuple[np.ndarray, list[Mistake]]:
+def _fill(
+    found: Iterator[tuple[int, list[str], str]], builders: list[_Builder], escaped: bool
+) -> tuple[np.ndarray, list[Mistake]]:
     """Read all rows into the builders; return their lines, and the rows that cannot be read."""
     width = len(builders)
     lines: list[int] = []
     mistakes: list[Mistake] = []
     rows: list[list[str]] = []
-    last = reader.line_num
-    while True:
-        try:
-            for row in reader:
-                line, last = last + 1, reader.line_num  # a row in quotes may take several lines
-                if len(row) == width and not (escaped and _is_escaped(row)):
-                    rows.append(row)
-                    lines.append(line)
-                    if len(rows) == _CHUNK:
-                        _add(builders, rows)
-                        rows = []
-                elif row and len(row) != width:
-                    mistakes.append(Mistake(line, f"has {len(row)} cells, and the first line names {width} columns"))
-                elif row:
-                    mistakes.append(Mistake(line, "has bytes that do not belong to the encoding"))
-            break
-        except csv.Error as error:
-            mistakes.append(Mistake(last + 1, f"cannot be read: {error}"))
-            last = reader.line_num
+    for line, row, message in found:
+        if len(row) == width and not (escaped and _is_escaped(row)):
+            rows.append(row)
+            lines.append(line)
+            if len(rows) == _CHUNK:
+                _add(builders, rows)
+                rows = []
+        elif message:
+            mistakes.append(Mistake(line, message))
+        elif row and len(row) != width:
+            mistakes.append(Mistake(line, f"has {len(row)} cells, and the first line names {width} columns"))
+        elif row:
+            mistakes.append(Mistake(line, "has bytes that do not belong to the encoding"))
     _add(builders, rows)
     return np.array(lines, np.int64), mistakes
 

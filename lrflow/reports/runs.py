@@ -134,7 +134,9 @@ def find_runs(folder: Path) -> list[Run]:
     found = []
     for path, folders, names in os.walk(folder):
         if "config.yaml" in names and _OF_A_RUN & {*names}:
-            found.append(Run(Path(path)))
+            run = Run(Path(path))
+            if run.config.get("task", "train") == "train":  # task=find records its config, too
+                found.append(run)
             folders.clear()
         folders[:] = [name for name in folders if not name.startswith(".")]
     return sorted(found, key=_start, reverse=True)

@@ -20,6 +20,7 @@ from rich.console import Console
 from lrflow import assemble
 from lrflow.config import Config, save_config
 from lrflow.config.failures import failure
+from lrflow.display import counted
 from lrflow.errors import StoppedError
 from lrflow.health.advice import plan_extras
 from lrflow.outcome import Outcome
@@ -213,7 +214,8 @@ def conclude(folder: RunFolder, outcome: Outcome, loggers: list[Logger], **facts
 def print_outcome(console: Console, folder: RunFolder, outcome: Outcome) -> None:
     """Print the last metrics and the files in the folder."""
     metrics = "  ".join(f"[bold]{name}[/] {value:.4g}" for name, value in outcome.metrics.items())
-    console.print(f"\n{outcome.steps} steps in {outcome.seconds:.1f} s  {metrics}", soft_wrap=True)
+    steps = counted(outcome.steps or 0, "step")
+    console.print(f"\n{steps} in {outcome.seconds:.1f} s  {metrics}", soft_wrap=True)
     if not folder.is_written:
         return
     written = ["config.yaml", "plan.png", "metrics.csv", "sharpness.png", "summary.json"]

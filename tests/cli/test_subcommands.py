@@ -76,6 +76,13 @@ def test_a_run_that_goes_on_is_told_from_one_that_was_killed(outputs: Path, caps
     assert listed(capsys, "status=unfinished") == ["whole"]
 
 
+def test_the_folder_of_a_search_for_the_lr_is_no_run(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = (outputs / "whole" / "config.yaml").read_text()
+    assert "    task: train\n" in config
+    (outputs / "whole" / "config.yaml").write_text(config.replace("    task: train\n", "    task: find\n"))
+    assert "whole" not in listed(capsys)
+
+
 def test_the_newest_of_the_same_minute_comes_first(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for second, name in enumerate(("interrupted", "whole")):
         started = {"started": f"2099-01-01T00:00:0{second}+00:00"}

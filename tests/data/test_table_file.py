@@ -118,6 +118,21 @@ def test_rows_that_cannot_be_read_are_left_out_if_the_config_says_so(tmp_path: P
     assert [one.line for one in table.mistakes] == [3, 4, 5, 7]
 
 
+def test_an_open_quote_takes_no_other_row_with_it(tmp_path: Path) -> None:
+    rows = [f"{row},{row}" for row in range(2, 30)]
+    rows[3], rows[20] = '5,"5', '22,"two\nlines"'
+    content = "\n".join(["a,b", *rows])
+    table = read(tmp_path / "x.csv", content, skip=True)
+    assert table.lines.tolist() == [line for line in range(2, 31) if line not in (5, 23)]
+    assert table.mistakes == ((5, "cannot be read: a quote is open until line 22, ',' expected after '\"'"),)
+    content = content.replace('"two\nlines"', "2") + '\n1,"1\n3\n4,4\n'
+    table = read(tmp_path / "x.csv", content, skip=True)
+    assert [one.line for one in table.mistakes] == [5, 30, 31]
+    assert "a quote is open until line 30, " in table.mistakes[0].message
+    assert "a quote is open until line 32, unexpected end of data" in table.mistakes[1].message
+    assert table.lines.tolist() == [line for line in range(2, 33) if line not in (5, 30, 31)]
+
+
 def test_a_file_that_does_not_exist_has_a_neighbour(tmp_path: Path) -> None:
     (tmp_path / "houses.csv").touch()
     with pytest.raises(ConfigError) as raised:

@@ -66,6 +66,7 @@ optimizer.lr=interval(1) => optimizer.lr: cannot be evaluated
 optimizer=sgd  optimizer.momentum=-0.1 => optimizer.momentum: at least 0 and below 1
 optimizer=sgd  optimizer.dampening=2 => optimizer.dampening: from 0 to 1
 optimizer=sgd  optimizer.nesterov=1 => optimizer.nesterov: expected true or false
+optimizer.momentum=0.9 => optimizer.momentum: optimizer=airbench, optimizer=lars, optimizer=momentum and 4 more have it
 optimizer=sgd  optimizer.betas=[0.9,0.9] => optimizer.betas: torch.optim.SGD takes no betas
 optimizer=rprop  optimizer.step_sizes=[1,0.1] => optimizer.step_sizes: the second is not below the first
 optimizer=rprop  optimizer.step_sizes=[0,0.1] => optimizer.step_sizes: two numbers above 0
@@ -255,6 +256,8 @@ data.loader.num_workers=2  data.num_workers=3 => data.loader.num_workers: leave 
 data.loader.workers=2 => data.loader.workers: did you mean data.loader.num_workers?
 data.pin_memory=true => data.pin_memory: did you mean data.loader.pin_memory?
 data.split_seed=x => data.split_seed: whole number
+data.file=houses.csv => data.file: data=images and data=table have it
+data.fil=houses.csv => data.fil: it takes batch_size
 data.shuffle=true => data.shuffle: takes no shuffle
 data.facts=[1] => data.facts: expected a mapping
 data.facts.exmaples=5 => data.facts.exmaples: did you mean data.facts.examples?
@@ -545,8 +548,8 @@ trust=a-b => trust: the name of a Python package
 
 DOUBTFUL = r"""
 schedule.warmup=1 => schedule.warmup=1 is one step: write '1 step' if it is meant
-schedule.warmup=0.01% => schedule.warmup=0.01% of 400 steps is less than one step
-schedule=constant  schedule.cooldown=0.05% => schedule.cooldown=0.05% of 400 steps is less than one step
+schedule.warmup=0.01% => schedule.warmup=0.01% is less than one step (of 400)
+schedule=constant  schedule.cooldown=0.05% => schedule.cooldown=0.05% is less than one step (of 400)
 schedule.hold=1 => schedule.hold=1 is one step
 schedule.floor=1 => schedule.floor=1 is the peak itself
 schedule.floor=100% => schedule.floor=1 is the peak itself
