@@ -36,7 +36,7 @@ _ELSEWHERE = "free some space, or write to another disk with output=FOLDER"
 _SYSTEM: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("there is no space left on the disk", _ELSEWHERE),
     errno.EDQUOT: ("your quota of the disk is used up", _ELSEWHERE),
-    errno.EROFS: ("the disk is read-only", "write to another folder with output=FOLDER"),
+    errno.EROFS: ("the disk is read-only", "copy the run to another disk, or start one there with output=FOLDER"),
     errno.EACCES: ("permission denied", ""),
     errno.EPERM: ("the system does not permit it", ""),
     errno.ENAMETOOLONG: ("the name is too long", "most disks allow 255 bytes per name"),
