@@ -9,9 +9,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from lrflow.cli.sweep_job import _outcome_of
+from lrflow.cli.sweep_job import SweepJobs, _outcome_of
 from lrflow.errors import TimeLimitError
 
 ODD = """
@@ -115,6 +116,18 @@ def test_a_sweep_stopped_half_way_is_resumed_with_nothing_lost_or_doubled(
         with (sweep / f"{job}/metrics.csv").open(newline="") as file:
             steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
         assert steps == list(range(40))
+
+
+def test_a_job_may_take_its_own_time_and_no_longer_than_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seconds of a job, by sweep.timeout and the seconds that are left of sweep.max_time."""
+    given = [(None, None), ("8 s", None), (None, 60), ("8 s", 60), ("2 min", 60)]
+    found = []
+    monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create({"runtime": {"output_dir": "0"}}))
+    monkeypatch.setattr(SweepJobs, "__call__", lambda jobs, work, limit: found.append(limit))
+    monkeypatch.setattr("lrflow.cli.sweep_job.time.monotonic", lambda: 1000.0)
+    for limit, left in given:
+        SweepJobs(None, None).run(OmegaConf.create({"task": {"name": "plan"}}), limit, left and 1000.0 + left)
+    assert found == [None, 8, 60, 8, 60]
 
 
 def test_the_outcome_of_a_job_that_gave_none_has_its_overrides_as_typed(monkeypatch: pytest.MonkeyPatch) -> None:
