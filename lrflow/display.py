@@ -46,7 +46,7 @@ class QuietConsole(Console):
             print(f"lrflow: the output cannot be written, so it ends here: {error.strerror}", file=sys.stderr)
 
     def on_broken_pipe(self) -> None:
-        """Stop printing and go on; rich would end the process."""
+        """Stop printing, and continue; rich would end the process."""
         self.quiet = True
         discard_output(self.file)
 

@@ -95,7 +95,7 @@ class SignalReceived(BaseException):  # like KeyboardInterrupt, it is not an err
 
 
 class PrunedError(LrflowError):
-    """Raised when a trial of a sweep is pruned; the sweep goes on.
+    """Raised when a trial of a sweep is pruned; the sweep continues.
 
     Args:
         message: when the trial was pruned, and by what.

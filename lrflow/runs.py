@@ -163,7 +163,7 @@ class RunFolder:
         return RunFolder(self.path / _STAGED)
 
     def commit(self) -> None:
-        """Replace the record by the staged one, because the resumed run goes on."""
+        """Replace the record by the staged one, because the resumed run continues."""
         staged = self.path / _STAGED
         for file in sorted(staged.iterdir()) if staged.is_dir() else ():
             file.replace(self.path / file.name)
@@ -222,7 +222,7 @@ class RunFolder:
 
     @property
     def present_config(self) -> Path:
-        """The config of the process that runs here now: the staged one of a resumed run, until it goes on."""
+        """The config of the process that runs here now: the staged one of a resumed run, until it continues."""
         staged = self.path / _STAGED / "config.yaml"
         return staged if staged.exists() else self.config
 

@@ -101,7 +101,9 @@ def test_a_local_run_goes_on_in_its_own_folder_and_says_so(caplog: pytest.LogCap
     (folder,) = Path("outputs").iterdir()
     more = [f"resume={folder}", "output=memory://bucket/runs", "trainer.max_steps=9", "resume.horizon=rescale"]
     assert main(more) == 0
-    assert f"{folder}: the run goes on in its own folder, so it is not uploaded to memory://bucket/runs" in caplog.text
+    assert (
+        f"{folder}: the run continues in its own folder, so it is not uploaded to memory://bucket/runs" in caplog.text
+    )
     assert contents("memory://bucket/runs") == {}
 
 

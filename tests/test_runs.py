@@ -138,7 +138,7 @@ def test_the_newest_whole_checkpoint_is_resumed(lrflow: Run, tmp_path: Path) -> 
         (run / "summary.json").unlink()
         done = lrflow(f"resume={wanted}")
         assert done.returncode == 0, done.stderr
-        assert "is an empty file; going on from" in " ".join(done.stderr.split())
+        assert "is an empty file; the run resumes from" in " ".join(done.stderr.split())
         assert json.loads((only_run(tmp_path) / "summary.json").read_text())["status"] == "finished"
 
 

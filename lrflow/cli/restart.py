@@ -95,7 +95,7 @@ def _continued(job: Job, quiet: bool) -> Decision:
     else:
         checkpoint = find_checkpoint(str(folder.path), job.output, "resume")
         decision = Decision(str(folder.path), checkpoint)
-        line = f"{folder.path} goes on from {checkpoint.name}, found by {job}"
+        line = f"{folder.path} resumes from {checkpoint.name}, found by {job}"
     if not quiet:
         print(f"resume=auto: {line}", flush=True)
     return decision

@@ -58,7 +58,7 @@ def smoke_run(
 
 
 def _limit_to_one_batch(content: DictConfig) -> list[str]:
-    """Change a composed config to a run of one step, and return what to tell of it."""
+    """Change a composed config to a run of one step, and return the remarks on it."""
     remarks = [_REMARK]
     for key, value in {**_LENGTH, **_LIMITS}.items():
         if not (key == "limit_val_batches" and content.trainer.get(key) == 0):  # no validation at all

@@ -101,7 +101,7 @@ class Predict(Section):
     to: Annotated[str, f.one_of(*TABLES)] = "csv"
     """Format of the predictions."""
     chunk: f.Count = 4096
-    """Examples between two saves; a prediction that was killed goes on after the last one."""
+    """Examples between two saves; a prediction that was killed resumes after the last one."""
 
 
 class Analyze(Section):

@@ -90,7 +90,7 @@ class Piecewise(Shape):
         known = [piece for piece in read if piece is not None]
         for i, piece in enumerate(read[:-1]):
             if piece is not None and piece.duration is None:
-                args.wrong(f"pieces[{i}].duration", None, "only the last piece may go on to the end")
+                args.wrong(f"pieces[{i}].duration", None, "only the last piece may last to the end")
         if not args.problems and max(max(piece.start, piece.end) for piece in known) < 1.0:
             args.wrong("pieces", ..., "no piece starts or ends at 1, so the peak LR would never be reached")
         object.__setattr__(self, "pieces", tuple(known))

@@ -52,7 +52,7 @@ class Batch(NamedTuple):
 def run(config: Config) -> dict[str, Any]:
     """Predict, and write the predictions into the folder `predictions` of the run.
 
-    A chunk of examples is written atomically once it is predicted. The same command goes on after the last chunk of a
+    A chunk of examples is written atomically once it is predicted. The same command resumes after the last chunk of a
     process that was killed, if checkpoint, data and inputs are the same.
 
     Returns:
@@ -84,7 +84,7 @@ def run(config: Config) -> dict[str, Any]:
     parts = target.with_name(f".{target.name}.parts")
     done = _started(parts, request)
     if done:
-        console.print(f"goes on after {len(done)} saved chunks", highlight=False)
+        console.print(f"resumes after {len(done)} saved chunks", highlight=False)
     per_chunk = max(1, task.chunk // size)
     left = islice(batches, len(done) * per_chunk, None)
     for path in _predicted(trained, left, per_chunk, parts, len(done)):

@@ -58,7 +58,7 @@ def open_folder(config: Config, resumed: Resumed | None, title: str | None = Non
     if resumed and resumed.is_newest and config.resume.horizon != "branch":
         folder, url = RunFolder.of(resumed.path), url_of(Path(config.output))
         if url is not None and url_of(folder.path) is None:
-            log.warning("%s: the run goes on in its own folder, so it is not uploaded to %s", folder.path, url)
+            log.warning("%s: the run continues in its own folder, so it is not uploaded to %s", folder.path, url)
         return folder
     return RunFolder.create(Path(config.output), title or config.title)
 

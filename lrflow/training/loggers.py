@@ -96,7 +96,7 @@ class CSVLogger(Logger):
     def drop_from(self, step: int) -> None:
         """Delete the rows of `step` and later, and an incomplete last line: a resumed run writes them again.
 
-        They are deleted when the next rows are written, so that the file stays as it was until the run goes on.
+        They are deleted when the next rows are written, so that the file stays as it was until the run continues.
         """
         self._drop_from = step
 

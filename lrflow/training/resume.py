@@ -132,7 +132,7 @@ class Resumed:
 
         Args:
             horizon: the length of the resumed run.
-            config: its configuration; a run that something ended early goes on if it changed.
+            config: its configuration; a run that something ended early continues if it changed.
         """
         summary = RunFolder.of(self.path).read_summary()
         status, steps = summary.get("status"), summary.get("steps", self.step)

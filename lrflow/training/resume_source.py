@@ -59,11 +59,11 @@ def read_resumed(wanted: str, output: Path, resolve: Callable[[str], Any] | None
         raise BrokenCheckpointError(path, broken[path.name])
     resumed = replace(Resumed.read(path, resolve), broken=broken)
     if resumed.merged:
-        message = "holds merged weights, without the state of an optimizer to go on with"
+        message = "holds merged weights, without the state of an optimizer to resume"
         raise ConfigError([Problem("resume.from", message, str(path), f"model.init_from={path} starts a new run")])
     if broken:
         what = joined([f"{name} {reason}" for name, reason in sorted(broken.items())], 3)
-        log.warning("%s: %s; going on from %s", path.parent, what, path.name)
+        log.warning("%s: %s; the run resumes from %s", path.parent, what, path.name)
     if resumed.not_finite:
         finite = _last_finite(path, resolve)
         where = f"resume={finite} goes back to the last finite one" if finite else "there is no finite one before it"

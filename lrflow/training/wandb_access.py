@@ -108,7 +108,7 @@ def _report_offline(server: str, reason: str, folder: Path) -> None:
 
 
 class ReachableWandbLogger(WandbLogger):
-    """Lightning's logger for W&B; it goes on offline if the server does not accept the run when it starts."""
+    """Lightning's logger for W&B; it continues offline if the server does not accept the run when it starts."""
 
     @property
     def experiment(self) -> Any:

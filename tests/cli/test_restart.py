@@ -123,7 +123,7 @@ def test_a_job_is_known_by_its_config(start) -> None:
     (first,) = start("optimizer.lr=0.5", "resume=auto", dies=3)[2][:1]
     code, out, folders = start("resume=auto")
     assert "found by the config" in out
-    assert f"{first} goes on from step-0000006.ckpt" in out
+    assert f"{first} resumes from step-0000006.ckpt" in out
     assert code == 0
     assert len(folders) == 2  # the other job died before its first checkpoint
     _, out, folders = start("optimizer.lr=0.5", "resume=auto")
@@ -179,7 +179,7 @@ def test_torchrun_starts_a_killed_rank_again_and_the_run_ends_as_if_uninterrupte
         job = python(*command, str(_free_port()), "-m", "lrflow", *options.split(), cwd=folder, KILL_AT=kill_at)
         out, err = job.communicate(timeout=200)
         assert job.returncode == 0, err
-        assert out.count("goes on from step-0000008.ckpt") == (kill_at == "9")
+        assert out.count("resumes from step-0000008.ckpt") == (kill_at == "9")
         (run,) = (path for path in (folder / "outputs").iterdir() if path.is_dir())
         last = max((run / "checkpoints").glob("step-*.ckpt"))
         ends.append((rows(run), torch.load(last, weights_only=True)["state_dict"]))

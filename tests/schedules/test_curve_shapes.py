@@ -291,7 +291,7 @@ def test_epochs_of_unknown_length_are_a_problem_before_they_are_an_error(shape: 
         ),
         (
             [{"shape": Constant()}, {"shape": Cosine()}],
-            [r"pieces\[0\].duration = None: only the last piece may go on to the end"],
+            [r"pieces\[0\].duration = None: only the last piece may last to the end"],
         ),
         ([{"shape": Constant(), "start": 0.5, "end": 1}], [r"pieces\[0\].end = 1: is above start: only a shape that"]),
         ([{"shape": Constant(), "start": 0.5}], ["pieces: no piece starts or ends at 1"]),

@@ -26,7 +26,7 @@ def _undrawn(undrawn: None) -> None:
 def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs `python -m lrflow WORDS` in a copy of this process, and kills it (SIGKILL) when it gives a file its name.
 
-    `before` or `after` says when, `name` which file, and `number` the how manieth with such a name.
+    `before` or `after` says when, `name` which file, and `number` which of the files with such a name, from 1.
     """
 
     def run(*words: str, name: str, before: bool = True, number: int = 1) -> None:

@@ -159,11 +159,11 @@ def test_a_killed_prediction_goes_on_after_its_last_chunk(
     assert path.read_bytes() == whole
     done = lrflow(*command)
     count = -(-(len(whole.splitlines()) - 1) // 128)
-    assert f"goes on after {count} saved chunks" in done.stdout
+    assert f"resumes after {count} saved chunks" in done.stdout
     assert path.read_bytes() == whole
     assert [one.name for one in path.parent.iterdir()] == [path.name]
 
     killed(*command, name="chunk*", number=2)
     other = lrflow(*command[:3], "data.eval_batch_size=32", "task.chunk=128")  # another request starts anew
-    assert "goes on" not in other.stdout
+    assert "resumes after" not in other.stdout
     assert other.returncode == 0

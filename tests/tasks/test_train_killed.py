@@ -316,8 +316,8 @@ def test_the_newest_whole_checkpoint_takes_the_place_of_a_broken_one(
         (folder / "checkpoints" / "best.ckpt").unlink()
     ended = train.outcome(config_of(tmp_path, f"resume.from={folder}"))
     assert ended.folder == folder
-    (told,) = [message for message in caplog.messages if "going on from" in message]
-    assert told.endswith(f"; going on from {'best.ckpt' if has_best else 'step-0000010.ckpt'}")
+    (told,) = [message for message in caplog.messages if "the run resumes from" in message]
+    assert told.endswith(f"; the run resumes from {'best.ckpt' if has_best else 'step-0000010.ckpt'}")
     assert newest.name in told
     assert rows(folder) == rows(whole)
     assert same(end(folder)["state_dict"], end(whole)["state_dict"])
