@@ -116,11 +116,11 @@ def check_config(
     problems += check_fact_names(config.data)
     problems += check_loader(config.data) if sound("data") else []
     problems += _check_test(config) if sound("task", "trainer.checkpoint") else []
+    problems += check_feedback(config) if sound("feedback", "trainer.", "data.") else []
+    problems += check_logged(config) if is_plain(config) and sound("model", "health", "callbacks", *PLACES) else []
     if sound("trainer.checkpoint", "trainer.val_every"):
         saving = config.trainer.checkpoint
         problems += check_names_of_best(saving.monitor, saving.best, saving.name, config.trainer.val_every)
-    problems += check_feedback(config) if sound("feedback", "trainer.", "data.") else []
-    problems += check_logged(config) if is_plain(config) and sound("model", "health", "callbacks", *PLACES) else []
     problems += check_find(config, horizon) if sound("find", "trainer.limit_val") else []
     return [*problems, *(check_uses(config) if sound(*USES) else [])]
 

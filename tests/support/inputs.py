@@ -376,6 +376,7 @@ trainer.checkpoint.monitor=val_loss => trainer.checkpoint.monitor: did you mean 
 trainer.checkpoint.monitor=loss => trainer.checkpoint.monitor: does not log this metric
 trainer.checkpoint.monitor=5 => trainer.checkpoint.monitor: text needs quotes here
 trainer.checkpoint.monitor=val/accuracy  data.val_size=0 => trainer.checkpoint.monitor: there is no validation
+trainer.checkpoint.best=3  trainer.checkpoint.name="{val/los}" => trainer.checkpoint.name: did you mean val/loss
 trainer.checkpoint.best=3  data.val_size=0 => trainer.checkpoint.monitor: there is no validation
 trainer.checkpoint.mode=lower => trainer.checkpoint.mode: expected one of min, max
 trainer.checkpoint.keep=0 => trainer.checkpoint.keep: above 0
