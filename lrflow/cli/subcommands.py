@@ -81,6 +81,7 @@ def _show_runs(runs: Sequence[Run], folder: Path, asked: Sequence[str], sort: st
     table = Grid(*(f"<{name}" if name in ("run", "status") else name for name in columns))
     for row in zip(*columns.values(), strict=True):
         table.row(*row)
+    out.width = max(out.width, grid_width(columns))  # a name that is folded cannot be copied
     out.print(table)
 
 

@@ -76,6 +76,13 @@ def test_a_run_that_goes_on_is_told_from_one_that_was_killed(outputs: Path, caps
     assert listed(capsys, "status=unfinished") == ["whole"]
 
 
+def test_the_name_of_a_run_stays_whole(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "whole-" * 15
+    (outputs / "whole").rename(outputs / name)
+    assert main(["list"]) == 0
+    assert name in [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line]
+
+
 def test_the_folder_of_a_search_for_the_lr_is_no_run(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = (outputs / "whole" / "config.yaml").read_text()
     assert "    task: train\n" in config
