@@ -166,12 +166,15 @@ def decode_all(paths: Sequence[str], form: Form, pixels: Path | None, processes:
     if count <= 1:
         _collect(found, _decode_some(paths, form, pixels, range(len(paths))))
         return found
-    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    forks = sys.platform == "linux"
+    context: Any = multiprocessing.get_context("fork" if forks else None)
     workers: dict[Connection, Any] = {}
     try:
         for number in range(count):
             own, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(paths, form, pixels, number, count, theirs), daemon=True)
+            inherited = [own, *workers] if forks else []
+            options = (paths, form, pixels, number, count, theirs, inherited)
+            process = context.Process(target=_work, args=options, daemon=True)
             process.start()
             theirs.close()
             workers[own] = process
@@ -202,10 +205,18 @@ Report = list[tuple[int, Any, Any, str]]
 
 
 def _work(
-    paths: Sequence[str], form: Form, pixels: Path | None, number: int, count: int, connection: Connection
+    paths: Sequence[str],
+    form: Form,
+    pixels: Path | None,
+    number: int,
+    count: int,
+    connection: Connection,
+    inherited: Sequence[Connection],
 ) -> None:
     """Decode every `count`-th chunk of the images in a process of its own; a parent that died ends it."""
     leave_to_parent()
+    for other in inherited:  # with an open end to read from, a parent that died would not be noticed
+        other.close()
     try:
         for start in range(number * _PER_PROCESS, len(paths), count * _PER_PROCESS):
             rows = range(start, min(start + _PER_PROCESS, len(paths)))
