@@ -82,7 +82,7 @@ def updates(compiled: bool, steps: int = 12) -> tuple[bool, list[torch.Tensor]]:
     settings = {"lr": 0.01, "betas": [0.9, 0.999], "fused": False}
     schedule = Schedule(Cosine(), also={"beta2": {"warmup": 10, "low": 0.9}})
     plan = Plan.compile(groups, schedule, Horizon(steps, steps), settings)
-    model.device = torch.device("cpu")
+    model.device, model.automatic_optimization = torch.device("cpu"), True
     supply_optimizer(
         model,
         plan,
