@@ -52,7 +52,8 @@ class Duel(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Step the discriminator, and the generator if it is due."""
-        generator, discriminator = self.optimizers()  # type: ignore[misc, union-attr]
+        optimizers: Any = self.optimizers()  # a list, though Lightning's type allows a single one
+        generator, discriminator = optimizers
         made = self.generator(torch.randn(len(batch[0]), 4))
         loss = self._loss(batch[0].flatten(1), real=True) + self._loss(made.detach(), real=False)
         discriminator.zero_grad()

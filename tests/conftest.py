@@ -95,9 +95,11 @@ def _compose_once() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 @pytest.fixture(autouse=True)
 def _no_handlers_of_hydra_left() -> Iterator[None]:
-    """The handlers that a command adds would write to the closed output of its test."""
-    yield
+    """The handlers that a command adds would write to the closed output of its test; `hydra.verbose` sets the level."""
     root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
     for handler in list(root.handlers):
         if type(handler) in (logging.StreamHandler, logging.FileHandler):
             root.removeHandler(handler)

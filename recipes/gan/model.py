@@ -176,7 +176,8 @@ class GAN(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Step the discriminator, then the generator at the steps at which it is due; return the former's loss."""
-        generator, discriminator = self.optimizers()  # type: ignore[misc, union-attr]
+        optimizers: Any = self.optimizers()  # a list, though Lightning's type allows a single one
+        generator, discriminator = optimizers
         real, _ = batch
         noise = torch.randn(len(real), self.latent, device=self.device)
         with torch.set_grad_enabled(generator.is_due):
