@@ -11,7 +11,7 @@ run: $(VENV)/installed
 
 test: $(VENV)/installed-dev check
 	-$(BIN)/python -m lrflow.data.fetch fashion_mnist wordnet # if this fails, the tests that need the data are skipped
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check --quiet .

@@ -85,7 +85,7 @@ def write_whole(path: Path, data: str | bytes | Callable[[BinaryIO], object]) ->
         os.replace(part, path)
     except BaseException as error:
         part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a write does not say of which file
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a write does not name its file
             error.filename = str(path)
         raise
     _sync_folder(path.parent)
