@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import keyword
-import os
 import re
 import shutil
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
-from tempfile import mkdtemp
 
 from lrflow.config.options import home
 from lrflow.errors import ConfigError, Problem
@@ -82,11 +80,10 @@ def init(wanted: str | None) -> None:
     name = folder.name
     _check(folder, name)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(mkdtemp(prefix=f".{name}-", dir=folder.parent))
+        made = folder.with_name(f".{name}.part")
+        shutil.rmtree(made, ignore_errors=True)  # of an `init` that was killed
         try:
             _write(made, name)
-            made.chmod(0o777 & ~_umask())
             made.rename(folder)  # over an empty folder, too
         finally:
             shutil.rmtree(made, ignore_errors=True)
@@ -98,16 +95,18 @@ def init(wanted: str | None) -> None:
 
 def _check(folder: Path, name: str) -> None:
     key = "lrflow init"
-    if not name.isidentifier() or keyword.iskeyword(name) or not name.isascii():
+    if not _names_a_package(name):
         near = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
-        hint = (
-            f"did you mean {folder.with_name(near)}?" if near.isidentifier() and not keyword.iskeyword(near) else None
-        )
+        hint = f"did you mean {folder.with_name(near)}?" if _names_a_package(near) else None
         raise ConfigError([Problem(key, "the last part is no name of a Python package", str(folder), hint)])
     if name in sys.stdlib_module_names or name in sys.modules or PathFinder.find_spec(name, sys.path[1:]):
         raise ConfigError([Problem(key, f"there is a package {name} already, which Python would import", str(folder))])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([Problem(key, "exists already", str(folder), "give a new folder")])
+
+
+def _names_a_package(name: str) -> bool:
+    return name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
 
 
 def _write(folder: Path, name: str) -> None:
@@ -126,9 +125,3 @@ def _write(folder: Path, name: str) -> None:
 def _put(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # there is no other way to read it
-    os.umask(mask)
-    return mask

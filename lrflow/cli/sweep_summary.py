@@ -74,10 +74,6 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
         _report(sweep)
 
 
-REPEATED = ("seed", "data.fold", "data.split_seed")
-"""Keys by which a sweep repeats a run: its results are averaged over their values."""
-
-
 def _show_repeats(
     given: Sequence[Mapping[str, str]], swept: Sequence[str], outcomes: Sequence[Outcome], metrics: Sequence[str]
 ) -> None:
@@ -89,7 +85,9 @@ def _show_repeats(
         outcomes: of the jobs; those that did not finish are left out.
         metrics: names, the most important first.
     """
-    repeated, others = [[key for key in swept if (key in REPEATED) is which] for which in (True, False)]
+    from lrflow.sweeps.results import repeats
+
+    repeated, others = [[key for key in swept if repeats(key) is which] for which in (True, False)]
     groups: dict[tuple[str, ...], list[Outcome]] = {}
     for job, outcome in zip(given, outcomes, strict=True):
         if outcome.status == "finished":

@@ -104,8 +104,10 @@ class Images(DataModule):
         pixels: Any = Pixels(prepared.images, torch.from_numpy(kept))
         return Examples(pixels, targets.float() if targets.is_floating_point() else targets), None
 
-    def _loaded(self) -> tuple[Examples, None]:
-        return self.load()  # whose inputs are no tensor: they are read batch by batch
+    @property
+    def input_type(self) -> type:
+        """`Pixels`, which are read batch by batch."""
+        return Pixels
 
     def split(self, pool: Examples) -> tuple[Tensor, Tensor, Tensor]:
         """Return the images of the parts, as folders, a column or sizes define them."""

@@ -203,6 +203,11 @@ class DataModule(pl.LightningDataModule):
         self.val_set = self._part(pool.at(val_rows))
         self.train_set = self._part(train)
 
+    @property
+    def input_type(self) -> type:
+        """The type of the inputs that `load` returns."""
+        return torch.Tensor
+
     def _loaded(self) -> tuple[Examples, Examples | None]:
         """What `load` returns.
 
@@ -221,7 +226,7 @@ class DataModule(pl.LightningDataModule):
                 message = f"{method} returned {type(examples).__name__} as {part}, expected lrflow.data.Examples"
                 raise LrflowError(message)
             for name, values in examples._asdict().items():
-                if not isinstance(values, torch.Tensor):
+                if not isinstance(values, self.input_type if name == "inputs" else torch.Tensor):
                     hint = "torch.as_tensor makes a tensor of an array or a list of numbers"
                     returned = f"{name} of {part} as {type(values).__name__}"
                     raise LrflowError(f"{method} returned {returned}, expected a tensor\n    {hint}")

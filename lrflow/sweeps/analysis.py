@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrflow.metric import is_loss
-from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
+from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none, repeats
 from lrflow.tuning.confirmation import FIT_RADIUS, MIN_DISTANCE, Minimum, fit_parabola
 
 MARGIN = "5%"  # width of a basin, as a share of what training gains
@@ -38,7 +38,7 @@ def analyse(sweep: SweepResults, margin: str | float = MARGIN) -> Analysis | Non
     if key is None or not known:
         return None
     pruned = [trial for trial in with_lr if trial.status == "pruned"]
-    others = [name for name in sweep.keys if name != key and not name.rpartition(".")[2].endswith("seed")]
+    others = [name for name in sweep.keys if name != key and not repeats(name)]
     chosen = [name for name in others if _is_choice(name, key, known)]
     initial = _initial_loss(sweep) if sweep.mode == "min" and is_loss(sweep.metric) else None
     finite = [cost for trial in known if math.isfinite(cost := sweep.cost(trial))]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lrflow.metric import TRAIN_LOSS
-from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
+from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none, repeats
 
 MIN_TRIALS = 10  # for an importance
 BINS = 5  # ranges of a number with more values than that
@@ -128,7 +128,7 @@ def _between(column: Sequence[Value], costs: np.ndarray) -> float:
 
 
 def _is_number(key: str, column: Sequence[Value]) -> bool:
-    return not key.endswith("seed") and all(number_or_none(value) is not None for value in column)
+    return not repeats(key) and all(number_or_none(value) is not None for value in column)
 
 
 def _positions(column: Sequence[Value]) -> np.ndarray:

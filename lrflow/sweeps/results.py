@@ -99,6 +99,11 @@ class TrialResult:
         return found
 
 
+def repeats(key: str) -> bool:
+    """Return whether runs that differ only in this key repeat each other: a seed, or the fold of a cross-validation."""
+    return key == "data.fold" or key.rpartition(".")[2].endswith("seed")
+
+
 def number_or_none(value: object) -> float | None:
     """Return a value as a number; None: it is not a number."""
     if isinstance(value, bool):

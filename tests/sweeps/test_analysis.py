@@ -49,10 +49,11 @@ def test_finds_the_minimum_of_a_parabola(analysed) -> None:
     assert curve.doubts == ()
 
 
-def test_seeds_are_averaged_and_their_noise_widens_the_interval(analysed) -> None:
+@pytest.mark.parametrize("key", ["seed", "data.split_seed", "data.fold"])
+def test_seeds_and_folds_are_averaged_and_their_noise_widens_the_interval(analysed, key: str) -> None:
     noise = np.random.default_rng(0).normal(0, 0.01, (len(GRID), 4))
     trials = [
-        (lr, {"seed": seed}, bowl(lr) + float(noise[place, seed])) for place, lr in enumerate(GRID) for seed in range(4)
+        (lr, {key: seed}, bowl(lr) + float(noise[place, seed])) for place, lr in enumerate(GRID) for seed in range(4)
     ]
     (curve,) = analysed(trials).curves
     assert [len(point.trials) for point in curve.points] == [4] * len(GRID)
