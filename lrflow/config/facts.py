@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lrflow.config.batch_checks import check_batches
 from lrflow.config.config import Config
 from lrflow.config.objective import loss_of
 from lrflow.config.packages import check_parquet
 from lrflow.config.written_paths import path_problem, stays_inside
-from lrflow.data.splits import examples_of, is_share
+from lrflow.data.splits import HeldOut, is_share
 from lrflow.errors import ConfigError, Problem
 from lrflow.limits import is_whole
 
@@ -69,8 +70,11 @@ def fill_facts(config: DictConfig, typed: Collection[str] = ()) -> list[Problem]
         except ConfigError as error:
             problems = error.problems
             found = {**dict.fromkeys(sizes, 0), "facts.cardinalities": []}  # so that only the file is to blame
-    elif is_whole(facts.get("examples")):
-        found = {name: examples_of(size, facts["examples"]) for name, size in sizes.items()}
+    elif is_whole(facts.get("examples")) and "val_size" in node and (sizes or node.get("folds") or node.get("fold")):
+        held_out = HeldOut.of(node)
+        if not (problems := held_out.problems()):
+            held = held_out.sizes(facts["examples"])
+            found = {f"{part}_size": size for part, size in held.items() if f"{part}_size" in node}
     for name, value in found.items():
         OmegaConf.update(config, f"data.{name}", value, force_add=True)
     return problems
@@ -102,12 +106,9 @@ def _images(node: dict[str, Any]) -> PreparedImages:
 
 
 def check_facts(config: Config) -> Iterator[Problem]:
-    """Yield a problem for the augmentation and each size of a model of lrflow's that the data contradict, if known."""
+    """Yield a problem for each setting of batches, and each size of a model of lrflow's, that the data contradict."""
     model, facts = config.model, config.data.facts
-    augment = config.data.augment
-    if (augment.flip or augment.crop) and facts is not None and facts.shape is not None and len(facts.shape) != 3:
-        message = f"needs images of three dimensions; the inputs of the data have the shape {facts.shape}"
-        yield Problem("data.augment", message, augment.plain(), "leave it out")
+    yield from check_batches(config)
     if facts is None or model.target not in (*_WHOLE, *_IMAGE, _OF_TABLES):
         return
     given = model.plain()

@@ -371,7 +371,7 @@ class Augment(Section):
 class Data(Node):
     """A data module."""
 
-    offered = frozenset({"facts", "loader", "augment"})
+    offered = frozenset({"facts", "loader", "augment", "sampler"})
 
     batch_size: f.Count | None = None
     """Training examples per batch and device."""
@@ -387,6 +387,8 @@ class Data(Node):
     """Number of processes that load the data; 0: the run's own process loads it."""
     split_seed: f.Seed = 0
     """Seed of the choice of the examples that are held out."""
+    sampler: Annotated[str, f.one_of("sequential", "shuffled", "balanced", "weighted")] | None = None
+    """How the training examples are drawn; None: as the module orders them."""
     facts: Facts | None = None
     """Facts by which lrflow checks a run and counts its steps before the data is read."""
     augment: Augment = Augment.model_construct()

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from lrflow.imports import lazily
 
 if TYPE_CHECKING:
+    from lrflow.data.digits import Digits
     from lrflow.data.fashion_mnist import FashionMNIST
     from lrflow.data.images import Images
-    from lrflow.data.module import DataModule, Digits, Examples
+    from lrflow.data.module import DataModule, Examples
     from lrflow.data.order import ShardedBatches, is_ordered, ordered
     from lrflow.data.table import Table
 
@@ -27,7 +28,7 @@ __getattr__ = lazily(
     __name__,
     {
         "DataModule": "module",
-        "Digits": "module",
+        "Digits": "digits",
         "Examples": "module",
         "FashionMNIST": "fashion_mnist",
         "Images": "images",

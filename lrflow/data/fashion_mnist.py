@@ -31,11 +31,13 @@ class FashionMNIST(DataModule):
             cache, and checked.
         batch_size: training examples per batch and device.
         eval_batch_size: examples per batch in validation and test; None: `batch_size`.
-        val_size: examples held out of the 60,000 for validation, stratified.
+        val_size: examples held out of the 60,000 for validation, stratified, or a share of them such as `10%`.
         drop_last: whether to leave out an epoch's last batch if it is smaller.
         num_workers: worker processes per loader.
         split_seed: seed that selects the examples held out.
         facts: properties of the data that the config states before it is read; see `DataModule`.
+        folds: number of parts of a cross-validation of the 60,000; see `DataModule`.
+        fold: the part that validates, from 0.
     """
 
     def __init__(
@@ -44,11 +46,13 @@ class FashionMNIST(DataModule):
         download: bool = True,
         batch_size: int = 128,
         eval_batch_size: int | None = 1000,
-        val_size: int = 5000,
+        val_size: int | float | str = 5000,
         drop_last: bool = True,
         num_workers: int = 0,
         split_seed: int = 0,
         facts: Mapping[str, Any] | None = None,
+        folds: int | None = None,
+        fold: int = 0,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -58,6 +62,8 @@ class FashionMNIST(DataModule):
             num_workers=num_workers,
             split_seed=split_seed,
             facts=facts,
+            folds=folds,
+            fold=fold,
         )
         self.root = None if root is None else Path(root).expanduser()
         self.download = download

@@ -14,7 +14,7 @@ from lrflow.data.image_decoding import FILE_TYPES, FITS, MODES, Form
 from lrflow.data.splits import HeldOut, part_named
 from lrflow.data.table_columns import in_order, values_of
 from lrflow.data.table_file import SHOWN, Column, Reading, TableFile, read_table
-from lrflow.data.table_parts import TARGETS, target_kind
+from lrflow.data.table_parts import TARGETS, target_kind, wrong_weights
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 from lrflow.files import did_you_mean_path, is_file, is_folder
 from lrflow.limits import Limit, is_whole, one_of, outside, whole
@@ -73,6 +73,7 @@ class ImageOptions:
     target: str = "target"
     kind: str | None = None
     split: str | None = None
+    weight: str | None = None
     size: int | tuple[int, int] = 64
     mode: str = "RGB"
     fit: str = "crop"
@@ -94,7 +95,7 @@ class ImageOptions:
         """
         own = {name: given[name] for name in cls.__dataclass_fields__ if name in given}
         problems = outside(_LIMITS, own, "data")
-        for name in ("root", "file", "split"):
+        for name in ("root", "file", "split", "weight"):
             if own.get(name) is not None and not isinstance(own[name], str):
                 problems.append(Problem(f"data.{name}", "expected text, or null", own[name]))
         if own.get("root") is None and own.get("file") is None:
@@ -103,6 +104,8 @@ class ImageOptions:
         elif own.get("split") is not None and own.get("file") is None:
             message = "is a column of data.file; without one, folders named train, val and test are the parts"
             problems.append(Problem("data.split", message, own["split"]))
+        if own.get("weight") is not None and own.get("file") is None:
+            problems.append(Problem("data.weight", "is a column of data.file, which is not set", own["weight"]))
         if isinstance(own.get("size"), list):
             own["size"] = tuple(own["size"])
         found = cls(**own)
@@ -114,7 +117,7 @@ class ImageOptions:
     @property
     def held_out(self) -> HeldOut:
         """What is held out for validation and test where no folder and no column defines the parts."""
-        return HeldOut(self.val_size, self.test_size, self.folds, self.fold, self.split_seed)
+        return HeldOut.of(vars(self))
 
     @property
     def form(self) -> Form:
@@ -154,6 +157,7 @@ class Listing:
         target: a column of the names of classes, or of the targets in the CSV file.
         parts: of each image: its part, or an empty text if a part may be held out of these.
         mistakes: files that do not fit.
+        weights: float64, of each image; None: they have none.
     """
 
     paths: list[str]
@@ -161,6 +165,7 @@ class Listing:
     target: Column
     parts: list[str]
     mistakes: list[Misfit] = field(default_factory=list)
+    weights: np.ndarray | None = None
 
 
 def list_images(options: ImageOptions) -> Listing:
@@ -261,7 +266,8 @@ def _of_file(options: ImageOptions) -> Listing:
     table = read_table(path, Reading(texts=texts, skip=True), "data.file")
     problems = [
         Problem(f"data.{key}", f"{path} has no such column", name, did_you_mean(name, table.columns))
-        for key, name in (("path", options.path), ("target", options.target), ("split", options.split))
+        for key in ("path", "target", "split", "weight")
+        for name in [getattr(options, key)]
         if name is not None and name not in table.columns
     ]
     if problems:
@@ -271,6 +277,8 @@ def _of_file(options: ImageOptions) -> Listing:
     kind = options.kind or target_kind(target)
     strange = values_of(target, "number")[1] if kind == "regression" else {}
     absent = target.is_missing
+    weights = table.columns[options.weight] if options.weight is not None else None
+    unweighted = set(wrong_weights(weights)) if weights is not None else ()
     parts = _parts_of(options, table)
     codes, levels = table.columns[options.path].as_texts()
     paths, names, kept = [], [], []
@@ -283,6 +291,8 @@ def _of_file(options: ImageOptions) -> Listing:
             bad[line] = f"the target {shortened(strange[row])!r} is no number", "targets that are no numbers"
         elif absent[row]:
             bad[line] = f"no value in the column {shortened(options.target)}", "lines without a target"
+        elif row in unweighted:
+            bad[line] = f"expected a weight of at least 0 in {shortened(str(options.weight))}", "lines without a weight"
         elif not is_file(where):
             near = (len(bad) < SHOWN and did_you_mean_path(where)) or ""
             near = f", {near}" if near.startswith("did you mean") else ""
@@ -295,7 +305,9 @@ def _of_file(options: ImageOptions) -> Listing:
             kept.append(row)
     mistakes = [Misfit(f"{table.row} {line}", *bad[line]) for line in sorted(bad)]
     parts_kept = [parts[row] or "" for row in kept]
-    return Listing(paths, names, target.at(np.array(kept, np.int64)), parts_kept, mistakes)
+    rows = np.array(kept, np.int64)
+    own = values_of(weights, "number")[0][rows] if weights is not None else None
+    return Listing(paths, names, target.at(rows), parts_kept, mistakes, own)
 
 
 def _parts_of(options: ImageOptions, table: TableFile) -> list[str | None]:

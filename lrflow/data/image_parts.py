@@ -32,6 +32,7 @@ class PreparedImages:
         rows: of each part, the indices of its images.
         layout: what is fitted to the training part.
         skipped: the number of files that were left out, by the reason.
+        weights: by which images to train on are drawn, float64 [images]; None: none.
     """
 
     images: DecodedImages
@@ -39,6 +40,7 @@ class PreparedImages:
     rows: Mapping[str, np.ndarray]
     layout: Layout
     skipped: Mapping[str, int] = field(default_factory=dict)
+    weights: np.ndarray | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def prepare(options: ImageOptions, layout: Layout | None = None) -> PreparedImag
     skipped: dict[str, int] = {}
     for one in mistakes:
         skipped[one.reason] = skipped.get(one.reason, 0) + one.files
-    return PreparedImages(images, targets, rows, layout, skipped)
+    return PreparedImages(images, targets, rows, layout, skipped, listing.weights)
 
 
 @lru_cache(maxsize=2)

@@ -40,6 +40,7 @@ class Images(DataModule):
         target: column of the classes, or of the numbers to predict.
         kind: `regression`, `binary` or `multiclass`; None: classes if the targets are texts or few whole numbers.
         split: column that says `train`, `val` or `test` for each image; None: `val_size` and `test_size` are held out.
+        weight: column of numbers by which `data.sampler=weighted` draws the images to train on.
         size: height and width in pixels of every image, or one number for both.
         mode: `RGB` or `L`, grey.
         fit: `crop`: scaled until it covers the size, and cut at its centre; `stretch`: scaled to the size.
@@ -72,6 +73,7 @@ class Images(DataModule):
         target: str = "target",
         kind: str | None = None,
         split: str | None = None,
+        weight: str | None = None,
         size: int | Sequence[int] = 64,
         mode: str = "RGB",
         fit: str = "crop",
@@ -99,6 +101,8 @@ class Images(DataModule):
         """All images, as `Pixels` that are read batch by batch, and their targets."""
         prepared = self._prepared = prepare(self.options, self.layout)
         self.val_size, self.test_size = (len(prepared.rows[part]) for part in PARTS[1:])
+        if prepared.weights is not None:
+            self.train_weights = torch.from_numpy(prepared.weights[prepared.rows["train"]])
         kept = np.sort(np.concatenate([*prepared.rows.values()]))
         targets = torch.from_numpy(prepared.targets[kept])
         pixels: Any = Pixels(prepared.images, torch.from_numpy(kept))

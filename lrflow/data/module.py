@@ -1,10 +1,9 @@
-"""`DataModule`, the base of lrflow's data modules, and `Digits`, the default data: the digits of scikit-learn."""
+"""`DataModule`, the base of lrflow's data modules: tensors in memory, split, checked and normalised."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from pytorch_lightning.accelerators import CUDAAccelerator
 from rich.console import RenderableType
 from torch.utils.data import DataLoader, TensorDataset
 
-from lrflow.data.splits import are_classes, stratified_order
+from lrflow.data.splits import PARTS, HeldOut, are_classes
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.limits import MOST_PROCESSES
 
@@ -46,13 +45,20 @@ class DataModule(pl.LightningDataModule):
     Args:
         batch_size: training examples per batch and device.
         eval_batch_size: examples per batch in validation and test; None: `batch_size`.
-        val_size: examples held out of the training part for validation.
-        test_size: examples held out for the test; 0 if the data has its own test part.
+        val_size: examples held out of the training part for validation, stratified for classes, or a share of them
+            such as `10%`.
+        test_size: examples held out for the test, or a share of them; 0 if the data has its own test part.
         drop_last: whether to leave out an epoch's last batch if it is smaller.
         num_workers: worker processes per loader; 0 loads in this process, which is fastest for data in memory.
         split_seed: seed that selects the examples held out. The test part does not depend on `val_size`.
         facts: properties of the data that the config states before it is read: examples (without the data's own test
             part), shape (of one input), outputs, loss. They are checked when the data is read.
+        folds: number of parts of a cross-validation, stratified, of the examples that are not for the test; None: none.
+        fold: the part that validates, from 0; the others train, and `val_size` does not count.
+
+    Attributes:
+        train_weights: by which `data.sampler=weighted` draws the examples of `train_set`, a number for each; None:
+            they have no weights. A class of your own sets it in `setup`.
 
     Raises:
         ConfigError: invalid options, all in one error; in `setup`, also options that do not fit the data.
@@ -64,12 +70,14 @@ class DataModule(pl.LightningDataModule):
         self,
         batch_size: int = 64,
         eval_batch_size: int | None = None,
-        val_size: int = 0,
-        test_size: int = 0,
+        val_size: int | float | str = 0,
+        test_size: int | float | str = 0,
         drop_last: bool = False,
         num_workers: int = 0,
         split_seed: int = 0,
         facts: Mapping[str, Any] | None = None,
+        folds: int | None = None,
+        fold: int = 0,
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
@@ -79,10 +87,13 @@ class DataModule(pl.LightningDataModule):
         self.drop_last = drop_last
         self.num_workers = num_workers
         self.split_seed = split_seed
+        self.folds = folds
+        self.fold = fold
         self.facts = dict(facts or {})
         self.train_set: TensorDataset | None = None
         self.val_set: TensorDataset | None = None
         self.test_set: TensorDataset | None = None
+        self.train_weights: torch.Tensor | None = None
         self._fitted: dict[str, Any] = {}
         self._refits = True
         if problems := self._option_problems():
@@ -241,10 +252,13 @@ class DataModule(pl.LightningDataModule):
         Args:
             pool: what `load` returned first.
         """
-        order = torch.from_numpy(stratified_order(pool.targets.numpy(), self.split_seed))
-        # The test part is split off first, so that it does not depend on val_size.
-        test, val, train = order.tensor_split([self.test_size, self.test_size + self.val_size])
-        return train.sort().values, val, test
+        rows = self._held_out.rows(np.arange(len(pool.inputs)), pool.targets.numpy(), "examples")
+        train, val, test = (torch.from_numpy(rows[part]) for part in PARTS)
+        return train, val, test
+
+    @property
+    def _held_out(self) -> HeldOut:
+        return HeldOut.of(vars(self))
 
     def _part(self, examples: Examples) -> TensorDataset:
         inputs = self.normalise(examples.inputs)
@@ -260,7 +274,9 @@ class DataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """The validation part in order; an empty list where nothing is held out."""
-        return self._loader(self.val_set, self.eval_batch_size or self.batch_size) if self.val_size else []
+        if (self.val_size == 0 and self.folds is None) or (self.val_set is not None and not len(self.val_set)):
+            return []
+        return self._loader(self.val_set, self.eval_batch_size or self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Any] | list[Any]:
         """The test part in order; an empty list where there is none."""
@@ -284,7 +300,7 @@ class DataModule(pl.LightningDataModule):
 
     def _option_problems(self) -> list[Problem]:
         """The problems of the options, and of their sizes if `facts` states the number of examples."""
-        least = {"batch_size": 1, "val_size": 0, "test_size": 0, "num_workers": 0, "split_seed": 0}
+        least = {"batch_size": 1, "num_workers": 0}
         if self.eval_batch_size is not None:
             least["eval_batch_size"] = 1
         problems = []
@@ -294,8 +310,7 @@ class DataModule(pl.LightningDataModule):
                 problems.append(Problem(f"data.{name}", f"expected a whole number, at least {minimum}", value))
         if not problems and self.num_workers > MOST_PROCESSES:
             problems.append(Problem("data.num_workers", f"expected at most {MOST_PROCESSES}", self.num_workers))
-        if not problems and self.split_seed >= 2**32:
-            problems.append(Problem("data.split_seed", "expected less than 2**32", self.split_seed))
+        problems += self._held_out.problems()
         if not problems and isinstance(examples := self.facts.get("examples"), int):
             problems += self._size_problems(examples)
         return problems
@@ -304,10 +319,11 @@ class DataModule(pl.LightningDataModule):
         """The options that do not fit the number of examples."""
         if not examples:
             return [Problem("data", "has no examples")]
-        left = examples - self.val_size - self.test_size
+        val, test = self._held_out.sizes(examples).values()
+        left = examples - val - test
         if left < 1:
-            key = "data.val_size" if self.val_size >= self.test_size else "data.test_size"
-            held_out = f"val_size {self.val_size:,} and test_size {self.test_size:,} of {examples:,} examples"
+            key = "data.val_size" if val >= test else "data.test_size"
+            held_out = f"val_size {val:,} and test_size {test:,} of {examples:,} examples"
             return [Problem(key, f"nothing is left to train on: {held_out} are held out", getattr(self, key[5:]))]
         if self.batch_size > left:
             message = f"larger than the {left:,} training examples"
@@ -330,53 +346,3 @@ class DataModule(pl.LightningDataModule):
             if stated is not None and stated != value:
                 problems.append(Problem(f"data.facts.{name}", f"the data has {value}", stated))
         return problems
-
-
-# Mean and standard deviation of all 1,797 x 64 pixels, scaled to [0, 1]; independent of the split.
-MEAN, STD = 0.3053, 0.3760
-
-
-class Digits(DataModule):
-    """1,797 handwritten digits of 8 x 8 pixels in 10 classes (Alpaydin and Kaynak, 1998).
-
-    Args:
-        batch_size: training examples per batch and device.
-        eval_batch_size: examples per batch in validation and test; None: `batch_size`.
-        val_size: examples held out for validation, stratified.
-        test_size: examples held out for the test, stratified.
-        drop_last: whether to leave out an epoch's last batch if it is smaller.
-        num_workers: worker processes per loader.
-        split_seed: seed that selects the examples held out.
-        facts: properties of the data that the config states before it is read; see `DataModule`.
-    """
-
-    def __init__(
-        self,
-        batch_size: int = 64,
-        eval_batch_size: int | None = 512,
-        val_size: int = 180,
-        test_size: int = 360,
-        drop_last: bool = False,
-        num_workers: int = 0,
-        split_seed: int = 0,
-        facts: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(batch_size, eval_batch_size, val_size, test_size, drop_last, num_workers, split_seed, facts)
-
-    def load(self) -> tuple[Examples, None]:
-        """All images, [1797, 1, 8, 8] with pixels from 0 to 16, and their classes; the data has no test part."""
-        images, classes = _digits()
-        return Examples(torch.tensor(images)[:, None], torch.tensor(classes, dtype=torch.long)), None
-
-    def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Scale pixels to zero mean and unit variance."""
-        return (inputs.float() / 16 - MEAN) / STD
-
-
-@cache
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """The images and classes of scikit-learn's file, read once per process: a sweep trains on it often."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return digits.images, digits.target

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ def ordered(
     shuffle: bool | None = None,
     pad: bool | None = None,
     fixed: bool = False,
+    draws: Draws | None = None,
 ) -> DataLoader[Any]:
     """Return a copy of a loader whose data order is a pure function of (seed, epoch, rank, world).
 
@@ -56,6 +58,7 @@ def ordered(
         shuffle: whether to shuffle; None: as the loader does, whose `RandomSampler` shuffles.
         pad: whether the shares of the devices are made equal by repeating examples; None: only with shuffling.
         fixed: whether every epoch has the order of the first one.
+        draws: how often each example is drawn in an epoch; None: as by the loader, once unless it has been given draws.
 
     Returns:
         A new loader over the same data; the given one is not changed.
@@ -78,6 +81,7 @@ def ordered(
         start=start,
         generator=generator,
         fixed=fixed,
+        draws=own.draws if draws is None else draws,
     )
     # A copy keeps everything that a constructor call would have to list. DataLoader forbids these assignments because
     # an existing iterator would ignore them; the copy has no iterator yet.
@@ -95,6 +99,42 @@ def is_ordered(loader: object) -> bool:
     return isinstance(getattr(loader, "sampler", None), ShardedBatches) or isinstance(
         getattr(loader, "batch_sampler", None), ShardedBatches
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """How often an epoch draws each example: in proportion to a weight, rounded up or down at random.
+
+    Args:
+        weights: of the examples, float64 [examples], at least 0 and not all 0.
+        classes: numbers [examples], each of which is drawn in proportion to the sum of its weights, rounded; None: only
+            single examples are.
+    """
+
+    weights: np.ndarray
+    classes: np.ndarray | None = None
+
+    @classmethod
+    def balanced(cls, classes: np.ndarray) -> Draws:
+        """Return draws that give each class an equal part of an epoch, and its examples equal parts of that."""
+        _, numbers, counts = np.unique(classes, return_inverse=True, return_counts=True)
+        return cls(1 / counts[numbers], numbers)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the shuffled order of an epoch, as many indices as there are examples: a pure function.
+
+        Equidistant points are laid over the weights of the examples in a random order, sorted by class (systematic
+        sampling; Madow and Madow, 1944), so that the number of draws varies less than with independent ones.
+        """
+        state = np.random.RandomState(_words(seed, epoch))
+        order = state.permutation(len(self.weights))
+        if self.classes is not None:
+            order = order[np.argsort(self.classes[order], kind="stable")]
+        ends = np.cumsum(self.weights[order])
+        points = (state.random_sample() + np.arange(len(order))) * (ends[-1] / len(order))
+        last = int(np.searchsorted(ends, ends[-1]))  # the last example with a weight, for a point that is rounded up
+        drawn = order[np.minimum(np.searchsorted(ends, points, side="right"), last)]
+        return drawn[state.permutation(len(drawn))]
 
 
 class ShardedBatches(Sampler[Any]):
@@ -122,6 +162,7 @@ class ShardedBatches(Sampler[Any]):
         generator: the generator of the loader. It is seeded for every pass, so that the seeds of worker processes are
             a function of (seed, epoch, rank), too.
         fixed: whether every epoch has the order of the first one.
+        draws: how often each example is drawn in an epoch, which has `examples` draws; None: once.
     """
 
     def __init__(
@@ -139,6 +180,7 @@ class ShardedBatches(Sampler[Any]):
         start: int = 0,
         generator: torch.Generator | None = None,
         fixed: bool = False,
+        draws: Draws | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} of {world} devices")
@@ -155,6 +197,7 @@ class ShardedBatches(Sampler[Any]):
         self.epoch = epoch
         self.generator = generator
         self.fixed = fixed
+        self.draws = draws
         self._resumed = (epoch, start)
 
     @property
@@ -201,7 +244,10 @@ class ShardedBatches(Sampler[Any]):
     def shard(self) -> np.ndarray:
         """The indices for this device in the present epoch, in order; int64, [examples of this device]."""
         epoch = 0 if self.fixed else self.epoch
-        order = epoch_order(self.examples, self.seed, epoch) if self.shuffle else np.arange(self.examples)
+        if self.draws is not None:
+            order = self.draws.order(self.seed, epoch)
+        else:
+            order = epoch_order(self.examples, self.seed, epoch) if self.shuffle else np.arange(self.examples)
         share = order[self.rank :: self.world]
         # A short share lacks only its last example. If batches hold one example, no batch can leave one.
         must_pad = self.pad or not len(share) or (self.batch_size or 1) == 1
@@ -297,6 +343,7 @@ class _Order(NamedTuple):
     shuffle: bool
     batch_size: int | None
     drop_last: bool
+    draws: Draws | None = None
 
 
 def _order_of(loader: object) -> _Order | None:
@@ -306,7 +353,7 @@ def _order_of(loader: object) -> _Order | None:
     batches, sampler = loader.batch_sampler, loader.sampler
     for present in (batches, sampler):
         if isinstance(present, ShardedBatches):
-            return _Order(present.shuffle, present.batch_size, present.drop_last)
+            return _Order(present.shuffle, present.batch_size, present.drop_last, present.draws)
     if type(sampler) is RandomSampler:
         # Sampling with replacement, or of another number of examples, is not a permutation of the data.
         shuffle = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,32 @@ class HeldOut:
             problems.append(Problem("data.fold", "has no effect without data.folds", self.fold, "add data.folds=5"))
         return problems
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> HeldOut:
+        """Return what the arguments of a data module hold out, by their names; other arguments do not count."""
+        names = {name: given[name] for name in ("val_size", "test_size", "folds", "fold") if name in given}
+        return cls(**names, seed=given.get("split_seed", 0))
+
+    def sizes(self, examples: int) -> dict[str, int]:
+        """Return the numbers of examples that are held out for `val` and `test`.
+
+        Args:
+            examples: number of examples in the pool.
+        """
+        held = {part: examples_of(getattr(self, f"{part}_size"), examples) for part in PARTS[1:]}
+        if self.folds is not None:
+            start, stop = self._limits(examples - held["test"])
+            held["val"] = stop - start
+        return held
+
+    def _limits(self, examples: int) -> tuple[int, int]:
+        """Return where the fold begins and ends among the examples that are not for the test."""
+        import numpy as np
+
+        assert self.folds is not None
+        stops = np.linspace(0, max(examples, 0), self.folds + 1).round().astype(int)
+        return int(stops[self.fold]), int(stops[self.fold + 1])
+
     def rows(self, pool: np.ndarray, targets: np.ndarray, what: str = "rows") -> dict[str, np.ndarray]:
         """Return the indices of each part, with classes in proportion; those to train on are sorted.
 
@@ -147,7 +174,7 @@ class HeldOut:
         """
         import numpy as np
 
-        held = {part: examples_of(getattr(self, f"{part}_size"), len(pool)) for part in PARTS[1:]}
+        held = self.sizes(len(pool))
         # The test part is split off first, so that it does not depend on val_size and is the same for all folds.
         test, rest = np.split(pool[stratified_order(targets[pool], self.seed)], [min(held["test"], len(pool))])
         start = 0
@@ -155,8 +182,7 @@ class HeldOut:
             if self.folds > len(rest):
                 message = f"there are only {len(rest):,} {what} to divide"
                 raise ConfigError([Problem("data.folds", message, self.folds)])
-            stops = np.linspace(0, len(rest), self.folds + 1).round().astype(int)
-            start, held["val"] = stops[self.fold], int(stops[self.fold + 1] - stops[self.fold])
+            start, _ = self._limits(len(rest))
         if len(pool) - held["val"] - held["test"] < 1:
             message = f"val_size and test_size hold out {held['val'] + held['test']:,} of {len(pool):,} {what}"
             raise ConfigError([Problem("data.val_size", message, self.val_size)])

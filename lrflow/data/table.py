@@ -44,6 +44,7 @@ class Table(DataModule):
         columns: kinds of columns by name, instead of those that their cells show: `number`, `category`, `boolean`,
             `date` or `ignore`.
         split: a column that says `train`, `val` or `test` for each row; None: `val_size` and `test_size` are held out.
+        weight: a column of numbers by which `data.sampler=weighted` draws the rows to train on; it is no input.
         val_file: a file for validation; None: rows of `file`.
         test_file: a file for the test; None: rows of `file`.
         val_size: rows held out for validation, or a share of them such as `10%`; stratified for classes.
@@ -78,6 +79,7 @@ class Table(DataModule):
         kind: str | None = None,
         columns: Mapping[str, str] | None = None,
         split: str | None = None,
+        weight: str | None = None,
         val_file: str | None = None,
         test_file: str | None = None,
         val_size: int | float | str = "15%",
@@ -108,6 +110,8 @@ class Table(DataModule):
         """All rows: [rows, columns] in float64, NaN where a number is missing and categories as indices; targets."""
         prepared = self._prepared = prepare(self.options, self.layout)
         self.val_size, self.test_size = (len(prepared.rows[part]) for part in PARTS[1:])
+        if prepared.weights is not None:
+            self.train_weights = torch.from_numpy(prepared.weights[prepared.rows["train"]])
         targets = torch.from_numpy(prepared.targets)
         return Examples(
             torch.from_numpy(prepared.inputs), targets.float() if targets.is_floating_point() else targets

@@ -69,6 +69,7 @@ class TableOptions:
     kind: str | None = None
     columns: tuple[tuple[str, str], ...] = ()
     split: str | None = None
+    weight: str | None = None
     val_file: str | None = None
     test_file: str | None = None
     val_size: int | float | str = 0
@@ -93,10 +94,10 @@ class TableOptions:
         """
         own = {name: given[name] for name in cls.__dataclass_fields__ if name in given}
         problems = outside(_LIMITS, own, "data")
-        for name in ("split", "val_file", "test_file"):
+        for name in ("split", "weight", "val_file", "test_file"):
             if own.get(name) is not None and not isinstance(own[name], str):
                 problems.append(Problem(f"data.{name}", "expected text, or null", own[name]))
-        problems += _held_out(own).problems()
+        problems += HeldOut.of(own).problems()
         columns, missing = own.get("columns") or {}, own.get("missing", MISSING)
         if not isinstance(columns, Mapping):
             problems.append(Problem("data.columns", "expected names of columns with their kinds", columns))
@@ -116,7 +117,7 @@ class TableOptions:
     @property
     def held_out(self) -> HeldOut:
         """What is held out for validation and test where no file and no column defines the parts."""
-        return _held_out(vars(self))
+        return HeldOut.of(vars(self))
 
     @property
     def reading(self) -> Reading:
@@ -124,11 +125,6 @@ class TableOptions:
         texts = {name for name, kind in self.columns if kind == "category"} | {*([self.split] if self.split else ())}
         texts |= {self.target} if self.kind in ("binary", "multiclass") else set()
         return Reading(self.delimiter, self.encoding, self.missing, frozenset(texts), self.bad_rows == "skip")
-
-
-def _held_out(given: Mapping[str, Any]) -> HeldOut:
-    names = {name: given[name] for name in ("val_size", "test_size", "folds", "fold") if name in given}
-    return HeldOut(**names, seed=given.get("split_seed", 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +139,7 @@ class PreparedTable:
         skipped: the number of rows that were left out, by the reason.
         ignored: columns that are no inputs, with the reasons.
         absent: number of cells without a value, by column.
+        weights: by which rows to train on are drawn, float64 [rows], NaN in other files than the first; None: none.
     """
 
     inputs: np.ndarray
@@ -152,6 +149,7 @@ class PreparedTable:
     skipped: Mapping[str, int] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     absent: Mapping[str, int] = field(default_factory=dict)
+    weights: np.ndarray | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -199,7 +197,7 @@ def _prepare(options: TableOptions, layout: Layout | None) -> PreparedTable:
     tables = {part: read_table(Path(name), reading, keys[part]) for part, name in given.items() if name}
     main = tables["train"]
     _check_columns(options, main)
-    left_out = [options.target, *([options.split] if options.split else [])]
+    left_out = [name for name in (options.target, options.split, options.weight) if name]
     kinds = kinds_of(main, dict(options.columns), left_out)
     if layout:
         kinds = {one["name"]: (one["kind"], "") for one in layout["columns"]}
@@ -231,14 +229,24 @@ def _prepare(options: TableOptions, layout: Layout | None) -> PreparedTable:
         skipped,
         {name: why for name, (one, why) in kinds.items() if one == "ignore"},
         {name: int(joined[name].is_missing.sum()) for name in used},
+        _weights_of(options, tables["train"], len(targets)),
     )
+
+
+def _weights_of(options: TableOptions, table: TableFile, rows: int) -> np.ndarray | None:
+    """Return the weights of all rows; those of other files than the first have none."""
+    if options.weight is None:
+        return None
+    weights = np.full(rows, np.nan)
+    weights[: len(table.lines)] = values_of(table.columns[options.weight], "number")[0]
+    return weights
 
 
 def _check_columns(options: TableOptions, table: TableFile) -> None:
     """Check that the columns that the config names exist."""
     names = list(table.columns)
     problems = check_kinds(dict(options.columns), names)
-    for key, name in (("target", options.target), ("split", options.split)):
+    for key, name in (("target", options.target), ("split", options.split), ("weight", options.weight)):
         if name is not None and name not in names:
             problems.append(Problem(f"data.{key}", "the table has no such column", name, did_you_mean(name, names)))
     if problems:
@@ -253,6 +261,12 @@ def target_kind(column: Column) -> str:
             return "regression"
         return "binary" if len(values) == 2 else "multiclass"
     return "binary" if len(column.levels) == 2 else "multiclass"
+
+
+def wrong_weights(column: Column) -> list[int]:
+    """Return the rows of a column of weights that are no finite numbers of at least 0."""
+    values, _ = values_of(column, "number")
+    return np.flatnonzero(~(np.isfinite(values) & (values >= 0))).tolist()
 
 
 def _without_mistakes(
@@ -291,6 +305,9 @@ def _without_mistakes(
             message = f"the only row of the class {shortened(levels[codes[alone]])!r}"
             add([alone], message, "classes with one row")
     add(np.flatnonzero(absent).tolist(), f"no value in the target {shortened(options.target)}", "rows without a target")
+    if options.weight is not None and key == "data.file":
+        wrong = wrong_weights(table.columns[options.weight])
+        add(wrong, f"expected a weight of at least 0 in {shortened(options.weight)}", "rows without a weight")
     if bad and options.bad_rows != "skip":
         raise ConfigError([mistaken(table.path, bad.values(), key, table.row)])
     for reason in reasons.values():

@@ -1,4 +1,4 @@
-"""The settings `data.loader` and `data.augment`: the loaders that a data module makes, changed."""
+"""The settings `data.loader`, `data.augment` and `data.sampler`: the loaders that a data module makes, changed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lrflow.config.schema import Augment, Data, Loader
 from lrflow.data import is_ordered, ordered
 from lrflow.data.augment import Augmented
 from lrflow.data.order import collate_whole
+from lrflow.data.sampling import sampled
 from lrflow.errors import ConfigError, Problem
 from lrflow.training.loaders import map_loaders
 from lrflow.training.loops import combine
@@ -27,10 +28,10 @@ _NO_WORKERS = "the data module makes its training loader without any"
 
 
 def configure_loaders(data: pl.LightningDataModule, section: Data) -> None:
-    """Give the loaders of a data module the settings of `data.loader` and `data.augment`; samplers stay.
+    """Give the loaders of a data module the settings of `data.loader` and `data.augment`, and `data.sampler`.
 
     The loaders are those that the module makes, copied. So the settings also hold where a module makes its loaders in
-    its own code, and the order of the data stays what it is.
+    its own code, and without `data.sampler` the order of the data stays what it is.
 
     Args:
         data: changed in place. Its loaders raise a `ConfigError` where a setting cannot be changed without changing
@@ -40,6 +41,8 @@ def configure_loaders(data: pl.LightningDataModule, section: Data) -> None:
     options = section.loader
     if section.augment.flip or section.augment.crop:
         _augment(data, section.augment)
+    if section.sampler is not None:
+        _sample(data, section.sampler)
     if not any(value is not None for value in options.parsed().values()):
         return
 
@@ -81,6 +84,16 @@ def _augment(data: pl.LightningDataModule, section: Augment) -> None:
         return result
 
     data.train_dataloader = wraps(make)(lambda: map_loaders(augmented, make()))  # type: ignore[method-assign]
+
+
+def _sample(data: pl.LightningDataModule, sampler: str) -> None:
+    """Draw the examples of the training loaders in another way; the loaders raise a `ConfigError` if they cannot."""
+    make = data.train_dataloader
+
+    def drawn(loader: DataLoader[Any]) -> DataLoader[Any]:
+        return sampled(loader, sampler, getattr(data, "train_weights", None))
+
+    data.train_dataloader = wraps(make)(lambda: map_loaders(drawn, make()))  # type: ignore[method-assign]
 
 
 def _fixed(loader: object, options: Loader) -> Problem | None:
