@@ -15,10 +15,11 @@ from rich.console import RenderableType
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate
-from lrflow.config.compatibility import batch_scaling, check_optimizer, check_routes
+from lrflow.config.compatibility import check_optimizer, check_routes
 from lrflow.config.metric_checks import check_logged, need_validation
 from lrflow.config.objective import loss_of, metrics_of
 from lrflow.config.schema import NoFeedback, Optimizer, Rules
+from lrflow.config.step_batch import batch_scaling, step_batch
 from lrflow.config.targets import optimizer_traits, takes
 from lrflow.data import DataModule
 from lrflow.errors import ConfigError, Problem
@@ -277,6 +278,8 @@ def build_groups(
 
 
 def _scaled(config: Config, groups: list[Group], devices: int | None, report: Callable[[Any], None]) -> list[Group]:
+    if config.data.effective_batch_size is not None and (batch := step_batch(config, devices)):
+        report(batch.describe())
     if scaling := batch_scaling(config, devices):
         report(scaling.describe(config.optimizer.node()))
         groups = [replace(group, lr=group.lr * scaling.factor) for group in groups]

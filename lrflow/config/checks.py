@@ -9,7 +9,7 @@ from typing import Any
 from lrflow.config.average_schema import check_average
 from lrflow.config.callbacks import check_of_lightning, check_switched_off
 from lrflow.config.checkpoint_names import check_names as check_names_of_best
-from lrflow.config.compatibility import check_combination, check_mup, check_routes, check_scaling
+from lrflow.config.compatibility import check_combination, check_mup, check_routes
 from lrflow.config.config import Config
 from lrflow.config.debugging import check_debugging, makes_short_runs
 from lrflow.config.diagnostics import answered, closest
@@ -22,6 +22,7 @@ from lrflow.config.objective import check_objective
 from lrflow.config.packages import check_parquet, is_installed, missing_package
 from lrflow.config.run_schema import Health
 from lrflow.config.schema import Data, Facts, Optimizer, Rules, Schedule
+from lrflow.config.step_batch import check_scaling
 from lrflow.config.targets import defaults
 from lrflow.config.task_schema import EXPORTS, OF_A_RUN, TABLES, Export, Predict, Train
 from lrflow.config.trainer_keys import check_lightning

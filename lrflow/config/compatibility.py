@@ -1,4 +1,4 @@
-"""Checks that optimizer, routes, curvature measurements, muP, batch scaling and trainer settings work together."""
+"""Checks that optimizer, routes, curvature measurements, muP and trainer settings work together."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lrflow.config.find_schema import StabilityFind
 from lrflow.config.options import shipped_nodes
 from lrflow.config.run_schema import Trainer
 from lrflow.config.schema import Node, Optimizer
+from lrflow.config.step_batch import check_processes
 from lrflow.config.targets import check_arguments, defaults, optimizer_traits
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.limits import is_number
 from lrflow.optimizers.traits import Range, Traits, names_with, traits_named
-from lrflow.plan.batch_scaling import BatchScaling
 
 if TYPE_CHECKING:
     from lrflow.layers import Rule
@@ -75,7 +75,8 @@ def check_combination(config: Config, processes: int | None = None) -> list[Prob
         except ConfigError as error:
             return [*problems, *error.problems]
         problems += check_optimizer(config, optimizer, traits, key, processes)
-    return [*problems, *_of_strategy(config.trainer), *check_curvature(config, processes)]
+    others = (_of_strategy(config.trainer), check_curvature(config, processes), check_processes(config, processes))
+    return [*problems, *(problem for found in others for problem in found)]
 
 
 def _of_strategy(trainer: Trainer) -> Iterator[Problem]:
@@ -342,55 +343,3 @@ def _check_arguments(model: Mapping[str, Any], arguments: Mapping[str, Any], key
             if name in new:
                 hint = (problem.hint or f"known: {', '.join(known)}").replace("model.", f"{key}.")
                 yield Problem(f"{key}.{name}", problem.message, problem.value, hint)
-
-
-def batch_scaling(config: Config, devices: int | None = None) -> BatchScaling | None:
-    """Return the scaling of the peak LR that the group `scaling` sets, or None for no scaling.
-
-    Args:
-        config: config with `scaling`, `data.batch_size`, devices, nodes and accumulation.
-        devices: processes that train together on all nodes; None takes it from the config.
-
-    Raises:
-        ConfigError: the batch size is not known.
-    """
-    asked, trainer = config.scaling, config.trainer
-    if asked.rule == "none" or asked.reference is None:
-        return None
-    if asked.batch is not None:
-        return BatchScaling(asked.rule, asked.batch, asked.reference)
-    if config.data.batch_size is None:
-        message = f"expected a number of examples: {asked.rule} scaling needs the batch size, and the data has none"
-        hint = "set data.batch_size if the data takes it, or scaling.batch=N, the examples per optimizer step"
-        raise ConfigError([Problem("scaling.batch", message, None, hint)])
-    devices = devices or trainer.processes
-    if devices is None:
-        message = f"expected a number: {asked.rule} scaling needs the number of devices"
-        raise ConfigError([Problem("trainer.devices", message, "auto")])
-    counts = {"devices": devices, "accumulated": trainer.accumulate_grad_batches}
-    parts = [str(config.data.batch_size), *(f"{count} {what}" for what, count in counts.items() if count > 1)]
-    batch = config.data.batch_size * math.prod(counts.values())
-    return BatchScaling(asked.rule, batch, asked.reference, " x ".join(parts) if len(parts) > 1 else "")
-
-
-def check_scaling(config: Config) -> list[Problem]:
-    """Return a problem for each key of `scaling` that has no effect or is missing."""
-    asked = config.scaling
-    if asked.rule == "none":
-        given = {"scaling.reference": asked.reference, "scaling.batch": asked.batch}
-        hint = "add scaling=linear or scaling=sqrt, or leave it out"
-        return [
-            Problem(key, "has no effect with scaling=none", value, hint)
-            for key, value in given.items()
-            if value is not None
-        ]
-    if asked.reference is None:
-        message = f"expected a number of examples: the batch size at which {asked.rule} scaling leaves the LR unchanged"
-        return [Problem("scaling.reference", message, None)]
-    if config.trainer.devices == "auto":
-        return []  # the trainer will know
-    try:
-        batch_scaling(config)
-    except ConfigError as error:
-        return error.problems
-    return []

@@ -47,6 +47,12 @@ def count_steps(config: Config, epoch: Epoch, processes: int) -> Horizon:
     trainer = config.trainer
     if isinstance(share := trainer.overfit_batches, float):
         _check_share(share, epoch)
+    effective = config.data.effective_batch_size
+    if effective is not None and epoch.batches is not None and epoch.batches < trainer.accumulate_grad_batches:
+        most = epoch.batches * (effective // trainer.accumulate_grad_batches)
+        message = "is more than an epoch of the training data"
+        hint = f"data.effective_batch_size={most} or less"
+        raise ConfigError([Problem("data.effective_batch_size", message, effective, hint)])
     ends = (epoch.batches, trainer.train_limit if trainer.max_epochs else None)
     if (*ends, trainer.max_steps, trainer.max_samples) == (None,) * 4:
         message = "expected a number of steps or samples: the training data has no length, so an epoch has no end"

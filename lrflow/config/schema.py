@@ -371,10 +371,12 @@ class Augment(Section):
 class Data(Node):
     """A data module."""
 
-    offered = frozenset({"facts", "loader", "augment", "sampler"})
+    offered = frozenset({"effective_batch_size", "facts", "loader", "augment", "sampler"})
 
     batch_size: f.Count | None = None
     """Training examples per batch and device."""
+    effective_batch_size: f.Count | None = None
+    """Training examples per optimizer step on all devices; None: batch_size x devices x accumulated batches."""
     eval_batch_size: f.Count | None = None
     """Examples per batch in validation and test; None: `batch_size`."""
     val_size: f.PartSize = 0

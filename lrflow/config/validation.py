@@ -20,6 +20,7 @@ from lrflow.config.metric_checks import check_modes, directions_of, fill_modes
 from lrflow.config.origins import short_path, touches
 from lrflow.config.schema import Rules
 from lrflow.config.secrets import find_masked, find_published_secrets, find_secrets
+from lrflow.config.step_batch import divide_batch, fill_accumulation
 from lrflow.config.task_schema import OF_A_RUN
 from lrflow.errors import ConfigError, Problem
 from lrflow.redaction import redactor
@@ -67,6 +68,7 @@ def validate(
     message = "there is no such group or key, and a key is text"
     problems += [Problem(str(key), message, cfg[key]) for key in cfg if not isinstance(key, str)]
     finds_lr = replace_auto_lr(content)
+    accumulated = fill_accumulation(content)
     directions = directions_of(content, cfg, recorded_modes)
     fill_modes(content, directions)
     if recorded_modes != {}:  # older runs recorded no modes, and their conflicts are accepted
@@ -76,6 +78,9 @@ def validate(
     problems += [*find_masked(written), *find_secrets(written), *find_published_secrets(content)]
     config, wrong = _typed(content, {problem.key for problem in problems})
     problems += wrong
+    if config is not None and config.data.effective_batch_size is not None and not wrong:
+        problems += divide_batch(content, config, accumulated)
+        config, _ = _typed(content, ())
     if config is not None:
         config.attach(source, choices, overrides, run_folder, finds_lr, directions)
     problems += check_config(content, config, {problem.key for problem in problems}, choices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from torch.optim import Optimizer
 
 from lrflow.config import Config, locate
 from lrflow.config.average_schema import SWA, averaging_of
-from lrflow.config.compatibility import batch_scaling
 from lrflow.config.metric_checks import guessed_modes
+from lrflow.config.step_batch import batch_scaling, step_batch
 from lrflow.config.warnings import warnings_before_start
 from lrflow.optimizers.routed import route_key
 from lrflow.optimizers.traits import traits_of
@@ -59,7 +60,7 @@ def _of_average(config: Config, plan: Plan, length: Horizon) -> list[str]:
 
 
 def plan_extras(config: Config, plan: Plan, length: Horizon, devices: int | None = None) -> dict[str, Any]:
-    """Return what plan.json holds besides the plan: how the peak LR was scaled, what is averaged, and the warnings.
+    """Return what plan.json holds besides the plan: how batch and peak LR were made, what is averaged, the warnings.
 
     Args:
         config: of the run.
@@ -68,7 +69,9 @@ def plan_extras(config: Config, plan: Plan, length: Horizon, devices: int | None
         devices: number of training processes; None: that of the config.
     """
     scaling, averaging = batch_scaling(config, devices), averaging_of(config.average, length)
+    divided = step_batch(config, devices) if config.data.effective_batch_size is not None else None
     found = {
+        "batch": {**asdict(divided), "size": divided.size} if divided else None,
         "scaling": scaling.record() if scaling else None,
         "average": averaging.record() if averaging else None,
         "warnings": warnings_of(config, plan, length),

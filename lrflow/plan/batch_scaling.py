@@ -1,4 +1,4 @@
-"""Scaling of the peak LR with the batch of an optimizer step."""
+"""The batch of an optimizer step, as devices and accumulation make it, and the scaling of the peak LR with it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,65 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """The batch of an optimizer step.
+
+    Args:
+        per_device: examples per batch and device.
+        devices: processes that train together, on all nodes.
+        accumulated: batches per optimizer step on each device.
+    """
+
+    per_device: int
+    devices: int = 1
+    accumulated: int = 1
+
+    @property
+    def size(self) -> int:
+        """Examples per optimizer step."""
+        return self.per_device * self.devices * self.accumulated
+
+    @property
+    def parts(self) -> str:
+        """The factors of the size, `256 x 2 devices x 2 accumulated`; empty if there is only one."""
+        counts = {"devices": self.devices, "accumulated": self.accumulated}
+        parts = [str(self.per_device), *(f"{count} {what}" for what, count in counts.items() if count > 1)]
+        return " x ".join(parts) if len(parts) > 1 else ""
+
+    def describe(self) -> str:
+        """Return the size and its factors: `batch 1024 = 256 x 2 devices x 2 accumulated`."""
+        return f"batch {self.size} = {self.parts or self.per_device}"
+
+    @classmethod
+    def divided(cls, size: int, per_device: int, devices: int) -> StepBatch | None:
+        """Return a batch of a size, divided over devices and accumulation; None if it cannot be divided exactly.
+
+        Args:
+            size: examples per optimizer step.
+            per_device: examples per batch and device; fewer only if the devices have more places than `size`.
+            devices: processes that train together.
+        """
+        accumulated = max(1, size // (per_device * devices))
+        divided = cls(min(per_device, size // devices), devices, accumulated)
+        return divided if divided.size == size else None
+
+    @classmethod
+    def nearest_sizes(cls, size: int, per_device: int, devices: int) -> list[int]:
+        """Return the sizes below and above `size` that can be divided, the nearer one first."""
+        each = per_device * devices if size > per_device * devices else devices
+        below = size - size % each
+        return sorted((near for near in (below, below + each) if near), key=lambda near: abs(near - size))
+
+    @classmethod
+    def nearest_per_device(cls, size: int, per_device: int, devices: int) -> int | None:
+        """Return the most examples per batch and device, at most `per_device`, by which `size` can be divided."""
+        if size % devices:
+            return None
+        share = size // devices
+        return next(each for each in range(min(per_device, share), 0, -1) if share % each == 0)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ def outcome(config: Config) -> Outcome:
     if config.resume.source:
         resumed = read_resumed(config.resume.source, Path(config.output), locate)
         resumed = branch_point(config, resumed) if config.resume.horizon == "branch" else resumed
+        resumed = resumed.redivided(config.data.effective_batch_size, config.trainer.accumulate_grad_batches)
         resumed.check_config(assemble.plain_config(config), optimizer_traits)
     folder = open_folder(config, resumed)
     loggers: list[Logger] = []

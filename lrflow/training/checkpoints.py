@@ -283,7 +283,11 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
                 checkpoint["optimizer_states"] = [regroup(saved, before, self._groups, self._routes)]
             states = checkpoint["lrflow"]["random"]
             self._restored = states[trainer.global_rank % len(states)]
-            if not checkpoint["lrflow"]["position"]["batch"]:
+            position, divided = Position(**checkpoint["lrflow"]["position"]), checkpoint["lrflow"]["accumulate"]
+            if position.batch and divided != trainer.accumulate_grad_batches:  # of the same effective batch
+                at = position.redivided(divided, trainer.accumulate_grad_batches)
+                at.write_into(checkpoint["loops"]["fit_loop"])
+            if not position.batch:
                 trainer.fit_loop.random_state = self._restored  # type: ignore[attr-defined]
 
     def improves(self, trainer: pl.Trainer) -> bool:

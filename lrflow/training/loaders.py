@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from typing import Any
 
@@ -57,6 +57,16 @@ class Position:
         if progress.is_last_batch or batch >= trainer.num_training_batches:
             return cls(epoch + 1, 0, progress.total.ready)
         return cls(epoch, batch, progress.total.ready)
+
+    def redivided(self, before: int, now: int) -> Position:
+        """Return the same position where an optimizer step of as many examples takes another number of batches.
+
+        Args:
+            before: batches per optimizer step of each device so far; `batch` is a multiple of it.
+            now: batches per optimizer step of each device from here on.
+        """
+        batch = self.batch // before * now
+        return replace(self, batch=batch, seen=self.seen + batch - self.batch)
 
     def as_dict(self) -> dict[str, int]:
         """Return plain data for a checkpoint."""

@@ -115,6 +115,20 @@ class Resumed:
             merged="merged" in own,
         )
 
+    def redivided(self, effective: int | None, accumulate: int) -> Resumed:
+        """Return it with its position in the batches of this run, if only the division of the effective batch changed.
+
+        After the same number of steps, devices of another number have seen the same examples.
+
+        Args:
+            effective: `data.effective_batch_size` of the resumed run; None: it has none.
+            accumulate: number of batches per optimizer step of the resumed run.
+        """
+        same = effective is not None and self.config.get("data", {}).get("effective_batch_size") == effective
+        if not same or self.position.batch % self.accumulate:
+            return self
+        return replace(self, position=self.position.redivided(self.accumulate, accumulate), accumulate=accumulate)
+
     def is_of(self, folder: RunFolder) -> bool:
         """Whether it is a checkpoint of the run in this folder."""
         return RunFolder.of(self.path).path.resolve() == folder.path.resolve()

@@ -218,6 +218,7 @@ ALONE = {
     "optimizer=lion": "Lion is not one of SGD, Adam and AdamW",
     "feedback=plateau": "feedback changes the LR during the run",
     "trainer.accumulate_grad_batches=2": "gradients are accumulated",
+    "data.effective_batch_size=256": "gradients are accumulated",
     "trainer.precision=bf16-mixed": "trainer.precision=bf16-mixed",
     "optimizer.lr=auto": "the LR is found before the run",
     "logger=wandb": "W&B logs one run at a time per process",

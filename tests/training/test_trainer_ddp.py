@@ -188,6 +188,31 @@ def test_groups_are_unfrozen_on_all_devices_at_once(python: Start, tmp_path: Pat
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
+def test_an_effective_batch_is_divided_anew_on_other_devices(python: Start, tmp_path: Path) -> None:
+    """A run of one process continues on two from within an epoch: same plan, same examples in each step."""
+    jobs = Jobs(tmp_path, python)
+    given = ["data.effective_batch_size=128", "trainer.accumulate_grad_batches=null", "trainer.max_epochs=2"]
+    given += ["optimizer=sgd", "model.dropout=0", "trainer.checkpoint.keep=null"]
+    code, told = jobs.run(*given, "trainer=cpu", "name=one")
+    assert code == 0, told
+    (one,) = jobs.folders
+    resumed = [f"resume.from={one}/checkpoints/step-0000006.ckpt", f"output={tmp_path}/two"]
+    code, told = jobs.run(*given, *resumed)
+    assert code == 0, told
+    (two,) = (tmp_path / "two").iterdir()
+    plans = [json.loads((folder / "plan.json").read_text()) for folder in (one, two)]
+    assert [plan.pop("batch")["accumulated"] for plan in plans] == [4, 2]
+    assert plans[0] == plans[1]
+    alone, both = ({row["step"]: row for row in rows(folder) if row["train/loss"]} for folder in (one, two))
+    assert [*both] == [str(step) for step in range(6, 20)]
+    for step, row in both.items():
+        assert {name: row[name] for name in row if name[:2] == "lr"} == {
+            n: alone[step][n] for n in row if n[:2] == "lr"
+        }
+        close = 1e-6 if int(step) < 8 else 0.02  # sums in another order grow apart
+        assert float(row["train/loss"]) == pytest.approx(float(alone[step]["train/loss"]), rel=close)
+
+
 OWN = """
 import os
 import pytorch_lightning as pl
