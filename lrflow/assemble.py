@@ -25,6 +25,7 @@ from lrflow.data import DataModule
 from lrflow.errors import ConfigError, Problem
 from lrflow.feedback import Feedback
 from lrflow.files import user_lock
+from lrflow.huggingface import HuggingFace
 from lrflow.imports import is_of_lightning
 from lrflow.layers import Group, MuP, Rule, RuleMaker, merge, resolve
 from lrflow.layers.parameters import Parameters
@@ -117,7 +118,7 @@ def build_module(
     """
     if stage == "fit" and (description := describe_data(config, data)):
         report(description)
-    module = _make_module(config)
+    module = _make_module(config, start)
     if stage == "fit" and not is_overridden("training_step", module):
         message = f"{type(module).__name__} has no training_step, so it cannot be trained"
         raise ConfigError([Problem("model._target_", message, config.model.target)])
@@ -134,11 +135,14 @@ def build_module(
     if start and config.model.init_from is not None:
         source = find_checkpoint(config.model.init_from, Path(config.output), "model.init_from")
         report(load_weights(network, source, as_tuple(config.model.fresh)))
+    elif isinstance(network, HuggingFace) and network.weights:
+        report(network.weights)
     return module
 
 
-def _make_module(config: Config) -> pl.LightningModule:
-    model = instantiate(config.model.node(), "model")
+def _make_module(config: Config, start: bool) -> pl.LightningModule:
+    loads_by = getattr(locate(config.model.target), "loads_by", None)  # the argument that loads weights of its own
+    model = instantiate(config.model.node(), "model", **({} if start or loads_by is None else {loads_by: False}))
     if isinstance(model, pl.LightningModule):
         check_optimization(config, model)
         if config.model.metrics is not None and not takes(config.model.target, "metrics"):

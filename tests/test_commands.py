@@ -118,7 +118,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 file = folder / named.group(1)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(block)
-            elif "load_diabetes" in block or "load_digits" in block:
+            elif any(word in block for word in ("load_diabetes", "load_digits", "save_pretrained")):
                 with pytest.MonkeyPatch.context() as patch:
                     patch.chdir(folder)
                     exec(block, {})

@@ -18,6 +18,7 @@ from lrflow.config.find_schema import RangeFind
 from lrflow.config.interpolation import leaves, resolve, resolve_hydra_and_now
 from lrflow.config.metric_checks import check_modes, directions_of, fill_modes
 from lrflow.config.origins import short_path, touches
+from lrflow.config.pretrained import fill_architecture
 from lrflow.config.schema import Rules
 from lrflow.config.secrets import find_masked, find_published_secrets, find_secrets
 from lrflow.config.step_batch import divide_batch, fill_accumulation
@@ -62,9 +63,9 @@ def validate(
     source = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra" and not (key == META and meta)])
     resolve_hydra_and_now(source)
     typed = [text.lstrip("+").partition("=")[0] for text in overrides] if recorded_modes is None else []
-    of_data = fill_facts(source, typed)
+    of_files = [*fill_facts(source, typed), *fill_architecture(source)]
     content, problems = resolve(source)
-    problems = [*of_data, *problems]
+    problems = [*of_files, *problems]
     message = "there is no such group or key, and a key is text"
     problems += [Problem(str(key), message, cfg[key]) for key in cfg if not isinstance(key, str)]
     finds_lr = replace_auto_lr(content)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -43,30 +43,34 @@ def layers_of(model: nn.Module | Parameters) -> list[Layer]:
     If a forward pass was traced, layers come in the order of their first use, and depth is counted from the head down:
     each layer that feeds only the head, such as the last ones of parallel towers, is one below it. A norm, or a
     parameter that an opened module holds itself (a class token, a positional table), belongs to the layer whose output
-    it is applied to. Unused layers stay where they are declared.
+    it is applied to; but a norm between the last block of a stack and a layer that is no block, such as the head,
+    belongs to the latter (as in BEiT and timm). Unused layers stay where they are declared.
 
-    If no forward pass was traced, the order of declaration replaces the order of use: a layer feeds the next one, and a
-    norm belongs to the layer before it.
+    If no forward pass was traced, the order of declaration replaces the order of use: a layer feeds the next one.
     """
     parameters = Parameters.of(model)
     entries = {entry.parameter: entry for entry in parameters.entries}
     layers: dict[str, list[Entry]] = {}
-    loose: list[tuple[str | None, list[Entry]]] = []  # each with the layer declared before it
+    loose: list[tuple[str | None, bool, list[Entry]]] = []  # the layer declared before; whether it is a norm
+    blocks: set[str] = set()
     last: str | None = None
-    for path, module, opened in _walk(parameters.model, parameters.uses):
+    for path, module, opened, is_block in _walk(parameters.model, parameters.uses):
         own = [entries.pop(p) for p in module.parameters(recurse=not opened) if p in entries]
         if own and not opened and not is_norm(module):
             layers[path], last = own, path
+            blocks |= {path} if is_block else set()
         elif own and opened:  # each parameter separately
-            loose += [(last, [entry]) for entry in own]
+            loose += [(last, False, [entry]) for entry in own]
         elif own:
-            loose.append((last, own))
+            loose.append((last, True, own))
     if not layers:  # the model has only norms and bare parameters
-        return [Layer("model", tuple(entry for _, own in loose for entry in own), 0)] if loose else []
+        return [Layer("model", tuple(entry for *_, own in loose for entry in own), 0)] if loose else []
     order, depths = _depths(layers, parameters.uses)
-    for declared, own in loose:
-        owner = _owner(own, {name: layers[name] for name in order}, parameters.uses)
-        layers[owner or declared or order[0]] += own
+    held = {name: tuple(layers[name]) for name in order}
+    for declared, of_norm, own in loose:
+        owner = _owner(own, held, parameters.uses) or declared or order[0]
+        above = _fed(own, held, parameters.uses, [*layers], owner) if of_norm and owner in blocks else None
+        layers[owner if above is None or above in blocks else above] += own
     return [Layer(name, tuple(layers[name]), depths[name]) for name in order]
 
 
@@ -92,7 +96,7 @@ def _depths(layers: dict[str, list[Entry]], uses: Uses | None) -> tuple[list[str
     return sorted(order, key=lambda name: depths[name]), depths
 
 
-def _owner(own: Sequence[Entry], layers: dict[str, list[Entry]], uses: Uses | None) -> str | None:
+def _owner(own: Sequence[Entry], layers: Mapping[str, Sequence[Entry]], uses: Uses | None) -> str | None:
     """Return the layer whose output these are applied to, else the last layer used before them."""
     parameters = [entry.parameter for entry in own]
     when = uses.first(parameters) if uses else None
@@ -104,6 +108,26 @@ def _owner(own: Sequence[Entry], layers: dict[str, list[Entry]], uses: Uses | No
         if (used := uses.first(held)) is not None and used < when:
             before.append((uses.feed(held, parameters), used, name))
     return max(before)[2] if before else next(iter(layers))
+
+
+def _fed(
+    own: Sequence[Entry], layers: Mapping[str, Sequence[Entry]], uses: Uses | None, declared: Sequence[str], owner: str
+) -> str | None:
+    """Return the first layer that these feed, as traced, else the one declared after their owner; None: none."""
+    parameters = [entry.parameter for entry in own]
+    if uses is None or uses.first(parameters) is None:
+        return next(iter(declared[declared.index(owner) + 1 :]), None)
+    fed: list[tuple[int, str]] = []
+    for name, entries in layers.items():
+        held = [entry.parameter for entry in entries]
+        if (used := uses.first(held)) is not None and uses.feed(parameters, held):
+            fed.append((used, name))
+    return min(fed)[1] if fed else None
+
+
+def highest(layers: Iterable[Layer]) -> int:
+    """Return the depth of the highest layer that trains, which has the peak LR; 0 if none does."""
+    return max((layer.depth for layer in layers if any(entry.trainable for entry in layer.entries)), default=0)
 
 
 def check_min_scale(min_scale: object) -> list[Problem]:
@@ -133,9 +157,9 @@ def layer_rules(layer: Layer, no_decay: bool, **settings: Any) -> list[Rule]:
     return rules
 
 
-def _walk(module: nn.Module, uses: Uses | None, path: str = "") -> Iterator[tuple[str, nn.Module, bool]]:
-    """Yield (path, module, whether it was opened) in the order of declaration."""
-    yield path, module, True
+def _walk(module: nn.Module, uses: Uses | None, path: str = "") -> Iterator[tuple[str, nn.Module, bool, bool]]:
+    """Yield (path, module, whether it was opened, whether it is a block of a stack) in the order of declaration."""
+    yield path, module, True, False
     children = [(name, child) for name, child in module.named_children() if _has_parameters(child)]
     stack = _is_stack(module, uses)
     for name, child in children:
@@ -145,7 +169,7 @@ def _walk(module: nn.Module, uses: Uses | None, path: str = "") -> Iterator[tupl
         if only or (type(child) in _CONTAINERS and not block) or _holds_stack(child, uses):
             yield from _walk(child, uses, below)
         else:
-            yield below, child, False
+            yield below, child, False, stack and _is_block(child)
 
 
 def _holds_stack(module: nn.Module, uses: Uses | None) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lrflow.errors import ConfigError, Problem
-from lrflow.layers.depth import check_min_scale, layer_rules, layers_of
+from lrflow.layers.depth import check_min_scale, highest, layer_rules, layers_of
 from lrflow.layers.parameters import Parameters
 from lrflow.layers.rules import Multiple, Rule, RuleMaker, number
 
@@ -15,7 +15,7 @@ from lrflow.layers.rules import Multiple, Rule, RuleMaker, number
 class LayerDecay(RuleMaker):
     """Layer-wise LR decay: LRs that fall geometrically from the head down to the input.
 
-    Layer i of L gets the factor `max(min_scale, decay ** (L - i))`, so that the last layer trains at the peak
+    Layer i of L gets the factor `max(min_scale, decay ** (L - i))`, so that the last layer that trains has the peak
     (Bao et al., BEiT, 2022; Clark et al., ELECTRA, 2020).
 
     `lrflow.layers.depth.layers_of` defines the layers: the model's children, with stacks of blocks opened into their
@@ -48,9 +48,9 @@ class LayerDecay(RuleMaker):
     def rules_of(self, parameters: Parameters) -> list[Rule]:
         """Return the rules, from the input to the head; layers without trainable parameters have none."""
         layers = layers_of(parameters)
-        top = max((layer.depth for layer in layers), default=0)
+        top = highest(layers)
         rules = []
         for layer in layers:
-            scale = max(self.min_scale, self.decay ** (top - layer.depth))
+            scale = max(self.min_scale, self.decay ** max(0, top - layer.depth))
             rules += layer_rules(layer, self.no_decay, lr=Multiple(scale))
         return rules

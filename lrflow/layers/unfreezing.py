@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lrflow.errors import ConfigError, Problem
-from lrflow.layers.depth import check_min_scale, layer_rules, layers_of
+from lrflow.layers.depth import check_min_scale, highest, layer_rules, layers_of
 from lrflow.layers.parameters import Parameters
 from lrflow.layers.rules import Multiple, Rule, RuleMaker, number
 from lrflow.schedules import Duration, DurationLike
@@ -65,7 +65,7 @@ class GradualUnfreezing(RuleMaker):
     def rules_of(self, parameters: Parameters) -> list[Rule]:
         """Return the rules, from the input to the head; layers without trainable parameters have none."""
         layers = layers_of(parameters)
-        top = max((layer.depth for layer in layers), default=0)
+        top = highest(layers)
         training = sorted({layer.depth for layer in layers if any(entry.trainable for entry in layer.entries)})
         rules = []
         for layer in layers:

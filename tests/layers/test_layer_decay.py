@@ -130,13 +130,13 @@ def test_layers_of_common_models(model: nn.Module, expected: dict[str, float]) -
     assert sum(group.tensors for group in groups) == len(list(model.parameters()))
 
 
-def test_parts_belong_to_the_layer_before_them() -> None:
+def test_norms_and_tables_belong_to_the_layer_before_them_but_the_last_norm() -> None:
     model = Language()
     groups = resolve(model, LayerDecay(no_decay=False).rules(model), lr=1.0)
     held = {group.name: {name for name, _ in group.parameters} for group in groups}
     assert held["embeddings"] == {"embeddings.weight", "norm.weight", "norm.bias", "encoder.positions"}
     assert held["output"] == {"output.bias"}  # its weight is the embedding
-    assert {"encoder.norm.weight", "encoder.norm.bias"} <= held["encoder.layer.1"]
+    assert {"encoder.norm.weight", "encoder.norm.bias"} <= held["pooler"]
 
 
 def test_a_wrapped_model_has_the_layers_of_the_model() -> None:
