@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
@@ -19,15 +19,18 @@ class Limit:
         expected: text that follows "expected" in a message: `a number above 0`.
         holds: function that returns whether a value of any type is valid.
         words: the valid values, if they are a few words; a message suggests the nearest.
+        json: JSON schema of the valid values; it may allow others too, where JSON cannot say it. Empty: any value.
     """
 
     expected: str
     holds: Callable[[Any], bool]
     words: tuple[str, ...] = ()
+    json: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def or_null(self) -> Limit:
         """Return the limit that also allows None."""
-        return Limit(f"{self.expected}, or null", lambda value: value is None or self.holds(value), self.words)
+        json = {"anyOf": [self.json, {"type": "null"}]} if self.json else {}
+        return Limit(f"{self.expected}, or null", lambda value: value is None or self.holds(value), self.words, json)
 
 
 def outside(limits: Mapping[str, Limit], values: Mapping[str, Any], key: str) -> list[Problem]:
@@ -54,15 +57,20 @@ def number(low: float, high: float = math.inf, *, above: bool = False, below: bo
         text = f"a number {first}"
     else:
         text = f"a number {first} and {last}" if above or below else f"a number from {low:g} to {high:g}"
-    return Limit(text, lambda value: between(value, low, high, above, below))
+    json: dict[str, Any] = {"type": "number", "exclusiveMinimum" if above else "minimum": low}
+    if not math.isinf(high):
+        json["exclusiveMaximum" if below else "maximum"] = high
+    return Limit(text, lambda value: between(value, low, high, above, below), json=json)
 
 
 def whole(low: int, high: int | None = None) -> Limit:
     """Return the limit to whole numbers of at least `low`, and at most `high` if it is given."""
+    json = {"type": "integer", "minimum": low}
     if high is not None:
-        return Limit(f"a whole number from {low} to {high}", lambda value: is_whole(value) and low <= value <= high)
+        text = f"a whole number from {low} to {high}"
+        return Limit(text, lambda value: is_whole(value) and low <= value <= high, json={**json, "maximum": high})
     text = "a whole number above 0" if low == 1 else f"a whole number of at least {low}"
-    return Limit(text, lambda value: is_whole(value) and value >= low)
+    return Limit(text, lambda value: is_whole(value) and value >= low, json=json)
 
 
 MOST_PROCESSES = 256
@@ -71,7 +79,7 @@ MOST_PROCESSES = 256
 
 def one_of(*words: str) -> Limit:
     """Return the limit to a few words."""
-    return Limit(f"one of {', '.join(words)}", lambda value: value in words, words)
+    return Limit(f"one of {', '.join(words)}", lambda value: value in words, words, {"enum": [*words]})
 
 
 def between(value: Any, low: float, high: float, above: bool, below: bool) -> bool:

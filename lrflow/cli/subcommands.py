@@ -1,4 +1,4 @@
-"""Subcommands, which train nothing: `lrflow list`, `lrflow compare`, `lrflow init`, `lrflow docs`."""
+"""Subcommands, which train nothing: `lrflow list`, `compare`, `schema`, `init` and `docs`."""
 
 from __future__ import annotations
 
@@ -135,6 +135,13 @@ def _docs(given: argparse.Namespace) -> None:
     show_page(given.words)
 
 
+def _schema(given: argparse.Namespace) -> None:
+    from lrflow.config.json_schema import schema_text
+    from lrflow.config.options import Catalogue
+
+    put(sys.stdout, schema_text(Catalogue([Path(folder) for folder in given.config_dir])))
+
+
 def _init(given: argparse.Namespace) -> None:
     from lrflow.cli.new_project import init
 
@@ -165,6 +172,10 @@ def _options_of_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true")
 
 
+def _options_of_schema(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config-dir", action="append", default=[])
+
+
 SUBCOMMANDS = {
     "list": Subcommand(
         "[FOLDER] [CONDITION ...] [--sort KEY] [--limit N] [--json]",
@@ -177,6 +188,12 @@ SUBCOMMANDS = {
         "compare runs: their configs, versions, metrics and plans; RUN is a folder, a part of its name or last",
         lambda parser: parser.add_argument("runs", nargs="*"),
         _compare,
+    ),
+    "schema": Subcommand(
+        "[--config-dir DIR]",
+        "print the JSON schema of configs and options, for editors: lrflow schema > lrflow.schema.json",
+        _options_of_schema,
+        _schema,
     ),
     "init": Subcommand(
         "FOLDER",

@@ -18,6 +18,9 @@ Lookup = Callable[[str], "ast.expr | None"]
 
 _DEEPEST = 8  # nested annotations and aliases
 
+NODE = {"type": "object", "required": ["_target_"]}
+"""JSON schema of a mapping that describes an object."""
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -30,6 +33,21 @@ class Annotation:
 
     node: ast.expr
     lookup: Lookup = lambda name: None
+
+    def alternatives(self) -> set[str]:
+        """Return the names of a union's members, or the one name that it is."""
+        left, found = [self.node], set()
+        while left:
+            node = left.pop()
+            if isinstance(node, ast.BinOp):
+                left += [node.left, node.right]
+            elif isinstance(node, ast.Name):
+                found.add(node.id)
+        return found
+
+    def names(self) -> set[str]:
+        """Return the names that it mentions."""
+        return {node.id for node in ast.walk(self.node) if isinstance(node, ast.Name)}
 
     @classmethod
     def of(cls, annotation: Any, names: Mapping[str, Any]) -> Annotation | None:
@@ -80,7 +98,7 @@ def limit_of(annotation: Annotation) -> Limit | None:
     limit = _limit(annotation.node, annotation.lookup, 0)
     if limit is None:
         return None
-    return Limit(limit.expected, lambda value: _is_node(value) or limit.holds(value), limit.words)
+    return Limit(limit.expected, lambda value: _is_node(value) or limit.holds(value), limit.words, limit.json)
 
 
 def _hint(limit: Limit, value: Any, key: str) -> str | None:
@@ -105,16 +123,18 @@ def _numbers_in(text: str) -> list[Any]:
     return [*found, *(value for word, value in (("true", True), ("false", False)) if text.lower() == word)]
 
 
-_TEXT = Limit("text", lambda value: isinstance(value, str))
+_TEXT = Limit("text", lambda value: isinstance(value, str), json={"type": "string"})
 _SIMPLE = {
-    "bool": Limit("true or false", lambda value: isinstance(value, bool)),
-    "int": Limit("a whole number", is_whole),
-    "float": Limit("a number", lambda value: isinstance(value, Real) and not isinstance(value, bool)),
+    "bool": Limit("true or false", lambda value: isinstance(value, bool), json={"type": "boolean"}),
+    "int": Limit("a whole number", is_whole, json={"type": "integer"}),
+    "float": Limit(
+        "a number", lambda value: isinstance(value, Real) and not isinstance(value, bool), json={"type": "number"}
+    ),
     "str": _TEXT,
-    "Path": Limit("a path", _TEXT.holds),
-    "PathLike": Limit("a path", _TEXT.holds),
-    "None": Limit("null", lambda value: value is None),
-    "Tensor": Limit("a tensor", lambda value: False),
+    "Path": Limit("a path", _TEXT.holds, json=_TEXT.json),
+    "PathLike": Limit("a path", _TEXT.holds, json=_TEXT.json),
+    "None": Limit("null", lambda value: value is None, json={"type": "null"}),
+    "Tensor": Limit("a tensor", lambda value: False, json={"not": {}}),
 }
 _MANY = ("list", "List", "Sequence", "MutableSequence", "Iterable", "Collection", "set", "Set", "frozenset")
 _MAPPINGS = ("dict", "Dict", "Mapping", "MutableMapping", "OrderedDict")
@@ -175,7 +195,9 @@ def _any_of(members: list[ast.expr], lookup: Lookup, depth: int) -> Limit | None
     text = " or ".join(dict.fromkeys(shown)) or limits[0].expected
     text += ", or null" if _SIMPLE["None"] in limits and shown else ""
     words = tuple(word for limit in limits for word in limit.words)
-    return Limit(text, lambda value: any(limit.holds(value) for limit in limits), words)
+    forms = [limit.json for limit in limits if limit is not _SIMPLE["Tensor"]]
+    json = {"anyOf": forms} if all(forms) else {}
+    return Limit(text, lambda value: any(limit.holds(value) for limit in limits), words, json)
 
 
 def _literal(inner: list[ast.expr]) -> Limit | None:
@@ -187,6 +209,7 @@ def _literal(inner: list[ast.expr]) -> Limit | None:
         f"one of {', '.join(shown)}" if len(shown) > 1 else shown[0],
         lambda value: any(type(value) is type(known) and value == known for known in values),
         tuple(value for value in values if isinstance(value, str)),
+        {"enum": values},
     )
 
 
@@ -201,7 +224,8 @@ def _tuple(inner: list[ast.expr], lookup: Lookup, depth: int) -> Limit | None:
     def holds(value: Any) -> bool:
         return _is_list(value) and len(value) == len(limits) and all(map(_fits, limits, value))
 
-    return Limit(f"a list of {len(limits)} {what}", holds)
+    json = {"type": "array", "minItems": len(limits), "maxItems": len(limits)}
+    return Limit(f"a list of {len(limits)} {what}", holds, json=json | _items(limits[0] if kind else None))
 
 
 def _many(name: str, each: Limit | None) -> Limit:
@@ -213,11 +237,16 @@ def _many(name: str, each: Limit | None) -> Limit:
             return characters
         return _is_list(value) and all(_fits(each, item) for item in value)
 
-    return Limit(text, holds)
+    listed = {"type": "array", **_items(each)}
+    return Limit(text, holds, json={"anyOf": [listed, {"type": "string"}]} if characters else listed)
+
+
+def _items(each: Limit | None) -> dict[str, Any]:
+    return {"items": {"anyOf": [each.json, NODE]}} if each and each.json else {}
 
 
 def _mapping() -> Limit:
-    return Limit("a mapping", lambda value: isinstance(value, Mapping))
+    return Limit("a mapping", lambda value: isinstance(value, Mapping), json={"type": "object"})
 
 
 def _fits(limit: Limit | None, value: Any) -> bool:

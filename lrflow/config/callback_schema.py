@@ -20,7 +20,8 @@ EARLY_STOPPING = "lrflow.callbacks.EarlyStopping"
 End = Literal["stop", "cooldown"]
 """How a run ends before its plan does: at once, or after its LR has decayed to the floor."""
 
-_VALIDATIONS = re.compile(r"\s*(\d+)\s*(?:validations?)?\s*")
+_COUNTED = r"\s*(\d+)\s*(?:validations?)?\s*"
+_VALIDATIONS = re.compile(_COUNTED)
 
 
 def patience_of(given: Any) -> int | Duration:
@@ -55,7 +56,7 @@ class EarlyStopping(CallbackNode):
     """Metric that is read after each validation."""
     mode: f.Mode | None = None
     """Whether a lower or a higher value is better; None: the mode set elsewhere for the metric, or guessed by name."""
-    patience: Annotated[Any, PlainValidator(_patience)] = 5
+    patience: Annotated[Any, PlainValidator(_patience), f.Json(f.any_of(f.INTERVAL, f.pattern(_COUNTED)))] = 5
     """Validations, or a duration, without an improvement after which the run ends."""
     min_delta: f.NotNegative = 0.0
     """Smallest change of the metric that is an improvement."""

@@ -2,63 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, Literal
 
 from lrflow.config import schema
-from lrflow.config import types as f
 from lrflow.config.average_schema import NoAverage
 from lrflow.config.config import Config
-from lrflow.config.diagnostics import problem_of
 from lrflow.config.find_schema import StabilityFind
 from lrflow.config.options import shipped_nodes
+from lrflow.config.ranges import check_ranges
 from lrflow.config.run_schema import Trainer
 from lrflow.config.schema import Node, Optimizer
 from lrflow.config.step_batch import check_processes
 from lrflow.config.targets import check_arguments, defaults, optimizer_traits
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.limits import is_number
-from lrflow.optimizers.traits import Range, Traits, names_with, traits_named
+from lrflow.optimizers.traits import Traits, names_with, traits_named
 
 if TYPE_CHECKING:
     from lrflow.layers import Rule
 
 MUP_TARGET = "lrflow.layers.MuP"
-
-_KINDS: dict[str, Any] = {
-    "count": f.Count,
-    "positive": f.Positive,
-    "not_negative": f.NotNegative,
-    "not_positive": Annotated[float, f.expects("a number of at most 0", lambda value: is_number(value) and value <= 0)],
-    "share": f.Fraction,
-    "below_one": f.BelowOne,
-    "at_least_one": Annotated[float, f.number(1)],
-    "rising": Annotated[
-        Any,
-        f.expects(
-            "two numbers above 0, of which the second is not below the first",
-            lambda value: _is_pair(value) and 0 < value[0] <= value[1],
-        ),
-    ],
-    "around_one": Annotated[
-        Any,
-        f.expects(
-            "two numbers, one between 0 and 1 and one above 1",
-            lambda value: _is_pair(value) and 0 < value[0] < 1 < value[1],
-        ),
-    ],
-    "above_one": Annotated[
-        float,
-        f.expects("a number above 1, or inf", lambda value: value == math.inf or (is_number(value) and value > 1)),
-    ],
-}
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value))
 
 
 def check_combination(config: Config, processes: int | None = None) -> list[Problem]:
@@ -189,32 +152,6 @@ def _alone(config: Config, processes: int | None, why: str) -> Iterator[Problem]
         key, value, instead = beyond
         message = f"the optimizer works in one process only: {why}"
         yield Problem(f"trainer.{key}", message, value, f"trainer.{key}={instead}")
-
-
-def check_ranges(arguments: Mapping[str, Any], ranges: Mapping[str, Range], key: str) -> Iterator[Problem]:
-    """Yield a problem for each argument outside its range.
-
-    Args:
-        arguments: arguments of an optimizer by name.
-        ranges: ranges from its traits.
-        key: config key of the optimizer.
-    """
-    for name in (name for name in ranges if name in arguments):
-        try:
-            TypeAdapter(_field(ranges[name])).validate_python(arguments[name])
-        except ValidationError as error:
-            (details, *_) = error.errors(include_url=False)
-            details["loc"] = (*key.split("."), name)
-            yield problem_of(details, {})
-
-
-def _field(limits: Range) -> Any:
-    if isinstance(limits, str):
-        return _KINDS[limits]
-    words = [word for word in limits if word is not None]
-    if None in limits:
-        return Annotated[Any, f.expects(f"{', '.join(words)}, or null for none", lambda value: value in limits)]
-    return Annotated[Any, f.one_of(*words)]
 
 
 def check_routes(

@@ -265,9 +265,9 @@ class Health(Section):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, MonitorNode | None]
 
-    nonfinite: Annotated[NonFinite | None, BeforeValidator(_action_alone)] = Field(
-        default_factory=lambda: NonFinite.model_validate({})
-    )
+    nonfinite: Annotated[
+        NonFinite | None, BeforeValidator(_action_alone), f.Json({"enum": [*get_args(Action)]}, beside=True)
+    ] = Field(default_factory=lambda: NonFinite.model_validate({}))
     """Monitor of values that are not finite."""
     sharpness: Sharpness | None = Field(default_factory=lambda: Sharpness.model_validate({}))
     """Monitor of the curvature relative to the LR."""

@@ -74,6 +74,9 @@ class Node(Section):
         return content
 
 
+AUTO = "auto"
+"""Value of `optimizer.lr` that lets a range test find it."""
+
 OF_MODULE = "lrflow.optimizers.OfModule"
 """Target of `optimizer=module`."""
 
@@ -83,8 +86,8 @@ class Optimizer(Node):
 
     offered = frozenset({"routes", "every"})
 
-    lr: f.PeakLR
-    """Peak LR; the schedule multiplies it."""
+    lr: Annotated[f.PeakLR, f.Json({"const": AUTO}, beside=True)]
+    """Peak LR; the schedule multiplies it. auto: found by a range test before the training."""
     momentum: f.BelowOne = 0.0
     """Factor of the running mean of gradients; 0: no momentum."""
     nesterov: f.Switch = False
@@ -123,6 +126,10 @@ class Optimizer(Node):
         return self.target == OF_MODULE
 
 
+class ShapeNode(Node):
+    """A curve between warmup and cooldown: `_target_`, a `lrflow.schedules.Shape` or a function, and its arguments."""
+
+
 class ScheduledSetting(Section):
     """An entry of `schedule.also`, the schedule of another setting; see `lrflow.schedules.ScheduledSetting`."""
 
@@ -134,7 +141,7 @@ class ScheduledSetting(Section):
     """Lower the setting as the curve rises."""
     optional: f.Switch = False
     """Ignore the entry if the optimizer lacks the setting."""
-    shape: Node | None = None
+    shape: ShapeNode | None = None
     """Curve of the setting; None: constant, or the LR's schedule if no duration is given either."""
     warmup: f.Time = NO_TIME
     """Duration of the rise from low to the start of the shape."""
@@ -151,7 +158,7 @@ class ScheduledSetting(Section):
 class Schedule(Node):
     """Warmup, shape, cooldown and floor; see `lrflow.schedules.Schedule`."""
 
-    shape: Node | None = None
+    shape: ShapeNode | None = None
     """The curve between warmup and cooldown."""
     warmup: f.Time = NO_TIME
     """Duration of the warmup, such as 500 (steps), 3 epochs or 10%."""
@@ -289,26 +296,8 @@ def _kind_of_feedback(value: Any) -> str:
     return "<some>" if has_target else "<none>"
 
 
-def _is_loss(value: Any) -> bool:
-    return isinstance(value, str | Mapping)
-
-
-def _is_metrics(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(given is None or isinstance(given, Mapping) for given in value.values())
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
-
-
 AnyFeedback = Annotated[
     Annotated[Feedback, Tag("<some>")] | Annotated[NoFeedback, Tag("<none>")], Discriminator(_kind_of_feedback)
-]
-
-Loss = Annotated[Any, f.expects("the name of a loss, or a mapping of its name or _target_ and arguments", _is_loss)]
-
-
-Metrics = Annotated[
-    Any,
-    f.expects("the name of a metric, a list of names, or a mapping of names to their arguments", _is_metrics),
 ]
 
 
@@ -317,9 +306,9 @@ class Model(Node):
 
     offered = frozenset({"loss", "metrics", "init_from", "fresh"})
 
-    loss: Loss | None = None
+    loss: f.Loss | None = None
     """Loss of a plain module, by name or with arguments; see `lrflow.objectives`. A LightningModule has its own."""
-    metrics: Metrics | None = None
+    metrics: f.Metrics | None = None
     """Metrics of torchmetrics that a plain module logs too: names, or arguments by name."""
     init_from: f.Text | None = None
     """Source of the initial weights: `last`, a run folder, a checkpoint or a file of tensors by name."""
@@ -338,7 +327,7 @@ class Facts(Section):
     """Shape of one input, without the batch dimension."""
     outputs: f.Count | None = None
     """Number of classes, or of values to predict."""
-    loss: Loss | None = None
+    loss: f.Loss | None = None
     """Training loss for models of this data."""
     cardinalities: Annotated[list[f.Count], Field(max_length=100_000)] | None = None
     """Number of indices of each category, if the last inputs are such indices."""

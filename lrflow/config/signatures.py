@@ -1,11 +1,13 @@
-"""The arguments that a class takes, with their annotations, read from the source of its module: nothing is imported."""
+"""What the source of a class says: the arguments that it takes, with annotations and texts; nothing is imported."""
 
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache, partial
 from importlib.machinery import PathFinder
 from inspect import Parameter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ def parameters_in_source(target: str) -> dict[str, Parameter] | None:
         target: the dotted name of the class, as its module defines or imports it.
 
     Returns:
-        The arguments by name. None: the text does not settle it, since the class is decorated, inherits its `__init__`
-        or hands its `**options` on to a class of another package.
+        The arguments by name. None: the text does not settle it, since the class is decorated (but for `dataclass`),
+        inherits its `__init__` or hands its `**options` on to a class of another package.
     """
     own, complete = named_in_source(target)
     return own if complete else None
@@ -47,10 +49,13 @@ def named_in_source(target: str) -> tuple[dict[str, Parameter], bool]:
         return {}, False
     home, definition = found[0], found[1]
     assert isinstance(definition, ast.ClassDef)
-    if definition.decorator_list or definition.keywords:
+    is_dataclass = bool(definition.decorator_list) and all(map(_names_dataclass, definition.decorator_list))
+    if definition.keywords or (definition.decorator_list and not is_dataclass):
         return {}, False
     methods = {entry.name: entry for entry in definition.body if isinstance(entry, ast.FunctionDef)}
     init = methods.get("__init__")
+    if is_dataclass and init is None and "__new__" not in methods:
+        return _fields(definition, home), True
     if init is None or init.decorator_list or init.args.posonlyargs or "__new__" in methods:
         return {}, False
     own = _own(init.args, home)
@@ -79,6 +84,42 @@ def packages_of_recipe(module: str) -> set[str]:
         seen |= more
         left += more
     return packages
+
+
+def _names_dataclass(node: ast.expr) -> bool:
+    return (
+        isinstance(called := node.func if isinstance(node, ast.Call) else node, ast.Name) and called.id == "dataclass"
+    )
+
+
+def _fields(definition: ast.ClassDef, home: str) -> dict[str, Parameter]:
+    """Return the fields of a dataclass and of the dataclasses that it extends, as the arguments that it takes."""
+    found: dict[str, Parameter] = {}
+    for base in reversed(definition.bases):
+        above = _find(home, base.id) if isinstance(base, ast.Name) else None
+        if above and isinstance(above[1], ast.ClassDef) and any(map(_names_dataclass, above[1].decorator_list)):
+            found |= _fields(above[1], above[0])
+    for entry in definition.body:
+        if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name):
+            annotation = Annotation(entry.annotation, partial(_definition, home))
+            if "ClassVar" not in annotation.names() and _is_given(entry.value):
+                found[entry.target.id] = _field(entry.target.id, entry.value, annotation)
+    return found
+
+
+def _is_given(value: ast.expr | None) -> bool:
+    """Return whether a field is an argument: not one of `field(init=False)`."""
+    keywords = value.keywords if isinstance(value, ast.Call) else []
+    return not any(keyword.arg == "init" and _literal(keyword.value) is False for keyword in keywords)
+
+
+def _field(name: str, value: ast.expr | None, annotation: Annotation) -> Parameter:
+    default = Parameter.empty if value is None else _literal(value)
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "field":
+        given = {keyword.arg: keyword.value for keyword in value.keywords}
+        default = _literal(given["default"]) if "default" in given else Parameter.empty
+        default = ... if "default_factory" in given else default
+    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
 
 
 def _own(arguments: ast.arguments, home: str) -> dict[str, Parameter]:
@@ -167,3 +208,43 @@ def _source(module: str) -> Path | None:
             return None
         path = spec.submodule_search_locations
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def docstring_in_source(target: str) -> tuple[str, dict[str, str]]:
+    """Return the first line of a class's docstring and what it says of each argument; empty where there is none.
+
+    Args:
+        target: the dotted name of the class.
+    """
+    module, _, name = target.rpartition(".")
+    found = _find(module, name)
+    text = ast.get_docstring(found[1]) if found and isinstance(found[1], ast.ClassDef) else None
+    return ((text or "").partition("\n")[0], _arguments_in(text or ""))
+
+
+def _arguments_in(docstring: str) -> dict[str, str]:
+    """Return the text of each argument in the section `Args:` of a docstring."""
+    _, _, section = docstring.partition("\nArgs:\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        if line.strip() and not line.startswith("    "):
+            break
+        if entry := re.match(r"    (\w+)(?: \([^)]*\))?: (.*)", line):
+            name, found[entry[1]] = entry[1], entry[2].strip()
+        elif name:
+            found[name] = f"{found[name]} {line.strip()}".strip()
+    return found
+
+
+def attributes_in_source(kind: type) -> dict[str, str]:
+    """Return the text below each attribute of a class and of its parents in lrflow."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        home = _find(base.__module__, base.__name__) if base.__module__.startswith("lrflow.") else None
+        body = home[1].body if home and isinstance(home[1], ast.ClassDef) else []
+        for entry, text in pairwise(body):
+            is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+            if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and is_text:
+                found[entry.target.id] = " ".join(str(text.value.value).split())  # type: ignore[attr-defined]
+    return found

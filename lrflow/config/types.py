@@ -4,102 +4,31 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import GetCoreSchemaHandler, PlainValidator
-from pydantic_core import CoreSchema, PydanticCustomError
-from pydantic_core.core_schema import no_info_before_validator_function
+from pydantic import PlainValidator
+from pydantic_core import PydanticCustomError
 
 from lrflow import limits
+from lrflow.config.field_checks import BeforeValidator
+from lrflow.config.field_checks import Json as Json
+from lrflow.config.field_checks import any_of as any_of
+from lrflow.config.field_checks import array as array
+from lrflow.config.field_checks import expects as expects
+from lrflow.config.field_checks import number as number
+from lrflow.config.field_checks import one_of as one_of
+from lrflow.config.field_checks import parsed_by as parsed_by
+from lrflow.config.field_checks import pattern as pattern
+from lrflow.config.field_checks import some_of as some_of
+from lrflow.config.field_checks import whole as whole
 from lrflow.data.splits import share_of
 from lrflow.limits import between, is_whole
+from lrflow.objectives import LOSSES, SCORES
+from lrflow.schedules import time
 from lrflow.schedules.time import MOST_STEPS, Duration
-
-
-class BeforeValidator:
-    """Check of a value as the config gives it, before pydantic reads it.
-
-    Pydantic's own class of this name does the same, but reads the signature of each function, which takes longer than
-    the rest of a schema.
-    """
-
-    __slots__ = ("check",)
-
-    def __init__(self, check: Callable[[Any], Any]) -> None:
-        self.check = check
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return no_info_before_validator_function(self.check, handler(source))
-
-
-def expects(sentence: str, holds: Callable[[Any], bool]) -> BeforeValidator:
-    """Return a check of a value as written in the config; `sentence` is shown when it fails."""
-
-    def check(value: Any) -> Any:
-        if holds(value):
-            return value
-        # The sentence is passed as data, since pydantic would read braces in it as placeholders.
-        raise PydanticCustomError("expected", "expected {sentence}", {"sentence": sentence})
-
-    return BeforeValidator(check)
-
-
-def parsed_by(parse: Callable[[Any], Any]) -> BeforeValidator:
-    """Return a check that a function reads a value, which stays as written; its ValueError says what was expected."""
-
-    def check(value: Any) -> Any:
-        try:
-            parse(value)
-        except ValueError as error:
-            raise PydanticCustomError("expected", "{sentence}", {"sentence": str(error)}) from None
-        return value
-
-    return BeforeValidator(check)
-
-
-def one_of(*words: str, also: tuple[str | int, ...] = ()) -> BeforeValidator:
-    """Return a check that a value is one of a few words, with a suggestion; `also` are valid but not listed."""
-
-    def check(value: Any) -> Any:
-        if any(value == word and type(value) is type(word) for word in (*words, *also)):
-            return value
-        raise _unknown_word(value, words)
-
-    return BeforeValidator(check)
-
-
-def some_of(*words: str) -> BeforeValidator:
-    """Return a check that a value is one of a few words or a list of them, with a suggestion."""
-
-    def check(value: Any) -> Any:
-        for entry in value if isinstance(value, list) and value else [value]:
-            if entry not in words:
-                raise _unknown_word(entry, words)
-        return value
-
-    return BeforeValidator(check)
-
-
-def _unknown_word(word: Any, words: tuple[str, ...]) -> PydanticCustomError:
-    context = {"shown": ", ".join(words), "options": words, "word": word}
-    return PydanticCustomError("option", "expected one of {shown}", context)
-
-
-def number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> BeforeValidator:
-    """Return a check for a finite number; see `lrflow.limits.number`."""
-    return _limited(limits.number(low, high, above=above, below=below))
-
-
-def whole(low: int, high: int | None = None) -> BeforeValidator:
-    """Return a check for a whole number of at least `low`, and at most `high` if it is given."""
-    return _limited(limits.whole(low, high))
-
-
-def _limited(limit: limits.Limit) -> BeforeValidator:
-    return expects(limit.expected, limit.holds)
 
 
 def _duration(value: Any) -> Duration:
@@ -149,7 +78,8 @@ _CLOCK_UNITS = {
     "day": 86400,
     "d": 86400,
 }
-_CLOCK = re.compile(r"(\d+\.?\d*|\.\d+)\s*([a-z]+)", re.IGNORECASE)
+_AMOUNT = r"(\d+\.?\d*|\.\d+)"
+_CLOCK = re.compile(rf"{_AMOUNT}\s*([a-z]+)", re.IGNORECASE)
 
 
 def seconds_of(text: str) -> float:
@@ -207,9 +137,12 @@ def _stays_inside(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and "\0" not in value and ".." not in PurePath(value).parts
 
 
+_RELATIVE_LR = r"\s*(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)\s*x\s*"
+
+
 def is_relative_lr(value: Any) -> bool:
     """Return whether a value is a multiple of the peak LR, such as `10x`."""
-    match = re.fullmatch(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)\s*x\s*", str(value), re.IGNORECASE)
+    match = re.fullmatch(_RELATIVE_LR, str(value), re.IGNORECASE)
     return isinstance(value, str) and match is not None and 0 < float(match.group(1)) < math.inf
 
 
@@ -239,30 +172,54 @@ def _is_devices(value: Any) -> bool:
     return value == "auto" or (_one_or_more(is_whole)(value) and 0 < count <= limits.MOST_PROCESSES)
 
 
-Text = Annotated[str, expects("text", _is_text)]
-PeakShare = Annotated[float, BeforeValidator(_share_of_peak)]
+_TEXT = {"type": "string", "pattern": r"\S"}
+_ABOVE_0 = limits.number(0, above=True).json
+_SHARE = pattern(rf"\s*{_AMOUNT}\s*%\s*")
+_DURATION = pattern(time.TEXT, any_case=True)
+
+Text = Annotated[str, expects("text", _is_text, _TEXT)]
+PeakShare = Annotated[float, BeforeValidator(_share_of_peak, any_of(limits.number(0, 1).json, _SHARE))]
 Mode = Annotated[Literal["min", "max"], one_of("min", "max")]
 Margin = Annotated[
-    Any, expects("a share of what training gains, such as 5%, or a difference of the metric", _is_margin)
+    Any,
+    expects(
+        "a share of what training gains, such as 5%, or a difference of the metric",
+        _is_margin,
+        any_of(_ABOVE_0, _SHARE),
+    ),
 ]
-Switch = Annotated[bool, expects("true or false", lambda value: isinstance(value, bool))]
+Switch = Annotated[bool, expects("true or false", lambda value: isinstance(value, bool), {"type": "boolean"})]
 Tested = Annotated[
     Any,
-    expects("true, false, best or last", lambda value: isinstance(value, bool) or value in ("best", "last")),
+    expects(
+        "true, false, best or last",
+        lambda value: isinstance(value, bool) or value in ("best", "last"),
+        {"enum": [True, False, "best", "last"]},
+    ),
 ]
-AutoSwitch = Annotated[Any, expects("auto, true or false", lambda value: value == "auto" or isinstance(value, bool))]
+AutoSwitch = Annotated[
+    Any,
+    expects(
+        "auto, true or false",
+        lambda value: value == "auto" or isinstance(value, bool),
+        {"enum": ["auto", True, False]},
+    ),
+]
 Count = Annotated[int, whole(1)]
 Steps = Annotated[
     int,
     expects(
         f"a whole number from 1 to {MOST_STEPS:,}, the most steps of a run",
         lambda v: is_whole(v) and 0 < v <= MOST_STEPS,
+        limits.whole(1, MOST_STEPS).json,
     ),
 ]
 LogInterval = Annotated[
     int,
     expects(
-        "a whole number from 1 to 100,000: so many rows are held in memory", lambda v: is_whole(v) and 0 < v <= 10**5
+        "a whole number from 1 to 100,000: so many rows are held in memory",
+        lambda v: is_whole(v) and 0 < v <= 10**5,
+        limits.whole(1, 10**5).json,
     ),
 ]
 CountOrShare = Annotated[
@@ -270,10 +227,13 @@ CountOrShare = Annotated[
     expects(
         "a whole number above 0, or a share above 0.0 and up to 1.0",
         lambda v: (is_whole(v) and v > 0) or (isinstance(v, float) and 0 < v <= 1),
+        any_of(limits.whole(1).json, limits.number(0, 1, above=True).json),
     ),
 ]
 CountOrNone = Annotated[int, whole(0)]
-PartSize = Annotated[int, parsed_by(_part_size)]
+PartSize = Annotated[
+    int, parsed_by(_part_size, any_of(limits.whole(0).json, limits.number(0, 1, below=True).json, _SHARE))
+]
 Workers = Annotated[int, whole(0, limits.MOST_PROCESSES)]
 Fraction = Annotated[float, number(0, 1)]
 BelowOne = Annotated[float, number(0, 1, below=True)]
@@ -282,47 +242,127 @@ NotNegative = Annotated[float, number(0)]
 PeakLR = Annotated[float, number(0, 1000, above=True)]
 Betas = Annotated[
     tuple[float, ...],
-    expects("two numbers (three where the optimizer has three), each at least 0 and below 1", _is_betas),
+    expects(
+        "two numbers (three where the optimizer has three), each at least 0 and below 1",
+        _is_betas,
+        array(limits.number(0, 1, below=True).json, 2, 3),
+    ),
 ]
-Eps = Annotated[Any, expects("a number above 0", _is_eps)]
-Time = Annotated[Duration, PlainValidator(_duration)]
-Interval = Annotated[Duration, PlainValidator(_interval)]
-ClockTime = Annotated[str, expects("a time with its unit, such as 2 hours, 30 min or 90 s", _is_clock_time)]
-Seed = Annotated[int, expects("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32)]
+Eps = Annotated[
+    Any,
+    expects(
+        "a number above 0", _is_eps, any_of(_ABOVE_0, array(any_of(limits.number(0).json, {"type": "null"}), 2, 2))
+    ),
+]
+Time = Annotated[Duration, PlainValidator(_duration), Json(any_of(limits.number(0).json, _DURATION))]
+INTERVAL = any_of(_ABOVE_0, _DURATION)
+"""JSON schema of a duration above 0."""
+
+Interval = Annotated[Duration, PlainValidator(_interval), Json(INTERVAL)]
+ClockTime = Annotated[
+    str,
+    expects(
+        "a time with its unit, such as 2 hours, 30 min or 90 s",
+        _is_clock_time,
+        pattern(rf"[ ,]*(?:{_AMOUNT}\s*(?:{'|'.join(_CLOCK_UNITS)})s?[ ,]*)+", any_case=True),
+    ),
+]
+Seed = Annotated[
+    int,
+    expects(
+        "a whole number from 0 to 4294967295",
+        lambda v: is_whole(v) and 0 <= v < 2**32,
+        limits.whole(0, 2**32 - 1).json,
+    ),
+]
 Units = Annotated[
     tuple[float, float],
     expects(
         "a list of two numbers, a mean and a standard deviation above 0",
         lambda value: isinstance(value, list | tuple) and len(value) == 2 and limits.is_number(value[0])
         and between(value[1], 0, math.inf, True, False),
+        array({"type": "number"}, 2, 2),
     ),
 ]  # fmt: skip
 Shape = Annotated[
     list[int],
-    expects("a list of whole numbers above 0", lambda v: isinstance(v, list) and all(is_whole(n) and n > 0 for n in v)),
+    expects(
+        "a list of whole numbers above 0",
+        lambda v: isinstance(v, list) and all(is_whole(n) and n > 0 for n in v),
+        array(limits.whole(1).json),
+    ),
 ]
 Devices = Annotated[
     Any,
-    expects(f"a whole number from 1 to {limits.MOST_PROCESSES}, a list of device numbers, or auto", _is_devices),
+    expects(
+        f"a whole number from 1 to {limits.MOST_PROCESSES}, a list of device numbers, or auto",
+        _is_devices,
+        any_of(limits.whole(1, limits.MOST_PROCESSES).json, array({"type": "integer"}, 1), {"const": "auto"}),
+    ),
 ]
 Strategy = Annotated[
     str,
-    expects("auto, ddp, fsdp or another strategy of Lightning's", lambda value: bool(_STRATEGY.fullmatch(str(value)))),
+    expects(
+        "auto, ddp, fsdp or another strategy of Lightning's",
+        lambda value: bool(_STRATEGY.fullmatch(str(value))),
+        pattern(_STRATEGY.pattern),
+    ),
 ]
 FolderName = Annotated[
     str,
-    expects("a name for a folder of at most 200 bytes: letters, digits, spaces and . , _ - + = @", _is_folder_name),
+    expects(
+        "a name for a folder of at most 200 bytes: letters, digits, spaces and . , _ - + = @",
+        _is_folder_name,
+        {**pattern(r"[^/\\:*?\"<>|]+"), "maxLength": _LONGEST_NAME},
+    ),
 ]
-FolderPath = Annotated[str, expects("a folder without `..` in its path", _stays_inside)]
+FolderPath = Annotated[str, expects("a folder without `..` in its path", _stays_inside, _TEXT)]
 GroupLR = Annotated[
     Any,
     expects(
         "a number above 0 (1e-4) or a multiple of the peak (10x)",
         lambda value: is_relative_lr(value) or between(value, 0, 1000, True, False),
+        any_of(limits.number(0, 1000, above=True).json, pattern(_RELATIVE_LR, any_case=True)),
     ),
 ]
-Texts = Annotated[Any, expects("text or a list of texts", _one_or_more(_is_text))]
+Texts = Annotated[Any, expects("text or a list of texts", _one_or_more(_is_text), any_of(_TEXT, array(_TEXT, 1)))]
 Patterns = Annotated[Texts, BeforeValidator(_patterns)]
 Numbers = Annotated[
-    Any, expects("a whole number or a list of them", _one_or_more(lambda value: is_whole(value) and value >= 0))
+    Any,
+    expects(
+        "a whole number or a list of them",
+        _one_or_more(lambda value: is_whole(value) and value >= 0),
+        any_of(limits.whole(0).json, array(limits.whole(0).json, 1)),
+    ),
+]
+
+
+def _is_loss(value: Any) -> bool:
+    return isinstance(value, str | Mapping)
+
+
+def _is_metrics(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(given is None or isinstance(given, Mapping) for given in value.values())
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+
+
+Loss = Annotated[
+    Any,
+    expects(
+        "the name of a loss, or a mapping of its name or _target_ and arguments",
+        _is_loss,
+        any_of({"enum": [*LOSSES]}, {"type": ["string", "object"]}),
+    ),
+]
+
+_METRIC = any_of({"enum": [*SCORES]}, {"type": "string"})
+
+Metrics = Annotated[
+    Any,
+    expects(
+        "the name of a metric, a list of names, or a mapping of names to their arguments",
+        _is_metrics,
+        any_of(_METRIC, array(_METRIC), {"type": "object", "additionalProperties": {"type": ["object", "null"]}}),
+    ),
 ]

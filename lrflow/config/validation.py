@@ -19,7 +19,7 @@ from lrflow.config.interpolation import leaves, resolve, resolve_hydra_and_now
 from lrflow.config.metric_checks import check_modes, directions_of, fill_modes
 from lrflow.config.origins import short_path, touches
 from lrflow.config.pretrained import fill_architecture
-from lrflow.config.schema import Rules
+from lrflow.config.schema import AUTO, Rules
 from lrflow.config.secrets import find_masked, find_published_secrets, find_secrets
 from lrflow.config.step_batch import divide_batch, fill_accumulation
 from lrflow.config.task_schema import OF_A_RUN
@@ -28,8 +28,6 @@ from lrflow.redaction import redactor
 
 META = "lrflow"
 """Key under which a saved config records its options, overrides and modes."""
-
-AUTO = "auto"
 
 REFERENCE = 1e-3
 """Placeholder for an LR that is not found yet; any value works, since a range test scales all groups by one factor."""

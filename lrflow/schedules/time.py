@@ -35,7 +35,10 @@ Unit = Literal["steps", "epochs", "samples", "fraction"]
 FORMS = "write a number of steps (500), of epochs (3 epochs), of samples (50_000 samples) or a share of the run (10%)"
 
 _NUMBER = r"(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:e[+-]?\d{1,3})?"
-_TEXT = re.compile(rf"\s*({_NUMBER})\s*(steps?|epochs?|samples?|%|)\s*", re.IGNORECASE)
+TEXT = rf"\s*({_NUMBER})\s*(steps?|epochs?|samples?|%|)\s*"
+"""Regular expression of a duration that is a text, in any case."""
+
+_TEXT = re.compile(TEXT, re.IGNORECASE)
 _UNITS: dict[str, Unit] = {"": "steps", "step": "steps", "epoch": "epochs", "sample": "samples"}
 _WHOLE = ("steps", "samples")
 

@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from schemas import against
 
 from lrflow.config import Config, compose
+from lrflow.config.json_schema import json_schema
+from lrflow.config.options import Catalogue
 from lrflow.errors import ConfigError, Problem
 
 
@@ -50,3 +53,9 @@ def write(nowhere: Path) -> Callable[[str, str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def schema_error() -> Callable[..., str]:
+    """What the JSON schema refuses in a config or recipe, or in an option of a group; empty: nothing."""
+    return against(json_schema(Catalogue()))

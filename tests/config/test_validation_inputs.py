@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from inputs import DOUBTFUL, RIGHT, WRONG
+from omegaconf import OmegaConf
 
 from lrflow.cli.arguments import parse
 from lrflow.cli.command import _require_multirun
@@ -104,14 +106,18 @@ def test_wrong_inputs(room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("table", [DOUBTFUL, RIGHT], ids=["one warning", "none"])
 def test_accepted_inputs_give_the_warning_that_is_due(
-    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema_error: Callable[[Any], str]
 ) -> None:
+    """The JSON schema of configs accepts them too."""
     failures = []
     with one_process(tmp_path, monkeypatch) as composing:
         for line in lines(table):
             words, due = read(line)
             try:
-                found = warnings_of(words, composing)
+                config = check(words, composing)
+                found = warnings_of(config)
+                refused = schema_error(OmegaConf.to_container(config.source)) if config else ""
+                found += [f"the JSON schema: {refused}"] if refused else []
             except Exception as error:
                 found = [repr(error)]
             is_right = not found if table is RIGHT else len(found) == 1 and due in found[0]
@@ -119,8 +125,7 @@ def test_accepted_inputs_give_the_warning_that_is_due(
     assert not failures, "\n".join(failures)
 
 
-def warnings_of(words: Sequence[str], composing: Composer) -> list[str]:
-    config = check(words, composing)
+def warnings_of(config: Config | None) -> list[str]:
     horizon = declared_horizon(config) if config else None
     return warnings_before_start(config, horizon) if config and horizon else []
 
