@@ -82,7 +82,7 @@ class Trainer(Section):
     """How max_time ends the run: with a cooldown of the LR that still fits into it, or at once."""
     max_time_cooldown: f.Interval = Duration.parse("10%")
     """Length of the cooldown with which max_time ends the run."""
-    accumulate_grad_batches: f.Count = 1
+    accumulate_grad_batches: Annotated[f.Count, f.Json({"type": "null"}, beside=True)] = 1  # null: filled in before
     """Batches per optimizer step."""
     gradient_clip_val: f.Positive | None = None
     """Limit to which the gradient is clipped; None: no clipping."""
