@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import re
 import shutil
@@ -9,8 +10,10 @@ import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from lrflow.config.options import home
+from lrflow.config.options import GROUPS, Catalogue, definition_of, home
+from lrflow.config.origins import SCHEMA, schema_line
 from lrflow.errors import ConfigError, Problem
+from lrflow.runs import OUTPUT
 
 TEMPLATE = "own_model"
 """The recipe whose package and options are copied."""
@@ -30,6 +33,8 @@ _README = """# {name}
 | options/ | an option per file, such as `model=net`, `data=diabetes` and `recipe=patients` |
 | pyproject.toml | the package, and `[tool.lrflow] trust`: in this folder a config may build its classes |
 | tests/ | the plan of the recipe, and a short training |
+| lrflow.schema.json | by which an editor completes and checks YAML files, such as VS Code with the extension YAML |
+| AGENTS.md | the same for coding agents |
 
 No file of the package sets a learning rate; the options do:
 
@@ -37,7 +42,31 @@ No file of the package sets a learning rate; the options do:
     python -m lrflow --config-dir options recipe=patients task=find
     python -m lrflow --config-dir options -m recipe=patients optimizer.lr=1e-3,1e-2 seed=0,1
     python -m lrflow list --sort val/r2
+
+After a new option or argument: `python -m lrflow schema --config-dir options > lrflow.schema.json`
 """
+
+_AGENTS = """# {name}: notes for coding agents
+
+lrflow trains the modules of `{name}/` as the options in `options/` say. Learning rates, schedules, optimizers and
+parameter groups are declared there, never in code; a module needs no `configure_optimizers`.
+
+    python -m lrflow --config-dir options recipe=patients task=plan   # check the config, print every LR; trains nothing
+    python -m lrflow --config-dir options recipe=patients fast=true   # a smoke run
+    python -m lrflow --config-dir options recipe=patients             # the whole run, into outputs/
+    python -m lrflow list --json                                      # the runs and their metrics
+    python -m pytest
+
+- A new option is a file `options/GROUP/NAME.yaml`; its first comment says what it is. `recipe` files start with
+  `# @package _global_` and choose options with `defaults`.
+- `lrflow.schema.json` has every key with its type, range and meaning. Write it anew after a new option or argument:
+  `python -m lrflow schema --config-dir options > lrflow.schema.json`
+- A wrong config ends with exit code 2 before anything is built, and names each key with the nearest valid one.
+- A class that a config builds is in this package, which `[tool.lrflow] trust` in pyproject.toml allows.
+- `python -m lrflow docs` lists the pages of the documentation; `python -m lrflow docs training resuming` prints one.
+"""
+
+_VS_CODE = {"recommendations": ["redhat.vscode-yaml", "ms-python.python"]}
 
 _TEST = '''"""The recipe plans the learning rates that it should, and trains."""
 
@@ -89,7 +118,7 @@ def init(wanted: str | None) -> None:
             shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
         raise ConfigError([Problem("lrflow init", f"cannot be written: {error.strerror}", str(folder))]) from None
-    print(f"{folder}/: {name}/, options/, tests/, pyproject.toml, README.md\n")
+    print(f"{folder}/: {name}/, options/, tests/, pyproject.toml, README.md, AGENTS.md, lrflow.schema.json, .vscode/\n")
     print(f"cd {folder}\npip install -e .\npython -m lrflow --config-dir options recipe=patients")
 
 
@@ -116,10 +145,36 @@ def _write(folder: Path, name: str) -> None:
             text = path.read_text(encoding="utf-8")
             text = text.replace("my_project", name).replace("my-project", name.replace("_", "-").lower())
             _put(folder / path.relative_to(template).as_posix().replace("my_project", name), text)
+    _describe(folder)
     _put(folder / name / "__init__.py", "")
     _put(folder / "README.md", _README.format(name=name))
+    _put(folder / "AGENTS.md", _AGENTS.format(name=name))
     _put(folder / "tests" / f"test_{name}.py", _TEST.format(name=name))
     _put(folder / ".gitignore", _IGNORED)
+
+
+def _describe(folder: Path) -> None:
+    """Write the JSON schema of a project, and what leads editors from its YAML files to it."""
+    from lrflow.config.json_schema import schema_text
+
+    options = folder / "options"
+    sys.path.insert(0, str(folder))  # where the texts of its classes are read
+    try:
+        _put(folder / SCHEMA, schema_text(Catalogue([options])))
+    finally:
+        sys.path.remove(str(folder))
+    for path in options.glob("*/*.yaml"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        header = [line for line in lines[:1] if "@package" in line]  # which Hydra expects first
+        line = schema_line(path.parent, definition_of(path.parent.name))
+        _put(path, "".join([*header, line, *lines[len(header) :]]))
+    files: dict[str, list[str]] = {f"./{SCHEMA}": [f"{OUTPUT}/**/config.yaml"]}
+    for group in GROUPS:
+        definition = definition_of(group)
+        schema = f"./{SCHEMA}#/definitions/{definition}" if definition else f"./{SCHEMA}"
+        files.setdefault(schema, []).append(f"options/{group}/**/*.yaml")
+    _put(folder / ".vscode" / "settings.json", json.dumps({"yaml.schemas": files}, indent=2) + "\n")
+    _put(folder / ".vscode" / "extensions.json", json.dumps(_VS_CODE, indent=2) + "\n")
 
 
 def _put(path: Path, text: str) -> None:

@@ -138,7 +138,9 @@ def _docs(given: argparse.Namespace) -> None:
 def _schema(given: argparse.Namespace) -> None:
     from lrflow.config.json_schema import schema_text
     from lrflow.config.options import Catalogue
+    from lrflow.config.packages import trusted
 
+    trusted()  # makes the working directory importable
     put(sys.stdout, schema_text(Catalogue([Path(folder) for folder in given.config_dir])))
 
 

@@ -26,11 +26,11 @@ from lrflow.config.json_types import (
 )
 from lrflow.config.nodes import PASSED
 from lrflow.config.option_files import Use, read_option, uses_in
-from lrflow.config.options import ACROSS_GROUPS, COMBINED, Catalogue
+from lrflow.config.options import ACROSS_GROUPS, COMBINED, Catalogue, definition_of
 from lrflow.config.ranges import field_of
 from lrflow.config.schema import Node
 from lrflow.config.signatures import attributes_in_source, docstring_in_source, named_in_source
-from lrflow.config.sweep_schema import Sweep
+from lrflow.config.sweep_schema import Sweep, SweepRecord
 from lrflow.config.targets import CONTROLS
 from lrflow.config.types import INTERVAL
 from lrflow.config.validation import META
@@ -39,9 +39,6 @@ from lrflow.optimizers.traits import Traits, traits_named
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 """The version of JSON schema that all versions of the YAML language server read."""
-
-OPTION = "{}-option"
-"""Name of the definition of an option file of a group."""
 
 
 def json_schema(catalogue: Catalogue) -> dict[str, Any]:
@@ -94,12 +91,13 @@ class _Builder:
                 form = any_of({"allOf": [form], "properties": {"defaults": False}}, INTERPOLATION)
                 nullable = {"type": "null"}
                 inner = {"allOf": [self._form(self.groups[key])], "properties": {"defaults": _ref("defaults")}}
-                self.definitions[OPTION.format(key)] = any_of(nullable, inner)
+                self.definitions[definition_of(key)] = any_of(nullable, inner)
             properties[key] = _property(form, text, default)
         properties["defaults"] = _ref("defaults")
         properties["hydra"] = {"type": "object", "description": "Settings of Hydra: sweeper, launcher, job."}
         properties[META] = {"type": "object", "description": "What this config was composed of; lrflow writes it."}
         sweeper = self._form(Member(Sweep))
+        self._form(Member(SweepRecord))
         choice = "override /hydra/sweeper"
         chosen = {"properties": {choice: {"const": "lrflow"}}, "required": [choice]}
         return {

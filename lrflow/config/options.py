@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 import lrflow
-from lrflow.config.origins import read_yaml
+from lrflow.config.origins import MODELINE, read_yaml
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import is_folder
 
@@ -26,6 +26,11 @@ COMBINED = ("callbacks",)
 
 ACROSS_GROUPS = ("recipe", "fast", "sweep")
 """Groups whose options set keys of many other groups."""
+
+
+def definition_of(group: str) -> str:
+    """Return the definition of a group's option files in the JSON schema; empty: the whole schema."""
+    return "" if group in ACROSS_GROUPS else f"{group}-option"
 
 
 class Option(NamedTuple):
@@ -43,12 +48,15 @@ class Option(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """The first line of the file if it is a comment, which describes the option; otherwise empty."""
+        """The first line of the file if it is a comment, which describes the option; otherwise empty.
+
+        Lines for Hydra and for editors before it are left out.
+        """
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
             return ""
-        first = next((line for line in lines if "@package" not in line), "")
+        first = next((line for line in lines if "@package" not in line and not line.startswith(MODELINE)), "")
         return first.lstrip("# ") if first.startswith("#") else ""
 
     def selected_options(self) -> dict[str, str]:

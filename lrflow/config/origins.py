@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +40,27 @@ def _dumper() -> Any:
 
     Dumper.add_representer(str, get_omega_conf_dumper().str_representer)  # it quotes texts such as 1e-3 and on
     return Dumper
+
+
+SCHEMA = "lrflow.schema.json"
+"""The file into which `lrflow schema` is written, for the files in its folder and below."""
+
+MODELINE = "# yaml-language-server: $schema="
+"""Start of the comment that names the JSON schema of a YAML file to an editor."""
+
+
+def schema_line(folder: Path, definition: str = "") -> str:
+    """Return the first line of a YAML file, by which an editor finds its JSON schema; empty if there is none.
+
+    Args:
+        folder: the folder of the file; the schema lies in it or above.
+        definition: the part of the schema that describes the file; empty: a config or a recipe.
+    """
+    for above in (folder.absolute(), *folder.absolute().parents):
+        if (above / SCHEMA).is_file():
+            path = Path(os.path.relpath(above / SCHEMA, folder.absolute())).as_posix()
+            return f"{MODELINE}{path}{f'#/definitions/{definition}' if definition else ''}\n"
+    return ""
 
 
 READ_ERRORS = (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError)

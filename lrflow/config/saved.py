@@ -21,7 +21,7 @@ from lrflow.config.config import Config
 from lrflow.config.debugging import smoke_run
 from lrflow.config.failures import one_line
 from lrflow.config.options import ACROSS_GROUPS, COMBINED, Catalogue
-from lrflow.config.origins import READ_ERRORS, as_yaml, yaml_problem
+from lrflow.config.origins import READ_ERRORS, as_yaml, schema_line, yaml_problem
 from lrflow.config.overrides import Override
 from lrflow.config.task_schema import OF_A_RUN
 from lrflow.config.validation import META, record_of, record_problems, validate
@@ -37,14 +37,15 @@ _OF_THE_NEW_RUN = ("resume", "against", "trial")
 """Keys that are never taken from an earlier run."""
 
 
-def save_config(config: Config, path: Path) -> None:
+def save_config(config: Config, path: Path, home: Path | None = None) -> None:
     """Write a config to a file, with its interpolations and without secrets.
 
     Args:
         config: validated config.
         path: the file; replaced atomically.
+        home: folder to which it is moved later; None: it stays where it is.
     """
-    write_whole(path, config_text(config))
+    write_whole(path, schema_line(home or path.parent) + config_text(config))
 
 
 def config_text(config: Config) -> str:

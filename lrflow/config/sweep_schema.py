@@ -105,6 +105,25 @@ ConfigStore.instance().store(
 )
 
 
+class SweepRecord(Section):
+    """The record of a sweep in its folder, `sweep.yaml`."""
+
+    version: f.Text
+    """Version of lrflow that wrote it."""
+    study: f.Text
+    """Name of the study."""
+    overrides: list[str]
+    """Overrides of the command line."""
+    space: list[str]
+    """The search space: a line for each key."""
+    settings: Sweep
+    """Settings of the sweeper."""
+
+
+SWEEP_RECORD = SweepRecord.__name__
+"""Its definition in the JSON schema."""
+
+
 class Trial(Section):
     """The trial of a sweep that a run is; set by the sweeper."""
 

@@ -21,9 +21,9 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend
 
 import lrflow
-from lrflow.config.origins import READ_ERRORS, yaml_problem
+from lrflow.config.origins import READ_ERRORS, schema_line, yaml_problem
 from lrflow.config.packages import missing_package
-from lrflow.config.sweep_schema import Sweep
+from lrflow.config.sweep_schema import SWEEP_RECORD, Sweep
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import lock, name_of_broken, write_whole
 from lrflow.redaction import redact, redactor
@@ -267,6 +267,7 @@ def write_record(folder: Path, settings: Sweep, space: Space, overrides: Sequenc
     text = yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True, width=120)
     write_whole(
         folder / RECORD,
+        f"{schema_line(folder, SWEEP_RECORD)}"
         f"# Settings and search space of this sweep; its trials are in the folders beside this file.\n{text}",
     )
 

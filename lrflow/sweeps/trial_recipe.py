@@ -15,7 +15,7 @@ from lrflow.config import Config, load_config
 from lrflow.config.composition import composer
 from lrflow.config.interpolation import resolve_hydra_and_now
 from lrflow.config.options import ACROSS_GROUPS
-from lrflow.config.origins import as_yaml
+from lrflow.config.origins import as_yaml, schema_line
 from lrflow.config.overrides import Override
 from lrflow.config.validation import META
 from lrflow.errors import LrflowError
@@ -57,13 +57,13 @@ def write_recipe(sweep: SweepResults, trial: TrialResult, name: str = BEST) -> P
         names = [each.name for each in sweep.objectives if each.name in trial.metrics]
         metrics = "".join(f", {name} {trial.metrics[name]:.4g}" for name in names)
         head = [
-            "@package _global_",
             f"Trial {trial.number} of a sweep: {trial.status}{metrics}",
             command(sweep, name),
         ]
         path.parent.mkdir(exist_ok=True)
         text = as_yaml({**content, **values})
-        write_whole(path, "".join(f"# {line}\n" for line in head) + text)
+        comments = "".join(f"# {line}\n" for line in head)
+        write_whole(path, f"# @package _global_\n{schema_line(path.parent)}{comments}{text}")
         if differing := _differences(config, _compose([Override("recipe", name)], sweep.folder)):
             raise LrflowError(f"a recipe cannot hold {', '.join(differing)}")
     except Exception as error:

@@ -114,7 +114,7 @@ def record_start(
         return
     _ = folder.run_id  # creates the id before the config: a folder with a config but no id is an earlier version's
     place = folder.stage() if resumed else folder
-    save_config(config, place.config)
+    save_config(config, place.config, folder.path)
     place.write_environment(**resumed_facts(resumed))
     record_plan(config, place, plan, {"cooldown": cooldown} if cooldown else {}, devices)
     upload(folder, must=True, starts=True)  # now, since a run that cannot be uploaded should not start

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from schemas import against
 
 from lrflow.cli import main
+from lrflow.config.option_files import read_option
+from lrflow.config.options import Catalogue
 
 
 def test_a_new_project_passes_its_tests_and_trains(
@@ -16,14 +21,39 @@ def test_a_new_project_passes_its_tests_and_trains(
     monkeypatch.chdir(tmp_path)
     assert main(["init", "labs/wine_lab"]) == 0
     project = tmp_path / "labs" / "wine_lab"
-    assert not [path for path in project.rglob("*") if path.is_file() and "my_project" in path.read_text()]
+    texts = [path for path in project.rglob("*") if path.is_file() and path.suffix != ".json"]
+    assert not [path for path in texts if "my_project" in path.read_text()]
     source = {"PYTHONPATH": f"{Path(__file__).parents[2]}:{project}"}
     job = python("-m", "lrflow", "--config-dir", "options", "recipe=patients", "fast=true", cwd=project, **source)
     assert job.wait() == 0, job.communicate()
+    check_schema(project)
     monkeypatch.syspath_prepend(project)
     tests: dict[str, Any] = {"__file__": str(project / "tests" / "test_wine_lab.py")}
     exec((project / "tests" / "test_wine_lab.py").read_text(), tests)
     tests["test_the_plan_reaches_the_peak_and_decays"]()
+
+
+def check_schema(project: Path) -> None:
+    """Every YAML file names its schema, which accepts it; an editor finds the same one in its settings."""
+    error_in = against(json.loads((project / "lrflow.schema.json").read_text()))
+    settings = json.loads((project / ".vscode" / "settings.json").read_text())["yaml.schemas"]
+    assert json.loads((project / ".vscode" / "extensions.json").read_text())["recommendations"]
+    files = [*project.glob("options/*/*.yaml"), *project.glob("outputs/*/config.yaml")]
+    assert len(files) == 7
+    for path in files:
+        (line,) = re.findall(r"^# yaml-language-server: \$schema=(\S+)$", path.read_text(), re.MULTILINE)
+        file, _, definition = line.partition("#/definitions/")
+        assert (path.parent / file).resolve() == project / "lrflow.schema.json"
+        (found,) = [
+            schema
+            for schema, globs in settings.items()
+            if any(path in project.glob(glob.replace("/**/", "/*/" if "outputs" in glob else "/")) for glob in globs)
+        ]
+        assert found.removeprefix("./") == line.removeprefix("../" * line.count("../"))
+        assert not error_in(read_option(path).content, definition.removesuffix("-option"))
+    options = Catalogue([project / "options"])
+    assert options.options("model")["net"].summary == "This project's plain torch module."
+    assert options.options("recipe")["patients"].summary.startswith("Predict the progression")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from lrflow.config import compose, load_config, save_config, validate
+from lrflow.config.origins import MODELINE, SCHEMA
+from lrflow.config.saved import config_text
 from lrflow.errors import ConfigError
 
 
@@ -29,6 +31,19 @@ def test_a_saved_config_of_a_sweeps_job_keeps_its_folder(tmp_path: Path) -> None
     again = validate(load_config(tmp_path / "config.yaml"))
     assert again.run_folder == Path("outputs/sweeps/x/3")
     assert again.overrides == ["seed=0"]
+
+
+def test_a_saved_config_names_the_schema_above_it_as_seen_from_its_last_place(tmp_path: Path) -> None:
+    config, run = compose(), tmp_path / "outputs" / "run"
+    for place, home in ((run, None), (run / ".next", run)):
+        place.mkdir(parents=True)
+        save_config(config, place / "config.yaml", home)
+        assert not (place / "config.yaml").read_text().startswith(MODELINE)  # there is no schema
+    (tmp_path / SCHEMA).touch()
+    for place, home in ((run, None), (run / ".next", run)):
+        save_config(config, place / "config.yaml", home)
+        assert (place / "config.yaml").read_text() == f"{MODELINE}../../{SCHEMA}\n{config_text(config)}"
+        assert validate(load_config(place / "config.yaml")) == config
 
 
 def test_resolved_times_are_saved(tmp_path: Path) -> None:

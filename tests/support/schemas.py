@@ -8,7 +8,7 @@ from typing import Any
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import best_match
 
-from lrflow.config.json_schema import OPTION
+from lrflow.config.options import definition_of
 
 
 def against(schema: dict[str, Any]) -> Callable[..., str]:
@@ -18,7 +18,8 @@ def against(schema: dict[str, Any]) -> Callable[..., str]:
 
     def error_in(value: Any, group: str = "") -> str:
         if group not in validators:
-            reference = {"$ref": f"#/definitions/{OPTION.format(group)}", "definitions": schema["definitions"]}
+            name = group if group in schema["definitions"] else definition_of(group)
+            reference = {"$ref": f"#/definitions/{name}", "definitions": schema["definitions"]}
             validators[group] = Draft7Validator(reference)
         error = best_match(validators[group].iter_errors(value))
         return f"{error.json_path}: {error.message[:300]}" if error else ""

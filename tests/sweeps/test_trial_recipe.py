@@ -7,6 +7,8 @@ import pytest
 
 from lrflow.cli import main
 from lrflow.config import Config, compose, save_config
+from lrflow.config.options import Catalogue
+from lrflow.config.origins import MODELINE, SCHEMA
 from lrflow.metric import Metric
 from lrflow.runs import RunFolder
 from lrflow.sweeps.folders import read_sweep
@@ -37,11 +39,14 @@ def swept(tmp_path: Path):
     ],
     ids=lambda overrides: " ".join(overrides) or "nothing",
 )
-def test_the_recipe_reproduces_the_run(overrides: list[str], swept) -> None:
+def test_the_recipe_reproduces_the_run(overrides: list[str], swept, tmp_path: Path) -> None:
     folder = swept(overrides)
     sweep = read_sweep(folder)
+    (tmp_path / SCHEMA).touch()
     path = write_recipe(sweep, sweep.trials[0])
     assert path == folder / "recipe" / "best.yaml"
+    assert path.read_text().splitlines()[:2] == ["# @package _global_", f"{MODELINE}../../{SCHEMA}"]
+    assert Catalogue([folder]).options("recipe")["best"].summary.startswith("Trial 0 of a sweep")
     again = compose(["recipe=best"], config_dir=folder)
     assert dict(again) == dict(compose(overrides))
 
