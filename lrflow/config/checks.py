@@ -16,6 +16,7 @@ from lrflow.config.diagnostics import answered, closest
 from lrflow.config.facts import check_facts
 from lrflow.config.find_schema import RangeFind
 from lrflow.config.length import declared_horizon
+from lrflow.config.loggers import check_loggers
 from lrflow.config.metric_checks import check_feedback, check_limits, check_logged, is_plain, no_validation
 from lrflow.config.nodes import check_targets
 from lrflow.config.objective import check_objective
@@ -70,7 +71,7 @@ def check_config(
         failed: keys with known problems; checks that depend on them are skipped.
         choices: chosen option of each group.
     """
-    found = [*check_limits(content), *check_targets(content, choices), *check_mup(content)]
+    found = [*check_limits(content), *check_targets(content, choices), *check_loggers(content), *check_mup(content)]
     problems = [answered(p, content) for p in found if p.key not in failed]
     if config is None:
         return problems

@@ -311,17 +311,18 @@ def _doubts(overrides: Sequence[Override], config_dir: Path | None) -> Iterator[
 
 
 def _of_account(config: Config, typed: Collection[str], place: Callable[[Problem], Problem]) -> Iterator[str]:
-    """Yield a warning for an account of Weights & Biases that a file gives, since it receives the run's metrics.
+    """Yield a warning for an account or a server that a file gives, since it receives the run's metrics.
 
     Args:
         config: checked config.
         typed: keys that the command line sets.
         place: function that adds file and line to a problem.
     """
-    key, wandb = "logger.wandb.entity", config.logger.wandb
-    if wandb is not None and wandb.entity is not None and not is_typed(key, typed):
-        where = place(Problem(key, "", wandb.entity)).where or "a file"
-        yield f"{where} sends the metrics to the account {key}={wandb.entity}: type it if it is yours"
+    for key, receiver in config.logger.receivers().items():
+        if not is_typed(key, typed):
+            where = place(Problem(key, "", receiver)).where or "a file"
+            kind = "server" if key.endswith("uri") else "account"
+            yield f"{where} sends the metrics to the {kind} {key}={receiver}: type it if it is yours"
 
 
 def _continued(file: Path | None) -> Path | None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig
 from pydantic import Field, PrivateAttr
 
-from lrflow.config import average_schema, callback_schema, run_schema, schema, task_schema
+from lrflow.config import average_schema, callback_schema, logger_schema, run_schema, schema, task_schema
 from lrflow.config import find_schema as find_schemas
 from lrflow.config import types as f
 from lrflow.config.sweep_schema import Trial
@@ -37,7 +37,7 @@ class Config(schema.Section):
     model: schema.Model
     data: schema.Data
     trainer: run_schema.Trainer
-    logger: run_schema.Logger
+    logger: logger_schema.Logger
     health: run_schema.Health
     callbacks: callback_schema.Callbacks = Field(default_factory=lambda: callback_schema.Callbacks.model_validate({}))
     sharpness: run_schema.Probing = run_schema.Probing.model_construct()

@@ -44,8 +44,10 @@ SYNONYMS = {
 _NAMES = "name=... names the run, on dashboards too"
 
 ANSWERS = {
-    r"(?:.*\.)?logger\.(?:wandb|tensorboard)\.(?:run_)?name|(?:logger|trainer)\.name": _NAMES,
+    r"(?:.*\.)?logger\.(?:wandb|tensorboard|mlflow|trackio|comet)\.(?:run_)?name|(?:logger|trainer)\.name": _NAMES,
     r"(?:logger\.)?(tags|project|entity|group)": "did you mean logger.wandb.{0}? It needs logger=wandb",
+    r"(?:logger\.)?(tracking_uri|experiment)(?:_name)?": "did you mean logger.mlflow.{0}? It needs logger=mlflow",
+    r"logger\._target_": "each logger has a name: logger=custom logger.custom._target_=my_pkg.Log trust=my_pkg",
     r"(.*schedule)\.warmup_(?:ratio|fraction|pct)": "a warmup can be a share of the run: {0}.warmup={share}",
     r"(.*schedule)\.warmup_epochs": "a warmup can be in epochs: {0}.warmup='{value} epochs'",
     r"(?:data|trainer)\.(num_workers|pin_memory|prefetch_factor|persistent_workers)": "did you mean data.loader.{0}?",
@@ -262,13 +264,15 @@ def problem_of(
         case "extra_forbidden":
             return unknown_key(key, value, content, schema, groups)
         case "missing":
-            return _missing(key, content, groups)
+            return _missing(key, content, schema, groups)
         case "union_tag_invalid":
             return _no_such_kind(details["loc"], value, str(context["expected_tags"]))
         case "model_type" | "model_attributes_type" | "dict_type":
             monitors = [name for section in sections_at("health", schema) for name in names_of(section)]
             if key.startswith("health.") and key.count(".") == 1 and key.removeprefix("health.") not in monitors:
                 return unknown_key(key, value, content, schema, groups)
+            if key.startswith("logger.") and key.count(".") == 1:
+                return _unknown_logger(key, value, schema)
             return Problem(key, "expected a mapping of keys to values", value)
         case "list_type":
             return Problem(key, "expected a list", value)
@@ -317,7 +321,7 @@ def untagged(location: Iterable[str | int]) -> list[str | int]:
     return [part for at, part in enumerate(parts) if not (at and isinstance(part, str) and _TAG.fullmatch(part))]
 
 
-def _missing(key: str, content: Mapping[str, Any], groups: Collection[str]) -> Problem:
+def _missing(key: str, content: Mapping[str, Any], schema: type[BaseModel], groups: Collection[str]) -> Problem:
     group, _, name = key.rpartition(".")
     if group.startswith("optimizer.routes.") and name in ("_target_", "lr"):
         route, routes = group.removeprefix("optimizer.routes."), content["optimizer"]["routes"]
@@ -328,6 +332,8 @@ def _missing(key: str, content: Mapping[str, Any], groups: Collection[str]) -> P
         if near := closest(group.removeprefix("health."), known):
             return Problem(group, "there is no such monitor", hint=f"did you mean health.{near}?")
         return Problem(key, "is missing", hint="give the dotted name of a lrflow.health.Monitor")
+    if name == "_target_" and group.startswith("logger.") and group != "logger.custom":
+        return _unknown_logger(group, ..., schema)
     if name == "_target_" and group.startswith("callbacks."):
         return Problem(key, "is missing", hint=_how_to_name_callback(group.removeprefix("callbacks.")))
     if name == "_target_":
@@ -337,6 +343,20 @@ def _missing(key: str, content: Mapping[str, Any], groups: Collection[str]) -> P
     if not group and name in groups:
         return Problem(key, "the config has no option of this group", hint=f"choose an option: {name}=...")
     return Problem(key, "is missing")
+
+
+def _unknown_logger(key: str, value: Any, schema: type[BaseModel]) -> Problem:
+    """Return the problem of a logger that lrflow does not have and that names no `_target_`."""
+    name = key.removeprefix("logger.")
+    known = [other for section in sections_at("logger", schema) for other in names_of(section)]
+    if name in known:
+        return Problem(key, "expected a mapping of keys to values", value)
+    if near := closest(name, known):
+        return Problem(key, "there is no such logger", value, f"did you mean logger.{near}?")
+    if instead := answer(key, value):
+        return Problem(key, "there is no such key", value, instead)
+    hint = f"the loggers are {', '.join(known)}; of any other, give {key}._target_"
+    return Problem(key, "there is no such logger", value, hint)
 
 
 def _no_such_kind(location: tuple[str | int, ...], value: Any, tags: str) -> Problem:

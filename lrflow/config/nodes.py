@@ -26,13 +26,14 @@ PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
     "optimizer": (("params",), ("fused", *Optimizer.offered)),
     "model": ((), Model.offered),
     "data": ((), Data.offered),
+    "logger": (("save_dir",), ()),
 }
 """By group: arguments that lrflow passes itself, and keys that it passes only to targets with such an argument."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 _BUILT = re.compile(
-    r"(optimizer|feedback|layers|model|data)|optimizer\.routes\.[^.]+|(health|callbacks)\.[^.]+|trainer\.(strategy|plugins\[\d+\])"
+    r"(optimizer|feedback|layers|model|data)|optimizer\.routes\.[^.]+|(health|callbacks|logger)\.[^.]+|trainer\.(strategy|plugins\[\d+\])"
 )
 """Keys of the nodes whose object lrflow builds itself."""
 
@@ -58,8 +59,7 @@ def check_targets(content: Mapping[str, Any], choices: Mapping[str, str | None])
                 problems += check_curve(node, key)
             else:
                 problems += _check_built(node, key) or check_node(node, key, group, choices.get(group), content)
-    logger = content.get("logger")
-    return problems + check_tensorboard(logger.get("tensorboard") if isinstance(logger, Mapping) else None)
+    return problems
 
 
 def _check_built(node: Mapping[str, Any], key: str) -> list[Problem]:
@@ -254,37 +254,3 @@ def may_be_number(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str, s
                     parameter = annotated(locate(node["_target_"]), name)
                     if parameter.annotation is parameter.empty:
                         yield f"{key}.{name}", node["_target_"].rpartition(".")[2], name, value
-
-
-TENSORBOARD = (
-    "pytorch_lightning.loggers.tensorboard.TensorBoardLogger",
-    "torch.utils.tensorboard.writer.SummaryWriter",
-)
-"""The classes that share the arguments in `logger.tensorboard`."""
-
-
-def check_tensorboard(given: Any) -> list[Problem]:
-    """Return a problem for each key of `logger.tensorboard` that neither the logger nor its writer takes.
-
-    Args:
-        given: content of the key; other checks report it if it is not a mapping.
-    """
-    if not isinstance(given, Mapping) or not given:
-        return []
-    named: dict[str, inspect.Parameter] = {}
-    for target in TENSORBOARD:
-        named = {**named_in_source(target)[0], **named}
-    ours = ("save_dir", "name", "version", "log_dir")
-    known = [name for name in named if name not in ours]
-    problems = []
-    for name, value in given.items():
-        key = f"logger.tensorboard.{name}"
-        if name in ours:
-            problems.append(Problem(key, "is set by lrflow: it logs into the run folder", value, "leave it out"))
-        elif name not in named:
-            near = closest(str(name), known)
-            hint = f"did you mean logger.tensorboard.{near}?" if near else f"it takes {', '.join(known)}"
-            problems.append(Problem(key, "Lightning's TensorBoardLogger takes no such argument", value, hint))
-        elif problem := check_value(named[name], value, key):
-            problems.append(problem)
-    return problems

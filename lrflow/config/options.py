@@ -21,7 +21,7 @@ GROUPS = (
 )  # fmt: skip
 """Groups in the order in which help lists them."""
 
-COMBINED = ("callbacks",)
+COMBINED = ("callbacks", "logger")
 """Groups of which several options can be chosen at once, as a list."""
 
 ACROSS_GROUPS = ("recipe", "fast", "sweep")

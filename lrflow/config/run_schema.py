@@ -1,4 +1,4 @@
-"""Schemas of how a run is executed: trainer, checkpoints, loggers, health, batch scaling and resume."""
+"""Schemas of how a run is executed: trainer, checkpoints, health, batch scaling and resume."""
 
 from __future__ import annotations
 
@@ -163,49 +163,6 @@ class Trainer(Section):
         if self.strategy_name not in ("auto", "single_device", "singledevice"):
             return "strategy", self.strategy_name, "auto"
         return None
-
-
-class Wandb(Section):
-    """Weights & Biases."""
-
-    project: f.Text = "lrflow"
-    """Project of the run."""
-    entity: f.Text | None = None
-    """Account or team; None: the default of the API key."""
-    group: f.Text | None = None
-    """Group of the run."""
-    tags: list[f.Text] = Field([])
-    """Tags of the run."""
-    mode: Annotated[str, f.one_of("auto", "online", "offline", "disabled")] = "auto"
-    """auto: online with a key in the environment, offline without."""
-
-
-class TensorBoard(Section):
-    """TensorBoard: arguments of Lightning's TensorBoardLogger and of its SummaryWriter."""
-
-    log_graph: f.Switch = False
-    """Log the graph of a module that has an `example_input_array`."""
-    default_hp_metric: f.Switch = True
-    """Log a metric `hp_metric` for the table of hyperparameters."""
-    prefix: Annotated[str, f.expects("text", lambda value: isinstance(value, str))] = ""
-    """Text before the name of each metric."""
-    sub_dir: f.FolderPath | None = None
-    """Folder of the events below the run folder's `tensorboard`."""
-    max_queue: f.Count = 10
-    """Number of events that are kept in memory before they are written."""
-    flush_secs: f.Count = 120
-    """Seconds between two writes of the events."""
-    filename_suffix: Annotated[str, f.expects("text", lambda value: isinstance(value, str))] = ""
-    """Text at the end of the names of the files."""
-
-
-class Logger(Section):
-    """Loggers that receive the metrics."""
-
-    csv: f.Switch = True
-    """Write metrics.csv in the run folder."""
-    wandb: Wandb | None = None
-    tensorboard: TensorBoard | None = None
 
 
 class MonitorNode(Node):

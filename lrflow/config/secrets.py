@@ -1,4 +1,4 @@
-"""Checks of a config for secrets: in plain text, shown on a dashboard, or missing from a saved config."""
+"""Secrets in a config: in plain text, shown on a dashboard, or missing from a saved config; the config without them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from lrflow.config.interpolation import leaves
 from lrflow.errors import Problem
-from lrflow.redaction import MASK, is_secret_name, redactor, without_named, without_password
+from lrflow.redaction import MASK, is_secret_name, redact, redactor, without_named, without_password
 
 _DEFAULT = re.compile(r"\$\{\s*oc\.env\s*:[^,{}]*,\s*([^{}]*?)\s*\}")
 
@@ -24,7 +24,8 @@ def find_published_secrets(content: Mapping[str, Any]) -> list[Problem]:
     Args:
         content: resolved config; arguments of models and data modules may hold secrets.
     """
-    public = {key: content.get(key) for key in ("name", "output", "logger", "hydra")}
+    public = {key: content.get(key) for key in ("name", "output", "hydra")}
+    public["logger"] = _published(content.get("logger"))
     layers = content.get("layers")
     names = [place for place in leaves(layers, "layers") if place[0].endswith("].name")]  # of groups, everywhere
     return [
@@ -32,6 +33,42 @@ def find_published_secrets(content: Mapping[str, Any]) -> list[Problem]:
         for key, value in (*leaves(public), *names)
         if isinstance(value, str) and (secret := redactor.found_in(value))
     ]
+
+
+def _published(loggers: Any) -> Any:
+    """Return what dashboards show of the settings of loggers; an address and the arguments of a node are not shown."""
+    if not isinstance(loggers, Mapping):
+        return loggers
+    shown = {name: one for name, one in loggers.items() if not (isinstance(one, Mapping) and "_target_" in one)}
+    if isinstance(of_mlflow := shown.get("mlflow"), Mapping):
+        shown["mlflow"] = {key: value for key, value in of_mlflow.items() if key != "tracking_uri"}
+    return shown
+
+
+def shown_config(resolved: Mapping[str, Any], written: Any) -> dict[str, Any]:
+    """Return a resolved config for dashboards, with secrets masked.
+
+    What is read from the environment stays the name of the variable.
+
+    Args:
+        resolved: the values of the config.
+        written: the same with unresolved interpolations.
+    """
+    shown: dict[str, Any] = redact(_without_environment(resolved, written))
+    return shown
+
+
+def _without_environment(value: Any, written: Any) -> Any:
+    """Return a resolved value, or its text in the config wherever that reads the environment."""
+    if isinstance(written, str) and "oc.env" in written:
+        return written
+    if isinstance(value, Mapping):
+        below = written if isinstance(written, Mapping) else {}
+        return {key: _without_environment(item, below.get(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = written if isinstance(written, list) and len(written) == len(value) else [None] * len(value)
+        return [_without_environment(*pair) for pair in zip(value, items, strict=True)]
+    return value
 
 
 def find_masked(content: Any) -> list[Problem]:

@@ -108,6 +108,10 @@ def _output(config: Config, named: Collection[Path]) -> Iterator[Problem]:
 def _written(config: Config) -> Iterator[tuple[str, Any]]:
     """Yield the key and value of each path that a run may write, apart from `output`."""
     yield from leaves(config.logger.plain().get("tensorboard") or {}, "logger.tensorboard")
+    if config.logger.mlflow is not None and (file := config.logger.mlflow.file) is not None:
+        yield "logger.mlflow.tracking_uri", file
+    for name, node in config.logger.nodes().items():
+        yield from _of_lightning(node, f"logger.{name}")
     if (source := getattr(config.task, "source", None)) is not None:
         yield "task.from", source
     for group in ("optimizer", "schedule", "layers", "feedback", "model", "data"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,22 +13,26 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.loggers.logger import DummyLogger
 from rich.console import Console
 
-from lrflow import assemble
 from lrflow.config import Config, save_config
 from lrflow.config.failures import failure
+from lrflow.config.overrides import Override
+from lrflow.config.secrets import shown_config
 from lrflow.display import counted
 from lrflow.errors import StoppedError
 from lrflow.health.advice import plan_extras
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
+from lrflow.redaction import redact
 from lrflow.remote import upload, url_of
 from lrflow.runs import NoFolder, RunFolder
+from lrflow.training.dashboard import About
 from lrflow.training.interrupt import requeue
-from lrflow.training.loggers import build_loggers, close_loggers
+from lrflow.training.loggers import build_loggers, close_loggers, describe_run
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import resumed_facts
 from lrflow.training.trainer import rank
@@ -67,7 +71,22 @@ def open_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     """Return the loggers that the config of a run selects; if it writes no files, one that drops what it gets."""
     if not folder.is_written:
         return [DummyLogger()]
-    return build_loggers(config.logger.model_dump(), folder.path, config.title, assemble.plain_config(config))
+    return build_loggers({**config.logger.model_dump(), **config.logger.nodes()}, folder.path, about_run(config))
+
+
+def about_run(config: Config) -> About:
+    """Return what dashboards show of a run besides its metrics, without secrets."""
+    metric, place = config.trainer.checkpoint.metric, config.run_folder
+    typed = {one.key: one.plain for one in map(Override.read, config.overrides) if not (one.of_hydra or one.deletes)}
+    return About(
+        name=config.title,
+        config=shown_config(config.plain(), OmegaConf.to_container(config.source, resolve=False)),
+        options={group: option for group, option in config.choices.items() if option is not None},
+        typed=redact(typed),
+        group=place.parent.name if place is not None else None,
+        metric=None if metric is None else metric.name,
+        mode="min" if metric is None else config.directions(metric.name).mode,
+    )
 
 
 @contextmanager
@@ -96,6 +115,7 @@ def record_start(
     devices: int,
     resumed: Resumed | None = None,
     cooldown: Mapping[str, Any] | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> None:
     """Write the config, the environment and the plan of a run into its folder.
 
@@ -109,6 +129,7 @@ def record_start(
         devices: the number of processes that train.
         resumed: the run that is resumed; None: a new run.
         cooldown: the record of the cooldown that the run is in; None: it is in none.
+        loggers: the loggers of the run, which show the plan.
     """
     if not folder.is_written:
         return
@@ -117,6 +138,7 @@ def record_start(
     save_config(config, place.config, folder.path)
     place.write_environment(**resumed_facts(resumed))
     record_plan(config, place, plan, {"cooldown": cooldown} if cooldown else {}, devices)
+    describe_run(loggers, place.path)
     upload(folder, must=True, starts=True)  # now, since a run that cannot be uploaded should not start
 
 

@@ -1,254 +1,134 @@
-"""Loggers of a run: metrics.csv in the run folder, Weights & Biases, TensorBoard."""
+"""The loggers of a run: they are built here, given rows, told what the run is, and closed."""
 
 from __future__ import annotations
 
-import csv
-import errno
-import io
 import logging
-import math
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.loggers.logger import DummyLogger
-from pytorch_lightning.utilities import rank_zero_only
 
-from lrflow.errors import LrflowError
-from lrflow.files import set_aside, write_whole
+from lrflow.config.targets import instantiate, takes
+from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.outcome import Outcome
-from lrflow.output import redact_message, redact_messages_of_wandb
-from lrflow.redaction import redact, redact_text, redactor
+from lrflow.output import redact_messages_of_wandb
 from lrflow.runs import RunFolder
+from lrflow.training.csv_logger import CSVLogger
+from lrflow.training.dashboard import About, Dashboard
+from lrflow.training.logger_failures import guard
 from lrflow.training.trainer import rank
 from lrflow.training.wandb_access import resolve_mode
 from lrflow.training.wandb_history import WandbHistory
 
 log = logging.getLogger("lrflow")
 
-
-class CSVLogger(Logger):
-    """Appends rows to one CSV file; flushed rows survive a killed process.
-
-    The columns are `step` (0 is the first optimizer step), then one per metric in the order of their first appearance;
-    a row leaves the columns of other metrics empty. A new metric rewrites the file once. Rows that cannot be written,
-    as on a full disk, are written together with the next ones; the run continues.
-
-    Args:
-        path: the file; existing rows are kept, as for a resumed run.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        found = _columns_of(path)
-        self._columns = found or ["step"]
-        self._names: dict[str, str] = {}
-        self._columns_in_file = len(found)
-        self._unwritten: list[tuple[list[str], list[list[Any]]]] = []
-        self._has_warned = False
-        self._drop_from: int | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of this logger in Lightning."""
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        """Empty: a run folder holds a single version."""
-        return ""
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: config.yaml in the run folder holds the configuration."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one row."""
-        values = [redact_text(value) if isinstance(value, str) else value for value in metrics.values()]
-        self.log_rows(list(metrics), [[step, *values]])
-
-    @rank_zero_only
-    def log_rows(self, columns: list[str], rows: Iterable[list[Any]]) -> None:
-        """Append rows of `step` and one value per column, and flush them to the file."""
-        columns = self._shown(columns)
-        self._columns += [column for column in columns if column not in self._columns]
-        self._unwritten.append((["step", *columns], list(rows)))
-        try:
-            self._append()
-        except OSError as error:
-            if not self._has_warned:
-                log.warning("%s: could not be written: %s; the rows are written later", self.path, error.strerror)
-            self._has_warned = True
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Report rows that could not be written."""
-        if count := sum(len(rows) for _, rows in self._unwritten):
-            log.error("%s: the last %d rows could not be written", self.path, count)
-
-    @rank_zero_only
-    def drop_from(self, step: int) -> None:
-        """Delete the rows of `step` and later, and an incomplete last line: a resumed run writes them again.
-
-        They are deleted when the next rows are written, so that the file stays as it was until the run continues.
-        """
-        self._drop_from = step
-
-    def _shown(self, columns: list[str]) -> list[str]:
-        """Return names of columns without secrets; each is looked at once."""
-        for column in columns:
-            if column not in self._names:
-                self._names[column] = redactor.file(column)
-        return [self._names[column] for column in columns]
-
-    def _append(self) -> None:
-        if self._drop_from is not None or self._columns_in_file < len(self._columns):
-            self._rewrite(before=self._drop_from)
-            self._drop_from = None
-        text = io.StringIO(newline="")
-        for columns, rows in self._unwritten:
-            positions = [self._columns.index(column) for column in columns]
-            complete = positions == list(range(len(self._columns)))
-            csv.writer(text).writerows(
-                rows if complete else [_spread(row, positions, len(self._columns)) for row in rows]
-            )
-        data = text.getvalue().encode()
-        with self.path.open("ab", buffering=0) as file:
-            end = file.tell()
-            if file.write(data) < len(data):
-                file.truncate(end)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._unwritten.clear()
-
-    def _rewrite(self, before: int | None = None) -> None:
-        rows: list[list[str]] = []
-        if self.path.exists():
-            whole, newline, _torn = self.path.read_bytes().decode(errors="replace").rpartition("\n")
-            try:
-                rows = list(csv.reader(io.StringIO(whole + newline, newline="")))[1:]
-            except csv.Error as error:
-                kept = set_aside(self.path)
-                log.warning("%s: cannot be read: %s; it is kept as %s", self.path, error, kept.name)
-        if before is not None:
-            rows = [row for row in rows if not (row and _step_of(row[0]) >= before)]
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow(self._columns)
-        writer.writerows(row + [""] * (len(self._columns) - len(row)) for row in rows)
-        write_whole(self.path, text.getvalue())
-        self._columns_in_file = len(self._columns)
+OWN = ("csv", "wandb", "tensorboard", "mlflow", "trackio", "comet")
+"""Keys of the group `logger`; any other is a node with a `_target_`."""
 
 
-def _columns_of(path: Path) -> list[str]:
-    """Return the columns of a file of metrics; empty if it has none yet. Any other file gets another name."""
-    if not path.exists() or path.stat().st_size == 0:
-        return []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            columns = next(csv.reader(file), [])
-            if columns[:1] == ["step"] and len({*columns}) == len(columns):
-                return columns
-    except (UnicodeDecodeError, csv.Error):
-        pass
-    kept = set_aside(path)
-    log.warning("%s: is no file of metrics; it is kept as %s, and a new one is begun", path, kept.name)
-    return []
-
-
-def _step_of(cell: str) -> float:
-    """Return the step in the first cell of a row; minus infinity if it holds none."""
-    return int(cell) if cell.isascii() and cell.isdecimal() and len(cell) < 19 else -math.inf
-
-
-def _spread(row: list[Any], positions: list[int], width: int) -> list[Any]:
-    """Return a row of `width` columns with the values at these positions."""
-    spread: list[Any] = [""] * width
-    for index, value in zip(positions, row, strict=True):
-        spread[index] = value
-    return spread
-
-
-def build_loggers(settings: Mapping[str, Any], folder: Path, name: str, config: Mapping[str, Any]) -> list[Logger]:
+def build_loggers(settings: Mapping[str, Any], folder: Path, about: About) -> list[Logger]:
     """Return the loggers of the `logger` group.
 
     Args:
-        settings: the group: `csv`, `wandb`, `tensorboard`.
+        settings: the group: `csv`, `wandb`, `tensorboard`, `mlflow`, `trackio`, `comet`, and nodes of others.
         folder: the run folder.
-        name: name of the run on dashboards.
-        config: the configuration without secrets, for the dashboards' hyperparameter tables.
+        about: what dashboards show of the run.
+
+    Raises:
+        ConfigError: a node builds no logger, or a dashboard refuses the run.
     """
     loggers: list[Logger] = []
     if settings.get("csv"):
         loggers.append(CSVLogger(folder / "metrics.csv"))
     if settings.get("wandb") is not None:
-        loggers.append(_wandb(settings["wandb"], folder, name, config))
+        loggers.append(guard(_wandb(settings["wandb"], folder, about), "wandb"))
     if settings.get("tensorboard") is not None:
-        loggers.append(_TensorBoardLogger(folder, name="tensorboard", version="", **settings["tensorboard"]))
+        from lrflow.training.tensorboard_logger import TensorBoardLogger  # here, since the package is optional
+
+        loggers.append(guard(TensorBoardLogger(folder, about, **settings["tensorboard"]), "tensorboard"))
+    for name in ("mlflow", "trackio", "comet"):
+        if settings.get(name) is not None and rank() == 0:
+            loggers.append(_dashboard(name, settings[name], folder, about))
+    for name, node in settings.items():
+        if name not in OWN and node is not None:
+            loggers.append(guard(_other(node, f"logger.{name}", folder), name))
     return loggers
 
 
-class _TensorBoardLogger(TensorBoardLogger):
-    """Lightning's logger, which masks secrets in hyperparameters and texts."""
-
-    def log_hyperparams(self, params: Any, *args: Any, **options: Any) -> None:
-        """Log hyperparameters, as of a module that calls `save_hyperparameters()`."""
-        super().log_hyperparams(redact(dict(params)) if isinstance(params, Mapping) else params, *args, **options)
-
-    @property
-    def experiment(self) -> Any:
-        """TensorBoard's writer."""
-        writer = super().experiment
-        file_writer = getattr(writer, "file_writer", None)
-        if file_writer is not None and "add_event" not in vars(file_writer):
-            add = file_writer.add_event
-
-            def add_redacted(event: Any, *args: Any, **options: Any) -> None:
-                redact_message(event)
-                add(event, *args, **options)
-
-            file_writer.add_event = add_redacted
-        return writer
-
-
-def _wandb(settings: Mapping[str, Any], folder: Path, name: str, config: Mapping[str, Any]) -> Logger:
+def _wandb(settings: Mapping[str, Any], folder: Path, about: About) -> Logger:
     redact_messages_of_wandb()
     mode = resolve_mode(settings["mode"], folder) if rank() == 0 else "disabled"
     options = {key: value for key, value in settings.items() if key != "mode" and value is not None}
     # A run folder is one run on the dashboard, even if it is resumed. Other ranks log nothing.
     identity = RunFolder(folder).run_id if rank() == 0 else None
-    return WandbHistory(folder, name=name, id=identity, resume="allow", mode=mode, config=dict(config), **options)
+    config = dict(about.config)
+    return WandbHistory(folder, name=about.name, id=identity, resume="allow", mode=mode, config=config, **options)
+
+
+def _dashboard(name: str, settings: Mapping[str, Any], folder: Path, about: About) -> Dashboard:
+    """Return a logger of lrflow's own for a dashboard; its module is imported here, since its package is optional."""
+    identity = RunFolder(folder).run_id
+    if name == "mlflow":
+        from lrflow.training.mlflow_logger import MLflowLogger
+
+        return MLflowLogger(folder, identity, about, settings)
+    if name == "trackio":
+        from lrflow.training.trackio_logger import TrackioLogger
+
+        return TrackioLogger(folder, identity, about, settings)
+    from lrflow.training.comet_logger import CometLogger
+
+    return CometLogger(folder, identity, about, settings)
+
+
+def _other(node: Mapping[str, Any], key: str, folder: Path) -> Logger:
+    """Return the logger of a node; one that takes a `save_dir` and has none in the config gets the run folder."""
+    own = "save_dir" not in node and takes(node["_target_"], "save_dir")
+    built = instantiate(dict(node), key, **({"save_dir": str(folder)} if own else {}))
+    if not isinstance(built, Logger):
+        kind = type(built).__name__
+        raise ConfigError(
+            [Problem(f"{key}._target_", f"builds {kind}, which is no Lightning logger", node["_target_"])]
+        )
+    return built
 
 
 def log_rows(logger: Logger, columns: list[str], rows: list[list[Any]]) -> None:
     """Pass rows of `step` and one value per column to any Lightning logger."""
-    if isinstance(logger, CSVLogger):
+    if isinstance(logger, CSVLogger | Dashboard):
         logger.log_rows(columns, rows)
         return
     for step, *values in rows:
         logger.log_metrics(dict(zip(columns, values, strict=True)), step)
-    if isinstance(logger, TensorBoardLogger):
-        logger.experiment.flush()  # else a killed run would lose the rows of two minutes
+    if flush := getattr(logger, "flush", None):
+        flush()
+
+
+def describe_run(loggers: Sequence[Logger], folder: Path) -> None:
+    """Start the run on its dashboards, before its first step, and show them its plan.
+
+    Args:
+        loggers: loggers of the run.
+        folder: the folder that holds the record of the plan.
+    """
+    for logger in loggers:
+        if isinstance(logger, Dashboard):
+            logger.start()
+        elif describe := getattr(logger, "describe", None):
+            describe(folder)
 
 
 def drop_rows_from(trainer: pl.Trainer, step: int) -> None:
     """Delete the rows that a killed run wrote after the checkpoint from which it is resumed.
 
-    TensorBoard marks them as deleted. W&B keeps them, and `WandbHistory` does not write them again.
+    TensorBoard marks them as deleted. Dashboards keep them, and they are not logged again.
     """
     for logger in trainer.loggers:
-        if isinstance(logger, CSVLogger):
-            logger.drop_from(step)
-        elif isinstance(logger, TensorBoardLogger) and rank() == 0:
-            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-            restart = Event(step=step, session_log=SessionLog(status=SessionLog.START))
-            logger.experiment.file_writer.add_event(restart)
+        if (drop := getattr(logger, "drop_from", None)) and rank() == 0:
+            drop(step)
 
 
 def close_loggers(loggers: list[Logger], outcome: Outcome | None = None) -> None:
@@ -265,6 +145,8 @@ def close_loggers(loggers: list[Logger], outcome: Outcome | None = None) -> None
                 _close(logger, outcome)
             except Exception as error:  # a dashboard must not change how the run ends
                 log.warning("%s: the outcome of the run could not be reported: %s", type(logger).__name__, error)
+            if failures := getattr(logger, "failures", None):
+                failures.conclude()
 
 
 def abandon_loggers(loggers: list[Logger]) -> None:
@@ -275,18 +157,22 @@ def abandon_loggers(loggers: list[Logger]) -> None:
     """
     while loggers:
         logger = loggers.pop()
-        if getattr(logger, "_experiment", None) is not None:
+        if isinstance(logger, Dashboard):
+            logger.failures.attempt(logger.discard, now=True)
+        elif getattr(logger, "_experiment", None) is not None:
             logger.finalize("failed")
 
 
 def _close(logger: Logger, outcome: Outcome | None) -> None:
-    started = getattr(logger, "_experiment", None) is not None
+    started = logger.has_begun if isinstance(logger, Dashboard) else getattr(logger, "_experiment", None) is not None
     if not started and (outcome is None or outcome.status == "finished"):
         return  # nothing was logged, and `logger.experiment` would start a run now
     outcome = outcome or Outcome("failed", "the run did not start", error=LrflowError("the run did not start"))
+    if conclude := getattr(logger, "conclude", None):
+        conclude(outcome)
+    if isinstance(logger, Dashboard):
+        return
     experiment: Any = getattr(logger, "experiment", None)
-    if hasattr(experiment, "add_text"):  # TensorBoard, which has no status
-        experiment.add_text("outcome", f"{outcome.status} {outcome.reason}".strip(), outcome.steps)
     logger.finalize("success" if outcome.exit_code == 0 else "failed")
     if hasattr(experiment, "finish"):  # Weights & Biases
         experiment.summary.update({"status": outcome.status, "reason": outcome.reason})

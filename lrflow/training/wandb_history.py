@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -14,6 +12,7 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 
+from lrflow.training.dashboard import rows_before
 from lrflow.training.wandb_access import ReachableWandbLogger
 
 log = logging.getLogger("lrflow")
@@ -100,7 +99,7 @@ class WandbHistory(ReachableWandbLogger):
         experiment: Any = self.experiment
         if not getattr(experiment, "offline", False):
             self._least = int(getattr(experiment, "step", 0) or 0)  # of the server, which takes no earlier ones
-        for before, row in _rows_before(self._folder / "metrics.csv", step):
+        for before, row in rows_before(self._folder / "metrics.csv", step):
             self._put(before, row)
 
 
@@ -139,26 +138,3 @@ def _wait_until_written(path: Path, patience: float = 5.0) -> None:
     deadline = time.monotonic() + patience
     while time.time() - path.stat().st_mtime < 1 and time.monotonic() < deadline:
         time.sleep(0.1)
-
-
-def _rows_before(path: Path, step: int) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield the values of each step before `step` in metrics.csv; nothing if there is no such file."""
-    rows: dict[int, dict[str, float]] = {}
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                number = row.pop("step", "")
-                if number and number.isdigit() and int(number) < step:
-                    rows.setdefault(int(number), {}).update(_numbers(row))
-    yield from sorted(rows.items())
-
-
-def _numbers(row: Mapping[str, str | None]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, text in row.items():
-        try:
-            value = float(text or "")
-        except ValueError:
-            continue  # an empty cell, or the incomplete end of a file
-        found[name] = int(value) if math.isfinite(value) and str(text).lstrip("-").isdigit() else value
-    return found

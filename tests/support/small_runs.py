@@ -30,10 +30,10 @@ from lrflow.schedules.serialization import to_spec
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, Supervised, planned_module
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.configure_optimizers import supply_optimizer
+from lrflow.training.csv_logger import CSVLogger
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import Position, order_loaders
-from lrflow.training.loggers import CSVLogger
 from lrflow.training.monitor import Monitor, Watched
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import build_trainer, validate_every

@@ -17,7 +17,7 @@ from mutations import PHASES, broken_bytes, broken_trees, examples
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.folders import read_sweep
-from lrflow.training.loggers import CSVLogger
+from lrflow.training.csv_logger import CSVLogger
 
 FUZZ = settings(max_examples=examples(30), deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 FILES = ("config.yaml", "summary.json", "metrics.csv")

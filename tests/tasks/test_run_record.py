@@ -140,4 +140,4 @@ def test_a_key_of_weights_and_biases_alone_asks_for_it_with_the_defaults(
     open_loggers(compose(["logger.wandb.project=x"]), RunFolder(tmp_path))
     (settings,) = told
     wandb = {"project": "x", "entity": None, "group": None, "tags": [], "mode": "auto"}
-    assert settings == {"csv": True, "wandb": wandb, "tensorboard": None}
+    assert {key: value for key, value in settings.items() if value is not None} == {"csv": True, "wandb": wandb}
