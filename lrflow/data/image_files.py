@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from lrflow.data.image_decoding import FILE_TYPES, FITS, MODES, Form
+from lrflow.data.listing import Listing, Misfit, list_classes, misfit_problem
 from lrflow.data.splits import HeldOut, part_named
-from lrflow.data.table_columns import in_order, values_of
-from lrflow.data.table_file import SHOWN, Column, Reading, TableFile, read_table
+from lrflow.data.table_columns import values_of
+from lrflow.data.table_file import SHOWN, Reading, TableFile, read_table
 from lrflow.data.table_parts import TARGETS, target_kind, wrong_weights
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 from lrflow.files import did_you_mean_path, is_file, is_folder
 from lrflow.limits import Limit, is_whole, one_of, outside, whole
 
-_SKIP = "data.bad_files=skip leaves these out and counts them"
-_JUNK = ("thumbs.db", "desktop.ini", "__macosx")
-"""Names that other systems hide."""
 _LARGEST = 8192
 
 _LIMITS = {
@@ -38,22 +35,6 @@ _LIMITS = {
     "path": Limit("the name of a column", lambda value: isinstance(value, str) and bool(value)),
     "target": Limit("the name of a column", lambda value: isinstance(value, str) and bool(value)),
 }
-
-
-class Misfit(NamedTuple):
-    """A file that does not fit.
-
-    Args:
-        where: its path below the folder, or its line.
-        message: what is wrong with it.
-        reason: under which it is counted.
-        files: number of files for which it stands.
-    """
-
-    where: str
-    message: str
-    reason: str
-    files: int = 1
 
 
 def _pair(size: Any) -> tuple[Any, Any]:
@@ -135,37 +116,14 @@ class ImageOptions:
         """The folder to which paths are relative."""
         return Path(self.root) if self.root is not None else Path(str(self.file)).parent
 
+    @property
+    def named(self) -> tuple[str, str | None]:
+        """The key that names the images, and its value."""
+        return ("data.file", self.file) if self.file is not None else ("data.root", self.root)
+
     def mistaken(self, mistakes: Sequence[Misfit]) -> Problem:
-        """Return the problem of files that do not fit: the first few of them, and the number of the others.
-
-        Args:
-            mistakes: in the order of the message.
-        """
-        texts = [f"{one.where}: {one.message}" for one in mistakes[:SHOWN]]
-        texts += [f"and {len(mistakes) - SHOWN:,} more"] if len(mistakes) > SHOWN else []
-        key, value = ("file", self.file) if self.file is not None else ("root", self.root)
-        return Problem(f"data.{key}", "; ".join(texts), value, None if self.skips else _SKIP)
-
-
-@dataclass(frozen=True, eq=False)
-class Listing:
-    """The images of a data set, in an order that does not depend on the file system.
-
-    Args:
-        paths: of the images.
-        names: of the images, for people: their paths below the folder, or their lines.
-        target: a column of the names of classes, or of the targets in the CSV file.
-        parts: of each image: its part, or an empty text if a part may be held out of these.
-        mistakes: files that do not fit.
-        weights: float64, of each image; None: they have none.
-    """
-
-    paths: list[str]
-    names: list[str]
-    target: Column
-    parts: list[str]
-    mistakes: list[Misfit] = field(default_factory=list)
-    weights: np.ndarray | None = None
+        """Return the problem of files that do not fit: the first few of them, and the number of the others."""
+        return misfit_problem(mistakes, *self.named, self.skips)
 
 
 def list_images(options: ImageOptions) -> Listing:
@@ -177,86 +135,7 @@ def list_images(options: ImageOptions) -> Listing:
     if options.root is not None and not is_folder(home := options.home):
         what = "is a file; expected a folder" if is_file(home) else "there is no such folder"
         raise ConfigError([Problem("data.root", what, options.root, did_you_mean_path(home))])
-    return _of_file(options) if options.file is not None else _of_folders(options)
-
-
-def _of_folders(options: ImageOptions) -> Listing:
-    home = options.home
-    own, folders = _entries(home)
-    parts = {folder: part_named(folder) for folder in folders}
-    has_parts = bool(folders) and all(parts.values()) and "train" in parts.values()
-    listing = Listing([], [], Column("class", None), [])
-    codes: dict[str, int] = {}
-    found: list[int] = []
-    for part_folder in in_order(folders) if has_parts else [""]:
-        part = (parts[part_folder] or "") if has_parts else ""
-        if has_parts:
-            own, folders = _entries(home / part_folder)
-        prefix = f"{part_folder}/" if has_parts else ""
-        for name in own:
-            if name.lower().endswith(FILE_TYPES):
-                listing.mistakes.append(
-                    Misfit(f"{prefix}{name}", "lies in no folder of a class", "images without a class")
-                )
-        for folder in in_order(folders):
-            before = len(listing.paths)
-            for name in (f"{prefix}{folder}/{name}" for name in _files_below(home / prefix / folder, ())):
-                if name.lower().endswith(FILE_TYPES):
-                    listing.paths.append(str(home / name))
-                    listing.names.append(name)
-                    listing.parts.append(part)
-                else:
-                    listing.mistakes.append(Misfit(name, "is no image", "files that are no images"))
-            count = len(listing.paths) - before
-            if not count and (part in ("", "train")):
-                listing.mistakes.append(Misfit(f"{prefix}{folder}", "has no images", "empty folders of classes"))
-            found += [codes.setdefault(folder, len(codes))] * count
-    if len(codes) < 2:
-        raise ConfigError([_too_few_classes(options, sorted(codes))])
-    target = Column("class", None, np.array(found, np.int64), tuple(codes))
-    return Listing(listing.paths, listing.names, target, listing.parts, listing.mistakes)
-
-
-def _too_few_classes(options: ImageOptions, classes: Sequence[str]) -> Problem:
-    home, hint = options.home, None
-    for inner in sorted(_entries(home)[1]):
-        if len(_entries(home / inner)[1]) > 1:
-            hint = f"did you mean {home / inner}?"
-    hint = hint or "the images of each class lie in a folder with its name; or data.file=FILE.csv"
-    what = f"one, {shortened(classes[0])}" if classes else "none"
-    message = f"expected folders of at least two classes with images, found {what}"
-    return Problem("data.root", message, options.root, hint)
-
-
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the files and of the folders in a folder, in order; hidden ones are left out."""
-    files, folders = [], []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name.lower() in _JUNK:
-                    continue
-                if entry.is_dir():
-                    folders.append(entry.name)
-                elif entry.is_file() or entry.is_symlink():  # a link to nothing is reported when it is decoded
-                    files.append(entry.name)
-    except OSError as error:
-        message = f"cannot be read: {error.strerror or error}"
-        raise ConfigError([Problem("data.root", message, str(folder))]) from None
-    return sorted(files), sorted(folders)
-
-
-def _files_below(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield the paths of all files below a folder, in order; a link to a folder above is not followed."""
-    status = folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        return
-    files, folders = _entries(folder)
-    yield from files
-    for inner in folders:
-        for name in _files_below(folder / inner, (*above, identity)):
-            yield f"{inner}/{name}"
+    return _of_file(options) if options.file is not None else list_classes(options.home, FILE_TYPES, "image")
 
 
 def _of_file(options: ImageOptions) -> Listing:

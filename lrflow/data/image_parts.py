@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ import numpy as np
 
 from lrflow.data.image_cache import DecodedImages, decoded_images
 from lrflow.data.image_decoding import Decoded, Form
-from lrflow.data.image_files import ImageOptions, Listing, Misfit, list_images
-from lrflow.data.splits import PARTS
-from lrflow.data.table_columns import in_order, values_of
+from lrflow.data.image_files import ImageOptions, list_images
+from lrflow.data.listing import Misfit, check_trained, classes_of, counted_reasons, rows_of
+from lrflow.data.table_columns import values_of
 from lrflow.data.table_parts import target_kind
-from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
+from lrflow.errors import ConfigError, Problem, shortened
 
 Layout = dict[str, Any]
 """What is fitted to the training part, as plain data: `form`, `mean` and `std` of each channel, and `target`."""
@@ -87,26 +87,19 @@ def prepare(options: ImageOptions, layout: Layout | None = None) -> PreparedImag
     if kind == "regression":
         targets, classes = values_of(target, "number")[0], []
     else:
-        targets, classes, kept = _classes(listing, kept, layout, mistakes)
+        targets, classes, kept = classes_of(listing, kept, layout, mistakes, "image")
     if mistakes and not options.skips:
         raise ConfigError([options.mistaken(mistakes)])
     if layout is None and kind != "regression":
         _check_classes(options, classes)
-    rows = _rows_of(options, listing, kept, targets)
-    trained = set(targets[rows["train"]].tolist())
-    if layout is None and (empty := [name for code, name in enumerate(classes) if code not in trained]):
-        names = ", ".join(map(shortened, empty[:5]))
-        message = f"no image of {names} is left to train on"
-        raise ConfigError([Problem("data.val_size", message, options.val_size, "hold out fewer, or add images")])
+    rows = rows_of(options.held_out, listing.parts, kept, targets, "image", _nothing_left(options))
     if layout is None:
+        check_trained(targets, rows["train"], classes, "image", options.val_size)
         mean, std = _moments(images.decoded, rows["train"], form)
         own = targets[rows["train"]] if kind == "regression" else np.zeros(1)
         about = {"kind": kind, "classes": classes, "mean": float(own.mean()), "scale": float(own.std()) or 1.0}
         layout = {"form": vars(form).copy(), "mean": mean, "std": std, "target": about}
-    skipped: dict[str, int] = {}
-    for one in mistakes:
-        skipped[one.reason] = skipped.get(one.reason, 0) + one.files
-    return PreparedImages(images, targets, rows, layout, skipped, listing.weights)
+    return PreparedImages(images, targets, rows, layout, counted_reasons(mistakes), listing.weights)
 
 
 @lru_cache(maxsize=2)
@@ -128,55 +121,16 @@ def _times(paths: Sequence[str]) -> int:
     return hash(tuple(found))
 
 
-def _classes(
-    listing: Listing, kept: np.ndarray, layout: Layout | None, mistakes: list[Misfit]
-) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Return class numbers, the names of the classes, and the images whose class the training part has."""
-    codes, levels = listing.target.as_texts()
-    parts = np.array(listing.parts, np.str_)
-    trained = kept[(parts[kept] == "") | (parts[kept] == "train")]
-    classes = layout["target"]["classes"] if layout else in_order([levels[code] for code in np.unique(codes[trained])])
-    number = {name: index for index, name in enumerate(classes)}
-    lookup = np.array([*(number.get(level, -1) for level in levels), -1], np.int64)
-    targets = lookup[codes]
-    unknown = kept[targets[kept] < 0]
-    for code in np.unique(codes[unknown]):
-        rows = unknown[codes[unknown] == code]
-        near = did_you_mean(levels[code], classes) or ""
-        message = f"the class {shortened(levels[code])} is not in the training part"
-        message += f", {near}" if near.startswith("did you mean") else ""
-        reason = "images of classes that the training part lacks"
-        mistakes.append(Misfit(listing.names[rows[0]], message, reason, len(rows)))
-    return targets, list(classes), np.setdiff1d(kept, unknown)
-
-
 def _check_classes(options: ImageOptions, classes: Sequence[str]) -> None:
-    key, value = ("data.target", options.target) if options.file is not None else ("data.root", options.root)
+    key, value = ("data.target", options.target) if options.file is not None else options.named
     if len(classes) < 2 or (options.kind == "binary" and len(classes) != 2):
         expected = "two classes" if options.kind == "binary" else "at least two classes"
         names = ", ".join(map(shortened, classes[:5])) or "none"
         raise ConfigError([Problem(key, f"expected {expected}, found {len(classes)}: {names}", value)])
 
 
-def _rows_of(options: ImageOptions, listing: Listing, kept: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the images of each part, which folders or a column define, or which are held out."""
-    parts = np.array(listing.parts, np.str_)[kept]
-    if not len(kept):
-        raise ConfigError([_nothing_left(options)])
-    if (parts == "").all():
-        return options.held_out.rows(kept, targets, "images")
-    rows = {part: kept[parts == part] for part in PARTS}
-    if not len(rows["train"]):
-        raise ConfigError([_nothing_left(options)])
-    if not len(rows["val"]):  # the test part is given, so none is held out
-        return {**replace(options.held_out, test_size=0).rows(rows["train"], targets, "images"), "test": rows["test"]}
-    if options.folds is not None:
-        raise ConfigError([Problem("data.folds", "there is a part for validation already", options.folds)])
-    return rows
-
-
 def _nothing_left(options: ImageOptions) -> Problem:
-    key, value = ("data.file", options.file) if options.file is not None else ("data.root", options.root)
+    key, value = options.named
     return Problem(key, "no image is left to train on", value)
 
 

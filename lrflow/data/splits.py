@@ -161,13 +161,16 @@ class HeldOut:
         stops = np.linspace(0, max(examples, 0), self.folds + 1).round().astype(int)
         return int(stops[self.fold]), int(stops[self.fold + 1])
 
-    def rows(self, pool: np.ndarray, targets: np.ndarray, what: str = "rows") -> dict[str, np.ndarray]:
+    def rows(
+        self, pool: np.ndarray, targets: np.ndarray, what: str = "rows", shuffled: bool = True
+    ) -> dict[str, np.ndarray]:
         """Return the indices of each part, with classes in proportion; those to train on are sorted.
 
         Args:
             pool: indices of the examples.
             targets: of all examples that have an index.
             what: the examples, in a message.
+            shuffled: false: parts are contiguous, the last examples for the test and those before for validation.
 
         Raises:
             ConfigError: none is left to train on, or there are more folds than examples.
@@ -176,7 +179,8 @@ class HeldOut:
 
         held = self.sizes(len(pool))
         # The test part is split off first, so that it does not depend on val_size and is the same for all folds.
-        test, rest = np.split(pool[stratified_order(targets[pool], self.seed)], [min(held["test"], len(pool))])
+        order = pool[stratified_order(targets[pool], self.seed)] if shuffled else pool[::-1]
+        test, rest = np.split(order, [min(held["test"], len(pool))])
         start = 0
         if self.folds is not None:
             if self.folds > len(rest):
@@ -187,4 +191,6 @@ class HeldOut:
             message = f"val_size and test_size hold out {held['val'] + held['test']:,} of {len(pool):,} {what}"
             raise ConfigError([Problem("data.val_size", message, self.val_size)])
         val, train = rest[start : start + held["val"]], np.delete(rest, np.s_[start : start + held["val"]])
+        if not shuffled:
+            val, test = np.sort(val), np.sort(test)
         return {"train": np.sort(train), "val": val, "test": test}
