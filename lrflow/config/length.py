@@ -126,7 +126,8 @@ def _declared_epoch(config: Config, processes: int) -> Epoch | None:
     examples = data.facts.examples if data.facts else None
     if examples is None or data.batch_size is None:
         return None
-    left = examples - data.val_size - data.test_size
+    held_out = data.facts.held_out if data.facts else None
+    left = examples - (data.val_size + data.test_size if held_out is None else held_out)
     if left <= 0:
         held = f" and test_size={data.test_size}" if data.test_size else ""
         message = f"of {examples} examples, val_size={data.val_size}{held} leave none to train on"

@@ -16,6 +16,7 @@ from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.limits import Limit, is_whole, number, outside
 from lrflow.objectives import (
     DESCRIBED,
+    LANGUAGE_MODEL,
     LOSSES,
     ChosenLoss,
     ChosenScore,
@@ -24,6 +25,7 @@ from lrflow.objectives import (
     in_units,
     is_of_torch,
     named_metrics,
+    of_tokens,
 )
 
 _WEIGHTS = ("weight", "pos_weight")
@@ -54,7 +56,8 @@ def loss_of(config: Config) -> ChosenLoss | None:
     if config.model.loss is None:
         return None
     facts = config.data.facts
-    return in_units(chosen_loss(config.model.loss, facts.loss if facts else None), facts.units if facts else None)
+    loss = in_units(chosen_loss(config.model.loss, facts.loss if facts else None), facts.units if facts else None)
+    return of_tokens(loss, facts.bytes_per_token) if facts and facts.head == LANGUAGE_MODEL else loss
 
 
 def metrics_of(config: Config) -> dict[str, ChosenScore]:

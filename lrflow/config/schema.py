@@ -331,6 +331,16 @@ class Facts(Section):
     """Training loss for models of this data."""
     cardinalities: Annotated[list[f.Count], Field(max_length=100_000)] | None = None
     """Number of indices of each category, if the last inputs are such indices."""
+    vocabulary: f.Count | None = None
+    """Number of different tokens, if an input is a sequence of them."""
+    head: Annotated[str, f.one_of(*HEADS)] | None = None
+    """What is predicted of a sequence of tokens: the next one at each place (`language_model`), or `classes`."""
+    padding: f.CountOrZero | None = None
+    """Token after the end of a short sequence."""
+    held_out: f.CountOrZero | None = None
+    """Number of examples held out, if `val_size` and `test_size` count something else, such as documents."""
+    bytes_per_token: dict[str, f.Positive] | None = None
+    """Mean bytes of the text of a token in `val` and in `test`."""
     units: f.Units | None = None
     """Mean and standard deviation of numeric targets: the loss compares them scaled, metrics as they are."""
 

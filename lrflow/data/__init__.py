@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lrflow.data.module import DataModule, Examples
     from lrflow.data.order import ShardedBatches, is_ordered, ordered
     from lrflow.data.table import Table
+    from lrflow.data.text import Text
 
 __all__ = [
     "DataModule",
@@ -20,6 +21,7 @@ __all__ = [
     "Images",
     "ShardedBatches",
     "Table",
+    "Text",
     "is_ordered",
     "ordered",
 ]
@@ -34,6 +36,7 @@ __getattr__ = lazily(
         "Images": "images",
         "ShardedBatches": "order",
         "Table": "table",
+        "Text": "text",
         "is_ordered": "order",
         "ordered": "order",
     },

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import is_file, write_whole
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def search_folders(name: str, system: Path) -> list[Path]:
@@ -40,6 +45,65 @@ def _cache() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrflow"
     except RuntimeError:  # a user without a home, as in a container
         return Path(tempfile.gettempdir()) / "lrflow"
+
+
+def digest(version: int, *parts: str) -> str:
+    """Return a short name for what is made of some texts.
+
+    Args:
+        version: of the way in which it is made.
+        parts: the texts.
+    """
+    found = hashlib.sha256(str(version).encode())
+    for part in parts:
+        found.update(f"{len(part)} {part}".encode(errors="surrogateescape"))
+    return found.hexdigest()[:16]
+
+
+def file_identity(path: str | Path) -> str:
+    """Return path, size and time of a file, by which a changed one is noticed."""
+    try:
+        status = os.stat(path)
+    except OSError:  # such as a link to nothing, which reading reports
+        return str(path)
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def mapped(file: Path, shape: tuple[int, ...], kind: Any) -> np.ndarray | None:
+    """Return the array in a file, mapped into memory; None if there is none, or it is damaged.
+
+    Args:
+        file: as `np.save` writes it.
+        shape: that it must have.
+        kind: its type of numbers.
+    """
+    import numpy as np
+
+    try:
+        # Copy on write: nothing reaches the file, and torch does not warn that it cannot write.
+        found = np.load(file, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == kind else None
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def remove_others(folder: Path, kept: str) -> None:
+    """Remove what a cache held of the same data before their files changed, and what killed processes left.
+
+    Args:
+        folder: of the cache.
+        kept: the name of the files that stay, without their endings: that of the data, and a digest after a hyphen.
+    """
+    home = kept.partition("-")[0]
+    for path in [*folder.glob(f"{home}-*"), *folder.glob(f".{kept}.*.part")]:
+        if path.stem != kept:
+            path.unlink(missing_ok=True)
 
 
 def write_file(content: bytes, path: Path) -> None:

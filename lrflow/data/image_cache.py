@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrflow.data.cache import default_folder
+from lrflow.data.cache import default_folder, digest, file_identity, mapped, remove_others, sync
 from lrflow.data.image_decoding import Decoded, Form, decode_all
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, Problem
@@ -77,8 +76,8 @@ def decoded_images(
     if cache == NONE:
         return DecodedImages(paths, form, decode_all(paths, form, None, processes), None, why="data.cache is none")
     folder = default_folder("images") if cache == AUTO else Path(cache).expanduser()
-    place = _digest(str(home.resolve()), repr(form))
-    kept = f"{place}-{_digest(*map(_identity, paths))}"
+    place = digest(_VERSION, str(home.resolve()), repr(form))
+    kept = f"{place}-{digest(_VERSION, *map(file_identity, paths))}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with lock(folder / f"{place}.lock"):
@@ -87,7 +86,7 @@ def decoded_images(
             fits = size <= _SHARE * free or file.exists()
             why = "" if fits else f"the {size / 1e9:,.1f} GB do not fit into half of the free space of {folder}"
             decoded = _read_index(index, (len(paths), form.shape[0]))
-            if decoded is None or (fits and _mapped(file, (len(paths), *form.shape)) is None):
+            if decoded is None or (fits and mapped(file, (len(paths), *form.shape), np.uint8) is None):
                 part = folder / f".{kept}.{os.getpid()}.part"
                 if len(paths) >= _MANY:
                     where = f"into {file}" if fits else "to check them"
@@ -95,13 +94,13 @@ def decoded_images(
                 try:
                     decoded = decode_all(paths, form, part if fits else None, processes)
                     if fits:
-                        _sync(part)
+                        sync(part)
                         os.replace(part, file)
                 finally:
                     part.unlink(missing_ok=True)
                 _write_index(index, decoded)
-                _remove_others(folder, kept)
-            pixels = _mapped(file, (len(paths), *form.shape)) if fits else None
+                remove_others(folder, kept)
+            pixels = mapped(file, (len(paths), *form.shape), np.uint8) if fits else None
     except OSError as error:
         what = f"cannot be written: {error.strerror or error}"
         if cache != AUTO:
@@ -109,31 +108,6 @@ def decoded_images(
         log.warning("%s %s; images are decoded in every epoch", folder, what)
         return decoded_images(paths, form, home, NONE, processes)
     return DecodedImages(paths, form, decoded, pixels, file if fits else None, why)
-
-
-def _digest(*parts: str) -> str:
-    found = hashlib.sha256(str(_VERSION).encode())
-    for part in parts:
-        found.update(f"{len(part)} {part}".encode(errors="surrogateescape"))
-    return found.hexdigest()[:16]
-
-
-def _identity(path: str) -> str:
-    try:
-        status = os.stat(path)
-    except OSError:  # such as a link to nothing, which decoding reports
-        return path
-    return f"{path} {status.st_size} {status.st_mtime_ns}"
-
-
-def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return the pixels in a file; None if there is none, or it is damaged."""
-    try:
-        # Copy on write: nothing reaches the file, and torch does not warn that it cannot write.
-        found = np.load(file, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return found if found.shape == shape and found.dtype == np.uint8 else None
 
 
 def _write_index(index: Path, decoded: Decoded) -> None:
@@ -151,16 +125,3 @@ def _read_index(index: Path, shape: tuple[int, int]) -> Decoded | None:
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
     return found if found.sums.shape == found.squares.shape == shape else None
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _remove_others(folder: Path, kept: str) -> None:
-    """Remove what the cache held of the same images before their files changed, and what killed processes left."""
-    home = kept.partition("-")[0]
-    for path in [*folder.glob(f"{home}-*"), *folder.glob(f".{kept}.*.part")]:
-        if path.stem != kept:
-            path.unlink(missing_ok=True)

@@ -190,7 +190,7 @@ def _csv(path: Path, reading: Reading, key: str) -> TableFile:
         with path.open(newline="", encoding=encoding) as file:
             return _read_csv(path, file, reading, key)
     except UnicodeError as error:
-        mistake = _undecodable(path, reading.encoding, error)
+        mistake = undecodable(path, reading.encoding, error)
         if not reading.skip:
             hint = "data.encoding=latin-1 reads any byte; cp1252 is that of older Windows programs"
             raise ConfigError([Problem(key, f"line {mistake.line}: {mistake.message}", str(path), hint)]) from None
@@ -198,7 +198,7 @@ def _csv(path: Path, reading: Reading, key: str) -> TableFile:
         return _read_csv(path, file, reading, key, escaped=True)
 
 
-def _undecodable(path: Path, encoding: str, error: UnicodeError) -> Mistake:
+def undecodable(path: Path, encoding: str, error: UnicodeError) -> Mistake:
     """Return the line of the first byte that does not belong to the encoding."""
     content, position = path.read_bytes(), 0
     try:

@@ -1,6 +1,19 @@
 """Losses of torch.nn and metrics of torchmetrics by name, as a config is checked with them: without torch."""
 
-from lrflow.objectives.losses import DESCRIBED, LOSSES, ChosenLoss, Kind, Outputs, chosen_loss, in_units, is_of_torch
+from lrflow.objectives.losses import (
+    CLASSES,
+    DESCRIBED,
+    HEADS,
+    LANGUAGE_MODEL,
+    LOSSES,
+    ChosenLoss,
+    Kind,
+    Outputs,
+    chosen_loss,
+    in_units,
+    is_of_torch,
+    of_tokens,
+)
 from lrflow.objectives.metrics import (
     SCORES,
     SEVERAL,
@@ -12,7 +25,10 @@ from lrflow.objectives.metrics import (
 )
 
 __all__ = [
+    "CLASSES",
     "DESCRIBED",
+    "HEADS",
+    "LANGUAGE_MODEL",
     "LOSSES",
     "SCORES",
     "SEVERAL",
@@ -27,4 +43,5 @@ __all__ = [
     "is_known",
     "is_of_torch",
     "named_metrics",
+    "of_tokens",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -28,6 +29,14 @@ LOGGED: dict[str | None, tuple[str, ...]] = {
     "numbers": ("loss", "mae", "r2"),
 }
 """Metrics that a plain module logs by itself, by the kind of the targets; with any other kind only the loss."""
+
+
+LANGUAGE_MODEL, CLASSES = "language_model", "classes"
+HEADS = (LANGUAGE_MODEL, CLASSES)
+"""What a model of sequences of tokens predicts: the next token at each place, or a class for each sequence."""
+
+IGNORED = -100
+"""The class number that cross_entropy of torch leaves out by default, such as at a place of padding."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,8 @@ class ChosenLoss:
         kind: kind of the targets; None: unknown.
         outputs: what the outputs of the model are to it.
         units: mean and standard deviation of the numbers to predict, in which outputs are; None: they are not scaled.
+        per_token: whether outputs are [batch, places, classes] and targets [batch, places], as of a language model.
+        bytes_per_token: of the text of `val` and of `test`; empty: unknown.
     """
 
     target: str
@@ -104,11 +115,30 @@ class ChosenLoss:
     kind: Kind | None
     outputs: Outputs = "predictions"
     units: tuple[float, float] | None = None
+    per_token: bool = False
+    bytes_per_token: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def logged(self) -> tuple[str, ...]:
         """The metrics that a plain module logs by itself."""
-        return LOGGED.get(self.kind, ("loss",))
+        return ("loss", *self._of_loss) if self.per_token else LOGGED.get(self.kind, ("loss",))
+
+    @property
+    def _of_loss(self) -> tuple[str, ...]:
+        """The metrics that are computed from the loss over a whole set."""
+        plain = self.target.endswith(".CrossEntropyLoss") and not {"label_smoothing", "weight"} & {*self.arguments}
+        names = ("perplexity", *(["bits_per_byte"] if self.bytes_per_token else []))
+        return names if self.per_token and plain else ()
+
+    def of_loss(self, loss: float, part: str) -> dict[str, float]:
+        """Return what follows from the mean loss per token: perplexity, and bits per byte of the text.
+
+        Args:
+            loss: in nats.
+            part: `val` or `test`, whose bytes per token are used.
+        """
+        found = {"perplexity": _exp(loss), "bits_per_byte": loss / math.log(2) / self.bytes_per_token.get(part, math.nan)}
+        return {name: found[name] for name in self._of_loss}
 
     @property
     def shaped(self) -> bool:
@@ -118,7 +148,7 @@ class ChosenLoss:
     @property
     def ignored(self) -> int | None:
         """The class number of targets that the loss leaves out; None: the config gives none."""
-        return self.arguments.get("ignore_index")
+        return self.arguments.get("ignore_index", IGNORED if self.per_token else None)
 
     def __str__(self) -> str:
         own = next((name for name, loss in LOSSES.items() if loss.target == self.target), None)
@@ -172,6 +202,22 @@ def in_units(loss: ChosenLoss, units: Sequence[float] | None) -> ChosenLoss:
     if units is None or (loss.kind, loss.outputs) != ("numbers", "predictions"):
         return loss
     return replace(loss, units=(units[0], units[1]))
+
+
+def of_tokens(loss: ChosenLoss, bytes_per_token: Mapping[str, float] | None) -> ChosenLoss:
+    """Return a loss of classes whose outputs are those of a language model: one prediction at each place.
+
+    Args:
+        loss: the loss.
+        bytes_per_token: of the text of `val` and of `test`, if known.
+    """
+    if loss.kind != "classes":
+        return loss
+    return replace(loss, per_token=True, bytes_per_token=dict(bytes_per_token or {}))
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else value * math.inf  # NaN stays NaN
 
 
 def is_of_torch(loss: ChosenLoss) -> bool:

@@ -27,8 +27,8 @@ _WRAPPERS = ("model.", "module.", "_orig_mod.")
 class Supervised(pl.LightningModule):
     """Trains any network on (input, target) batches, by classification or regression.
 
-    Logs `val/loss` with `val/accuracy` (classification) or `val/mae` and `val/r2` (regression), and the same
-    under `test/`. The training loss is returned, not logged: `Signals` collects it without a synchronization.
+    Logs `val/loss` with `val/accuracy` (classification), `val/mae` and `val/r2` (regression), or `val/perplexity` and
+    `val/bits_per_byte` (language models), and the same under `test/`. The training loss is returned, not logged: `Signals` collects it without a synchronization.
 
     Args:
         model: maps a batch of inputs to logits of shape [batch, outputs], or to predictions.
@@ -102,6 +102,9 @@ class Supervised(pl.LightningModule):
             except ValueError:  # R2 of a single example is not defined
                 value = torch.tensor(torch.nan, device=self.device)
             values[f"{stage}/{name}"] = value
+            if name == "loss":
+                more = self.loss.chosen.of_loss(float(value), stage) if self.loss.chosen.per_token else {}
+                values |= {f"{stage}/{name}": torch.tensor(one, device=value.device) for name, one in more.items()}
             metric.reset()
         return values
 

@@ -49,10 +49,12 @@ class Criterion(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss of a batch."""
+        output, target = flat(output, target, self.chosen)
         return self.function(output, self._as_needed(output, target))
 
     def add_to(self, mean: MeanMetric, output: Tensor, target: Tensor) -> None:
         """Add the loss of a batch to its mean over a set, weighted by what torch divides the sum of the batch by."""
+        output, target = flat(output, target, self.chosen)
         loss, cls = self(output, target), self.chosen.target.rpartition(".")[2]
         weight = getattr(self.function, "weight", None)
         plain = weight is None and self.chosen.ignored is None
@@ -70,6 +72,7 @@ class Criterion(nn.Module):
 
     def accuracy(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | float]:
         """Return which classes or labels are right, as 1 or 0, and their weights."""
+        output, target = flat(output, target, self.chosen)
         if self.chosen.kind == "labels":
             threshold = 0.0 if self.chosen.outputs == "logits" else 0.5
             return ((output > threshold) == (target.reshape_as(output) > 0.5)).float(), 1.0
@@ -90,6 +93,13 @@ class Criterion(nn.Module):
             mean, scale = self.chosen.units
             target = (target - mean) / scale
         return target if target.is_floating_point() else target.to(output.dtype)
+
+
+def flat(output: Tensor, target: Tensor, chosen: ChosenLoss) -> tuple[Tensor, Tensor]:
+    """Return outputs [examples, classes] and targets [examples]: those of a language model have an example per token."""
+    if chosen.per_token and output.dim() > 2:
+        return output.flatten(0, -2), target.flatten()
+    return output, target
 
 
 def predicted(output: Tensor, chosen: ChosenLoss) -> Tensor:
@@ -198,6 +208,7 @@ class Collected(nn.Module):
         task = self._chosen.task
         if task is None:
             return output, target
+        output, target = flat(output, target, self._loss)
         output = output.float()
         if task == "numbers":
             output = predicted(output, self._loss)
@@ -218,7 +229,7 @@ class Collected(nn.Module):
 
 
 def default_metrics(logged: Sequence[str]) -> nn.ModuleDict:
-    """Return the metrics that a plain network logs by itself."""
+    """Return the metrics that a plain network logs by itself, but for those that follow from the loss."""
     # By default MeanMetric ignores a batch whose loss is NaN.
     makers: dict[str, Callable[[], Metric]] = {
         "loss": lambda: MeanMetric(nan_strategy=math.nan),
@@ -226,4 +237,4 @@ def default_metrics(logged: Sequence[str]) -> nn.ModuleDict:
         "mae": MeanAbsoluteError,
         "r2": R2Score,
     }
-    return nn.ModuleDict({name: makers[name]() for name in logged})
+    return nn.ModuleDict({name: makers[name]() for name in logged if name in makers})

@@ -1,0 +1,107 @@
+"""The tokens of a text data set: kept in memory, or in a file that is mapped into memory if they are many."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrflow.data.cache import default_folder, digest, file_identity, mapped, remove_others, sync
+from lrflow.errors import ConfigError, Problem
+from lrflow.files import lock, write_whole
+
+log = logging.getLogger("lrflow")
+
+_VERSION = 1
+"""Is increased when texts are prepared in another way, so that no file of an earlier version is read."""
+
+_SMALL = 1 << 24
+"""Bytes of tokens up to which they are kept in memory: making them takes less than a second."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Tokens, and what is known of them.
+
+    Args:
+        tokens: an array of whole numbers.
+        arrays: smaller arrays by name.
+        about: plain data.
+        file: of the tokens; None: they are in memory.
+    """
+
+    tokens: np.ndarray
+    arrays: dict[str, np.ndarray]
+    about: dict[str, Any]
+    file: Path | None = None
+
+
+def stored(
+    cache: str, home: str, options: str, paths: Sequence[str], layout: str, make: Callable[[], Stored]
+) -> Stored:
+    """Return what `make` returns, from a file if an earlier process made much of the same files in the same way.
+
+    Args:
+        cache: folder of the cache; `auto`: that of data sets on this machine; `none`: there is no cache.
+        home: what the files belong to.
+        options: how the tokens are made of the files.
+        paths: of the files.
+        layout: what an earlier training was fitted to.
+        make: makes the tokens.
+
+    Raises:
+        ConfigError: the folder that is given cannot be written.
+    """
+    if cache == "none":
+        return make()
+    folder = default_folder("texts") if cache == "auto" else Path(cache).expanduser()
+    place = digest(_VERSION, str(Path(home).resolve()), options, layout)
+    kept = f"{place}-{digest(_VERSION, *map(file_identity, paths))}"
+    file, index = folder / f"{kept}.npy", folder / f"{kept}.npz"
+    if (found := _read(file, index)) is not None:
+        return found
+    made = make()
+    if made.tokens.nbytes <= _SMALL:
+        return made
+    part = folder / f".{kept}.{os.getpid()}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder / f"{place}.lock"):
+            try:
+                with part.open("wb") as target:
+                    np.save(target, made.tokens)
+                sync(part)
+                os.replace(part, file)
+            finally:
+                part.unlink(missing_ok=True)
+            content: Any = {**made.arrays, "about": np.array(json.dumps([made.about, list(made.tokens.shape)]))}
+            write_whole(index, lambda target: np.savez(target, **content))
+            remove_others(folder, kept)
+    except OSError as error:
+        what = f"cannot be written: {error.strerror or error}"
+        if cache != "auto":
+            raise ConfigError([Problem("data.cache", what, cache)]) from None
+        log.warning("%s %s; the tokens stay in memory", folder, what)
+        return made
+    return _read(file, index) or made
+
+
+def _read(file: Path, index: Path) -> Stored | None:
+    """Return what the files hold; None: they do not exist, or are damaged."""
+    try:
+        with np.load(index, allow_pickle=False) as content:
+            about, shape = json.loads(str(content["about"]))
+            arrays = {name: content[name] for name in content if name != "about"}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
+    for kind in (np.uint8, np.uint16, np.uint32):
+        if (tokens := mapped(file, tuple(shape), kind)) is not None:
+            return Stored(tokens, arrays, about, file)
+    return None
