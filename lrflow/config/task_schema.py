@@ -97,7 +97,15 @@ class Predict(Section):
     split: Annotated[str, f.one_of("train", "val", "test")] = "test"
     """Part of the data that is predicted, in its own order."""
     inputs: f.Text | None = None
-    """File or folder of inputs that are predicted instead: .npy, .npz, .csv, .pt, or a table for `data=table`."""
+    """File or folder of inputs that are predicted instead: .npy, .npz, .csv, .pt, or files as those of the data."""
+    prompt: f.Text | None = None
+    """Text that a language model continues, instead of predicting data."""
+    tokens: f.Count = 200
+    """Most tokens of the continuation; it ends before at an end of the text."""
+    temperature: f.NotNegative = 0.8
+    """Divisor of the logits; below 1 likely tokens are preferred, 0 always takes the likeliest."""
+    draw: f.Seed = 0
+    """Seed of the continuation."""
     to: Annotated[str, f.one_of(*TABLES)] = "csv"
     """Format of the predictions."""
     chunk: f.Count = 4096

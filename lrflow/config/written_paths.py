@@ -21,7 +21,7 @@ _ANCHOR = re.compile(
 )
 _DOWNLOADS = ("lrflow.data.FashionMNIST", "lrflow.recipes.finetune_vision.data.FewClothes")
 
-_CACHES = "lrflow.data.Images"
+_CACHES = ("lrflow.data.Images", "lrflow.data.Text")
 
 
 def stays_inside(path: str) -> bool:
@@ -126,7 +126,7 @@ def _written(config: Config) -> Iterator[tuple[str, Any]]:
         if name in ("strategy", "plugins"):
             yield from _of_lightning(given, f"trainer.{name}")
     data = config.data.plain()
-    if config.data.target == _CACHES and data.get("cache", "auto") not in ("auto", "none"):
+    if config.data.target in _CACHES and data.get("cache", "auto") not in ("auto", "none"):
         yield "data.cache", data["cache"]
     if config.data.target in _DOWNLOADS and data.get("download", True) and data.get("root"):
         from lrflow.data.fashion_mnist_files import find

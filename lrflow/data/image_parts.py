@@ -14,6 +14,7 @@ from lrflow.data.image_cache import DecodedImages, decoded_images
 from lrflow.data.image_decoding import Decoded, Form
 from lrflow.data.image_files import ImageOptions, list_images
 from lrflow.data.listing import Misfit, check_trained, classes_of, counted_reasons, rows_of
+from lrflow.data.splits import PARTS
 from lrflow.data.table_columns import values_of
 from lrflow.data.table_parts import target_kind
 from lrflow.errors import ConfigError, Problem, shortened
@@ -41,6 +42,11 @@ class PreparedImages:
     layout: Layout
     skipped: Mapping[str, int] = field(default_factory=dict)
     weights: np.ndarray | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What is held out, as `data.val_size` and `data.test_size` count it."""
+        return {part: len(self.rows[part]) for part in PARTS[1:]}
 
     @property
     def facts(self) -> dict[str, Any]:

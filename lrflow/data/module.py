@@ -156,6 +156,15 @@ class DataModule(pl.LightningDataModule):
         """Return what each column of an input means, as plain data, in the order of `load`; empty: unknown."""
         return []
 
+    def export_files(self) -> dict[str, str]:
+        """Return files that a reader of an export needs for its inputs, by name; empty: none."""
+        return {}
+
+    @property
+    def tokens_per_example(self) -> int | None:
+        """Tokens of an example, padding included; None: examples have no tokens."""
+        return None
+
     @property
     def class_names(self) -> Sequence[str]:
         """The names of the classes, in the order of their numbers; empty: they have none."""

@@ -152,6 +152,11 @@ class PreparedTable:
     weights: np.ndarray | None = None
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What is held out, as `data.val_size` and `data.test_size` count it."""
+        return {part: len(self.rows[part]) for part in PARTS[1:]}
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What a config has to know before the data is read: see `lrflow.config.schema.Facts`."""
         target = self.layout["target"]

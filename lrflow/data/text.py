@@ -18,11 +18,11 @@ from lrflow.data.order import SeededBatch, collate_whole
 from lrflow.data.splits import PARTS
 from lrflow.data.text_files import read_file
 from lrflow.data.text_options import ENDINGS, JSON_LINES, TABLES, TextOptions
-from lrflow.objectives import CLASSES, LANGUAGE_MODEL
 from lrflow.data.text_parts import Layout, PreparedText, padded, prepare
 from lrflow.data.tokenization import FILE, Tokenizer, UnknownCharacterError, restored
 from lrflow.display import Grid, counted, joined, number
 from lrflow.errors import ConfigError, Problem, shortened
+from lrflow.objectives import CLASSES, LANGUAGE_MODEL
 
 _LISTED = 20
 """Number of classes up to which each has a line of its own in the description."""
@@ -161,13 +161,12 @@ class Text(DataModule):
         return TokenSet(examples.inputs, examples.targets)  # type: ignore[arg-type]
 
     def read(self, path: Path, key: str) -> Tensor:
-        """Return the documents in a file as sequences [documents, length], cut or padded; targets are not read."""
-        return torch.from_numpy(
-            padded(self.encoded(path, key), self._layout["length"], self.tokenizer).astype(np.int64)
-        )
+        """Return the documents in a file; their targets are not read.
 
-    def encoded(self, path: Path, key: str) -> list[np.ndarray]:
-        """Return the tokens of each document in a file, without special ones.
+        Returns:
+            For classes sequences [documents, length], cut or padded. For a language model windows [windows, 2 + length
+            + 1]: number of the document, bytes of its text, and the tokens of an input and its last target; each
+            document has as many windows as it fills, and tokens that are absent are negative.
 
         Raises:
             ConfigError: documents cannot be read, are empty, or have characters that the vocabulary lacks.
@@ -175,10 +174,24 @@ class Text(DataModule):
         found = list(read_file(path, self.options, key, labelled=False))
         if mistakes := [one for one in found if isinstance(one, Misfit)]:
             raise ConfigError([misfit_problem(mistakes, key, str(path), skips=True)])
+        texts = [one.text for one in found if not isinstance(one, Misfit)]
+        tokenizer, length = self.tokenizer, self._layout["length"]
         try:
-            return self.tokenizer.encode([one.text for one in found if not isinstance(one, Misfit)])
+            encoded = tokenizer.encode(texts)
         except UnknownCharacterError as error:
             raise ConfigError([Problem(key, str(error), str(path))]) from None
+        if not self.is_language_model:
+            return torch.from_numpy(padded(encoded, length, tokenizer).astype(np.int64))
+        ends = [] if tokenizer.end is None else [tokenizer.end]
+        rows = []
+        for place, (text, tokens) in enumerate(zip(texts, encoded, strict=True)):
+            whole = np.concatenate([ends, tokens, ends]).astype(np.int64)
+            for start in range(0, max(len(whole) - 1, 1), length):
+                row = np.full(2 + length + 1, -1, np.int64)
+                piece = whole[start : start + length + 1]
+                row[:2], row[2 : 2 + len(piece)] = (place, len(text.encode("utf-8", "replace"))), piece
+                rows.append(row)
+        return torch.from_numpy(np.stack(rows))
 
     def example_inputs(self) -> Tensor | None:
         """Two sequences of the first token; None before `layout` is fitted."""

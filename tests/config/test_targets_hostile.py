@@ -59,8 +59,7 @@ HOSTILE = """
     lrflow.recipes.resnet.model.ConfigError  lrflow.recipes.resnet.model.flipped
     lrflow.recipes.resnet.model.Supervised.compile  lrflow.recipes.own_model.my_project.data.load_diabetes
     lrflow.recipes.own_model.my_project.data.train_test_split
-    lrflow.recipes.own_model.my_project.data.TensorDataset  lrflow.recipes.charlm.data.importlib.util
-    lrflow.recipes.charlm.data.missing_package  lrflow.recipes.charlm.data.read_plays
+    lrflow.recipes.own_model.my_project.data.TensorDataset
 """.split()  # noqa: SIM905  # a table of names
 
 ALLOWED = """
@@ -71,7 +70,7 @@ ALLOWED = """
     lrflow.recipes.stability.model.Quadratic  lrflow.recipes.stability.data.GradientNoise
     lrflow.recipes.logistic.model.LinearSVM  lrflow.recipes.logistic.data.BreastCancer  lrflow.data.FashionMNIST
     lrflow.recipes.own_model.my_project.net.Net  lrflow.recipes.own_model.my_project.data.Diabetes
-    lrflow.recipes.resnet.model.AugmentedResNet  lrflow.recipes.charlm.model.CharLM  lrflow.recipes.charlm.data.Plays
+    lrflow.recipes.resnet.model.AugmentedResNet
     lrflow.schedules.Cosine  lrflow.layers.MuP  lrflow.optimizers.shampoo.Shampoo  lrflow.health.Sharpness
 """.split()  # noqa: SIM905
 
