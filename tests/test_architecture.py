@@ -78,6 +78,14 @@ def test_the_architecture_page_has_these_floors() -> None:
     assert {name: int(floor) for floor, names in rows for name in re.findall(r"`(\w+)`", names)} == FLOORS
 
 
+def test_the_top_of_the_tree_is_what_the_architecture_page_says() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    described = page.partition("\nBeside `lrflow/`: ")[2].partition("\n\n")[0]
+    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().split()]
+    found = {path.name for path in ROOT.iterdir() if not any(path.match(pattern) for pattern in ignored)}
+    assert found - {".git"} == {name.strip("/") for name in re.findall(r"`([\w./]+)`", described)} | {"lrflow"}
+
+
 def test_rooms_import_only_from_floors_below() -> None:
     wrong = [
         f"{module} (floor {FLOORS[room(module)]}) imports {other} (floor {FLOORS[room(other)]})"

@@ -59,7 +59,7 @@ def commands() -> list[str]:
     found: dict[str, None] = {}
     for path in DOCUMENTS:
         for text in COMMAND.findall(path.read_text()):
-            words = shlex.split(text.replace("\\\n", " "), comments=True)
+            words = shlex.split(text.replace("\\\n", " ").partition(" > ")[0], comments=True)
             found[shlex.join(words[words.index("lrflow") + 1 :])] = None
     return sorted(found)
 

@@ -11,7 +11,7 @@ import yaml
 from lrflow.config.options import GROUPS, Catalogue, home, recipes
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "llms.txt", *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*.md")])
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -52,3 +52,21 @@ def test_the_table_of_options_is_whole(name: str) -> None:
 def test_a_recipe_is_told_of_in_its_readme() -> None:
     readmes = {name: home("recipes") / name.partition("/")[0] / "README.md" for name in recipes()}
     assert [name for name, path in readmes.items() if not re.search(rf"recipe={name}\b", path.read_text())] == []
+
+
+def test_llms_txt_has_the_form_of_its_convention_and_every_page() -> None:
+    """A title, a quotation, text, then sections of nothing but links with notes: llmstxt.org."""
+    text = (ROOT / "llms.txt").read_text()
+    head, *sections = text.split("\n## ")
+    assert re.fullmatch(r"# lrflow\n\n(> .+\n)+\n[^#]+", head)
+    for section in sections:
+        title, _, links = section.partition("\n\n")
+        assert re.fullmatch(r"[\w ]+", title)
+        assert all(re.fullmatch(r"- \[[^\]]+\]\([^)]+\): .+", line) for line in links.strip().splitlines()), title
+    assert sections[-1].startswith("Optional\n")
+    named = {(ROOT / link).resolve() for link in LINK.findall(text)}
+    assert {path for path in DOCUMENTS if path.parent != ROOT and path.parent.parent != ROOT / "recipes"} <= named
+
+
+def test_agents_read_a_page() -> None:
+    assert len((ROOT / "AGENTS.md").read_text().splitlines()) < 60

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
-from zipfile import ZipFile
 
 import pytest
 
@@ -54,14 +51,3 @@ def test_a_heading_is_found_in_any_page(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_misspelt_page_or_heading(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["docs", *words]) == 2
     assert told in " ".join(capsys.readouterr().err.split())
-
-
-def test_the_pages_are_in_the_wheel(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling", reason="needs hatchling to build the wheel")
-    words = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
-    subprocess.run(words, cwd=HOME, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(ZipFile(wheel).namelist())
-    assert {f"lrflow/docs/{path.name}" for path in (HOME / "docs").glob("*.md")} <= names
-    assert {f"lrflow/{name}/README.md" for name in documents() if "/" in name} <= names
-    assert not [name for name in names if name.startswith("lrflow/docs/") and not name.endswith(".md")]
