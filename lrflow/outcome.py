@@ -36,6 +36,7 @@ class Outcome:
         folder: run folder.
         error: exception that ended the run; None if it finished.
         overrides: overrides of the job as typed.
+        runs: of a trial of a sweep with `sweep.repeats`: how its runs ended; the metrics are then their means.
     """
 
     status: Status
@@ -47,6 +48,7 @@ class Outcome:
     folder: Path | None = None
     error: BaseException | None = None
     overrides: Sequence[str] = ()
+    runs: Sequence[Outcome] = ()
 
     @classmethod
     def finished(cls, metrics: Mapping[str, float] | None = None, **facts: Any) -> Outcome:

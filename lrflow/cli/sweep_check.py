@@ -21,7 +21,7 @@ from lrflow.config import Config
 from lrflow.config.composition import COMPOSITION_ERRORS, Composer, check_sweep_itself, checked, composer
 from lrflow.config.debugging import refused_in_sweeps
 from lrflow.config.grammar import repeated
-from lrflow.config.hydra_section import check_sweeper
+from lrflow.config.hydra_section import check_sweeper, repeats_problems
 from lrflow.config.metric_checks import guessed_modes
 from lrflow.config.options import Catalogue
 from lrflow.config.overrides import Override, Overrides, as_typed, read_overrides
@@ -147,7 +147,10 @@ def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[Overr
             raise ConfigError(problems)
         typed = [override for override in overrides.ready if not override.of_hydra]
         space = read_space(node.params, node.when, typed, GlobalHydra.instance().config_loader())
-        if not space.axes:
+        repeats = node.get("repeats", 1)
+        if problems := repeats_problems(repeats, [axis.key for axis in space.axes]):
+            raise ConfigError(problems)
+        if not space.axes and not (repeats > 1 and node.sampler == "grid"):
             hint = "such as optimizer.lr=interval(1e-4,1) or sweep=lr_bayes"
             raise ConfigError([Problem("sweep", "no key has several values", hint=hint)])
         assignments = space.grid() if node.sampler == "grid" else space.corners()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -41,15 +39,17 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     }
     sweep = _read(home)
     metrics = _metrics(outcomes, [each.name for each in sweep.objectives] if sweep else [])
-    short = short_names(swept, ("job", "status", *ENDING))
+    repeated = any(outcome.runs for outcome in outcomes)
+    heading = "trial" if repeated else "job"
+    short = short_names(swept, (heading, "runs", "status", *ENDING))
     for headings, left_out in ((swept, ()), (short, ()), (short, ("folder",)), (short, ENDING)):
         ending = {name: cells for name, cells in ending.items() if name not in left_out}
-        columns = {"job": [str(number) for number in range(len(outcomes))]}
+        columns = {heading: [str(number) for number in range(len(outcomes))]}
         columns |= {name: [job.get(key, "") for job in given] for name, key in zip(headings, swept, strict=True)}
+        columns |= {"runs": [_runs(outcome) for outcome in outcomes]} if repeated else {}
         columns_that_fit = 0
         for name in metrics:
-            values = [outcome.metrics.get(name) for outcome in outcomes]
-            column = {name: ["" if value is None else f"{value:.4g}" for value in values]}
+            column = {name: [_value(outcome, name) for outcome in outcomes]}
             if grid_width(columns | column | ending) <= out.width:
                 columns |= column
                 columns_that_fit += 1
@@ -61,11 +61,15 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
         table.add_column(name, justify="left" if name in ending else "right", no_wrap=name not in headings)
     for row in zip(*(columns | ending).values(), strict=True):
         table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
-    jobs = counted(len(outcomes), "job")
+    jobs = counted(len(outcomes), heading)
     out.print(Text(f"\nsweep of {jobs}{f' in {home}/' if home else ''}", "bold"))
     if same:
         out.print(Text(f"each with {same}", "dim"))
     out.print(table)
+    if repeated:
+        out.print(
+            Text("metrics: mean ± standard deviation over the runs of a trial, which have different seeds", "dim")
+        )
     _show_repeats(given, swept, outcomes, metrics)
     for status, label in _UNFINISHED.items():
         if numbers := [str(number) for number, outcome in enumerate(outcomes) if outcome.status == status]:
@@ -85,7 +89,7 @@ def _show_repeats(
         outcomes: of the jobs; those that did not finish are left out.
         metrics: names, the most important first.
     """
-    from lrflow.sweeps.results import repeats
+    from lrflow.sweeps.repeats import Spread, repeats
 
     repeated, others = [[key for key in swept if repeats(key) is which] for which in (True, False)]
     groups: dict[tuple[str, ...], list[Outcome]] = {}
@@ -98,7 +102,7 @@ def _show_repeats(
     columns = {name: [values[place] for values in groups] for place, name in enumerate(short_names(others, ["runs"]))}
     columns["runs"] = [str(len(group)) for group in groups.values()]
     for place, name in enumerate(metrics):
-        column = {name: [mean_and_spread([o.metrics[name] for o in g if name in o.metrics]) for g in groups.values()]}
+        column = {name: [str(Spread.of(o.metrics[name] for o in g if name in o.metrics)) for g in groups.values()]}
         if place == 0 or grid_width(columns | column) <= out.width:
             columns |= column
     table = Grid(*columns)
@@ -108,11 +112,20 @@ def _show_repeats(
     out.print(table)
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Return `mean ± standard deviation` (of a sample, n - 1) as text; the value alone if there is only one."""
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return f"{sum(values) / len(values):.4g}" if values else ""
-    return f"{mean(values):.4g} ± {stdev(values):.2g}"
+def _runs(outcome: Outcome) -> str:
+    """Return how many runs of a trial count, and how many it made if these are more."""
+    counting = sum(run.status in ("finished", "ended_early") for run in outcome.runs)
+    return str(counting) if counting == len(outcome.runs) else f"{counting} of {len(outcome.runs)}"
+
+
+def _value(outcome: Outcome, name: str) -> str:
+    """Return a metric as text, with its standard deviation if it is a mean over runs; empty: there is none."""
+    from lrflow.sweeps.repeats import spreads
+
+    if name not in outcome.metrics:
+        return ""
+    spread = spreads(outcome.runs).get(name)
+    return str(spread) if spread else f"{outcome.metrics[name]:.4g}"
 
 
 def _read(home: Path | None) -> SweepResults | None:

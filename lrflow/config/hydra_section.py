@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,7 +61,11 @@ def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
     if without_password(sweep.storage) != sweep.storage:
         message, hint = "contains a password in plain text", "put the URL into an environment variable: sweep.storage"
         problems.append(Problem("sweep.storage", message, sweep.storage, hint + "=${oc.env:NAME} (in quotes)"))
-    if sweep.storage == "memory" and sweep.pruner != "none":
+    if sweep.pruner == "race" and sweep.repeats == 1:
+        problems.append(
+            Problem("sweep.pruner", "compares the runs of trials, and each has one", "race", "sweep.repeats=5")
+        )
+    if sweep.storage == "memory" and sweep.pruner not in ("none", "race"):
         hint = "sweep.storage=journal"
         problems.append(Problem("sweep.storage", "pruning needs a storage that the jobs can open", "memory", hint))
     if sweep.storage == "memory" and sweep.resume:
@@ -72,6 +76,14 @@ def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
         message = "needs more rungs than sweep.pruning.rungs=annealed gives"
         problems.append(Problem("sweep.pruner", message, sweep.pruner, "use asha, median or hyperband"))
     return problems
+
+
+def repeats_problems(repeats: int, swept: Iterable[str]) -> list[Problem]:
+    """Return a problem if a sweep with several runs of a trial also sweeps over their seed."""
+    if repeats == 1 or "seed" not in swept:
+        return []
+    message, hint = "repeats each trial with other seeds, and seed is swept too", "leave out one of the two"
+    return [Problem("sweep.repeats", message, repeats, hint)]
 
 
 def copied_variable_problem(error: KeyError) -> Problem:

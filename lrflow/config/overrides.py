@@ -187,7 +187,7 @@ class Overrides:
         return [list(job) for job in itertools.product(*axes.values())]
 
 
-OF_ANY_SWEEP = ("timeout", "max_time", "isolate", "retries", "resume")
+OF_ANY_SWEEP = ("timeout", "max_time", "budget", "repeats", "isolate", "retries", "resume")
 """Settings `sweep.KEY` of how jobs are run; alone they do not ask for a search."""
 
 

@@ -14,7 +14,7 @@ from lrflow.metric import Directions, Metric
 
 TARGET = "hydra_plugins.lrflow.sweeper.LrflowSweeper"
 SAMPLERS = ("grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2")
-PRUNERS = ("none", "median", "asha", "hyperband", "wilcoxon", "patience")
+PRUNERS = ("none", "race", "median", "asha", "hyperband", "wilcoxon", "patience")
 RUNGS = ("validations", "annealed")
 
 _URL = r"(sqlite|postgresql|mysql)(\+\w+)?://.+"
@@ -43,7 +43,7 @@ class Pruning(Section):
     patience: f.Count = 3
     """patience: number of validations without improvement before a trial is pruned."""
     p: Annotated[float, f.number(0, 1, above=True, below=True)] = 0.1
-    """wilcoxon: significance level at which a trial counts as worse than the best."""
+    """wilcoxon, and every pruner with repeats: significance level at which a trial counts as worse than the best."""
 
 
 class Sweep(Section):
@@ -53,6 +53,10 @@ class Sweep(Section):
     """Sampler that proposes the next trial."""
     n_trials: f.Count | None = None
     """Number of trials, including those before the sweep was resumed; None: the whole grid, or 20 without a grid."""
+    repeats: f.Count = 1
+    """Number of runs of a trial, with the seeds `seed`, `seed + 1`, ...; its objective is their mean."""
+    budget: f.ClockTime | None = None
+    """Time after which no further trial starts; those that have begun finish. A resumed sweep counts earlier time."""
     metric: f.Texts | None = None
     """Metric to optimize, or a list of several objectives; None: the metric of the runs' best checkpoints."""
     mode: _Mode | None = None
@@ -129,6 +133,8 @@ class Trial(Section):
 
     number: f.CountOrNone
     """Number of the trial in its study."""
+    repeat: f.CountOrNone = 0
+    """Which of the trial's runs this is; pruners compare the first runs of trials."""
     study: f.Text
     """Name of the study."""
     storage: f.Text

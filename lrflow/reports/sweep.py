@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -160,7 +161,8 @@ def _facts(sweep: SweepResults, analyses: Sequence[Analysis]) -> list[Fact]:
         if not (curve.minimum and curve.basin):
             continue
         of = f" by {metric}" * several + f" of {curve.name}" * bool(curve.name)
-        facts.append(Fact(f"best LR{of}", f"{curve.lr:.3g}", curve.interval_text))
+        seeds = "; {:.3g} to {:.3g} over seeds".format(*curve.seeds) if curve.seeds else ""
+        facts.append(Fact(f"best LR{of}", f"{curve.lr:.3g}", f"{curve.interval_text}{seeds}"))
         if several:
             continue
         allowed = analysis.margin_of(curve)
@@ -171,14 +173,17 @@ def _facts(sweep: SweepResults, analyses: Sequence[Analysis]) -> list[Fact]:
             facts.append(Fact("LR sensitivity", f"{curve.sensitivity:.3g}", "mean loss over the LRs, minus the best"))
     for objective in sweep.objectives:
         if best := sweep.by(objective).best:
-            value = f"{best.metrics[objective.name]:.4g}"
-            facts.append(Fact(f"best {objective.name}", value, f"trial {best.number}"))
+            spread = best.spread(objective.name)
+            of = f"trial {best.number}" + (f", the mean of {spread.count} runs" if spread else "")
+            facts.append(Fact(f"best {objective.name}", str(spread or f"{best.metrics[objective.name]:.4g}"), of))
     return facts
 
 
 def _legend(analysis: Analysis) -> str:
     """Return the meaning of the marks in the figure of the metric against the LR."""
     sentences = ["Dots: trials. Star: the best LR. Thick line: the basin, where the metric is only slightly worse."]
+    if any(point.error > 0 for curve in analysis.curves for point in curve.points):
+        sentences.append("Bars: the standard error of a mean over several runs.")
     if any(point.diverged for curve in analysis.curves for point in curve.points):
         sentences.append("Crosses: diverged.")
     if pruned := analysis.pruned_points():
@@ -194,32 +199,57 @@ def _curves_table(page: Page, analysis: Analysis, heading: str) -> None:
     has_sensitivity = analysis.measures_sensitivity
     columns = ["", "best LR", "from", "to", analysis.sweep.metric, "basin from", "to", "decades"]
     columns += ["sensitivity"] if has_sensitivity else []
+    columns += ["over seeds from", "to"] if analysis.has_seeds else []
     rows = []
     for curve in analysis.curves:
         (low, high), basin = curve.interval, curve.basin
         ends = (basin.low, basin.high, basin.decades) if basin else (None, None, None)
         answer = (curve.lr, low, high, analysis.metric(curve.cost)) if math.isfinite(curve.cost) else (None,) * 4
-        rows.append([curve.name, *answer, *ends, *([curve.sensitivity] if has_sensitivity else [])])
+        seeds = (curve.seeds or (None, None)) if analysis.has_seeds else ()
+        rows.append([curve.name, *answer, *ends, *([curve.sensitivity] if has_sensitivity else []), *seeds])
     page.table(heading, columns, rows, " ".join(analysis.explanations()), strong=0)
 
 
 def _trials_table(page: Page, sweep: SweepResults) -> None:
+    several = sweep.has_repeats
     pareto = ["Pareto front"] if len(sweep.objectives) > 1 else []
-    columns = ["trial", "status", *pareto, *sweep.keys, *sweep.metrics, "steps", "seconds"]
+    columns = ["trial", "status", *pareto, *sweep.keys, *(["runs"] if several else []), *sweep.metrics]
+    columns += ["steps", "seconds"]
     has_errors = any(trial.error for trial in sweep.trials)
     columns += ["error"] if has_errors else []
     rows = [_row(sweep, trial, has_errors) for trial in sweep.trials]
     best = next((index for index, trial in enumerate(sweep.trials) if trial is sweep.best), None)
-    page.table("Trials", columns, rows, "Click a column's name to sort. Numbers link to the run folders.", best)
+    text = "Click a column's name to sort. Numbers link to the run folders."
+    means = "Metrics are mean ± standard deviation over the runs of a trial, which have different seeds. "
+    page.table("Trials", columns, rows, means * several + text, best)
+    if several:
+        runs = replace(sweep, trials=sweep.runs, keys=(*sweep.keys, "seed"))
+        heads = ["trial", "status", *runs.keys, *runs.metrics, "steps", "seconds", "error"]
+        page.table("Runs", heads, [_row(runs, run, True, front=False) for run in runs.trials], text)
 
 
-def _row(sweep: SweepResults, trial: TrialResult, has_errors: bool) -> list[str | float | Cell | None]:
+def _row(
+    sweep: SweepResults, trial: TrialResult, has_errors: bool, front: bool = True
+) -> list[str | float | Cell | None]:
     given = [None if (value := trial.given.get(key)) is None else _cell(value) for key in sweep.keys]
-    metrics = [trial.metrics.get(name) for name in sweep.metrics]
+    metrics = [_metric(trial, name) for name in sweep.metrics]
+    count = [_count(trial)] if sweep.has_repeats else []
     number = Cell(str(trial.number), trial.number, f"{trial.folder.relative_to(sweep.folder)}/")
-    pareto = ["yes" if trial in sweep.front else None] if len(sweep.objectives) > 1 else []
+    pareto = ["yes" if trial in sweep.front else None] if front and len(sweep.objectives) > 1 else []
     last = [trial.steps, trial.seconds, *([trial.reason] if has_errors else [])]
-    return [number, trial.status, *pareto, *given, *metrics, *last]
+    return [number, trial.status, *pareto, *given, *count, *metrics, *last]
+
+
+def _metric(trial: TrialResult, name: str) -> float | Cell | None:
+    """Return a metric for the table, with its standard deviation if it is a mean over runs."""
+    value, spread = trial.metrics.get(name), trial.spread(name)
+    return value if value is None or spread is None else Cell(str(spread), value)
+
+
+def _count(trial: TrialResult) -> Cell:
+    """Return how many runs of a trial count, and how many it made if these are more."""
+    counting, made = len(trial.counting), len(trial.runs)
+    return Cell(str(made) if counting == made else f"{counting} of {made}", counting)
 
 
 def _cell(value: str | float | bool) -> str | float:
@@ -252,6 +282,7 @@ def _answer(analysis: Analysis) -> Table:
     metric = analysis.sweep.metric
     headings = ["best LR", "interval", metric, "basin"]
     headings += ["sensitivity"] if analysis.measures_sensitivity else []
+    headings += ["over seeds"] if analysis.has_seeds else []
     headings = ["", *headings] if len(analysis.curves) > 1 else headings
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
@@ -262,6 +293,8 @@ def _answer(analysis: Analysis) -> Table:
             low, high = curve.interval
             cells = [f"{curve.lr:.3g}", f"{low:.3g} to {high:.3g}", f"{analysis.metric(curve.cost):.4g}"]
             cells.append(f"{curve.basin.low:.2g} to {curve.basin.high:.2g}")
-            cells += [f"{curve.sensitivity:.3g}"] if curve.sensitivity is not None else []
+            if analysis.measures_sensitivity:
+                cells.append("" if curve.sensitivity is None else f"{curve.sensitivity:.3g}")
+            cells += ["{:.3g} to {:.3g}".format(*curve.seeds)] if curve.seeds else []
         table.add_row(*([curve.name] if len(analysis.curves) > 1 else []), *cells)
     return table

@@ -84,6 +84,8 @@ def _draw_curve(axes: Axes, analysis: Analysis, curve: LRCurve, colour: str, sca
     rates, means = [point.lr for point in ended], [analysis.metric(point.cost) for point in ended]
     result = f"{curve.lr:.3g}" if ended else curve.doubts[0]
     axes.plot(rates, means, color=colour, linewidth=1.5, label=f"{curve.name}: {result}" if curve.name else "done")
+    errors = [point.error if point.error > 0 else 0.0 for point in ended]
+    axes.errorbar(rates, means, errors, fmt="none", color=colour, capsize=2, linewidth=1.2)
     inside = curve.inside_basin()
     thick = interpolate_line(inside, list(zip(rates, means, strict=True)), scale)
     axes.plot(inside, thick, color=colour, linewidth=6, alpha=0.3)

@@ -174,6 +174,7 @@ def _add_curve(figure: go.Figure, analysis: Analysis, curve: LRCurve, colour: st
     ended = [point for point in curve.points if math.isfinite(point.cost)]
     fitted = [(lr, analysis.metric(cost)) for lr, cost in curve.fitted()]
     means = [(point.lr, analysis.metric(point.cost)) for point in ended]
+    errors = [point.error if point.error > 0 else 0.0 for point in ended]
     inside = curve.inside_basin()
     thick = list(zip(inside, interpolate_line(inside, means, scale), strict=True))
     for line, style in (
@@ -182,7 +183,12 @@ def _add_curve(figure: go.Figure, analysis: Analysis, curve: LRCurve, colour: st
         (fitted, {"color": colour, "width": 1.5, "dash": "dot"}),
     ):
         rates, values = [lr for lr, _ in line], [value for _, value in line]
-        figure.add_scatter(x=rates, y=values, mode="lines", line=style, hoverinfo="skip", showlegend=False)
+        bars = (
+            {"type": "data", "array": errors, "thickness": 1.5, "width": 4} if line is means and any(errors) else None
+        )
+        figure.add_scatter(
+            x=rates, y=values, mode="lines", line=style, hoverinfo="skip", showlegend=False, error_y=bars
+        )
     finite = [(point.lr, trial) for point in curve.points for trial in point.trials if math.isfinite(sweep.cost(trial))]
     figure.add_scatter(
         x=[lr for lr, _ in finite],

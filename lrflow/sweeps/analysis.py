@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrflow.metric import is_loss
-from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none, repeats
+from lrflow.sweeps.bootstrap import LEVEL, interval_over_seeds
+from lrflow.sweeps.repeats import Spread, repeats
+from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
 from lrflow.tuning.confirmation import FIT_RADIUS, MIN_DISTANCE, Minimum, fit_parabola
 
 MARGIN = "5%"  # width of a basin, as a share of what training gains
@@ -33,7 +35,7 @@ def analyse(sweep: SweepResults, margin: str | float = MARGIN) -> Analysis | Non
     """
     allowed = read_margin(margin)
     key = sweep.lr_key
-    with_lr = [trial for trial in sweep.trials if trial.rate(key) is not None]
+    with_lr = [trial for trial in sweep.runs if trial.rate(key) is not None]
     known = [trial for trial in with_lr if not math.isnan(sweep.cost(trial))]
     if key is None or not known:
         return None
@@ -90,12 +92,19 @@ class Analysis:
         """Whether any curve has a sensitivity."""
         return any(curve.sensitivity is not None for curve in self.curves)
 
+    @property
+    def has_seeds(self) -> bool:
+        """Whether any curve has an interval over seeds."""
+        return any(curve.seeds for curve in self.curves)
+
     def explanations(self) -> list[str]:
         """Return the meaning of the columns `basin` and `sensitivity`, one sentence each."""
         margin = f"{self.margin} of what training gains" if "%" in str(self.margin) else str(self.margin)
         sentences = [f"Basin: the LRs at which {self.sweep.metric} is worse than its best by at most {margin}."]
         if self.measures_sensitivity:
             sentences.append("Sensitivity: the mean loss over all LRs tried, minus the best; 0: all are equally good.")
+        if self.has_seeds:
+            sentences.append(f"Over seeds: the best LR in {LEVEL:.0%} of sweeps whose runs are resampled at each LR.")
         return sentences
 
     def margin_of(self, curve: LRCurve) -> float:
@@ -139,6 +148,7 @@ class LRCurve:
         sensitivity: mean of min(loss, initial loss) over the LRs of the sweep, minus the best loss (Wortsman et al.,
             2023, 2309.14322); None: the metric is not a loss, there is one LR, or trials were pruned.
         doubts: why the best LR should not be trusted, one sentence each.
+        seeds: the LRs between which the best LR lies if the seeds are drawn again; None: there are too few repeats.
     """
 
     name: str
@@ -148,6 +158,7 @@ class LRCurve:
     basin: Basin | None
     sensitivity: float | None
     doubts: tuple[str, ...]
+    seeds: tuple[float, float] | None = None
 
     @property
     def lr(self) -> float:
@@ -256,17 +267,21 @@ def _curve(
     finite = {position: cost for position, cost in costs.items() if math.isfinite(cost)}
     if not finite:
         return LRCurve(name, given, points, None, None, None, ("every LR diverged",))
-    best = min(finite, key=lambda position: finite[position])
-    below = finite[best] + FIT_HEIGHT * (worst - finite[best])
-    close = [point for point in points if abs(math.log10(point.lr) - best) <= RADIUS and point.cost < below]
-    radius = 0.0 if len(finite) < MIN_LRS else RADIUS if len(close) >= 3 else 2 * RADIUS
+    best, close, radius, below = _range_to_fit(finite, worst)
     errors = [point.error for point in points if abs(math.log10(point.lr) - best) <= radius and point.error >= 0]
-    below = max(below, math.nextafter(finite[best], math.inf))
     noise = math.sqrt(float(np.mean(np.square(errors)))) if errors else 0.0
-    if len(close) == 3 and not errors:
+    if close == 3 and not errors:
         # A parabola fits any three points exactly; a wider fit estimates the noise.
         noise = fit_parabola(costs, 2 * radius, below=below).misfit
     minimum = fit_parabola(costs, radius, noise, below)
+
+    def best_of(means: Mapping[float, float]) -> float:
+        _, _, radius, below = _range_to_fit({at: cost for at, cost in means.items() if math.isfinite(cost)}, worst)
+        return fit_parabola(means, radius, noise, below).at
+
+    runs = {math.log10(point.lr): [sweep.cost(trial) for trial in point.trials] for point in points}
+    ends = interval_over_seeds(runs, best_of) if errors else None
+    seeds = (10.0 ** ends[0], 10.0 ** ends[1]) if ends else None
     allowed = margin[0] * (worst - finite[best] if margin[1] else 1.0)
     pruned = [trial.rate(key) or math.nan for trial in trials if trial.status == "pruned"]
     sensitivity = None
@@ -277,7 +292,16 @@ def _curve(
     basin = _basin(costs, best, finite[best] + allowed)
     tried = len({trial.rate(key) for point in points if math.isfinite(point.cost) for trial in point.trials})
     doubts = _doubts(points, pruned, minimum, radius, len(finite), tried)
-    return LRCurve(name, given, points, minimum, basin, sensitivity, tuple(doubts))
+    return LRCurve(name, given, points, minimum, basin, sensitivity, tuple(doubts), seeds)
+
+
+def _range_to_fit(finite: Mapping[float, float], worst: float) -> tuple[float, int, float, float]:
+    """Return the best position, how many are close to it, and radius and upper limit of the costs to be fitted."""
+    best = min(finite, key=lambda position: finite[position])
+    below = finite[best] + FIT_HEIGHT * (worst - finite[best])
+    close = sum(abs(position - best) <= RADIUS and cost < below for position, cost in finite.items())
+    radius = 0.0 if len(finite) < MIN_LRS else RADIUS if close >= 3 else 2 * RADIUS
+    return best, close, radius, max(below, math.nextafter(finite[best], math.inf))
 
 
 def _points(sweep: SweepResults, key: str, trials: Sequence[TrialResult]) -> tuple[Point, ...]:
@@ -295,7 +319,7 @@ def _points(sweep: SweepResults, key: str, trials: Sequence[TrialResult]) -> tup
         finite = costs[np.isfinite(costs)]
         diverged = len(costs) - len(finite)
         lr = 10.0 ** float(np.mean([math.log10(lr) for lr, _ in group])) if group[0][0] < group[-1][0] else group[0][0]
-        error = float(finite.std(ddof=1)) / math.sqrt(len(finite)) if len(finite) > 1 else math.nan
+        error = Spread.of(finite.tolist()).error
         cost = float(finite.mean()) if len(finite) > diverged else math.inf
         tried = min(zip(costs, group, strict=True), key=lambda pair: pair[0])[1][0]
         points.append(
@@ -368,5 +392,5 @@ def _choice_name(key: str, value: Value) -> str:
 
 def _initial_loss(sweep: SweepResults) -> float | None:
     """Return the mean training loss of the trials before their first step; None: it is unknown."""
-    losses = [first for trial in sweep.trials if (first := trial.first_loss()) is not None]
+    losses = [first for trial in sweep.runs if (first := trial.first_loss()) is not None]
     return float(np.mean(losses)) if losses else None

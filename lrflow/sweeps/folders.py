@@ -17,10 +17,12 @@ from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import is_file, is_folder
 from lrflow.metric import Directions, Metric, as_list
 from lrflow.outcome import Outcome
-from lrflow.runs import RunFolder
+from lrflow.runs import RunFolder, read_json
+from lrflow.sweeps.repeats import combined
 from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
 
 RECORD = "sweep.yaml"  # settings and space of a sweep of hydra/sweeper=lrflow; Hydra's own sweeper writes none
+TRIAL_RECORD = "trial.json"  # how a trial of several runs ended, in the folder of its first run
 GRID_RECORD = "multirun.yaml"  # the config of a sweep of Hydra's own sweeper
 NOT_SWEPT = ("hydra", "trial", "resume", "output", "name", "task", "against")  # differ without changing the training
 
@@ -55,7 +57,7 @@ def read_sweep(
     swept = [key for key in keys if len({repr(given[key]) for given in values}) > 1]
     record = _mapping(folder / RECORD)
     own = record.get("settings", {})
-    varied = _varied(folder, record)
+    varied = _varied(folder, record) | ({"seed"} if own.get("repeats", 1) != 1 else set())
     if varied & {*swept}:  # else the record is of other runs
         warnings += [f"{key} differs between trials, though it was not swept" for key in swept if key not in varied]
         swept = [key for key in swept if key in varied]
@@ -66,6 +68,12 @@ def read_sweep(
         _trial(index, path, {key: given[key] for key in swept}, summary, ranks, ranked)
         for index, ((path, _, summary), given) in enumerate(zip(records, values, strict=True))
     ]
+    count = own.get("repeats", 1)
+    if isinstance(count, int) and count > 1:
+        trials = [_repeated(runs, count, ranks) for runs in _by_trial(trials, count)]
+        swept = [key for key in swept if key != "seed"]
+    if record.get("ended"):
+        warnings.append(str(record["ended"]))
     names = as_list(metric) or [each.name for each in directions.objectives]
     modes = _modes_by_metric(names, as_list(mode))
     objectives = tuple(Metric.parse(name, modes[name]) if name in modes else directions(name) for name in names)
@@ -142,6 +150,37 @@ def _trial(
     return TrialResult(
         number, path, ended.status, given, ended.metrics, ended.steps, summary.get("seconds"), ended.reason, ranks
     )
+
+
+def _by_trial(runs: Sequence[TrialResult], count: int) -> list[list[TrialResult]]:
+    """Return the runs of each trial of a sweep; run r of trial n is job `n * count + r`."""
+    found: dict[int, list[TrialResult]] = {}
+    for run in runs:
+        found.setdefault(run.number // count, []).append(run)
+    return list(found.values())
+
+
+def _repeated(runs: Sequence[TrialResult], count: int, ranks: bool) -> TrialResult:
+    """Return a trial of its runs, by the rules of the sweep that made it."""
+    number = runs[0].number // count
+    ended = {run.number % count: _outcome_of(run) for run in runs if run.status not in ("unfinished", "stopped")}
+    record = read_json(runs[0].folder / TRIAL_RECORD, dict) if (runs[0].folder / TRIAL_RECORD).exists() else {}
+    outcome = combined(ended, count, ranks, last=bool(record))
+    given = {key: value for key, value in runs[0].given.items() if key != "seed"}
+    numbered = tuple(replace(run, number=number) for run in runs)
+    if outcome is None:
+        return TrialResult(number, runs[0].folder, "unfinished", given, {}, ranks=ranks, runs=numbered)
+    status, reason = outcome.status, outcome.reason
+    if record.get("status") == "pruned":
+        status, reason = "pruned", str(record.get("error", ""))
+    return TrialResult(
+        number, runs[0].folder, status, given, outcome.metrics, outcome.steps, outcome.seconds, reason, ranks, numbered
+    )
+
+
+def _outcome_of(run: TrialResult) -> Outcome:
+    facts = {"steps": run.steps, "seconds": run.seconds or 0.0, "folder": run.folder}
+    return Outcome.from_record(run.status, run.error, run.metrics, **facts)
 
 
 def typed_values(folder: Path) -> dict[str, str]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from lrflow.metric import TRAIN_LOSS
-from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none, repeats
+from lrflow.sweeps.repeats import repeats
+from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
 
 MIN_TRIALS = 10  # for an importance
 BINS = 5  # ranges of a number with more values than that
@@ -78,7 +79,7 @@ def learning_curves(sweep: SweepResults) -> tuple[str, list[LearningCurve]]:
     Returns:
         the name of the column, and the curves of the trials that have values in it.
     """
-    ranked = sorted(sweep.trials, key=lambda trial: (np.isnan(sweep.cost(trial)), sweep.cost(trial)))[:MAX_CURVES]
+    ranked = sorted(sweep.runs, key=lambda trial: (np.isnan(sweep.cost(trial)), sweep.cost(trial)))[:MAX_CURVES]
     histories = [(trial, trial.history(sweep.metric, TRAIN_LOSS)) for trial in ranked]
     longest = max((len(metric[0]) for _, (metric, _) in histories), default=0)
     has_loss = any(loss[0] for _, (_, loss) in histories)

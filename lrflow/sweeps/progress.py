@@ -19,7 +19,7 @@ from lrflow.config.sweep_schema import Sweep
 from lrflow.display import QuietConsole
 from lrflow.outcome import STATUSES
 from lrflow.runs import RunFolder
-from lrflow.sweeps.outcomes import status_of
+from lrflow.sweeps.outcomes import recorded_runs, status_of
 
 MAX_ROWS = 8
 """Trials in the live table: the best ones and the running ones."""
@@ -72,6 +72,7 @@ class Progress:
         if self._reported is None:
             self._resumed_with, self._folder = len(ended), folder
             count = f"{len(ended)} of {self._n_trials} trials are done" if ended else f"{self._n_trials} trials"
+            count += f", each of {self._settings.repeats} runs" if self._settings.repeats > 1 else ""
             self.print(f"sweep by {self._settings.sampler}, {count}, in {folder}/")
         elif self._live is None:
             for trial in trials:
@@ -92,7 +93,9 @@ class Progress:
         complete = trial.state is TrialState.COMPLETE
         values = zip(self._settings.objectives, trial.values if complete else (), strict=complete)
         reason = str(trial.user_attrs.get("error", "" if complete else trial.state.name.lower())).partition("\n")[0]
-        return "  ".join([*(f"{each.name} {value:.4g}" for each, value in values), *filter(None, [reason])])
+        spread = trial.user_attrs.get("std", {})
+        texts = [f"{each.name} {value:.4g}{_plus_minus(spread.get(each.name))}" for each, value in values]
+        return "  ".join([*texts, *filter(None, [reason])])
 
     def _ranked(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Return the complete trials, the best by the first objective first."""
@@ -125,7 +128,9 @@ class Progress:
         return Group(table, Text(f"{summary} of {self._n_trials}{self._remaining(len(statuses))}", "dim"))
 
     def _status(self, trial: FrozenTrial) -> str:
-        """Return the status that a running trial has written into its folder."""
+        """Return the status that a running trial has written into its folder, or how many of its runs have ended."""
+        if (repeats := self._settings.repeats) > 1:
+            return f"{len(recorded_runs(trial, self._folder))} of {repeats} runs"
         summary: dict[str, Any] = RunFolder(self._folder / str(trial.number)).read_summary()
         return str(summary.get("status", "runs"))
 
@@ -144,6 +149,10 @@ def _given(trial: FrozenTrial) -> dict[str, str]:
 
 def _value(trial: FrozenTrial) -> str:
     return ", ".join(f"{value:.4g}" for value in trial.values)
+
+
+def _plus_minus(std: float | None) -> str:
+    return "" if std is None else f" ± {std:.2g}"
 
 
 def _time(seconds: float) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from lrflow.errors import did_you_mean, nearest
 from lrflow.files import write_whole
 from lrflow.metric import TRAIN_LOSS, Metric, is_test
 from lrflow.runs import RunFolder
+from lrflow.sweeps.repeats import Spread
 
 Value = str | float | bool | None
 
@@ -35,6 +36,8 @@ class TrialResult:
         steps, seconds: the length of the run; None: it has not ended.
         error: why it did not finish.
         ranks: whether a trial that ended early is ranked by its metrics (`sweep.rank_ended_early`).
+        runs: its runs under several seeds (`sweep.repeats`), with the seed among their values; its metrics are then
+            the means over those that finished, and its folder is that of the first.
     """
 
     number: int
@@ -46,6 +49,19 @@ class TrialResult:
     seconds: float | None = None
     error: str = ""
     ranks: bool = True
+    runs: tuple[TrialResult, ...] = ()
+
+    @property
+    def counting(self) -> tuple[TrialResult, ...]:
+        """Its runs that its metrics are the means of."""
+        return tuple(
+            run for run in self.runs if run.status == "finished" or (run.status == "ended_early" and run.ranks)
+        )
+
+    def spread(self, metric: str) -> Spread | None:
+        """Return mean and spread of a metric over its runs; None: it has a single run, or fewer than two values."""
+        found = Spread.of(run.metrics[metric] for run in self.counting if metric in run.metrics)
+        return found if found.count > 1 else None
 
     @property
     def diverged(self) -> bool:
@@ -99,11 +115,6 @@ class TrialResult:
         return found
 
 
-def repeats(key: str) -> bool:
-    """Return whether runs that differ only in this key repeat each other: a seed, or the fold of a cross-validation."""
-    return key == "data.fold" or key.rpartition(".")[2].endswith("seed")
-
-
 def number_or_none(value: object) -> float | None:
     """Return a value as a number; None: it is not a number."""
     if isinstance(value, bool):
@@ -145,6 +156,16 @@ class SweepResults:
     def by(self, objective: Metric) -> SweepResults:
         """Return the same sweep with a single objective."""
         return replace(self, objectives=(objective,))
+
+    @property
+    def runs(self) -> tuple[TrialResult, ...]:
+        """The runs of all trials; a trial without repeats is its own run."""
+        return tuple(run for trial in self.trials for run in trial.runs or (trial,))
+
+    @property
+    def has_repeats(self) -> bool:
+        """Whether trials have several runs each."""
+        return any(trial.runs for trial in self.trials)
 
     @cached_property
     def ended(self) -> tuple[TrialResult, ...]:
@@ -228,19 +249,32 @@ class SweepResults:
     def write_csv(self, path: Path) -> Path:
         """Write one row per trial: number, status, swept keys, metrics, steps, seconds, folder, error.
 
-        If there are several objectives, a column `pareto` marks the trials on the Pareto front.
+        If there are several objectives, a column `pareto` marks the trials on the Pareto front. With repeats, metrics
+        are means, and columns for the number of runs that count, the standard deviation of each metric and the standard
+        error of its mean follow.
         """
-        several = len(self.objectives) > 1
-        head: Sequence[str] = ["trial", "status", *(["pareto"] if several else []), *self.keys, *self.metrics]
+        columns: dict[str, list[Value]] = {
+            "trial": [trial.number for trial in self.trials],
+            "status": [trial.status for trial in self.trials],
+        }
+        if len(self.objectives) > 1:
+            columns["pareto"] = [str(trial in self.front).lower() for trial in self.trials]
+        columns |= {key: [trial.given.get(key) for trial in self.trials] for key in self.keys}
+        columns |= {name: [trial.metrics.get(name) for trial in self.trials] for name in self.metrics}
+        if self.has_repeats:
+            columns["runs"] = [len(trial.counting) for trial in self.trials]
+            for name in self.metrics:
+                found = [trial.spread(name) for trial in self.trials]
+                columns[f"{name} std"] = [each.std if each else None for each in found]
+                columns[f"{name} stderr"] = [each.error if each else None for each in found]
+        columns["steps"] = [trial.steps for trial in self.trials]
+        columns["seconds"] = [trial.seconds for trial in self.trials]
+        columns["folder"] = [str(trial.folder.relative_to(self.folder)) for trial in self.trials]
+        columns["error"] = [trial.error for trial in self.trials]
         text = io.StringIO(newline="")
         rows = csv.writer(text)
-        rows.writerow([*head, "steps", "seconds", "folder", "error"])
-        for trial in self.trials:
-            first = [trial.number, trial.status, *([str(trial in self.front).lower()] if several else [])]
-            given = [trial.given.get(key) for key in self.keys]
-            metrics = [trial.metrics.get(name) for name in self.metrics]
-            last = [trial.steps, trial.seconds, trial.folder.relative_to(self.folder), trial.error]
-            rows.writerow([*first, *given, *metrics, *last])
+        rows.writerow(columns)
+        rows.writerows(zip(*columns.values(), strict=True))
         return write_whole(path, text.getvalue())
 
 

@@ -15,6 +15,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from lrflow.errors import LrflowError
+from lrflow.sweeps.gaussian_process import NoisyGPSampler
 from lrflow.sweeps.space import Space
 from lrflow.sweeps.study import quiet_optuna
 
@@ -22,7 +23,9 @@ ADAPTIVE = ("tpe", "gp", "cmaes", "nsga2")
 """The samplers that learn from earlier trials."""
 
 
-def make_sampler(kind: str, seed: int, n_trials: int, common: Mapping[str, BaseDistribution]) -> BaseSampler:
+def make_sampler(
+    kind: str, seed: int, n_trials: int, common: Mapping[str, BaseDistribution], repeated: str | None = None
+) -> BaseSampler:
     """Return a sampler.
 
     Args:
@@ -30,6 +33,7 @@ def make_sampler(kind: str, seed: int, n_trials: int, common: Mapping[str, BaseD
         seed: of the sweep.
         n_trials: of the whole sweep; a third of them, from 3 to 10, are random before the sampler learns.
         common: the parameters that every trial has.
+        repeated: the objective, if its trials are means over several runs; None: each is a single run.
     """
     samplers = optuna.samplers
     first = max(3, min(10, n_trials // 3))
@@ -41,6 +45,8 @@ def make_sampler(kind: str, seed: int, n_trials: int, common: Mapping[str, BaseD
                     return samplers.TPESampler(
                         seed=seed, n_startup_trials=first, multivariate=True, group=True, constant_liar=True
                     )
+                case "gp" if repeated:
+                    return NoisyGPSampler(repeated, seed=seed, n_startup_trials=first)
                 case "gp":
                     return samplers.GPSampler(seed=seed, n_startup_trials=first)
                 case "cmaes":

@@ -247,7 +247,9 @@ def _is_valid(line: bytes) -> bool:
         return False
 
 
-def write_record(folder: Path, settings: Sweep, space: Space, overrides: Sequence[str], study: str) -> None:
+def write_record(
+    folder: Path, settings: Sweep, space: Space, overrides: Sequence[str], study: str, ended: str | None = None
+) -> None:
     """Write `sweep.yaml`: the settings, the space and the overrides of a sweep.
 
     Args:
@@ -256,6 +258,7 @@ def write_record(folder: Path, settings: Sweep, space: Space, overrides: Sequenc
         space: the search space.
         overrides: of the command line, including those of Hydra's own section.
         study: the study's name.
+        ended: why the sweep ended before its last trial; None: it has not.
     """
     content = {
         "version": lrflow.__version__,
@@ -263,6 +266,7 @@ def write_record(folder: Path, settings: Sweep, space: Space, overrides: Sequenc
         "overrides": [text.removeprefix("++") for text in overrides],
         "space": space.describe(),
         "settings": {**settings.model_dump(exclude={"resume", "study"}), "study": study},
+        **({"ended": ended} if ended else {}),
     }
     text = yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True, width=120)
     write_whole(
@@ -307,6 +311,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 _MAY_CHANGE = (
     "sampler",
     "n_trials",
+    "budget",
     "seed",
     "retries",
     "timeout",
@@ -335,7 +340,7 @@ def check_record(record: dict[str, Any], settings: Sweep, space: Space) -> None:
         if text not in record["space"]
         for hint in ("start a new sweep for a new space; leave out its keys to resume",)
     ]
-    now, before = settings.model_dump(), record["settings"]
+    now, before = settings.model_dump(), {"repeats": 1, **record["settings"]}
     for key in set(now) - set(_MAY_CHANGE) - {"study"}:
         if now[key] != before.get(key) and "***" not in str(before.get(key)):
             problems.append(Problem(f"sweep.{key}", f"expected the sweep's own {before.get(key)}", now[key]))

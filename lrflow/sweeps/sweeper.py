@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import optuna
@@ -22,28 +16,21 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from optuna.study import StudyDirection
 
-from lrflow import stops
 from lrflow.config.interpolation import resolve
 from lrflow.config.literal import how_to_resume, in_shell
 from lrflow.config.overrides import Override
 from lrflow.config.sweep_schema import Sweep
 from lrflow.config.types import seconds_of
-from lrflow.errors import (
-    ConfigError,
-    EndedEarlyError,
-    LrflowError,
-    Problem,
-    ProcessDiedError,
-    SignalReceived,
-    StoppedError,
-)
+from lrflow.errors import ConfigError, LrflowError, Problem, ProcessDiedError, SignalReceived, StoppedError
 from lrflow.metric import Directions, Metric
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
+from lrflow.sweeps.budget import Budget
 from lrflow.sweeps.folders import RECORD
 from lrflow.sweeps.outcomes import outcome_of
 from lrflow.sweeps.progress import Progress
 from lrflow.sweeps.pruners import make_pruner
+from lrflow.sweeps.runs import PendingRun, consecutive_runs, overrides_of
 from lrflow.sweeps.samplers import ADAPTIVE, GridSampler, make_sampler
 from lrflow.sweeps.space import Space, read_space
 from lrflow.sweeps.study import (
@@ -58,7 +45,8 @@ from lrflow.sweeps.study import (
     storage_of,
     write_record,
 )
-from lrflow.sweeps.trials import PendingTrial, Trials, consecutive_trials, overrides_of
+from lrflow.sweeps.trials import Trials
+from lrflow.sweeps.workers import ask_to_stop, time_is_over, workers_for
 
 TRIALS = 20
 """Default number of trials."""
@@ -100,7 +88,8 @@ def run_sweep(
     with nullcontext() if is_database(url) else RunFolder(folder).locked():
         given: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
         overrides = [*given["hydra"], *given["task"]]
-        sweep = SweepRun(settings, space, folder, url, launcher, config.hydra.launcher, overrides)
+        seed = int(OmegaConf.select(config, "seed"))
+        sweep = SweepRun(settings, space, folder, url, launcher, config.hydra.launcher, overrides, seed)
         if sweep.deadline is not None:
             getattr(job, "times", {})["deadline"] = sweep.deadline
         try:
@@ -135,6 +124,7 @@ class SweepRun:
         launcher: of Hydra; runs the jobs.
         launcher_config: its config.
         overrides: of the command line, including those of Hydra's own section.
+        seed: of the first run of a trial, if a trial has several.
 
     Raises:
         ConfigError: the folder holds a sweep that is not resumed, or that differs from this one.
@@ -149,8 +139,10 @@ class SweepRun:
         launcher: Launcher,
         launcher_config: DictConfig,
         overrides: Sequence[str],
+        seed: int = 0,
     ) -> None:
         self.settings, self.space, self.folder, self._launcher = settings, space, folder, launcher
+        self._seed = seed
         known = (folder / RECORD).exists()
         if known and not settings.resume:
             raise ConfigError(
@@ -169,7 +161,8 @@ class SweepRun:
         if settings.storage == "journal" and (repair := repair_journal(Path(url))):
             self.progress.print(repair)
         self._backend = open_storage(url, settings.retries)
-        sampler = make_sampler(settings.sampler, settings.seed, self.n_trials, space.common())
+        repeated = settings.objectives[0].name if settings.repeats > 1 else None
+        sampler = make_sampler(settings.sampler, settings.seed, self.n_trials, space.common(), repeated)
         directions = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
         create = partial(
             optuna.create_study,
@@ -181,8 +174,10 @@ class SweepRun:
             load_if_exists=known or is_database(url),
         )
         study = patiently(create) if is_database(url) else create()
-        write_record(folder, settings, space, overrides, self.name)
-        self.trials = Trials(study, space, settings, self.n_trials, folder, self.progress)
+        self._record = partial(write_record, folder, settings, space, overrides, self.name)
+        self._record()
+        self._budget = Budget(settings.budget, study, folder)
+        self.trials = Trials(study, space, settings, self.n_trials, folder, self.progress, self._may_begin)
         if known:
             self.trials.add_lost()
 
@@ -201,10 +196,30 @@ class SweepRun:
                 if self._is_over and self.trials.are_left():
                     raise time_is_over()
             except (KeyboardInterrupt, SystemExit, SignalReceived, StoppedError):
-                hint = "" if self.settings.storage == "memory" else f"; {how_to_resume(self.folder)}"
+                hint = f"; {how_to_resume(self.folder)}" if self._is_kept else ""
                 self.progress.print(f"the sweep was stopped{hint}")
                 raise
+            finally:
+                self._budget.note()
+            if self.trials.are_left() and self._budget.is_spent:
+                ended = sum(trial.state.is_finished() for trial in self.trials.all())
+                reason = f"its budget of {self.settings.budget} (sweep.budget) is spent"
+                text = f"the sweep ended after {ended} of {self.n_trials} trials: {reason}"
+                self._record(ended=text)
+                more = f"; to go on, {how_to_resume(self.folder)} and a larger budget" if self._is_kept else ""
+                self.progress.print(f"{text}{more}")
         return self.trials.outcomes()
+
+    def _may_begin(self) -> bool:
+        """Whether the budget lets a further trial begin."""
+        if self.settings.budget:
+            self._budget.note()
+        return not self._budget.is_spent
+
+    @property
+    def _is_kept(self) -> bool:
+        """Whether the sweep can be resumed."""
+        return self.settings.storage != "memory"
 
     @property
     def _is_over(self) -> bool:
@@ -212,21 +227,25 @@ class SweepRun:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
     def _work(self) -> None:
-        """Launch trials until none is left; the loop of a worker."""
-        while not self._is_over and (batch := self.trials.claim(self._workers.batch_size)):
-            for jobs in consecutive_trials(batch):
+        """Launch runs until none is left; the loop of a worker."""
+        size = self._workers.batch_size
+        claim = partial(self.trials.claim, size)
+        if self._workers.whole_trials:
+            claim = partial(self.trials.claim, size * self.settings.repeats, size)
+        while not self._is_over and (batch := claim()):
+            for jobs in consecutive_runs(batch):
                 self._launch(jobs)
 
-    def _launch(self, jobs: Sequence[PendingTrial]) -> None:
-        """Run trials with consecutive numbers, and record their outcomes."""
-        overrides = [overrides_of(job, self.space, self.settings, self.name, self.folder) for job in jobs]
+    def _launch(self, jobs: Sequence[PendingRun]) -> None:
+        """Make runs with consecutive numbers, and record their outcomes."""
+        overrides = [overrides_of(job, self.space, self.settings, self.name, self.folder, self._seed) for job in jobs]
         try:
-            with Heartbeat(self._backend, [pending.trial._trial_id for pending in jobs]):
+            with Heartbeat(self._backend, self.trials.held()):
                 results = self._launcher.launch(overrides, initial_job_idx=jobs[0].number)
         except Exception as error:
-            if not any((self.folder / str(trial.number)).exists() for trial in self.trials.all()):
+            if not any(path.name.isdecimal() for path in self.folder.iterdir()):
                 raise  # no trial could be started
-            # A killed process may take down the other jobs of its launcher. The trials are released; the worker that
+            # A killed process may take down the other jobs of its launcher. The runs are released; the worker that
             # claims them next reads their outcomes or restarts them.
             if not self.trials.closed:
                 reason = str(error).strip().partition("\n")[0]
@@ -237,145 +256,13 @@ class SweepRun:
             outcome_of(result._return_value, result.status is not JobStatus.COMPLETED, self.folder / str(job.number))
             for job, result in zip(jobs, results, strict=True)
         ]
-        died = [job for job, outcome in zip(jobs, outcomes, strict=True) if isinstance(outcome.error, ProcessDiedError)]
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if job in died:
-                job.trial.set_user_attr("death", outcome.reason)
-        self.trials.release(died)  # the worker that claims them next restarts them
-        ended = [(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if job not in died]
+        ended = [*zip(jobs, outcomes, strict=True)]
+        died = [pair for pair in ended if isinstance(pair[1].error, ProcessDiedError)]
+        self.trials.release([job for job, _ in died], [outcome.reason for _, outcome in died])  # to be restarted
+        ended = [pair for pair in ended if pair not in died]
         self.trials.record([job for job, _ in ended], [outcome for _, outcome in ended])
 
     def _stop(self) -> None:
         """Hand out no more trials, and ask the runs of the other workers to stop."""
         if asked := ask_to_stop(self.trials.close()):
             self.progress.print(f"waiting for {asked} runs to save a checkpoint; Ctrl-C ends them at once")
-
-
-@dataclass(frozen=True)
-class Workers:
-    """The workers that hand jobs to a launcher.
-
-    Args:
-        count: workers, each of which launches at the same time as the others.
-        batch_size: trials per launch.
-        shared: whether the launches share an executor or a cluster, which a launch without jobs starts.
-    """
-
-    count: int
-    batch_size: int = 1
-    shared: bool = False
-
-    def run(self, work: Callable[[], None], stop: Callable[[], None], deadline: float | None = None) -> None:
-        """Run `work` in each worker; several workers are threads.
-
-        Args:
-            work: the loop of a worker.
-            stop: called if a worker fails or a signal stops this process, while other workers are still running.
-            deadline: time of `time.monotonic` at which several workers are stopped; None: never.
-
-        Raises:
-            BaseException: the error of the first worker that fails; the others get `stops.GRACE` seconds to end.
-            SignalReceived: the process received a signal while several workers were running.
-            StoppedError: several workers were running at the deadline.
-        """
-        if self.count == 1:
-            work()
-            return
-        ended: SimpleQueue[BaseException | None] = SimpleQueue()
-
-        def worker() -> None:
-            try:
-                work()
-            except BaseException as error:
-                ended.put(error)
-            else:
-                ended.put(None)
-
-        # Daemon threads do not keep the process alive while a launcher waits for jobs that run elsewhere.
-        threads = [threading.Thread(target=worker, name=f"worker {n}", daemon=True) for n in range(self.count)]
-        with stops.handled():
-            for thread in threads:
-                thread.start()
-            try:
-                for _ in threads:
-                    if error := _next(ended, deadline):
-                        raise error
-            except BaseException:
-                stop()
-                _wait_for_processes(threads)
-                raise
-
-
-def _next(ended: SimpleQueue[BaseException | None], deadline: float | None) -> BaseException | None:
-    """Wait for the next worker to end, and return its error; at the deadline return one that says so."""
-    try:
-        return ended.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-    except Empty:
-        return time_is_over()
-
-
-def time_is_over() -> StoppedError:
-    """Return the error that stops a sweep at `sweep.max_time`."""
-    return StoppedError("the time of the sweep is over (sweep.max_time)", EndedEarlyError.exit_code)
-
-
-def workers_for(launcher: DictConfig, batch: int | None, trials: int) -> Workers:
-    """Return the workers for a launcher.
-
-    A launcher that runs each job in its own process and can be called from several threads has one worker per job;
-    other launchers receive batches.
-
-    Args:
-        launcher: its config.
-        batch: concurrent trials, as configured; None: as many as the launcher can use.
-        trials: concurrent trials of a launcher that can use any number.
-    """
-    match str(launcher.get("_target_", "")).rpartition(".")[2]:
-        case "BasicLauncher":
-            return Workers(1, batch or 1)
-        case "JoblibLauncher":
-            from joblib import effective_n_jobs  # type: ignore[import-untyped]
-
-            workers = effective_n_jobs(launcher.get("n_jobs") or -1)
-            return Workers(min(batch or workers, workers), shared=True)
-        case "LocalLauncher":  # submitit's, which would start all jobs of a batch at once
-            return Workers(batch or os.cpu_count() or 1)
-        case "SlurmLauncher":
-            return Workers(min(batch or trials, launcher.get("array_parallelism") or trials))
-        case "RayLauncher":
-            return Workers(batch or trials, shared=True)
-    return Workers(1, batch or trials)
-
-
-def ask_to_stop(folders: Iterable[RunFolder]) -> int:
-    """Ask the runs in these folders that are children of this process to end at their next step, with a checkpoint.
-
-    They receive a signal of another kind than this process, whose group they belong to: a second one of the same kind
-    would end them at once.
-
-    Returns:
-        the number of runs that were asked.
-    """
-    children = {child.pid for child in multiprocessing.active_children()}
-    holders = [int(holder) for folder in folders if (holder := folder.holder()) and holder.isdigit()]
-    asked = [holder for holder in holders if holder in children]
-    number = signal.SIGTERM if stops.requested() == signal.SIGUSR1 else signal.SIGUSR1
-    for process in asked:
-        os.kill(process, number)
-    return len(asked)
-
-
-def _wait_for_processes(threads: Iterable[threading.Thread]) -> None:
-    """Wait for workers whose jobs are children of this process, then kill the children that are left.
-
-    Jobs that run elsewhere are not stopped.
-    """
-    deadline = time.monotonic() + stops.GRACE
-    try:
-        for thread in threads:
-            if multiprocessing.active_children():
-                thread.join(max(0.0, deadline - time.monotonic()))
-    finally:
-        for child in multiprocessing.active_children():
-            if child.pid:
-                os.kill(child.pid, signal.SIGKILL)  # the processes of loky have no kill() (joblib 1.5)

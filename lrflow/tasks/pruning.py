@@ -28,6 +28,8 @@ def pruning_callbacks(
 ) -> list[pl.Callback]:
     """Return the callbacks that prune a run; annealed rungs need none: their short runs are made at once.
 
+    Only the first run of a trial is pruned, by comparison with the first runs of other trials.
+
     Args:
         config: the configuration of the run, with its `trial`.
         folder: the folder of the run.
@@ -43,6 +45,8 @@ def pruning_callbacks(
     """
     trial = config.trial
     assert trial is not None
+    if trial.repeat:
+        return []
     reporter = Reporter(trial) if trainer.is_global_zero else None
     if trial.pruning.rungs == "validations":
         return [ReportValidations(reporter, trial)]

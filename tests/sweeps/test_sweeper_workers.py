@@ -25,7 +25,8 @@ from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.space import read_space
 from lrflow.sweeps.study import JOURNAL
-from lrflow.sweeps.sweeper import SweepRun, Workers, ask_to_stop, workers_for
+from lrflow.sweeps.sweeper import SweepRun
+from lrflow.sweeps.workers import Workers, ask_to_stop, workers_for
 
 TIMEOUT = 30  # seconds until a test that would hang fails
 PLUGINS = "hydra_plugins.hydra_{}_launcher.{}"
@@ -52,8 +53,12 @@ JOBLIB, LOCAL, SLURM, RAY = (
         ({"_target_": SLURM, "array_parallelism": 256}, None, Workers(20)),
         ({"_target_": SLURM, "array_parallelism": 8}, None, Workers(8)),
         ({"_target_": RAY}, None, Workers(20, shared=True)),
-        ({"_target_": "hydra_plugins.lrflow_vectorized.launcher.VectorizedLauncher"}, None, Workers(1, 20)),
-        ({"_target_": "somebody.elses.Launcher"}, 5, Workers(1, 5)),
+        (
+            {"_target_": "hydra_plugins.lrflow_vectorized.launcher.VectorizedLauncher"},
+            None,
+            Workers(1, 20, whole_trials=True),
+        ),
+        ({"_target_": "somebody.elses.Launcher"}, 5, Workers(1, 5, whole_trials=True)),
     ],
 )
 def test_workers_match_the_concurrency_of_the_launcher(
