@@ -25,7 +25,7 @@ class Config(schema.Section):
 
     groups: ClassVar[tuple[str, ...]] = (
         "optimizer", "schedule", "feedback", "average", "layers", "scaling", "model", "data", "trainer", "logger",
-        "health", "callbacks", "find", "task",
+        "signals", "health", "callbacks", "find", "task",
     )  # fmt: skip
 
     optimizer: schema.Optimizer
@@ -38,6 +38,7 @@ class Config(schema.Section):
     data: schema.Data
     trainer: run_schema.Trainer
     logger: logger_schema.Logger
+    signals: run_schema.Signals = run_schema.Signals.model_construct()
     health: run_schema.Health
     callbacks: callback_schema.Callbacks = Field(default_factory=lambda: callback_schema.Callbacks.model_validate({}))
     sharpness: run_schema.Probing = run_schema.Probing.model_construct()

@@ -17,7 +17,7 @@ from lrflow.files import is_folder
 
 GROUPS = (
     "task", "optimizer", "schedule", "feedback", "average", "layers", "scaling", "model", "data", "trainer",
-    "logger", "health", "callbacks", "find", "recipe", "fast", "sweep",
+    "logger", "signals", "health", "callbacks", "find", "recipe", "fast", "sweep",
 )  # fmt: skip
 """Groups in the order in which help lists them."""
 

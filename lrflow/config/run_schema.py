@@ -235,6 +235,13 @@ class Health(Section):
         return {name: node.node() for name, node in found.items() if node is not None}
 
 
+class Signals(Section):
+    """What a run measures of its groups besides their LRs; see `lrflow.training.group_norms`."""
+
+    every: f.Interval | None = None
+    """Interval between measurements of the norms of gradients, weights and updates; None: never."""
+
+
 class Scaling(Section):
     """How the peak LR scales with the batch of an optimizer step; see `lrflow.plan.batch_scaling`."""
 

@@ -14,8 +14,8 @@ import torch
 from lrflow.config.run_schema import Action
 from lrflow.display import joined
 from lrflow.errors import DivergedError
+from lrflow.training.block import Block
 from lrflow.training.monitor import Monitor
-from lrflow.training.signals import Block
 
 log = logging.getLogger("lrflow")
 

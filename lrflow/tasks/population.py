@@ -31,6 +31,7 @@ from lrflow.tasks.population_checks import (
 )
 from lrflow.tasks.run_record import conclude, failure_recorded, open_folder, open_loggers, record_start
 from lrflow.tasks.train import prepare
+from lrflow.training.group_norms import norms_interval
 from lrflow.training.loggers import abandon_loggers, close_loggers
 from lrflow.vectorized.eligibility import ineligible_because, population_key, shares_data
 from lrflow.vectorized.fit import PopulationFit
@@ -213,6 +214,7 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
             config.trainer.log_every,
             bool(config.task.test),
             config.trainer.compile,
+            norms_interval(config, running[0][2].plan.horizon),
         ).run()
         seconds = time.monotonic() - started
         return {

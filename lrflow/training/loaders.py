@@ -328,7 +328,7 @@ def count_horizon(config: Config, data: pl.LightningDataModule, processes: int) 
 
 @contextmanager
 def check_intervals(config: Config, horizon: Horizon) -> Iterator[None]:
-    """Check that the intervals of validation, checkpoints and sharpness can be counted in steps; collect errors.
+    """Check that the intervals of validation, checkpoints and measurements can be counted in steps; collect errors.
 
     Raises:
         ConfigError: lists intervals in epochs or samples whose length is unknown, and the problems of the body.
@@ -338,10 +338,11 @@ def check_intervals(config: Config, horizon: Horizon) -> Iterator[None]:
         "trainer.val_every": trainer.val_every,
         "trainer.checkpoint.every": trainer.checkpoint.every,
         "sharpness.every": config.sharpness_every,
+        "signals.every": config.signals.every,
     }.items():
         if every is None:
             continue
-        if key != "sharpness.every" and every.whole_epochs:
+        if key.startswith("trainer.") and every.whole_epochs:
             continue  # the end of an epoch needs no count
         try:
             every.steps(horizon)

@@ -97,12 +97,13 @@ def _other(node: Mapping[str, Any], key: str, folder: Path) -> Logger:
 
 
 def log_rows(logger: Logger, columns: list[str], rows: list[list[Any]]) -> None:
-    """Pass rows of `step` and one value per column to any Lightning logger."""
+    """Pass rows of `step` and one value per column, None for no value, to any Lightning logger."""
     if isinstance(logger, CSVLogger | Dashboard):
         logger.log_rows(columns, rows)
         return
     for step, *values in rows:
-        logger.log_metrics(dict(zip(columns, values, strict=True)), step)
+        named = zip(columns, values, strict=True)
+        logger.log_metrics({name: value for name, value in named if value is not None}, step)
     if flush := getattr(logger, "flush", None):
         flush()
 

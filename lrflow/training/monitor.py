@@ -13,7 +13,8 @@ from lrflow.config import Config, instantiate
 from lrflow.errors import ConfigError, Problem
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
-from lrflow.training.signals import Block, Signals
+from lrflow.training.block import Block
+from lrflow.training.signals import Signals
 
 
 @dataclass(frozen=True)

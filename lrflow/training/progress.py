@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lrflow.plan import Plan
+from lrflow.training.block import Block
 from lrflow.training.branches import FollowsPlan
 from lrflow.training.metric_reading import progress_metrics
 from lrflow.training.monitor import Monitor
-from lrflow.training.signals import Block
 
 
 class ProgressBar(Monitor, FollowsPlan):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,55 +17,11 @@ from lrflow.optimizers.routed import member_optimizers
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.plan.lr_scheduler import read_setting
 from lrflow.plan.table import setting_columns
+from lrflow.training.block import Block
 from lrflow.training.branches import FollowsPlan
+from lrflow.training.group_norms import RunMeter
 from lrflow.training.loggers import log_rows
 from lrflow.training.metric_reading import MeanLoss
-
-
-@dataclass(frozen=True)
-class Block:
-    """The signals of consecutive optimizer steps.
-
-    Args:
-        first: the first step.
-        loss: the mean training loss over each step's accumulation window on this device; [n], float64. Meaningless for
-            skipped steps.
-        grad_norm: the norm of all gradients before clipping; [n], float64.
-        seconds: wall time since the previous step; [n], float64.
-        planned: the plan's LR; [n, groups], float64.
-        actual: the LR the optimizer used; [n, groups], float64.
-        estimate: the factor of the LR from an optimizer that estimates its LR, NaN for groups of other optimizers;
-            [n, groups], float64. None if no optimizer estimates its LR.
-        settings: other scheduled settings as the optimizer used them, by name such as `momentum/head`; [n], float64.
-        skipped: whether `training_step` returned None for every batch of the step, which then has no loss and no
-            gradient; [n], or one value for all, bool.
-    """
-
-    first: int
-    loss: np.ndarray
-    grad_norm: np.ndarray
-    seconds: np.ndarray
-    planned: np.ndarray
-    actual: np.ndarray
-    estimate: np.ndarray | None = None
-    settings: Mapping[str, np.ndarray] = field(default_factory=dict)
-    skipped: np.ndarray = field(default_factory=lambda: np.zeros((), bool))
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "skipped", np.broadcast_to(self.skipped, self.loss.shape))
-
-    @property
-    def losses(self) -> np.ndarray:
-        """The losses of steps that were not skipped; [n or fewer], float64."""
-        return self.loss[~self.skipped]
-
-    def __len__(self) -> int:
-        return len(self.loss)
-
-    @property
-    def effective(self) -> np.ndarray:
-        """The LR of the steps, multiplied by the estimate if there is one; [n, groups], float64."""
-        return self.actual if self.estimate is None else self.actual * np.nan_to_num(self.estimate, nan=1.0)
 
 
 class Signals(Callback, FollowsPlan):
@@ -83,9 +38,10 @@ class Signals(Callback, FollowsPlan):
     Args:
         plan: the plan of the run.
         every: number of steps between two readings.
+        norms_every: number of steps between measurements of each group's norms (see `RunMeter`); None: none.
     """
 
-    def __init__(self, plan: Plan, every: int) -> None:
+    def __init__(self, plan: Plan, every: int, norms_every: int | None = None) -> None:
         self._plan = plan
         self._columns = ["train/loss", "train/grad_norm", "train/step_time"]
         self._columns += [f"lr/{name}" for name in plan.names] + [f"lr_planned/{name}" for name in plan.names]
@@ -96,6 +52,9 @@ class Signals(Callback, FollowsPlan):
         self._last_step = 0
         self._parameters: list[torch.nn.Parameter] = []
         self._norms: dict[int, torch.Tensor] = {}  # of the optimizers that the module stepped itself in this step
+        self._norms_every = norms_every
+        self._meter: RunMeter | None = None
+        self._meter_state: Mapping[str, Any] = {}  # of the checkpoint from which the run is resumed
         self._trained = False  # whether any step of the run had a gradient
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -120,6 +79,9 @@ class Signals(Callback, FollowsPlan):
             names = [name for name in self._plan.names if "d" in groups[group_of[name]]]
             self._columns += [f"{kind}/{name}" for kind in ("lr_estimate", "lr_effective") for name in names]
         self._buffer = torch.zeros(self._every, 2, device=pl_module.device)
+        if self._norms_every is not None:
+            self._meter = RunMeter(self._norms_every, groups, self._plan, self._every)
+            self._meter.load_state_dict(self._meter_state)
         self._loss = MeanLoss(pl_module.device)
         self._rates: list[list[Any]] = []
         self._rates_after: list[list[Any]] = []  # after each step
@@ -151,12 +113,15 @@ class Signals(Callback, FollowsPlan):
         parameters = self._parameters
         if optimizer is not self._optimizer:  # one of several that the module steps itself
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        parameters = [parameter for parameter in parameters if parameter.grad is not None]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if gradients:
             self._trained = True
             norms = torch._foreach_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in gradients])
             # Detached, because gradients of a second-order optimizer carry their graph.
             norm = torch.linalg.vector_norm(torch.stack(norms)).detach()
+            if self._meter is not None and self._meter.is_due(step := self._last_step + self._count):
+                self._meter.read_gradients(step, parameters, norms, optimizer is self._optimizer)
             if optimizer is not self._optimizer:
                 self._norms[id(optimizer)] = norm
                 norm = torch.linalg.vector_norm(torch.stack([*self._norms.values()]))
@@ -212,6 +177,8 @@ class Signals(Callback, FollowsPlan):
         self._skipped.append(self._loss.skipped)
         self._buffer[self._count, 0] = self._loss.mean(trainer)
         self._loss.reset()
+        if self._meter is not None:
+            self._meter.read_update(step, self._count)
         self._count += 1
         now = time.perf_counter()
         self._seconds.append(now - self._clock)
@@ -234,13 +201,14 @@ class Signals(Callback, FollowsPlan):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a checkpoint keeps of this callback."""
-        return {"trained": self._trained}
+        return {"trained": self._trained, **({"norms": self._meter.state_dict()} if self._meter else {})}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Restore the state; runs of earlier versions, which did not save it, count as trained."""
-        self._trained = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("trained", True)
+        saved = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        self._trained, self._meter_state = saved.get("trained", True), saved.get("norms", {})
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Emit the steps before the error."""
@@ -281,6 +249,7 @@ class Signals(Callback, FollowsPlan):
             actual=used[:, self._group_indices],
             estimate=self._take_estimates(),
             settings=self._take_settings(),
+            norms=self._meter.take()[0] if self._meter else None,
             skipped=np.array(self._skipped),
         )
         self._last_step += self._count
@@ -317,9 +286,9 @@ class Signals(Callback, FollowsPlan):
             )
 
     def _log(self, trainer: pl.Trainer, block: Block) -> None:
-        rows = _rows(block)
-        for logger in trainer.loggers:
-            log_rows(logger, self._columns, rows)
+        for columns, rows in block.rows(self._columns, self._plan.names):
+            for logger in trainer.loggers:
+                log_rows(logger, columns, rows)
 
     def _notify(self, trainer: pl.Trainer, block: Block) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -344,15 +313,3 @@ def _numbers(rates: list[list[Any]]) -> np.ndarray:
     if isinstance(rates[0][0], torch.Tensor):
         return torch.stack([torch.stack(row) for row in rates]).double().cpu().numpy()
     return np.array(rates)
-
-
-def _rows(block: Block) -> list[list[Any]]:
-    columns = [block.loss, block.grad_norm, block.seconds.round(6), block.actual, block.planned]
-    columns += block.settings.values()
-    if block.estimate is not None:
-        estimating = ~np.isnan(block.estimate[0])
-        columns += [block.estimate[:, estimating], block.effective[:, estimating]]
-    rows = [[block.first + index, *row] for index, row in enumerate(np.column_stack(columns).tolist())]
-    for index in np.flatnonzero(block.skipped):
-        rows[index][1] = None  # no loss, unlike a NaN loss
-    return rows

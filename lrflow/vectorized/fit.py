@@ -10,23 +10,25 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lrflow import stops
 from lrflow.errors import LrflowError
 from lrflow.plan.table import setting_columns
 from lrflow.schedules import Duration
+from lrflow.training.block import Block
+from lrflow.training.group_norms import NormMeter
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import set_progress
 from lrflow.training.metric_reading import ValidationTimes
 from lrflow.training.module import Supervised
-from lrflow.training.signals import Block
 from lrflow.vectorized.member import Member, StackedBatches, stack
 from lrflow.vectorized.population import Clip, Population
 
@@ -40,6 +42,7 @@ class PopulationFit:
         log_every: the number of steps after which the signals are read.
         test: whether to evaluate the test set at the end.
         compiled: whether the step of the population is compiled.
+        norms_every: the steps between measurements of each group's norms; None: none.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class PopulationFit:
         log_every: int,
         test: bool = True,
         compiled: bool = False,
+        norms_every: int | None = None,
     ) -> None:
         self._rows = list(members)
         first = members[0]
@@ -59,6 +63,13 @@ class PopulationFit:
         self._test = test
         self._clip = clipping(first.trainer)
         self._population, self._coefficients = stack(members, self._device, compiled)
+        self._meter: NormMeter | None = None
+        if norms_every is not None:
+            sizes, columns, names = self._population.sizes, self._population.columns, first.plan.names
+            self._meter = NormMeter(norms_every, sizes, columns, len(names), log_every, self._device, len(members))
+            spans = pairwise(np.cumsum([0, *sizes]).tolist())
+            read = [torch.arange(*span, stride) for span, stride in zip(spans, self._meter.strides, strict=True)]
+            self._sampled = torch.cat(read).to(self._device)
         self._batches = StackedBatches([one.data.train_dataloader() for one in members], self._device)
         self._loaders = {"val": first.data.val_dataloader()}
         self._stop = StopRequest()
@@ -89,7 +100,7 @@ class PopulationFit:
     def _epoch(self, epoch: int) -> None:
         batches = self._horizon.steps_per_epoch
         for number, (inputs, targets) in enumerate(islice(self._batches.epoch(epoch), batches), start=1):
-            losses, norms = self._population.step(inputs, targets, self._coefficients.at(self._step), self._clip)
+            losses, norms = self._make_step(inputs, targets)
             self._losses[len(self._seconds)] = torch.stack([losses, norms], dim=1)
             self._step += 1
             now = time.perf_counter()
@@ -104,6 +115,21 @@ class PopulationFit:
                 self._validate(epoch)
             if done or not self._active():
                 return
+
+    def _make_step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Make a step, and measure the norms of each group if that is due; return the losses and gradient norms."""
+        population, meter, coefficients = self._population, self._meter, self._coefficients.at(self._step)
+        if meter is None or not meter.is_due(self._step):
+            return population.step(inputs, targets, coefficients, self._clip)
+
+        def read(grad: Tensor, norms: Tensor) -> None:
+            squares = [part.square().sum(dim=1) for part in grad.split(population.sizes, dim=1)]
+            meter.add_gradients(torch.stack(squares, dim=1))
+
+        meter.begin(self._step, population.weights[:, self._sampled])
+        found = population.step(inputs, targets, coefficients, self._clip, read)
+        meter.finish(len(self._seconds), population.weights[:, self._sampled])
+        return found
 
     def _validates(self, batch: int, epoch: int) -> bool:
         """Whether a validation follows the step that was just made with this batch of the epoch."""
@@ -127,11 +153,13 @@ class PopulationFit:
         seconds, first = np.array(self._seconds), self._step - count
         self._pace = float(np.median(seconds))
         steps = np.arange(first, self._step)
+        measured = self._meter.take() if self._meter else None
         for row in self._active():
             member = self._rows[row]
             rates, plan = member.plan.lr(steps), member.plan
             settings = {title: plan.setting(name, steps)[:, at] for name, at, title in setting_columns(plan)}
-            block = Block(first, values[:, row, 0], values[:, row, 1], seconds, rates, rates, settings=settings)
+            loss, norm, moves = values[:, row, 0], values[:, row, 1], measured[row] if measured else None
+            block = Block(first, loss, norm, seconds, rates, rates, settings=settings, norms=moves)
             member.steps = self._step
             with member.own_errors():
                 member.signals.emit(member.trainer, block)
@@ -178,8 +206,9 @@ class PopulationFit:
             return
         self._rows = [self._rows[row] for row in active]
         if active:
-            for part in (self._population, self._coefficients, self._batches):
-                part.keep(active)
+            for part in (self._population, self._coefficients, self._batches, self._meter):
+                if part is not None:
+                    part.keep(active)
             self._losses = self._losses[:, : len(active)].clone()
 
     def _end(self, rows: Sequence[int], signal_number: int | None = None) -> None:

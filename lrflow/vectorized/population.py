@@ -56,6 +56,8 @@ class Population:
     Attributes:
         compiling: seconds that compiling took; 0 if nothing is compiled.
         idle: the names of the parameters without a gradient; known after the first step.
+        sizes: the number of elements of each tensor, in the order of the weights.
+        columns: the number of the group of each tensor.
     """
 
     def __init__(
@@ -74,8 +76,9 @@ class Population:
         self._modes = [(module, module.training) for module in self._network.modules()]
         shapes = {name: parameter.shape for name, parameter in self._network.named_parameters()}
         self._places = [(name, shapes[name]) for names in groups for name in names]
-        self._sizes = [shape.numel() for _, shape in self._places]
+        self.sizes = [shape.numel() for _, shape in self._places]
         self._groups = [(group, len(names)) for group, names in enumerate(groups)]
+        self.columns = [group for group, count in self._groups for _ in range(count)]
         self._start = start
         self._update = update
         rows = []
@@ -112,7 +115,12 @@ class Population:
         return len(self.weights)
 
     def step(
-        self, inputs: Tensor, targets: Tensor, coefficients: Mapping[str, Tensor], clip: Clip | None = None
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        coefficients: Mapping[str, Tensor],
+        clip: Clip | None = None,
+        read: Clip | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Make one optimizer step of every member.
 
@@ -121,6 +129,7 @@ class Population:
             targets: the targets of the batches; [members, batch, ...].
             coefficients: the coefficients of the update, by name; [members, groups].
             clip: clips the gradients [members, weights] in place, given their norms [members].
+            read: receives the same before they are clipped; such a step is not compiled.
 
         Returns:
             The losses before the step and the norms of the gradients before clipping, both [members].
@@ -128,9 +137,11 @@ class Population:
         Raises:
             UnfitError: a parameter gets a gradient only in some steps.
         """
-        given = (self.weights, self.state, self.buffers, inputs, targets, coefficients, clip)
+        changes = clip if read is None else _both(read, clip)
+        given = (self.weights, self.state, self.buffers, inputs, targets, coefficients, changes)
         step: Callable[..., tuple[Tensor, Tensor, dict[str, Tensor]]] = self._make_step
-        if self._compiled and self._segments is not None:  # the first step determines which parameters are trained
+        knows_idle = self._segments is not None  # after the first step
+        if self._compiled and knows_idle and read is None:
             if self._shape is None:
                 self._shape = inputs.shape
                 torch.compiler.reset()  # torch compiles a function at most eight times, other shapes included
@@ -187,7 +198,7 @@ class Population:
         members = len(weights)
         flat = [
             weights.new_zeros(members, size) if grad is None else grad.reshape(members, size)
-            for grad, size in zip(grads, self._sizes, strict=True)
+            for grad, size in zip(grads, self.sizes, strict=True)
         ]
         return losses.detach(), torch.cat(flat, dim=1), {name: value.detach() for name, value in after.items()}
 
@@ -203,9 +214,8 @@ class Population:
     def _trained_segments(self) -> list[tuple[int, int, int]]:
         """The weights that are updated, as the fewest contiguous segments per group."""
         segments: list[tuple[int, int, int]] = []
-        owners = [group for group, count in self._groups for _ in range(count)]
-        ends = [0, *np.cumsum(self._sizes).tolist()]
-        for (name, _), group, (first, last) in zip(self._places, owners, pairwise(ends), strict=True):
+        ends = [0, *np.cumsum(self.sizes).tolist()]
+        for (name, _), group, (first, last) in zip(self._places, self.columns, pairwise(ends), strict=True):
             if name in self.idle:
                 continue
             if segments and segments[-1][0] == group and segments[-1][2] == first:
@@ -244,7 +254,7 @@ class Population:
         buffers = {name: stacked[index].cpu() for name, stacked in self.buffers.items()}
         found = []
         for at, row in enumerate(rows):
-            starts = [int(self._start[row, group]) for group, count in self._groups for _ in range(count)]
+            starts = [int(self._start[row, group]) for group in self.columns]
             names = [name for name, _ in self._places]
             found.append(
                 MemberState(
@@ -260,8 +270,19 @@ class Population:
         return found
 
     def _named(self, weights: Tensor) -> dict[str, Tensor]:
-        parts = zip(self._places, weights.split(self._sizes, dim=1), strict=True)
+        parts = zip(self._places, weights.split(self.sizes, dim=1), strict=True)
         return {name: part.unflatten(1, shape) if shape else part[:, 0] for (name, shape), part in parts}
+
+
+def _both(read: Clip, clip: Clip | None) -> Clip:
+    """Return a function that passes gradients and their norms to `read`, then to `clip`."""
+
+    def call(grad: Tensor, norms: Tensor) -> None:
+        read(grad, norms)
+        if clip is not None:
+            clip(grad, norms)
+
+    return call
 
 
 class _Trained(nn.Module):

@@ -260,6 +260,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return state["state_dict"]
 
 
+def filled(folder: Path) -> list[dict[str, str]]:
+    """Return the cells with a value: what was measured before a run was resumed is no column of its new folder."""
+    return [{name: text for name, text in row.items() if text} for row in rows(folder)]
+
+
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -273,7 +278,7 @@ def test_from_any_of_its_checkpoints_a_run_goes_on_exactly(tmp_path: Path, recip
     for step in (3, 9, 12):
         resumed = ppo(tmp_path, *settings, f"resume.from={whole}/checkpoints/step-{step:07d}.ckpt")
         assert resumed != whole
-        assert rows(resumed) == [row for row in rows(whole) if int(row["step"]) >= step]
+        assert filled(resumed) == [row for row in filled(whole) if int(row["step"]) >= step]
         for one, other in zip(weights(whole).values(), weights(resumed).values(), strict=True):
             assert torch.equal(one, other)
 

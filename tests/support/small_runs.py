@@ -95,6 +95,7 @@ class Options:
     keep: int | None = None
     monitor: str | None = "val/loss"
     log_every: int = 4
+    norms_every: int | None = 3  # an interruption may fall into a pair of measured steps
     batch_size: int = 16
     val_size: int = 32
     drop_last: bool = False
@@ -286,7 +287,7 @@ def build(
         branches = resumed.branched(horizon, options.how, groups, options.schedule, settings)
     plan = compile_branched(groups, options.schedule, horizon, branches, settings)
     record, blocks = Recorder(), Blocks()
-    signals = Signals(plan, options.log_every)
+    signals = Signals(plan, options.log_every, options.norms_every)
     checkpoints = Checkpoints(
         folder / "checkpoints",
         horizon,
