@@ -41,7 +41,7 @@ from lrflow.runs import find_checkpoint
 from lrflow.schedules import Curve, Horizon
 from lrflow.training import Supervised, planned_module
 from lrflow.training.example import ExampleError, trace_uses
-from lrflow.training.loader_settings import configure_loaders
+from lrflow.training.loader_settings import build_augmentation, configure_loaders
 from lrflow.training.manual_optimization import check_optimization
 from lrflow.training.module import load_weights
 from lrflow.training.module_optimizer import ModuleOptimizer, module_groups
@@ -64,7 +64,7 @@ def build_data(config: Config) -> pl.LightningDataModule:
         raise ConfigError([Problem("data._target_", message, config.data.target)])
     if not is_overridden("train_dataloader", data):
         raise ConfigError([Problem("data._target_", "has no train_dataloader", config.data.target)])
-    configure_loaders(data, config.data)
+    configure_loaders(data, config.data, build_augmentation(config))
     return data
 
 

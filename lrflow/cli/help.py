@@ -53,6 +53,7 @@ TOPICS = {
     "scaling": "rescale the peak LR with the batch size",
     "model": "the model to train",
     "data": "the data to train it on",
+    "augment": "random changes of training batches: augment=[flip_crop,mixup]",
     "trainer": "devices, length and precision of the run",
     "logger": "where metrics are written",
     "health": "monitors that watch the run",

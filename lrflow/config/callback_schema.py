@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Discriminator, PlainValidator, Tag
+from pydantic import Discriminator, PlainValidator, Tag
 from pydantic_core import PydanticCustomError
 
 from lrflow.config import types as f
-from lrflow.config.schema import Node, Section
+from lrflow.config.named_schema import NamedNodes
+from lrflow.config.schema import Node
 from lrflow.limits import is_whole
 from lrflow.metric import LOSS
 from lrflow.schedules import Duration
@@ -76,17 +77,7 @@ AnyCallback = Annotated[
 ]
 
 
-class Callbacks(Section):
+class Callbacks(NamedNodes):
     """Callbacks of a run by name, besides lrflow's own; null switches a callback off."""
 
-    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, AnyCallback | None]
-
-    @property
-    def named(self) -> dict[str, CallbackNode]:
-        """The callbacks by name, in the order of the config, without those that are switched off."""
-        return {name: node for name, node in (self.__pydantic_extra__ or {}).items() if node is not None}
-
-    def nodes(self) -> dict[str, dict[str, Any]]:
-        """Return `_target_` and arguments of each callback by name."""
-        return {name: node.node() for name, node in self.named.items()}

@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 from lrflow.config import average_schema, callback_schema, logger_schema, run_schema, schema, task_schema
 from lrflow.config import find_schema as find_schemas
 from lrflow.config import types as f
+from lrflow.config.named_schema import Augmentations
 from lrflow.config.sweep_schema import Trial
 from lrflow.metric import Directions
 from lrflow.runs import OUTPUT
@@ -24,8 +25,8 @@ class Config(schema.Section):
     """The typed and validated config of a run, as `validate` returns it; immutable."""
 
     groups: ClassVar[tuple[str, ...]] = (
-        "optimizer", "schedule", "feedback", "average", "layers", "scaling", "model", "data", "trainer", "logger",
-        "signals", "health", "callbacks", "find", "task",
+        "optimizer", "schedule", "feedback", "average", "layers", "scaling", "model", "data", "augment", "trainer",
+        "logger", "signals", "health", "callbacks", "find", "task",
     )  # fmt: skip
 
     optimizer: schema.Optimizer
@@ -36,6 +37,7 @@ class Config(schema.Section):
     scaling: run_schema.Scaling = run_schema.Scaling.model_construct()
     model: schema.Model
     data: schema.Data
+    augment: Augmentations = Field(default_factory=lambda: Augmentations.model_validate({}))
     trainer: run_schema.Trainer
     logger: logger_schema.Logger
     signals: run_schema.Signals = run_schema.Signals.model_construct()

@@ -51,6 +51,7 @@ ANSWERS = {
     r"(.*schedule)\.warmup_(?:ratio|fraction|pct)": "a warmup can be a share of the run: {0}.warmup={share}",
     r"(.*schedule)\.warmup_epochs": "a warmup can be in epochs: {0}.warmup='{value} epochs'",
     r"(?:data|trainer)\.(num_workers|pin_memory|prefetch_factor|persistent_workers)": "did you mean data.loader.{0}?",
+    r"data\.augment(?:\..+)?": "augment=flip_crop mirrors and shifts images",
     r"trainer\.callbacks?|callback": "callbacks=throughput, or callbacks.NAME._target_=my_pkg.Watch trust=my_pkg",
 }
 """Keys of other frameworks without a counterpart of a similar name, and what to do instead."""
@@ -334,8 +335,8 @@ def _missing(key: str, content: Mapping[str, Any], schema: type[BaseModel], grou
         return Problem(key, "is missing", hint="give the dotted name of a lrflow.health.Monitor")
     if name == "_target_" and group.startswith("logger.") and group != "logger.custom":
         return _unknown_logger(group, ..., schema)
-    if name == "_target_" and group.startswith("callbacks."):
-        return Problem(key, "is missing", hint=_how_to_name_callback(group.removeprefix("callbacks.")))
+    if name == "_target_" and group.startswith(("callbacks.", "augment.")):
+        return Problem(key, "is missing", hint=_how_to_name(*group.split(".", 1)))
     if name == "_target_":
         example = EXAMPLES.get(group.rpartition(".")[2])
         such = f", such as {example}" if example else ""
@@ -367,8 +368,12 @@ def _no_such_kind(location: tuple[str | int, ...], value: Any, tags: str) -> Pro
     return Problem(f"{group}.{word}", f"there is no such {group}", name, did_you_mean(str(name), known))
 
 
-def _how_to_name_callback(name: str) -> str:
-    """Return what to do about a callback without a `_target_`: choose the option of this name, if there is one."""
-    if (home("conf") / "callbacks" / f"{name}.yaml").is_file():
-        return f"add callbacks={name}, or give the dotted name of a Lightning callback"
-    return "give the dotted name of a Lightning callback, such as pytorch_lightning.callbacks.Timer"
+def _how_to_name(group: str, name: str) -> str:
+    """Return what to do about a callback or augmentation without a `_target_`: choose the option of its name."""
+    what, example = {
+        "callbacks": ("a Lightning callback", "pytorch_lightning.callbacks.Timer"),
+        "augment": ("an augmentation", "lrflow.augment.MixUp"),
+    }[group]
+    if (home("conf") / group / f"{name}.yaml").is_file():
+        return f"add {group}={name}, or give the dotted name of {what}"
+    return f"give the dotted name of {what}, such as {example}"

@@ -16,12 +16,12 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.files import is_folder
 
 GROUPS = (
-    "task", "optimizer", "schedule", "feedback", "average", "layers", "scaling", "model", "data", "trainer",
+    "task", "optimizer", "schedule", "feedback", "average", "layers", "scaling", "model", "data", "augment", "trainer",
     "logger", "signals", "health", "callbacks", "find", "recipe", "fast", "sweep",
 )  # fmt: skip
 """Groups in the order in which help lists them."""
 
-COMBINED = ("callbacks", "logger")
+COMBINED = ("augment", "callbacks", "logger")
 """Groups of which several options can be chosen at once, as a list."""
 
 ACROSS_GROUPS = ("recipe", "fast", "sweep")

@@ -78,7 +78,7 @@ def load_config(path: Path) -> DictConfig:
     content: Any = OmegaConf.to_container(found)
     if problems := record_problems(content, path):
         raise ConfigError(problems)
-    return found
+    return _as_now(found)
 
 
 def load_config_in(path: Path) -> DictConfig:
@@ -106,7 +106,15 @@ def load_config_in(path: Path) -> DictConfig:
         hint = "put the run's config.yaml back into its folder, the parent of checkpoints/"
         raise ConfigError([Problem("resume", message, str(path), hint)])
     _report_config_in(path, path.absolute())
-    return OmegaConf.create(config)
+    return _as_now(OmegaConf.create(config))
+
+
+def _as_now(config: DictConfig) -> DictConfig:
+    """Return the config of an earlier run with the keys of now: `data.augment` became the group `augment`."""
+    before: Any = config.data.pop("augment", None) if isinstance(config.get("data"), DictConfig) else None
+    if isinstance(before, DictConfig) and any(before.values()):
+        config.augment = {"flip_crop": {"_target_": "lrflow.augment.FlipCrop", "flip": 0, "crop": 0, **before}}
+    return config
 
 
 @cache

@@ -349,19 +349,10 @@ class Loader(Section):
     """Keep the processes from epoch to epoch."""
 
 
-class Augment(Section):
-    """Augmentation of training images, drawn anew for each of them in each epoch; see `lrflow.data.augment`."""
-
-    flip: f.Fraction = 0.0
-    """Probability that left and right are exchanged."""
-    crop: f.Fraction = 0.0
-    """Largest shift in each direction, as a share of height and width."""
-
-
 class Data(Node):
     """A data module."""
 
-    offered = frozenset({"effective_batch_size", "facts", "loader", "augment", "sampler"})
+    offered = frozenset({"effective_batch_size", "facts", "loader", "sampler"})
 
     batch_size: f.Count | None = None
     """Training examples per batch and device."""
@@ -383,7 +374,5 @@ class Data(Node):
     """How the training examples are drawn; None: as the module orders them."""
     facts: Facts | None = None
     """Facts by which lrflow checks a run and counts its steps before the data is read."""
-    augment: Augment = Augment.model_construct()
-    """Augmentation of the training batches."""
     loader: Loader = Loader.model_construct()
     """Settings that replace those of the module's loaders."""

@@ -47,6 +47,8 @@ class Digits(DataModule):
         sizes = (val_size, test_size, drop_last, num_workers, split_seed)
         super().__init__(batch_size, eval_batch_size, *sizes, facts, folds, fold)
 
+    pixel_moments = ([MEAN], [STD])
+
     def load(self) -> tuple[Examples, None]:
         """All images, [1797, 1, 8, 8] with pixels from 0 to 16, and their classes; the data has no test part."""
         images, classes = _digits()

@@ -68,6 +68,8 @@ class FashionMNIST(DataModule):
         self.root = None if root is None else Path(root).expanduser()
         self.download = download
 
+    pixel_moments = ([MEAN], [STD])
+
     def prepare_data(self) -> None:
         """Download the files if they are missing; Lightning calls it in one process per node."""
         self.paths()

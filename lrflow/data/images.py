@@ -184,6 +184,11 @@ class Images(DataModule):
         return [{"kind": "image", **self._layout["form"]}]
 
     @property
+    def pixel_moments(self) -> tuple[Sequence[float], Sequence[float]]:  # type: ignore[override]
+        """Mean and standard deviation of each channel over the training part."""
+        return self._layout["mean"], self._layout["std"]
+
+    @property
     def class_names(self) -> Sequence[str]:
         """The names of the classes; empty for a regression."""
         return tuple(self._layout["target"]["classes"])

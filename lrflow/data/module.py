@@ -66,6 +66,9 @@ class DataModule(pl.LightningDataModule):
 
     collate_fn: Callable[[list[Any]], Any] | None = None
 
+    pixel_moments: tuple[Sequence[float], Sequence[float]] | None = None
+    """Mean and standard deviation of each channel, by which `normalise` scales pixels from 0 to 1; None: unknown."""
+
     def __init__(
         self,
         batch_size: int = 64,

@@ -1,9 +1,10 @@
-"""The settings `data.loader`, `data.augment` and `data.sampler`: the loaders that a data module makes, changed."""
+"""The settings `data.loader`, `data.sampler` and the group `augment`: the loaders that a data module makes, changed."""
 
 from __future__ import annotations
 
 import copy
-from functools import wraps
+from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,10 +12,13 @@ import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader, IterableDataset
 
+from lrflow.augment.base import Augmented, Pipeline
+from lrflow.config import Config, instantiate
+from lrflow.config.batch_checks import run_loss, targets_of_data
 from lrflow.config.checks import needs_workers
-from lrflow.config.schema import Augment, Data, Loader
+from lrflow.config.objective import outputs_of
+from lrflow.config.schema import Data, Loader
 from lrflow.data import is_ordered, ordered
-from lrflow.data.augment import Augmented
 from lrflow.data.order import collate_whole
 from lrflow.data.sampling import sampled
 from lrflow.errors import ConfigError, Problem
@@ -27,8 +31,26 @@ PREFETCHED = 2
 _NO_WORKERS = "the data module makes its training loader without any"
 
 
-def configure_loaders(data: pl.LightningDataModule, section: Data) -> None:
-    """Give the loaders of a data module the settings of `data.loader` and `data.augment`, and `data.sampler`.
+def build_augmentation(config: Config) -> Callable[[Any], Pipeline] | None:
+    """Return what makes the augmentation of training batches from the `pixel_moments` of the data; None: there is none.
+
+    Raises:
+        ConfigError: an augmentation cannot be built, or is no function of a batch.
+    """
+    steps = {name: instantiate(node, f"augment.{name}") for name, node in config.augment.nodes().items()}
+    for name, step in steps.items():
+        if not callable(step):
+            message = "makes no function of (inputs, targets, generator)"
+            raise ConfigError([Problem(f"augment.{name}._target_", message, config.augment.named[name].target)])
+    targets = run_loss(config) or targets_of_data(config)
+    kind = targets.kind if targets else None
+    return partial(Pipeline, steps, kind, outputs_of(config)) if steps else None
+
+
+def configure_loaders(
+    data: pl.LightningDataModule, section: Data, augment: Callable[[Any], Pipeline] | None = None
+) -> None:
+    """Give the loaders of a data module the settings of `data.loader`, `data.sampler` and the augmentation.
 
     The loaders are those that the module makes, copied. So the settings also hold where a module makes its loaders in
     its own code, and without `data.sampler` the order of the data stays what it is.
@@ -37,10 +59,11 @@ def configure_loaders(data: pl.LightningDataModule, section: Data) -> None:
         data: changed in place. Its loaders raise a `ConfigError` where a setting cannot be changed without changing
             the batches or losing the state of the data.
         section: the section `data` of the config.
+        augment: makes the augmentation of training batches from the `pixel_moments` of the data; None: there is none.
     """
     options = section.loader
-    if section.augment.flip or section.augment.crop:
-        _augment(data, section.augment)
+    if augment is not None:
+        _augment(data, augment)
     if section.sampler is not None:
         _sample(data, section.sampler)
     if not any(value is not None for value in options.parsed().values()):
@@ -70,16 +93,16 @@ def configure_loaders(data: pl.LightningDataModule, section: Data) -> None:
             wrap(name)
 
 
-def _augment(data: pl.LightningDataModule, section: Augment) -> None:
+def _augment(data: pl.LightningDataModule, augment: Callable[[Any], Pipeline]) -> None:
     """Augment the batches of the training loaders; the loaders raise a `ConfigError` if they have another order."""
     make = data.train_dataloader
 
     def augmented(loader: DataLoader[Any]) -> DataLoader[Any]:
         if not is_ordered(ordered(loader, 0)) or loader.batch_size is None:
             message = "needs a training loader in lrflow's order, by which each batch has its own random numbers"
-            raise ConfigError([Problem("data.augment", message, section.plain(), "leave it out")])
+            raise ConfigError([Problem("augment", message, hint="leave it out")])
         result = copy.copy(loader)
-        dataset = Augmented(loader.dataset, loader.collate_fn, section.flip, section.crop)
+        dataset = Augmented(loader.dataset, loader.collate_fn, augment(getattr(data, "pixel_moments", None)))
         vars(result).update(dataset=dataset, collate_fn=collate_whole, _iterator=None)
         return result
 

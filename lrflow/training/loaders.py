@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
+from lrflow.augment.base import Augmented
 from lrflow.config import Config
 from lrflow.config.length import Epoch, count_steps
 from lrflow.data import is_ordered, ordered
@@ -186,6 +187,8 @@ def _validate_on_training_batches(
     @wraps(make)
     def training_batches() -> Any:
         result = make()
+        if isinstance(augmented := getattr(result, "dataset", None), Augmented):
+            object.__setattr__(result, "dataset", augmented.plain())  # which DataLoader forbids
         if is_ordered(result):  # of a whole epoch, where the run was resumed within one
             result.sampler.rewind()
         return result

@@ -49,6 +49,7 @@ def ineligible_because(config: Config) -> str | None:
         "trainer.max_time may end it before the others": trainer.max_time is not None,
         "gradients are accumulated": trainer.accumulate_grad_batches > 1,
         "it trains on the same batches in each epoch": trainer.overfit_batches is not None,
+        "its batches are augmented": bool(config.augment.named),
         "several best checkpoints are kept": trainer.checkpoint.best > 1,
         "trainer.channels_last applies to the images of one model": trainer.channels_last,
         f"trainer.precision={trainer.precision}": str(trainer.precision) not in ("32-true", "32"),

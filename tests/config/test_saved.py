@@ -89,3 +89,15 @@ def test_a_saved_config_without_modes_can_be_resumed(tmp_path: Path) -> None:
     del saved.lrflow["metrics"]
     again = validate(saved)
     assert (again.trainer.checkpoint.mode, again.feedback.mode) == ("max", "min")
+
+
+def test_the_augmentation_of_an_earlier_run_is_an_option_of_its_group_now(tmp_path: Path) -> None:
+    for given, expected in (({"flip": 0.5}, {"flip": 0.5, "crop": 0}), ({"flip": 0, "crop": 0}, None)):
+        saved = compose()
+        content = OmegaConf.to_container(saved.source)
+        assert isinstance(content, dict)
+        content.pop("augment")
+        content["data"]["augment"] = given
+        OmegaConf.save(OmegaConf.create(content), tmp_path / "config.yaml")
+        nodes = validate(load_config(tmp_path / "config.yaml")).augment.nodes()
+        assert nodes == ({"flip_crop": {"_target_": "lrflow.augment.FlipCrop", **expected}} if expected else {})

@@ -42,8 +42,8 @@ def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
     lrflow: Command, killed: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: Any
 ) -> None:
     own = [*SHORT, "model=resnet", "model.width=4", "model.blocks=[1]", "data.size=8", "trainer.max_epochs=3",
-           "trainer.checkpoint.every=4 steps", "optimizer=sgd", "optimizer.lr=0.1", "data.augment.flip=0.5",
-           "data.augment.crop=0.125", "data.sampler=balanced"]  # fmt: skip
+           "trainer.checkpoint.every=4 steps", "optimizer=sgd", "optimizer.lr=0.1", "augment=[flip_crop,mixup]",
+           "data.sampler=balanced"]  # fmt: skip
     assert lrflow(*own, "output=whole").returncode == 0
     monkeypatch.chdir(tmp_path)
     killed(*own, "output=killed", name="step-*.ckpt", number=4, before=False)  # in the middle of the second epoch
