@@ -17,6 +17,7 @@ from lrflow.config.written_paths import path_problem, stays_inside
 from lrflow.data.splits import HeldOut, is_share
 from lrflow.errors import ConfigError, Problem
 from lrflow.limits import is_whole
+from lrflow.objectives import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
     from lrflow.data.image_parts import PreparedImages
@@ -76,7 +77,9 @@ def fill_facts(config: DictConfig, typed: Collection[str] = ()) -> list[Problem]
             found |= {f"{part}_size": size for part, size in prepared.sizes.items()}
         except ConfigError as error:
             problems = error.problems
-            found = {**dict.fromkeys(sizes, 0), "facts.cardinalities": []}  # so that only the file is to blame
+            # So that only the file is to blame.
+            found = {**dict.fromkeys(sizes, 0), "facts.cardinalities": []}
+            found |= {"facts.head": LANGUAGE_MODEL, "facts.vocabulary": 1} if node["_target_"] == TEXTS else {}
     elif is_whole(facts.get("examples")) and "val_size" in node and (sizes or node.get("folds") or node.get("fold")):
         held_out = HeldOut.of(node)
         if not (problems := held_out.problems()):

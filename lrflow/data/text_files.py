@@ -139,7 +139,7 @@ def read_file(path: Path, options: TextOptions, key: str, labelled: bool = True)
         if suffix in TABLES:
             found = _of_table(path, wanted, options, key)
         else:
-            found = _of_json(path, wanted, options) if suffix in JSON_LINES else _of_text(path, options)
+            found = _of_json(path, wanted) if suffix in JSON_LINES else _of_text(path, options)
         for one in found:
             if isinstance(one, Entry) and not one.text.strip():
                 yield Misfit(one.where, "is empty", "empty documents")
@@ -246,7 +246,8 @@ def _of_text(path: Path, options: TextOptions) -> Iterator[Entry | Misfit]:
             start = gap.end() if gap else len(text)
 
 
-def _of_json(path: Path, wanted: Mapping[str, str], options: TextOptions) -> Iterator[Entry | Misfit]:
+def _of_json(path: Path, wanted: Mapping[str, str]) -> Iterator[Entry | Misfit]:
+    seen: set[str] = set()
     with path.open("rb") as file:
         for number, content in enumerate(file, 1):
             where = f"line {number}"
@@ -261,7 +262,13 @@ def _of_json(path: Path, wanted: Mapping[str, str], options: TextOptions) -> Ite
                 yield Misfit(where, f"is no JSON: {str(error).partition(': ')[0]}", "lines that are no JSON")
                 continue
             if line.strip():
+                seen |= {*row} if isinstance(row, dict) else set()
                 yield _of_row(where, row, wanted)
+    if never := {name: key for name, key in wanted.items() if seen and key not in seen}:
+        raise ConfigError(
+            Problem(f"data.{name}", f"no line of {path} has this key", key, did_you_mean(key, seen))
+            for name, key in never.items()
+        )
 
 
 def _of_row(where: str, row: Any, wanted: Mapping[str, str]) -> Entry | Misfit:
