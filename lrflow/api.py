@@ -109,14 +109,16 @@ def train(*what: Config | str, config_dir: str | Path | None = None) -> Result:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search for the learning rate found.
+    """What a search for the learning rate or the batch size found.
 
     Args:
-        lr: the LR of a range test; None: the stability bound was measured.
+        lr: the LR of a range test; None: something else was measured.
         interval: the LRs that are as good.
         doubts: why the result is not confident; empty: it is.
         ceiling: the highest stable LR by the stability bound; None: a range test was made.
         folder: the folder of the measurements.
+        batch_size: the largest batch size to use; None: no batch size was searched.
+        saturated: the smallest batch size with about the same throughput; None: no batch size was searched.
     """
 
     lr: float | None
@@ -124,10 +126,12 @@ class Found:
     doubts: tuple[str, ...]
     ceiling: float | None
     folder: Path
+    batch_size: int | None = None
+    saturated: int | None = None
 
 
 def find(*what: Config | str, config_dir: str | Path | None = None) -> Found:
-    """Find the learning rate of a run, by a range test or by the stability bound (`find=stability`).
+    """Find the learning rate of a run, by a range test or by `find=stability`, or its batch size (`find=batch_size`).
 
     Args:
         what: a config with `task=find`, or overrides as they are typed on the command line.
@@ -142,7 +146,8 @@ def find(*what: Config | str, config_dir: str | Path | None = None) -> Found:
         found = run_find(config)
     interval = (found["low"], found["high"]) if "low" in found else None
     doubts = tuple(found.get("doubts", ()))
-    return Found(found.get("lr"), interval, doubts, found.get("ceiling"), Path(found["folder"]))
+    sizes = found.get("batch_size"), found.get("saturated")
+    return Found(found.get("lr"), interval, doubts, found.get("ceiling"), Path(found["folder"]), *sizes)
 
 
 def sweep(*words: str, config_dir: str | Path | None = None) -> SweepResults:

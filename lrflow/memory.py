@@ -1,11 +1,13 @@
-"""Memory of a process that trains several runs in sequence."""
+"""Memory of a process: how much is left, and how it is freed between several runs in sequence."""
 
 from __future__ import annotations
 
 import gc
+import re
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 @contextmanager
@@ -59,3 +61,77 @@ def clear_locals(error: BaseException) -> None:
     while chain is not None:
         traceback.clear_frames(chain.__traceback__)
         chain = chain.__cause__ or chain.__context__
+
+
+def available_memory() -> int | None:
+    """Return how many bytes this process can still allocate in the machine's memory; None where that is unknown.
+
+    It is the least of what the machine, the control group and the process's own limit (`ulimit -v`) leave. Only Linux
+    reports it.
+    """
+    left = [*_left_in_machine(), *_left_in_groups(), *_left_of_limit()]
+    return max(0, min(left)) if left else None
+
+
+def peak_memory() -> int | None:
+    """Return the most bytes that this process has held since `reset_peak_memory`; None where that is unknown."""
+    return _kilobytes(_PROCESS / "status", "VmHWM")
+
+
+def resident_memory() -> int | None:
+    """Return how many bytes this process holds; None where that is unknown."""
+    return _kilobytes(_PROCESS / "status", "VmRSS")
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory` start from what the process holds now, where the system allows it."""
+    with suppress(OSError):
+        (_PROCESS / "clear_refs").write_text("5")
+
+
+_PROCESS = Path("/proc/self")
+_GROUPS = Path("/sys/fs/cgroup")
+
+
+def _kilobytes(path: Path, name: str) -> int | None:
+    """Return the bytes that a line such as `VmRSS:  1024 kB` states; None if there is none."""
+    with suppress(OSError):
+        found = re.search(rf"^{name}:\s+(\d+) kB", path.read_text(), re.MULTILINE)
+        return int(found.group(1)) * 1024 if found else None
+    return None
+
+
+def _left_in_machine() -> list[int]:
+    left = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    return [] if left is None else [left]
+
+
+def _left_in_groups() -> list[int]:
+    """Return what the limits of this process's control groups leave, in version 2 and in version 1."""
+    left = []
+    with suppress(OSError):
+        for line in (_PROCESS / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            names = (
+                ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+            )
+            below = _GROUPS / controllers
+            for folder in {below / path.strip("/"), below}:  # a container shows its own group as the root
+                with suppress(OSError, ValueError):  # ValueError: "max", no limit
+                    limit, used = (int((folder / name).read_text()) for name in names)
+                    cached = re.search(r"^(?:total_)?inactive_file (\d+)", (folder / "memory.stat").read_text(), re.M)
+                    left.append(limit - used + (int(cached.group(1)) if cached else 0))
+    return left
+
+
+def _left_of_limit() -> list[int]:
+    with suppress(ImportError):  # there is no such limit on Windows
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        held = _kilobytes(_PROCESS / "status", "VmSize")
+        if limit != resource.RLIM_INFINITY and held is not None:
+            return [limit - held]
+    return []

@@ -81,7 +81,9 @@ def short(words: list[str]) -> list[str]:
     given = _two_jobs(given) if swept else given
     if task == "task=train":
         given += ["fast=true", "data.val_size=40"] if "data=digits" in given else ["fast=true"]
-    if task == "task=find" or any("lr=auto" in word or "find.check" in word for word in words):
+    if "find=batch_size" in words:
+        given += ["find.max=16", "find.steps=3"]
+    elif task == "task=find" or any("lr=auto" in word or "find.check" in word for word in words):
         given = [word for word in given if not word.startswith("find.steps")]
         fewest = (
             "200 steps" if "find.monitor=val/loss" in words else "40 epochs" if "recipe=rl_ppo" in words else "40 steps"

@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 
 import lrflow.cli.jobs
+from lrflow import memory
 from lrflow.cli.jobs import run_job
 from lrflow.config import compose, validate
 from lrflow.errors import LrflowError
-from lrflow.memory import clear_locals, freed_after, kept_for_good
+from lrflow.memory import (
+    available_memory,
+    clear_locals,
+    freed_after,
+    kept_for_good,
+    peak_memory,
+    resident_memory,
+)
 from lrflow.outcome import Outcome
 
 
@@ -92,3 +100,33 @@ def test_a_job_of_a_sweep_leaves_nothing_in_cycles(
     outcome = run_job(validate(config.source, config.choices, [], tmp_path / "0"))
     assert outcome.status == ("failed" if fails else "finished")
     assert made[0]() is None
+
+
+def test_the_memory_that_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least of machine, control groups of both versions and the process's own limit, less what is held."""
+    process, groups = tmp_path / "self", tmp_path / "cgroup"
+    process.mkdir()
+    monkeypatch.setattr(memory, "_PROCESS", process)
+    monkeypatch.setattr(memory, "_GROUPS", groups)
+    monkeypatch.setattr(memory, "_left_in_machine", lambda: [10_000])
+    assert available_memory() == 10_000  # nothing else is known
+    (process / "cgroup").write_text("4:memory:/jobs/7\n3:cpu:/\n0::/one\n")
+    old, new = groups / "memory" / "jobs" / "7", groups / "one"
+    for folder, names in ((old, ("limit_in_bytes", "usage_in_bytes")), (new, ("max", "current"))):
+        folder.mkdir(parents=True)
+        for name, value in zip(names, ("9000", "2000"), strict=True):
+            (folder / f"memory.{name}").write_text(f"{value}\n")
+    (old / "memory.stat").write_text("cache 5\ntotal_inactive_file 500\n")
+    (new / "memory.stat").write_text("anon 5\ninactive_file 900\n")
+    assert available_memory() == 9000 - 2000 + 500
+    (old / "memory.usage_in_bytes").write_text("1")
+    assert available_memory() == 9000 - 2000 + 900
+    (new / "memory.max").write_text("max\n")
+    assert available_memory() == 9000 - 1 + 500
+    (old / "memory.usage_in_bytes").write_text("9900")
+    assert available_memory() == 0
+    (process / "status").write_text("VmPeak:\t 9 kB\nVmHWM:\t 4 kB\nVmRSS:\t 3 kB\nVmSize:\t 2 kB\n")
+    assert (peak_memory(), resident_memory()) == (4096, 3072)
+    (old / "memory.usage_in_bytes").write_text("1")
+    monkeypatch.setattr("resource.getrlimit", lambda _: (6000, 6000))
+    assert available_memory() == 6000 - 2048

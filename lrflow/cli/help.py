@@ -58,7 +58,7 @@ TOPICS = {
     "logger": "where metrics are written",
     "health": "monitors that watch the run",
     "callbacks": "further callbacks: callbacks=[throughput,timer]",
-    "find": "the method that task=find uses to find an LR",
+    "find": "what task=find finds, and how: an LR or a batch size",
     "recipe": "complete jobs; each README lists the variants, recipe=NAME/VARIANT",
     "fast": "a quick smoke run: fast=true",
     "sweep": "searches to run with -m; sweep.n_trials=50 sets how many trials",

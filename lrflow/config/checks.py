@@ -14,7 +14,7 @@ from lrflow.config.config import Config
 from lrflow.config.debugging import check_debugging, makes_short_runs
 from lrflow.config.diagnostics import answered, closest
 from lrflow.config.facts import check_facts
-from lrflow.config.find_schema import RangeFind
+from lrflow.config.find_schema import BatchSizeFind, RangeFind
 from lrflow.config.length import declared_horizon
 from lrflow.config.loggers import check_loggers
 from lrflow.config.metric_checks import check_feedback, check_limits, check_logged, is_plain, no_validation
@@ -23,7 +23,7 @@ from lrflow.config.objective import check_objective
 from lrflow.config.packages import check_parquet, is_installed, missing_package
 from lrflow.config.run_schema import Health
 from lrflow.config.schema import Data, Facts, Optimizer, Rules, Schedule
-from lrflow.config.step_batch import check_scaling
+from lrflow.config.step_batch import check_batch_search, check_scaling
 from lrflow.config.targets import defaults
 from lrflow.config.task_schema import EXPORTS, OF_A_RUN, TABLES, Export, Predict, Train
 from lrflow.config.trainer_keys import check_lightning
@@ -368,13 +368,15 @@ def _check_test(config: Config) -> list[Problem]:
 
 
 def check_find(config: Config, horizon: Horizon | None) -> list[Problem]:
-    """Check the settings of a range test.
+    """Check the settings of a range test or of a search for the batch size.
 
     Args:
         config: config of the run.
         horizon: length of the run; None if not known yet.
     """
     find = config.find
+    if isinstance(find, BatchSizeFind):
+        return [*check_batch_search(config, find)]
     if not isinstance(find, RangeFind):
         return []
     problems = []

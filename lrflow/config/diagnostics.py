@@ -313,7 +313,7 @@ def dotted(location: Iterable[str | int]) -> str:
     return key
 
 
-_TAG = re.compile(r"<[a-z]+>")
+_TAG = re.compile(r"<[a-z_]+>")
 
 
 def untagged(location: Iterable[str | int]) -> list[str | int]:

@@ -49,7 +49,11 @@ _SYSTEM: dict[int, tuple[str, str]] = {
 }
 """Errors of the system: what happened, and what to do."""
 
-_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|cannot allocate memory", re.IGNORECASE)
+_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|cannot allocate memory|STATUS_ALLOC_FAILED|bad_alloc"
+    r"|could not create a memory",
+    re.IGNORECASE,
+)
 _WAITED = re.compile(
     r"timed out (waiting|after)|wait timeout|socket ?timeout|collective operation timeout|connection closed by peer"
     r"|connection reset by peer|broken pipe.*gloo|gloo.*broken pipe",
@@ -161,11 +165,18 @@ def _has_working_directory() -> bool:
         return False
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error reports that a device or the machine has not enough memory."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or _MEMORY.search(str(error)) is not None
+
+
 def _of_memory(error: BaseException) -> LrflowError | None:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _MEMORY.search(str(error)):
+    if is_out_of_memory(error):
         asked = re.search(r"tried to allocate ([\d.,]+ ?\w+)", str(error), re.IGNORECASE)
         said = f": {asked.group(1)} were asked for" if asked else f": {one_line(error)}" if str(error) else ""
-        hint = "try a smaller data.batch_size (with trainer.accumulate_grad_batches) or a smaller model"
+        hint = "try a smaller model or data.batch_size, which data.effective_batch_size makes up for by accumulation;"
+        hint += " task=find find=batch_size measures the largest that fits"
         return MachineError(_with_hint(f"there is not enough memory{said}", hint))
     return None
 

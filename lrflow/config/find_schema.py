@@ -1,4 +1,4 @@
-"""Schemas of the group `find`: the range test and the stability bound."""
+"""Schemas of the group `find`: the range test, the stability bound and the batch size."""
 
 from __future__ import annotations
 
@@ -110,11 +110,30 @@ class StabilityFind(Section):
     """Check the configured LR before a run starts."""
 
 
+class BatchSizeFind(Section):
+    """Find the largest batch size that fits into memory, and the smallest that is as fast."""
+
+    kind: Literal["batch_size"]
+    min: f.Count = 8
+    """First batch size; it doubles until memory runs out, or halves until a step fits."""
+    max: f.Count | None = None
+    """Largest batch size to try; None: all training examples."""
+    margin: f.ShareBelowOne = 0.1
+    """Share of the largest batch size that fits, which is left free."""
+    steps: Annotated[int, f.whole(3)] = 15
+    """Most optimizer steps per batch size, less if they are slow; the first third is not timed."""
+    check: f.Switch = False
+    """Measure before a run starts too, and compare its batch size with the result."""
+
+
 def _kind_of_find(value: Any) -> str:
     kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
     return f"<{kind}>"
 
 
 Find = Annotated[
-    Annotated[RangeFind, Tag("<range>")] | Annotated[StabilityFind, Tag("<stability>")], Discriminator(_kind_of_find)
+    Annotated[RangeFind, Tag("<range>")]
+    | Annotated[StabilityFind, Tag("<stability>")]
+    | Annotated[BatchSizeFind, Tag("<batch_size>")],
+    Discriminator(_kind_of_find),
 ]

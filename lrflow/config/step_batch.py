@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from lrflow.config.config import Config
+from lrflow.config.find_schema import BatchSizeFind
 from lrflow.config.task_schema import OF_A_RUN
 from lrflow.errors import ConfigError, Problem
 from lrflow.plan.batch_scaling import BatchScaling, StepBatch
@@ -92,6 +94,23 @@ def check_processes(config: Config, processes: int | None) -> list[Problem]:
         return []
     message = f"was divided for another number of devices: this is {batch.describe()}"
     return [Problem(EFFECTIVE, message, effective, "set trainer.devices and trainer.num_nodes to those of this run")]
+
+
+def check_batch_search(config: Config, find: BatchSizeFind) -> Iterator[Problem]:
+    """Yield a problem for each setting that does not work with a search for the batch size."""
+    searches = config.task.name == "find"
+    if not (searches or (find.check and config.task.name == "train")):
+        return
+    if find.max is not None and find.min > find.max:
+        yield Problem("find.max", f"expected at least find.min = {find.min}", find.max)
+    if config.trainer.processes is not None and config.trainer.processes > 1:
+        key = "num_nodes" if config.trainer.num_nodes > 1 else "devices"
+        message = "one process that runs out of memory would leave the others waiting"
+        hint = "find the batch size on one of the devices: trainer.devices=1 trainer.num_nodes=1 trainer.strategy=auto"
+        yield Problem(f"trainer.{key}", message, getattr(config.trainer, key), hint)
+    if searches and config.resume.source is not None:
+        message = "find=batch_size measures a new model: the weights do not matter"
+        yield Problem("resume.from", message, config.resume.source, "leave it out")
 
 
 def _devices_here(config: Config) -> int:

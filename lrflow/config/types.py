@@ -116,12 +116,17 @@ def _is_eps(value: Any) -> bool:
 PEAK_SHARE = "a fraction of the peak LR: a number from 0 to 1, or a share such as 1%"
 
 
-def _share_of_peak(value: Any) -> Any:
-    share = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*", value) if isinstance(value, str) else None
-    number = float(Decimal(share.group(1)) / 100) if share else value
-    if between(number, 0, 1, False, False):
-        return number
-    raise PydanticCustomError("expected", "expected {sentence}", {"sentence": PEAK_SHARE})
+def _share(sentence: str, below: bool = False) -> BeforeValidator:
+    """Return the validator of a share, `0.1` or `10%`, from 0 to 1; `below` excludes 1."""
+
+    def parse(value: Any) -> Any:
+        share = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*", value) if isinstance(value, str) else None
+        number = float(Decimal(share.group(1)) / 100) if share else value
+        if between(number, 0, 1, False, below):
+            return number
+        raise PydanticCustomError("expected", "expected {sentence}", {"sentence": sentence})
+
+    return BeforeValidator(parse, any_of(limits.number(0, 1, below=below).json, _SHARE))
 
 
 def _is_folder_name(value: Any) -> bool:
@@ -178,7 +183,8 @@ _SHARE = pattern(rf"\s*{_AMOUNT}\s*%\s*")
 _DURATION = pattern(time.TEXT, any_case=True)
 
 Text = Annotated[str, expects("text", _is_text, _TEXT)]
-PeakShare = Annotated[float, BeforeValidator(_share_of_peak, any_of(limits.number(0, 1).json, _SHARE))]
+PeakShare = Annotated[float, _share(PEAK_SHARE)]
+ShareBelowOne = Annotated[float, _share("a share below 1, such as 0.1 or 10%", below=True)]
 Mode = Annotated[Literal["min", "max"], one_of("min", "max")]
 Margin = Annotated[
     Any,

@@ -1,10 +1,10 @@
-"""task=find, optimizer.lr=auto and find.check: find the learning rate by a range test or by the stability bound."""
+"""task=find, optimizer.lr=auto and find.check: find the learning rate, or the batch size."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from lrflow.config import Config, save_config, validate
-from lrflow.config.find_schema import RangeFind, StabilityFind
+from lrflow.config.find_schema import BatchSizeFind, RangeFind, StabilityFind
 from lrflow.config.targets import optimizer_traits
 from lrflow.config.warnings import unused_by_search
 from lrflow.display import Grid, QuietConsole, number
@@ -27,6 +27,8 @@ from lrflow.runs import RunFolder
 from lrflow.tasks.run_record import open_folder, own_environment
 from lrflow.training.state import preserve_random_state
 from lrflow.training.trainer import rank
+from lrflow.tuning.batch_size import Try, measure_sizes
+from lrflow.tuning.batch_size_record import BatchSizes, scaled_rates
 from lrflow.tuning.confirmation import Confirmation, confirm_range
 from lrflow.tuning.find_record import Record, plot_range_test
 from lrflow.tuning.range_test import RangeTest, run_sweeps
@@ -35,7 +37,7 @@ from lrflow.tuning.suggestion import Suggestion, compare_with_interval, suggest_
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Find the LR by the method that `find` selects.
+    """Find the LR, or the batch size, by the method that `find` selects.
 
     Returns:
         The result of `find_lr`, and `folder`.
@@ -65,7 +67,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def find_lr(config: Config, folder: RunFolder, console: Console) -> dict[str, Any]:
-    """Find the LR of a run and record the measurements in its folder; the random number generators are restored.
+    """Find the LR or the batch size of a run and record the measurements; the random generators are restored.
 
     Args:
         config: the configuration of the run; it is saved in the folder, where further devices read it.
@@ -74,13 +76,15 @@ def find_lr(config: Config, folder: RunFolder, console: Console) -> dict[str, An
 
     Returns:
         `lr`, its interval `low` to `high`, `doubts` and `steps` (range test), or `ceiling` and `sharpness` (stability
-        bound).
+        bound); or `batch_size`, `saturated` and `largest`.
     """
     if rank() == 0:
         save_config(config, folder.config)
     with preserve_random_state():
         if isinstance(config.find, StabilityFind):
             return find_ceiling(config, config.find, folder.path, console)
+        if isinstance(config.find, BatchSizeFind):
+            return find_batch_size(config, config.find, folder.path, console)
         return find_range(config, config.find, folder.path, console)
 
 
@@ -166,6 +170,38 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     console.print(f"{advice}Cost: {record.steps} steps.", soft_wrap=True, highlight=False)
     low, high = answer.interval
     return {"lr": answer.lr, "low": low, "high": high, "doubts": list(answer.doubts), "steps": record.steps}
+
+
+def find_batch_size(config: Config, find: BatchSizeFind, folder: Path, console: Console) -> dict[str, Any]:
+    """Measure training steps at rising batch sizes, print and record them, and name the batch sizes to use.
+
+    Returns:
+        `batch_size`: the largest to use; `saturated`: the smallest with about the same throughput; `largest`: the
+        largest that fits.
+
+    Raises:
+        ConfigError: the batch size of the data cannot be changed, or the run uses several devices.
+        LrflowError: not even one example fits into memory.
+    """
+    with console.status("batch size", spinner="line") if console.is_terminal else nullcontext() as status:
+
+        def report(one: Try) -> None:
+            if status is not None:
+                status.update(f"batch size {one.batch_size}: {'fits' if one.fits else one.reason}")
+
+        tries, limit = measure_sizes(config, find, folder, report)
+    if not any(one.fits for one in tries):
+        raise LrflowError(f"a batch of one example does not fit into memory: {tries[0].reason}")
+    found = BatchSizes(tries, limit, find.margin, config.data.batch_size, config.data.effective_batch_size)
+    rates, line = scaled_rates(config, found.largest_to_use)
+    found.write(folder, rates)
+    console.print(found.table())
+    task = config.task.name == "find"
+    for words in found.lines() if task else [found.about_configured(), *found.lines()]:
+        console.print(words, soft_wrap=True, highlight=False)
+    if line and task:
+        console.print(line, soft_wrap=True, highlight=False)
+    return {"batch_size": found.largest_to_use, "saturated": found.fastest_to_use, "largest": found.largest}
 
 
 def _confirm(config: Config, find: RangeFind, start: float, folder: Path, console: Console) -> tuple[Confirmation, int]:

@@ -321,7 +321,7 @@ def count_horizon(config: Config, data: pl.LightningDataModule, processes: int) 
     if loaders is None:
         message = f"{type(data).__name__}.train_dataloader() returns None, so there is nothing to train on"
         raise ConfigError([Problem("data", message)])
-    epoch = Epoch(_batches(loaders), _samples_per_batch(loaders))
+    epoch = Epoch(_batches(loaders), samples_per_batch(loaders))
     if epoch.batches == 0:
         message = f"the training data on {processes} device(s) does not fill a single batch"
         hint = "give more examples, or a smaller batch"
@@ -369,7 +369,7 @@ def _batches(loaders: Any) -> int | None:
     return min(lengths) if combined._mode == "min_size" else max(lengths, default=0)
 
 
-def _samples_per_batch(loader: Any) -> float | None:
+def samples_per_batch(loader: Any) -> float | None:
     """Return the number of samples per batch of one device, from attributes of the loader; None if unknown."""
     own = getattr(loader, "samples_per_batch", None) or getattr(loader, "batch_size", None)
     return own or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)

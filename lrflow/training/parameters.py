@@ -129,7 +129,11 @@ class CoverageCheck(Callback):
             self._check(trainer, pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Remove the hooks, however the fit ended."""
+        """Remove the hooks, also of a fit without training."""
+        self._hooks.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Remove the hooks of a run that failed, which would keep its model in memory."""
         self._hooks.close()
 
     def _record(self, module: nn.Module, name: str, value: Any) -> None:

@@ -1,1 +1,1 @@
-"""Finding the learning rate: range tests, trial runs and the stability bound."""
+"""Finding the learning rate, by range tests, trial runs and the stability bound; and the batch size."""

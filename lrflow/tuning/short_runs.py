@@ -17,6 +17,7 @@ from lrflow.config.compatibility import check_combination
 from lrflow.errors import ConfigError, EndedEarlyError
 from lrflow.layers import Group, merge
 from lrflow.plan import Plan
+from lrflow.plan.averaging import Averaging
 from lrflow.schedules import Duration, Horizon
 from lrflow.training import EvaluationWeights
 from lrflow.training.branches import Branch, compile_branched
@@ -43,6 +44,8 @@ def short_fit(
     val_every: int | None = None,
     start: Resumed | None = None,
     may_end_early: bool = False,
+    averaging: Averaging | None = None,
+    loaded: pl.LightningDataModule | None = None,
 ) -> tuple[Trainer, pl.LightningModule, pl.LightningDataModule]:
     """Train the model of a run for some steps under another plan.
 
@@ -57,6 +60,8 @@ def short_fit(
         start: the checkpoint to start from; None: model and optimizer are new.
         may_end_early: accept a run that ends before its last step, for instance by a callback of the module. A run
             that is stopped by `Trainer.stop(SHORT_RUN_DONE)` is always accepted.
+        averaging: the average of the weights to keep; None: none.
+        loaded: data that is set up; None: it is built and read.
 
     Raises:
         ConfigError: the options cannot be combined.
@@ -73,10 +78,10 @@ def short_fit(
         validate_every(trainer, Duration(val_every, "steps"), Horizon(steps))
     if problems := check_combination(config, trainer.world_size):
         raise ConfigError(problems)
-    data = assemble.build_data(config)
+    data = loaded or assemble.build_data(config)
     if start:
         restore_preprocessing(data, start.preprocessing)
-    set_up_data(data, trainer, seed, start.position if start else None)
+    set_up_data(data, trainer, seed, start.position if start else None, is_set_up=loaded is not None)
     module = assemble.build_module(config, start is None, trainer, data)
     if start is None:
         assemble.check_metrics(config, module)
@@ -90,7 +95,7 @@ def short_fit(
     supply_optimizer(module, plan, make, config.optimizer.node(), compiled, routes)
     trainer.callbacks += [  # type: ignore[attr-defined]
         UndisturbedByValidation(),
-        EvaluationWeights(config.trainer.batch_norm_batches, seed),
+        EvaluationWeights(config.trainer.batch_norm_batches, seed, averaging),
         *freezing_callbacks(config, module, plan, groups),
         *make_callbacks(trainer, data, plan),
     ]
