@@ -124,6 +124,17 @@ class DivergedError(LrflowError):
     """Raised when loss, gradients or weights are no longer finite."""
 
 
+class ExampleError(LrflowError):
+    """Raised when an example cannot be read during a run, also in a loader's worker process.
+
+    Args:
+        message: which one, and why. torch's loader puts the traceback of the worker before it, which is left out here.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{type(self).__module__}.{type(self).__qualname__}: ")[2].rstrip())
+
+
 class SettingError(LrflowError):
     """Raised when only the run itself shows that a setting is wrong, such as a metric that its module does not log."""
 

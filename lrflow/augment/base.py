@@ -141,6 +141,7 @@ class Augmented(Dataset[Any]):
         self.dataset = whole or dataset
         self._collate = None if whole else collate
         self._augment = augment
+        self.epoch_order = getattr(dataset, "epoch_order", None)  # of data that are not read at random places
 
     def plain(self) -> Augmented:
         """Return the same data set without augmentation."""

@@ -21,6 +21,7 @@ from lrflow.objectives import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
     from lrflow.data.image_parts import PreparedImages
+    from lrflow.data.stream_parts import PreparedStream
     from lrflow.data.table_parts import PreparedTable
     from lrflow.data.text_parts import PreparedText
 
@@ -37,6 +38,9 @@ IMAGES = "lrflow.data.Images"
 
 TEXTS = "lrflow.data.Text"
 """The data module whose facts are taken from its texts."""
+
+STREAM = "lrflow.data.Stream"
+"""The data module whose facts are taken from its shards."""
 
 _OF_TOKENS = "lrflow.models.Transformer"
 
@@ -64,8 +68,8 @@ def fill_facts(config: DictConfig, typed: Collection[str] = ()) -> list[Problem]
     sizes = {name: node[name] for name in ("val_size", "test_size") if is_share(node.get(name))}
     found: dict[str, Any] = {}
     problems: list[Problem] = []
-    readers: dict[str, Callable[[dict[str, Any]], PreparedTable | PreparedImages | PreparedText]]
-    readers = {TABLE: _table, IMAGES: _images, TEXTS: _texts}
+    readers: dict[str, Callable[[dict[str, Any]], PreparedTable | PreparedImages | PreparedText | PreparedStream]]
+    readers = {TABLE: _table, IMAGES: _images, TEXTS: _texts, STREAM: _stream}
     cache = node.get("cache", "auto")
     if node.get("_target_") in (IMAGES, TEXTS) and not ("data.cache" in typed or stays_inside(str(cache))):
         return [path_problem("data.cache", cache)]  # before anything is written there
@@ -129,6 +133,20 @@ def _texts(node: dict[str, Any]) -> PreparedText:
     if options.needs_library and not is_installed("tokenizers"):
         problems.append(missing_package("tokenizers", "data.tokenizer", options.tokenizer))
     if problems:
+        raise ConfigError(problems)
+    return prepare(options)
+
+
+def _stream(node: dict[str, Any]) -> PreparedStream:
+    """Return the shards of a config, indexed."""
+    from lrflow.data.stream_files import StreamOptions, shards_of_parts
+    from lrflow.data.stream_parts import prepare
+
+    if node.get("shards") == "???":  # reported when the config is resolved
+        raise ConfigError([])
+    options = StreamOptions.of(node)
+    first = shards_of_parts(options)[""][0]
+    if problems := check_parquet(str(first), "data.shards"):
         raise ConfigError(problems)
     return prepare(options)
 

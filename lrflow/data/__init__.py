@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lrflow.data.images import Images
     from lrflow.data.module import DataModule, Examples
     from lrflow.data.order import ShardedBatches, is_ordered, ordered
+    from lrflow.data.stream import Stream
     from lrflow.data.table import Table
     from lrflow.data.text import Text
 
@@ -20,6 +21,7 @@ __all__ = [
     "FashionMNIST",
     "Images",
     "ShardedBatches",
+    "Stream",
     "Table",
     "Text",
     "is_ordered",
@@ -35,6 +37,7 @@ __getattr__ = lazily(
         "FashionMNIST": "fashion_mnist",
         "Images": "images",
         "ShardedBatches": "order",
+        "Stream": "stream",
         "Table": "table",
         "Text": "text",
         "is_ordered": "order",

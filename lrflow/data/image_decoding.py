@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import multiprocessing
 import os
@@ -77,8 +78,8 @@ class Decoded:
     wrong: dict[int, str]
 
 
-def decode(path: str | Path, form: Form) -> np.ndarray:
-    """Return an image as bytes, uint8 [channels, height, width].
+def decode(source: str | Path | bytes, form: Form) -> np.ndarray:
+    """Return an image, a file or what is in it, as bytes, uint8 [channels, height, width].
 
     The orientation of EXIF is applied. Transparent pixels are laid over white, 16 bits are scaled to 8, palettes and
     other colour spaces are converted by Pillow, and of several frames the first is taken. A JPEG is decoded at the
@@ -92,11 +93,12 @@ def decode(path: str | Path, form: Form) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF, which counts as none, and of images that are large
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 image.draft(form.mode, _sizes_of_draft(image.size, form))
                 return _decoded(image, form)
     except UnidentifiedImageError:
-        raise ValueError("is no image that Pillow can read" if os.stat(path).st_size else "is empty") from None
+        size = len(source) if isinstance(source, bytes) else os.stat(source).st_size
+        raise ValueError("is no image that Pillow can read" if size else "is empty") from None
     except Exception as error:  # Pillow's decoders raise many types
         message = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ValueError(f"cannot be decoded: {shortened(message, 100)}") from error

@@ -20,7 +20,7 @@ from lrflow.data.module import DataModule, Examples
 from lrflow.data.order import SeededBatch, collate_whole
 from lrflow.data.splits import PARTS
 from lrflow.display import Grid, counted, joined, number, shape_text
-from lrflow.errors import ConfigError, LrflowError, Problem, shortened
+from lrflow.errors import ConfigError, ExampleError, Problem, shortened
 
 _LISTED = 20
 """Number of classes up to which each has a line of its own in the description."""
@@ -244,7 +244,7 @@ class Pixels(Dataset[Any]):
         """Return the bytes of these of the images, uint8 [rows, channels, height, width].
 
         Raises:
-            LrflowError: an image cannot be decoded any more.
+            ExampleError: an image cannot be decoded any more.
         """
         if self._pixels is not None:
             return self._pixels.index_select(0, self.rows[rows])
@@ -253,7 +253,7 @@ class Pixels(Dataset[Any]):
             try:
                 found[place] = decode(self._paths[row], self._form)
             except ValueError as error:
-                raise LrflowError(f"{self._paths[row]} has changed since the run started: it {error}") from error
+                raise ExampleError(f"{self._paths[row]} has changed since the run started: it {error}") from error
         return torch.from_numpy(found)
 
 

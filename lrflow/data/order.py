@@ -66,6 +66,7 @@ def ordered(
     own = _order_of(loader)
     if own is None:
         return loader
+    order = getattr(loader.dataset, "epoch_order", None)
     shuffle = own.shuffle if shuffle is None else shuffle
     generator = torch.Generator()
     batches = ShardedBatches(
@@ -82,6 +83,7 @@ def ordered(
         generator=generator,
         fixed=fixed,
         draws=own.draws if draws is None else draws,
+        order=order if isinstance(order, EpochOrder) else None,
     )
     # A copy keeps everything that a constructor call would have to list. DataLoader forbids these assignments because
     # an existing iterator would ignore them; the copy has no iterator yet.
@@ -126,7 +128,7 @@ class Draws:
         Equidistant points are laid over the weights of the examples in a random order, sorted by class (systematic
         sampling; Madow and Madow, 1944), so that the number of draws varies less than with independent ones.
         """
-        state = np.random.RandomState(_words(seed, epoch))
+        state = np.random.RandomState(seed_words(seed, epoch))
         order = state.permutation(len(self.weights))
         if self.classes is not None:
             order = order[np.argsort(self.classes[order], kind="stable")]
@@ -163,6 +165,7 @@ class ShardedBatches(Sampler[Any]):
             a function of (seed, epoch, rank), too.
         fixed: whether every epoch has the order of the first one.
         draws: how often each example is drawn in an epoch, which has `examples` draws; None: once.
+        order: the random orders; None: any permutation is as likely as another.
     """
 
     def __init__(
@@ -181,6 +184,7 @@ class ShardedBatches(Sampler[Any]):
         generator: torch.Generator | None = None,
         fixed: bool = False,
         draws: Draws | None = None,
+        order: EpochOrder | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} of {world} devices")
@@ -198,6 +202,7 @@ class ShardedBatches(Sampler[Any]):
         self.generator = generator
         self.fixed = fixed
         self.draws = draws
+        self.order = order
         self._resumed = (epoch, start)
 
     @property
@@ -227,7 +232,7 @@ class ShardedBatches(Sampler[Any]):
         # Not a generator function: a pass is determined when it starts, not when it is iterated, and a loader draws the
         # base seed of its workers right after this call.
         if self.generator is not None:
-            self.generator.manual_seed(_words(self.seed, self.epoch, self.rank)[0])
+            self.generator.manual_seed(seed_words(self.seed, self.epoch, self.rank)[0])
         shard = self.shard()
         if self.batch_size is None:
             return iter(shard[self.start :].tolist())
@@ -246,8 +251,12 @@ class ShardedBatches(Sampler[Any]):
         epoch = 0 if self.fixed else self.epoch
         if self.draws is not None:
             order = self.draws.order(self.seed, epoch)
+        elif not self.shuffle:
+            order = np.arange(self.examples)
+        elif self.order is None:
+            order = epoch_order(self.examples, self.seed, epoch)
         else:
-            order = epoch_order(self.examples, self.seed, epoch) if self.shuffle else np.arange(self.examples)
+            order = self.order(self.seed, epoch, self.world)
         share = order[self.rank :: self.world]
         # A short share lacks only its last example. If batches hold one example, no batch can leave one.
         must_pad = self.pad or not len(share) or (self.batch_size or 1) == 1
@@ -262,13 +271,21 @@ class ShardedBatches(Sampler[Any]):
         return -(-self.examples // self.world)
 
 
+class EpochOrder:
+    """The random orders of a data set that is not read at random places; its attribute `epoch_order`."""
+
+    def __call__(self, seed: int, epoch: int, world: int) -> np.ndarray:
+        """Return a permutation of the indices, by the arguments alone; device r takes every `world`-th from r on."""
+        raise NotImplementedError
+
+
 def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
     """The shuffled order of an epoch: a permutation of `examples` indices that depends only on the arguments."""
     # NumPy guarantees that the streams of RandomState never change, so that a newer NumPy can resume a run.
-    return np.random.RandomState(_words(seed, epoch)).permutation(examples)
+    return np.random.RandomState(seed_words(seed, epoch)).permutation(examples)
 
 
-def _words(*numbers: int) -> list[int]:
+def seed_words(*numbers: int) -> list[int]:
     """Eight well-mixed 32-bit words from the low 64 bits of each of a few integers."""
     # SeedSequence pads with zeros and splits large numbers into words: pass the count, and two words per number.
     entropy = [len(numbers), *(word for number in numbers for word in (number % 2**32, (number >> 32) % 2**32))]
@@ -295,7 +312,7 @@ class SeededBatch(list[int]):
     @property
     def seed(self) -> int:
         """The seed, 32 bits; computed where it is needed, since that takes as long as fetching a small batch."""
-        return _words(*self.origin)[0]
+        return seed_words(*self.origin)[0]
 
     def __iter__(self) -> Iterator[int]:
         if get_worker_info() is not None:

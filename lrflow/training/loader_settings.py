@@ -75,8 +75,8 @@ def configure_loaders(
         @wraps(make)
         def loaders() -> Any:
             made = make()
-            if made is None:
-                return None
+            if made is None or (isinstance(made, list) and not made):  # a part without examples
+                return made
             flat = combine(made).flattened
             if problems := [problem for one in flat if (problem := _fixed(one, options))]:
                 raise ConfigError(problems[:1])
