@@ -58,6 +58,8 @@ class Stream(DataModule):
             `skip`, which leaves them out of their batches.
         val_size: samples held out for validation, or a share of them such as `10%`: the last ones of the shards.
         test_size: samples held out for the test, or a share of them: those after the former.
+        folds: number of parts of a cross-validation, of the samples that are not for the test; None: none.
+        fold: the part that validates, from 0; the others train, and `val_size` does not count.
         batch_size: training examples per batch and device.
         eval_batch_size: examples per batch in validation and test; None: `batch_size`.
         drop_last: whether to leave out an epoch's last batch if it is smaller.
@@ -89,6 +91,8 @@ class Stream(DataModule):
         bad_files: str = "error",
         val_size: int | float | str = "10%",
         test_size: int | float | str = 0,
+        folds: int | None = None,
+        fold: int = 0,
         batch_size: int = 64,
         eval_batch_size: int | None = 256,
         drop_last: bool = False,

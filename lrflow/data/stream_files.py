@@ -22,6 +22,7 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.limits import Limit, is_whole, one_of, outside, whole
 
 _LARGEST = 8192
+_HELD = ("val_size", "test_size", "folds", "fold")
 ALL = "all"
 
 
@@ -74,6 +75,8 @@ class StreamOptions:
     bad_files: str = "error"
     val_size: int | float | str = 0
     test_size: int | float | str = 0
+    folds: int | None = None
+    fold: int = 0
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> StreamOptions:
@@ -87,7 +90,9 @@ class StreamOptions:
             hint = "data.shards='train-{000..009}.tar', a folder, or a pattern such as 'train-*.parquet'"
             raise ConfigError([Problem("data.shards", "expected the shards to train on", hint=hint)])
         problems = outside(_LIMITS, own, "data")
-        problems += HeldOut(own.get("val_size", 0), own.get("test_size", 0)).problems()
+        problems += HeldOut(**{name: own[name] for name in _HELD if name in own}).problems()
+        if own.get("folds") is not None and own.get("val_shards") is not None:
+            problems.append(Problem("data.folds", "data.val_shards is a part for validation already", own["folds"]))
         if problems:
             raise ConfigError(problems)
         own |= {name: tuple(value) for name, value in own.items() if isinstance(value, list)}
@@ -268,6 +273,8 @@ def find_inputs(path: Path, source: File | Columns) -> tuple[Places, list[Misfit
 def rows_of_parts(options: StreamOptions, samples: Samples) -> dict[str, np.ndarray]:
     """Return the samples of each part: those of its own shards, or the last ones in the order of the shards.
 
+    Those of a fold follow each other in that order.
+
     Raises:
         ConfigError: none is left to train on.
     """
@@ -279,13 +286,19 @@ def rows_of_parts(options: StreamOptions, samples: Samples) -> dict[str, np.ndar
         name: 0 if own[name] is not None else min(len(pool), examples_of(getattr(options, f"{name}_size"), len(pool)))
         for name in PARTS[1:]
     }
-    left = len(pool) - sum(sizes.values())
-    if left < 1:
+    if not len(pool):
+        raise ConfigError([Problem("data.shards", "no sample is left to train on", options.text)])
+    rest = len(pool) - sizes["test"]
+    start = rest - sizes["val"]
+    if options.folds is not None:
+        if options.folds > rest:
+            raise ConfigError([Problem("data.folds", f"there are only {rest:,} samples to divide", options.folds)])
+        stops = np.linspace(0, rest, options.folds + 1).round().astype(int).tolist()
+        start, sizes["val"] = stops[options.fold], stops[options.fold + 1] - stops[options.fold]
+    if rest - sizes["val"] < 1:
         what = f"val_size and test_size hold out {sum(sizes.values()):,} of {len(pool):,} samples"
-        if not len(pool):
-            raise ConfigError([Problem("data.shards", "no sample is left to train on", options.text)])
         raise ConfigError([Problem("data.val_size", what, options.val_size)])
-    for name, start, size in (("val", left, sizes["val"]), ("test", left + sizes["val"], sizes["test"])):
-        if own[name] is None:
-            rows[name] = pool[start : start + size]
-    return {"train": pool[:left], **rows}
+    held = slice(start, start + sizes["val"])
+    rows |= {"val": pool[held]} if own["val"] is None else {}
+    rows |= {"test": pool[rest:]} if own["test"] is None else {}
+    return {"train": np.delete(pool[:rest], held), **rows}

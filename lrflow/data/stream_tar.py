@@ -215,9 +215,11 @@ def _members(path: Path, mistakes: list[Misfit]) -> Iterator[tuple[str, int, int
         with open(path, "rb") as file:
             file.seek(end)
             header = file.read(_BLOCK)
-        if header.strip(b"\0"):
+        if 0 < len(header) < _BLOCK:
+            damaged(f"is cut off after {last}")
+        elif header.strip(b"\0"):
             damaged(f"the header after {last} is damaged, so that nothing behind it can be found")
-        elif len(header) < _BLOCK:
+        elif not header:
             damaged(f"ends after {last} without the empty blocks that end a tar file, so it may be cut off")
     except tarfile.ReadError as error:
         damaged(f"is no tar file, or is cut off: {error}" if not last else f"is cut off after {last}: {error}")

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from shards import npy, write_tar
 
 from lrflow.config import compose, nodes, run_schema, schema
 from lrflow.config.diagnostics import closest, names_of
@@ -48,6 +49,9 @@ def test_every_option_can_be_chosen(option: Option, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("x,y\n" + "".join(f"{row},{row / 7}\n" for row in range(200)))
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     (tmp_path / "text.txt").write_text("To be, or not to be. " * 1000)
+    write_tar(
+        tmp_path / "a.tar", [(f"{row}", {"npy": npy([row, 1.0]), "cls": b"01"[row % 2 :][:1]}) for row in range(9)]
+    )
     own = {
         "task=evaluate": [f"task.from={tmp_path}/run.ckpt"],
         "task=merge": [f"task.from={tmp_path}/run.ckpt"],
@@ -59,6 +63,7 @@ def test_every_option_can_be_chosen(option: Option, tmp_path: Path) -> None:
         "model=transformer": ["data=text", f"data.file={tmp_path}/text.txt"],
         "data=text": [f"data.file={tmp_path}/text.txt", "model=transformer"],
         "data=images": [f"data.root={tmp_path}/images", "data.cache=none", "data.batch_size=4"],
+        "data=stream": [f"data.shards={tmp_path}/a.tar", "data.batch_size=4"],
         "data=custom": ["data._target_=lrflow.data.Digits", "model=custom", "model._target_=torch.nn.Flatten"],
     }
     config = compose([named(option), *own.get(named(option), [])])
