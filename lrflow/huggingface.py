@@ -60,6 +60,7 @@ class HuggingFace(nn.Module):
         packed: whether the sentences of a batch are put into one row without padding, with `head=mean`; each attends
             to itself only. The outputs are the same.
         checkpointing: whether activations are computed again in the backward pass, which takes less memory.
+        padding: the token by which the data pad the ends of rows; None: the model's own.
         dtype: type of its weights: `float32`, `bfloat16` or `float16`.
 
     Raises:
@@ -83,6 +84,7 @@ class HuggingFace(nn.Module):
         dropout: float = 0.1,
         packed: bool = False,
         checkpointing: bool = False,
+        padding: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     ) -> None:
         super().__init__()
@@ -91,7 +93,7 @@ class HuggingFace(nn.Module):
 
         logging.set_verbosity_error()  # what is loaded and what is new is in `weights`
         logging.disable_progress_bar()
-        self.kind, self.packed = head, packed
+        self.kind, self.packed, self.padding = head, packed, padding
         self.config = _config(config or {}, options or {}, None if head in _OF_WORDS else outputs)
         self.weights = ""
         net = self._built(name if pretrained else None, getattr(torch, dtype))
@@ -113,6 +115,7 @@ class HuggingFace(nn.Module):
             if lora is not None and head in _OF_WORDS:
                 self.head.requires_grad_(False)
         self._freeze([frozen] if isinstance(frozen, str) else frozen or [])
+        self.train()  # from_pretrained returns it in evaluation mode, in which Lightning would leave it
         self._takes = frozenset(inspect.signature(self._net.forward).parameters)
 
     @property
@@ -124,25 +127,27 @@ class HuggingFace(nn.Module):
         """Return logits, or values to predict.
 
         Args:
-            inputs: token ids [batch, tokens], padded at the end of rows by the model's `pad_token_id`; or images
+            inputs: token ids [batch, tokens], padded at the end of rows; or images
                 [batch, channels, height, width], normalised, or bytes, which are scaled to -1 to 1. Grey images are
                 repeated for each channel of the model.
 
         Returns:
-            [batch, outputs]; of language models and of `token_classification` [batch, outputs, tokens], with one row
-            of logits for each token.
+            [batch, outputs]; of language models and of `token_classification` [batch, tokens, outputs].
         """
         if self._net.main_input_name == "pixel_values":
             return self._net(**self._pixels(inputs)).logits
         ids = inputs.long()
         mask = self._mask(ids)
+        ids = ids.masked_fill(~mask, self.config.pad_token_id)
         if self.kind == "mean":
             return self.head(self.dropout(self._mean(ids, mask)))
         logits: Tensor = self._net(input_ids=ids, attention_mask=mask.long()).logits
-        return logits.transpose(1, 2) if self.kind.endswith(("_lm", "token_classification")) else logits
+        return logits
 
     def _mask(self, ids: Tensor) -> Tensor:
         """Return which tokens are no padding; padding is at the end of a row, where its id may mean more elsewhere."""
+        if self.padding is not None:
+            return ids != self.padding
         tokens = ids != self.config.pad_token_id
         if self.config.pad_token_id != self.config.eos_token_id:
             return tokens
@@ -162,7 +167,7 @@ class HuggingFace(nn.Module):
     def _mean(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the mean of the last layer over the tokens of each row: [batch, width]."""
         lengths = mask.sum(1, keepdim=True)
-        if not self.packed:
+        if not self.packed or torch.compiler.is_compiling():  # an exported graph has one form for all batches
             hidden = self.backbone(input_ids=ids, attention_mask=mask.long()).last_hidden_state
             return (hidden * mask[..., None]).sum(1) / lengths
         rows, places = mask.nonzero(as_tuple=True)

@@ -160,7 +160,7 @@ def test_outputs_are_those_of_transformers(folders: Path) -> None:
     with torch.no_grad():
         model = HuggingFace(str(path), "masked_lm", config=content(path)).eval()
         expected = reference(input_ids=ids, attention_mask=mask).logits
-        torch.testing.assert_close(model(ids).mT, expected)
+        torch.testing.assert_close(model(ids), expected)
         hidden = reference.bert(input_ids=ids, attention_mask=mask).last_hidden_state
         means = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         for packed in (False, True):
@@ -181,7 +181,7 @@ def test_a_padding_that_is_a_word_elsewhere_is_read_there() -> None:
     model = built(GPT2, "causal_lm")
     ids = torch.tensor([[4, 1, 7, 8, 1, 1]])
     with torch.no_grad():
-        torch.testing.assert_close(model(ids)[..., :4], model(ids[:, :4]))
+        torch.testing.assert_close(model(ids)[:, :4], model(ids[:, :4]))
 
 
 def test_an_adapted_model_begins_as_it_was_and_computes_the_same_with_less_memory(folders: Path) -> None:

@@ -20,10 +20,13 @@ from lrflow.limits import is_whole
 from lrflow.objectives import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
+    from lrflow.data.huggingface_parts import PreparedSet
     from lrflow.data.image_parts import PreparedImages
     from lrflow.data.stream_parts import PreparedStream
     from lrflow.data.table_parts import PreparedTable
     from lrflow.data.text_parts import PreparedText
+
+    Prepared = PreparedTable | PreparedImages | PreparedText | PreparedStream | PreparedSet
 
 _WHOLE = ("lrflow.models.Logistic", "lrflow.models.MLP")
 """Models that flatten their input: only the number of its values counts."""
@@ -41,6 +44,9 @@ TEXTS = "lrflow.data.Text"
 
 STREAM = "lrflow.data.Stream"
 """The data module whose facts are taken from its shards."""
+
+SETS = "lrflow.data.HuggingFace"
+"""The data module whose facts are taken from a data set of Hugging Face."""
 
 _OF_TOKENS = "lrflow.models.Transformer"
 
@@ -68,8 +74,8 @@ def fill_facts(config: DictConfig, typed: Collection[str] = ()) -> list[Problem]
     sizes = {name: node[name] for name in ("val_size", "test_size") if is_share(node.get(name))}
     found: dict[str, Any] = {}
     problems: list[Problem] = []
-    readers: dict[str, Callable[[dict[str, Any]], PreparedTable | PreparedImages | PreparedText | PreparedStream]]
-    readers = {TABLE: _table, IMAGES: _images, TEXTS: _texts, STREAM: _stream}
+    readers: dict[str, Callable[[dict[str, Any]], Prepared]]
+    readers = {TABLE: _table, IMAGES: _images, TEXTS: _texts, STREAM: _stream, SETS: _set}
     cache = node.get("cache", "auto")
     if node.get("_target_") in (IMAGES, TEXTS) and not ("data.cache" in typed or stays_inside(str(cache))):
         return [path_problem("data.cache", cache)]  # before anything is written there
@@ -148,6 +154,18 @@ def _stream(node: dict[str, Any]) -> PreparedStream:
     first = shards_of_parts(options)[""][0]
     if problems := check_parquet(str(first), "data.shards"):
         raise ConfigError(problems)
+    return prepare(options)
+
+
+def _set(node: dict[str, Any]) -> PreparedSet:
+    """Return the data set of a config, read and split."""
+    from lrflow.data.huggingface_parts import SetOptions, prepare
+
+    if node.get("name_or_path") == "???":  # reported when the config is resolved
+        raise ConfigError([])
+    options = SetOptions.of(node)
+    if lacking := [package for package in ("datasets", "tokenizers") if not is_installed(package)]:
+        raise ConfigError([missing_package(lacking[0], "data", "huggingface")])
     return prepare(options)
 
 

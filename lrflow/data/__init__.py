@@ -7,6 +7,7 @@ from lrflow.imports import lazily
 if TYPE_CHECKING:
     from lrflow.data.digits import Digits
     from lrflow.data.fashion_mnist import FashionMNIST
+    from lrflow.data.huggingface import HuggingFace
     from lrflow.data.images import Images
     from lrflow.data.module import DataModule, Examples
     from lrflow.data.order import ShardedBatches, is_ordered, ordered
@@ -19,6 +20,7 @@ __all__ = [
     "Digits",
     "Examples",
     "FashionMNIST",
+    "HuggingFace",
     "Images",
     "ShardedBatches",
     "Stream",
@@ -35,6 +37,7 @@ __getattr__ = lazily(
         "Digits": "digits",
         "Examples": "module",
         "FashionMNIST": "fashion_mnist",
+        "HuggingFace": "huggingface",
         "Images": "images",
         "ShardedBatches": "order",
         "Stream": "stream",

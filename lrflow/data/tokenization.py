@@ -184,11 +184,19 @@ class Pretrained:
         if padding and self.padding is None:
             self.padding, self.size = self.size, self.size + 1
 
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return the tokens of each text, uint32."""
+    def encode(self, texts: Sequence[Any], longest: int | None = None) -> list[np.ndarray]:
+        """Return the tokens of each text, uint32; where there is padding, with those that begin and end a sequence.
+
+        Args:
+            texts: texts, or pairs of them.
+            longest: most tokens of a text, those that begin and end it included; None: any number.
+        """
         found = []
+        self._own.no_truncation() if longest is None else self._own.enable_truncation(longest)
         for start in range(0, len(texts), _BATCH):
-            batch = self._own.encode_batch_fast(list(texts[start : start + _BATCH]), add_special_tokens=False)
+            batch = self._own.encode_batch_fast(
+                list(texts[start : start + _BATCH]), add_special_tokens=self.padding is not None
+            )
             found += [np.array(one.ids, np.uint32) for one in batch]
         return found
 

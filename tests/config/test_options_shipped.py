@@ -62,6 +62,7 @@ def test_every_option_can_be_chosen(option: Option, tmp_path: Path) -> None:
         "data=table": [f"data.file={tmp_path}/table.csv", "data.target=y"],
         "model=transformer": ["data=text", f"data.file={tmp_path}/text.txt"],
         "data=text": [f"data.file={tmp_path}/text.txt", "model=transformer"],
+        "data=huggingface": [f"data.name_or_path={tmp_path}/table.csv", "data.target=y", "data.batch_size=4"],
         "data=images": [f"data.root={tmp_path}/images", "data.cache=none", "data.batch_size=4"],
         "data=stream": [f"data.shards={tmp_path}/a.tar", "data.batch_size=4"],
         "data=custom": ["data._target_=lrflow.data.Digits", "model=custom", "model._target_=torch.nn.Flatten"],

@@ -1,0 +1,136 @@
+"""`data=huggingface`: splits, columns and targets that are found, those that are wrong, and what a batch holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lrflow.errors import ConfigError
+
+datasets = pytest.importorskip("datasets", reason="needs the extra datasets: pip install 'lrflow[datasets]'")
+
+from lrflow.data import HuggingFace  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def saved(rows: dict[str, list[Any]], name: str = "rows", **features: Any) -> str:
+    """A data set on the disk."""
+    own = datasets.Dataset.from_dict(rows)
+    for column, feature in features.items():
+        own = own.cast_column(column, feature)
+    own.save_to_disk(name)
+    return name
+
+
+def made(name: str, **options: Any) -> HuggingFace:
+    module = HuggingFace(name, **{"val_size": 0, "test_size": 0, "batch_size": 2, **options})
+    module.setup()
+    return module
+
+
+NUMBERS = {"x": [float(row) for row in range(12)], "z": [[row, 2 * row] for row in range(12)]}
+
+
+def test_targets_are_classes_or_numbers_by_their_values() -> None:
+    few, many = [row % 3 * 10 for row in range(12)], [row / 8 for row in range(12)]
+    texts = [("no", "yes")[row % 2] for row in range(12)]
+    for values, classes in (
+        (few, ("0", "10", "20")),
+        (texts, ("no", "yes")),
+        (many, ()),
+        ([True, False] * 6, ("False", "True")),
+    ):
+        module = made(saved({**NUMBERS, "label": values}, f"{len(str(values))}"), inputs="x")
+        assert module.class_names == classes
+        assert module.train_set is not None
+        targets = module.train_set.targets.tolist()  # type: ignore[attr-defined]
+        assert targets == (values if not classes else [classes.index(str(value)) for value in values])
+    module = made(saved({**NUMBERS, "label": few}, "again"), inputs="x", kind="regression")
+    assert module._prepared.facts["units"] == pytest.approx([np.mean(few), np.std(few)])  # type: ignore[union-attr]
+
+
+def test_numbers_are_passed_as_they_are() -> None:
+    name = saved({**NUMBERS, "label": [row % 2 for row in range(12)]})
+    for columns, expected in ((["x"], [[3.0]]), ("z", [[3.0, 6.0]])):
+        module = made(name, inputs=columns)
+        assert module.train_set is not None
+        found = module.train_set.__getitems__([3])[0]  # type: ignore[attr-defined]
+        assert (found.dtype, found.tolist()) == (torch.float32, expected)
+
+
+def test_splits_are_the_parts_and_what_is_missing_is_held_out() -> None:
+    def rows(start: int, stop: int, label: Any = None) -> Any:
+        labels = [row % 2 if label is None else label for row in range(start, stop)]
+        classes = datasets.ClassLabel(names=["a", "b"])
+        return datasets.Dataset.from_dict(
+            {"x": [float(row) for row in range(start, stop)], "label": labels}
+        ).cast_column("label", classes)
+
+    sets = {"train": rows(0, 20), "validation_matched": rows(20, 30), "test": rows(30, 40, -1), "other": rows(40, 50)}
+    datasets.DatasetDict(sets).save_to_disk("whole")
+    module = made("whole", val_size="25%", test_size=2)
+    assert [len(part) for part in (module.train_set, module.val_set, module.test_set)] == [13, 5, 2]  # type: ignore[arg-type]
+    notes = module._prepared.notes  # type: ignore[union-attr]
+    assert "not used: the splits validation_matched, other" in notes
+    assert "not used: the split for test, in which label is missing" in notes
+    module = made("whole", splits={"val": "validation_matched", "test": "other"})
+    found = [
+        [int(row) for row in part.inputs._source[part.inputs.rows]["x"]]
+        for part in (module.train_set, module.val_set, module.test_set)
+    ]  # type: ignore[union-attr]
+    assert found == [[*range(20)], [*range(20, 30)], [*range(40, 50)]]
+
+
+def test_files_of_any_kind_and_folders_of_them_are_read(tmp_path: Path) -> None:
+    lines = [{"text": f"word {row}", "x": row / 7, "label": ("a", "b")[row % 2]} for row in range(8)]
+    (tmp_path / "data").mkdir()
+    own = datasets.Dataset.from_list(lines)
+    own.to_parquet("rows.parquet")
+    own.to_csv("rows.csv")
+    (tmp_path / "data/train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "data/test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:4]))
+    for name, test in (("rows.parquet", 0), ("rows.csv", 0), ("data", 4)):
+        module = made(name, inputs="x")
+        assert [len(module.train_set), len(module.test_set)] == [8, test]  # type: ignore[arg-type]
+        assert module.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name_or_path": "./row"}, r"= './row': there is no such folder or file\n +did you mean rows\?"),
+        ({"name_or_path": "broken.json"}, r"data\.name_or_path = 'broken\.json': cannot be read: "),
+        ({"name_or_path": "notes.doc"}, r"expected a file of \.csv, \.json, \.jsonl, \.parquet, or a folder"),
+        ({"text": "texts"}, r"data\.text = 'texts': there is no such column\n +did you mean text\?"),
+        ({"text": "x"}, r"data\.text = 'x': the column holds float64, no text\n +columns of text: "),
+        ({"inputs": "x", "target": "lable"}, r"data\.target = 'lable'(?s:.*)did you mean label\?"),
+        ({"inputs": "x", "target": "holes"}, r"data\.target = 'holes': 1 of the examples has none: row 3"),
+        ({"inputs": "x", "target": "one"}, r"data\.target = 'one': expected at least two classes, found 1: same"),
+        ({"inputs": "x", "target": "text", "kind": "regression"}, r"holds texts, and a regression needs numbers"),
+        ({"inputs": "x", "text": "text"}, r"data\.text|data\.inputs"),
+        ({"text": "text"}, r"data\.tokenizer = None: texts need a tokenizer"),
+        ({"splits": {"val": "vla"}}, r"data\.splits\.val = 'vla': there is no such split"),
+        ({"splits": {"valid": "x"}}, r"data\.splits = 'valid': expected keys of train, val, test"),
+        ({"inputs": "ragged"}, r"data\.inputs = 'ragged': its rows have different lengths, such as 1 and 2"),
+        ({"kind": "classes"}, r"data\.kind"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    holes = [None if row == 3 else "ab"[row % 2] for row in range(12)]
+    labels = {"label": [row % 2 for row in range(12)], "holes": holes, "one": ["same"] * 12}
+    ragged = [[1.0] * (1 + row % 2) for row in range(12)]
+    saved({**NUMBERS, **labels, "text": [f"word {row}" for row in range(12)], "ragged": ragged})
+    (tmp_path / "broken.json").write_text("{broken")
+    (tmp_path / "notes.doc").touch()
+    with pytest.raises(ConfigError, match=said):
+        made(**{"name": options.pop("name_or_path", "rows"), **options})
