@@ -170,8 +170,10 @@ def _describe(folder: Path) -> None:
         _put(path, "".join([*header, line, *lines[len(header) :]]))
     files: dict[str, list[str]] = {f"./{SCHEMA}": [f"{OUTPUT}/**/config.yaml"]}
     for group in GROUPS:
-        definition = definition_of(group)
-        schema = f"./{SCHEMA}#/definitions/{definition}" if definition else f"./{SCHEMA}"
+        schema = f"./{SCHEMA}"
+        if definition := definition_of(group):  # in a file, since a path in the settings of VS Code has no fragment
+            schema = f"./.vscode/schemas/{group}.json"
+            _put(folder / schema, json.dumps({"$ref": f"../../{SCHEMA}#/definitions/{definition}"}) + "\n")
         files.setdefault(schema, []).append(f"options/{group}/**/*.yaml")
     _put(folder / ".vscode" / "settings.json", json.dumps({"yaml.schemas": files}, indent=2) + "\n")
     _put(folder / ".vscode" / "extensions.json", json.dumps(_VS_CODE, indent=2) + "\n")

@@ -30,7 +30,7 @@ from lrflow.config.options import ACROSS_GROUPS, COMBINED, Catalogue, definition
 from lrflow.config.ranges import field_of
 from lrflow.config.schema import Node
 from lrflow.config.signatures import attributes_in_source, docstring_in_source, named_in_source
-from lrflow.config.sweep_schema import Sweep, SweepRecord
+from lrflow.config.sweep_schema import SWEEP_RECORD, Sweep, SweepRecord
 from lrflow.config.targets import CONTROLS
 from lrflow.config.types import INTERVAL
 from lrflow.config.validation import META
@@ -91,25 +91,24 @@ class _Builder:
                 form = any_of({"allOf": [form], "properties": {"defaults": False}}, INTERPOLATION)
                 nullable = {"type": "null"}
                 inner = {"allOf": [self._form(self.groups[key])], "properties": {"defaults": _ref("defaults")}}
-                self.definitions[definition_of(key)] = any_of(nullable, inner)
+                self.definitions[definition_of(key)] = _root(f"lrflow: an option of {key}", any_of(nullable, inner))
             properties[key] = _property(form, text, default)
         properties["defaults"] = _ref("defaults")
         properties["hydra"] = {"type": "object", "description": "Settings of Hydra: sweeper, launcher, job."}
         properties[META] = {"type": "object", "description": "What this config was composed of; lrflow writes it."}
         sweeper = self._form(Member(Sweep))
-        self._form(Member(SweepRecord))
+        self.definitions[SWEEP_RECORD] = _root("lrflow: a sweep", self._form(Member(SweepRecord)))
         choice = "override /hydra/sweeper"
         chosen = {"properties": {choice: {"const": "lrflow"}}, "required": [choice]}
-        return {
-            "$schema": DRAFT,
-            "title": "lrflow: a config or a recipe",
+        self.definitions["config"] = {
             "type": ["object", "null"],
             "properties": properties,
             "additionalProperties": False,
             "if": {"properties": {"defaults": {"contains": chosen}}, "required": ["defaults"]},
             "then": {"properties": {"hydra": {"properties": {"sweeper": sweeper}}}},
-            "definitions": dict(sorted(self.definitions.items())),
         }
+        root = _root("lrflow: a config or a recipe", _ref("config"))
+        return {"$schema": DRAFT, **root, "definitions": dict(sorted(self.definitions.items()))}
 
     def _add_defaults(self) -> None:
         """Add the definition of a list of defaults: groups, and the names of their options."""
@@ -228,8 +227,8 @@ class _Builder:
             key: _property(form, text, ...) for section in sections for key, form, text, _ in self._fields(section)
         }
         general.pop("_target_", None)
-        unknown = {"_target_": {"not": {"enum": [*known]}}}
-        cases.append({"if": {"properties": unknown, "required": ["_target_"]}, "then": {"properties": general}})
+        unknown = {"properties": {"_target_": {"not": {"enum": [*known]}}}} if known else {}  # an enum has an entry
+        cases.append({"if": {**unknown, "required": ["_target_"]}, "then": {"properties": general}})
         if known:
             partial = {"properties": self._of_any(known), "additionalProperties": False}
             cases.append({"if": {"not": {"required": ["_target_"]}}, "then": partial})
@@ -319,6 +318,14 @@ def _first_line(section: type[BaseModel]) -> str:
     return (section.__doc__ or "").partition("\n")[0]
 
 
+def _root(title: str, form: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema that a YAML file can name, by a fragment too.
+
+    The YAML language server (1.25) adds the keys of the whole schema to those of a fragment, so both have the same.
+    """
+    return {"title": title, "allOf": [form]}
+
+
 def _case(key: str, value: str, then: Mapping[str, Any]) -> dict[str, Any]:
     return {"if": {"properties": {key: {"const": value}}, "required": [key]}, "then": then}
 
@@ -328,6 +335,7 @@ def _ref(name: str) -> dict[str, Any]:
 
 
 def _property(form: Mapping[str, Any], text: str | None, default: Any) -> dict[str, Any]:
+    text = re.sub(r"\bNone\b", "null", text or "")
     described = ({"description": text} if text else {}) | ({} if default is ... else {"default": default})
     return {**described, **opened(form)}
 

@@ -18,7 +18,7 @@ DEFINITIONS: dict[str, Any] = {
     "interpolation": {
         "description": "${key} stands for the value of another key; ??? for one that has to be given.",
         "type": "string",
-        "pattern": r"\$\{|^\?\?\?$",
+        "pattern": r"\$\{|^\?\?\?$|^[+-]?\d+(_\d+)+$",  # 50_000 is a number in YAML 1.1, and text in editors' YAML 1.2
     }
 }
 """The definitions to which these schemas refer."""

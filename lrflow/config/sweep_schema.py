@@ -124,7 +124,7 @@ class SweepRecord(Section):
     """Settings of the sweeper."""
 
 
-SWEEP_RECORD = SweepRecord.__name__
+SWEEP_RECORD = "sweep-record"
 """Its definition in the JSON schema."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from schemas import against
 
 from lrflow.cli import main
+from lrflow.cli.subcommands import SUBCOMMANDS
 from lrflow.config.option_files import read_option
 from lrflow.config.options import Catalogue
 
@@ -31,6 +33,23 @@ def test_a_new_project_passes_its_tests_and_trains(
     tests: dict[str, Any] = {"__file__": str(project / "tests" / "test_wine_lab.py")}
     exec((project / "tests" / "test_wine_lab.py").read_text(), tests)
     tests["test_the_plan_reaches_the_peak_and_decays"]()
+    monkeypatch.chdir(project)
+    for command in commands(project):
+        words = shlex.split(command.partition(" > ")[0], comments=True)[3:]
+        if words[0] not in SUBCOMMANDS:
+            words = [word.partition(",")[0] for word in words if word != "-m"] + ["--cfg", "job"]
+        assert main(words) == 0
+
+
+def commands(project: Path) -> list[str]:
+    """What README.md and AGENTS.md of a project tell to type."""
+    found = {
+        command: None
+        for name in ("README.md", "AGENTS.md")
+        for command in re.findall(r"python -m lrflow [^`\n]+", (project / name).read_text())
+    }
+    assert len(found) > 8
+    return list(found)
 
 
 def check_schema(project: Path) -> None:
@@ -49,7 +68,12 @@ def check_schema(project: Path) -> None:
             for schema, globs in settings.items()
             if any(path in project.glob(glob.replace("/**/", "/*/" if "outputs" in glob else "/")) for glob in globs)
         ]
-        assert found.removeprefix("./") == line.removeprefix("../" * line.count("../"))
+        if definition:
+            assert json.loads((project / found).read_text()) == {
+                "$ref": f"../../lrflow.schema.json#/definitions/{definition}"
+            }
+        else:
+            assert (project / found).resolve() == project / "lrflow.schema.json"
         assert not error_in(read_option(path).content, definition.removesuffix("-option"))
     options = Catalogue([project / "options"])
     assert options.options("model")["net"].summary == "This project's plain torch module."

@@ -17,7 +17,8 @@ from schemas import against
 from lrflow.cli import main
 from lrflow.config.json_schema import json_schema
 from lrflow.config.option_files import read_option
-from lrflow.config.options import ACROSS_GROUPS, Catalogue, Option, home
+from lrflow.config.options import ACROSS_GROUPS, Catalogue, Option, definition_of, home
+from lrflow.config.sweep_schema import SWEEP_RECORD
 
 CATALOGUE = Catalogue()
 OLDER_RUNS = Path(__file__).parents[1] / "older_runs"
@@ -34,7 +35,7 @@ def test_every_option_recipe_and_saved_config_is_valid(schema_error: Callable[..
     for path in [*home("recipes").glob("*/fast.yaml"), *OLDER_RUNS.rglob("config.yaml")]:
         wrong[path] = schema_error(read_option(path).content)
     for path in OLDER_RUNS.rglob("sweep.yaml"):
-        wrong[path] = schema_error(read_option(path).content, "SweepRecord")
+        wrong[path] = schema_error(read_option(path).content, SWEEP_RECORD)
     assert {path: error for path, error in wrong.items() if error} == {}
     assert len(wrong) > 150
 
@@ -122,6 +123,15 @@ def test_a_projects_own_options_and_classes_are_in_its_schema(
     assert "widht" in error_in({**recipe, "model": {"_target_": "my_project.net.Net", "widht": 32}})
     assert main(["schema", "--config-dir", "missing"]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_editors_read_it() -> None:
+    """Both are facts of the YAML language server 1.25: no enum is empty, and a fragment gets the root's other keys."""
+    schema = json_schema(CATALOGUE)
+    assert '"enum": []' not in json.dumps(schema)
+    keys = schema.keys() - {"$schema", "definitions"}
+    named = [definition_of(group) for group in CATALOGUE.groups if definition_of(group)] + [SWEEP_RECORD]
+    assert [name for name in named if schema["definitions"][name].keys() != keys] == []
 
 
 def test_texts_and_defaults_come_from_their_owners() -> None:
