@@ -36,6 +36,8 @@ def _check_mixing(config: Config, key: str, numbers: bool) -> Iterator[Problem]:
     if facts and facts.cardinalities:
         message = "mixes inputs, and the indices of categories do not mix"
         yield Problem(key, message, hint="data.categories=one_hot, with another model than model=table")
+    if facts and getattr(facts, "vocabulary", None):
+        yield Problem(key, "mixes inputs, and the tokens of texts do not mix", hint=f"{key}=null leaves it out")
     if of_data and of_data.kind == "numbers" and not numbers:
         message = "mixes classes by the area of their images, and the targets of the data are numbers"
         yield Problem(key, message, hint="augment=mixup mixes numbers")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from lrflow.errors import ConfigError, Problem
+from lrflow.models.drop_path import DropPath
 
 __all__ = ["CNN", "MLP", "Logistic", "ResNet", "TableNet"]
 
@@ -20,6 +21,7 @@ def check(
     outputs: int,
     image: bool = False,
     dropout: float = 0.0,
+    drop_path: float = 0.0,
     **counts: Sequence[int],
 ) -> None:
     """Check the arguments of a model.
@@ -29,6 +31,7 @@ def check(
         outputs: number of outputs.
         image: whether the input must be [channels, height, width].
         dropout: probability.
+        drop_path: probability.
         counts: arguments that are lists of positive whole numbers, by name.
 
     Raises:
@@ -44,8 +47,9 @@ def check(
     for name, values in counts.items():
         if not _positive(values):
             problems.append(Problem(f"model.{name}", "expected a list of whole numbers above 0", values))
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        problems.append(Problem("model.dropout", "expected a probability of at least 0 and below 1", dropout))
+    for name, probability in (("dropout", dropout), ("drop_path", drop_path)):
+        if not isinstance(probability, int | float) or not 0 <= probability < 1:
+            problems.append(Problem(f"model.{name}", "expected a probability of at least 0 and below 1", probability))
     if problems:
         raise ConfigError(problems)
 
@@ -265,21 +269,33 @@ class ResNet(nn.Sequential):
         outputs: classes, or values to predict.
         width: channels of the first stage.
         blocks: number of residual blocks of each stage.
+        drop_path: probability that an example skips the last residual block in training; that of the others is smaller
+            in proportion to their depth.
 
     Raises:
         ConfigError: invalid arguments.
     """
 
-    def __init__(self, shape: Sequence[int], outputs: int, width: int = 16, blocks: Sequence[int] = (2, 2, 2)) -> None:
-        check(shape, outputs, image=True, width=[width], blocks=blocks)
+    def __init__(
+        self,
+        shape: Sequence[int],
+        outputs: int,
+        width: int = 16,
+        blocks: Sequence[int] = (2, 2, 2),
+        drop_path: float = 0.0,
+    ) -> None:
+        check(shape, outputs, image=True, drop_path=drop_path, width=[width], blocks=blocks)
         modules = OrderedDict[str, nn.Module](stem=nn.Conv2d(shape[0], width, 3, padding=1, bias=False))
         channels = width
+        number = 0
         for index, count in enumerate(blocks):
-            wider, stride = width * 2**index, 1 if index == 0 else 2
-            modules[f"stage{index + 1}"] = nn.Sequential(
-                Block(channels, wider, stride), *(Block(wider, wider) for _ in range(count - 1))
-            )
-            channels = wider
+            wider, stage = width * 2**index, nn.Sequential()
+            for first in (True, *[False] * (count - 1)):
+                number += 1
+                rate = drop_path * number / sum(blocks)
+                stage.append(Block(channels, wider, 2 if first and index else 1, rate))
+                channels = wider
+            modules[f"stage{index + 1}"] = stage
         modules |= {"norm": nn.BatchNorm2d(channels), "relu": nn.ReLU()}
         modules |= {"mean": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
         head = modules["head"] = nn.Linear(channels, outputs)
@@ -297,9 +313,10 @@ class Block(nn.Module):
         inputs: input channels.
         outputs: output channels.
         stride: stride of the first convolution; 2 halves the image.
+        drop_path: probability that an example skips the block in training.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
@@ -307,10 +324,13 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         changes = stride != 1 or inputs != outputs
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes else None
+        self.drop_path = DropPath(drop_path) if drop_path else None  # without it no random numbers are drawn
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [batch, inputs, height, width] to [batch, outputs, height / stride, width / stride], rounded up."""
         active = relu(self.norm1(x))
         residual: Tensor = self.conv2(relu(self.norm2(self.conv1(active))))
+        if self.drop_path is not None:
+            residual = self.drop_path(residual)
         # The shortcut convolution gets the activated input, as in the paper.
         return residual + (x if self.shortcut is None else self.shortcut(active))

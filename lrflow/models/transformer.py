@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lrflow.errors import ConfigError, Problem
 from lrflow.limits import Limit, is_whole, number, one_of, outside, whole
+from lrflow.models.drop_path import DropPath
 from lrflow.objectives import CLASSES, HEADS, LANGUAGE_MODEL
 
 _LIMITS = {
@@ -23,6 +24,7 @@ _LIMITS = {
     "heads": whole(1),
     "context": whole(1).or_null(),
     "dropout": number(0, 1, below=True),
+    "drop_path": number(0, 1, below=True),
     "padding": whole(0).or_null(),
 }
 
@@ -47,6 +49,8 @@ class Transformer(nn.Module):
         heads: attention heads of each block; they divide the width.
         context: most tokens of a sequence; None: `shape`.
         dropout: probability of the dropout after the embeddings and at the end of each branch.
+        drop_path: probability that a sequence skips a branch of the last block in training; that of the others is
+            smaller in proportion to their depth.
         tied: whether the head of a language model has the weights of the embedding (Press and Wolf, 2017).
         padding: token to which a classifier does not attend; None: there is none.
 
@@ -65,6 +69,7 @@ class Transformer(nn.Module):
         heads: int = 4,
         context: int | None = None,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
         tied: bool = False,
         padding: int | None = None,
     ) -> None:
@@ -82,7 +87,8 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(vocabulary, width)
         self.position = nn.Embedding(self.context, width)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, self.causal) for _ in range(depth))
+        rates = [drop_path * (index + 1) / depth for index in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, self.causal, rate) for rate in rates)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, outputs, bias=not self.causal)
         self._initialise()
@@ -131,9 +137,10 @@ class Block(nn.Module):
         heads: attention heads.
         dropout: dropout probability at the end of each branch.
         causal: whether a token attends only to itself and those before it.
+        drop_path: probability that a sequence skips a branch in training.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, causal: bool = True) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, causal: bool = True, drop_path: float = 0.0) -> None:
         super().__init__()
         self.heads, self.causal = heads, causal
         self.attention_norm = nn.LayerNorm(width)
@@ -143,11 +150,16 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(width, 4 * width, bias=False)
         self.mlp_out = nn.Linear(4 * width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path) if drop_path else None  # without it no random numbers are drawn
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Transform [batch, length, width] to the same shape; `mask` [batch, 1, 1, length] says what is attended to."""
-        x = x + self.dropout(self.attention_out(self._attend(self.attention_in(self.attention_norm(x)), mask)))
-        return x + self.dropout(self.mlp_out(functional.relu(self.mlp_in(self.mlp_norm(x))).square()))
+        x = x + self._end(self.attention_out(self._attend(self.attention_in(self.attention_norm(x)), mask)))
+        return x + self._end(self.mlp_out(functional.relu(self.mlp_in(self.mlp_norm(x))).square()))
+
+    def _end(self, branch: Tensor) -> Tensor:
+        branch = self.dropout(branch)
+        return branch if self.drop_path is None else self.drop_path(branch)
 
     def _attend(self, projected: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend: queries, keys and values [batch, length, 3 width] to [batch, length, width]."""

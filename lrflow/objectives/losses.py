@@ -119,6 +119,15 @@ class ChosenLoss:
     bytes_per_token: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def smoothed(self) -> bool:
+        """Whether it is cross entropy of smoothed labels."""
+        return self.target == LOSSES["cross_entropy"].target and bool(self.arguments.get("label_smoothing"))
+
+    def unsmoothed(self) -> ChosenLoss:
+        """Return the same loss without label smoothing."""
+        return replace(self, arguments={name: one for name, one in self.arguments.items() if name != "label_smoothing"})
+
+    @property
     def logged(self) -> tuple[str, ...]:
         """The metrics that a plain module logs by itself."""
         return ("loss", *self._of_loss) if self.per_token else LOGGED.get(self.kind, ("loss",))
@@ -126,7 +135,7 @@ class ChosenLoss:
     @property
     def _of_loss(self) -> tuple[str, ...]:
         """The metrics that are computed from the loss over a whole set."""
-        plain = self.target.endswith(".CrossEntropyLoss") and not {"label_smoothing", "weight"} & {*self.arguments}
+        plain = self.target.endswith(".CrossEntropyLoss") and "weight" not in self.arguments
         names = ("perplexity", *(["bits_per_byte"] if self.bytes_per_token else []))
         return names if self.per_token and plain else ()
 

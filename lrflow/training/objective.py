@@ -33,12 +33,13 @@ class Criterion(nn.Module):
         super().__init__()
         self.chosen = chosen
         self.function = _of_torch(chosen) if function is None else function
+        self._unsmoothed = _of_torch(chosen.unsmoothed()) if function is None and chosen.smoothed else None
         if not isinstance(self.function, nn.Module):
             return
         if names := [name for name, _ in self.function.named_parameters()]:
             message = f"has parameters that would have to be trained: {', '.join(names)}"
             raise ConfigError([Problem("model.loss", message, chosen.target, "make it a part of a LightningModule")])
-        for part in self.function.modules():  # class weights come from the config, not from a checkpoint
+        for part in self.modules():  # class weights come from the config, not from a checkpoint
             for name, buffer in [*part.named_buffers(recurse=False)]:
                 part.register_buffer(name, buffer, persistent=False)
 
@@ -48,14 +49,19 @@ class Criterion(nn.Module):
         return cls(chosen_loss(name))
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the mean loss of a batch."""
+        """Return the mean loss of a training batch."""
         output, target = flat(output, target, self.chosen)
         return self.function(output, self._as_needed(output, target))
 
     def add_to(self, mean: MeanMetric, output: Tensor, target: Tensor) -> None:
-        """Add the loss of a batch to its mean over a set, weighted by what torch divides the sum of the batch by."""
+        """Add the loss of a batch to its mean over a set, weighted by what torch divides the sum of the batch by.
+
+        It is the loss without label smoothing, which is for training: of two runs that smooth differently, the losses
+        over a set compare.
+        """
         output, target = flat(output, target, self.chosen)
-        loss, cls = self(output, target), self.chosen.target.rpartition(".")[2]
+        loss = (self._unsmoothed or self.function)(output, self._as_needed(output, target))
+        cls = self.chosen.target.rpartition(".")[2]
         weight = getattr(self.function, "weight", None)
         plain = weight is None and self.chosen.ignored is None
         if plain or cls not in ("CrossEntropyLoss", "NLLLoss") or target.is_floating_point():

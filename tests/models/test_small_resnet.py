@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lrflow.models import Block, ResNet
+from lrflow.models import ResNet
+from lrflow.models.small import Block
 
 
 def test_a_block_starts_as_the_identity() -> None:

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from lrflow.data import DataModule
 from lrflow.data.module import Examples
+from lrflow.models import DropPath
 
 KINDS: dict[str, Callable[[], nn.Module]] = {}
 
@@ -92,6 +93,7 @@ for name, middle in {
     "cumulative_norm": lambda: nn.BatchNorm1d(8, momentum=None),
     "no_statistics": lambda: nn.BatchNorm1d(8, track_running_stats=False),
     "dropout": lambda: nn.Dropout(0.3),
+    "drop_path": lambda: DropPath(0.3),
     "dropout_in_place": lambda: nn.Dropout(0.3, inplace=True),
     "dropout_2d": lambda: nn.Dropout1d(0.3),
     "alpha_dropout": lambda: nn.AlphaDropout(0.3),

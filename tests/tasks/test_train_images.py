@@ -43,7 +43,7 @@ def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
 ) -> None:
     own = [*SHORT, "model=resnet", "model.width=4", "model.blocks=[1]", "data.size=8", "trainer.max_epochs=3",
            "trainer.checkpoint.every=4 steps", "optimizer=sgd", "optimizer.lr=0.1", "augment=[flip_crop,mixup]",
-           "data.sampler=balanced"]  # fmt: skip
+           "data.sampler=balanced", "model.drop_path=0.5"]  # fmt: skip
     assert lrflow(*own, "output=whole").returncode == 0
     monkeypatch.chdir(tmp_path)
     killed(*own, "output=killed", name="step-*.ckpt", number=4, before=False)  # in the middle of the second epoch

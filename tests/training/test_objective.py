@@ -11,6 +11,8 @@ from scipy import stats
 from sklearn import metrics as sk
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.functional import one_hot
+from torchmetrics import MeanMetric
 
 from lrflow.errors import ConfigError
 from lrflow.objectives import LOSSES, ChosenScore, chosen_loss, chosen_score, in_units
@@ -107,11 +109,26 @@ def test_a_weighted_loss_over_a_set_is_that_of_one_batch(more: dict[str, Any]) -
     """A mean of the batches' losses would be another number, since torch divides by the weights of each batch."""
     weights = [0.1, 5.0, 1.0, 2.0, 0.0]
     found = scored({"name": "cross_entropy", "weight": weights, **more}, {"f1": {}}, OUTPUTS, CLASSES)
-    expected = functional.cross_entropy(OUTPUTS, CLASSES, torch.tensor(weights), **more)
+    unsmoothed = {name: value for name, value in more.items() if name != "label_smoothing"}
+    expected = functional.cross_entropy(OUTPUTS, CLASSES, torch.tensor(weights), **unsmoothed)
     assert found["loss"] == pytest.approx(expected.item(), rel=1e-5)
     if more.get("ignore_index") == 1:
         kept = CLASSES != 1
         assert found["accuracy"] == pytest.approx(sk.accuracy_score(CLASSES[kept], OUTPUTS.argmax(1)[kept]))
+
+
+def test_labels_are_smoothed_in_training_alone() -> None:
+    chosen = chosen_loss({"name": "cross_entropy", "label_smoothing": 0.3})
+    criterion, soft = Criterion(chosen), OUTPUTS.detach().flip(0).softmax(1)
+    for targets in (CLASSES, soft):  # the latter as mixup makes them
+        expected = functional.cross_entropy(OUTPUTS, targets, label_smoothing=0.3)
+        assert criterion(OUTPUTS, targets).item() == pytest.approx(expected.item())
+        by_hand = 0.7 * (one_hot(CLASSES, 5) if targets is CLASSES else soft) + 0.3 / 5
+        assert expected.item() == pytest.approx(-(by_hand * OUTPUTS.log_softmax(1)).sum(1).mean().item(), rel=1e-5)
+        mean = MeanMetric()
+        criterion.add_to(mean, OUTPUTS, targets)
+        assert mean.compute().item() == pytest.approx(functional.cross_entropy(OUTPUTS, targets).item())
+    assert not criterion.state_dict()
 
 
 def test_a_batch_of_ignored_targets_has_no_loss() -> None:

@@ -83,7 +83,17 @@ ALONE = {
 }
 #: Those whose state is their class's or their Python module's.
 SHARED = ("class_counter", "global_counter", "global_generator", "mode_counter", "counted_method")
-FAST = ("dropout", "batch_norm", "frozen_norm", "padding", "unused", "assigned_buffer", "gradient_hook", "counter")
+FAST = (
+    "dropout",
+    "drop_path",
+    "batch_norm",
+    "frozen_norm",
+    "padding",
+    "unused",
+    "assigned_buffer",
+    "gradient_hook",
+    "counter",
+)
 
 
 @pytest.fixture(autouse=True)
