@@ -181,7 +181,8 @@ def _facts(sweep: SweepResults, analyses: Sequence[Analysis]) -> list[Fact]:
 
 def _legend(analysis: Analysis) -> str:
     """Return the meaning of the marks in the figure of the metric against the LR."""
-    sentences = ["Dots: trials. Star: the best LR. Thick line: the basin, where the metric is only slightly worse."]
+    dots = "runs" if analysis.sweep.has_repeats else "trials"
+    sentences = [f"Dots: {dots}. Star: the best LR. Thick line: the basin, where the metric is only slightly worse."]
     if any(point.error > 0 for curve in analysis.curves for point in curve.points):
         sentences.append("Bars: the standard error of a mean over several runs.")
     if any(point.diverged for curve in analysis.curves for point in curve.points):

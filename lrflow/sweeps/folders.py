@@ -70,7 +70,7 @@ def read_sweep(
     ]
     count = own.get("repeats", 1)
     if isinstance(count, int) and count > 1:
-        trials = [_repeated(runs, count, ranks) for runs in _by_trial(trials, count)]
+        trials = _by_trial(trials, count)
         swept = [key for key in swept if key != "seed"]
     if record.get("ended"):
         warnings.append(str(record["ended"]))
@@ -152,19 +152,26 @@ def _trial(
     )
 
 
-def _by_trial(runs: Sequence[TrialResult], count: int) -> list[list[TrialResult]]:
-    """Return the runs of each trial of a sweep; run r of trial n is job `n * count + r`."""
+def _by_trial(runs: Sequence[TrialResult], count: int) -> list[TrialResult]:
+    """Return the trials of a sweep; run r of trial n is job `n * count + r`, unless a dead machine had begun it."""
+    records: dict[int, dict[str, Any]] = {}
+    owners: dict[str, int] = {}
+    for path in [run.folder / TRIAL_RECORD for run in runs]:
+        record = read_json(path, dict) if path.exists() else {}
+        if isinstance(number := record.get("trial"), int):
+            records[number] = record
+            listed = made if isinstance(made := record.get("runs"), list) else []
+            owners |= {str(each.get("folder")): number for each in listed if isinstance(each, dict)}
     found: dict[int, list[TrialResult]] = {}
     for run in runs:
-        found.setdefault(run.number // count, []).append(run)
-    return list(found.values())
+        found.setdefault(owners.get(run.folder.name, run.number // count), []).append(run)
+    return [_repeated(number, found[number], count, records.get(number, {})) for number in sorted(found)]
 
 
-def _repeated(runs: Sequence[TrialResult], count: int, ranks: bool) -> TrialResult:
+def _repeated(number: int, runs: Sequence[TrialResult], count: int, record: Mapping[str, Any]) -> TrialResult:
     """Return a trial of its runs, by the rules of the sweep that made it."""
-    number = runs[0].number // count
+    ranks = runs[0].ranks
     ended = {run.number % count: _outcome_of(run) for run in runs if run.status not in ("unfinished", "stopped")}
-    record = read_json(runs[0].folder / TRIAL_RECORD, dict) if (runs[0].folder / TRIAL_RECORD).exists() else {}
     outcome = combined(ended, count, ranks, last=bool(record))
     given = {key: value for key, value in runs[0].given.items() if key != "seed"}
     numbered = tuple(replace(run, number=number) for run in runs)

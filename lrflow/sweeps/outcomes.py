@@ -61,7 +61,7 @@ def record_outcome(
     if outcome.reason:
         trial.set_user_attr("error", outcome.reason)
     if outcome.runs:
-        _write_trial(outcome, rank_ended_early)
+        _write_trial(trial.number, outcome, rank_ended_early)
         found = {name: each for name, each in spreads(outcome.runs, rank_ended_early).items() if each.count > 1}
         trial.set_user_attr("counted", sum(is_ranked_run(run, rank_ended_early) for run in outcome.runs))
         trial.set_user_attr("std", {name: each.std for name, each in found.items() if math.isfinite(each.std)})
@@ -76,7 +76,7 @@ def record_outcome(
         raise outcome.error
 
 
-def _write_trial(outcome: Outcome, rank_ended_early: bool) -> None:
+def _write_trial(number: int, outcome: Outcome, rank_ended_early: bool) -> None:
     """Write how a trial of several runs ended into the folder of its first run: means, spreads, and its runs."""
     folder = outcome.runs[0].folder
     if folder is None or not folder.exists():
@@ -87,7 +87,7 @@ def _write_trial(outcome: Outcome, rank_ended_early: bool) -> None:
         for run in outcome.runs
     ]
     spread = {name: {"std": each.std, "stderr": each.error, "runs": each.count} for name, each in found.items()}
-    write_json(folder / TRIAL_RECORD, outcome.summary(spread=spread, runs=runs))
+    write_json(folder / TRIAL_RECORD, {"trial": number, **outcome.summary(spread=spread, runs=runs)})
 
 
 def was_stopped(outcome: Outcome) -> bool:
@@ -109,7 +109,7 @@ def record_run(trial: optuna.Trial, repeat: int, job: int, outcome: Outcome) -> 
     trial.set_user_attr(f"{_RUN}{repeat}", content)
 
 
-def recorded_runs(trial: FrozenTrial, folder: Path) -> dict[int, Outcome]:
+def recorded_runs(trial: FrozenTrial | optuna.Trial, folder: Path) -> dict[int, Outcome]:
     """Return how the runs of a trial ended, by the number of the repeat, as its study has recorded it.
 
     Args:

@@ -56,6 +56,7 @@ class Trials:
         self._names = [each.name for each in settings.objectives]
         self._is_shared = is_database(settings.storage)
         self._lock = threading.Lock()  # the sampler draws one trial at a time, from the outcomes of those before
+        self._changed = threading.Condition(self._lock)  # notified when a run has ended
         self._open: dict[int, OpenTrial] = {}
         self._claimed: set[int] = set()  # trials that this process opens or has opened
         self.closed = False  # whether claims are refused
@@ -99,7 +100,7 @@ class Trials:
                     self._look_at(number, runs)
                 batch += self._next(count, trials, draw=not dead)  # samplers learn from those that have ended
                 self._update_progress()
-            if not dead:
+            if not (batch or dead or self._waits()):
                 break
         return batch
 
@@ -117,6 +118,7 @@ class Trials:
                 found = self._open[pending.trial.number]
                 found.running.discard(pending.repeat)
                 found.lost.add(pending.repeat)
+            self._changed.notify_all()
 
     def record(self, jobs: Sequence[PendingRun], outcomes: Sequence[Outcome]) -> None:
         """Record the outcomes of runs.
@@ -135,8 +137,18 @@ class Trials:
                     found.lost.add(pending.repeat)
                 else:
                     self._end(found, pending.repeat, outcome)
+            self._changed.notify_all()
         if stopped:
             raise stopped
+
+    def _waits(self) -> bool:
+        """Wait until a run ends on which further runs of its trial depend; return whether there was one."""
+        with self._changed:
+            trials = self._open.values()
+            if self.closed or not any(found.running and found.open_runs(self._repeats) for found in trials):
+                return False
+            self._changed.wait(1.0)
+        return True
 
     def are_left(self) -> bool:
         """Whether any trial has not ended or was not drawn."""
@@ -234,7 +246,8 @@ class Trials:
         if len(begun) >= self._n_trials or not self._may_begin():
             return False
         with quiet_optuna():
-            self._opened(self._study.ask())
+            trial = self._study.ask()
+            self._opened(trial, recorded_runs(trial, self._folder))  # one that a dead machine began has some
         return True
 
     def _opened(self, trial: optuna.Trial, ended: Mapping[int, Outcome] | None = None) -> OpenTrial:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -186,8 +190,8 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize("at", [3, 4])
-def test_a_sweep_killed_between_repeats_makes_exactly_the_missing_runs(at: int, objective, here) -> None:
+def test_a_sweep_killed_between_repeats_makes_exactly_the_missing_runs(objective, here) -> None:
+    at = 4
     words = [LR, "sweep.n_trials=3", "sweep.sampler=random", "sweep.repeats=3", "hydra.sweep.dir=killed"]
     script = [sys.executable, "-c", textwrap.dedent(KILLED), str(at), "-m", *words]
     assert subprocess.run(script, capture_output=True, timeout=120).returncode == -signal.SIGKILL
@@ -209,6 +213,33 @@ def test_a_lost_journal_repeats_no_run(objective, here) -> None:
     assert main(["-m", "sweep.resume=swept"]) == 0
     assert ran_as(ran) == [(1, 1, 3)]
     assert [trial.state.name for trial in trials_of(here / "swept")] == ["COMPLETE"] * 3
+
+
+def test_another_machine_makes_the_missing_runs_of_a_dead_one(objective, here, monkeypatch) -> None:
+    def run(config: Config) -> float:
+        if config.run_folder.name == "1":
+            raise KeyboardInterrupt
+        return noisy(config)
+
+    words = ["-m", LR, "sweep.storage=sqlite:///trials.db", "sweep.study=one", "sweep.sampler=random"]
+    words += ["sweep.repeats=2", "sweep.n_trials=2", "hydra.sweep.dir=swept"]
+    with monkeypatch.context() as away:
+        away.setattr(socket, "gethostname", lambda: "another")
+        objective(recording(run))
+        assert main(words) == 130
+    with closing(sqlite3.connect(here / "trials.db")) as database, database:
+        assert database.execute("update trial_heartbeats set heartbeat = datetime('now', '-121 seconds')").rowcount
+    ran = objective(recording())
+    assert main(["-m", "sweep.resume=swept"]) == 0
+    assert ran_as(ran) == [
+        (1, 1, 3),
+        (2, 0, 4),
+        (2, 1, 5),
+    ]  # the first run of trial 0 is that of trial 1, its successor
+    trials = read_sweep(here / "swept").trials
+    known = [(trial.number, [run.folder.name for run in trial.runs], trial.status) for trial in trials]
+    assert (1, ["0", "3"], "finished") in known
+    assert (2, ["4", "5"], "finished") in known
 
 
 class Clock:
@@ -261,6 +292,17 @@ def test_processes_that_run_a_sweep_at_once_share_its_budget(here, clock: Clock)
     assert (one.spent, other.spent) == (1200, 1200)
     clock.now += 9000
     assert budget.Budget("1 h", study, here).spent == 1200
+
+
+def test_a_killed_process_counts_until_its_last_write(here, clock: Clock) -> None:
+    study = optuna.create_study()
+    budget.Budget("1 h", study, here)  # killed before it could record more
+    metrics = here / "0/metrics.csv"
+    metrics.parent.mkdir()
+    metrics.touch()
+    os.utime(metrics, (clock.now + 500, clock.now + 500))
+    clock.now += 9000
+    assert budget.Budget("1 h", study, here).spent == 500
 
 
 @pytest.mark.parametrize(

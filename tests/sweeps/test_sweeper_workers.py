@@ -139,6 +139,25 @@ def test_a_free_worker_claims_the_next_trial_at_once(sweep) -> None:
     assert len(launcher.threads) == 2
 
 
+def test_workers_share_the_runs_of_a_trial(sweep) -> None:
+    both, first = threading.Barrier(2), threading.Event()
+
+    def run(number: int) -> float:
+        if number:
+            assert first.is_set(), "its first run may be pruned"
+            both.wait(TIMEOUT)
+        else:
+            time.sleep(0.1)
+            first.set()
+        return 1.0
+
+    swept, launcher = sweep(run, 2, n_trials=1, repeats=3, pruner="median", metric="val/loss", mode="min")
+    swept.run()
+    assert sorted(launcher.launched) == [0, 1, 2]
+    assert len(launcher.threads) == 2
+    assert states(swept) == ["COMPLETE"]
+
+
 def test_a_single_worker_uses_the_main_thread(sweep) -> None:
     swept, launcher = sweep(lambda number: 1.0, 1)
     swept.run()
