@@ -359,3 +359,22 @@ def test_a_run_that_is_not_there_has_the_nearest_spelling(tmp_path: Path) -> Non
         with pytest.raises(ConfigError, match="expected `last`") as raised:
             find_checkpoint(wanted, tmp_path, key)
         assert raised.value.problems[0].hint == (near and f"did you mean {near}?"), wanted
+
+
+def test_the_last_run_is_an_older_one_where_the_newest_has_no_checkpoint(
+    python: Start, lrflow: Run, tmp_path: Path
+) -> None:
+    short = ("trainer.max_steps=4", "trainer.checkpoint.every=2", "trainer.progress=false")
+    assert lrflow(*short, "name=older").returncode == 0
+    (older,) = (tmp_path / "outputs").iterdir()
+    assert "is newer" not in lrflow("resume=last").stderr
+    long = ("trainer.max_epochs=1000", "trainer.log_every=1", "trainer.checkpoint.every=1000 epochs", "name=newer")
+    process = python("-m", "lrflow", *long, cwd=tmp_path)
+    begun = lambda: any(path.stat().st_size for path in tmp_path.glob("outputs/*newer/metrics.csv"))  # noqa: E731
+    assert process.interrupt(signal.SIGKILL, begun) == -signal.SIGKILL
+    (newer,) = (tmp_path / "outputs").glob("*newer")
+    for words, key in ((["resume=last"], "resume"), (["task=evaluate"], "task.from")):
+        done = lrflow(*words)
+        assert done.returncode == 0, done.stderr
+        message = f"{key}=last is {older.relative_to(tmp_path)}; {newer.relative_to(tmp_path)} is newer, but has no"
+        assert done.stderr.count(message) == 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lrflow.config.overrides import Override, read_overrides
 from lrflow.config.restart import Decision, Job, is_finished
+from lrflow.config.saved import warn_of_newer_run
 from lrflow.config.validation import AUTO
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.launch import check_port, is_first_here, is_one_of_several
@@ -104,6 +105,8 @@ def _continued(job: Job, quiet: bool) -> Decision:
 def _named(source: str, output: Path) -> Decision:
     """Return what `resume=` names."""
     checkpoint = find_checkpoint(source, output, "resume")
+    if source == "last":
+        warn_of_newer_run(checkpoint, output, "resume")
     return Decision(str(RunFolder.of(checkpoint).path) if source == "last" else source, checkpoint)
 
 

@@ -178,6 +178,8 @@ def pinned(overrides: Sequence[Override]) -> list[Override]:
     key, source = found
     rest = [override for override in overrides if override.key not in ("resume.from", "task.from")]
     checkpoint = _checkpoint(overrides, key, source)
+    if source == "last":
+        warn_of_newer_run(checkpoint, _output(overrides), _typed_key(key))
     if key == "resume.from" and not Path(source).is_file():  # which of its checkpoints is whole is known later
         return [*rest, Override.path(key, RunFolder.of(checkpoint).path)]
     return [*rest, Override.path(key, checkpoint)]
@@ -360,8 +362,22 @@ def _path(override: Override) -> str:
 
 
 def _checkpoint(overrides: Sequence[Override], key: str, source: str) -> Path:
-    output = next((override.plain for override in overrides if override.key == "output"), OUTPUT)
-    return find_checkpoint(source, Path(output), _typed_key(key))
+    return find_checkpoint(source, _output(overrides), _typed_key(key))
+
+
+def _output(overrides: Sequence[Override]) -> Path:
+    return Path(next((override.plain for override in overrides if override.key == "output"), OUTPUT))
+
+
+def warn_of_newer_run(checkpoint: Path, output: Path, key: str) -> None:
+    """Warn if a run began after the newest checkpoint, for which `KEY=last` stands, and has none of its own."""
+    plans = [path for way in ("*", "sweeps/*/*") for path in output.glob(f"{way}/plan.json")]
+    configs = [RunFolder(plan.parent).config for plan in plans if not checkpoints_in(plan.parent / "checkpoints")]
+    began = {path.parent: path.stat().st_mtime for path in configs if is_file(path)}  # task=plan writes none
+    newest = max(began, key=began.__getitem__, default=None)
+    if newest and began[newest] > checkpoint.stat().st_mtime:
+        taken = RunFolder.of(checkpoint).path
+        log.warning("%s=last is %s; %s is newer, but has no checkpoint to continue from", key, taken, newest)
 
 
 def _typed_key(key: str) -> str:

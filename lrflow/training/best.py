@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Kept:
 
 
 class Best:
-    """The best checkpoints of a run by a metric. Only those that were written count.
+    """The best checkpoints of a run by a metric. Only those whose checkpoint was written count.
 
     Args:
         path: path of `best.ckpt`, a copy of the very best.
@@ -58,7 +59,8 @@ class Best:
         self._pattern = NamePattern.parse(DEFAULT) if pattern is None and count > 1 else pattern
         self.missing: Problem | None = None
         self._kept: list[Kept] = []  # the best first, with the one that is being saved
-        self._written: list[Kept] = []
+        self._earlier: list[Kept] = []  # without that one
+        self._written: list[Kept] = []  # those with a file of their own
         self._candidate: tuple[float, Mapping[str, float]] | None = None  # a validation that is not saved yet
         self._unwritten: tuple[int, tuple[float, Mapping[str, float]]] | None = None  # one that failed to write
         self._claimed: tuple[float, Mapping[str, float]] | None = None
@@ -165,6 +167,7 @@ class Best:
         if not (best and self._candidate and self._metric):
             return False
         self._claimed, self._candidate = self._candidate, None
+        self._earlier = list(self._kept)
         value, fields = self._claimed
         new = Kept(value, step, self._file(step, fields))
         sign = self._metric.sign
@@ -181,43 +184,48 @@ class Best:
         return f"{name}{SUFFIX}"
 
     def give_up(self, failed: bool = False) -> None:
-        """Return to the best that are written; the next one that beats them becomes one of them.
+        """Return to the best before the one that was claimed; the next one that beats them becomes one of them.
 
         Args:
             failed: whether the checkpoint could not be written, so that it is tried again at the same step.
         """
-        new = self._new()
+        new = next((kept for kept in self._kept if kept not in self._earlier), None)
         if failed and new and new.step is not None and self._claimed:
             self._unwritten = new.step, self._claimed
-        self._kept = list(self._written)
+        self._kept = list(self._earlier)
 
-    def _new(self) -> Kept | None:
-        return next((kept for kept in self._kept if kept not in self._written), None)
+    @property
+    def sources(self) -> set[int | None]:
+        """Steps of the checkpoints that are among the best and have no copy yet: they must not be deleted."""
+        return {kept.step for kept in self._kept if kept not in self._written}
 
-    def write(self, source: Path, spare: Callable[[], Sequence[Path]]) -> None:
-        """Copy the checkpoint that was claimed, and delete the one that is no longer among the best.
+    def write(self, newest: Path, spare: Callable[[], Sequence[Path]]) -> None:
+        """Copy the checkpoints that became the best, and delete the files of those that no longer are.
 
-        If that fails, the earlier ones stay and a warning says so.
+        If a copy fails, a warning says so, the earlier files stay, and the next call tries again. By then its source is
+        no longer the newest checkpoint and can become `best.ckpt` itself, which takes no space.
 
         Args:
-            source: the checkpoint.
+            newest: the checkpoint that was saved last, in the folder of all sources.
             spare: returns the checkpoints that may be deleted where there is no space.
         """
-        new = self._new()
-        if new is None:
-            return
-        copies = [self.path.with_name(new.file)] if new.file else []
-        copies += [self.path] if new == self._kept[0] else []
-        if all(self._copy(source, path, spare) for path in copies):
-            files = {kept.file for kept in self._kept}
-            for old in self._written:
-                if old.file and old.file not in files:
-                    self.path.with_name(old.file).unlink(missing_ok=True)
-            self._unwritten, self._written = None, list(self._kept)
-        else:
-            if new.file and new.file not in {kept.file for kept in self._written}:
-                self.path.with_name(new.file).unlink(missing_ok=True)
-            self.give_up()
+        for new in [kept for kept in self._kept if kept not in self._written]:
+            source = newest.with_name(name_of_step(new.step or 0))
+            copies = [self.path.with_name(new.file)] if new.file else []
+            copies += [self.path] if new == self._kept[0] else []
+            if not source.exists():
+                self._kept.remove(new)
+                continue
+            if not all(self._copy(source, path, spare) for path in copies):
+                if new.file or source == newest:
+                    return
+                os.replace(source, self.path)
+            self._written.append(new)
+        files = {kept.file for kept in self._kept}
+        for old in self._written:
+            if old.file and old.file not in files:
+                self.path.with_name(old.file).unlink(missing_ok=True)
+        self._unwritten, self._written = None, list(self._kept)
 
     def restore(self, source: Path | None) -> None:
         """Make the files of the best checkpoints again where a killed process left others or none.

@@ -359,22 +359,23 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
                 set_aside(broken)
         if self._keep is not None:
             for old in checkpoints_in(self.folder)[: -self._keep]:
-                if step_of(old) != self._finite_step:
+                if step_of(old) not in {self._finite_step, *self._best.sources}:
                     old.unlink(missing_ok=True)
         remove_parts(self.folder)
-        if self._saves_best:
+        if self._saves_best or self._best.sources:
             self._best.write(path, self._spare)
 
     def _spare(self) -> list[Path]:
         """Return the checkpoints that may go where the disk is full, the oldest first: those before the newest whole.
 
-        The last finite one stays, and so does every one if all are to be kept.
+        The last finite one and the only copies of the best stay, and so does every one if all are to be kept.
         """
         saved, broken = checkpoints_in(self.folder), sorted(self.folder.glob("*.broken-*"))
         newest = newest_undamaged(saved)
         if self._keep is None or newest is None:
             return broken
-        return [*broken, *(path for path in saved[: saved.index(newest)] if step_of(path) != self._finite_step)]
+        needed = {self._finite_step, *self._best.sources}
+        return [*broken, *(path for path in saved[: saved.index(newest)] if step_of(path) not in needed)]
 
 
 def _end(trainer: pl.Trainer) -> dict[str, Any] | None:

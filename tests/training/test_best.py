@@ -74,7 +74,10 @@ def test_a_damaged_checkpoint_is_no_source(best: Best) -> None:
     assert not best.path.exists()
 
 
-def test_an_earlier_one_stays_where_there_is_no_space(best: Best, caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_full", [False, True])
+def test_an_earlier_one_stays_where_there_is_no_space(
+    is_full: bool, best: Best, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -83,16 +86,17 @@ def test_an_earlier_one_stays_where_there_is_no_space(best: Best, caplog: Any, m
     assert validated(best, 0.5)
     assert best.claim(4, best=True)
     spare = [save(best.path.with_name("2.ckpt"), 2)]
-    source = save(best.path.with_name("4.ckpt"), 4)
+    source = save(best.path.with_name("step-0000004.ckpt"), 4)
     monkeypatch.setattr(module, "copy_whole", full)
     best.write(source, lambda: spare)
-    assert (best.value, best.step, step_in(best.path)) == (0.7, 2, 2)
+    assert (best.value, best.step, step_in(best.path), best.sources) == (0.5, 4, 2, {4})
     assert not spare[0].exists(), "it made room, in vain"
-    monkeypatch.undo()
-    assert validated(best, 0.5)
-    assert best.claim(4, best=True)
-    best.write(source, list)
-    assert (best.value, best.step, step_in(best.path)) == (0.5, 4, 4)
+    later = save(best.path.with_name("step-0000006.ckpt"), 6)
+    if not is_full:
+        monkeypatch.undo()
+    best.write(later, list)
+    assert (best.value, best.step, step_in(best.path), best.sources) == (0.5, 4, 4, set())
+    assert source.exists() == (not is_full), "where there is still no space, it becomes the best itself"
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from lrflow.errors import LrflowError, SettingError, StoppedError
 from lrflow.metric import Metric
 from lrflow.schedules import Constant, Horizon, Schedule
 from lrflow.training import Checkpoints
+from lrflow.training import best as best_checkpoints
 from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.monitor import Monitor
@@ -160,6 +162,17 @@ class TestContent:
         assert run.saved == []
 
 
+def with_losses(run: Any, losses: Sequence[float]) -> None:
+    """Let the validations of a run have these losses."""
+    improves, values = run.checkpoints.improves, iter(losses)
+
+    def with_loss(trainer: Any) -> bool:
+        given = {"callback_metrics": {"val/loss": next(values)}, "progress_bar_metrics": {}, "is_global_zero": True}
+        return improves(SimpleNamespace(strategy=trainer.strategy, fit_loop=trainer.fit_loop, **given))
+
+    run.checkpoints.improves = with_loss
+
+
 class TestNotWritten:
     def test_a_temporarily_full_disk(self, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         run = train(tmp_path, callbacks=[FullDisk(tmp_path, 14)])
@@ -176,16 +189,8 @@ class TestNotWritten:
     def test_only_written_checkpoints_count_for_the_best(
         self, full: tuple[int, ...], losses: tuple[float, ...], best: int, prepare: Any, tmp_path: Path
     ) -> None:
-        values = iter(losses)
-
         run = prepare(tmp_path, callbacks=[FullDisk(tmp_path, *full)])
-        improves = run.checkpoints.improves
-
-        def with_loss(trainer: Any) -> bool:
-            given = {"callback_metrics": {"val/loss": next(values)}, "progress_bar_metrics": {}, "is_global_zero": True}
-            return improves(SimpleNamespace(strategy=trainer.strategy, fit_loop=trainer.fit_loop, **given))
-
-        run.checkpoints.improves = with_loss
+        with_losses(run, losses)
         run.fit()
         assert read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == best
         assert run.checkpoints.best == losses[best // 7 - 1]
@@ -201,6 +206,24 @@ class TestNotWritten:
         values = [float(row["val/loss"]) for row in run.rows() if row["val/loss"]]
         assert values[-1] == min(values)
         assert read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == 21
+
+    @pytest.mark.parametrize("copies", [[False, True], [False, False, False]])
+    def test_the_only_copy_of_the_best_stays_where_there_is_no_space(
+        self, copies: list[bool], prepare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        left, copy = iter(copies), best_checkpoints.copy_whole
+
+        def copying(source: Path, path: Path) -> Path:
+            if next(left, False):
+                return copy(source, path)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(best_checkpoints, "copy_whole", copying)
+        run = prepare(tmp_path, keep=1)
+        with_losses(run, (1.0, 2.0, 3.0))
+        run.fit()
+        assert read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == 7
+        assert steps(run) == [21]
 
     def test_a_full_disk_at_the_end(self, prepare: Any, tmp_path: Path) -> None:
         run = prepare(tmp_path, callbacks=[FullDisk(tmp_path, 14, 21)])
