@@ -22,6 +22,7 @@ import os
 import random
 import signal
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 HOME = Path(__file__).parents[1]
+LICENSE = Path(sysconfig.get_paths()["stdlib"]) / "LICENSE.txt"
 sys.path.insert(0, str(HOME / "tests" / "support"))
 
 BASE = (
@@ -88,6 +90,18 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
         "optimizer.every=2",
         "+optimizer.routes.other={_target_: torch.optim.SGD, lr: 0.05, momentum: 0.9}",
         "layers={rules: [{name: other, match: 'discriminator.*', route: other}, {name: generator, match: '*'}]}",
+    ),
+    "texts": (
+        "data=text",
+        f"data.file={LICENSE}",
+        "data.tokenizer=bpe",
+        "data.vocabulary=300",
+        "data.length=16",
+        "data.batch_size=4",
+        "model=transformer",
+        "model.width=16",
+        "model.depth=1",
+        "model.dropout=0.1",
     ),
     "accumulation": (
         *SMALL,

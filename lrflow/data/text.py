@@ -281,6 +281,19 @@ class Sequences(Dataset[Any]):
         self.tokens, self.starts, self.rows = prepared.tokens, prepared.starts, rows
         self.length = prepared.layout["length"]
         self.shifted = len(self.starts) > 0
+        self._open()
+
+    def _open(self) -> None:
+        """Make what reads the sequences; it is kept, since making it takes longer than reading a batch."""
+        read = np.lib.stride_tricks.sliding_window_view(self.tokens, self.length + 1) if self.shifted else self.tokens
+        self._at = read.__getitem__
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_at"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -298,10 +311,7 @@ class Sequences(Dataset[Any]):
     def fetch(self, rows: np.ndarray) -> Tensor:
         """Return the tokens of these of the sequences, int64 [rows, length]; [rows, length + 1] with targets."""
         chosen = self.rows[rows]
-        if self.shifted:
-            windows = np.lib.stride_tricks.sliding_window_view(self.tokens, self.length + 1)
-            return torch.from_numpy(windows[self.starts[chosen]].astype(np.int64))
-        return torch.from_numpy(self.tokens[chosen].astype(np.int64))
+        return torch.from_numpy(self._at(self.starts[chosen] if self.shifted else chosen).astype(np.int64))
 
 
 class TokenSet(Dataset[Any]):

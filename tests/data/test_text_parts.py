@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ def test_the_targets_of_a_sequence_are_its_tokens_shifted_by_one(documents: Path
     assert inputs[:, 1:].equal(targets[:, :-1])
     following = data.train_set[1][0]
     assert targets[1, -1] == following[0]
+    copy = pickle.loads(pickle.dumps(data.train_set))  # as a worker process gets it
+    assert copy.__getitems__([3, 0])[1].equal(targets)
 
 
 def test_the_end_of_a_single_document_is_held_out() -> None:
