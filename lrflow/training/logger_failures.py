@@ -18,8 +18,8 @@ _METHODS = ("log_metrics", "log_rows", "log_hyperparams", "log_graph", "describe
             "after_save_checkpoint", "finalize")  # fmt: skip
 """Methods that Lightning and lrflow call during a run."""
 
-_PAUSE = 10
-"""Pause after a failure, as a multiple of the time that the failed call took."""
+_PAUSE, _LONG = 10, 0.1
+"""Pause after a failure, as a multiple of the time that the failed call took, and the seconds from which it counts."""
 
 
 class Failures:
@@ -58,13 +58,14 @@ class Failures:
         except LrflowError:
             raise
         except Exception as error:  # loggers raise any
+            took = time.monotonic() - start
             self.count += 1
             if self.count == 1:
                 later = "the values are logged later" if self.keeps else "training goes on"
                 reason = str(error).partition("\n")[0] or type(error).__name__
                 log.warning("%s: cannot log: %s; %s", self.name, reason, later)
-            end = time.monotonic()
-            self._until = end + _PAUSE * (end - start)
+            if took > _LONG:
+                self._until = time.monotonic() + _PAUSE * took
             return False
         return True
 

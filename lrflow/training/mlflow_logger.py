@@ -46,7 +46,7 @@ class MLflowLogger(Dashboard):
     def __init__(self, folder: Path, run_id: str, about: About, settings: Mapping[str, Any]) -> None:
         super().__init__(folder, run_id, about)
         given = settings.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
-        self.tracking_uri = given or f"sqlite:///{LOCAL}"
+        self.tracking_uri = given or f"sqlite:///{Path(LOCAL).resolve()}"
         self._settings = settings
         self._client: Any = None
         self._id = ""
