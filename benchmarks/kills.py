@@ -123,6 +123,17 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
         "data.facts={shape: [64], outputs: 10, loss: cross_entropy}",
     ),
     "bf16": (*SMALL, "trainer.precision=bf16-mixed"),
+    "shards, two workers": (
+        *SMALL,
+        "data=stream",
+        "data.shards=../shards",
+        "data.mode=L",
+        "data.size=8",
+        "data.shuffle=200",
+        "data.shards_at_once=2",
+        "data.test_size=10%",
+        "data.loader.num_workers=2",
+    ),
     "two workers": (*SMALL, "data.loader.num_workers=2"),
     "unfreezing": ("layers=gradual_unfreezing", "layers.every=15 steps", "model.widths=[16, 16]"),
     "one cycle, sharpness": (*SMALL, "schedule=one_cycle", "optimizer=momentum", "sharpness.every=20"),
@@ -270,6 +281,8 @@ def measure(words: Sequence[str], kills: int, draw: random.Random, root: Path) -
     words = _merged(words)
     whole = root / "whole"
     whole.mkdir(parents=True)
+    if "data=stream" in words:
+        importlib.import_module("shards").digit_shards(root / "shards", 600, 5)  # tests/support/shards.py
     started = time.monotonic()
     first: list[float] = []
 

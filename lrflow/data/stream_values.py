@@ -100,22 +100,26 @@ class Reader:
             ValueError: it cannot be read; the message says why.
             ExampleError: the shard is gone.
         """
-        if self._process != os.getpid():  # files that were opened before a fork have one position in both processes
-            self._kept, self._process = OrderedDict(), os.getpid()
         path = places.paths[places.shard[row]]
         first, second = places.place[row].tolist()
-        try:
-            if isinstance(self.source, File):
+        if isinstance(self.source, File):
+            try:
                 return self._of_tar(path, first, second)
-            group = self._cached((path, first), self._held)
-            value = group[second]
-        except OSError as error:
-            raise ExampleError(f"{path} cannot be read any more: {error.strerror or error}") from error
+            except OSError as error:
+                raise ExampleError(f"{path} cannot be read any more: {error.strerror or error}") from error
+        value = self.group(path, first)[second]
         if self.source.kind == "array":
             return value
         if (content := value.as_py()) is None:
             raise ValueError("is null")
         return content
+
+    def group(self, path: str, number: int) -> Any:
+        """Return the inputs of a row group of a Parquet file; to index those of one that cannot be read raises."""
+        try:
+            return self._cached((path, number), self._held)
+        except OSError as error:
+            raise ExampleError(f"{path} cannot be read any more: {error.strerror or error}") from error
 
     def _of_tar(self, path: str, offset: int, size: int) -> Any:
         assert isinstance(self.source, File)
@@ -135,6 +139,8 @@ class Reader:
 
     def _cached(self, key: Any, most: int) -> Any:
         """Return an open file, or the inputs of a row group; those that were used last are kept."""
+        if self._process != os.getpid():  # files that were opened before a fork have one position in both processes
+            self._kept, self._process = OrderedDict(), os.getpid()
         if key in self._kept:
             self._kept.move_to_end(key)
             found = self._kept[key]
@@ -225,9 +231,39 @@ def read_some(
     """
     found = np.empty((len(rows), *of.shape), of.dtype)
     wrong: dict[int, str] = {}
-    for place, row in enumerate(rows):
+    if isinstance(reader.source, Columns) and of.form is None:
+        rest = _read_groups(reader, places, np.asarray(rows), of, found)
+    else:
+        rest = list(enumerate(rows))
+    for place, row in rest:
         try:
             found[place] = reader.read(places, int(row), of)
         except ValueError as error:
             wrong[place] = str(error)
     return found, wrong
+
+
+def _read_groups(
+    reader: Reader, places: Places, rows: np.ndarray, of: Input, found: np.ndarray
+) -> list[tuple[int, int]]:
+    """Read rows of numbers, those of a row group at once.
+
+    Args:
+        found: gets their values.
+
+    Returns:
+        The samples that do not fit, as their places in `rows` and their indices; to be read one by one.
+    """
+    keys = places.shard[rows].astype(np.int64) << 32 | places.place[rows, 0]  # of the row groups
+    row = places.place[rows, 1]
+    fits = np.zeros(len(rows), bool)
+    for key in np.unique(keys).tolist():
+        some = np.flatnonzero(keys == key)
+        content = reader.group(places.paths[key >> 32], key & (2**32 - 1))
+        if isinstance(content, np.ndarray) and content.shape[1:] == of.shape and content.dtype.kind in "biuf":
+            if of.dtype == "int64" and content.dtype.kind == "f":
+                continue
+            with np.errstate(over="ignore"):
+                found[some] = content[row[some]]
+            fits[some] = np.isfinite(found[some]).reshape(len(some), -1).all(1)
+    return [(int(place), int(rows[place])) for place in np.flatnonzero(~fits)]
