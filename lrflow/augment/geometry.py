@@ -37,12 +37,11 @@ class FlipCrop(Augmentation):
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
         if self.crop:
             most = [round(self.crop * size) for size in (height, width)]
-            starts = [torch.randint(2 * one + 1, (count, 1), generator=generator) for one in most]
-            rows, columns = (start + torch.arange(size) for start, size in zip(starts, (height, width), strict=True))
+            down, right = (torch.randint(2 * one + 1, (count, 1), generator=generator).squeeze(1) for one in most)
             padded = pad(images, (most[1], most[1], most[0], most[0]))
-            which = torch.arange(count).view(-1, 1, 1)
-            images = padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        return images.contiguous(), targets
+            places = zip(padded, down.tolist(), right.tolist(), strict=True)
+            images = torch.stack([image[:, y : y + height, x : x + width] for image, y, x in places])
+        return images, targets
 
 
 class Erasing(Augmentation):

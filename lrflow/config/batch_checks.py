@@ -9,7 +9,7 @@ from lrflow.config.config import Config
 from lrflow.config.objective import loss_of, outputs_of
 from lrflow.errors import ConfigError, Problem
 from lrflow.limits import outside
-from lrflow.objectives import ChosenLoss, chosen_loss, is_of_torch
+from lrflow.objectives import LANGUAGE_MODEL, ChosenLoss, chosen_loss, is_of_torch
 
 _WITH_COLUMNS = ("lrflow.data.Table", "lrflow.data.Images")
 """Data modules whose weights are a column, `data.weight`."""
@@ -63,6 +63,9 @@ def _check_sampler(config: Config) -> Iterator[Problem]:
     elif weight is not None and data.sampler != "weighted":
         hint = "data.sampler=weighted draws by it; data.columns={NAME: ignore} leaves a column of a table out"
         yield Problem("data.weight", "has no effect without data.sampler=weighted", weight, hint)
+    if data.sampler == "balanced" and getattr(data.facts, "head", None) == LANGUAGE_MODEL:
+        message = "draws all classes equally often, and a language model has none"
+        yield Problem("data.sampler", message, data.sampler, "null")
     if data.sampler == "balanced" and (kind := targets_of_data(config)) and kind.kind == "numbers":
         message = "draws all classes equally often, and the targets of the data are numbers"
         yield Problem("data.sampler", message, data.sampler, "data.sampler=weighted, or null")

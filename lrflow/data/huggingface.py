@@ -230,6 +230,11 @@ class HuggingFace(DataModule):
         return {FILE: about["tokenizer"]["content"]} if about["kind"] == "text" else {}
 
     @property
+    def pixel_moments(self) -> tuple[Sequence[float], Sequence[float]] | None:  # type: ignore[override]
+        """By which pixels from 0 to 1 are scaled to -1 to 1; None: the inputs are no images."""
+        return ([0.5], [0.5]) if self._layout["input"]["kind"] == "image" else None
+
+    @property
     def class_names(self) -> Sequence[str]:
         """The names of the classes; empty for a regression and a language model."""
         return tuple(self._layout["target"]["classes"])

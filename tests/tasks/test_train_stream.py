@@ -46,6 +46,7 @@ def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
            "data.shuffle=150", "data.shards_at_once=2", "data.loader={num_workers: 2, persistent_workers: true}",
            "data.bad_files=skip", "trainer.val_every=8 steps"]  # fmt: skip
     if kind == "tar":
+        own.append("augment=[flip_crop,mixup]")
         shard = tmp_path / "digits/train-001.tar"
         shard.write_bytes(shard.read_bytes().replace(b"\x89PNG", b"\x89QNG", 30).replace(b"\x89QNG", b"\x89PNG", 29))
     assert lrflow(*own, "output=whole").returncode == 0
