@@ -55,6 +55,8 @@ def ineligible_because(config: Config) -> str | None:
         f"trainer.precision={trainer.precision}": str(trainer.precision) not in ("32-true", "32"),
         "it is distributed": trainer.beyond_one_process() is not None,
         "W&B logs one run at a time per process": config.logger.wandb is not None,
+        "Comet logs one run at a time per process": config.logger.comet is not None,
+        "a logger of another package may log one run at a time": bool(config.logger.nodes()),
         "its sweep compares short annealed runs": annealed,
         "task.test=best tests weights of each run": isinstance(config.task, Train) and config.task.test == "best",
     }  # fmt: skip

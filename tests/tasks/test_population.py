@@ -222,6 +222,7 @@ ALONE = {
     "trainer.precision=bf16-mixed": "trainer.precision=bf16-mixed",
     "optimizer.lr=auto": "the LR is found before the run",
     "logger=wandb": "W&B logs one run at a time per process",
+    "logger.x._target_=pytorch_lightning.loggers.CSVLogger": "a logger of another package may log one run at a time",
     "task=plan": "task=plan trains nothing",
 }
 
