@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import importlib.util
+from pathlib import Path, PurePosixPath
 
 from lrflow.errors import ConfigError, Problem, shortened
 from lrflow.files import did_you_mean_path, is_folder
 
+PACKAGE = "package:"
+"""Begins the path of a folder or file in an installed package: `package:NAME/PATH`."""
+
+
+def package_named(path: str) -> str:
+    """Return the package whose folder a path is in; an empty text if it is in none."""
+    return path.removeprefix(PACKAGE).partition("/")[0] if path.startswith(PACKAGE) else ""
+
+
+def located(given: str, key: str) -> Path:
+    """Return the path of a file or folder; `package:NAME/PATH` lies in an installed package, which is not imported.
+
+    Raises:
+        ConfigError: there is no such package, or the path leaves it.
+    """
+    if not given.startswith(PACKAGE):
+        return Path(given).expanduser()
+    name, below = package_named(given), given.removeprefix(PACKAGE).partition("/")[2]
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError([Problem(key, f"there is no package {name!r} with files", given, "install it")])
+    if ".." in PurePosixPath(below).parts:
+        raise ConfigError([Problem(key, "leaves the folder of the package", given)])
+    return Path(next(iter(spec.submodule_search_locations))) / below
+
 
 def is_path(name: str) -> bool:
     """Return whether a name means a folder, and not a repository of the hub such as `google/vit-base-patch16-224`."""
-    return is_folder(Path(name).expanduser()) or name.startswith((".", "/", "~")) or name.count("/") > 1
+    return name.startswith((".", "/", "~", PACKAGE)) or name.count("/") > 1 or is_folder(Path(name).expanduser())
 
 
 def find_file(name: str, file: str, key: str) -> Path:
@@ -19,15 +45,15 @@ def find_file(name: str, file: str, key: str) -> Path:
     `HF_HOME` and `HF_HUB_OFFLINE` count, as in all of Hugging Face's packages.
 
     Args:
-        name: a folder, or a name on the Hugging Face Hub.
+        name: a folder, also `package:NAME/PATH` in an installed package, or a name on the Hugging Face Hub.
         file: its name there, such as `config.json`.
         key: config key of the name.
 
     Raises:
         ConfigError: there is no such folder, or it has no such file; or the hub has none, or cannot be reached.
     """
-    folder = Path(name).expanduser()
     if is_path(name):
+        folder = located(name, key)
         if not is_folder(folder):
             raise ConfigError([Problem(key, "there is no such folder", name, did_you_mean_path(folder))])
         if not (folder / file).is_file():

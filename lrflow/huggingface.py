@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.hub import not_found
+from lrflow.hub import is_path, located, not_found
 from lrflow.layers.groups import nearest_names
 from lrflow.layers.rules import compile_pattern
 
@@ -44,7 +43,8 @@ class HuggingFace(nn.Module):
     (`head.classifier.weight`). A head that the weights do not have is new.
 
     Args:
-        name: a folder that `save_pretrained` wrote, or a name on the Hugging Face Hub; None: `config` describes it.
+        name: a folder that `save_pretrained` wrote, also `package:NAME/PATH` in an installed package, or a name on the
+            Hugging Face Hub; None: `config` describes it.
         head: what the network is for. `sequence_classification`, `token_classification`, `image_classification`,
             `causal_lm` and `masked_lm` are transformers' Auto classes; `mean` is the mean over the tokens of the last
             layer, dropout and a linear layer.
@@ -117,6 +117,9 @@ class HuggingFace(nn.Module):
         self._freeze([frozen] if isinstance(frozen, str) else frozen or [])
         self.train()  # from_pretrained returns it in evaluation mode, in which Lightning would leave it
         self._takes = frozenset(inspect.signature(self._net.forward).parameters)
+        if packed and "position_ids" not in self._takes:
+            message = f"{type(self._net).__name__} takes no positions, so its sentences cannot share a row"
+            raise ConfigError([Problem("model.packed", message, packed, "model.packed=false")])
 
     @property
     def _net(self) -> Any:
@@ -198,10 +201,15 @@ class HuggingFace(nn.Module):
             return cls._from_config(self.config, dtype=dtype, **extra)
         try:
             net, info = cls.from_pretrained(
-                name, config=self.config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **extra
+                str(located(name, "model.name")) if is_path(name) else name,
+                config=self.config,
+                dtype=dtype,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **extra,
             )
         except (OSError, RuntimeError, ValueError) as error:
-            if Path(name).expanduser().is_dir():
+            if is_path(name):
                 reason = str(error).strip().partition("\n")[0]
                 hint = "model.pretrained=false starts with random weights"
                 raise ConfigError(

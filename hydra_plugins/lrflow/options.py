@@ -71,7 +71,7 @@ class LrflowOptions(ConfigSource):
         if (path := _files().get(name)) is None:
             raise ConfigLoadError(f"Config not found : {name}")
         start, content = _read(path, path.stat().st_mtime_ns)
-        of_group = not name.startswith(("recipe/", "fast/on/"))
+        of_group = not name.startswith(("recipe/", "fast/on/", "of_recipe/"))
         header: dict[str, str | None] = self._get_header_dict(start) if of_group else {"package": "_global_"}
         return ConfigResult(self.provider, self.full_path(), copy.deepcopy(content), header)
 

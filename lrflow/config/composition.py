@@ -26,7 +26,7 @@ from lrflow.config.debugging import FAST_DEV_RUN
 from lrflow.config.defaults import check_own_options
 from lrflow.config.hydra_options import adapt_hydra
 from lrflow.config.hydra_section import check_hydra, copied_variable_problem
-from lrflow.config.options import FAST, Catalogue, recipes
+from lrflow.config.options import OF_RECIPES, Catalogue, shipped_files
 from lrflow.config.origins import READ_ERRORS, Source, is_of_digits, is_typed, place, touches
 from lrflow.config.overrides import Override, Overrides, as_typed, expand, read_overrides, typed_keys
 from lrflow.config.saved import Composed, completed, earlier_run, of_this_run, pinned
@@ -180,8 +180,9 @@ def _sources(texts: Sequence[str], config_dir: Path | None) -> list[Source]:
     """Return the recipes and the files of `config_dir` that a composition uses, in its order."""
     loader = GlobalHydra.instance().config_loader()
     defaults = loader.compute_defaults_list(ROOT, list(texts), RunMode.RUN).defaults
-    shipped = {f"recipe/{name}": path for name, path in recipes().items()}
-    shipped |= {f"fast/on/{name}": path.parent / FAST for name, path in recipes().items()}
+    shipped = {
+        name: path for name, path in shipped_files().items() if name.startswith(("recipe/", "fast/on/", OF_RECIPES))
+    }
     sources = []
     for entry in defaults:
         name = str(entry.config_path)

@@ -16,6 +16,7 @@ from lrflow.config.packages import check_parquet, is_installed, missing_package
 from lrflow.config.written_paths import path_problem, stays_inside
 from lrflow.data.splits import HeldOut, is_share
 from lrflow.errors import ConfigError, Problem
+from lrflow.hub import package_named
 from lrflow.limits import is_whole
 from lrflow.objectives import LANGUAGE_MODEL
 
@@ -127,7 +128,7 @@ def _images(node: dict[str, Any]) -> PreparedImages:
 
 def _texts(node: dict[str, Any]) -> PreparedText:
     """Return the texts of a config, read and split."""
-    from lrflow.data.text_options import TextOptions, package_named
+    from lrflow.data.text_options import TextOptions
     from lrflow.data.text_parts import prepare
 
     options = TextOptions.of(node)

@@ -91,7 +91,7 @@ class Catalogue:
         self._options: dict[str, dict[str, Option]] = {group: {} for group in GROUPS}
         for full_name, path in shipped_files().items():
             group, _, name = full_name.partition("/")
-            if name and not full_name.startswith("fast/on/"):
+            if name and not full_name.startswith(("fast/on/", OF_RECIPES)):
                 self._add(Option(group, name, path))
         folders = list(folders)
         if missing := [folder for folder in folders if not is_folder(folder)]:
@@ -148,6 +148,9 @@ def home(name: str) -> Path:
 FAST = "fast.yaml"
 """File in a recipe's folder with the overrides for `fast=true`."""
 
+OF_RECIPES = "of_recipe/"
+"""Begins the names of settings that a recipe has for one option of a group: `of_recipe/data/finetune_text/custom`."""
+
 
 def recipes() -> dict[str, Path]:
     """Return the files of lrflow's recipes by name.
@@ -164,7 +167,8 @@ def recipes() -> dict[str, Path]:
 def shipped_files() -> Mapping[str, Path]:
     """Return the file of every option that comes with lrflow, by group and name: `optimizer/adamw`, `recipe/digits`.
 
-    The smoke versions of the recipes are options of `fast/on`: `fast/on/digits`.
+    The smoke versions of the recipes are options of `fast/on`: `fast/on/digits`. `recipes/NAME/of/GROUP/OPTION.yaml` is
+    `of_recipe/GROUP/NAME/OPTION`, what the recipe sets as long as this option of the group is chosen.
     """
     conf = home("conf")
     groups = sorted(path for path in conf.iterdir() if path.is_dir())
@@ -174,6 +178,9 @@ def shipped_files() -> Mapping[str, Path]:
         files[f"recipe/{name}"] = path
         if (fast := path.parent / FAST).is_file():
             files[f"fast/on/{name}"] = fast
+        for own in sorted(path.parent.glob("of/*/*.yaml")):
+            group = f"{own.parent.name}/on" if own.parent.name.endswith("_fast") else own.parent.name
+            files[f"{OF_RECIPES}{group}/{name}/{own.stem}"] = own
     return MappingProxyType(files)
 
 

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrflow.config.packages import is_installed, missing_package
 from lrflow.errors import ConfigError, Problem
-from lrflow.hub import find_file
+from lrflow.hub import find_file, package_named
 
 HUGGINGFACE = "lrflow.huggingface.HuggingFace"
 
@@ -42,6 +42,8 @@ def fill_architecture(config: DictConfig) -> list[Problem]:
     lacking = [package for package in ("transformers", "peft") if not is_installed(package)]
     if lacking and (node.get("lora") or "transformers" in lacking):
         return [missing_package(lacking[0], "model", "huggingface")]
+    if (package := package_named(name)) and not is_installed(package):
+        return [missing_package(package, "model.name", name)]
     try:
         content = json.loads(find_file(name, "config.json", "model.name").read_text(encoding="utf-8"))
     except ConfigError as error:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import codecs
-import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +16,10 @@ import numpy as np
 from lrflow.data.listing import Listing, Misfit, entries, files_below, list_classes
 from lrflow.data.splits import part_named
 from lrflow.data.table_file import Column, Reading, read_table, text_column, undecodable
-from lrflow.data.text_options import JSON_LINES, PACKAGE, TABLES, TextOptions, package_named
+from lrflow.data.text_options import JSON_LINES, TABLES, TextOptions
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 from lrflow.files import did_you_mean_path, is_file, is_folder
+from lrflow.hub import located
 from lrflow.objectives import CLASSES
 
 
@@ -52,23 +52,6 @@ class Documents:
     listing: Listing
     texts: list[str]
     ignored: int = 0
-
-
-def located(given: str, key: str) -> Path:
-    """Return the path of a file or folder; `package:NAME/PATH` lies in an installed package, which is not imported.
-
-    Raises:
-        ConfigError: there is no such package, or the path leaves it.
-    """
-    if not given.startswith(PACKAGE):
-        return Path(given).expanduser()
-    name, below = package_named(given), given.removeprefix(PACKAGE).partition("/")[2]
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError([Problem(key, f"there is no package {name!r} with files", given, "install it")])
-    if ".." in PurePosixPath(below).parts:
-        raise ConfigError([Problem(key, "leaves the folder of the package", given)])
-    return Path(next(iter(spec.submodule_search_locations))) / below
 
 
 def files_of(options: TextOptions) -> list[Path]:

