@@ -13,7 +13,7 @@ from textwrap import wrap
 from rich.console import Console
 from rich.text import Text
 
-from lrflow.config.failures import users_frames
+from lrflow.config.failures import place_in_model, users_frames
 from lrflow.display import QuietConsole, counted
 from lrflow.errors import ConfigError, LrflowError, Problem, written
 from lrflow.redaction import MASK, is_secret_name, redact, redact_text
@@ -78,6 +78,8 @@ def show_failure(error: BaseException, undone: str = "Nothing was run.") -> None
             out.print(Text.assemble("  ", (f"{_short(frame.filename)}:{frame.lineno}", "bold"), f" in {frame.name}"))
             if line := linecache.getline(frame.filename, frame.lineno or 0).strip():
                 out.print(Text(f"      {line}", "cyan"))
+        if where := place_in_model(error):
+            out.print(Text(f"  {redact_text(where)}"))
         out.print(Text(_IN_USERS_CODE if frames else _nowhere(error), "dim"))
 
 

@@ -25,6 +25,7 @@ _FIND_NOT_SHORTENED = "fast=true: the search for the LR is not shortened; find.s
 
 _PEAK = {"_target_": "lrflow.schedules.Schedule", "shape": {"_target_": "lrflow.schedules.Constant"}}
 
+_OF_BATCHES = ("limit_train_batches", "limit_val_batches")
 _LENGTH = {"max_epochs": 1, "max_steps": None, "max_samples": None, "min_epochs": None, "min_steps": None}
 _LIMITS = {"limit_train_batches": 1, "limit_val_batches": 1, "max_time": None, "lightning.limit_test_batches": 1}
 
@@ -51,10 +52,20 @@ def smoke_run(
         return config
     if not is_fast:
         return make()
+    if isinstance(trainer, DictConfig) and trainer.get("overfit_batches") is not None:
+        _lift_limits(trainer, full_run)
     config = _shortened(content, make, full_run, "fast=true", 0.5)
     if _searches(config) and isinstance(config.find, RangeFind):
         config.remarks.append(_FIND_NOT_SHORTENED)
     return config
+
+
+def _lift_limits(trainer: DictConfig, full_run: Callable[[], Config | None] | None) -> None:
+    """Leave `fast=true` without limits of its own, where `trainer.overfit_batches` is the limit."""
+    full = full_run() if full_run else None
+    for key in _OF_BATCHES:
+        if full is not None and getattr(full.trainer, key) is None:  # else it was given, and is reported
+            trainer[key] = None
 
 
 def _limit_to_one_batch(content: DictConfig) -> list[str]:
@@ -141,7 +152,7 @@ def check_debugging(config: Config) -> Iterator[Problem]:
     if makes_short_runs(config):
         message = "a search for the LR and short runs of a sweep train on all data"
         yield Problem("trainer.overfit_batches", message, share, "leave it out, and give optimizer.lr a number")
-    for key in ("limit_train_batches", "limit_val_batches"):
+    for key in _OF_BATCHES:
         value = getattr(trainer, key)
         if value is not None and not trainer.fast_dev_run:
             message = f"trainer.overfit_batches={share} limits training and validation to the same batches"

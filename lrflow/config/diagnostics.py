@@ -219,12 +219,16 @@ def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
+_NOT_MEANT = ("data.facts.", "resume.", "trial.")
+"""Sections whose keys nobody means who typed the key of another one."""
+
+
 def _elsewhere(unknown: str, content: Mapping[str, Any]) -> str | None:
     """Return a key elsewhere in the config with the same or almost the same last part, or None."""
     keys = [
         key
         for key, _ in leaves(content)
-        if "." in key and "[" not in key and not key.startswith("data.facts") and key != unknown
+        if "." in key and "[" not in key and not key.startswith(_NOT_MEANT) and key != unknown
     ]
     name = unknown.rpartition(".")[2]
     by_name = {key.rpartition(".")[2]: key for key in reversed(keys) if not key.endswith("_")}

@@ -210,6 +210,13 @@ _BY_MODEL = (RuntimeError, IndexError, ValueError, TypeError, NotImplementedErro
 
 def _of_model(error: BaseException) -> LrflowError | None:
     """Return the words for a plain network of the config that fails on a batch; None: it is another failure."""
+    where = place_in_model(error)
+    message = f"the model cannot process a batch of the data: {one_line(error)}\n    {where}"
+    return UnfitError(message) if where else None
+
+
+def place_in_model(error: BaseException) -> str | None:
+    """Return the layer in which a plain network fails, and the shapes of the batch; None: it is another failure."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     steps = [frame for frame in frames if frame.f_code.co_name in _STEPS and _is_supervised(frame)]
     if not steps or not isinstance(error, _BY_MODEL):
@@ -222,8 +229,7 @@ def _of_model(error: BaseException) -> LrflowError | None:
     where = (
         f"in its layer {name} ({type(inside[-1]).__name__})" if name else "in the model" if inside else "in its loss"
     )
-    message = f"the model cannot process a batch of the data: {one_line(error)}"
-    return UnfitError(f"{message}\n    {where}; the batch is {describe_batch(batch)}")
+    return f"{where}; the batch is {describe_batch(batch)}"
 
 
 def _is_supervised(frame: FrameType) -> bool:

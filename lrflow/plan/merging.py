@@ -19,7 +19,7 @@ FEWEST_STRETCHES = 3
 
 
 def decay(name: str, floor: float, stretch: Horizon, curve: Curve | None = None) -> Floats:
-    """Return the multipliers of the LR at the steps of a decay, [steps]; they begin at 1 and never rise.
+    """Return the multipliers of the LR at the steps of a decay, [steps]; they begin at 1, fall and never rise.
 
     Args:
         name: `task.as`: the shape, one of `COOLDOWNS` or an option of `schedule`.
@@ -41,7 +41,7 @@ def decay(name: str, floor: float, stretch: Horizon, curve: Curve | None = None)
         message = f"is no decay by itself: {problems[0].key.rpartition('.')[2]} {problems[0].message}"
         raise ConfigError([Problem("task.as", message, name, f"such as {', '.join(COOLDOWNS)}")])
     values: Floats = curve(steps, stretch)
-    if abs(values[0] - 1) > 1e-9 or (np.diff(values) > 1e-12).any():
+    if abs(values[0] - 1) > 1e-9 or (np.diff(values) > 1e-12).any() or values[-1] == values[0]:
         hint = did_you_mean(name, COOLDOWNS) or f"such as {', '.join(COOLDOWNS)}"
         raise ConfigError([Problem("task.as", "does not begin at the peak and fall from there", name, hint)])
     return values

@@ -94,6 +94,15 @@ def test_contradictions_are_refused(words: list[str], wrong: str) -> None:
     assert [problem.key for problem in caught.value.problems] == [wrong]
 
 
+def test_a_smoke_run_that_overfits_has_no_other_limit() -> None:
+    trainer = compose(["fast=true", "trainer.overfit_batches=2"]).trainer
+    assert (trainer.overfit_batches, trainer.limit_train_batches, trainer.limit_val_batches) == (2, None, None)
+    assert trainer.max_epochs == 1
+    with pytest.raises(ConfigError) as caught:
+        compose(["fast=true", "trainer.overfit_batches=2", "trainer.limit_val_batches=3"])
+    assert "trainer.limit_val_batches" in [problem.key for problem in caught.value.problems]
+
+
 def test_no_sweep_of_runs_without_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", "trainer.fast_dev_run=true", "optimizer.lr=1,2"]) == 2
     assert "writes no files" in " ".join(capsys.readouterr().err.split())

@@ -148,6 +148,7 @@ def _mean(content: dict[str, Any]) -> str:
     ("words", "told"),
     [
         (["task.as=1-sqr"], "did you mean 1-sqrt?"),
+        (["task.as=constant"], "does not begin at the peak and fall from there"),
         (["task.as=exponential"], "an exponential decay cannot end at 0"),
         (["task.over=13"], "is 13 steps, but the checkpoint is of step 12"),
         (["task.over=12"], "the decay would begin after step 0, but the first checkpoint in"),
