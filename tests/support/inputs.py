@@ -256,7 +256,7 @@ data.loader.num_workers=2  data.num_workers=3 => data.loader.num_workers: leave 
 data.loader.workers=2 => data.loader.workers: did you mean data.loader.num_workers?
 data.pin_memory=true => data.pin_memory: did you mean data.loader.pin_memory?
 data.split_seed=x => data.split_seed: whole number
-data.file=houses.csv => data.file: data=images and data=table have it
+data.file=houses.csv => data.file: and data=table
 data.fil=houses.csv => data.fil: it takes batch_size
 data.shuffle=true => data.shuffle: takes no shuffle
 data.facts=[1] => data.facts: expected a mapping
@@ -391,7 +391,7 @@ callbacks=timer  callbacks.timer.duration={seconds: 0} => callbacks.timer.durati
 task.test=best  trainer.checkpoint.monitor=null => task.test: is null
 """,
     "logger": r"""
-logger.foo=1 => logger.foo: logger has csv, wandb, tensorboard
+logger.foo=1 => logger.foo: the loggers are csv, wandb, tensorboard, mlflow, trackio, comet
 logger.project=x => logger.project: did you mean logger.wandb.project?
 logger=wandbb => logger: did you mean logger=wandb?
 logger.csv=maybe => logger.csv: expected true or false
