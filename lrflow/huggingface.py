@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -146,6 +148,33 @@ class HuggingFace(nn.Module):
             return self.head(self.dropout(self._mean(ids, mask)))
         logits: Tensor = self._net(input_ids=ids, attention_mask=mask.long()).logits
         return logits
+
+    def save(self, folder: Path, classes: Sequence[str] = ()) -> None:
+        """Write the network as `save_pretrained` of transformers does, with adapters merged into the weights.
+
+        Args:
+            folder: of the files; with `head=mean` they are those of the backbone, and `head.safetensors`.
+            classes: names of the classes.
+        """
+        whole = copy.deepcopy(self)
+        net = whole._net
+        _merge(net)
+        for name, part in [*vars(net).items()]:
+            if isinstance(part, nn.Module):  # body or head, which `_split` took out
+                _merge(part)
+                del vars(net)[name]
+                net._modules[name] = part
+        if classes:
+            net.config.id2label = dict(enumerate(classes))
+            net.config.label2id = {name: number for number, name in enumerate(classes)}
+        net.save_pretrained(folder)
+        if self.kind == "mean":
+            from safetensors.torch import save_file
+
+            save_file(
+                {name: value.contiguous() for name, value in whole.head.state_dict().items()},
+                folder / "head.safetensors",
+            )
 
     def _mask(self, ids: Tensor) -> Tensor:
         """Return which tokens are no padding; padding is at the end of a row, where its id may mean more elsewhere."""
@@ -323,6 +352,18 @@ def _adapt(body: Any, lora: Mapping[str, Any]) -> None:
         reason = str(error).strip().partition("\n")[0]
         problem = Problem("model.lora.targets", reason, targets, f"its linear layers are {', '.join(names)}")
         raise ConfigError([problem]) from error
+
+
+def _merge(module: nn.Module) -> None:
+    """Add the adapters within a module to the weights of their layers, and leave the plain layers."""
+    child: Any
+    for name, child in [*module.named_children()]:
+        base = getattr(child, "get_base_layer", None)
+        if base is None:
+            _merge(child)
+        else:
+            child.merge()
+            setattr(module, name, base())
 
 
 def _split(net: Any) -> tuple[nn.Module, nn.Module]:

@@ -184,13 +184,22 @@ def test_a_padding_that_is_a_word_elsewhere_is_read_there() -> None:
         torch.testing.assert_close(model(ids)[:, :4], model(ids[:, :4]))
 
 
-def test_an_adapted_model_begins_as_it_was_and_computes_the_same_with_less_memory(folders: Path) -> None:
+def test_an_adapted_model_begins_as_it_was_and_is_merged_and_computes_the_same_with_less_memory(
+    folders: Path, tmp_path: Path
+) -> None:
     path, ids = folders / "bert", torch.randint(3, 50, (2, 6))
     plain, adapted, again = (
         HuggingFace(str(path), "masked_lm", config=content(path), **options).eval()  # type: ignore[arg-type]
         for options in ({}, {"lora": {"rank": 2, "targets": ["query", "dense"]}}, {"checkpointing": True})
     )
     torch.testing.assert_close(plain(ids), adapted(ids))
+    for name, one in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(one, std=0.1)
+    adapted.save(tmp_path / "merged")
+    merged = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "merged").eval()
+    assert not torch.allclose(merged(ids).logits, plain(ids), atol=1e-4)
+    torch.testing.assert_close(merged(ids).logits, adapted(ids), atol=1e-5, rtol=1e-5)
     gradients = []
     for model in (plain, again):
         model.train()

@@ -20,6 +20,7 @@ EXPORTS: dict[str, tuple[str, ...]] = {
     "state_dict": (),
     "torch_export": (),
     "onnx": ("onnx", "onnxscript"),
+    "huggingface": ("transformers",),
 }
 """Formats of `task=export`, each with the packages that it needs besides torch."""
 
@@ -83,7 +84,8 @@ class Export(Section):
     weights: f.Text = "best"
     """`best`, `last`, or a checkpoint."""
     to: Annotated[str, f.one_of(*EXPORTS)] = "safetensors"
-    """Format: the weights (safetensors, state_dict), or the network with its preprocessing (torch_export, onnx)."""
+    """Format: the weights (safetensors, state_dict), the network with its preprocessing (torch_export,
+    onnx), or the folder of a model of transformers (huggingface)."""
 
 
 class Predict(Section):

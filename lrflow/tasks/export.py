@@ -15,6 +15,7 @@ from lrflow.data import DataModule
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import remove_parts, write_json, write_whole
+from lrflow.huggingface import HuggingFace
 from lrflow.plan.table import describe
 from lrflow.runs import read_json
 from lrflow.tasks.evaluate import EVALUATIONS
@@ -31,6 +32,7 @@ FILES = {
     "state_dict": "model.pt",
     "torch_export": "model.pt2",
     "onnx": "model.onnx",
+    "huggingface": "model.safetensors",
 }
 """Name of the model's file by format."""
 
@@ -52,7 +54,10 @@ def run(config: Config) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     remove_parts(folder)
     whole = task.to in ("torch_export", "onnx")
-    card = _export_network(trained, task.to, folder) if whole else _export_weights(trained, task.to, folder)
+    if task.to == "huggingface":
+        card = _export_pretrained(trained, folder)
+    else:
+        card = _export_network(trained, task.to, folder) if whole else _export_weights(trained, task.to, folder)
     for name, content in trained.data.export_files().items() if isinstance(trained.data, DataModule) else ():
         write_whole(folder / name, content)
     write_json(folder / CARD, {"format": task.to, "file": FILES[task.to], **card, **_facts(trained)})
@@ -61,6 +66,15 @@ def run(config: Config) -> dict[str, Any]:
     console.print(f"the {trained.weights} weights, of step {trained.step}", highlight=False)
     console.print(f"{folder}/: {files}", soft_wrap=True, highlight=False)
     return {"export": str(folder), "folder": str(trained.folder.path)}
+
+
+def _export_pretrained(trained: Trained, folder: Path) -> dict[str, Any]:
+    """Write a model of transformers as its `save_pretrained` does."""
+    if not isinstance(trained.network, HuggingFace):
+        message = f"needs a model of transformers; this one is {type(trained.network).__name__}"
+        raise ConfigError([Problem("task.to", message, "huggingface", "task.to=safetensors")])
+    trained.network.save(folder, trained.class_names)
+    return {"tensors": len(trained.network.state_dict()), "input": {"shape": _input_shape(trained)}}
 
 
 def _export_weights(trained: Trained, to: str, folder: Path) -> dict[str, Any]:

@@ -114,8 +114,16 @@ def test_texts_are_predicted_and_exported_from_the_run_alone(lrflow: Command, pl
         assert done.returncode == 0, done.stderr
         with (run / "predictions/new-last.csv").open() as file:
             assert [row["class"] for row in csv.DictReader(file)] == expected[name]
-    done = lrflow("task=export", "task.to=safetensors", "output=runs", "task.weights=last")
+    done = lrflow("task=export", "task.to=huggingface", "output=runs", "task.weights=last")
     assert done.returncode == 0, done.stderr
+    from transformers import PreTrainedTokenizerFast, pipeline
+
+    folder = str(run / "export/last-huggingface")
+    classify = pipeline("text-classification", folder, tokenizer=PreTrainedTokenizerFast.from_pretrained(folder))
+    assert [one["label"] for one in classify(["soup and bread taste sweet", "a robot and a screen"])] == [
+        "food",
+        "tech",
+    ]
 
 
 @pytest.mark.parametrize(
