@@ -7,6 +7,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,12 @@ class Stored:
 
 
 def stored(
-    cache: str, home: str, options: str, paths: Sequence[str], layout: str, make: Callable[[], Stored]
+    cache: str,
+    home: Sequence[str],
+    options: str,
+    settled: Callable[[Stored], str],
+    paths: Sequence[str],
+    make: Callable[[], Stored],
 ) -> Stored:
     """Return what `make` returns, from a file if an earlier process made much of the same files in the same way.
 
@@ -52,8 +58,8 @@ def stored(
         cache: folder of the cache; `auto`: that of data sets on this machine; `none`: there is no cache.
         home: what the files belong to.
         options: how the tokens are made of the files.
+        settled: other options that make the same, of what was made; both find it.
         paths: of the files.
-        layout: what an earlier training was fitted to.
         make: makes the tokens.
 
     Raises:
@@ -62,41 +68,47 @@ def stored(
     if cache == "none":
         return make()
     folder = default_folder("texts") if cache == "auto" else Path(cache).expanduser()
-    place = digest(_VERSION, str(Path(home).resolve()), options, layout)
-    kept = f"{place}-{digest(_VERSION, *map(file_identity, paths))}"
-    file, index = folder / f"{kept}.npy", folder / f"{kept}.npz"
-    if (found := _read(file, index)) is not None:
+    state = digest(_VERSION, *map(file_identity, paths))
+    own = f"{digest(_VERSION, *home, options)}-{state}"
+    if (found := _read(folder, own)) is not None:
         return found
     made = make()
     if made.tokens.nbytes <= _SMALL:
         return made
+    kept = f"{digest(_VERSION, *home, settled(made))}-{state}"
     part = folder / f".{kept}.{os.getpid()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with lock(folder / f"{place}.lock"):
+        with lock(folder / f"{kept.partition('-')[0]}.lock"):
             try:
                 with part.open("wb") as target:
                     np.save(target, made.tokens)
                 sync(part)
-                os.replace(part, file)
+                os.replace(part, folder / f"{kept}.npy")
             finally:
                 part.unlink(missing_ok=True)
             content: Any = {**made.arrays, "about": np.array(json.dumps([made.about, list(made.tokens.shape)]))}
-            write_whole(index, lambda target: np.savez(target, **content))
+            write_whole(folder / f"{kept}.npz", lambda target: np.savez(target, **content))
             remove_others(folder, kept)
+            if own != kept:
+                write_whole(folder / f"{own}.same", kept)
+                remove_others(folder, own)
     except OSError as error:
         what = f"cannot be written: {error.strerror or error}"
         if cache != "auto":
             raise ConfigError([Problem("data.cache", what, cache)]) from None
         log.warning("%s %s; the tokens stay in memory", folder, what)
         return made
-    return _read(file, index) or made
+    return _read(folder, kept) or made
 
 
-def _read(file: Path, index: Path) -> Stored | None:
-    """Return what the files hold; None: they do not exist, or are damaged."""
+def _read(folder: Path, name: str) -> Stored | None:
+    """Return what the files of a name hold; None: they do not exist, or are damaged."""
+    with suppress(OSError, UnicodeError):
+        name = Path((folder / f"{name}.same").read_text(encoding="ascii")).name
+    file = folder / f"{name}.npy"
     try:
-        with np.load(index, allow_pickle=False) as content:
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as content:
             about, shape = json.loads(str(content["about"]))
             arrays = {name: content[name] for name in content if name != "about"}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):

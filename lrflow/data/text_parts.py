@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,14 +71,33 @@ def prepare(options: TextOptions, layout: Layout | None = None) -> PreparedText:
         ConfigError: there are no such files, some do not fit, or a part has too little text.
     """
     files = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files_of(options))
-    return _prepared(options, json.dumps(layout) if layout else None, files)
+    content = json.dumps(layout) if layout else None
+    if (options, content, files) not in _last:
+        found = _prepared(options, content, files)
+        for key in list(_last)[:-2]:
+            del _last[key]
+        _last[options, content, files] = _last[_settled(options, found.sizes), content, files] = found
+    return _last[options, content, files]
 
 
-@lru_cache(maxsize=2)
+_last: dict[tuple[TextOptions, str | None, tuple[tuple[str, int, int], ...]], PreparedText] = {}
+"""The last results: each by the options that it was made of, and by the same with sizes as numbers."""
+
+
+def _settled(options: TextOptions, sizes: Mapping[str, int]) -> TextOptions:
+    """Return the options with numbers of what is held out instead of shares, as a checked config has them."""
+    return replace(options, val_size=sizes["val"], test_size=sizes["test"])
+
+
 def _prepared(options: TextOptions, layout: str | None, files: tuple[tuple[str, int, int], ...]) -> PreparedText:
-    paths = [path for path, _, _ in files]
-    home = str(options.named[1])
-    found = stored(options.cache, home, repr(options), paths, layout or "", lambda: _made(options, layout))
+    found = stored(
+        options.cache,
+        [str(Path(str(options.named[1])).resolve()), layout or ""],
+        repr(options),
+        lambda made: repr(_settled(options, made.about["sizes"])),
+        [path for path, _, _ in files],
+        lambda: _made(options, layout),
+    )
     about = found.about
     return PreparedText(
         found.tokens,

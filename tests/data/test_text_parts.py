@@ -225,9 +225,12 @@ def test_many_tokens_lie_in_a_file_until_the_texts_change(
     memory, first = prepare(options(**{**given, "cache": "none"})), prepare(options(**given))
     assert isinstance(first.tokens, np.memmap)
     monkeypatch.setattr("lrflow.data.text_parts._made", None)  # the texts are not read again
-    text_parts._prepared.cache_clear()
+    text_parts._last.clear()
     again = prepare(options(**given))
-    for one in (first, again):
+    text_parts._last.clear()
+    settled = prepare(options(**given, **{f"{part}_size": size for part, size in first.sizes.items()}))
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
+    for one in (first, again, settled):
         assert one.tokens.tolist() == memory.tokens.tolist()
         assert one.facts == memory.facts
         assert {part: rows.tolist() for part, rows in one.rows.items()} == {
