@@ -16,6 +16,7 @@ from lrflow.data.image_cache import DecodedImages, decoded_images
 from lrflow.data.image_decoding import FILE_TYPES, decode
 from lrflow.data.image_files import ImageOptions
 from lrflow.data.image_parts import Layout, PreparedImages, form_of, prepare
+from lrflow.data.listing import left_out_lines
 from lrflow.data.module import DataModule, Examples
 from lrflow.data.order import SeededBatch, collate_whole
 from lrflow.data.splits import PARTS
@@ -162,7 +163,7 @@ class Images(DataModule):
         shape = shape_text((images.form.height, images.form.width))
         source = self.options.file or self.options.root
         lines = [f"{source}: {counted(prepared.facts['examples'], 'image')} of {shape} {images.form.mode} ({parts})"]
-        lines += [f"left out: {count:,} {reason}" for reason, count in prepared.skipped.items()]
+        lines += left_out_lines(prepared.skipped)
         channels = zip(layout["mean"], layout["std"], strict=True)
         pixels = ", ".join(f"{number(mean)} ± {number(std)}" for mean, std in channels)
         lines.append(f"pixels of the training part, from 0 to 1: {pixels}")

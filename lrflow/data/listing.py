@@ -59,6 +59,11 @@ def counted_reasons(mistakes: Sequence[Misfit]) -> dict[str, int]:
     return skipped
 
 
+def left_out_lines(skipped: Mapping[str, int]) -> list[str]:
+    """Return a line per reason for which something was left out, with the count."""
+    return [f"left out: {reason} ({count:,})" for reason, count in skipped.items()]
+
+
 @dataclass(frozen=True, eq=False)
 class Listing:
     """The examples of a data set, in an order that does not depend on the file system.

@@ -174,6 +174,11 @@ class DataModule(pl.LightningDataModule):
         return ()
 
     @property
+    def target_name(self) -> str | None:
+        """The name of the number to predict; None: it has none, or the targets are classes."""
+        return None
+
+    @property
     def fitted(self) -> dict[str, Any]:
         """What `fit_normalisation` computed, by the names of the attributes; empty before `setup`."""
         return dict(self._fitted)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lrflow.data.image_decoding import FILE_TYPES, decode
+from lrflow.data.listing import left_out_lines
 from lrflow.data.module import DataModule, Examples
 from lrflow.data.order import SeededBatch, collate_whole
 from lrflow.data.shards import PARQUET, TAR
@@ -177,7 +178,7 @@ class Stream(DataModule):
         shards = counted(len(np.unique(samples.places.shard)), "shard")
         what = f"{shape_text(of.shape[1:])} {of.form.mode} images" if of.form else f"arrays of {shape_text(of.shape)}"
         lines = [f"{self.options.text}: {shards}, {counted(len(prepared.targets), 'sample')} ({parts})"]
-        lines += [f"left out: {count:,} {reason}" for reason, count in prepared.skipped.items()]
+        lines += left_out_lines(prepared.skipped)
         mean, std = layout["mean"], layout["std"]
         moments = ", ".join(f"{number(a)} ± {number(b)}" for a, b in zip(mean[:4], std, strict=False))
         moments += f" and {len(mean) - 4:,} more" if len(mean) > 4 else ""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from rich.console import Group, RenderableType
 
+from lrflow.data.listing import left_out_lines
 from lrflow.data.module import DataModule, Examples
 from lrflow.data.table_columns import (
     PERIODS,
@@ -192,7 +193,7 @@ class Table(DataModule):
         target = layout["target"]
         parts = ", ".join(f"{part} {len(prepared.rows[part]):,}" for part in PARTS)
         lines = [f"{self.options.file}: {counted(len(prepared.inputs), 'row')} ({parts})"]
-        lines += [f"left out: {count:,} {reason}" for reason, count in prepared.skipped.items()]
+        lines += left_out_lines(prepared.skipped)
         grid = Grid("<column", "<kind", "missing", "<in the training part")
         for one in layout["columns"]:
             absent = prepared.absent.get(one["name"], 0)
@@ -215,6 +216,11 @@ class Table(DataModule):
     def class_names(self) -> Sequence[str]:
         """The names of the classes, as the file has them; empty for a regression."""
         return tuple(self._layout["target"]["classes"])
+
+    @property
+    def target_name(self) -> str | None:
+        """The column to predict; None for classes."""
+        return None if self.class_names else str(self._layout["target"]["name"])
 
     def _fact_problems(self, pool: Examples) -> list[Problem]:
         assert self._prepared is not None

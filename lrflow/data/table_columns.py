@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -32,6 +33,23 @@ _TRUE, _FALSE = ("true", "yes", "t", "y"), ("false", "no", "f", "n")
 _EPOCH = datetime(1970, 1, 1)
 _MANY = 20
 """Number of different texts up to which a column is never ignored."""
+
+
+def check_commas(columns: Iterable[Column], file: str) -> None:
+    """Check that no column of texts consists of numbers with commas, which would count as categories.
+
+    Raises:
+        ConfigError: names the first such column.
+    """
+    for column in columns:
+        commas = [text for text in column.levels if "," in text] if column.numbers is None else []
+        if commas and all(map(_COMMA.fullmatch, column.levels)):
+            message = f"the column {shortened(column.name)} has numbers with commas, such as {shortened(commas[0])}"
+            hint = f"write decimal points; or 'data.columns={{{column.name}: category}}' if they are no numbers"
+            raise ConfigError([Problem("data.file", message, file, hint)])
+
+
+_COMMA = re.compile(r"[+-]?\d+(,\d+)*")
 
 
 def kind_of(column: Column) -> tuple[str, str]:

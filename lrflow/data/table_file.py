@@ -240,17 +240,18 @@ def _check_names(path: Path, names: Sequence[str], key: str) -> None:
     if double := sorted({name for name in given if given.count(name) > 1}):
         message = f"the first line names columns more than once: {', '.join(map(shortened, double[:SHOWN]))}"
         raise ConfigError([Problem(key, message, str(path))])
-    if given and not any(map(_is_text, given)):
+    if given and all(map(is_number, given)):
         message = f"the first line holds numbers, not the names of columns: {', '.join(map(shortened, given[:3]))}, ..."
         raise ConfigError([Problem(key, message, str(path), "add a line of names above the rows")])
 
 
-def _is_text(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Return whether a cell is written as a number."""
     try:
         float(cell)
     except ValueError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _fill(

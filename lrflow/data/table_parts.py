@@ -14,6 +14,7 @@ from lrflow.data.splits import PARTS, HeldOut, part_named
 from lrflow.data.table_columns import (
     Layout,
     cardinalities,
+    check_commas,
     check_kinds,
     check_same_columns,
     fit_column,
@@ -32,6 +33,7 @@ from lrflow.data.table_file import (
     Reading,
     TableFile,
     check_encoding,
+    is_number,
     mistaken,
     read_table,
 )
@@ -203,6 +205,8 @@ def _prepare(options: TableOptions, layout: Layout | None) -> PreparedTable:
     main = tables["train"]
     _check_columns(options, main)
     left_out = [name for name in (options.target, options.split, options.weight) if name]
+    if layout is None:
+        check_commas((one for name, one in main.columns.items() if name not in options.columns), options.file)
     kinds = kinds_of(main, dict(options.columns), left_out)
     if layout:
         kinds = {one["name"]: (one["kind"], "") for one in layout["columns"]}
@@ -304,8 +308,7 @@ def _without_mistakes(
         counts = np.bincount(codes[~absent], minlength=len(levels))
         single = np.isin(codes, np.flatnonzero(counts == 1))
         if key == "data.file" and len(levels) > 2 and 2 * int(single.sum()) > len(codes):
-            message = f"has {len(levels):,} different values in {len(codes):,} rows: neither numbers nor classes"
-            raise ConfigError([Problem("data.target", message, options.target)])
+            raise ConfigError([_many_classes(options, levels, len(codes))])
         for alone in np.flatnonzero(single).tolist() if key == "data.file" else ():
             message = f"the only row of the class {shortened(levels[codes[alone]])!r}"
             add([alone], message, "classes with one row")
@@ -321,6 +324,13 @@ def _without_mistakes(
     if not len(kept):
         raise ConfigError([Problem(key, "no row is left: all of them have mistakes", str(table.path))])
     return table.at(kept) if bad else table
+
+
+def _many_classes(options: TableOptions, levels: Sequence[str], rows: int) -> Problem:
+    count = f"has {len(levels):,} different values in {rows:,} rows"
+    if not all(map(is_number, levels)):
+        return Problem("data.target", f"{count}: neither numbers nor classes", options.target)
+    return Problem("data.kind", f"the target {count}, which are all numbers", options.kind, "data.kind=regression")
 
 
 def _joined(columns: Sequence[Column]) -> Column:

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lrflow.data.listing import Misfit, misfit_problem
+from lrflow.data.listing import Misfit, left_out_lines, misfit_problem
 from lrflow.data.module import DataModule, Examples
 from lrflow.data.order import SeededBatch, collate_whole
 from lrflow.data.splits import PARTS
@@ -208,7 +208,7 @@ class Text(DataModule):
             f"{self.options.named[1]}: {of}, {sum(counts['tokens'].values()):,} tokens",
             f"tokenizer: {tokenizer.describe()}, a vocabulary of {tokenizer.size:,}",
         ]
-        lines += [f"left out: {count:,} {reason}" for reason, count in prepared.skipped.items()]
+        lines += left_out_lines(prepared.skipped)
         if counts.get("ignored"):
             lines.append(f"not read: {counted(counts['ignored'], 'file')} with other endings than data.endings")
         if any(counts["unknown"].values()):

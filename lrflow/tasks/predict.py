@@ -17,7 +17,7 @@ from torch import Tensor
 from lrflow import assemble
 from lrflow.config import Config
 from lrflow.config.task_schema import Predict
-from lrflow.data import Text
+from lrflow.data import DataModule, Text
 from lrflow.display import QuietConsole, counted
 from lrflow.errors import LrflowError
 from lrflow.files import remove_parts, write_json, write_whole
@@ -210,6 +210,9 @@ def _rows(module: pl.LightningModule, batch: Batch, index: int, device: torch.de
             names = np.array(trained.class_names)
             rows |= {name: names[rows[name]] for name in ("target", "class") if name in rows}
     name, values = _named(outputs, loss)
+    target = trained.data.target_name if isinstance(trained.data, DataModule) else None
+    if name == "output" and target and values.shape[1] == 1:
+        return {**rows, f"predicted_{target}": values[:, 0].numpy()}
     return {**rows, name: values.numpy()}
 
 

@@ -204,7 +204,7 @@ def test_files_that_do_not_fit_are_told_or_left_out_and_counted(spoil: Callable[
     console = Console(width=200)
     with console.capture() as captured:
         console.print(data.describe())
-    assert all(f"left out: {count} {reason}" in captured.get() for reason, count in skipped.items())
+    assert all(f"left out: {reason} ({count})" in captured.get() for reason, count in skipped.items())
 
 
 def test_lines_that_do_not_fit_are_told_with_their_numbers(root: Path, tmp_path: Path) -> None:

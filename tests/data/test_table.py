@@ -137,7 +137,7 @@ def test_the_description_names_every_column(file: Path) -> None:
     with console.capture() as captured:
         console.print(description)
     text = captured.get()
-    expected = ["120 rows (train 84, val 18, test 18)", "left out: 1 rows that cannot be read", "size", "category"]
+    expected = ["120 rows (train 84, val 18, test 18)", "left out: rows that cannot be read (1)", "size", "category"]
     expected += ["3 levels: blue, green, red", "boolean", "median 2024-01-1", "regression", "has one value"]
     for words in expected:
         assert words in text

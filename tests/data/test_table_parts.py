@@ -102,6 +102,18 @@ WRONG: dict[str, tuple[list[str], dict[str, Any], str, str]] = {
     "one class": (["x,y", "1,a", "2,a"], {}, "data.target", "expected at least two classes, found 1: a"),
     "three classes": (CLASSES, {"kind": "binary"}, "data.target", "expected two classes, found 3: a, b, c"),
     "names": (["x,y", *(f"{row},name {row}" for row in range(9))], {}, "data.target", "neither numbers nor classes"),
+    "numbers as classes": (
+        ["x,y", *(f"{row},{row / 7}" for row in range(9))],
+        {"kind": "multiclass"},
+        "data.kind",
+        "the target has 9 different values in 9 rows, which are all numbers data.kind=regression",
+    ),
+    "decimal commas": (
+        ["x;y", *(f"{row};{row},5" for row in range(9))],
+        {},
+        "data.file",
+        "the column y has numbers with commas, such as 0,5 write decimal points",
+    ),
     "another target": (CLASSES, {"target": "z"}, "data.target", "no such column known: x, c, y"),
     "another column": (CLASSES, {"columns": {"cc": "category"}}, "data.columns.cc", "did you mean c?"),
     "another kind": (CLASSES, {"columns": {"c": "categorical"}}, "data.columns.c", "did you mean category?"),

@@ -106,7 +106,7 @@ def test_a_regression_is_predicted_and_exported_from_the_run_alone(
     assert lrflow("task=predict", "output=runs", "task.weights=last").returncode == 0
     with (run / "predictions/test-last.csv").open() as file:
         tested = list(csv.DictReader(file))
-    errors = [abs(float(row["target"]) - float(row["output_0"])) for row in tested]
+    errors = [abs(float(row["target"]) - float(row["predicted_y"])) for row in tested]
     metrics = json.loads((run / "summary.json").read_text())["metrics"]
     assert metrics["test/mae"] == pytest.approx(np.mean(errors), rel=1e-5)  # in the units of the target
     assert metrics["val/mae"] < 60  # the mean alone is wrong by 65
@@ -120,8 +120,8 @@ def test_a_regression_is_predicted_and_exported_from_the_run_alone(
         done = lrflow(*more, "output=runs", "task.weights=last")
         assert done.returncode == 0, done.stderr
     with (run / "predictions/new-last.csv").open() as file:
-        predicted = [float(row["output_0"]) for row in csv.DictReader(file)]
-    distances = [min(abs(float(row["output_0"]) - one) for one in predicted) for row in tested]
+        predicted = [float(row["predicted_y"]) for row in csv.DictReader(file)]
+    distances = [min(abs(float(row["predicted_y"]) - one) for one in predicted) for row in tested]
     assert sorted(distances)[-2] < 1e-3  # but for the patient whose sex was changed, if that is one of them
     card = json.loads((run / "export/last-torch_export/export.json").read_text())
     assert [one["name"] for one in card["inputs"]] == new[0].split(",")
@@ -156,5 +156,5 @@ def test_classes_are_predicted_by_their_names_and_bad_files_end_before_the_start
     assert "line 181: has 2 cells" in " ".join(done.stderr.split())
     done = lrflow(*SHORT, *own, "model=mlp", "model.widths=[8]", "data.bad_rows=skip", "trainer.max_steps=2")
     assert done.returncode == 0, done.stderr
-    assert "left out: 1 rows that cannot be read" in done.stdout
+    assert "left out: rows that cannot be read (1)" in done.stdout
     assert not list((tmp_path / "runs").glob("*/error*"))
