@@ -93,9 +93,13 @@ def _compare(given: argparse.Namespace) -> None:
     from lrflow.plan.diff import PlanDiff
     from lrflow.reports.runs import different_keys, find_run, written
 
-    if len(given.runs) < 2:
-        raise ConfigError([Problem("lrflow compare", "needs two or more runs", " ".join(given.runs) or None)])
-    runs = [find_run(word, Path(OUTPUT)) for word in given.runs]
+    words = [word for word in given.runs if not word.startswith("output=")]
+    folders = [word.removeprefix("output=") for word in given.runs if word not in words] or [OUTPUT]
+    if len(words) < 2:
+        raise ConfigError([Problem("lrflow compare", "needs two or more runs", " ".join(words) or None)])
+    if missing := [folder for folder in folders[-1:] if folder != OUTPUT and not Path(folder).is_dir()]:
+        raise ConfigError([Problem("output", "there is no such folder", missing[0])])
+    runs = [find_run(word, Path(folders[-1])) for word in words]
     out = console()
     numbers = [str(number) for number in range(1, len(runs) + 1)]
     for number, run in zip(numbers, runs, strict=True):
@@ -186,7 +190,7 @@ SUBCOMMANDS = {
         _list,
     ),
     "compare": Subcommand(
-        "RUN RUN ...",
+        "RUN RUN ... [output=FOLDER]",
         "compare runs: their configs, versions, metrics and plans; RUN is a folder, a part of its name or last",
         lambda parser: parser.add_argument("runs", nargs="*"),
         _compare,

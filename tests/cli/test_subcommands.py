@@ -106,6 +106,14 @@ def test_compared_runs_show_their_differences_alone(capsys: pytest.CaptureFixtur
     assert "all groups: 0.01 → 0.1 (10x)" in told
 
 
+def test_runs_of_another_folder_are_compared(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs.rename(outputs.with_name("elsewhere"))
+    assert main(["compare", "whole", "interrupted"]) == 2
+    assert main(["compare", "output=elsewhere", "whole", "interrupted"]) == 0
+    assert main(["compare", "whole", "interrupted", "output=elsewher"]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+
+
 def test_the_same_run_has_no_difference(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "whole", "whole"]) == 0
     assert "config\nthe same" in capsys.readouterr().out
@@ -155,4 +163,4 @@ def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 
 def test_the_help_of_a_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--help"]) == 0
-    assert capsys.readouterr().out.startswith("usage: lrflow compare RUN RUN ...")
+    assert capsys.readouterr().out.startswith("usage: lrflow compare RUN RUN ... [output=FOLDER]")
