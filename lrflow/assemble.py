@@ -261,7 +261,7 @@ def build_groups(
     main, routes = config.optimizer, config.optimizer.routes
     settings = {name: {"lr": route.lr, "weight_decay": _weight_decay(route)} for name, route in routes.items()}
     groups = resolve(parameters, rules, main.lr, _weight_decay(main), routes=settings)
-    groups = [group if group.frozen else replace(group, every=main.turns[group.route]) for group in groups]
+    groups = [group if group.frozen else replace(group, every=main.intervals[group.route]) for group in groups]
     problems = [
         Problem(
             f"{key}.every",

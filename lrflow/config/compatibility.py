@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 from lrflow.config import schema
 from lrflow.config.average_schema import NoAverage
@@ -16,6 +16,7 @@ from lrflow.config.schema import Node, Optimizer
 from lrflow.config.step_batch import check_processes
 from lrflow.config.targets import check_arguments, defaults, optimizer_traits
 from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.layers.rules import Table
 from lrflow.optimizers.traits import Traits, names_with, traits_named
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def _curvature_features(config: Config) -> Iterator[str]:
         yield "sharpness.every"
 
 
-def table_of(optimizer: Mapping[str, Any], asked: str = "auto") -> Literal["adam", "sgd"]:
+def table_of(optimizer: Mapping[str, Any], asked: str = "auto") -> Table:
     """Return which of muP's tables applies to an optimizer.
 
     Args:
@@ -234,8 +235,8 @@ def table_of(optimizer: Mapping[str, Any], asked: str = "auto") -> Literal["adam
     Raises:
         ConfigError: no table is known for the optimizer or for its weight decay.
     """
-    if asked in ("adam", "sgd"):
-        return "adam" if asked == "adam" else "sgd"
+    if given := [table for table in get_args(Table) if table == asked]:
+        return given[0]
     target = str(optimizer.get("_target_"))
     traits = optimizer_traits(target)
     if traits.mup is None:

@@ -117,7 +117,7 @@ class Optimizer(Node):
         return {"optimizer": self, **{f"optimizer.routes.{name}": route for name, route in self.routes.items()}}
 
     @property
-    def turns(self) -> dict[str | None, int]:
+    def intervals(self) -> dict[str | None, int]:
         """Steps of the run per step of each optimizer, by its route; None is the main one."""
         return {None: self.every, **{name: route.every for name, route in self.routes.items()}}
 

@@ -6,7 +6,7 @@ import fnmatch
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from lrflow.display import joined, shape_text
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.layers.groups import check_initialised
 from lrflow.layers.parameters import Entry, Parameters, Place, inventory, is_norm
-from lrflow.layers.rules import Multiple, Rule
+from lrflow.layers.rules import Multiple, Rule, Table
 
 ROLES = ("input", "vector", "hidden", "output", "fixed")
 _FORWARD = (nn.Linear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, _ConvNd)  # weights of [out, in, ...]
@@ -24,7 +24,6 @@ _BACKWARD = (_ConvTransposeNd, nn.Embedding, nn.EmbeddingBag)  # weights of [in,
 _MIN_NUMEL = 256  # elements from which the initial scale of a tensor is checked
 
 
-Table = Literal["adam", "sgd"]
 GIVEN_ROLES = ("input", "hidden", "output")  # roles that a user may set
 
 
@@ -74,7 +73,7 @@ class MuP:
             problems.append(Problem("layers.base", message, self.base))
         if self.wider is not None and not isinstance(self.wider, Mapping):
             problems.append(Problem("layers.wider", "expected arguments of the model by name", self.wider))
-        for name, known in (("optimizer", ("auto", "adam", "sgd")), ("readout", ("zero", "keep"))):
+        for name, known in (("optimizer", ("auto", *get_args(Table))), ("readout", ("zero", "keep"))):
             if (value := getattr(self, name)) not in known:
                 problems.append(Problem(f"layers.{name}", f"expected one of {', '.join(known)}", value))
         if not isinstance(self.roles, Mapping):

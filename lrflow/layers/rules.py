@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules import Curve, Duration, DurationLike
@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # the schemas import this module without torch
 
 SELECTS = ("bias", "norm", "embedding", "matrix")
 SELECTORS = ("match", "type", "ndim", "select")
+
+Table = Literal["adam", "sgd"]
+"""The updates for which muP has a table of LRs; the traits of an optimizer name the one that it shares."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.layers.rules import Table
 
 ATTRIBUTE = "lrflow_traits"
 """The attribute of a class, or of a function that makes an optimizer, that holds its traits."""
@@ -42,7 +43,6 @@ Range = (
 `rising` are two numbers above 0, of which the second is not below the first; `around_one` one below and one above 1.
 """
 
-Table = Literal["adam", "sgd"]
 Bound = Literal["sgd", "adam", "rmsprop", "adagrad"]
 
 

@@ -175,8 +175,8 @@ def check_optimization(config: Config, module: pl.LightningModule) -> None:
 
 
 def _automatic(config: Config, module: pl.LightningModule) -> Iterator[Problem]:
-    turns = config.optimizer.turns
-    if min(turns.values()) > 1:
+    intervals = config.optimizer.intervals
+    if min(intervals.values()) > 1:
         message = "gradients would be lost: no optimizer steps at every step of the run"
         hint = f"trainer.accumulate_grad_batches={config.optimizer.every} adds up the gradients of that many batches"
         yield Problem("optimizer.every", message, config.optimizer.every, hint)

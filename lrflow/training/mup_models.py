@@ -19,8 +19,9 @@ from lrflow.config.targets import with_arguments
 from lrflow.display import Grid, number, shape_text
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule
-from lrflow.layers.mup import MuP, Table, Width, lr_scale
+from lrflow.layers.mup import MuP, Width, lr_scale
 from lrflow.layers.parameters import Parameters
+from lrflow.layers.rules import Table
 from lrflow.training.module import Supervised, planned_module
 from lrflow.training.parameters import complete_module, has_deferred_parts
 
