@@ -26,7 +26,15 @@ from lrflow.config.json_types import (
 )
 from lrflow.config.nodes import PASSED
 from lrflow.config.option_files import Use, read_option, uses_in
-from lrflow.config.options import ACROSS_GROUPS, COMBINED, Catalogue, definition_of
+from lrflow.config.options import (
+    ACROSS_GROUPS,
+    COMBINED,
+    OF_RECIPES,
+    Catalogue,
+    Option,
+    definition_of,
+    shipped_files,
+)
 from lrflow.config.ranges import field_of
 from lrflow.config.schema import Node
 from lrflow.config.signatures import attributes_in_source, docstring_in_source, named_in_source
@@ -75,7 +83,9 @@ class _Builder:
         sections = ((each.section, key) for key, member in self.groups.items() for each in member.members)
         self.of_groups = {section: key for section, key in sections if section}
         self.group_of = dict(self.of_groups)
-        for option in sorted(catalogue.every(), key=lambda option: option.group in ACROSS_GROUPS):
+        of_recipes = (item for item in shipped_files().items() if item[0].startswith(OF_RECIPES))
+        own = [Option("recipe", name, path) for name, path in of_recipes]
+        for option in [*sorted(catalogue.every(), key=lambda option: option.group in ACROSS_GROUPS), *own]:
             across = option.group in ACROSS_GROUPS
             described = Member(Config) if across else self.groups.get(option.group)
             for use in uses_in(option, described) if described else ():
@@ -121,8 +131,8 @@ class _Builder:
             several = {"type": "array", "items": {"enum": sorted(names)}}
             self.definitions[f"{group}-options"] = any_of(*one["anyOf"], several) if group in COMBINED else one
             named[f"override /{group}"] = named[f"/{group}"] = named[group] = _ref(f"{group}-options")
-        within = {name for group in options for name in (group.rpartition("/")[2], "hydra/.+")}
-        groups = "|".join(sorted(re.escape(name) if name != "hydra/.+" else name for name in {*options, *within}))
+        within = {re.escape(name) for group in options for name in (group, group.rpartition("/")[2])}
+        groups = "|".join(sorted({*within, "hydra/.+", f"{OF_RECIPES}.+"}))
         at = {f"^(optional |override )*/?{re.escape(group)}@.*$": _ref(f"{group}-options") for group in options}
         self.definitions["defaults"] = {
             "description": "Options that this file builds on: `- override /optimizer: sgd`; _self_ is this file.",

@@ -32,7 +32,11 @@ def test_every_option_recipe_and_saved_config_is_valid(schema_error: Callable[..
     wrong = {}
     for option in [*CATALOGUE.every(), Option("", "config", home("conf") / "config.yaml")]:
         wrong[option.path] = schema_error(read_option(option.path).content or None, group_of(option))
-    for path in [*home("recipes").glob("*/fast.yaml"), *OLDER_RUNS.rglob("config.yaml")]:
+    for path in [
+        *home("recipes").glob("*/fast.yaml"),
+        *home("recipes").glob("*/of/*/*.yaml"),
+        *OLDER_RUNS.rglob("config.yaml"),
+    ]:
         wrong[path] = schema_error(read_option(path).content)
     for path in OLDER_RUNS.rglob("sweep.yaml"):
         wrong[path] = schema_error(read_option(path).content, SWEEP_RECORD)
