@@ -51,6 +51,6 @@ class LayerDecay(RuleMaker):
         top = highest(layers)
         rules = []
         for layer in layers:
-            scale = max(self.min_scale, self.decay ** max(0, top - layer.depth))
+            scale = max(self.min_scale, self.decay ** (top - layer.depth))
             rules += layer_rules(layer, self.no_decay, lr=Multiple(scale))
         return rules
