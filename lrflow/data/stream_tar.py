@@ -105,7 +105,7 @@ def choose_files(path: Path, source: str | None, target: str | None) -> tuple[Fi
         if chosen is None:
             problems.append(_unfit("input", source, counts, "an image, npy or json.KEY"))
     label = _named(target or "cls", list(counts))
-    if label is None or (label.kind != "json" and label.endings[0] not in _LABELS):
+    if label is None or (label.kind != "json" and label.endings[0].rpartition(".")[2] not in _LABELS):
         problems.append(_unfit("target", target, counts, "cls, txt or json.KEY"))
     if problems or chosen is None or label is None:
         raise ConfigError(problems)

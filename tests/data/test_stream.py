@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,17 @@ def test_whole_numbers_stay_whole_without_scaling(tmp_path: Path) -> None:
     assert torch.equal(inputs[:, 0] % 2, targets)
     assert data.class_names == ("a", "b")
     assert data.normalise(data.read(tmp_path / "a.tar", "task.inputs")).shape == (40, 5)
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_names_may_be_long_and_endings_have_points(form: int, tmp_path: Path) -> None:
+    folder = "a/" * (45 if form == tarfile.USTAR_FORMAT else 90)
+    samples = [(f"{folder}{row}", {"in.npy": npy(np.ones(2) * row), "y.txt": b"ab"[row % 2 :][:1]}) for row in range(9)]
+    write_tar(tmp_path / "a.tar", samples, format=form)
+    data = made(tmp_path, input="in.npy", target="y.txt", scaling="none", batch_size=4, val_size=0)
+    inputs, targets = passed(data)
+    assert sorted(inputs[:, 0].tolist()) == list(range(9))
+    assert torch.equal(inputs[:, 0] % 2, targets.float())
 
 
 def test_folds_divide_the_samples_in_their_order(folder: Path) -> None:

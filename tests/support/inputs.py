@@ -270,7 +270,7 @@ data=fashion_mnist  data.root=5 => data.root: expected
 data=stream => data.shards: must be given a value
 data=stream  data.shards=none.tar => data.shards: no such file or folder
 data=stream  data.shards=[] => data.shards: a list of paths
-data=stream  data.shards=none.tar  data.bad_files=ignore  data.check=0 => data.bad_files: error, skip & data.check: or all
+data=stream  data.shards=x.tar  data.bad_files=ignore  data.check=0 => data.bad_files: error, skip & data.check: or all
 """,
     "model": r"""
 model=cn => model: there is no such option
