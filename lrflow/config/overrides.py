@@ -29,7 +29,7 @@ _LONGEST = 100_000  # characters of an override, which Hydra parses in pure Pyth
 
 
 class UnreadableError(HydraException):
-    """Raised for a value that follows Hydra's grammar and cannot be read all the same; says why."""
+    """Raised for a value that follows Hydra's grammar and cannot be read all the same; its message has the reason."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lrflow.hub import find_file, package_named
 HUGGINGFACE = "lrflow.huggingface.HuggingFace"
 
 _OF_THE_FILE = ("id2label", "label2id", "_name_or_path", "transformers_version", "dtype", "torch_dtype", "auto_map")
-"""Keys of a config.json that say nothing about the architecture, or that the model sets."""
+"""Keys of a config.json that do not affect the architecture, or that the model sets."""
 
 
 def fill_architecture(config: DictConfig) -> list[Problem]:

@@ -210,7 +210,7 @@ class Width:
 
 
 class UnknownRoleError(Exception):
-    """Raised if the role of a parameter is unknown; `hint` says how to set it."""
+    """Raised if the role of a parameter is unknown; `hint` explains how to set it."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)

@@ -202,7 +202,7 @@ class Best:
     def write(self, newest: Path, spare: Callable[[], Sequence[Path]]) -> None:
         """Copy the checkpoints that became the best, and delete the files of those that no longer are.
 
-        If a copy fails, a warning says so, the earlier files stay, and the next call tries again. By then its source is
+        If a copy fails, it is logged, the earlier files stay, and the next call tries again. By then its source is
         no longer the newest checkpoint and can become `best.ckpt` itself, which takes no space.
 
         Args:

@@ -1,4 +1,4 @@
-"""Failures of loggers: each is told once, and none ends the run or keeps the values from the other loggers."""
+"""Failures of loggers: each is reported once, and none ends the run or keeps the values from the other loggers."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class _Attempted:
 
 
 def guard(logger: Logger, name: str) -> Logger:
-    """Return a logger that fails in none of the calls of a run, but tells the first failure.
+    """Return a logger that fails in none of the calls of a run, but reports the first failure.
 
     Args:
         logger: any logger; it is changed.

@@ -1,4 +1,4 @@
-"""The loggers of a run: they are built here, given rows, told what the run is, and closed."""
+"""The loggers of a run: they are built here, get its description and its rows, and are closed."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def confirm_range(
 ) -> tuple[Confirmation, int]:
     """Confirm the LR of a range test by trial runs (`find.confirm`).
 
-    How losses rank before the LR is annealed says little about how they rank after it. Each trial run therefore
+    How losses rank before the LR is annealed hardly shows how they rank after it. Each trial run therefore
     follows the run's whole schedule, scaled to its length.
 
     Args:

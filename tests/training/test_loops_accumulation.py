@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lrflow.layers import Rule
 from lrflow.schedules import Constant, Schedule
+from lrflow.training.loops import LookAhead
 
 LR, EPOCHS = 0.1, 2
 INPUTS = torch.randn(104, 6, generator=torch.Generator().manual_seed(0))
@@ -84,3 +85,9 @@ def test_the_gradient_of_a_short_window_is_a_mean(
     assert run.trainer.global_step == steps
     for name, weight in plain(accumulate, skipped, 0.9).items():
         torch.testing.assert_close(run.module.net.state_dict()[name], weight)
+
+
+def test_loaders_without_a_reliable_length_end_at_their_limit() -> None:
+    for limit, batches in ((2, 2), (9, 7), (None, 7)):
+        loaders = LookAhead(DataLoader(TensorDataset(INPUTS), 16), "max_size_cycle", limit)
+        assert [sum(1 for _ in loaders) for _ in range(2)] == [batches, batches]
