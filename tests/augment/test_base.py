@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, WeightedRandomSampler
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler, default_collate
 
 from lrflow import assemble
 from lrflow.augment import Augmentation, FlipCrop, MixUp, RandAugment
-from lrflow.augment.base import Pipeline
+from lrflow.augment.base import Augmented, Pipeline
 from lrflow.config import compose
 from lrflow.config.schema import Data
 from lrflow.data import Digits, ordered
 from lrflow.data.digits import MEAN, STD
+from lrflow.data.order import collate_whole
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.training.loader_settings import configure_loaders
 from lrflow.training.loaders import set_up_data
@@ -46,6 +47,14 @@ def test_a_batch_depends_on_seed_epoch_and_number_alone(same: Any) -> None:
         assert not next(iter(loader(0, **place)))[0].equal(whole[0][0])
     made = loader(0)
     assert made.dataset[5][0].equal(plain.train_set[5][0])  # type: ignore[index]
+
+
+def test_batches_and_epochs_draw_other_numbers() -> None:
+    alike = TensorDataset(torch.rand(1, 1, 8, 8).expand(64, 1, 8, 8), torch.zeros(64))
+    dataset = Augmented(alike, default_collate, Pipeline({"flip": FlipCrop()}))
+    loader = DataLoader(dataset, 16, collate_fn=collate_whole)
+    batches = [batch[0] for epoch in (0, 1) for batch in ordered(loader, 0, epoch=epoch)]
+    assert not any(one.equal(other) for number, one in enumerate(batches) for other in batches[:number])
 
 
 def test_what_is_validated_is_not_augmented() -> None:
