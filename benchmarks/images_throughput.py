@@ -42,7 +42,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lrflow.data import Images, ordered
-from lrflow.data.image_files import list_images
+from lrflow.data.images.files import list_images
 from lrflow.display import Grid
 
 Batches = Callable[[], Iterator[Any]]
@@ -131,7 +131,7 @@ def from_files(root: Path, folder: Path, given: argparse.Namespace) -> dict[str,
 
     def first() -> Iterator[Any]:
         shutil.rmtree(folder, ignore_errors=True)
-        from lrflow.data import image_parts
+        from lrflow.data.images import parts as image_parts
 
         image_parts._decoded.cache_clear()
         return iter(ordered(make(root, str(folder), given).train_dataloader(), seed=0))

@@ -42,13 +42,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from lrflow.data import ordered
 from lrflow.health import NonFinite
 from lrflow.layers import Rule, merge, resolve
+from lrflow.loggers.loggers import CSVLogger
 from lrflow.metric import Metric
 from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan
 from lrflow.schedules import Cosine, Duration, Horizon, Schedule
 from lrflow.training import Checkpoints, Signals, Supervised
 from lrflow.training.configure_optimizers import supply_optimizer
-from lrflow.training.loggers import CSVLogger
 from lrflow.training.progress import ProgressBar
 from lrflow.training.trainer import build_trainer, quieten_lightning
 

@@ -22,7 +22,7 @@ def summary(path: Path) -> str:
 def tree() -> str:
     """One heading per room, one line per module."""
     package = ROOT / "lrflow"
-    rooms = [package, *sorted(path.parent for path in package.glob("*/__init__.py"))]
+    rooms = [package, *sorted(path.parent for path in package.rglob("*/__init__.py"))]
     lines = []
     for room in rooms:
         about = TOP if room == package else summary(room / "__init__.py")

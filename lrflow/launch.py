@@ -99,3 +99,10 @@ def _is_number(text: str) -> bool:
 def _problem(name: str, value: str, expected: str) -> Problem:
     hint = f"the launcher of the run sets this environment variable; for a run without a launcher: unset {name}"
     return Problem(name, f"in the environment, expected {expected}", value, hint)
+
+
+def rank() -> int:
+    """Return the global rank, from the environment, before any Trainer exists; 0 for a single process."""
+    from pytorch_lightning.utilities import rank_zero_only  # here, since a start must stay light
+
+    return int(getattr(rank_zero_only, "rank", 0) or 0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
+from lrflow.loggers.loggers import log_rows
 from lrflow.training.block import Block
-from lrflow.training.loggers import log_rows
 from lrflow.training.trainer import Trainer
 
 COLUMNS = ("throughput/steps_per_second", "throughput/samples_per_second", "throughput/tokens_per_second")

@@ -97,6 +97,6 @@ def _is_further_rank() -> bool:
     """Return whether another process of the same run reports how it ended."""
     if "pytorch_lightning" not in sys.modules:  # no processes were started, and the import is slow
         return False
-    from lrflow.training.trainer import rank
+    from lrflow.launch import rank
 
     return rank() > 0

@@ -21,11 +21,11 @@ from lrflow.limits import is_whole
 from lrflow.objectives import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
-    from lrflow.data.huggingface_parts import PreparedSet
-    from lrflow.data.image_parts import PreparedImages
-    from lrflow.data.stream_parts import PreparedStream
-    from lrflow.data.table_parts import PreparedTable
-    from lrflow.data.text_parts import PreparedText
+    from lrflow.data.huggingface.parts import PreparedSet
+    from lrflow.data.images.parts import PreparedImages
+    from lrflow.data.stream.parts import PreparedStream
+    from lrflow.data.table.parts import PreparedTable
+    from lrflow.data.text.parts import PreparedText
 
     Prepared = PreparedTable | PreparedImages | PreparedText | PreparedStream | PreparedSet
 
@@ -103,7 +103,7 @@ def fill_facts(config: DictConfig, typed: Collection[str] = ()) -> list[Problem]
 
 def _table(node: dict[str, Any]) -> PreparedTable:
     """Return the table of a config, read and split."""
-    from lrflow.data.table_parts import TableOptions, prepare
+    from lrflow.data.table.parts import TableOptions, prepare
 
     missing = [name for name in ("file", "target") if node.get(name) == "???"]
     if missing:  # each is reported when the config is resolved
@@ -117,8 +117,8 @@ def _table(node: dict[str, Any]) -> PreparedTable:
 
 def _images(node: dict[str, Any]) -> PreparedImages:
     """Return the images of a config, found and decoded."""
-    from lrflow.data.image_files import ImageOptions
-    from lrflow.data.image_parts import prepare
+    from lrflow.data.images.files import ImageOptions
+    from lrflow.data.images.parts import prepare
 
     options = ImageOptions.of(node)
     if problems := check_parquet(options.file, "data.file"):
@@ -128,8 +128,8 @@ def _images(node: dict[str, Any]) -> PreparedImages:
 
 def _texts(node: dict[str, Any]) -> PreparedText:
     """Return the texts of a config, read and split."""
-    from lrflow.data.text_options import TextOptions
-    from lrflow.data.text_parts import prepare
+    from lrflow.data.text.options import TextOptions
+    from lrflow.data.text.parts import prepare
 
     options = TextOptions.of(node)
     files = {name: getattr(options, name) for name in ("root", "file", "val_file", "test_file")}
@@ -146,8 +146,8 @@ def _texts(node: dict[str, Any]) -> PreparedText:
 
 def _stream(node: dict[str, Any]) -> PreparedStream:
     """Return the shards of a config, indexed."""
-    from lrflow.data.stream_files import StreamOptions, shards_of_parts
-    from lrflow.data.stream_parts import prepare
+    from lrflow.data.stream.files import StreamOptions, shards_of_parts
+    from lrflow.data.stream.parts import prepare
 
     if node.get("shards") == "???":  # reported when the config is resolved
         raise ConfigError([])
@@ -160,7 +160,7 @@ def _stream(node: dict[str, Any]) -> PreparedStream:
 
 def _set(node: dict[str, Any]) -> PreparedSet:
     """Return the data set of a config, read and split."""
-    from lrflow.data.huggingface_parts import SetOptions, prepare
+    from lrflow.data.huggingface.parts import SetOptions, prepare
 
     if node.get("name_or_path") == "???":  # reported when the config is resolved
         raise ConfigError([])

@@ -129,7 +129,7 @@ def _written(config: Config) -> Iterator[tuple[str, Any]]:
     if config.data.target in _CACHES and data.get("cache", "auto") not in ("auto", "none"):
         yield "data.cache", data["cache"]
     if config.data.target in _DOWNLOADS and data.get("download", True) and data.get("root"):
-        from lrflow.data.fashion_mnist_files import find
+        from lrflow.data.fashion_mnist.files import find
 
         if not find(Path(str(data["root"])).expanduser()):
             yield "data.root", data["root"]

@@ -6,14 +6,14 @@ from lrflow.imports import lazily
 
 if TYPE_CHECKING:
     from lrflow.data.digits import Digits
-    from lrflow.data.fashion_mnist import FashionMNIST
-    from lrflow.data.huggingface import HuggingFace
-    from lrflow.data.images import Images
+    from lrflow.data.fashion_mnist.fashion_mnist import FashionMNIST
+    from lrflow.data.huggingface.huggingface import HuggingFace
+    from lrflow.data.images.images import Images
     from lrflow.data.module import DataModule, Examples
     from lrflow.data.order import ShardedBatches, is_ordered, ordered
-    from lrflow.data.stream import Stream
-    from lrflow.data.table import Table
-    from lrflow.data.text import Text
+    from lrflow.data.stream.stream import Stream
+    from lrflow.data.table.table import Table
+    from lrflow.data.text.text import Text
 
 __all__ = [
     "DataModule",
@@ -36,13 +36,13 @@ __getattr__ = lazily(
         "DataModule": "module",
         "Digits": "digits",
         "Examples": "module",
-        "FashionMNIST": "fashion_mnist",
-        "HuggingFace": "huggingface",
-        "Images": "images",
+        "FashionMNIST": "fashion_mnist.fashion_mnist",
+        "HuggingFace": "huggingface.huggingface",
+        "Images": "images.images",
         "ShardedBatches": "order",
-        "Stream": "stream",
-        "Table": "table",
-        "Text": "text",
+        "Stream": "stream.stream",
+        "Table": "table.table",
+        "Text": "text.text",
         "is_ordered": "order",
         "ordered": "order",
     },

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrflow.data import cache, fashion_mnist_files
+from lrflow.data import cache
 from lrflow.data.cache import read_package
+from lrflow.data.fashion_mnist import files as fashion_mnist_files
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import is_file
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrflow.data.splits import PARTS, HeldOut, part_named
-from lrflow.data.table_columns import in_order
-from lrflow.data.table_file import SHOWN, Column
+from lrflow.data.table.columns import in_order
+from lrflow.data.table.file import SHOWN, Column
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 
 SKIP = "data.bad_files=skip leaves these out and counts them"

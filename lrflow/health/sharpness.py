@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from lrflow.data import is_ordered
 from lrflow.display import COLOURS, INK, number, plain_axes, save_figure
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.loggers.loggers import log_rows
 from lrflow.optimizers.traits import traits_of
 from lrflow.schedules import Duration
 from lrflow.training.curvature import (
@@ -35,7 +36,6 @@ from lrflow.training.curvature import (
     stability_limit,
 )
 from lrflow.training.isolation import isolated_batches, seed_generators, transfer_batch
-from lrflow.training.loggers import log_rows
 from lrflow.training.monitor import Monitor, Watched
 
 log = logging.getLogger("lrflow")

@@ -21,12 +21,12 @@ from lrflow.config.targets import optimizer_traits
 from lrflow.config.warnings import unused_by_search
 from lrflow.display import Grid, QuietConsole, number
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.launch import rank
 from lrflow.metric import TRAIN_LOSS
 from lrflow.reports.find import write_find_page
 from lrflow.runs import RunFolder
 from lrflow.tasks.run_record import open_folder, own_environment
 from lrflow.training.state import preserve_random_state
-from lrflow.training.trainer import rank
 from lrflow.tuning.batch_size import Try, measure_sizes
 from lrflow.tuning.batch_size_record import BatchSizes, scaled_rates
 from lrflow.tuning.confirmation import Confirmation, confirm_range

@@ -20,6 +20,7 @@ from lrflow.config import Config
 from lrflow.config.task_schema import Train
 from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError, StoppedError
+from lrflow.loggers.loggers import abandon_loggers, close_loggers
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.tasks.population_checks import (
@@ -32,7 +33,6 @@ from lrflow.tasks.population_checks import (
 from lrflow.tasks.run_record import conclude, failure_recorded, open_folder, open_loggers, record_start
 from lrflow.tasks.train import prepare
 from lrflow.training.group_norms import norms_interval
-from lrflow.training.loggers import abandon_loggers, close_loggers
 from lrflow.vectorized.eligibility import ineligible_because, population_key, shares_data
 from lrflow.vectorized.fit import PopulationFit
 from lrflow.vectorized.member import Member

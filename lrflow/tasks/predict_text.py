@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from lrflow.config.task_schema import Predict
 from lrflow.data import Text
-from lrflow.data.tokenization import UnknownCharacterError
+from lrflow.data.text.tokenization import UnknownCharacterError
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import write_whole

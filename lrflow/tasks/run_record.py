@@ -25,17 +25,17 @@ from lrflow.config.secrets import shown_config
 from lrflow.display import counted
 from lrflow.errors import StoppedError
 from lrflow.health.advice import plan_extras
+from lrflow.launch import rank
+from lrflow.loggers.dashboard import About
+from lrflow.loggers.loggers import build_loggers, close_loggers, describe_run
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
 from lrflow.redaction import redact
 from lrflow.remote import upload, url_of
 from lrflow.runs import NoFolder, RunFolder
-from lrflow.training.dashboard import About
 from lrflow.training.interrupt import requeue
-from lrflow.training.loggers import build_loggers, close_loggers, describe_run
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import resumed_facts
-from lrflow.training.trainer import rank
 
 log = logging.getLogger("lrflow")
 

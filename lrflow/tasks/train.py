@@ -27,7 +27,9 @@ from lrflow.config.task_schema import Train
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError
 from lrflow.health.advice import report_advice
+from lrflow.launch import rank
 from lrflow.layers import Group, merge
+from lrflow.loggers.loggers import close_loggers
 from lrflow.outcome import Outcome, numbers_in
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
@@ -57,7 +59,6 @@ from lrflow.training.group_norms import norms_interval
 from lrflow.training.interrupt import ended_together
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
-from lrflow.training.loggers import close_loggers
 from lrflow.training.module_optimizer import check_same_length
 from lrflow.training.monitor import Monitor, Watched, build_monitors
 from lrflow.training.preprocessing import preprocessing_of, restore_preprocessing
@@ -65,7 +66,7 @@ from lrflow.training.progress import ProgressBar
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_checks import compared_fingerprint
 from lrflow.training.resume_source import branch_point, read_resumed
-from lrflow.training.trainer import Trainer, build_trainer, check_launched, rank, validate_every
+from lrflow.training.trainer import Trainer, build_trainer, check_launched, validate_every
 from lrflow.training.trainer_options import lightning_options, profiler_of
 
 log = logging.getLogger("lrflow")

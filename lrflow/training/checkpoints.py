@@ -16,6 +16,7 @@ from lrflow.config.literal import in_shell
 from lrflow.display import joined
 from lrflow.errors import LrflowError, SettingError, StoppedError
 from lrflow.files import copy_whole, remove_parts, set_aside
+from lrflow.loggers.loggers import drop_rows_from
 from lrflow.metric import Metric
 from lrflow.remote import upload
 from lrflow.runs import BEST, RunFolder, checkpoints_in, name_of_step, step_of
@@ -27,7 +28,6 @@ from lrflow.training.configure_optimizers import regroup
 from lrflow.training.finite import not_finite, not_finite_in
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import Position
-from lrflow.training.loggers import drop_rows_from
 from lrflow.training.loops import AfterModuleHooks
 from lrflow.training.monitor import monitors
 from lrflow.training.signals import Signals

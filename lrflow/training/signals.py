@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning import Callback
 
 from lrflow.errors import LrflowError
+from lrflow.loggers.loggers import log_rows
 from lrflow.optimizers.routed import member_optimizers
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.plan.lr_scheduler import read_setting
@@ -20,7 +21,6 @@ from lrflow.plan.table import setting_columns
 from lrflow.training.block import Block
 from lrflow.training.branches import FollowsPlan
 from lrflow.training.group_norms import RunMeter
-from lrflow.training.loggers import log_rows
 from lrflow.training.metric_reading import MeanLoss
 
 

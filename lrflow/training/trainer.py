@@ -19,7 +19,6 @@ from lightning_fabric.plugins.environments import LightningEnvironment, TorchEla
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import Profiler
-from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lrflow.errors import ConfigError, Problem
@@ -269,8 +268,3 @@ def quieten_lightning() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-
-
-def rank() -> int:
-    """Return the global rank, from the environment, before any Trainer exists; 0 for a single process."""
-    return int(getattr(rank_zero_only, "rank", 0) or 0)

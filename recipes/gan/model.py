@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lrflow.data.fashion_mnist import MEAN, STD
+from lrflow.data.fashion_mnist.fashion_mnist import MEAN, STD
 
 BATCH = 256  # of the classifier's training
 GRID = (5, 10)  # rows and columns of samples.png

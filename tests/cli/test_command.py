@@ -283,6 +283,6 @@ def test_only_the_first_process_reports_the_stop(
         raise StoppedError("stopped as asked after 5 steps", 130)
 
     monkeypatch.setattr("lrflow.cli.jobs.run_task", stop)
-    monkeypatch.setattr("lrflow.training.trainer.rank", lambda: rank)
+    monkeypatch.setattr("lrflow.launch.rank", lambda: rank)
     assert run_job(compose([])).exit_code == 130
     assert "".join(capfd.readouterr()).count("stopped as asked") == told

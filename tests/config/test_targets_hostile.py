@@ -46,7 +46,7 @@ HOSTILE = """
     lrflow.config.instantiate  lrflow.config.packages.trust_packages  lrflow.config.saved.save_config
     lrflow.files.write_whole  lrflow.memory.garbage_collection  lrflow.data.cache.write_file  lrflow.data.cache._run
     lrflow.data.cache.subprocess.run  lrflow.data.fetch.main  lrflow.data.module.os.system
-    lrflow.data.fashion_mnist_files.download  lrflow.data.DataModule.load  lrflow.models.torch.load
+    lrflow.data.fashion_mnist.files.download  lrflow.data.DataModule.load  lrflow.models.torch.load
     lrflow.schedules.pieces.shape_factory  lrflow.schedules.serialization.from_spec  lrflow.schedules.np.load
     lrflow.optimizers.factory.build_optimizer  lrflow.optimizers.shampoo.os  lrflow.health.sharpness.csv
     lrflow.training.checkpoint_file.read_checkpoint  lrflow.tasks.train.run  lrflow.sweeps.study.open_storage

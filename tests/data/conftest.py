@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from lrflow.data import fashion_mnist_files
+from lrflow.data.fashion_mnist import files as fashion_mnist_files
 
 # A busy machine is not a fault of the code.
 settings.register_profile("no deadline", deadline=None)

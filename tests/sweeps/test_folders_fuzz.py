@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import PHASES, broken_bytes, broken_trees, examples
 
+from lrflow.loggers.csv_file import CSVLogger
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps.folders import read_sweep
-from lrflow.training.csv_logger import CSVLogger
 
 FUZZ = settings(max_examples=examples(30), deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 FILES = ("config.yaml", "summary.json", "metrics.csv")

@@ -14,11 +14,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lrflow.config import compose
 from lrflow.errors import DivergedError, EndedEarlyError, PrunedError, SignalReceived, StoppedError
+from lrflow.loggers.loggers import close_loggers
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.tasks import train
 from lrflow.tasks.run_record import open_loggers
-from lrflow.training.loggers import close_loggers
 
 SHORT = ["model.widths=[8]", "trainer=cpu", "trainer.max_steps=12", "trainer.progress=false", "data.batch_size=128"]
 

@@ -24,7 +24,7 @@ import sys
 import torch
 from lrflow.config import compose
 from lrflow.tasks import train
-from lrflow.training.trainer import rank
+from lrflow.launch import rank
 
 supply, trained = train.supply_optimizer, []
 def supply_and_keep(module, *settings):

@@ -477,7 +477,7 @@ import sys
 import torch
 from lrflow.config import compose
 from lrflow.tasks import train
-from lrflow.training.trainer import rank
+from lrflow.launch import rank
 
 close, loops = train.make_feedback_loop, []
 def close_and_keep(*settings):

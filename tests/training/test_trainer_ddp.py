@@ -29,7 +29,7 @@ from pytorch_lightning import Callback
 from lrflow.config import compose
 from lrflow.errors import LrflowError
 from lrflow.tasks import train
-from lrflow.training.trainer import rank
+from lrflow.launch import rank
 
 class Look(Callback):
     def on_train_batch_start(self, trainer, *_):

@@ -1,0 +1,1 @@
+"""Shards, which are read nearly in sequence: tar files and Parquet."""

@@ -1,0 +1,160 @@
+"""The logger for TensorBoard: metrics, the table of hyperparameters, and the plan and the config of the run."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning.loggers import TensorBoardLogger as OfLightning
+
+from lrflow.loggers.dashboard import About, rows_before
+from lrflow.outcome import Outcome
+from lrflow.output import redact_message
+from lrflow.redaction import redact
+from lrflow.runs import RunFolder
+
+BEST = "best"
+"""Prefix of the name under which the best value of the metric is logged."""
+
+
+class TensorBoardLogger(OfLightning):
+    """Lightning's logger, which masks secrets and describes the run.
+
+    Args:
+        folder: the run folder.
+        about: what the dashboard shows of the run.
+        options: of Lightning's logger.
+    """
+
+    def __init__(self, folder: Path, about: About, **options: Any) -> None:
+        super().__init__(folder, name="tensorboard", version="", **options)
+        self._folder, self._about = folder, about
+
+    def log_hyperparams(self, params: Any, *args: Any, **options: Any) -> None:
+        """Log hyperparameters, as of a module that calls `save_hyperparameters()`."""
+        super().log_hyperparams(redact(dict(params)) if isinstance(params, Mapping) else params, *args, **options)
+
+    @property
+    def experiment(self) -> Any:
+        """TensorBoard's writer."""
+        writer = super().experiment
+        file_writer = getattr(writer, "file_writer", None)
+        if file_writer is not None and "add_event" not in vars(file_writer):
+            add = file_writer.add_event
+
+            def add_redacted(event: Any, *args: Any, **options: Any) -> None:
+                redact_message(event)
+                add(event, *args, **options)
+
+            file_writer.add_event = add_redacted
+        return writer
+
+    def describe(self, folder: Path) -> None:
+        """Show the config, the plan and the hyperparameters of the run.
+
+        Args:
+            folder: the folder that holds `plan.csv` and, unless the run is a job of a sweep, `plan.png`.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        writer: Any = self.experiment
+        writer.add_text("config", _as_code(yaml.safe_dump(dict(self._about.config), sort_keys=False)), 0)
+        writer.add_text("options", _as_table(self._about.options), 0)
+        if (table := folder / "plan.csv").exists():
+            writer.add_text("plan", _as_code(_shortened(table.read_text(encoding="utf-8"))), 0)
+        given = {**self._about.options, **{key: _value(text) for key, text in self._about.typed.items()}}
+        metrics = dict.fromkeys(self._names(), 0.0)
+        for summary in hparams(given, metrics)[:2]:  # the third would say that the run has ended
+            writer.file_writer.add_summary(summary)
+        if (picture := folder / "plan.png").exists():
+            writer.add_image("plan", _pixels(picture), 0, dataformats="HWC")
+        writer.flush()
+
+    def _names(self) -> list[str]:
+        metric = self._about.metric
+        return [metric, f"{BEST}/{metric}"] if metric else []
+
+    def drop_from(self, step: int) -> None:
+        """Mark the events of `step` and later as deleted: a resumed run writes them again."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        restart = Event(step=step, session_log=SessionLog(status=SessionLog.START))
+        self.experiment.file_writer.add_event(restart)
+
+    def flush(self) -> None:
+        """Write the events, of which a killed run would otherwise lose those of two minutes."""
+        self.experiment.flush()
+
+    def conclude(self, outcome: Outcome) -> None:
+        """Log how the run ended."""
+        if (best := self._best()) is not None:
+            self.experiment.add_scalar(self._names()[1], *best)
+        self.experiment.add_text("outcome", f"{outcome.status} {outcome.reason}".strip(), outcome.steps)
+        self.experiment.file_writer.add_summary(_end(outcome.exit_code == 0))
+
+    def _best(self) -> tuple[float, int] | None:
+        """Return the best value of the metric in metrics.csv, and its step; None if there is none."""
+        metric = self._about.metric
+        if metric is None:
+            return None
+        rows = rows_before(RunFolder(self._folder).metrics, sys.maxsize)
+        found = [(row[metric], step) for step, row in rows if metric in row and math.isfinite(row[metric])]
+        sign = 1 if self._about.mode == "min" else -1
+        return min(found, key=lambda pair: sign * pair[0], default=None)
+
+
+def _end(is_success: bool) -> Any:
+    """Return the summary by which the table of hyperparameters knows that a run has ended, and how."""
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.plugins.hparams.api_pb2 import Status
+    from tensorboard.plugins.hparams.metadata import PLUGIN_DATA_VERSION, PLUGIN_NAME, SESSION_END_INFO_TAG
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+
+    status = Status.Value("STATUS_SUCCESS" if is_success else "STATUS_FAILURE")
+    data = HParamsPluginData(
+        session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()), version=PLUGIN_DATA_VERSION
+    )
+    plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=data.SerializeToString())
+    return Summary(value=[Summary.Value(tag=SESSION_END_INFO_TAG, metadata=SummaryMetadata(plugin_data=plugin))])
+
+
+def _as_code(text: str) -> str:
+    """Return a text in Markdown whose lines stay as they are."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _as_table(values: Mapping[str, str]) -> str:
+    return "\n".join(["| group | option |", "| --- | --- |", *(f"| {key} | {name} |" for key, name in values.items())])
+
+
+_MOST_LINES = 200
+
+
+def _shortened(table: str) -> str:
+    """Return a table of at most about `_MOST_LINES` lines, evenly over its length."""
+    head, *rows = table.splitlines()
+    every = -(-len(rows) // _MOST_LINES) if rows else 1
+    return "\n".join([head, *rows[::every], *(rows[-1:] if (len(rows) - 1) % every else [])])
+
+
+def _pixels(path: Path) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def _value(text: str) -> float | str | bool:
+    """Return a typed value as TensorBoard's table sorts it: a number, a switch or text."""
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,140 @@
+"""Weights & Biases with one row per optimizer step, also for a run that was killed and is resumed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.utilities import rank_zero_only
+
+from lrflow.loggers.dashboard import rows_before
+from lrflow.loggers.wandb_access import ReachableWandbLogger
+
+log = logging.getLogger("lrflow")
+
+STEP = "trainer/global_step"
+"""The axis of Lightning's logger for all metrics."""
+
+_BLOCK, _HEADER = 32768, 7  # of LevelDB's log format, in which W&B writes its files
+_WHOLE, _FIRST, _LAST = 1, 2, 4  # kinds of a record's parts
+
+
+class WandbHistory(ReachableWandbLogger):
+    """Logs rows to W&B under their optimizer step, which is also W&B's own step.
+
+    All values of a step are one row, written when the next step begins: a killed run loses whole rows, not parts of
+    them. A resumed run first writes those rows of `metrics.csv` that W&B does not have, and leaves out those that it
+    has. A row whose step W&B refuses, because it already has later or other rows, gets the next free one.
+
+    Args:
+        folder: of the run; holds `metrics.csv`, and W&B's files in `wandb/`.
+        options: of Lightning's logger.
+    """
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(save_dir=folder, **options)
+        self._folder = folder
+        self._step: int | None = None
+        self._row: dict[str, float] = {}
+        self._known: dict[int, set[str]] | None = None  # the metrics of each step that W&B has
+        self._used: set[int] = set()  # W&B's own steps
+        self._least = 0  # the first step that W&B takes
+        self._shift = 0  # of W&B's steps against those of the optimizer
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log the values of a step, which must not be lower than the last one; None: without a step."""
+        if step is None:
+            super().log_metrics(metrics)
+            return
+        if self._known is None:
+            self._restore(step)
+        if self._step is not None and step > self._step:
+            self._write()
+        self._step = step if self._step is None else max(step, self._step)
+        self._row |= metrics
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write the last row."""
+        self._write()
+        super().finalize(status)
+
+    def _write(self) -> None:
+        if self._step is not None and self._row:
+            self._put(self._step, self._row)
+        self._row = {}
+
+    def _put(self, step: int, row: Mapping[str, float]) -> None:
+        assert self._known is not None
+        if row.keys() <= self._known.get(step, set()):
+            return
+        at = max(step + self._shift, self._least)
+        if at in self._used:
+            at = max(self._used) + 1
+        # A gap that is filled has its own steps; after a step that was taken, all later ones move.
+        self._shift = max(self._shift, at - step)
+        self._least = at + 1
+        self._used.add(at)
+        self.experiment.log({**row, STEP: step}, step=at, commit=True)
+
+    def _restore(self, step: int) -> None:
+        """Find out which rows W&B has, and write those of `metrics.csv` before a step that it lacks."""
+        self._known = {}
+        earlier = sorted((self._folder / "wandb").glob(f"*run-*-{self._id}/run-{self._id}.wandb"))
+        for path in earlier:
+            _wait_until_written(path)
+            try:
+                for own, values in rows_of(path):
+                    self._used.add(own)
+                    if STEP in values:
+                        self._known.setdefault(int(values[STEP]), set()).update(values)
+            except Exception as error:  # a damaged file raises many types of errors, and must not end the run
+                log.warning("%s: cannot be read to its end (%s): W&B may get rows twice", path, type(error).__name__)
+        experiment: Any = self.experiment
+        if not getattr(experiment, "offline", False):
+            self._least = int(getattr(experiment, "step", 0) or 0)  # of the server, which takes no earlier ones
+        for before, row in rows_before(self._folder / "metrics.csv", step):
+            self._put(before, row)
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a file of W&B: its own step, and the values by name; ends at a part that is incomplete."""
+    messages: Any = import_module("wandb.proto.wandb_internal_pb2")
+    for content in _records(path.read_bytes()):
+        record = messages.Record()
+        record.ParseFromString(content)
+        if record.WhichOneof("record_type") != "history":
+            continue
+        values = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        own = values.pop("_step", record.history.step.num)
+        yield int(own), {name: value for name, value in values.items() if not name.startswith("_")}
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    """Yield the records of a file in LevelDB's log format, behind a head of seven bytes."""
+    at, parts = _HEADER, b""
+    while at + _HEADER <= len(data):
+        left = _BLOCK - at % _BLOCK
+        if left < _HEADER:
+            at += left
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        start, at = at + _HEADER, at + _HEADER + length
+        if kind == 0 or at > len(data):
+            return
+        parts = data[start:at] if kind in (_WHOLE, _FIRST) else parts + data[start:at]
+        if kind in (_WHOLE, _LAST):
+            yield parts
+
+
+def _wait_until_written(path: Path, patience: float = 5.0) -> None:
+    """Wait for the service of a killed run, which writes what it had received and ends."""
+    deadline = time.monotonic() + patience
+    while time.time() - path.stat().st_mtime < 1 and time.monotonic() < deadline:
+        time.sleep(0.1)
