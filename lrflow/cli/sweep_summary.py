@@ -41,15 +41,16 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     metrics = _metrics(outcomes, [each.name for each in sweep.objectives] if sweep else [])
     repeated = any(outcome.runs for outcome in outcomes)
     heading = "trial" if repeated else "job"
+    ranks = sweep is None or all(trial.ranks for trial in sweep.trials)  # runs that ended early count too
     short = short_names(swept, (heading, "runs", "status", *ENDING))
     for headings, left_out in ((swept, ()), (short, ()), (short, ("folder",)), (short, ENDING)):
         ending = {name: cells for name, cells in ending.items() if name not in left_out}
         columns = {heading: [str(number) for number in range(len(outcomes))]}
         columns |= {name: [job.get(key, "") for job in given] for name, key in zip(headings, swept, strict=True)}
-        columns |= {"runs": [_runs(outcome) for outcome in outcomes]} if repeated else {}
+        columns |= {"runs": [_runs(outcome, ranks) for outcome in outcomes]} if repeated else {}
         columns_that_fit = 0
         for name in metrics:
-            column = {name: [_value(outcome, name) for outcome in outcomes]}
+            column = {name: [_value(outcome, name, ranks) for outcome in outcomes]}
             if grid_width(columns | column | ending) <= out.width:
                 columns |= column
                 columns_that_fit += 1
@@ -112,19 +113,21 @@ def _show_repeats(
     out.print(table)
 
 
-def _runs(outcome: Outcome) -> str:
+def _runs(outcome: Outcome, ranks: bool) -> str:
     """Return how many runs of a trial count, and how many it made if these are more."""
-    counting = sum(run.status in ("finished", "ended_early") for run in outcome.runs)
+    from lrflow.sweeps.repeats import is_ranked
+
+    counting = sum(is_ranked(run, ranks) for run in outcome.runs)
     return str(counting) if counting == len(outcome.runs) else f"{counting} of {len(outcome.runs)}"
 
 
-def _value(outcome: Outcome, name: str) -> str:
+def _value(outcome: Outcome, name: str, ranks: bool) -> str:
     """Return a metric as text, with its standard deviation if it is a mean over runs; empty: there is none."""
     from lrflow.sweeps.repeats import spreads
 
     if name not in outcome.metrics:
         return ""
-    spread = spreads(outcome.runs).get(name)
+    spread = spreads(outcome.runs, ranks).get(name)
     return str(spread) if spread else f"{outcome.metrics[name]:.4g}"
 
 

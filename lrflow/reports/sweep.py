@@ -221,10 +221,12 @@ def _trials_table(page: Page, sweep: SweepResults) -> None:
     rows = [_row(sweep, trial, has_errors) for trial in sweep.trials]
     best = next((index for index, trial in enumerate(sweep.trials) if trial is sweep.best), None)
     text = "Click a column's name to sort. Numbers link to the run folders."
-    means = "Metrics are mean ± standard deviation over the runs of a trial, which have different seeds. "
+    means = "Metrics are mean ± standard deviation over the runs of a trial, which have different seeds or folds. "
     page.table("Trials", columns, rows, means * several + text, best)
     if several:
-        runs = replace(sweep, trials=sweep.runs, keys=(*sweep.keys, "seed"))
+        runs = replace(
+            sweep, trials=sweep.runs, keys=tuple(dict.fromkeys(key for run in sweep.runs for key in run.given))
+        )
         heads = ["trial", "status", *runs.keys, *runs.metrics, "steps", "seconds", "error"]
         page.table("Runs", heads, [_row(runs, run, True, front=False) for run in runs.trials], text)
 

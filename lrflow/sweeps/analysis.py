@@ -369,7 +369,7 @@ def _doubts(
         else:
             doubts.append(f"the best LR, {best.tried:.3g}, is the {extreme} tried: one {beyond} it may be better")
     if best.diverged:
-        doubts.append(f"{best.diverged} of {len(best.trials)} trials at the best LR, {best.tried:.3g}, diverged")
+        doubts.append(f"{best.diverged} of {len(best.trials)} runs at the best LR, {best.tried:.3g}, diverged")
     return doubts
 
 

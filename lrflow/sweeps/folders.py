@@ -18,7 +18,7 @@ from lrflow.files import is_file, is_folder
 from lrflow.metric import Directions, Metric, as_list
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder, read_json
-from lrflow.sweeps.repeats import combined
+from lrflow.sweeps.repeats import combined, repeats
 from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
 
 RECORD = "sweep.yaml"  # settings and space of a sweep of hydra/sweeper=lrflow; Hydra's own sweeper writes none
@@ -70,8 +70,10 @@ def read_sweep(
     ]
     count = own.get("repeats", 1)
     if isinstance(count, int) and count > 1:
-        trials = _by_trial(trials, count)
         swept = [key for key in swept if key != "seed"]
+        trials = _by_trial(trials, count, swept)
+    else:
+        trials, swept = _grouped(trials, swept)
     if record.get("ended"):
         warnings.append(str(record["ended"]))
     names = as_list(metric) or [each.name for each in directions.objectives]
@@ -152,7 +154,7 @@ def _trial(
     )
 
 
-def _by_trial(runs: Sequence[TrialResult], count: int) -> list[TrialResult]:
+def _by_trial(runs: Sequence[TrialResult], count: int, keys: Sequence[str]) -> list[TrialResult]:
     """Return the trials of a sweep; run r of trial n is job `n * count + r`, unless a dead machine had begun it."""
     records: dict[int, dict[str, Any]] = {}
     owners: dict[str, int] = {}
@@ -165,24 +167,43 @@ def _by_trial(runs: Sequence[TrialResult], count: int) -> list[TrialResult]:
     found: dict[int, list[TrialResult]] = {}
     for run in runs:
         found.setdefault(owners.get(run.folder.name, run.number // count), []).append(run)
-    return [_repeated(number, found[number], count, records.get(number, {})) for number in sorted(found)]
+    trials = []
+    for number in sorted(found):
+        of_trial, record = {run.number % count: run for run in found[number]}, records.get(number, {})
+        trial = _repeated(of_trial, count, keys, last=bool(record))
+        if record.get("status") == "pruned":
+            trial = replace(trial, status="pruned", error=str(record.get("error", "")))
+        numbered = tuple(replace(run, number=number) for run in trial.runs)
+        trials.append(replace(trial, number=number, runs=numbered))
+    return trials
 
 
-def _repeated(number: int, runs: Sequence[TrialResult], count: int, record: Mapping[str, Any]) -> TrialResult:
-    """Return a trial of its runs, by the rules of the sweep that made it."""
-    ranks = runs[0].ranks
-    ended = {run.number % count: _outcome_of(run) for run in runs if run.status not in ("unfinished", "stopped")}
-    outcome = combined(ended, count, ranks, last=bool(record))
-    given = {key: value for key, value in runs[0].given.items() if key != "seed"}
-    numbered = tuple(replace(run, number=number) for run in runs)
+def _grouped(runs: list[TrialResult], keys: list[str]) -> tuple[list[TrialResult], list[str]]:
+    """Return the trials of a sweep over seeds or folds and other keys, which are ranked by the mean over the former.
+
+    A trial is all runs with the same values of the other keys, and has the number of the first. Without other keys, or
+    if no two runs repeat each other, each run is a trial.
+    """
+    others = [key for key in keys if not repeats(key)]
+    groups: dict[tuple[Value, ...], list[TrialResult]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run.given[key] for key in others), []).append(run)
+    if not others or len(others) == len(keys) or len(groups) == len(runs):
+        return runs, keys
+    return [_repeated(dict(enumerate(group)), len(group), others) for group in groups.values()], others
+
+
+def _repeated(runs: Mapping[int, TrialResult], count: int, keys: Sequence[str], last: bool = False) -> TrialResult:
+    """Return the trial of some runs by the number of the repeat; see `combined`."""
+    first = next(iter(runs.values()))
+    ended = {repeat: _outcome_of(run) for repeat, run in runs.items() if run.status not in ("unfinished", "stopped")}
+    outcome = combined(ended, count, first.ranks, last)
+    given = {key: first.given[key] for key in keys}
+    trial = replace(first, status="unfinished", given=given, metrics={}, runs=tuple(runs.values()), error="")
     if outcome is None:
-        return TrialResult(number, runs[0].folder, "unfinished", given, {}, ranks=ranks, runs=numbered)
-    status, reason = outcome.status, outcome.reason
-    if record.get("status") == "pruned":
-        status, reason = "pruned", str(record.get("error", ""))
-    return TrialResult(
-        number, runs[0].folder, status, given, outcome.metrics, outcome.steps, outcome.seconds, reason, ranks, numbered
-    )
+        return replace(trial, steps=None, seconds=None)
+    trial = replace(trial, metrics=outcome.metrics, steps=outcome.steps, seconds=outcome.seconds)
+    return replace(trial, status=outcome.status, error=outcome.reason)
 
 
 def _outcome_of(run: TrialResult) -> Outcome:

@@ -59,7 +59,7 @@ def is_ranked(run: Outcome, rank_ended_early: bool) -> bool:
     return run.status == "finished" or (run.status == "ended_early" and rank_ended_early)
 
 
-def spreads(runs: Iterable[Outcome], rank_ended_early: bool = True) -> dict[str, Spread]:
+def spreads(runs: Iterable[Outcome], rank_ended_early: bool) -> dict[str, Spread]:
     """Return mean and spread of each metric over the runs that count."""
     counting = [run for run in runs if is_ranked(run, rank_ended_early)]
     names = dict.fromkeys(name for run in counting for name in run.metrics)

@@ -36,8 +36,8 @@ class TrialResult:
         steps, seconds: the length of the run; None: it has not ended.
         error: why it did not finish.
         ranks: whether a trial that ended early is ranked by its metrics (`sweep.rank_ended_early`).
-        runs: its runs under several seeds (`sweep.repeats`), with the seed among their values; its metrics are then
-            the means over those that finished, and its folder is that of the first.
+        runs: its runs under several seeds or folds, which are among their values; its metrics are then the means over
+            those that finished, and its folder is that of the first.
     """
 
     number: int
@@ -54,9 +54,12 @@ class TrialResult:
     @property
     def counting(self) -> tuple[TrialResult, ...]:
         """Its runs that its metrics are the means of."""
-        return tuple(
-            run for run in self.runs if run.status == "finished" or (run.status == "ended_early" and run.ranks)
-        )
+        return tuple(run for run in self.runs if run.is_ranked)
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the trial is ranked by its metrics."""
+        return self.status == "finished" or (self.status == "ended_early" and self.ranks)
 
     def spread(self, metric: str) -> Spread | None:
         """Return mean and spread of a metric over its runs; None: it has a single run, or fewer than two values."""
@@ -77,8 +80,7 @@ class TrialResult:
         """Return the final value of a metric; NaN: the trial diverged, None: it did not finish."""
         if self.diverged:
             return math.nan
-        ended = self.status == "finished" or (self.status == "ended_early" and self.ranks)
-        return self.metrics.get(metric) if ended else None
+        return self.metrics.get(metric) if self.is_ranked else None
 
     def rate(self, key: str | None) -> float | None:
         """Return the trial's LR under this key; None: it has none, or one that is not positive."""
@@ -163,6 +165,11 @@ class SweepResults:
         return tuple(run for trial in self.trials for run in trial.runs or (trial,))
 
     @property
+    def numbered(self) -> dict[int, TrialResult]:
+        """Trials, and the runs of a grid over seeds, by number."""
+        return {trial.number: trial for trial in (*self.runs, *self.trials)}
+
+    @property
     def has_repeats(self) -> bool:
         """Whether trials have several runs each."""
         return any(trial.runs for trial in self.trials)
@@ -195,7 +202,7 @@ class SweepResults:
         if self.best or not self.trials:
             return None
         command = f"python -m lrflow task=analyze {in_shell('task.from', self.folder)}"
-        ranked = [t for t in self.trials if t.status == "finished" or (t.status == "ended_early" and t.ranks)]
+        ranked = [trial for trial in self.trials if trial.is_ranked]
         known = {name for trial in ranked for name in trial.metrics if not is_test(name)}
         if missing := [n for n in self._objective_names if ranked and not any(n in t.metrics for t in ranked)]:
             hint = did_you_mean(missing[0], sorted(known)) or "the trials only have metrics of the test"

@@ -55,7 +55,7 @@ def write_recipe(sweep: SweepResults, trial: TrialResult, name: str = BEST) -> P
         content = {"defaults": [{f"override /{group}": option} for group, option in options.items()]} if options else {}
         values = _differences(config, {key: value for key, value in defaults.items() if key not in whole})
         names = [each.name for each in sweep.objectives if each.name in trial.metrics]
-        metrics = "".join(f", {name} {trial.metrics[name]:.4g}" for name in names)
+        metrics = "".join(f", {name} {trial.spread(name) or f'{trial.metrics[name]:.4g}'}" for name in names)
         head = [
             f"Trial {trial.number} of a sweep: {trial.status}{metrics}",
             command(sweep, name),

@@ -41,7 +41,7 @@ def run(config: Config) -> dict[str, Any]:
         own = sweep.objectives == read_sweep(folder).objectives
         analyses = report(sweep, console, task.margin, recipe=own or task.write)
         if task.trial is not None:
-            _write(sweep, next(trial for trial in sweep.trials if trial.number == task.trial), console)
+            _write(sweep, sweep.numbered[task.trial], console)
     except OSError as error:
         raise LrflowError(f"{sweep.folder}: the results of the sweep cannot be written: {error.strerror}") from error
     found: dict[str, Any] = {"folder": str(sweep.folder)}
@@ -63,9 +63,9 @@ def _problems(task: Analyze, sweep: SweepResults) -> list[Problem]:
     if len(modes) > 1 and len(modes) != len(sweep.objectives):
         message = f"expected one, or as many as there are objectives ({len(sweep.objectives)})"
         problems.append(Problem("task.mode", message, modes))
-    numbers = [trial.number for trial in sweep.trials]
-    if task.trial is not None and task.trial not in numbers:
-        hint = f"they are {min(numbers)} to {max(numbers)}" if numbers else None
+    numbered = sweep.numbered
+    if task.trial is not None and task.trial not in numbered:
+        hint = f"they are {min(numbered)} to {max(numbered)}" if numbered else None
         problems.append(Problem("task.trial", "there is no such trial", task.trial, hint))
     return problems
 

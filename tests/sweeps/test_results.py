@@ -24,6 +24,22 @@ def test_reads_trials_with_their_values(make_run) -> None:
     assert sweep.warnings == ()
 
 
+@pytest.mark.parametrize("key", ["seed", "data.fold"])
+def test_a_grid_over_seeds_or_folds_is_ranked_by_the_mean(make_run, key: str) -> None:
+    losses = {"0.1": (0.1, 0.9, 0.8), "0.01": (0.4, 0.5, 0.6)}  # the luckiest run has the worse LR
+    for number, (repeat, lr) in enumerate((repeat, lr) for repeat in range(3) for lr in losses):
+        values = [f"optimizer.lr={lr}", f"{key}={repeat}"]
+        folder = make_run(number, values, {"val/loss": losses[lr][repeat]}, steps=7)
+    sweep = read_sweep(folder)
+    assert sweep.keys == ("optimizer.lr",)
+    assert sweep.best is not None
+    assert (sweep.best.number, sweep.best.given, sweep.best.steps) == (1, {"optimizer.lr": 0.01}, 21)
+    assert str(sweep.best.spread("val/loss")) == "0.5 ± 0.1"
+    assert sweep.numbered[5].given == {"optimizer.lr": 0.01, key: 2}
+    make_run(6, ["optimizer.lr=0.001", f"{key}=0"], {"val/loss": 0.3}, status=None)
+    assert [trial.status for trial in read_sweep(folder).trials] == ["finished", "finished", "unfinished"]
+
+
 def test_trials_are_sorted_by_number(make_run) -> None:
     for number in (10, 9, 2):
         folder = make_run(number, [f"seed={number}"], {"val/loss": 1.0})

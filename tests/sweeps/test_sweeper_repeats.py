@@ -23,6 +23,7 @@ from lrflow.cli import main
 from lrflow.config import Config
 from lrflow.config.hydra_section import check_sweeper, repeats_problems
 from lrflow.errors import DivergedError
+from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.sweeps import budget
 from lrflow.sweeps.analysis import analyse
@@ -160,16 +161,21 @@ def test_runs_that_diverge_are_counted(objective, here, capsys) -> None:
             raise DivergedError("step 3: the loss is nan")
         if config.optimizer.lr == 1:
             raise DivergedError("step 1: the loss is nan")
+        if config.optimizer.lr == 0.01 and config.seed == 2:
+            Outcome.ended_early("a dead loader", 3, 9, {"val/loss": 99.0}).raise_if_unfinished()
         return noisy(config)
 
     objective(recording(run))
-    assert main(["-m", "optimizer.lr=0.1,1", "sweep.repeats=3", "hydra.sweep.dir=swept"]) == 1
-    kept, bad = trials_of(here / "swept")
+    assert main(["-m", "optimizer.lr=0.01,0.1,1", "sweep.repeats=3", "hydra.sweep.dir=swept"]) == 1
+    early, kept, bad = trials_of(here / "swept")
+    assert early.user_attrs["counted"] == 2
     assert (kept.state.name, kept.user_attrs["counted"], bad.state.name) == ("COMPLETE", 2, "PRUNED")
     out = capsys.readouterr().out
     assert "1 of 3 runs diverged" in out
     assert "2 of 2 runs diverged: step 1: the loss is nan" in out
-    assert "2 of 3" in out  # in the column `runs`
+    rows = out.rpartition("sweep of 3 trials")[2].splitlines()[2:5]
+    assert ["2 of 3" in row for row in rows] == [True, True, False]  # in the column `runs`
+    assert f"{early.value:.4g} ±" in rows[0]
 
 
 KILLED = """
