@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,6 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from lrflow.data.splits import PARTS, HeldOut, are_classes
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.limits import MOST_PROCESSES
+
+if TYPE_CHECKING:
+    from lrflow.data.text.tokenization import Tokenizer
 
 
 class Examples(NamedTuple):
@@ -166,6 +169,11 @@ class DataModule(pl.LightningDataModule):
     @property
     def tokens_per_example(self) -> int | None:
         """Tokens of an example, padding included; None: examples have no tokens."""
+        return None
+
+    @property
+    def next_token(self) -> Tokenizer | None:
+        """The tokenizer of texts of which the next token is learned; None: the data are others."""
         return None
 
     @property

@@ -17,7 +17,7 @@ from torch import Tensor
 from lrflow import assemble
 from lrflow.config import Config
 from lrflow.config.task_schema import Predict
-from lrflow.data import DataModule, Text
+from lrflow.data import DataModule
 from lrflow.display import QuietConsole, counted
 from lrflow.errors import LrflowError
 from lrflow.files import remove_parts, write_json, write_whole
@@ -159,7 +159,7 @@ def _of_files(trained: Trained, files: Any, size: int) -> Iterator[Batch]:
 
 def _of_pieces(trained: Trained, pieces: list[Any], names: list[str]) -> Batch:
     inputs = trained.normalise(torch.from_numpy(np.concatenate(pieces)))
-    if trained.is_language_model and isinstance(trained.data, Text):
+    if isinstance(trained.data, DataModule) and trained.data.next_token is not None:
         inputs, targets, marks = windows_of(inputs)
         return Batch(inputs, inputs, targets, names, marks)
     return Batch(inputs, inputs, None, names)

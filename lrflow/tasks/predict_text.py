@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lrflow.config.task_schema import Predict
-from lrflow.data import Text
+from lrflow.data import DataModule
 from lrflow.data.text.tokenization import UnknownCharacterError
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, Problem
@@ -21,14 +21,14 @@ from lrflow.tasks.trained import Trained
 from lrflow.training.trainer import build_trainer
 
 _MARKS = 2
-"""Columns of a window before its tokens: see `Text.read`."""
+"""Columns of a window before its tokens: see `lrflow.data.text.tokenization.windows_of_texts`."""
 
 
 def continue_prompt(trained: Trained, task: Predict, folder: str) -> dict[str, Any]:
     """Continue `task.prompt`, print the text, and write it into a file.
 
     Args:
-        trained: a language model of `data=text`.
+        trained: a language model of `data=text` or `data=huggingface`.
         task: the task.
         folder: of the predictions in the run folder.
 
@@ -40,10 +40,10 @@ def continue_prompt(trained: Trained, task: Predict, folder: str) -> dict[str, A
     """
     assert task.prompt is not None
     data = trained.data
-    if not isinstance(data, Text) or not data.is_language_model:
-        message = "is continued by a language model, which this run is not: it needs data=text without a target"
-        raise ConfigError([Problem("task.prompt", message, task.prompt)])
-    tokenizer = data.tokenizer
+    tokenizer, length = (data.next_token, data.tokens_per_example) if isinstance(data, DataModule) else (None, None)
+    if tokenizer is None or length is None:
+        message = "is continued by a language model, which this run is not: it needs texts without a target"
+        raise ConfigError([Problem("task.prompt", message, task.prompt, "data=text or data=huggingface")])
     try:
         prompt = torch.from_numpy(tokenizer.encode([task.prompt])[0].astype(np.int64))
     except UnknownCharacterError as error:
@@ -52,7 +52,8 @@ def continue_prompt(trained: Trained, task: Predict, folder: str) -> dict[str, A
     device = build_trainer(options, trained.folder.path, [], 1).strategy.root_device
     never = [token for token in (tokenizer.unknown, tokenizer.padding) if token is not None]
     found = continued(
-        trained.network.to(device).eval(), prompt.to(device), task.tokens, data.tokens_per_example, task.temperature,
+        trained.network.to(device).eval(), prompt.to(device), task.tokens, length,
+        task.temperature,
         task.draw, tokenizer.end, never,
     )  # fmt: skip
     text = task.prompt + tokenizer.decode(found.tolist())
@@ -108,7 +109,7 @@ def continued(
 
 
 def windows_of(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return inputs, targets and marks of windows as `Text.read` returns them; what is absent is not a target."""
+    """Return inputs, targets and marks of windows, as `windows_of_texts` returns them; absent tokens are no targets."""
     marks, tokens = rows[:, :_MARKS], rows[:, _MARKS:]
     return tokens[:, :-1].clamp(min=0), tokens[:, 1:], marks
 

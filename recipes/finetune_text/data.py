@@ -12,8 +12,7 @@ from torch import Tensor
 
 from lrflow.data import DataModule, Examples, fetch
 from lrflow.data.splits import stratified_order
-from lrflow.data.text.parts import padded
-from lrflow.data.text.tokenization import FILE, read_pretrained
+from lrflow.data.text.tokenization import FILE, padded, read_pretrained
 from lrflow.errors import ConfigError, Problem
 from lrflow.hub import find_file
 

@@ -12,14 +12,15 @@ from rich.console import Group, RenderableType
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lrflow.data.huggingface.parts import PreparedSet, numbers_of, prepare, tokenizer_of
+from lrflow.data.huggingface.parts import PreparedSet, numbers_of, prepare, texts_of, tokenizer_of
 from lrflow.data.huggingface.source import BUILDERS, Layout, SetOptions, read
 from lrflow.data.images import decoding
 from lrflow.data.images.decoding import Form, decode
 from lrflow.data.module import DataModule, Examples
 from lrflow.data.order import SeededBatch, collate_whole
 from lrflow.data.splits import PARTS
-from lrflow.data.text.tokenization import FILE, Pretrained
+from lrflow.data.text.text import Sequences, TokenSet
+from lrflow.data.text.tokenization import FILE, Pretrained, windows_of_texts
 from lrflow.display import Grid, counted, joined, number
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean, shortened
 from lrflow.objectives import LANGUAGE_MODEL
@@ -106,22 +107,39 @@ class HuggingFace(DataModule):
     @property
     def file_types(self) -> tuple[str, ...]:  # type: ignore[override]
         """Endings of the files that `read` reads: of images, or of texts and numbers by their columns."""
-        kind = self.layout["input"]["kind"] if self.layout else None
-        return decoding.FILE_TYPES if kind == "image" else (*BUILDERS, *([".txt"] if kind == "text" else []))
+        about: dict[str, Any] = self.layout["input"] if self.layout else {"kind": None}
+        if about["kind"] == "image":
+            return decoding.FILE_TYPES
+        return (*BUILDERS, ".txt") if about["kind"] == "text" and len(about["columns"]) == 1 else (*BUILDERS,)
+
+    @property
+    def tokens_per_example(self) -> int | None:
+        """Tokens of a sequence of a language model; None: texts have any number of tokens, or there are none."""
+        return self.layout["shape"][0] if self.next_token is not None and self.layout else None
+
+    @property
+    def next_token(self) -> Pretrained | None:
+        """The tokenizer, if the next token is learned; None: there is another target."""
+        layout = self._layout
+        return tokenizer_of(layout["input"]) if layout["target"]["kind"] == LANGUAGE_MODEL else None
 
     def load(self) -> tuple[Examples, None]:
-        """All examples, as `Columns` that are read batch by batch, and their targets."""
+        """All examples, as `Columns` or `Sequences` that are read batch by batch, and their targets."""
         prepared = self._prepared = prepare(self.options, self.layout)
         self.val_size, self.test_size = (len(prepared.rows[part]) for part in PARTS[1:])
         kept = np.sort(np.concatenate([*prepared.rows.values()]))
         targets = torch.from_numpy(prepared.targets[kept])
-        columns: Any = Columns(prepared, kept)
-        return Examples(columns, targets.float() if targets.is_floating_point() else targets), None
+        inputs: Any = (
+            Columns(prepared, kept)
+            if prepared.stream is None
+            else Sequences(prepared.stream, prepared.starts, kept, prepared.layout["shape"][0])
+        )
+        return Examples(inputs, targets.float() if targets.is_floating_point() else targets), None
 
     @property
     def input_type(self) -> type:
-        """`Columns`, which are read batch by batch."""
-        return Columns
+        """`Columns`, or `Sequences` of a language model, which are read batch by batch."""
+        return Columns if self._prepared is None or self._prepared.stream is None else Sequences
 
     def split(self, pool: Examples) -> tuple[Tensor, Tensor, Tensor]:
         """Return the examples of the parts, as splits or sizes define them."""
@@ -138,16 +156,16 @@ class HuggingFace(DataModule):
 
     def normalise(self, inputs: Tensor) -> Tensor:
         """Scale bytes of images to -1 to 1, float32; tokens become int64, and numbers stay as they are."""
-        kind = self._layout["input"]["kind"]
-        return inputs.long() if kind == "text" else inputs.float() / 127.5 - 1 if kind == "image" else inputs.float()
+        return _normalised(inputs, self._layout["input"]["kind"])
 
     def _part(self, examples: Examples) -> Any:
-        return ColumnSet(examples.inputs, examples.targets, self.normalise)  # type: ignore[arg-type]
+        inputs: Any = examples.inputs
+        return (TokenSet if isinstance(inputs, Sequences) else ColumnSet)(inputs, examples.targets)
 
     def read(self, path: Path, key: str) -> Tensor:
         """Return the inputs in a file: an image, lines of texts, or rows with the columns of the training.
 
-        Texts are padded to `length`.
+        Texts are padded to `length`; for a language model they are those of `tokenization.windows_of_texts`.
 
         Raises:
             ConfigError: the file cannot be read, or lacks a column.
@@ -163,7 +181,7 @@ class HuggingFace(DataModule):
                 texts = path.read_text(encoding="utf-8").splitlines()
             except (OSError, ValueError) as error:
                 raise ConfigError([Problem(key, f"cannot be read: {error}", str(path))]) from None
-            return torch.from_numpy(self._padded(texts))
+            return self._tokens(texts)
         try:
             (found,) = read(SetOptions(str(path))).values()
         except ConfigError as error:
@@ -173,21 +191,23 @@ class HuggingFace(DataModule):
             raise ConfigError([Problem(key, f"has no column {absent[0]}", str(path), near)])
         batch = found.select_columns(about["columns"])[:]
         if about["kind"] == "text":
-            return torch.from_numpy(self._padded(_texts(batch, about["columns"])))
+            return self._tokens(texts_of(batch, about["columns"]))
         return torch.from_numpy(numbers_of(batch, about["columns"]))
 
-    def _padded(self, texts: Sequence[Any]) -> np.ndarray:
+    def _tokens(self, texts: Sequence[Any]) -> Tensor:
         about = self._layout["input"]
-        return _rows(tokenizer_of(about), texts, about["length"], about["length"])
+        if self.next_token is not None:
+            return torch.from_numpy(windows_of_texts(texts, self.next_token, about["length"]))
+        return torch.from_numpy(_rows(tokenizer_of(about), texts, about["length"], about["length"]))
 
     def example_inputs(self) -> Tensor | None:
         """Two inputs, of a text or of zeros; None before `layout` is fitted."""
         if self.layout is None:
             return None
         about, shape = self.layout["input"], self.layout["shape"]
-        if about["kind"] == "text":
-            return torch.from_numpy(self._padded(["example"] * 2 if len(about["columns"]) == 1 else [("a", "b")] * 2))
-        return torch.zeros(2, *shape, dtype=torch.uint8 if about["kind"] == "image" else torch.float32)
+        if about["kind"] == "text" and self.next_token is None:
+            return self._tokens(["example"] * 2 if len(about["columns"]) == 1 else [("a", "b")] * 2)
+        return torch.zeros(2, *shape, dtype={"image": torch.uint8, "text": torch.int64}.get(about["kind"]))
 
     def describe(self) -> RenderableType | None:
         """What was inferred, the examples of each part and class, and the form of an input."""
@@ -252,10 +272,8 @@ class HuggingFace(DataModule):
         return self.layout
 
 
-def _texts(batch: Mapping[str, Any], columns: Sequence[str]) -> list[Any]:
-    """Return the texts of rows, or their pairs; a missing one is empty."""
-    parts = [[text or "" for text in batch[name]] for name in columns]
-    return parts[0] if len(parts) == 1 else [*zip(*parts, strict=True)]
+def _normalised(inputs: Tensor, kind: str) -> Tensor:
+    return inputs.long() if kind == "text" else inputs.float() / 127.5 - 1 if kind == "image" else inputs.float()
 
 
 def _rows(tokenizer: Pretrained, texts: Sequence[Any], length: int, width: int = 0) -> np.ndarray:
@@ -276,7 +294,7 @@ class Columns(Dataset[Any]):
     """
 
     def __init__(self, prepared: PreparedSet, rows: np.ndarray) -> None:
-        self.rows, self.stream, self.starts = rows, prepared.stream, prepared.starts
+        self.rows = rows
         self._about, self._shape = prepared.layout["input"], tuple(prepared.layout["shape"])
         self._source = prepared.source.select_columns(self._about["columns"])
         self._tokenizer = tokenizer_of(self._about) if self._about["kind"] == "text" else None
@@ -297,23 +315,18 @@ class Columns(Dataset[Any]):
         return found
 
     def fetch(self, rows: np.ndarray) -> Tensor:
-        """Return these of the inputs: tokens int64, bytes uint8, or numbers float32, [rows, ...].
-
-        The tokens of a language model have one more than `length`, for the targets.
+        """Return these of the inputs for the network: tokens int64, or pixels or numbers float32, [rows, ...].
 
         Raises:
             LrflowError: an image cannot be decoded, or numbers have another shape than the first ones.
         """
         chosen = self.rows[rows]
-        if self.stream is not None:
-            windows = np.lib.stride_tricks.sliding_window_view(self.stream, self._shape[0] + 1)
-            return torch.from_numpy(windows[self.starts[chosen]].astype(np.int64))
         batch = self._source[chosen]
         if self._tokenizer is not None:
-            texts = _texts(batch, self._about["columns"])
+            texts = texts_of(batch, self._about["columns"])
             return torch.from_numpy(_rows(self._tokenizer, texts, self._about["length"]))
         if self._about["kind"] == "image":
-            return torch.from_numpy(self._images(batch[self._about["columns"][0]], chosen))
+            return _normalised(torch.from_numpy(self._images(batch[self._about["columns"][0]], chosen)), "image")
         found = numbers_of(batch, self._about["columns"])
         if found.shape[1:] != self._shape:
             message = f"data.inputs: rows from {chosen[0]:,} on have the shape {found.shape[1:]}"
@@ -338,12 +351,11 @@ class ColumnSet(Dataset[Any]):
 
     Args:
         inputs: the inputs.
-        targets: of each; those of a language model are the tokens themselves.
-        normalise: prepares a batch of inputs for the network.
+        targets: of each.
     """
 
-    def __init__(self, inputs: Columns, targets: Tensor, normalise: Any) -> None:
-        self.inputs, self.targets, self._normalise = inputs, targets, normalise
+    def __init__(self, inputs: Columns, targets: Tensor) -> None:
+        self.inputs, self.targets = inputs, targets
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -354,9 +366,6 @@ class ColumnSet(Dataset[Any]):
         return inputs[0], targets[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
-        """A batch: inputs [batch, ...], and their targets [batch], or next tokens [batch, length]."""
+        """A batch: inputs [batch, ...], and their targets [batch]."""
         rows = indices.rows if isinstance(indices, SeededBatch) else np.asarray(indices, np.int64)
-        inputs = self._normalise(self.inputs.fetch(rows))
-        if self.inputs.stream is not None:
-            return [inputs[:, :-1], inputs[:, 1:]]
-        return [inputs, self.targets[torch.from_numpy(rows)]]
+        return [self.inputs.fetch(rows), self.targets[torch.from_numpy(rows)]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -13,7 +14,7 @@ from lrflow.data.huggingface.source import Layout, SetOptions, columns_of, files
 from lrflow.data.images.decoding import Form
 from lrflow.data.splits import PARTS
 from lrflow.data.table.columns import in_order
-from lrflow.data.text.tokenization import FILE, Pretrained, read_pretrained
+from lrflow.data.text.tokenization import FILE, Pretrained, cut_streams, read_pretrained, smallest_type
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 from lrflow.hub import find_file
 from lrflow.objectives import CLASSES, LANGUAGE_MODEL
@@ -27,11 +28,11 @@ class PreparedSet:
     """A data set as a data module needs it.
 
     Args:
-        rows_of: the data set, a `datasets.Dataset` of all splits one after the other.
+        source: a `datasets.Dataset` of all splits one after the other.
         targets: class numbers int64 [examples], or numbers float64 [examples]; of a language model zeros.
         rows: of each part, the indices of its examples.
         layout: what is fitted to the training part.
-        stream: the tokens of a language model, part after part; None: another kind.
+        stream: the tokens of a language model, split after split; None: the data are others.
         starts: of a language model, the place of each example in them.
         notes: lines for people: what was inferred, and what is not used.
     """
@@ -71,7 +72,10 @@ class PreparedSet:
 def tokenizer_of(about: Mapping[str, Any]) -> Pretrained:
     """Return the tokenizer of the texts of a training."""
     kept = about["tokenizer"]
-    return Pretrained(kept["content"], kept["end"], kept["padding"])
+    return _tokenizer(kept["content"], kept["end"], kept["padding"])
+
+
+_tokenizer = lru_cache(maxsize=2)(Pretrained)  # reading a large vocabulary takes a second
 
 
 def prepare(options: SetOptions, layout: Layout | None = None) -> PreparedSet:
@@ -84,25 +88,12 @@ def prepare(options: SetOptions, layout: Layout | None = None) -> PreparedSet:
     Raises:
         ConfigError: there is no such data set or column, or the columns do not fit.
     """
-    return _prepared(options, None if layout is None else _Frozen(layout), files_of(options.name_or_path))
-
-
-class _Frozen:
-    """A layout as an argument that a cache can compare."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Frozen) and self.layout == other.layout
-
-    def __hash__(self) -> int:
-        return 0
+    return _prepared(options, json.dumps(layout) if layout else None, files_of(options.name_or_path))
 
 
 @lru_cache(maxsize=2)
-def _prepared(options: SetOptions, given: _Frozen | None, files: tuple[tuple[str, int, int], ...]) -> PreparedSet:
-    layout = given.layout if given else None
+def _prepared(options: SetOptions, given: str | None, files: tuple[tuple[str, int, int], ...]) -> PreparedSet:
+    layout: Layout | None = json.loads(given) if given else None
     splits, notes = splits_of(options, read(options))
     columns = splits["train"].column_names
     chosen, inferred = columns_of(options, splits["train"].features, layout)
@@ -250,6 +241,12 @@ def _shape(options: SetOptions, source: Any, about: Mapping[str, Any]) -> list[i
     return list(numbers_of(source[:1], about["columns"]).shape[1:])
 
 
+def texts_of(batch: Mapping[str, Any], columns: Sequence[str]) -> list[Any]:
+    """Return the texts of some rows, or their pairs; a missing one is empty."""
+    parts = [[text or "" for text in batch[name]] for name in columns]
+    return parts[0] if len(parts) == 1 else [*zip(*parts, strict=True)]
+
+
 def numbers_of(batch: Mapping[str, Any], columns: Sequence[str]) -> np.ndarray:
     """Return the numbers of some rows, float32 [rows, ...]: of one column as they are, of several side by side.
 
@@ -279,19 +276,16 @@ def _blocks(
         raise ConfigError([Problem("data.text", "a language model reads one column", [*chosen["columns"]])])
     made = layout or {"input": _input(options, chosen), "target": about, "shape": [options.length]}
     tokenizer, length = tokenizer_of(made["input"]), made["shape"][0]
-    streams, starts, parts, place = [], [], [], 0
-    for part in dict.fromkeys(labels.tolist()):
-        texts = source.select(np.flatnonzero(labels == part))[chosen["columns"][0]][:]
-        pieces = [one for tokens in tokenizer.encode(texts) for one in (tokens, [tokenizer.end])]
-        stream = np.concatenate([np.empty(0, np.uint32), *pieces]).astype(np.uint32)
-        blocks = max(len(stream) - 1, 0) // length
-        if not blocks:
-            message = f"the split for {part} has {len(stream):,} tokens, and a sequence needs {length + 1:,}"
+    splits, streams = [*dict.fromkeys(labels.tolist())], []
+    for part in splits:
+        texts = texts_of(source.select(np.flatnonzero(labels == part))[:], chosen["columns"])
+        end = np.array([tokenizer.end], np.uint32)
+        pieces = [one for tokens in tokenizer.encode(texts) for one in (tokens, end)]
+        streams.append(np.concatenate(pieces).astype(smallest_type(tokenizer.size)))
+        if len(streams[-1]) <= length:
+            message = f"the split for {part} has {len(streams[-1]):,} tokens, and a sequence needs {length + 1:,}"
             raise ConfigError([Problem("data.length", message, length, "a smaller one, or more text")])
-        starts.append(place + np.arange(blocks) * length)
-        streams.append(stream)
-        parts += [part] * blocks
-        place += len(stream)
-    rows = _rows(options, np.array(parts), np.zeros(len(parts)))
-    targets = np.zeros(len(parts), np.int64)
-    return PreparedSet(source, targets, rows, made, np.concatenate(streams), np.concatenate(starts), notes)
+    tokens, starts, counts = cut_streams(streams, length)
+    parts = np.repeat(splits, counts)
+    rows = _rows(options, parts, np.zeros(len(parts)))
+    return PreparedSet(source, np.zeros(len(parts), np.int64), rows, made, tokens, starts, notes)

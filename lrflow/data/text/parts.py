@@ -20,8 +20,11 @@ from lrflow.data.text.tokenization import (
     Characters,
     Tokenizer,
     UnknownCharacterError,
+    cut_streams,
+    padded,
     read_pretrained,
     restored,
+    smallest_type,
     trained_bpe,
 )
 from lrflow.errors import ConfigError, Problem, shortened
@@ -152,7 +155,7 @@ def _tokenizer(options: TextOptions, texts: Sequence[str], layout: Layout | None
     if options.tokenizer == "bytes":
         return Bytes(end, classes)
     if options.tokenizer == "characters":
-        return Characters("".join(sorted(set().union(*map(set, texts)))), end, options.unknown, classes)
+        return Characters("".join(sorted(set().union(*texts))), end, options.unknown, classes)
     if options.tokenizer == "bpe":
         return trained_bpe(texts, options.vocabulary, end, classes)
     return read_pretrained(options.tokenizer, end, classes)
@@ -167,11 +170,6 @@ def _encoded(
         mistake = Misfit(names[error.text], str(error), "")
         hint = "data.unknown=true has a token for characters that the training part lacks"
         raise ConfigError([replace(options.mistaken([mistake]), hint=hint)]) from None
-
-
-def _kind(size: int) -> Any:
-    """Return the smallest type of numbers for a vocabulary."""
-    return np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.uint32
 
 
 def _sequences(
@@ -211,14 +209,6 @@ def _sequences(
     return Stored(tokens, {**rows, "starts": np.empty(0, np.int64)}, about)
 
 
-def padded(encoded: Sequence[np.ndarray], length: int, tokenizer: Tokenizer) -> np.ndarray:
-    """Return documents as rows of one length [documents, length]: longer ones are cut, shorter ones padded."""
-    tokens = np.full((len(encoded), length), tokenizer.padding or 0, _kind(tokenizer.size))
-    for row, one in enumerate(encoded):
-        tokens[row, : len(one)] = one[:length]
-    return tokens
-
-
 @dataclass(frozen=True)
 class _Division:
     """Texts by their parts.
@@ -252,25 +242,25 @@ def _blocks(
     tokenizer = _tokenizer(options, [divided.texts[row] for row in divided.of("train")], layout)
     length = layout["length"] if layout else options.length
     encoded = _encoded(tokenizer, divided.texts, divided.names, options)
-    kind, end = _kind(tokenizer.size), [] if tokenizer.end is None else [tokenizer.end]
-    streams, starts, rows, problems = [], [], {}, []
-    place = examples = left = 0
+    kind, end = smallest_type(tokenizer.size), [] if tokenizer.end is None else [tokenizer.end]
+    streams = []
+    for part in PARTS:
+        pieces = [one for row in divided.of(part) for one in (encoded[row], end if divided.ended[row] else [])]
+        streams.append(np.concatenate([*pieces, np.empty(0, np.int64)]).astype(kind))
+    tokens, starts, blocks_of_parts = cut_streams(streams, length)
+    rows, problems = {}, []
+    examples = left = 0
     counts: dict[str, Any] = {"documents": {}, "tokens": {}, "unknown": {}, "contiguous": divided.contiguous}
     ratios = {}
-    for part in PARTS:
+    for part, stream, blocks in zip(PARTS, streams, blocks_of_parts, strict=True):
         own = divided.of(part)
-        pieces = [one for row in own for one in (encoded[row], end if divided.ended[row] else [])]
-        stream = np.concatenate([*pieces, np.empty(0, np.int64)]).astype(kind)
-        blocks = max(len(stream) - 1, 0) // length
         if not blocks and (part == "train" or own):
             what = {"train": "training", "val": "validation"}.get(part, part)
             message = f"the {what} part has {len(stream):,} tokens, and a sequence needs {length + 1:,}"
             problems.append(Problem("data.length", message, length, "a smaller one, or more text in this part"))
-        starts.append(place + np.arange(blocks) * length)
         rows[part] = np.arange(examples, examples + blocks)
         left += max(len(stream) - 1 - blocks * length, 0)
-        place, examples = place + len(stream), examples + blocks
-        streams.append(stream)
+        examples += blocks
         counts["documents"][part], counts["tokens"][part] = len(own), len(stream)
         counts["unknown"][part] = _unknown([encoded[row] for row in own], tokenizer)
         if part != "train" and own:
@@ -290,8 +280,7 @@ def _blocks(
         "bytes_per_token": ratios,
     }
     about = {"layout": layout or new, "facts": facts, "counts": {**counts, "left": left}, "sizes": divided.sizes}
-    arrays = {**rows, "starts": np.concatenate(starts), "targets": np.empty(0, np.int64)}
-    return Stored(np.concatenate(streams), arrays, about)
+    return Stored(tokens, {**rows, "starts": starts, "targets": np.empty(0, np.int64)}, about)
 
 
 def _divided(options: TextOptions, documents: Documents, kept: np.ndarray, nothing: Problem) -> _Division:

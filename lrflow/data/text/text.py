@@ -18,8 +18,8 @@ from lrflow.data.order import SeededBatch, collate_whole
 from lrflow.data.splits import PARTS
 from lrflow.data.text.files import read_file
 from lrflow.data.text.options import ENDINGS, JSON_LINES, TABLES, TextOptions
-from lrflow.data.text.parts import Layout, PreparedText, padded, prepare
-from lrflow.data.text.tokenization import FILE, Tokenizer, UnknownCharacterError, restored
+from lrflow.data.text.parts import Layout, PreparedText, prepare
+from lrflow.data.text.tokenization import FILE, Tokenizer, UnknownCharacterError, padded, restored, windows_of_texts
 from lrflow.display import Grid, counted, joined, number
 from lrflow.errors import ConfigError, Problem, shortened
 from lrflow.objectives import CLASSES, LANGUAGE_MODEL
@@ -122,16 +122,16 @@ class Text(DataModule):
         return restored(self._layout["tokenizer"])
 
     @property
-    def is_language_model(self) -> bool:
-        """Whether the next token is learned, not a class."""
-        return self._layout["head"] == LANGUAGE_MODEL
+    def next_token(self) -> Tokenizer | None:
+        """The tokenizer, if the next token is learned; None: classes are."""
+        return self.tokenizer if self._layout["head"] == LANGUAGE_MODEL else None
 
     def load(self) -> tuple[Examples, None]:
         """All sequences, as `Sequences` that are read batch by batch; their classes, or a zero each."""
         prepared = self._prepared = prepare(self.options, self.layout)
         self.val_size, self.test_size = (len(prepared.rows[part]) for part in PARTS[1:])
         kept = np.sort(np.concatenate([*prepared.rows.values()]))
-        sequences: Any = Sequences(prepared, kept)
+        sequences: Any = Sequences(prepared.tokens, prepared.starts, kept, prepared.layout["length"])
         targets = prepared.targets[kept] if len(prepared.targets) else np.zeros(len(kept), np.int64)
         return Examples(sequences, torch.from_numpy(targets)), None
 
@@ -164,9 +164,8 @@ class Text(DataModule):
         """Return the documents in a file; their targets are not read.
 
         Returns:
-            For classes sequences [documents, length], cut or padded. For a language model windows [windows, 2 + length
-            + 1]: number of the document, bytes of its text, and the tokens of an input and its last target; each
-            document has as many windows as it fills, and tokens that are absent are negative.
+            For classes sequences [documents, length], cut or padded; for a language model those of
+            `tokenization.windows_of_texts`.
 
         Raises:
             ConfigError: documents cannot be read, are empty, or have characters that the vocabulary lacks.
@@ -177,21 +176,11 @@ class Text(DataModule):
         texts = [one.text for one in found if not isinstance(one, Misfit)]
         tokenizer, length = self.tokenizer, self._layout["length"]
         try:
-            encoded = tokenizer.encode(texts)
+            if self.next_token is not None:
+                return torch.from_numpy(windows_of_texts(texts, tokenizer, length))
+            return torch.from_numpy(padded(tokenizer.encode(texts), length, tokenizer).astype(np.int64))
         except UnknownCharacterError as error:
             raise ConfigError([Problem(key, str(error), str(path))]) from None
-        if not self.is_language_model:
-            return torch.from_numpy(padded(encoded, length, tokenizer).astype(np.int64))
-        ends = [] if tokenizer.end is None else [tokenizer.end]
-        rows = []
-        for place, (text, tokens) in enumerate(zip(texts, encoded, strict=True)):
-            whole = np.concatenate([ends, tokens, ends]).astype(np.int64)
-            for start in range(0, max(len(whole) - 1, 1), length):
-                row = np.full(2 + length + 1, -1, np.int64)
-                piece = whole[start : start + length + 1]
-                row[:2], row[2 : 2 + len(piece)] = (place, len(text.encode("utf-8", "replace"))), piece
-                rows.append(row)
-        return torch.from_numpy(np.stack(rows))
 
     def example_inputs(self) -> Tensor | None:
         """Two sequences of the first token; None before `layout` is fitted."""
@@ -273,13 +262,14 @@ class Sequences(Dataset[Any]):
     """Some of the sequences of a data set, which are read when they are fetched.
 
     Args:
-        prepared: all of them.
-        rows: indices of these; int64.
+        tokens: of a language model all tokens [tokens]; for classes [documents, length].
+        starts: of a language model the place of each sequence in `tokens`; empty: there are classes.
+        rows: indices of these sequences; int64.
+        length: tokens of an input.
     """
 
-    def __init__(self, prepared: PreparedText, rows: np.ndarray) -> None:
-        self.tokens, self.starts, self.rows = prepared.tokens, prepared.starts, rows
-        self.length = prepared.layout["length"]
+    def __init__(self, tokens: np.ndarray, starts: np.ndarray, rows: np.ndarray, length: int) -> None:
+        self.tokens, self.starts, self.rows, self.length = tokens, starts, rows, length
         self.shifted = len(self.starts) > 0
         self._open()
 

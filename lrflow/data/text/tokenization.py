@@ -262,6 +262,53 @@ def read_pretrained(given: str, end: bool, padding: bool, key: str = "data.token
         raise ConfigError([Problem(key, f"is no file of the library tokenizers: {first}", str(path))]) from None
 
 
+def smallest_type(size: int) -> Any:
+    """Return the smallest type of numbers for a vocabulary of `size` tokens."""
+    return np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.uint32
+
+
+def padded(encoded: Sequence[np.ndarray], length: int, tokenizer: Tokenizer) -> np.ndarray:
+    """Return texts as rows of one length [texts, length]: longer ones are cut, shorter ones padded."""
+    tokens = np.full((len(encoded), length), tokenizer.padding or 0, smallest_type(tokenizer.size))
+    for row, one in enumerate(encoded):
+        tokens[row, : len(one)] = one[:length]
+    return tokens
+
+
+def cut_streams(streams: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Return streams of tokens one after another, as sequences of which each needs one token more for its targets.
+
+    Returns:
+        The tokens of all streams; the place of each sequence in them, int64; the number of sequences of each stream.
+    """
+    counts = [max(len(stream) - 1, 0) // length for stream in streams]
+    places = np.cumsum([0, *map(len, streams)])
+    starts = [place + np.arange(count) * length for place, count in zip(places, counts, strict=False)]
+    return np.concatenate(streams), np.concatenate(starts), counts
+
+
+def windows_of_texts(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> np.ndarray:
+    """Return texts as windows by which a language model computes the loss of each.
+
+    Returns:
+        [windows, 2 + length + 1], int64: number of the text, bytes of it, and the tokens of an input and its last
+        target. Each text has as many windows as it fills; tokens that are absent are negative.
+
+    Raises:
+        UnknownCharacterError: see `Tokenizer`.
+    """
+    ends = [] if tokenizer.end is None else [tokenizer.end]
+    rows = []
+    for place, (text, tokens) in enumerate(zip(texts, tokenizer.encode(texts), strict=True)):
+        whole = np.concatenate([ends, tokens, ends]).astype(np.int64)
+        for start in range(0, max(len(whole) - 1, 1), length):
+            row = np.full(2 + length + 1, -1, np.int64)
+            piece = whole[start : start + length + 1]
+            row[:2], row[2 : 2 + len(piece)] = (place, len(text.encode("utf-8", "replace"))), piece
+            rows.append(row)
+    return np.stack(rows) if rows else np.empty((0, 2 + length + 1), np.int64)
+
+
 def restored(plain: Mapping[str, Any]) -> Tokenizer:
     """Return the tokenizer that `Tokenizer.plain` described."""
     end, padding = plain["end"], plain["padding"]

@@ -105,6 +105,38 @@ def test_files_of_any_kind_and_folders_of_them_are_read(tmp_path: Path) -> None:
         assert module.class_names == ("a", "b")
 
 
+@pytest.fixture
+def words(tmp_path: Path) -> str:
+    """The folder of a tokenizer whose tokens are words, with BERT's special ones: `w0` has the number 4."""
+    import tokenizers
+    from tokenizers import processors
+
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{number}" for number in range(20))]
+    own = tokenizers.Tokenizer(tokenizers.models.WordLevel({name: place for place, name in enumerate(names)}, "[UNK]"))
+    own.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    own.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    (tmp_path / "words").mkdir()
+    own.save(str(tmp_path / "words/tokenizer.json"))
+    return "./words"
+
+
+def test_a_language_model_learns_the_next_tokens_and_reads_new_texts(words: str, tmp_path: Path) -> None:
+    rows = [" ".join(f"w{number}" for number in range(count)) for count in (5, 3, 6, 2)]
+    module = made(saved({"text": rows}), tokenizer=words, length=4)
+    stream = [token for row in rows for token in (*(4 + int(word[1:]) for word in row.split()), 3)]
+    assert module.train_set is not None
+    inputs, targets = module.train_set.__getitems__([0, 1, 3])  # type: ignore[attr-defined]
+    assert inputs.tolist() == [stream[start : start + 4] for start in (0, 4, 12)]
+    assert targets.tolist() == [stream[start + 1 : start + 5] for start in (0, 4, 12)]
+    assert len(module.train_set) == (len(stream) - 1) // 4
+    assert (module.tokens_per_example, module.example_inputs().shape) == (4, (2, 4))  # type: ignore[union-attr]
+    (tmp_path / "new.txt").write_text("w1 w2\nw3 w4 w5 w6 w7\n")
+    found = module.read(tmp_path / "new.txt", "task.inputs")  # number of the text, bytes, tokens
+    assert found.tolist() == [[0, 5, 3, 5, 6, 3, -1], [1, 14, 3, 7, 8, 9, 10], [1, 14, 10, 11, 3, -1, -1]]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
