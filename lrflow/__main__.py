@@ -15,9 +15,17 @@ def main() -> int:
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _ignore if further else _end)  # the first process of a run ends further ones
     atexit.register(_block)
-    from lrflow.cli import main as run
+    try:
+        from lrflow.cli import main as run
 
-    return run()
+        return run()
+    except ModuleNotFoundError as error:  # what would explain it needs the package too
+        from lrflow.imports import missing_requirement
+
+        if (text := missing_requirement(error)) is None:
+            raise
+        print(f"lrflow: {text}", file=sys.stderr)
+        return 1
 
 
 def _end(number: int, frame: object) -> None:

@@ -17,7 +17,24 @@ from importlib.machinery import ModuleSpec
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["callable_package", "lazily", "np"]
+__all__ = ["callable_package", "lazily", "missing_requirement", "np"]
+
+REQUIRED = {
+    "PIL": "pillow", "filelock": "filelock", "fsspec": "fsspec", "hydra": "hydra-core", "matplotlib": "matplotlib",
+    "numpy": "numpy", "omegaconf": "omegaconf", "pydantic": "pydantic", "pytorch_lightning": "pytorch-lightning",
+    "rich": "rich", "scipy": "scipy", "sklearn": "scikit-learn", "torch": "torch", "torchmetrics": "torchmetrics",
+    "wandb": "wandb", "yaml": "pyyaml",
+}  # fmt: skip
+"""The packages that lrflow cannot do without, by import name: name on the package index."""
+
+
+def missing_requirement(error: BaseException) -> str | None:
+    """Return a sentence for a failed import of a package that lrflow requires; None: it is another error."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    package = REQUIRED.get(name)
+    if package is None:
+        return None
+    return f"the package {package}, which lrflow requires, is not installed: pip install {package}"
 
 
 def lazily(

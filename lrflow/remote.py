@@ -170,6 +170,7 @@ class Mirror:
     Attributes:
         sent: size and time that each local file had when the remote copy was the same.
         there: remote files that this process may delete.
+        failure: why the last upload failed; empty: it did not.
     """
 
     path: Path
@@ -178,6 +179,7 @@ class Mirror:
     home: str = ""
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
     there: set[str] = field(default_factory=set)
+    failure: str = ""
 
     def update(self) -> None:
         """Upload every file that has changed, then delete remote checkpoints that have no local file any more.
@@ -261,9 +263,13 @@ def upload(folder: RunFolder, must: bool = False, starts: bool = False) -> str |
         raise
     except Exception as error:  # each file system raises types of its own
         message = f"{url}: could not be uploaded: {_reason(error)}"
+        reported, mirror.failure = mirror.failure, message
         if must:
             raise LrflowError(f"{message}\n    the run is in {folder.path}") from error
-        log.warning("%s; the next upload tries again", message)
+        if message != reported:  # an outage is reported once
+            log.warning("%s; the next upload tries again", message)
+    else:
+        mirror.failure = ""
     return url
 
 

@@ -20,6 +20,7 @@ import lrflow
 from lrflow.config.options import home
 from lrflow.config.packages import trusted
 from lrflow.errors import ConfigError, LrflowError, first_named, written
+from lrflow.imports import missing_requirement
 from lrflow.redaction import redact_text
 from lrflow.stops import cause_of
 
@@ -72,7 +73,7 @@ def failure(error: BaseException) -> BaseException:
     cause = cause_of(error)
     if isinstance(cause, LrflowError) or not isinstance(cause, Exception) or users_frames(cause):
         return cause
-    for explain in (_of_system, _of_memory, _of_processes, _of_text, _of_lightning, _of_model):
+    for explain in (_of_packages, _of_system, _of_memory, _of_processes, _of_text, _of_lightning, _of_model):
         if explained := explain(cause):
             explained.__cause__ = cause
             return explained
@@ -179,6 +180,10 @@ def _of_memory(error: BaseException) -> LrflowError | None:
         hint += " task=find find=batch_size measures the largest that fits"
         return MachineError(_with_hint(f"there is not enough memory{said}", hint))
     return None
+
+
+def _of_packages(error: BaseException) -> LrflowError | None:
+    return MachineError(text) if (text := missing_requirement(error)) else None
 
 
 def _of_processes(error: BaseException) -> LrflowError | None:

@@ -110,8 +110,8 @@ class MLflowLogger(Dashboard):
         """Log the config; MLflow does not let a resumed run change what it has."""
         from mlflow.entities import Param
 
-        given = {self.spell(key): str(value)[:6000] for key, value in self.about.flat.items()}
-        new = [Param(key[:250], value) for key, value in given.items() if key not in known]
+        given = {self.spell(key)[:250]: str(value)[:6000] for key, value in self.about.flat.items()}
+        new = [Param(key, value) for key, value in given.items() if key not in known]
         for at in range(0, len(new), _PARAMETERS):
             self.experiment.log_batch(self._id, params=new[at : at + _PARAMETERS])
 

@@ -32,6 +32,7 @@ class TrackioLogger(Dashboard):
         super().__init__(folder, run_id, about)
         self._project = str(settings.get("project") or "lrflow")
         self._group = settings.get("group") or about.group
+        self._is_described = False  # whether Trackio has the config
 
     @property
     def experiment(self) -> Any:
@@ -42,6 +43,7 @@ class TrackioLogger(Dashboard):
 
     def open(self) -> dict[int, set[str]]:
         """Start the run, or continue it, and return the metrics of each step that Trackio has."""
+        self._is_described = False
         known: dict[int, set[str]] = {}
         for row in self.experiment.get_logs(self._project, run_id=self.run_id):
             names = row.keys() - {"timestamp", "step"}
@@ -55,9 +57,9 @@ class TrackioLogger(Dashboard):
     def send(self, rows: list[tuple[int, dict[str, float]]]) -> None:
         """Write the values of steps, and the config with the first."""
         steps, metrics = [step for step, _ in rows], [row for _, row in rows]
-        self.experiment.bulk_log(
-            self._project, self.about.name, metrics, steps, config=self._config(), run_id=self.run_id
-        )
+        config = None if self._is_described else self._config()
+        self.experiment.bulk_log(self._project, self.about.name, metrics, steps, config=config, run_id=self.run_id)
+        self._is_described = True
 
     def _config(self, **more: str) -> dict[str, Any]:
         group = {"_Group": self._group} if self._group else {}
