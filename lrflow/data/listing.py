@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.console import RenderableType
 
 from lrflow.data.splits import PARTS, HeldOut, part_named
 from lrflow.data.table.columns import in_order
 from lrflow.data.table.file import SHOWN, Column
+from lrflow.display import Grid, joined
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 
 SKIP = "data.bad_files=skip leaves these out and counts them"
+
+_LISTED = 20
+"""Number of classes up to which each has a line of its own in a table."""
 
 _JUNK = ("thumbs.db", "desktop.ini", "__macosx")
 """Names that other systems hide."""
@@ -203,17 +208,48 @@ def classes_of(
     return targets, list(classes), np.setdiff1d(kept, unknown)
 
 
-def check_trained(targets: np.ndarray, train: np.ndarray, classes: Sequence[str], noun: str, size: object) -> None:
-    """Check that the training part has an example of each class.
+def check_trained(
+    targets: np.ndarray, train: np.ndarray, classes: Sequence[str], noun: str, size: object, hint: str = ""
+) -> None:
+    """Check that the training part has an example of each class of which there are examples.
+
+    Args:
+        targets: class numbers of all examples, or numbers if there are no classes.
+        train: indices of the training part.
+        classes: their names.
+        noun: what an example is.
+        size: `data.val_size`.
+        hint: what helps, besides to hold out fewer.
 
     Raises:
         ConfigError: it has not.
     """
-    trained = set(targets[train].tolist())
-    if empty := [name for code, name in enumerate(classes) if code not in trained]:
-        names = ", ".join(map(shortened, empty[:5]))
+    if classes and (empty := sorted(set(targets.tolist()) - set(targets[train].tolist()) - {-1})):
+        names = ", ".join(shortened(classes[code]) for code in empty[:5])
         message = f"no {noun} of {names} is left to train on"
-        raise ConfigError([Problem("data.val_size", message, size, f"hold out fewer, or add {noun}s")])
+        raise ConfigError([Problem("data.val_size", message, size, f"hold out fewer, or {hint or f'add {noun}s'}")])
+
+
+def class_table(
+    classes: Sequence[str], targets: np.ndarray, rows: Mapping[str, np.ndarray], heading: str = "class"
+) -> RenderableType:
+    """Return the number of examples of each class in each part; of many classes, one line with their totals.
+
+    Args:
+        classes: their names.
+        targets: class numbers of all examples.
+        rows: of each part, the indices of its examples.
+        heading: of the names.
+    """
+    names = list(map(shortened, classes))
+    counts = [np.bincount(targets[rows[part]], minlength=len(names)) for part in PARTS]
+    if len(names) > _LISTED:
+        totals = zip(names, np.sum(counts, 0), strict=True)
+        return f"{len(names):,} classes: {joined([f'{name} {total:,}' for name, total in totals], 6)}"
+    grid = Grid(f"<{heading}", *PARTS)
+    for index, name in enumerate(names):
+        grid.row(name, *(f"{count[index]:,}" for count in counts))
+    return grid
 
 
 def rows_of(

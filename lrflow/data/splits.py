@@ -186,7 +186,8 @@ class HeldOut:
             if self.folds > len(rest):
                 message = f"there are only {len(rest):,} {what} to divide"
                 raise ConfigError([Problem("data.folds", message, self.folds)])
-            start, _ = self._limits(len(rest))
+            start, stop = self._limits(len(rest))
+            start = start if shuffled else len(rest) - stop  # the first fold is the first in their order
         if len(pool) - held["val"] - held["test"] < 1:
             message = f"val_size and test_size hold out {held['val'] + held['test']:,} of {len(pool):,} {what}"
             raise ConfigError([Problem("data.val_size", message, self.val_size)])

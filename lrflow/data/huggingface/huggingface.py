@@ -16,17 +16,15 @@ from lrflow.data.huggingface.parts import PreparedSet, numbers_of, prepare, text
 from lrflow.data.huggingface.source import BUILDERS, Layout, SetOptions, read
 from lrflow.data.images import decoding
 from lrflow.data.images.decoding import Form, decode
+from lrflow.data.listing import class_table
 from lrflow.data.module import DataModule, Examples
 from lrflow.data.order import SeededBatch, collate_whole
 from lrflow.data.splits import PARTS
 from lrflow.data.text.text import Sequences, TokenSet
 from lrflow.data.text.tokenization import FILE, Pretrained, windows_of_texts
-from lrflow.display import Grid, counted, joined, number
+from lrflow.display import counted, number
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean, shortened
 from lrflow.objectives import LANGUAGE_MODEL
-
-_LISTED = 20
-"""Number of classes up to which each has a line of its own in the description."""
 
 _SAMPLES = 16
 """Rows by which a data set that changed is noticed."""
@@ -230,15 +228,7 @@ class HuggingFace(DataModule):
             return Group(*lines)
         if not target["classes"]:
             return Group(*lines, f"target {target['column']}: {number(target['mean'])} ± {number(target['scale'])}")
-        names = [*map(shortened, target["classes"])]
-        counts = [np.bincount(prepared.targets[prepared.rows[part]], minlength=len(names)) for part in PARTS]
-        if len(names) > _LISTED:
-            pairs = zip(names, np.sum(counts, 0), strict=True)
-            return Group(*lines, f"{len(names):,} classes: {joined([f'{name} {count:,}' for name, count in pairs], 6)}")
-        grid = Grid("<class", *PARTS)
-        for index, name in enumerate(names):
-            grid.row(name, *(f"{count[index]:,}" for count in counts))
-        return Group(*lines, grid)
+        return Group(*lines, class_table(target["classes"], prepared.targets, prepared.rows))
 
     def describe_inputs(self) -> list[dict[str, Any]]:
         """The form of an input, without the content of the tokenizer."""

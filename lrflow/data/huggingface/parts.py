@@ -12,6 +12,7 @@ import numpy as np
 
 from lrflow.data.huggingface.source import Layout, SetOptions, columns_of, files_of, is_unlabelled, read, splits_of
 from lrflow.data.images.decoding import Form
+from lrflow.data.listing import check_trained
 from lrflow.data.splits import PARTS
 from lrflow.data.table.columns import in_order
 from lrflow.data.text.tokenization import FILE, Pretrained, cut_streams, read_pretrained, smallest_type
@@ -123,10 +124,8 @@ def _prepared(options: SetOptions, given: str | None, files: tuple[tuple[str, in
     if layout is None and not about["classes"]:
         own = values[rows["train"]]
         about |= {"mean": float(own.mean()), "scale": float(own.std()) or 1.0}
-    if layout is None and (empty := {*range(len(about["classes"]))} - {*values[rows["train"]].tolist()}):
-        names = ", ".join(shortened(about["classes"][one]) for one in sorted(empty)[:5])
-        message = f"no example of {names} is left to train on"
-        raise ConfigError([Problem("data.val_size", message, options.val_size, "hold out fewer")])
+    elif layout is None:
+        check_trained(values, rows["train"], about["classes"], "example", options.val_size)
     made = layout or {"input": _input(options, chosen), "target": about, "shape": []}
     if layout is None:
         made["shape"] = _shape(options, source, made["input"])

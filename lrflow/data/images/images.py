@@ -16,15 +16,12 @@ from lrflow.data.images.cache import DecodedImages, decoded_images
 from lrflow.data.images.decoding import FILE_TYPES, decode
 from lrflow.data.images.files import ImageOptions
 from lrflow.data.images.parts import Layout, PreparedImages, form_of, prepare
-from lrflow.data.listing import left_out_lines
+from lrflow.data.listing import class_table, left_out_lines
 from lrflow.data.module import DataModule, Examples
 from lrflow.data.order import SeededBatch, collate_whole
 from lrflow.data.splits import PARTS
-from lrflow.display import Grid, counted, joined, number, shape_text
-from lrflow.errors import ConfigError, ExampleError, Problem, shortened
-
-_LISTED = 20
-"""Number of classes up to which each has a line of its own in the description."""
+from lrflow.display import counted, number, shape_text
+from lrflow.errors import ConfigError, ExampleError, Problem
 
 
 class Images(DataModule):
@@ -171,14 +168,7 @@ class Images(DataModule):
         classes, target = layout["target"]["classes"], layout["target"]
         if not classes:
             return Group(*lines, f"target: {number(target['mean'])} ± {number(target['scale'])}")
-        counts = [np.bincount(prepared.targets[prepared.rows[part]], minlength=len(classes)) for part in PARTS]
-        if len(classes) > _LISTED:
-            pairs = zip(map(shortened, classes), sum(counts), strict=True)  # type: ignore[arg-type]
-            return Group(*lines, f"{len(classes):,} classes: {joined([f'{name} {n:,}' for name, n in pairs], 6)}")
-        grid = Grid("<class", *PARTS)
-        for index, name in enumerate(classes):
-            grid.row(shortened(name), *(f"{count[index]:,}" for count in counts))
-        return Group(*lines, grid)
+        return Group(*lines, class_table(classes, prepared.targets, prepared.rows))
 
     def describe_inputs(self) -> list[dict[str, Any]]:
         """How the bytes of an image are made from its file."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from lrflow.data.images.decoding import FITS, MODES, Form
 from lrflow.data.listing import Misfit, misfit_problem
-from lrflow.data.splits import PARTS, HeldOut, examples_of
+from lrflow.data.splits import PARTS, HeldOut
 from lrflow.data.stream.parquet import Columns, choose_columns, index_parquet
 from lrflow.data.stream.shards import find_shards, is_parquet
 from lrflow.data.stream.tar import File, choose_files, index_tar
@@ -22,7 +22,6 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.limits import Limit, is_whole, one_of, outside, whole
 
 _LARGEST = 8192
-_HELD = ("val_size", "test_size", "folds", "fold")
 ALL = "all"
 
 
@@ -90,13 +89,18 @@ class StreamOptions:
             hint = "data.shards='train-{000..009}.tar', a folder, or a pattern such as 'train-*.parquet'"
             raise ConfigError([Problem("data.shards", "expected the shards to train on", hint=hint)])
         problems = outside(_LIMITS, own, "data")
-        problems += HeldOut(**{name: own[name] for name in _HELD if name in own}).problems()
+        problems += HeldOut.of(own).problems()
         if own.get("folds") is not None and own.get("val_shards") is not None:
             problems.append(Problem("data.folds", "data.val_shards is a part for validation already", own["folds"]))
         if problems:
             raise ConfigError(problems)
         own |= {name: tuple(value) for name, value in own.items() if isinstance(value, list)}
         return cls(**own)
+
+    @property
+    def held_out(self) -> HeldOut:
+        """What is held out for validation and test where they have no shards of their own."""
+        return HeldOut.of(vars(self))
 
     @property
     def form(self) -> Form:
@@ -280,25 +284,9 @@ def rows_of_parts(options: StreamOptions, samples: Samples) -> dict[str, np.ndar
     """
     part = np.array(samples.parts, np.str_)[samples.places.shard]
     pool = np.flatnonzero(part == "")
-    rows = {name: np.flatnonzero(part == name) for name in PARTS[1:]}
-    own = {"val": options.val_shards, "test": options.test_shards}
-    sizes = {
-        name: 0 if own[name] is not None else min(len(pool), examples_of(getattr(options, f"{name}_size"), len(pool)))
-        for name in PARTS[1:]
-    }
     if not len(pool):
         raise ConfigError([Problem("data.shards", "no sample is left to train on", options.text)])
-    rest = len(pool) - sizes["test"]
-    start = rest - sizes["val"]
-    if options.folds is not None:
-        if options.folds > rest:
-            raise ConfigError([Problem("data.folds", f"there are only {rest:,} samples to divide", options.folds)])
-        stops = np.linspace(0, rest, options.folds + 1).round().astype(int).tolist()
-        start, sizes["val"] = stops[options.fold], stops[options.fold + 1] - stops[options.fold]
-    if rest - sizes["val"] < 1:
-        what = f"val_size and test_size hold out {sum(sizes.values()):,} of {len(pool):,} samples"
-        raise ConfigError([Problem("data.val_size", what, options.val_size)])
-    held = slice(start, start + sizes["val"])
-    rows |= {"val": pool[held]} if own["val"] is None else {}
-    rows |= {"test": pool[rest:]} if own["test"] is None else {}
-    return {"train": np.delete(pool[:rest], held), **rows}
+    own = {name for name in PARTS[1:] if getattr(options, f"{name}_shards") is not None}
+    held = replace(options.held_out, **{f"{name}_size": 0 for name in own})
+    rows = held.rows(pool, np.zeros(len(part)), "samples", shuffled=False)
+    return rows | {name: np.flatnonzero(part == name) for name in own}

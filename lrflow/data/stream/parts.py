@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lrflow.data.listing import Misfit, counted_reasons, misfit_problem
+from lrflow.data.listing import Misfit, check_trained, counted_reasons, misfit_problem
 from lrflow.data.splits import PARTS
 from lrflow.data.stream.files import (
     ALL,
@@ -127,12 +127,9 @@ def _prepare(options: StreamOptions, layout: Layout | None) -> PreparedStream:
         raise ConfigError([_nothing_left(options)])
     targets = _targets(samples, kind, classes)
     if layout is None:
-        trained = set(targets[rows["train"]].tolist()) if classes else set()
-        if empty := [name for code, name in enumerate(classes) if code not in trained]:
-            names = ", ".join(map(shortened, empty[:5]))
-            message = f"no sample of {names} is left to train on"
-            hint = "hold out fewer, or data.val_shards; the last samples of the shards are held out"
-            raise ConfigError([Problem("data.val_size", message, options.val_size, hint)])
+        if classes:
+            hint = "data.val_shards; the last samples of the shards are held out"
+            check_trained(targets, rows["train"], classes, "sample", options.val_size, hint)
         own = targets[rows["train"]] if kind == "regression" else np.zeros(1)
         about = {"kind": kind, "classes": classes, "mean": float(own.mean()), "scale": float(own.std()) or 1.0}
         mean, std = moments if options.scaling == "standard" or of.form is not None else ([0.0], [1.0])

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lrflow.data.images.decoding import FILE_TYPES, decode
-from lrflow.data.listing import left_out_lines
+from lrflow.data.listing import class_table, left_out_lines
 from lrflow.data.module import DataModule, Examples
 from lrflow.data.order import SeededBatch, collate_whole
 from lrflow.data.splits import PARTS
@@ -23,13 +23,11 @@ from lrflow.data.stream.order import block_order
 from lrflow.data.stream.parts import Layout, PreparedStream, inputs_in, prepare
 from lrflow.data.stream.shards import PARQUET, TAR
 from lrflow.data.stream.values import Input, Places, Reader, read_some
-from lrflow.display import Grid, counted, joined, number, shape_text
-from lrflow.errors import ConfigError, ExampleError, Problem, shortened
+from lrflow.display import counted, joined, number, shape_text
+from lrflow.errors import ConfigError, ExampleError, Problem
 
 log = logging.getLogger("lrflow")
 
-_LISTED = 20
-"""Number of classes up to which each has a line of its own in the description."""
 _NAMED = 3
 """Samples that are named when the run ends, of those that it left out."""
 
@@ -187,15 +185,7 @@ class Stream(DataModule):
         classes, target = layout["target"]["classes"], layout["target"]
         if not classes:
             return Group(*lines, f"target {samples.label}: {number(target['mean'])} ± {number(target['scale'])}")
-        counts = [np.bincount(prepared.targets[prepared.rows[part]], minlength=len(classes)) for part in PARTS]
-        if len(classes) > _LISTED:
-            pairs = zip(map(shortened, classes), sum(counts), strict=True)  # type: ignore[arg-type]
-            listed = joined([f"{name} {n:,}" for name, n in pairs], 6)
-            return Group(*lines, f"target {samples.label}: {len(classes):,} classes: {listed}")
-        grid = Grid(f"<{samples.label}", *PARTS)
-        for index, name in enumerate(classes):
-            grid.row(shortened(name), *(f"{count[index]:,}" for count in counts))
-        return Group(*lines, grid)
+        return Group(*lines, class_table(classes, prepared.targets, prepared.rows, samples.label))
 
     def describe_inputs(self) -> list[dict[str, Any]]:
         """How the bytes of an image are made from its file, or the shape of an array."""

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lrflow.data.listing import Misfit, left_out_lines, misfit_problem
+from lrflow.data.listing import Misfit, class_table, left_out_lines, misfit_problem
 from lrflow.data.module import DataModule, Examples
 from lrflow.data.order import SeededBatch, collate_whole
 from lrflow.data.splits import PARTS
@@ -20,12 +20,9 @@ from lrflow.data.text.files import read_file
 from lrflow.data.text.options import ENDINGS, JSON_LINES, TABLES, TextOptions
 from lrflow.data.text.parts import Layout, PreparedText, prepare
 from lrflow.data.text.tokenization import FILE, Tokenizer, UnknownCharacterError, padded, restored, windows_of_texts
-from lrflow.display import Grid, counted, joined, number
-from lrflow.errors import ConfigError, Problem, shortened
+from lrflow.display import Grid, counted, number
+from lrflow.errors import ConfigError, Problem
 from lrflow.objectives import CLASSES, LANGUAGE_MODEL
-
-_LISTED = 20
-"""Number of classes up to which each has a line of its own in the description."""
 
 
 class Text(DataModule):
@@ -208,7 +205,7 @@ class Text(DataModule):
         if layout["head"] == CLASSES:
             cut = f", {counts['cut']:,} of them cut" if counts["cut"] else ""
             lines.append(f"sequences of {length:,} tokens{cut}; the longest document has {counts['longest']:,}")
-            return Group(*lines, *self._classes(prepared))
+            return Group(*lines, class_table(layout["target"]["classes"], prepared.targets, prepared.rows))
         lines.append(f"sequences of {length:,} tokens; {counts['left']:,} tokens at the ends of the parts fill none")
         grid = Grid("<part", "documents", "tokens", "sequences", "bytes per token")
         for part in PARTS:
@@ -216,17 +213,6 @@ class Text(DataModule):
             ratio = prepared.facts["bytes_per_token"].get(part)
             grid.row(part, *(f"{cell:,}" for cell in cells), "" if ratio is None else number(ratio))
         return Group(*lines, grid)
-
-    def _classes(self, prepared: PreparedText) -> list[RenderableType]:
-        names = list(map(shortened, prepared.layout["target"]["classes"]))
-        counts = [np.bincount(prepared.targets[prepared.rows[part]], minlength=len(names)) for part in PARTS]
-        if len(names) > _LISTED:
-            pairs = zip(names, np.sum(counts, 0), strict=True)
-            return [f"{len(names):,} classes: {joined([f'{name} {count:,}' for name, count in pairs], 6)}"]
-        grid = Grid("<class", *PARTS)
-        for index, name in enumerate(names):
-            grid.row(name, *(f"{count[index]:,}" for count in counts))
-        return [grid]
 
     def describe_inputs(self) -> list[dict[str, Any]]:
         """What the numbers of a sequence are: the length, and the tokenizer without its file."""

@@ -59,6 +59,15 @@ def test_targets_are_classes_or_numbers_by_their_values() -> None:
     assert module._prepared.facts["units"] == pytest.approx([np.mean(few), np.std(few)])  # type: ignore[union-attr]
 
 
+def test_a_class_without_examples_stays_a_class_and_one_that_is_only_held_out_is_an_error() -> None:
+    names = datasets.ClassLabel(names=["a", "none", "b"])
+    name = saved({"x": [1.0] * 12, "label": [0, 2] * 6}, label=names)
+    assert made(name, inputs="x").class_names == ("a", "none", "b")
+    name = saved({"x": [1.0] * 3, "label": [0, 0, 2]}, "few", label=names)
+    with pytest.raises(ConfigError, match=r"data\.val_size = 2: no example of b is left to train on"):
+        made(name, inputs="x", val_size=2)
+
+
 def test_numbers_are_passed_as_they_are() -> None:
     name = saved({**NUMBERS, "label": [row % 2 for row in range(12)]})
     for columns, expected in ((["x"], [[3.0]]), ("z", [[3.0, 6.0]])):
@@ -149,7 +158,7 @@ def test_a_language_model_learns_the_next_tokens_and_reads_new_texts(words: str,
         ({"inputs": "x", "target": "holes"}, r"data\.target = 'holes': 1 of the examples has none: row 3"),
         ({"inputs": "x", "target": "one"}, r"data\.target = 'one': expected at least two classes, found 1: same"),
         ({"inputs": "x", "target": "text", "kind": "regression"}, r"holds texts, and a regression needs numbers"),
-        ({"inputs": "x", "text": "text"}, r"data\.text|data\.inputs"),
+        ({"inputs": "x", "text": "text"}, r"data\.inputs = 'x': is given beside data\.text, and a model has one input"),
         ({"text": "text"}, r"data\.tokenizer = None: texts need a tokenizer"),
         ({"splits": {"val": "vla"}}, r"data\.splits\.val = 'vla': there is no such split"),
         ({"splits": {"valid": "x"}}, r"data\.splits = 'valid': expected keys of train, val, test"),

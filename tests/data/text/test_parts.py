@@ -94,7 +94,7 @@ def test_the_end_of_a_single_document_is_held_out() -> None:
     halves = [prepare(options(file=str(LICENSE), length=32, folds=2, fold=fold)) for fold in range(2)]
     assert {texts_of(one, "test") for one in halves} == {test}
     first, second = (texts_of(one, "val") for one in halves)
-    assert text.index(second) + len(second) <= text.index(first)  # the folds begin at the end of the text
+    assert text.index(first) + len(first) <= text.index(second)
 
 
 def test_bytes_per_token_of_a_part_are_those_of_its_text(tmp_path: Path) -> None:
