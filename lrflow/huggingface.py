@@ -63,6 +63,8 @@ class HuggingFace(nn.Module):
             to itself only. The outputs are the same.
         checkpointing: whether activations are computed again in the backward pass, which takes less memory.
         padding: the token by which the data pad the ends of rows; None: the model's own.
+        separator: the token at the end of the first text of a pair; those after it get the token type 1, if the model
+            has token types. None: all have 0.
         dtype: type of its weights: `float32`, `bfloat16` or `float16`.
 
     Raises:
@@ -87,6 +89,7 @@ class HuggingFace(nn.Module):
         packed: bool = False,
         checkpointing: bool = False,
         padding: int | None = None,
+        separator: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     ) -> None:
         super().__init__()
@@ -119,6 +122,8 @@ class HuggingFace(nn.Module):
         self._freeze([frozen] if isinstance(frozen, str) else frozen or [])
         self.train()  # from_pretrained returns it in evaluation mode, in which Lightning would leave it
         self._takes = frozenset(inspect.signature(self._net.forward).parameters)
+        has_types = "token_type_ids" in self._takes and getattr(self.config, "type_vocab_size", 0) > 1
+        self.separator = separator if has_types else None
         if packed and "position_ids" not in self._takes:
             message = f"{type(self._net).__name__} takes no positions, so its sentences cannot share a row"
             raise ConfigError([Problem("model.packed", message, packed, "model.packed=false")])
@@ -143,10 +148,13 @@ class HuggingFace(nn.Module):
             return self._net(**self._pixels(inputs)).logits
         ids = inputs.long()
         mask = self._mask(ids)
-        ids = ids.masked_fill(~mask, self.config.pad_token_id)
+        tokens = {"input_ids": ids.masked_fill(~mask, self.config.pad_token_id)}
+        if self.separator is not None:
+            ends = (ids == self.separator).long()
+            tokens["token_type_ids"] = (ends.cumsum(1) - ends).clamp_max(1)  # the separator itself has type 0
         if self.kind == "mean":
-            return self.head(self.dropout(self._mean(ids, mask)))
-        logits: Tensor = self._net(input_ids=ids, attention_mask=mask.long()).logits
+            return self.head(self.dropout(self._mean(tokens, mask)))
+        logits: Tensor = self._net(**tokens, attention_mask=mask.long()).logits
         return logits
 
     def save(self, folder: Path, classes: Sequence[str] = ()) -> None:
@@ -180,8 +188,10 @@ class HuggingFace(nn.Module):
         """Return which tokens are no padding; padding is at the end of a row, where its id may mean more elsewhere."""
         if self.padding is not None:
             return ids != self.padding
-        tokens = ids != self.config.pad_token_id
-        if self.config.pad_token_id != self.config.eos_token_id:
+        if self.kind == "causal_lm":  # no token attends to those after it, so none needs to know of padding
+            return torch.ones_like(ids, dtype=torch.bool)
+        tokens, ends = ids != self.config.pad_token_id, self.config.eos_token_id
+        if self.config.pad_token_id not in (ends if isinstance(ends, list) else [ends]):
             return tokens
         return tokens.long().flip(1).cummax(1).values.flip(1).bool()
 
@@ -196,18 +206,22 @@ class HuggingFace(nn.Module):
             found["interpolate_pos_encoding"] = True
         return found
 
-    def _mean(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the mean of the last layer over the tokens of each row: [batch, width]."""
+    def _mean(self, tokens: dict[str, Tensor], mask: Tensor) -> Tensor:
+        """Return the mean of the last layer over the tokens of each row: [batch, width].
+
+        Packing reads the number of tokens from the device, for which a GPU is waited for once per step.
+        """
         lengths = mask.sum(1, keepdim=True)
         if not self.packed or torch.compiler.is_compiling():  # an exported graph has one form for all batches
-            hidden = self.backbone(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+            hidden = self.backbone(**tokens, attention_mask=mask.long()).last_hidden_state
             return (hidden * mask[..., None]).sum(1) / lengths
         rows, places = mask.nonzero(as_tuple=True)
         same = rows[:, None] == rows
-        hidden = self.backbone(
-            input_ids=ids[rows, places][None], position_ids=places[None], attention_mask=same[None, None]
-        ).last_hidden_state[0]
-        sums = torch.zeros(len(ids), hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
+        packed = {name: values[rows, places][None] for name, values in tokens.items()}
+        hidden = self.backbone(**packed, position_ids=places[None], attention_mask=same[None, None]).last_hidden_state[
+            0
+        ]
+        sums = torch.zeros(len(mask), hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
         return sums.index_add(0, rows, hidden) / lengths
 
     def _built(self, name: str | None, dtype: torch.dtype) -> Any:

@@ -177,11 +177,39 @@ def test_outputs_are_those_of_transformers(folders: Path) -> None:
         assert model(torch.randn(2, 3, 12, 12)).shape == (2, 4)  # its positions are interpolated
 
 
-def test_a_padding_that_is_a_word_elsewhere_is_read_there() -> None:
-    model = built(GPT2, "causal_lm")
-    ids = torch.tensor([[4, 1, 7, 8, 1, 1]])
+@pytest.mark.parametrize("ends", [1, [1, 2]])
+def test_a_padding_that_is_a_word_elsewhere_is_read_there(ends: int | list[int]) -> None:
+    model, ids = built({**GPT2, "eos_token_id": ends}, "sequence_classification"), torch.tensor([[4, 1, 7, 8, 1, 1]])
     with torch.no_grad():
-        torch.testing.assert_close(model(ids)[:, :4], model(ids[:, :4]))
+        torch.testing.assert_close(model(ids), model(ids[:, :4]))
+
+
+def test_each_token_of_a_packed_text_is_read() -> None:
+    for config in ({**LLAMA, "eos_token_id": [1, 2]}, GPT2):  # they have no token of padding
+        model, ids = built(config, "causal_lm"), torch.tensor([[4, 1, 7, 1, 8, 1]])
+        with torch.no_grad():
+            hidden = model.backbone(input_ids=ids).last_hidden_state
+            torch.testing.assert_close(model(ids), model._net.get_output_embeddings()(hidden))
+
+
+@pytest.mark.parametrize(("head", "packed"), [("sequence_classification", False), ("mean", False), ("mean", True)])
+def test_the_second_text_of_a_pair_has_another_token_type(head: str, packed: bool) -> None:
+    model = built(BERT, head, separator=3, packed=packed)
+    rows = [[2, 7, 9, 3, 8, 5, 3], [2, 8, 3, 6, 3, 0, 0]]
+    types = [[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 0, 0]]  # as BERT's tokenizer writes them
+    ids = torch.tensor(rows)
+    torch.nn.init.normal_(model.backbone.embeddings.token_type_embeddings.weight)  # type: ignore[union-attr,arg-type]
+    with torch.no_grad():
+        found = model.backbone(input_ids=ids, attention_mask=(ids != 0).long(), token_type_ids=torch.tensor(types))
+        if head == "mean":
+            mask = (ids != 0)[..., None]
+            expected = model.head((found.last_hidden_state * mask).sum(1) / mask.sum(1))
+        else:
+            expected = model.head.classifier(found.pooler_output)
+        torch.testing.assert_close(model(ids), expected, atol=1e-5, rtol=1e-5)
+        model.separator = None
+        assert not torch.allclose(model(ids), expected, atol=1e-3)
+    assert built({**BERT, "model_type": "roberta", "type_vocab_size": 1}, head, separator=3).separator is None
 
 
 def test_an_adapted_model_begins_as_it_was_and_is_merged_and_computes_the_same_with_less_memory(

@@ -19,6 +19,8 @@ class TokenFacts(BaseModel):
     """What is predicted: the next token at each place (`language_model`), or a class for each sequence (`classes`)."""
     padding: f.CountOrNone | None = None
     """Token after the end of a short sequence."""
+    separator: f.CountOrNone | None = None
+    """Token at the end of the first text of a pair, after which the token type of a model such as BERT is 1."""
     held_out: f.CountOrNone | None = None
     """Number of examples held out, if `val_size` and `test_size` count something else, such as documents."""
     bytes_per_token: dict[str, f.Positive] | None = None

@@ -252,7 +252,7 @@ class HuggingFace(DataModule):
     def _fact_problems(self, pool: Examples) -> list[Problem]:
         assert self._prepared is not None
         known = self._prepared.facts
-        names = ("examples", "shape", "outputs", "vocabulary", "padding")
+        names = ("examples", "shape", "outputs", "vocabulary", "head", "padding", "separator")
         return self._differences({name: known[name] for name in names if name in known})
 
     @property

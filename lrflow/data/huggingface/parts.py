@@ -67,6 +67,7 @@ class PreparedSet:
         found["units"] = None if classes else [target["mean"], target["scale"]]
         if tokens is not None:
             found |= {"vocabulary": tokens.size, "head": CLASSES, "padding": tokens.padding}
+            found["separator"] = tokens.separator() if len(kept["columns"]) == 2 else None
         return found
 
 

@@ -200,6 +200,11 @@ class Pretrained:
             found += [np.array(one.ids, np.uint32) for one in batch]
         return found
 
+    def separator(self) -> int | None:
+        """Return the token at the end of the first text of a pair; None: the second has no token type of its own."""
+        pair = self._own.encode("a", "b")
+        return pair.ids[pair.type_ids.index(1) - 1] if 1 in pair.type_ids else None
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text without special tokens."""
         text: str = self._own.decode([token for token in tokens if token < self._known])

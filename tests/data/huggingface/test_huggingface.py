@@ -146,6 +146,19 @@ def test_a_language_model_learns_the_next_tokens_and_reads_new_texts(words: str,
     assert found.tolist() == [[0, 5, 3, 5, 6, 3, -1], [1, 14, 3, 7, 8, 9, 10], [1, 14, 10, 11, 3, -1, -1]]
 
 
+def test_pairs_have_a_separator_and_no_single_texts_are_read_for_them(words: str) -> None:
+    rows = {"text": ["w0 w1", "w2"], "other": ["w3", "w4 w5"], "label": [0, 1]}
+    module = made(saved(rows), tokenizer=words, text=["text", "other"])
+    assert module.train_set is not None
+    (inputs, targets) = module.train_set.__getitems__([0, 1])  # type: ignore[attr-defined]
+    assert (inputs.tolist(), targets.tolist()) == ([[2, 4, 5, 3, 7, 3], [2, 6, 3, 8, 9, 3]], [0, 1])
+    assert module._prepared.facts["separator"] == 3  # type: ignore[union-attr]
+    assert ".txt" not in module.file_types
+    module = made(saved(rows, "one"), tokenizer=words, text="text")
+    assert module._prepared.facts["separator"] is None  # type: ignore[union-attr]
+    assert ".txt" in module.file_types
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
