@@ -216,7 +216,7 @@ Steps = Annotated[
     int,
     expects(
         f"a whole number from 1 to {MOST_STEPS:,}, the most steps of a run",
-        lambda v: is_whole(v) and 0 < v <= MOST_STEPS,
+        limits.whole(1, MOST_STEPS).holds,
         limits.whole(1, MOST_STEPS).json,
     ),
 ]
@@ -224,7 +224,7 @@ LogInterval = Annotated[
     int,
     expects(
         "a whole number from 1 to 100,000: so many rows are held in memory",
-        lambda v: is_whole(v) and 0 < v <= 10**5,
+        limits.whole(1, 10**5).holds,
         limits.whole(1, 10**5).json,
     ),
 ]
@@ -273,14 +273,7 @@ ClockTime = Annotated[
         pattern(rf"[ ,]*(?:{_AMOUNT}\s*(?:{'|'.join(_CLOCK_UNITS)})s?[ ,]*)+", any_case=True),
     ),
 ]
-Seed = Annotated[
-    int,
-    expects(
-        "a whole number from 0 to 4294967295",
-        lambda v: is_whole(v) and 0 <= v < 2**32,
-        limits.whole(0, 2**32 - 1).json,
-    ),
-]
+Seed = Annotated[int, whole(0, 2**32 - 1)]
 Units = Annotated[
     tuple[float, float],
     expects(

@@ -25,9 +25,6 @@ from lrflow.runs import RunFolder
 
 log = logging.getLogger("lrflow")
 
-OWN = ("csv", "wandb", "tensorboard", "mlflow", "trackio", "comet")
-"""Keys of the group `logger`; any other is a node with a `_target_`."""
-
 
 def build_loggers(settings: Mapping[str, Any], folder: Path, about: About) -> list[Logger]:
     """Return the loggers of the `logger` group.
@@ -53,7 +50,7 @@ def build_loggers(settings: Mapping[str, Any], folder: Path, about: About) -> li
         if settings.get(name) is not None and rank() == 0:
             loggers.append(_dashboard(name, settings[name], folder, about))
     for name, node in settings.items():
-        if name not in OWN and node is not None:
+        if isinstance(node, Mapping) and "_target_" in node:
             loggers.append(guard(_other(node, f"logger.{name}", folder), name))
     return loggers
 

@@ -34,15 +34,16 @@ class Budget:
         self._started = time.time()
         self._key = f"{_KEY}{socket.gethostname()}:{os.getpid()}:{self._started:.0f}"
         before = self._sessions()
-        newest = max((path.stat().st_mtime for path in folder.glob("*/*") if path.is_file()), default=0.0)
         last = max(before, key=lambda key: before[key][0], default=None)
-        if last and before[last][1] < newest < self._started:
-            study.set_user_attr(last, [before[last][0], newest])
+        if last and len(study.user_attrs[last]) == 2:  # its process was killed
+            times = (path.stat().st_mtime for path in folder.glob("*/*") if path.is_file())
+            if before[last][1] < (newest := max(times, default=0.0)) < self._started:
+                study.set_user_attr(last, [before[last][0], newest])
         self.note()
 
-    def note(self) -> None:
-        """Record that the sweep is still running."""
-        self._study.set_user_attr(self._key, [self._started, time.time()])
+    def note(self, ended: bool = False) -> None:
+        """Record that the sweep is still running, or that this process has ended it."""
+        self._study.set_user_attr(self._key, [self._started, time.time(), *(["ended"] if ended else [])])
 
     @property
     def spent(self) -> float:

@@ -131,7 +131,7 @@ def is_worse(costs: Mapping[int, float], best: Mapping[int, float], p: float) ->
     Args:
         costs: of the runs of a trial, by the number of the repeat; lower is better.
         best: of the runs of the best trial.
-        p: significance level: how often a trial that is as good as the best counts as worse.
+        p: significance level: how often a trial that is as good as the best counts as worse in one comparison.
 
     Returns:
         whether they are; False with fewer than two runs under the same seeds.

@@ -200,7 +200,7 @@ class SweepRun:
                 self.progress.print(f"the sweep was stopped{hint}")
                 raise
             finally:
-                self._budget.note()
+                self._budget.note(ended=True)
             if self.trials.are_left() and self._budget.is_spent:
                 ended = sum(trial.state.is_finished() for trial in self.trials.all())
                 reason = f"its budget of {self.settings.budget} (sweep.budget) is spent"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +17,7 @@ from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 
 SAMPLE = 2**14
-"""Largest number of elements of a tensor that are read: of a larger one, a regular sample of about as many."""
+"""Largest number of elements of a tensor that are read: of a larger one, a regular sample of at most as many."""
 
 COSINE = "train/update_cosine"
 """Column of the cosine between an update and the one before."""
@@ -56,7 +57,7 @@ class GroupNorms:
 
 
 def norms_interval(config: Config, length: Horizon) -> int | None:
-    """Return the steps between two measurements of a run; None: it has none, as weights that devices share have none.
+    """Return the steps between two measurements of a run; None: nothing is measured, as where devices share weights.
 
     Args:
         config: of the run.
@@ -72,8 +73,8 @@ class NormMeter:
     """Measures the norms of each group at pairs of consecutive steps, of which the first is a multiple of `every`.
 
     A pair yields the cosine between two consecutive updates: near -1, the weights jump to and fro. The weights before
-    a step are kept until after it: of a tensor with more than `SAMPLE` elements, only every n-th element. Norms of a
-    sample are scaled to the whole tensor.
+    a step are kept until after it: of a tensor with more than `SAMPLE` elements, only every n-th element. Norms and
+    products of a sample are scaled to the whole tensor.
 
     Args:
         every: number of steps from one pair to the next; 1 measures each step.
@@ -100,15 +101,19 @@ class NormMeter:
     ) -> None:
         self._every, self._groups = every, groups
         self._columns = torch.tensor(columns, device=device)
-        self.strides = [max(1, -(-size // SAMPLE)) for size in sizes]
+        self.strides = [_stride(size) for size in sizes]
         self._read_sizes = [-(-size // stride) for size, stride in zip(sizes, self.strides, strict=True)]
         scales = [size / max(read, 1) for size, read in zip(sizes, self._read_sizes, strict=True)]
         self._scales = torch.tensor(scales, device=device)
+        self._roots: Tensor | None = None  # by which an update is multiplied so that it is as long as the whole
+        if max(self.strides, default=1) > 1:
+            read = torch.tensor(self._read_sizes, device=device)
+            self._roots = self._scales.sqrt().repeat_interleave(read)
         self._buffer = torch.zeros(rows, members, 3 * groups + 1, device=device)
         self._rows: list[int] = []
         self._step = -1  # the step that is being measured
         self._before: Tensor | None = None  # the weights before it
-        self._update: Tensor | None = None  # the update of the step before it
+        self._update: Tensor | None = None  # the update of the step before it, as long as that of the whole tensors
         self._updated = -1  # that step
 
     def is_due(self, step: int) -> bool:
@@ -146,8 +151,10 @@ class NormMeter:
         """
         assert self._before is not None
         update, out = weights - self._before, self._buffer[len(self._rows)]
-        for values, first in ((self._before, self._groups), (update, 2 * self._groups)):
-            squares = self._squares(values) * self._scales
+        if self._roots is not None:
+            update *= self._roots
+        weight = self._squares(self._before) * self._scales
+        for squares, first in ((weight, self._groups), (self._squares(update), 2 * self._groups)):
             out[:, first : first + self._groups].index_add_(1, self._columns, squares)
         if self._update is None or self._updated != self._step - 1:
             out[:, -1] = torch.nan
@@ -191,6 +198,17 @@ class NormMeter:
         return torch.stack([part.sum(dim=1) for part in values.square().split(self._read_sizes, dim=1)], dim=1)
 
 
+def _stride(size: int) -> int:
+    """Return every how many elements of a tensor of this size are read.
+
+    It shares no factor with the size, and so none with the length of a row: otherwise only some columns would be read.
+    """
+    stride = max(1, -(-size // SAMPLE))
+    while stride > 1 and math.gcd(stride, size) > 1:
+        stride += 1
+    return stride
+
+
 class RunMeter(NormMeter):
     """Measures the parameters of a run.
 
@@ -230,7 +248,7 @@ class RunMeter(NormMeter):
         whole = len(parameters) == len(self._weights)
         positions = None if whole else [self._position[id(parameter)] for parameter in parameters]
         # An optimizer may evaluate a step several times; the last evaluation counts.
-        self.add_gradients(torch.stack(list(norms)).detach().square()[None], positions, fresh=all_at_once)
+        self.add_gradients(torch.stack(list(norms)).detach().float().square()[None], positions, fresh=all_at_once)
 
     def read_update(self, step: int, row: int) -> None:
         """Measure the update of a step, after it was made; nothing for a step without gradients.
@@ -248,6 +266,3 @@ class RunMeter(NormMeter):
         flat = [weight.detach().reshape(-1) for weight in self._weights]
         parts = [part if stride == 1 else part[::stride] for part, stride in zip(flat, self.strides, strict=True)]
         return torch.cat(parts).float()[None]
-
-
-__all__ = ["COSINE", "SAMPLE", "GroupNorms", "NormMeter", "RunMeter", "norms_interval"]

@@ -300,6 +300,20 @@ def test_processes_that_run_a_sweep_at_once_share_its_budget(here, clock: Clock)
     assert budget.Budget("1 h", study, here).spent == 1200
 
 
+@pytest.mark.parametrize(("ended", "spent"), [(False, 900), (True, 600)])
+def test_only_a_killed_process_counts_until_the_last_write(here, clock: Clock, ended: bool, spent: int) -> None:
+    study = optuna.create_study()
+    one = budget.Budget("1 h", study, here)
+    clock.now += 600
+    one.note(ended)
+    clock.now += 9000
+    path = RunFolder(here / "0").metrics  # `task=evaluate` writes into run folders too, after the sweep has ended
+    path.parent.mkdir()
+    path.touch()
+    os.utime(path, (1_000_900, 1_000_900))
+    assert budget.Budget("1 h", study, here).spent == spent
+
+
 def test_a_killed_process_counts_until_its_last_write(here, clock: Clock) -> None:
     study = optuna.create_study()
     budget.Budget("1 h", study, here)  # killed before it could record more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lrflow.training import group_norms
-from lrflow.training.group_norms import COSINE, NormMeter
+from lrflow.training.group_norms import COSINE, NormMeter, RunMeter
 
 KINDS = ("grad_norm", "weight_norm", "update_norm", "update_ratio")
 
@@ -94,6 +95,37 @@ def test_a_large_tensor_is_sampled_and_members_are_measured_at_once(monkeypatch:
         assert sampled.update[0, 0] == pytest.approx(exact.update[0, 0], rel=0.1)
         assert sampled.gradient[0, 0] == exact.gradient[0, 0] == 2
     assert found[2][0].update[0, 0] == pytest.approx(found[1][1].update[0, 0], rel=1e-6)
+
+
+def test_a_sample_reads_all_columns_and_weighs_its_tensors_by_their_sizes() -> None:
+    torch.manual_seed(0)
+    sizes = [2**20, 50]
+    meter = NormMeter(1, sizes, [0, 1], 2, 2, torch.device("cpu"))
+    large, small = torch.zeros(1024, 1024), torch.randn(50)
+    large[:, ::64] = torch.randn(1024, 16)  # the columns that every 64th element would be in
+    weights = [torch.zeros(2**20), torch.zeros(50)]
+
+    def sampled() -> Tensor:
+        parts = zip(weights, meter.strides, strict=True)
+        return torch.cat([weight[::stride] for weight, stride in parts])[None]
+
+    for step, moves in enumerate(([large, 5 * small], [large, -5 * small])):
+        meter.begin(step, sampled())
+        weights = [weight + move.flatten() for weight, move in zip(weights, moves, strict=True)]
+        meter.finish(step, sampled())
+    (found,) = meter.take()
+    assert found.update[0].tolist() == pytest.approx([float(large.norm()), 5 * float(small.norm())], rel=0.1)
+    squares = float(large.square().sum()), 25 * float(small.square().sum())
+    assert found.cosine[1] == pytest.approx((squares[0] - squares[1]) / sum(squares), abs=0.05)
+
+
+def test_squares_of_half_precision_norms_do_not_overflow() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(4))
+    plan = SimpleNamespace(names=["all"], trainable=[SimpleNamespace(name="all", tensors=1)])
+    meter = RunMeter(1, [{"members": ["all"], "params": [parameter]}], plan, 1)  # type: ignore[arg-type]
+    meter.read_gradients(0, [parameter], [torch.tensor(1000.0, dtype=torch.float16)], True)
+    meter.read_update(0, 0)
+    assert meter.take()[0].gradient[0, 0] == 1000
 
 
 def test_the_ratio_to_weights_of_zero_is_left_out() -> None:
