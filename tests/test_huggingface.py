@@ -198,7 +198,8 @@ def test_the_second_text_of_a_pair_has_another_token_type(head: str, packed: boo
     rows = [[2, 7, 9, 3, 8, 5, 3], [2, 8, 3, 6, 3, 0, 0]]
     types = [[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 0, 0]]  # as BERT's tokenizer writes them
     ids = torch.tensor(rows)
-    torch.nn.init.normal_(model.backbone.embeddings.token_type_embeddings.weight)  # type: ignore[union-attr,arg-type]
+    for one in model.parameters():
+        torch.nn.init.normal_(one, std=0.3)
     with torch.no_grad():
         found = model.backbone(input_ids=ids, attention_mask=(ids != 0).long(), token_type_ids=torch.tensor(types))
         if head == "mean":
@@ -276,6 +277,19 @@ def test_wrong_names_are_told_before_the_run(folders: Path, tmp_path: Path, monk
     assert compose(["model=huggingface", "model.name=vit"]).model.plain()["config"]["model_type"] == "vit"
     with pytest.raises(ConfigError, match=r"model\.name = 'vit': its weights cannot be loaded(?s:.*)model\.pretrained"):
         HuggingFace("vit", "image_classification", outputs=2, config=VIT)
+
+
+def test_tokens_that_the_model_does_not_embed_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text,y\n" + "".join(f"some words {row},{'ab'[row % 2]}\n" for row in range(40)))
+    own = ["data=text", f"data.file={tmp_path}/x.csv", "data.length=8", "model=huggingface", "model.name=null",
+           "model.pretrained=false"]  # fmt: skip
+    model = "model.config={{model_type: gpt2, vocab_size: {}}}"
+    for size, words in ((257, ["model.head=causal_lm"]), (256, ["data.target=y"])):  # bytes, and the end of a document
+        compose([*own, *words, model.format(size)])
+        with pytest.raises(
+            ConfigError, match=f"the texts have {size} different tokens, and the model embeds {size - 1}"
+        ):
+            compose([*own, *words, model.format(size - 1)])
 
 
 # A run

@@ -76,7 +76,7 @@ class CutMix(Augmentation):
             centre = int(torch.randint(size, (), generator=generator))
             limits.append(slice(max(centre - half, 0), min(centre + half, size)))
         images, place = inputs.clone(), (slice(None), slice(None), *limits)
-        images[place] = inputs[other][place]
+        images[place] = inputs[place][other]
         taken = images[0, 0][tuple(limits)].numel() / (height * width)
         return images, targets.lerp(targets[other], taken)
 

@@ -13,6 +13,7 @@ from lrflow.config.batch_checks import check_batches
 from lrflow.config.config import Config
 from lrflow.config.objective import loss_of
 from lrflow.config.packages import check_parquet, is_installed, missing_package
+from lrflow.config.pretrained import HUGGINGFACE
 from lrflow.config.written_paths import path_problem, stays_inside
 from lrflow.data.splits import HeldOut, is_share
 from lrflow.errors import ConfigError, Problem
@@ -160,7 +161,8 @@ def _stream(node: dict[str, Any]) -> PreparedStream:
 
 def _set(node: dict[str, Any]) -> PreparedSet:
     """Return the data set of a config, read and split."""
-    from lrflow.data.huggingface.parts import SetOptions, prepare
+    from lrflow.data.huggingface.parts import prepare
+    from lrflow.data.huggingface.source import SetOptions
 
     if node.get("name_or_path") == "???":  # reported when the config is resolved
         raise ConfigError([])
@@ -174,6 +176,8 @@ def check_facts(config: Config) -> Iterator[Problem]:
     """Yield a problem for each setting of batches, and each size of a model of lrflow's, that the data contradict."""
     model, facts = config.model, config.data.facts
     yield from check_batches(config)
+    if facts is not None and model.target == HUGGINGFACE:
+        yield from _check_embedding(config)
     if facts is None or model.target not in (*_WHOLE, *_IMAGE, _OF_TABLES, _OF_TOKENS):
         return
     given = model.plain()
@@ -199,6 +203,19 @@ def check_facts(config: Config) -> Iterator[Problem]:
             f"the data have {facts.outputs} classes" if classes else f"the data have {facts.outputs} values to predict"
         )
         yield Problem("model.outputs", what, outputs, f"leave it out: it is {facts.outputs} then")
+
+
+def _check_embedding(config: Config) -> Iterator[Problem]:
+    """Yield a problem if the data have tokens that a pretrained model does not embed."""
+    facts, given = config.data.facts, config.model.plain()
+    known: Any = {**(given.get("config") or {}), **(given.get("options") or {})}.get("vocab_size")
+    if facts is None or facts.vocabulary is None or not is_whole(known):
+        return
+    needed = facts.vocabulary - (facts.padding == facts.vocabulary - 1)  # the model masks it
+    if needed > known:
+        tokenizer = config.data.plain().get("tokenizer")
+        message = f"the texts have {needed:,} different tokens, and the model embeds {known:,}"
+        yield Problem("data.tokenizer", message, tokenizer, "the tokenizer of the model: data.tokenizer=FOLDER")
 
 
 def _check_categories(config: Config, own: Any) -> Iterator[Problem]:

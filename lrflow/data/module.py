@@ -216,7 +216,7 @@ class DataModule(pl.LightningDataModule):
 
         Raises:
             ConfigError: the data does not have the `facts`, or is too small for the options.
-        LrflowError: `load` or `normalise` returns something else than examples.
+            LrflowError: `load` or `normalise` returns something else than examples.
         """
         if self.train_set is not None:
             return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,27 @@ def test_an_option_of_ones_own_cannot_have_the_name_of_a_shipped_one(name: str, 
     with pytest.raises(ConfigError) as caught:
         Catalogue([tmp_path])
     assert [problem.key for problem in caught.value.problems] == [str(tmp_path / f"{name}.yaml")]
+
+
+@pytest.mark.parametrize(
+    ("data", "module", "name"),
+    [
+        ("table", "table.parts", "TableOptions"),
+        ("images", "images.files", "ImageOptions"),
+        ("text", "text.options", "TextOptions"),
+        ("stream", "stream.files", "StreamOptions"),
+        ("huggingface", "huggingface.source", "SetOptions"),
+    ],
+)
+def test_the_check_of_data_and_their_module_have_the_defaults_of_the_option(data: str, module: str, name: str) -> None:
+    node = read_yaml(CATALOGUE.options("data")[data].path)
+    arguments = inspect.signature(locate(str(node["_target_"]))).parameters
+    options = getattr(importlib.import_module(f"lrflow.data.{module}"), name)
+
+    def plain(value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value or None if isinstance(value, dict | tuple) else value
+
+    for field in fields(options):
+        if field.default is not MISSING:
+            assert plain(field.default) == plain(arguments[field.name].default), field.name
+            assert str(node[field.name]).startswith("${") or plain(node[field.name]) == plain(field.default), field.name

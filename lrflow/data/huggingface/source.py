@@ -51,8 +51,8 @@ class SetOptions:
     size: int | tuple[int, int] = 224
     mode: str = "RGB"
     fit: str = "crop"
-    val_size: int | float | str = 0
-    test_size: int | float | str = 0
+    val_size: int | float | str = "10%"
+    test_size: int | float | str = "10%"
     folds: int | None = None
     fold: int = 0
     split_seed: int = 0

@@ -61,8 +61,8 @@ class ImageOptions:
     bad_files: str = "error"
     cache: str = "auto"
     decoders: int | None = None
-    val_size: int | float | str = 0
-    test_size: int | float | str = 0
+    val_size: int | float | str = "15%"
+    test_size: int | float | str = "15%"
     folds: int | None = None
     fold: int = 0
     split_seed: int = 0

@@ -72,7 +72,7 @@ class StreamOptions:
     shards_at_once: int = 8
     check: int | str = 1000
     bad_files: str = "error"
-    val_size: int | float | str = 0
+    val_size: int | float | str = "10%"
     test_size: int | float | str = 0
     folds: int | None = None
     fold: int = 0

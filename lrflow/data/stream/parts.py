@@ -84,7 +84,7 @@ def reader_of(samples: Samples, options: StreamOptions) -> Reader:
 
 
 def prepare(options: StreamOptions, layout: Layout | None = None) -> PreparedStream:
-    """Find, check, split and fit samples; the last result is kept as long as the files do not change.
+    """Find, check, split and fit samples; the last results without a layout are kept until the files change.
 
     Args:
         options: of the shards.

@@ -74,8 +74,8 @@ class TableOptions:
     weight: str | None = None
     val_file: str | None = None
     test_file: str | None = None
-    val_size: int | float | str = 0
-    test_size: int | float | str = 0
+    val_size: int | float | str = "15%"
+    test_size: int | float | str = "15%"
     folds: int | None = None
     fold: int = 0
     split_seed: int = 0

@@ -68,8 +68,8 @@ class TextOptions:
     end_of_text: bool = True
     unknown: bool = True
     cache: str = "auto"
-    val_size: int | float | str = 0
-    test_size: int | float | str = 0
+    val_size: int | float | str = "10%"
+    test_size: int | float | str = "10%"
     folds: int | None = None
     fold: int = 0
     split_seed: int = 0

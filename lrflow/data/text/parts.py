@@ -218,7 +218,7 @@ class _Division:
         names: of each, for people.
         parts: of each.
         ended: whether the document ends with it.
-        sizes: how many documents or sequences are held out for `val` and `test`.
+        sizes: how many documents, or pieces of the only one, are held out for `val` and `test`.
         contiguous: whether the only document was cut.
     """
 
@@ -322,7 +322,7 @@ def _stretches(options: TextOptions, texts: list[str], names: list[str], labels:
     )
     text, step = texts[row], options.length
     steps = np.arange(max(len(text) // step, 1))
-    parts = held.rows(steps, np.zeros(len(steps)), "sequences", shuffled=False)
+    parts = held.rows(steps, np.zeros(len(steps)), "pieces", shuffled=False)
     for part, own in parts.items():
         for run in np.split(own, np.flatnonzero(np.diff(own) > 1) + 1) if len(own) else ():
             start = int(run[0]) * step

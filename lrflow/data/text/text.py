@@ -53,7 +53,7 @@ class Text(DataModule):
         unknown: whether `characters` has a token for those that the training part lacks.
         cache: folder for many tokens; `auto`: the user's cache; `none`: all tokens are kept in memory.
         val_size: documents held out for validation, or a share of them such as `10%`; of a single document its end, in
-            sequences.
+            pieces of `length` characters.
         test_size: documents held out for the test, or a share of them.
         folds: number of parts of a cross-validation, of the documents that are not for the test; None: none.
         fold: the part that validates, from 0; the others train, and `val_size` does not count.
