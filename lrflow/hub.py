@@ -81,6 +81,5 @@ def not_found(name: str, key: str, error: Exception) -> Problem:
     """
     reason = shortened(str(error).strip().partition("\n")[0] or type(error).__name__, 120)
     message = "is no folder, is not in the cache of the Hugging Face Hub, and could not be downloaded"
-    return Problem(
-        key, f"{message}: {reason}", name, "give the path of a folder, or download it where there is a network"
-    )
+    instead = "give the path of a folder, or download it where there is a network"
+    return Problem(key, f"{message}: {reason}", name, did_you_mean_path(Path(name).expanduser()) or instead)

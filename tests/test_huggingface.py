@@ -269,6 +269,7 @@ def test_wrong_names_are_told_before_the_run(folders: Path, tmp_path: Path, monk
     for name, said in {
         "./vitt": r"there is no such folder\n +did you mean vit\?",
         "empty": r"the folder has no config\.json",
+        "vitt": r"could not be downloaded: (?s:.*)did you mean vit\?",
         "google/none": "is no folder, is not in the cache of the Hugging Face Hub, and could not be downloaded: ",
     }.items():
         with pytest.raises(ConfigError, match=said) as caught:

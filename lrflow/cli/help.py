@@ -56,6 +56,7 @@ TOPICS = {
     "augment": "random changes of training batches: augment=[flip_crop,mixup]",
     "trainer": "devices, length and precision of the run",
     "logger": "where metrics are written",
+    "signals": "how often the moves of each group are measured",
     "health": "monitors that watch the run",
     "callbacks": "further callbacks: callbacks=[throughput,timer]",
     "find": "what task=find finds, and how: an LR or a batch size",

@@ -85,6 +85,9 @@ def _show_runs(runs: Sequence[Run], folder: Path, asked: Sequence[str], sort: st
     out.print(table)
 
 
+_COMPARED = "lrflow compare RUN RUN: a folder, a part of its name, or last; lrflow list shows the runs"
+
+
 def _compare(given: argparse.Namespace) -> None:
     from rich.text import Text
 
@@ -96,7 +99,7 @@ def _compare(given: argparse.Namespace) -> None:
     words = [word for word in given.runs if not word.startswith("output=")]
     folders = [word.removeprefix("output=") for word in given.runs if word not in words] or [OUTPUT]
     if len(words) < 2:
-        raise ConfigError([Problem("lrflow compare", "needs two or more runs", " ".join(words) or None)])
+        raise ConfigError([Problem(" ".join(["lrflow compare", *words]), "needs two or more runs", hint=_COMPARED)])
     if missing := [folder for folder in folders[-1:] if folder != OUTPUT and not Path(folder).is_dir()]:
         raise ConfigError([Problem("output", "there is no such folder", missing[0])])
     runs = [find_run(word, Path(folders[-1])) for word in words]

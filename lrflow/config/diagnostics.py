@@ -51,6 +51,8 @@ ANSWERS = {
     r"(.*schedule)\.warmup_(?:ratio|fraction|pct)": "a warmup can be a share of the run: {0}.warmup={share}",
     r"(.*schedule)\.warmup_epochs": "a warmup can be in epochs: {0}.warmup='{value} epochs'",
     r"(?:data|trainer)\.(num_workers|pin_memory|prefetch_factor|persistent_workers)": "did you mean data.loader.{0}?",
+    r"(?:task\.)?(?:run|run_dir|ckpt|ckpt_path|checkpoint|checkpoint_path)": "task.from=RUN or resume=RUN name a run",
+    r"(?:model\.|trainer\.)?label_smoothing": "did you mean model.loss.label_smoothing?",
     r"data\.augment(?:\..+)?": "augment=flip_crop mirrors and shifts images",
     r"trainer\.callbacks?|callback": "callbacks=throughput, or callbacks.NAME._target_=my_pkg.Watch trust=my_pkg",
 }

@@ -91,7 +91,9 @@ def fill_facts(config: DictConfig, typed: Collection[str] = ()) -> list[Problem]
             problems = error.problems
             # So that only the file is to blame.
             found = {**dict.fromkeys(sizes, 0), "facts.cardinalities": []}
-            found |= {"facts.head": LANGUAGE_MODEL, "facts.vocabulary": 1} if node["_target_"] == TEXTS else {}
+            of_tokens = node["_target_"] == SETS and OmegaConf.select(config, "model._target_") == _OF_TOKENS
+            if of_tokens or node["_target_"] == TEXTS:
+                found |= {"facts.head": LANGUAGE_MODEL, "facts.vocabulary": 1}
     elif is_whole(facts.get("examples")) and "val_size" in node and (sizes or node.get("folds") or node.get("fold")):
         held_out = HeldOut.of(node)
         if not (problems := held_out.problems()):

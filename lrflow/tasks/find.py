@@ -192,7 +192,7 @@ def find_batch_size(config: Config, find: BatchSizeFind, folder: Path, console: 
         tries, limit = measure_sizes(config, find, folder, report)
     if not any(one.fits for one in tries):
         raise LrflowError(f"a batch of one example does not fit into memory: {tries[0].reason}")
-    found = BatchSizes(tries, limit, find.margin, config.data.batch_size, config.data.effective_batch_size)
+    found = BatchSizes(tries, limit, find.margin, config.data.batch_size, config.data.effective_batch_size, find.max)
     rates, line = scaled_rates(config, found.largest_to_use)
     found.write(folder, rates)
     console.print(found.table())

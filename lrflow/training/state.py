@@ -225,6 +225,8 @@ class _Pickler(pickle.Pickler):
     def persistent_id(self, value: Any) -> Any:
         if id(value) in self._names:
             return "module", self._names[id(value)]
+        if isinstance(value, set | frozenset):  # equal ones may have different orders
+            return "set", type(value).__name__, sorted(digest(one, self._names, "") for one in value)
         if isinstance(value, torch.Generator):
             return "generator", self._bytes(value.get_state())
         if isinstance(value, Tensor):

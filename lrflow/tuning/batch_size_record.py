@@ -30,6 +30,7 @@ class BatchSizes:
         margin: share of the largest batch size that is left free.
         configured: `data.batch_size` of the run; None: it has none.
         effective: `data.effective_batch_size` of the run; None: it has none.
+        find_max: `find.max` of the run.
     """
 
     tries: Sequence[Try]
@@ -37,6 +38,7 @@ class BatchSizes:
     margin: float
     configured: int | None = None
     effective: int | None = None
+    find_max: int | None = None
 
     @cached_property
     def largest(self) -> int:
@@ -90,7 +92,8 @@ class BatchSizes:
                 f", less {100 * self.margin:g}%" if self.margin else ""
             )
         else:
-            why = f"all sizes up to {self.limit:,} fit, which is find.max or the number of training examples"
+            what = "find.max" if self.limit == self.find_max else "the number of training examples"
+            why = f"all sizes up to {self.limit:,} fit, which is {what}"
         if self.effective is not None:
             why += f"; it divides data.effective_batch_size={self.effective}"
         lines = [f"[bold]data.batch_size={largest}[/]  {why}"]

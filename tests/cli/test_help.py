@@ -33,6 +33,7 @@ def test_it_begins_with_usage_examples_and_common_overrides(capsys: pytest.Captu
     wanted = ["examples", "common overrides", "flags", *GROUPS]
     assert [head for head in heads if head in wanted] == wanted
     assert "(default: adamw)" in page
+    assert all(f"{group}   (default" not in page for group in GROUPS)  # each says what it is
 
 
 @pytest.mark.parametrize("width", [80, 120])

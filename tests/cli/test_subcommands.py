@@ -142,6 +142,7 @@ def test_a_broken_folder_is_listed_and_compared(outputs: Path, capsys: pytest.Ca
         (["list", "--limit", "few"], "--limit"),
         (["list", "--sorted"], "--sorted"),
         (["list", "outputs", "outputs/sweep"], "takes one folder"),
+        (["compare"], "lrflow compare needs two or more runs lrflow compare RUN RUN"),
         (["compare", "whole"], "needs two or more runs"),
         (["compare", "whole", "sweep"], "is in the names of 3 runs"),
         (["compare", "whole", "interupted"], "did you mean interrupted?"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,11 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "warmup in epochs": (["schedule.warmup_epochs=3"], {"schedule.warmup_epochs": "schedule.warmup='3 epochs'"}),
     "a list of options": (["schedule=[cosine]"], {"schedule": "expected the name of one option"}),
     "callbacks": (["callbacks=[x]"], {"callbacks": "known: device_stats, early_stopping"}),
+    "smoothing outside the loss": (
+        ["model.label_smoothing=0.1"],
+        {"model.label_smoothing": "model.loss.label_smoothing"},
+    ),
+    "a run by another word": (["task=evaluate", "task.run=x"], {"task.run": "task.from=RUN"}),
     "callbacks of the trainer": (["trainer.callbacks=[x]"], {"trainer.callbacks": "callbacks=throughput"}),
     "a key of analyze": (["task=analyze", "task.magin=3%"], {"task.magin": "did you mean task.margin?"}),
     "a key of a rule": (["layers={rules: [{name: a, mach: '*'}]}"], {"layers.rules[0].mach": "layers.rules[0].match?"}),
@@ -243,6 +249,12 @@ def test_all_problems_are_reported_at_once(problems_of: Callable) -> None:
     }
     problems = problems_of(list(typed))
     assert {problem.key for problem in problems} == set(typed.values())
+
+
+def test_data_that_cannot_be_read_are_the_only_problem(problems_of: Callable, tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "a b"}\n' * 20)
+    data = ["data=huggingface", f"data.name_or_path={tmp_path / 'texts.jsonl'}", "data.kind=language_model"]
+    assert [problem.key for problem in problems_of([*data, "model=transformer"])] == ["data.tokenizer"]
 
 
 def test_an_unknown_option_is_the_only_problem_of_its_group(problems_of: Callable) -> None:

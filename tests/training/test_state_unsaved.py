@@ -106,6 +106,17 @@ class Pairs(Net):
         self.kept = [list(self.linear.parameters())]  # these are in the checkpoint
 
 
+class Reordered(Net):
+    """The same set, whose order depends on how it was made."""
+
+    def start(self) -> None:
+        self.kept = {0, 8, 16}
+
+    def keep(self, output: Tensor) -> None:
+        first, *others = self.kept
+        self.kept = set([*others, first])
+
+
 class Losses(Supervised):
     """Collects the outputs of an epoch's steps until it ends."""
 
@@ -157,6 +168,7 @@ def named(module: Supervised, train: Any, folder: Path, caplog: pytest.LogCaptur
         (Activation, None),
         (Table, None),
         (Pairs, None),
+        (Reordered, None),
         (Net, None),
     ],
 )

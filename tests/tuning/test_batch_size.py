@@ -55,6 +55,8 @@ def test_what_is_recommended() -> None:
     assert BatchSizes(tries, 1000, 0.1).largest_to_use == 86
     assert BatchSizes(tries, 1000, 0).largest_to_use == 96
     assert BatchSizes(tries, 96, 0.1).largest_to_use == 96  # memory is not what limits it
+    assert "which is the number of training examples" in BatchSizes(tries, 96, 0.1, find_max=500).lines()[0]
+    assert "which is find.max" in BatchSizes(tries, 96, 0.1, find_max=96).lines()[0]
     assert BatchSizes(tries, 1000, 0.1).fastest_to_use == 64
     assert BatchSizes(tries, 1000, 0.5).fastest_to_use == 48
     assert BatchSizes(tries, 1000, 0.1, effective=1000).largest_to_use == 50  # the largest divisor
