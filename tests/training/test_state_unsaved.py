@@ -114,7 +114,7 @@ class Reordered(Net):
 
     def keep(self, output: Tensor) -> None:
         first, *others = self.kept
-        self.kept = set([*others, first])
+        self.kept = {*others, first}
 
 
 class Losses(Supervised):
