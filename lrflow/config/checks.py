@@ -71,7 +71,8 @@ def check_config(
         failed: keys with known problems; checks that depend on them are skipped.
         choices: chosen option of each group.
     """
-    found = [*check_limits(content), *check_targets(content, choices), *check_loggers(content), *check_mup(content)]
+    found = [*check_limits(content), *check_targets(content, choices), *check_loggers(content, choices)]
+    found += check_mup(content)
     problems = [answered(p, content) for p in found if p.key not in failed]
     if config is None:
         return problems

@@ -31,12 +31,18 @@ TENSORBOARD = (
 """The classes that share the arguments in `logger.tensorboard`."""
 
 
-def check_loggers(content: Mapping[str, Any]) -> Iterator[Problem]:
+def check_loggers(content: Mapping[str, Any], choices: Mapping[str, str | None]) -> Iterator[Problem]:
     """Yield the problems of the loggers of a config.
 
     Args:
         content: resolved config; other checks report a group that is no mapping.
+        choices: chosen option of each group.
     """
+    chosen = [name.strip(" '\"") for name in (choices.get("logger") or "").strip("[]").split(",")]
+    if "none" in chosen and len(chosen) > 1:
+        yield Problem(
+            "logger", "none goes with no other logger", choices["logger"], "leave it out, or logger.csv=false"
+        )
     given, task = content.get("logger"), content.get("task")
     if not isinstance(given, Mapping):
         return

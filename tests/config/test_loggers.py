@@ -30,6 +30,7 @@ def test_several_are_chosen_at_once(tmp_path: Path) -> None:
 
 WRONG = {
     ("logger=[csv,wandbb]",): ("logger", "did you mean logger=wandb?"),
+    ("logger=[none,wandb]",): ("logger", "leave it out"),
     ("logger.tensorbord.flush_secs=3",): ("logger.tensorbord", "did you mean logger.tensorboard?"),
     ("logger.cvs=true",): ("logger.cvs", "did you mean logger.csv?"),
     ("logger.wandbb=null",): ("logger.wandbb", "did you mean logger.wandb?"),
