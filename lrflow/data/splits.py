@@ -91,6 +91,15 @@ def examples_of(size: object, examples: int) -> int:
 PARTS = ("train", "val", "test")
 """The parts of the data."""
 
+
+def kept_rows(rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the indices of the examples that belong to a part, sorted, and the rows of each part among them."""
+    import numpy as np
+
+    kept = np.sort(np.concatenate([*rows.values()]))
+    return kept, {part: np.searchsorted(kept, own) for part, own in rows.items()}
+
+
 _PART_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
 }  # fmt: skip

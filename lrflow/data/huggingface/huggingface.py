@@ -19,7 +19,7 @@ from lrflow.data.images.decoding import Form, decode
 from lrflow.data.listing import class_table
 from lrflow.data.module import DataModule, Examples
 from lrflow.data.order import SeededBatch, collate_whole
-from lrflow.data.splits import PARTS
+from lrflow.data.splits import PARTS, kept_rows
 from lrflow.data.text.text import Sequences, TokenSet
 from lrflow.data.text.tokenization import FILE, Pretrained, windows_of_texts
 from lrflow.display import counted, number
@@ -113,7 +113,7 @@ class HuggingFace(DataModule):
     @property
     def tokens_per_example(self) -> int | None:
         """Tokens of a sequence of a language model; None: texts have any number of tokens, or there are none."""
-        return self.layout["shape"][0] if self.next_token is not None and self.layout else None
+        return self.layout["shape"][0] if self.layout and self.next_token is not None else None
 
     @property
     def next_token(self) -> Pretrained | None:
@@ -125,7 +125,7 @@ class HuggingFace(DataModule):
         """All examples, as `Columns` or `Sequences` that are read batch by batch, and their targets."""
         prepared = self._prepared = prepare(self.options, self.layout)
         self.val_size, self.test_size = (len(prepared.rows[part]) for part in PARTS[1:])
-        kept = np.sort(np.concatenate([*prepared.rows.values()]))
+        kept, _ = kept_rows(prepared.rows)
         targets = torch.from_numpy(prepared.targets[kept])
         inputs: Any = (
             Columns(prepared, kept)
@@ -142,9 +142,8 @@ class HuggingFace(DataModule):
     def split(self, pool: Examples) -> tuple[Tensor, Tensor, Tensor]:
         """Return the examples of the parts, as splits or sizes define them."""
         assert self._prepared is not None
-        rows = self._prepared.rows
-        kept = np.sort(np.concatenate([*rows.values()]))
-        train, val, test = (torch.from_numpy(np.searchsorted(kept, rows[part])) for part in PARTS)
+        _, rows = kept_rows(self._prepared.rows)
+        train, val, test = (torch.from_numpy(rows[part]) for part in PARTS)
         return train, val, test
 
     def fit_normalisation(self, inputs: Tensor) -> None:
@@ -218,7 +217,9 @@ class HuggingFace(DataModule):
         columns = " and ".join(about["columns"]) if len(about["columns"]) < 7 else f"{len(about['columns'])} columns"
         if about["kind"] == "text":
             tokenizer = tokenizer_of(about)
-            lines.append(f"texts of {columns}: {tokenizer.describe()}, at most {about['length']:,} of a text")
+            of_model = target["kind"] == LANGUAGE_MODEL
+            cut = f"sequences of {about['length']:,}" if of_model else f"at most {about['length']:,} of a text"
+            lines.append(f"texts of {columns}: {tokenizer.describe()}, {cut}")
         elif about["kind"] == "image":
             form = Form(**about["form"])
             lines.append(f"images of {columns}: {form.height}x{form.width} {form.mode}")

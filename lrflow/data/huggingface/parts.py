@@ -15,13 +15,11 @@ from lrflow.data.images.decoding import Form
 from lrflow.data.listing import check_trained
 from lrflow.data.splits import PARTS
 from lrflow.data.table.columns import in_order
+from lrflow.data.table.parts import MOST_CLASSES
 from lrflow.data.text.tokenization import FILE, Pretrained, cut_streams, read_pretrained, smallest_type
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 from lrflow.hub import find_file
 from lrflow.objectives import CLASSES, LANGUAGE_MODEL
-
-MOST_CLASSES = 20
-"""Number of different whole numbers up to which they are classes."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from lrflow.data.images.parts import Layout, PreparedImages, form_of, prepare
 from lrflow.data.listing import class_table, left_out_lines
 from lrflow.data.module import DataModule, Examples
 from lrflow.data.order import SeededBatch, collate_whole
-from lrflow.data.splits import PARTS
+from lrflow.data.splits import PARTS, kept_rows
 from lrflow.display import counted, number, shape_text
 from lrflow.errors import ConfigError, ExampleError, Problem
 
@@ -101,7 +101,7 @@ class Images(DataModule):
         self.val_size, self.test_size = (len(prepared.rows[part]) for part in PARTS[1:])
         if prepared.weights is not None:
             self.train_weights = torch.from_numpy(prepared.weights[prepared.rows["train"]])
-        kept = np.sort(np.concatenate([*prepared.rows.values()]))
+        kept, _ = kept_rows(prepared.rows)
         targets = torch.from_numpy(prepared.targets[kept])
         pixels: Any = Pixels(prepared.images, torch.from_numpy(kept))
         return Examples(pixels, targets.float() if targets.is_floating_point() else targets), None
@@ -114,9 +114,8 @@ class Images(DataModule):
     def split(self, pool: Examples) -> tuple[Tensor, Tensor, Tensor]:
         """Return the images of the parts, as folders, a column or sizes define them."""
         assert self._prepared is not None
-        rows = self._prepared.rows
-        kept = np.sort(np.concatenate([*rows.values()]))
-        train, val, test = (torch.from_numpy(np.searchsorted(kept, rows[part])) for part in PARTS)
+        _, rows = kept_rows(self._prepared.rows)
+        train, val, test = (torch.from_numpy(rows[part]) for part in PARTS)
         return train, val, test
 
     def fit_normalisation(self, inputs: Tensor) -> None:

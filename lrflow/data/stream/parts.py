@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lrflow.data.listing import Misfit, check_trained, counted_reasons, misfit_problem
-from lrflow.data.splits import PARTS
+from lrflow.data.splits import PARTS, kept_rows
 from lrflow.data.stream.files import (
     ALL,
     Samples,
@@ -135,8 +135,7 @@ def _prepare(options: StreamOptions, layout: Layout | None) -> PreparedStream:
         mean, std = moments if options.scaling == "standard" or of.form is not None else ([0.0], [1.0])
         layout = {"source": _plain(samples.source), "input": of.plain(), "mean": mean, "std": std, "target": about}
     # Only what belongs to a part is kept, in the order of the shards.
-    kept = np.sort(np.concatenate([*rows.values()]))
-    rows = {part: np.searchsorted(kept, of_part) for part, of_part in rows.items()}
+    kept, rows = kept_rows(rows)
     skipped = counted_reasons(mistakes)
     return PreparedStream(samples.at(kept), reader, targets[kept], rows, layout, len(checked), skipped)
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from lrflow.data.listing import Misfit, class_table, left_out_lines, misfit_problem
 from lrflow.data.module import DataModule, Examples
 from lrflow.data.order import SeededBatch, collate_whole
-from lrflow.data.splits import PARTS
+from lrflow.data.splits import PARTS, kept_rows
 from lrflow.data.text.files import read_file
 from lrflow.data.text.options import ENDINGS, JSON_LINES, TABLES, TextOptions
 from lrflow.data.text.parts import Layout, PreparedText, prepare
@@ -127,7 +127,7 @@ class Text(DataModule):
         """All sequences, as `Sequences` that are read batch by batch; their classes, or a zero each."""
         prepared = self._prepared = prepare(self.options, self.layout)
         self.val_size, self.test_size = (len(prepared.rows[part]) for part in PARTS[1:])
-        kept = np.sort(np.concatenate([*prepared.rows.values()]))
+        kept, _ = kept_rows(prepared.rows)
         sequences: Any = Sequences(prepared.tokens, prepared.starts, kept, prepared.layout["length"])
         targets = prepared.targets[kept] if len(prepared.targets) else np.zeros(len(kept), np.int64)
         return Examples(sequences, torch.from_numpy(targets)), None
@@ -140,9 +140,8 @@ class Text(DataModule):
     def split(self, pool: Examples) -> tuple[Tensor, Tensor, Tensor]:
         """Return the sequences of the parts, as folders, files, a column or sizes define them."""
         assert self._prepared is not None
-        rows = self._prepared.rows
-        kept = np.sort(np.concatenate([*rows.values()]))
-        train, val, test = (torch.from_numpy(np.searchsorted(kept, rows[part])) for part in PARTS)
+        _, rows = kept_rows(self._prepared.rows)
+        train, val, test = (torch.from_numpy(rows[part]) for part in PARTS)
         return train, val, test
 
     def fit_normalisation(self, inputs: Tensor) -> None:
