@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, BinaryIO
 
-from lrflow.errors import LISTED, did_you_mean
+from lrflow.errors import LISTED, nearest
 from lrflow.redaction import redact, redactor
 
 _PATIENCE = 0.3
@@ -51,10 +51,23 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` replaced by the home folder; that of a user who does not exist stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def did_you_mean_path(path: Path) -> str | None:
     """Return a hint with the nearest name beside a path that does not exist; None: its folder has none, or too many."""
-    near = [str(one) for one in path.parent.glob("*")] if is_folder(path.parent) else []
-    return did_you_mean(str(path), near) if near and len(near) < LISTED else None
+    if path.is_symlink() and not (is_file(path) or is_folder(path)):
+        return f"it is a link to {os.readlink(path)}, which leads nowhere"
+    near = {one.name: one for one in path.parent.glob("*") if one != path} if is_folder(path.parent) else {}
+    if not near or len(near) >= LISTED:
+        return None
+    close = nearest(path.name, near, count=1)  # of the names alone: the folder is the same
+    return f"did you mean {near[close[0]]}?" if close else f"known: {', '.join(map(str, near.values()))}"
 
 
 def write_whole(path: Path, data: str | bytes | Callable[[BinaryIO], object]) -> Path:

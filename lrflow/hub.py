@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path, PurePosixPath
 
 from lrflow.errors import ConfigError, Problem, shortened
-from lrflow.files import did_you_mean_path, is_folder
+from lrflow.files import did_you_mean_path, expanded, is_folder
 
 PACKAGE = "package:"
 """Begins the path of a folder or file in an installed package: `package:NAME/PATH`."""
@@ -24,7 +24,7 @@ def located(given: str, key: str) -> Path:
         ConfigError: there is no such package, or the path leaves it.
     """
     if not given.startswith(PACKAGE):
-        return Path(given).expanduser()
+        return expanded(given)
     name, below = package_named(given), given.removeprefix(PACKAGE).partition("/")[2]
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
@@ -36,7 +36,7 @@ def located(given: str, key: str) -> Path:
 
 def is_path(name: str) -> bool:
     """Return whether a name means a folder, and not a repository of the hub such as `google/vit-base-patch16-224`."""
-    return name.startswith((".", "/", "~", PACKAGE)) or name.count("/") > 1 or is_folder(Path(name).expanduser())
+    return name.startswith((".", "/", "~", PACKAGE)) or name.count("/") > 1 or is_folder(expanded(name))
 
 
 def find_file(name: str, file: str, key: str) -> Path:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from lrflow.display import joined
-from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 from lrflow.hub import is_path, located, not_found
 from lrflow.layers.groups import nearest_names
 from lrflow.layers.rules import compile_pattern
+from lrflow.limits import number, outside, whole
 
 __all__ = ["HuggingFace"]
 
@@ -35,6 +36,13 @@ _OF_WORDS = ("causal_lm", "masked_lm")
 
 LORA = {"rank": 8, "alpha": None, "dropout": 0.0, "targets": None}
 """The settings of adapters, with their defaults."""
+
+_OF_LORA = {
+    "rank": whole(1, 1 << 16),
+    "alpha": number(0, above=True).or_null(),
+    "dropout": number(0, 1, below=True),
+}
+_MOST_LAYERS = 10_000
 
 
 class HuggingFace(nn.Module):
@@ -251,9 +259,11 @@ class HuggingFace(nn.Module):
                 output_loading_info=True,
                 **extra,
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except ConfigError:
+            raise
+        except Exception as error:  # the readers of weights and the hub raise many types
             if is_path(name):
-                reason = str(error).strip().partition("\n")[0]
+                reason = shortened(str(error).strip().partition("\n")[0] or type(error).__name__, 300)
                 hint = "model.pretrained=false starts with random weights"
                 raise ConfigError(
                     [Problem("model.name", f"its weights cannot be loaded: {reason}", name, hint)]
@@ -309,9 +319,7 @@ def _check(
             problems.append(
                 Problem(f"model.lora.{key}", f"expected one of {', '.join(LORA)}", value, did_you_mean(key, LORA))
             )
-    rank = (lora or {}).get("rank", LORA["rank"])
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        problems.append(Problem("model.lora.rank", "expected a whole number above 0", rank))
+    problems += outside(_OF_LORA, lora or {}, "model.lora")
     if problems:
         raise ConfigError(problems)
 
@@ -338,7 +346,15 @@ def _config(content: Mapping[str, Any], options: Mapping[str, Any], outputs: int
     given = {name: value for name, value in {**content, **options}.items() if name != "model_type"}
     if outputs is not None:
         given["num_labels"] = outputs
-    config = AutoConfig.for_model(kind, **{**given, "use_cache": False} if hasattr(known, "use_cache") else given)
+    try:
+        config = AutoConfig.for_model(kind, **{**given, "use_cache": False} if hasattr(known, "use_cache") else given)
+    except Exception as error:  # of the checks of each architecture
+        reason = shortened(" ".join(str(error).split()), 200)
+        raise ConfigError([Problem("model.config", f"is no config of {kind}: {reason}", ...)]) from error
+    layers = getattr(config, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > _MOST_LAYERS:
+        message = f"expected at most {_MOST_LAYERS:,} layers"
+        raise ConfigError([Problem("model.config.num_hidden_layers", message, layers)])
     if getattr(config, "pad_token_id", None) is None:
         end = getattr(config, "eos_token_id", None)
         config.pad_token_id = end[0] if isinstance(end, list) else end if end is not None else 0

@@ -73,6 +73,9 @@ def whole(low: int, high: int | None = None) -> Limit:
     return Limit(text, lambda value: is_whole(value) and value >= low, json=json)
 
 
+TEXT = Limit("text", lambda value: isinstance(value, str) and bool(value), json={"type": "string", "minLength": 1})
+"""A text that is not empty, such as a name or a path."""
+
 MOST_PROCESSES = 256
 """The most processes that one setting starts on a machine, such as the workers of a loader."""
 

@@ -21,7 +21,7 @@ _NAMES = (
 )
 _NAME = re.compile(rf"(^|_)({_NAMES})$")
 _NOT_A_NAME = re.compile(
-    r"(^|_)((pad|eos|bos|unk|sep|cls|mask|special|start|end|stop|image|word|sub)_token"
+    r"(^|_)((per|pad|eos|bos|unk|sep|cls|mask|special|start|end|stop|image|word|sub)_token"
     r"|(forward|backward|first|second|last|single|multi|one|two|high|low|band|num|n)_pass)$"
 )
 _NAME_OF_A_KEY = re.compile(r"_key$|(^|_)(auth|session|dsn|salt|signature)$")

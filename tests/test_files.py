@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lrflow.files import LockedError, copy_whole, holder, lock, write_whole
+from lrflow.files import LockedError, copy_whole, did_you_mean_path, expanded, holder, lock, write_whole
 
 FORK = multiprocessing.get_context("fork")
 
@@ -141,3 +141,17 @@ def test_waiting_processes_take_turns(tmp_path: Path) -> None:
     for process in processes:
         process.join()
     assert path.read_text() == "60"
+
+
+def test_a_hint_is_not_the_path_itself_and_tells_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "notes").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "old").symlink_to("gone")
+    hints = {name: did_you_mean_path(tmp_path / name) for name in ("notes", "note", "circle", "old")}
+    assert hints == {
+        "notes": f"known: {', '.join(str(one) for one in tmp_path.glob('*') if one.name != 'notes')}",
+        "note": f"did you mean {tmp_path / 'notes'}?",
+        "circle": "it is a link to circle, which leads nowhere",
+        "old": "it is a link to gone, which leads nowhere",
+    }
+    assert expanded("~nobody-there/x") == Path("~nobody-there/x")

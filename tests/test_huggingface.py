@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -248,6 +249,9 @@ def test_an_adapted_model_begins_as_it_was_and_is_merged_and_computes_the_same_w
         ({"options": {"hidden_dropout": 0}}, r"model\.options\.hidden_dropout.*(?s:.*)hidden_dropout_prob"),
         ({"lora": {"rnak": 4}}, r"model\.lora\.rnak(?s:.*)did you mean rank\?"),
         ({"lora": {"targets": ["queries"]}}, r"model\.lora\.targets(?s:.*)dense, key, query, value"),
+        ({"lora": {"rank": 0, "alpha": math.nan, "dropout": 1}}, r"(?s)lora\.rank.*lora\.alpha.*lora\.dropout"),
+        ({"config": {**BERT, "hidden_size": "x"}}, r"model\.config: is no config of bert: .*hidden_size"),
+        ({"config": {**BERT, "num_hidden_layers": 10**9}}, r"num_hidden_layers = 1000000000: expected at most 10,000"),
         ({"frozen": "backbone.embedings.*"}, r"model\.frozen(?s:.*)backbone\.embeddings\.\*"),
         ({"config": {**BERT, "model_type": "brt"}}, r"model\.config\.model_type = 'brt'(?s:.*)bert"),
         ({"outputs": None, "packed": True}, r"model\.outputs(?s:.*)model\.packed"),
@@ -277,6 +281,9 @@ def test_wrong_names_are_told_before_the_run(folders: Path, tmp_path: Path, monk
         assert [(problem.key, problem.value) for problem in caught.value.problems] == [("model.name", name)]
     assert compose(["model=huggingface", "model.name=vit"]).model.plain()["config"]["model_type"] == "vit"
     with pytest.raises(ConfigError, match=r"model\.name = 'vit': its weights cannot be loaded(?s:.*)model\.pretrained"):
+        HuggingFace("vit", "image_classification", outputs=2, config=VIT)
+    (tmp_path / "vit" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"model\.name = 'vit': its weights cannot be loaded: Error while deseri"):
         HuggingFace("vit", "image_classification", outputs=2, config=VIT)
 
 

@@ -55,6 +55,7 @@ def test_names_of_secrets() -> None:
         "tokenizer",
         "max_tokens",
         "pad_token",
+        "bytes_per_token",
         "num_tokens",
         "key",
         "monkey",

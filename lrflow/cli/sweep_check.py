@@ -137,7 +137,8 @@ def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[Overr
     """
     jobs = overrides.jobs()
     try:
-        node = composing(jobs[0]).content.hydra.sweeper
+        first = composing(jobs[0]).content
+        node = first.hydra.sweeper
     except (ConfigError, *COMPOSITION_ERRORS):  # reported with all other problems
         return jobs
     if node.get("_target_") == TARGET:
@@ -148,7 +149,7 @@ def _jobs_to_check(overrides: Overrides, composing: Composer) -> list[list[Overr
         typed = [override for override in overrides.ready if not override.of_hydra]
         space = read_space(node.params, node.when, typed, GlobalHydra.instance().config_loader())
         repeats = node.get("repeats", 1)
-        if problems := repeats_problems(repeats, [axis.key for axis in space.axes]):
+        if problems := repeats_problems(repeats, [axis.key for axis in space.axes], first.get("seed")):
             raise ConfigError(problems)
         if not space.axes and not (repeats > 1 and node.sampler == "grid"):
             hint = "such as optimizer.lr=interval(1e-4,1) or sweep=lr_bayes"

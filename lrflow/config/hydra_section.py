@@ -78,8 +78,11 @@ def check_sweeper(content: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def repeats_problems(repeats: int, swept: Iterable[str]) -> list[Problem]:
-    """Return a problem if a sweep with several runs of a trial also sweeps over their seed."""
+def repeats_problems(repeats: int, swept: Iterable[str], seed: Any = 0) -> list[Problem]:
+    """Return a problem if a sweep with several runs of a trial also sweeps over their seed, or seeds would run out."""
+    if isinstance(seed, int) and repeats > 1 and seed < 2**32 < seed + repeats:
+        message = f"has no {repeats - 1} seeds after it, which sweep.repeats={repeats} needs: the last is {2**32 - 1}"
+        return [Problem("seed", message, seed)]
     if repeats == 1 or "seed" not in swept:
         return []
     message, hint = "repeats each trial with other seeds, and seed is swept too", "leave out one of the two"

@@ -53,7 +53,7 @@ class Sweep(Section):
     """Sampler that proposes the next trial."""
     n_trials: f.Count | None = None
     """Number of trials, including those before the sweep was resumed; None: the whole grid, or 20 without a grid."""
-    repeats: f.Count = 1
+    repeats: Annotated[int, f.whole(1, 10_000)] = 1
     """Number of runs of a trial, with the seeds `seed`, `seed + 1`, ...; its objective is their mean."""
     budget: f.ClockTime | None = None
     """Time after which no further trial starts; those that have begun finish. A resumed sweep counts earlier time."""

@@ -12,6 +12,7 @@ from lrflow.config.config import Config
 from lrflow.config.interpolation import leaves, text_of
 from lrflow.config.origins import is_typed, touches
 from lrflow.errors import ConfigError, Problem
+from lrflow.files import expanded
 from lrflow.remote import url_of
 
 OUTSIDE = "a file may give only a path below the working directory, without .."
@@ -131,7 +132,7 @@ def _written(config: Config) -> Iterator[tuple[str, Any]]:
     if config.data.target in _DOWNLOADS and data.get("download", True) and data.get("root"):
         from lrflow.data.fashion_mnist.files import find
 
-        if not find(Path(str(data["root"])).expanduser()):
+        if not find(expanded(str(data["root"]))):
             yield "data.root", data["root"]
 
 

@@ -51,7 +51,7 @@ def misfit_problem(mistakes: Sequence[Misfit], key: str, value: object, skips: b
         value: of that key.
         skips: whether such files are left out, so that the message need not say how.
     """
-    texts = [f"{one.where}: {one.message}" for one in mistakes[:SHOWN]]
+    texts = [f"{one.where}: {one.message}" if one.where else one.message for one in mistakes[:SHOWN]]
     texts += [f"and {len(mistakes) - SHOWN:,} more"] if len(mistakes) > SHOWN else []
     return Problem(key, "; ".join(texts), value, None if skips else SKIP)
 

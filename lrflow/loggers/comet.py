@@ -54,7 +54,10 @@ class CometLogger(Dashboard):
 
     @property
     def experiment(self) -> Any:
-        """Comet's experiment, which the first access starts."""
+        """Comet's experiment; None before it was started: Lightning asks for it, and may not fail by that."""
+        return self._experiment
+
+    def _start(self) -> None:
         if self._experiment is None:
             os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")  # before the import, which would change torch
             import comet_ml
@@ -78,7 +81,6 @@ class CometLogger(Dashboard):
             self._experiment.log_parameters({key: str(value) for key, value in redact(self.about.flat).items()})
             if self.about.group:
                 self._experiment.log_other("sweep", self.about.group)
-        return self._experiment
 
     def open(self) -> dict[int, set[str]]:
         """Start the experiment, or continue it, and return the metrics of each step that Comet has."""
@@ -86,7 +88,7 @@ class CometLogger(Dashboard):
         for metric in self._of_server() if self._is_online else metrics_in(self.folder / FOLDER):
             if metric.get("step") is not None:
                 known.setdefault(int(metric["step"]), set()).add(str(metric["metricName"]))
-        _ = self.experiment
+        self._start()
         return known
 
     def _of_server(self) -> list[dict[str, Any]]:

@@ -53,7 +53,10 @@ class MLflowLogger(Dashboard):
 
     @property
     def experiment(self) -> Any:
-        """MLflow's client."""
+        """MLflow's client; None before the run was started there: Lightning asks for it, and may not fail by that."""
+        return self._client
+
+    def _connected(self) -> Any:
         if self._client is None:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would report uses to its makers
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # lrflow tries again itself, later
@@ -80,7 +83,7 @@ class MLflowLogger(Dashboard):
 
     def open(self) -> dict[int, set[str]]:
         """Start the run, or continue it, and return the metrics of each step that MLflow has."""
-        client = self.experiment
+        client = self._connected()
         name = str(self._settings.get("experiment") or "lrflow")
         found = client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else _created(client, name)

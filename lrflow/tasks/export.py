@@ -64,7 +64,7 @@ def run(config: Config) -> dict[str, Any]:
     console = QuietConsole()
     files = ", ".join(sorted(path.name for path in folder.iterdir()))
     console.print(f"the {trained.weights} weights, of step {trained.step}", highlight=False)
-    console.print(f"{folder}/: {files}", soft_wrap=True, highlight=False)
+    console.print(f"{folder}/: {files}", soft_wrap=True, highlight=False, markup=False)
     return {"export": str(folder), "folder": str(trained.folder.path)}
 
 

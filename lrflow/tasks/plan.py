@@ -47,7 +47,7 @@ def run(config: Config) -> dict[str, Any]:
     """
     console = QuietConsole()
     other = read_plan(config.against, Path(config.output)) if config.against else None
-    plan = compile_plan(config, partial(console.print, soft_wrap=True, highlight=False))
+    plan = compile_plan(config, partial(console.print, soft_wrap=True, highlight=False, markup=False))
     console.print(plan.table())
     if feedback := assemble.build_feedback(config):
         make_feedback_loop(feedback, plan.horizon)  # raises where the times of its validations are unknown
@@ -67,7 +67,7 @@ def run(config: Config) -> dict[str, Any]:
         written = [*written, folder.path / "find.json"]
     names = ", ".join(path.name for path in written)
     if written:
-        console.print(f"{folder.path}/: {names}", soft_wrap=True, highlight=False)
+        console.print(f"{folder.path}/: {names}", soft_wrap=True, highlight=False, markup=False)
     if failed := [check for check in plan.check() if not check.ok]:
         raise FailedCheckError("\n".join(f"{check.name}: {check.detail}" for check in failed))
     return {"steps": plan.horizon.steps, "fingerprint": plan.fingerprint, "folder": str(folder.path)}

@@ -106,7 +106,7 @@ def run(config: Config) -> dict[str, Any]:
     rows = write_table(whole, target, task.to, trained.class_names)
     shutil.rmtree(parts)
     console.print(f"{counted(rows, 'row')} by the {trained.weights} weights, of step {trained.step}", highlight=False)
-    console.print(str(target), soft_wrap=True, highlight=False)
+    console.print(str(target), soft_wrap=True, highlight=False, markup=False)
     return {"rows": rows, "file": str(target), "folder": str(trained.folder.path)}
 
 

@@ -244,7 +244,7 @@ def print_outcome(console: Console, folder: RunFolder, outcome: Outcome) -> None
     last = sorted(folder.checkpoints.glob("*.ckpt"))
     written += [f"checkpoints/{path.name}" for path in last]
     names = ", ".join(name for name in written if (folder.path / name).exists())
-    console.print(f"{folder.path}/: {names}", soft_wrap=True, highlight=False)
+    console.print(f"{folder.path}/: {names}", soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager

@@ -267,11 +267,10 @@ def prepare(
     stage = resumed.stage(horizon, assemble.plain_config(config)) if resumed else "under way"
     if resumed and stage == "finished":
         finished = RunFolder.of(resumed.path)
-        console.print(
-            f"{finished.path} is finished: all {resumed.step} steps are done", soft_wrap=True, highlight=False
-        )
+        message = f"{finished.path} is finished: all {resumed.step} steps are done"
+        console.print(message, soft_wrap=True, highlight=False, markup=False)
         return None
-    report = partial(console.print, soft_wrap=True, highlight=False)
+    report = partial(console.print, soft_wrap=True, highlight=False, markup=False)
     trainer.run_for(horizon)  # before the module is built, since that may read the length of the run
     module = assemble.build_module(config, resumed is None, trainer, data, report=report)
     if resumed is None:

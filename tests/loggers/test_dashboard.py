@@ -320,6 +320,11 @@ def test_a_logger_that_fails_is_told_once_and_ends_nothing(
     assert RunFolder(folder).read_summary()["status"] == "finished"
 
 
+def test_an_address_that_no_store_has_ends_no_run() -> None:
+    folder = run("logger.mlflow.tracking_uri=ftp://host", loggers=["mlflow"])
+    assert RunFolder(folder).read_summary()["status"] == "finished"
+
+
 class Sometimes(Dashboard):
     """A dashboard that is away at times, and of which each call may arrive in part."""
 

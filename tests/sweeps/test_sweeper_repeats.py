@@ -349,4 +349,5 @@ def test_rejects_repeats_that_contradict_other_settings(objective, capsys) -> No
     assert not ran
     (problem,) = check_sweeper({"pruner": "race"})
     assert problem.key == "sweep.pruner"
-    assert not repeats_problems(3, ["data.fold"])
+    assert not repeats_problems(3, ["data.fold"], 2**32 - 3)
+    assert [problem.key for problem in repeats_problems(3, ["data.fold"], 2**32 - 2)] == ["seed"]

@@ -16,6 +16,7 @@ import torch
 from lrflow.data.fashion_mnist import files as fashion_mnist_files
 from lrflow.data.module import DataModule, Examples
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.files import expanded
 
 # Mean and standard deviation of the 60,000 x 784 training pixels, scaled to [0, 1].
 MEAN, STD = 0.2860, 0.3530
@@ -65,7 +66,7 @@ class FashionMNIST(DataModule):
             folds=folds,
             fold=fold,
         )
-        self.root = None if root is None else Path(root).expanduser()
+        self.root = None if root is None else expanded(root)
         self.download = download
 
     pixel_moments = ([MEAN], [STD])

@@ -236,6 +236,13 @@ def _shape(options: SetOptions, source: Any, about: Mapping[str, Any]) -> list[i
         if pyarrow.types.is_list(column.type) and len(lengths := compute.unique(compute.list_value_length(column))) > 1:
             message = f"its rows have different lengths, such as {lengths[0]} and {lengths[1]}"
             raise ConfigError([Problem("data.inputs", message, name)])
+        values = column
+        while pyarrow.types.is_list(values.type) or pyarrow.types.is_fixed_size_list(values.type):
+            values = compute.list_flatten(values)
+        if not pyarrow.types.is_floating(values.type):
+            continue
+        if bad := compute.sum(compute.invert(compute.is_finite(values))).as_py():
+            raise ConfigError([Problem("data.inputs", f"{bad:,} of its numbers are NaN or infinite", name)])
     return list(numbers_of(source[:1], about["columns"]).shape[1:])
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from lrflow.data.images.decoding import FITS, MODES
+from lrflow.data.images.decoding import FITS, MODES, SIZES
 from lrflow.data.splits import PARTS, HeldOut, part_named
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
-from lrflow.files import did_you_mean_path, is_file, is_folder
+from lrflow.files import did_you_mean_path, expanded, is_file, is_folder
 from lrflow.hub import is_path, not_found
-from lrflow.limits import one_of, outside, whole
+from lrflow.limits import TEXT, Limit, one_of, outside, whole
 from lrflow.objectives import LANGUAGE_MODEL
 
 Layout = dict[str, Any]
@@ -26,9 +25,21 @@ KINDS = ("regression", "binary", "multiclass", LANGUAGE_MODEL)
 _TARGETS = ("label", "labels", "target", "class")
 """Names of columns that are taken for the target, in the order of preference."""
 
+_COLUMNS = Limit(
+    "a column, or a list of columns",
+    lambda value: TEXT.holds(value) or (isinstance(value, list | tuple) and all(map(TEXT.holds, value))),
+)
 _LIMITS = {
+    "name_or_path": TEXT,
+    "subset": TEXT.or_null(),
+    "text": _COLUMNS.or_null(),
+    "image": TEXT.or_null(),
+    "inputs": _COLUMNS.or_null(),
+    "target": TEXT.or_null(),
+    "tokenizer": TEXT.or_null(),
     "kind": one_of(*KINDS).or_null(),
     "length": whole(1),
+    "size": SIZES,
     "mode": one_of(*MODES),
     "fit": one_of(*FITS),
 }
@@ -66,6 +77,9 @@ class SetOptions:
         """
         own = {name: given[name] for name in cls.__dataclass_fields__ if name in given}
         problems = outside(_LIMITS, own, "data")
+        problems += outside(dict.fromkeys(PARTS, TEXT), own.get("splits") or {}, "data.splits")
+        if problems:
+            raise ConfigError(problems)
         for name in ("text", "inputs"):
             value = own.get(name)
             own[name] = (value,) if isinstance(value, str) else tuple(value or ())
@@ -75,10 +89,6 @@ class SetOptions:
         own["splits"] = tuple(splits.items())
         if isinstance(own.get("size"), list):
             own["size"] = tuple(own["size"])
-        size = own.get("size", 1)
-        sizes = size if isinstance(size, tuple) else (size,)
-        if len(sizes) > 2 or not all(isinstance(one, int) and one > 0 for one in sizes):
-            problems.append(Problem("data.size", "expected height and width in pixels, or one number", given["size"]))
         chosen = [name for name in ("text", "image", "inputs") if own.get(name)]
         if len(chosen) > 1:
             message = f"is given beside data.{chosen[0]}, and a model has one input"
@@ -99,7 +109,7 @@ class SetOptions:
 
 def files_of(name: str) -> tuple[tuple[str, int, int], ...]:
     """Return path, size and time of each file of a data set on this machine; empty for one of the hub."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     found = [path] if is_file(path) else sorted(path.rglob("*")) if is_path(name) else []
     stats = [(str(one), one.stat()) for one in found if one.is_file()]
     return tuple((one, stat.st_size, stat.st_mtime_ns) for one, stat in stats)
@@ -116,7 +126,7 @@ def read(options: SetOptions) -> dict[str, Any]:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
     name = options.name_or_path
-    path = Path(name).expanduser()
+    path = expanded(name)
     local = is_file(path) or is_path(name)
     try:
         if is_file(path):
@@ -135,7 +145,7 @@ def read(options: SetOptions) -> dict[str, Any]:
         raise
     except Exception as error:  # the library, its readers and the hub raise many types
         if local:
-            reason = shortened(str(error.__cause__ or error).strip().partition("\n")[0], 200)
+            reason = shortened(str(error.__cause__ or error).strip().partition("\n")[0] or "it holds no data", 200)
             raise ConfigError([Problem("data.name_or_path", f"cannot be read: {reason}", name)]) from error
         raise ConfigError([not_found(name, "data.name_or_path", error)]) from error
     return dict(found) if isinstance(found, dict) else {"train": found}
@@ -206,6 +216,11 @@ def columns_of(
             message = f"no column of {', '.join(features)} is a text, an image or numbers"
             raise ConfigError([Problem("data.text", message, None)])
         notes.append(f"data.{key}={_listed(names)}: found by the types of the columns")
+    if options.kind == LANGUAGE_MODEL and key != "text":
+        hint = f"columns of text: {', '.join(texts) or 'none'}"
+        raise ConfigError([Problem("data.kind", "needs a column of texts", options.kind, hint)])
+    if target in names:
+        raise ConfigError([Problem(f"data.{key}", "is the column of the target", target)])
     fitting = {"text": texts, "image": images, "inputs": numbers}[key]
     if wrong := [name for name in names if name not in fitting and not layout]:
         what = {"text": "text", "image": "images", "inputs": "numbers"}[key]

@@ -16,7 +16,7 @@ from lrflow.data.cache import default_folder, digest, file_identity, mapped, rem
 from lrflow.data.images.decoding import Decoded, Form, decode_all
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, Problem
-from lrflow.files import lock, write_whole
+from lrflow.files import expanded, lock, write_whole
 
 log = logging.getLogger("lrflow")
 
@@ -75,7 +75,7 @@ def decoded_images(
     size = len(paths) * int(np.prod(form.shape))
     if cache == NONE:
         return DecodedImages(paths, form, decode_all(paths, form, None, processes), None, why="data.cache is none")
-    folder = default_folder("images") if cache == AUTO else Path(cache).expanduser()
+    folder = default_folder("images") if cache == AUTO else expanded(cache)
     place = digest(_VERSION, str(home.resolve()), repr(form))
     kept = f"{place}-{digest(_VERSION, *map(file_identity, paths))}"
     try:

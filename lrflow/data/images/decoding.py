@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrflow.errors import LrflowError, shortened
+from lrflow.limits import Limit, is_whole
 from lrflow.stops import leave_to_parent
 
 if TYPE_CHECKING:
@@ -32,6 +33,17 @@ MODES = {"RGB": 3, "L": 1}
 
 FITS = ("crop", "stretch")
 """How an image of another shape is made to fit."""
+
+_LARGEST = 8192
+
+
+def _is_size(value: Any) -> bool:
+    pair = value if isinstance(value, list | tuple) else [value, value]
+    return len(pair) == 2 and all(is_whole(one) and 1 <= one <= _LARGEST for one in pair)
+
+
+SIZES = Limit(f"pixels from 1 to {_LARGEST}, or [height, width]", _is_size)
+"""Sizes to which images are decoded."""
 
 _ORIENTATION = 0x0112
 """EXIF's tag of how the camera was held."""

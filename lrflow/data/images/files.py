@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrflow.data.images.decoding import FILE_TYPES, FITS, MODES, Form
+from lrflow.data.images.decoding import FILE_TYPES, FITS, MODES, SIZES, Form
 from lrflow.data.listing import Listing, Misfit, list_classes, misfit_problem
 from lrflow.data.splits import HeldOut, part_named
 from lrflow.data.table.columns import values_of
@@ -17,15 +17,10 @@ from lrflow.data.table.file import SHOWN, Reading, TableFile, read_table
 from lrflow.data.table.parts import TARGETS, target_kind, wrong_weights
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 from lrflow.files import did_you_mean_path, is_file, is_folder
-from lrflow.limits import Limit, is_whole, one_of, outside, whole
-
-_LARGEST = 8192
+from lrflow.limits import Limit, one_of, outside, whole
 
 _LIMITS = {
-    "size": Limit(
-        f"pixels from 1 to {_LARGEST}, or [height, width]",
-        lambda value: all(is_whole(one) and 1 <= one <= _LARGEST for one in _pair(value)),
-    ),
+    "size": SIZES,
     "mode": one_of(*MODES),
     "fit": one_of(*FITS),
     "kind": one_of(*TARGETS).or_null(),
@@ -35,13 +30,6 @@ _LIMITS = {
     "path": Limit("the name of a column", lambda value: isinstance(value, str) and bool(value)),
     "target": Limit("the name of a column", lambda value: isinstance(value, str) and bool(value)),
 }
-
-
-def _pair(size: Any) -> tuple[Any, Any]:
-    """Return a size as height and width; what is none gives two values that are none either."""
-    if isinstance(size, list | tuple):
-        return (size[0], size[1]) if len(size) == 2 else (None, None)
-    return size, size
 
 
 @dataclass(frozen=True)
@@ -103,7 +91,7 @@ class ImageOptions:
     @property
     def form(self) -> Form:
         """The form in which all images are read."""
-        height, width = _pair(self.size)
+        height, width = self.size if isinstance(self.size, list | tuple) else (self.size, self.size)
         return Form(height, width, self.mode, self.fit)
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrflow.data.images.decoding import FITS, MODES, Form
+from lrflow.data.images.decoding import FITS, MODES, SIZES, Form
 from lrflow.data.listing import Misfit, misfit_problem
 from lrflow.data.splits import PARTS, HeldOut
 from lrflow.data.stream.parquet import Columns, choose_columns, index_parquet
@@ -21,13 +21,7 @@ from lrflow.data.table.parts import TARGETS
 from lrflow.errors import ConfigError, Problem
 from lrflow.limits import Limit, is_whole, one_of, outside, whole
 
-_LARGEST = 8192
 ALL = "all"
-
-
-def _is_size(value: Any) -> bool:
-    pair = value if isinstance(value, list | tuple) else [value, value]
-    return len(pair) == 2 and all(is_whole(one) and 1 <= one <= _LARGEST for one in pair)
 
 
 def _is_text_or_list(value: Any) -> bool:
@@ -43,7 +37,7 @@ _LIMITS = {
     "input": Limit("an ending or a column, or a list of columns", _is_text_or_list).or_null(),
     "target": Limit("an ending or a column", lambda value: isinstance(value, str) and bool(value)).or_null(),
     "kind": one_of(*TARGETS).or_null(),
-    "size": Limit(f"pixels from 1 to {_LARGEST}, or [height, width]", _is_size),
+    "size": SIZES,
     "mode": one_of(*MODES),
     "fit": one_of(*FITS),
     "scaling": one_of("standard", "none"),

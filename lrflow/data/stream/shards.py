@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lrflow.errors import ConfigError, Problem
-from lrflow.files import did_you_mean_path, is_file, is_folder
+from lrflow.files import did_you_mean_path, expanded, is_file, is_folder
 
 TAR, PARQUET = ".tar", ".parquet"
 
@@ -59,7 +59,7 @@ def _files_of(text: str, key: str) -> tuple[list[Path], Problem | None]:
     found: list[Path] = []
     missing: list[str] = []
     for name in names:
-        path = Path(name).expanduser()
+        path = expanded(name)
         if is_file(path):
             found.append(path)
         elif is_folder(path):

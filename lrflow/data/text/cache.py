@@ -16,7 +16,7 @@ import numpy as np
 
 from lrflow.data.cache import default_folder, digest, file_identity, mapped, remove_others, sync
 from lrflow.errors import ConfigError, Problem
-from lrflow.files import lock, write_whole
+from lrflow.files import expanded, lock, write_whole
 
 log = logging.getLogger("lrflow")
 
@@ -67,7 +67,7 @@ def stored(
     """
     if cache == "none":
         return make()
-    folder = default_folder("texts") if cache == "auto" else Path(cache).expanduser()
+    folder = default_folder("texts") if cache == "auto" else expanded(cache)
     state = digest(_VERSION, *map(file_identity, paths))
     own = f"{digest(_VERSION, *home, options)}-{state}"
     if (found := _read(folder, own)) is not None:

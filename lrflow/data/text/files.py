@@ -260,7 +260,7 @@ def _of_row(where: str, row: Any, wanted: Mapping[str, str]) -> Entry | Misfit:
     cells: dict[str, str] = {}
     for name, key in wanted.items():
         value = row.get(key)
-        if value is None:
+        if value is None or (value == "" and name != "column"):
             near = did_you_mean(key, row) or ""
             near = f", {near}" if near.startswith("did you mean") else ""
             return Misfit(where, f"has no value under the key {shortened(key)}{near}", "lines without a key")

@@ -10,7 +10,7 @@ from lrflow.data.listing import Misfit, misfit_problem
 from lrflow.data.splits import HeldOut
 from lrflow.data.table.file import check_encoding
 from lrflow.errors import ConfigError, Problem
-from lrflow.limits import Limit, is_whole, one_of, outside, whole
+from lrflow.limits import TEXT, Limit, one_of, outside, whole
 from lrflow.objectives import CLASSES, HEADS, LANGUAGE_MODEL
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -21,16 +21,15 @@ ENDINGS = (".txt", ".md", ".rst", ".text")
 _DOCUMENTS = ("file", "paragraphs", "lines")
 _LONGEST = 1 << 20
 
-_TEXT = Limit("text", lambda value: isinstance(value, str) and bool(value))
 _LIMITS = {
-    "root": _TEXT.or_null(),
-    "file": _TEXT.or_null(),
-    "column": _TEXT,
-    "target": _TEXT.or_null(),
+    "root": TEXT.or_null(),
+    "file": TEXT.or_null(),
+    "column": TEXT,
+    "target": TEXT.or_null(),
     "kind": one_of(*HEADS).or_null(),
-    "split": _TEXT.or_null(),
-    "val_file": _TEXT.or_null(),
-    "test_file": _TEXT.or_null(),
+    "split": TEXT.or_null(),
+    "val_file": TEXT.or_null(),
+    "test_file": TEXT.or_null(),
     "documents": one_of(*_DOCUMENTS),
     "endings": Limit(
         "endings of file names, such as [.txt]",
@@ -39,8 +38,8 @@ _LIMITS = {
         ),
     ),
     "length": whole(1, _LONGEST),
-    "tokenizer": _TEXT,
-    "vocabulary": Limit("a whole number from 257", lambda value: is_whole(value) and value >= 257),
+    "tokenizer": TEXT,
+    "vocabulary": whole(257, _LONGEST),
     "bad_files": one_of("error", "skip"),
     "cache": Limit("auto, none, or a folder", lambda value: isinstance(value, str) and bool(value)),
 }
@@ -110,6 +109,11 @@ class TextOptions:
             name = "target" if self.target else "split"
             message = f"a plain text has no {name}; expected data.file to end in {', '.join((*JSON_LINES, *TABLES))}"
             yield Problem(f"data.{name}", message, getattr(self, name))
+        elif self.target or self.split:
+            for key in ("val_file", "test_file"):
+                if (name := getattr(self, key)) and _is_plain(name):
+                    message = f"is a plain text; expected a file with the keys of data.file, {self.file}"
+                    yield Problem(f"data.{key}", message, name)
 
     @property
     def head(self) -> str:
@@ -124,7 +128,7 @@ class TextOptions:
     @property
     def is_plain(self) -> bool:
         """Whether `file` is a plain text, without keys."""
-        return self.file is not None and not self.file.lower().endswith((*JSON_LINES, *TABLES))
+        return self.file is not None and _is_plain(self.file)
 
     @property
     def held_out(self) -> HeldOut:
@@ -144,3 +148,7 @@ class TextOptions:
     def mistaken(self, mistakes: Sequence[Misfit]) -> Problem:
         """Return the problem of texts that do not fit: the first few of them, and the number of the others."""
         return misfit_problem(mistakes, *self.named, self.skips)
+
+
+def _is_plain(name: str) -> bool:
+    return not name.lower().endswith((*JSON_LINES, *TABLES))

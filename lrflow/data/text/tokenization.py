@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.files import did_you_mean_path, is_file, is_folder
+from lrflow.files import did_you_mean_path, expanded, is_file, is_folder
 
 KINDS = ("bytes", "characters", "bpe")
 """Tokenizers that need no file."""
@@ -252,7 +251,7 @@ def read_pretrained(given: str, end: bool, padding: bool, key: str = "data.token
     Raises:
         ConfigError: there is none, or the library cannot read it.
     """
-    path = Path(given).expanduser()
+    path = expanded(given)
     path = path / FILE if is_folder(path) else path
     if not is_file(path):
         near = did_you_mean(given, KINDS) if not path.suffix and "/" not in given else did_you_mean_path(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -176,14 +177,26 @@ def test_pairs_have_a_separator_and_no_single_texts_are_read_for_them(words: str
         ({"splits": {"val": "vla"}}, r"data\.splits\.val = 'vla': there is no such split"),
         ({"splits": {"valid": "x"}}, r"data\.splits = 'valid': expected keys of train, val, test"),
         ({"inputs": "ragged"}, r"data\.inputs = 'ragged': its rows have different lengths, such as 1 and 2"),
+        ({"inputs": "gap"}, r"data\.inputs = 'gap': 2 of its numbers are NaN or infinite"),
+        ({"inputs": "label", "target": "label"}, r"data\.inputs = 'label': is the column of the target"),
+        ({"inputs": "x", "kind": "language_model"}, r"data\.kind = 'language_model': needs a column of texts"),
+        ({"name_or_path": "empty.jsonl"}, r"data\.name_or_path = 'empty\.jsonl': cannot be read: it holds no data"),
+        ({"name_or_path": "~nobody-there/x"}, r"= '~nobody-there/x': there is no such folder or file"),
         ({"kind": "classes"}, r"data\.kind"),
+        (
+            {"name_or_path": 5, "text": 5, "image": ["a"], "inputs": [5], "target": 5, "size": [1], "tokenizer": 5},
+            r"(?s)name_or_path = 5.*text = 5.*image = \['a'\].*inputs = \[5\].*target = 5.*tokenizer = 5.*size = \[1\]",
+        ),
+        ({"splits": {"train": 5}}, r"data\.splits\.train = 5: expected text"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(options: dict[str, Any], said: str, tmp_path: Path) -> None:
     holes = [None if row == 3 else "ab"[row % 2] for row in range(12)]
     labels = {"label": [row % 2 for row in range(12)], "holes": holes, "one": ["same"] * 12}
     ragged = [[1.0] * (1 + row % 2) for row in range(12)]
-    saved({**NUMBERS, **labels, "text": [f"word {row}" for row in range(12)], "ragged": ragged})
+    saved({**NUMBERS, **labels, "text": [f"word {row}" for row in range(12)], "ragged": ragged,
+           "gap": [[math.nan if row in (2, 7) else 1.0] for row in range(12)]})  # fmt: skip
+    (tmp_path / "empty.jsonl").touch()
     (tmp_path / "broken.json").write_text("{broken")
     (tmp_path / "notes.doc").touch()
     with pytest.raises(ConfigError, match=said):

@@ -133,6 +133,22 @@ def test_damage_is_named_before_the_run_or_left_out_and_counted(tmp_path: Path) 
     assert Counter(places.shard.tolist()).keys() == {0, 1, 2, 3, 5}
 
 
+def test_an_array_whose_header_lies_is_a_bad_sample(tmp_path: Path) -> None:
+    samples = [(name, dict(files)) for name, files in digit_samples(0, 100)]
+    whole = samples[0][1]["npy"]
+    at = whole.index(b"'shape'")
+    lies = {
+        10: whole[:at] + b"'shape': (99999999999,), }" + whole[at + 26 :],
+        11: b"PK\x03\x04",
+        12: whole[:99],
+        13: b"",
+    }
+    for row, content in lies.items():
+        samples[row][1]["npy"] = content
+    write_tar(tmp_path / "lies.tar", samples)
+    assert prepare(made(tmp_path, input="npy", bad_files="skip").options).skipped == {"inputs that cannot be read": 4}
+
+
 def test_a_sample_that_cannot_be_read_ends_the_run_or_its_batch_is_smaller(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -231,6 +247,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "everything held out": ("tar", {"val_size": 400}, "hold out 400 of 400 samples"),
     "shards of two parts": ("tar", {"val_shards": "tar/train-000.tar"}, "which another part has too"),
     "shards of two kinds": ("tar", {"val_shards": "parquet"}, "expected shards of the same kind"),
+    "no user": ("~nobody-there/x.tar", {}, "there is no such file or folder"),
     "options": ("tar", {"shuffle": 0, "check": "some", "bad_files": "x"}, "3 problems"),
 }
 

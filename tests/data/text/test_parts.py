@@ -162,7 +162,14 @@ LINES = rb"""{"text": "a", "y": 1}
 
 BAD: dict[str, tuple[bytes, dict[str, Any], list[str]]] = {
     "not utf-8": (b"fine\ncaf\xe9\n", {}, ["line 2: byte 0xe9 is not utf-8"]),
-    "empty": (b" \n", {}, ["is empty"]),
+    "empty": (b" \n", {}, ["bad.txt': is empty"]),
+    "an empty class": (b'{"text": "a", "y": ""}', {"target": "y"}, ["line 1: has no value under the key y"]),
+    "a plain text beside keys": (
+        b'{"text": "a", "y": 1}',
+        {"target": "y", "val_file": "v.txt"},
+        ["is a plain text; exp"],
+    ),
+    "a huge vocabulary": (b"text", {"tokenizer": "bpe", "vocabulary": 10**12}, ["from 257 to 1048576"]),
     "too short": (b"hello", {}, ["the training part has 6 tokens, and a sequence needs 257"]),
     "an unknown character": (
         b"abab" * 300 + "ü".encode() * 9,
