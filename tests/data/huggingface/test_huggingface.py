@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,8 @@ def test_pairs_have_a_separator_and_no_single_texts_are_read_for_them(words: str
     rows = {"text": ["w0 w1", "w2"], "other": ["w3", "w4 w5"], "label": [0, 1]}
     module = made(saved(rows), tokenizer=words, text=["text", "other"])
     assert module.train_set is not None
-    (inputs, targets) = module.train_set.__getitems__([0, 1])  # type: ignore[attr-defined]
+    spawned = pickle.loads(pickle.dumps(module.train_set))  # as a worker gets it
+    (inputs, targets) = spawned.__getitems__([0, 1])
     assert (inputs.tolist(), targets.tolist()) == ([[2, 4, 5, 3, 7, 3], [2, 6, 3, 8, 9, 3]], [0, 1])
     assert module._prepared.facts["separator"] == 3  # type: ignore[union-attr]
     assert ".txt" not in module.file_types
