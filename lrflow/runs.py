@@ -48,7 +48,7 @@ EARLIER = "earlier"
 _STAGED = ".next"
 _RECORD = (
     "config.yaml", "plan.json", "plan.csv", "plan.png", "metrics.csv", "sharpness.png", "checkpoints",
-    "environment.json", "summary.json", "evaluations.json", "run_id", "tensorboard", "wandb",
+    "environment.json", "summary.json", "evaluations.json", "run_id", "comet", "tensorboard", "wandb",
 )  # fmt: skip
 
 

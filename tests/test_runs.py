@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from lrflow.errors import ConfigError, LrflowError
+from lrflow.loggers.comet import FOLDER
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
 
@@ -204,6 +205,17 @@ def test_a_run_id_is_made_once(tmp_path: Path) -> None:
     assert RunFolder(moved).run_id == made
     RunFolder(moved).discard()
     assert not moved.exists(), "of a run that never began nothing is left"
+
+
+def test_a_run_that_starts_over_takes_no_dashboard_of_the_one_before(tmp_path: Path) -> None:
+    """Comet's archives would count as rows that the new run has logged already."""
+    kept = RunFolder(tmp_path)
+    kept.metrics.write_text("step\n0\n")
+    for name in (FOLDER, "tensorboard", "wandb"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "events").touch()
+    kept.start_over()
+    assert [path.name for path in tmp_path.iterdir()] == ["earlier"]
 
 
 @pytest.mark.parametrize(("name", "kept"), [("2026-11-29_mlp-digits", True), ("0", False), ("17", False)])
