@@ -20,7 +20,7 @@ from lrflow.files import expanded, lock, write_whole
 
 log = logging.getLogger("lrflow")
 
-_VERSION = 1
+_VERSION = 2
 """Is increased when texts are prepared in another way, so that no file of an earlier version is read."""
 
 _SMALL = 1 << 24

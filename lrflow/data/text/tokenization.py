@@ -47,8 +47,10 @@ class Tokenizer(Protocol):
         end: token after each document; None: there is none.
         unknown: token of what the vocabulary lacks; None: there is none.
         padding: token after the end of a short sequence; None: there is none.
+        closing: token at the end of every sequence, also of one that is cut; None: there is none.
     """
 
+    closing: int | None
     size: int
     end: int | None
     unknown: int | None
@@ -78,6 +80,8 @@ class Bytes:
         end: whether there is a token after each document.
         padding: whether there is a token of padding.
     """
+
+    closing: int | None = None
 
     def __init__(self, end: bool = True, padding: bool = False) -> None:
         self.unknown: int | None = None
@@ -109,6 +113,8 @@ class Characters:
         unknown: whether there is a token for characters that the vocabulary lacks.
         padding: whether there is a token of padding.
     """
+
+    closing: int | None = None
 
     def __init__(self, characters: str, end: bool = True, unknown: bool = True, padding: bool = False) -> None:
         self.characters = characters
@@ -177,6 +183,8 @@ class Pretrained:
         self.unknown = next((vocabulary[name] for name in _UNKNOWN if name in vocabulary), None)
         self.end = next((vocabulary[name] for name in _ENDS if name in vocabulary), None) if end else None
         self.padding = next((vocabulary[name] for name in _PADS if name in vocabulary), None) if padding else None
+        plain, special = (self._own.encode("a", add_special_tokens=one).ids for one in (False, True))
+        self.closing: int | None = special[-1] if padding and plain and special[-1] != plain[-1] else None
         self.size = self._known
         if end and self.end is None:
             self.end, self.size = self.size, self.size + 1
@@ -276,6 +284,8 @@ def padded(encoded: Sequence[np.ndarray], length: int, tokenizer: Tokenizer) -> 
     tokens = np.full((len(encoded), length), tokenizer.padding or 0, smallest_type(tokenizer.size))
     for row, one in enumerate(encoded):
         tokens[row, : len(one)] = one[:length]
+        if len(one) > length and tokenizer.closing is not None:
+            tokens[row, -1] = tokenizer.closing
     return tokens
 
 

@@ -14,6 +14,7 @@ from lrflow.data.text.tokenization import (
     Characters,
     Pretrained,
     UnknownCharacterError,
+    padded,
     read_pretrained,
     restored,
     trained_bpe,
@@ -79,6 +80,18 @@ def test_special_tokens_of_a_pretrained_tokenizer_are_found_or_added(tmp_path: P
     for name, message in (("broken.json", "is no file of the library"), ("byte", "did you mean bytes")):
         with pytest.raises(ConfigError, match=message):
             read_pretrained(str(tmp_path / name) if "." in name else name, True, True)
+
+
+def test_a_text_that_is_cut_ends_as_every_other_one() -> None:
+    processors = pytest.importorskip("tokenizers").processors
+    own = json.loads(word_level())
+    plain = Pretrained(json.dumps(own), padding=True)
+    assert padded(plain.encode(["to be or be", "to"]), 3, plain).tolist() == [[0, 2, 5], [0, 4, 4]]
+    own["post_processor"] = json.loads(
+        processors.TemplateProcessing("[UNK] $A </s>", special_tokens=[("[UNK]", 1), ("</s>", 3)]).__getstate__()
+    )
+    closed = Pretrained(json.dumps(own), padding=True)
+    assert padded(closed.encode(["to be or be", "to"]), 4, closed).tolist() == [[1, 0, 2, 3], [1, 0, 3, 4]]
 
 
 def test_a_byte_pair_encoding_merges_the_most_frequent_pairs_first_and_always_the_same() -> None:
