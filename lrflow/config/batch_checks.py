@@ -60,6 +60,9 @@ def _check_sampler(config: Config) -> Iterator[Problem]:
     weight = data.plain().get("weight") if data.target in _WITH_COLUMNS else None
     if data.sampler == "weighted" and data.target in _WITH_COLUMNS and weight is None:
         yield Problem("data.sampler", "needs a column of weights", data.sampler, "data.weight=COLUMN")
+    elif data.sampler == "weighted" and data.target.startswith("lrflow.") and data.target not in _WITH_COLUMNS:
+        message = "the training examples have no weights"
+        yield Problem("data.sampler", message, data.sampler, "data=table or data=images with data.weight=COLUMN")
     elif weight is not None and data.sampler != "weighted":
         hint = "data.sampler=weighted draws by it; data.columns={NAME: ignore} leaves a column of a table out"
         yield Problem("data.weight", "has no effect without data.sampler=weighted", weight, hint)

@@ -16,12 +16,15 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, ListConfig, _utils, base, grammar_parser, nodes
 
+from lrflow.config.origins import check_aliases
+
 
 def adapt_hydra() -> None:
     """Change how Hydra keeps its store and finds options; to be called before it composes anything."""
     _share_store()
     _copy_nodes_directly()
     _parse_once()
+    _limit_aliases()
     _keep_inside()
     _skip_unused_choices()
 
@@ -78,6 +81,24 @@ def _parse_once() -> None:
     if not hasattr(grammar_parser.parse, "cache_clear"):
         parse = lru_cache(maxsize=1024)(grammar_parser.parse)
         base.parse = _utils.parse = grammar_parser.parse = parse
+
+
+def _limit_aliases() -> None:
+    """Keep OmegaConf (2.3) from copying what the aliases of a short YAML file stand for until the memory is full."""
+    original = _utils.get_yaml_loader
+    if hasattr(original, "limits"):
+        return
+
+    def limited() -> Any:
+        class Loader(original()):  # type: ignore[misc]
+            def construct_document(self, node: Any) -> Any:
+                check_aliases(node)
+                return super().construct_document(node)
+
+        return Loader
+
+    limited.limits = True  # type: ignore[attr-defined]
+    _utils.get_yaml_loader = limited
 
 
 def _keep_inside() -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from lrflow.config.json_types import Member, fields_of, rest_of
 from lrflow.config.options import Option
+from lrflow.config.origins import check_aliases
 from lrflow.config.schema import Node
 
 Place = tuple[str | int, ...]
@@ -38,6 +39,8 @@ def read_option(path: Path) -> OptionFile:
     try:
         text = path.read_text(encoding="utf-8")
         content, root = yaml.load(text, Loader=_loader()), yaml.compose(text, Loader=_loader())
+        if root is not None:
+            check_aliases(root)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError):
         return OptionFile({}, {})
     comments: dict[Place, str] = {}

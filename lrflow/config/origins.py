@@ -18,6 +18,32 @@ from lrflow.errors import Problem
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_MOST_VALUES = 1_000_000
+
+
+def check_aliases(root: yaml.Node) -> None:
+    """Refuse a document whose aliases stand for too many values, of which OmegaConf would copy each.
+
+    Raises:
+        yaml.constructor.ConstructorError: they stand for more than a million, or for one that contains itself.
+    """
+    sizes: dict[int, float] = {}
+
+    def size(node: yaml.Node) -> float:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = float("inf")  # until it is known: a node that contains itself has no end
+            of_mapping = isinstance(node, yaml.MappingNode)
+            inner = [value for _, value in node.value] if of_mapping else node.value
+            sizes[id(node)] = 1 + sum(map(size, inner))
+        return sizes[id(node)]
+
+    if size(root) > _MOST_VALUES:
+        message = f"its aliases stand for more than {_MOST_VALUES:,} values"
+        raise yaml.constructor.ConstructorError(None, None, message, root.start_mark)
+
+
 def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file, for reading keys; OmegaConf would parse some numbers differently.
 

@@ -256,6 +256,7 @@ data.loader.num_workers=2  data.num_workers=3 => data.loader.num_workers: leave 
 data.loader.workers=2 => data.loader.workers: did you mean data.loader.num_workers?
 data.pin_memory=true => data.pin_memory: did you mean data.loader.pin_memory?
 data.split_seed=x => data.split_seed: whole number
+data.sampler=weighted => data.sampler: the training examples have no weights
 data.file=houses.csv => data.file: and data=table
 data.fil=houses.csv => data.fil: it takes batch_size
 data.shuffle=true => data.shuffle: takes no shuffle
