@@ -175,7 +175,8 @@ def unused_keys(config: Config) -> list[str]:
     found = getattr(config.find, "found", None) is not None  # by this run: so its keys were read
     if not looks and not found:
         keys = [key for key in typed if key == "find" or (key.startswith("find.") and (check or key != "find.check"))]
-        needed = "task=find or find=stability find.check=true" if plans else "find.check=true or optimizer.lr=auto"
+        needed = "task=find or find=stability find.check=true"
+        needed = needed if plans else "task=find, find.check=true or optimizer.lr=auto"
         unread += [f"{key} has no effect in task={task} without {needed}" for key in keys]
     if config.sharpness_every is None:
         given = [key for key in typed if key.removeprefix("health.").startswith("sharpness.")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -164,10 +166,18 @@ def _torch_export(network: nn.Module, inputs: Tensor, path: Path) -> Tensor:
 
 
 def _onnx(network: nn.Module, inputs: Tensor, path: Path) -> Tensor:
-    program = torch.onnx.export(
-        network, (inputs,), dynamo=True, dynamic_shapes=({0: torch.export.Dim.AUTO},),
-        input_names=["inputs"], output_names=["outputs"], verbose=False,
-    )  # fmt: skip
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns that torchvision is not installed, and of calls of its own
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            program = torch.onnx.export(
+                network, (inputs,), dynamo=True, dynamic_shapes=({0: torch.export.Dim.AUTO},),
+                input_names=["inputs"], output_names=["outputs"], verbose=False,
+            )  # fmt: skip
+    finally:
+        log.setLevel(level)
     assert program is not None
     model = program.model_proto
     write_whole(path, model.SerializeToString())

@@ -134,6 +134,7 @@ def test_onnx_gives_the_models_outputs(lrflow: Command, tmp_path: Path) -> None:
     assert lrflow(*RUN).returncode == 0
     done = lrflow("task=export", "output=runs", "task.to=onnx")
     assert done.returncode == 0, done.stderr
+    assert "Skipping torchvision" not in done.stderr
     assert lrflow("task=export", "output=runs", "task.to=torch_export").returncode == 0
     (run,) = (tmp_path / "runs").iterdir()
     inputs = torch.rand(7, 30)

@@ -60,7 +60,7 @@ def test_the_run_equals_that_with_the_lr_typed(tmp_path: Path, monkeypatch: pyte
     for name in ("train/loss", "lr/decay", "val/loss"):
         assert column(found, name) == column(typed, name)
     plans = [json.loads((folder / "plan.json").read_text()) for folder in (found, typed)]
-    unused = "has no effect in task=train without find.check=true or optimizer.lr=auto"
+    unused = "has no effect in task=train without task=find, find.check=true or optimizer.lr=auto"
     assert plans[1].pop("warnings") == [f"find.steps {unused}", f"find.sweeps {unused}"]
     assert plans[0] == plans[1]
 

@@ -96,9 +96,12 @@ def test_data_and_loggers_that_measuring_cannot_do_with() -> None:
     [
         (
             ["find.confirm=true"],
-            ["find.confirm has no effect in task=train without find.check=true or optimizer.lr=auto"],
+            ["find.confirm has no effect in task=train without task=find, find.check=true or optimizer.lr=auto"],
         ),
-        (["find=stability"], ["find has no effect in task=train without find.check=true or optimizer.lr=auto"]),
+        (
+            ["find=stability"],
+            ["find has no effect in task=train without task=find, find.check=true or optimizer.lr=auto"],
+        ),
         (["find=stability", "find.check=true", "find.batches=2"], []),
         (
             ["sharpness.batches=2"],
