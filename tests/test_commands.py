@@ -81,6 +81,8 @@ def short(words: list[str]) -> list[str]:
     given = _two_jobs(given) if swept else given
     if task == "task=train":
         given += ["fast=true", "data.val_size=40"] if "data=digits" in given else ["fast=true"]
+    if "model=resnet" in words and not any(word.startswith("model.width") for word in words):
+        given += ["model.width=4", "model.blocks=[1,1]"]
     if "find=batch_size" in words:
         given += ["find.max=16", "find.steps=3"]
     elif task == "task=find" or any("lr=auto" in word or "find.check" in word for word in words):

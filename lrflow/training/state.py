@@ -31,6 +31,7 @@ from torchmetrics import Metric
 
 log = logging.getLogger("lrflow")
 _LIBRARIES = {"torch", "torchmetrics", "pytorch_lightning", "lightning", "lightning_fabric", "lrflow", "numpy"}
+_WITH_CACHES = {"transformers", "peft", "timm"}  # thousands of globals, none of which a training depends on
 _MODULE_ATTRIBUTES = {*vars(nn.Module()), "_compiled_call_impl"}
 _DEFINITIONS = (type, ModuleType, BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType, property)
 FRAMEWORK_ATTRIBUTES = {*vars(pl.LightningModule()), "_trainer", "_fabric", "_current_fx_name", "_compiled_call_impl"}
@@ -291,7 +292,7 @@ def namespaces(roots: Iterable[Any]) -> list[Namespace]:
     while pending:
         one = pending.pop()
         name = one.__name__ if isinstance(one, ModuleType) else getattr(one, "__module__", None)
-        if id(one) in found or not isinstance(name, str) or is_library(name):
+        if id(one) in found or not isinstance(name, str) or is_library(name) or name.partition(".")[0] in _WITH_CACHES:
             continue
         if not isinstance(one, ModuleType):
             pending.append(sys.modules.get(name))
