@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,7 +16,7 @@ from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 from lrflow.hub import is_path, located, not_found
 from lrflow.layers.groups import nearest_names
 from lrflow.layers.rules import compile_pattern
-from lrflow.limits import number, outside, whole
+from lrflow.models.adapters import adapt, lora_problems, merge
 
 __all__ = ["HuggingFace"]
 
@@ -34,14 +33,6 @@ HEADS = {
 _OF_WORDS = ("causal_lm", "masked_lm")
 """Heads whose outputs are the words of the vocabulary."""
 
-LORA = {"rank": 8, "alpha": None, "dropout": 0.0, "targets": None}
-"""The settings of adapters, with their defaults."""
-
-_OF_LORA = {
-    "rank": whole(1, 1 << 16),
-    "alpha": number(0, above=True).or_null(),
-    "dropout": number(0, 1, below=True),
-}
 _MOST_LAYERS = 10_000
 
 
@@ -117,7 +108,7 @@ class HuggingFace(nn.Module):
             enable({"use_reentrant": False})  # the second name is that of earlier versions
         body = net if head == "mean" else net.base_model
         if lora is not None:
-            _adapt(body, lora)
+            adapt(body, lora)
         if head == "mean":
             width = getattr(self.config, "hidden_size", None) or self.config.d_model
             self.backbone: nn.Module = net
@@ -174,10 +165,10 @@ class HuggingFace(nn.Module):
         """
         whole = copy.deepcopy(self)
         net = whole._net
-        _merge(net)
+        merge(net)
         for name, part in [*vars(net).items()]:
             if isinstance(part, nn.Module):  # body or head, which `_split` took out
-                _merge(part)
+                merge(part)
                 del vars(net)[name]
                 net._modules[name] = part
         if classes:
@@ -314,12 +305,7 @@ def _check(
         problems.append(Problem("model.name", "expected a folder or a name on the Hugging Face Hub", name))
     if not (config or {}).get("model_type"):
         problems.append(Problem("model.config", "expected the content of a config.json, with a model_type", config))
-    for key, value in (lora or {}).items():
-        if key not in LORA:
-            problems.append(
-                Problem(f"model.lora.{key}", f"expected one of {', '.join(LORA)}", value, did_you_mean(key, LORA))
-            )
-    problems += outside(_OF_LORA, lora or {}, "model.lora")
+    problems += lora_problems(lora or {})
     if problems:
         raise ConfigError(problems)
 
@@ -359,41 +345,6 @@ def _config(content: Mapping[str, Any], options: Mapping[str, Any], outputs: int
         end = getattr(config, "eos_token_id", None)
         config.pad_token_id = end[0] if isinstance(end, list) else end if end is not None else 0
     return config
-
-
-def _adapt(body: Any, lora: Mapping[str, Any]) -> None:
-    """Put adapters into a body, and freeze the rest of it."""
-    from peft import LoraConfig, inject_adapter_in_model
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as OF_PEFT
-
-    given = {**LORA, **lora}
-    targets: Any = given["targets"] or OF_PEFT.get(body.config.model_type, "all-linear")
-    adapters = LoraConfig(
-        r=given["rank"],
-        lora_alpha=2 * given["rank"] if given["alpha"] is None else given["alpha"],
-        lora_dropout=given["dropout"],
-        target_modules=list(targets) if isinstance(targets, list | tuple | set) else targets,
-    )
-    try:
-        with warnings.catch_warnings(action="ignore"):  # GPT-2's transposed layers are noticed by peft itself
-            inject_adapter_in_model(adapters, body)
-    except (ValueError, TypeError) as error:
-        names = sorted({path.rpartition(".")[2] for path, one in body.named_modules() if isinstance(one, nn.Linear)})
-        reason = str(error).strip().partition("\n")[0]
-        problem = Problem("model.lora.targets", reason, targets, f"its linear layers are {', '.join(names)}")
-        raise ConfigError([problem]) from error
-
-
-def _merge(module: nn.Module) -> None:
-    """Add the adapters within a module to the weights of their layers, and leave the plain layers."""
-    child: Any
-    for name, child in [*module.named_children()]:
-        base = getattr(child, "get_base_layer", None)
-        if base is None:
-            _merge(child)
-        else:
-            child.merge()
-            setattr(module, name, base())
 
 
 def _split(net: Any) -> tuple[nn.Module, nn.Module]:
