@@ -5,19 +5,24 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt # modules are compiled when first used
 unexport PYTHONDONTWRITEBYTECODE # without compiled modules each start of lrflow takes half a second more
 
-.PHONY: run test check format data catalogue clean
+.PHONY: run test check prepared format data catalogue clean
 
 run: $(VENV)/installed
 	$(BIN)/python -m lrflow
 
-test: $(VENV)/installed-dev check
-	-$(BIN)/python -m lrflow.data.fetch fashion_mnist wordnet # if this fails, the tests that need the data are skipped
+test: $(VENV)/installed-dev
+	$(MAKE) -j 2 check prepared
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy --no-error-summary
+
+# Without data, the tests that need them are skipped. Without compiled modules, each process of tests would compile them.
+prepared: $(VENV)/installed-dev
+	-$(BIN)/python -m lrflow.data.fetch fashion_mnist wordnet
+	-@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --collect-only --quiet >/dev/null
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format --quiet .

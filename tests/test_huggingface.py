@@ -20,6 +20,7 @@ from lrflow.errors import ConfigError
 from lrflow.layers import GradualUnfreezing, LayerDecay, MuonGroups, resolve
 from lrflow.layers.depth import layers_of
 from lrflow.layers.parameters import Parameters, UseTracer
+from lrflow.training.state import namespaces
 
 transformers = pytest.importorskip("transformers", reason="needs the extra text: pip install 'lrflow[text]'")
 pytest.importorskip("peft", reason="needs the extra text: pip install 'lrflow[text]'")
@@ -115,6 +116,10 @@ def test_every_module_has_the_depth_of_the_table(name: str) -> None:
             assert {full for full in trained if "lora_" not in full} == {
                 full for full in depths if full.startswith("head.") and not head.endswith("_lm")
             }
+
+
+def test_the_caches_of_transformers_are_no_state_of_a_run() -> None:
+    assert not namespaces([transformers.BertModel])
 
 
 def test_other_makers_know_body_and_head() -> None:
