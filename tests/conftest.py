@@ -46,8 +46,10 @@ def pytest_collection_finish() -> None:
 def python() -> Iterator[Callable[..., copies.Process]]:
     """Starts `python ARGUMENTS` in the folder `cwd`; further keyword arguments become environment."""
 
-    def start(*arguments: str | Path, cwd: Path, leads: bool = False, **environment: str) -> copies.Process:
-        return copies.Process(arguments, cwd, {**os.environ, **environment}, captured=True, leads=leads)
+    def start(
+        *arguments: str | Path, cwd: Path, leads: bool = False, stdout: int | None = None, **environment: str
+    ) -> copies.Process:
+        return copies.Process(arguments, cwd, {**os.environ, **environment}, True, leads, stdout)
 
     with tempfile.TemporaryDirectory() as folder, copies.ready(Path(folder)):
         yield start

@@ -43,6 +43,7 @@ class Process:
         env: its environment; None: this process's own.
         captured: whether what it writes is kept for `communicate`, rather than written where this process writes.
         leads: whether it leads a process group of its own, which its further processes join.
+        stdout: the descriptor that it writes to instead of a captured stdout.
     """
 
     address = ""
@@ -55,6 +56,7 @@ class Process:
         env: Mapping[str, str] | None = None,
         captured: bool = False,
         leads: bool = False,
+        stdout: int | None = None,
         **_: Any,
     ) -> None:
         words = [str(word) for word in arguments if word not in (sys.executable, "-u")]
@@ -64,6 +66,7 @@ class Process:
         request = {"words": words, "cwd": str(cwd or os.getcwd()), "env": environment, "group": group}
         self._written = (tempfile.TemporaryFile(), tempfile.TemporaryFile()) if captured else ()  # noqa: SIM115
         output = [file.fileno() for file in self._written] or [1, 2]
+        output[0] = output[0] if stdout is None else stdout
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(self.address)
         socket.send_fds(self._connection, [json.dumps(request).encode() + b"\n"], output)
