@@ -83,6 +83,9 @@ def short(words: list[str]) -> list[str]:
         given += ["fast=true", "data.val_size=40"] if "data=digits" in given else ["fast=true"]
     if "model=resnet" in words and not any(word.startswith("model.width") for word in words):
         given += ["model.width=4", "model.blocks=[1,1]"]
+    if "model=transformer" in words:
+        given = [word for word in given if not word.startswith(("model.width", "model.depth"))]
+        given += ["model.width=8", "model.depth=1", "model.heads=2"]
     if "find=batch_size" in words:
         given += ["find.max=16", "find.steps=3"]
     elif task == "task=find" or any("lr=auto" in word or "find.check" in word for word in words):
@@ -122,7 +125,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 file = folder / named.group(1)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(block)
-            elif any(word in block for word in ("load_diabetes", "load_digits", "save_pretrained")):
+            elif any(word in block for word in ("load_diabetes", "load_digits", "save_pretrained", "about.jsonl")):
                 with pytest.MonkeyPatch.context() as patch:
                     patch.chdir(folder)
                     exec(block, {})
@@ -140,11 +143,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(own / "pyproject.toml", folder)
     houses = [f"{50 + 7 * row % 90},{'abc'[row % 3]},{100 + row % 11}" for row in range(90)]
     (folder / "houses.csv").write_text("\n".join(["size,town,price", *houses, ""]))
+    (folder / "new.txt").write_text("a text that no run has seen")
+    texts = ["data=text", "data.file=about.jsonl", "data.length=16", "model.width=8", "model.depth=1", "model.heads=2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("LRFLOW_TRUST", "")
-        for model in ("mlp", "resnet", "logistic"):
-            assert main([f"model={model}", "fast=true", f"name={model}"]) == 0
+        for model in ("mlp", "resnet", "logistic", "transformer"):
+            further = texts if model == "transformer" else []
+            assert main([f"model={model}", "fast=true", f"name={model}", *further]) == 0
         assert main(["-m", "optimizer.lr=1e-3,1e-2,1e-1", "fast=true", "sweep.sampler=grid"]) == 0
     return folder
 
@@ -152,6 +158,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(words: list[str], place: Path) -> list[str]:
     """A command that speaks of a run, with a run of the model that it means."""
     model = next((kind for kind in ("resnet", "logistic") if any(kind in word for word in words)), "mlp")
+    model = "transformer" if any("task.prompt" in word or "new.txt" in word for word in words) else model
     (run,) = place.glob(f"outputs/*_{model}")
     checkpoint = next(run.glob("checkpoints/step-*.ckpt"))
     for pattern, meant in {
