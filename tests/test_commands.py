@@ -149,7 +149,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         patch.setenv("LRFLOW_TRUST", "")
         for model in ("mlp", "resnet", "logistic", "transformer"):
-            further = texts if model == "transformer" else []
+            further = {"transformer": texts, "resnet": ["model.width=4", "model.blocks=[1,1]"]}.get(model, [])
             assert main([f"model={model}", "fast=true", f"name={model}", *further]) == 0
         assert main(["-m", "optimizer.lr=1e-3,1e-2,1e-1", "fast=true", "sweep.sampler=grid"]) == 0
     return folder

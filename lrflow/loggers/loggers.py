@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +27,30 @@ from lrflow.runs import RunFolder
 log = logging.getLogger("lrflow")
 
 
-def build_loggers(settings: Mapping[str, Any], folder: Path, about: About) -> list[Logger]:
+def build_loggers(settings: Mapping[str, Any], folder: Path, about_run: Callable[[], About]) -> list[Logger]:
     """Return the loggers of the `logger` group.
 
     Args:
         settings: the group: `csv`, `wandb`, `tensorboard`, `mlflow`, `trackio`, `comet`, and nodes of others.
         folder: the run folder.
-        about: what dashboards show of the run.
+        about_run: returns what dashboards show of the run; called if there is one.
 
     Raises:
         ConfigError: a node builds no logger, or a dashboard refuses the run.
     """
+    about = cache(about_run)
     loggers: list[Logger] = []
     if settings.get("csv"):
         loggers.append(CSVLogger(folder / "metrics.csv"))
     if settings.get("wandb") is not None:
-        loggers.append(guard(_wandb(settings["wandb"], folder, about), "wandb"))
+        loggers.append(guard(_wandb(settings["wandb"], folder, about()), "wandb"))
     if settings.get("tensorboard") is not None:
         from lrflow.loggers.tensorboard import TensorBoardLogger  # here, since the package is optional
 
-        loggers.append(guard(TensorBoardLogger(folder, about, **settings["tensorboard"]), "tensorboard"))
+        loggers.append(guard(TensorBoardLogger(folder, about(), **settings["tensorboard"]), "tensorboard"))
     for name in ("mlflow", "trackio", "comet"):
         if settings.get(name) is not None and rank() == 0:
-            loggers.append(_dashboard(name, settings[name], folder, about))
+            loggers.append(_dashboard(name, settings[name], folder, about()))
     for name, node in settings.items():
         if isinstance(node, Mapping) and "_target_" in node:
             loggers.append(guard(_other(node, f"logger.{name}", folder), name))

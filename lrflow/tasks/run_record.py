@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ def open_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     """Return the loggers that the config of a run selects; if it writes no files, one that drops what it gets."""
     if not folder.is_written:
         return [DummyLogger()]
-    return build_loggers({**config.logger.model_dump(), **config.logger.nodes()}, folder.path, about_run(config))
+    return build_loggers(
+        {**config.logger.model_dump(), **config.logger.nodes()}, folder.path, partial(about_run, config)
+    )
 
 
 def about_run(config: Config) -> About:

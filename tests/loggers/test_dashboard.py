@@ -273,7 +273,9 @@ def test_mlflow_gets_how_a_run_ended(tmp_path: Path) -> None:
     for number, (outcome, status) in enumerate(ENDS):
         folder = tmp_path / str(number)
         folder.mkdir()
-        loggers = build_loggers({"mlflow": {"tags": {"who": "me"}}}, folder, About("x", options={"schedule": "cosine"}))
+        loggers = build_loggers(
+            {"mlflow": {"tags": {"who": "me"}}}, folder, lambda: About("x", options={"schedule": "cosine"})
+        )
         log_rows(loggers[0], ["a+b", "a_b"], [[0, 1.0, 2.0], [1, math.nan, math.inf]])
         close_loggers(loggers, outcome)
         client, run = mlflow_run(folder)

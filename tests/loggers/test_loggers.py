@@ -177,12 +177,12 @@ def test_any_lightning_logger_gets_the_rows() -> None:
 
 
 def test_the_configured_loggers_are_built(tmp_path: Path) -> None:
-    assert build_loggers({"csv": False}, tmp_path, About("x")) == []
-    (found,) = build_loggers({"csv": True, "wandb": None}, tmp_path, About("x"))
+    assert build_loggers({"csv": False}, tmp_path, lambda: About("x")) == []
+    (found,) = build_loggers({"csv": True, "wandb": None}, tmp_path, lambda: About("x"))
     assert isinstance(found, CSVLogger)
     assert found.path == tmp_path / "metrics.csv"
     pytest.importorskip("tensorboard")
-    _, board = build_loggers({"csv": True, "tensorboard": {}}, tmp_path, About("x"))
+    _, board = build_loggers({"csv": True, "tensorboard": {}}, tmp_path, lambda: About("x"))
     assert Path(board.log_dir) == tmp_path / "tensorboard"
 
 
@@ -278,7 +278,7 @@ def test_tensorboard_shows_the_rows_of_a_resumed_run_once_and_loses_none(tmp_pat
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for first, last in ((0, 5), (3, 7)):  # killed after step 4, resumed from step 3
-        (board,) = build_loggers({"csv": False, "tensorboard": {}}, tmp_path, About("x"))
+        (board,) = build_loggers({"csv": False, "tensorboard": {}}, tmp_path, lambda: About("x"))
         if first:
             drop_rows_from(SimpleNamespace(loggers=[board]), first)  # type: ignore[arg-type]
         log_rows(board, ["loss"], [[step, step / 8] for step in range(first, last)])  # not closed, as after a kill
@@ -290,7 +290,7 @@ def test_tensorboard_gets_the_outcome(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    loggers = build_loggers({"csv": False, "tensorboard": {}}, tmp_path, About("x"))
+    loggers = build_loggers({"csv": False, "tensorboard": {}}, tmp_path, lambda: About("x"))
     close_loggers(loggers, Outcome.ended_early("a callback", 3, 9))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -302,7 +302,7 @@ def test_tensorboard_gets_the_outcome(tmp_path: Path) -> None:
 
 def test_weights_and_biases_has_the_id_of_the_run_folder(tmp_path: Path) -> None:
     def of(folder: Path) -> str:
-        (logger,) = build_loggers({"wandb": {"mode": "offline"}}, folder, About("x"))
+        (logger,) = build_loggers({"wandb": {"mode": "offline"}}, folder, lambda: About("x"))
         return str(logger._wandb_init["id"])  # type: ignore[attr-defined]
 
     first, second = (tmp_path / sweep / "0" for sweep in ("monday", "tuesday"))

@@ -12,10 +12,10 @@ from lrflow.sweeps.importance import importance
 
 @pytest.fixture
 def swept(make_run) -> Path:
-    """24 trials whose loss depends on the LR, a little on the schedule, and not on the seed."""
+    """12 trials of three seeds each, whose loss depends on the LR and a little on the schedule."""
     number = 0
     for lr in (1e-4, 1e-3, 1e-2, 1e-1):
-        for schedule, worse in (("cosine", 0.0), ("wsd", 0.5)):
+        for schedule, worse in (("cosine", 0.0), ("linear", 0.25), ("wsd", 0.5)):
             for seed in range(3):
                 typed = [f"optimizer.lr={lr}", f"schedule={schedule}", f"seed={seed}"]
                 folder = make_run(number, typed, {"val/loss": float(np.log10(lr / 1e-2) ** 2 + worse)})
@@ -30,21 +30,20 @@ def test_the_most_important_key_is_first(optuna: bool, swept: Path, monkeypatch:
     else:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     found = importance(read_sweep(swept))
-    assert list(found.shares) == ["optimizer.lr", "schedule", "seed"]
-    assert found.trials == 24
+    assert list(found.shares) == ["optimizer.lr", "schedule"]
+    assert found.trials == 12
     assert ("fANOVA" in found.method) == optuna
     assert found.shares["optimizer.lr"] > 0.9
-    assert found.shares["seed"] < 0.01 < found.shares["schedule"]
+    assert found.shares["schedule"] > 0.01
 
 
 def test_without_optuna_importance_is_the_variance_between_values(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     sweep = read_sweep(swept)
-    costs = np.array([sweep.cost(trial) for trial in sweep.trials]).reshape(4, 2, 3)
+    costs = np.array([sweep.cost(trial) for trial in sweep.trials]).reshape(4, 3)
     found = importance(sweep)
-    assert found.shares["optimizer.lr"] == pytest.approx(costs.mean((1, 2)).var() / costs.var())
-    assert found.shares["schedule"] == pytest.approx(costs.mean((0, 2)).var() / costs.var())
-    assert found.shares["seed"] == pytest.approx(0, abs=1e-12)
+    assert found.shares["optimizer.lr"] == pytest.approx(costs.mean(1).var() / costs.var())
+    assert found.shares["schedule"] == pytest.approx(costs.mean(0).var() / costs.var())
 
 
 def test_no_importance_for_few_trials_or_a_single_key(make_run) -> None:
