@@ -40,7 +40,7 @@ class Base(pl.LightningModule):
     def on_train_start(self): self.was = {n: p.detach().clone() for n, p in self.named_parameters()}
     def on_train_end(self):
         assert all((p != self.was[n]).any() for n, p in self.named_parameters()), "a parameter did not move"
-        print("moved", *self.was, *self.calls, flush=True)
+        print(" ".join(("moved", *self.was, *self.calls)) + "\\n", end="", flush=True)  # in one piece, beside others
 
 class Setup(Base):
     """The head in setup(), without a guard."""
