@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lrflow.data.huggingface.parts import PreparedSet, numbers_of, prepare, texts_of, tokenizer_of
-from lrflow.data.huggingface.source import BUILDERS, Layout, SetOptions, read
+from lrflow.data.huggingface.source import BUILDERS, SetOptions, read
 from lrflow.data.images import decoding
 from lrflow.data.images.decoding import Form, decode
 from lrflow.data.listing import class_table
-from lrflow.data.module import DataModule, Examples
+from lrflow.data.module import Examples
 from lrflow.data.order import SeededBatch, collate_whole
+from lrflow.data.prepared import PreparedModule
 from lrflow.data.splits import PARTS, kept_rows
 from lrflow.data.text.text import Sequences, TokenSet
 from lrflow.data.text.tokenization import FILE, Pretrained, windows_of_texts
@@ -30,7 +31,7 @@ _SAMPLES = 16
 """Rows by which a data set that changed is noticed."""
 
 
-class HuggingFace(DataModule):
+class HuggingFace(PreparedModule[PreparedSet]):
     """A data set of `datasets` (Lhoest et al., 2021): a folder, a file, or a name on the Hugging Face Hub.
 
     An input is a text as tokens, padded to the longest of its batch; an image as bytes, which are scaled to -1 to 1; or
@@ -69,6 +70,7 @@ class HuggingFace(DataModule):
     """
 
     collate_fn = staticmethod(collate_whole)
+    compared = ("examples", "shape", "outputs", "vocabulary", "head", "padding", "separator")
 
     def __init__(
         self,
@@ -98,8 +100,6 @@ class HuggingFace(DataModule):
     ) -> None:
         given = {key: value for key, value in locals().items() if key in SetOptions.__dataclass_fields__}
         self.options = SetOptions.of(given)
-        self.layout: Layout | None = None
-        self._prepared: PreparedSet | None = None
         super().__init__(batch_size, eval_batch_size, 0, 0, drop_last, num_workers, split_seed, facts)
 
     @property
@@ -123,8 +123,7 @@ class HuggingFace(DataModule):
 
     def load(self) -> tuple[Examples, None]:
         """All examples, as `Columns` or `Sequences` that are read batch by batch, and their targets."""
-        prepared = self._prepared = prepare(self.options, self.layout)
-        self.val_size, self.test_size = (len(prepared.rows[part]) for part in PARTS[1:])
+        prepared = self._take(prepare(self.options, self.layout))
         kept, _ = kept_rows(prepared.rows)
         targets = torch.from_numpy(prepared.targets[kept])
         inputs: Any = (
@@ -145,11 +144,6 @@ class HuggingFace(DataModule):
         _, rows = kept_rows(self._prepared.rows)
         train, val, test = (torch.from_numpy(rows[part]) for part in PARTS)
         return train, val, test
-
-    def fit_normalisation(self, inputs: Tensor) -> None:
-        """Keep what was fitted to the training part, as `layout`: the form of an input, tokenizer and classes."""
-        assert self._prepared is not None
-        self.layout = self._prepared.layout
 
     def normalise(self, inputs: Tensor) -> Tensor:
         """Scale bytes of images to -1 to 1, float32; tokens become int64, and numbers stay as they are."""
@@ -244,23 +238,6 @@ class HuggingFace(DataModule):
     def pixel_moments(self) -> tuple[Sequence[float], Sequence[float]] | None:  # type: ignore[override]
         """By which pixels from 0 to 1 are scaled to -1 to 1; None: the inputs are no images."""
         return ([0.5], [0.5]) if self._layout["input"]["kind"] == "image" else None
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """The names of the classes; empty for a regression and a language model."""
-        return tuple(self._layout["target"]["classes"])
-
-    def _fact_problems(self, pool: Examples) -> list[Problem]:
-        assert self._prepared is not None
-        known = self._prepared.facts
-        names = ("examples", "shape", "outputs", "vocabulary", "head", "padding", "separator")
-        return self._differences({name: known[name] for name in names if name in known})
-
-    @property
-    def _layout(self) -> Layout:
-        if self.layout is None:
-            raise RuntimeError("the columns need setup() first")
-        return self.layout
 
 
 def _normalised(inputs: Tensor, kind: str) -> Tensor:

@@ -17,14 +17,15 @@ from lrflow.data.images.decoding import FILE_TYPES, decode
 from lrflow.data.images.files import ImageOptions
 from lrflow.data.images.parts import Layout, PreparedImages, form_of, prepare
 from lrflow.data.listing import class_table, left_out_lines
-from lrflow.data.module import DataModule, Examples
+from lrflow.data.module import Examples
 from lrflow.data.order import SeededBatch, collate_whole
+from lrflow.data.prepared import PreparedModule
 from lrflow.data.splits import PARTS, kept_rows
 from lrflow.display import counted, number, shape_text
 from lrflow.errors import ConfigError, ExampleError, Problem
 
 
-class Images(DataModule):
+class Images(PreparedModule[PreparedImages]):
     """Images in a folder for each class, or in a CSV file of paths and targets.
 
     An input is the image as bytes, uint8 [channels, height, width], which `normalise` scales by the mean and the
@@ -91,14 +92,11 @@ class Images(DataModule):
     ) -> None:
         given = {key: value for key, value in locals().items() if key in ImageOptions.__dataclass_fields__}
         self.options = ImageOptions.of(given)
-        self.layout: Layout | None = None
-        self._prepared: PreparedImages | None = None
         super().__init__(batch_size, eval_batch_size, 0, 0, drop_last, num_workers, split_seed, facts)
 
     def load(self) -> tuple[Examples, None]:
         """All images, as `Pixels` that are read batch by batch, and their targets."""
-        prepared = self._prepared = prepare(self.options, self.layout)
-        self.val_size, self.test_size = (len(prepared.rows[part]) for part in PARTS[1:])
+        prepared = self._take(prepare(self.options, self.layout))
         if prepared.weights is not None:
             self.train_weights = torch.from_numpy(prepared.weights[prepared.rows["train"]])
         kept, _ = kept_rows(prepared.rows)
@@ -117,11 +115,6 @@ class Images(DataModule):
         _, rows = kept_rows(self._prepared.rows)
         train, val, test = (torch.from_numpy(rows[part]) for part in PARTS)
         return train, val, test
-
-    def fit_normalisation(self, inputs: Tensor) -> None:
-        """Keep what was fitted to the training part, as `layout`: the moments of each channel, and the classes."""
-        assert self._prepared is not None
-        self.layout = self._prepared.layout
 
     def normalise(self, inputs: Tensor) -> Tensor:
         """Scale bytes [images, channels, height, width] to zero mean and unit variance of each channel; float32."""
@@ -177,22 +170,6 @@ class Images(DataModule):
     def pixel_moments(self) -> tuple[Sequence[float], Sequence[float]]:  # type: ignore[override]
         """Mean and standard deviation of each channel over the training part."""
         return self._layout["mean"], self._layout["std"]
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """The names of the classes; empty for a regression."""
-        return tuple(self._layout["target"]["classes"])
-
-    def _fact_problems(self, pool: Examples) -> list[Problem]:
-        assert self._prepared is not None
-        known = self._prepared.facts
-        return self._differences({name: known[name] for name in ("examples", "shape", "outputs")})
-
-    @property
-    def _layout(self) -> Layout:
-        if self.layout is None:
-            raise RuntimeError("the images need setup() first")
-        return self.layout
 
 
 def _scale_and_shift(layout: Layout) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 
 from lrflow.data.images.decoding import FILE_TYPES, decode
 from lrflow.data.listing import class_table, left_out_lines
-from lrflow.data.module import DataModule, Examples
+from lrflow.data.module import Examples
 from lrflow.data.order import SeededBatch, collate_whole
+from lrflow.data.prepared import PreparedModule
 from lrflow.data.splits import PARTS
 from lrflow.data.stream.files import StreamOptions
 from lrflow.data.stream.order import block_order
@@ -32,7 +33,7 @@ _NAMED = 3
 """Samples that are named when the run ends, of those that it left out."""
 
 
-class Stream(DataModule):
+class Stream(PreparedModule[PreparedStream]):
     """Samples in shards: tar files as WebDataset writes them, or Parquet files.
 
     Before the run the shards are indexed: which samples there are and their targets. Inputs are read during the run. An
@@ -100,14 +101,11 @@ class Stream(DataModule):
     ) -> None:
         given = {key: value for key, value in locals().items() if key in StreamOptions.__dataclass_fields__}
         self.options = StreamOptions.of(given)
-        self.layout: Layout | None = None
-        self._prepared: PreparedStream | None = None
         super().__init__(batch_size, eval_batch_size, 0, 0, drop_last, num_workers, 0, facts)
 
     def load(self) -> tuple[Examples, None]:
         """All samples, as `Inputs` that are read batch by batch, and their targets."""
-        prepared = self._prepared = prepare(self.options, self.layout)
-        self.val_size, self.test_size = (len(prepared.rows[part]) for part in PARTS[1:])
+        prepared = self._take(prepare(self.options, self.layout))
         targets = torch.from_numpy(prepared.targets)
         inputs: Any = Inputs(prepared.reader, prepared.samples.places, Input.of(prepared.layout["input"]))
         return Examples(inputs, targets.float() if targets.is_floating_point() else targets), None
@@ -122,11 +120,6 @@ class Stream(DataModule):
         assert self._prepared is not None
         train, val, test = (torch.from_numpy(self._prepared.rows[part]) for part in PARTS)
         return train, val, test
-
-    def fit_normalisation(self, inputs: Tensor) -> None:
-        """Keep what was fitted to the training part, as `layout`: moments of its first samples, and the classes."""
-        assert self._prepared is not None
-        self.layout = self._prepared.layout
 
     def normalise(self, inputs: Tensor) -> Tensor:
         """Scale inputs [samples, ...] to zero mean and unit variance; float32, or whole numbers as they are."""
@@ -196,22 +189,6 @@ class Stream(DataModule):
         """Mean and deviation of each channel, of pixels from 0 to 1; None: the inputs are no images."""
         is_image = self._layout["input"]["kind"] == "image"
         return (self._layout["mean"], self._layout["std"]) if is_image else None
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """The names of the classes; empty for a regression."""
-        return tuple(self._layout["target"]["classes"])
-
-    def _fact_problems(self, pool: Examples) -> list[Problem]:
-        assert self._prepared is not None
-        known = self._prepared.facts
-        return self._differences({name: known[name] for name in ("examples", "shape", "outputs")})
-
-    @property
-    def _layout(self) -> Layout:
-        if self.layout is None:
-            raise RuntimeError("the shards need setup() first")
-        return self.layout
 
 
 def _name_of(source: Any) -> str:

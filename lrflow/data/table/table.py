@@ -13,7 +13,8 @@ import torch
 from rich.console import Group, RenderableType
 
 from lrflow.data.listing import left_out_lines
-from lrflow.data.module import DataModule, Examples
+from lrflow.data.module import Examples
+from lrflow.data.prepared import PreparedModule
 from lrflow.data.table.columns import (
     PERIODS,
     UNKNOWN,
@@ -28,10 +29,10 @@ from lrflow.data.table.columns import (
 from lrflow.data.table.file import FILE_TYPES, MISSING, mistaken, read_table
 from lrflow.data.table.parts import PARTS, PreparedTable, TableOptions, prepare
 from lrflow.display import Grid, counted, joined, number
-from lrflow.errors import ConfigError, Problem, shortened
+from lrflow.errors import ConfigError, shortened
 
 
-class Table(DataModule):
+class Table(PreparedModule[PreparedTable]):
     """The rows of a table, of which one column is the target.
 
     An input is a row of numbers: the scaled numbers, booleans and dates, an indicator for each column of them that
@@ -72,6 +73,7 @@ class Table(DataModule):
     """
 
     file_types = FILE_TYPES
+    compared = ("examples", "shape", "outputs", "cardinalities")
 
     def __init__(
         self,
@@ -103,14 +105,11 @@ class Table(DataModule):
     ) -> None:
         given = {key: value for key, value in locals().items() if key in TableOptions.__dataclass_fields__}
         self.options = TableOptions.of(given)
-        self.layout: Layout | None = None
-        self._prepared: PreparedTable | None = None
         super().__init__(batch_size, eval_batch_size, 0, 0, drop_last, num_workers, split_seed, facts)
 
     def load(self) -> tuple[Examples, None]:
         """All rows: [rows, columns] in float64, NaN where a number is missing and categories as indices; targets."""
-        prepared = self._prepared = prepare(self.options, self.layout)
-        self.val_size, self.test_size = (len(prepared.rows[part]) for part in PARTS[1:])
+        prepared = self._take(prepare(self.options, self.layout))
         if prepared.weights is not None:
             self.train_weights = torch.from_numpy(prepared.weights[prepared.rows["train"]])
         targets = torch.from_numpy(prepared.targets)
@@ -123,11 +122,6 @@ class Table(DataModule):
         assert self._prepared is not None
         train, val, test = (torch.from_numpy(self._prepared.rows[part]) for part in PARTS)
         return train, val, test
-
-    def fit_normalisation(self, inputs: torch.Tensor) -> None:
-        """Keep what was fitted to the columns of the training part, as `layout`."""
-        assert self._prepared is not None
-        self.layout = self._prepared.layout
 
     def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
         """Scale the numbers, fill in missing ones and mark them, and append the categories.
@@ -213,26 +207,9 @@ class Table(DataModule):
         return [dict(one) for one in self._layout["columns"]]
 
     @property
-    def class_names(self) -> Sequence[str]:
-        """The names of the classes, as the file has them; empty for a regression."""
-        return tuple(self._layout["target"]["classes"])
-
-    @property
     def target_name(self) -> str | None:
         """The column to predict; None for classes."""
         return None if self.class_names else str(self._layout["target"]["name"])
-
-    def _fact_problems(self, pool: Examples) -> list[Problem]:
-        assert self._prepared is not None
-        known = self._prepared.facts
-        found = {name: known[name] for name in ("examples", "shape", "outputs", "cardinalities")}
-        return self._differences(found)
-
-    @property
-    def _layout(self) -> Layout:
-        if self.layout is None:
-            raise RuntimeError("the columns need setup() first")
-        return self.layout
 
     def _row(self, columns: Sequence[Layout], name: str, inputs: torch.Tensor) -> torch.Tensor:
         return torch.tensor([one[name] for one in columns], dtype=torch.float64, device=inputs.device)

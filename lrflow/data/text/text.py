@@ -13,19 +13,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lrflow.data.listing import Misfit, class_table, left_out_lines, misfit_problem
-from lrflow.data.module import DataModule, Examples
+from lrflow.data.module import Examples
 from lrflow.data.order import SeededBatch, collate_whole
+from lrflow.data.prepared import PreparedModule
 from lrflow.data.splits import PARTS, kept_rows
 from lrflow.data.text.files import read_file
 from lrflow.data.text.options import ENDINGS, JSON_LINES, TABLES, TextOptions
-from lrflow.data.text.parts import Layout, PreparedText, prepare
+from lrflow.data.text.parts import PreparedText, prepare
 from lrflow.data.text.tokenization import FILE, Tokenizer, UnknownCharacterError, padded, restored, windows_of_texts
 from lrflow.display import Grid, counted, number
 from lrflow.errors import ConfigError, Problem
 from lrflow.objectives import CLASSES, LANGUAGE_MODEL
 
 
-class Text(DataModule):
+class Text(PreparedModule[PreparedText]):
     """Texts as sequences of tokens.
 
     For a language model the documents of a part are joined, each with a token for its end, and cut into sequences of
@@ -69,6 +70,7 @@ class Text(DataModule):
     """
 
     collate_fn = staticmethod(collate_whole)
+    compared = ("examples", "shape", "outputs", "vocabulary", "head", "padding", "held_out")
 
     def __init__(
         self,
@@ -104,8 +106,6 @@ class Text(DataModule):
         given = {key: value for key, value in locals().items() if key in TextOptions.__dataclass_fields__}
         self.options = TextOptions.of(given)
         self.file_types = (*self.options.endings, *JSON_LINES, *TABLES)
-        self.layout: Layout | None = None
-        self._prepared: PreparedText | None = None
         super().__init__(batch_size, eval_batch_size, 0, 0, drop_last, num_workers, split_seed, facts)
 
     @property
@@ -125,8 +125,7 @@ class Text(DataModule):
 
     def load(self) -> tuple[Examples, None]:
         """All sequences, as `Sequences` that are read batch by batch; their classes, or a zero each."""
-        prepared = self._prepared = prepare(self.options, self.layout)
-        self.val_size, self.test_size = (len(prepared.rows[part]) for part in PARTS[1:])
+        prepared = self._take(prepare(self.options, self.layout))
         kept, _ = kept_rows(prepared.rows)
         sequences: Any = Sequences(prepared.tokens, prepared.starts, kept, prepared.layout["length"])
         targets = prepared.targets[kept] if len(prepared.targets) else np.zeros(len(kept), np.int64)
@@ -143,11 +142,6 @@ class Text(DataModule):
         _, rows = kept_rows(self._prepared.rows)
         train, val, test = (torch.from_numpy(rows[part]) for part in PARTS)
         return train, val, test
-
-    def fit_normalisation(self, inputs: Tensor) -> None:
-        """Keep what was fitted to the training part, as `layout`: tokenizer, length and classes."""
-        assert self._prepared is not None
-        self.layout = self._prepared.layout
 
     def normalise(self, inputs: Tensor) -> Tensor:
         """Convert tokens to int64."""
@@ -224,23 +218,6 @@ class Text(DataModule):
         """The `tokenizer.json` of a tokenizer of the library `tokenizers`."""
         content = self._layout["tokenizer"].get("content")
         return {FILE: content} if content else {}
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """The names of the classes; empty for a language model."""
-        return tuple(self._layout["target"]["classes"])
-
-    def _fact_problems(self, pool: Examples) -> list[Problem]:
-        assert self._prepared is not None
-        known = self._prepared.facts
-        names = ("examples", "shape", "outputs", "vocabulary", "head", "padding", "held_out")
-        return self._differences({name: known[name] for name in names if name in known})
-
-    @property
-    def _layout(self) -> Layout:
-        if self.layout is None:
-            raise RuntimeError("the texts need setup() first")
-        return self.layout
 
 
 class Sequences(Dataset[Any]):
