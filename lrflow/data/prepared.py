@@ -70,3 +70,8 @@ class PreparedModule(DataModule, Generic[P]):
         if self.layout is None:
             raise RuntimeError("the data need setup() first")
         return self.layout
+
+
+def scaled(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Return inputs times `scale`, minus `shift`; float32."""
+    return (inputs * scale).sub_(shift).float()

@@ -19,7 +19,7 @@ from lrflow.data.images.parts import Layout, PreparedImages, form_of, prepare
 from lrflow.data.listing import class_table, left_out_lines
 from lrflow.data.module import Examples
 from lrflow.data.order import SeededBatch, collate_whole
-from lrflow.data.prepared import PreparedModule
+from lrflow.data.prepared import PreparedModule, scaled
 from lrflow.data.splits import PARTS, kept_rows
 from lrflow.display import counted, number, shape_text
 from lrflow.errors import ConfigError, ExampleError, Problem
@@ -119,7 +119,7 @@ class Images(PreparedModule[PreparedImages]):
     def normalise(self, inputs: Tensor) -> Tensor:
         """Scale bytes [images, channels, height, width] to zero mean and unit variance of each channel; float32."""
         scale, shift = (one.to(inputs.device) for one in _scale_and_shift(self._layout))
-        return _scaled(inputs, scale, shift)
+        return scaled(inputs, scale, shift)
 
     def _part(self, examples: Examples) -> Any:
         return ImageSet(examples.inputs, examples.targets, *_scale_and_shift(self._layout))  # type: ignore[arg-type]
@@ -175,10 +175,6 @@ class Images(PreparedModule[PreparedImages]):
 def _scale_and_shift(layout: Layout) -> tuple[Tensor, Tensor]:
     mean, std = (torch.tensor(layout[name], dtype=torch.float64).view(-1, 1, 1) for name in ("mean", "std"))
     return (1 / (255 * std)).float(), (mean / std).float()
-
-
-def _scaled(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return (inputs * scale).sub_(shift).float()
 
 
 class Pixels(Dataset[Any]):
@@ -252,4 +248,4 @@ class ImageSet(Dataset[Any]):
             rows = torch.from_numpy(indices.rows)
         else:
             rows = torch.as_tensor(indices, dtype=torch.int64)
-        return [_scaled(self.inputs.fetch(rows), self._scale, self._shift), self.targets[rows]]
+        return [scaled(self.inputs.fetch(rows), self._scale, self._shift), self.targets[rows]]

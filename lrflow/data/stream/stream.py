@@ -17,7 +17,7 @@ from lrflow.data.images.decoding import FILE_TYPES, decode
 from lrflow.data.listing import class_table, left_out_lines
 from lrflow.data.module import Examples
 from lrflow.data.order import SeededBatch, collate_whole
-from lrflow.data.prepared import PreparedModule
+from lrflow.data.prepared import PreparedModule, scaled
 from lrflow.data.splits import PARTS
 from lrflow.data.stream.files import StreamOptions
 from lrflow.data.stream.order import block_order
@@ -124,7 +124,7 @@ class Stream(PreparedModule[PreparedStream]):
     def normalise(self, inputs: Tensor) -> Tensor:
         """Scale inputs [samples, ...] to zero mean and unit variance; float32, or whole numbers as they are."""
         scaling = _scaling(self._layout)
-        return inputs if scaling is None else _scaled(inputs, *(one.to(inputs.device) for one in scaling))
+        return inputs if scaling is None else scaled(inputs, *(one.to(inputs.device) for one in scaling))
 
     def _part(self, examples: Examples) -> Any:
         options = self.options
@@ -204,10 +204,6 @@ def _scaling(layout: Layout) -> tuple[Tensor, Tensor] | None:
     mean, std = (torch.tensor(layout[name], dtype=torch.float64).view(-1, *dims) for name in ("mean", "std"))
     unit = 255 if of["kind"] == "image" else 1
     return (1 / (unit * std)).float(), (mean / std).float()
-
-
-def _scaled(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return (inputs * scale).sub_(shift).float()
 
 
 class Inputs(Dataset[Any]):
@@ -292,7 +288,7 @@ class StreamSet(Dataset[Any]):
             found, rows = found[good], rows[good]
         inputs = torch.from_numpy(found)
         if self._scaling is not None:
-            inputs = _scaled(inputs, *self._scaling)
+            inputs = scaled(inputs, *self._scaling)
         return [inputs, self.targets[torch.from_numpy(rows)]]
 
     def name(self, row: int) -> str:
