@@ -113,7 +113,7 @@ def redact_messages_of_wandb() -> None:
 
     send_redacted.redacts = True  # type: ignore[attr-defined]
     replacement: Any = send_redacted
-    ServiceClient._send_server_request = replacement  # type: ignore[method-assign]
+    ServiceClient._send_server_request = replacement
 
 
 _OF_SETTINGS = ("_args", "git_remote_url", "program", "program_abspath", "program_relpath", "run_name", "run_notes")

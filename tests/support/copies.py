@@ -6,6 +6,7 @@ is the process that is copied: it has a single thread and never calls torch, so 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -204,10 +206,29 @@ def _become(words: list[str], cwd: str, env: dict[str, str], group: int) -> None
     module, sys.argv = words[0] == "-m", words[words[0] == "-m" :]
     sys.path[:1] = [cwd if module else str(Path(words[0]).resolve().parent)]
     sys.path[1:1] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
-    if module:
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    else:
-        runpy.run_path(words[0], run_name="__main__")
+    code: str | int | None = None
+    try:
+        if module:
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    _end(code)
+
+
+def _end(code: str | int | None) -> None:
+    """Ends as Python does, except that no module is freed: that copies its memory, and takes as long as a short run."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with suppress(OSError):  # what cannot be written ends as it does without this
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        os._exit(code or 0)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
