@@ -42,13 +42,16 @@ SUFFIX = ".ckpt"
 BEST = f"best{SUFFIX}"
 """File name of the best checkpoint."""
 
+FINDINGS = "findings.jsonl"
+"""File name of what the monitors of a run found."""
+
 EARLIER = "earlier"
 """Name of the folder in a run folder that receives the records of earlier runs in it."""
 
 _STAGED = ".next"
 _RECORD = (
     "config.yaml", "plan.json", "plan.csv", "plan.png", "metrics.csv", "sharpness.png", "checkpoints",
-    "environment.json", "summary.json", "evaluations.json", "run_id", "comet", "tensorboard", "wandb",
+    "environment.json", "summary.json", FINDINGS, "evaluations.json", "run_id", "comet", "tensorboard", "wandb",
 )  # fmt: skip
 
 
@@ -57,7 +60,7 @@ class RunFolder:
     """The folder of one run.
 
     It contains `config.yaml`, `plan.json`, `plan.csv`, `plan.png`, `metrics.csv`, `environment.json`, `summary.json`,
-    `run_id` and `checkpoints/`.
+    `run_id` and `checkpoints/`, and `findings.jsonl` if monitors found something.
 
     Args:
         path: path of the folder.

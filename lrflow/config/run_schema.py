@@ -179,6 +179,9 @@ class MonitorNode(Node):
         return given
 
 
+Response = Literal["watch", "stop", "recover"]
+"""What a run does about something that was found."""
+
 Action = Literal["stop", "warn", "ignore"]
 """Reaction to the first value that is not finite."""
 
@@ -216,23 +219,37 @@ def _action_alone(given: Any) -> Any:
     return given if given is None or isinstance(given, Mapping | NonFinite) else {"action": given}
 
 
+class Detector(MonitorNode):
+    """A detector of one kind of problem; see `lrflow.health.Detector`. Its arguments are those of its class."""
+
+    model_config = ConfigDict(extra="allow")
+
+    action: Annotated[Response, f.one_of(*get_args(Response))] | None = None
+    """What the run does about it; None: as `health.action` says, if that makes sense for its kind."""
+
+
 class Health(Section):
     """Monitors of a run by name; null switches a monitor off."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, MonitorNode | None]
 
+    action: Annotated[Response, f.one_of(*get_args(Response))] = "watch"
+    """Response to findings. watch: report them; stop: also end the run; recover: also roll back and lower the LR."""
     nonfinite: Annotated[
         NonFinite | None, BeforeValidator(_action_alone), f.Json({"enum": [*get_args(Action)]}, beside=True)
     ] = Field(default_factory=lambda: NonFinite.model_validate({}))
     """Monitor of values that are not finite."""
     sharpness: Sharpness | None = Field(default_factory=lambda: Sharpness.model_validate({}))
     """Monitor of the curvature relative to the LR."""
+    diverging: Detector | None = None
+    """Detector of a loss that rises and does not come back."""
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Return `_target_` and arguments of each monitor by name."""
-        found = {"nonfinite": self.nonfinite, "sharpness": self.sharpness, **(self.__pydantic_extra__ or {})}
-        return {name: node.node() for name, node in found.items() if node is not None}
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        found = {**own, **(self.__pydantic_extra__ or {})}
+        return {name: node.node() for name, node in found.items() if isinstance(node, MonitorNode)}
 
 
 class Signals(Section):

@@ -36,7 +36,7 @@ from lrflow.training.curvature import (
     stability_limit,
 )
 from lrflow.training.isolation import isolated_batches, seed_generators, transfer_batch
-from lrflow.training.monitor import Monitor, Watched
+from lrflow.training.monitor import Monitor, Watched, monitors
 
 log = logging.getLogger("lrflow")
 
@@ -136,9 +136,11 @@ class Sharpness(Monitor):
             return
         self.run.signals.flush(trainer)  # keeps the rows of metrics.csv in order
         found = self._measure(pl_module, optimizer)
-        row = [step, math.nan, math.nan] if found is None else [step, found.top, found.share]
+        top, share = (math.nan, math.nan) if found is None else (found.top, found.share)
         for logger in trainer.loggers:
-            log_rows(logger, list(COLUMNS), [row])
+            log_rows(logger, list(COLUMNS), [[step, top, share]])
+        for monitor in monitors(trainer):
+            monitor.on_sharpness(step, top, share)
         self.run.signals.restart_clock()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

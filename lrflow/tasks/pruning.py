@@ -12,10 +12,11 @@ from rich.console import Console
 
 from lrflow.config import Config
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
+from lrflow.health.monitors import build_monitors
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.sweeps.pruners import Reporter, pruned_error, rungs
 from lrflow.training import Signals
-from lrflow.training.monitor import Watched, build_monitors
+from lrflow.training.monitor import Watched
 from lrflow.training.state import random_state, set_random_state
 from lrflow.tuning.short_runs import short_fit, short_plan, whole_horizon
 

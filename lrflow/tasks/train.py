@@ -27,6 +27,7 @@ from lrflow.config.task_schema import Train
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError
 from lrflow.health.advice import report_advice
+from lrflow.health.monitors import build_monitors
 from lrflow.launch import rank
 from lrflow.layers import Group, merge
 from lrflow.loggers.loggers import close_loggers
@@ -60,7 +61,7 @@ from lrflow.training.interrupt import ended_together
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.module_optimizer import check_same_length
-from lrflow.training.monitor import Monitor, Watched, build_monitors
+from lrflow.training.monitor import Watched
 from lrflow.training.preprocessing import preprocessing_of, restore_preprocessing
 from lrflow.training.progress import ProgressBar
 from lrflow.training.resume import Resumed
@@ -310,7 +311,8 @@ def prepare(
         report(averaging.describe())
     report_advice(config, plan, length, report)
     signals = Signals(plan, config.trainer.log_every, norms_interval(config, length))
-    monitors = build_monitors(config, Watched(trainer, data, plan, folder.path, config.seed, signals, length))
+    watched = Watched(trainer, data, plan, folder.path, config.seed, signals, length)
+    monitors = build_monitors(config, watched)
     for line in filter(None, (monitor.describe() for monitor in monitors)):
         report(line)
     for line in early_ends(config, length):
@@ -326,9 +328,11 @@ def prepare(
     }
     checkpoints = _checkpoints(config, folder, length, groups, extra, resumed)
     facts: dict[str, Any] = {"feedback": loop.history} if loop else {}
+    watching: list[pl.Callback] = [watched.findings, *monitors] if monitors else []
+    facts |= {"findings": watched.findings.records} if monitors else {}
     record = partial(record_plan, config, folder, devices=trainer.world_size)
     trainer.cooldown = Cooldown(plan, branches, length, recompile, extra, facts, record, report)
-    trainer.callbacks += _callbacks(config, plan, length, loop, signals, monitors, console, added, checkpoints)  # type: ignore[attr-defined]
+    trainer.callbacks += _callbacks(config, plan, length, loop, signals, watching, console, added, checkpoints)  # type: ignore[attr-defined]
     validate_every(trainer, config.trainer.val_every, length)
     trainer.run_for(horizon)
     if resumed and stage == "ending":
@@ -375,7 +379,7 @@ def _callbacks(
     length: Horizon,
     loop: FeedbackLoop | None,
     signals: Signals,
-    monitors: Sequence[Monitor],
+    monitors: Sequence[pl.Callback],
     console: Console,
     added: Sequence[pl.Callback],
     checkpoints: Checkpoints,

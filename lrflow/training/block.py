@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -53,6 +53,23 @@ class Block:
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    def part(self, start: int, stop: int) -> Block:
+        """Return the steps from `start` up to but excluding `stop`, numbered as in the run."""
+        rows = slice(start - self.first, stop - self.first)
+        return replace(
+            self,
+            first=start,
+            loss=self.loss[rows],
+            grad_norm=self.grad_norm[rows],
+            seconds=self.seconds[rows],
+            planned=self.planned[rows],
+            actual=self.actual[rows],
+            estimate=None if self.estimate is None else self.estimate[rows],
+            settings={name: values[rows] for name, values in self.settings.items()},
+            norms=None if self.norms is None else self.norms.part(rows.start, rows.stop),
+            skipped=self.skipped[rows],
+        )
 
     @property
     def effective(self) -> np.ndarray:

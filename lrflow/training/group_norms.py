@@ -48,6 +48,12 @@ class GroupNorms:
         some = self.weight > 0
         return np.divide(self.update, self.weight, out=np.full_like(self.update, np.nan), where=some)
 
+    def part(self, start: int, stop: int) -> GroupNorms:
+        """Return the measurements at these positions in the block, counted from `start`."""
+        inside = (self.rows >= start) & (self.rows < stop)
+        measured = (self.gradient, self.weight, self.update, self.cosine)
+        return GroupNorms(self.rows[inside] - start, *(values[inside] for values in measured))
+
     def columns(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the logged series of groups with these names: [m] each, float64."""
         kinds = {"grad_norm": self.gradient, "weight_norm": self.weight, "update_norm": self.update}

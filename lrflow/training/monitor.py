@@ -1,19 +1,18 @@
-"""The base class of monitors, which watch a run, and building them from the config."""
+"""The base class of monitors, which watch a run."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
-from lrflow.config import Config, instantiate
-from lrflow.errors import ConfigError, Problem
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 from lrflow.training.block import Block
+from lrflow.training.findings import Findings
 from lrflow.training.signals import Signals
 
 
@@ -29,6 +28,7 @@ class Watched:
         seed: seed of the run.
         signals: collects the signals that monitors receive; restart its clock after slow work between steps.
         length: the length of a run without its cooldown, if it is resumed in one; None: that of the plan.
+        findings: receives what monitors find.
     """
 
     trainer: pl.Trainer
@@ -38,6 +38,10 @@ class Watched:
     seed: int
     signals: Signals
     length: Horizon | None = None
+    findings: Findings = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "findings", Findings(self.folder))
 
     @property
     def horizon(self) -> Horizon:
@@ -52,6 +56,7 @@ class Monitor(Callback):
 
     - `on_block`: receives every step once, in order, several at a time, on every rank. The boundaries of blocks depend
       on the clock and on when the run validates and saves, so results must not depend on them.
+    - `on_sharpness`: receives each measurement of the sharpness, if the run makes any.
     - `before_save`: runs before each checkpoint is written, after `on_block` has received all steps so far. It may
       raise to prevent saving a broken state.
     - `on_not_finite`: runs before a checkpoint is written whose tensors are not all finite. It may raise, too.
@@ -60,7 +65,8 @@ class Monitor(Callback):
     - `state_dict` and `load_state_dict`: its state in the checkpoint (plain data, tensors or NumPy values), so that a
       resumed run continues bit for bit.
 
-    An `LrflowError` raised in any of them ends the run as diverged or failed, with its message.
+    What it finds it passes to `self.run.findings.report`. An `LrflowError` raised in any of these hooks ends the run as
+    diverged or failed, with its message.
 
     Attributes:
         name: the config key below `health`, which also names the state in the checkpoint. Empty outside a configured
@@ -95,6 +101,9 @@ class Monitor(Callback):
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:
         """Receive the signals of consecutive optimizer steps."""
 
+    def on_sharpness(self, step: int, top: float, share: float) -> None:
+        """Receive a measurement of the sharpness and of the share of the stability bound, before a step."""
+
     def before_save(self, trainer: pl.Trainer) -> None:
         """Check the state before it is saved; raise an `LrflowError` to prevent saving."""
 
@@ -113,43 +122,3 @@ class Monitor(Callback):
 def monitors(trainer: pl.Trainer) -> Iterator[Monitor]:
     """Return the monitors among a trainer's callbacks, in their order."""
     return (one for one in trainer.callbacks if isinstance(one, Monitor))  # type: ignore[attr-defined]
-
-
-def build_monitors(config: Config, run: Watched, only: Collection[str] | None = None) -> list[Monitor]:
-    """Build the monitors of a run.
-
-    Args:
-        config: of the run.
-        run: the run to watch.
-        only: names in `health` to build; None: all.
-
-    Returns:
-        The active monitors, in the order of the config.
-
-    Raises:
-        ConfigError: a monitor cannot watch this run, or a node does not build a monitor; lists all problems.
-    """
-    built: list[Monitor] = []
-    problems: list[Problem] = []
-    for name, node in config.monitors.items():
-        if only is not None and name not in only:
-            continue
-        try:
-            monitor = instantiate(node, f"health.{name}")
-            if not isinstance(monitor, Monitor):
-                kind = type(monitor).__name__
-                message = f"builds {'an' if kind[0] in 'AEIOU' else 'a'} {kind}, which is no lrflow.health.Monitor"
-                hint = (
-                    "return it from configure_callbacks of your LightningModule"
-                    if isinstance(monitor, pl.Callback)
-                    else None
-                )
-                raise ConfigError([Problem(f"health.{name}._target_", message, node["_target_"], hint)])
-            if monitor.active:
-                monitor.begin(name, run)
-                built.append(monitor)
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return built

@@ -15,7 +15,6 @@ from torch.optim import optimizer as optimizer_hooks
 
 from lrflow.config import Config, locate
 from lrflow.config.average_schema import NoAverage
-from lrflow.config.run_schema import NonFinite, Sharpness
 from lrflow.config.schema import NoFeedback
 from lrflow.config.targets import optimizer_traits
 from lrflow.config.task_schema import Train
@@ -31,8 +30,8 @@ def ineligible_because(config: Config) -> str | None:
     annealed = (
         config.trial is not None and config.trial.pruner != "none" and config.trial.pruning.rungs != "validations"
     )
-    builtin = (NonFinite.default, Sharpness.default)
-    own = [f"health.{name}" for name, monitor in config.monitors.items() if monitor["_target_"] not in builtin]
+    monitors = config.monitors.items()
+    own = [f"health.{name}" for name, monitor in monitors if not monitor["_target_"].startswith("lrflow.health.")]
     called = [f"callbacks.{name}" for name in config.callbacks.nodes()]
     reasons = {
         f"task={config.task.name} trains nothing": not isinstance(config.task, Train),
@@ -40,6 +39,7 @@ def ineligible_because(config: Config) -> str | None:
         "the LR is found before the run": config.finds_lr or config.find.check,
         "feedback changes the LR during the run": not isinstance(config.feedback, NoFeedback),
         "the weights are averaged": not isinstance(config.average, NoAverage),
+        "health=recover rolls back one run at a time": config.health.action == "recover",
         "the sharpness is measured during the run": config.sharpness_every is not None,
         f"{', '.join(own)} may read each step when it is made": bool(own),
         f"{', '.join(called)} may act at each step": bool(called),

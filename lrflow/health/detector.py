@@ -1,0 +1,151 @@
+"""The base class of detectors, which read the history of a run, and the monitor that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+
+from lrflow.config.run_schema import Response
+from lrflow.health.history import Facts, History, cut
+from lrflow.training.block import Block
+from lrflow.training.findings import Finding
+from lrflow.training.monitor import Monitor
+
+SHARE = 200
+"""Detectors look at the history about this many times per run."""
+
+_LEAST_INTERVAL = 10
+_QUIET = 3  # after this many looks without it, something counts as over, and may be found again
+
+
+class Detector:
+    """Finds one kind of problem in the history of a run: a pure function of the history.
+
+    Each detector has its config node, `health.KIND`. A subclass implements `judge`, which is called at steps that
+    depend only on the length of the run, and after each validation. Something that is found at several consecutive
+    looks is one finding.
+
+    Args:
+        action: what the run does about it: `watch`, `stop` or `recover`; None: as `health.action` says if the kind is
+            one that is worth it, else `watch`.
+
+    Attributes:
+        kind: name of what it finds, and key below `health`; set by the run.
+        diverges: whether `stop` ends the run as diverged.
+        acts: the values of `health.action` that hold for it unless it has an `action` of its own.
+    """
+
+    kind: str = ""
+    diverges: ClassVar[bool] = False
+    acts: ClassVar[tuple[Response, ...]] = ()
+
+    def __init__(self, action: Response | None = None) -> None:
+        self.action = action
+
+    def judge(self, history: History) -> Finding | None:
+        """Return what the history shows, or None."""
+        raise NotImplementedError
+
+    def response(self, default: Response) -> Response:
+        """Return what the run does about a finding.
+
+        Args:
+            default: `health.action`.
+        """
+        return self.action or (default if default in self.acts else "watch")
+
+
+class Watch:
+    """Shows the history of a run to detectors; it needs no trainer, so recorded runs can be judged as well.
+
+    Args:
+        facts: what is known of the run.
+        detectors: by their kinds.
+    """
+
+    def __init__(self, facts: Facts, detectors: Mapping[str, Detector]) -> None:
+        self.history = History(facts)
+        self.detectors = dict(detectors)
+        self._every = max(_LEAST_INTERVAL, facts.steps // SHARE)
+        self._quiet: dict[str, int] = {}  # looks without it since it was found, for each kind that is not over
+        for kind, detector in self.detectors.items():
+            detector.kind = kind
+
+    def extend(self, block: Block) -> Iterator[Finding]:
+        """Add the next steps, and yield what is found at the steps at which it is time to look."""
+        stop = block.first + len(block)
+        for part in cut(block, range(block.first - block.first % self._every + self._every, stop, self._every)):
+            self.history.extend(part)
+            if self.history.step % self._every == 0:
+                yield from self._look()
+
+    def add_validation(self, step: int, metrics: Mapping[str, float]) -> Iterator[Finding]:
+        """Add the metrics of a validation after a number of steps, and yield what is found."""
+        self.history.add_validation(step, metrics)
+        yield from self._look()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history, and which findings are not over."""
+        return {"history": self.history.state_dict(), "quiet": dict(self._quiet)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the history; that of other groups is dropped."""
+        if state["history"]["norms"]["weight"].shape[1] == len(self.history.facts.groups):
+            self.history.load_state_dict(state["history"])
+            self._quiet = dict(state["quiet"])
+
+    def _look(self) -> Iterator[Finding]:
+        for kind, detector in self.detectors.items():
+            finding = detector.judge(self.history)
+            if finding is not None:
+                is_known = kind in self._quiet
+                self._quiet[kind] = 0
+                if not is_known:
+                    yield finding
+            elif kind in self._quiet:
+                self._quiet[kind] += 1
+                if self._quiet[kind] >= _QUIET:
+                    del self._quiet[kind]
+
+
+class Detection(Monitor):
+    """The monitor that shows the history of a run to detectors, and reports what they find.
+
+    Args:
+        watch: with the detectors.
+        action: `health.action`, for detectors without an action of their own.
+    """
+
+    def __init__(self, watch: Watch, action: Response = "watch") -> None:
+        self.watch, self._action = watch, action
+
+    def on_block(self, trainer: pl.Trainer, block: Block) -> None:
+        """Add the steps to the history; look at it whenever it is time."""
+        for finding in self.watch.extend(block):
+            self._respond(trainer, finding)
+
+    def on_sharpness(self, step: int, top: float, share: float) -> None:
+        """Add the measurement to the history."""
+        self.watch.history.add_sharpness(step, top, share)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add the metrics of the validation, and look at the history."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            for finding in self.watch.add_validation(trainer.global_step, metrics):
+                self._respond(trainer, finding)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history, and which findings are not over."""
+        return self.watch.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the history; that of other groups is dropped."""
+        self.watch.load_state_dict(state_dict)
+
+    def _respond(self, trainer: pl.Trainer, finding: Finding) -> None:
+        detector = self.watch.detectors[finding.kind]
+        ends = "diverged" if detector.diverges else ""
+        self.run.findings.report(trainer, finding, detector.response(self._action), ends)

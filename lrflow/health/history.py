@@ -1,0 +1,209 @@
+"""The signals of a run as detectors read them: the last steps, means over the whole run, and its validations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from lrflow.metric import Metric
+from lrflow.training.block import Block
+
+WINDOW = 512
+"""Number of last steps that are kept one by one."""
+
+FIRST = 64
+"""Number of first steps that are kept one by one."""
+
+BINS = 256
+"""Number of parts of the planned run over which means are kept."""
+
+MEASURED = 256
+"""Number of last measurements of norms, of validations and of the sharpness that are kept."""
+
+STEP_SERIES = ("loss", "grad_norm", "lr", "seconds", "data_seconds")
+NORM_SERIES = ("gradient", "weight", "update")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What detectors know of a run before its first step.
+
+    Args:
+        steps: optimizer steps of the plan.
+        warmup: the first step at which the LR of the plan is at its peak.
+        lr: peak LR of the config, `optimizer.lr`.
+        momentum: weight of the previous update in an update: `momentum`, or the first of `betas`; 0: none.
+        groups: names of the plan's trainable groups.
+        metric: the metric of the best checkpoint; None: there is none.
+        losses: whether the loss is minimized to a value that is comparable from batch to batch; false for methods
+            such as policy gradients, whose loss says nothing about progress.
+    """
+
+    steps: int
+    warmup: int = 0
+    lr: float = 1.0
+    momentum: float = 0.0
+    groups: tuple[str, ...] = ("all",)
+    metric: Metric | None = None
+    losses: bool = True
+
+
+@dataclass
+class Bins:
+    """Statistics of one series over equal parts of the run.
+
+    Args:
+        width: steps per bin.
+        count: finite values per bin.
+        total: their sums.
+        low: their minima.
+        high: their maxima.
+    """
+
+    width: int
+    count: list[int] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+
+    def add(self, steps: np.ndarray, values: np.ndarray) -> None:
+        """Add the values of steps, which are in order; values that are not finite are left out."""
+        finite = np.isfinite(values)
+        steps, values = steps[finite] // self.width, values[finite]
+        if not len(steps):
+            return
+        while len(self.count) <= steps[-1]:
+            self.count.append(0)
+            self.total.append(0.0)
+            self.low.append(np.inf)
+            self.high.append(-np.inf)
+        edges = np.flatnonzero(np.diff(steps)) + 1
+        for part, at in zip(np.split(values, edges), steps[np.r_[0, edges]].tolist(), strict=True):
+            self.count[at] += len(part)
+            # One after the other: a sum by pairs would depend on where blocks end.
+            self.total[at] = float(np.cumsum([self.total[at], *part])[-1])
+            self.low[at] = min(self.low[at], float(part.min()))
+            self.high[at] = max(self.high[at], float(part.max()))
+
+    @property
+    def steps(self) -> np.ndarray:
+        """The middle step of each bin with values; [n], float64."""
+        return (np.flatnonzero(self.count) + 0.5) * self.width
+
+    @property
+    def means(self) -> np.ndarray:
+        """The mean of each bin with values; [n], float64."""
+        some = np.flatnonzero(self.count)
+        return np.array(self.total)[some] / np.array(self.count)[some]
+
+
+class History:
+    """The signals of a run up to a step, of a size that does not grow with the run.
+
+    Args:
+        facts: what is known of the run.
+
+    Attributes:
+        step: number of steps seen.
+        first: the losses of the first steps; [up to `FIRST`], float64.
+        recent: series of the last steps by name, `STEP_SERIES`; each [up to `WINDOW`], float64. The loss of a skipped
+            step is NaN. `recent_steps` are their steps.
+        bins: statistics of `loss`, `grad_norm` and `cosine` over parts of the whole run.
+        not_finite: number of steps whose loss was not finite.
+        norm_steps: steps at which norms were measured; [m], int.
+        norms: norms of each group at these by name, `NORM_SERIES`; each [m, groups], float64.
+        cosine: cosine between each of these updates and the previous one; NaN: not measured; [m], float64.
+        validations: step and metrics of each validation.
+        sharpness: step, sharpness, and share of the stability bound at each measurement.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        width = max(1, -(-facts.steps // BINS))
+        self.step = 0
+        self.first = np.zeros(0)
+        self.recent = {name: np.zeros(0) for name in STEP_SERIES}
+        self.bins = {name: Bins(width) for name in ("loss", "grad_norm", "cosine")}
+        self.not_finite = 0
+        self.norm_steps = np.zeros(0, dtype=np.int64)
+        self.norms = {name: np.zeros((0, len(facts.groups))) for name in NORM_SERIES}
+        self.cosine = np.zeros(0)
+        self.validations: list[tuple[int, dict[str, float]]] = []
+        self.sharpness: list[tuple[int, float, float]] = []
+
+    @property
+    def recent_steps(self) -> np.ndarray:
+        """The steps of `recent`; [n], int64."""
+        return np.arange(self.step - len(self.recent["loss"]), self.step)
+
+    @property
+    def update_ratio(self) -> np.ndarray:
+        """Norm of each measured update divided by that of the weights; NaN for weights of zero; [m, groups]."""
+        weight, update = self.norms["weight"], self.norms["update"]
+        return np.divide(update, weight, out=np.full_like(update, np.nan), where=weight > 0)
+
+    def series(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the steps and values of a validation metric, in order; [n] each."""
+        found = [(step, metrics[metric]) for step, metrics in self.validations if metric in metrics]
+        steps, values = zip(*found, strict=True) if found else ((), ())
+        return np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64)
+
+    def extend(self, block: Block) -> None:
+        """Add the signals of the next steps."""
+        steps = np.arange(block.first, block.first + len(block))
+        loss = np.where(block.skipped, np.nan, block.loss)
+        data_seconds = getattr(block, "data_seconds", None)
+        own = {
+            "loss": loss,
+            "grad_norm": block.grad_norm,
+            "lr": block.effective.max(axis=1),
+            "seconds": block.seconds,
+            "data_seconds": np.zeros(len(block)) if data_seconds is None else data_seconds,
+        }
+        self.step = block.first + len(block)
+        self.first = np.concatenate([self.first, loss[: max(0, FIRST - len(self.first))]])
+        self.recent = {name: np.concatenate([self.recent[name], own[name]])[-WINDOW:] for name in STEP_SERIES}
+        self.not_finite += int((~np.isfinite(loss) & ~block.skipped).sum())
+        for name in ("loss", "grad_norm"):
+            self.bins[name].add(steps, own[name])
+        if block.norms is not None and len(block.norms.rows):
+            measured = steps[block.norms.rows]
+            self.norm_steps = np.concatenate([self.norm_steps, measured])[-MEASURED:]
+            for name in NORM_SERIES:
+                self.norms[name] = np.concatenate([self.norms[name], getattr(block.norms, name)])[-MEASURED:]
+            self.cosine = np.concatenate([self.cosine, block.norms.cosine])[-MEASURED:]
+            self.bins["cosine"].add(measured, block.norms.cosine)
+
+    def add_validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add the metrics of a validation after a number of steps; a second one at a step replaces the first."""
+        if self.validations and self.validations[-1][0] == step:
+            self.validations.pop()
+        self.validations = [*self.validations, (step, dict(metrics))][-MEASURED:]
+
+    def add_sharpness(self, step: int, top: float, share: float) -> None:
+        """Add a measurement of the sharpness before a step."""
+        self.sharpness = [*self.sharpness, (step, top, share)][-MEASURED:]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything but the facts, as plain data and arrays."""
+        bins = {name: {**vars(one)} for name, one in self.bins.items()}
+        return {**{name: value for name, value in vars(self).items() if name != "facts"}, "bins": bins}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state; the groups that it was measured of must be the same."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.bins = {name: Bins(**one) for name, one in state["bins"].items()}
+        self.validations = [(step, metrics) for step, metrics in state["validations"]]
+        self.sharpness = [(step, top, share) for step, top, share in state["sharpness"]]
+
+
+def cut(block: Block, steps: Sequence[int]) -> list[Block]:
+    """Return the parts of a block that end before each of these steps, and its rest; empty parts are left out."""
+    inner = [step for step in steps if block.first < step < block.first + len(block)]
+    edges = [block.first, *inner, block.first + len(block)]
+    return [block.part(start, stop) for start, stop in pairwise(edges)]

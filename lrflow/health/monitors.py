@@ -1,0 +1,88 @@
+"""Building the monitors of a run from its config."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import pytorch_lightning as pl
+
+from lrflow.config import Config, instantiate
+from lrflow.config.checks import settings_of
+from lrflow.errors import ConfigError, Problem
+from lrflow.health.detector import Detection, Detector, Watch
+from lrflow.health.history import Facts
+from lrflow.plan import Plan
+from lrflow.training.monitor import Monitor, Watched
+
+_SAMPLED_STEPS = 1000  # steps at which the plan is searched for its peak
+
+
+def build_monitors(config: Config, run: Watched, only: Collection[str] | None = None) -> list[Monitor]:
+    """Build the monitors of a run; all detectors together are one monitor.
+
+    Args:
+        config: of the run.
+        run: the run to watch.
+        only: names in `health` to build; None: all.
+
+    Returns:
+        The active monitors, in the order of the config.
+
+    Raises:
+        ConfigError: a monitor cannot watch this run, or a node does not build a monitor; lists all problems.
+    """
+    built: list[Monitor] = []
+    detectors: dict[str, Detector] = {}
+    problems: list[Problem] = []
+    for name, node in config.monitors.items():
+        if only is not None and name not in only:
+            continue
+        try:
+            monitor = instantiate(node, f"health.{name}")
+            if isinstance(monitor, Detector):
+                detectors[name] = monitor
+                continue
+            if not isinstance(monitor, Monitor):
+                kind = type(monitor).__name__
+                message = f"builds {'an' if kind[0] in 'AEIOU' else 'a'} {kind}, which is no lrflow.health.Monitor"
+                hint = (
+                    "return it from configure_callbacks of your LightningModule"
+                    if isinstance(monitor, pl.Callback)
+                    else None
+                )
+                raise ConfigError([Problem(f"health.{name}._target_", message, node["_target_"], hint)])
+            if monitor.active:
+                monitor.begin(name, run)
+                built.append(monitor)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    if detectors:
+        detection = Detection(Watch(facts_of(config, run.plan), detectors), config.health.action)
+        detection.begin("detection", run)
+        built.append(detection)
+    return built
+
+
+def facts_of(config: Config, plan: Plan) -> Facts:
+    """Return what detectors know of a run before its first step."""
+    steps = np.unique(np.linspace(0, plan.horizon.steps - 1, _SAMPLED_STEPS).astype(int))
+    rates = plan.lr(steps).max(axis=1)
+    return Facts(
+        steps=plan.horizon.steps,
+        warmup=int(steps[np.argmax(rates >= 0.999 * rates.max())]),
+        lr=float(max(group.lr for group in plan.trainable)),
+        momentum=_momentum(config),
+        groups=tuple(plan.names),
+        metric=config.trainer.checkpoint.metric,
+    )
+
+
+def _momentum(config: Config) -> float:
+    """Return the weight of the previous update in an update of the run's optimizer; 0 if it is not known."""
+    settings = {} if config.optimizer.of_module else settings_of(config.optimizer)
+    betas = settings.get("betas")
+    given = betas[0] if isinstance(betas, tuple | list) and betas else settings.get("momentum", settings.get("beta1"))
+    return float(given) if isinstance(given, int | float) else 0.0

@@ -1,0 +1,69 @@
+"""Detectors look at steps that depend on the length of the run alone, and what lasts is found once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from lrflow.health import Detector, Facts, Finding, History
+from lrflow.health.detector import Watch
+from lrflow.health.history import cut
+from lrflow.training import Block
+
+
+class Above(Detector):
+    """Finds a last loss above 1."""
+
+    def judge(self, history: History) -> Finding | None:
+        self.seen = [*getattr(self, "seen", []), history.step]
+        loss = float(history.recent["loss"][-1])
+        return Finding(self.kind, history.step, history.step, f"{loss}") if loss > 1 else None
+
+
+def block(loss: Sequence[float]) -> Block:
+    values = np.array(loss, dtype=float)
+    rates = np.ones((len(values), 1))
+    return Block(0, values, values, values, rates, rates)
+
+
+@pytest.mark.parametrize("edges", [[], [1, 9, 10, 11, 333], list(range(1, 1000))])
+def test_when_they_look(edges: list[int]) -> None:
+    detector = Above()
+    watch = Watch(Facts(4000), {"above": detector})
+    for part in cut(block([0.0] * 1000), edges):
+        assert not list(watch.extend(part))
+    assert detector.seen == list(range(20, 1001, 20))
+
+
+def test_what_lasts_is_found_once_and_what_comes_back_again() -> None:
+    watch = Watch(Facts(1000), {"above": Above()})
+    loss = [2.0] * 100 + [0.0] * 20 + [2.0] * 20 + [0.0] * 40 + [2.0] * 20
+    found = [finding.step for finding in watch.extend(block(loss))]
+    assert found == [10, 190]
+
+
+def test_a_resumed_run_does_not_find_again_what_it_knows() -> None:
+    first, second = (Watch(Facts(1000), {"above": Above()}) for _ in range(2))
+    parts = cut(block([2.0] * 100), [50])
+    assert [one.step for one in first.extend(parts[0])] == [10]
+    second.load_state_dict(first.state_dict())
+    assert not list(second.extend(parts[1]))
+
+
+@pytest.mark.parametrize(
+    ("own", "default", "acts", "expected"),
+    [
+        (None, "watch", ("stop",), "watch"),
+        (None, "stop", ("stop",), "stop"),
+        (None, "recover", ("stop",), "watch"),
+        (None, "stop", (), "watch"),
+        ("stop", "watch", (), "stop"),
+    ],
+)
+def test_response(
+    own: str, default: str, acts: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Above, "acts", acts)
+    assert Above(own).response(default) == expected  # type: ignore[arg-type]

@@ -1,0 +1,34 @@
+"""What detectors know of a run, from its config and its plan."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from lrflow.assemble import build_schedule
+from lrflow.config import compose
+from lrflow.health.monitors import facts_of
+from lrflow.layers import Rule, resolve
+from lrflow.plan import Plan
+from lrflow.schedules import Horizon
+
+
+@pytest.mark.parametrize(
+    ("words", "lr", "momentum", "warmup"),
+    [
+        ("optimizer=adamw optimizer.lr=0.01 schedule.warmup=10%", 0.01, 0.9, 40),
+        ("optimizer=momentum optimizer.lr=0.1 optimizer.momentum=0.8 schedule=constant", 0.1, 0.8, 0),
+        ("optimizer=sgd optimizer.lr=1 schedule=step", 1.0, 0.0, 0),
+        ("optimizer=rmsprop optimizer.lr=1e-3", 1e-3, 0.0, 20),
+        ("optimizer=muon", 0.02, 0.95, 20),
+    ],
+)
+def test_facts(words: str, lr: float, momentum: float, warmup: int) -> None:
+    config = compose(words.split())
+    groups = resolve(nn.Linear(4, 4), [Rule("all", match="*")], lr=config.optimizer.lr)
+    facts = facts_of(config, Plan.compile(groups, build_schedule(config), Horizon(400, 20)))
+    assert (facts.lr, facts.momentum) == (lr, momentum)
+    assert abs(facts.warmup - warmup) <= 2
+    assert (facts.steps, facts.groups) == (400, ("all",))
+    assert facts.metric is not None
+    assert facts.metric.name == "val/loss"

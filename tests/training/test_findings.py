@@ -1,0 +1,61 @@
+"""What monitors find is in the terminal once, and in findings.jsonl, summary.json and the checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from lrflow.errors import DivergedError
+from lrflow.training.findings import Finding, Findings, read_findings
+
+LOUD = Finding(
+    "too_low", 40, 10, "the loss falls in a line", {"cosine": 0.99, "loss": float("nan")}, 0.8, "optimizer.lr=1"
+)
+
+
+class Trainer:
+    is_global_zero, loggers = True, ()
+
+
+def test_a_kind_is_logged_once_and_recorded_each_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    findings = Findings(tmp_path)
+    for _ in range(2):
+        findings.report(cast(Any, Trainer), LOUD)
+    assert caplog.messages == ["too low since step 10: the loss falls in a line; try optimizer.lr=1"]
+    assert caplog.records[0].levelno == logging.WARNING
+    expected = {
+        "kind": "too_low", "step": 40, "since": 10, "message": "the loss falls in a line",
+        "evidence": {"cosine": 0.99, "loss": "nan"}, "confidence": 0.8, "remedy": "optimizer.lr=1",
+    }  # fmt: skip
+    assert read_findings(tmp_path) == findings.records == [expected, expected]
+
+
+def test_a_resumed_run_keeps_the_findings_of_its_checkpoint(tmp_path: Path) -> None:
+    findings, resumed = Findings(tmp_path), Findings(tmp_path)
+    findings.report(cast(Any, Trainer), LOUD)
+    state = json.loads(json.dumps(findings.state_dict()))
+    findings.report(cast(Any, Trainer), LOUD)
+    with (tmp_path / "findings.jsonl").open("a") as file:
+        file.write('{"kind": "to')
+    assert len(read_findings(tmp_path)) == 2
+    resumed.load_state_dict(state)
+    resumed.on_train_start(cast(Any, Trainer), cast(Any, None))
+    assert len(read_findings(tmp_path)) == 1
+
+
+def test_stop_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"too low since step 10: the loss falls in a line\n    try optimizer.lr=1"):
+        Findings(tmp_path).report(cast(Any, Trainer), LOUD, "stop", "diverged")
+    assert len(read_findings(tmp_path)) == 1
+
+
+def test_a_disk_that_cannot_be_written_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "findings.jsonl").mkdir()
+    Findings(tmp_path).report(cast(Any, Trainer), LOUD)
+    assert any("could not be written" in message for message in caplog.messages)
+    Findings(tmp_path / "none").report(cast(Any, SimpleNamespace(**vars(Trainer))), LOUD)
