@@ -9,6 +9,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,22 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """All workers of pytest-xdist start their processes as copies of one, whose imports take as long as many tests."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        config.add_cleanup((until_the_end := ExitStack()).close)
+        folder = until_the_end.enter_context(tempfile.TemporaryDirectory())
+        until_the_end.enter_context(copies.ready(Path(folder)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Each worker knows where."""
+    node.workerinput["copies"] = copies.Process.address
+
+
 @pytest.fixture(scope="session")
-def python() -> Iterator[Callable[..., copies.Process]]:
+def python(request: pytest.FixtureRequest) -> Iterator[Callable[..., copies.Process]]:
     """Starts `python ARGUMENTS` in the folder `cwd`; further keyword arguments become environment."""
 
     def start(
@@ -51,8 +66,12 @@ def python() -> Iterator[Callable[..., copies.Process]]:
     ) -> copies.Process:
         return copies.Process(arguments, cwd, {**os.environ, **environment}, True, leads, stdout)
 
-    with tempfile.TemporaryDirectory() as folder, copies.ready(Path(folder)):
+    if workerinput := getattr(request.config, "workerinput", None):
+        copies.Process.address = workerinput["copies"]
         yield start
+    else:
+        with tempfile.TemporaryDirectory() as folder, copies.ready(Path(folder)):
+            yield start
 
 
 @pytest.fixture

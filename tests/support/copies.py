@@ -69,8 +69,7 @@ class Process:
         self._written = (tempfile.TemporaryFile(), tempfile.TemporaryFile()) if captured else ()  # noqa: SIM115
         output = [file.fileno() for file in self._written] or [1, 2]
         output[0] = output[0] if stdout is None else stdout
-        self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(self.address)
+        self._connection = _connected(self.address)
         socket.send_fds(self._connection, [json.dumps(request).encode() + b"\n"], output)
         self._answers = self._connection.makefile("r")
         self.pid = int(self._answers.readline())
@@ -134,7 +133,7 @@ class Process:
 
 @contextmanager
 def ready(folder: Path) -> Iterator[None]:
-    """Processes can be started within.
+    """Processes can be started within, once the imports are done: the first one waits for them.
 
     Args:
         folder: an empty one, whose path is short, as a socket's has to be.
@@ -142,13 +141,26 @@ def ready(folder: Path) -> Iterator[None]:
     Process.address = str(folder / "socket")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, __file__, Process.address]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as server:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as server:
         try:
-            assert server.stdout
-            assert server.stdout.readline(), "it has ended before it listened"
             yield
         finally:
             server.kill()
+
+
+def _connected(address: str, seconds: float = 120) -> socket.socket:
+    """A connection to the process that is copied, once it listens."""
+    deadline = time.monotonic() + seconds
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(address)
+            return connection
+        except (FileNotFoundError, ConnectionRefusedError):  # it still imports
+            connection.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _serve(address: str) -> None:
@@ -160,8 +172,7 @@ def _serve(address: str) -> None:
     os.fsync = lambda descriptor: None  # no test cuts the power, and each call waits for the disk
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
-        listener.listen()
-        print(flush=True)
+        listener.listen(64)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait for the copies
         while True:
             asked, _, _ = select.select([listener, sys.stdin], [], [])

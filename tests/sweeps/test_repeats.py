@@ -100,7 +100,7 @@ def test_mean_and_spread_match_numpy() -> None:
     assert [str(Spread.of(few)) for few in ([], [0.5], [0.5, math.nan])] == ["", "0.5", "nan"]
 
 
-def search(seed: int, repeats: int, trials: int = 12) -> float:
+def search(seed: int, repeats: int, trials: int = 10) -> float:
     """Return the distance in decades from the optimum of the best LR found under noise."""
     random = np.random.default_rng(seed)
     sampler = make_sampler("gp", seed, trials, {}, "loss" if repeats > 1 else None)
